@@ -5,8 +5,8 @@ What the model, the optimizer or a gradient owns is claimed by identity. All els
 was born and when it died: forward's memory is an activation if it lives on into backward, else a
 temporary; the logits, and all that is born from then on until the gradient of the logits exists,
 belong to the loss; backward's memory is a temporary unless it outlives backward (the gradient of a
-leaf that is no parameter). Where DDP keeps buckets, what forward leaves behind for the next step is
-theirs.
+leaf that is no parameter). Of evaluation, what is born from the logits on belongs to the loss.
+Where DDP keeps buckets, what forward leaves behind for the next step is theirs.
 """
 
 from bisect import bisect_right
@@ -18,6 +18,8 @@ from lora_profiler.prediction import Category
 
 LOGITS = "logits"
 """The note at which the output layer has made the logits."""
+EVALUATED_LOGITS = "evaluated_logits"
+"""The same in a batch of evaluation."""
 LOGITS_GRADIENT = "logits_gradient"
 """The note at which backward has come to the logits: everything of the loss lies before."""
 
@@ -38,14 +40,16 @@ class Mark(Generic[PhaseName]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span(Generic[PhaseName]):
-    """`phase` of `step` from position `start` up to, but not at, `stop`; `loss_end` is where
-    backward came to the logits in it, None where it did not."""
+    """`phase` of `step` from position `start` up to, but not at, `stop`; `logits` is where
+    those of evaluation were made in it, `loss_end` where backward came to those of training; None
+    where they were not."""
 
     step: int
     phase: PhaseName
     start: int
     stop: int
     loss_end: int | None
+    logits: int | None = None
 
 
 def spans_of(marks: Sequence[Mark[PhaseName]], end: int) -> list[Span[PhaseName]]:
@@ -53,14 +57,15 @@ def spans_of(marks: Sequence[Mark[PhaseName]], end: int) -> list[Span[PhaseName]
     starts = [i for i, mark in enumerate(marks) if not mark.note]
     spans = []
     for i, following in zip(starts, [*starts[1:], len(marks)], strict=True):
-        notes = (m.position for m in marks[i:following] if m.note == LOGITS_GRADIENT)
+        notes = {m.note: m.position for m in reversed(marks[i:following]) if m.note}
         spans.append(
             Span(
                 step=marks[i].step,
                 phase=marks[i].phase,
                 start=marks[i].position,
                 stop=marks[following].position if following < len(marks) else end,
-                loss_end=next(notes, None),
+                loss_end=notes.get(LOGITS_GRADIENT),
+                logits=notes.get(EVALUATED_LOGITS),
             )
         )
     return spans
@@ -96,6 +101,8 @@ class Lifetimes(Generic[PhaseName]):
             if span.loss_end is not None and born < span.loss_end:
                 return "logits_and_loss"
             return "activations" if died is None or died > span.stop else "temporaries"
+        if span.phase == "evaluation" and span.logits is not None and born >= span.logits:
+            return "logits_and_loss"
         return "temporaries"
 
 

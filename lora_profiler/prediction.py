@@ -34,9 +34,10 @@ MomentName = Literal[
     "last_layer_backward",
     "first_layer_backward",
     "optimizer_step",
+    "evaluation",
 ]
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
-Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero"]
+Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero", "evaluation"]
 PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
 Engine = Literal["analytic", "compiled", "traced"]
@@ -74,6 +75,7 @@ PHASE_OF: Mapping[MomentName, Phase] = {
     "last_layer_backward": "backward",
     "first_layer_backward": "backward",
     "optimizer_step": "optimizer",
+    "evaluation": "evaluation",
 }
 """The phase that a moment lies in."""
 

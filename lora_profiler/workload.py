@@ -223,8 +223,10 @@ class TrainSetup:
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
-    row. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and rotary embedding in place of
-    transformers' own; its loss is `loss` "fused".
+    row. `padding` is the share of each sequence that is padding: memory only knows whether there is
+    any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
+    None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
+    rotary embedding in place of transformers' own; its loss is `loss` "fused".
 
     Raises UsageError for values out of range and for options that contradict each other.
 
@@ -409,6 +411,40 @@ class TrainSetup:
             heading="{} over {world_size} ranks",
         ),
     )
+    padding: float = field(
+        default=0.0,
+        metadata=option(
+            "Share of each sequence that is padding: batches padded to their longest have an"
+            " attention mask.",
+            metavar="SHARE",
+            added=7,
+            at_least=0,
+            below=1,
+            group="batch",
+            label="Padding, share of a sequence",
+            tip="Batches padded to their longest sequence have an attention mask; any share above 0"
+            " means that.",
+            words="padding {}",
+            heading="padded",
+        ),
+    )
+    eval_batch_size: int | None = field(
+        default=None,
+        metadata=option(
+            "Sequences in one batch of evaluation between steps (per_device_eval_batch_size).",
+            metavar="N",
+            default_text="no evaluation while training",
+            noun="evaluation batch size",
+            added=8,
+            group="batch",
+            label="Evaluation batch",
+            tip="Sequences of one batch of evaluation between steps, 8 in transformers unless asked"
+            " otherwise.",
+            placeholder="no evaluation while training",
+            words="evaluation batch {}",
+            heading="evaluating batches of {}",
+        ),
+    )
     device: Device = field(
         default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
     )
@@ -466,6 +502,16 @@ class TrainSetup:
     def is_packed(self) -> bool:
         """Whether a row holds several sequences."""
         return self.packed is not None and self.packed < self.seq_len
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether batches have an attention mask that leaves tokens out."""
+        return self.padding > 0
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens of each sequence that are padding, at least one where there is any."""
+        return max(1, round(self.seq_len * self.padding)) if self.is_padded else 0
 
     @property
     def is_flattened(self) -> bool:

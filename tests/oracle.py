@@ -100,9 +100,17 @@ def make_ids(model: Any, setup: TrainSetup) -> torch.Tensor:
 
 
 def make_batch(model: Any, setup: TrainSetup) -> Batch:
-    """Without an attention mask; packed rows with positions that begin anew, and no label where
-    they do."""
+    """Without an attention mask, but for padded sequences; packed rows with positions that begin
+    anew, and no label where they do."""
     ids = make_ids(model, setup)
+    if setup.padding:
+        mask = torch.ones_like(ids)
+        mask[:, -max(1, round(setup.seq_len * setup.padding)) :] = 0
+        return {
+            "input_ids": ids,
+            "labels": torch.where(mask == 0, -100, ids),
+            "attention_mask": mask,
+        }
     if not setup.packed or setup.packed >= setup.seq_len:
         return {"input_ids": ids, "labels": ids}
     positions = torch.arange(setup.seq_len).remainder(setup.packed).repeat(setup.batch_size, 1)

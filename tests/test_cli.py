@@ -117,8 +117,9 @@ def test_every_option_reaches_the_setup() -> None:
         " --layers-to-transform 0,2-4 --modules-to-save ln_f --use-rslora --adapter-dtype bfloat16"
         " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
-        " --loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --hold-outputs"
-        " --label-smoothing-factor 0.1 --engine analytic --offline"
+        " --loss plain --world-size 4 --sharding ddp --kernels transformers --padding 0.25"
+        " --hold-outputs --label-smoothing-factor 0.1 --eval-batch-size 8"
+        " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
     assert found["setup"] == {
@@ -146,10 +147,12 @@ def test_every_option_reaches_the_setup() -> None:
         "loss": "plain",
         "world_size": 4,
         "sharding": "ddp",
-        "packed": 32,
+        "packed": None,
         "kernels": "transformers",
         "hold_outputs": True,
         "label_smoothing_factor": 0.1,
+        "padding": 0.25,
+        "eval_batch_size": 8,
     }
 
 

@@ -96,7 +96,8 @@ def test_every_option_of_its_own_reaches_the_case(bench: Bench, tmp_path: Path) 
         str(bench.model.parent),
         str(text),
     )
-    assert (held.seed, held.padding, held.budget_bytes) == (5, 0.25, 3 * 2**20)
+    assert (held.seed, held.padding, held.budget_bytes) == (5, 0.0, 3 * 2**20)
+    assert case.workload.setup.padding == 0.25
     assert (held.min_timed_steps, held.max_timing_seconds, held.memory_steps) == (7, 2.5, 3)
     assert options["timeout_seconds"] == 9.5
     assert case.command is not None
@@ -391,7 +392,7 @@ def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) ->
         (["gpt2", "--weights", "hub", "--revision", "x"], 2, ["main"]),
         (["gpt2", "--text", "nothing.txt"], 2, ["nothing.txt"]),
         (["gpt2", "--budget", "lots"], 2, ["24GiB"]),
-        (["gpt2", "--padding", "1"], 2, ["--padding"]),
+        (["gpt2", "--padding", "1"], 2, ["padding is 1"]),
         (["gpt2", "--padding", "0.99", *SIZES], 2, ["padding", "one token"]),
         (["gpt2", "--steps", "0"], 2, ["--steps"]),
         (["gpt2", "--timing-seconds", "nan"], 2, ["finite"]),

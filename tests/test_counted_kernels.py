@@ -138,11 +138,16 @@ CASES: dict[str, Workload] = {
         "mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True
     ),
     "eager, autocast": step("gpt2", attention="eager", lora=EVERY, **AMP),
-    # packed rows, and Liger's kernels
+    # packed and padded rows, and Liger's kernels
     "packed": step("qwen2", packed=10),
     "packed, windows": step("gemma3_text-varied", packed=10, lora=PLAIN, checkpointing=True),
     "packed, told of sequences": step("mistral-varied", packed=10, attention="flash", lora=EVERY),
     "packed, eager": step("gpt2", packed=10, attention="eager"),
+    "padded": step("qwen2", padding=0.2, lora=PLAIN, checkpointing=True),
+    "padded, windows": step("gemma3_text-varied", padding=0.2),
+    "padded, one sample": step("llama", padding=0.2, batch_size=1),
+    "padded, eager": step("gpt2", padding=0.2, attention="eager"),
+    "padded, positions of the mask": step("opt", padding=0.2),
     "liger": step("llama", kernels="liger"),
     "liger, lora on q, checkpointing": step(
         "qwen3",

@@ -74,6 +74,7 @@ def test_the_command_line_refuses_it(run: Run, arguments: list[str]) -> None:
         lambda n: Conditions(budget_bytes=n),
         lambda n: Conditions(max_timing_seconds=n),
         lambda n: Conditions(padding=n),
+        lambda n: TrainSetup(padding=-n if n is True else n),
         lambda n: Network(key="mine", bytes_per_second=n),
         lambda n: replace(find_gpu("t4"), bandwidth_gb_s=n),
         lambda n: replace(find_gpu("t4"), memory_bytes_usable=n),

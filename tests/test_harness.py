@@ -661,7 +661,9 @@ def test_what_no_machine_can_run_is_refused() -> None:
     with pytest.raises(UsageError, match=r"runs Gemma 2 eager.*--attention flash"):
         refuse(Workload(model=gemma, setup=replace(SETUP, attention="flash")), QUICK, _installed())
     with pytest.raises(UsageError, match=r"padding is 1\.0"):
-        refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, padding=1.0), _installed())
+        replace(SETUP, padding=1.0)
+    with pytest.raises(UsageError, match=r"padding is 0\.99; it must leave"):
+        refuse(Workload(model=MODEL, setup=replace(SETUP, padding=0.99)), QUICK, _installed())
     with pytest.raises(UsageError, match="cannot be emulated on xpu"):
         refuse(
             Workload(model=MODEL, setup=replace(SETUP, device="xpu")),

@@ -446,12 +446,12 @@ def test_batches_reach_cuda_without_a_wait(
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.Tensor, "to", to)
-    conditions = Conditions(padding=padding)
-    batch = Batches(replace(FULL, device=device), conditions, 101).next()
+    setup, conditions = replace(FULL, padding=padding), Conditions()
+    batch = Batches(replace(setup, device=device), conditions, 101).next()
     fast = device == "cuda"
     assert moved == [(fast, device, fast)] * len({id(t) for t in batch.values()})
     monkeypatch.undo()
-    expected = Batches(FULL, conditions, 101).next()
+    expected = Batches(setup, conditions, 101).next()
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
@@ -460,7 +460,7 @@ def test_batches_reach_cuda_without_a_wait(
 
 def test_padding_takes_real_tokens_away_and_leaves_the_padded_ones() -> None:
     plain = token_counts(Batches(FULL, Conditions(), 101).next())
-    half = Batches(FULL, Conditions(padding=0.5), 101).next()
+    half = Batches(replace(FULL, padding=0.5), Conditions(), 101).next()
     assert plain == (128, 128, 128)
     assert token_counts(half) == (128, 64, 64)
     assert int((half["labels"] != -100).sum()) == 64

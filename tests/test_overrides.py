@@ -36,18 +36,15 @@ def nothing(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
-def tape(
-    name: str, setup: TrainSetup, *, padding: bool = False, **changes: Any
-) -> list[tuple[int, int]]:
+def tape(name: str, setup: TrainSetup, **changes: Any) -> list[tuple[int, int]]:
     """What is born and dies, with its size."""
-    found = tracing.traced_of(
-        tracing.config_of(name, vocab_size=32, **changes), setup, padding=padding
-    ).trace
+    found = tracing.traced_of(tracing.config_of(name, vocab_size=32, **changes), setup).trace
     return [(e, found.births[e if e >= 0 else ~e].size_bytes) for e in found.events]
 
 
 # --- without it -----------------------------------------------------------------------------------
 
+PADDED = replace(BASE, padding=0.125)
 CHANGED: dict[str, tuple[str, TrainSetup, dict[str, Any]]] = {
     "attention": ("llama", CUDA, {}),
     "byte_dropout": ("llama", replace(CUDA, lora=LoraConfig(r=4, lora_dropout=0.1)), {}),
@@ -66,7 +63,7 @@ def test_without_it_the_trace_is_another(name, monkeypatch):
 FAILING: dict[str, tuple[str, TrainSetup, dict[str, Any]]] = {
     "packed_sequences": ("llama", BASE, {}),
     "no_look_at_tokens": ("gpt2", BASE, {"pad_token_id": 0}),
-    "known_padding": ("llama", BASE, {"padding": True}),
+    "known_padding": ("llama", PADDED, {}),
     "fused_on_meta": ("llama", replace(BASE, optimizer_impl="fused"), {}),
     "no_autocast_on_meta": ("mixtral", replace(BASE, lora=ALL), {}),
 }
@@ -310,9 +307,9 @@ def test_the_math_path_masks_in_place_unless_a_mode_watches(monkeypatch):
     with Names() as watched:
         F.scaled_dot_product_attention(*qkv, attn_mask=mask, dropout_p=0.5)
     assert "aten::add.Tensor" in watched.names
-    with_it = tape("llama", BASE, padding=True, attention_dropout=0.1)
+    with_it = tape("llama", PADDED, attention_dropout=0.1)
     monkeypatch.setattr(tracer.Tracer, "masking_in_place", nothing)
-    assert tape("llama", BASE, padding=True, attention_dropout=0.1) != with_it
+    assert tape("llama", PADDED, attention_dropout=0.1) != with_it
 
 
 # --- autocast -------------------------------------------------------------------------------------

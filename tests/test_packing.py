@@ -182,8 +182,9 @@ def test_what_cannot_be_is_refused() -> None:
                 model=spec("gemma2"), setup=TrainSetup(seq_len=40, packed=16, attention="flash")
             )
         )
-    with pytest.raises(UsageError, match="--padding"):
-        refuse(llama_8b(packed=512), Conditions(padding=0.5))
+    for asked in (predict_by, lambda w: refuse(w, Conditions())):
+        with pytest.raises(UsageError, match="--padding"):
+            asked(llama_8b(packed=512, padding=0.5))  # type: ignore[operator]
     with pytest.raises(UsageError, match="--attention flash"):
         refuse(llama_8b(packed=512, attention="flash"), Conditions(), capability=lambda: (9, 0))
 

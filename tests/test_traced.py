@@ -15,7 +15,6 @@ from oneDNN, `test_scratch` says.
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -104,19 +103,6 @@ CASES = [(name, setup) for name, setups in MATRIX.items() for setup in setups]
 
 def real_peaks(config: Config, setup: TrainSetup) -> oracle.Peaks:
     return truth.peaks(config, setup)
-
-
-def padded_peaks(config: Config, setup: TrainSetup) -> oracle.Peaks:
-    """Of a step on `padded`, which a test puts in the place of the oracle's batch."""
-    return oracle.step_peaks(oracle.build(config, setup), setup)
-
-
-def padded(model: Any, setup: TrainSetup) -> oracle.Batch:
-    """The batch that the oracle trains on, an eighth of each row padding."""
-    ids = oracle.make_ids(model, setup)
-    mask = torch.ones_like(ids)
-    mask[:, -setup.seq_len // 8 :] = 0
-    return {"input_ids": ids, "labels": torch.where(mask == 0, -100, 1), "attention_mask": mask}
 
 
 def close(found: oracle.Peaks, real: oracle.Peaks, steps: tuple[int, ...] = (1, 2)) -> None:
@@ -266,20 +252,18 @@ PADDED = [
 
 
 @pytest.mark.parametrize(("name", "kind"), PADDED)
-def test_padding(name, kind, monkeypatch):
-    config, setup = config_of(name), setup_of(name, kind)
-    monkeypatch.setattr(oracle, "make_batch", padded)
-    close(peaks_of(traced_of(config, setup, padding=True).trace), padded_peaks(config, setup))
+def test_padding(name, kind):
+    config, setup = config_of(name), replace(setup_of(name, kind), padding=0.125)
+    close(peaks_of(traced_of(config, setup).trace), real_peaks(config, setup))
 
 
 @pytest.mark.parametrize("dropped", [{"attention_dropout": 0.1}, {}])
-def test_masks_on_the_math_path(dropped, monkeypatch):
+def test_masks_on_the_math_path(dropped):
     """Dropout in attention is for the math path alone, which adds the mask onto the scores."""
-    config = config_of("llama", vocab_size=32, **dropped)
-    monkeypatch.setattr(oracle, "make_batch", padded)
-    found = traced_of(config, BASE, padding=True)
+    config, setup = config_of("llama", vocab_size=32, **dropped), replace(BASE, padding=0.125)
+    found = traced_of(config, setup)
     assert found.kernels == (("math",) if dropped else ("cpu",))
-    close(peaks_of(found.trace), padded_peaks(config, BASE))
+    close(peaks_of(found.trace), real_peaks(config, setup))
 
 
 @pytest.mark.parametrize("name", cases.MIXTURES)

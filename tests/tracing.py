@@ -223,10 +223,8 @@ def workload_of(config: Config, setup: TrainSetup) -> Workload:
     return Workload(model=model_from_config(dict(config), id="traced", source="test"), setup=setup)
 
 
-def traced_of(config: Config, setup: TrainSetup, *, padding: bool = False) -> Traced:
-    return trace(
-        workload_of(config, setup), lambda w: build_model(w, device="meta"), padding=padding
-    )
+def traced_of(config: Config, setup: TrainSetup) -> Traced:
+    return trace(workload_of(config, setup), lambda w: build_model(w, device="meta"))
 
 
 def peaks_of(found: Trace) -> oracle.Peaks:

@@ -25,6 +25,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B")
 parser.add_argument("--seq-len", type=int, default=1024)
 parser.add_argument("--batch-size", type=int, default=2)
+parser.add_argument("--eval-batch-size", type=int, help="evaluate after every step")
 parser.add_argument("--output", default="trainer-output")
 args = parser.parse_args()
 
@@ -43,7 +44,10 @@ arguments = TrainingArguments(
     logging_steps=1,
     save_strategy="no",
     report_to="none",
+    per_device_eval_batch_size=args.eval_batch_size or 8,
+    eval_strategy="steps" if args.eval_batch_size else "no",
+    eval_steps=1,
 )
-Trainer(
-    model=model, args=arguments, train_dataset=RandomTokens(model.config.vocab_size, args.seq_len)
-).train()
+tokens = RandomTokens(model.config.vocab_size, args.seq_len)
+few = torch.utils.data.Subset(tokens, range(2 * (args.eval_batch_size or 1)))
+Trainer(model=model, args=arguments, train_dataset=tokens, eval_dataset=few).train()

@@ -79,6 +79,15 @@ class Polynomial:
             for (i, j, k, m, n), c in self.terms.items()
         )
 
+    def at_batch(self, batch: int) -> "Polynomial":
+        """The same with a number for b."""
+        terms: dict[Exponents, int] = {}
+        for (i, *others), coefficient in self.terms.items():
+            j, k, m, n = others
+            exponents = (0, j, k, m, n)
+            terms[exponents] = terms.get(exponents, 0) + coefficient * batch**i
+        return Polynomial(terms)
+
     def dominates(self, other: "Polynomial") -> bool:
         """True if no coefficient is smaller than the other's: then this is at least as large
         wherever b, s, r >= 0."""

@@ -19,8 +19,8 @@ class AttentionKernels(NamedTuple):
     masked: str
 
 
-def attention_kernels(workload: Workload) -> AttentionKernels:
-    """What the layers of `workload` run.
+def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKernels:
+    """What the layers of `workload` run; without dropout where nothing `trains`.
 
     Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are
     (`enable_gqa`), with one it repeats them first; which kernel torch takes then
@@ -48,7 +48,7 @@ def attention_kernels(workload: Workload) -> AttentionKernels:
         dtype=dtype,
         head_dim=heads.dim,
         value_dim=heads.dim,
-        dropout=model.config.get("attention_dropout", 0.0),
+        dropout=model.config.get("attention_dropout", 0.0) if trains else 0.0,
         one_token=setup.seq_len == 1,
     )
     plain = call._replace(grouped=heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM)

@@ -32,6 +32,8 @@ class Ledger:
     layer inside a layer). `trainable` are the modules whose own weights receive gradients. `leaf`:
     see `inputs`; `scalars`: see `scale`. `cached` are autocast's bfloat16 copies of trained
     weights, by the weight's own storage; they live until autocast is left at the end of forward.
+    `returned` is what a module hands on beside its output, for which the layer has a name until it
+    ends.
     """
 
     rules: Rules
@@ -44,6 +46,7 @@ class Ledger:
     leaf: Tensor | None = None
     scalars: int = 0
     cached: dict[Storage, Tensor] = field(default_factory=dict)
+    returned: tuple[Tensor, ...] = ()
 
     # --- tensors ----------------------------------------------------------------------------------
 
@@ -277,7 +280,7 @@ class Ledger:
     def dropout(self, x: Tensor, p: float) -> Tensor:
         """Keeps its mask where x requires grad: one byte an element on CUDA, the noise in x's dtype
         on CPU."""
-        if p == 0.0:
+        if p == 0.0 or not self.rules.trains:
             return x
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
         mask = self.fresh(x.elements, x.dtype if self.rules.device == "cpu" else "bool", False)

@@ -96,14 +96,10 @@ def activations(
     setup, config = workload.setup, workload.model.config
     vocab, chunks = forward.logits.elements, forward.chunks
     labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
-    shared, held, position_count = forward.shared(), ZERO, TOKENS if setup.is_packed else S
+    shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
-        dtype = family.rotary_dtype or forward.embed.output.dtype
-        tables = total(
-            position_count * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config)
-        )
         positions = S * 8
         if setup.is_packed:
             positions = ZERO  # they came with the batch
@@ -111,7 +107,7 @@ def activations(
             positions = TOKENS * 8
         elif any(storage.bytes == positions for storage in forward.embed.saved):
             positions = ZERO  # a trained position embedding keeps them already
-        held = tables + positions
+        held = table_bytes(forward, family, workload) + positions
         shared = {}
         if family.mask_is_positional:
             shared["attention_mask"] = mask(used)
@@ -149,11 +145,22 @@ def activations(
     )
 
 
+def table_bytes(forward: ForwardPass, family: Family, workload: Workload) -> Polynomial:
+    """cos and sin of each rotary set."""
+    dtype = family.rotary_dtype or forward.embed.output.dtype
+    positions = TOKENS if workload.setup.is_packed else S
+    return total(
+        positions * (2 * size * ITEMSIZE[dtype])
+        for _, size in family.rotary_sets(workload.model.config)
+    )
+
+
 def moments(
     forward: ForwardPass, kept: Activations, shards: ShardState, family: Family, workload: Workload
 ) -> Moments:
     """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the
-    step; of packed rows labels and position ids too."""
+    step; of packed rows and padded sequences what else
+    comes with the batch."""
     setup, state = workload.setup, shards.state
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
@@ -170,7 +177,7 @@ def moments(
     base = beside(base, shards.always)
     held = held_outputs(forward, setup)
     setup_moment = candidate(merged(base, held))
-    base["inputs"] = _inputs(setup)
+    base["inputs"] = input_bytes(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
     output = _logits_held(forward, setup)
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
@@ -266,9 +273,10 @@ def _leaf_bytes(forward: ForwardPass) -> Polynomial:
     return forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
 
 
-def _inputs(setup: TrainSetup) -> Polynomial:
-    """Token ids; with packed rows labels and position ids of their own."""
-    return TOKENS * (24 if setup.is_packed else 8)
+def input_bytes(setup: TrainSetup) -> Polynomial:
+    """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
+    position ids."""
+    return TOKENS * (24 if setup.is_packed or setup.is_padded else 8)
 
 
 def _smoothing(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
@@ -398,7 +406,7 @@ def persistent_only(shards: ShardState, workload: Workload) -> Moments:
         "optimizer_states": total_state_bytes(shards.stepped.trainable, workload.setup),
     }
     base = beside(base, shards.always)
-    step = base | {"gradients": state.gradient_bytes, "inputs": _inputs(workload.setup)}
+    step = base | {"gradients": state.gradient_bytes, "inputs": input_bytes(workload.setup)}
     temporaries = step_temporary_candidates(shards.stepped, workload.setup)
     return {
         "setup": (candidate(base),),
@@ -420,12 +428,12 @@ def mask_bytes(
     windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str
 ) -> Polynomial:
     """Attention masks of the given kinds of attention: additive ones for eager, one a sample; for
-    SDPA a boolean one each packed row, or for all samples where a sliding window is filled, none
-    where the causal flag suffices.
+    SDPA a boolean one each packed row or padded sequence, or for all samples where a sliding window
+    is filled, none where the causal flag suffices.
     """
     if setup.is_flattened:
         return ZERO
-    if setup.is_packed and kernel != "eager":
+    if (setup.is_packed or setup.is_padded) and kernel != "eager":
         return B * S * S * len(windows)
     if kernel == "eager":
         return B * S * S * (ITEMSIZE[dtype] * len(windows))

@@ -13,6 +13,7 @@ from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, S, constant, total
 from lora_profiler.algebra.table import Table
 from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
+from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import (
@@ -46,7 +47,7 @@ class Plan:
 
     `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are
     the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does
-    not know the family.
+    not know the family, `evaluation` where nothing is evaluated too.
     """
 
     workload: Workload
@@ -58,6 +59,7 @@ class Plan:
     shards: ShardState
     forward: ForwardPass | None
     kept: Activations | None
+    evaluation: ForwardPass | None
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
     totals: Table
@@ -124,6 +126,9 @@ def plan_for(workload: Workload) -> Plan:
         setup.hold_outputs,
         chunk_fact(workload),
         setup.is_packed,
+        setup.is_padded,
+        setup.eval_batch_size,
+        chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         _sequences(setup),
         setup.kernels,
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
@@ -162,7 +167,7 @@ def _build(workload: Workload) -> Plan:
     kernels = attention_kernels(workload)
     masked = _masked_layers(workload, family) if family else frozenset()
     taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
-    forward = kept = None
+    forward = kept = evaluation_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
         rules = _rules(workload, kernels, masked)
@@ -170,6 +175,8 @@ def _build(workload: Workload) -> Plan:
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
+        if setup.eval_batch_size is not None:
+            evaluation_pass = _evaluation_pass(workload, family, found, trainable)
     saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload,
@@ -181,6 +188,7 @@ def _build(workload: Workload) -> Plan:
         shards=alone(state),
         forward=forward,
         kept=kept,
+        evaluation=evaluation_pass,
         moments={},
         order=(),
         totals=_NOTHING,
@@ -205,6 +213,16 @@ def _shared(workload: Workload) -> Plan:
     )
 
 
+def _evaluation_pass(
+    workload: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
+) -> ForwardPass:
+    """The forward pass without dropout at evaluation's batch."""
+    other = evaluated(workload)
+    kernels = attention_kernels(other, trains=False)
+    rules = _rules(other, kernels, _masked_layers(other, family))._replace(trains=False)
+    return forward_pass(workload.model, family, rules, found, trainable)
+
+
 _NOTHING = Table.of([])
 
 
@@ -216,6 +234,12 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         live: Moments = persistent_only(shards, workload)
     else:
         live = moments(plan.forward, plan.kept, shards, plan.family, workload)
+        if plan.evaluation is not None:
+            other = evaluated(workload)
+            kernel = attention_kernels(other, trains=False).plain
+            between = live["setup"][0].bytes
+            found = evaluation(plan.evaluation, between, shards, plan.family, other, kernel)
+            live = {**live, "evaluation": found}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
     state = shards.state
@@ -257,14 +281,16 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
 
 
 def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
-    """Layers whose SDPA gets an explicit mask: sequences share a row, or fill the layer's sliding
-    window."""
+    """Layers whose SDPA gets an explicit mask: sequences share a row, are padded, or fill the
+    layer's sliding window."""
     setup, model = workload.setup, workload.model
     if setup.is_flattened:
         return frozenset()
     windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
     return frozenset(
-        i for i, w in windows.items() if setup.is_packed or (w is not None and setup.seq_len >= w)
+        i
+        for i, w in windows.items()
+        if setup.is_packed or setup.is_padded or (w is not None and setup.seq_len >= w)
     )
 
 

@@ -172,6 +172,8 @@ def forward_pass(
             op = Ledger(rules, modules, mine, trains[kind])
             start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
             end = family.layer(op, start, config, index)
+            if not rules.trains:  # what trains is saved
+                op.keep(*op.returned)
             layer = runs[key] = LayerRun(
                 Run(op.nodes, op.saved, start, end, promotes, op.scalars, _copies(op))
             )

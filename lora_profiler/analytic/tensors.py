@@ -92,7 +92,8 @@ class Rules(NamedTuple):
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`:
-    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`).
+    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
+    is for what `trains`.
     """
 
     device: str
@@ -115,6 +116,7 @@ class Rules(NamedTuple):
     attended: Polynomial = S * S
     chunk_rows: int | None = None
     loss: Loss = "plain"
+    trains: bool = True
 
     @property
     def positions(self) -> Polynomial:

@@ -155,13 +155,6 @@ _OPTIONS = [
         "--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."
     ),
     click.option(
-        "--padding",
-        type=FiniteRange(0, 1, max_open=True),
-        default=0.0,
-        metavar="SHARE",
-        help="Share of each sequence that is padding. [default: 0]",
-    ),
-    click.option(
         "--seed",
         type=click.IntRange(0, 2**31 - 1),
         default=0,
@@ -329,7 +322,7 @@ def _conditions(o: dict[str, Any]) -> "Conditions":
     from lora_profiler.records.record import Conditions
     from lora_profiler.units import parse_bytes
 
-    changes: dict[str, Any] = {"seed": o["seed"], "padding": o["padding"]}
+    changes: dict[str, Any] = {"seed": o["seed"]}
     if o["budget"]:
         changes["budget_bytes"] = parse_bytes(o["budget"])
     if o["steps"] is not None:

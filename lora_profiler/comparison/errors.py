@@ -40,6 +40,7 @@ PHASE_GROUPS: Mapping[str, tuple[tuple[Phase, ...], tuple[MomentName, ...]]] = {
     "forward": (("forward", "loss"), ("last_layer_forward", "end_of_forward")),
     "backward": (("backward",), ("loss_backward", "last_layer_backward", "first_layer_backward")),
     "optimizer": (("optimizer",), ("optimizer_step",)),
+    "evaluation": (("evaluation",), ("evaluation",)),
 }
 """Measured phases and predicted moments that lie in the same part of a step. Nothing is predicted
 of clip and zero."""

@@ -139,7 +139,7 @@ def _fixed(setup: TrainSetup) -> TrainSetup:
     from dataclasses import replace
 
     lora = replace(setup.lora, r=1, lora_alpha=1.0, use_rslora=False) if setup.lora else None
-    return replace(setup, batch_size=1, seq_len=1, accumulation=1, lora=lora)
+    return replace(setup, batch_size=1, seq_len=1, accumulation=1, padding=0.0, lora=lora)
 
 
 @lru_cache(maxsize=512)

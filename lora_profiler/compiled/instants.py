@@ -173,6 +173,8 @@ class _State:
             return "end_of_forward" if self._in_loss else "last_layer_forward"
         if self._phase == "optimizer":
             return "optimizer_step"
+        if self._phase == "evaluation":
+            return "evaluation"
         if self._phase != "backward":
             return None
         if LOGITS_GRADIENT not in self._reached:

@@ -18,6 +18,7 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
+from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
@@ -213,6 +214,7 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
             " come on top."
         ),
         rows_words(workload.setup, " and ".join(kernels) or "eager"),
+        *evaluation_words(workload),
         *kernel_words(workload, kernels or ("eager",)),
     ]
     if profile.fallbacks:

@@ -24,9 +24,9 @@ from lora_profiler.prediction import Category
 from lora_profiler.workload import TrainSetup, key_fields, setup_dict
 
 FORMAT = 2
-OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora")
+OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora", "padding")
 """Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes
-nor FLOPs."""
+nor FLOPs. Whether a batch is padded the regime says."""
 
 
 class ProfileError(LoraProfilerError):
@@ -47,12 +47,14 @@ class Regime(NamedTuple):
     accumulates: bool
     rank: int | None
     kernels: tuple[str, ...] = ()
+    padded: bool = False
 
 
 def _regime_dict(regime: Regime) -> dict[str, Any]:
     """Without a field that came later, where it says what was true of all before: the keys of older
     profiles stay."""
-    return {name: value for name, value in regime._asdict().items() if name != "kernels" or value}
+    later = ("kernels", "padded")
+    return {name: value for name, value in regime._asdict().items() if name not in later or value}
 
 
 @dataclass(frozen=True, kw_only=True)

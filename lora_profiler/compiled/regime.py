@@ -48,6 +48,7 @@ def regime_of(workload: Workload) -> Regime:
         accumulates=setup.accumulation > 1,
         rank=setup.lora.r if fixed and setup.lora else None,
         kernels=_kernels(workload),
+        padded=setup.is_padded,
     )
 
 

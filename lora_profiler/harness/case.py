@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lora_profiler.records.decode import decoded
-from lora_profiler.records.record import Conditions, case_key
+from lora_profiler.records.record import Conditions, case_key, padding_in_setup
 from lora_profiler.records.serialize import WorkloadFields, workload_dict, workload_of
 from lora_profiler.workload import Workload
 
@@ -40,9 +40,8 @@ def make_case(
 ) -> Case:
     """A case whose conditions name its inputs, without saying where on this machine they lie."""
     name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
-    named = replace(
-        conditions or Conditions(), weights=name, text="random" if text is None else Path(text).name
-    )
+    workload, conditions = padding_in_setup(workload, conditions or Conditions())
+    named = replace(conditions, weights=name, text="random" if text is None else Path(text).name)
     return Case(
         workload=workload,
         conditions=named,
@@ -76,9 +75,10 @@ class CaseFields(TypedDict):
 def case_from_dict(data: Mapping[str, Any]) -> Case:
     """Raises RecordError for what is no case."""
     read: CaseFields = decoded(CaseFields, data, "case")
+    workload, conditions = padding_in_setup(workload_of(read["workload"]), read["conditions"])
     return Case(
-        workload=workload_of(read["workload"]),
-        conditions=read["conditions"],
+        workload=workload,
+        conditions=conditions,
         repeat=read["repeat"],
         weights=read["weights"],
         text=read["text"],

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lora_profiler.attribution import LOGITS, LOGITS_GRADIENT
+from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
 from lora_profiler.harness import ownership
 from lora_profiler.harness.timeline import Claims, Timeline
 from lora_profiler.harness.tracker import told_of_resizing
@@ -16,6 +16,11 @@ from lora_profiler.modeling import output_head
 from lora_profiler.prediction import Category, Phase
 
 Progress = Callable[[int, Phase], None]
+_PLACES: dict[bool, tuple[Phase, str]] = {
+    True: ("forward", LOGITS),
+    False: ("evaluation", EVALUATED_LOGITS),
+}
+"""The phase in which logits are made, and the note of it, while the model trains or not."""
 
 
 class Recorder(Protocol):
@@ -48,6 +53,7 @@ class MarkedSteps:
         with loss_phase(self._training, self._enter, self._note), told_of_resizing(self._resized):
             for _ in range(count):
                 losses.append(float(self._training.step(self._enter)))
+                self._training.evaluate(self._enter)
         self._recorder.mark(self._training.steps_done + 1, "setup")
 
     def claims(self, timeline: Timeline) -> Claims:
@@ -113,10 +119,11 @@ class MarkedSteps:
     def _note(self, step: int, logits: torch.Tensor) -> None:
         """Called as soon as the logits exist; on a loss path without all of them, as soon as the
         head is reached."""
-        self._recorder.mark(step, "forward", LOGITS)
+        phase, made = _PLACES[self._training.model.training]
+        self._recorder.mark(step, phase, made)
         if self._training.setup.loss == "plain":
             self._instants.append(
-                (step, LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss")
+                (step, made, self._key(ownership.storage_of(logits)), "logits_and_loss")
             )
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
@@ -135,10 +142,12 @@ def loss_phase(
         return
 
     def made(_module: torch.nn.Module, _args: Any, output: Any) -> None:
-        step = training.steps_done + 1
+        trains = training.model.training
+        step = training.steps_done + trains
         if note is not None and isinstance(output, torch.Tensor):
             note(step, output)
-        enter(step, "loss")
+        if trains:
+            enter(step, "loss")
 
     handle = head.register_forward_hook(made)
     try:

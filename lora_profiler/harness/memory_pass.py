@@ -137,6 +137,7 @@ def _with_counters(
         with loss_phase(training, enter):
             for _ in range(conditions.memory_steps):
                 result.losses.append(float(training.step(enter)))
+                training.evaluate(enter)
     finally:
         if current:
             step, phase = current.pop()
@@ -313,5 +314,6 @@ def one_step_peak(training: Training) -> int | None:
     record.start()
     for _ in range(training.steps_to_steady):
         training.step(record.mark)
+        training.evaluate(record.mark)
     record.mark(training.steps_done + 1, "setup")
     return max(record.stop().live_bytes())

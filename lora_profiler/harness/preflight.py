@@ -90,8 +90,6 @@ def refuse(
         raise UsageError(
             "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
         )
-    if setup.is_packed and conditions.padding:
-        raise UsageError("packed rows hold no padding; leave out one of --packed and --padding.")
     if setup.is_flattened:
         raise UsageError(
             "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out"
@@ -99,13 +97,8 @@ def refuse(
         )
     if setup.world_size > 1:
         _refuse_ranks(workload, conditions, devices)
-    if (
-        not 0 <= conditions.padding < 1
-        or round(setup.seq_len * conditions.padding) >= setup.seq_len
-    ):
-        raise UsageError(
-            f"padding is {conditions.padding}; it must be at least 0 and leave at least one token."
-        )
+    if setup.padded_tokens >= setup.seq_len:
+        raise UsageError(f"padding is {setup.padding}; it must leave at least one token.")
     if conditions.budget_bytes is not None and setup.device == "xpu":
         raise UsageError("a smaller memory cannot be emulated on xpu; leave out the budget.")
     if conditions.memory_steps < 2:

@@ -4,12 +4,13 @@ pass of the harness repeats."""
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from copy import copy
 from typing import Any
 
 import torch
 
 from lora_profiler.harness.process_group import Spread
-from lora_profiler.modeling import attention_context, forward
+from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.packing import lengths
@@ -53,7 +54,7 @@ class Batches:
         self._number, self._drawn = rank, 0
         self._seed = conditions.seed
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
-        self._padded = round(setup.seq_len * conditions.padding)
+        self._padded = setup.padded_tokens
         self._positions = (
             [i for length in lengths(setup) for i in range(length)] if setup.is_packed else []
         )
@@ -79,6 +80,14 @@ class Batches:
             name: self._moved(t)
             for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))
         }
+
+    def for_evaluation(self, rows: int) -> Batch:
+        """One of `rows` sequences, the same each time; batches of training stay what they are."""
+        other = copy(self)
+        other._shape = (rows, self._shape[1])
+        other._number, other._drawn = 0, 0
+        other._generator = torch.Generator().manual_seed(self._seed + 2)
+        return other.next()
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device == "cuda":
@@ -169,3 +178,13 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done = number
         return summed  # type: ignore[no-any-return]
+
+    def evaluate(self, enter: Enter) -> None:
+        """The loss of one batch of evaluation after a step, where the setup asks for it; dropped,
+        outputs and all, as transformers' Trainer drops them when nobody computes metrics."""
+        if self.setup.eval_batch_size is None:
+            return
+        enter(self.steps_done, "evaluation")
+        batch = self.batches.for_evaluation(self.setup.eval_batch_size)
+        with attention_context(self.setup), evaluating(self.model):
+            forward_loss(self.spread.module, self.setup, batch)

@@ -11,7 +11,13 @@ from lora_profiler.modeling.contents import (
     output_head,
     quantization_tensors,
 )
-from lora_profiler.modeling.stepping import attention_context, forward, forward_loss, make_optimizer
+from lora_profiler.modeling.stepping import (
+    attention_context,
+    evaluating,
+    forward,
+    forward_loss,
+    make_optimizer,
+)
 from lora_profiler.modeling.text import text_tokens
 
 __all__ = [
@@ -19,6 +25,7 @@ __all__ = [
     "attention_context",
     "build_model",
     "count_parameters",
+    "evaluating",
     "forward",
     "forward_loss",
     "make_optimizer",

@@ -105,6 +105,17 @@ def forward(
 
 
 @contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, `model` evaluates: without gradients and without dropout."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
+
+
+@contextmanager
 def attention_context(setup: TrainSetup) -> Iterator[None]:
     """Inside, SDPA takes the kernel that `setup.attention` names, or raises RuntimeError; for auto
     and eager nothing changes. Among Liger's kernels queries and keys are rotated in place.

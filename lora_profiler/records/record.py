@@ -56,10 +56,11 @@ class Conditions:
     """What the harness held fixed beside the workload. Part of a case's key.
 
     weights: "random", "hub", or the file name of local ones; text: "random" tokens, or the file
-    name of a text. `padding` is the share of padded positions in each sequence. `budget_bytes`
-    emulates a device with so much memory. `memory_steps` are the optimizer steps of the memory
-    pass. `min_timed_steps` 0 leaves the timing pass out; `max_timing_seconds` ends it.
-    `ballast_bytes` are held through every step, a test of the harness itself.
+    name of a text. `padding` is that of the setup, as older records have it: what is said here is
+    moved there. `budget_bytes` emulates a device with so much memory. `memory_steps` are the
+    optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
+    `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness
+    itself.
 
     Examples:
         >>> from lora_profiler import Conditions
@@ -380,9 +381,10 @@ class Record:
     ended_at: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "workload", replace(self.workload, platform=self.environment.trained_on)
-        )
+        workload, conditions = padding_in_setup(self.workload, self.conditions)
+        workload = replace(workload, platform=self.environment.trained_on)
+        object.__setattr__(self, "workload", workload)
+        object.__setattr__(self, "conditions", conditions)
 
     @property
     def case_key(self) -> str:
@@ -393,6 +395,14 @@ class Record:
         """The case, the environment and the repeat: a second record of the same id replaces the
         first."""
         return f"{self.case_key}.{self.environment.key}.{self.repeat}"
+
+
+def padding_in_setup(workload: Workload, conditions: Conditions) -> tuple[Workload, Conditions]:
+    """Both, with the padding of older conditions where it is asked about."""
+    if not conditions.padding:
+        return workload, conditions
+    setup = replace(workload.setup, padding=conditions.padding)
+    return replace(workload, setup=setup), replace(conditions, padding=0.0)
 
 
 @lru_cache(maxsize=1024)

@@ -55,6 +55,7 @@ MOMENT_LABELS: Final[dict[str, str]] = {
     "last_layer_backward": "backward of the last layers",
     "first_layer_backward": "end of backward, first layer",
     "optimizer_step": "optimizer step",
+    "evaluation": "evaluation",
 }
 
 MOMENT_DEFINITIONS: Final[dict[str, str]] = {
@@ -73,6 +74,10 @@ MOMENT_DEFINITIONS: Final[dict[str, str]] = {
         "all gradients, and what backward still holds at the first layer and the embedding"
     ),
     "optimizer_step": "all gradients, and the optimizer's temporaries",
+    "evaluation": (
+        "no gradients; the logits of evaluation's batch with the copies that the loss makes, or"
+        " what a layer's forward pass needs"
+    ),
 }
 
 PERSISTENT_LABELS: Final[dict[str, str]] = {
@@ -132,6 +137,7 @@ PHASE_LABELS: Final[dict[str, str]] = {
     "clip": "gradient clipping",
     "optimizer": "optimizer step",
     "zero": "clearing gradients",
+    "evaluation": "evaluation",
 }
 """Measured phases; "forward" also names the group of forward and loss that is compared with a
 prediction."""

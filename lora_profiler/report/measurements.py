@@ -129,8 +129,8 @@ def _conditions_line(record: Record) -> str:
         )
     ]
     parts.append("random tokens" if held.text == "random" else f"text of {held.text}")
-    if held.padding:
-        parts.append(f"{percent_text(held.padding)} padding")
+    if padding := record.workload.setup.padding:
+        parts.append(f"{percent_text(padding)} padding")
     if held.budget_bytes is not None:
         parts.append(f"held to {bytes_text(held.budget_bytes)}")
     if held.ballast_bytes:

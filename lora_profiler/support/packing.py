@@ -1,4 +1,5 @@
-"""Sequences packed into rows: how long they are, and which models tell them apart. No torch."""
+"""How rows are filled: packed with sequences, of which models must tell one from another, or
+padded. No torch."""
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -15,10 +16,13 @@ def lengths(setup: TrainSetup) -> tuple[int, ...]:
 
 
 def check_packing(workload: Workload) -> None:
-    """Raises UsageError where the model of `workload` is known not to tell packed sequences apart.
+    """Raises UsageError where the model of `workload` is known not to tell packed sequences apart,
+    or rows are to be packed and padded.
 
     What is not known `modeling.packing` sees in the first forward pass.
     """
+    if workload.setup.is_packed and workload.setup.is_padded:
+        raise UsageError("packed rows hold no padding; leave out one of --packed and --padding.")
     if workload.setup.is_packed and type_of(workload.model).packing_blind:
         raise blind(workload.model.id)
     if workload.setup.is_flattened and not takes_flattened(workload.model):
@@ -53,5 +57,10 @@ def rows_words(setup: TrainSetup, kernel: str) -> str:
         return (
             f"Rows of sequences of {setup.packed:,} tokens, without padding, each with a mask;"
             f" attention kernel: {kernel}."
+        )
+    if setup.is_padded:
+        return (
+            "Batches padded to their longest sequence, with an attention mask; attention kernel:"
+            f" {kernel}."
         )
     return f"No padding mask, equal lengths; attention kernel: {kernel}."

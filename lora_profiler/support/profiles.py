@@ -22,6 +22,11 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of packed rows; take --engine analytic, or traced, which traces exactly"
             " this size."
         )
+    if setup.eval_batch_size is not None:
+        return (
+            "no profile is of evaluation between steps; take --engine analytic, or traced, which"
+            " traces exactly this size."
+        )
     if setup.kernels != "transformers":
         return (
             "no profile is of Liger's kernels; take --engine analytic, or traced, which traces"

@@ -8,7 +8,7 @@ trace and a measurement speak of the same instants.
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
-from lora_profiler.attribution import LOGITS, LOGITS_GRADIENT
+from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
 from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.effort import Size
@@ -72,11 +72,9 @@ def trace(
     workload: Workload,
     build: Callable[[Workload], torch.nn.Module],
     *,
-    padding: bool = False,
     listener: Listener | None = None,
 ) -> Traced:
-    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding`
-    the batches have a mask.
+    """Traces `workload` on the model that `build` makes of it on the meta device.
 
     `listener` is told of every operator of the second step's last micro-batch, forward and
     backward.
@@ -98,7 +96,7 @@ def trace(
             if setup.sharding == "tp":
                 model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)
-        traced = _traced(workload, model, optimizer, padding, listener)
+        traced = _traced(workload, model, optimizer, listener)
     if expected is not None:
         expected.end(Size(workload.model.num_layers, setup.seq_len), len(traced.trace.events))
     return traced
@@ -108,7 +106,6 @@ def _traced(
     workload: Workload,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    padding: bool,
     listener: Listener | None,
 ) -> Traced:
     setup = workload.setup
@@ -122,7 +119,7 @@ def _traced(
     noted |= noted_sums(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
         notes_what_is_sent(model, tracer, sent)
-    run = _Run(model, optimizer, setup, padding, tracer, names, listener)
+    run = _Run(model, optimizer, setup, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run
     try:
@@ -210,14 +207,12 @@ class _Run:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         setup: TrainSetup,
-        padding: bool,
         tracer: Tracer,
         names: dict[torch.nn.Module, str],
         listener: Listener | None,
     ) -> None:
         self._listener = listener
         self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
-        self._padding = padding
         self._forward_model = model
         self._module_of = {
             id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)
@@ -241,6 +236,10 @@ class _Run:
             with tracer:
                 loss = self._whole_step(step)
             del loss
+            if self._setup.eval_batch_size is not None:
+                tracer.counts_flops = False
+                with tracer:
+                    self._evaluate(self._setup.eval_batch_size)
             for category, name, tensor in self._owned():
                 tracer.claim(
                     tensor, category, name
@@ -283,15 +282,18 @@ class _Run:
     def _enter(self, phase: str) -> None:
         self._tracer.mark(self._step, self._micro, phase)
 
-    def _batch(self) -> dict[str, torch.Tensor]:
+    def _evaluate(self, rows: int) -> None:
+        """As the harness's `Training.evaluate`."""
+        self._enter("evaluation")
+        batch = self._batch(rows)
+        with modeling.evaluating(self._model), self._head_watched():
+            modeling.forward_loss(self._forward_model, self._setup, batch)
+
+    def _batch(self, rows: int) -> dict[str, torch.Tensor]:
         """As the harness's `Batches.next`: without padding the labels are the ids themselves.
         Flattened rows are one."""
         setup = self._setup
-        shape = (
-            (1, setup.batch_size * setup.seq_len)
-            if setup.is_flattened
-            else (setup.batch_size, setup.seq_len)
-        )
+        shape = (1, rows * setup.seq_len) if setup.is_flattened else (rows, setup.seq_len)
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
         if setup.is_packed:
             return {
@@ -299,7 +301,7 @@ class _Run:
                 "labels": torch.empty_like(ids),
                 "position_ids": torch.empty_like(ids),
             }
-        if not self._padding:
+        if not setup.is_padded:
             return {"input_ids": ids, "labels": ids}
         mask = torch.empty_like(ids)
         self._tracer.pad(mask)
@@ -314,7 +316,7 @@ class _Run:
         for micro in range(accumulation):
             self._micro = micro
             self._enter("setup")
-            batch = self._batch()
+            batch = self._batch(self._setup.batch_size)
             self._tracer.listener = (
                 self._listener if step == 2 and micro == accumulation - 1 else None
             )
@@ -339,27 +341,38 @@ class _Run:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        handle = (
-            self._head.register_forward_hook(self._logits_made) if self._head is not None else None
-        )
-        try:
+        with self._head_watched():
             loss, self._held = modeling.forward(self._forward_model, self._setup, batch)
-        finally:
-            if handle is not None:
-                handle.remove()
         return loss / self._setup.accumulation if self._setup.accumulation > 1 else loss
+
+    @contextmanager
+    def _head_watched(self) -> Iterator[None]:
+        """Inside, it is noted when the output layer has made the logits."""
+        if self._head is None:
+            yield
+            return
+        handle = self._head.register_forward_hook(self._logits_made)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _logits_made(self, _module: torch.nn.Module, _args: Any, logits: Any) -> None:
         tracer = self._tracer
         if not isinstance(logits, torch.Tensor):
             return
-        tracer.mark(self._step, self._micro, "forward", LOGITS)
+        evaluates = not self._model.training
+        if evaluates:
+            tracer.mark(self._step, self._micro, "evaluation", EVALUATED_LOGITS)
+        else:
+            tracer.mark(self._step, self._micro, "forward", LOGITS)
         if self._setup.loss == "plain":  # else it is the hidden state that the head hands on
             tracer.claim(logits, "logits_and_loss")
         step, micro = self._step, self._micro
         if logits.requires_grad:
             logits.register_hook(lambda _: tracer.mark(step, micro, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
-        self._enter("loss")
+        if not evaluates:
+            self._enter("loss")
 
     def _claim_gradients(self) -> None:
         for parameter in self._model.parameters():
@@ -389,7 +402,7 @@ class _Run:
             return alias
 
         with tracer:
-            batch = self._batch()
+            batch = self._batch(self._setup.batch_size)
             self._enter("forward")
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 loss = self._forward(batch)

@@ -138,7 +138,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not note:
             self._phase = phase
             self._in_backward = phase == "backward"
-            if phase in ("setup", "optimizer", "zero"):
+            if phase in ("setup", "optimizer", "zero", "evaluation"):
                 self._module = ""
             if phase == "forward":
                 self._sequence, self._sequence_modules = [], []

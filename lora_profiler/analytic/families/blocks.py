@@ -128,6 +128,7 @@ def attention(
     not take them.
     """
     op.scope = scope
+    dropout = dropout if op.rules.trains else 0.0
     kernel = op.rules.masked_kernel if masked else op.rules.kernel
     if kernel == "eager":
         return _eager(op, q, k, v, heads, dropout, upcast, softcap)
@@ -196,6 +197,7 @@ def _eager(
     scores = op.mask(scores, op.fresh(B * S * S, op.rules.rest_dtype, False))
     weights = op.softmax(scores, "float32" if upcast else scores.dtype)
     weights = op.dropout(op.cast(weights, q.dtype), dropout)
+    op.returned = (weights,)
     return _joined(op, op.matmul(op.lowered(weights), op.lowered(v), (batches, S, dim, S)))
 
 

@@ -20,13 +20,14 @@ def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     before, heads = c["do_layer_norm_before"], heads_of(c)
+    masked = index in op.rules.masked_layers
     hidden = op.layer_norm(x, "self_attn_layer_norm") if before else x
     q = op.scale(op.linear(hidden, "self_attn.q_proj"))
     k, v = op.linear(hidden, "self_attn.k_proj"), op.linear(hidden, "self_attn.v_proj")
     op.scope = "self_attn"
     q, k, v = (op.turn(op.view(t, heads.query)) for t in (q, k, v))
     out = op.linear(
-        attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"]),
+        attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked),
         "self_attn.out_proj",
     )
     op.keep(hidden, q, k, v)

@@ -54,6 +54,7 @@ def counted_kernels(workload: Workload) -> StepKernels:
         at=values(workload),
         rows=1 if setup.is_flattened else setup.batch_size,
         packed=setup.is_packed,
+        padded=setup.is_padded,
         compute=setup.dtype,
         double_quant=setup.quantization is not None and setup.quantization.double_quant,
         accumulates=setup.accumulation > 1,
@@ -84,7 +85,9 @@ def _ahead(
         for _ in used:
             find_sequences(body, launches)
     if not setup.is_flattened:
-        for window in windows_with_masks(used, eager or setup.is_packed, setup.seq_len):
+        for window in windows_with_masks(
+            used, eager or setup.is_packed or setup.is_padded, setup.seq_len
+        ):
             mask(body, window, rest_dtype(setup) if eager else None, launches)
     for _, features in family.rotary_sets(config):
         rotary_tables(
@@ -154,6 +157,8 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
         why = f"device {setup.device}"
     elif not _KERNELS.issuperset(plan.kernels):
         why = f"attention {plan.kernel_text}"
+    elif plan.masks_in_math:
+        why = "a mask in SDPA's math kernel"
     elif any(a.parameter is not None or a.kind not in ("Linear", "Conv1D") for a in plan.adapters):
         why = "LoRA on something else than a linear layer"
     elif (model.config.get("rope_parameters") or {}).get("rope_type") in _ROTARY_IN_STEPS:

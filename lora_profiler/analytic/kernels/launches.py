@@ -38,6 +38,7 @@ class Launches:
     compute: Dtype
     double_quant: bool
     accumulates: bool
+    padded: bool = False
     module: str = ""
     count: int = 1
     phase: Phase = "forward"
@@ -49,8 +50,8 @@ class Launches:
 
     @property
     def masks(self) -> int:
-        """Masks of one kind: one for all samples, of packed rows one each."""
-        return self.rows if self.packed else 1
+        """Masks of one kind: one for all samples, of packed rows and padded sequences one each."""
+        return self.rows if self.packed or self.padded else 1
 
     def under(self, module: str, count: int = 1) -> "Launches":
         """The same list, for another part."""

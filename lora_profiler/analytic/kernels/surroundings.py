@@ -21,12 +21,16 @@ def count_up(scope: str, launches: Launches) -> None:
 
 def count_ones(scope: str, launches: Launches) -> None:
     """Positions out of a mask of ones, as OPT makes them: summed up in float32, one less, as
-    indices, two more."""
-    wide = 4 * launches.tokens
-    for op, read in (("ones", 0), ("cumsum", wide), ("mul", 2 * wide), ("sub", wide)):
+    indices, two more. A mask that comes with the batch holds indices already."""
+    ids = _INDEX_BYTES * launches.tokens
+    wide = ids if launches.padded else ids // 2
+    if not launches.padded:
+        launches.memory(scope, "ones", 0, wide)
+    for op, read in (("cumsum", wide), ("mul", 2 * wide), ("sub", wide)):
         launches.memory(scope, op, read, wide)
-    launches.memory(scope, "_to_copy", wide, 2 * wide)
-    launches.memory(scope, "add", 2 * wide, 2 * wide)
+    if not launches.padded:
+        launches.memory(scope, "_to_copy", wide, ids)
+    launches.memory(scope, "add", ids, ids)
 
 
 def find_sequences(scope: str, launches: Launches) -> None:
@@ -57,11 +61,14 @@ def rotary_tables(scope: str, features: int, dtype: str, launches: Launches) -> 
 
 def mask(scope: str, window: int | None, additive: str | None, launches: Launches) -> None:
     """Who may look at whom, (1, 1, s, s): earlier tokens, with a `window` only near ones, of packed
-    rows those of the same sequence, (b, 1, s, s). Eager attention takes it as zeros and minus
-    infinity in the dtype `additive`, one for each sample.
+    rows those of the same sequence, of padded ones no padding, (b, 1, s, s). Eager attention takes
+    it as zeros and minus infinity in the dtype `additive`, one for each sample.
     """
     batch, seq = launches.at.batch, launches.at.seq
-    ids, pairs = _INDEX_BYTES * seq * launches.masks, seq * seq * launches.masks
+    rows = launches.rows if launches.packed else 1
+    ids, pairs = _INDEX_BYTES * seq * rows, seq * seq * rows
+    if launches.padded:
+        launches.memory(scope, "_to_copy", _INDEX_BYTES * launches.tokens, launches.tokens)
     launches.memory(scope, "arange", 0, _INDEX_BYTES * batch)
     launches.memory(scope, "arange", 0, _INDEX_BYTES)
     for _ in range(2):
@@ -83,6 +90,13 @@ def mask(scope: str, window: int | None, additive: str | None, launches: Launche
     launches.memory(scope, "le", 2 * ids, pairs)
     if window is not None:
         launches.memory(scope, "bitwise_and", 2 * pairs, pairs)
+    if launches.padded:
+        launches.memory(scope, "new_ones", 0, 1)
+        launches.memory(scope, "bitwise_and", 1 + pairs, pairs)
+        of_batch = _INDEX_BYTES * (batch + seq) + launches.tokens
+        launches.memory(scope, "index", of_batch, launches.tokens)
+        launches.memory(scope, "bitwise_and", pairs + launches.tokens, batch * pairs)
+        pairs = batch * pairs
     if additive is not None:
         one = ITEMSIZE[additive]
         launches.memory(scope, "zeros", 0, one)
@@ -125,8 +139,8 @@ def loss_backward(logits: Tensor, launches: Launches) -> None:
 
 
 def windows_with_masks(windows: Iterable[int | None], always: bool, seq: int) -> list[int | None]:
-    """Those for which a mask is made: all for eager attention and packed rows (`always`), else only
-    a window that is filled."""
+    """Those for which a mask is made: all for eager attention, packed rows and padding (`always`),
+    else only a window that is filled."""
     return [
         w
         for w in sorted(set(windows), key=lambda w: w or 0)

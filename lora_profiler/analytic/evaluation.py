@@ -1,0 +1,121 @@
+"""Evaluation between two steps: the forward pass without gradients at a batch of its own.
+
+A layer's forward pass lets go of what autograd would keep, as inside a checkpoint; the loss makes
+the logits, their float32 copy and the log-probabilities at once, and nothing else but the last
+hidden state lives then. Gradients are gone (`zero_grad`), optimizer states are there. The first
+candidate is the loss's, and exact; those inside layers are estimates. transformers `trainer.py`,
+evaluation_loop and prediction_step: with a loss alone (no compute_metrics) nothing of one batch is
+held while the next one runs. Accelerate's float32 copy of the logits comes after the loss, whose
+own tensors are more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
+from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.moments import (
+    Candidate,
+    beside,
+    candidate,
+    has_one_row,
+    input_bytes,
+    mask_bytes,
+    table_bytes,
+)
+from lora_profiler.analytic.sharding import ShardState
+from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.prediction import Category
+from lora_profiler.workload import Workload
+
+
+def evaluated(workload: Workload) -> Workload:
+    """The forward pass of evaluation, as a workload: its batch, without dropout in adapters and
+    without checkpoints."""
+    setup = workload.setup
+    assert setup.eval_batch_size is not None
+    return replace(
+        workload,
+        setup=replace(
+            setup,
+            batch_size=setup.eval_batch_size,
+            eval_batch_size=None,
+            checkpointing=False,
+            lora=replace(setup.lora, lora_dropout=0.0) if setup.lora else None,
+        ),
+    )
+
+
+def evaluation(
+    forward: ForwardPass,
+    base: Mapping[Category, Polynomial],
+    shards: ShardState,
+    family: Family,
+    workload: Workload,
+    kernel: str,
+) -> tuple[Candidate, ...]:
+    """Live bytes while `workload`, which is `evaluated`, runs; `base` are those between steps. The
+    batch is a number, so that a search for the largest batch of training leaves it alone."""
+    setup, config = workload.setup, workload.model.config
+    batch = setup.batch_size
+    alone: dict[Category, Polynomial] = {c: p for c, p in base.items() if c != "communication"}
+    inputs = input_bytes(setup)
+    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
+    runs.append((forward.head, 1))
+    cached = total(s.bytes * n for run, n in runs for s in run.cached)
+    labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
+    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
+    logits, chunks = forward.logits, forward.chunks
+    hidden = forward.hidden.bytes
+    if chunks is None:
+        copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
+        loss = logits.bytes + copy + logits.elements * 4 + labels + padded + 2 * SCALAR
+        outcomes = [loss]
+    elif isinstance(chunks, LossPath):  # with what autograd would keep: an upper bound
+        outcomes = list(chunks.ahead)
+        if chunks.hidden.storage is not forward.hidden.storage:
+            hidden, outcomes = ZERO, [size + chunks.hidden.bytes for size in outcomes]
+    else:
+        made = chunks.trained if chunks.fused and not chunks.lowered else ZERO
+        loss = chunks.losses() + chunks.copied + made + labels + (2 + chunks.fused) * SCALAR
+        if chunks.hidden.storage is not forward.hidden.storage:  # handed on in its place
+            hidden, loss = ZERO, loss + chunks.hidden.bytes
+        outcomes = [loss]
+    found = [
+        candidate(
+            beside(alone, shards.in_loss),
+            temporaries=(inputs + hidden + cached).at_batch(batch),
+            logits_and_loss=outcome.at_batch(batch),
+        )
+        for outcome in outcomes
+    ]
+    windows = {family.window(config, i) for i in range(forward.num_layers)}
+    held = (
+        table_bytes(forward, family, workload)
+        + inputs
+        + mask_bytes(
+            windows | set(family.masks(config)),
+            setup=setup,
+            dtype=forward.embed.output.dtype,
+            kernel=kernel,
+        )
+    )
+    if not setup.is_packed:
+        held = held + (TOKENS if family.positions_per_sample else S) * 8
+    for layer in forward.layers:
+        newest = layer.indices[-1]
+        own = total(s.bytes for s in layer.run.cached)
+        # the model's own name for the embeddings outlives the first layer
+        outside = held + cached - own + (forward.embed.output.bytes if newest else ZERO)
+        sent = shards.in_forward(newest)
+        found += [
+            candidate(
+                beside(alone, sent),
+                temporaries=(outside + layer.run.input.bytes + inside).at_batch(batch),
+            )
+            for inside in layer.run.checkpointed_candidates
+        ]
+    return tuple(found)

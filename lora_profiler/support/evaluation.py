@@ -1,0 +1,28 @@
+"""Evaluation between two steps: what an answer takes for granted of it. No torch."""
+
+from lora_profiler.support.losses import head_of
+from lora_profiler.units import bytes_text
+from lora_profiler.workload import DTYPE_BYTES, Workload
+
+
+def evaluation_words(workload: Workload) -> tuple[str, ...]:
+    """What an answer takes for granted of evaluation, a sentence each."""
+    setup, head = workload.setup, head_of(workload.model)
+    size = setup.eval_batch_size
+    if size is None:
+        return ()
+    words = (
+        f"Evaluation between steps takes {size:,} sequences of {setup.seq_len:,} tokens without"
+        " gradients and drops its outputs, as transformers' Trainer without compute_metrics."
+    )
+    if head is None or head.out_features is None or setup.loss != "plain":
+        return (words,)
+    wide = 4 if setup.precision == "amp" else DTYPE_BYTES[setup.dtype]
+    gathered = bytes_text(size * setup.seq_len * head.out_features * wide)
+    return (
+        words,
+        (
+            f"With compute_metrics the logits of each batch stay, {gathered} a batch until"
+            " eval_accumulation_steps, on top."
+        ),
+    )
