@@ -27,6 +27,7 @@ class Environment:
     that major version.
 
     `cudnn` and `nccl` are the versions that the wheel asks for, as those libraries count.
+    `missing`: what the harness' own case imports and the environment lacks.
     """
 
     python: Path
@@ -37,6 +38,7 @@ class Environment:
     libraries: tuple[Path, ...]
     driver_sources: tuple[Path, ...]
     headers: Path
+    missing: frozenset[str] = frozenset()
 
     @property
     def cuda_major(self) -> int:
@@ -122,6 +124,7 @@ def read_environment(python: Path) -> Environment:
         libraries=_libraries(folders, cuda),
         driver_sources=tuple(source for source in sources if source.exists()),
         headers=_headers(folders, torch, cuda, python),
+        missing=frozenset(installed["missing"]),
     )
 
 

@@ -73,7 +73,6 @@ def _command(request: Request) -> list[str]:
 
 
 def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]:
-    inside = str(files("lora_profiler.rehearsal") / "inside")
     settings = {
         "steps": request.steps,
         "snapshot": str(request.snapshot.absolute()) if request.snapshot else None,
@@ -82,20 +81,28 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
     }
     environment = dict(os.environ)
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    environment |= request.card.environment(request.count)
+    environment |= over_stubs(stubs, request.card, request.count)
     environment |= {
-        "LD_PRELOAD": _before(":".join(map(str, stubs.libraries)), environment, "LD_PRELOAD"),
-        "PYTHONPATH": _before(inside, environment, "PYTHONPATH"),
+        "PYTHONPATH": _before(environment["PYTHONPATH"], os.environ, "PYTHONPATH"),
         "PATH": _before(str(request.python.parent), environment, "PATH"),
         "LORA_PROFILER_RUN": str(folder),
         "LORA_PROFILER_RUN_SETTINGS": json.dumps(settings),
-        "TRITON_LIBCUDA_PATH": str(stubs.folder),
         "HF_HUB_CACHE": str(folder / "hub"),
         "WANDB_MODE": "disabled",  # three steps without values are no run for anybody's records
     }
     if not request.is_online:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
+
+
+def over_stubs(stubs: Stubs, card: PretendedCard, count: int) -> dict[str, str]:
+    """Variables that put a process over the stub libraries, with `count` such cards. PYTHONPATH is
+    what has to stand before the process' own."""
+    return card.environment(count) | {
+        "LD_PRELOAD": _before(":".join(map(str, stubs.libraries)), os.environ, "LD_PRELOAD"),
+        "PYTHONPATH": str(files("lora_profiler.rehearsal") / "inside"),
+        "TRITON_LIBCUDA_PATH": str(stubs.folder),
+    }
 
 
 def _before(first: str, environment: Mapping[str, str], name: str) -> str:
