@@ -98,8 +98,9 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     `prediction` is that of `record.workload`. Peaks are compared in steady state; a category that
     one side alone has counts as 0 on the other. Nothing is said of a run that did not go through:
     its peaks are `lower_bounds`; nor of a rehearsed one, which measured nothing. An engine that
-    does not know the activations makes no claim on what holds them. With several micro-batches a step, the phase "setup" was also measured between
-    them, where gradients live: that is no moment of the prediction's.
+    does not know the activations makes no claim on what holds them. With several micro-batches a
+    step, the phase "setup" was also measured between them, where gradients live: that is no moment
+    of the prediction's.
 
     Where the engine simulates the allocator (`Prediction.device_memory`), allocated and reserved
     peaks are held against it, the reserved one as the run's segments were, expandable or not.

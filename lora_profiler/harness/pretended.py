@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_profiler.platform import TORCH, Platform, version_of
 from lora_profiler.records.record import REHEARSED, Device, Environment, Measurement
 from lora_profiler.records.validate import NOT_REHEARSED
 
@@ -45,6 +46,10 @@ class Pretended:
     @property
     def child(self) -> tuple[str, ...]:
         return (str(self.python), "-m", "lora_profiler.harness.entry")
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(capability=self.capability, torch=version_of(self.torch) or TORCH)
 
 
 def is_pretended() -> bool:

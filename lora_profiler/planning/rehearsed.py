@@ -5,15 +5,10 @@ import sys
 from pathlib import Path
 
 from lora_profiler.harness.pretended import Pretended
-from lora_profiler.rehearsal.build import Stubs, stubs
+from lora_profiler.rehearsal.build import stubs
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.compiler import find_compiler
-from lora_profiler.rehearsal.environment import (
-    Environment,
-    check_platform,
-    find_python,
-    read_environment,
-)
+from lora_profiler.rehearsal.environment import check_platform, find_python, read_environment
 from lora_profiler.rehearsal.launch import over_stubs
 
 PYTHON_VARIABLE = "LORA_PROFILER_CUDA_PYTHON"
@@ -26,7 +21,7 @@ def cuda_python(python: str | None) -> Path:
     return find_python((), named)
 
 
-def pretended_on(card: PretendedCard, count: int, python: str | None) -> tuple[Pretended, Stubs]:
+def pretended_on(card: PretendedCard, count: int, python: str | None) -> Pretended:
     """`count` such cards in that environment, whose stub libraries are built if need be.
 
     Raises RehearsalError where it cannot be rehearsed in.
@@ -34,12 +29,6 @@ def pretended_on(card: PretendedCard, count: int, python: str | None) -> tuple[P
     check_platform()
     environment = read_environment(cuda_python(python))
     libraries = stubs(environment, find_compiler())
-    return _pretended(environment, libraries, card, count), libraries
-
-
-def _pretended(
-    environment: Environment, libraries: Stubs, card: PretendedCard, count: int
-) -> Pretended:
     return Pretended(
         python=environment.python,
         torch=environment.torch,

@@ -36,6 +36,7 @@ NOT_REHEARSED = (
     *("step_seconds", "warmup_seconds", "phase_seconds", "block_seconds", "stage_seconds"),
     *("other_cpu_share", "loss", "reference_loss", "telemetry", "energy", "resident_bytes"),
     *("device_samples", "device_used_bytes", "context_bytes", "exclusive"),
+    *("nonpad_tokens_per_step", "supervised_tokens_per_step"),
 )
 """Of a measurement: times, values, and what a driver or this host says."""
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
