@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.engine import engines_for, on_card, predict_checked
+from lora_profiler.planning.engine import REHEARSED, engines_for, on_card, predict_checked
 from lora_profiler.planning.memory_savings import Lever, best_lever
 from lora_profiler.planning.memory_savings import levers as every_lever
 from lora_profiler.prediction import Prediction
@@ -99,6 +99,8 @@ def answers(
         _of_loop(predict_checked(workload, engine), trainer)
         for workload, engine in zip(ready, engines, strict=True)
     ]
+    if engine == REHEARSED:  # what else is asked would each take a rehearsal
+        engines = ["auto"] * len(engines)
     timings, gaps = _timed(predictions, gpu, engines)
     rows = []
     for prediction, timing, gap, engine in zip(predictions, timings, gaps, engines, strict=True):
