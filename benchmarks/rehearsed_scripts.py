@@ -45,7 +45,7 @@ def rehearse(python: str, script: tuple[str, ...], card: str) -> dict[str, Any]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json"),
-            *("--gpu", card, "--gpus", str(cards), "--python", python, "--pretend-tokenizer"),
+            *("--gpu", card, "--gpus", str(cards), "--python", python, "--pretend-data"),
             *("--", *command),
         ],
         capture_output=True,

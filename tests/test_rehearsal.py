@@ -721,7 +721,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     weights.stand_in(
         Settings(
-            folder=tmp_path / "run", steps=3, models=models, snapshot=None, fakes_tokenizers=True
+            folder=tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True
         )
     )
     yield snapshot

@@ -135,9 +135,9 @@ def _probe() -> str:
 def _how_to_install() -> str:
     return (
         "PyPI's wheel for Linux is a CUDA build, and no card is needed to install it. Into an "
-        "environment of its own, with all that the script imports:\n"
-        "  python -m venv rehearsal && rehearsal/bin/pip install torch\n"
-        "then: lora-profile rehearse --python rehearsal/bin/python -- COMMAND"
+        "environment of its own, without NVIDIA's packages:\n"
+        "  lora-profile rehearse --setup rehearsal\n"
+        "then: lora-profile rehearse --python rehearsal/bin/python --gpu KEY -- COMMAND"
     )
 
 

@@ -26,8 +26,8 @@ _GRACE_SECONDS = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
-    weights of a model whose config is here. `fakes_tokenizers`: missing tokenizers are stood in
-    for."""
+    weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
+    stood in for, these with `columns`, () to read them off the script, and texts of `tokens`."""
 
     command: tuple[str, ...]
     python: Path
@@ -36,7 +36,9 @@ class Request:
     steps: int = 3
     snapshot: Path | None = None
     is_online: bool = False
-    fakes_tokenizers: bool = False
+    pretends_data: bool = False
+    columns: tuple[str, ...] = ()
+    tokens: int = 2048
 
 
 def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
@@ -77,7 +79,9 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
         "steps": request.steps,
         "snapshot": str(request.snapshot.absolute()) if request.snapshot else None,
         "models": str(files("lora_profiler.catalog") / "data" / "models.json"),
-        "fakes_tokenizers": request.fakes_tokenizers,
+        "pretends_data": request.pretends_data,
+        "columns": request.columns,
+        "tokens": request.tokens,
     }
     environment = dict(os.environ)
     environment.pop("CUDA_VISIBLE_DEVICES", None)

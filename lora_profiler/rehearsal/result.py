@@ -142,6 +142,10 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
             f"The weights of {names} are not on this disk and were stood in for by a checkpoint "
             "of zeros."
         )
+    if document["data_stood_in"]:
+        sentences.append(
+            f"Not on this disk and stood in for: {'; '.join(document['data_stood_in'])}."
+        )
     if result.world_size > 1:
         sentences.append(
             "Collectives moved nothing but small messages; NCCL's own buffers are not counted."

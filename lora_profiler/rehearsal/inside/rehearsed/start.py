@@ -29,7 +29,16 @@ def _hub_imported() -> None:
     stand_in(read_settings())
 
 
+def _datasets_imported() -> None:
+    from .tokens import stand_in_for_data
+
+    settings = read_settings()
+    if settings.pretends_data:
+        stand_in_for_data(settings)
+
+
 _IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
 after_import("torch", _torch_imported)
 if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
+    after_import("datasets.load", _datasets_imported)
