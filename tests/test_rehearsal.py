@@ -11,17 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from commands import Run
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
-from lora_profiler.rehearsal import build
+from lora_profiler.rehearsal import build, setup
 from lora_profiler.rehearsal.build import Stubs, generated_source, stubs
 from lora_profiler.rehearsal.cards import PretendedCard, pretended
 from lora_profiler.rehearsal.compiler import Compiler, find_compiler
@@ -215,7 +217,7 @@ def an_environment(tmp_path: Path, version: str, cuda: str | None, header: int |
 @pytest.mark.parametrize(
     ("version", "cuda", "header", "words"),
     [
-        ("2.13.0+cpu", None, None, "no CUDA build.*\n.*pip install torch"),
+        ("2.13.0+cpu", None, None, "no CUDA build.*\n.*rehearse --setup"),
         ("2.13.0+cu130", "13.0", 12080, "no headers of CUDA 13.*nvidia-cuda-runtime==13"),
         ("2.13.0+cu126", "12.6", None, "nvidia-cuda-runtime-cu12==12"),
     ],
@@ -522,6 +524,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "largest_case": [],
         "values_read": 0,
         "weights_of_holes": [],
+        "data_stood_in": [],
         "facts": {"optimizers": []},
         **changes,
     }
@@ -720,9 +723,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         )
     )
     weights.stand_in(
-        Settings(
-            folder=tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True
-        )
+        Settings(folder=tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True)
     )
     yield snapshot
 
@@ -761,16 +762,177 @@ def test_weights_that_are_in_the_cache_are_the_ones_that_load(hub: Path) -> None
     assert torch.equal(model.lm_head.weight, real.lm_head.weight)
 
 
-def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte(tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte_and_is_as_large_as_the_model_s(
+    tmp_path: Path,
+) -> None:
     transformers = pytest.importorskip("transformers")
-    from lora_profiler.rehearsal.inside.rehearsed.weights import write_tokenizer
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import WORD, write_tokenizer
 
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     write_tokenizer(tmp_path)
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     text = "Größe, two  spaces\n"
     assert len(tokenizer(text)["input_ids"]) == len(text.encode())
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.pad_token != tokenizer.eos_token
+    assert len(tokenizer) == CONFIG["vocab_size"]
+    assert len(tokenizer(7 * WORD)["input_ids"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("source", "columns"),
+    [
+        ("trainer.train()", ("text",)),
+        ("from trl import DPOTrainer", ("prompt", "chosen", "rejected")),
+        (
+            'tokenizer(examples["sentence1"], examples["sentence2"])\n'
+            'remove_columns=["idx", "sentence1"]; rename_column("label", "labels")\n'
+            'config["lr"]; dataset["train"]',
+            ("sentence1", "sentence2", "idx", "label"),
+        ),
+    ],
+)
+def test_columns_are_read_off_the_script(source: str, columns: tuple[str, ...]) -> None:
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import columns_of
+
+    assert columns_of(source) == columns
+
+
+PRETENDS_DATA = """
+import json, os, sys
+sys.path[:0] = sys.argv[1:3]
+os.environ |= {"LORA_PROFILER_RUN": sys.argv[2], "LORA_PROFILER_RUN_SETTINGS": sys.argv[3]}
+import rehearsed.start
+import datasets
+from rehearsed.tokens import DATA_STOOD_IN
+made = datasets.load_dataset("some/set")
+part = datasets.load_dataset("some/set", split="train[:10]")
+here = datasets.load_dataset("here")
+print(json.dumps([sorted(made), {k: v[:2] for k, v in part.items()}, here, DATA_STOOD_IN]))
+"""
+DATASETS = {
+    "load.py": """
+def load_dataset(path, split=None):
+    if path != "here":
+        raise FileNotFoundError(path)
+    return "here"
+""",
+    "__init__.py": """
+from .load import load_dataset
+class Dataset(dict):
+    from_dict = classmethod(lambda cls, rows: cls(rows))
+DatasetDict = IterableDatasetDict = dict
+""",
+}
+"""What the package has, as far as it is asked for here."""
+
+
+def test_a_data_set_that_is_missing_is_stood_in_for_on_request_alone(tmp_path: Path) -> None:
+    inside = Path(__file__).parents[1] / "lora_profiler" / "rehearsal" / "inside"
+    (tmp_path / "datasets").mkdir()
+    for name, text in DATASETS.items():
+        (tmp_path / "datasets" / name).write_text(text)
+
+    def run_with(**settings: Any) -> subprocess.CompletedProcess[str]:
+        places = str(inside), str(tmp_path)
+        command = [sys.executable, "-c", PRETENDS_DATA, *places, json.dumps(settings)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    made = run_with(pretends_data=True, columns=["text", "label"], tokens=3)
+    splits, part, here, stood_in = json.loads(made.stdout)
+    assert splits == ["test", "train", "validation"]
+    assert part == {"text": [" a a a"] * 2, "label": [0, 1]}
+    assert here == "here"
+    assert set(stood_in) == {"the data set some/set (text, label)"}
+    assert "FileNotFoundError: some/set" in run_with(columns=["text"]).stderr
+
+
+# --- an environment of its own --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """What `set_up` runs, and nothing of it is: pip would fetch half a GB."""
+    asked: list[list[str]] = []
+
+    def run_nothing(command: list[str], variables: dict[str, str], what: str) -> None:
+        asked.append(command)
+        if command[1:3] == ["-m", "venv"]:
+            (Path(command[3]) / "bin").mkdir()
+            (Path(command[3]) / "bin" / "python").touch()
+        if "torch" in command:
+            assert not any(Path(variables["PIP_FIND_LINKS"]).glob("*.whl"))
+            assert Path(variables["PIP_CONSTRAINT"]).read_text() == ""
+
+    monkeypatch.setattr(setup, "_run", run_nothing)
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels/of/cpu")
+    yield asked
+
+
+REQUIRES = [
+    "filelock",
+    'optree>=0.13; extra == "optree"',
+    'cuda-toolkit[cublas,cudart]==13.0.3; platform_system == "Linux"',
+    'cuda-bindings<14,>=13.0.3; platform_system == "Linux"',
+    'nvidia-cudnn-cu13==9.20.0.48; platform_system == "Linux"',
+    'triton==3.7.1; platform_system == "Linux"',
+]
+
+
+def test_an_environment_has_torch_what_it_imports_and_nothing_of_nvidia_s(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setattr(setup, "_asked", lambda python: (REQUIRES, str(site)))
+    monkeypatch.setattr(setup, "read_environment", lambda python: python)
+    folder = tmp_path / "made"
+    said: list[str] = []
+    python = setup.set_up(folder, said.append)
+    assert python == folder / "bin" / "python"
+    installed = [command[5:] for command in commands if "pip" in command]
+    assert installed[0] == ["--no-deps", "torch"]
+    assert installed[1] == ["filelock", 'triton==3.7.1; platform_system == "Linux"']
+    assert installed[2] == list(setup.OF_HARNESS)
+    assert len(said) == 4
+    stand_ins = {each.name for each in metadata.distributions(path=[str(site)])}
+    assert stand_ins == {"cuda-toolkit", "cuda-bindings", "nvidia-cudnn-cu13"}
+    for requirement in REQUIRES[2:5]:
+        wanted = Requirement(requirement)
+        (stand_in,) = metadata.distributions(path=[str(site)], name=wanted.name)
+        assert wanted.specifier.contains(stand_in.version)
+        assert wanted.extras <= set(stand_in.metadata.get_all("Provides-Extra") or ())
+    assert setup.set_up(folder, said.append) == python and len(said) == 4
+
+
+@pytest.mark.parametrize("error", [RehearsalError("no network"), KeyboardInterrupt()])
+def test_an_environment_that_fails_leaves_nothing(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(python: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(setup, "_asked", fail)
+    with pytest.raises(type(error)):
+        setup.set_up(tmp_path / "made", lambda text: None)
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_a_killed_set_up_left_is_begun_anew_and_another_s_folder_is_not_touched(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "_asked", lambda python: ([], str(tmp_path)))
+    monkeypatch.setattr(setup, "read_environment", lambda python: python)
+    killed = tmp_path / "killed"
+    (killed / "lib").mkdir(parents=True)
+    (killed / setup._UNFINISHED).touch()
+    setup.set_up(killed, lambda text: None)
+    assert sorted(path.name for path in killed.iterdir()) == ["bin"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(RehearsalError, match="name a new folder"):
+        setup.set_up(tmp_path / "mine", lambda text: None)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------------
@@ -939,6 +1101,7 @@ def test_each_fact_of_the_script_is_a_field_of_the_question(
     [
         ({}, 2, "ranks"),
         ({"config": None}, 1, "no transformers config"),
+        ({"trainer": "DPOTrainer"}, 1, "what DPOTrainer computes in a step"),
         ({"inputs": {"pixel_values": [1, 3, 224, 224]}}, 1, "input_ids"),
         ({"optimizers": ["my.Muon"]}, 1, "Muon"),
         ({"lora": {**FACTS["lora"], "type": "IA3Config"}}, 1, "IA3Config"),
@@ -997,7 +1160,9 @@ def test_the_prediction_stands_beside_what_was_held_category_by_category() -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--gpu", "t4"), 2, "Missing argument"),
+        (("--gpu", "t4"), 2, "a COMMAND after --"),
+        (("--setup", "folder", "--gpu", "t4"), 2, "leave out --gpu"),
+        (("--setup", "folder", "--", "python"), 2, "leave out COMMAND"),
         (("--", "python", "x.py"), 2, "--gpu"),
         (("--gpu", "t5", "--", "python"), 2, "no card"),
         (("--gpu", "mi300x_192gb", "--", "python"), 2, "NVIDIA's cards"),
@@ -1022,4 +1187,4 @@ def test_a_cpu_build_of_torch_is_refused_with_the_command_that_installs_another(
     python = an_environment(tmp_path, "2.13.0+cpu", None, None)
     done = run("rehearse", "--gpu", "t4", "--python", str(python), "--", "python", "x.py")
     assert done.exit_code == 4
-    assert "no CUDA build" in done.stderr and "pip install torch" in done.stderr
+    assert "no CUDA build" in done.stderr and "lora-profile rehearse --setup" in done.stderr

@@ -1,5 +1,6 @@
 """What the script trains, so far as the largest model that is alive and its optimizers say it."""
 
+import gc
 import json
 import math
 from collections import Counter
@@ -10,6 +11,7 @@ import torch
 
 from .tensors import roots
 
+_OF_TRAINERS = ("trl.", "transformers.trainer")
 _LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora")
 
 
@@ -20,6 +22,7 @@ def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     if optimizers:
         group = optimizers[0].param_groups[0]
         named["optimizer_options"] = {name: group.get(name) for name in ("foreach", "fused")}
+    named["trainer"] = _trainer()
     models = roots()
     if not models:
         return named
@@ -50,6 +53,15 @@ def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
             "dtype": str(states[0].dtype).removeprefix("torch."),
         }
     return named
+
+
+def _trainer() -> str | None:
+    """The class of TRL's or transformers' trainer that is alive, or that it is derived from."""
+    for each in gc.get_objects():
+        for kind in type(each).__mro__:
+            if kind.__module__.startswith(_OF_TRAINERS) and kind.__name__.endswith("Trainer"):
+                return kind.__name__
+    return None
 
 
 def _dtype(parameter: torch.Tensor) -> str:
