@@ -1027,6 +1027,13 @@ def test_of_several_processes_of_a_rank_the_one_that_trained_most_counts() -> No
     assert [each.steps for each in found] == [3]
 
 
+def test_of_a_launcher_and_the_process_that_failed_under_it_the_process_tells() -> None:
+    launcher = document(status="error", steps=0, error={"type": "CalledProcessError"})
+    worker = document(status="error", steps=0, error={"type": "ValueError"})
+    (told,) = best_of([Rehearsal(launcher), Rehearsal(worker)])
+    assert told.document["error"]["type"] == "ValueError"
+
+
 # --- the nearest prediction ---
 
 

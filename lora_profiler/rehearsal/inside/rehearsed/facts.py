@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from .tensors import roots
 
-_OF_TRAINERS = ("trl.", "transformers.trainer")
+_OF_TRAINERS = ("trl.", "transformers.")
 _LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora")
 
 
@@ -56,12 +57,14 @@ def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
 
 
 def _trainer() -> str | None:
-    """The class of TRL's or transformers' trainer that is alive, or that it is derived from."""
-    for each in gc.get_objects():
-        for kind in type(each).__mro__:
-            if kind.__module__.startswith(_OF_TRAINERS) and kind.__name__.endswith("Trainer"):
-                return kind.__name__
-    return None
+    """The class of transformers' trainer that is alive, or of TRL's, which are derived from it; of
+    the script's own class that which it is derived from."""
+    loaded = sys.modules.get("transformers.trainer")
+    if loaded is None:
+        return None
+    kinds = {type(each) for each in gc.get_objects() if issubclass(type(each), loaded.Trainer)}
+    known = [k for kind in kinds for k in kind.__mro__ if k.__module__.startswith(_OF_TRAINERS)]
+    return known[0].__name__ if known else None
 
 
 def _dtype(parameter: torch.Tensor) -> str:
