@@ -838,12 +838,12 @@ def test_a_data_set_that_is_missing_is_stood_in_for_on_request_alone(tmp_path: P
         command = [sys.executable, "-c", PRETENDS_DATA, *places, json.dumps(settings)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    made = run_with(pretends_data=True, columns=["text", "label"], tokens=3)
+    made = run_with(pretends_data=True, columns=["text", "label", "prompt"], tokens=8)
     splits, part, here, stood_in = json.loads(made.stdout)
     assert splits == ["test", "train", "validation"]
-    assert part == {"text": [" a a a"] * 2, "label": [0, 1]}
+    assert part == {"text": [" a" * 8] * 2, "label": [0, 1], "prompt": [" a a"] * 2}
     assert here == "here"
-    assert set(stood_in) == {"the data set some/set (text, label)"}
+    assert set(stood_in) == {"the data set some/set (text, label, prompt)"}
     assert "FileNotFoundError: some/set" in run_with(columns=["text"]).stderr
 
 

@@ -71,9 +71,10 @@ def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
     measured = [record for record in records if not record.is_rehearsed]
     if len(measured) < len(records):
         count = len(records) - len(measured)
-        warnings.append(
-            f"{count:,} rehearsed records, of pretended cards: nothing in them was measured."
-        )
+        which = "1 rehearsed record, of a pretended card"
+        if count > 1:
+            which = f"{count:,} rehearsed records, of pretended cards"
+        warnings.append(f"{which}: nothing in it was measured.")
     if not measured:
         what, how = ("measured record", "") if records else ("record", f" {_HOW}")
         raise StoreError(f"No {what} can be read. {' '.join(warnings)}{how}")
