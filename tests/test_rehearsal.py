@@ -1195,3 +1195,19 @@ def test_a_cpu_build_of_torch_is_refused_with_the_command_that_installs_another(
     done = run("rehearse", "--gpu", "t4", "--python", str(python), "--", "python", "x.py")
     assert done.exit_code == 4
     assert "no CUDA build" in done.stderr and "lora-profile rehearse --setup" in done.stderr
+
+
+# --- what is committed ----------------------------------------------------------------------------------------------------
+
+
+def test_committed_rehearsals_of_scripts_agree_in_two_counts_and_8b_fits_24_gb_and_not_16() -> None:
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+    rows = json.loads((results / "rehearsed_scripts.json").read_text())
+    counted = [row for row in rows if "second_count" in row]
+    assert len(counted) >= 20 and all(row["second_count"]["is_equal"] for row in counted)
+    ended = {
+        row["card"]: (row["exit_code"], row["words"].partition(":")[0])
+        for row in rows
+        if "Llama-3.1-8B --checkpointing" in row["script"]
+    }
+    assert ended == {"rtx_4090": (0, ""), "rtx_4060_ti_16gb": (1, "OutOfMemoryError")}
