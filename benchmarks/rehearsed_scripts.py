@@ -57,7 +57,7 @@ FETCHED: tuple[tuple[str, ...], ...] = (
     (
         "peft@v0.20.0:examples/miss_finetuning/miss_finetuning.py",
         *("--base_model_name_or_path", "meta-llama/Llama-3.2-1B", "--output_dir", "out"),
-        *("--dataset_field", "text"),
+        *("--dataset_field", "text", "text"),
     ),
 )
 """Of those that ask for nothing but a model and a data set."""

@@ -164,6 +164,18 @@ def test_generated_functions_return_nothing_make_handles_and_give_way_to_written
     )  # a product computes, a handle does not
 
 
+@needs_cc
+def test_a_workspace_of_unknown_size_is_refused_and_not_read_out_of_nothing(tmp_path: Path) -> None:
+    names = {"cusolverDnSgeqrf_bufferSize", "cusolverDnSgeqrf", "cusolverDnCreate"}
+    source = generated_source(Exports("libcusolver.so.12", None, names)) + (
+        "void pretended_called(const char*a,const char*b,int c){}"
+    )
+    library = ctypes.CDLL(str(compiled(tmp_path, "libsolver.so", source)))
+    assert library.cusolverDnSgeqrf_bufferSize(None) == 9  # CUSOLVER_STATUS_NOT_SUPPORTED
+    assert library.cusolverDnSgeqrf(None) == 0
+    assert library.cusolverDnCreate(ctypes.byref(ctypes.c_void_p())) == 0
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------------
 
 
