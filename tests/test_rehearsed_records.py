@@ -298,12 +298,12 @@ def test_rehearsals_answer_predict_alone_and_only_where_they_can(
 def test_what_is_asked_beside_a_rehearsal_is_not_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsals: list[Workload] = []
 
-    def rehearse_nothing(workload: Workload) -> Any:
+    def rehearse_nothing(workload: Workload, _: Any) -> Any:
         rehearsals.append(workload)
         return replace(predict(workload), engine="rehearsed")
 
     monkeypatch.setattr(rehearsed, "predict", rehearse_nothing)
-    (answer,) = answers([CUDA], find_gpu("rtx_4090"), "rehearsed", all_levers=True)
+    (answer,) = answers([CUDA], find_gpu("rtx_4090"), "rehearsed", levers="all")
     assert answer.prediction.engine == "rehearsed"
     assert answer.fit is not None and answer.levers
     assert len(rehearsals) == 1

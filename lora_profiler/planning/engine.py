@@ -113,7 +113,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
     if answerer == REHEARSED:
         from lora_profiler.planning.rehearsed import predict as rehearsed_predict
 
-        return rehearsed_predict(workload)
+        return rehearsed_predict(workload, lambda asked: predict(asked, may_trace=False))
     from lora_profiler.compiled import predict as compiled_predict
 
     return compiled_predict(workload)

@@ -2,15 +2,13 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.harness import MeasurementError, make_case, measure_case
 from lora_profiler.harness.pretended import Pretended
-from lora_profiler.planning import engine
-from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.prediction import (
     PHASE_OF,
     Category,
@@ -74,9 +72,9 @@ _MOMENT_OF: Mapping[Phase, MomentName] = {
 }
 
 
-def predict(workload: Workload) -> Prediction:
+def predict(workload: Workload, predict_base: Callable[[Workload], Prediction]) -> Prediction:
     """The steady peak of two real steps on a pretended card of the workload's compute capability;
-    counts, FLOPs and layers are those that "auto" answers.
+    counts, FLOPs and layers are those that `predict_base` answers.
 
     Raises RehearsalError where no CUDA build of torch is at hand, MeasurementError where the steps
     did not go through.
@@ -95,7 +93,7 @@ def predict(workload: Workload) -> Prediction:
             f"the rehearsal of {workload.model.id} did not go through: "
             f"{failure.reason if failure else record.measurement.status}"
         )
-    return _answer(record, engine.predict(asked, may_trace=False))
+    return _answer(record, predict_base(asked))
 
 
 def _card(workload: Workload) -> PretendedCard:
@@ -104,7 +102,7 @@ def _card(workload: Workload) -> PretendedCard:
     for gpu in bundled_gpus():
         if gpu.capability == capability and gpu.usable_bytes is not None:
             name = f"a card of compute capability {capability / 10}"
-            card = pretended(gpu, CONTEXT_BYTES)
+            card = pretended(gpu, context_bytes=0)
             return replace(card, name=name, total_bytes=_PLENTY_BYTES)
     raise RehearsalError(f"No card of compute capability {capability / 10} can be pretended.")
 

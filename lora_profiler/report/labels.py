@@ -1,9 +1,10 @@
 """The words for what is predicted: label and definition of every category, moment and persistent
 part, in display order."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from lora_profiler.records.record import Record
+if TYPE_CHECKING:
+    from lora_profiler.records.record import Record
 
 CATEGORY_LABELS: Final[dict[str, str]] = {
     "parameters": "weights",
@@ -456,7 +457,7 @@ PARTS_CAVEAT: Final = (
 )
 
 
-def status_label(record: Record) -> str:
+def status_label(record: "Record") -> str:
     """How a run ended; one on a pretended card was rehearsed, however it ended."""
     label = STATUS_LABELS[record.measurement.status]
     if not record.is_rehearsed:
