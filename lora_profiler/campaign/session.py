@@ -40,7 +40,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self._began = self.clock()
-        self._environment_key = cache(partial(runs.key_of_environment, pretended=self.pretended))
+        key = runs.key_of_environment
+        if self.pretended is not None:
+            key = partial(key, pretended=self.pretended)
+        self._environment_key = cache(key)
 
     def run(self, cases: Sequence[Planned]) -> runs.Outcome:
         """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between
