@@ -1,19 +1,23 @@
-"""The scripts of examples/rehearse on pretended cards: what each asked of its card, and whether two
-counters agree.
+"""The scripts of examples/rehearse on pretended cards, and some of accelerate's and PEFT's own:
+what each asked of its card, and whether two counters agree.
 
-    python -m benchmarks.rehearsed_scripts --python PYTHON [--again]
+    python -m benchmarks.rehearsed_scripts --python PYTHON [--clones FOLDER] [--again]
 
 PYTHON is of an environment with a CUDA build of torch, transformers, PEFT, TRL and bitsandbytes; no
 card is needed. Writes `results/rehearsed_scripts.json`, a row as each rehearsal ends, and
 `results/rehearsed_scripts.md`. What is in the JSON is not run again; --again writes the page anew
-from it.
+from it. Scripts of others are fetched by version from GitHub, or out of git clones in FOLDER
+(FOLDER/accelerate, FOLDER/peft), and kept nowhere.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +30,95 @@ SCRIPTS: tuple[tuple[str, ...], ...] = (
     ("plain_loop.py",),
     ("trainer.py",),
     ("sft.py",),
+    ("dpo.py",),
     ("qlora.py",),
     ("qlora.py", "--dtype", "float16"),
     ("fsdp2.py",),
 )
+STARTED_BY: tuple[tuple[str, ...], ...] = (
+    ("accelerate", "launch", "plain_loop.py", "--model", "HuggingFaceTB/SmolLM2-135M"),
+    ("accelerate", "launch", "--num_processes", "2", "--multi_gpu", "trainer.py"),
+    (
+        *("trl", "sft", "--model_name_or_path", "Qwen/Qwen2.5-0.5B", "--use_peft"),
+        *("--dataset_name", "stanfordnlp/imdb", "--output_dir", "out", "--report_to", "none"),
+    ),
+    (
+        *("trl", "dpo", "--model_name_or_path", "Qwen/Qwen2.5-0.5B", "--use_peft"),
+        *("--dataset_name", "trl-lib/ultrafeedback_binarized"),
+        *("--output_dir", "out", "--report_to", "none"),
+    ),
+)
+FETCHED: tuple[tuple[str, ...], ...] = (
+    ("accelerate@v1.14.0:examples/by_feature/gradient_accumulation_for_autoregressive_models.py",),
+    (
+        "peft@v0.20.0:examples/olora_finetuning/olora_finetuning.py",
+        *("--base_model", "meta-llama/Llama-3.2-1B", "--dtype", "bfloat16"),
+    ),
+    (
+        "peft@v0.20.0:examples/miss_finetuning/miss_finetuning.py",
+        *("--base_model_name_or_path", "meta-llama/Llama-3.2-1B", "--output_dir", "out"),
+        *("--dataset_field", "text", "text"),
+    ),
+)
+"""Of those that ask for nothing but a model and a data set."""
 CASES = [(script, card) for script in SCRIPTS for card in CARDS] + [
     (EIGHT_B, "rtx_4090"),
     (EIGHT_B, "rtx_4060_ti_16gb"),
+    *((command, "a100_sxm_80gb") for command in STARTED_BY),
+    *((script, card) for script in FETCHED for card in CARDS),
 ]
 
 
-def rehearse(python: str, script: tuple[str, ...], card: str) -> dict[str, Any]:
+def command_of(script: tuple[str, ...], clones: Path | None, folder: Path) -> list[str]:
+    """What is typed for it; a script of others is put into `folder`."""
     name, *options = script
-    cards = 2 if name == "fsdp2.py" else 1
-    launcher = ["torchrun", "--nproc-per-node", "2"] if cards == 2 else ["python"]
-    command = [*launcher, str(ROOT / "examples" / "rehearse" / name), *options]
+    if name in ("accelerate", "trl"):
+        place = f"{ROOT / 'examples' / 'rehearse'}/"
+        return [place + word if word.endswith(".py") else word for word in script]
+    if "@" in name:
+        return ["python", str(fetched(name, clones, folder)), *options]
+    launcher = ["torchrun", "--nproc-per-node", "2"] if name == "fsdp2.py" else ["python"]
+    return [*launcher, str(ROOT / "examples" / "rehearse" / name), *options]
+
+
+def fetched(name: str, clones: Path | None, folder: Path) -> Path:
+    """`name` is repository@version:path."""
+    repository, _, rest = name.partition("@")
+    version, _, path = rest.partition(":")
+    target = folder / Path(path).name
+    if clones is None:
+        url = f"https://raw.githubusercontent.com/huggingface/{repository}/{version}/{path}"
+        with urllib.request.urlopen(url) as answer:
+            target.write_bytes(answer.read())
+    else:
+        show = ["git", "-C", str(clones / repository), "show", f"{version}:{path}"]
+        target.write_bytes(subprocess.run(show, capture_output=True, check=True).stdout)
+    return target
+
+
+def rehearse(
+    python: str, script: tuple[str, ...], card: str, clones: Path | None
+) -> dict[str, Any]:
+    cards = 2 if "fsdp2.py" in script or "--multi_gpu" in script else 1
+    with tempfile.TemporaryDirectory() as folder:  # where it writes what it saves
+        command = command_of(script, clones, Path(folder))
+        return rehearsed(python, script, card, cards, command, folder)
+
+
+def rehearsed(
+    python: str, script: tuple[str, ...], card: str, cards: int, command: list[str], folder: str
+) -> dict[str, Any]:
     started = time.monotonic()
     done = subprocess.run(
         [
             *(sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json"),
-            *("--gpu", card, "--gpus", str(cards), "--python", python, "--pretend-tokenizer"),
+            *("--gpu", card, "--gpus", str(cards), "--python", python, "--pretend-data"),
             *("--", *command),
         ],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     row: dict[str, Any] = {
         "script": " ".join(script),
@@ -85,8 +153,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Scripts, rehearsed",
         "",
-        f"`python -m benchmarks.rehearsed_scripts`: the scripts of `examples/rehearse`, unchanged, "
-        f"over torch {versions} on pretended cards. Nothing here was measured on a card.",
+        f"`python -m benchmarks.rehearsed_scripts`: the scripts of `examples/rehearse`, and some "
+        f"of accelerate's and PEFT's own by version, unchanged, over torch {versions} on pretended "
+        "cards. Nothing here was measured on a card.",
         "",
         f"The requested peak is equal to a second count, of the allocator's own log, in {equal} of "
         f"{len(counted)}. Bytes of the whole run; `launches`: kernels of a step, and calls of BLAS "
@@ -129,6 +198,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--python")
+    parser.add_argument("--clones", type=Path)
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
@@ -136,7 +206,7 @@ def main() -> None:
     for script, card in CASES if not options.again else ():
         if (" ".join(script), card) in keys:
             continue
-        row = rehearse(options.python, script, card)
+        row = rehearse(options.python, script, card, options.clones)
         rows.append(row)
         ROWS.write_text(json.dumps(rows, indent=1) + "\n")
         print(row["script"], card, row["exit_code"], row.get("words", "")[:100], flush=True)

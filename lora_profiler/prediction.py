@@ -40,7 +40,7 @@ MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defin
 Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero", "evaluation"]
 PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
-Engine = Literal["analytic", "compiled", "traced"]
+Engine = Literal["analytic", "compiled", "traced", "rehearsed"]
 Exactness = Literal["exact", "estimate"]
 
 
@@ -314,6 +314,7 @@ _DETAILS_OF: Mapping[Engine, str] = {
     "analytic": "analytic.predict",
     "compiled": "compiled.details",
     "traced": "compiled.details",  # a trace is kept as a profile
+    "rehearsed": "analytic.predict",  # which always gives its details
 }
 """The module of each engine that works out the details of a prediction by its workload."""
 

@@ -68,7 +68,9 @@ class Bench:
         self._capsys = capsys
         monkeypatch.setattr(session, "measure_case", self._measure)
         monkeypatch.setattr(
-            runs, "environment_of", lambda device, ranks=False: make_record().environment
+            runs,
+            "environment_of",
+            lambda device, ranks=False, pretended=None: make_record().environment,
         )
 
     def _measure(

@@ -11,17 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from commands import Run
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
-from lora_profiler.rehearsal import build
+from lora_profiler.rehearsal import build, setup
 from lora_profiler.rehearsal.build import Stubs, generated_source, stubs
 from lora_profiler.rehearsal.cards import PretendedCard, pretended
 from lora_profiler.rehearsal.compiler import Compiler, find_compiler
@@ -162,6 +164,18 @@ def test_generated_functions_return_nothing_make_handles_and_give_way_to_written
     )  # a product computes, a handle does not
 
 
+@needs_cc
+def test_a_workspace_of_unknown_size_is_refused_and_not_read_out_of_nothing(tmp_path: Path) -> None:
+    names = {"cusolverDnSgeqrf_bufferSize", "cusolverDnSgeqrf", "cusolverDnCreate"}
+    source = generated_source(Exports("libcusolver.so.12", None, names)) + (
+        "void pretended_called(const char*a,const char*b,int c){}"
+    )
+    library = ctypes.CDLL(str(compiled(tmp_path, "libsolver.so", source)))
+    assert library.cusolverDnSgeqrf_bufferSize(None) == 9  # CUSOLVER_STATUS_NOT_SUPPORTED
+    assert library.cusolverDnSgeqrf(None) == 0
+    assert library.cusolverDnCreate(ctypes.byref(ctypes.c_void_p())) == 0
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +229,7 @@ def an_environment(tmp_path: Path, version: str, cuda: str | None, header: int |
 @pytest.mark.parametrize(
     ("version", "cuda", "header", "words"),
     [
-        ("2.13.0+cpu", None, None, "no CUDA build.*\n.*pip install torch"),
+        ("2.13.0+cpu", None, None, "no CUDA build.*\n.*rehearse --setup"),
         ("2.13.0+cu130", "13.0", 12080, "no headers of CUDA 13.*nvidia-cuda-runtime==13"),
         ("2.13.0+cu126", "12.6", None, "nvidia-cuda-runtime-cu12==12"),
     ],
@@ -522,6 +536,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "largest_case": [],
         "values_read": 0,
         "weights_of_holes": [],
+        "data_stood_in": [],
         "facts": {"optimizers": []},
         **changes,
     }
@@ -720,9 +735,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         )
     )
     weights.stand_in(
-        Settings(
-            folder=tmp_path / "run", steps=3, models=models, snapshot=None, fakes_tokenizers=True
-        )
+        Settings(folder=tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True)
     )
     yield snapshot
 
@@ -761,16 +774,177 @@ def test_weights_that_are_in_the_cache_are_the_ones_that_load(hub: Path) -> None
     assert torch.equal(model.lm_head.weight, real.lm_head.weight)
 
 
-def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte(tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte_and_is_as_large_as_the_model_s(
+    tmp_path: Path,
+) -> None:
     transformers = pytest.importorskip("transformers")
-    from lora_profiler.rehearsal.inside.rehearsed.weights import write_tokenizer
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import WORD, write_tokenizer
 
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     write_tokenizer(tmp_path)
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     text = "Größe, two  spaces\n"
     assert len(tokenizer(text)["input_ids"]) == len(text.encode())
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.pad_token != tokenizer.eos_token
+    assert len(tokenizer) == CONFIG["vocab_size"]
+    assert len(tokenizer(7 * WORD)["input_ids"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("source", "columns"),
+    [
+        ("trainer.train()", ("text",)),
+        ("from trl import DPOTrainer", ("prompt", "chosen", "rejected")),
+        (
+            'tokenizer(examples["sentence1"], examples["sentence2"])\n'
+            'remove_columns=["idx", "sentence1"]; rename_column("label", "labels")\n'
+            'config["lr"]; dataset["train"]',
+            ("sentence1", "sentence2", "idx", "label"),
+        ),
+    ],
+)
+def test_columns_are_read_off_the_script(source: str, columns: tuple[str, ...]) -> None:
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import columns_of
+
+    assert columns_of(source) == columns
+
+
+PRETENDS_DATA = """
+import json, os, sys
+sys.path[:0] = sys.argv[1:3]
+os.environ |= {"LORA_PROFILER_RUN": sys.argv[2], "LORA_PROFILER_RUN_SETTINGS": sys.argv[3]}
+import rehearsed.start
+import datasets
+from rehearsed.tokens import DATA_STOOD_IN
+made = datasets.load_dataset("some/set")
+part = datasets.load_dataset("some/set", split="train[:10]")
+here = datasets.load_dataset("here")
+print(json.dumps([sorted(made), {k: v[:2] for k, v in part.items()}, here, DATA_STOOD_IN]))
+"""
+DATASETS = {
+    "load.py": """
+def load_dataset(path, split=None):
+    if path != "here":
+        raise FileNotFoundError(path)
+    return "here"
+""",
+    "__init__.py": """
+from .load import load_dataset
+class Dataset(dict):
+    from_dict = classmethod(lambda cls, rows: cls(rows))
+DatasetDict = IterableDatasetDict = dict
+""",
+}
+"""What the package has, as far as it is asked for here."""
+
+
+def test_a_data_set_that_is_missing_is_stood_in_for_on_request_alone(tmp_path: Path) -> None:
+    inside = Path(__file__).parents[1] / "lora_profiler" / "rehearsal" / "inside"
+    (tmp_path / "datasets").mkdir()
+    for name, text in DATASETS.items():
+        (tmp_path / "datasets" / name).write_text(text)
+
+    def run_with(**settings: Any) -> subprocess.CompletedProcess[str]:
+        places = str(inside), str(tmp_path)
+        command = [sys.executable, "-c", PRETENDS_DATA, *places, json.dumps(settings)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    made = run_with(pretends_data=True, columns=["text", "label", "prompt"], tokens=8)
+    splits, part, here, stood_in = json.loads(made.stdout)
+    assert splits == ["test", "train", "validation"]
+    assert part == {"text": [" a" * 8] * 2, "label": [0, 1], "prompt": [" a a"] * 2}
+    assert here == "here"
+    assert set(stood_in) == {"the data set some/set (text, label, prompt)"}
+    assert "FileNotFoundError: some/set" in run_with(columns=["text"]).stderr
+
+
+# --- an environment of its own --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """What `set_up` runs, and nothing of it is: pip would fetch half a GB."""
+    asked: list[list[str]] = []
+
+    def run_nothing(command: list[str], variables: dict[str, str], what: str) -> None:
+        asked.append(command)
+        if command[1:3] == ["-m", "venv"]:
+            (Path(command[3]) / "bin").mkdir()
+            (Path(command[3]) / "bin" / "python").touch()
+        if "torch" in command:
+            assert not any(Path(variables["PIP_FIND_LINKS"]).glob("*.whl"))
+            assert Path(variables["PIP_CONSTRAINT"]).read_text() == ""
+
+    monkeypatch.setattr(setup, "_run", run_nothing)
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels/of/cpu")
+    yield asked
+
+
+REQUIRES = [
+    "filelock",
+    'optree>=0.13; extra == "optree"',
+    'cuda-toolkit[cublas,cudart]==13.0.3; platform_system == "Linux"',
+    'cuda-bindings<14,>=13.0.3; platform_system == "Linux"',
+    'nvidia-cudnn-cu13==9.20.0.48; platform_system == "Linux"',
+    'triton==3.7.1; platform_system == "Linux"',
+]
+
+
+def test_an_environment_has_torch_what_it_imports_and_nothing_of_nvidia_s(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setattr(setup, "_asked", lambda python: (REQUIRES, str(site)))
+    monkeypatch.setattr(setup, "read_environment", lambda python: python)
+    folder = tmp_path / "made"
+    said: list[str] = []
+    python = setup.set_up(folder, said.append)
+    assert python == folder / "bin" / "python"
+    installed = [command[5:] for command in commands if "pip" in command]
+    assert installed[0] == ["--no-deps", "torch"]
+    assert installed[1] == ["filelock", 'triton==3.7.1; platform_system == "Linux"']
+    assert installed[2] == list(setup.OF_HARNESS)
+    assert len(said) == 4
+    stand_ins = {each.name for each in metadata.distributions(path=[str(site)])}
+    assert stand_ins == {"cuda-toolkit", "cuda-bindings", "nvidia-cudnn-cu13"}
+    for requirement in REQUIRES[2:5]:
+        wanted = Requirement(requirement)
+        (stand_in,) = metadata.distributions(path=[str(site)], name=wanted.name)
+        assert wanted.specifier.contains(stand_in.version)
+        assert wanted.extras <= set(stand_in.metadata.get_all("Provides-Extra") or ())
+    assert setup.set_up(folder, said.append) == python and len(said) == 4
+
+
+@pytest.mark.parametrize("error", [RehearsalError("no network"), KeyboardInterrupt()])
+def test_an_environment_that_fails_leaves_nothing(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(python: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(setup, "_asked", fail)
+    with pytest.raises(type(error)):
+        setup.set_up(tmp_path / "made", lambda text: None)
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_a_killed_set_up_left_is_begun_anew_and_another_s_folder_is_not_touched(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "_asked", lambda python: ([], str(tmp_path)))
+    monkeypatch.setattr(setup, "read_environment", lambda python: python)
+    killed = tmp_path / "killed"
+    (killed / "lib").mkdir(parents=True)
+    (killed / setup._UNFINISHED).touch()
+    setup.set_up(killed, lambda text: None)
+    assert sorted(path.name for path in killed.iterdir()) == ["bin"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(RehearsalError, match="name a new folder"):
+        setup.set_up(tmp_path / "mine", lambda text: None)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------------
@@ -865,6 +1039,13 @@ def test_of_several_processes_of_a_rank_the_one_that_trained_most_counts() -> No
     assert [each.steps for each in found] == [3]
 
 
+def test_of_a_launcher_and_the_process_that_failed_under_it_the_process_tells() -> None:
+    launcher = document(status="error", steps=0, error={"type": "CalledProcessError"})
+    worker = document(status="error", steps=0, error={"type": "ValueError"})
+    (told,) = best_of([Rehearsal(launcher), Rehearsal(worker)])
+    assert told.document["error"]["type"] == "ValueError"
+
+
 # --- the nearest prediction ---
 
 
@@ -939,6 +1120,7 @@ def test_each_fact_of_the_script_is_a_field_of_the_question(
     [
         ({}, 2, "ranks"),
         ({"config": None}, 1, "no transformers config"),
+        ({"trainer": "DPOTrainer"}, 1, "what DPOTrainer computes in a step"),
         ({"inputs": {"pixel_values": [1, 3, 224, 224]}}, 1, "input_ids"),
         ({"optimizers": ["my.Muon"]}, 1, "Muon"),
         ({"lora": {**FACTS["lora"], "type": "IA3Config"}}, 1, "IA3Config"),
@@ -997,7 +1179,9 @@ def test_the_prediction_stands_beside_what_was_held_category_by_category() -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--gpu", "t4"), 2, "Missing argument"),
+        (("--gpu", "t4"), 2, "a COMMAND after --"),
+        (("--setup", "folder", "--gpu", "t4"), 2, "leave out --gpu"),
+        (("--setup", "folder", "--", "python"), 2, "leave out COMMAND"),
         (("--", "python", "x.py"), 2, "--gpu"),
         (("--gpu", "t5", "--", "python"), 2, "no card"),
         (("--gpu", "mi300x_192gb", "--", "python"), 2, "NVIDIA's cards"),
@@ -1022,4 +1206,20 @@ def test_a_cpu_build_of_torch_is_refused_with_the_command_that_installs_another(
     python = an_environment(tmp_path, "2.13.0+cpu", None, None)
     done = run("rehearse", "--gpu", "t4", "--python", str(python), "--", "python", "x.py")
     assert done.exit_code == 4
-    assert "no CUDA build" in done.stderr and "pip install torch" in done.stderr
+    assert "no CUDA build" in done.stderr and "lora-profile rehearse --setup" in done.stderr
+
+
+# --- what is committed ----------------------------------------------------------------------------------------------------
+
+
+def test_committed_rehearsals_of_scripts_agree_in_two_counts_and_8b_fits_24_gb_and_not_16() -> None:
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+    rows = json.loads((results / "rehearsed_scripts.json").read_text())
+    counted = [row for row in rows if "second_count" in row]
+    assert len(counted) >= 20 and all(row["second_count"]["is_equal"] for row in counted)
+    ended = {
+        row["card"]: (row["exit_code"], row["words"].partition(":")[0])
+        for row in rows
+        if "Llama-3.1-8B --checkpointing" in row["script"]
+    }
+    assert ended == {"rtx_4090": (0, ""), "rtx_4060_ti_16gb": (1, "OutOfMemoryError")}

@@ -16,6 +16,8 @@ import pytest
 from lora_profiler import Workload, predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.platform import Platform, version_of
+from lora_profiler.records.serialize import record_from_dict
+from lora_profiler.records.validate import problems
 from lora_profiler.workload import LoraConfig, TrainSetup
 
 PYTHON = os.environ.get("LORA_PROFILER_CUDA_PYTHON")
@@ -24,8 +26,7 @@ EXAMPLES = ROOT / "examples" / "rehearse"
 MIB = 1 << 20
 pytestmark = [
     pytest.mark.skipif(
-        PYTHON is None,
-        reason="$LORA_PROFILER_CUDA_PYTHON names no Python with a CUDA build of torch",
+        not PYTHON, reason="$LORA_PROFILER_CUDA_PYTHON names no Python with a CUDA build of torch"
     ),
     pytest.mark.slow,
 ]
@@ -444,3 +445,73 @@ def test_the_guide_shows_what_happens() -> None:
     shown, _, output = block.partition("```")[0].partition("\n")
     assert shown.startswith("lora-profile rehearse ")
     assert rehearse(*shown.split()[2:]).stdout == output
+
+
+# --- the harness' own case ------------------------------------------------------------------------------------------------
+
+
+def lora_profile(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lora_profiler", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize("sharing", [(), ("--nproc", "2", "--sharding", "fsdp")])
+def test_the_harness_case_asks_for_what_is_predicted_and_leaves_a_rehearsed_record(
+    tmp_path: Path, sharing: tuple[str, ...]
+) -> None:
+    done = lora_profile(
+        *("bench", "gpt2", "-s", "256", "--method", "lora", "--rehearse", "--gpu", "a100_sxm_80gb"),
+        *("--python", str(PYTHON), "--records", str(tmp_path / "r.jsonl"), "--format", "json"),
+        *sharing,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = record_from_dict(json.loads(done.stdout)["records"][0])
+    m = record.measurement
+    assert record.is_rehearsed and problems(record) == []
+    assert m.peak_requested_bytes is not None and m.workspace_bytes is not None
+    predicted = predict(record.workload).peak.total_bytes
+    assert m.peak_requested_bytes - m.workspace_bytes == predicted
+    assert m.attention_kernel == "flash" and len(m.ranks) == (2 if sharing else 0)
+
+
+def test_a_rehearsed_answer_is_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    question = ("gpt2", "-s", "256", "--method", "lora", "--gpu", "rtx_4090", "--format", "json")
+    torch = ".".join(map(str, torch_version()))
+    peaks = {}
+    for engine in ("rehearsed", "auto"):
+        done = lora_profile(*question, "--engine", engine, "--torch", torch)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (answer_,) = json.loads(done.stdout)["predictions"]
+        peaks[engine] = answer_["peak"]["total_bytes"]
+    assert peaks["rehearsed"] == peaks["auto"]
+
+
+TWO_OPTIMIZERS = """
+import torch
+first, second = (torch.nn.Linear(1024, 1024, bias=False).cuda() for _ in range(2))
+optimizers = [torch.optim.AdamW(each.parameters()) for each in (first, second)]
+x = torch.ones(8, 1024, device="cuda")
+for step in range(9):
+    second(first(x)).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    print("step", step, flush=True)
+"""
+
+
+def test_every_optimizer_makes_all_of_its_steps(tmp_path: Path) -> None:
+    found = answer("--gpu", "t4", "--", "python", script(tmp_path, TWO_OPTIMIZERS))
+    rank = found["rank"]
+    assert rank["steps"] == 3 and len(rank["launches"]) == 3
+    assert rank["launches"][1] == rank["launches"][2]
+    assert rank["facts"]["optimizers"] == ["torch.optim.adamw.AdamW"] * 2
+    weights = 4 * 1024**2
+    # states of both are there at the end of the first step already
+    assert rank["held"]["categories"]["optimizer states"] >= 4 * weights
+    first = [row for row in rank["phases"] if (row["step"], row["phase"]) == (1, "optimizer")]
+    assert first[0]["requested_bytes"] >= 2 * weights + 4 * weights

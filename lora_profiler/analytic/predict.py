@@ -282,7 +282,7 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         setup.loss == "trl" or setup.label_smoothing_factor > 0
     ):
         found.append(
-            "Evaluation with this loss is counted as its training pass (TRL's head), or as the plain"
+            "Evaluation with this loss is counted as its training pass (TRL's head) or as the plain"
             " loss (label smoothing), and was held against no trace."
         )
     if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):

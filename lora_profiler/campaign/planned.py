@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler.harness import Case, MeasurementError
-from lora_profiler.harness.preflight import refuse
+from lora_profiler.harness.preflight import refuse, refuse_here
+from lora_profiler.harness.pretended import Pretended
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import bytes_text
@@ -27,9 +28,9 @@ class Refused:
     reason: str
 
 
-def planned(case: Case) -> Planned:
-    """`case` with its prediction. Raises what `refusals.refuse` and the predictor raise."""
-    refuse(case.workload, case.conditions)
+def planned(case: Case, pretended: Pretended | None = None) -> Planned:
+    """`case` with its prediction. Raises what `preflight.refuse_here` and the predictor raise."""
+    refuse_here(case.workload, case.conditions, pretended)
     return Planned(case=case, prediction=predict(case.workload, may_trace=False))
 
 

@@ -14,6 +14,7 @@ from lora_profiler.harness import (
     environment_of,
     measure_case,
 )
+from lora_profiler.harness.pretended import Pretended
 from lora_profiler.records.record import Failure, Record
 from lora_profiler.records.store import Store, finished
 
@@ -29,8 +30,8 @@ MARGIN_SECONDS = 45.0
 it."""
 
 
-def key_of_environment(device: str, ranks: bool) -> str:
-    return environment_of(device, ranks=ranks).key
+def key_of_environment(device: str, ranks: bool, pretended: Pretended | None = None) -> str:
+    return environment_of(device, ranks=ranks, pretended=pretended).key
 
 
 class Observer(Protocol):

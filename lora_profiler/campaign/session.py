@@ -4,7 +4,7 @@ store and one deadline."""
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 from lora_profiler.campaign import runs
 from lora_profiler.campaign.batch_search import LargestBatch, largest_batch
@@ -12,6 +12,7 @@ from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
 from lora_profiler.campaign.planned import Planned, planned
 from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Case, MeasurementInterrupted, measure_case
+from lora_profiler.harness.pretended import Pretended
 from lora_profiler.records.record import Record
 from lora_profiler.records.store import Store
 
@@ -22,7 +23,8 @@ class TimeIsUpError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """How cases are run: see `runs.run_cases`. The environment is asked for once a device."""
+    """How cases are run: see `runs.run_cases`. The environment is asked for once a device. With
+    `pretended` they are rehearsed there."""
 
     store: Store
     progress: Progress
@@ -31,13 +33,17 @@ class Session:
     rerun: tuple[str, ...] = ()
     deadline_seconds: float | None = None
     timeout_seconds: float = 1800.0
+    pretended: Pretended | None = None
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
     _environment_key: runs.EnvironmentKey = field(default=runs.key_of_environment)
 
     def __post_init__(self) -> None:
         self._began = self.clock()
-        self._environment_key = cache(runs.key_of_environment)
+        key = runs.key_of_environment
+        if self.pretended is not None:
+            key = partial(key, pretended=self.pretended)
+        self._environment_key = cache(key)
 
     def run(self, cases: Sequence[Planned]) -> runs.Outcome:
         """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between
@@ -67,6 +73,9 @@ class Session:
 
     def _run(self, cases: Sequence[Case], first_row: int) -> runs.Outcome:
         deadline = self.deadline_seconds
+        measure = measure_case
+        if self.pretended is not None:
+            measure = partial(measure_case, pretended=self.pretended)
         outcome = runs.run_cases(
             cases,
             self.store,
@@ -75,7 +84,7 @@ class Session:
             rerun=self.rerun,
             deadline_seconds=None if deadline is None else deadline - (self.clock() - self._began),
             timeout_seconds=self.timeout_seconds,
-            measure=last_when_asked(measure_case, self.interrupt),
+            measure=last_when_asked(measure, self.interrupt),
             environment_key=self._environment_key,
         )
         if outcome.interrupted:

@@ -17,7 +17,7 @@ from lora_profiler.cli.bench_cluster import (
     spread,
     spread_text,
 )
-from lora_profiler.cli.bench_options import bench_options, check_options, model_cases
+from lora_profiler.cli.bench_options import bench_options, check_options, model_cases, rehearsed_on
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     ExampleCommand,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lora_profiler.campaign.session import Session
     from lora_profiler.cluster_runs.scheduler import Spread
     from lora_profiler.harness import Case
+    from lora_profiler.harness.pretended import Pretended
     from lora_profiler.records.store import Store
     from lora_profiler.workload import Device
 
@@ -64,6 +65,7 @@ Examples:
   lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
   lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
   lora-profile bench gpt2 -s 128 --nproc 2 --sharding fsdp --device cpu
+  lora-profile bench gpt2 -s 512 --rehearse --gpu t4        on a card that is not there: memory alone
   lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
   lora-profile bench --suite NAME --ray auto --resume       spread over the machines of a Ray cluster
   lora-profile bench --suite NAME --device cuda --emit sbatch -o job
@@ -93,7 +95,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.campaign.progress import Progress
     from lora_profiler.campaign.results import result
     from lora_profiler.campaign.session import Session
-    from lora_profiler.records.store import Store, default_records_path
+    from lora_profiler.records.store import Store
     from lora_profiler.report.progress.bench import shown
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
@@ -101,14 +103,18 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
         proven: list[LargestBatch] = []
         found: Spread | None = None
         with cluster_of(o) as cluster:
-            cases, num_refused = cluster_cases(cluster, o) if cluster else _cases(ctx, models)
-            store = Store(o["records"] or default_records_path())
+            pretended = rehearsed_on(o) if o["rehearse"] else None
+            cases, num_refused = (
+                cluster_cases(cluster, o) if cluster else _cases(ctx, models, pretended)
+            )
+            store = Store(o["records"] or _default_records(pretended))
             if o["report"]:
                 _check_report(o["report"], store, o["output"])
             device = cases[0].case.workload.setup.device
-            click.echo(
-                f"Training on {device}{spread_text(cluster)}; records go to {store.path}.", err=True
-            )
+            doing = f"Training on {device}{spread_text(cluster)}"
+            if pretended is not None:
+                doing = f"Rehearsing on a pretended {o['gpu']}, which measures nothing"
+            click.echo(f"{doing}; records go to {store.path}.", err=True)
             progress = Progress(earlier=store.records())
             total = None if o["largest_batch"] else len(cases)
             as_json = o["progress"] == "json"
@@ -131,6 +137,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
                         rerun=o["rerun"],
                         deadline_seconds=o["deadline"],
                         timeout_seconds=o["timeout"],
+                        pretended=pretended,
                     )
                     num_left = _run(session, cases, proven, search=o["largest_batch"])
         results = [
@@ -168,12 +175,24 @@ def _device(asked: "Device | None") -> "Device":
     return asked
 
 
-def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"]:
+def _default_records(pretended: "Pretended | None") -> Path:
+    """Rehearsed records have a file of their own. Raises StoreError where there is no home."""
+    from lora_profiler.records.store import default_records_path
+
+    path = default_records_path()
+    return path if pretended is None else path.with_name("rehearsed.jsonl")
+
+
+def _asked_cases(
+    ctx: click.Context, models: tuple[str, ...], pretended: "Pretended | None"
+) -> Sequence["Case"]:
     """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a
     device that is not there."""
     from lora_profiler.campaign.suites import read_case, suite_cases
 
     name, file = ctx.params["suite"], ctx.params["case"]
+    if pretended is not None:
+        return model_cases(ctx, models, "cuda", pretended.platform)
     if file:
         case = read_case(file)
         _device(case.workload.setup.device)
@@ -182,7 +201,9 @@ def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"
     return suite_cases(name, device) if name else model_cases(ctx, models, device)
 
 
-def _cases(ctx: click.Context, models: tuple[str, ...]) -> tuple[list["Planned"], int]:
+def _cases(
+    ctx: click.Context, models: tuple[str, ...], pretended: "Pretended | None"
+) -> tuple[list["Planned"], int]:
     """Everything that will be started, refused and predicted already, and how many cases of a suite
     cannot run here.
 
@@ -193,14 +214,14 @@ def _cases(ctx: click.Context, models: tuple[str, ...]) -> tuple[list["Planned"]
     from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
     from lora_profiler.harness.provenance import public_command
 
-    name, cases = ctx.params["suite"], _asked_cases(ctx, models)
+    name, cases = ctx.params["suite"], _asked_cases(ctx, models, pretended)
     if ctx.params["largest_batch"]:
         _check_search(cases)
     command = public_command(sys.argv)
     cases = [replace(case, command=command) for case in cases]
     memory = memory_limit_bytes() or physical_memory_bytes()
     if not name:
-        able = [planned(case) for case in cases]
+        able = [planned(case, pretended) for case in cases]
         refuse_beyond(memory, able)
         _warn_of(able)
         return able, 0
@@ -298,6 +319,11 @@ def _print(
     else:
         from lora_profiler.report.bench import bench_blocks, search_blocks
 
+        if o["rehearse"]:
+            from lora_profiler.report.rehearsed_records import rehearsed_blocks
+
+            print_blocks(rehearsed_blocks(results), o["form"], o["output"])
+            return
         searched = {record.id for found in proven for record in found.records}
         others = [r for r in results if r.record.id not in searched]
         by_id = {r.record.id: r for r in results}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lora_profiler.cli.click_support import FiniteRange, NearestChoice, items
+from lora_profiler.cli.click_support import FiniteRange, NearestChoice, complete_gpu, items
 from lora_profiler.cli.options import given, stack_of, workloads
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from lora_profiler.harness import Case
+    from lora_profiler.harness.pretended import Pretended
     from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.platform import Platform
     from lora_profiler.records.record import Conditions
     from lora_profiler.workload import Device
 
@@ -40,6 +42,8 @@ WITH_SUITE = ("suite", "device", "ray", "cpus_per_case", "emit", *WITH_CASE[1:])
 WITH_EMIT = ("suite", "device", "cpus_per_case", "emit", "timeout", "output", "force")
 EMITTED = ("sbatch",)
 TIMING_OPTIONS = ("steps", "timing_seconds")
+NOT_REHEARSED = ("ray", "emit", "largest_batch", "budget", "report", "no_timing", *TIMING_OPTIONS)
+"""Options that have no meaning where nothing is measured."""
 
 
 def _complete_status(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
@@ -175,6 +179,25 @@ _OPTIONS = [
     ),
     click.option("--no-timing", is_flag=True, help="Measure memory alone."),
     click.option(
+        "--rehearse",
+        is_flag=True,
+        help="On a card that is not there (Linux): memory alone, kept apart from what is measured.",
+    ),
+    click.option(
+        "--gpu",
+        metavar="KEY",
+        shell_complete=complete_gpu,
+        help="With --rehearse: the card to pretend.",
+    ),
+    click.option(
+        "--python",
+        metavar="PYTHON",
+        help=(
+            "With --rehearse: of an environment with a CUDA build of torch."
+            " [default: $LORA_PROFILER_CUDA_PYTHON, else this one]"
+        ),
+    ),
+    click.option(
         "--report",
         metavar="FILE",
         help="Write these runs and their predictions as an HTML page too: a new file.",
@@ -226,6 +249,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
             f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
             " of the two."
         )
+    _check_rehearsal(ctx)
     finished((), o["rerun"])
     if o["rerun"] and not o["resume"]:
         raise UsageError("--rerun says what --resume is not to leave out; add --resume.")
@@ -241,6 +265,29 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
                 f"{flag(idle[0])} has no meaning with --largest-batch, which times nothing; leave"
                 " it out."
             )
+
+
+def _check_rehearsal(ctx: click.Context) -> None:
+    """Raises UsageError for what a rehearsal does not take, and for its options without one."""
+    o = ctx.params
+    if not o["rehearse"]:
+        for name in ("gpu", "python"):
+            if o[name]:
+                raise UsageError(
+                    f"--{name} says where to rehearse; add --rehearse, or leave it out: bench "
+                    "trains on the device that is there."
+                )
+        return
+    for name in NOT_REHEARSED:
+        if given(ctx, name):
+            raise UsageError(
+                f"{_option(ctx, name)} has no meaning with --rehearse, which measures nothing;"
+                " leave it out."
+            )
+    if not o["gpu"] or o["gpu"].lower() == "auto":
+        raise UsageError("--rehearse pretends a card that is not there; name it with --gpu KEY.")
+    if o["device"] not in (None, "cuda"):
+        raise UsageError(f"--rehearse pretends a CUDA card; leave out --device {o['device']}.")
 
 
 def _option(ctx: click.Context, name: str) -> str:
@@ -273,12 +320,29 @@ def _check_cluster_options(ctx: click.Context) -> None:
         )
 
 
+def rehearsed_on(o: dict[str, Any]) -> "Pretended":
+    """The card and the environment that --rehearse names, with its stub libraries. Raises
+    UsageError and RehearsalError."""
+    from lora_profiler.catalog import find_gpu
+    from lora_profiler.planning.fit import CONTEXT_BYTES
+    from lora_profiler.planning.rehearsed import pretended_on
+    from lora_profiler.rehearsal.cards import pretended
+
+    card = pretended(find_gpu(o["gpu"]), CONTEXT_BYTES)
+    return pretended_on(card, o["nproc"] or o["world_size"], o["python"])
+
+
 # --- cases ----------------------------------------------------------------------------------------
 
 
-def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> list["Case"]:
+def model_cases(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    device: "Device",
+    platform: "Platform | None" = None,
+) -> list["Case"]:
     """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a
-    drift hits all alike.
+    drift hits all alike. `platform` is that of a pretended card, else the device's here.
 
     On a CPU some defaults are others, which is said.
 
@@ -305,7 +369,7 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     if text is not None and weights is None:
         _check_tokenizer(specs)
-    platform = present_platform(device)
+    platform = platform or present_platform(device)
     asked = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
     if stack:
         click.echo(
@@ -329,7 +393,7 @@ def _conditions(o: dict[str, Any]) -> "Conditions":
         changes["min_timed_steps"] = o["steps"]
     if o["timing_seconds"] is not None:
         changes["max_timing_seconds"] = o["timing_seconds"]
-    if o["no_timing"]:
+    if o["no_timing"] or o["rehearse"]:
         changes["min_timed_steps"] = 0
     if o["largest_batch"]:  # two whole optimizer steps are what "fits" means
         changes |= {"memory_steps": 2, "min_timed_steps": 0}

@@ -178,6 +178,8 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     levers: Literal["none", "best", "all"] = (
         "all" if o["explain"] or o["form"] == "json" else "none" if short else "best"
     )
+    if o["engine"] == "rehearsed":
+        click.echo("Rehearsing each on a pretended card, some seconds each.", err=True)
     with shown():
         found = [
             answers(

@@ -114,9 +114,9 @@ _ANSWER_OPTIONS = [
     click.option(
         "--engine",
         default="auto",
-        metavar="auto|analytic|compiled|traced",
+        metavar="auto|analytic|compiled|traced|rehearsed",
         show_default=True,
-        help="What answers.",
+        help="What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md).",
     ),
 ]
 

@@ -17,7 +17,7 @@ from lora_profiler.cli.click_support import (
     warn,
     write_out,
 )
-from lora_profiler.cli.options import output_options
+from lora_profiler.cli.options import given, output_options
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ Examples:
   lora-profile rehearse --gpu t4 --phases -- python train.py
   lora-profile rehearse --gpu a100_sxm_80gb --gpus 2 -- torchrun --nproc-per-node 2 train.py
   lora-profile rehearse --gpu rtx_4090 --python ~/venvs/cuda/bin/python -- trl sft --config sft.yaml
+  lora-profile rehearse --setup ~/venvs/rehearsal           an environment with torch's CUDA build
 
 Exit code: 0 the steps were done; 1 it ran out of memory, or the card's software refused it; 2 usage; 4 not rehearsed: no compiler,
 no CUDA build of torch, a script that failed or ended before its steps; 128 + its number where a signal ended it.
 """,
 )
-@click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", metavar="-- COMMAND...", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--gpu",
     metavar="KEY",
-    required=True,
     shell_complete=complete_gpu,
     help="The card to pretend; custom:24GiB too.",
 )
@@ -62,6 +62,11 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
 @click.option(
     "--python", metavar="PYTHON", help="Of the environment to run in. [default: that of COMMAND]"
 )
+@click.option(
+    "--setup",
+    metavar="FOLDER",
+    help="Make an environment with torch's CUDA build in this new folder, and rehearse nothing.",
+)
 @click.option("--phases", is_flag=True, help="Peaks of forward, backward and optimizer too.")
 @click.option("--report", metavar="FILE", help="Write the answer as one HTML page too.")
 @click.option(
@@ -71,14 +76,30 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
     "--online", is_flag=True, help="Let the script download what is missing. [default: nothing is]"
 )
 @click.option(
-    "--pretend-tokenizer",
-    is_flag=True,
-    help="Stand in for tokenizers that are missing: one token a byte.",
+    "--pretend-data", is_flag=True, help="Stand in for tokenizers and data sets that are missing."
+)
+@click.option(
+    "--pretend-columns",
+    metavar="NAME,...",
+    help="Of those data sets. [default: read off the script]",
+)
+@click.option(
+    "--pretend-tokens",
+    type=click.IntRange(1, 1 << 20),
+    default=2048,
+    show_default=True,
+    help="How long their texts are.",
 )
 @output_options("table", "json", "md")
 @click.pass_context
 def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
     """Run COMMAND for a few training steps on a pretended card, and tell what it asks of its memory."""
+    if o["setup"]:
+        _set_up(ctx, o["setup"], command)
+        return
+    if not command or not o["gpu"]:
+        missing = "a COMMAND after --" if o["gpu"] else "--gpu KEY, the card to pretend"
+        raise UsageError(f"a rehearsal needs {missing}.")
     for name in ("output", "report", "snapshot"):
         check_new_file(o[name], o["force"])
     from lora_profiler.campaign.interrupts import one_interrupt
@@ -102,7 +123,9 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         steps=o["steps"],
         snapshot=Path(o["snapshot"]) if o["snapshot"] else None,
         is_online=o["online"],
-        fakes_tokenizers=o["pretend_tokenizer"],
+        pretends_data=o["pretend_data"] or o["pretend_columns"] is not None,
+        columns=tuple(filter(None, (o["pretend_columns"] or "").split(","))),
+        tokens=o["pretend_tokens"],
     )
     results: list[Rehearsal] = []
     with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
@@ -129,6 +152,23 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         held = result.document["held"] or {"categories": {}}
         write_out(rehearsal_page(blocks, held["categories"], command), o["report"])
     ctx.exit(EXIT_CODES[result.status])
+
+
+def _set_up(ctx: click.Context, folder: str, command: tuple[str, ...]) -> None:
+    """Raises UsageError for options that it does not take, and RehearsalError."""
+    options = [name for name in ctx.params if name not in ("setup", "command") and given(ctx, name)]
+    if command or options:
+        other = f"--{options[0].replace('_', '-')}" if options else "COMMAND"
+        raise UsageError(f"--setup makes an environment and rehearses nothing; leave out {other}.")
+    from lora_profiler.rehearsal.setup import set_up
+
+    place = Path(folder).expanduser()
+    environment = set_up(place, lambda text: click.echo(text, err=True))
+    python = environment.python
+    click.echo(f"{place} has torch {environment.torch}. What your script imports beside it:")
+    click.echo(f"  {python} -m pip install trl datasets")
+    click.echo("then:")
+    click.echo(f"  lora-profile rehearse --gpu KEY --python {python} -- COMMAND")
 
 
 def _rehearse(request: "Request") -> "list[Rehearsal]":

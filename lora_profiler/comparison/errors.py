@@ -98,9 +98,10 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
 
     `prediction` is that of `record.workload`. Peaks are compared in steady state; a category that
     one side alone has counts as 0 on the other. Nothing is said of a run that did not go through:
-    its peaks are `lower_bounds`. An engine that does not know the activations makes no claim on
-    what holds them. With several micro-batches a step, the phase "setup" was also measured between
-    them, where gradients live: that is no moment of the prediction's.
+    its peaks are `lower_bounds`; nor of a rehearsed one, which measured nothing. An engine that
+    does not know the activations makes no claim on what holds them. With several micro-batches a
+    step, the phase "setup" was also measured between them, where gradients live: that is no moment
+    of the prediction's.
 
     Where the engine simulates the allocator (`Prediction.device_memory`), allocated and reserved
     peaks are held against it, the reserved one as the run's segments were, expandable or not.
@@ -117,7 +118,8 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
         >>> next(c.relative_error for c in errors if c.metric == "peak_requested_bytes")
         0.0
     """
-    return claims(prediction).against(record) if record.measurement.went_through else ()
+    is_measured = record.measurement.went_through and not record.is_rehearsed
+    return claims(prediction).against(record) if is_measured else ()
 
 
 Numbers = Mapping[Metric, Mapping[str, int]]
@@ -135,7 +137,7 @@ class Claims:
 
     def against(self, record: Record) -> tuple[Comparison, ...]:
         """`compare` of a record with these claims."""
-        if not record.measurement.went_through:
+        if not record.measurement.went_through or record.is_rehearsed:
             return ()
         record_id, between_micro_batches = record.id, record.workload.setup.accumulation > 1
         return tuple(

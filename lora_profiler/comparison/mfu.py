@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lora_profiler.catalog import Gpu, match_device
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import FlopCount
-from lora_profiler.records.record import Device, Record
+from lora_profiler.records.record import REHEARSED, Device, Record
 from lora_profiler.workload import TrainSetup
 
 WHOLE_CARD = (None, "off")
@@ -31,9 +31,9 @@ class Utilisation:
 
 
 def card_of(device: Device) -> Gpu | None:
-    """The whole card that a record's device is, None for processors, slices and cards that the
-    catalogue does not know."""
-    if device.kind == "cpu" or device.mig not in WHOLE_CARD:
+    """The whole card that a record's device is, None for processors, slices, pretended cards and
+    those that the catalogue does not know."""
+    if device.kind in ("cpu", REHEARSED) or device.mig not in WHOLE_CARD:
         return None
     return match_device(device.name, device.total_bytes)
 

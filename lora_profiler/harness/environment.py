@@ -26,6 +26,7 @@ from lora_profiler.harness.machine import (
     resident_bytes,
 )
 from lora_profiler.harness.nvml import Nvml, open_device, uuid_hash
+from lora_profiler.harness.pretended import is_pretended, marked
 from lora_profiler.harness.provenance import public_command, public_word, source
 from lora_profiler.records.record import Device, Environment
 
@@ -140,7 +141,7 @@ def environment(
         else None
     )
     tree = source(environ=env)
-    return Environment(
+    described = Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         packages=packages(),
@@ -158,6 +159,7 @@ def environment(
         diff_hash=tree.diff_hash,
         command=command,
     )
+    return marked(described) if setup_device == "cuda" and is_pretended() else described
 
 
 def _torch() -> Any:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.nvml_handle import visible_entries
+from lora_profiler.harness.pretended import Pretended
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
 from lora_profiler.support.model_types import type_of
@@ -48,6 +49,33 @@ def allocator_settings(environ: Mapping[str, str]) -> str | None:
     """What is asked of torch's CUDA allocator, under the variable's new name or else its old one;
     None if nothing is."""
     return environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF")
+
+
+def refuse_here(
+    workload: Workload, conditions: Conditions, pretended: Pretended | None = None
+) -> None:
+    """`refuse` for this machine, or for the card and the environment that are pretended."""
+    if pretended is None:
+        refuse(workload, conditions)
+        return
+    missing = pretended.missing - {"bitsandbytes"}
+    if missing:
+        names = " ".join(sorted(missing))
+        raise MeasurementError(
+            f"{pretended.python} rehearses the harness' own case with {names}, which it lacks; "
+            f"install them: {pretended.python} -m pip install --no-deps {names}"
+        )
+    if workload.setup.device != "cuda":
+        raise UsageError(
+            f"a rehearsal pretends a CUDA card; leave out --device {workload.setup.device}."
+        )
+    refuse(
+        workload,
+        conditions,
+        installed=lambda name: None if name in pretended.missing else name,
+        capability=lambda: divmod(pretended.capability, 10),
+        devices=lambda: pretended.count,
+    )
 
 
 def refuse(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import IO, Any
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse
+from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse_here
+from lora_profiler.harness.pretended import LIMITS, RUN_VARIABLE, Pretended, unknown_card
 from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_path
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
@@ -105,21 +106,26 @@ def measure_case(
     progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
     result_path: Path | None = None,
     child: tuple[str, ...] = CHILD,
+    pretended: Pretended | None = None,
 ) -> Record:
     """`measure` for a case; `result_path` is where the child leaves its record, so that it survives
-    this process.
+    this process. With `pretended` it is a rehearsed record of that card.
 
     A result that cannot be read stays beside it, as NAME.unreadable.json.
     """
-    refuse(case.workload, case.conditions)
+    refuse_here(case.workload, case.conditions, pretended)
+    child = pretended.child if pretended else child
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with WorkingFolder() as folder:
         result = result_path or Path(folder) / "result.json"
         case_path = Path(folder) / "case.json"
         case_path.write_text(json.dumps(case_dict(case), allow_nan=False), "utf-8")
         with open(Path(folder) / "log", "w+b") as log:
-            command = [*_launcher(case), *child, str(case_path), str(result)]
-            ended = _run(command, log, timeout_seconds, progress, case.weights)
+            command = [*_launcher(case, child), *child, str(case_path), str(result)]
+            variables = child_environment(case.weights, pretended)
+            if pretended is not None:
+                variables[RUN_VARIABLE] = str(folder)
+            ended = _run(command, log, timeout_seconds, progress, variables)
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             tail = log.read().decode("utf-8", "replace")
         if result.exists():
@@ -130,16 +136,17 @@ def measure_case(
             except (LoraProfilerError, ValueError, RecursionError) as e:
                 ended.unreadable = str(e)
                 result.replace(result.with_suffix(".unreadable.json"))
-    record = _failed(case, ended, tail, started)
+    record = _failed(case, ended, tail, started, pretended)
     if ended.interrupted:
         raise MeasurementInterrupted(record)
     return record
 
 
-def _launcher(case: Case) -> tuple[str, ...]:
+def _launcher(case: Case, child: tuple[str, ...]) -> tuple[str, ...]:
     """What stands before the child's command where there are to be several of them."""
     count = case.workload.setup.world_size
-    return () if count == 1 else (*CHILD, "--ranks", str(count))
+    own = child if child[1:] == CHILD[1:] else CHILD
+    return () if count == 1 else (*own, "--ranks", str(count))
 
 
 def _with_whereabouts(record: Record, ended: "_Ended") -> Record:
@@ -154,15 +161,17 @@ def _with_whereabouts(record: Record, ended: "_Ended") -> Record:
     return replace(record, measurement=replace(record.measurement, failure=stood))
 
 
-def environment_of(device: str, *, ranks: bool = False) -> Environment:
+def environment_of(
+    device: str, *, ranks: bool = False, pretended: Pretended | None = None
+) -> Environment:
     """The environment of a child that trains on `device`, asked of one, since only there torch is
     imported; of one of several `ranks`, to which torchrun gives one thread each unless told
-    otherwise.
+    otherwise; of one that rehearses where `pretended` says.
 
     Raises MeasurementError where not even that runs.
     """
-    command = [*CHILD, "--environment", device]
-    env = child_environment(None)
+    command = [*(pretended.child if pretended else CHILD), "--environment", device]
+    env = child_environment(None, pretended)
     if ranks:
         env.setdefault("OMP_NUM_THREADS", "1")
     try:
@@ -222,7 +231,7 @@ def _run(
     log: IO[bytes],
     timeout_seconds: float,
     progress: Callable[[Heartbeat], None],
-    weights: str | None,
+    env: Mapping[str, str],
 ) -> _Ended:
     ended = _Ended()
     kills = oom_kills()
@@ -232,7 +241,7 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=log,
         start_new_session=True,
-        env=child_environment(weights),
+        env=env,
     )
     news: queue.SimpleQueue[Heartbeat | None] = queue.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(process, news, ended), daemon=True)
@@ -261,9 +270,9 @@ def _run(
     return ended
 
 
-def child_environment(weights: str | None) -> dict[str, str]:
+def child_environment(weights: str | None, pretended: Pretended | None = None) -> dict[str, str]:
     """This process's environment, the package importable, and the allocator's settings under both
-    of their names."""
+    of their names; what a pretended card takes on top."""
     env = {
         **os.environ,
         "PYTHONPATH": python_path(),
@@ -276,6 +285,11 @@ def child_environment(weights: str | None) -> dict[str, str]:
         env["PYTORCH_ALLOC_CONF"] = env["PYTORCH_CUDA_ALLOC_CONF"] = settings
     if weights != "hub":
         env["HF_HUB_OFFLINE"] = "1"
+    if pretended is not None:
+        inside = pretended.variables["PYTHONPATH"]
+        env |= pretended.variables
+        env["PYTHONPATH"] = os.pathsep.join((inside, python_path()))
+        env.pop("CUDA_VISIBLE_DEVICES", None)
     return env
 
 
@@ -318,7 +332,9 @@ def _await_end(
     news.put(None)
 
 
-def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
+def _failed(
+    case: Case, ended: _Ended, log: str, started: str, pretended: Pretended | None
+) -> Record:
     status: Status = "crash"
     reason = f"the measured process ended with exit code {ended.exit_code} and left no result"
     last, rank = ended.last, None
@@ -354,7 +370,7 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
     return Record(
         workload=case.workload,
         conditions=case.conditions,
-        environment=_environment(case, ended),
+        environment=_environment(case, ended, pretended),
         measurement=Measurement(status=status, failure=failure),
         repeat=case.repeat,
         started_at=started,
@@ -362,19 +378,21 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
     )
 
 
-def _environment(case: Case, ended: _Ended) -> Environment:
+def _environment(case: Case, ended: _Ended, pretended: Pretended | None) -> Environment:
     if ended.environment is not None:
         with contextlib.suppress(RecordError):
             environment: Environment = decoded(Environment, ended.environment, "environment")
             return environment
     device = case.workload.setup.device
     try:
-        return environment_of(device, ranks=case.workload.setup.world_size > 1)
+        ranks = case.workload.setup.world_size > 1
+        return environment_of(device, ranks=ranks, pretended=pretended)
     except MeasurementError:
         return Environment(
             python=platform.python_version(),
             platform=platform.platform(),
             packages={},
-            device=Device(kind=device, name="unknown"),
+            device=unknown_card() if pretended else Device(kind=device, name="unknown"),
             command=case.command,
+            limits=LIMITS if pretended else (),
         )

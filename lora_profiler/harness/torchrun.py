@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         lambda: environment(case.workload.setup.device, command=case.command),
     )
     record = replace(whole, started_at=started)
-    if record.measurement.went_through:
+    if record.measurement.went_through and not record.is_rehearsed:
         _tell("reference")
         record = with_reference(record, _reference_losses(case, Path(case_path)))
     record = replace(record, ended_at=datetime.now(UTC).isoformat(timespec="seconds"))

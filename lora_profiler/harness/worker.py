@@ -31,6 +31,7 @@ from lora_profiler.harness.failures import failure_of, status_of
 from lora_profiler.harness.gather import rank_result
 from lora_profiler.harness.machine import cgroup_peak_bytes, peak_resident_bytes, resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.harness.pretended import is_pretended, without_times
 from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
@@ -164,7 +165,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     memory_pass(training, case.conditions, run.memory, run.enter)
     view.sample("first_step")
     run.stage("timing")
-    if case.conditions.min_timed_steps:
+    if case.conditions.min_timed_steps and not is_pretended():
         counters = Counters(setup.device)
         counters.reset_peaks()
         with view.timing(case.conditions.max_timing_seconds) as begin:
@@ -321,6 +322,8 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     view.look_around()
     result = measurement(run, view, status, failure)
     view.close()
+    if is_pretended():
+        result = without_times(result)
     return Record(
         workload=case.workload,
         conditions=case.conditions,
@@ -332,12 +335,12 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     )
 
 
-def _leave_at_once() -> NoReturn:
+def _leave_at_once(code: int) -> NoReturn:
     """Ends this process without its destructors: that of NCCL's process group may wait for ranks
-    that wait for this one."""
+    that wait for this one, and some of a pretended card's abort."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def _now() -> str:
@@ -361,8 +364,10 @@ def main(arguments: Sequence[str]) -> int:
     if rank is not None:
         write_durably(rank_result(case_path, rank), text)
         if not record.measurement.went_through:
-            _leave_at_once()
-        return 0
-    write_durably(result_path, text)
-    print(text, file=heartbeats, flush=True)
+            _leave_at_once(1)
+    else:
+        write_durably(result_path, text)
+        print(text, file=heartbeats, flush=True)
+    if is_pretended():
+        _leave_at_once(0)
     return 0

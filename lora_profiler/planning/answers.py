@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.engine import engines_for, on_card, predict_checked
+from lora_profiler.planning.engine import REHEARSED, engines_for, on_card, predict_checked
 from lora_profiler.planning.memory_savings import Lever, best_lever
 from lora_profiler.planning.memory_savings import levers as every_lever
 from lora_profiler.prediction import Prediction
@@ -117,6 +117,8 @@ def answers(
         from lora_profiler.planning.over_data import without_mask
 
         predictions = list(map(without_mask, predictions, epochs))
+    if engine == REHEARSED:  # what else is asked would each take a rehearsal
+        engines = ["auto"] * len(engines)
     timings, gaps = _timed(predictions, gpu, engines, batches)
     rows = []
     for prediction, timing, gap, engine, epoch in zip(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
 
 ENGINES = ("auto", "analytic", "compiled", "traced")
+REHEARSED = "rehearsed"
+"""Answers `predict` alone, one question at a time: it runs the step, in a process of its own."""
 
 
 def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True) -> Prediction:
@@ -23,7 +25,8 @@ def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True)
 
     "auto" takes a compiled profile where one is bundled or cached, else rules that know the model,
     else a profile made now: see `engines_for`. "traced" traces the real step anew, which needs
-    torch and takes seconds to minutes, and keeps the profile.
+    torch and takes seconds to minutes, and keeps the profile. "rehearsed" runs the harness' own
+    steps on a pretended card, which takes a CUDA build of torch and some seconds.
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
 
@@ -71,7 +74,10 @@ def engines_for(
 
     Raises UsageError for an unknown engine, and for a workload that cannot be answered.
     """
-    check_engine(engine)
+    if engine != REHEARSED:
+        check_engine(engine)
+    elif not may_trace:
+        raise UsageError("a rehearsal runs the step, so engine rehearsed answers `predict` alone.")
     for workload in workloads:
         check(workload, engine)
     if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
@@ -104,6 +110,10 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
         from lora_profiler.traced import predict as traced_predict
 
         return traced_predict(workload)
+    if answerer == REHEARSED:
+        from lora_profiler.planning.rehearsed import predict as rehearsed_predict
+
+        return rehearsed_predict(workload, lambda asked: predict(asked, may_trace=False))
     from lora_profiler.compiled import predict as compiled_predict
 
     return compiled_predict(workload)
@@ -173,7 +183,10 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def engine_for_search(prediction: Prediction, engine: str) -> str:
     """The engine for questions that compare with `prediction`: where rules do not know the
-    activations, profiles alone answer; where no profile could hold the setup, rules alone do."""
+    activations, profiles alone answer; where no profile could hold the setup, rules alone do.
+    Nobody searches by rehearsals."""
+    if engine == REHEARSED:
+        engine = "auto"
     if (
         engine in ("compiled", "traced")
         and why_unprofiled(prediction.workload.setup)
@@ -193,7 +206,8 @@ def rules_know(workload: Workload) -> bool:
 
 
 def check_engine(engine: str) -> None:
-    """Raises UsageError for an engine that is unknown."""
+    """Raises UsageError for an engine that is unknown, and for "rehearsed", which only `predict`
+    takes."""
     if engine not in ENGINES:
         raise UsageError(
             f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}"

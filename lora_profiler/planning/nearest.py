@@ -36,11 +36,17 @@ class Nearest:
     reason: str = ""
 
 
+_TRAINERS = (None, "Trainer", "Seq2SeqTrainer", "SFTTrainer")
+"""Whose step is one forward and one backward pass of the model's own loss."""
+
+
 def nearest(facts: Mapping[str, Any], world_size: int, capability: int, torch: str) -> Nearest:
     """`facts` as a rehearsal reads them off the script's process."""
     try:
         if world_size > 1:
             raise UsageError("how the ranks share the model is not read off")
+        if facts.get("trainer") not in _TRAINERS:
+            raise UsageError(f"what {facts['trainer']} computes in a step is not predicted")
         platform = Platform(capability=capability, torch=version_of(torch) or Platform().torch)
         model = _model(facts)
         return Nearest(predict(Workload(model=model, setup=_setup(facts), platform=platform)))

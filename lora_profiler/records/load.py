@@ -25,7 +25,8 @@ class RecordSet:
     """Records, one of each id: the one that ended last, an interrupted one only where there is no
     other. In order of reading.
 
-    `warnings` tells of lines and files that gave no record.
+    `warnings` tells of lines and files that gave no record, and of rehearsed records, which are
+    left out: nothing in them was measured.
     """
 
     records: tuple[Record, ...]
@@ -67,9 +68,17 @@ def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
     for of_part, warnings_of_part in parts:
         records += of_part
         warnings += warnings_of_part
-    if not records:
-        raise StoreError(f"No record can be read. {' '.join(warnings)} {_HOW}")
-    return RecordSet(records=tuple(newest(records, lambda r: r)), warnings=tuple(warnings))
+    measured = [record for record in records if not record.is_rehearsed]
+    if len(measured) < len(records):
+        count = len(records) - len(measured)
+        which = "1 rehearsed record, of a pretended card"
+        if count > 1:
+            which = f"{count:,} rehearsed records, of pretended cards"
+        warnings.append(f"{which}: nothing in it was measured.")
+    if not measured:
+        what, how = ("measured record", "") if records else ("record", f" {_HOW}")
+        raise StoreError(f"No {what} can be read. {' '.join(warnings)}{how}")
+    return RecordSet(records=tuple(newest(measured, lambda r: r)), warnings=tuple(warnings))
 
 
 def _files(path: Path) -> list[Path]:

@@ -50,6 +50,9 @@ BUSY_SHARE = 0.10
 
 VramMethod = Literal["pid", "device_delta", "none"]
 
+REHEARSED = "rehearsed"
+"""The kind of a device that was pretended: see `Record.is_rehearsed`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
@@ -88,7 +91,11 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """The device trained on. `uuid_hash` tells cards apart without naming them."""
+    """The device trained on. `uuid_hash` tells cards apart without naming them.
+
+    `kind` is "cuda", "cpu", "xpu", "mps", or "rehearsed" for a CUDA card that was pretended, whose
+    `name` says so too.
+    """
 
     kind: str
     name: str
@@ -111,7 +118,7 @@ class Environment:
 
     `packages` maps distributions to versions; `variables` holds allow-listed environment variables.
     `commit`, `dirty` and `diff_hash` are those of this program's source tree, None for an installed
-    one.
+    one. `limits`: what a rehearsal took for granted, a sentence each; a measured record has none.
 
     Examples:
         >>> from pathlib import Path
@@ -137,13 +144,13 @@ class Environment:
     dirty: bool | None = None
     diff_hash: str | None = None
     command: str | None = None
+    limits: tuple[str, ...] = ()
 
     @property
     def trained_on(self) -> Platform:
         """What of this environment the memory of a step depends on, for predictions."""
-        capability = (
-            capability_of(self.device.compute_capability) if self.device.kind == "cuda" else None
-        )
+        is_cuda = self.device.kind in ("cuda", REHEARSED)
+        capability = capability_of(self.device.compute_capability) if is_cuda else None
         return Platform(
             capability=capability, torch=version_of(self.packages.get("torch", "")) or TORCH
         )
@@ -385,6 +392,12 @@ class Record:
         workload = replace(workload, platform=self.environment.trained_on)
         object.__setattr__(self, "workload", workload)
         object.__setattr__(self, "conditions", conditions)
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether the card was pretended: then nothing was measured. The real CUDA build of torch
+        asked stub libraries for these bytes, and there are no times."""
+        return self.environment.device.kind == REHEARSED
 
     @property
     def case_key(self) -> str:

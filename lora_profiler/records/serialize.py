@@ -109,7 +109,14 @@ class RecordFields:
 
 def record_dict(record: Record) -> dict[str, Any]:
     """A record in JSON's own types; `id`, `case_key` and `environment_key` are written for people
-    and other programs."""
+    and other programs.
+
+    `limits` are written of a rehearsed record alone: a version that knows of no such records then
+    refuses it, and reads all others.
+    """
+    environment = asdict(record.environment)
+    if not record.environment.limits:
+        del environment["limits"]
     return {
         "schema_version": SCHEMA_VERSION,
         "id": record.id,
@@ -120,7 +127,7 @@ def record_dict(record: Record) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "workload": workload_dict(record.workload),
         "conditions": asdict(record.conditions),
-        "environment": asdict(record.environment),
+        "environment": environment,
         "measurement": asdict(record.measurement),
     }
 

@@ -14,6 +14,7 @@ from lora_profiler.prediction import Phase
 from lora_profiler.records.lines import parsed_record
 from lora_profiler.records.record import (
     PERTURBED_SHARE,
+    REHEARSED,
     SCHEMA_VERSION,
     UNATTRIBUTED_SHARE,
     Flag,
@@ -31,6 +32,13 @@ LOSS_TOLERANCE = {"float32": 2e-6, "float16": 1e-4, "bfloat16": 1e-3}
 """How far, relatively, the losses of ranks may be from those of one process, by the dtype of the
 weights: gradients are summed in another order, and Adam's first steps make a whole step of a
 rounding error around zero."""
+NOT_REHEARSED = (
+    *("step_seconds", "warmup_seconds", "phase_seconds", "block_seconds", "stage_seconds"),
+    *("other_cpu_share", "loss", "reference_loss", "telemetry", "energy", "resident_bytes"),
+    *("device_samples", "device_used_bytes", "context_bytes", "exclusive"),
+    *("nonpad_tokens_per_step", "supervised_tokens_per_step"),
+)
+"""Of a measurement: times, values, and what a driver or this host says."""
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
 
 
@@ -103,6 +111,7 @@ def problems(record: Record) -> list[str]:
         _times,
         _tokens,
         _provenance,
+        _rehearsed,
         _numbers,
     )
     found = [sentence for check in checks for sentence in check(record)]
@@ -233,7 +242,7 @@ def _ranks(record: Record) -> Iterator[str]:
     unequal = unequal_loss(m.loss, m.reference_loss, setup)
     if unequal:
         yield f"The status is {m.status}, but {unequal}."
-    if not m.reference_loss and "losses_not_compared" not in m.flags:
+    if not m.reference_loss and "losses_not_compared" not in m.flags and not record.is_rehearsed:
         yield (
             "Nobody held the losses of the ranks against those of one process, and no flag says so."
         )
@@ -334,8 +343,23 @@ def _provenance(record: Record) -> Iterator[str]:
             "The environment names neither this program's commit nor, among the packages, its"
             " installed version."
         )
-    if e.device.kind != record.workload.setup.device:
+    if ("cuda" if record.is_rehearsed else e.device.kind) != record.workload.setup.device:
         yield f"The device is {e.device.kind}, the setup asks for {record.workload.setup.device}."
+
+
+def _rehearsed(record: Record) -> Iterator[str]:
+    """A rehearsed record says so in its device's name and limits, and holds no time and no value;
+    a measured one has no limits."""
+    m, e = record.measurement, record.environment
+    if not record.is_rehearsed:
+        if e.limits or REHEARSED in e.device.name:
+            yield f"The device is {e.device.kind}, but it is described as rehearsed."
+        return
+    if REHEARSED not in e.device.name or not e.limits:
+        yield "The record is rehearsed, but the device's name or its limits do not say so."
+    for name in NOT_REHEARSED:
+        if getattr(m, name) not in (None, (), {}):
+            yield f"The record is rehearsed, but {name} holds what only a real run has."
 
 
 def _numbers(record: Record) -> Iterator[str]:

@@ -27,8 +27,8 @@ SOURCES = {
     "libnvidia-ml": ("nvml.c",),
     "libnvrtc": ("nvrtc.c",),
 }
-"""Where a caller reads what comes back. Every other function returns 0, and every other library has
-only such."""
+"""Where a caller reads what comes back. Every other function returns 0 but those that decompose
+matrices, and every other library has only such."""
 _HANDLES_FROM = ("libcublas", "libcublasLt", "libcudnn", "libcusolver", "libcusparse")
 """Libraries whose ...Create... give the caller a handle through their first argument."""
 _COMPUTE = ("libcublas", "libcublasLt", "libcusolver", "libcusparse", "libcufft", "libnccl")
@@ -44,6 +44,8 @@ _ABOUT = (
     "bufferSize",
     "BufferSize",
 )
+_UNSUPPORTED = 9
+"""CUSOLVER_STATUS_NOT_SUPPORTED."""
 _GENERATED = """extern void pretended_called(const char *, const char *, int);
 extern void *calloc(unsigned long, unsigned long);
 """
@@ -196,4 +198,10 @@ def _functions(wanted: Exports) -> Iterator[str]:
         yield f"__attribute__((weak)) long long {name}(void **first) {{\n"
         yield f'    pretended_called("{wanted.stem}", "{name}", {int(computes)});\n'
         yield "    *first = calloc(1, 4096);\n" if makes else ""
-        yield "    return 0;\n}\n"
+        yield f"    return {_UNSUPPORTED if _is_of_unknown_size(wanted, name) else 0};\n}}\n"
+
+
+def _is_of_unknown_size(wanted: Exports, name: str) -> bool:
+    """Where it asks cuSOLVER for the size of a workspace: without an answer torch would take what
+    lay in memory, and ask the card for that."""
+    return wanted.stem == "libcusolver" and "ufferSize" in name

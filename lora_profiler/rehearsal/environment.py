@@ -27,6 +27,7 @@ class Environment:
     that major version.
 
     `cudnn` and `nccl` are the versions that the wheel asks for, as those libraries count.
+    `missing`: what the harness' own case imports and the environment lacks.
     """
 
     python: Path
@@ -37,6 +38,7 @@ class Environment:
     libraries: tuple[Path, ...]
     driver_sources: tuple[Path, ...]
     headers: Path
+    missing: frozenset[str] = frozenset()
 
     @property
     def cuda_major(self) -> int:
@@ -122,6 +124,7 @@ def read_environment(python: Path) -> Environment:
         libraries=_libraries(folders, cuda),
         driver_sources=tuple(source for source in sources if source.exists()),
         headers=_headers(folders, torch, cuda, python),
+        missing=frozenset(installed["missing"]),
     )
 
 
@@ -132,9 +135,9 @@ def _probe() -> str:
 def _how_to_install() -> str:
     return (
         "PyPI's wheel for Linux is a CUDA build, and no card is needed to install it. Into an "
-        "environment of its own, with all that the script imports:\n"
-        "  python -m venv rehearsal && rehearsal/bin/pip install torch\n"
-        "then: lora-profile rehearse --python rehearsal/bin/python -- COMMAND"
+        "environment of its own, without NVIDIA's packages:\n"
+        "  lora-profile rehearse --setup rehearsal\n"
+        "then: lora-profile rehearse --python rehearsal/bin/python --gpu KEY -- COMMAND"
     )
 
 

@@ -26,8 +26,8 @@ _GRACE_SECONDS = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
-    weights of a model whose config is here. `fakes_tokenizers`: missing tokenizers are stood in
-    for."""
+    weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
+    stood in for, these with `columns`, () to read them off the script, and texts of `tokens`."""
 
     command: tuple[str, ...]
     python: Path
@@ -36,7 +36,9 @@ class Request:
     steps: int = 3
     snapshot: Path | None = None
     is_online: bool = False
-    fakes_tokenizers: bool = False
+    pretends_data: bool = False
+    columns: tuple[str, ...] = ()
+    tokens: int = 2048
 
 
 def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
@@ -73,29 +75,38 @@ def _command(request: Request) -> list[str]:
 
 
 def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]:
-    inside = str(files("lora_profiler.rehearsal") / "inside")
     settings = {
         "steps": request.steps,
         "snapshot": str(request.snapshot.absolute()) if request.snapshot else None,
         "models": str(files("lora_profiler.catalog") / "data" / "models.json"),
-        "fakes_tokenizers": request.fakes_tokenizers,
+        "pretends_data": request.pretends_data,
+        "columns": request.columns,
+        "tokens": request.tokens,
     }
     environment = dict(os.environ)
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    environment |= request.card.environment(request.count)
+    environment |= over_stubs(stubs, request.card, request.count)
     environment |= {
-        "LD_PRELOAD": _before(":".join(map(str, stubs.libraries)), environment, "LD_PRELOAD"),
-        "PYTHONPATH": _before(inside, environment, "PYTHONPATH"),
+        "PYTHONPATH": _before(environment["PYTHONPATH"], os.environ, "PYTHONPATH"),
         "PATH": _before(str(request.python.parent), environment, "PATH"),
         "LORA_PROFILER_RUN": str(folder),
         "LORA_PROFILER_RUN_SETTINGS": json.dumps(settings),
-        "TRITON_LIBCUDA_PATH": str(stubs.folder),
         "HF_HUB_CACHE": str(folder / "hub"),
         "WANDB_MODE": "disabled",  # three steps without values are no run for anybody's records
     }
     if not request.is_online:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
+
+
+def over_stubs(stubs: Stubs, card: PretendedCard, count: int) -> dict[str, str]:
+    """Variables that put a process over the stub libraries, with `count` such cards. PYTHONPATH is
+    what has to stand before the process' own."""
+    return card.environment(count) | {
+        "LD_PRELOAD": _before(":".join(map(str, stubs.libraries)), os.environ, "LD_PRELOAD"),
+        "PYTHONPATH": str(files("lora_profiler.rehearsal") / "inside"),
+        "TRITON_LIBCUDA_PATH": str(stubs.folder),
+    }
 
 
 def _before(first: str, environment: Mapping[str, str], name: str) -> str:

@@ -21,6 +21,7 @@ EXIT_CODES: Mapping[Status, int] = {
     "ended": 4,
 }
 SCHEMA = 1
+_OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError", "ProcessExitedException")
 COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
 PHASES = ("setup", "forward", "backward", "optimizer")
 Peak = Mapping[str, int]
@@ -94,7 +95,11 @@ def best_of(results: Sequence[Rehearsal]) -> list[Rehearsal]:
 
 
 def _weight(result: Rehearsal) -> tuple[bool, int]:
-    return result.status not in ("done", "ended"), result.steps
+    """A launcher fails because the process that it started did, whose own words are the ones to
+    tell."""
+    error = result.document["error"] or {}
+    failed = result.status not in ("done", "ended") and error.get("type") not in _OF_LAUNCHERS
+    return failed, result.steps
 
 
 def worst_of(results: Sequence[Rehearsal]) -> Rehearsal:
@@ -141,6 +146,10 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
         sentences.append(
             f"The weights of {names} are not on this disk and were stood in for by a checkpoint "
             "of zeros."
+        )
+    if document["data_stood_in"]:
+        sentences.append(
+            f"Not on this disk and stood in for: {'; '.join(document['data_stood_in'])}."
         )
     if result.world_size > 1:
         sentences.append(

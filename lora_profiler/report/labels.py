@@ -1,7 +1,10 @@
 """The words for what is predicted: label and definition of every category, moment and persistent
 part, in display order."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from lora_profiler.records.record import Record
 
 CATEGORY_LABELS: Final[dict[str, str]] = {
     "parameters": "weights",
@@ -458,3 +461,11 @@ PARTS_CAVEAT: Final = (
     "Where two instants of a step are nearly as high, the prediction may name one and the run"
     " another: the peaks then agree, and the parts that they are made of do not."
 )
+
+
+def status_label(record: "Record") -> str:
+    """How a run ended; one on a pretended card was rehearsed, however it ended."""
+    label = STATUS_LABELS[record.measurement.status]
+    if not record.is_rehearsed:
+        return label
+    return "rehearsed" if record.measurement.went_through else f"rehearsed, {label}"

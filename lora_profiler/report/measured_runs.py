@@ -48,7 +48,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
             record.workload.model.id,
             method_label(prediction),
             distinction,
-            labels.STATUS_LABELS[record.measurement.status],
+            labels.status_label(record),
             at_least + bytes_text(measured) if measured is not None else "",
             lower + bytes_text(prediction.peak.total_bytes),
             error_text(error) if error is not None else "",

@@ -38,7 +38,7 @@ def record_blocks(
 ) -> list[Block]:
     """Everything about one record under its name. `comparisons` are those of
     `compare(record, prediction)`, `timing` that of its workload on its card."""
-    label, status = method_label(prediction), labels.STATUS_LABELS[record.measurement.status]
+    label, status = method_label(prediction), labels.status_label(record)
     name = heading(f"{record.workload.model.id}, {label}: {status}")
     return [name, *record_details(record, prediction, comparisons, speed, utilisation, timing)]
 

@@ -15,6 +15,16 @@ _NAMES = (
     "xformers",
     "nvidia",
 )
+_OF_HARNESS = (
+    "accelerate",
+    "bitsandbytes",
+    "huggingface_hub",
+    "msgspec",
+    "peft",
+    "torch",
+    "transformers",
+)
+"""What the harness' own case imports."""
 
 
 def _folder(name: str) -> str | None:
@@ -36,6 +46,7 @@ print(
             "version": list(sys.version_info[:2]),
             "requires": _requirements(),
             "folders": {name: _folder(name) for name in _NAMES},
+            "missing": [name for name in _OF_HARNESS if importlib.util.find_spec(name) is None],
         }
     )
 )

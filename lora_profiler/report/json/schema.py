@@ -29,8 +29,13 @@ _LIMITS: Mapping[str, Mapping[str, Any]] = {
 def payload_schema(kind: type, *, title: str) -> dict[str, Any]:
     """Of a document that a command prints. Memory, time and counts are never negative, which their
     names tell; a later version may add fields."""
-    later = frozenset(stored.name for stored in STORED_OPTIONS if stored.declared.added)
-    return json_schema(kind, title=title, limits=_limits, optional=later)
+    later = {stored.name for stored in STORED_OPTIONS if stored.declared.added}
+    optional = frozenset({*later, _OF_REHEARSED})
+    return json_schema(kind, title=title, limits=_limits, optional=optional)
+
+
+_OF_REHEARSED = "limits"
+"""Of an environment, and written of rehearsed records alone."""
 
 
 def _limits(name: str) -> Mapping[str, Any]:

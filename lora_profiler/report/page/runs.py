@@ -237,7 +237,7 @@ def _cells(run: Run) -> tuple[str, ...]:
     return (
         count_text(run.number),
         *run.cells,
-        labels.STATUS_LABELS[measured.status],
+        labels.status_label(record),
         _at_least(measured.peak_requested_bytes, not measured.went_through),
         ranks_text(record),
         _at_least(prediction.peak.total_bytes if prediction else None, lower),

@@ -1,7 +1,9 @@
 """What the script trains, so far as the largest model that is alive and its optimizers say it."""
 
+import gc
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 
 from .tensors import roots
 
+_OF_TRAINERS = ("trl.", "transformers.")
 _LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora")
 
 
@@ -20,6 +23,7 @@ def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     if optimizers:
         group = optimizers[0].param_groups[0]
         named["optimizer_options"] = {name: group.get(name) for name in ("foreach", "fused")}
+    named["trainer"] = _trainer()
     models = roots()
     if not models:
         return named
@@ -50,6 +54,17 @@ def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
             "dtype": str(states[0].dtype).removeprefix("torch."),
         }
     return named
+
+
+def _trainer() -> str | None:
+    """The class of transformers' trainer that is alive, or of TRL's, which are derived from it; of
+    the script's own class that which it is derived from."""
+    loaded = sys.modules.get("transformers.trainer")
+    if loaded is None:
+        return None
+    kinds = {type(each) for each in gc.get_objects() if issubclass(type(each), loaded.Trainer)}
+    known = [k for kind in kinds for k in kind.__mro__ if k.__module__.startswith(_OF_TRAINERS)]
+    return known[0].__name__ if known else None
 
 
 def _dtype(parameter: torch.Tensor) -> str:

@@ -16,6 +16,7 @@ from .kernels_by_name import attention_kernels
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
 from .tensors import Owner
+from .tokens import DATA_STOOD_IN
 from .values import LARGEST_CASE
 from .weights import STOOD_IN
 
@@ -107,6 +108,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "error": error,
         "largest_case": LARGEST_CASE,
         "weights_of_holes": STOOD_IN,
+        "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
         "values_read": kernels.values_read(),
         "facts": {
             **facts(run.optimizers),

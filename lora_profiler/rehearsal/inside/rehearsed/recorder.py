@@ -28,8 +28,9 @@ _LOG_ENTRIES = 20_000_000
 
 
 class Recorder:
-    """`step` counts from 1; a step ends as the next one's backward pass begins, or with the last
-    optimizer of the last step."""
+    """`step` counts from 1; a step ends as the last optimizer that is known has stepped, and goes
+    on where another one steps before the next backward pass. The run is done where each optimizer
+    has made the steps that were asked for."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -46,9 +47,12 @@ class Recorder:
         self.kernel_names: dict[str, int] = {}
         self.started = time.time()
         self._stepped: list[int] = []
+        self._stepped_before: list[int] = []
+        self._steps_of: dict[int, int] = {}
+        self._backward_since_step = False
         self._depth = 0
         self._names_before: dict[str, int] = {}
-        self._counts_before = (0, 0)
+        self._counts_before = self._counts_of_last = (0, 0)
         self._process = os.getpid()
         self._has_ended = False
         self._modules: dict[int, str] = {}
@@ -150,6 +154,7 @@ class Recorder:
         if self.step == 0:  # a loss without a module
             self._enter(1, "forward")
         self.backward_passes += 1
+        self._backward_since_step = True
         self._enter(self.step, "backward")
 
     def _before_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -157,10 +162,11 @@ class Recorder:
             return
         if id(optimizer) not in map(id, self.optimizers):
             self.optimizers.append(optimizer)
-        if self.step == 0:
-            self.step = 1
-        if id(optimizer) in self._stepped:  # no backward pass in between
-            self._stepped = []
+        self.step = max(self.step, 1)
+        if id(optimizer) in self._stepped:  # another one that is known sits this step out
+            self._end_step()
+        elif self._step_just_ended() and id(optimizer) not in self._stepped_before:
+            self._resume_step()
         # what lies between the backward pass and here: clipping, scaling
         self.peaks.relabel(self.step, "optimizer")
         self._enter(self.step, "optimizer")
@@ -171,32 +177,46 @@ class Recorder:
         if not torch.cuda.is_initialized():
             return
         self._stepped.append(id(optimizer))
-        if not self._is_last_of_step():
-            return
-        self._stepped = []
-        self.steps_done = self.step
-        self._count_launches()
-        if self.is_done:
+        self._steps_of[id(optimizer)] = self._steps_of.get(id(optimizer), 0) + 1
+        made = min(self._steps_of.get(id(each), 0) for each in self.optimizers)
+        is_whole = set(self._stepped) >= {id(each) for each in self.optimizers}
+        if made >= self.settings.steps or self.step > self.settings.steps:
+            self.steps_done = self.settings.steps
+            if is_whole:
+                self._count_launches()
             self.peaks.look()
             self._write("done")
             self._wait_for_others()
             self._leave(0)
-        if self.steps_done + 1 == self.settings.steps:
+        self.steps_done = made
+        if is_whole:
+            self._end_step()
+
+    def _step_just_ended(self) -> bool:
+        return bool(self._stepped_before) and not self._backward_since_step
+
+    def _end_step(self) -> None:
+        self._stepped, self._stepped_before = [], self._stepped
+        self._count_launches()
+        if self.step + 1 == self.settings.steps and not self._modules:
             self._name_modules()
         self.backward_passes = 0
+        self._backward_since_step = False
         self._enter(self.step + 1, "forward")
 
-    def _is_last_of_step(self) -> bool:
-        """Whether every optimizer that is known has stepped. In the first step one that comes later
-        counts to the second."""
-        return set(self._stepped) >= {id(each) for each in self.optimizers}
+    def _resume_step(self) -> None:
+        """The step that seemed to have ended goes on: this optimizer was not known yet."""
+        self._stepped, self._stepped_before = self._stepped_before, []
+        self.step -= 1
+        self.launches.pop()
+        self._counts_before = self._counts_of_last
 
     def _count_launches(self) -> None:
         counts = kernels.launches(), kernels.library_calls()
         self.launches.append(
             (counts[0] - self._counts_before[0], counts[1] - self._counts_before[1])
         )
-        self._counts_before = counts
+        self._counts_of_last, self._counts_before = self._counts_before, counts
         names = kernels.launches_by_name(self.settings.folder / f"kernels-{self._process}")
         self.kernel_names = between(self._names_before, names)
         self._names_before = names

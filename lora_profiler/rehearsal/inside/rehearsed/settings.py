@@ -9,13 +9,16 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Settings:
     """`folder`: where results go. `models`: the catalogue's configs, as JSON. `snapshot`: a file
-    for torch's memory_viz."""
+    for torch's memory_viz. `columns`: of data sets that are stood in for, () to read them off the
+    script; `tokens`: how long their texts are."""
 
     folder: Path
     steps: int
     models: Path | None
     snapshot: Path | None
-    fakes_tokenizers: bool
+    pretends_data: bool
+    columns: tuple[str, ...] = ()
+    tokens: int = 2048
 
     @property
     def rank(self) -> int:
@@ -33,7 +36,9 @@ def read_settings() -> Settings:
         steps=fields.get("steps", 3),
         models=_path(fields.get("models")),
         snapshot=_path(fields.get("snapshot")),
-        fakes_tokenizers=fields.get("fakes_tokenizers", False),
+        pretends_data=fields.get("pretends_data", False),
+        columns=tuple(fields.get("columns", ())),
+        tokens=fields.get("tokens", 2048),
     )
 
 

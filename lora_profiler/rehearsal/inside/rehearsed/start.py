@@ -1,4 +1,6 @@
-"""Puts the hooks on as soon as the script imports torch and transformers."""
+"""Puts the hooks on as soon as the script imports torch and transformers. Without settings of a
+rehearsal, as where the harness rehearses its own case, nobody records: only what would read the
+card's values is answered."""
 
 import os
 
@@ -11,12 +13,14 @@ def _torch_imported() -> None:
 
     if torch.version.cuda is None:
         return
-    from .recorder import Recorder
     from .values import draw_no_weights, take_largest_cases
 
     take_largest_cases()
     draw_no_weights()
-    Recorder(read_settings()).install()
+    if _IS_RECORDED:
+        from .recorder import Recorder
+
+        Recorder(read_settings()).install()
 
 
 def _hub_imported() -> None:
@@ -25,6 +29,16 @@ def _hub_imported() -> None:
     stand_in(read_settings())
 
 
+def _datasets_imported() -> None:
+    from .tokens import stand_in_for_data
+
+    settings = read_settings()
+    if settings.pretends_data:
+        stand_in_for_data(settings)
+
+
+_IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
 after_import("torch", _torch_imported)
-if os.environ.get("LORA_PROFILER_RUN_SETTINGS"):
+if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
+    after_import("datasets.load", _datasets_imported)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
+from .tokens import DATA_STOOD_IN, TOKENIZER, write_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ _OTHER_WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _DTYPES = {
     "bfloat16": "BF16",
     "float16": "F16",
@@ -72,8 +72,9 @@ def _prepare(settings: Settings, repository: str, name: str) -> None:
     if name == _WEIGHTS and not any((snapshot / other).exists() for other in _OTHER_WEIGHTS):
         write_holes(snapshot / _WEIGHTS, snapshot / "config.json")
         STOOD_IN.append(repository)
-    elif name in _TOKENIZER and settings.fakes_tokenizers:
+    elif name in TOKENIZER and settings.pretends_data:
         write_tokenizer(snapshot)
+        DATA_STOOD_IN.append(f"the tokenizer of {repository}")
     else:
         _say_missing(folder, snapshot.name, name)
 
@@ -170,73 +171,3 @@ def _tensors_of(config_path: Path) -> "Iterator[tuple[str, torch.Tensor]]":
     yield from model.named_parameters()
     persistent = model.state_dict().keys()
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
-
-
-def write_tokenizer(folder: Path) -> None:
-    """One token a byte: texts get about four times as many tokens as with the model's own."""
-    symbols = _byte_symbols()
-    special = ["<|pad|>", "<|end|>"]
-    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, *special])}
-    document: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "normalizer": None,
-        "post_processor": None,
-        "added_tokens": [
-            {
-                "id": vocabulary[each],
-                "content": each,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for each in special
-        ],
-        "pre_tokenizer": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": True,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": vocabulary,
-            "merges": [],
-        },
-    }
-    each = "{{ message['role'] }}: {{ message['content'] }}<|end|>"
-    chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "<|pad|>",
-        "eos_token": "<|end|>",
-        "chat_template": chat,
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(document), "utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
-
-
-def _byte_symbols() -> list[str]:
-    """The printable characters by which byte-level tokenizers write the 256 bytes."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
