@@ -294,7 +294,7 @@ class Ledger:
             (out,),
             (out,),
             saves_output=True,
-            workspace=x.bytes if x.dtype != dtype else ZERO,
+            workspace=self._softmax_product(out) + (x.bytes if x.dtype != dtype else ZERO),
         )
         return out
 
@@ -303,8 +303,21 @@ class Ledger:
         `dtype` too, for nobody."""
         out = self.fresh(x.elements, x.dtype, x.requires_grad)
         returned = self.fresh(x.elements, dtype, False)
-        self.record("_safe_softmax", (x,), (out,), (out,), saves_output=True, beside=(returned,))
+        self.record(
+            "_safe_softmax",
+            (x,),
+            (out,),
+            (out,),
+            saves_output=True,
+            beside=(returned,),
+            workspace=self._softmax_product(out),
+        )
         return out
+
+    def _softmax_product(self, out: Tensor) -> Polynomial:
+        """CUDA's backward of softmax multiplies gradient and output into a tensor of its own first
+        (torch `native/cuda/SoftMax.cu`, softmax_backward_cuda_out); the CPU's does not."""
+        return ZERO if self.rules.device == "cpu" else out.bytes
 
     # --- matrix products --------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.packing import rows_words
-from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
+from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
@@ -86,17 +86,13 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    product = softmax_product_bytes(workload, plan.kernels)
-    unchecked = _is_unchecked(setup) or plan.masks_in_math or product > 0 or _copies_float16(setup)
-    exactness, is_checked = _exactness(plan, setup, totals, product), not unchecked
+    unchecked = _is_unchecked(setup) or plan.masks_in_math or _copies_float16(setup)
+    exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     return Prediction(
         workload=workload,
         engine="analytic",
         exactness=exactness,
-        assumptions=(
-            *assumptions(workload, plan),
-            *((SOFTMAX_PRODUCT,) if product and exactness == "estimate" else ()),
-        ),
+        assumptions=assumptions(workload, plan),
         error_bound=(
             layer_error(setup.checkpointing)
             if exactness == "estimate" and known and is_checked
@@ -189,9 +185,9 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
     return (*first, *steady)
 
 
-def _exactness(plan: Plan, setup: TrainSetup, totals: list[int], product: int) -> Exactness:
+def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
     """Exact if an exact moment holds the peak even when the moments inside layers are as much
-    larger as they ever were, and by what softmax's `product` would add."""
+    larger as they ever were."""
     if plan.forward is None or _doubts(plan, setup):
         return "estimate"
     best = {moment: size for moment, (size, _) in _largest(plan, totals).items()}
@@ -199,7 +195,7 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int], product: int) -
     inside = max((size for moment, size in best.items() if moment not in EXACT_MOMENTS), default=0)
     return (
         "exact"
-        if inside * (1 + layer_error(plan.workload.setup.checkpointing)) + product <= exact
+        if inside * (1 + layer_error(plan.workload.setup.checkpointing)) <= exact
         else "estimate"
     )
 

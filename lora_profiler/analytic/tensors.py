@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
+from lora_profiler.platform import Platform
 
 ITEMSIZE = {
     "float32": 4,
@@ -99,6 +100,7 @@ class Rules(NamedTuple):
     kernel: str
     masked_kernel: str
     repeats_heads: bool
+    platform: Platform
     dtype: str
     adapter_dtype: str
     lora_dropout: float

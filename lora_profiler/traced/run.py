@@ -117,7 +117,7 @@ def _traced(
     fallbacks: set[str] = set()
     sent: list[Sent] = []
     names = {module: plain_name(name) for name, module in model.named_modules()}
-    noted = substitutes(setup.device)
+    noted = substitutes(setup.device, workload.platform)
     tracer = Tracer(names, noted, kernels_in_python(setup), counts_host=setup.device == "cpu")
     noted |= noted_sums(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
