@@ -13,16 +13,15 @@ was measured.
 import argparse
 import json
 import os
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lora_profiler.analytic.families import FAMILIES
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
+from benchmarks.rehearsed_configurations import COUNT, Configuration, configurations
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
@@ -32,60 +31,20 @@ from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import TrainSetup, Workload, key_fields
 
 HERE = Path(__file__).parent
 ROWS = HERE / "results" / "rehearsed.jsonl"
 PAGE = HERE / "results" / "rehearsed.md"
-SEED, COUNT = 2026, 320
-CARDS = ("t4", "a100_sxm_80gb", "a10", "rtx_4090", "h100_sxm_80gb", "b200_180gb", "rtx_5090")
-MOST_PARAMETERS = 9_000_000_000
 MIB = 1 << 20
-PLENTY_BYTES = 1 << 40
+PLENTY_BYTES = 1 << 42
 """Of every card: sizes are compared here, not verdicts."""
 
 
-def models() -> list[str]:
-    """The smallest and the largest of each family of the rules that one host can go through."""
-    by_type: dict[str, list[Any]] = {}
-    for model in bundled_models():
-        if model.model_type in FAMILIES and model.num_parameters <= MOST_PARAMETERS:
-            by_type.setdefault(model.model_type, []).append(model)
-    names = []
-    for group in by_type.values():
-        group.sort(key=lambda model: (model.num_parameters, model.id))
-        names += [model.id for model in dict.fromkeys((group[0], group[-1]))]
-    return names
-
-
-def configurations() -> Iterator[tuple[str, TrainSetup, str]]:
-    """(model, setup, card), the same on every machine."""
-    draw = random.Random(SEED)
-    names = models()
-    for number in range(COUNT):
-        method = draw.choice(("full", "lora", "lora", "qlora"))
-        lora = LoraConfig(r=draw.choice((8, 16, 64)), lora_dropout=draw.choice((0.0, 0.0, 0.1)))
-        quantization = Quantization(
-            double_quant=draw.random() < 0.7, recipe=draw.choice(("stock", "kbit", "trl"))
-        )
-        precision = draw.choice(("pure", "pure", "amp"))
-        setup = TrainSetup(
-            lora=None if method == "full" else lora,
-            quantization=quantization if method == "qlora" else None,
-            batch_size=draw.choice((1, 2, 4)),
-            seq_len=draw.choice((128, 256, 512, 1024)),
-            accumulation=draw.choice((1, 1, 1, 2)),
-            dtype=draw.choice(("bfloat16", "bfloat16", "float16", "float32")),
-            precision=precision,
-            optimizer_impl=draw.choice(("foreach", "foreach", "fused", "forloop")),
-            checkpointing=draw.random() < 0.5,
-            attention=draw.choice(("auto", "auto", "auto", "eager")),
-        )
-        yield names[number % len(names)], setup, draw.choice(CARDS)
-
-
-def key(model: str, setup: Mapping[str, Any], card: str) -> str:
-    return json.dumps([model, setup, card], sort_keys=True)
+def key(row: Mapping[str, Any]) -> str:
+    """The same for rows from before `setup` had its newest fields."""
+    setup = key_fields(setup_from_dict(row["setup"]))
+    return json.dumps([row["model"], setup, row["card"], row.get("expandable", False)])
 
 
 def workload(model: str, setup: TrainSetup, card: str, torch: str) -> Workload:
@@ -126,17 +85,22 @@ def main() -> None:
 def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     environment = read_environment(python)
     libraries = stubs(environment, find_compiler())
-    keys = {key(row["model"], row["setup"], row["card"]) for row in rows}
+    keys = {key(row) for row in rows}
     os.environ["PYTHONPATH"] = str(HERE.parent)
     added = []
-    for model, setup, card in configurations():
-        fields = setup_dict(setup)
-        if key(model, fields, card) in keys:
+    for configuration in configurations():
+        row: dict[str, Any] = {
+            "model": configuration.model,
+            "setup": setup_dict(configuration.setup),
+            "card": configuration.card,
+            "torch": environment.torch,
+            "expandable": configuration.expandable,
+        }
+        if key(row) in keys:
             continue
         if time.monotonic() > until:
             break
-        row = {"model": model, "setup": fields, "card": card, "torch": environment.torch}
-        row |= rehearsed(model, setup, card, environment.torch, python, libraries)
+        row |= rehearsed(configuration, environment.torch, python, libraries)
         with open(ROWS, "a") as file:
             file.write(json.dumps(row) + "\n")
         added.append(row)
@@ -144,19 +108,25 @@ def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[d
 
 
 def rehearsed(
-    model: str, setup: TrainSetup, card: str, torch: str, python: Path, libraries: Any
+    configuration: Configuration, torch: str, python: Path, libraries: Any
 ) -> dict[str, Any]:
+    """Of several ranks the first."""
+    setup, card = configuration.setup, configuration.card
     try:
-        question = workload(model, setup, card, torch)
+        question = workload(configuration.model, setup, card, torch)
     except LoraProfilerError as error:
         return {"refused": str(error)}
     big = replace(pretended(find_gpu(card), 0), total_bytes=PLENTY_BYTES)
-    step = str(HERE / "rehearsed_step.py")
-    command = ("python", step, json.dumps(workload_dict(question)))
+    ranks = ("-m", "torch.distributed.run", f"--nproc-per-node={setup.world_size}")
+    step = (str(HERE / "rehearsed_step.py"), json.dumps(workload_dict(question)))
+    command = ("python", *(ranks if setup.world_size > 1 else ()), *step)
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{configuration.expandable}"
     try:
         with open(os.devnull, "wb") as nowhere:
-            (result,) = rehearse(
-                Request(command=command, python=python, card=big), libraries, nowhere.fileno()
+            result, *_ = rehearse(
+                Request(command=command, python=python, card=big, count=setup.world_size),
+                libraries,
+                nowhere.fileno(),
             )
     except LoraProfilerError as error:
         return {"failed": str(error)[-200:]}
