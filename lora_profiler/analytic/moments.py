@@ -18,6 +18,7 @@ from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category, MomentName
+from lora_profiler.support.library_memory import code_book_bytes
 from lora_profiler.workload import TrainSetup, Workload
 
 Breakdown = Mapping[Category, Polynomial]
@@ -152,7 +153,7 @@ def moments(
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
-        "buffers": constant(buffer_bytes(family, workload)),
+        "buffers": constant(buffer_bytes(family, workload) + code_book_bytes(setup)),
         "gradients": ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup),
         "inputs": ZERO,
@@ -163,7 +164,8 @@ def moments(
     setup_moment = candidate(base)
     base["inputs"] = _inputs(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
-    running = base | {"gradients": accumulated}
+    summed = constant(SCALAR if setup.accumulation > 1 else 0)  # losses of micro-batches
+    running = base | {"gradients": accumulated, "logits_and_loss": summed}
 
     logits = forward.logits
     stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
@@ -193,7 +195,11 @@ def moments(
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
     step = [
         candidate(
-            base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t
+            base,
+            gradients=gradients,
+            activations=leaf,
+            logits_and_loss=summed + SCALAR,
+            temporaries=t,
         )
         for t in step_temporary_candidates(shards.stepped, setup)
     ]
@@ -403,6 +409,7 @@ def _inside_layers(
         alive = beside(running, sent)
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
+    of_loss = constant(2 * SCALAR)  # the loss, and the gradient of 1 that autograd begins with
     unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
     from_chunks = (
         forward.chunks.parameter_gradients
@@ -416,6 +423,7 @@ def _inside_layers(
             activations=ends + stored(below=forward.num_layers),
             temporaries=inside,
             gradients=from_chunks,
+            logits_and_loss=of_loss,
         )
         for inside in forward.head.backward_candidates
     ]
@@ -440,7 +448,7 @@ def _inside_layers(
         for index, where in places:
             sent, extra = (
                 shards.in_backward(index),
-                {"gradients": made(above=index), "logits_and_loss": constant(4)},
+                {"gradients": made(above=index), "logits_and_loss": of_loss},
             )
             within = [size + unreduced for size in run.backward_candidates]
             where += found(index, within, checkpoint, sent, **extra)
@@ -450,7 +458,7 @@ def _inside_layers(
                     index, again, run.input.bytes + run.waiting_gradients + state, sent, **extra
                 )
     if forward.embed.gradient_bytes != ZERO:
-        first.append(_embedding_backward(forward, shards, running, workload))
+        first += _embedding_backward(forward, shards, running, workload)
     inside = {
         "last_layer_forward": ahead,
         "last_layer_backward": last,
@@ -464,11 +472,12 @@ def _embedding_backward(
     shards: ShardState,
     running: dict[Category, Polynomial],
     workload: Workload,
-) -> Candidate:
-    """All gradients, the embedding output's among them.
+) -> list[Candidate]:
+    """All gradients, with the one of the embedding's output while the embedding's own is made.
 
-    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the
-    head's gradient or chunks made it, it belongs to nobody else and takes the embedding's in.
+    A tied head's gradient, the embedding's and their sum coexist afterwards; where autocast
+    converted the head's gradient or chunks made it, it belongs to nobody else and takes the
+    embedding's in.
     """
     head = next(
         (
@@ -485,12 +494,16 @@ def _embedding_backward(
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
-    return candidate(
-        beside(running, shards.in_embedding),
-        gradients=ZERO if workload.setup.accumulation > 1 else gradients,
-        logits_and_loss=constant(8),
-        temporaries=forward.embed.output.bytes + unreduced + (size if owned else 2 * size),
-    )
+    hidden, tied_sum = forward.embed.output.bytes + size, constant(0 if owned else 2 * size)
+    return [
+        candidate(
+            beside(running, shards.in_embedding),
+            gradients=ZERO if workload.setup.accumulation > 1 else gradients,
+            logits_and_loss=constant(2 * SCALAR),
+            temporaries=unreduced + temporary,
+        )
+        for temporary in (hidden, tied_sum)
+    ]
 
 
 def _undominated(candidates: list[Candidate]) -> tuple[Candidate, ...]:

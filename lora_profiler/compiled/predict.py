@@ -75,7 +75,7 @@ def predict_with(profile: Profile, workload: Workload) -> Prediction:
 
     units = profile.units(workload.model.num_layers)
     assert units is not None, f"the profile serves no model of {workload.model.num_layers} layers"
-    evaluation = Evaluation(profile, units)
+    evaluation = Evaluation(profile, units, workload.setup)
     return replace(_prediction(evaluation, workload), details=details(evaluation, workload))
 
 
