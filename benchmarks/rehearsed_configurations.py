@@ -18,7 +18,6 @@ from lora_profiler.support.sdpa import check_platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 SEED, FIRST, SECOND = 2026, 140, 200
-COUNT = FIRST + SECOND
 CARDS = ("t4", "a100_sxm_80gb", "a10", "rtx_4090", "h100_sxm_80gb", "b200_180gb", "rtx_5090")
 MOST_PARAMETERS, MOST_LARGE = 9_000_000_000, 73_000_000_000
 _NO_TEXT = ("vit",)
@@ -32,8 +31,11 @@ class Configuration(NamedTuple):
 
 
 def configurations() -> Iterator[Configuration]:
-    yield from _first()
-    yield from _second()
+    """Without packed rows, which no rehearsal can tell: transformers asks the card whether rows are
+    packed, and a card that computes nothing says no."""
+    for configuration in (*_first(), *_second()):
+        if not configuration.setup.is_packed:
+            yield configuration
 
 
 def _smallest_and_largest(takes: Callable[[Any], bool]) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.rehearsed_configurations import COUNT, Configuration, configurations
+from benchmarks.rehearsed_configurations import Configuration, configurations
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
@@ -37,8 +37,9 @@ HERE = Path(__file__).parent
 ROWS = HERE / "results" / "rehearsed.jsonl"
 PAGE = HERE / "results" / "rehearsed.md"
 MIB = 1 << 20
-PLENTY_BYTES = 1 << 42
-"""Of every card: sizes are compared here, not verdicts."""
+PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
+"""Of every card: sizes are compared here, not verdicts. Each pool of expandable segments reserves
+addresses for a whole card."""
 
 
 def key(row: Mapping[str, Any]) -> str:
@@ -116,7 +117,8 @@ def rehearsed(
         question = workload(configuration.model, setup, card, torch)
     except LoraProfilerError as error:
         return {"refused": str(error)}
-    big = replace(pretended(find_gpu(card), 0), total_bytes=PLENTY_BYTES)
+    plenty = PLENTY_EXPANDABLE_BYTES if configuration.expandable else PLENTY_BYTES
+    big = replace(pretended(find_gpu(card), 0), total_bytes=plenty)
     ranks = ("-m", "torch.distributed.run", f"--nproc-per-node={setup.world_size}")
     step = (str(HERE / "rehearsed_step.py"), json.dumps(workload_dict(question)))
     command = ("python", *(ranks if setup.world_size > 1 else ()), *step)
@@ -173,10 +175,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     results = [result for row in rows if (result := compared(row)) is not None]
     refused = sum("refused" in row for row in rows)
     failed = [row for row in rows if "failed" in row]
+    count = sum(1 for _ in configurations())
     lines = [
         "# Predicted and rehearsed",
         "",
-        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {COUNT} seeded configurations so "
+        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {count} seeded configurations so "
         "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
         "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
         "added to the prediction. "

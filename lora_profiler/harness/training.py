@@ -138,8 +138,8 @@ class Training:
         """One optimizer step; returns the mean loss of its micro-batches, detached and still on the
         device.
 
-        Only the loss is held, so that logits die in backward; it lives until the step is over, as
-        in a plain loop.
+        Only the loss is held, so that logits die in backward; the last one lives until the step is
+        over, as in a plain loop.
         """
         number = self.steps_done + 1
         accumulation = self.setup.accumulation
@@ -156,6 +156,8 @@ class Training:
                 enter(number, "backward")
                 loss.backward()  # type: ignore[no-untyped-call]
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
+            if micro + 1 < accumulation:
+                del loss  # and its graph, as a function that trains on one micro-batch does
         enter(number, "optimizer")
         self.optimizer.step()
         enter(number, "zero")

@@ -324,6 +324,8 @@ class _Run:
             self._tracer.listener = None
             self._claim_gradients()
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
+            if micro + 1 < accumulation:
+                del loss
         self._enter("optimizer")
         self._optimizer.step()
         self._claim_states()
