@@ -28,13 +28,9 @@ def answered(row: dict[str, Any]) -> tuple[Prediction, int]:
 
 @pytest.mark.parametrize("row", COMPARED, ids=lambda row: f"{row['model']} {row['card']}")
 def test_what_is_called_exact_is_and_bounds_hold(row: dict[str, Any]) -> None:
-    """But for 1,024 bytes of bitsandbytes' own, and 4 of the loss that is summed up over
-    micro-batches, which are known and open."""
     prediction, error = answered(row)
-    setup = prediction.workload.setup
     if prediction.exactness == "exact":
-        known = 1024 * (setup.method == "qlora") + 4 * (setup.accumulation > 1)
-        assert abs(error) <= known
+        assert error == 0
     elif prediction.error_bound is not None:
         assert abs(error) <= prediction.error_bound * row["rehearsed"]["requested_bytes"]
 
