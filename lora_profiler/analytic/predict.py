@@ -9,6 +9,7 @@ from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.sharding import Part
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,
@@ -86,7 +87,7 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    unchecked = _is_unchecked(setup) or plan.masks_in_math or _copies_float16(setup)
+    unchecked = _is_unchecked(setup) or plan.masks_in_math
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     return Prediction(
         workload=workload,
@@ -206,23 +207,6 @@ def _is_unchecked(setup: TrainSetup) -> bool:
     return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
 
 
-def _copies_float16(setup: TrainSetup) -> bool:
-    """Whether autocast to bfloat16 runs over float16 weights on CUDA, of which it makes copies that
-    the rules, made for float32 and bfloat16 ones, do not follow."""
-    return setup.device == "cuda" and setup.precision == "amp" and setup.dtype == "float16"
-
-
-def _widens_norms(workload: Workload) -> bool:
-    """Whether CUDA's autocast runs layer norms of bfloat16 weights in float32."""
-    setup = workload.setup
-    return (
-        setup.device == "cuda"
-        and setup.precision == "amp"
-        and setup.dtype == "bfloat16"
-        and any(module.kind == "LayerNorm" for _, module in workload.model.modules())
-    )
-
-
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     """What is set that the ledger does not follow to the byte, a sentence each."""
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
@@ -234,16 +218,6 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append(
             "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on"
             " small models."
-        )
-    if _copies_float16(setup):
-        found.append(
-            "Autocast to bfloat16 over float16 weights: rehearsals over torch's CUDA build held up"
-            " to 9 % more at the peak than is followed here."
-        )
-    if _widens_norms(plan.workload):
-        found.append(
-            "Autocast over bfloat16 layer norms: rehearsals over torch's CUDA build held up to"
-            " 0.01 % more at the peak than is followed here."
         )
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
@@ -290,10 +264,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         )
     found += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
-        found.append(
-            "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
-            " GPU."
-        )
+        found.append(CUDA_RULES)
     if setup.precision == "amp":
         found.append(
             "Autocast to bfloat16 covers the forward pass alone; logits are not converted to"

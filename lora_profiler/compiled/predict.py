@@ -8,6 +8,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, has_stand_in
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import regime_of
+from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
@@ -225,8 +226,5 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
     if workload.setup.kernels == "liger":
         assumptions.append(ASSUMPTION)
     if workload.setup.device == "cuda":
-        assumptions.append(
-            "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
-            " GPU."
-        )
+        assumptions.append(CUDA_RULES)
     return tuple(assumptions)
