@@ -5,8 +5,6 @@ from lora_profiler.workload import TrainSetup
 
 _CODE_BOOK_BYTES = 1024
 _WORKSPACE_BYTES, _HOPPER_WORKSPACE_BYTES = 8_519_680, 32 << 20
-WORKSPACES = 2
-"""The forward pass and autograd's own thread each hold one."""
 
 
 def code_book_bytes(setup: TrainSetup) -> int:
