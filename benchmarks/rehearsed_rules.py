@@ -6,86 +6,51 @@ torch on pretended cards, at full model size.
 PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes.
 Appends to `results/rehearsed.jsonl`, a row as each of COUNT seeded configurations ends, and writes
 `results/rehearsed.md`. What is there is not run again, so that it can be done in pieces
-(--seconds). --again predicts anew and writes the page only. Rows hold sizes and no times: nothing
-was measured.
+(--seconds). --again predicts anew and writes the page only. --trace asks a trace of every
+configuration too, which takes some seconds each, and appends to `results/rehearsed_traced.jsonl`.
+Rows hold sizes and no times: nothing was measured.
 """
 
 import argparse
+import hashlib
 import json
 import os
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.rehearsed_configurations import Configuration, configurations
 from lora_profiler.analytic.families import FAMILIES
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
+from lora_profiler.prediction import Prediction
 from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
 from lora_profiler.rehearsal.build import stubs
 from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import TrainSetup, Workload, key_fields
 
 HERE = Path(__file__).parent
 ROWS = HERE / "results" / "rehearsed.jsonl"
+TRACED = HERE / "results" / "rehearsed_traced.jsonl"
 PAGE = HERE / "results" / "rehearsed.md"
-SEED, COUNT = 2026, 320
-CARDS = ("t4", "a100_sxm_80gb", "a10", "rtx_4090", "h100_sxm_80gb", "b200_180gb", "rtx_5090")
-MOST_PARAMETERS = 9_000_000_000
 MIB = 1 << 20
-PLENTY_BYTES = 1 << 40
-"""Of every card: sizes are compared here, not verdicts."""
+PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
+"""Of every card: sizes are compared here, not verdicts. Each pool of expandable segments reserves
+addresses for a whole card."""
 
 
-def models() -> list[str]:
-    """The smallest and the largest of each family of the rules that one host can go through."""
-    by_type: dict[str, list[Any]] = {}
-    for model in bundled_models():
-        if model.model_type in FAMILIES and model.num_parameters <= MOST_PARAMETERS:
-            by_type.setdefault(model.model_type, []).append(model)
-    names = []
-    for group in by_type.values():
-        group.sort(key=lambda model: (model.num_parameters, model.id))
-        names += [model.id for model in dict.fromkeys((group[0], group[-1]))]
-    return names
-
-
-def configurations() -> Iterator[tuple[str, TrainSetup, str]]:
-    """(model, setup, card), the same on every machine."""
-    draw = random.Random(SEED)
-    names = models()
-    for number in range(COUNT):
-        method = draw.choice(("full", "lora", "lora", "qlora"))
-        lora = LoraConfig(r=draw.choice((8, 16, 64)), lora_dropout=draw.choice((0.0, 0.0, 0.1)))
-        quantization = Quantization(
-            double_quant=draw.random() < 0.7, recipe=draw.choice(("stock", "kbit", "trl"))
-        )
-        precision = draw.choice(("pure", "pure", "amp"))
-        setup = TrainSetup(
-            lora=None if method == "full" else lora,
-            quantization=quantization if method == "qlora" else None,
-            batch_size=draw.choice((1, 2, 4)),
-            seq_len=draw.choice((128, 256, 512, 1024)),
-            accumulation=draw.choice((1, 1, 1, 2)),
-            dtype=draw.choice(("bfloat16", "bfloat16", "float16", "float32")),
-            precision=precision,
-            optimizer_impl=draw.choice(("foreach", "foreach", "fused", "forloop")),
-            checkpointing=draw.random() < 0.5,
-            attention=draw.choice(("auto", "auto", "auto", "eager")),
-        )
-        yield names[number % len(names)], setup, draw.choice(CARDS)
-
-
-def key(model: str, setup: Mapping[str, Any], card: str) -> str:
-    return json.dumps([model, setup, card], sort_keys=True)
+def key(row: Mapping[str, Any]) -> str:
+    """The same for rows from before `setup` had its newest fields."""
+    setup = key_fields(setup_from_dict(row["setup"]))
+    return json.dumps([row["model"], setup, row["card"], row.get("expandable", False)])
 
 
 def workload(model: str, setup: TrainSetup, card: str, torch: str) -> Workload:
@@ -98,17 +63,61 @@ def workload(model: str, setup: TrainSetup, card: str, torch: str) -> Workload:
 
 def prediction(model: str, setup: TrainSetup, card: str, torch: str) -> dict[str, Any]:
     try:
-        answer = predict(workload(model, setup, card, torch))
+        answer = predict(workload(model, setup, card, torch), may_trace=False)
     except LoraProfilerError as error:
         return {"refused": str(error)}
+    if answer.saved_activation_bytes is None:
+        return {"refused": "Neither rules nor a profile know this model type."}
+    return {"engine": answer.engine, "exactness": answer.exactness} | _peaks(answer, False)
+
+
+def _peaks(answer: Prediction, expandable: bool) -> dict[str, int | None]:
     memory = answer.device_memory
     return {
-        "engine": answer.engine,
-        "exactness": answer.exactness,
         "requested_bytes": answer.peak.total_bytes,
-        "allocated_bytes": memory.allocated_bytes if memory else None,
-        "reserved_bytes": memory.reserved_bytes if memory else None,
+        "allocated_bytes": memory and memory.allocated_bytes,
+        "reserved_bytes": memory
+        and (memory.expandable_reserved_bytes if expandable else memory.reserved_bytes),
     }
+
+
+def trace(until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a trace of exactly each configuration says, of those that ran alone; the fewest layers
+    first. `smallest_bytes`: what the allocator must be given at least, simulated."""
+    from lora_profiler.traced.single_size import predict_once
+
+    traced = [json.loads(line) for line in TRACED.read_text("utf-8").splitlines()]
+    keys = {answer["key"] for answer in traced}
+    alone = [r for r in rows if "rehearsed" in r and r["setup"]["world_size"] == 1]
+    for row in sorted(alone, key=_layers_run):
+        name = digest(row)
+        if name in keys:
+            continue
+        if time.monotonic() > until:
+            break
+        question = workload(row["model"], setup_from_dict(row["setup"]), row["card"], row["torch"])
+        answer: dict[str, Any] = {"key": name}
+        try:
+            prediction = predict_once(question)
+        except LoraProfilerError as error:
+            answer["refused"] = str(error)[:200]
+        else:
+            answer |= _peaks(prediction, row.get("expandable", False))
+            memory = prediction.device_memory
+            answer["smallest_bytes"] = memory and memory.smallest_bytes
+        with open(TRACED, "a") as file:
+            file.write(json.dumps(answer) + "\n")
+        traced.append(answer)
+    return traced
+
+
+def _layers_run(row: Mapping[str, Any]) -> int:
+    setup, layers = row["setup"], find_model(row["model"], offline=True).num_layers
+    return layers * (1 + setup["checkpointing"]) * min(2, int(setup["accumulation"]))
+
+
+def digest(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(key(row).encode()).hexdigest()[:16]
 
 
 def main() -> None:
@@ -116,27 +125,35 @@ def main() -> None:
     parser.add_argument("--python", type=Path)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--trace", action="store_true")
     options = parser.parse_args()
+    until = time.monotonic() + options.seconds
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-    if not options.again:
-        rows += run(options.python, time.monotonic() + options.seconds, rows)
-    PAGE.write_text(page(rows))
+    if not options.again and not options.trace:
+        rows += run(options.python, until, rows)
+    traced = trace(until if options.trace else 0, rows)
+    PAGE.write_text(page(rows, traced))
 
 
 def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     environment = read_environment(python)
     libraries = stubs(environment, find_compiler())
-    keys = {key(row["model"], row["setup"], row["card"]) for row in rows}
+    keys = {key(row) for row in rows}
     os.environ["PYTHONPATH"] = str(HERE.parent)
     added = []
-    for model, setup, card in configurations():
-        fields = setup_dict(setup)
-        if key(model, fields, card) in keys:
+    for configuration in configurations():
+        row: dict[str, Any] = {
+            "model": configuration.model,
+            "setup": setup_dict(configuration.setup),
+            "card": configuration.card,
+            "torch": environment.torch,
+            "expandable": configuration.expandable,
+        }
+        if key(row) in keys:
             continue
         if time.monotonic() > until:
             break
-        row = {"model": model, "setup": fields, "card": card, "torch": environment.torch}
-        row |= rehearsed(model, setup, card, environment.torch, python, libraries)
+        row |= rehearsed(configuration, environment.torch, python, libraries)
         with open(ROWS, "a") as file:
             file.write(json.dumps(row) + "\n")
         added.append(row)
@@ -144,19 +161,26 @@ def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[d
 
 
 def rehearsed(
-    model: str, setup: TrainSetup, card: str, torch: str, python: Path, libraries: Any
+    configuration: Configuration, torch: str, python: Path, libraries: Any
 ) -> dict[str, Any]:
+    """Of several ranks the first."""
+    setup, card = configuration.setup, configuration.card
     try:
-        question = workload(model, setup, card, torch)
+        question = workload(configuration.model, setup, card, torch)
     except LoraProfilerError as error:
         return {"refused": str(error)}
-    big = replace(pretended(find_gpu(card), 0), total_bytes=PLENTY_BYTES)
-    step = str(HERE / "rehearsed_step.py")
-    command = ("python", step, json.dumps(workload_dict(question)))
+    plenty = PLENTY_EXPANDABLE_BYTES if configuration.expandable else PLENTY_BYTES
+    big = replace(pretended(find_gpu(card), 0), total_bytes=plenty)
+    ranks = ("-m", "torch.distributed.run", f"--nproc-per-node={setup.world_size}")
+    step = (str(HERE / "rehearsed_step.py"), json.dumps(workload_dict(question)))
+    command = ("python", *(ranks if setup.world_size > 1 else ()), *step)
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{configuration.expandable}"
     try:
         with open(os.devnull, "wb") as nowhere:
-            (result,) = rehearse(
-                Request(command=command, python=python, card=big), libraries, nowhere.fileno()
+            result, *_ = rehearse(
+                Request(command=command, python=python, card=big, count=setup.world_size),
+                libraries,
+                nowhere.fileno(),
             )
     except LoraProfilerError as error:
         return {"failed": str(error)[-200:]}
@@ -179,34 +203,36 @@ def rehearsed(
 
 
 def compared(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Predicted less rehearsed, workspaces put to the prediction: they are no part of it."""
+    """Predicted less rehearsed."""
     if "rehearsed" not in row:
         return None
     predicted = prediction(row["model"], setup_from_dict(row["setup"]), row["card"], row["torch"])
     if "refused" in predicted:
         return None
+    kind = {"exactness": predicted["exactness"], "engine": predicted["engine"]}
+    return kind | less(predicted, row)
+
+
+def less(predicted: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with `predicted` less rehearsed as its errors; workspaces, no part of a requested
+    peak, are put to it."""
     errors = {}
     for counter in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
-        if predicted[counter] is not None:
-            errors[counter] = (
-                predicted[counter] + row["workspaces_bytes"] - row["rehearsed"][counter]
-            )
-    return {
-        **row,
-        "exactness": predicted["exactness"],
-        "engine": predicted["engine"],
-        "errors": errors,
-    }
+        if predicted.get(counter) is not None:
+            missing = row["workspaces_bytes"] if counter == "requested_bytes" else 0
+            errors[counter] = predicted[counter] + missing - row["rehearsed"][counter]
+    return {**row, "errors": errors}
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]) -> str:
     results = [result for row in rows if (result := compared(row)) is not None]
     refused = sum("refused" in row for row in rows)
     failed = [row for row in rows if "failed" in row]
+    count = sum(1 for _ in configurations())
     lines = [
         "# Predicted and rehearsed",
         "",
-        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {COUNT} seeded configurations so "
+        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {count} seeded configurations so "
         "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
         "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
         "added to the prediction. "
@@ -214,9 +240,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         *_nearness(results),
         "",
-        "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
-        "reserved equal | mean | worst |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *_HEADER,
         _summary("all", results),
     ]
     groups = {
@@ -230,23 +254,84 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         for value in sorted({group(result) for result in results}):
             of_value = [result for result in results if group(result) == value]
             lines.append(_summary(f"{name}: {value}", of_value))
-    lines += ["", "The worst by requested bytes:", ""]
-    lines += ["| model | card | options | predicted less rehearsed | share | answer |"]
-    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
-    results.sort(key=lambda r: -abs(_share(r, "requested_bytes")))
-    for result in results[:25]:
-        if not result["errors"]["requested_bytes"]:
-            break
-        lines.append(
-            f"| {result['model']} | {result['card']} | {_options(result)} | "
-            f"{result['errors']['requested_bytes']:,} | {_share(result, 'requested_bytes'):+.4%} | "
-            f"{result['engine']}, {result['exactness']} |"
-        )
+    lines += ["", "The worst by requested bytes:", "", *_worst(results, "requested_bytes")]
+    lines += _of_traces(rows, traced)
     lines += ["", "What did not run:", ""] if failed else []
     lines += [
         f"- {row['model']} on {row['card']}, {_options(row)}: {row['failed']}" for row in failed
     ]
     return "\n".join(lines) + "\n"
+
+
+_HEADER = (
+    "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
+    "reserved equal | mean | worst |",
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+)
+
+
+def _worst(results: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
+    """A table of at most 25 that are not equal."""
+    lines = ["| model | card | options | predicted less rehearsed | share | answer |"]
+    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
+    unequal = [result for result in results if result["errors"][counter]]
+    for result in sorted(unequal, key=lambda r: -abs(_share(r, counter)))[:25]:
+        lines.append(
+            f"| {result['model']} | {result['card']} | {_options(result)} | "
+            f"{result['errors'][counter]:,} | {_share(result, counter):+.4%} | "
+            f"{result['engine']}, {result['exactness']} |"
+        )
+    return lines
+
+
+def _of_traces(rows: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]) -> list[str]:
+    answers = {answer["key"]: answer for answer in traced if "refused" not in answer}
+    results, margins = [], []
+    for row in rows:
+        answer = answers.get(digest(row))
+        if answer is not None and "rehearsed" in row:
+            kind = {"engine": "traced", "exactness": "exact"}
+            results.append(kind | less(answer, row))
+            peak = answer["requested_bytes"] + row["workspaces_bytes"]
+            margins.append((answer["smallest_bytes"] - peak, peak))
+    if not results:
+        return []
+    beyond = [(more, more / peak) for more, peak in margins]
+    kinds = {
+        "model types without rules": lambda r: (
+            find_model(r["model"], offline=True).model_type not in FAMILIES
+        ),
+        "expandable segments": lambda r: r.get("expandable"),
+        "plain segments": lambda r: not r.get("expandable"),
+    }
+    return [
+        "",
+        "## Traces and the simulated allocator",
+        "",
+        "`--trace`: the same configurations, each traced at exactly its size, and the trace "
+        "replayed through the simulated allocator with BLAS workspaces.",
+        "",
+        *_HEADER,
+        _summary("all", results),
+        *(
+            _summary(name, of_kind)
+            for name, holds in kinds.items()
+            if (of_kind := [result for result in results if holds(result)])
+        ),
+        "",
+        "The least that the allocator completes two steps with, simulated, is above peak and "
+        f"workspaces by {mean(share for _, share in beyond):.1%} on average, by at most "
+        f"{max(share for _, share in beyond):.1%}; in bytes by at most "
+        f"{max(more for more, _ in beyond) / MIB:,.0f} MiB.",
+        "",
+        "The worst by requested bytes:",
+        "",
+        *_worst(results, "requested_bytes"),
+        "",
+        "The worst by reserved bytes:",
+        "",
+        *_worst(results, "reserved_bytes"),
+    ]
 
 
 def _nearness(results: Sequence[Mapping[str, Any]]) -> list[str]:

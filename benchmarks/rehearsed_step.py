@@ -6,18 +6,22 @@ import sys
 
 import torch
 
+from lora_profiler.harness.process_group import joined, spread
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
 from lora_profiler.records.serialize import workload_from_dict
 
 workload = workload_from_dict(json.loads(sys.argv[1]))
-model = build_model(workload)
-optimizer = make_optimizer(model, workload.setup)
-torch.cuda.empty_cache()  # what building left
-vocabulary = model.config.get_text_config().vocab_size
-training = Training(
-    model, optimizer, workload.setup, Batches(workload.setup, Conditions(), vocabulary)
-)
-while True:
-    training.step(lambda step, phase: None)
+with joined(workload.setup) as ranks:
+    if workload.setup.world_size > 1:
+        torch.cuda.set_device(ranks.rank)
+    model = build_model(workload)
+    shared = spread(model, workload.setup)
+    optimizer = make_optimizer(model, workload.setup)
+    torch.cuda.empty_cache()  # what building left
+    vocabulary = model.config.get_text_config().vocab_size
+    batches = Batches(workload.setup, Conditions(), vocabulary, rank=ranks.rank)
+    training = Training(model, optimizer, workload.setup, batches, spread=shared)
+    while True:
+        training.step(lambda step, phase: None)

@@ -18,6 +18,10 @@ CUDNN: Mapping[tuple[int, int], int] = {
 TORCH = (2, 13)
 """The torch that is answered for unless another is named: rules were held against its CUDA
 build."""
+CUDA_RULES = (
+    "CUDA rules are held against rehearsals: torch's CUDA build over libraries that compute nothing"
+    " counts the bytes that a card would be asked for; they await a check on a GPU."
+)
 OLDEST_TORCH, NEWEST_TORCH = min(CUDNN), max(CUDNN)
 BFLOAT16_CAPABILITY = 80
 """The first compute capability with arithmetic of bfloat16; before it torch imitates it, or

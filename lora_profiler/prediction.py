@@ -204,9 +204,9 @@ class DeviceMemory:
     """What CUDA's caching allocator makes of two steps, simulated event by event: peaks in bytes.
 
     `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is
-    always room, `expandable_reserved` the same with expandable segments. BLAS workspaces and the
-    driver's context come on top. `events` are what was replayed: n allocates `sizes[n]` bytes, ~n
-    frees them.
+    always room, `expandable_reserved` the same with expandable segments. BLAS workspaces are in it,
+    as large as the card of the workload's platform has them; the driver's context comes on top.
+    `events` are what was replayed: n allocates `sizes[n]` bytes, ~n frees them.
     """
 
     allocated_bytes: int

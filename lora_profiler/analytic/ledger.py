@@ -24,6 +24,13 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tenso
 from lora_profiler.model_spec import Module
 
 
+def promoted(x: Tensor, y: Tensor) -> str:
+    """The dtype of what is made of both: the wider one, float32 of float16 and bfloat16."""
+    if x.dtype != y.dtype and ITEMSIZE[x.dtype] == ITEMSIZE[y.dtype]:
+        return "float32"
+    return x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
+
+
 @dataclass(slots=True)
 class Ledger:
     """Runs one part of the model: the weights it may use, and what became of them.
@@ -196,7 +203,7 @@ class Ledger:
 
     def mask(self, x: Tensor, mask: Tensor) -> Tensor:
         """x plus a mask that needs no gradient, in the wider dtype: saves nothing."""
-        dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[mask.dtype] else mask.dtype
+        dtype = promoted(x, mask)
         out = self.fresh(x.elements, dtype, x.requires_grad, x.merged)
         self.record("mask", (x,), (out,), beside=(mask,))
         return out
@@ -221,7 +228,7 @@ class Ledger:
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y in the wider dtype; both get the same gradient, converted where their dtype
         differs."""
-        dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
+        dtype = promoted(x, y)
         out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
         self.record("add", (x, y), (out,), aliases=x.dtype == y.dtype)
         return out
@@ -229,7 +236,7 @@ class Ledger:
     def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
         """x * y: keeps each factor for the other's gradient. `elements` is the broadcast size, x's
         by default."""
-        dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
+        dtype = promoted(x, y)
         out = self.fresh(
             elements or x.elements, dtype, x.requires_grad or y.requires_grad, x.merged
         )
@@ -297,7 +304,7 @@ class Ledger:
             (out,),
             (out,),
             saves_output=True,
-            workspace=x.bytes if x.dtype != dtype else ZERO,
+            workspace=self._softmax_product(out) + (x.bytes if x.dtype != dtype else ZERO),
         )
         return out
 
@@ -306,8 +313,21 @@ class Ledger:
         `dtype` too, for nobody."""
         out = self.fresh(x.elements, x.dtype, x.requires_grad)
         returned = self.fresh(x.elements, dtype, False)
-        self.record("_safe_softmax", (x,), (out,), (out,), saves_output=True, beside=(returned,))
+        self.record(
+            "_safe_softmax",
+            (x,),
+            (out,),
+            (out,),
+            saves_output=True,
+            beside=(returned,),
+            workspace=self._softmax_product(out),
+        )
         return out
+
+    def _softmax_product(self, out: Tensor) -> Polynomial:
+        """CUDA's backward of softmax multiplies gradient and output into a tensor of its own first
+        (torch `native/cuda/SoftMax.cu`, softmax_backward_cuda_out); the CPU's does not."""
+        return ZERO if self.rules.device == "cpu" else out.bytes
 
     # --- matrix products --------------------------------------------------------------------------
 
@@ -374,7 +394,7 @@ class Ledger:
             return ()
         found = tuple(self.weight(self.scope, w.name) for w in module.weights if w.name != "weight")
         if self.rules.autocast:
-            copied = (t for t in found if t.requires_grad and t.dtype != "bfloat16")
+            copied = (t for t in found if t.requires_grad and t.dtype == "float32")
             self.cached |= {t.storage: self.fresh(t.elements, "bfloat16", True) for t in copied}
         return found
 
@@ -387,15 +407,16 @@ class Ledger:
         """A weight as autocast hands it to a product, and the gradient bytes that the product
         leaves for it.
 
-        The copy of one that trains is made once and cached; its gradient is converted back by the
-        copy's own node.
+        The copy of one in float32 that trains is made once and cached (torch
+        `autocast_mode.cpp`, cached_cast); its gradient is converted back by the copy's own node.
         """
         own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
         if not self.rules.autocast or weight.dtype == "bfloat16":
             return weight, own
         copy = self.fresh(weight.elements, "bfloat16", weight.requires_grad)
         if own != ZERO:
-            self.cached[weight.storage] = copy
+            if weight.dtype == "float32":
+                self.cached[weight.storage] = copy
             self.record("_to_copy", (weight,), (copy,), gradients=own)
         return copy, ZERO
 
@@ -563,32 +584,32 @@ class Ledger:
         """nn.LayerNorm: keeps x, mean and 1/std; the statistics are float32 on CUDA and x's dtype
         on CPU.
 
-        Autocast runs it in float32 on CUDA, and leaves it alone on CPU.
+        Autocast runs it in float32 on CUDA, for which weight and bias are copied and kept, and
+        leaves it alone on CPU.
         """
         self.scope = name
-        if self.rules.autocast and self.rules.device != "cpu":
+        widens = self.rules.autocast and self.rules.device != "cpu"
+        if widens:
             x = self.cast(x, "float32")
-        trains = (
-            name in self.trainable and bool(self.modules[name].weights)
-            if name in self.modules
-            else False
-        )
+        module = self.modules.get(name)
+        weights = tuple(self.weight(name, w.name) for w in module.weights) if module else ()
+        trains = any(weight.requires_grad for weight in weights)
         out = self.fresh(x.elements, x.dtype, x.requires_grad or trains)
         statistics = self.fresh(
             rows * 2, x.dtype if self.rules.device == "cpu" else "float32", False
         )
-        size = self.modules[name].num_parameters * ITEMSIZE[x.dtype] if trains else 0
-        weights = (
-            tuple(self.weight(name, w.name) for w in self.modules[name].weights)
-            if name in self.modules
-            else ()
-        )
+        copies = [
+            self.fresh(weight.elements, "float32", False)
+            for weight in weights
+            if widens and weight.dtype != "float32"
+        ]
         self.record(
             "native_layer_norm",
             (x,),
             (out,),
-            (x, statistics),
-            gradients=constant(size),
+            (x, statistics, *copies),
+            gradients=total(weight.bytes for weight in weights if weight.requires_grad),
+            workspace=total(copy.bytes for copy in copies) if trains else ZERO,
             beside=(*weights, statistics),
         )
         return out

@@ -19,6 +19,7 @@ from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category, MomentName
+from lora_profiler.support.library_memory import code_book_bytes
 from lora_profiler.workload import TrainSetup, Workload
 
 Breakdown = Mapping[Category, Polynomial]
@@ -167,7 +168,7 @@ def moments(
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
-        "buffers": constant(buffer_bytes(family, workload)),
+        "buffers": constant(buffer_bytes(family, workload) + code_book_bytes(setup)),
         "gradients": ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup),
         "inputs": ZERO,
@@ -179,10 +180,11 @@ def moments(
     setup_moment = candidate(merged(base, held))
     base["inputs"] = input_bytes(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
-    output = _logits_held(forward, setup)
+    summed = constant(SCALAR if setup.accumulation > 1 else 0)  # losses of micro-batches
+    output = _logits_held(forward, setup) + summed
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
         output = output + SCALAR  # the loss before it is divided
-    ahead = merged(base | {"gradients": accumulated}, held)
+    ahead = merged(base | {"gradients": accumulated, "logits_and_loss": summed}, held)
     running = merged(base | {"gradients": accumulated}, {"logits_and_loss": output})
 
     logits = forward.logits
@@ -514,6 +516,7 @@ def _inside_layers(
         alive = beside(base, sent)
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
+    of_loss = constant(2 * SCALAR)  # the loss, and the gradient of 1 that autograd begins with
     unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
     from_chunks = (
         forward.chunks.parameter_gradients
@@ -527,6 +530,7 @@ def _inside_layers(
             activations=ends + stored(below=forward.num_layers),
             temporaries=inside,
             gradients=from_chunks,
+            logits_and_loss=of_loss,
         )
         for inside in forward.head.backward_candidates
     ]
@@ -552,7 +556,7 @@ def _inside_layers(
         for index, where in places:
             sent, extra = (
                 shards.in_backward(index),
-                {"gradients": made(above=index), "logits_and_loss": constant(4)},
+                {"gradients": made(above=index), "logits_and_loss": of_loss},
             )
             within = [size + unreduced for size in run.backward_candidates]
             where += found(running, index, within, checkpoint, sent, **extra)
@@ -561,7 +565,7 @@ def _inside_layers(
                 rerun = run.input.bytes + run.waiting_gradients + state
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
-        first.append(_embedding_backward(forward, shards, running, workload))
+        first += _embedding_backward(forward, shards, running, workload)
     inside = {
         "last_layer_forward": ahead,
         "last_layer_backward": last,
@@ -575,11 +579,12 @@ def _embedding_backward(
     shards: ShardState,
     running: dict[Category, Polynomial],
     workload: Workload,
-) -> Candidate:
-    """All gradients, the embedding output's among them.
+) -> list[Candidate]:
+    """All gradients, with the one of the embedding's output while the embedding's own is made.
 
-    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the
-    head's gradient or chunks made it, it belongs to nobody else and takes the embedding's in.
+    A tied head's gradient, the embedding's and their sum coexist afterwards; where autocast
+    converted the head's gradient or chunks made it, it belongs to nobody else and takes the
+    embedding's in.
     """
     head = next(
         (
@@ -596,12 +601,16 @@ def _embedding_backward(
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
-    return candidate(
-        beside(running, shards.in_embedding),
-        gradients=ZERO if workload.setup.accumulation > 1 else gradients,
-        logits_and_loss=constant(8),
-        temporaries=forward.embed.output.bytes + unreduced + (size if owned else 2 * size),
-    )
+    hidden, tied_sum = forward.embed.output.bytes + size, constant(0 if owned else 2 * size)
+    return [
+        candidate(
+            beside(running, shards.in_embedding),
+            gradients=ZERO if workload.setup.accumulation > 1 else gradients,
+            logits_and_loss=constant(2 * SCALAR),
+            temporaries=unreduced + temporary,
+        )
+        for temporary in (hidden, tied_sum)
+    ]
 
 
 def _undominated(candidates: list[Candidate]) -> tuple[Candidate, ...]:

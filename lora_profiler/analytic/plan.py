@@ -261,6 +261,7 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
         kernel=kernels.plain,
         masked_kernel=kernels.masked,
         repeats_heads=not efficient_takes_grouped(workload.platform),
+        platform=workload.platform,
         dtype=setup.dtype,
         adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
         lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,

@@ -11,6 +11,7 @@ from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.sharding import Part
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,
@@ -27,7 +28,7 @@ from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
-from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
+from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
@@ -97,19 +98,15 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    product = softmax_product_bytes(workload, plan.kernels)
-    unchecked = _is_unchecked(setup) or plan.masks_in_math or product > 0 or _copies_float16(setup)
-    exactness, is_checked = _exactness(plan, setup, totals, product), not unchecked
+    unchecked = _is_unchecked(setup) or plan.masks_in_math
+    exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     moments = _moments(plan, totals, at)
     peak = max((m for m in moments if m.step == "steady"), key=lambda m: m.total_bytes)
     return Prediction(
         workload=workload,
         engine="analytic",
         exactness=exactness,
-        assumptions=(
-            *assumptions(workload, plan),
-            *((SOFTMAX_PRODUCT,) if product and exactness == "estimate" else ()),
-        ),
+        assumptions=assumptions(workload, plan),
         error_bound=(
             _error_inside(peak.moment, setup)
             if exactness == "estimate" and known and is_checked
@@ -213,9 +210,9 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
     return (*first, *steady)
 
 
-def _exactness(plan: Plan, setup: TrainSetup, totals: list[int], product: int) -> Exactness:
+def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
     """Exact if an exact moment holds the peak even when the moments inside layers are as much
-    larger as they ever were, and by what softmax's `product` would add."""
+    larger as they ever were."""
     if plan.forward is None or _doubts(plan, setup):
         return "estimate"
     exact, inside = 0, 0.0
@@ -224,30 +221,13 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int], product: int) -
             exact = max(exact, size)
         else:
             inside = max(inside, size * (1 + _error_inside(moment, setup)))
-    return "exact" if inside + product <= exact else "estimate"
+    return "exact" if inside <= exact else "estimate"
 
 
 def _is_unchecked(setup: TrainSetup) -> bool:
     """Whether the sharding's rule was held against no trace; how adapters are cut with their layers
     was not."""
     return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
-
-
-def _copies_float16(setup: TrainSetup) -> bool:
-    """Whether autocast to bfloat16 runs over float16 weights on CUDA, of which it makes copies that
-    the rules, made for float32 and bfloat16 ones, do not follow."""
-    return setup.device == "cuda" and setup.precision == "amp" and setup.dtype == "float16"
-
-
-def _widens_norms(workload: Workload) -> bool:
-    """Whether CUDA's autocast runs layer norms of bfloat16 weights in float32."""
-    setup = workload.setup
-    return (
-        setup.device == "cuda"
-        and setup.precision == "amp"
-        and setup.dtype == "bfloat16"
-        and any(module.kind == "LayerNorm" for _, module in workload.model.modules())
-    )
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -261,16 +241,6 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append(
             "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on"
             " small models."
-        )
-    if _copies_float16(setup):
-        found.append(
-            "Autocast to bfloat16 over float16 weights: rehearsals over torch's CUDA build held up"
-            " to 9 % more at the peak than is followed here."
-        )
-    if _widens_norms(plan.workload):
-        found.append(
-            "Autocast over bfloat16 layer norms: rehearsals over torch's CUDA build held up to"
-            " 0.01 % more at the peak than is followed here."
         )
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
@@ -333,10 +303,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         )
     found += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
-        found.append(
-            "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
-            " GPU."
-        )
+        found.append(CUDA_RULES)
     if setup.precision == "amp" and not setup.label_smoothing_factor:
         found.append(
             "Autocast to bfloat16 covers the forward pass alone; logits are not converted to"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
+from lora_profiler.platform import Platform
 from lora_profiler.workload import Loss
 
 ITEMSIZE = {
@@ -100,6 +101,7 @@ class Rules(NamedTuple):
     kernel: str
     masked_kernel: str
     repeats_heads: bool
+    platform: Platform
     dtype: str
     adapter_dtype: str
     lora_dropout: float

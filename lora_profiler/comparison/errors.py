@@ -106,8 +106,7 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     Where the engine simulates the allocator (`Prediction.device_memory`), allocated and reserved
     peaks are held against it, the reserved one as the run's segments were, expandable or not.
     Elsewhere nothing is predicted of reserved bytes, and allocated ones are held against the
-    predicted peak, although rounding comes on top. Both exclude BLAS workspaces, which a run's
-    include.
+    predicted peak, although rounding and BLAS workspaces come on top.
 
     Examples:
         >>> from pathlib import Path

@@ -1,7 +1,6 @@
 """`predict`: a workload answered by its profile. `peak_bytes`: only the number, for searches over
 thousands of sizes."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from lora_profiler.algebra import Polynomial
@@ -9,6 +8,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, has_stand_in
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import regime_of
+from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
@@ -22,7 +22,7 @@ from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
-from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
+from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import Workload
 
 PROMOTION_ERROR = 0.20
@@ -78,7 +78,7 @@ def predict_with(profile: Profile, workload: Workload) -> Prediction:
 
     units = profile.units(workload.model.num_layers)
     assert units is not None, f"the profile serves no model of {workload.model.num_layers} layers"
-    evaluation = Evaluation(profile, units)
+    evaluation = Evaluation(profile, units, workload.setup)
     return replace(_prediction(evaluation, workload), details=details(evaluation, workload))
 
 
@@ -91,7 +91,7 @@ def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
         for name in _PERSISTENT
     }
     kernels = _kernels(profile, workload)
-    doubt = _doubt(workload, kernels, kernels != profile.kernels, moments)
+    doubt = _doubt(workload, profile, kernels)
     return Prediction(
         workload=workload,
         engine="compiled",
@@ -112,7 +112,6 @@ def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
     )
 
 
-_INSIDE_BACKWARD: tuple[MomentName, ...] = ("last_layer_backward", "first_layer_backward")
 _PERSISTENT: tuple[Category, ...] = (
     "parameters",
     "quantization_state",
@@ -144,7 +143,8 @@ def _moments(evaluation: Evaluation, at: Values, step: int) -> list[Moment]:
 
 def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
     """Those of the profile; cuDNN's, where one of another fused kernel stands in."""
-    stands_in = regime_of(workload).kernels != profile.regime.kernels
+    kernels = regime_of(workload).kernels
+    stands_in = kernels != profile.regime.kernels and kernels[0].startswith("cudnn")
     return (
         ("cudnn",)
         if stands_in and {"flash", "efficient"} & set(profile.kernels)
@@ -153,12 +153,12 @@ def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
 
 
 def _doubt(
-    workload: Workload, kernels: tuple[str, ...], stands_in: bool, moments: Sequence[Moment]
+    workload: Workload, profile: Profile, kernels: tuple[str, ...]
 ) -> tuple[str, float | None] | None:
     """Why an answer is an estimate, and how far off a peak may be, None where nobody can tell; None
     where it is exact."""
     setup = workload.setup
-    if stands_in:
+    if kernels != profile.kernels:
         return (
             (
                 "Traced with another fused kernel, which keeps what cuDNN's keeps and some bytes a"
@@ -166,10 +166,14 @@ def _doubt(
             ),
             STAND_IN_ERROR,
         )
-    product = softmax_product_bytes(workload, kernels or ("eager",))
-    inside = max((m.total_bytes for m in moments if m.moment in _INSIDE_BACKWARD), default=0)
-    if product and inside + product > max(m.total_bytes for m in moments):
-        return SOFTMAX_PRODUCT, None
+    if "efficient" in kernels and regime_of(workload).kernels != profile.regime.kernels:
+        return (
+            (
+                "Traced as torch before 2.14 runs the efficient kernel; from then on its seed and"
+                " offset are on the card, 16 bytes a layer more."
+            ),
+            STAND_IN_ERROR,
+        )
     mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
     if setup.device == "cpu" and (mixed or setup.precision == "amp"):
         return (
@@ -231,8 +235,5 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
     if workload.setup.hold_outputs:
         assumptions.append(OUTPUTS_HELD)
     if workload.setup.device == "cuda":
-        assumptions.append(
-            "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
-            " GPU."
-        )
+        assumptions.append(CUDA_RULES)
     return tuple(assumptions)

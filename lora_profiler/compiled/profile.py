@@ -23,7 +23,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category
 from lora_profiler.workload import TrainSetup, key_fields, setup_dict
 
-FORMAT = 2
+FORMAT = 3
 OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora", "padding")
 """Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes
 nor FLOPs. Whether a batch is padded the regime says."""

@@ -4,12 +4,17 @@ holds."""
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_profiler.compiled.profile import Regime, profile_key
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
-from lora_profiler.support.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
+from lora_profiler.support.sdpa import (
+    SdpaCall,
+    cuda_backend,
+    efficient_keeps_seeds,
+    efficient_takes_grouped,
+)
 from lora_profiler.workload import Dtype, Workload
 
 _WINDOWS = (
@@ -75,31 +80,40 @@ def _kernels(workload: Workload) -> tuple[str, ...]:
             if efficient_takes_grouped(platform) != efficient_takes_grouped(usual)
             else ()
         )
+    chosen = kernel_choice(workload, platform)
+    if chosen == kernel_choice(workload, usual):
+        return ()
+    names = ["/".join(dict.fromkeys(kind)) for kind in (chosen.plain, chosen.masked)]
+    return (*names, *(("seeds",) if chosen.seeds else ()))
+
+
+class KernelChoice(NamedTuple):
+    """Names of attention's kernels, without a mask and with one; `seeds` where the efficient one
+    keeps its seed and offset on the card."""
+
+    plain: tuple[str, ...]
+    masked: tuple[str, ...]
+    seeds: bool
+
+
+def kernel_choice(workload: Workload, platform: Platform) -> KernelChoice:
+    """What `platform` takes for the calls of `workload`."""
+    setup = workload.setup
     dtype: Dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
-    return _chosen(workload.model, dtype, platform)
+    return _kernel_choice(workload.model, dtype, platform)
 
 
 @lru_cache(maxsize=256)
-def _chosen(model: ModelSpec, dtype: Dtype, platform: Platform) -> tuple[str, ...]:
-    """What SDPA takes without a mask and with one; the same for every batch and length."""
+def _kernel_choice(model: ModelSpec, dtype: Dtype, platform: Platform) -> KernelChoice:
+    """The same for every batch and length."""
     config = model.config
     dropout = next((config[name] for name in _DROPOUTS if config.get(name)), 0.0)
-    calls = [
-        SdpaCall(
-            dtype=dtype,
-            head_dim=width,
-            value_dim=value,
-            grouped=not masked,
-            masked=masked,
-            dropout=dropout,
-        )
-        for width, value in _widths(config)
-        for masked in (False, True)
-    ]
-    chosen = tuple(dict.fromkeys(cuda_backend(call, platform) for call in calls if not call.masked))
-    masked = tuple(dict.fromkeys(cuda_backend(call, platform) for call in calls if call.masked))
-    same = all(cuda_backend(call, platform) == cuda_backend(call, Platform()) for call in calls)
-    return () if same else ("/".join(chosen), "/".join(masked))
+    call = SdpaCall(dtype=dtype, head_dim=0, value_dim=0, dropout=dropout)
+    calls = [call._replace(head_dim=width, value_dim=value) for width, value in _widths(config)]
+    plain = [cuda_backend(call._replace(grouped=True), platform) for call in calls]
+    masked = [cuda_backend(call._replace(masked=True), platform) for call in calls]
+    seeds = "efficient" in (*plain, *masked) and efficient_keeps_seeds(platform, dropout)
+    return KernelChoice(tuple(plain), tuple(masked), seeds)
 
 
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")

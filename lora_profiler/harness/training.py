@@ -154,8 +154,9 @@ class Training:
         """One optimizer step; returns the mean loss of its micro-batches, detached and still on the
         device.
 
-        Only the loss is held, so that logits die in backward; it lives until the step is over, as
-        in a plain loop. With `hold_outputs` all of the output is, until the next one is there.
+        Only the loss is held, so that logits die in backward; the last one lives until the step is
+        over, as in a plain loop. With `hold_outputs` all of the output is, until the next one is
+        there.
         """
         number = self.steps_done + 1
         accumulation = self.setup.accumulation
@@ -172,6 +173,8 @@ class Training:
                 enter(number, "backward")
                 loss.backward()  # type: ignore[no-untyped-call]
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
+            if micro + 1 < accumulation:
+                del loss  # and its graph, as a function that trains on one micro-batch does
         enter(number, "optimizer")
         self.optimizer.step()
         enter(number, "zero")

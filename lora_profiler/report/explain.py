@@ -404,8 +404,8 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
 
 
 def _allocator(prediction: Prediction) -> Iterator[Line]:
-    """Nothing where the engine has no tape to replay. Context and BLAS workspaces are left out:
-    they differ by card."""
+    """Nothing where the engine has no tape to replay. The context is left out: it differs by
+    card."""
     memory = prediction.device_memory
     if memory is None:
         return

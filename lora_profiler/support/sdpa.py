@@ -84,6 +84,13 @@ def efficient_takes_grouped(platform: Platform) -> bool:
     return platform.torch >= (2, 14)
 
 
+def efficient_keeps_seeds(platform: Platform, dropout: float) -> bool:
+    """Whether the efficient kernel leaves its seed and offset, 8 bytes each, on the card; else they
+    are the CPU's, as are those of dropout in every version. Seen on torch's CUDA builds 2.11, 2.13,
+    2.14 and 2.15 by asking the operator for its outputs' devices."""
+    return platform.torch >= (2, 14) and not dropout
+
+
 def takes_single_head(platform: Platform) -> bool:
     """Whether the fused kernels take one head of k and v for all of q without `enable_gqa`
     (`supports_mqa` in check_batch_size_and_num_heads_dense)."""
@@ -132,28 +139,6 @@ def _efficient_takes(call: SdpaCall, capability: int) -> bool:
     )  # elements that are loaded at once, by the capability from which on
     alignment = max((size for least, size in alignments.items() if capability >= least), default=1)
     return not (call.head_dim % alignment or call.value_dim % alignment)
-
-
-SOFTMAX_PRODUCT = (
-    "Softmax's backward on CUDA multiplies gradient and output into one more score matrix (batch x"
-    " heads x sequence x sequence), which is not followed here: a peak inside a layer stands higher"
-    " by it."
-)
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-
-
-def softmax_product_bytes(workload: Workload, kernels: Collection[str]) -> int:
-    """Bytes that attention which keeps its scores holds beside what rules and profiles follow,
-    while a layer runs back on CUDA; 0 where no such kernel runs.
-
-    A score matrix in float32, seen over torch's CUDA build 2.13 (`native/cuda/SoftMax.cu`,
-    softmax_backward_cuda_out).
-    """
-    setup, config = workload.setup, workload.model.config
-    if setup.device != "cuda" or {"eager", "math"}.isdisjoint(kernels):
-        return 0
-    heads = next((config[name] for name in _HEADS if config.get(name)), 1)
-    return 4 * setup.batch_size * int(heads) * setup.seq_len**2
 
 
 def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...]:

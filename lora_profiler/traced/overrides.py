@@ -9,12 +9,15 @@ when a name moves. Sources: torch `nn/functional.py`, transformers `masking_util
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.platform import Platform
+from lora_profiler.support.sdpa import efficient_keeps_seeds
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.kernels_on_meta import fused_on_meta, optimizer_kernels, quantised_kernels
@@ -23,6 +26,7 @@ from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup, Workload
 
 aten = torch.ops.aten
+_EFFICIENT = aten._scaled_dot_product_efficient_attention.default
 _FALLBACK = re.compile(
     r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is not installed"
 )
@@ -199,22 +203,35 @@ def no_autocast_on_meta() -> Iterator[None]:
 # --- operators whose meta kernel returns something else than the device's -------------------------
 
 
-def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
+def substitutes(device: str, platform: Platform) -> dict[Any, Callable[..., Any]]:
     """Operator -> what the tracer calls in its place; it gets the operator and its arguments."""
     kernels: dict[Any, Callable[..., Any]] = {}
     if TORCH < (2, 15):
         kernels[aten._grouped_mm.default] = grouped_product
     if device == "cpu":
         kernels[aten.native_layer_norm.default] = layer_norm_on_cpu
+    else:
+        kernels[_EFFICIENT] = partial(efficient_attention, platform)
     return kernels
 
 
 def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
-    return (
-        {aten._safe_softmax.default: safe_softmax}
-        | optimizer_kernels(setup)
-        | quantised_kernels(setup)
+    softmax: dict[Any, Callable[..., Any]] = {aten._safe_softmax.default: safe_softmax}
+    if setup.device != "cpu":
+        softmax[aten._softmax_backward_data.default] = softmax_backward_on_cuda
+    return softmax | optimizer_kernels(setup) | quantised_kernels(setup)
+
+
+def softmax_backward_on_cuda(
+    gradient: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype
+) -> Tensor:
+    """Gradient times output, a tensor of its own, is what CUDA's kernel works on (torch
+    `native/cuda/SoftMax.cu`, softmax_backward_cuda_out)."""
+    result = torch.empty_like(gradient, dtype=input_dtype)
+    product = gradient * output
+    return aten._softmax_backward_data.out(  # type: ignore[no-any-return]
+        product, output, dim, input_dtype, grad_input=result
     )
 
 
@@ -227,6 +244,17 @@ def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) 
         *(torch.empty_like(t, dtype=torch.bfloat16) for t in (a, b)), *args, **kwargs
     )
     return torch.empty(shape.shape, dtype=a.dtype, device=a.device)
+
+
+def efficient_attention(
+    platform: Platform, func: Any, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The meta kernel makes seed and offset on the device, where the real one takes the CPU's."""
+    out, log_sum_exp, seed, offset = func(*args, **kwargs)
+    dropout = kwargs.get("dropout_p", args[5] if len(args) > 5 else 0.0)
+    if not efficient_keeps_seeds(platform, dropout):
+        seed, offset = (torch.empty_like(t, device="cpu") for t in (seed, offset))
+    return out, log_sum_exp, seed, offset
 
 
 def layer_norm_on_cpu(

@@ -114,7 +114,7 @@ def _traced(
     fallbacks: set[str] = set()
     sent: list[Sent] = []
     names = {module: plain_name(name) for name, module in model.named_modules()}
-    noted = substitutes(setup.device)
+    noted = substitutes(setup.device, workload.platform)
     tracer = Tracer(names, noted, kernels_in_python(setup), counts_host=setup.device == "cpu")
     noted |= noted_sums(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
@@ -328,6 +328,8 @@ class _Run:
             self._tracer.listener = None
             self._claim_gradients()
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
+            if micro + 1 < accumulation:
+                del loss
         self._enter("optimizer")
         self._optimizer.step()
         self._claim_states()

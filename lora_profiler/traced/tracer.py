@@ -266,6 +266,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             func = IN_PLACE[func][0]
         elif self._masks_in_place and func is aten.add.Tensor:
             func, args = aten.alias.default, args[:1]  # the sum written over its first term
+        if func is aten.index.Tensor:
+            # a list between the brackets becomes an index on the device, by no operator
+            for index in args[1]:
+                if index is not None:
+                    self._add(index, module, func)
         substitute = self._substitutes.get(func) or SHORTCUTS.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]

@@ -8,6 +8,7 @@ from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, cons
 from lora_profiler.analytic.families import liger
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
+from lora_profiler.support.sdpa import efficient_keeps_seeds
 
 Config = Mapping[str, Any]
 
@@ -143,13 +144,16 @@ def attention(
         q, k, v = (op.pad(t, heads.dim, width) for t in (q, k, v))
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
     rows = B * S32 if kernel == "efficient" else TOKENS
-    kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
-    if kernel != "cpu":
-        kept.append(op.fresh(constant(24 if kernel == "flash" else 16), "uint8", False))
+    beside = [op.fresh(rows * heads.query, "float32", False)]
+    if kernel == "flash":
+        beside.append(op.fresh(constant(24), "uint8", False))
+    elif kernel == "cudnn" or (
+        kernel == "efficient" and efficient_keeps_seeds(op.rules.platform, dropout)
+    ):
+        beside.append(op.fresh(constant(16), "uint8", False))
     if masked:
-        kept.append(op.fresh(B * S * S, q.dtype, False))
+        beside.append(op.fresh(B * S * S, q.dtype, False))
     flops = B * op.rules.attended * (heads.query * width * 4)
-    mask = kept[6:]
     named = (
         f"{kernel}_masked"
         if masked
@@ -161,11 +165,11 @@ def attention(
         named,
         (q, k, v),
         (out,),
-        kept,
+        (q, k, v, out, *beside),
         flops,
         flops // 2 * 5,
         saves_output=True,
-        beside=(*kept[4:6], *mask),
+        beside=tuple(beside),
         sizes=(B * heads.query, S, S, constant(width)),
     )
     if width != heads.dim:

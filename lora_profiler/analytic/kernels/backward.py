@@ -235,7 +235,9 @@ def _dropout(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
 
 
 def _softmax(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """Gradient times output comes first, as a kernel of its own (see `Ledger.softmax`)."""
     x, out, gradient = node.inputs[0], node.outputs[0], _only(arrived)
+    launches.memory(node.module, "mul", 2 * gradient.bytes, gradient.bytes)
     launches.memory(node.module, "_softmax_backward_data", 2 * gradient.bytes, gradient.bytes)
     yield x, _converted(Gradient(gradient.bytes, "heads"), out.dtype, x, node.module, launches)
 

@@ -136,7 +136,7 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
 
 
 def _device_memory_dict(memory: DeviceMemory) -> "types.DeviceMemoryJson":
-    """`device_bytes` would add context and workspaces, which differ by card: see `fit.reserve`."""
+    """`device_bytes` would add the context, which differs by card: see `fit.reserve`."""
     return {
         "allocated_bytes": memory.allocated_bytes,
         "reserved_bytes": memory.reserved_bytes,

@@ -66,8 +66,8 @@ class MomentJson(TypedDict):
 
 
 class DeviceMemoryJson(TypedDict):
-    """Peaks of CUDA's caching allocator. `device_bytes` would add context and workspaces, which
-    differ by card."""
+    """Peaks of CUDA's caching allocator, BLAS workspaces included. `device_bytes` would add the
+    context, which differs by card."""
 
     allocated_bytes: int | None
     reserved_bytes: int | None
