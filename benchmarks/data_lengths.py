@@ -85,7 +85,7 @@ def predicted(lengths: Sequence[int], rule: str, shapes: Sequence[Any]) -> dict[
 
 def shaped(setup: TrainSetup, rows: int, length: int, is_padded: bool) -> TrainSetup:
     """The setup of one batch that came."""
-    return replace(setup, batch_size=rows, seq_len=length)
+    return replace(setup, batch_size=rows, seq_len=length, padding=0.5 if is_padded else 0.0)
 
 
 def trained(lengths: Sequence[int], rule: str) -> dict[str, Any]:

@@ -91,6 +91,14 @@ class Batches:
     def has_padding(self) -> bool:
         return round(self.processed_tokens) > self.num_tokens
 
+    @property
+    def padding(self) -> float:
+        """Share of the tokens of padded batches that is padding; of packed ones 0, whose longest
+        are full."""
+        if self.batching not in ("random", "grouped") or not self.has_padding:
+            return 0.0
+        return 1 - self.num_tokens / self.processed_tokens
+
     def parts(self, count: int) -> list[tuple[int, float]]:
         """Mean lengths of `count` parts of the batches, each of as many, and the share of each:
         what an average over all is taken of. Fewer where there are fewer lengths."""

@@ -113,12 +113,9 @@ def answers(
         _of_loop(predict_checked(workload, engine), trainer)
         for workload, engine in zip(ready, engines, strict=True)
     ]
-    if data is not None:
-        from lora_profiler.planning.over_data import without_mask
-
-        predictions = list(map(without_mask, predictions, epochs))
     if engine == REHEARSED:  # what else is asked would each take a rehearsal
         engines = ["auto"] * len(engines)
+    timings, gaps = _timed(predictions, gpu, engines, batches)
     timings, gaps = _timed(predictions, gpu, engines, batches)
     rows = []
     for prediction, timing, gap, engine, epoch in zip(

@@ -21,11 +21,6 @@ TIMED_PARTS = 4
 """Quarters of an epoch, by length, each timed at its mean length: a step's time is nearly linear in
 the length within one. `tests/test_over_data.py` holds them against every length."""
 
-NO_MASK = (
-    "The mask that a padded batch asks for is not in the answer: attention then takes another"
-    " kernel, and its peak is higher."
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
@@ -52,6 +47,8 @@ class TrainingData:
 
     def batches(self, setup: TrainSetup) -> Batches:
         """Raises UsageError for a setup that has lengths of its own."""
+        if setup.is_padded:
+            raise UsageError("how much is padded follows from the data; leave --padding out.")
         if setup.packed is not None:
             raise UsageError(
                 "how long packed sequences are follows from the data; leave --packed out and take"
@@ -113,18 +110,12 @@ def worst_batch(workload: Workload, batches: Batches) -> Workload:
 
 
 def _at(setup: TrainSetup, batches: Batches, length: int) -> TrainSetup:
-    return replace(setup, batch_size=batches.batch_size, seq_len=length, packed=batches.packed)
-
-
-def without_mask(prediction: Prediction, batches: Batches) -> Prediction:
-    """The prediction of a padded batch, which has no mask here: no longer exact."""
-    if batches.batching not in ("random", "grouped") or not batches.has_padding:
-        return prediction
     return replace(
-        prediction,
-        exactness="estimate",
-        error_bound=None,
-        assumptions=(*prediction.assumptions, NO_MASK),
+        setup,
+        batch_size=batches.batch_size,
+        seq_len=length,
+        packed=batches.packed,
+        padding=batches.padding,
     )
 
 
