@@ -9,7 +9,8 @@ import torch
 
 from benchmarks import public_accuracy as accuracy
 from benchmarks.public_rows import grade
-from benchmarks.public_rows.memory import NotExpressibleError, memory_row, memory_rows
+from benchmarks.public_rows.conditions import NotExpressibleError
+from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.report import MARKS
 from benchmarks.public_rows.tape import tape_of
 
