@@ -108,17 +108,20 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "model": ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.3-70B-Instruct"),
         "method": ("lora",),
         "compute_dtype": ("bf16",),
+        "parallelism": ("none", "TP2 FSDP4 SP", "TP2 FSDP8"),
     },
     "hf-bert": {
         "model": ("bert-large-uncased (SequenceClassification)",),
         "method": ("full",),
         "compute_dtype": ("fp32", "fp16 amp"),
+        "parallelism": ("none",),
         "attention": ("eager",),
     },
     "qwen": {
         "model": ("Qwen/Qwen-1.8B", "Qwen/Qwen-7B"),
         "method": ("full", "lora", "lora + trainable wte/lm_head", "qlora (GPTQ Int4 base)"),
         "compute_dtype": ("bf16 amp", "fp16 amp"),
+        "parallelism": ("none",),
         "attention": ("flash_attention_2",),
     },
 }
