@@ -13,12 +13,14 @@ from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 
 from benchmarks import public_accuracy as accuracy
+from benchmarks import public_command
 from benchmarks.public_rows import conditions, grade, old_code
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.memory import memory_row, memory_rows, repeated_heads
 from benchmarks.public_rows.replay import PEFT_PADDED, PEFT_TOKENS, replay_of, throughput_rows
 from benchmarks.public_rows.report import MARKS
 from benchmarks.public_rows.tape import tape_of
+from benchmarks.public_rows.typed import Typed, typed
 from lora_profiler.traced.layouts import at_depth
 
 DOCUMENT = json.loads(accuracy.FILE.read_text("utf-8"))
@@ -341,3 +343,41 @@ def test_peft_s_padding_is_what_its_batches_of_lengths_in_order_give(spread, lon
     buckets = np.sort(kept[: len(kept) // 80 * 80].reshape(-1, 80))
     padded = buckets.reshape(-1, 20, 4).max(axis=2).mean()
     assert padded == pytest.approx(PEFT_PADDED, abs=2.5)
+
+
+# --- as the command is typed ----------------------------------------------------------------------
+
+COMMANDS = json.loads(public_command.FILE.read_text("utf-8"))
+
+
+def test_every_graded_peak_is_asked_or_refused_with_its_reason():
+    asked = [row["id"] for row in COMMANDS["rows"]]
+    refused = [name.split(" ")[0] for name in COMMANDS["refused"]]
+    assert sorted(asked + refused) == sorted(row["id"] for row in public_command.graded_peaks())
+    assert all(COMMANDS["refused"].values())
+
+
+def test_the_committed_report_of_commands_is_what_the_numbers_say():
+    text = public_command.FILE.with_suffix(".md").read_text("utf-8")
+    assert text == public_command.report(COMMANDS)
+
+
+@pytest.mark.parametrize("id", ["fms:refs_a100_80gb.csv:34", "litgpt-rt:55", "torchtune-flags:5"])
+def test_a_command_is_typed_and_answered_as_committed(id):
+    committed = next(row for row in COMMANDS["rows"] if row["id"] == id)
+    question = typed(a_row(id))
+    assert " ".join(question.words) == committed["command"]
+    assert question.description == committed["description"]
+    assert public_command.peak_bytes(question.words) == committed["predicted_bytes"]
+
+
+def test_a_run_is_described_as_well_as_what_its_options_leave_out():
+    """By what ran alone: no error is looked at."""
+    assert Typed((), (), ()).description == "exactly"
+    assert typed(a_row("fms:refs_a100_80gb.csv:34")).description == "nearly"
+    assert typed(a_row("fms:refs_a100_80gb.csv:38")).description == "not"
+    assert typed(a_row("torchtune-flags:1")).description == "nearly"
+    with pytest.raises(NotExpressibleError, match="catalogue"):
+        typed(a_row("litgpt-rt:47"))
+    with pytest.raises(NotExpressibleError):
+        typed(a_row("fms:refs_a100_80gb.csv:34", kernels="another"))
