@@ -388,7 +388,7 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
         "LoRA r16" in lines[0]
         and "68 public peaks" in lines[0]
         and "libraries and kernels replayed" in lines[0]
-        and f"describe {command_shares()['nearly'].rows} of them nearly" in lines[0]
+        and f"of the {command_shares()['nearly'].rows} that these describe" in lines[0]
     )
     assert (
         "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB" in lines[2]

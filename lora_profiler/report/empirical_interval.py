@@ -44,12 +44,13 @@ def interval_words(found: Interval) -> str:
 
 
 def command_words() -> str:
-    """'Options alone describe 17 of them nearly: nine in ten of these were within 20.54 %, ...'."""
+    """'Asked by options alone, nine in ten of the 17 that these describe but for the versions of
+    libraries were within 20.54 %, ...'."""
     share = command_shares()["nearly"]
     return (
-        f"Options alone, without a replay, describe {count_text(share.rows)} of them nearly, but"
-        f" for the versions of libraries: nine in ten of these were within"
-        f" {percent_text(share.half_width)}, the furthest {error_text(share.worst)}."
+        f"Asked by options alone, nine in ten of the {count_text(share.rows)} that these describe"
+        f" but for the versions of libraries were within {percent_text(share.half_width)}, the"
+        f" furthest {error_text(share.worst)}."
     )
 
 
