@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
-from lora_profiler.report.empirical_interval import interval_words
+from lora_profiler.report.empirical_interval import command_words, interval_words
 from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
 from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
 
@@ -123,6 +123,7 @@ def public_lines() -> list[str]:
         "",
         (
             f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
+            f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
             " Misses, with what is known of them, and what was left out are on the page too."
         ),
     ]

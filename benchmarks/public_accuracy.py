@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.public_rows.memory import MemoryRow, NotExpressibleError, memory_row, memory_rows
+from benchmarks.public_rows.conditions import NotExpressibleError
+from benchmarks.public_rows.memory import MemoryRow, memory_row, memory_rows
 from benchmarks.public_rows.packaged import memory_document, write
 from benchmarks.public_rows.report import report
 from benchmarks.public_rows.sharded import sharded_peak

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from benchmarks.public_rows import stacks
+from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.packaged import step_document, write
-from benchmarks.public_rows.replay import NotExpressibleError, Replay, replay_of, throughput_rows
+from benchmarks.public_rows.replay import Replay, replay_of, throughput_rows
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.percentiles import quantile
 from lora_profiler.kernels import StepKernels

@@ -17,6 +17,7 @@ from benchmarks.public_rows.packaged import OWN, memory_document, step_document
 from benchmarks.public_rows.replay import ROWS
 from lora_profiler.catalog import find_model
 from lora_profiler.evidence import (
+    command_shares,
     interval,
     measured_memory,
     measured_steps,
@@ -158,6 +159,19 @@ def test_the_package_s_memory_is_that_of_the_committed_results() -> None:
 def test_the_package_s_steps_are_those_of_the_committed_results() -> None:
     results = json.loads((RESULTS / "step_time.json").read_text("utf-8"))
     assert step_document(results) == document("steps")
+
+
+def test_the_package_s_shares_of_commands_are_those_of_the_committed_results() -> None:
+    """The quantile by numpy."""
+    rows = json.loads((RESULTS / "public_command.json").read_text("utf-8"))["rows"]
+    shares = command_shares()
+    assert sum(share.rows for share in shares.values()) == len(rows)
+    for description, share in shares.items():
+        errors = [row["error"] for row in rows if row["description"] == description]
+        place = min(len(errors), ceil((len(errors) + 1) * 0.9)) - 1
+        assert share.rows == len(errors)
+        assert share.half_width == pytest.approx(np.sort(np.abs(errors))[place], abs=1e-9)
+        assert abs(share.worst) == pytest.approx(np.abs(errors).max(), abs=1e-9)
 
 
 def test_every_public_row_is_shown_or_left_out_with_a_reason() -> None:
@@ -374,6 +388,7 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
         "LoRA r16" in lines[0]
         and "68 public peaks" in lines[0]
         and "libraries and kernels replayed" in lines[0]
+        and f"of the {command_shares()['nearly'].rows} that these describe" in lines[0]
     )
     assert (
         "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB" in lines[2]

@@ -3,7 +3,7 @@ cards."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil, comb
+from math import ceil, comb, inf
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -28,9 +28,11 @@ def mean(errors: Iterable[float]) -> float:
 def half_width(errors: Sequence[float]) -> float:
     """Of an interval that a new row lies in with the nominal probability, were it drawn like these:
     the split-conformal quantile of absolute errors (Vovk et al., 2005): number ceil((n + 1) x 0.9)
-    of n in order, the largest where there are too few.
+    of n in order, the largest where there are too few, without end where there are none.
     """
     ordered = sorted(abs(e) for e in errors)
+    if not ordered:
+        return inf
     return ordered[min(len(ordered), ceil((len(ordered) + 1) * NOMINAL)) - 1]
 
 

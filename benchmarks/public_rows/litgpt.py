@@ -16,7 +16,8 @@ from benchmarks.public_rows.models import Output
 from lora_profiler.workload import Workload
 
 CHUNK = 128
-"""Tokens that the head takes at once."""
+"""Tokens that the head takes at once. The training loop keeps all its float32 logits in a list
+through backward (`finetune/lora.py`)."""
 
 
 class RMSNorm(nn.Module):
@@ -227,7 +228,7 @@ class LitGPT(nn.Module):
             F.cross_entropy(c.reshape(-1, c.shape[-1]), t.reshape(-1), reduction="none")
             for c, t in pairs
         ]
-        return Output(torch.cat(losses).mean())
+        return Output(torch.cat(losses).mean(), chunks)
 
 
 def litgpt(workload: Workload) -> nn.Module:

@@ -9,13 +9,32 @@ import csv
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, Literal
 
 from torch import nn
 
 from benchmarks.public_rows import litgpt, models, old_code
+from benchmarks.public_rows.conditions import (
+    NotExpressibleError,
+    Row,
+    check_conditions,
+    rank_of,
+    source_of,
+)
 from benchmarks.public_rows.old_code import Change
-from benchmarks.public_rows.replay import ROWS, NotExpressibleError, Row, replay_of
+from benchmarks.public_rows.replay import (
+    FUSED,
+    FUSED_ADAPTERS,
+    FUSED_LINEAR,
+    PEFT_PADDED,
+    REPEATING,
+    ROWS,
+    is_liger_file,
+    replay_of,
+    torchtune_flag,
+    torchtune_workload,
+)
 from benchmarks.public_rows.tape import Build, Context
 from lora_profiler.catalog import model_from_config
 from lora_profiler.modeling.build import build_model
@@ -93,7 +112,7 @@ def memory_row(row: Row) -> MemoryRow:
         )
     if "offload" in row["parallelism"]:
         raise NotExpressibleError("weights on the host: not modelled")
-    source = row["id"].split(":")[0]
+    source = source_of(row)
     known: dict[str, Callable[[Row], MemoryRow]] = {
         "fms": _fms,
         "litgpt-rt": _litgpt,
@@ -101,8 +120,11 @@ def memory_row(row: Row) -> MemoryRow:
         "torchtune-flags": _torchtune,
         "fsdp_qlora": _fsdp_qlora,
     }
+    if source in _REASONS:
+        raise NotExpressibleError(_REASONS[source])
+    check_conditions(row)
     if source not in known:
-        raise NotExpressibleError(_REASONS.get(source, "not modelled"))
+        raise NotExpressibleError(f"no memory of {source} is replayed")
     return known[source](row)
 
 
@@ -122,7 +144,7 @@ def _row(row: Row, workload: Workload, plain: Build, stack: str, **more: Any) ->
     told: dict[str, Any] = {
         "id": row["id"],
         "group": row["model"],
-        "source": row["id"].split(":")[0],
+        "source": source_of(row),
         "quantity": row["quantity"],
         "reading": READINGS[row["quantity"]],
         "workload": workload,
@@ -151,15 +173,14 @@ def _one_card(row: Row) -> Workload:
 
 def _fms(row: Row) -> MemoryRow:
     one = replay_of({**row, "n_gpus": "1", "value": "1"})
-    kernels, liger_file = row["kernels"], "liger.csv" in row["id"]
-    santacoder = "santacoder" in row["model"]
+    kernels, liger_file = row["kernels"], is_liger_file(row)
+    model_type = one.workload.model.model_type
+    santacoder = model_type == "gpt_bigcode"
     autocast = one.workload.setup.precision == "amp"
-    fused = "fused" in kernels or "Liger" in kernels
-    liger = "Liger" in kernels or (liger_file and row["method"] == "lora")
-    loss = old_code.triton if fused and not liger else old_code.cross_entropy
+    fused = kernels in FUSED
     changes: list[Change] = [old_code.reentrant]
     stack = []
-    if liger:
+    if kernels in FUSED_LINEAR:
         changes.append(old_code.liger)
         stack.append("Liger's fused linear cross-entropy")
     else:
@@ -170,7 +191,7 @@ def _fms(row: Row) -> MemoryRow:
             if liger_file
             else old_code.float_in_loss
         )
-        changes.append(path(loss))
+        changes.append(path(old_code.triton if fused else old_code.cross_entropy))
         stack.append("Triton cross-entropy" if fused else "cross-entropy")
         if santacoder:
             changes.append(old_code.outputs_held)
@@ -182,14 +203,14 @@ def _fms(row: Row) -> MemoryRow:
     if one.build in (models.kbit, models.old_mixtral_kbit):
         stack.append("norms in float32")
     contexts: tuple[Context, ...] = ()
-    if liger_file:
+    if liger_file and model_type in REPEATING:
         contexts += (repeated_heads,)
         stack.append("repeated keys and values")
     if fused and not santacoder:
         changes.append(old_code.fused_norms)
-        contexts += (rotation_in_place,)
+        contexts += (ROTATION_IN_PLACE[model_type],)
         stack.append("fused norms and rotation")
-    if "fused LoRA" in kernels and not santacoder:
+    if kernels in FUSED_ADAPTERS and not santacoder:
         changes.append(old_code.fused_lora)
         stack.append("fused adapters")
     sharded = int(row["n_gpus"]) > 1
@@ -219,16 +240,25 @@ _SANTACODER = (
 
 
 def repeated_heads() -> AbstractContextManager[None]:
-    """Mistral's FlashAttention 2 class of 4.45 repeats keys and values to all heads."""
+    """Mistral's and Mixtral's FlashAttention 2 classes of 4.45 repeat keys and values to all
+    heads."""
     from transformers.integrations import sdpa_attention
 
     return replaced(sdpa_attention, "use_gqa_in_sdpa", lambda *_args, **_more: False)
 
 
-def rotation_in_place() -> AbstractContextManager[None]:
-    from transformers.models.mistral import modeling_mistral
+def _rotation_in_place(model_type: str) -> Context:
+    """fms-acceleration has a rule a class, which patches that class's own module
+    (`fms_acceleration_foak/models/{llama,mistral,mixtral}.py`)."""
 
-    return replaced(modeling_mistral, "apply_rotary_pos_emb", old_code.rotation_in_place)
+    def context() -> AbstractContextManager[None]:
+        module = import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+        return replaced(module, "apply_rotary_pos_emb", old_code.rotation_in_place)
+
+    return context
+
+
+ROTATION_IN_PLACE = {name: _rotation_in_place(name) for name in ("llama", "mistral", "mixtral")}
 
 
 # --- others ---------------------------------------------------------------------------------------
@@ -259,7 +289,7 @@ _STABLELM = _LLAMA | {
 def _litgpt(row: Row) -> MemoryRow:
     if row["tier"] == "3":
         raise NotExpressibleError("direction only: several cards, of which the source says little")
-    raw = _STABLELM if "stablelm" in row["model"] else _LLAMA
+    raw = _STABLELM if row["model"].startswith("stabilityai/") else _LLAMA
     spelled = {
         **raw,
         "model_type": "llama",
@@ -277,7 +307,11 @@ def _litgpt(row: Row) -> MemoryRow:
         else None
     )
     lora = LoraConfig(
-        r=8, lora_alpha=16, lora_dropout=0.05, target_modules=("attn",), adapter_dtype="bfloat16"
+        r=rank_of(row),
+        lora_alpha=16,
+        lora_dropout=0.05,
+        target_modules=("attn",),
+        adapter_dtype="bfloat16",
     )
     setup = TrainSetup(
         lora=lora,
@@ -285,21 +319,17 @@ def _litgpt(row: Row) -> MemoryRow:
         batch_size=int(row["batch"]),
         seq_len=int(row["seq_len"]),
         attention="flash",
+        hold_outputs=True,
     )
     return _row(
         row,
         Workload(model=spec, setup=setup),
         litgpt.litgpt,
-        "LitGPT's own model, loss in chunks of 128 tokens"
+        "LitGPT's own model, loss in chunks of 128 tokens, logits held"
         + (", bitsandbytes 0.41" if quantization else ""),
         is_first_step=True,
         assumed=("the first step has the longest sample, so that Adam has no states yet",),
     )
-
-
-PEFT_TOKENS = 4_178_051 / 20_000
-"""Real tokens of a sample on average: the counter's mean is over steps, and what it counts beside
-states is linear in tokens."""
 
 
 def _peft(row: Row) -> MemoryRow:
@@ -309,46 +339,45 @@ def _peft(row: Row) -> MemoryRow:
             "direction only: the cache was emptied at other times than stated"
         )
     reserved = row["quantity"] == "max_reserved"
-    setup = replace(workload.setup, seq_len=768 if reserved else 209)
+    tokens = 768 if reserved else PEFT_PADDED
+    setup = replace(workload.setup, seq_len=tokens, hold_outputs=True)
     config = workload.model.config
-    tokens = 4 * PEFT_TOKENS
-    logits = 2 * workload.model.config["vocab_size"]
-    cache = (
-        2
-        * 2
-        * workload.model.num_layers
-        * config["num_key_value_heads"]
-        * (config.get("head_dim") or 128)
-    )
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    cache = 2 * 2 * workload.model.num_layers * config["num_key_value_heads"] * head
     return _row(
         row,
         replace(workload, setup=setup),
         _on_meta,
         "cross-entropy of float32 logits; outputs held, keys and values among them",
-        held_bytes=0 if reserved else round(tokens * (logits + cache)),
+        # until the loss is over, backward's own keys and values are these
+        held_bytes=0 if reserved else setup.batch_size * tokens * cache,
         apart=(
             "the longest batch is not published; 768 tokens, where samples are cut, is an upper"
             " bound"
             if reserved
             else ""
         ),
-        assumed=("768 tokens",) if reserved else ("209 tokens a sample, the average; no padding",),
+        assumed=(
+            ("768 tokens",)
+            if reserved
+            else (f"{tokens} tokens a sample, the average with its padding",)
+        ),
     )
 
 
 def _torchtune(row: Row) -> MemoryRow:
-    flag = int(row["id"].split(":")[1])
+    flag = torchtune_flag(row)
     if flag in (2, 3):
         raise NotExpressibleError(
             "compiled without checkpointing: which tensors the compiler makes again is not modelled"
         )
-    workload = _one_card({**row, "quantity": "tokens_per_s"})
+    workload = torchtune_workload(row)
     if flag == 7:
         raise NotExpressibleError(
             "8-bit states of an update in backward, whose temporaries are not known"
         )
     changes: tuple[Change, ...] = (old_code.row_statistics,) if flag >= 4 else ()
-    if flag >= 5:
+    if flag in (5, 6):
         changes += (old_code.update_in_backward,)
     config, setup = workload.model.config, workload.setup
     on_host = (
@@ -358,7 +387,9 @@ def _torchtune(row: Row) -> MemoryRow:
         "torchtune's own model",
         "compiled chunked cross-entropy" if flag >= 4 else "cross-entropy of float32 logits",
     ]
-    stack += ["update in backward"] * (flag >= 5) + ["checkpoints in host memory"] * (flag >= 6)
+    stack += ["update in backward"] * (flag in (5, 6))
+    stack += ["checkpoints in host memory"] * (flag >= 6)
+    stack += ["torchao's NF4"] * (flag == 9)
     return _row(
         row,
         workload,
@@ -380,7 +411,9 @@ def _torchtune(row: Row) -> MemoryRow:
 def _fsdp_qlora(row: Row) -> MemoryRow:
     if row["tier"] == "3":
         raise NotExpressibleError("direction only: reserved bytes of sharded runs")
-    workload = _one_card({**row, "quantity": "tokens_per_s", "parallelism": "NO_SHARD"})
+    workload = _one_card(
+        {**row, "quantity": "tokens_per_s", "parallelism": "DDP via FSDP NO_SHARD"}
+    )
     sharded = "FULL_SHARD" in row["parallelism"]
     return _row(
         row,

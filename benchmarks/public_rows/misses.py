@@ -3,14 +3,14 @@ them."""
 
 from collections.abc import Mapping
 
-_QLORA_2023 = (
-    "LitGPT's QLoRA of 2023 kept about 7 kB per token and layer more than the rules of its"
-    " bitsandbytes explain; where they lay was not found"
-)
 _INDUCTOR = (
     "layers between checkpoints are replayed one operation at a time, where torch.compile's kept"
     " less"
 )
+_MIXTRAL = (
+    "tokens are spread evenly over the experts, where the fullest of a trained router's has more"
+)
+_FSDP_QLORA = "which layers make a unit of FSDP there, one in another, is guessed"
 _SHORT_QWEN = (
     "at so few tokens three quarters of the step are the host's, of which nothing is published; it"
     " was slower than assumed"
@@ -24,8 +24,8 @@ _LONG_QWEN = (
 )
 _SANTACODER = "not understood; this model's memory is not either"
 MEMORY_MISSES: Mapping[str, str] = {
-    "litgpt-rt:48": _QLORA_2023,
-    "litgpt-rt:49": _QLORA_2023,
+    "fms:refs_a100_80gb.csv:62": _MIXTRAL,
+    "fsdp_qlora:643": _FSDP_QLORA,
     "torchtune-flags:4": _INDUCTOR,
     "torchtune-flags:5": _INDUCTOR,
     "torchtune-flags:6": _INDUCTOR,

@@ -6,6 +6,8 @@ for each expert and matrix (transformers up to 4.57). TRL's k-bit preparation le
 head in 16 bit.
 """
 
+from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
 from lora_profiler.modeling.build import base_model, build_model
 from lora_profiler.modeling.nf4 import quantise
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 
 class QwenNorm(nn.Module):
@@ -99,8 +101,10 @@ class Decoder(nn.Module):
 
 
 class Output:
-    def __init__(self, loss: Tensor) -> None:
-        self.loss = loss
+    """`logits` where a training loop holds them."""
+
+    def __init__(self, loss: Tensor, logits: Sequence[Tensor] = ()) -> None:
+        self.loss, self.logits = loss, logits
 
 
 class Qwen(nn.Module):
@@ -127,15 +131,79 @@ def qwen(workload: Workload) -> nn.Module:
     return model.train()
 
 
+class _AoLinear(torch.autograd.Function):
+    """torchao's `linear_nf4`: the packed weight is kept, and made 16-bit for one product, forth and
+    back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, shape: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(packed)
+        ctx.shape = shape
+        return F.linear(x, torch.empty(shape, dtype=x.dtype, device=x.device))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        weight = torch.empty(ctx.shape, dtype=grads[0].dtype, device=grads[0].device)
+        return grads[0] @ weight, None, None
+
+
+class TuneLinear(nn.Module):
+    """torchtune's LoRALinear and FrozenNF4Linear (`modules/peft/lora.py`,
+    `modules/low_precision/nf4_linear.py`): an adapter where `rank` is not 0, and torchao's NF4
+    (0.6 `dtypes/nf4tensor.py`): two values a byte, scales of blocks of 64 in one byte, and a 16-bit
+    factor for 256 of them."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, quantised: bool) -> None:
+        super().__init__()
+        self.shape, self.quantised = (outputs, inputs), quantised
+        blocks = ceil(inputs * outputs / 64)
+        if quantised:
+            self.packed = _frozen(inputs * outputs // 2, torch.uint8)
+            self.scalers = _frozen(blocks, torch.int8)
+            self.factors = _frozen(ceil(blocks / 256), torch.bfloat16)
+        else:
+            self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.lora_a = nn.Linear(inputs, rank, bias=False) if rank else None
+        self.lora_b = nn.Linear(rank, outputs, bias=False) if rank else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (
+            _AoLinear.apply(x, self.packed, self.shape)  # type: ignore[no-untyped-call]
+            if self.quantised
+            else F.linear(x, self.weight)
+        )
+        if self.lora_a is None or self.lora_b is None:
+            return out
+        return out + 2.0 * self.lora_b(self.lora_a(x))  # type: ignore[no-any-return]
+
+
+def _frozen(size: int, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
+
+
+Linear = Callable[[str, int, int], nn.Module]
+"""Makes the linear layer of a name, with so many inputs and outputs."""
+
+
+def tune_linear(setup: TrainSetup) -> Linear:
+    if setup.lora is None:
+        return lambda _name, inputs, outputs: nn.Linear(inputs, outputs, bias=False)
+    rank, targets = setup.lora.r, setup.lora.target_modules
+    quantised = setup.quantization is not None
+    return lambda name, inputs, outputs: TuneLinear(
+        inputs, outputs, rank if name in targets else 0, quantised
+    )
+
+
 class TuneAttention(nn.Module):
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: Any, linear: Linear) -> None:
         super().__init__()
         self.heads, self.kv_heads = spec["num_attention_heads"], spec["num_key_value_heads"]
         width, head = spec["hidden_size"], spec["hidden_size"] // spec["num_attention_heads"]
-        self.q_proj = nn.Linear(width, self.heads * head, bias=False)
-        self.k_proj = nn.Linear(width, self.kv_heads * head, bias=False)
-        self.v_proj = nn.Linear(width, self.kv_heads * head, bias=False)
-        self.output_proj = nn.Linear(self.heads * head, width, bias=False)
+        self.q_proj = linear("q_proj", width, self.heads * head)
+        self.k_proj = linear("k_proj", width, self.kv_heads * head)
+        self.v_proj = linear("v_proj", width, self.kv_heads * head)
+        self.output_proj = linear("output_proj", self.heads * head, width)
 
     def forward(self, x: Tensor, cache: Tensor) -> Tensor:
         q, k, v = (
@@ -161,22 +229,22 @@ def _interleaved(t: Tensor, cache: Tensor) -> Tensor:
 
 
 class TuneMLP(nn.Module):
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: Any, linear: Linear) -> None:
         super().__init__()
         width, inner = spec["hidden_size"], spec["intermediate_size"]
-        self.w1 = nn.Linear(width, inner, bias=False)
-        self.w2 = nn.Linear(inner, width, bias=False)
-        self.w3 = nn.Linear(width, inner, bias=False)
+        self.w1 = linear("w1", width, inner)
+        self.w2 = linear("w2", inner, width)
+        self.w3 = linear("w3", width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
 
 
 class TuneLayer(nn.Module):
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: Any, linear: Linear) -> None:
         super().__init__()
         self.sa_norm, self.mlp_norm = QwenNorm(spec["hidden_size"]), QwenNorm(spec["hidden_size"])
-        self.self_attn, self.mlp = TuneAttention(spec), TuneMLP(spec)
+        self.self_attn, self.mlp = TuneAttention(spec, linear), TuneMLP(spec, linear)
 
     def forward(self, x: Tensor, cache: Tensor) -> Tensor:
         h = self.self_attn(self.sa_norm(x), cache) + x
@@ -184,10 +252,12 @@ class TuneLayer(nn.Module):
 
 
 class TuneDecoder(nn.Module):
-    def __init__(self, spec: Any, checkpointing: bool) -> None:
+    def __init__(self, spec: Any, linear: Linear, checkpointing: bool) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(spec["vocab_size"], spec["hidden_size"])
-        self.layers = nn.ModuleList(TuneLayer(spec) for _ in range(spec["num_hidden_layers"]))
+        self.layers = nn.ModuleList(
+            TuneLayer(spec, linear) for _ in range(spec["num_hidden_layers"])
+        )
         self.norm = QwenNorm(spec["hidden_size"])
         self.half = spec["hidden_size"] // spec["num_attention_heads"] // 2
         self.checkpointing = checkpointing
@@ -208,9 +278,9 @@ class Tune(nn.Module):
     """torchtune's Llama with tied embeddings
     (`modules/{attention,position_embeddings,transformer}.py`)."""
 
-    def __init__(self, spec: Any, checkpointing: bool) -> None:
+    def __init__(self, spec: Any, linear: Linear, checkpointing: bool) -> None:
         super().__init__()
-        self.model = TuneDecoder(spec, checkpointing)
+        self.model = TuneDecoder(spec, linear, checkpointing)
         self.loss: Any = lambda logits, labels: F.cross_entropy(logits.float(), labels)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_rest: Any) -> Output:
@@ -219,10 +289,16 @@ class Tune(nn.Module):
 
 
 def torchtune(workload: Workload) -> nn.Module:
+    """In bfloat16 throughout; with adapters all else is frozen."""
+    setup = workload.setup
     with torch.device("meta"):
-        return (
-            Tune(workload.model.published, workload.setup.checkpointing).to(torch.bfloat16).train()
-        )
+        model: nn.Module = Tune(
+            workload.model.published, tune_linear(setup), setup.checkpointing
+        ).to(torch.bfloat16)
+    if setup.lora is not None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    return model.train()
 
 
 class OldMixtralBlock(nn.Module):

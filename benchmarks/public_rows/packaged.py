@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.public_rows.address import address
-from benchmarks.public_rows.grade import NOMINAL, intervals
+from benchmarks.public_rows.grade import NOMINAL, half_width, intervals
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.misses import MEMORY_MISSES, STEP_MISSES
 from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
@@ -80,6 +80,23 @@ def _interval(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "high": round(high, 4),
         "worst": max((row["error"] for row in peaks if not row["apart"]), key=abs),
         "by_source": found["by_source"],
+    }
+
+
+def command_document(results: Mapping[str, Any]) -> dict[str, Any]:
+    """`command.json`, likewise, from `results/public_command.json`."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for row in results["rows"]:
+        errors[row["description"]].append(row["error"])
+    return {
+        "by_description": {
+            description: {
+                "rows": len(found),
+                "half_width": half_width(found),
+                "worst": max(found, key=abs),
+            }
+            for description, found in errors.items()
+        }
     }
 
 

@@ -6,15 +6,21 @@ not state is said in `assumed`, in words.
 """
 
 import csv
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.public_rows import models, stacks
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.model_spec import ModelSpec
+from benchmarks.public_rows import conditions, models, stacks
+from benchmarks.public_rows.conditions import (
+    NotExpressibleError,
+    Row,
+    check_conditions,
+    rank_of,
+    source_of,
+    spec_of,
+)
+from lora_profiler.catalog import model_from_config
 from lora_profiler.steptime.step import CLIPPING_PASSES
 from lora_profiler.traced.kernels import Build
 from lora_profiler.workload import (
@@ -27,11 +33,6 @@ from lora_profiler.workload import (
 )
 
 ROWS = Path(__file__).parent / "rows.csv"
-Row = Mapping[str, str]
-
-
-class NotExpressibleError(Exception):
-    """A row that no workload and stack say; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +62,13 @@ def throughput_rows() -> list[Row]:
 
 def replay_of(row: Row) -> Replay:
     """Raises NotExpressibleError."""
+    check_conditions(row)
+    if row["gpu"] not in CARDS:
+        raise NotExpressibleError(f"the card {row['gpu']!r} is not known")
     if row["n_gpus"] != "1" and "NO_SHARD" not in row["parallelism"]:
         raise NotExpressibleError(
             f"{row['n_gpus']} cards, {row['parallelism']}: communication is not modelled"
         )
-    source = row["id"].split(":")[0]
     replays = {
         "fms": _fms,
         "qwen": _qwen,
@@ -75,6 +78,9 @@ def replay_of(row: Row) -> Replay:
         "hf-bert": _bert,
         "fsdp_qlora": _fsdp_qlora,
     }
+    source = source_of(row)
+    if source not in replays:
+        raise NotExpressibleError(f"no throughput of {source} is replayed")
     return replays[source](row)
 
 
@@ -84,7 +90,7 @@ def _replay(row: Row, workload: Workload, **more: Any) -> Replay:
     told = {
         "id": row["id"],
         "group": row["model"],
-        "source": row["id"].split(":")[0],
+        "source": source_of(row),
         "card": CARDS[row["gpu"]],
         "workload": workload,
         "seconds": tokens / float(row["value"]),
@@ -110,11 +116,6 @@ CARDS = {
 80 GB."""
 
 
-@cache
-def _spec(id: str, **changes: Any) -> ModelSpec:
-    return model_from_config({**find_model(id).published, **changes}, id=id, source=id)
-
-
 # --- fms-acceleration -----------------------------------------------------------------------------
 
 _OLD_TRAINER = (
@@ -122,18 +123,42 @@ _OLD_TRAINER = (
 )
 
 
+FUSED_LINEAR = (conditions.LIGER, conditions.NF4_LIGER)
+FUSED = (conditions.TRITON, conditions.NF4_TRITON, *FUSED_LINEAR)
+FUSED_ADAPTERS = (conditions.NF4_TRITON, conditions.NF4_LIGER)
+"""Labels of rows whose loss, norms and rotation, and whose adapters, are fused kernels."""
+
+
+def is_liger_file(row: Row) -> bool:
+    """Of the two files of references, that with transformers 4.45.2; the other has 4.48.1.
+
+    Raises NotExpressibleError for any other file.
+    """
+    file = row["id"].split(":")[1]
+    if file not in ("refs_a100_80gb.csv", "refs_a100_80gb_liger.csv"):
+        raise NotExpressibleError(f"with which versions {file} was measured is not known")
+    return file == "refs_a100_80gb_liger.csv"
+
+
+REPEATING = ("mistral", "mixtral")
+"""Whose FlashAttention 2 classes repeat keys and values to all heads before the kernel; Llama's
+hands grouped heads on (transformers 4.45.2 `models/{mistral,mixtral,llama}/modeling_*.py`)."""
+
+
 def _fms(row: Row) -> Replay:
-    kernels, liger_file = row["kernels"], "liger.csv" in row["id"]
+    kernels, liger_file = row["kernels"], is_liger_file(row)
     qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"] == "bf16 autocast"
-    kbit, santacoder, mixtral = (
-        "kbit" in kernels,
-        "santacoder" in row["model"],
-        "Mixtral" in row["model"],
-    )
+    kbit = kernels == conditions.NF4_KBIT
+    spec = spec_of(row)
+    santacoder, mixtral = spec.model_type == "gpt_bigcode", spec.model_type == "mixtral"
+    if not santacoder:
+        spec = spec_of(row, sliding_window=None)
+    if mixtral and not qlora:
+        raise NotExpressibleError("Mixtral's experts one by one are replayed on a 4-bit base alone")
     lora = None
     if row["method"] != "full":
         targets = ("c_attn",) if santacoder else ("q_proj", "k_proj", "v_proj", "o_proj")
-        lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.1, target_modules=targets)
+        lora = LoraConfig(r=rank_of(row), lora_alpha=16, lora_dropout=0.1, target_modules=targets)
     setup = TrainSetup(
         lora=lora,
         quantization=Quantization() if qlora else None,
@@ -143,17 +168,11 @@ def _fms(row: Row) -> Replay:
         checkpointing=True,
         attention="flash",
     )
-    spec = (
-        _spec(row["model_config"])
-        if santacoder
-        else _spec(row["model_config"], sliding_window=None)
-    )
-    fused = "fused" in kernels or "Liger" in kernels
-    liger = "Liger" in kernels or (liger_file and row["method"] == "lora")
+    fused = kernels in FUSED
     rewrites: list[stacks.Rewrite] = [stacks.reentrant]
-    if liger_file:
+    if liger_file and spec.model_type in REPEATING:
         rewrites.append(stacks.repeated_heads)
-    if liger:
+    if kernels in FUSED_LINEAR:
         rewrites.append(stacks.liger_loss(trains_head=lora is None))
     else:
         element = 2 if santacoder and not autocast else 4
@@ -166,7 +185,7 @@ def _fms(row: Row) -> Replay:
             rewrites.append(stacks.triton_cross_entropy(2 if santacoder else 4))
     if fused and not santacoder:
         rewrites += [stacks.fused_norms, stacks.fused_rope]
-    if "fused LoRA" in kernels and not santacoder:
+    if kernels in FUSED_ADAPTERS and not santacoder:
         rewrites.append(stacks.fused_lora)
     build = {
         (True, True): models.old_mixtral_kbit,
@@ -211,6 +230,8 @@ def _qwen(row: Row) -> Replay:
     method = row["id"].split(":")[2]
     if method == "Q-LoRA":
         raise NotExpressibleError("a GPTQ base: its kernels are not modelled")
+    if row["compute_dtype"] != "bf16 amp":
+        raise NotExpressibleError(f"{row['compute_dtype']} is of a GPTQ base alone")
     if method == "Full-parameter" and int(row["seq_len"]) <= 2048:
         raise NotExpressibleError(
             "a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does;"
@@ -230,7 +251,7 @@ def _qwen(row: Row) -> Replay:
     lora = None
     if method != "Full-parameter":
         lora = LoraConfig(
-            r=64,
+            r=rank_of(row),
             lora_alpha=16,
             lora_dropout=0.05,
             target_modules=("c_attn", "c_proj", "w1", "w2"),
@@ -265,11 +286,41 @@ def _qwen(row: Row) -> Replay:
 # --- torchtune ------------------------------------------------------------------------------------
 
 
-def _torchtune(row: Row) -> Replay:
-    flag = int(row["id"].split(":")[1])
+FLAGS = range(1, 10)
+"""Rows of the table: packed, + compile, + chunked loss, + checkpointing, + update in backward, +
+offloading, + 8-bit states; then LoRA and QLoRA, which have neither of the last but one and two."""
+
+
+def torchtune_flag(row: Row) -> int:
+    """Raises NotExpressibleError for what is no row of the table, and for another method than its
+    row's."""
+    number = row["id"].split(":")[1]
+    if not number.isdecimal() or int(number) not in FLAGS:
+        raise NotExpressibleError(f"row {number} of the table is of unstated lengths, or unknown")
+    flag = int(number)
+    method = row["method"].partition(" ")[0]
+    if method != {8: "lora", 9: "qlora"}.get(flag, "full"):
+        raise NotExpressibleError(f"row {flag} of the table is not of {row['method']!r}")
+    return flag
+
+
+def torchtune_workload(row: Row) -> Workload:
+    flag = torchtune_flag(row)
     optimizer: Optimizer = "adamw_8bit" if flag == 7 else "adamw"
     impl: OptimizerImpl = "foreach" if flag == 7 else "fused"
+    lora = None
+    if flag >= 8:
+        # recipes/configs/llama3_2/3B_{lora,qlora}_single_device.yaml at the commit of the table
+        lora = LoraConfig(
+            r=rank_of(row),
+            lora_alpha=128,
+            lora_dropout=0.0,
+            target_modules=("q_proj", "v_proj", "output_proj", "w1", "w2", "w3"),
+            adapter_dtype="bfloat16",
+        )
     setup = TrainSetup(
+        lora=lora,
+        quantization=Quantization() if flag == 9 else None,
         batch_size=2,
         seq_len=4096,
         checkpointing=flag >= 4,
@@ -277,6 +328,13 @@ def _torchtune(row: Row) -> Replay:
         optimizer=optimizer,
         optimizer_impl=impl,
     )
+    return Workload(model=spec_of(row), setup=setup)
+
+
+def _torchtune(row: Row) -> Replay:
+    flag = torchtune_flag(row)
+    if flag >= 8:
+        raise NotExpressibleError("what Inductor fuses of adapters and torchao's NF4 is not listed")
     rewrites: tuple[stacks.Rewrite, ...] = ()
     if flag >= 4:
         rewrites += (
@@ -297,7 +355,7 @@ def _torchtune(row: Row) -> Replay:
         assumed += ("what Inductor fuses is read from its rules, not seen",)
     return _replay(
         row,
-        Workload(model=_spec(row["model_config"]), setup=setup),
+        torchtune_workload(row),
         rewrites=rewrites,
         build=models.torchtune,
         clipping=0,
@@ -307,30 +365,46 @@ def _torchtune(row: Row) -> Replay:
 
 # --- other cards ----------------------------------------------------------------------------------
 
-PEFT_PADDED = 220
-PEFT_REAL = 4_198_051 / 20_000
+PEFT_TOKENS = 4_178_051 / 20_000
+"""Of a sample on average, by the results' own count."""
+PEFT_PADDED = 217
+"""With padding: batches of 4 are padded to their longest, and are made of 80 samples in order of
+their length (`MetaMathQA/utils.py` BucketIterator). Log-normal lengths of that mean, with a spread
+of 40 to 70 % before they are cut at 1,300 characters, give 215 to 219."""
+PEFT_COUNTED = PEFT_TOKENS + 1
+"""What the benchmark counts for its tokens per second: one more a sample, for the end."""
+_PEFT_NAMES = re.compile(
+    r"full-finetuning/llama-3\.2-3B-lr_[\d.]+|lora/llama-3\.2-3B-rank(\d+)(-target-mlp)?"
+)
 
 
 def _peft(row: Row) -> Replay:
-    targets = {
-        "lora/llama-3.2-3B-rank32": (32, ("q_proj", "v_proj")),
-        "lora/llama-3.2-3B-rank10-target-mlp": (10, ("gate_proj", "up_proj", "down_proj")),
-    }
     name = row["id"].removeprefix("peft:").split("@")[0]
-    rank, modules = targets.get(name, (0, ()))
-    lora = LoraConfig(r=rank, lora_dropout=0.0, target_modules=modules) if rank else None
+    match = _PEFT_NAMES.fullmatch(name)
+    if match is None or (match[1] or "") != row["rank"]:
+        raise NotExpressibleError(f"what {name!r} configures is not known")
+    lora = None
+    if row["method"] == "lora":
+        modules = tuple(row["target_modules"].split())
+        if match[2] != (None if "q_proj" in modules else "-target-mlp"):
+            raise NotExpressibleError(f"{name!r} has no adapters on {row['target_modules']!r}")
+        lora = LoraConfig(r=rank_of(row), lora_dropout=0.0, target_modules=modules)
     setup = TrainSetup(lora=lora, batch_size=4, seq_len=PEFT_PADDED)
     return _replay(
         row,
-        Workload(model=_spec(row["model_config"]), setup=setup),
-        seconds=4 * PEFT_REAL / float(row["value"]),
-        assumed=(f"{PEFT_PADDED} padded tokens a sample of {PEFT_REAL:.0f}", "no mask"),
+        Workload(model=spec_of(row), setup=setup),
+        seconds=4 * PEFT_COUNTED / float(row["value"]),
+        assumed=(f"{PEFT_PADDED} padded tokens a sample of {PEFT_TOKENS:.0f}", "no mask"),
     )
 
 
 def _automodel(row: Row) -> Replay:
     lora = LoraConfig(
-        r=16, lora_alpha=32, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16"
+        r=rank_of(row),
+        lora_alpha=32,
+        lora_dropout=0.1,
+        target_modules="all-linear",
+        adapter_dtype="bfloat16",
     )
     setup = TrainSetup(
         lora=lora,
@@ -342,7 +416,7 @@ def _automodel(row: Row) -> Replay:
     )
     return _replay(
         row,
-        Workload(model=_spec(row["model_config"]), setup=setup),
+        Workload(model=spec_of(row), setup=setup),
         rewrites=(stacks.fused_norms, stacks.fused_rope, stacks.fused_lora),
         clipping=0,
         assumed=("fused norms, rotation and adapters", "bfloat16 adapters"),
@@ -351,7 +425,11 @@ def _automodel(row: Row) -> Replay:
 
 def _fsdp_qlora(row: Row) -> Replay:
     lora = LoraConfig(
-        r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16"
+        r=rank_of(row),
+        lora_alpha=16,
+        lora_dropout=0.1,
+        target_modules="all-linear",
+        adapter_dtype="bfloat16",
     )
     setup = TrainSetup(
         lora=lora,
@@ -362,7 +440,7 @@ def _fsdp_qlora(row: Row) -> Replay:
         attention="flash",
         optimizer_impl="foreach",
     )
-    spec = _spec(row["model_config"])
+    spec = spec_of(row)
     return _replay(
         row,
         Workload(model=spec, setup=setup),
@@ -390,7 +468,7 @@ def _bert(row: Row) -> Replay:
     )
     return _replay(
         row,
-        Workload(model=_spec(row["model_config"]), setup=setup),
+        Workload(model=spec_of(row), setup=setup),
         rewrites=(
             stacks.without_head("cls"),
             *((stacks.reentrant,) if setup.checkpointing else ()),

@@ -17,7 +17,7 @@ from benchmarks.public_rows.grade import (
 from benchmarks.public_rows.memory import GIB
 from benchmarks.public_rows.misses import MEMORY_MISSES
 
-MARKS = {1: (0.005, 0.03), 2: (0.01, None)}
+MARKS = {1: (0.001, 0.01), 2: (0.002, None)}
 """Mean and worst absolute error that rows of a tier are to reach."""
 
 

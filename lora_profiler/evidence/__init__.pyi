@@ -1,8 +1,10 @@
 from lora_profiler.evidence.left_out import Unexpressed as Unexpressed
 from lora_profiler.evidence.left_out import unexpressed as unexpressed
+from lora_profiler.evidence.memory import CommandShare as CommandShare
 from lora_profiler.evidence.memory import Interval as Interval
 from lora_profiler.evidence.memory import MeasuredMemory as MeasuredMemory
 from lora_profiler.evidence.memory import SourceShare as SourceShare
+from lora_profiler.evidence.memory import command_shares as command_shares
 from lora_profiler.evidence.memory import interval as interval
 from lora_profiler.evidence.memory import measured_memory as measured_memory
 from lora_profiler.evidence.memory import nearest_peak as nearest_peak

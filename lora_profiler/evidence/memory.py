@@ -75,6 +75,21 @@ class SourceShare(NamedTuple):
     half_width: float
 
 
+Description = Literal["exactly", "nearly", "not"]
+"""How well options describe a run: all that ran, all but the versions of its libraries, or not, as
+where kernels ran that no option names."""
+
+
+class CommandShare(NamedTuple):
+    """Of `rows` public peaks that options describe equally well, asked of the command without a
+    replay, nine in ten lay within `half_width` of the measured one; `worst` is the largest error,
+    signed."""
+
+    rows: int
+    half_width: float
+    worst: float
+
+
 class Interval(NamedTuple):
     """How far off predicted peaks are: within `half_width` of the measured one, as a share of it,
     with a probability of `nominal` for a row like the graded ones.
@@ -105,6 +120,13 @@ def interval() -> Interval:
     data = document("memory")["interval"]
     shares = {source: SourceShare(**share) for source, share in data["by_source"].items()}
     return Interval(**{**data, "by_source": shares})
+
+
+@cache
+def command_shares() -> Mapping[Description, CommandShare]:
+    """By description; those without a row are left out."""
+    shares = document("command")["by_description"]
+    return {description: CommandShare(**share) for description, share in shares.items()}
 
 
 def nearest_peak(workload: Workload) -> MeasuredMemory:

@@ -1,0 +1,190 @@
+"""Peak memory as users ask for it, against public measurements: the command itself, no replay.
+
+    python -m benchmarks.public_command [--write]
+
+Every graded peak of `public_accuracy` is asked for with options alone (`public_rows/typed.py`), and
+the answer's peak is held against the measured one, by how well the options describe the run.
+Prints the report; `--write` writes it to `results/public_command.md`, and every row to
+`results/public_command.json`, and what the package tells of them to
+`lora_profiler/evidence/data/command.json`. A minute on one core; traces nothing.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, get_args
+
+from benchmarks.public_accuracy import FILE as REPLAYED
+from benchmarks.public_rows.conditions import NotExpressibleError
+from benchmarks.public_rows.grade import NOMINAL, half_width, mean
+from benchmarks.public_rows.memory import memory_rows
+from benchmarks.public_rows.packaged import command_document, write
+from benchmarks.public_rows.typed import Description, typed
+
+FILE = REPLAYED.with_name("public_command.json")
+Row = Mapping[str, Any]
+
+
+@cache
+def peak_bytes(words: tuple[str, ...]) -> int | str:
+    """Steady-state peak that `lora-profile WORDS` prints, or its refusal."""
+    command = [sys.executable, "-m", "lora_profiler", *words, "--offline", "--format", "json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        return run.stderr.strip().splitlines()[-1].removeprefix("Error: ")
+    (prediction,) = json.loads(run.stdout)["predictions"]
+    peak: int = prediction["peak"]["total_bytes"]
+    return peak
+
+
+def graded_peaks() -> list[Row]:
+    """What the replay is graded on, with the replay's error."""
+    rows: list[Row] = json.loads(REPLAYED.read_text("utf-8"))["rows"]
+    return [row for row in rows if row["reading"] == "peak" and not row["apart"]]
+
+
+def outcome() -> dict[str, Any]:
+    raw = {(row["id"], row["quantity"]): row for row in memory_rows()}
+    rows, refused = [], {}
+    for replayed in graded_peaks():
+        name = f"{replayed['id']} {replayed['quantity']}"
+        try:
+            question = typed(raw[replayed["id"], replayed["quantity"]])
+        except NotExpressibleError as reason:
+            refused[name] = str(reason)
+            continue
+        peak = peak_bytes(question.words)
+        if isinstance(peak, str):
+            refused[name] = peak
+            continue
+        rows.append(
+            {
+                "id": replayed["id"],
+                "source": replayed["source"],
+                "method": replayed["method"],
+                "command": " ".join(question.words),
+                "description": question.description,
+                "near": list(question.near),
+                "unsaid": list(question.unsaid),
+                "measured_bytes": replayed["measured_bytes"],
+                "predicted_bytes": peak,
+                "error": round(peak / replayed["measured_bytes"] - 1, 6),
+                "replayed_error": replayed["error"],
+            }
+        )
+    return {"rows": rows, "refused": refused}
+
+
+def coverage(rows: Sequence[Row]) -> dict[str, tuple[int, int, float]]:
+    """By source: its rows, those within what the other sources' errors give, and that width."""
+    found = {}
+    for source in dict.fromkeys(row["source"] for row in rows):
+        own = [row["error"] for row in rows if row["source"] == source]
+        width = half_width([row["error"] for row in rows if row["source"] != source])
+        found[source] = (len(own), sum(abs(e) <= width for e in own), width)
+    return found
+
+
+def report(document: Mapping[str, Any]) -> str:
+    rows: Sequence[Row] = document["rows"]
+    lines = [
+        "# Peak memory, as the command is typed",
+        "",
+        (
+            "Written by `python -m benchmarks.public_command --write`: the peaks that"
+            " `python -m benchmarks.public_accuracy` replays, asked"
+        ),
+        (
+            "for with options alone. Errors are (predicted - measured) / measured, in %; the"
+            " replay's own are of the same rows."
+        ),
+        "",
+        *_by_description(rows),
+        *_unsaid(rows),
+        *_rows(rows),
+        "## Refused",
+        "",
+        *(f"- {name}: {reason}" for name, reason in document["refused"].items()),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _by_description(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "| options describe the run | n | mean abs. | worst | nine in ten within | replayed: mean"
+        " abs. | worst |"
+    )
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for description in get_args(Description):
+        own = [row for row in rows if row["description"] == description]
+        if not own:
+            yield f"| {description} | 0 | - | - | - | - | - |"
+            continue
+        errors, replayed = ([row[name] for row in own] for name in ("error", "replayed_error"))
+        yield (
+            f"| {description} | {len(own)} | {100 * mean(errors):.2f} | {_worst(errors)} |"
+            f" {100 * half_width(errors):.2f} | {100 * mean(replayed):.2f} | {_worst(replayed)} |"
+        )
+    yield ""
+    yield f"Each source's rows against the errors of the others of their kind, at {NOMINAL:.0%}:"
+    yield ""
+    for description in get_args(Description):
+        own = [row for row in rows if row["description"] == description]
+        for source, (n, inside, width) in coverage(own).items():
+            yield f"- {description}, {source}: {inside} of {n} within {100 * width:.2f} %"
+    yield ""
+
+
+def _unsaid(rows: Sequence[Row]) -> Iterator[str]:
+    yield "## What options do not say"
+    yield ""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for what in (*row["near"], *row["unsaid"]):
+            errors[what].append(row["error"])
+    for what, found in errors.items():
+        yield (
+            f"- {what}: {len(found)} rows, mean abs. {100 * mean(found):.2f}, worst {_worst(found)}"
+        )
+    yield ""
+
+
+def _rows(rows: Sequence[Row]) -> Iterator[str]:
+    yield "## Rows"
+    yield ""
+    yield "| row | described | error, % | replayed, % | lora-profile |"
+    yield "| --- | --- | ---: | ---: | --- |"
+    for row in rows:
+        yield (
+            f"| {row['id']} | {row['description']} | {100 * row['error']:+.2f} |"
+            f" {100 * row['replayed_error']:+.2f} | {row['command']} |"
+        )
+    yield ""
+
+
+def _worst(errors: Sequence[float]) -> str:
+    return f"{100 * max(errors, key=abs):+.2f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write results")
+    options = parser.parse_args()
+    document = outcome()
+    text = report(document)
+    print(text)
+    if options.write:
+        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        FILE.with_suffix(".md").write_text(text, encoding="utf-8")
+        write("command", command_document(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

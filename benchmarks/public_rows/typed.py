@@ -1,0 +1,120 @@
+"""Public rows as a user asks for them: a command of options, and what of the run those do not say.
+
+Nothing is replayed here. What is not said was written down by what ran, before any error was seen:
+another version of a library makes a description near, kernels and model code that no option names
+make it none.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.public_rows import conditions
+from benchmarks.public_rows.conditions import NotExpressibleError, Row, source_of
+from benchmarks.public_rows.memory import memory_row
+from benchmarks.public_rows.replay import FUSED_ADAPTERS, FUSED_LINEAR, is_liger_file
+
+Description = Literal["exactly", "nearly", "not"]
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """`words` behind `lora-profile`; `near` is of other versions of a library, `unsaid` of what no
+    option names."""
+
+    words: tuple[str, ...]
+    near: tuple[str, ...]
+    unsaid: tuple[str, ...]
+
+    @property
+    def description(self) -> Description:
+        return "not" if self.unsaid else "nearly" if self.near else "exactly"
+
+
+def typed(row: Row) -> Typed:
+    """Raises NotExpressibleError for rows that are not replayed either, and for models that no id
+    names."""
+    memory_row(row)
+    if not row["model_config"]:
+        raise NotExpressibleError(f"{row['model']} is no model of the catalogue")
+    source = source_of(row)
+    words, near, unsaid = {
+        "fms": _fms,
+        "litgpt-rt": _litgpt,
+        "torchtune-flags": _torchtune,
+        "fsdp_qlora": _fsdp_qlora,
+    }[source](row)
+    sizes = ["--batch-size", row["batch"], "--seq-len", row["seq_len"]]
+    method = row["method"].partition(" ")[0]
+    rank = [] if method == "full" else ["--rank", row["rank"]]
+    return Typed(
+        (row["model_config"], "--method", method, *sizes, *rank, *words), tuple(near), tuple(unsaid)
+    )
+
+
+Parts = tuple[list[str], list[str], list[str]]
+
+
+def _fms(row: Row) -> Parts:
+    kernels, liger_file = row["kernels"], is_liger_file(row)
+    sharded = row["parallelism"] != "none"
+    wide = sharded and row["compute_dtype"] == "bf16 autocast"
+    words = ["--trainer", "transformers", "--checkpointing", "--attention", "flash"]
+    words += ["--optimizer-impl", "foreach", "--dtype", "float32" if wide else "bfloat16"]
+    words += ["--precision", "amp" if row["compute_dtype"] == "bf16 autocast" else "pure"]
+    if row["method"] != "full":
+        targets = "c_attn" if "santacoder" in row["model"] else "q_proj,k_proj,v_proj,o_proj"
+        words += ["--targets", targets, "--dropout", "0.1"]
+    if row["method"].startswith("qlora"):
+        words += ["--double-quant"]
+    if sharded:
+        words += ["--sharding", "fsdp", "--world-size", row["n_gpus"]]
+    near = [
+        "transformers 4.45 makes float32 logits and copies them"
+        if liger_file
+        else "transformers 4.48 copies the logits once more than today's",
+        "reentrant checkpointing",
+        *(["FSDP of flat parameters"] if sharded else []),
+    ]
+    unsaid = []
+    if kernels == conditions.NF4_KBIT:
+        words += ["--recipe", "kbit"]
+        near.append("only norms in float32, of what k-bit preparation makes so")
+    if kernels in FUSED_LINEAR:
+        words += ["--loss", "fused"]
+    if kernels in (conditions.TRITON, conditions.NF4_TRITON):
+        unsaid.append("Triton's cross-entropy, which writes over the logits")
+    if kernels not in (conditions.STOCK, conditions.NF4_KBIT, conditions.NF4):
+        unsaid.append("fused norms and rotation alone")
+    if kernels in FUSED_ADAPTERS:
+        unsaid.append("fused adapters")
+    if wide:
+        unsaid.append("FSDP's mixed precision: float32 shards, 16-bit layers")
+    if "Mixtral" in row["model"]:
+        unsaid.append("an expert a layer of its own, in 4 bit")
+    return words, near, unsaid
+
+
+def _litgpt(row: Row) -> Parts:
+    words = ["--trainer", "litgpt", "--dtype", "bfloat16", "--precision", "pure"]
+    words += ["--adapter-dtype", "bfloat16", "--attention", "flash"]
+    near = ["LitGPT of 2023: logits in chunks, queries, keys and values in one matrix"]
+    if row["method"].startswith("qlora"):
+        words += ["--double-quant" if "dq" in row["method"] else "--no-double-quant"]
+        near.append("bitsandbytes 0.41 keeps every input")
+    return words, near, []
+
+
+def _torchtune(row: Row) -> Parts:
+    flag = int(row["id"].split(":")[1])
+    words = ["--trainer", "torchtune", "--attention", "flash"]
+    words += ["--checkpointing" if flag >= 4 else "--no-checkpointing"]
+    unsaid = ["compiled layers and loss"] * (flag >= 4) + ["the update in backward"] * (flag >= 5)
+    unsaid += ["checkpoints in host memory"] * (flag >= 6)
+    return words, ["torchtune's own model: norms and rotation in float32"], unsaid
+
+
+def _fsdp_qlora(row: Row) -> Parts:
+    words = ["--trainer", "loop", "--checkpointing", "--attention", "flash"]
+    words += ["--targets", "all-linear", "--adapter-dtype", "bfloat16", "--dropout", "0.1"]
+    words += ["--sharding", "fsdp", "--world-size", row["n_gpus"]]
+    return words, ["transformers of early 2024", "FSDP of flat parameters"], []
