@@ -80,7 +80,8 @@ def test_the_command_shows_and_prints_what_is_sent() -> None:
         "--gpu",
         "h100_sxm_80gb",
     ]
-    table = CliRunner().invoke(root, [*asked, "--interconnect", "nvlink4"], catch_exceptions=False)
+    detailed = [*asked, "--interconnect", "nvlink4", "--detail"]
+    table = CliRunner().invoke(root, detailed, catch_exceptions=False)
     assert "fsdp over 4 ranks" in table.stdout
     assert "Communication of a step among 4 ranks" in table.stdout
     assert "reduce-scatter, backward" in table.stdout

@@ -23,6 +23,11 @@ class SampleLengths:
     with a fixed seed. `source` says where they come from, `notes` what was assumed.
 
     Raises UsageError where there is no sample.
+
+    Examples:
+        >>> from lora_profiler import SampleLengths
+        >>> SampleLengths(counts={100: 3, 200: 1}, source="four samples").num_samples
+        4
     """
 
     counts: Mapping[int, int]

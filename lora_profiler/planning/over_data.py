@@ -81,7 +81,16 @@ class BatchPeak:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverData:
     """The epoch of one workload. `worst` is the longest batch that can occur, of which the
-    prediction and the verdict are; `median` the one that half of the batches do not exceed."""
+    prediction and the verdict are; `median` the one that half of the batches do not exceed.
+
+    Examples:
+        >>> from lora_profiler import TrainingData, TrainSetup, Workload
+        >>> from lora_profiler import answers, find_model, read_lengths
+        >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(batch_size=4))
+        >>> data = TrainingData(lengths=read_lengths("mean=200,max=800"))
+        >>> answers([workload], data=data)[0].over_data.worst.seq_len
+        800
+    """
 
     data: TrainingData
     batches: Batches
