@@ -123,7 +123,9 @@ def without(operator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             runs,
             table,
-            lambda given, plain=plain: {k: f for k, f in plain(given).items() if k is not operator},
+            lambda *given, plain=plain: {
+                k: f for k, f in plain(*given).items() if k is not operator
+            },
         )
 
 
@@ -165,7 +167,7 @@ def test_what_the_meta_device_refuses(operator, name, setup, reason, monkeypatch
 def test_grouped_products_keep_their_dtype_on_the_meta_device(dtype):
     """By the rule before torch 2.15, without one from then on."""
     operator = aten._grouped_mm.default
-    rule = overrides.substitutes("cpu").get(operator)
+    rule = overrides.substitutes("cpu", Platform()).get(operator)
     assert (rule is None) == (torch.__version__ >= (2, 15))
     tensors = (
         torch.empty(8, 16, dtype=dtype, device="meta"),
