@@ -41,8 +41,14 @@ VERBS = {
 
 def lora_profile(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
     how = ["-m", "lora_profiler"] if code is None else ["-c", code]
+    # bytecode that a full disk cuts short would be read by every later process
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        [sys.executable, *how, *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, *how, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
     )
 
 

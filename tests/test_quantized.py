@@ -321,7 +321,7 @@ def test_weights_turned_back_into_16_bit_are_asked_for_in_the_file_and_said(
 def test_bundled_models_that_are_published_quantised_say_so(
     run: Run, name: str, scheme: str
 ) -> None:
-    done = run("predict", name, "--engine", "analytic")
+    done = run("predict", name, "--engine", "analytic", "--detail")
     assert done.exit_code == 0
     assert (
         f"The checkpoint is stored in {scheme}" in done.stdout

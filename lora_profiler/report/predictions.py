@@ -120,7 +120,7 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     workload = predictions[0].workload
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
-    rules = f"memory rules of {workload.setup.device}{_platform_words(workload)}"
+    rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
     worst = "worst " if answers[0].over_data else ""
     lines = [
         worst + training_line(workload.setup, dtypes),
@@ -130,7 +130,7 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
 
 
-def _platform_words(workload: Workload) -> str:
+def platform_words(workload: Workload) -> str:
     """' (sm_90, torch 2.13)': whose kernels they are, on CUDA."""
     if workload.setup.device != "cuda":
         return ""

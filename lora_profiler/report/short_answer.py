@@ -6,10 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.predictions import attention_words, title_words, training_line
+from lora_profiler.report.predictions import (
+    attention_words,
+    platform_words,
+    title_words,
+    training_line,
+)
 from lora_profiler.report.room import shared
 from lora_profiler.report.trainer import peak_lines, short_trainer_lines
 from lora_profiler.units import (
@@ -96,7 +102,8 @@ def _question(answers: Sequence[Answer]) -> list[str]:
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     return [
-        f"{worst}{training_line(setup, dtypes)}, {attention_words(setup, kernels)}",
+        f"{worst}{training_line(setup, dtypes)},"
+        f" {attention_words(setup, kernels)}{platform_words(predictions[0].workload)}",
         *short_trainer_lines(answers[0].trainer, [p.workload for p in predictions]),
     ]
 
@@ -230,7 +237,9 @@ def _trust(answers: Sequence[Answer]) -> str:
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(_sureness(answer), []).append(method_label(answer.prediction))
-    return "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
+    stored = checkpoint_words(answers[0].prediction.workload)
+    sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
+    return f"{sure} {stored}" if stored else sure
 
 
 def _sureness(answer: Answer) -> str:

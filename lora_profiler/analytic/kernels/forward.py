@@ -238,10 +238,11 @@ def attention_flops(node: Node, launches: Launches, products: int) -> int:
 
 
 def _attention(node: Node, launches: Launches) -> None:
-    """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and the
-    generator's state."""
+    """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and, where
+    the kernel keeps it on the card, the generator's state. A mask comes last."""
     out = node.outputs[0]
-    logsumexp, state, *mask = node.beside
+    masks = int(node.op.endswith("_masked"))
+    kept, mask = node.beside[: len(node.beside) - masks], node.beside[len(node.beside) - masks :]
     read = sum(launches.there(t) for t in (*node.inputs, *mask))
     # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
     for additive in mask:
@@ -250,7 +251,7 @@ def _attention(node: Node, launches: Launches) -> None:
         launches.memory(node.module, "zeros_like", 0, size)
         launches.memory(node.module, "logical_not", shared, booleans)
         launches.memory(node.module, "masked_fill_", size + booleans, size)
-    written = sum(launches.bytes(t) for t in (out, logsumexp, state))
+    written = sum(launches.bytes(t) for t in (out, *kept))
     launches.attention(
         node.module,
         ATTENTION_OP[node.op][0],
