@@ -785,7 +785,7 @@ def test_evidence_is_all_there_with_an_address_each() -> None:
     )
     assert (
         "Misses, and what is known of them" in shown
-        and "litgpt-rt:48" in shown
+        and "fsdp_qlora:649" in shown
         and "qwen:1.8B:LoRA:1024" in shown
     )
     assert "what holds them was not found" in shown
