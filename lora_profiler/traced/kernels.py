@@ -212,10 +212,11 @@ def kernel_of(
     """The kernel that one operator launches, None where nothing runs: views, tensors without
     contents, numbers on the host."""
     op = func._overloadpacket.__name__
-    given = _tensors((args, kwargs))
+    outs = {argument.name for argument in func._schema.arguments if argument.is_out}
+    given = _tensors((args, {k: value for k, value in kwargs.items() if k not in outs}))
     returned = _tensors(result)
     changed = _changed(func, args, kwargs)
-    old = {tensor.untyped_storage()._cdata for tensor in given}
+    old = {tensor.untyped_storage()._cdata for tensor in (*given, *changed)}
     new = [tensor for tensor in returned if tensor.untyped_storage()._cdata not in old]
     if op in _NOTHING_RUNS or not (new or changed):
         return None
