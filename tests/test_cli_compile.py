@@ -105,10 +105,10 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
 
 
 def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> None:
-    first = run("predict", config, "--method", "full", "-s", "64")
+    first = run("predict", config, "--method", "full", "-s", "64", "--detail")
     assert "tracing" in first.stderr
     assert "compiled engine" in first.stdout
-    again = run("predict", config, "--method", "full", "-s", "99")
+    again = run("predict", config, "--method", "full", "-s", "99", "--detail")
     assert "tracing" not in again.stderr
     assert "compiled engine" in again.stdout
 
