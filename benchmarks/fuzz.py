@@ -277,7 +277,7 @@ def brief(is_brief: bool) -> Iterator[None]:
     with ExitStack() as patches:
         for name, nothing in (("device_memory", None), ("layers", ())):
             patches.enter_context(patch.object(Prediction, name, nothing))
-        patches.enter_context(patch.object(answers, "levers", lambda *asked, **options: ()))
+        patches.enter_context(patch.object(answers, "every_lever", lambda *asked, **options: ()))
         yield
 
 

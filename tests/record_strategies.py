@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
@@ -67,6 +67,9 @@ def setups(draw: st.DrawFn) -> TrainSetup:
     sizes: dict[str, st.SearchStrategy[Any]]
     sizes = {name: st.integers(1, 4096) for name in ("batch_size", "seq_len", "accumulation", "r")}
     sizes["packed"] = st.none() | st.integers(1, 4096)
+    sizes["eval_batch_size"] = st.none() | st.integers(1, 4096)
+    sizes["padding"] = st.sampled_from([0.0, 0.0, 0.25])
+    sizes["label_smoothing_factor"] = st.sampled_from([0.0, 0.0, 0.1])
     lora = draw(
         st.none()
         | st.builds(
@@ -103,7 +106,7 @@ def records() -> st.SearchStrategy[Record]:
     return st.builds(
         Record,
         workload=workloads(),
-        conditions=of(Conditions),
+        conditions=of(Conditions).map(lambda drawn: replace(drawn, padding=0.0)),  # the setup's
         environment=of(Environment),
         measurement=of(Measurement),
         repeat=st.integers(0, 5),

@@ -663,7 +663,11 @@ def test_what_no_machine_can_run_is_refused() -> None:
     with pytest.raises(UsageError, match=r"padding is 1\.0"):
         replace(SETUP, padding=1.0)
     with pytest.raises(UsageError, match=r"padding is 0\.99; it must leave"):
-        refuse(Workload(model=MODEL, setup=replace(SETUP, padding=0.99)), QUICK, _installed())
+        refuse(
+            Workload(model=MODEL, setup=replace(SETUP, padding=0.99, seq_len=16)),
+            QUICK,
+            _installed(),
+        )
     with pytest.raises(UsageError, match="cannot be emulated on xpu"):
         refuse(
             Workload(model=MODEL, setup=replace(SETUP, device="xpu")),

@@ -28,7 +28,7 @@ from lora_profiler.mathematics.adapters import adapted, exact_weight, factors, l
 from lora_profiler.mathematics.intrinsic_dimension import FullTuning, linear_names
 from lora_profiler.mathematics.subject import Subject, mean_loss, train
 from lora_profiler.mathematics.verify import CHECKS, check_memory, verify
-from lora_profiler.records.record import Device, Environment, Measurement, Record
+from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Finding
 from lora_profiler.report.claims.merging import Nf4
@@ -275,7 +275,7 @@ def measured_as_predicted(workload: Workload, **changes: Any) -> Record:
     )
     return Record(
         workload=workload,
-        conditions=None,
+        conditions=Conditions(),
         environment=environment,
         measurement=replace(measurement, **changes),
     )  # type: ignore[arg-type]

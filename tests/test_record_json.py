@@ -426,15 +426,20 @@ def test_schema_1_1_is_read_whole() -> None:
     data = golden("1.1")
     record = record_from_dict(data)
     written = through_json(record_dict(record))
+    padding = data["conditions"]["padding"]  # is of the setup now
     for place, later in (
         (
             written["workload"]["setup"],
-            {option.name: option.default for option in STORED_OPTIONS if option.declared.added},
+            {option.name: option.default for option in STORED_OPTIONS if option.declared.added}
+            | {"padding": padding},
         ),
         (written["measurement"], LATER_OF_A_MEASUREMENT),
     ):
         for name, meant in later.items():
             assert place.pop(name) == meant
+    written["conditions"]["padding"] = padding
+    for named_by_the_setup in ("case_key", "id"):
+        assert written.pop(named_by_the_setup) != data.pop(named_by_the_setup)
     assert written == data
     assert problems(record) == []
     empty = [
@@ -457,5 +462,6 @@ def at(data: Any, place: tuple[Any, ...]) -> Any:
 def test_setup_defaults_are_those_of_the_program() -> None:
     data = golden("1.1")
     data["workload"]["setup"] = {"method": "qlora"}
+    data["conditions"]["padding"] = 0.0
     setup = record_from_dict(data).workload.setup
     assert setup == TrainSetup(lora=LoraConfig(target_modules=None), quantization=Quantization())

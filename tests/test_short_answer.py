@@ -56,7 +56,8 @@ def test_it_is_25_lines_of_80_columns(model: str) -> None:
     assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
     assert lines[0].startswith(f"{model}: ")
     usable = next(number for number, line in enumerate(lines) if line.endswith(" usable"))
-    named = [line.split()[0] for line in lines[usable + 1 :] if line[:3].strip() and line[0] == " "]
+    of_card = lines[usable + 1 : lines.index("", usable)]
+    named = [line.split()[0] for line in of_card if line[:3].strip()]
     assert named == ["full", "LoRA", "QLoRA"]
 
 
