@@ -13,18 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
+from lora_profiler.analytic.activations import has_one_row, mask_bytes, table_bytes
+from lora_profiler.analytic.candidates import Candidate, beside, candidate
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
-from lora_profiler.analytic.moments import (
-    Candidate,
-    beside,
-    candidate,
-    has_one_row,
-    input_bytes,
-    mask_bytes,
-    table_bytes,
-)
+from lora_profiler.analytic.moments import input_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE

@@ -12,19 +12,13 @@ from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, S, constant, total
 from lora_profiler.algebra.table import Table
+from lora_profiler.analytic.activations import Activations, activations, has_one_row
 from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
+from lora_profiler.analytic.candidates import Candidate, Moments
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.losses import chunk_fact
-from lora_profiler.analytic.moments import (
-    Activations,
-    Candidate,
-    Moments,
-    activations,
-    has_one_row,
-    moments,
-    persistent_only,
-)
+from lora_profiler.analytic.moments import moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.sharding import ShardState, alone
 from lora_profiler.analytic.sharding_units import shard_state

@@ -116,7 +116,6 @@ def answers(
     if engine == REHEARSED:  # what else is asked would each take a rehearsal
         engines = ["auto"] * len(engines)
     timings, gaps = _timed(predictions, gpu, engines, batches)
-    timings, gaps = _timed(predictions, gpu, engines, batches)
     rows = []
     for prediction, timing, gap, engine, epoch in zip(
         predictions, timings, gaps, engines, batches, strict=True

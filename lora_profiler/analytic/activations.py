@@ -1,0 +1,178 @@
+"""What autograd keeps at the end of the forward pass, by part, and what lives on beside it."""
+
+from functools import partial
+from typing import NamedTuple
+
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
+from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
+from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.structure import ForwardPass, LayerRun
+from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.workload import TrainSetup, Workload
+
+RNG_STATE_BYTES = 5056
+"""torch's CPU generator state, which checkpointing keeps per layer; host memory when the model is
+on a GPU."""
+
+
+class Activations(NamedTuple):
+    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `capped`
+    is what softcapping keeps of the logits, counted in `head`; `held` and `scalars` live on without
+    being saved, `masks` and autocast's `cached` weights only until the forward pass is over.
+
+    `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under
+    checkpointing.
+    """
+
+    embed: Polynomial
+    shared: Polynomial
+    layers: tuple[tuple[LayerRun, Polynomial], ...]
+    head: Polynomial
+    capped: Polynomial
+    loss: Polynomial
+    labels: Polynomial
+    ids: Polynomial
+    held: Polynomial
+    scalars: Polynomial
+    masks: Polynomial
+    cached: Polynomial
+
+    @property
+    def saved(self) -> Polynomial:
+        """As `saved_tensors_hooks` would sum it: `held` is left out, the ids that the embedding
+        keeps are in."""
+        return self.embed + self.shared + self.stack + self.head + self.loss
+
+    @property
+    def stack(self) -> Polynomial:
+        return total(size * len(layer.indices) for layer, size in self.layers)
+
+
+def has_one_row(setup: TrainSetup) -> bool:
+    """Whether a micro-batch is one row, whose labels are shifted without a copy."""
+    return setup.batch_size == 1 or setup.is_flattened
+
+
+def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
+    return smoothing(
+        forward.logits,
+        is_converted=setup.precision == "amp",
+        one_row=has_one_row(setup),
+        on_cpu=setup.device == "cpu",
+    )
+
+
+def activations(
+    forward: ForwardPass, family: Family, workload: Workload, kernel: str
+) -> Activations:
+    setup, config = workload.setup, workload.model.config
+    vocab, chunks = forward.logits.elements, forward.chunks
+    labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
+    shared, held = forward.shared(), ZERO
+    used = {family.window(config, i) for i in range(forward.num_layers)}
+    mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
+    if setup.checkpointing:
+        positions = S * 8
+        if setup.is_packed:
+            positions = ZERO  # they came with the batch
+        elif family.positions_per_sample:
+            positions = TOKENS * 8
+        elif any(storage.bytes == positions for storage in forward.embed.saved):
+            positions = ZERO  # a trained position embedding keeps them already
+        held = table_bytes(forward, family, workload) + positions
+        shared = {}
+        if family.mask_is_positional:
+            shared["attention_mask"] = mask(used)
+        else:
+            held = held + mask(used)
+        if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
+            held = held + forward.leaf.bytes
+    layers = tuple(
+        (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes)
+        for layer in forward.layers
+    )
+    return Activations(
+        embed=forward.embed.saved_bytes,
+        shared=total(shared.values()),
+        layers=layers,
+        head=forward.head.saved_bytes,
+        capped=_kept_by_softcapping(forward, workload),
+        loss=(
+            smoothing_of(forward, setup).kept
+            if setup.label_smoothing_factor
+            else vocab * 4 + labels + 4
+            if chunks is None
+            else chunks.kept
+            if isinstance(chunks, LossPath)
+            else chunks.made + chunks.trained
+            if chunks.fused
+            else labels + SCALAR
+        ),
+        labels=labels,
+        ids=total(s.bytes for s in forward.embed.saved if s.role == "input"),
+        held=held,
+        scalars=_host_scalars(forward, setup),
+        masks=mask(used | set(family.masks(config))),
+        cached=_cached(forward, setup.checkpointing),
+    )
+
+
+def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial:
+    """The capped logits that tanh keeps for its gradient, where the family caps them."""
+    if workload.model.config.get("final_logit_softcapping") is None:
+        return ZERO
+    return total(
+        storage.bytes for storage in forward.head.saved if storage.bytes == forward.logits.bytes
+    )
+
+
+def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
+    """What only counts where host memory is counted: Python factors that autograd keeps,
+    checkpointing's generator states."""
+    if setup.device != "cpu":
+        return ZERO
+    factors = (
+        forward.embed.scalars
+        + forward.head.scalars
+        + sum(x.run.scalars * len(x.indices) for x in forward.layers)
+    )
+    return constant(
+        8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0)
+    )
+
+
+def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:
+    """Autocast's copies of trained weights that nothing saves, or that checkpointing dropped from
+    what is saved."""
+    runs = [(forward.embed, 1, False), (forward.head, 1, False)]
+    runs += [(layer.run, len(layer.indices), checkpointing) for layer in forward.layers]
+    return total(
+        s.bytes * n for run, n, dropped in runs for s in run.cached if dropped or s not in run.saved
+    )
+
+
+def table_bytes(forward: ForwardPass, family: Family, workload: Workload) -> Polynomial:
+    """cos and sin of each rotary set."""
+    dtype = family.rotary_dtype or forward.embed.output.dtype
+    positions = TOKENS if workload.setup.is_packed else S
+    return total(
+        positions * (2 * size * ITEMSIZE[dtype])
+        for _, size in family.rotary_sets(workload.model.config)
+    )
+
+
+def mask_bytes(
+    windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str
+) -> Polynomial:
+    """Attention masks of the given kinds of attention: additive ones for eager, one a sample; for
+    SDPA a boolean one each packed row or padded sequence, or for all samples where a sliding window
+    is filled, none where the causal flag suffices.
+    """
+    if setup.is_flattened:
+        return ZERO
+    if (setup.is_packed or setup.is_padded) and kernel != "eager":
+        return B * S * S * len(windows)
+    if kernel == "eager":
+        return B * S * S * (ITEMSIZE[dtype] * len(windows))
+    return S * S * sum(w is not None and setup.seq_len >= w for w in windows)

@@ -1,0 +1,42 @@
+"""One possible maximum of a moment: live bytes by category, as polynomials in batch, sequence and
+rank, and how they are added to."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
+from lora_profiler.prediction import Category, MomentName
+
+Breakdown = Mapping[Category, Polynomial]
+
+
+class Candidate(NamedTuple):
+    """One possible maximum of a moment: its live bytes by category, and their sum."""
+
+    bytes: Breakdown
+    total: Polynomial
+
+
+Moments = Mapping[MomentName, tuple[Candidate, ...]]
+
+
+def merged(base: Breakdown, more: Breakdown) -> dict[Category, Polynomial]:
+    """The sum of both, category by category."""
+    return {**base, **{category: base.get(category, ZERO) + more[category] for category in more}}
+
+
+def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
+    sizes = merged(base, more)  # type: ignore[arg-type]  # keyword names are categories
+    return Candidate(bytes=sizes, total=total(sizes.values()))
+
+
+def beside(base: dict[Category, Polynomial], size: Polynomial) -> dict[Category, Polynomial]:
+    """`base` with what is there for other ranks' sake, if anything is."""
+    return base if size == ZERO else base | {"communication": size}
+
+
+def largest_of(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+    """Those that can be the largest at some size."""
+    kept = undominated(c.total for c in candidates)
+    return tuple(next(c for c in candidates if c.total is size) for size in kept)

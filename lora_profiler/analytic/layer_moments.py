@@ -1,0 +1,167 @@
+"""Inside the layers, forward and backward, and in the embedding's backward: worked out by
+`liveness.py`, and estimates."""
+
+from collections.abc import Iterable
+
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
+from lora_profiler.analytic.activations import RNG_STATE_BYTES, Activations
+from lora_profiler.analytic.candidates import Candidate, beside, candidate, largest_of
+from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.sharding import ShardState
+from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.prediction import Category, MomentName
+from lora_profiler.workload import Workload
+
+
+def inside_layers(
+    forward: ForwardPass,
+    kept: Activations,
+    shards: ShardState,
+    before: dict[Category, Polynomial],
+    running: dict[Category, Polynomial],
+    workload: Workload,
+) -> dict[MomentName, tuple[Candidate, ...]]:
+    """Candidates inside the layers: each distinct one where it occurs last and first, then head and
+    embedding. `before` lies beside the forward pass, `running` beside backward.
+
+    Under checkpointing a layer's forward pass runs again at the start of its backward, and counts
+    there.
+    """
+    checkpointing = workload.setup.checkpointing
+    state = constant(
+        RNG_STATE_BYTES if workload.setup.device == "cpu" else 0
+    )  # that of before, while a layer runs again
+    per_layer = {id(layer): size for layer, size in kept.layers}
+    ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
+
+    def made(*, above: int) -> Polynomial:
+        """Gradients of the head and of all layers with an index over `above`; with accumulation
+        they exist already."""
+        if shards.is_sharded:
+            return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
+        if shards.dealt > 1:
+            rank = workload.setup.lora.r if workload.setup.lora else 1
+            whole = total(
+                x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers
+            )
+            return constant(
+                -(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // shards.dealt)
+            )
+        if workload.setup.accumulation > 1:
+            return ZERO
+        layers = total(
+            x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers
+        )
+        return forward.head_gradient_bytes + layers
+
+    def stored(*, below: int) -> Polynomial:
+        return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
+
+    def found(
+        base: dict[Category, Polynomial],
+        index: int,
+        inside: Iterable[Polynomial],
+        own: Polynomial,
+        sent: Polynomial,
+        **more: Polynomial,
+    ) -> list[Candidate]:
+        below = ends + stored(below=index) + own
+        alive = beside(base, sent)
+        return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
+
+    of_loss = constant(2 * SCALAR)  # the loss, and the gradient of 1 that autograd begins with
+    unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
+    from_chunks = (
+        forward.chunks.parameter_gradients
+        if forward.chunks and workload.setup.accumulation == 1
+        else ZERO
+    )
+    ahead: list[Candidate] = []
+    last = [
+        candidate(
+            beside(running, shards.before_layers),
+            activations=ends + stored(below=forward.num_layers),
+            temporaries=inside,
+            gradients=from_chunks,
+            logits_and_loss=of_loss,
+        )
+        for inside in forward.head.backward_candidates
+    ]
+    first: list[Candidate] = []
+    for layer in forward.layers:
+        run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
+        running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
+        ahead += found(
+            before,
+            newest,
+            running_forward,
+            run.input.bytes + kept.masks + kept.cached,
+            shards.in_forward(newest),
+        )
+        checkpoint = (
+            run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
+        )
+        places = [(newest, last), (oldest, first)]
+        if shards.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
+            places += [(index, last) for index in layer.indices[-2:-1]] + [
+                (index, first) for index in layer.indices[1:2]
+            ]
+        for index, where in places:
+            sent, extra = (
+                shards.in_backward(index),
+                {"gradients": made(above=index), "logits_and_loss": of_loss},
+            )
+            within = [size + unreduced for size in run.backward_candidates]
+            where += found(running, index, within, checkpoint, sent, **extra)
+            if checkpointing:
+                again = [size + unreduced for size in run.recompute_candidates]
+                rerun = run.input.bytes + run.waiting_gradients + state
+                where += found(running, index, again, rerun, sent, **extra)
+    if forward.embed.gradient_bytes != ZERO:
+        first += _embedding_backward(forward, shards, running, workload)
+    inside = {
+        "last_layer_forward": ahead,
+        "last_layer_backward": last,
+        "first_layer_backward": first,
+    }
+    return {name: largest_of(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
+
+
+def _embedding_backward(
+    forward: ForwardPass,
+    shards: ShardState,
+    running: dict[Category, Polynomial],
+    workload: Workload,
+) -> list[Candidate]:
+    """All gradients, with the one of the embedding's output while the embedding's own is made.
+
+    A tied head's gradient, the embedding's and their sum coexist afterwards; where autocast
+    converted the head's gradient or chunks made it, it belongs to nobody else and takes the
+    embedding's in.
+    """
+    head = next(
+        (
+            module
+            for name, module in workload.model.modules()
+            if name == workload.model.output_embedding
+        ),
+        None,
+    )
+    tied = head is not None and head.weights[0].tied_to is not None
+    owned = bool(forward.head.cached) or forward.chunks is not None
+    size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
+    gradients, unreduced = shards.state.gradient_bytes, ZERO
+    if shards.is_sharded:
+        gradients = shards.reduced_above(-1)
+        unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
+    hidden, tied_sum = forward.embed.output.bytes + size, constant(0 if owned else 2 * size)
+    return [
+        candidate(
+            beside(running, shards.in_embedding),
+            gradients=ZERO if workload.setup.accumulation > 1 else gradients,
+            logits_and_loss=constant(2 * SCALAR),
+            temporaries=unreduced + temporary,
+        )
+        for temporary in (hidden, tied_sum)
+    ]

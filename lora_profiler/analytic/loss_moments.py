@@ -1,0 +1,135 @@
+"""The stages of the loss, forward and backward: plain, smoothed, in chunks, and a trainer's own."""
+
+from collections.abc import Iterable
+
+from lora_profiler.algebra.polynomial import ZERO, B, Polynomial, S, constant
+from lora_profiler.analytic.activations import Activations, has_one_row, smoothing_of
+from lora_profiler.analytic.candidates import Breakdown, Candidate, beside, candidate, largest_of
+from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead
+from lora_profiler.analytic.sharding import ShardState
+from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.prediction import Category
+from lora_profiler.workload import TrainSetup
+
+Both = tuple[tuple[Candidate, ...], tuple[Candidate, ...]]
+"""Of the end of forward, and of the loss's backward."""
+
+
+def loss_candidates(
+    forward: ForwardPass,
+    kept: Activations,
+    shards: ShardState,
+    ahead: dict[Category, Polynomial],
+    running: dict[Category, Polynomial],
+    setup: TrainSetup,
+) -> Both:
+    """What is alive while the loss is made, on `ahead`, and while its backward runs, on
+    `running`."""
+    stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
+    last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
+    before, after = beside(ahead, shards.in_loss), beside(running, shards.before_layers)
+    in_forward = stored + last + kept.cached
+    logits = forward.logits
+    if setup.label_smoothing_factor:
+        smoothed = smoothing_of(forward, setup)
+        made = candidate(before, activations=in_forward, logits_and_loss=kept.capped + logits.bytes)
+        end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
+        return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
+    if isinstance(forward.chunks, LossPath):
+        return _in_path(forward, forward.chunks, stored, kept, ahead, running)
+    if forward.chunks is not None:
+        accumulates = setup.accumulation > 1
+        return _in_chunks(forward, forward.chunks, stored, kept, ahead, running, accumulates)
+    copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
+    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
+    of_logits = kept.loss + kept.capped
+    end_of_forward = candidate(
+        before, activations=in_forward, logits_and_loss=of_logits + logits.bytes + copy + padded + 4
+    )
+    loss_backward = candidate(
+        after, activations=stored, logits_and_loss=of_logits - kept.labels + logits.elements * 8 + 4
+    )
+    return (end_of_forward,), (loss_backward,)
+
+
+def _in_path(
+    forward: ForwardPass,
+    path: LossPath,
+    stored: Polynomial,
+    kept: Activations,
+    before: Breakdown,
+    running: Breakdown,
+) -> Both:
+    """(end of forward, loss's backward) of a trainer's own loss."""
+    ahead = stored + kept.cached
+    if path.hidden.storage not in forward.head.saved:
+        ahead = ahead + path.hidden.bytes
+    end = _each(before, ahead, ZERO, path.ahead)
+    back = _each(running, stored, ZERO, path.back)
+    return largest_of(end), largest_of(back)
+
+
+def _in_chunks(
+    forward: ForwardPass,
+    chunks: ChunkedHead,
+    stored: Polynomial,
+    kept: Activations,
+    before: Breakdown,
+    running: Breakdown,
+    accumulates: bool,
+) -> Both:
+    """(end of forward, loss's backward) where the head runs in chunks.
+
+    The gradients of the head's own weights become those of the parameters, unless there are some
+    already or autocast lowered the weights: then they are converted at the end of the loss's
+    backward, while the lowered ones still exist.
+    """
+    owned: Category = "logits_and_loss" if accumulates or chunks.lowered else "gradients"
+    hidden = chunks.hidden.bytes
+    if not chunks.fused:
+        stored = stored - chunks.copied  # saved, but the loss's own
+    ahead = stored + kept.cached
+    if chunks.hidden.storage not in forward.head.saved:
+        ahead = ahead + hidden
+
+    def found(
+        base: Breakdown,
+        activations: Polynomial,
+        rest: Polynomial,
+        stages: Iterable[Polynomial],
+        makes: bool,
+    ) -> list[Candidate]:
+        more = {owned: chunks.trained} if makes else {}
+        held = candidate(base, activations=activations, **more).bytes
+        return [
+            candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages
+        ]
+
+    labels = kept.labels + chunks.copied + 2 * SCALAR
+    if chunks.fused:
+        end = found(before, ahead, labels, chunks.gradients(), True)
+        back = found(running, stored, constant(2 * SCALAR), [ZERO], True)
+    else:
+        end = found(before, ahead, labels, [chunks.losses()], False)
+        back = found(running, stored, labels + 2 * SCALAR, chunks.gradients(), True)
+    if chunks.lowered:
+        left = stored if chunks.fused else stored - hidden
+        own: dict[Category, Polynomial] = {
+            "logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients
+        }
+        wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
+        for more in (chunks.trained, wide):
+            held = candidate(running, activations=left, **own).bytes
+            back.append(candidate(held, logits_and_loss=chunks.made + more + 2 * SCALAR))
+    return largest_of(end), largest_of(back)
+
+
+def _each(
+    base: Breakdown, activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial]
+) -> list[Candidate]:
+    """The stages of a loss, with `rest` of it besides."""
+    return [
+        candidate(base, activations=activations, logits_and_loss=rest + stage) for stage in stages
+    ]
