@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lora_profiler.analytic.sharding import Part
     from lora_profiler.batching.batches import Batches
     from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.empirical_interval import LikelyPeak
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
@@ -32,7 +33,8 @@ class Answer:
     `timing` is of that card; without one, of this machine's processor where it was measured and is
     the device, else None. `speed_gap` is against full fine-tuning, where that is among the ways
     asked about and both times are known. `communication` is what a rank sends, None for a process
-    alone. `trainer` is whose loop it is, None for a bare one.
+    alone. `trainer` is whose loop it is, None for a bare one. `besides` are the other methods that
+    were asked about, to which no change leads.
 
     With data the prediction, its verdict and its levers are of the worst batch, `over_data` is the
     epoch, and `timing` the average over it, which no `speed_gap` is told of.
@@ -47,6 +49,25 @@ class Answer:
     communication: "Communication | None"
     trainer: Trainer | None = None
     over_data: "OverData | None" = None
+    besides: frozenset[str] = frozenset()
+
+    @property
+    def remedies(self) -> "tuple[Remedy, ...]":
+        """The sets of changes that make it fit the card, searched for when asked; empty without a
+        card, and where it fits."""
+        if self.gpu is None or self.fit is None:
+            return ()
+        from lora_profiler.planning.advise import advise
+
+        prediction = self.prediction
+        return advise(prediction.workload, self.gpu, "auto", prediction, besides=self.besides)
+
+    @property
+    def smallest_cards(self) -> "tuple[Gpu, ...]":
+        """The cards of the smallest memory that suffices."""
+        from lora_profiler.planning.smallest_cards import smallest_cards
+
+        return smallest_cards(self.prediction)
 
     @property
     def likely(self) -> "LikelyPeak | None":
@@ -100,7 +121,7 @@ def answers(
             "--interconnect is the link among several ranks; add --world-size and --sharding, or"
             " leave it out."
         )
-    methods = {w.setup.method for w in workloads}
+    methods = frozenset(w.setup.method for w in workloads)
     batches: Sequence[Batches | None] = [None] * len(workloads)
     if data is not None:
         from lora_profiler.planning.over_data import batches_for, worst_batch
@@ -138,6 +159,7 @@ def answers(
                 speed_gap=gap,
                 communication=_sent(prediction, network) if workload.setup.world_size > 1 else None,
                 over_data=_over_data(prediction, data, epoch, engine) if data and epoch else None,
+                besides=methods,
             )
         )
     return rows

@@ -63,7 +63,7 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
         return [*above, *whose, below]
-    remedies = [_remedies(answer, answers) for answer in answers]
+    remedies = [_remedies(answer) for answer in answers]
     first = [words[:1] for words in remedies]
     full, both, least = (
         [*above, *whose, _on_card(answers, remedies), below],
@@ -166,14 +166,12 @@ def _legend(predictions: Sequence[Prediction]) -> str:
 
 def _card_words(answer: Answer) -> str:
     """'48 GB, l40s': the smallest memory that suffices, and a card that has it."""
-    from lora_profiler.planning.smallest_cards import smallest_cards
-
     prediction = answer.prediction
     if prediction.saved_activation_bytes is None:
         return "not known"
     if prediction.workload.setup.device != "cuda":
         return ""
-    cards = smallest_cards(prediction)
+    cards = answer.smallest_cards
     return f"{cards[0].memory_gib_marketed:g} GB, {cards[0].key}" if cards else "none alone"
 
 
@@ -208,15 +206,11 @@ def _speed(step: "TimedStep") -> str:
     return f"{seconds_text(step.time.seconds)}, {rate_text(step.time.tokens_per_second, 'tokens')}"
 
 
-def _remedies(answer: Answer, answers: Sequence[Answer]) -> list[str]:
+def _remedies(answer: Answer) -> list[str]:
     """The quickest set of changes that suffices and trains the same, and the quickest of all."""
-    from lora_profiler.planning.advise import advise
-
     if answer.gpu is None or answer.fit is None or answer.fit.verdict == "fits":
         return []
-    methods = {other.prediction.workload.setup.method for other in answers}
-    prediction = answer.prediction
-    remedies = advise(prediction.workload, answer.gpu, "auto", prediction, besides=methods)
+    remedies = answer.remedies
     if not remedies:
         return ["nothing short of several cards makes it fit: lora-profile plan"]
     first = remedies[0]

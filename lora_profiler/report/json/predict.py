@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from lora_profiler.planning.advise import Remedy, advise
+from lora_profiler.planning.advise import Remedy
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
 from lora_profiler.report.communication import communication_dict
 from lora_profiler.report.json.plain import plain
@@ -68,8 +67,8 @@ def answer_dict(answer: Answer) -> "types.AnswerJson":
         "communication": communication_dict(answer),
         "evidence": _evidence_dict(prediction),
         "levers": [_lever_dict(lever) for lever in answer.levers],
-        "remedies": [_remedy_dict(remedy) for remedy in _remedies(answer)],
-        "smallest_cards": [card.key for card in smallest_cards(prediction)],
+        "remedies": [_remedy_dict(remedy) for remedy in answer.remedies],
+        "smallest_cards": [card.key for card in answer.smallest_cards],
         "layers": [plain(layer) for layer in prediction.layers],
         **_data_part(answer),
     }
@@ -236,12 +235,6 @@ def _data_part(answer: Answer) -> "types.DataPart":
 
 def _lever_dict(lever: Lever) -> dict[str, Any]:
     return {**asdict(lever), "saved_fraction": lever.saved_fraction}
-
-
-def _remedies(answer: Answer) -> tuple[Remedy, ...]:
-    if answer.gpu is None or answer.fit is None:
-        return ()
-    return advise(answer.prediction.workload, answer.gpu, "auto", answer.prediction)
 
 
 def _remedy_dict(remedy: Remedy) -> "types.RemedyJson":
