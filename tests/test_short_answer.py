@@ -14,6 +14,7 @@ from lora_profiler import (
     TrainSetup,
     Workload,
     advise,
+    answers,
     bundled_gpus,
     find_gpu,
     find_model,
@@ -25,6 +26,7 @@ from lora_profiler import (
 )
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.fit import judge
+from lora_profiler.report.json.predict import answer_dict
 
 MODELS = (
     "meta-llama/Llama-3.1-8B",
@@ -139,3 +141,19 @@ def test_the_smallest_cards_are_those_that_fit(batch: int) -> None:
     least = min(c.memory_gib_marketed or 0 for c in fitting)
     expected = {c.key for c in fitting if c.memory_gib_marketed == least}
     assert {c.key for c in smallest_cards(predict(workload))} == expected
+
+
+def test_no_advice_leads_to_a_method_that_is_asked_about() -> None:
+    """Alone full fine-tuning is told of LoRA; beside LoRA it is not, in text and JSON alike."""
+    full, lora = (
+        Workload(model=find_model(LLAMA), setup=TrainSetup(lora=adapter))
+        for adapter in (None, LoraConfig())
+    )
+    card = find_gpu("a100_sxm_40gb")
+    beside = answers([full, lora], card)[0]
+    alone, asked = (
+        {option for remedy in found.remedies for option in remedy.options}
+        for found in (answers([full], card)[0], beside)
+    )
+    assert "--method lora" in alone and "--method lora" not in asked
+    assert {o for r in answer_dict(beside)["remedies"] for o in r["options"]} == asked
