@@ -92,18 +92,25 @@ def _layout(trainer: Trainer, workloads: Sequence[Workload]) -> list[str]:
 
 
 def peak_lines(peaks: "Sequence[TrainerPeak]") -> list[str]:
-    """A heading, and '  trl-sft  full 60.65 GiB, LoRA 18.90 GiB' for each trainer."""
+    """A heading, and '  trl-sft  8 x 1,024  full 60.65 GiB, LoRA 18.90 GiB' for each trainer."""
     if not peaks:
         return []
-    width = max(len(stack.name) for stack, _ in peaks)
+    sizes = [_sizes(of_methods) for _, of_methods in peaks]
+    width, of_sizes = max(len(stack.name) for stack, _ in peaks), max(map(len, sizes))
     lines = []
-    for stack, of_methods in peaks:
+    for (stack, of_methods), size in zip(peaks, sizes, strict=True):
         words = ", ".join(
             f"{labels.METHOD_LABELS[workload.setup.method]} {bytes_text(peak)}"
             for workload, peak in of_methods
         )
-        lines.append(f"  {stack.name:{width}}  {words}")
+        lines.append(f"  {stack.name:{width}}  {size:>{of_sizes}}  {words}")
     return ["peak under a trainer's own defaults (--trainer NAME):", *lines]
+
+
+def _sizes(of_methods: "Sequence[tuple[Workload, int]]") -> str:
+    """Batch and tokens, which are the same for every method."""
+    setup = of_methods[0][0].setup
+    return f"{count_text(setup.batch_size)} x {count_text(setup.seq_len)}"
 
 
 def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] | None:
