@@ -275,7 +275,7 @@ def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) 
     assert short.stdout.splitlines()[2:6] == [
         "batch 4 x 1,024 tokens, bfloat16 weights under bfloat16 autocast, adamw (fused),",
         "  trl loss, with checkpointing, flash attention (sm_80 to sm_89, torch 2.13)",
-        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16): its own are sequence length,",
+        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets sequence length,",
         "  precision, optimizer implementation, checkpointing, loss, rank, alpha, targets",
     ]
     torchtune = run(*asked[:1], "--trainer", "torchtune", *asked[3:])

@@ -37,7 +37,7 @@ def short_trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) 
     if trainer is None:
         return [BARE_LINE]
     names = dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads))
-    sets = f": its own are {', '.join(names)}" if names else ""
+    sets = f", which sets {', '.join(names)}" if names else ""
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
 
 
