@@ -12,10 +12,10 @@ import pytest
 from benchmarks.suites import suites
 from lora_profiler.comparison.mfu import impossible
 from lora_profiler.planning.engine import predict
+from lora_profiler.records.check_files import check_folder
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.validate import check_folder
 from records import H100, WORKLOAD, make_record
 
 RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"
