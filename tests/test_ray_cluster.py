@@ -25,6 +25,7 @@ from lora_profiler.campaign.planned import Planned, planned_elsewhere
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import ray as cluster
+from lora_profiler.cluster_runs import ray_connection
 from lora_profiler.cluster_runs import scheduler as cluster_runs
 from lora_profiler.cluster_runs.ray import (
     Begun,
@@ -362,7 +363,7 @@ def test_a_wrong_question_is_refused_before_ray_is_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cluster, "_ray", lambda: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(cluster, "imported_ray", lambda: pytest.fail("Ray was asked"))
     assert bench(*arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -393,15 +394,15 @@ def test_auto_passes_over_a_cluster_that_is_gone(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert cluster._started_here() is None
+    assert ray_connection.started_here() is None
     (tmp_path / "ray").mkdir()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
-        assert cluster._started_here() is None
+        assert ray_connection.started_here() is None
         listener.listen()
-        assert cluster._started_here() == address
+        assert ray_connection.started_here() == address
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -1,50 +1,38 @@
 """A Ray cluster: reached or started, asked what it has, given cases. Queueing, placing and running
 again are Ray's.
 
-The only file that knows Ray. A cluster of this machine's own is closed to everybody else: its
-processes listen on 127.0.0.1 alone and want a token, without dashboard and usage statistics, and
-its folder is this user's and goes when it ends.
+Only this file and `ray_connection.py` know Ray. A cluster of this machine's own is closed to
+everybody else: its processes listen on 127.0.0.1 alone and want a token, without dashboard and
+usage statistics, and its folder is this user's and goes when it ends.
 """
 
 import json
 import os
-import secrets
-import socket
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from lora_profiler.cluster_runs import ray_task
+from lora_profiler.cluster_runs.ray_connection import (
+    check_reachable,
+    connect,
+    imported_ray,
+    settings,
+    started_here,
+)
 from lora_profiler.cluster_runs.resources import ON_GPUS, Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.case import case_dict
-from lora_profiler.harness.process import python_path
-from lora_profiler.units import MIB, bytes_text
+from lora_profiler.units import bytes_text
 
 AUTO, LOCAL = "auto", "local"
-CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 """For a node to start a worker and tell its versions."""
 ENVIRONMENT_SECONDS = 300.0
-OBJECT_STORE_BYTES = 100 * MIB
-"""Of a cluster of our own: records are small, and by default Ray takes a third of the memory that
-cases need."""
 _NAMED = 3
 """So many machines are named where many have the same."""
-_LONGEST_FOLDER = 40
-"""In characters: Ray adds 64 to the name of a socket in it, and the system allows 107."""
-_OWN_ADDRESS_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's variable, for every system in spite of its name: 0 makes 127.0.0.1 the node's address and
-all that it listens on."""
-_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
-"""Attempts and seconds for a port where something answers that is no Ray; by default Ray tries for
-over two minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,17 +215,17 @@ def opened(
     answers, or the machines differ in what they have installed.
     """
     given = os.environ.get("RAY_ADDRESS") if address == AUTO else address
-    found = None if given == LOCAL else given or _started_here()
+    found = None if given == LOCAL else given or started_here()
     if found is not None:
-        _check_reachable(found)
+        check_reachable(found)
     with (
-        _settings(own=found is None, started_here=not given) as folder,
+        settings(own=found is None, is_named=bool(given)) as folder,
         open(os.devnull, "w") as nowhere,
         redirect_stdout(nowhere),
     ):
-        ray = _ray()
+        ray = imported_ray()
         try:
-            _connect(ray, found, folder, num_cpus)
+            connect(ray, found, folder, num_cpus)
             nodes = _nodes(ray, cpus)
             if found is None and nodes[0].address != "127.0.0.1":
                 raise UsageError(
@@ -249,132 +237,6 @@ def opened(
             yield cluster
         finally:
             ray.shutdown()
-
-
-# --- reaching it ----------------------------------------------------------------------------------
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.util.scheduling_strategies
-    except ImportError as e:
-        raise UsageError(
-            f"--ray needs Ray ({e}); install it: pip install 'lora-profiler[cluster]'."
-        ) from None
-    return ray
-
-
-def _started_here() -> str | None:
-    """The address that `ray start` left on this machine, if somebody still answers there.
-
-    Read from Ray's file and not by Ray, which takes its settings from the environment when it is
-    imported: too early by then.
-    """
-    place = (
-        os.environ.get("RAY_TMPDIR")
-        or (os.environ.get("TMPDIR") if sys.platform == "linux" else None)
-        or "/tmp"
-    )
-    try:
-        address = Path(place, "ray", "ray_current_cluster").read_text("utf-8").strip()
-        _check_reachable(address)
-    except (OSError, UsageError):
-        return None
-    return address
-
-
-def _check_reachable(address: str) -> None:
-    """Raises UsageError within seconds where Ray would try for a minute."""
-    host, colon, port = address.rpartition(":")
-    if (
-        "://" in address
-        or not colon
-        or not host
-        or not port.isdecimal()
-        or not 0 < int(port) < 65536
-    ):
-        raise UsageError(
-            f"--ray {address} is no address; accepted: auto, local, or HOST:PORT of a cluster that"
-            " this machine is part of (`ray start --address=HOST:PORT`)."
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as e:
-        raise UsageError(
-            f"no Ray cluster answers at {address} ({e.strerror or e}); start one with `ray start"
-            " --head`, or take --ray local."
-        ) from None
-
-
-@contextmanager
-def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
-    """The environment that Ray's processes are started in, put back at the end; and the folder of a
-    cluster of our own.
-
-    As Ray itself does, the token in the user's home is shown to a cluster that was started on this
-    machine, and to no other.
-    """
-    changes = {"RAY_USAGE_STATS_ENABLED": "0"}
-    if own:
-        changes |= {
-            _OWN_ADDRESS_ONLY: "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": _token(),
-            "RAY_memory_monitor_refresh_ms": (
-                "0"
-            ),  # it would end workers for what their cases are measured for
-            "PYTHONPATH": python_path(),
-        }
-    elif (
-        started_here
-        and "RAY_AUTH_MODE" not in os.environ
-        and Path("~/.ray/auth_token").expanduser().exists()
-    ):
-        changes["RAY_AUTH_MODE"] = "token"
-    if not own:
-        changes |= _PATIENCE
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-            yield folder if own and len(folder) <= _LONGEST_FOLDER else None
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@cache
-def _token() -> str:
-    """Ray reads it once a process."""
-    return secrets.token_hex(32)
-
-
-def _connect(ray: Any, address: str | None, folder: str | None, num_cpus: int | None) -> None:
-    """Raises UsageError."""
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address is None:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=folder,
-                **quiet,
-            )
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
-        what = (
-            f"the Ray cluster at {address} cannot be used"
-            if address
-            else "Ray cannot be started here"
-        )
-        raise UsageError(f"{what}: {' '.join(str(e).split())}") from None
 
 
 def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
