@@ -52,7 +52,7 @@ def points() -> list[tuple[str, int, int]]:
     needs more."""
     found = []
     for model in MODELS:
-        spans = crossover(ways(model, 1, 1024), batch_sizes=BATCH_SIZES, lengths=(8, 128, 2048))
+        spans = crossover(ways(model, 1, 1024), batch_sizes=BATCH_SIZES, lengths=(8, 128, 1024, 2048))
         for span in spans.crossings:
             if span.quantity == "memory" and span.first > 8:
                 found += [(model, span.batch_size, span.first - 1)]

@@ -1,9 +1,11 @@
 """Where one way overtakes another: each end of a span against the predictions on both sides of it."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from benchmarks import crossover_points
 from lora_profiler import (
     LoraConfig,
     Quantization,
@@ -13,6 +15,7 @@ from lora_profiler import (
     crossover,
     find_gpu,
     find_model,
+    peak_bytes,
     predict,
     step_time,
 )
@@ -100,3 +103,15 @@ def test_one_method_and_no_length_are_refused() -> None:
         crossover([way])
     with pytest.raises(UsageError, match="was made for"):
         crossover([way, Workload(model=MODEL)], lengths=(10**6,))
+
+
+def test_both_sides_of_an_end_are_as_rehearsed_to_the_byte() -> None:
+    """On either side of where LoRA begins to need more, full and LoRA, as
+    `benchmarks/crossover_points.py` ran them."""
+    rows = [json.loads(line) for line in crossover_points.ROWS.read_text().splitlines()]
+    assert len(rows) >= 30
+    for row in rows:
+        ways = crossover_points.ways(row["model"], row["batch_size"], row["seq_len"])
+        assert [peak_bytes(way) for way in ways] == [row["full_bytes"], row["lora_bytes"]], row
+    sides = {row["lora_bytes"] > row["full_bytes"] for row in rows}
+    assert sides == {True, False}
