@@ -358,9 +358,17 @@ def _framework(document: Document, name: str | None) -> Framework:
 
 def _rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     """What each key means, in the order in which later ones overrule earlier ones."""
-    for key, meaning in known.implied(document):
-        if document.get(key) is None:
-            yield _row(document, Entry(key, None, 0), meaning)
+    own = list(_own_rows(document, known))  # first, since their errors name the key
+    try:
+        for key, meaning in known.implied(document):
+            if document.get(key) is None:
+                yield _row(document, Entry(key, None, 0), meaning)
+    except ValueError as e:
+        raise TrainerFileError(f"{document.name}: {e}") from None
+    yield from own
+
+
+def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     ordered = [key for key in known.keys if key in document.entries]
     for key in [*ordered, *(key for key in document.entries if key not in known.keys)]:
         entry = document.entries[key]
