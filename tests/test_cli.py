@@ -86,7 +86,7 @@ def test_the_main_job() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["gpt2"], ["--rank", "8", "gpt2"], ["gpt2", "-s", "64"], ["-b", "2", "gpt2", "--explain"]],
+    [["gpt2"], ["--rank", "8", "gpt2"], ["gpt2", "-r", "4"], ["-b", "2", "gpt2", "--explain"]],
 )
 def test_predict_may_go_unnamed(arguments: list[str]) -> None:
     assert answer(*arguments, "-s", "128") == answer("predict", *arguments, "-s", "128")
