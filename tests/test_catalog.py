@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 
+from golden_files import Golden
 from lora_profiler.catalog import (
     bundled_gpus,
     bundled_models,
@@ -211,37 +212,14 @@ def test_a_config_with_a_bundled_models_fields_needs_no_torch():
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"hidden_size": "64"}, ["hidden_size", "'64'", "whole number"]),
-        ({"hidden_size": -64}, ["hidden_size", "-64"]),
-        ({"hidden_size": 0}, ["hidden_size", "0"]),
-        ({"hidden_size": 2**40}, ["hidden_size", str(2**40)]),
-        ({"num_hidden_layers": 10**9}, ["num_hidden_layers"]),
-        ({"num_hidden_layers": True}, ["num_hidden_layers", "True"]),
-        ({"vocab_size": 32000.0}, ["vocab_size"]),
-        ({"num_attention_heads": 5}, ["64", "5", "divide"]),
-        ({"num_key_value_heads": 3}, ["num_key_value_heads", "3"]),
-        ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "true or false"]),
-        ({"attention_dropout": 1.5}, ["attention_dropout"]),
-        ({"hidden_act": "sillu"}, ["sillu", "silu"]),
-        ({"hidden_act": ["silu"]}, ["hidden_act"]),
-        ({"rope_scaling": 3}, ["rope_scaling"]),
-        ({"rope_theta": "x"}, ["rope_theta"]),
-        ({"torch_dtype": 16}, ["torch_dtype"]),
-        ({"architectures": "LlamaForCausalLM"}, ["architectures"]),
-        ({"model_type": None}, ["model_type"]),
-        ({"model_type": 7}, ["model_type"]),
-    ],
-)
-def test_bad_fields_are_named_with_what_is_accepted(change, words):
-    with pytest.raises(ModelNotFoundError) as caught:
-        model_from_config({**LLAMA, **change}, id="x", source="bad.json")
-    assert (
-        all(word in str(caught.value) for word in ["bad.json", *words])
-        and caught.value.exit_code == 3
-    )
+def test_bad_fields_are_named_with_what_is_accepted(golden_file: Golden) -> None:
+    def answer(change: str) -> str:
+        with pytest.raises(ModelNotFoundError) as caught:
+            model_from_config({**LLAMA, **json.loads(change)}, id="x", source="bad.json")
+        assert caught.value.exit_code == 3
+        return str(caught.value)
+
+    golden_file.compare_answers("config-errors", answer)
 
 
 @pytest.mark.parametrize(
