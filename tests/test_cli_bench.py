@@ -386,7 +386,7 @@ def test_a_wrong_question_is_refused_before_anything_starts(
 
 
 def test_one_wrong_case_among_many_is_refused_before_the_first_starts(bench: Bench) -> None:
-    code, _, err = bench(str(bench.model), "gpt2", *SIZES, "-s", "1100")
+    code, _, err = bench(str(bench.model), "gpt2", "--device", "cpu", "-s", "1100")
     assert (code, bench.asked) == (2, [])
     assert "1,024 positions" in err
 

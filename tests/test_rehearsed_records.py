@@ -241,6 +241,11 @@ def test_what_the_environment_lacks_is_named() -> None:
         refuse_here(CUDA, Conditions(), host)
     with pytest.raises(UsageError, match="leave out --device cpu"):
         refuse_here(WORKLOAD, Conditions(), pretended_by(Path("python")))
+    for masked in ({"padding": 0.25}, {"packed": CUDA.setup.seq_len // 2}):
+        (name,) = masked
+        setup = replace(CUDA.setup, **masked)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=f"cannot be rehearsed.*leave out --{name}"):
+            refuse_here(replace(CUDA, setup=setup), Conditions(), pretended_by(Path("python")))
     bfloat16 = replace(CUDA, setup=replace(CUDA.setup, dtype="bfloat16"))
     with pytest.raises(MeasurementError, match=r"compute capability 7\.5"):
         refuse_here(bfloat16, Conditions(), pretended_by(Path("python")))
