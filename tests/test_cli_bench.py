@@ -701,9 +701,7 @@ def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) 
 
 @pytest.mark.slow
 def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Path) -> None:
-    arguments = real(
-        place, "--method", "full", "--method", "lora", "--seed", "3", "--timing-seconds", "1"
-    )
+    arguments = real(place, "--method", "full", "--method", "lora", "--seed", "3")
     process = subprocess.Popen(
         [sys.executable, "-m", "lora_profiler", *arguments],
         stdout=subprocess.PIPE,

@@ -77,9 +77,16 @@ def test_what_a_strange_option_may_mean_and_that_a_second_value_is_refused(
 def test_any_key_of_any_trainer_is_an_answer_or_none() -> None:
     """By itself a key may contradict itself or lack what it needs, which is no reason to fail."""
     for name in {key for framework in FRAMEWORKS for key in framework.keys}:
-        for value in (True, False, 1, -1, "x", [], None):
+        for value in (True, False, 1, -1, 1e400, "x", "a\0b", "x" * 5000, [], None):
             found = lone_key(name, [value])
             assert found is None or found.key.endswith(name)
+
+
+@pytest.mark.parametrize("option", ["--lora-target=", "--targets=a --targets="])
+def test_what_is_said_of_an_option_moves_no_cursor(option: str) -> None:
+    *words, last = option.split()
+    said = commands.refused(lora_profile("gpt2", *words, f"{last}\x1b[2J"))
+    assert "\\x1b[2J" in said and "\x1b" not in said
 
 
 def test_the_same_value_again_and_a_second_method_are_none() -> None:

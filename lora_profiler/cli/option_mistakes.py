@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler._common.printable import printable
+
 if TYPE_CHECKING:
     from lora_profiler.trainer_files.lone_key import LoneKey
 
@@ -24,7 +26,8 @@ def with_hint(
     if not hint:
         return error
     name = error.option_name
-    return click.NoSuchOption(name, message=f"No such option {name!r}. {hint}", ctx=ctx)
+    message = f"No such option {name!r}. {printable(hint)}"
+    return click.NoSuchOption(name, message=message, ctx=ctx)
 
 
 def _hint(error: click.NoSuchOption, words: Sequence[str], ctx: click.Context) -> str:
@@ -45,7 +48,7 @@ def _hint(error: click.NoSuchOption, words: Sequence[str], ctx: click.Context) -
     if elsewhere := _elsewhere(lambda option: f"--{name}" in option.opts, ctx):
         return f"{elsewhere} {_meant(get_close_matches(f'--{name}', flags, cutoff=0.8))}".strip()
     if theirs is not None and not theirs.options:
-        return _of_a_trainer(theirs, "")
+        return _of_no_option(theirs, flags)
     if close := _by_words(name, options) or _by_choice(name, options):
         return _meant(close)
     return _elsewhere(lambda option: _is_part(name, option), ctx) or _meant(error.possibilities)
@@ -90,13 +93,16 @@ def _of_a_trainer(theirs: "LoneKey", ours: str) -> str:
     if theirs.missing:
         nearest = f"; nearest is {ours}" if ours else ""
         return f"{what} is not modelled: {theirs.missing}{nearest}."
-    if ours:
-        return f"{what} is {ours} here."
-    return (
-        f"{what}: {theirs.note}."
-        if theirs.note
-        else f"{what} changes no answer here; leave it out."
-    )
+    return f"{what} is {ours} here." if ours else f"{what}: {theirs.note}."
+
+
+def _of_no_option(theirs: "LoneKey", flags: set[str]) -> str:
+    """num_train_epochs is none of a setup's, and may yet be --epochs."""
+    if theirs.missing or theirs.note:
+        return _of_a_trainer(theirs, "")
+    last = f"--{theirs.key.rpartition('_')[2]}"
+    unless = f", unless you mean {last}" if last in flags else ""
+    return f"What {theirs.title} calls {theirs.key} changes no answer here; leave it out{unless}."
 
 
 # --- another command, or another spelling ---------------------------------------------------------
@@ -161,7 +167,7 @@ def refuse_other_value(option: click.Option, words: Sequence[str], ctx: click.Co
     values = list(dict.fromkeys(_values_given(option, words, ctx)))
     if len(values) < 2:
         return
-    given = ", ".join(_as_given(option, value) for value in values)
+    given = printable(", ".join(_as_given(option, value) for value in values))
     raise click.UsageError(
         f"{_flag(option)} takes one value, and was given {len(values)}: {given}; leave out all but"
         f" one.{_how_to_ask_for_several(option)}",
@@ -192,6 +198,4 @@ def _how_to_ask_for_several(option: click.Option) -> str:
     if "," in (option.metavar or ""):
         return " Several go into one value, with commas between them."
     sizes = [name for name, usual in (sweep.__kwdefaults__ or {}).items() if usual is None]
-    if option.name in sizes:
-        return " From Python, lora_profiler.sweep answers many at once."
-    return ""
+    return " From Python, lora_profiler.sweep answers many." if option.name in sizes else ""

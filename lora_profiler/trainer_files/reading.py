@@ -3,6 +3,7 @@ mean beside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import isfile  # which no name makes raise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,7 +254,7 @@ def _named_files(document: Document) -> list[Document]:
         named = document.entries.get(key)
         if named is not None and isinstance(named.value, str) and named.value.strip():
             path = document.folder / named.value
-            if path.is_file():
+            if isfile(path):
                 beside.append(_beside(path))
     return beside
 
@@ -283,7 +284,7 @@ def _command_documents(
         script = Document(name, {**of_file.entries, **written}, folder)
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
-        if path.is_file():
+        if isfile(path):
             beside.insert(0, _beside(path))
         else:
             script = replace_entry(script, "deepspeed", command.accelerate_file)
