@@ -52,7 +52,7 @@ def test_every_option_is_shown_once(verb: str) -> None:
     few = sections(lora_profile(verb, "--help").stdout)
     shown = few
     if "--help-all" in flags(verb):
-        assert list(few) == ["Options"] and 12 <= len(few["Options"]) <= 25
+        assert list(few) == ["Options"] and 12 <= len(few["Options"]) < len(flags(verb)) / 2
         shown = sections(lora_profile(verb, "--help-all").stdout)
         assert set(few["Options"]) < set(chain(*shown.values()))
     assert sorted(chain(*shown.values())) == sorted(flags(verb))
