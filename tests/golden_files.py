@@ -2,8 +2,11 @@
 `pytest --update-golden`, written into it, to be read in the diff before it is committed."""
 
 from collections.abc import Callable
+from difflib import unified_diff
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 FOLDER = Path(__file__).parent / "golden"
 _QUESTION = "$ "
@@ -20,7 +23,11 @@ class Golden(NamedTuple):
         path = self.folder / f"{name}.txt"
         if self.updates:
             path.write_text(text, "utf-8")
-        assert text == path.read_text("utf-8"), f"{path.name}; see pytest --update-golden"
+        held = path.read_text("utf-8")
+        if text != held:
+            names = (path.name, "what is said now")
+            lines = unified_diff(held.splitlines(), text.splitlines(), *names, n=1, lineterm="")
+            pytest.fail("\n".join((*lines, "see pytest --update-golden")), pytrace=False)
 
     def compare_answers(self, name: str, answer: Callable[[str], str]) -> None:
         """Each line of the file that begins with '$ ' is a question, which `answer` answers with
