@@ -12,6 +12,15 @@ from lora_profiler.units import is_finite, shown
 Kind = Literal["choice", "switch", "size", "number", "text"]
 Group = Literal["batch", "adapter", "base", "optimizer", "ranks", "attention"]
 """Of the form, in its order."""
+GROUP_TITLES: Mapping[Group, str] = {
+    "adapter": "Adapter",
+    "base": "4-bit base",
+    "batch": "Batch and length",
+    "optimizer": "Numbers, optimizer and loss",
+    "attention": "Attention, kernels and device",
+    "ranks": "Several ranks",
+}
+"""Of the command line's help, in its order."""
 
 DECLARATION = "option"
 """Key of a `Declaration` in a field's metadata."""
@@ -28,7 +37,8 @@ class Declaration(NamedTuple):
     one letter. noun: what messages call it. default_text: a default that is not a plain value.
     added: which addition to the stored records it came with, 0 for the first ones; JSON and CSV
     have later ones last, and keys leave them out at their default. hidden: known only to be refused
-    with the reason.
+    with the reason. common: among the dozen that --help shows; --help-all shows all, each in its
+    group.
 
     Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
 
@@ -47,6 +57,7 @@ class Declaration(NamedTuple):
     default_text: str = ""
     added: int = 0
     hidden: bool = False
+    common: bool = False
     largest: int = MAX_SIZE
     at_least: float | None = None
     above: float | None = None

@@ -55,6 +55,7 @@ class LoraConfig:
             "Rank of the LoRA matrices.",
             name="rank",
             short="-r",
+            common=True,
             group="adapter",
             column="left",
             tip="Of the LoRA matrices.",
@@ -92,6 +93,7 @@ class LoraConfig:
             "Layers to adapt: every linear layer, PEFT's default for the model, the attention"
             " projections, names matched by suffix, or a pattern matched in full.",
             name="targets",
+            common=True,
             metavar="all-linear|default|attention|NAME,...|re:PATTERN",
             group="adapter",
             tip="Every linear layer, PEFT's default for the model, the attention projections; or"
@@ -242,6 +244,7 @@ class TrainSetup:
         metadata=option(
             "Sequences in one micro-batch.",
             short="-b",
+            common=True,
             group="batch",
             column="left",
             words="batch {}",
@@ -252,6 +255,7 @@ class TrainSetup:
         metadata=option(
             "Tokens in each sequence.",
             short="-s",
+            common=True,
             noun="sequence length",
             group="batch",
             label="Sequence length, tokens",
@@ -302,7 +306,7 @@ class TrainSetup:
     )
     quantization: Quantization | None = None
     optimizer: Optimizer = field(
-        default="adamw", metadata=option(group="optimizer", column="left", words="{}")
+        default="adamw", metadata=option(common=True, group="optimizer", column="left", words="{}")
     )
     optimizer_impl: OptimizerImpl = field(
         default="foreach",
@@ -320,6 +324,7 @@ class TrainSetup:
         default=False,
         metadata=option(
             "Recompute each layer in backward.",
+            common=True,
             group="batch",
             label="Gradient checkpointing",
             words="checkpointing|no checkpointing",
@@ -382,7 +387,7 @@ class TrainSetup:
             "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
             " --loss fused.",
             added=4,
-            group="optimizer",
+            group="attention",
             tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding.",
             words="{} kernels",
             heading="Liger's kernels",

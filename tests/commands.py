@@ -23,6 +23,12 @@ class Done(NamedTuple):
     stderr: str
 
 
+def refused(done: Done) -> str:
+    """'[2] Error: rank is 0; ...': the exit code and the message of a command that did nothing."""
+    assert done.exit_code and not done.stdout and "Traceback" not in done.stderr, done
+    return f"[{done.exit_code}] {done.stderr[done.stderr.index('Error: ') :].strip()}"
+
+
 Run = Callable[..., Done]
 """The fixture `run`: called with the arguments of `lora-profile`."""
 

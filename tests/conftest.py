@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import recording
 from commands import Done, Run
+from golden_files import Golden
 from lora_profiler.compiled import library
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -48,7 +49,18 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return run_
 
 
+@pytest.fixture
+def golden_file(pytestconfig: pytest.Config) -> Golden:
+    """Wording that stands in a file."""
+    return Golden(updates=pytestconfig.getoption("--update-golden"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what is said now into the files of tests/golden",
+    )
     parser.addoption(
         "--whole",
         action="store_true",

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 
+from golden_files import Golden
 from lora_profiler.catalog import (
     bundled_gpus,
     bundled_models,
@@ -211,37 +212,14 @@ def test_a_config_with_a_bundled_models_fields_needs_no_torch():
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"hidden_size": "64"}, ["hidden_size", "'64'", "whole number"]),
-        ({"hidden_size": -64}, ["hidden_size", "-64"]),
-        ({"hidden_size": 0}, ["hidden_size", "0"]),
-        ({"hidden_size": 2**40}, ["hidden_size", str(2**40)]),
-        ({"num_hidden_layers": 10**9}, ["num_hidden_layers"]),
-        ({"num_hidden_layers": True}, ["num_hidden_layers", "True"]),
-        ({"vocab_size": 32000.0}, ["vocab_size"]),
-        ({"num_attention_heads": 5}, ["64", "5", "divide"]),
-        ({"num_key_value_heads": 3}, ["num_key_value_heads", "3"]),
-        ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "true or false"]),
-        ({"attention_dropout": 1.5}, ["attention_dropout"]),
-        ({"hidden_act": "sillu"}, ["sillu", "silu"]),
-        ({"hidden_act": ["silu"]}, ["hidden_act"]),
-        ({"rope_scaling": 3}, ["rope_scaling"]),
-        ({"rope_theta": "x"}, ["rope_theta"]),
-        ({"torch_dtype": 16}, ["torch_dtype"]),
-        ({"architectures": "LlamaForCausalLM"}, ["architectures"]),
-        ({"model_type": None}, ["model_type"]),
-        ({"model_type": 7}, ["model_type"]),
-    ],
-)
-def test_bad_fields_are_named_with_what_is_accepted(change, words):
-    with pytest.raises(ModelNotFoundError) as caught:
-        model_from_config({**LLAMA, **change}, id="x", source="bad.json")
-    assert (
-        all(word in str(caught.value) for word in ["bad.json", *words])
-        and caught.value.exit_code == 3
-    )
+def test_bad_fields_are_named_with_what_is_accepted(golden_file: Golden) -> None:
+    def answer(change: str) -> str:
+        with pytest.raises(ModelNotFoundError) as caught:
+            model_from_config({**LLAMA, **json.loads(change)}, id="x", source="bad.json")
+        assert caught.value.exit_code == 3
+        return str(caught.value)
+
+    golden_file.compare_answers("config-errors", answer)
 
 
 @pytest.mark.parametrize(
@@ -345,23 +323,12 @@ def ask(name: str, endpoint: str, home: Path, call: str = "", before: str = "", 
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("org/gated", ["gated", "licence", "hf auth login", "HF_TOKEN"]),
-        ("org/gated-anonymous", ["gated", "licence"]),
-        ("org/private", ["private", "hf auth login", "HF_TOKEN"]),
-        ("Qwen/Qwen2.5-7C", ["no model Qwen/Qwen2.5-7C", "Did you mean Qwen/Qwen2.5-7B"]),
-        ("llama-3.1-8c", ["no model llama-3.1-8c", "Did you mean meta-llama/Llama-3.1-8B"]),
-        ("org/no-config", ["no config.json", "base model"]),
-        ("org/no-revision", ["no revision"]),
-        ("org/broken", ["503", "later"]),
-        ("org/html", ["config.json of org/html", "not valid JSON"]),
-    ],
-)
-def test_the_hubs_refusals_each_have_a_next_step(hub, tmp_path, name, words):
-    said = ask(name, hub, tmp_path)
-    assert said.startswith("ModelNotFoundError: ") and all(word in said for word in words), said
+def test_the_hubs_refusals_each_have_a_next_step(
+    hub: str, golden_file: Golden, tmp_path: Path
+) -> None:
+    golden_file.compare_answers(
+        "refusals-hub", lambda name: ask(name, hub, tmp_path).strip().replace(hub, "HUB")
+    )
 
 
 def test_the_hub_gives_a_config_with_the_token_and_the_revision(hub, tmp_path):

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ import pytest
 import commands
 import families
 import records
+from commands import Done, refused
+from golden_files import Golden
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.cli import compare as cli_compare
@@ -264,38 +267,14 @@ def test_the_engine_is_the_one_asked_for(compare: Compare) -> None:
 # --- the limit ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (
-            ["--fail-above", "26%"],
-            0,
-            "Within 26.00 %: all 3 claimed numbers (peak that tensors ask for).",
-        ),
-        (
-            ["--fail-above", "24%"],
-            1,
-            (
-                "Off by more than 24.00 %: 1 of 3 claimed numbers (peak that tensors ask for). The"
-                " worst is peak "
-            ),
-        ),
-        (["--fail-above", "5 %"], 1, "2 of 3"),
-        (
-            ["--fail-above", "0%", "--metric", "num_parameters"],
-            0,
-            "Within 0.00 %: all 3 claimed numbers (parameters).",
-        ),
-        (["--fail-above", "0%", "--metric", "persistent_bytes"], 1, "persistent"),
-        (["--fail-above", "5%", "--metric", "peak_reserved_bytes"], 1, "Nothing could be judged"),
-    ],
-)
-def test_the_limit_judges_what_metric_names(
-    compare: Compare, arguments: list[str], code: int, said: str
-) -> None:
-    found, _, err = compare(compare.file("r.jsonl", three()), *arguments)
-    assert found == code
-    assert said in err
+def test_the_limit_judges_what_metric_names(compare: Compare, golden_file: Golden) -> None:
+    file = compare.file("r.jsonl", three())
+
+    def answer(words: str) -> str:
+        code, _, err = compare(file, *shlex.split(words))
+        return f"[{code}] {err.strip()}"
+
+    golden_file.compare_answers("limits-of-one-set", answer)
 
 
 def test_the_worst_is_named_with_its_numbers_and_id(compare: Compare) -> None:
@@ -431,54 +410,25 @@ def test_two_sets_in_json_and_csv(compare: Compare) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("kept", "arguments", "code", "said"),
-    [
-        (
-            [0, 1],
-            ["6%"],
-            1,
-            (
-                "Worse by more than 6.00 %: 1 of 4 numbers (peak that tensors ask for, median"
-                " step). The worst is median step"
-            ),
-        ),
-        (
-            [0, 1],
-            ["6%", "--metric", "peak_requested_bytes"],
-            0,
-            "Not worse by more than 6.00 %: all 2 numbers",
-        ),
-        (
-            [0, 1],
-            ["4%", "--metric", "peak_requested_bytes"],
-            1,
-            "1.91 MiB before, 2.00 MiB after, +5.00 %.",
-        ),
-        ([0, 1], ["15%", "--metric", "tokens_per_second"], 1, "tokens a second"),
-        ([0, 1], ["21%"], 0, "Not worse"),
-        ([0, 1, 2], ["50%"], 1, "No longer trained: 1 case, such as tiny-llama, full"),
-        (
-            [0, 1],
-            ["5%", "--metric", "device_used_bytes"],
-            1,
-            "Nothing could be judged: no case has a number on both sides",
-        ),
-    ],
-)
-def test_the_limit_of_two_sets(
-    compare: Compare, kept: list[int], arguments: list[str], code: int, said: str
-) -> None:
+def test_the_limit_of_two_sets(compare: Compare, golden_file: Golden) -> None:
+    """Of those after, the first so many."""
     before, after = before_and_after()
-    files = (
-        compare.file("a.jsonl", before),
-        "--against",
-        compare.file("b.jsonl", [after[i] for i in kept]),
-    )
-    for form in ("table", "json"):
-        found, _, err = compare(*files, "--fail-above", *arguments, "--format", form)
-        assert found == code
-        assert said in err
+    file = compare.file("a.jsonl", before)
+
+    def answer(words: str) -> str:
+        kept, *limit = words.split()
+        other = compare.file("b.jsonl", after[: int(kept)])
+        said = {
+            f"[{code}] {err.strip()}"
+            for form in ("table", "json")
+            for code, _, err in [
+                compare(file, "--against", other, "--fail-above", *limit, "--format", form)
+            ]
+        }
+        assert len(said) == 1
+        return said.pop()
+
+    golden_file.compare_answers("limits-of-two-sets", answer)
 
 
 def test_sets_without_a_case_in_common(compare: Compare) -> None:
@@ -505,39 +455,14 @@ def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
 # --- what cannot be -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], ["Missing argument", "RECORDS"]),
-        (["FILE", "--fail-above", "5"], ["'5' is no percentage", "as in 5%"]),
-        (["FILE", "--fail-above", "-5%"], ["is no percentage of 0 or more"]),
-        (["FILE", "--fail-above", "nan%"], ["is no percentage"]),
-        (["FILE", "--fail-above", "%"], ["is no percentage"]),
-        (["FILE", "--by", "methd"], ["Did you mean method"]),
-        (["FILE", "--metric", "peak_requested"], ["Did you mean peak_requested_bytes"]),
-        (["FILE", "--metric", "step_seconds"], ["nothing predicts step_seconds yet", "--against"]),
-        (
-            ["FILE", "--against", "FILE", "--metric", "num_parameters"],
-            ["num_parameters is compared with predictions only"],
-        ),
-        (["FILE", "--against", "FILE", "--by", "method"], ["--by is about predictions"]),
-        (["FILE", "--against", "FILE", "--engine", "analytic"], ["--engine is about predictions"]),
-        (["FILE", "--engine", "analitic"], ["Did you mean analytic"]),
-        (["FILE", "--worst", "-1"], ["--worst"]),
-        (["FILE", "--format", "yaml"], ["yaml"]),
-        (["nowhere.jsonl"], ["nowhere.jsonl does not exist"]),
-        (["FILE", "--against", "nowhere"], ["nowhere does not exist"]),
-        (["FILE", "-o", "FILE"], ["exists"]),
-    ],
-)
-def test_a_wrong_question_is_refused(
-    compare: Compare, arguments: list[str], words: list[str]
-) -> None:
+def test_a_wrong_question_is_refused(compare: Compare, golden_file: Golden) -> None:
     file = compare.file("r.jsonl", three())
-    code, out, err = compare(*(file if argument == "FILE" else argument for argument in arguments))
-    assert (code, out) == (2, "")
-    for word in words:
-        assert word in err
+
+    def answer(words: str) -> str:
+        done = Done(*compare(*shlex.split(words.replace("FILE", file))))
+        return refused(done).replace(file, "FILE")
+
+    golden_file.compare_answers("refusals-compare", answer)
 
 
 def test_good_lines_are_used_and_bad_ones_are_warned_of(compare: Compare) -> None:

@@ -15,6 +15,7 @@ from benchmarks.public_rows.address import address
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.packaged import OWN, memory_document, step_document
 from benchmarks.public_rows.replay import ROWS
+from golden_files import Golden
 from lora_profiler.catalog import find_model
 from lora_profiler.evidence import (
     command_shares,
@@ -60,74 +61,9 @@ def published() -> dict[str, str]:
 # --- addresses ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "url"),
-    [
-        (
-            (
-                "foundation-model-stack/fms-acceleration scripts/benchmarks/refs/a100_80gb.csv line"
-                " 10 @876e2ed6"
-            ),
-            "foundation-model-stack/fms-acceleration/blob/876e2ed6/scripts/benchmarks/refs/a100_80gb.csv#L10",
-        ),
-        (
-            (
-                "huggingface/peft"
-                " method_comparison/MetaMathQA/results/lora--llama-3.2-3B-rank32.json @5d602fdb"
-            ),
-            "huggingface/peft/blob/5d602fdb/method_comparison/MetaMathQA/results/lora--llama-3.2-3B-rank32.json",
-        ),
-        (
-            "AnswerDotAI/fsdp_qlora benchmarks_03_2024.md @05ed9f2a",
-            "AnswerDotAI/fsdp_qlora/blob/05ed9f2a/benchmarks_03_2024.md",
-        ),
-        # the commit is of what was run, not of the file
-        (
-            (
-                "Lightning-AI/litgpt tutorials/resource-tables.md line 53 (measured 2023-10-20,"
-                " lit-gpt 8641822)"
-            ),
-            "Lightning-AI/litgpt/blob/HEAD/tutorials/resource-tables.md",
-        ),
-        (
-            (
-                "Lightning-AI/litgpt config_hub/finetune/README.md line 12 +"
-                " config_hub/finetune/falcon-7b/lora.yaml @26857050"
-            ),
-            "Lightning-AI/litgpt/blob/26857050/config_hub/finetune/README.md?plain=1#L12",
-        ),
-        (
-            'pytorch/torchtune README.md "Optimization flags" table (added 1814feb17, 2024-11-18)',
-            "pytorch/torchtune/blob/1814feb17/README.md",
-        ),
-        (
-            "pytorch/torchtune docs/source/tutorials/lora_finetune.rst table (2024-04, ff594c231)",
-            "pytorch/torchtune/blob/ff594c231/docs/source/tutorials/lora_finetune.rst",
-        ),
-        (
-            'QwenLM/Qwen README.md "Profiling of Memory and Speed" (e8e1596, 2023-11-30)',
-            "QwenLM/Qwen/blob/e8e1596/README.md",
-        ),
-        (
-            'modelscope/ms-swift docs/source_en/LLM/Benchmark.md @d2b45ec8c section "Tuners"',
-            "modelscope/ms-swift/blob/d2b45ec8c/docs/source_en/LLM/Benchmark.md",
-        ),
-        (
-            (
-                "NVIDIA-NeMo/Automodel docs/performance-summary.mdx (2025-10-02) +"
-                " examples/llm_benchmark/*peft_benchmark.yaml @36044ad3"
-            ),
-            "NVIDIA-NeMo/Automodel/blob/36044ad3/docs/performance-summary.mdx",
-        ),
-        (
-            "huggingface/transformers docs/source/en/perf_train_gpu_one.mdx (2022)",
-            "huggingface/transformers/blob/HEAD/docs/source/en/perf_train_gpu_one.mdx",
-        ),
-        ("owner/name", "owner/name"),
-    ],
-)
-def test_an_address_says_what_its_source_says_and_no_more(words: str, url: str) -> None:
-    assert address(words) == f"https://github.com/{url}"
+def test_an_address_says_what_its_source_says_and_no_more(golden_file: Golden) -> None:
+    """A commit in parentheses may be of what was run, not of the file."""
+    golden_file.compare_answers("addresses-of-sources", address)
 
 
 def test_every_row_leads_to_the_file_that_its_source_names() -> None:

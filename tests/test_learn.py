@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.mathematics import RESULTS, SHOWN
 from dashboard_app import cautions, opened, problems, texts, written
+from golden_files import Golden
 from learning import FINDINGS, document
 from lora_profiler.dashboard import check_view, following, learn_page, link
 from lora_profiler.report import charts
@@ -114,67 +115,8 @@ def test_the_chart_of_counts_crosses_where_the_words_say() -> None:
 # --- what was found -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("key", "says"),
-    [
-        (
-            "trained_share",
-            (
-                "At rank 8 LoRA trains 8.00 % of the numbers of the full update.",
-                "At rank 64 it trains more than the full update in k_proj, 64 x 128.",
-            ),
-        ),
-        (
-            "scaling_first_update",
-            (
-                "falling: falls, rank 64 has 0.125 times what rank 1 has.",
-                "even: level, rank 64 has 1.25 times what rank 1 has.",
-            ),
-        ),
-        (
-            "scaling_gain",
-            (
-                "steady: rank 8 gains most, rank 64 50.00 % of that.",
-                "bursting: rank 1 gains most, rank 64 nothing.",
-                "useless: no rank gains anything.",
-            ),
-        ),
-        ("scaling_learning_rates", ("steady, rank 1: gains most at 0.01.",)),
-        (
-            "gain_by_rank",
-            (
-                (
-                    "Cut down to rank 8, the update keeps 90.00 % of its gain; LoRA trained at that"
-                    " rank gains 120.00 % of it."
-                ),
-            ),
-        ),
-        (
-            "energy_by_rank",
-            ("Rank 8 holds 40.00 % to 90.00 % of a layer's energy, 50.00 % in the middle.",),
-        ),
-        (
-            "spectrum_a",
-            (
-                (
-                    "Singular values fall to a tenth of the largest by number 2 (update) and not at"
-                    " all in 4 (random)."
-                ),
-            ),
-        ),
-        (
-            "lora_of_full",
-            (
-                (
-                    "bfloat16: of the trained numbers 1.00 % are left; not less than in full: saved"
-                    " activations 140.00 %."
-                ),
-            ),
-        ),
-    ],
-)
-def test_what_is_seen_is_worked_out_from_the_numbers(key: str, says: tuple[str, ...]) -> None:
-    assert caption(CHARTS[key]) == says
+def test_what_is_seen_is_worked_out_from_the_numbers(golden_file: Golden) -> None:
+    golden_file.compare_answers("captions", lambda key: "\n".join(caption(CHARTS[key])))
 
 
 def test_every_point_is_drawn_and_stands_in_the_table() -> None:

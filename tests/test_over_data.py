@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import Run
+from commands import Run, refused
+from golden_files import Golden
 from loading import modules_after
 from lora_profiler import (
     LoraConfig,
@@ -127,24 +128,8 @@ def test_the_command_line_says_what_python_says(run: Run, tmp_path: Path) -> Non
     assert "30 samples (60.00 %) are longer and cut." in whole.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--epochs", "3"], "--epochs is about the lengths of samples"),
-        (["--batching", "packed"], "--batching is about the lengths of samples"),
-        (["--lengths", "mean=5", "--data", "x"], "leave one out"),
-        (["--lengths", "mean=600", "--epochs", "0"], "0"),
-        (["--lengths", "mean=600", "--batching", "grouped-by"], "Did you mean grouped"),
-        (["--lengths", "mean=600,max=300"], "not above mean=600"),
-        (["--lengths", "mean=600", "--packed", "100"], "leave --packed out"),
-        (["--data", "none.jsonl"], "There is no file or folder none.jsonl"),
-    ],
-)
-def test_contradictions_are_one_line(run: Run, arguments: list[str], words: str) -> None:
-    done = run("gpt2", *arguments)
-    assert done.exit_code == 2
-    assert words in done.stderr
-    assert not done.stdout
+def test_contradictions_are_one_line(run: Run, golden_file: Golden) -> None:
+    golden_file.compare_answers("refusals-data", lambda words: refused(run(*words.split())))
 
 
 def test_nothing_of_it_is_loaded_for_other_questions() -> None:

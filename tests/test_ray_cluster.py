@@ -21,6 +21,8 @@ import pytest
 
 import quick_child
 from benchmarks import suite_models
+from commands import Run, refused
+from golden_files import Golden
 from lora_profiler.campaign.planned import Planned, planned_elsewhere
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.cli.main import main
@@ -341,31 +343,11 @@ def bench(*arguments: str) -> int:
     return int(left.value.code or 0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("gpt2", "--ray", "auto"), "add --suite NAME"),
-        (("--ray", "auto"), "add --suite NAME"),
-        (
-            ("--suite", "tiny", "--ray", "auto", "--emit", "sbatch", "-o", "job"),
-            "--ray has no meaning with --emit",
-        ),
-        (("--suite", "tinny", "--ray", "auto"), "Did you mean tiny"),
-        (("--suite", "tiny", "--ray", "somewhere"), "accepted: auto, local, or HOST:PORT"),
-        (("--suite", "tiny", "--ray", "ray://host:10001"), "accepted: auto, local, or HOST:PORT"),
-        (("--suite", "tiny", "--ray", "host:99999999"), "accepted: auto, local, or HOST:PORT"),
-        (("--suite", "tiny", "--ray", "local", "--cpus-per-case", "0"), "1"),
-    ],
-)
 def test_a_wrong_question_is_refused_before_ray_is_asked(
-    arguments: tuple[str, ...],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, golden_file: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "imported_ray", lambda: pytest.fail("Ray was asked"))
-    assert bench(*arguments) == 2
-    assert message in capsys.readouterr().err
+    golden_file.compare_answers("refusals-ray", lambda words: refused(run("bench", *words.split())))
 
 
 def test_without_ray_the_extra_is_named(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from commands import Run
+from commands import Run, refused
+from golden_files import Golden
 from lora_profiler.campaign.results import result
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.errors import claims, compare
@@ -240,28 +241,20 @@ def test_what_the_environment_lacks_is_named() -> None:
         refuse_here(CUDA, Conditions(), host)
     with pytest.raises(UsageError, match="leave out --device cpu"):
         refuse_here(WORKLOAD, Conditions(), pretended_by(Path("python")))
+    for masked in ({"padding": 0.25}, {"packed": CUDA.setup.seq_len // 2}):
+        (name,) = masked
+        setup = replace(CUDA.setup, **masked)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=f"cannot be rehearsed.*leave out --{name}"):
+            refuse_here(replace(CUDA, setup=setup), Conditions(), pretended_by(Path("python")))
     bfloat16 = replace(CUDA, setup=replace(CUDA.setup, dtype="bfloat16"))
     with pytest.raises(MeasurementError, match=r"compute capability 7\.5"):
         refuse_here(bfloat16, Conditions(), pretended_by(Path("python")))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (("--gpu", "t4"), 2, "add --rehearse"),
-        (("--rehearse",), 2, "name it with --gpu KEY"),
-        (("--rehearse", "--gpu", "auto"), 2, "name it with --gpu KEY"),
-        (("--rehearse", "--gpu", "t4", "--largest-batch"), 2, "--largest-batch has no meaning"),
-        (("--rehearse", "--gpu", "t4", "--steps", "9"), 2, "--steps has no meaning"),
-        (("--rehearse", "--gpu", "t4", "--report", "x.html"), 2, "--report has no meaning"),
-        (("--rehearse", "--gpu", "t4", "--device", "cpu"), 2, "leave out --device cpu"),
-        (("--rehearse", "--gpu", "t4", "--python", "/nowhere"), 4, "no Python /nowhere"),
-    ],
-)
-def test_bad_input_is_refused(run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
-    done = run("bench", "gpt2", *arguments)
-    assert (done.exit_code, done.stdout) == (code, "")
-    assert words in done.stderr
+def test_bad_input_is_refused(run: Run, golden_file: Golden) -> None:
+    golden_file.compare_answers(
+        "refusals-bench-rehearse", lambda words: refused(run("bench", *words.split()))
+    )
 
 
 # --- as an engine ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import suite_models
+from commands import Run, refused
+from golden_files import Golden
 from lora_profiler.campaign.planned import planned_elsewhere
 from lora_profiler.campaign.suites import read_case, write_cases
 from lora_profiler.cli.main import main
@@ -171,38 +173,13 @@ def test_a_folder_of_something_else_is_never_written_to(
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--emit", "sbatch", "-o", "job", "gpt2"), "add --suite NAME"),
-        (("--suite", "tiny", "--emit", "sbatch"), "name a new one with -o DIR"),
-        (
-            ("--suite", "tiny", "--emit", "sbatch", "-o", "job", "--resume"),
-            "--resume has no meaning with --emit",
-        ),
-        (
-            ("--suite", "tiny", "--emit", "sbatch", "-o", "job", "--format", "json"),
-            "--format has no meaning with --emit",
-        ),
-        (("--suite", "tiny", "--emit", "sbatch", "-o", "no/where/job"), "There is no folder"),
-        (("--suite", "tiny", "--emit", "slurm", "-o", "job"), "sbatch"),
-        (("--suite", "tinny", "--emit", "sbatch", "-o", "job"), "Did you mean tiny"),
-        (("--suite", "tiny", "--cpus-per-case", "2"), "add --"),
-        (("--case", "missing.json"), "cannot be read"),
-        (("--case", "c.json", "--device", "cpu"), "--device has no meaning with --case"),
-        (("--case", "c.json", "--suite", "tiny"), "name one of the two"),
-    ],
-)
 def test_a_wrong_question_is_refused(
-    arguments: tuple[str, ...],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, golden_file: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bench(*arguments) == 2
-    assert message in capsys.readouterr().err
+    golden_file.compare_answers(
+        "refusals-slurm", lambda words: refused(run("bench", *words.split()))
+    )
     assert not (tmp_path / "job").exists()
 
 

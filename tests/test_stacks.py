@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from commands import Run
+from commands import Run, refused
+from golden_files import Golden
 from lora_profiler import answer_dict, answers, find_model, setup_for
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
@@ -313,24 +314,8 @@ def test_without_a_trainer_it_says_so_and_what_three_of_them_would_need(run: Run
     assert all(f"  LoRA {peak}" in detailed for peak in peaks.values())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--trainer", "trl-sfft"), "Did you mean trl-sft, "),
-        (("--trainer", "trl-sft@0.9"), "trl-sft is known in version 1.16, not '0.9'"),
-        (("--trainer", "loop@1"), "loop has no versions"),
-        (("--trainer", "peft-bench", "--packed", "64"), "cannot do --packed 64: its batches are"),
-        (
-            ("--trainer", "trl-sft", "--world-size", "2", "--sharding", "ddp"),
-            "TRL 1.16's SFTTrainer takes --loss trl unless another is given.",
-        ),
-        (("--trainer", "torchtune", "--optimizer", "adamw_torch"), "accepted: adamw, adamw_8bit"),
-    ],
-)
-def test_what_cannot_be_is_one_clear_line(run: Run, arguments: tuple[str, ...], said: str) -> None:
-    done = run("gpt2", "--method", "lora", *arguments)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None:
+    golden_file.compare_answers("refusals-trainer", lambda words: refused(run(*words.split())))
 
 
 def test_a_plan_has_the_trainer_too(run: Run) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice, complete_gpu, items
+from lora_profiler.cli.option_groups import CASES, MEASURING, OUTPUT, REHEARSING, grouped
 from lora_profiler.cli.options import given, stack_of, workloads
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.option import flag
+from lora_profiler.option import GROUP_TITLES, flag
 from lora_profiler.planning.setups import CPU_DEFAULTS
 
 if TYPE_CHECKING:
@@ -63,44 +64,50 @@ def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["Co
 
 _SECONDS = FiniteRange(min=0, min_open=True)
 _OPTIONS = [
-    click.option(
+    grouped(CASES)(
         "--records",
         type=Path,
         metavar="PATH",
         help="The store of records. [default: in the user's data folder]",
     ),
-    click.option(
+    grouped(CASES)(
         "--resume", is_flag=True, help="Leave out what is stored for this environment already."
     ),
-    click.option(
+    grouped(CASES)(
         "--rerun",
         multiple=True,
         metavar="STATUS",
         shell_complete=_complete_status,
         help="With --resume: run these again, as in --rerun oom. Repeat for several.",
+        rare=True,
     ),
-    click.option(
+    grouped(CASES)(
         "--suite",
         metavar="NAME",
         shell_complete=_complete_suite,
         help="The cases of a suite in benchmarks/suites.py.",
+        rare=True,
     ),
-    click.option("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
-    click.option(
+    grouped(CASES)(
+        "--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote.", rare=True
+    ),
+    grouped(CASES)(
         "--ray",
         metavar="auto|local|HOST:PORT",
         help=(
             "Spread the suite over a Ray cluster: the one at an address, one of this machine's own"
             " (local), or the one that this machine is part of, else its own (auto)."
         ),
+        rare=True,
     ),
-    click.option(
+    grouped(CASES)(
         "--emit",
         type=NearestChoice(EMITTED),
         metavar="sbatch",
         help="Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
+        rare=True,
     ),
-    click.option(
+    grouped(CASES)(
         "--cpus-per-case",
         type=click.IntRange(1),
         metavar="N",
@@ -108,28 +115,32 @@ _OPTIONS = [
             "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS,"
             " else 1]"
         ),
+        rare=True,
     ),
-    click.option(
+    grouped(CASES)(
         "--deadline",
         type=_SECONDS,
         metavar="SECONDS",
         help="Start no case that would not end in this time.",
+        rare=True,
     ),
-    click.option(
+    grouped(CASES)(
         "--timeout",
         type=_SECONDS,
         default=1800.0,
         metavar="SECONDS",
         help="End a case that takes longer. [default: 1800]",
+        rare=True,
     ),
-    click.option(
+    grouped(CASES)(
         "--repeats",
         type=click.IntRange(1, 1000),
         default=1,
         metavar="N",
         help="Run each case in so many processes, forth and back. [default: 1]",
+        rare=True,
     ),
-    click.option(
+    grouped(GROUP_TITLES["ranks"])(
         "--nproc",
         type=click.IntRange(1),
         metavar="N",
@@ -137,77 +148,91 @@ _OPTIONS = [
             "Train in so many processes at once, as torchrun starts them: the same as --world-size,"
             " with --sharding."
         ),
+        rare=True,
     ),
-    click.option(
+    grouped(MEASURING)(
         "--largest-batch",
         is_flag=True,
         help="Search the largest batch that trains, beginning at the predicted one.",
+        rare=True,
     ),
-    click.option(
+    grouped(MEASURING)(
         "--budget",
         metavar="SIZE",
         help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]",
     ),
-    click.option(
+    grouped(MEASURING)(
         "--weights",
         default="random",
         metavar="random|hub|PATH",
         show_default=True,
         help="What the weights hold; PATH is a folder or a .gguf file.",
+        rare=True,
     ),
-    click.option(
-        "--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."
+    grouped(MEASURING)(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="Train on a text instead of random tokens.",
+        rare=True,
     ),
-    click.option(
+    grouped(MEASURING)(
         "--seed",
         type=click.IntRange(0, 2**31 - 1),
         default=0,
         metavar="N",
         help="Of tokens and dropout. [default: 0]",
+        rare=True,
     ),
-    click.option(
+    grouped(MEASURING)(
         "--steps",
         type=click.IntRange(1),
         metavar="N",
         help="Time at least so many steps. [default: 10]",
+        rare=True,
     ),
-    click.option(
+    grouped(MEASURING)(
         "--timing-seconds",
         type=_SECONDS,
         metavar="SECONDS",
         help="Time no longer than so. [default: 60]",
+        rare=True,
     ),
-    click.option("--no-timing", is_flag=True, help="Measure memory alone."),
-    click.option(
+    grouped(MEASURING)("--no-timing", is_flag=True, help="Measure memory alone.", rare=True),
+    grouped(REHEARSING)(
         "--rehearse",
         is_flag=True,
         help="On a card that is not there (Linux): memory alone, kept apart from what is measured.",
+        rare=True,
     ),
-    click.option(
+    grouped(REHEARSING)(
         "--gpu",
         metavar="KEY",
         shell_complete=complete_gpu,
         help="With --rehearse: the card to pretend.",
+        rare=True,
     ),
-    click.option(
+    grouped(REHEARSING)(
         "--python",
         metavar="PYTHON",
         help=(
             "With --rehearse: of an environment with a CUDA build of torch."
             " [default: $LORA_PROFILER_CUDA_PYTHON, else this one]"
         ),
+        rare=True,
     ),
-    click.option(
+    grouped(OUTPUT)(
         "--report",
         metavar="FILE",
         help="Write these runs and their predictions as an HTML page too: a new file.",
     ),
-    click.option(
+    grouped(OUTPUT)(
         "--progress",
         type=NearestChoice(("auto", "json")),
         default="auto",
         show_default=True,
         help="On stderr; json: one object a line, at every step, for other programs.",
+        rare=True,
     ),
 ]
 

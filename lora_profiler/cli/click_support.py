@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_profiler._common.printable import printable
+from lora_profiler.cli.option_groups import help_all, in_order, write_options
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -111,7 +112,35 @@ class DefaultGroup(click.Group):
 
 
 class ExampleCommand(click.Command):
-    """A command whose epilog is printed line by line, as it stands."""
+    """A command whose epilog is printed line by line, as it stands, and its options in groups. An
+    option that takes one value is refused a second one; of one that it does not have it is said
+    what may be meant."""
+
+    def __init__(self, *, params: list[click.Parameter], **kwargs: Any) -> None:
+        super().__init__(params=in_order([*params, *help_all(params)]), **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            from lora_profiler.cli.option_mistakes import with_hint
+
+            raise with_hint(e, words, ctx) from None
+        if not ctx.resilient_parsing:
+            self._refuse_other_values(ctx, words)
+        return rest
+
+    def _refuse_other_values(self, ctx: click.Context, words: list[str]) -> None:
+        *_, order = self.make_parser(ctx).parse_args(list(words))
+        for param in dict.fromkeys(order):
+            if isinstance(param, click.Option) and not param.multiple and order.count(param) > 1:
+                from lora_profiler.cli.option_mistakes import refuse_other_value
+
+                refuse_other_value(param, words, ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self.get_params(ctx), ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_verbatim(self.epilog, formatter)

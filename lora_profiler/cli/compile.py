@@ -16,6 +16,7 @@ from lora_profiler.cli.click_support import (
     print_json,
     warn,
 )
+from lora_profiler.cli.option_groups import WHERE, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     output_options,
@@ -50,7 +51,7 @@ Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or 
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
-@click.option(
+@grouped(WHERE)(
     "--gpu",
     metavar="KEY",
     shell_complete=complete_gpu,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice
+from lora_profiler.cli.option_groups import DATA, grouped
 from lora_profiler.cli.options import given
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE, flag
@@ -20,35 +21,40 @@ BATCHINGS = ("random", "grouped", "packed", "packed-split", "packed-wrapped", "p
 """As `batching.batches` has them, which is loaded for questions about data alone."""
 _ABOUT_DATA = ("batching", "pad_to_multiple_of", "epochs")
 
+_option = grouped(DATA)
 _OPTIONS = (
-    click.option(
+    _option(
         "--data",
         metavar="FILE[#COLUMN]",
         help="Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst"
         " batch's memory, the average one's time. --seq-len cuts them where it is given.",
     ),
-    click.option(
+    _option(
         "--lengths",
+        rare=True,
         metavar="mean=N,max=N|FILE",
         help="Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a"
         " log-normal distribution, with min=, max= and samples=; or a file of length,count.",
     ),
-    click.option(
+    _option(
         "--batching",
+        rare=True,
         type=NearestChoice(BATCHINGS),
         default="random",
         show_default=True,
         help="With --data or --lengths: drawn at random and padded to the longest, grouped by"
         " length, or packed into rows of --seq-len as TRL (packed is its bfd) or axolotl do.",
     ),
-    click.option(
+    _option(
         "--pad-to-multiple-of",
+        rare=True,
         type=click.IntRange(1, MAX_SIZE),
         metavar="TOKENS",
         help="With --data or --lengths: batches are padded to a multiple.",
     ),
-    click.option(
+    _option(
         "--epochs",
+        rare=True,
         type=FiniteRange(0, min_open=True),
         metavar="NUMBER",
         help="With --data or --lengths: how long so many take.",

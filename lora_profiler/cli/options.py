@@ -13,8 +13,9 @@ from lora_profiler.cli.click_support import (
     complete_gpu,
     complete_trainer,
 )
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import Kind, Option, flag
+from lora_profiler.option import GROUP_TITLES, Kind, Option, flag
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import (
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_METHOD = click.option(
+_METHOD = grouped(WHAT)(
     "--method",
     "methods",
     multiple=True,
     type=NearestChoice(get_args(Method)),
     help="Repeat for several. [default: full and lora]",
 )
-_TRAINER = click.option(
+_TRAINER = grouped(WHAT)(
     "--trainer",
     metavar="NAME[@VERSION]",
     shell_complete=complete_trainer,
@@ -76,19 +77,25 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
         "metavar": declared.metavar,
         "help": " ".join(filter(None, words)) or None,
         "show_default": not default,
+        "rare": not declared.common,
     }
-    return click.option(*flags, **(settings | changes))
+    return grouped(GROUP_TITLES[declared.group])(*flags, **(settings | changes))
 
 
 _LOOKUP_OPTIONS = [
-    click.option(
-        "--revision", default="main", show_default=True, help="Branch, tag or commit on the hub."
+    grouped(WHAT)(
+        "--revision",
+        default="main",
+        show_default=True,
+        help="Branch, tag or commit on the hub.",
+        rare=True,
     ),
-    click.option("--offline", is_flag=True, help="Never ask the hub."),
+    grouped(WHAT)("--offline", is_flag=True, help="Never ask the hub.", rare=True),
 ]
 
-TORCH_OPTION = click.option(
+TORCH_OPTION = grouped(WHERE)(
     "--torch",
+    rare=True,
     metavar="VERSION",
     help=(
         f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}."
@@ -97,7 +104,7 @@ TORCH_OPTION = click.option(
 )
 
 _ANSWER_OPTIONS = [
-    click.option(
+    grouped(WHERE)(
         "--gpu",
         metavar="KEY|auto|custom:24GiB",
         shell_complete=complete_gpu,
@@ -106,13 +113,15 @@ _ANSWER_OPTIONS = [
         ),
     ),
     TORCH_OPTION,
-    click.option(
+    grouped(WHERE)(
         "--interconnect",
+        rare=True,
         metavar="nvlink4|pcie5|ndr|25GB/s|...",
         help="The link among --world-size ranks, to tell how long sending takes.",
     ),
-    click.option(
+    grouped(WHERE)(
         "--engine",
+        rare=True,
         default="auto",
         metavar="auto|analytic|compiled|traced|rehearsed",
         show_default=True,
@@ -124,7 +133,7 @@ _ANSWER_OPTIONS = [
 def setup_options(*, device: str | None, device_help: str) -> Callable[[F], F]:
     """Adds the options of a training setup and of the model look-up. `device` is the default of
     --device, None to find it out."""
-    device_changes = {"default": device, "show_default": device or False, "help": device_help}
+    device_changes = {"default": device, "show_default": device is not None, "help": device_help}
     setup = [
         _click_option(option, **(device_changes if option.name == "device" else {}))
         for option in OPTIONS
@@ -148,17 +157,17 @@ def output_options(*formats: str) -> Callable[[F], F]:
         return _with_options(
             command,
             [
-                click.option(
+                grouped(OUTPUT)(
                     "--format",
                     "form",
                     type=NearestChoice(formats),
                     default=formats[0],
                     show_default=True,
                 ),
-                click.option(
+                grouped(OUTPUT)(
                     "-o", "--output", metavar="FILE", help="Write to a new file instead of stdout."
                 ),
-                click.option("--force", is_flag=True, help="Let -o replace a file."),
+                grouped(OUTPUT)("--force", is_flag=True, help="Let -o replace a file."),
             ],
         )
 

@@ -58,6 +58,7 @@ def refuse_here(
     if pretended is None:
         refuse(workload, conditions)
         return
+    _refuse_masked(workload.setup)
     missing = pretended.missing - {"bitsandbytes"}
     if missing:
         names = " ".join(sorted(missing))
@@ -76,6 +77,18 @@ def refuse_here(
         capability=lambda: divmod(pretended.capability, 10),
         devices=lambda: pretended.count,
     )
+
+
+def _refuse_masked(setup: TrainSetup) -> None:
+    """transformers asks the card whether a mask leaves anything out, and which position ids begin a
+    sequence (`masking_utils`); a pretended card answers that all is kept, so that rows would run
+    without their mask."""
+    for name, is_asked in (("packed", setup.is_packed), ("padding", setup.is_padded)):
+        if is_asked:
+            raise UsageError(
+                "rows with an attention mask cannot be rehearsed, since a pretended card holds no"
+                f" values that tell which tokens it leaves out; leave out --{name}, or predict it."
+            )
 
 
 def refuse(

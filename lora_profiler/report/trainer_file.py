@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.option import flag
+from lora_profiler.option import Option, flag
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.trainer_files.reading import KeyReading, TrainerFile
 from lora_profiler.workload import OPTIONS
@@ -61,10 +61,15 @@ def command_words(file: TrainerFile) -> list[str]:
         words += ["--revision", file.revision]
     given = {name: "" for name in file.asks}
     options = {name: v for name, v in file.beside(given).items() if v is not None}
-    for method in options.pop("methods", ()):
-        words += ["--method", method]
+    return words + option_words(options)
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options of a setup by name as the words of a command line; what is none is left out."""
+    words = [word for method in options.get("methods", ()) for word in ("--method", method)]
     for name, value in options.items():
-        words += _flag_words(name, value)
+        if (option := _KINDS.get(name)) is not None:
+            words += _flag_words(option, value)
     return words
 
 
@@ -99,12 +104,7 @@ def trainer_file_payload(file: TrainerFile) -> dict[str, Any]:
 
 
 def _reading_text(key: KeyReading, open_asks: Sequence[str]) -> str:
-    words = " ".join(
-        word
-        for name, value in key.options.items()
-        if name in _KINDS or name == "methods"
-        for word in ([f"--method {value[0]}"] if name == "methods" else _flag_words(name, value))
-    )
+    words = " ".join(option_words(key.options))
     if key.state == "unknown":
         return "not known: nothing is made of it"
     parts = [words]
@@ -118,11 +118,10 @@ def _reading_text(key: KeyReading, open_asks: Sequence[str]) -> str:
     return "; ".join(filter(None, parts)) or "names the model"
 
 
-def _flag_words(name: str, value: Any) -> list[str]:
-    option = _KINDS.get(name)
-    if option is not None and option.kind == "switch":
-        return [flag(name if value else f"no_{name}")]
-    return [flag(name), f"{value:g}" if isinstance(value, float) else str(value)]
+def _flag_words(option: Option, value: Any) -> list[str]:
+    if option.kind == "switch":
+        return [option.flag if value else flag(f"no_{option.name}")]
+    return [option.flag, f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def _value_text(value: Any) -> str:

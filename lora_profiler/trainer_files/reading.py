@@ -3,6 +3,7 @@ mean beside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import isfile  # which no name makes raise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,7 +254,7 @@ def _named_files(document: Document) -> list[Document]:
         named = document.entries.get(key)
         if named is not None and isinstance(named.value, str) and named.value.strip():
             path = document.folder / named.value
-            if path.is_file():
+            if isfile(path):
                 beside.append(_beside(path))
     return beside
 
@@ -283,7 +284,7 @@ def _command_documents(
         script = Document(name, {**of_file.entries, **written}, folder)
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
-        if path.is_file():
+        if isfile(path):
             beside.insert(0, _beside(path))
         else:
             script = replace_entry(script, "deepspeed", command.accelerate_file)
@@ -358,9 +359,17 @@ def _framework(document: Document, name: str | None) -> Framework:
 
 def _rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     """What each key means, in the order in which later ones overrule earlier ones."""
-    for key, meaning in known.implied(document):
-        if document.get(key) is None:
-            yield _row(document, Entry(key, None, 0), meaning)
+    own = list(_own_rows(document, known))  # first, since their errors name the key
+    try:
+        for key, meaning in known.implied(document):
+            if document.get(key) is None:
+                yield _row(document, Entry(key, None, 0), meaning)
+    except ValueError as e:
+        raise TrainerFileError(f"{document.name}: {e}") from None
+    yield from own
+
+
+def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     ordered = [key for key in known.keys if key in document.entries]
     for key in [*ordered, *(key for key in document.entries if key not in known.keys)]:
         entry = document.entries[key]

@@ -1,5 +1,6 @@
 """Names that frameworks share: optimizers, attention, kernels, what shards."""
 
+from os.path import isfile  # which no name makes raise
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -248,7 +249,7 @@ def deepspeed(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return NOTHING
     name = str(value).rsplit("/", 1)[-1].lower()
-    if (document.folder / str(value)).is_file():
+    if isfile(document.folder / str(value)):
         return Meaning(note="read as the next file")
     stage = next((n for n in "3210" if f"z{n}" in name or f"zero{n}" in name), None)
     if stage is None:

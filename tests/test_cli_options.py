@@ -1,0 +1,106 @@
+"""The options of every command: shown in groups, all of them reachable; what is said of one that is
+not there, and of one that is given two values."""
+
+import os
+from itertools import chain
+from pathlib import Path
+
+import click
+import pytest
+
+import commands
+from golden_files import Golden
+from lora_profiler.cli.main import root
+from lora_profiler.option import GROUP_TITLES
+from lora_profiler.trainer_files.lone_key import lone_key
+from lora_profiler.trainer_files.reading import FRAMEWORKS
+from lora_profiler.workload import OPTIONS
+
+ENVIRONMENT = {
+    k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))
+} | {"HF_HUB_OFFLINE": "1"}
+VERBS = {verb: root.get_command(click.Context(root), verb) for verb in root.list_commands(None)}  # type: ignore[arg-type]
+
+
+def lora_profile(*arguments: str) -> commands.Done:
+    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
+
+
+def flags(verb: str) -> list[str]:
+    """As click knows them."""
+    command = VERBS[verb]
+    assert command is not None
+    options = (p for p in command.params if isinstance(p, click.Option) and not p.hidden)
+    return ["--help", *(max(option.opts, key=len) for option in options)]
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """The long flags under each heading of a help."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            title = line[:-1]
+        elif line.startswith("  -"):
+            words = line.replace(",", " ").split()
+            found.setdefault(title, []).append(next(w for w in words if w.startswith("--")))
+    return found
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_shown_once(verb: str) -> None:
+    few = sections(lora_profile(verb, "--help").stdout)
+    shown = few
+    if "--help-all" in flags(verb):
+        assert list(few) == ["Options"] and 12 <= len(few["Options"]) < len(flags(verb)) / 2
+        shown = sections(lora_profile(verb, "--help-all").stdout)
+        assert set(few["Options"]) < set(chain(*shown.values()))
+    assert sorted(chain(*shown.values())) == sorted(flags(verb))
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench", "compile", "crossover", "plan"])
+def test_an_option_of_the_setup_is_in_its_group(verb: str) -> None:
+    shown = sections(lora_profile(verb, "--help-all").stdout)
+    for option in OPTIONS:
+        if not option.declared.hidden:
+            assert option.flag in shown[GROUP_TITLES[option.declared.group]]
+
+
+def test_what_a_strange_option_may_mean_and_that_a_second_value_is_refused(
+    golden_file: Golden,
+) -> None:
+    golden_file.compare_answers(
+        "refusals-options", lambda words: commands.refused(lora_profile(*words.split()))
+    )
+
+
+def test_any_key_of_any_trainer_is_an_answer_or_none() -> None:
+    """By itself a key may contradict itself or lack what it needs, which is no reason to fail."""
+    for name in {key for framework in FRAMEWORKS for key in framework.keys}:
+        for value in (True, False, 1, -1, 1e400, "x", "a\0b", "x" * 5000, [], None):
+            found = lone_key(name, [value])
+            assert found is None or found.key.endswith(name)
+
+
+@pytest.mark.parametrize("option", ["--lora-target=", "--targets=a --targets="])
+def test_what_is_said_of_an_option_moves_no_cursor(option: str) -> None:
+    *words, last = option.split()
+    said = commands.refused(lora_profile("gpt2", *words, f"{last}\x1b[2J"))
+    assert "\\x1b[2J" in said and "\x1b" not in said
+
+
+def test_the_same_value_again_and_a_second_method_are_none() -> None:
+    question = ("gpt2", "-s", "64", "--method", "full", "--method", "lora")
+    once = lora_profile(*question, "--checkpointing")
+    again = lora_profile(*question, "--checkpointing", "--checkpointing", "-s", "64", "--help")
+    assert once.exit_code == again.exit_code == 0
+    again = lora_profile(*question, "--checkpointing", "--checkpointing", "-s", "64")
+    assert again == once
+
+
+def test_what_a_file_implies_with_a_bad_value_is_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / "sft.yaml"
+    file.write_text("model_name_or_path: gpt2\nnum_generations: 4\nmax_prompt_length: many\n")
+    done = lora_profile("read", str(file))
+    assert done.exit_code == 2
+    assert done.stderr == "Error: sft.yaml: it must be a number.\n"
