@@ -35,6 +35,7 @@ MODELS = (
     "openai-community/gpt2",
 )
 BATCH_SIZES = (2, 4, 8)
+LENGTHS = (8, 128, 1024, 2048)
 
 
 def ways(model: str, batch_size: int, seq_len: int) -> tuple[Workload, Workload]:
@@ -52,9 +53,9 @@ def points() -> list[tuple[str, int, int]]:
     needs more."""
     found = []
     for model in MODELS:
-        spans = crossover(ways(model, 1, 1024), batch_sizes=BATCH_SIZES, lengths=(8, 128, 1024, 2048))
-        for span in spans.crossings:
-            if span.quantity == "memory" and span.first > 8:
+        found_of = crossover(ways(model, 1, 1024), batch_sizes=BATCH_SIZES, lengths=LENGTHS)
+        for span in found_of.crossings:
+            if span.quantity == "memory" and span.first > LENGTHS[0]:
                 found += [(model, span.batch_size, span.first - 1)]
                 found += [(model, span.batch_size, span.first)]
     return found

@@ -306,7 +306,7 @@ def test_without_a_trainer_it_says_so_and_what_three_of_them_would_need(run: Run
     assert "for a bare loop, which keeps nothing of the model's output" in lines
     first = lines.index("peak under a trainer's own defaults (--trainer NAME):") + 1
     peaks = dict(line.split("  LoRA ") for line in lines[first : first + 3])
-    sized = [name.split("  ", 1) for name in peaks]
+    sized = [name.strip().split("  ", 1) for name in peaks]
     assert [name.strip() for name, _ in sized] == ["transformers", "trl-sft", "axolotl"]
     assert {size.strip() for _, size in sized} == {"4 x 512"}
     for (name, _), peak in zip(sized, peaks.values(), strict=True):
