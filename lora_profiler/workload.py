@@ -11,7 +11,21 @@ from lora_profiler.option import Option, check_options, option, options_of
 from lora_profiler.platform import Platform
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw_8bit", "sgd", "adafactor"]
+Optimizer = Literal[
+    "adamw",
+    "adamw_8bit",
+    "sgd",
+    "adafactor",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "lion",
+    "lion_8bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "muon",
+]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
@@ -481,9 +495,14 @@ class TrainSetup:
             raise UsageError(
                 "a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora)."
             )
-        if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":
+        if self.optimizer not in ("adamw", "sgd") and self.optimizer_impl == "fused":
             raise UsageError(
                 f"{self.optimizer} has no fused implementation; leave --optimizer-impl out."
+            )
+        if self.optimizer == "muon" and (self.lora is None or self.lora.modules_to_save):
+            raise UsageError(
+                "torch's Muon updates matrices alone, and refuses the vectors of norms and biases;"
+                " take it with --method lora and without --modules-to-save, or another --optimizer."
             )
         half = self.dtype != "float32" or self.precision == "amp"
         if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:

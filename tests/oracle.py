@@ -30,6 +30,7 @@ from lora_profiler.modeling import (
     build_model,
     make_optimizer,
     quantization_tensors,
+    state_tensors,
 )
 from lora_profiler.modeling import forward as forward_pass
 from lora_profiler.modeling.adapters import inject_adapters
@@ -193,9 +194,7 @@ def persistent_bytes(
     result = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad.untyped_storage().nbytes() if parameter.grad is not None else 0
-        state = [
-            t for t in optimizer.state.get(parameter, {}).values() if isinstance(t, torch.Tensor)
-        ]
+        state = state_tensors(optimizer.state.get(parameter, {}))
         state_bytes = sum(
             t.untyped_storage().nbytes() for t in state if storage_key(t) not in books
         )

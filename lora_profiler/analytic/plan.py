@@ -28,6 +28,7 @@ from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.sdpa import efficient_takes_grouped
+from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -99,7 +100,7 @@ def plan_for(workload: Workload) -> Plan:
                 lora.layers_to_transform,
                 lora.modules_to_save,
                 lora.adapter_dtype,
-                lora.r if setup.optimizer == "adamw_8bit" or setup.world_size > 1 else 0,
+                lora.r if counts_in_steps(setup) or setup.world_size > 1 else 0,
             )
         ),
         setup.quantization,

@@ -1,0 +1,71 @@
+"""Optimizers of packages beside torch and transformers: what they keep of a tensor, and where. No
+torch.
+
+Sources: bitsandbytes `optim/optimizer.py`, `functional.py` (get_paged); torchao `optim/adam.py`,
+`optim/subclass_8bit.py`, `optim/subclass_4bit.py`; transformers `trainer_optimizer.py` for the
+names.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from lora_profiler.workload import Device, Optimizer, TrainSetup
+
+QUANTISED_FROM_NUMEL = 4096
+"""Tensors of fewer elements keep whole states, in both packages."""
+PAGED_FROM_NUMEL = 100_000
+"""Elements from which on a paged optimizer of bitsandbytes keeps a state in unified memory."""
+
+
+class PackageOptimizer(NamedTuple):
+    """`states` of a tensor, each of `bits` an element, in blocks of `block` elements with a float32
+    scale; `kind` is the class. `is_paged`: large states lie in CUDA's unified memory, which torch's
+    allocator does not hold."""
+
+    package: Literal["bitsandbytes", "torchao"]
+    kind: str
+    states: int
+    bits: int
+    block: int = 256
+    is_paged: bool = False
+
+    @property
+    def code_book_bytes(self) -> int:
+        """float32 values of the codes of one state."""
+        return 4 * 2**self.bits
+
+    def pages(self, numel: int, device: Device) -> bool:
+        """Whether a tensor of so many elements has its states in unified memory; a CPU has none."""
+        return self.is_paged and device != "cpu" and numel >= PAGED_FROM_NUMEL
+
+    def quantises(self, numel: int) -> bool:
+        """Whether a tensor of so many elements has states of fewer than 32 bits."""
+        if self.bits == 32 or numel < QUANTISED_FROM_NUMEL:
+            return False
+        return self.package == "bitsandbytes" or numel % self.block == 0
+
+
+PACKAGE_OPTIMIZERS: Mapping[Optimizer, PackageOptimizer] = {
+    "adamw_8bit": PackageOptimizer("bitsandbytes", "AdamW", 2, 8),
+    "paged_adamw_8bit": PackageOptimizer("bitsandbytes", "AdamW", 2, 8, is_paged=True),
+    "paged_adamw_32bit": PackageOptimizer("bitsandbytes", "AdamW", 2, 32, is_paged=True),
+    "lion": PackageOptimizer("bitsandbytes", "Lion", 1, 32),
+    "lion_8bit": PackageOptimizer("bitsandbytes", "Lion", 1, 8),
+    "paged_lion_8bit": PackageOptimizer("bitsandbytes", "Lion", 1, 8, is_paged=True),
+    "paged_lion_32bit": PackageOptimizer("bitsandbytes", "Lion", 1, 32, is_paged=True),
+    "adamw_torch_8bit": PackageOptimizer("torchao", "AdamW8bit", 2, 8),
+    "adamw_torch_4bit": PackageOptimizer("torchao", "AdamW4bit", 2, 4, block=128),
+}
+
+
+def package_of(setup: TrainSetup) -> str | None:
+    """The package that makes the optimizer of `setup`, None for torch and transformers."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    return None if made is None else made.package
+
+
+def counts_in_steps(setup: TrainSetup) -> bool:
+    """Whether states come in blocks, or change their form with a tensor's size: their bytes are no
+    polynomial in the rank."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    return made is not None and (made.bits < 32 or made.is_paged)
