@@ -159,6 +159,11 @@ def _of_package(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     """bitsandbytes works in place on CUDA, in float32 copies on CPU."""
     made = PACKAGE_OPTIMIZERS[setup.optimizer]
     yield ZERO
+    if made.package == "torchao":
+        for tensor in state.trainable:
+            numel = _numel(tensor, setup)
+            if made.quantises(numel):
+                yield constant(made.states * made.compiled_bytes(numel, setup.device))
     if made.package == "bitsandbytes" and setup.device == "cpu":
         for tensor in state.trainable:
             copies = 3 + (tensor.dtype != "float32")

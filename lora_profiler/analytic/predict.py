@@ -8,6 +8,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.moments import held_outputs
+from lora_profiler.analytic.optimizers import paged_state_bytes
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.sharding import Part
 from lora_profiler.model_spec import ModelSpec
@@ -69,6 +70,12 @@ def peak_bytes(workload: Workload) -> int:
     """
     plan = plan_for(workload)
     return max(plan.totals.evaluate(values(workload)))
+
+
+def paged_bytes(workload: Workload) -> int:
+    """Bytes of optimizer states in CUDA's unified memory, which no moment counts. Raises what
+    `predict` raises."""
+    return paged_state_bytes(plan_for(workload).shards.stepped.trainable, workload.setup)
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:

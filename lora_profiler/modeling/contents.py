@@ -56,7 +56,9 @@ def state_tensors(state: Mapping[str, Any]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for value in state.values():
         if isinstance(value, torch.Tensor):
-            parts = getattr(value, "tensor_attrs", ())  # torchao's name for what a tensor is made of
+            parts = getattr(
+                value, "tensor_attrs", ()
+            )  # torchao's name for what a tensor is made of
             found += [getattr(value, part) for part in parts] or [value]
     return found
 

@@ -56,9 +56,7 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
     return _of_package(parameters, setup)
 
 
-def _of_package(
-    parameters: list[torch.nn.Parameter], setup: TrainSetup
-) -> torch.optim.Optimizer:
+def _of_package(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> torch.optim.Optimizer:
     """As transformers' Trainer asks for it by the name of `TrainingArguments.optim`."""
     made = PACKAGE_OPTIMIZERS[setup.optimizer]
     if made.package == "torchao":

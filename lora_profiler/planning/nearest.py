@@ -24,8 +24,16 @@ _OPTIMIZERS: Mapping[str, Optimizer] = {
     "Adam": "adamw",
     "SGD": "sgd",
     "AdamW8bit": "adamw_8bit",
+    "PagedAdamW32bit": "paged_adamw_32bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "Lion32bit": "lion",
+    "Lion8bit": "lion_8bit",
+    "PagedLion32bit": "paged_lion_32bit",
+    "PagedLion8bit": "paged_lion_8bit",
+    "Muon": "muon",
     "Adafactor": "adafactor",
 }
+"""By the class; a rehearsal names bitsandbytes' with the bits of their states."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,36 @@ _OPTIMIZERS = {
         "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
         " stay 32-bit"
     ),
+    "paged_adamw_8bit": (
+        "paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a tensor has"
+        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
+    ),
+    "paged_adamw_32bit": (
+        "paged AdamW keeps two float32 states per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    "adamw_torch_8bit": (
+        "torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights and two"
+        " code books a tensor; tensors below 4,096 weights keep whole states"
+    ),
+    "adamw_torch_4bit": (
+        "torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights and two"
+        " code books a tensor; tensors below 4,096 weights keep whole states"
+    ),
+    "lion": "Lion keeps one float32 state per trained weight",
+    "lion_8bit": (
+        "8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights stay"
+        " 32-bit"
+    ),
+    "paged_lion_8bit": (
+        "paged 8-bit Lion keeps one byte per trained weight in unified memory where a tensor has"
+        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
+    ),
+    "paged_lion_32bit": (
+        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    "muon": "Muon keeps one state per trained weight, in that weight's dtype",
     "sgd": "SGD without momentum keeps nothing",
     "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
 }

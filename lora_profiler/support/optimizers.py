@@ -9,6 +9,7 @@ names.
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from lora_profiler.units import bytes_text
 from lora_profiler.workload import Device, Optimizer, TrainSetup
 
 QUANTISED_FROM_NUMEL = 4096
@@ -32,7 +33,15 @@ class PackageOptimizer(NamedTuple):
     @property
     def code_book_bytes(self) -> int:
         """float32 values of the codes of one state."""
-        return 4 * 2**self.bits
+        values: int = 2**self.bits
+        return 4 * values
+
+    def compiled_bytes(self, numel: int, device: Device) -> int:
+        """What torchao's step keeps of one state for a moment, as torch 2.13's torch.compile makes
+        it: the average in float32 and its scales until it is quantised, and 4-bit codes as int64
+        before they are packed, on a CPU as bytes too."""
+        codes = 0 if self.bits == 8 else 9 if device == "cpu" else 8
+        return (4 + codes) * numel + 4 * numel // self.block
 
     def pages(self, numel: int, device: Device) -> bool:
         """Whether a tensor of so many elements has its states in unified memory; a CPU has none."""
@@ -56,6 +65,26 @@ PACKAGE_OPTIMIZERS: Mapping[Optimizer, PackageOptimizer] = {
     "adamw_torch_8bit": PackageOptimizer("torchao", "AdamW8bit", 2, 8),
     "adamw_torch_4bit": PackageOptimizer("torchao", "AdamW4bit", 2, 4, block=128),
 }
+
+
+COMPILED_STEP = (
+    "torchao's step is what torch 2.13's torch.compile makes of it; compiling it, in the first"
+    " step, is left out."
+)
+
+
+def optimizer_words(setup: TrainSetup, paged_bytes: int) -> tuple[str, ...]:
+    """What an answer takes for granted of an optimizer of another package, a sentence each;
+    `paged_bytes` of its states are in unified memory."""
+    if package_of(setup) == "torchao":
+        return (COMPILED_STEP,)
+    if not paged_bytes:
+        return ()
+    return (
+        f"{bytes_text(paged_bytes)} of paged states lie in CUDA's unified memory, which torch's"
+        " allocator and this peak leave out: each tensor's come to the card for its update, stay"
+        " while there is room, and go to the host's memory where there is none.",
+    )
 
 
 def package_of(setup: TrainSetup) -> str | None:

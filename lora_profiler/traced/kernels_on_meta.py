@@ -38,13 +38,20 @@ def package_optimizer_on_meta(
     setup: TrainSetup, listener: Callable[[Tensor], object]
 ) -> Iterator[None]:
     """bitsandbytes' paged states in memory that nobody sees, as torch does not see CUDA's unified
-    memory; torchao's step without what torch.compile makes of it, and its code books, which come
-    from no operator, told to `listener`."""
+    memory; torchao's step as torch.compile makes it, and its code books, which come from no
+    operator, told to `listener`."""
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     with ExitStack() as stack:
         if made is not None and made.package == "torchao":
             adam = import_module("torchao.optim.adam")
-            stack.enter_context(replaced(adam, "single_param_adam", _in_place))
+
+            def compiled_step(p: Tensor, grad: Tensor, step: Tensor, *rest: Any) -> None:
+                states = [each for each in rest[:2] if hasattr(each, "scale")]
+                kept = made.compiled_bytes(p.numel(), setup.device)
+                held = [torch.empty(kept, dtype=torch.uint8, device=p.device) for _ in states]
+                del held
+
+            stack.enter_context(replaced(adam, "single_param_adam", compiled_step))
             stack.enter_context(replaced(torch, "compile", lambda step, **options: step))
             state = getattr(adam, f"OptimState{made.bits}bit")
             zeros = state.zeros
@@ -58,9 +65,7 @@ def package_optimizer_on_meta(
         elif made is not None and made.is_paged:
             base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
 
-            def state_buffer(
-                self: Any, p: Tensor, dtype: torch.dtype = torch.float32
-            ) -> Tensor:
+            def state_buffer(self: Any, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
                 if not made.pages(p.numel(), setup.device):
                     return torch.zeros_like(p, dtype=dtype)
                 with _disable_current_modes():

@@ -19,8 +19,21 @@ _OPTIMIZERS = {
     ("adamw", "fused"): "adamw_torch_fused",
     ("adamw", "foreach"): "adamw_torch",
     ("adamw_8bit", "foreach"): "adamw_bnb_8bit",
-    ("adafactor", "foreach"): "adafactor",
-    ("sgd", "foreach"): "sgd",
+    ("lion", "foreach"): "lion_32bit",
+    **{
+        (name, "foreach"): name
+        for name in (
+            "adafactor",
+            "sgd",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "adamw_torch_8bit",
+            "adamw_torch_4bit",
+            "lion_8bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+        )
+    },
 }
 _ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 _DATASET = "tatsu-lab/alpaca"
@@ -263,6 +276,9 @@ def _torchtune(workload: Workload) -> Keys:
     optimizers: Mapping[str, Keys] = {
         "adamw": {"_component_": "torch.optim.AdamW", "fused": setup.optimizer_impl == "fused"},
         "adamw_8bit": {"_component_": "bitsandbytes.optim.AdamW8bit"},
+        "paged_adamw_8bit": {"_component_": "bitsandbytes.optim.PagedAdamW8bit"},
+        "paged_adamw_32bit": {"_component_": "bitsandbytes.optim.PagedAdamW32bit"},
+        "lion_8bit": {"_component_": "bitsandbytes.optim.Lion8bit"},
         "sgd": {"_component_": "torch.optim.SGD"},
     }
     if setup.optimizer not in optimizers:

@@ -24,28 +24,19 @@ _OPTIMIZERS: dict[str, dict[str, str]] = {
     "adamw_hf": {"optimizer": "adamw"},
     "adamw_torch": {"optimizer": "adamw", "optimizer_impl": "foreach"},
     "adamw_torch_fused": {"optimizer": "adamw", "optimizer_impl": "fused"},
-    "adamw_8bit": {"optimizer": "adamw_8bit"},
     "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
-    "adafactor": {"optimizer": "adafactor"},
-    "sgd": {"optimizer": "sgd"},
+    "paged_adamw": {"optimizer": "paged_adamw_32bit"},
+    "lion_32bit": {"optimizer": "lion"},
+    "ao_adamw_8bit": {"optimizer": "adamw_torch_8bit"},
+    "ao_adamw_4bit": {"optimizer": "adamw_torch_4bit"},
+    **{
+        name: {"optimizer": name} for name in _CHOICES["optimizer"] if name not in ("adamw", "muon")
+    },
 }
-_PAGED = {
-    "paged_adamw_8bit": {"optimizer": "adamw_8bit"},
-    "paged_adamw_32bit": {"optimizer": "adamw", "optimizer_impl": "forloop"},
-    "paged_adamw": {"optimizer": "adamw", "optimizer_impl": "forloop"},
-}
-"""bitsandbytes steps tensor by tensor, which keeps no copies."""
-_EIGHT_BIT = ("adamw_torch_8bit", "ao_adamw_8bit")
-"""torchao's: a byte a state and scales, as bitsandbytes' have; its step is compiled."""
+"""By transformers' names, those that are options' own among them. The `muon` of frameworks is none
+of torch's: it trains the other weights too, by AdamW."""
 _FEWER_STATES = [
-    "adamw_torch_4bit",
-    "ao_adamw_4bit",
     "ao_adamw_fp8",
-    "lion",
-    "lion_8bit",
-    "lion_32bit",
-    "paged_lion_8bit",
-    "paged_lion_32bit",
     "muon",
     "galore_adamw",
     "galore_adamw_8bit",
@@ -121,13 +112,6 @@ def optimizer(value: Any, document: Document) -> Meaning:
     name = text(value).lower()
     if name in _OPTIMIZERS:
         return Meaning(_OPTIMIZERS[name])
-    if name in _PAGED:
-        nearest = _PAGED[name]
-        what = f"{name}'s paged states, answered as {nearest['optimizer']} that stays on the card"
-        return not_modelled(what, "too high", **nearest)
-    if name in _EIGHT_BIT:
-        what = f"{name}, answered as bitsandbytes' adamw_8bit"
-        return not_modelled(what, "either way", optimizer="adamw_8bit")
     if name in _FEWER_STATES:
         what = f"{name}, answered as adamw"
         return not_modelled(what, "too high", optimizer="adamw")

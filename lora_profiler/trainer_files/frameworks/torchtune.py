@@ -142,10 +142,12 @@ def _optimizer(value: Any, document: Document) -> Meaning:
         "PagedAdamW": "paged_adamw",
         "PagedAdamW8bit": "paged_adamw_8bit",
         "PagedAdamW32bit": "paged_adamw_32bit",
-        "AdamW8bit": "adamw_bnb_8bit",
+        "AdamW8bit": "adamw_torch_8bit" if "torchao" in text(value) else "adamw_bnb_8bit",
         "SGD": "sgd",
         "Adafactor": "adafactor",
         "AdamW4bit": "adamw_torch_4bit",
+        "Lion8bit": "lion_8bit",
+        "PagedLion8bit": "paged_lion_8bit",
         "CPUOffloadOptimizer": "",
     }
     if known.get(name):
