@@ -52,8 +52,7 @@ class LoraConfig:
     target_modules: "all-linear", None (PEFT's default for the model type), a tuple of names matched
     by suffix, or one regular expression matched in full, as PEFT does. `lora_alpha` None means
     twice the rank. `adapter_dtype` is the dtype of A and B: float32 is what PEFT makes of a 16-bit
-    base unless `autocast_adapter_dtype=False`. `use_dora` is known only to be refused with the
-    reason, and is no field.
+    base unless `autocast_adapter_dtype=False`.
 
     Raises UsageError for values that PEFT refuses.
 
@@ -158,15 +157,21 @@ class LoraConfig:
             words="{} adapters",
         ),
     )
-    use_dora: InitVar[bool] = field(default=False, metadata=option(hidden=True))
+    use_dora: bool = field(
+        default=False,
+        metadata=option(
+            "DoRA: a trained magnitude for each output beside A and B, and the norms of W + BA in"
+            " every forward pass.",
+            added=10,
+            group="adapter",
+            label="DoRA",
+            tip="A trained magnitude for each output beside A and B.",
+            words="DoRA|no DoRA",
+            heading="DoRA",
+        ),
+    )
 
-    def __post_init__(self, use_dora: bool) -> None:
-        if use_dora:
-            raise UsageError(
-                "DoRA is not modelled: it trains a vector of magnitudes beside every adapter and"
-                " takes the norm of each whole weight in every forward pass; leave use_dora out to"
-                " ask about plain LoRA."
-            )
+    def __post_init__(self) -> None:
         check_options(self)
         if self.target_modules == () or self.target_modules == "":
             raise UsageError("target modules are empty; name at least one, or use all-linear.")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-from lora_profiler.workload import DTYPE_BYTES, Dtype, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
 
 NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
@@ -192,7 +192,7 @@ def trainable_tensors(
     for adapter in adapters:
         shapes = adapter.a_shape(1), adapter.b_shape(1)
         if shapes not in made:
-            made[shapes] = adapter_tensors(adapter, dtype)
+            made[shapes] = adapter_tensors(adapter, dtype, setup.lora)
         yield from made[shapes]
     for module in after:
         yield from (_fixed(w.shape, rest) for w in module.weights)
@@ -205,10 +205,12 @@ def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
     return TrainableTensor(tuple(constant(size) for size in shape), dtype)
 
 
-def adapter_tensors(adapter: Adapter, dtype: str) -> tuple[TrainableTensor, TrainableTensor]:
-    """A and B of one adapter, with the rank left open: (rank, in, ...) and (out, rank, ...)."""
+def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[TrainableTensor, ...]:
+    """A and B of one adapter, with the rank left open: (rank, in, ...) and (out, rank, ...); with
+    DoRA the magnitudes, one for each output (PEFT `tuners/lora/dora.py`)."""
     (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)
     rank = R * adapter.rank(1)
     a = (rank, *(constant(size) for size in inner))
     b = (constant(outer), rank, *(constant(size) for size in ones))
-    return TrainableTensor(a, dtype), TrainableTensor(b, dtype)
+    pair = TrainableTensor(a, dtype), TrainableTensor(b, dtype)
+    return (*pair, _fixed((outer,), dtype)) if lora.use_dora else pair

@@ -214,7 +214,7 @@ def rules_know(workload: Workload) -> bool:
     """Whether the rules know what the model's layers keep."""
     from lora_profiler.analytic import knows
 
-    return knows(workload.model)
+    return knows(workload)
 
 
 def check_engine(engine: str) -> None:

@@ -122,6 +122,7 @@ def _lora(config: Mapping[str, Any]) -> LoraConfig:
         target_modules=tuple(targets) if isinstance(targets, list) else targets,
         modules_to_save=tuple(config["modules_to_save"] or ()),
         use_rslora=config["use_rslora"],
+        use_dora=config.get("use_dora", False),
         adapter_dtype=_known(config["dtype"]),
     )
 

@@ -116,6 +116,7 @@ def _axolotl(workload: Workload) -> Keys:
             "lora_modules_to_save": _names(lora.modules_to_save),
             "peft_layers_to_transform": _names(lora.layers_to_transform),
             "peft_use_rslora": lora.use_rslora or None,
+            "peft_use_dora": lora.use_dora or None,
             "peft_autocast_adapter_dtype": None if lora.adapter_dtype == "float32" else False,
             "lora_mlp_kernel": False,
             "lora_qkv_kernel": False,
@@ -194,6 +195,7 @@ def _trl(workload: Workload) -> Keys:
             "lora_target_modules": [names] if isinstance(names, str) else _names(names),
             "lora_modules_to_save": _names(lora.modules_to_save),
             "use_rslora": lora.use_rslora or None,
+            "use_dora": lora.use_dora or None,
         }
     return keys | {
         "dataset_name": _DATASET,
@@ -226,6 +228,7 @@ def _llamafactory(workload: Workload) -> Keys:
             "lora_target": ",".join(names) if isinstance(names, tuple) else "all",
             "additional_target": ",".join(lora.modules_to_save) or None,
             "use_rslora": lora.use_rslora or None,
+            "use_dora": lora.use_dora or None,
         }
     flash = {"auto": "sdpa", "flash": "fa2", "eager": "disabled"}
     pure = setup.precision == "pure" and setup.dtype == "bfloat16"

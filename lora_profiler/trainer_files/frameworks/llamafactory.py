@@ -172,8 +172,10 @@ LLAMAFACTORY = Framework(
         "lora_target": sets("targets", targets),
         "additional_target": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),
-        "use_dora": missing("DoRA, answered as LoRA", "too low"),
-        "pissa_init": missing("PiSSA's residual base", "either way"),
+        "use_dora": sets("use_dora", switch),
+        "pissa_init": lambda value, document: shared.initialisation(
+            "pissa" if is_on(value) else False, document
+        ),
         "per_device_train_batch_size": _batch,
         "cutoff_len": _cut_off,
         "packing": lambda value, document: NOTHING,

@@ -120,6 +120,15 @@ def optimizer(value: Any, document: Document) -> Meaning:
     raise ValueError("no optimizer of that name is known.")
 
 
+def initialisation(value: Any, document: Document) -> Meaning:
+    """PEFT's init_lora_weights, under which the same tensors train; what it computes from the
+    weights it does once."""
+    if isinstance(value, str) and value.lower().startswith(("pissa", "olora", "corda", "eva")):
+        note = "decomposes weights or activations in float32, once, before training: not counted"
+        return Meaning(note=note)
+    return NOTHING
+
+
 def attention(value: Any, document: Document) -> Meaning:
     """By transformers' attn_implementation."""
     if is_off(value) and value != "disabled":

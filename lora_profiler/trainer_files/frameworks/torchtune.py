@@ -230,7 +230,7 @@ TORCHTUNE = Framework(
         "model.apply_lora_to_mlp": lambda value, document: NOTHING,
         "model.apply_lora_to_output": lambda value, document: NOTHING,
         "model.quantize_base": lambda value, document: NOTHING,
-        "model.use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "model.use_dora": sets("use_dora", switch),
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,

@@ -199,7 +199,7 @@ TRL = Framework(
         "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
         "lora_modules_to_save": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),
-        "use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "use_dora": sets("use_dora", switch),
         "use_liger_kernel": _liger,
         "max_seq_length": _length,
         "max_length": _length,

@@ -13,7 +13,15 @@ import torch
 from .tensors import roots
 
 _OF_TRAINERS = ("trl.", "transformers.")
-_LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora")
+_LORA = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "modules_to_save",
+    "use_rslora",
+    "use_dora",
+)
 
 
 def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""Adapters that PEFT makes and no engine follows everywhere, and those that PEFT refuses. No
+torch."""
+
+from lora_profiler.adapters import adapters
+from lora_profiler.errors import UsageError
+from lora_profiler.workload import Workload
+
+
+def check_adapters(workload: Workload) -> None:
+    """Raises UsageError for DoRA on packed experts, which PEFT refuses (`tuners/lora/layer.py`,
+    ParamWrapper), and for DoRA on ranks that share weights, which no trace was held against."""
+    setup = workload.setup
+    if setup.lora is None or not setup.lora.use_dora:
+        return
+    if setup.sharding not in ("none", "ddp"):
+        raise UsageError(
+            f"DoRA takes norms of whole weights, and under sharding {setup.sharding} no rank has"
+            " them until they are gathered, which is not modelled; take --sharding ddp, or leave"
+            " --use-dora out."
+        )
+    packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)
+    if packed is not None:
+        raise UsageError(
+            f"PEFT has no DoRA for packed experts, and {packed.module}.{packed.parameter} are; take"
+            " --targets attention, or leave --use-dora out."
+        )
