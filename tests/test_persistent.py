@@ -114,6 +114,9 @@ OPTIMIZERS = [
     ("sgd", "forloop"),
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
+    ("paged_adamw_32bit", "foreach"),
+    ("lion", "foreach"),
+    ("lion_8bit", "foreach"),
 ]
 
 
@@ -136,6 +139,20 @@ def test_other_optimizers(name, optimizer, implementation, lora):
         cases.CONFIGS[name],
         TrainSetup(lora=lora, optimizer=optimizer, optimizer_impl=implementation, **SMALL),
     )
+
+
+@pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox-varied"])
+def test_dora(name, adapter_dtype):
+    """A magnitude for each output of each adapted layer, in the adapter's dtype."""
+    agree(
+        cases.CONFIGS[name],
+        TrainSetup(lora=LoraConfig(r=3, use_dora=True, adapter_dtype=adapter_dtype), **SMALL),
+    )
+
+
+def test_muon():
+    agree(cases.CONFIGS["gpt2"], TrainSetup(lora=LoraConfig(r=3), optimizer="muon", **SMALL))
 
 
 UNTIED = {"tie_word_embeddings": False}

@@ -7,8 +7,9 @@ from lora_profiler.workload import Workload
 
 
 def check_adapters(workload: Workload) -> None:
-    """Raises UsageError for DoRA on packed experts, which PEFT refuses (`tuners/lora/layer.py`,
-    ParamWrapper), and for DoRA on ranks that share weights, which no trace was held against."""
+    """Raises UsageError for DoRA on bare parameters, such as packed experts, which PEFT refuses
+    (`tuners/lora/layer.py`, ParamWrapper), and on ranks that share weights, which no trace was held
+    against."""
     setup = workload.setup
     if setup.lora is None or not setup.lora.use_dora:
         return
@@ -21,6 +22,7 @@ def check_adapters(workload: Workload) -> None:
     packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)
     if packed is not None:
         raise UsageError(
-            f"PEFT has no DoRA for packed experts, and {packed.module}.{packed.parameter} are; take"
-            " --targets attention, or leave --use-dora out."
+            f"PEFT has no DoRA for parameters that no linear layer holds, and"
+            f" {packed.module}.{packed.parameter} is one; take --targets attention, or leave"
+            " --use-dora out."
         )

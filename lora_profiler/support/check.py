@@ -25,8 +25,8 @@ def check(workload: Workload, engine: str) -> None:
 
 
 def check_model(workload: Workload) -> None:
-    """Raises UsageError for adapters, a loss, packed rows or kernels that the model does not take, wherever
-    it runs."""
+    """Raises UsageError for adapters, a loss, packed rows or kernels that the model does not take,
+    wherever it runs."""
     check_adapters(workload)
     check_loss(workload)
     check_packing(workload)

@@ -94,7 +94,9 @@ def package_of(setup: TrainSetup) -> str | None:
 
 
 def counts_in_steps(setup: TrainSetup) -> bool:
-    """Whether states come in blocks, or change their form with a tensor's size: their bytes are no
-    polynomial in the rank."""
+    """Whether states come in blocks or change their form with a tensor's size, or Muon squares the
+    smaller side of a matrix: bytes are no polynomial in the rank."""
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
-    return made is not None and (made.bits < 32 or made.is_paged)
+    if made is None:
+        return setup.optimizer == "muon"
+    return made.bits < 32 or made.is_paged
