@@ -31,6 +31,7 @@ Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
+QuantType = Literal["nf4", "int8"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal["plain", "chunked", "fused", "trl"]
 Kernels = Literal["transformers", "liger"]
@@ -183,7 +184,8 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """The frozen base in NF4 (bitsandbytes, block 64), with or without double quantisation.
+    """The frozen base quantised by bitsandbytes: in NF4 (block 64), with or without double
+    quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output).
 
     recipe: "stock" injects adapters as PEFT does; "kbit" first runs
     `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "trl" keeps
@@ -217,8 +219,25 @@ class Quantization:
         ),
     )
 
+    quant_type: QuantType = field(
+        default="nf4",
+        metadata=option(
+            "QLoRA: nf4 (load_in_4bit), or int8, which is LLM.int8 (load_in_8bit).",
+            added=10,
+            group="base",
+            label="Quantised to",
+            tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit).",
+            words="{} base",
+        ),
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the scales are quantised too."""
+        return self.quant_type == "nf4" and self.double_quant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -498,7 +517,7 @@ class TrainSetup:
             )
         if self.quantization is not None and self.lora is None:
             raise UsageError(
-                "a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora)."
+                "a quantised base cannot be trained in full; add a LoRA adapter (method qlora)."
             )
         if self.optimizer not in ("adamw", "sgd") and self.optimizer_impl == "fused":
             raise UsageError(
@@ -599,6 +618,11 @@ def _check_nf4(model: str, stored: Nf4Checkpoint, setup: TrainSetup) -> None:
         raise UsageError(
             f"{model} is stored in 4 bit (NF4), so that LoRA on it is QLoRA; take --method qlora,"
             f" {made_from}."
+        )
+    if setup.quantization.quant_type != "nf4":
+        raise UsageError(
+            f"{model} is stored in 4 bit (NF4), of which no {setup.quantization.quant_type} is made;"
+            f" leave --quant-type out, {made_from}."
         )
     if setup.quantization.double_quant != stored.double_quant:
         own = "with" if stored.double_quant else "without"

@@ -19,7 +19,7 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 Sizes = dict[str, tuple[int, int, int]]
 SMALL = {"batch_size": 2, "seq_len": 8, "device": "cpu"}
 WRAPPERS = re.compile(
-    r"\.(base_layer|lora_[AB]\.default|original_module|modules_to_save\.default)(?=\.|$)"
+    r"\.(base_layer|lora_[AB]\.default|lora_magnitude_vector\.default|original_module|modules_to_save\.default)(?=\.|$)"
 )
 
 

@@ -118,12 +118,17 @@ def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str])
     occur.
 
     A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the
-    recipe made of it.
+    recipe made of it; one in int8 to that of its input. In int8 a weight has a byte an element and
+    a float32 scale for each output (bitsandbytes `nn/modules.py`, Int8Params: CB and SCB).
     """
     if setup.quantization is None or not module.is_linear or module.name in unquantized:
         return module.num_parameters * DTYPE_BYTES[rest_dtype(setup)], 0
-    packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
     biases = sum(w.numel for w in module.weights if w.name != "weight")
+    if setup.quantization.quant_type == "int8":
+        numel = module.weight("weight").numel
+        assert module.out_features is not None
+        return numel + biases * DTYPE_BYTES[rest_dtype(setup)], 4 * module.out_features
+    packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
     return packed + biases * DTYPE_BYTES[setup.dtype], state
 
 

@@ -40,7 +40,12 @@ def _numel(parameter: nn.Parameter) -> int:
 
 def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]:
     """The tensors beside the packed weight of a 4-bit parameter, or its module's: scales, code
-    book, offset, the nested ones; else none."""
+    book, offset, the nested ones; those of an 8-bit one: its scales, which the module takes over in
+    its first forward pass; else none."""
+    owners = (holder, getattr(holder, "weight", None), getattr(holder, "state", None))
+    scales = [s for owner in owners if isinstance(s := getattr(owner, "SCB", None), torch.Tensor)]
+    if scales:
+        return scales[:1]
     found, states = [], [getattr(holder, "quant_state", None)]
     while states:
         state = states.pop()

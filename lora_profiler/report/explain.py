@@ -222,19 +222,22 @@ def _persistent(prediction: Prediction) -> Iterator[Line]:
             _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights")),
         )
     else:
+        is_int8 = setup.quantization.quant_type == "int8"
         yield (
             "weights",
             bytes_text(weights),
-            "two 4-bit weights a byte in each linear layer; everything else in its own dtype",
+            f"{'a byte a weight' if is_int8 else 'two 4-bit weights a byte'} in each linear layer;"
+            " everything else in its own dtype",
         )
-        plain, nested = (
-            "4 B per 64 weights, and 64 B",
-            "1 B per 64 weights, 4 B per 16,384, and 1,092 B",
+        per_output, plain, nested = (
+            "4 B an output, in each 8-bit layer",
+            "4 B per 64 weights, and 64 B, in each 4-bit layer",
+            "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer",
         )
         yield (
             "constants",
             bytes_text(held.get("quantization_state", 0)),
-            f"{nested if setup.quantization.double_quant else plain}, in each 4-bit layer",
+            per_output if is_int8 else nested if setup.quantization.is_nested else plain,
         )
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
     if held.get("adapters"):

@@ -1,5 +1,4 @@
-"""Adapters that PEFT makes and no engine follows everywhere, and those that PEFT refuses. No
-torch."""
+"""Adapters and bases that no engine follows everywhere, and adapters that PEFT refuses. No torch."""
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
@@ -11,6 +10,12 @@ def check_adapters(workload: Workload) -> None:
     (`tuners/lora/layer.py`, ParamWrapper), and on ranks that share weights, which no trace was held
     against."""
     setup = workload.setup
+    base = setup.quantization
+    if base is not None and base.quant_type == "int8" and setup.sharding not in ("none", "ddp"):
+        raise UsageError(
+            f"sharding {setup.sharding} of a base in int8 is not modelled: its scales lie beside its"
+            " weights; take --sharding ddp, or --quant-type nf4."
+        )
     if setup.lora is None or not setup.lora.use_dora:
         return
     if setup.sharding not in ("none", "ddp"):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, package_of
+from lora_profiler.traced.int8_on_meta import int8_kernels
 from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
 
@@ -105,6 +106,8 @@ def quantised_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
     if setup.quantization is None:
         return {}
+    if setup.quantization.quant_type == "int8":
+        return int8_kernels()
     from bitsandbytes.backends.default import ops
 
     product = product_on_cuda if setup.device == "cuda" else ops._gemm_4bit_default_impl
