@@ -621,8 +621,8 @@ def _check_nf4(model: str, stored: Nf4Checkpoint, setup: TrainSetup) -> None:
         )
     if setup.quantization.quant_type != "nf4":
         raise UsageError(
-            f"{model} is stored in 4 bit (NF4), of which no {setup.quantization.quant_type} is made;"
-            f" leave --quant-type out, {made_from}."
+            f"{model} is stored in 4 bit (NF4), of which no"
+            f" {setup.quantization.quant_type} is made; leave --quant-type out, {made_from}."
         )
     if setup.quantization.double_quant != stored.double_quant:
         own = "with" if stored.double_quant else "without"

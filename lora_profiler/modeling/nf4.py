@@ -84,7 +84,7 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
     replaces."""
     new, weight = model.get_submodule(name), f"{name}.weight"
     if old.weight.device.type == "meta" and hasattr(new, "state"):
-        new.weight, new.bias = _int8_without_data(old.weight, new), old.bias
+        new.weight, new.bias = _int8_without_data(new), old.bias
         return
     packed = operation.convert({weight: old.weight.data}, model=model, full_layer_name=weight)
     new.weight = packed[weight]
@@ -93,11 +93,11 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
         _pack_without_data(new.weight)
 
 
-def _int8_without_data(weight: torch.Tensor, layer: nn.Module) -> Any:
+def _int8_without_data(layer: Any) -> Any:
     """The layout of `Int8Params._quantize`, which the meta device is kept from."""
     from bitsandbytes.nn import Int8Params
 
-    rows, columns = layer.out_features, layer.in_features  # type: ignore[attr-defined]
+    rows, columns = layer.out_features, layer.in_features
     codes = torch.empty(rows, columns, dtype=torch.int8, device="meta")
     scales = torch.empty(rows, dtype=torch.float32, device="meta")
     return Int8Params(codes, requires_grad=False, CB=codes, SCB=scales)

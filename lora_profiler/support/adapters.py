@@ -1,4 +1,5 @@
-"""Adapters and bases that no engine follows everywhere, and adapters that PEFT refuses. No torch."""
+"""Adapters and bases that no engine follows everywhere, and adapters that PEFT refuses. No
+torch."""
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
@@ -13,8 +14,8 @@ def check_adapters(workload: Workload) -> None:
     base = setup.quantization
     if base is not None and base.quant_type == "int8" and setup.sharding not in ("none", "ddp"):
         raise UsageError(
-            f"sharding {setup.sharding} of a base in int8 is not modelled: its scales lie beside its"
-            " weights; take --sharding ddp, or --quant-type nf4."
+            f"sharding {setup.sharding} of a base in int8 is not modelled: its scales lie beside"
+            " its weights; take --sharding ddp, or --quant-type nf4."
         )
     if setup.lora is None or not setup.lora.use_dora:
         return
