@@ -264,3 +264,15 @@ def test_full_fine_tuning_by_hand():
         4 * adapter,
     )
     assert found.persistent_bytes["optimizer_states"] == 8 * adapter
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_a_base_in_int8(name, recipe, dtype):
+    """A byte a weight and a scale for each output; biases in the dtype of the layer's input."""
+    quantization = Quantization(quant_type="int8", recipe=recipe)
+    lora = cases.methods(cases.family(name))["all"]
+    agree(
+        cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL)
+    )

@@ -95,7 +95,7 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
 
 def _int8_without_data(layer: Any) -> Any:
     """The layout of `Int8Params._quantize`, which the meta device is kept from."""
-    from bitsandbytes.nn import Int8Params
+    from bitsandbytes.nn import Int8Params  # type: ignore[attr-defined]  # re-exported
 
     rows, columns = layer.out_features, layer.in_features
     codes = torch.empty(rows, columns, dtype=torch.int8, device="meta")

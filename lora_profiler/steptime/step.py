@@ -64,8 +64,13 @@ def _bytes_each(setup: TrainSetup, size: int) -> int:
 def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
     """The step of `setup`, whose micro-batch launches `kernels`.
 
-    Raises UsageError for an optimizer whose update is not counted.
+    Raises UsageError for an optimizer whose update is not counted, and for a base in int8.
     """
+    if setup.quantization is not None and setup.quantization.quant_type == "int8":
+        raise UsageError(
+            "the time of products in int8, and of what quantises their inputs, is not known; ask"
+            " about --quant-type nf4."
+        )
     moved = update_bytes(setup, kernels.trainable)
     if moved is None:
         raise UsageError(

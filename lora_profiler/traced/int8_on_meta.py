@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
@@ -20,10 +21,15 @@ from lora_profiler.workload import TrainSetup
 def int8_kernels() -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that CUDA runs for it, to be traced in its place."""
     operators = torch.ops.bitsandbytes
+    flop_registry.setdefault(operators.int8_linear_matmul, _product_flop)
     return {
         operators.int8_vectorwise_quant.default: quantised_rows,
         operators.int8_mixed_scaled_mm.default: mixed_product,
     }
+
+
+def _product_flop(codes: Tensor, weight: Tensor, *rest: Any, **more: Any) -> int:
+    return 2 * codes.numel() * weight.shape[0]
 
 
 def quantised_rows(A: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -48,7 +54,7 @@ def mixed_product(
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The int32 product, float16 out of it, and that in the input's dtype."""
-    product = torch.empty(*CA.shape[:-1], CB.shape[0], device=A.device, dtype=torch.int32)
+    product = torch.ops.bitsandbytes.int8_linear_matmul.default(CA, CB)
     out = torch.empty_like(product, dtype=torch.float16)
     if bias is not None and bias.dtype != torch.float16:
         out.add_(bias)
