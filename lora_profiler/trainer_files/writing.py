@@ -12,7 +12,7 @@ from lora_profiler.stacks.find import find_stack
 from lora_profiler.trainer_files.document import parse
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.reading import TrainerFile, on_model, read_document
-from lora_profiler.workload import TrainSetup, Workload, setup_dict
+from lora_profiler.workload import Quantization, TrainSetup, Workload, setup_dict
 
 Keys = dict[str, Any]
 _OPTIMIZERS = {
@@ -95,14 +95,18 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
     )
 
 
+def _is_int8(base: Quantization | None) -> bool:
+    return base is not None and base.quant_type == "int8"
+
+
 def _axolotl(workload: Workload) -> Keys:
     setup = workload.setup
     lora, base = setup.lora, setup.quantization
     keys: Keys = {
         "base_model": workload.model.id,
-        "load_in_4bit": base is not None,
-        "load_in_8bit": False,
-        "adapter": None if lora is None else setup.method,
+        "load_in_4bit": base is not None and not _is_int8(base),
+        "load_in_8bit": _is_int8(base),
+        "adapter": None if lora is None else "lora" if _is_int8(base) else setup.method,
     }
     if lora is not None:
         names = lora.target_modules
@@ -187,7 +191,8 @@ def _trl(workload: Workload) -> Keys:
     if lora is not None:
         names = lora.target_modules
         keys |= {
-            "load_in_4bit": base is not None,
+            "load_in_4bit": base is not None and not _is_int8(base),
+            "load_in_8bit": _is_int8(base) or None,
             "use_bnb_nested_quant": None if base is None else base.double_quant,
             "lora_r": lora.r,
             "lora_alpha": _short(lora.alpha),
@@ -219,7 +224,7 @@ def _llamafactory(workload: Workload) -> Keys:
     if lora is not None:
         names = lora.target_modules
         keys |= {
-            "quantization_bit": None if base is None else 4,
+            "quantization_bit": None if base is None else 8 if _is_int8(base) else 4,
             "quantization_method": None if base is None else "bnb",
             "double_quantization": None if base is None else base.double_quant,
             "lora_rank": lora.r,

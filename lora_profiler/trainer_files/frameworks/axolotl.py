@@ -36,7 +36,8 @@ def _adapter(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return Meaning({"methods": ("full",)})
     name = text(value).lower()
-    if name == "qlora" or (name == "lora" and is_on(document.get("load_in_4bit"))):
+    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
+    if name == "qlora" or (name == "lora" and is_quantised):
         return Meaning({"methods": ("qlora",)})
     if name == "lora":
         return Meaning({"methods": ("lora",)})
@@ -209,7 +210,7 @@ AXOLOTL = Framework(
         "revision_of_model": sets("revision", text),
         "adapter": _adapter,
         "load_in_4bit": shared.four_bit("adapter"),
-        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_8bit": shared.eight_bit("adapter"),
         "lora_r": sets("rank", size),
         "lora_alpha": sets("alpha", number),
         "lora_dropout": sets("dropout", number),

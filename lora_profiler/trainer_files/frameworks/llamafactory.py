@@ -37,8 +37,8 @@ def _method(value: Any, document: Document) -> Meaning:
     if kind == "freeze":
         what = "freezing all but some layers, answered as full"
         return not_modelled(what, "too high", methods=("full",))
-    four = bits is not None and size(bits) == 4
-    methods = ("qlora",) if four else ("lora",)
+    is_quantised = bits is not None and size(bits) in (4, 8)
+    methods = ("qlora",) if is_quantised else ("lora",)
     if kind != "lora":
         return not_modelled(f"{kind}, answered as LoRA", "either way", methods=methods)
     return Meaning({"methods": methods})
@@ -47,6 +47,9 @@ def _method(value: Any, document: Document) -> Meaning:
 def _bits(value: Any, document: Document) -> Meaning:
     if is_off(value) or size(value) == 4:
         return NOTHING
+    kind = str(document.get("quantization_method") or "bnb").lower()
+    if size(value) == 8 and kind in ("bnb", "bitsandbytes"):
+        return Meaning({"quant_type": "int8"})
     return not_modelled(f"a base in {size(value)} bit, answered in 16", "too high")
 
 

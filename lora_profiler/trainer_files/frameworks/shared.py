@@ -93,6 +93,18 @@ def four_bit(adapter: str) -> Reader:
     return read
 
 
+def eight_bit(adapter: str) -> Reader:
+    """load_in_8bit: a base in LLM.int8 where the key `adapter` says that there is one on it."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        has_adapter = is_on(document.get(adapter)) and not is_on(document.get("full_finetuning"))
+        if not is_on(value) or not has_adapter:
+            return NOTHING
+        return Meaning({"methods": ("qlora",), "quant_type": "int8"})
+
+    return read
+
+
 def evaluation(batch: int) -> Meaning:
     """Evaluation while training, in batches of so many rows."""
     return Meaning({"eval_batch_size": batch})

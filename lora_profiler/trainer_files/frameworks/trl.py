@@ -91,7 +91,8 @@ def _is_plain(document: Document) -> bool:
 def _method(document: Document) -> str:
     if not is_on(document.get("use_peft")):
         return "full"
-    return "qlora" if is_on(document.get("load_in_4bit")) else "lora"
+    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
+    return "qlora" if is_quantised else "lora"
 
 
 def _length(value: Any, document: Document) -> Meaning:
@@ -188,7 +189,7 @@ TRL = Framework(
         "use_flash_attention_2": shared.attention_switch("flash"),
         "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
         "load_in_4bit": shared.four_bit("use_peft"),
-        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_8bit": shared.eight_bit("use_peft"),
         "bnb_4bit_quant_type": _quant_type,
         "use_bnb_nested_quant": sets("double_quant", switch),
         "bnb_4bit_quant_storage": lambda value, document: NOTHING,

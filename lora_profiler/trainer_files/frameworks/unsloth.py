@@ -77,7 +77,7 @@ UNSLOTH = Framework(
             NOTHING if value is None else Meaning({"dtype": dtype(value)})
         ),
         "load_in_4bit": shared.four_bit("r"),
-        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_8bit": shared.eight_bit("r"),
         "load_in_16bit": lambda value, document: NOTHING,
         "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
         "full_finetuning": lambda value, document: NOTHING,
