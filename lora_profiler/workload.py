@@ -523,10 +523,17 @@ class TrainSetup:
             raise UsageError(
                 f"{self.optimizer} has no fused implementation; leave --optimizer-impl out."
             )
-        if self.optimizer == "muon" and (self.lora is None or self.lora.modules_to_save):
+        lora = self.lora
+        if self.optimizer == "muon" and (lora is None or lora.modules_to_save or lora.use_dora):
             raise UsageError(
-                "torch's Muon updates matrices alone, and refuses the vectors of norms and biases;"
-                " take it with --method lora and without --modules-to-save, or another --optimizer."
+                "torch's Muon updates matrices alone, and refuses the vectors of norms, biases and"
+                " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
+                " --use-dora, or another --optimizer."
+            )
+        if self.optimizer == "muon" and self.sharding == "zero2":
+            raise UsageError(
+                "ZeRO-2 lays gradients end to end, and torch's Muon updates matrices alone; take"
+                " another --sharding or --optimizer."
             )
         half = self.dtype != "float32" or self.precision == "amp"
         if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:

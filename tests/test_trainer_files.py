@@ -574,7 +574,7 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
     random = Random(trainer)
     model = find_model("meta-llama/Llama-3.2-1B")
     kept = refused = 0
-    for _ in range(60):
+    for _ in range(120):
         options = {name: random.choice(values) for name, values in VALUES.items()}
         if random.random() < 0.8:
             options |= LIKELY[trainer]

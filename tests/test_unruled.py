@@ -102,10 +102,13 @@ def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"lora": DORA, "world_size": 2, "sharding": "fsdp"}, "no rank has them"),
+        (
+            {"lora": DORA, "world_size": 2, "sharding": "fsdp"},
+            "DoRA's layers are known by traces alone",
+        ),
         (
             {"lora": PLAIN, "quantization": INT8, "world_size": 2, "sharding": "fsdp"},
-            "base in int8 is not modelled",
+            "layers in LLM.int8 are known by traces alone",
         ),
     ],
 )

@@ -233,8 +233,10 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
 
 def _is_unchecked(setup: TrainSetup) -> bool:
     """Whether the sharding's rule was held against no trace; how adapters are cut with their layers
-    was not."""
-    return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
+    was not, nor how other optimizers than torch's first two share their states."""
+    shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
+    cuts_adapters = setup.sharding == "tp" and setup.lora is not None
+    return setup.sharding == "zero2" or cuts_adapters or shares_states
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:

@@ -3,28 +3,32 @@ torch."""
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
+from lora_profiler.support.rules import why_unruled
 from lora_profiler.workload import Workload
 
 
 def check_adapters(workload: Workload) -> None:
-    """Raises UsageError for DoRA on bare parameters, such as packed experts, which PEFT refuses
-    (`tuners/lora/layer.py`, ParamWrapper), and on ranks that share weights, which no trace was held
-    against."""
+    """Raises UsageError for layers without rules where no trace was held against ranks that share
+    them; for Muon on what is no matrix; and for DoRA on bare parameters, such as packed experts,
+    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper)."""
     setup = workload.setup
-    base = setup.quantization
-    if base is not None and base.quant_type == "int8" and setup.sharding not in ("none", "ddp"):
-        raise UsageError(
-            f"sharding {setup.sharding} of a base in int8 is not modelled: its scales lie beside"
-            " its weights; take --sharding ddp, or --quant-type nf4."
-        )
-    if setup.lora is None or not setup.lora.use_dora:
+    if setup.lora is None:
         return
-    if setup.sharding not in ("none", "ddp"):
+    layers = why_unruled(setup)
+    if layers and setup.sharding not in ("none", "ddp"):
         raise UsageError(
-            f"DoRA takes norms of whole weights, and under sharding {setup.sharding} no rank has"
-            " them until they are gathered, which is not modelled; take --sharding ddp, or leave"
-            " --use-dora out."
+            f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
+            " against them; take --sharding ddp, or ask without."
         )
+    if setup.optimizer == "muon":
+        kernel = next((a for a in adapters(workload.model, setup.lora) if a.kernel), None)
+        if kernel is not None:
+            raise UsageError(
+                f"torch's Muon updates matrices alone, and the adapter on {kernel.module} is of a"
+                " convolution; take another --optimizer."
+            )
+    if not setup.lora.use_dora:
+        return
     packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)
     if packed is not None:
         raise UsageError(
