@@ -161,7 +161,7 @@ def _order(model: ModelSpec) -> int:
     by layer, hours, at the end."""
     from lora_profiler.traced.layouts import layout_of
 
-    return 2 if layout_of(model) is None else int(knows(model))
+    return 2 if layout_of(model) is None else int(knows(Workload(model=model)))
 
 
 def compile_all(

@@ -151,7 +151,11 @@ def main() -> int:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    names = [entry.id for entry in bundled_models() if knows(find_model(entry.id, offline=True))]
+    names = [
+        entry.id
+        for entry in bundled_models()
+        if knows(Workload(model=find_model(entry.id, offline=True)))
+    ]
     rows = [row for name in names for row in rows_of(name)]
     write(rows)
     print(f"{len(rows)} profiles, {sum(row['rules'] == 'differ' for row in rows)} differ")

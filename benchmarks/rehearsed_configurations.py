@@ -1,7 +1,8 @@
 """Which configurations `rehearsed_rules` rehearses: seeded draws, the same on every machine.
 
 The first part draws the usual options over the smallest and the largest model of each family of
-the rules; the second what the first leaves out.
+the rules; the second what the first leaves out; the third is no draw: every optimizer of
+bitsandbytes and Muon.
 """
 
 import random
@@ -14,6 +15,7 @@ from lora_profiler.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check_model
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -33,7 +35,7 @@ class Configuration(NamedTuple):
 def configurations() -> Iterator[Configuration]:
     """Without packed rows, which no rehearsal can tell: transformers asks the card whether rows are
     packed, and a card that computes nothing says no."""
-    for configuration in (*_first(), *_second()):
+    for configuration in (*_first(), *_second(), *_third()):
         if not configuration.setup.is_packed:
             yield configuration
 
@@ -127,6 +129,22 @@ def _second() -> Iterator[Configuration]:
                 continue
             break
         yield Configuration(model, setup, card, expandable=number % 3 == 2)
+
+
+def _third() -> Iterator[Configuration]:
+    """Each optimizer on a model whose largest tensors are paged, in full and with adapters of which
+    some are."""
+    for optimizer, made in PACKAGE_OPTIMIZERS.items():
+        if made.package == "bitsandbytes":
+            setup = TrainSetup(optimizer=optimizer, seq_len=128)
+            yield Configuration("HuggingFaceTB/SmolLM2-135M", setup, "a10")
+            yield Configuration("openai-community/gpt2", _adapted(setup, r=32), "a100_sxm_80gb")
+    muon = replace(_adapted(TrainSetup(seq_len=128), r=64), optimizer="muon")
+    yield Configuration("HuggingFaceTB/SmolLM2-135M", muon, "a10")
+
+
+def _adapted(setup: TrainSetup, r: int) -> TrainSetup:
+    return replace(setup, lora=LoraConfig(r=r))
 
 
 def _rarer(draw: random.Random) -> TrainSetup:

@@ -11,12 +11,27 @@ from lora_profiler.option import Option, check_options, option, options_of
 from lora_profiler.platform import Platform
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adamw_8bit", "sgd", "adafactor"]
+Optimizer = Literal[
+    "adamw",
+    "adamw_8bit",
+    "sgd",
+    "adafactor",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "lion",
+    "lion_8bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "muon",
+]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
+QuantType = Literal["nf4", "int8"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal["plain", "chunked", "fused", "trl"]
 Kernels = Literal["transformers", "liger"]
@@ -38,8 +53,7 @@ class LoraConfig:
     target_modules: "all-linear", None (PEFT's default for the model type), a tuple of names matched
     by suffix, or one regular expression matched in full, as PEFT does. `lora_alpha` None means
     twice the rank. `adapter_dtype` is the dtype of A and B: float32 is what PEFT makes of a 16-bit
-    base unless `autocast_adapter_dtype=False`. `use_dora` is known only to be refused with the
-    reason, and is no field.
+    base unless `autocast_adapter_dtype=False`.
 
     Raises UsageError for values that PEFT refuses.
 
@@ -146,15 +160,21 @@ class LoraConfig:
             words="{} adapters",
         ),
     )
-    use_dora: InitVar[bool] = field(default=False, metadata=option(hidden=True))
+    use_dora: bool = field(
+        default=False,
+        metadata=option(
+            "DoRA: a trained magnitude for each output beside A and B, and the norms of W + BA in"
+            " every forward pass.",
+            added=10,
+            group="adapter",
+            label="DoRA",
+            tip="A trained magnitude for each output beside A and B.",
+            words="DoRA|no DoRA",
+            heading="DoRA",
+        ),
+    )
 
-    def __post_init__(self, use_dora: bool) -> None:
-        if use_dora:
-            raise UsageError(
-                "DoRA is not modelled: it trains a vector of magnitudes beside every adapter and"
-                " takes the norm of each whole weight in every forward pass; leave use_dora out to"
-                " ask about plain LoRA."
-            )
+    def __post_init__(self) -> None:
         check_options(self)
         if self.target_modules == () or self.target_modules == "":
             raise UsageError("target modules are empty; name at least one, or use all-linear.")
@@ -166,7 +186,8 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """The frozen base in NF4 (bitsandbytes, block 64), with or without double quantisation.
+    """The frozen base quantised by bitsandbytes: in NF4 (block 64), with or without double
+    quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output).
 
     recipe: "stock" injects adapters as PEFT does; "kbit" first runs
     `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "trl" keeps
@@ -200,8 +221,25 @@ class Quantization:
         ),
     )
 
+    quant_type: QuantType = field(
+        default="nf4",
+        metadata=option(
+            "QLoRA: nf4 (load_in_4bit), or int8, which is LLM.int8 (load_in_8bit).",
+            added=10,
+            group="base",
+            label="Quantised to",
+            tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit).",
+            words="{} base",
+        ),
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the scales are quantised too."""
+        return self.quant_type == "nf4" and self.double_quant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -484,11 +522,23 @@ class TrainSetup:
             )
         if self.quantization is not None and self.lora is None:
             raise UsageError(
-                "a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora)."
+                "a quantised base cannot be trained in full; add a LoRA adapter (method qlora)."
             )
-        if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":
+        if self.optimizer not in ("adamw", "sgd") and self.optimizer_impl == "fused":
             raise UsageError(
                 f"{self.optimizer} has no fused implementation; leave --optimizer-impl out."
+            )
+        lora = self.lora
+        if self.optimizer == "muon" and (lora is None or lora.modules_to_save or lora.use_dora):
+            raise UsageError(
+                "torch's Muon updates matrices alone, and refuses the vectors of norms, biases and"
+                " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
+                " --use-dora, or another --optimizer."
+            )
+        if self.optimizer == "muon" and self.sharding == "zero2":
+            raise UsageError(
+                "ZeRO-2 lays gradients end to end, and torch's Muon updates matrices alone; take"
+                " another --sharding or --optimizer."
             )
         half = self.dtype != "float32" or self.precision == "amp"
         if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:
@@ -580,6 +630,11 @@ def _check_nf4(model: str, stored: Nf4Checkpoint, setup: TrainSetup) -> None:
         raise UsageError(
             f"{model} is stored in 4 bit (NF4), so that LoRA on it is QLoRA; take --method qlora,"
             f" {made_from}."
+        )
+    if setup.quantization.quant_type != "nf4":
+        raise UsageError(
+            f"{model} is stored in 4 bit (NF4), of which no"
+            f" {setup.quantization.quant_type} is made; leave --quant-type out, {made_from}."
         )
     if setup.quantization.double_quant != stored.double_quant:
         own = "with" if stored.double_quant else "without"

@@ -30,6 +30,7 @@ from lora_profiler.modeling import (
     build_model,
     make_optimizer,
     quantization_tensors,
+    state_tensors,
 )
 from lora_profiler.modeling import forward as forward_pass
 from lora_profiler.modeling.adapters import inject_adapters
@@ -163,19 +164,25 @@ def storage_key(tensor: torch.Tensor) -> int:
 
 
 def quantization_state_bytes(model: torch.nn.Module) -> dict[str, int]:
-    """Bytes of the quantisation state of every 4-bit parameter."""
+    """Bytes of the quantisation state of every quantised weight, by its name."""
     sizes = {
-        name: sum(t.untyped_storage().nbytes() for t in quantization_tensors(p))
-        for name, p in model.named_parameters()
+        f"{name}.weight": sum(t.untyped_storage().nbytes() for t in _beside(module))
+        for name, module in model.named_modules()
     }
     return {name: size for name, size in sizes.items() if size}
+
+
+def _beside(module: torch.nn.Module) -> list[torch.Tensor]:
+    """The tensors beside a weight in 4 or 8 bit; the module owns those of 8 bit once it has run."""
+    found = [t for p in module.parameters(recurse=False) for t in quantization_tensors(p)]
+    return found or (quantization_tensors(module) if hasattr(module, "state") else [])
 
 
 def fixed_storages(model: torch.nn.Module) -> dict[int, int]:
     """Key and bytes of each storage that the model owns: parameters, buffers, quantisation
     states."""
     owned = [*model.parameters(), *model.buffers()]
-    owned += [t for p in model.parameters() for t in quantization_tensors(p)]
+    owned += [t for module in model.modules() for t in _beside(module)]
     return {storage_key(t): t.untyped_storage().nbytes() for t in owned}
 
 
@@ -193,9 +200,7 @@ def persistent_bytes(
     result = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad.untyped_storage().nbytes() if parameter.grad is not None else 0
-        state = [
-            t for t in optimizer.state.get(parameter, {}).values() if isinstance(t, torch.Tensor)
-        ]
+        state = state_tensors(optimizer.state.get(parameter, {}))
         state_bytes = sum(
             t.untyped_storage().nbytes() for t in state if storage_key(t) not in books
         )

@@ -162,6 +162,9 @@ IMPLEMENTATIONS = [
     ("sgd", "fused"),
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
+    ("paged_adamw_32bit", "foreach"),
+    ("lion", "foreach"),
+    ("lion_8bit", "foreach"),
 ]
 TRAINED = [(method, dtype) for method in ("full", "all") for dtype in ("float32", "bfloat16")] + [
     ("bf16", "bfloat16")

@@ -19,7 +19,7 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 Sizes = dict[str, tuple[int, int, int]]
 SMALL = {"batch_size": 2, "seq_len": 8, "device": "cpu"}
 WRAPPERS = re.compile(
-    r"\.(base_layer|lora_[AB]\.default|original_module|modules_to_save\.default)(?=\.|$)"
+    r"\.(base_layer|lora_[AB]\.default|lora_magnitude_vector\.default|original_module|modules_to_save\.default)(?=\.|$)"
 )
 
 
@@ -114,6 +114,9 @@ OPTIMIZERS = [
     ("sgd", "forloop"),
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
+    ("paged_adamw_32bit", "foreach"),
+    ("lion", "foreach"),
+    ("lion_8bit", "foreach"),
 ]
 
 
@@ -136,6 +139,20 @@ def test_other_optimizers(name, optimizer, implementation, lora):
         cases.CONFIGS[name],
         TrainSetup(lora=lora, optimizer=optimizer, optimizer_impl=implementation, **SMALL),
     )
+
+
+@pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox-varied"])
+def test_dora(name, adapter_dtype):
+    """A magnitude for each output of each adapted layer, in the adapter's dtype."""
+    agree(
+        cases.CONFIGS[name],
+        TrainSetup(lora=LoraConfig(r=3, use_dora=True, adapter_dtype=adapter_dtype), **SMALL),
+    )
+
+
+def test_muon():
+    agree(cases.CONFIGS["gpt2"], TrainSetup(lora=LoraConfig(r=3), optimizer="muon", **SMALL))
 
 
 UNTIED = {"tie_word_embeddings": False}
@@ -247,3 +264,15 @@ def test_full_fine_tuning_by_hand():
         4 * adapter,
     )
     assert found.persistent_bytes["optimizer_states"] == 8 * adapter
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_a_base_in_int8(name, recipe, dtype):
+    """A byte a weight and a scale for each output; biases in the dtype of the layer's input."""
+    quantization = Quantization(quant_type="int8", recipe=recipe)
+    lora = cases.methods(cases.family(name))["all"]
+    agree(
+        cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL)
+    )

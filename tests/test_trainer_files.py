@@ -219,11 +219,48 @@ def test_llamafactory(read: Any) -> None:
         "dtype": "float32",  # trained weights are cast
         "checkpointing": True,  # on though the file is silent
         "attention": "flash",
-        "optimizer": "adamw_8bit",
+        "optimizer": "paged_adamw_8bit",
     }
-    assert [key.key for key in file.not_modelled] == ["optim"]
+    assert file.not_modelled == ()
     pure = read(LLAMAFACTORY.replace("bf16: true", "pure_bf16: true"))
     assert (pure.options["dtype"], pure.options["precision"]) == ("bfloat16", "pure")
+
+
+IN_8_BIT = """
+base_model: NousResearch/Llama-3.2-1B
+load_in_8bit: true
+adapter: lora
+peft_use_dora: true
+peft_init_lora_weights: {}
+sequence_len: 2048
+micro_batch_size: 2
+optimizer: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("adamw_torch_8bit", "adamw_torch_8bit"),
+        ("ao_adamw_4bit", "adamw_torch_4bit"),
+        ("paged_adamw_32bit", "paged_adamw_32bit"),
+        ("lion_32bit", "lion"),
+        ("paged_lion_8bit", "paged_lion_8bit"),
+    ],
+)
+def test_methods_that_are_options(read: Any, name: str, option: str) -> None:
+    file = read(IN_8_BIT.format("pissa", name))
+    assert file.options["optimizer"] == option
+    assert (file.options["methods"], file.options["quant_type"]) == (("qlora",), "int8")
+    assert file.options["use_dora"] is True
+    row = keys(file)["peft_init_lora_weights"]
+    assert row.state == "costs nothing" and "once, before training" in row.note
+    assert keys(read(IN_8_BIT.format("gaussian", name)))["peft_init_lora_weights"].note == ""
+    assert {row.key for row in file.not_modelled} <= {"lora_mlp_kernel"}
+
+
+def test_a_muon_that_trains_more_than_matrices_is_not_torchs(read: Any) -> None:
+    assert keys(read(IN_8_BIT.format("true", "muon")))["optimizer"].direction == "too high"
 
 
 def test_torchtune(read: Any) -> None:
@@ -480,7 +517,9 @@ VALUES: dict[str, list[Any]] = {
     "precision": ["pure", "amp"],
     "double_quant": [True, False],
     "recipe": ["stock", "trl"],
-    "optimizer": ["adamw", "adamw_8bit", "sgd", "adafactor"],
+    "quant_type": ["nf4", "int8"],
+    "use_dora": [False, True],
+    "optimizer": ["adamw", "adamw_8bit", "sgd", "paged_adamw_8bit", "lion", "adamw_torch_4bit"],
     "optimizer_impl": ["foreach", "fused"],
     "checkpointing": [False, True],
     "attention": ["auto", "flash", "eager"],
@@ -516,7 +555,9 @@ LIKELY = {
         "loss": "plain",
         "modules_to_save": None,
         "use_rslora": False,
+        "use_dora": False,
         "double_quant": True,
+        "quant_type": "nf4",
         "recipe": "stock",
         "packed": None,
     },
@@ -530,7 +571,7 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
     random = Random(trainer)
     model = find_model("meta-llama/Llama-3.2-1B")
     kept = refused = 0
-    for _ in range(60):
+    for _ in range(120):
         options = {name: random.choice(values) for name, values in VALUES.items()}
         if random.random() < 0.8:
             options |= LIKELY[trainer]

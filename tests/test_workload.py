@@ -15,16 +15,6 @@ from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
 
-def test_dora_is_refused_with_the_reason() -> None:
-    with pytest.raises(
-        UsageError,
-        match=r"DoRA is not modelled: .*magnitudes.*norm of each whole weight.*leave use_dora out",
-    ):
-        LoraConfig(use_dora=True)
-    with pytest.raises(UsageError, match="DoRA"):
-        replace(LoraConfig(r=4), use_dora=True)
-
-
 def test_reentrant_checkpointing_is_refused_with_the_reason() -> None:
     with pytest.raises(
         UsageError,
@@ -34,14 +24,12 @@ def test_reentrant_checkpointing_is_refused_with_the_reason() -> None:
 
 
 def test_what_is_refused_is_no_part_of_the_question() -> None:
-    setup = TrainSetup(lora=LoraConfig(r=4, use_dora=False), use_reentrant=False)
+    setup = TrainSetup(lora=LoraConfig(r=4), use_reentrant=False)
     assert setup == TrainSetup(lora=LoraConfig(r=4))
-    assert not {"use_dora", "use_reentrant"} & {
-        f.name for kind in (LoraConfig, TrainSetup) for f in fields(kind)
-    }
-    assert "use_dora" not in str(asdict(setup))
+    assert "use_reentrant" not in {f.name for f in fields(TrainSetup)}
+    assert "use_reentrant" not in str(asdict(setup))
     data = setup_dict(setup)
-    assert not {"use_dora", "use_reentrant"} & set(data)
+    assert "use_reentrant" not in data
     assert setup_from_dict(data) == replace(setup, lora=replace(LoraConfig(r=4), lora_alpha=8))
     assert replace(setup, batch_size=3).lora == setup.lora
     with pytest.raises(RecordError, match="no field use_reentrant"):

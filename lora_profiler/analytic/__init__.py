@@ -3,10 +3,11 @@
 
 from lora_profiler.analytic.predict import (
     knows,
+    paged_bytes,
     peak_bytes,
     peak_polynomials,
     predict,
     shared_parts,
 )
 
-__all__ = ["knows", "peak_bytes", "peak_polynomials", "predict", "shared_parts"]
+__all__ = ["knows", "paged_bytes", "peak_bytes", "peak_polynomials", "predict", "shared_parts"]

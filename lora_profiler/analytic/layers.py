@@ -107,7 +107,8 @@ def _trainable(
             if copied or w.tied_to is None
         ]
     for adapter in found:
-        tensors += adapter_tensors(adapter, adapter_dtype(setup))
+        assert setup.lora is not None
+        tensors += adapter_tensors(adapter, adapter_dtype(setup), setup.lora)
     return tensors
 
 

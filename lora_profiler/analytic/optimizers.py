@@ -1,20 +1,20 @@
 """What an optimizer keeps per trainable tensor, and what one step allocates for a moment.
 
-Sources: torch `optim/adamw.py`, `optim/sgd.py`; transformers `optimization.py` (Adafactor);
-bitsandbytes `optim/optimizer.py`. Measured against the real optimizers by
-`tests/test_persistent.py` and `tests/test_moments.py`.
+Sources: torch `optim/{adamw,sgd,_muon}.py`; transformers `optimization.py` (Adafactor);
+bitsandbytes `optim/optimizer.py`, `backends/cpu/ops.py`; torchao `optim/adam.py`. Measured against
+the real optimizers by `tests/test_persistent.py`, `tests/test_moments.py` and
+`tests/test_package_optimizers.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, PackageOptimizer
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
-EIGHT_BIT_MIN_NUMEL = 4096
-EIGHT_BIT_BLOCK = 256
-CODE_BOOK_BYTES = 1024
+HOST_SCALAR_BYTES = 4
 
 
 def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
@@ -22,22 +22,58 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
 
     AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host
     memory unless the implementation is fused (on CPU host memory is what counts). SGD without
-    momentum keeps nothing. Adafactor keeps a float32 row and column for matrices, a float32 average
-    for vectors, and a 4-byte scalar. 8-bit AdamW keeps two bytes an element and two float32 scales
-    per 256 elements, but two float32 averages for tensors under 4096 elements: steps of a size, not
-    a polynomial, so that the rank is taken from `setup`.
+    momentum keeps nothing, Muon one average in the tensor's dtype. Adafactor keeps a float32 row
+    and column for matrices, a float32 average for vectors, and a 4-byte scalar. What the packages
+    keep is in `_package_state_bytes`.
     """
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    if made is not None:
+        return _package_state_bytes(made, tensor, setup)
     if setup.optimizer == "adamw":
         counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
-        return tensor.bytes * 2 + (4 if counted else 0)
+        return tensor.bytes * 2 + (HOST_SCALAR_BYTES if counted else 0)
     if setup.optimizer == "sgd":
         return ZERO
-    if setup.optimizer == "adafactor":
-        return _factored(tensor) + 4
+    if setup.optimizer == "muon":
+        return tensor.bytes
+    return _factored(tensor) + 4
+
+
+def _package_state_bytes(
+    made: PackageOptimizer, tensor: TrainableTensor, setup: TrainSetup
+) -> Polynomial:
+    """Quantised states come in blocks with a float32 scale each: steps of a size, not a polynomial,
+    so that the rank is taken from `setup`.
+
+    Whole states are float32 in bitsandbytes, in the tensor's dtype in torchao, which keeps a code
+    book with every quantised state, and a step counter in host memory. What is paged counts
+    nothing; scales are never paged.
+    """
+    counter = HOST_SCALAR_BYTES if made.package == "torchao" and setup.device == "cpu" else 0
+    if made.bits == 32 and not made.is_paged:
+        return tensor.numel * (4 * made.states)
     numel = _numel(tensor, setup)
-    if numel < EIGHT_BIT_MIN_NUMEL:
-        return constant(8 * numel)
-    return constant(2 * (numel + 4 * -(-numel // EIGHT_BIT_BLOCK)))
+    is_paged = made.pages(numel, setup.device)
+    if not made.quantises(numel):
+        wide = 4 if made.package == "bitsandbytes" else DTYPE_BYTES[tensor.dtype]
+        return constant(0 if is_paged else made.states * wide * numel + counter)
+    one = 4 * -(-numel // made.block) + (0 if is_paged else -(-numel * made.bits // 8))
+    if made.package == "torchao":
+        one += made.code_book_bytes
+    return constant(made.states * one + counter)
+
+
+def paged_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> int:
+    """Bytes of states in CUDA's unified memory, which `total_state_bytes` leaves out."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    if made is None or not made.is_paged:
+        return 0
+    found = 0
+    for tensor, count in trainable.items():
+        numel = _numel(tensor, setup)
+        if made.pages(numel, setup.device):
+            found += count * made.states * numel * made.bits // 8
+    return found
 
 
 def _factored(tensor: TrainableTensor) -> Polynomial:
@@ -49,50 +85,104 @@ def _factored(tensor: TrainableTensor) -> Polynomial:
 
 
 def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> Polynomial:
-    """Bytes of all states; 8-bit AdamW shares two code books of 256 float32 among its tensors."""
+    """Bytes of all states. bitsandbytes' 8-bit optimizers share two code books among their tensors,
+    made in host memory, of which each comes to the device with the first state that needs it."""
     result = total(state_bytes(tensor, setup) * count for tensor, count in trainable.items())
-    return result + 2 * CODE_BOOK_BYTES if setup.optimizer == "adamw_8bit" else result
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    if made is None or made.bits == 32 or made.package == "torchao":
+        return result
+    if setup.device == "cpu":
+        return result + 2 * made.code_book_bytes
+    needed = any(made.quantises(_numel(tensor, setup)) for tensor in trainable)
+    return result + (made.states * made.code_book_bytes if needed else 0)
 
 
 def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Polynomial, ...]:
     """Bytes that a step allocates and frees beside gradients and states; the largest of the
-    candidates counts.
+    candidates counts."""
+    return undominated(list(_TEMPORARIES.get(setup.optimizer, _of_package)(state, setup)))
 
-    foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the
-    tensor that it works on while the last one of the tensor before is still bound to its name;
-    Adafactor likewise, in float32, two for float32 parameters and four for others. 8-bit AdamW
-    works in place on CUDA, in float32 copies on CPU. On CPU the scalars of the step count.
-    """
-    trainable = state.trainable
+
+def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    """foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the
+    tensor that it works on while the last one of the tensor before is still bound to its name. On
+    CPU the scalars of the step count."""
     on_cpu = setup.device == "cpu"
-    scalars = 12 if on_cpu else 0
-    if setup.optimizer == "adamw" and setup.optimizer_impl == "foreach":
+    if setup.optimizer_impl == "fused":
+        yield constant(_scalars(setup))
+    elif setup.optimizer_impl == "foreach":
         # the temporaries of one dtype are still bound while the next dtype's are made
-        dtypes = {tensor.dtype for tensor in trainable}
+        dtypes = {tensor.dtype for tensor in state.trainable}
         scalars = 8 + DTYPE_BYTES[min(dtypes)] if on_cpu and len(dtypes) == 1 else 0
-        found = [state.gradient_bytes + scalars]
-    elif setup.optimizer == "adamw" and setup.optimizer_impl == "forloop":
-        pairs = state.neighbours
-        found = [
-            this.bytes * 2 + _bytes(before) + (8 + DTYPE_BYTES[this.dtype] if on_cpu else 0)
-            for before, this in pairs
-        ]
-    elif setup.optimizer == "adamw":
-        found = [constant(scalars)]
-    elif setup.optimizer == "adafactor":
-        pairs = state.neighbours
-        found = [
-            this.numel * 4 * _copies(this) + (before.numel * 4 if before else 0) + scalars
-            for before, this in pairs
-        ]
-        found += [this.numel * 4 * _copies(this) + _factored(this) for this in trainable]
-    elif setup.optimizer == "adamw_8bit" and on_cpu:
-        found = [
-            tensor.numel * (4 * _eight_bit_copies(tensor, setup)) + scalars for tensor in trainable
-        ]
+        yield state.gradient_bytes + scalars
     else:
-        found = [ZERO]
-    return undominated(found)
+        for before, this in state.neighbours:
+            scalars = 8 + DTYPE_BYTES[this.dtype] if on_cpu else 0
+            yield this.bytes * 2 + _bytes(before) + scalars
+
+
+def _adafactor(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    """As the loop of AdamW, in float32, two copies for float32 parameters and four for others."""
+    scalars = _scalars(setup)
+    for before, this in state.neighbours:
+        copies = 2 if this.dtype == "float32" else 4
+        yield this.numel * 4 * copies + (before.numel * 4 if before else 0) + scalars
+        yield this.numel * 4 * copies + _factored(this)
+
+
+def _muon(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    """The step of one matrix after the other, by the lines of `_zeropower_via_newtonschulz`: the
+    momentum that it is given (`update`), X in bfloat16 before and after a product, and square
+    matrices of the smaller side.
+
+    Two moments can be the largest: while a round makes its Gram matrix, of which the one before and
+    its polynomial are still bound; and while it makes the next X beside them. A bfloat16 update is
+    X itself in the first round.
+    """
+    for tensor in state.trainable:
+        rank = setup.lora.r if setup.lora else 1
+        rows, columns = (size.evaluate(1, 1, rank) for size in tensor.shape)
+        update, x, square = (
+            DTYPE_BYTES[tensor.dtype] * rows * columns,
+            2 * rows * columns,
+            2 * min(rows, columns) ** 2,
+        )
+        yield constant(update + x + 3 * square)
+        yield constant(update + 2 * x + 2 * square)
+
+
+def _nothing(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    yield ZERO
+
+
+def _of_package(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    """bitsandbytes works in place on CUDA, in float32 copies on CPU."""
+    made = PACKAGE_OPTIMIZERS[setup.optimizer]
+    yield ZERO
+    if made.package == "torchao":
+        for tensor in state.trainable:
+            numel = _numel(tensor, setup)
+            if made.quantises(numel):
+                yield constant(made.states * made.compiled_bytes(numel, setup.device))
+    if made.package == "bitsandbytes" and setup.device == "cpu":
+        for tensor in state.trainable:
+            copies = 3 + (tensor.dtype != "float32")
+            if made.quantises(_numel(tensor, setup)):
+                copies += 2
+            yield tensor.numel * (4 * copies) + (_scalars(setup) if made.kind == "AdamW" else 0)
+
+
+_TEMPORARIES: Mapping[str, Callable[[Persistent, TrainSetup], Iterator[Polynomial]]] = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "muon": _muon,
+    "sgd": _nothing,
+}
+
+
+def _scalars(setup: TrainSetup) -> int:
+    """The step count and what is made of it, on CPU."""
+    return 12 if setup.device == "cpu" else 0
 
 
 def _bytes(tensor: TrainableTensor | None) -> Polynomial:
@@ -101,13 +191,3 @@ def _bytes(tensor: TrainableTensor | None) -> Polynomial:
 
 def _numel(tensor: TrainableTensor, setup: TrainSetup) -> int:
     return tensor.numel.evaluate(1, 1, setup.lora.r if setup.lora else 1)
-
-
-def _eight_bit_copies(tensor: TrainableTensor, setup: TrainSetup) -> int:
-    """float32 copies that bitsandbytes' CPU kernels make: two more for 8-bit states, one more for
-    16-bit tensors."""
-    return 3 + 2 * (_numel(tensor, setup) >= EIGHT_BIT_MIN_NUMEL) + (tensor.dtype != "float32")
-
-
-def _copies(tensor: TrainableTensor) -> int:
-    return 2 if tensor.dtype == "float32" else 4

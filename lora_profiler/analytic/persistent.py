@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-from lora_profiler.workload import DTYPE_BYTES, Dtype, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
 
 NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
@@ -118,12 +118,17 @@ def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str])
     occur.
 
     A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the
-    recipe made of it.
+    recipe made of it; one in int8 to that of its input. In int8 a weight has a byte an element and
+    a float32 scale for each output (bitsandbytes `nn/modules.py`, Int8Params: CB and SCB).
     """
     if setup.quantization is None or not module.is_linear or module.name in unquantized:
         return module.num_parameters * DTYPE_BYTES[rest_dtype(setup)], 0
-    packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
     biases = sum(w.numel for w in module.weights if w.name != "weight")
+    if setup.quantization.quant_type == "int8":
+        numel = module.weight("weight").numel
+        assert module.out_features is not None
+        return numel + biases * DTYPE_BYTES[rest_dtype(setup)], 4 * module.out_features
+    packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
     return packed + biases * DTYPE_BYTES[setup.dtype], state
 
 
@@ -192,7 +197,7 @@ def trainable_tensors(
     for adapter in adapters:
         shapes = adapter.a_shape(1), adapter.b_shape(1)
         if shapes not in made:
-            made[shapes] = adapter_tensors(adapter, dtype)
+            made[shapes] = adapter_tensors(adapter, dtype, setup.lora)
         yield from made[shapes]
     for module in after:
         yield from (_fixed(w.shape, rest) for w in module.weights)
@@ -205,10 +210,12 @@ def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
     return TrainableTensor(tuple(constant(size) for size in shape), dtype)
 
 
-def adapter_tensors(adapter: Adapter, dtype: str) -> tuple[TrainableTensor, TrainableTensor]:
-    """A and B of one adapter, with the rank left open: (rank, in, ...) and (out, rank, ...)."""
+def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[TrainableTensor, ...]:
+    """A and B of one adapter, with the rank left open: (rank, in, ...) and (out, rank, ...); with
+    DoRA the magnitudes, one for each output (PEFT `tuners/lora/dora.py`)."""
     (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)
     rank = R * adapter.rank(1)
     a = (rank, *(constant(size) for size in inner))
     b = (constant(outer), rank, *(constant(size) for size in ones))
-    return TrainableTensor(a, dtype), TrainableTensor(b, dtype)
+    pair = TrainableTensor(a, dtype), TrainableTensor(b, dtype)
+    return (*pair, _fixed((outer,), dtype)) if lora.use_dora else pair

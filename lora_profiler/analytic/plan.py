@@ -27,6 +27,8 @@ from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
+from lora_profiler.support.optimizers import counts_in_steps
+from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -99,7 +101,8 @@ def plan_for(workload: Workload) -> Plan:
                 lora.layers_to_transform,
                 lora.modules_to_save,
                 lora.adapter_dtype,
-                lora.r if setup.optimizer == "adamw_8bit" or setup.world_size > 1 else 0,
+                lora.use_dora,
+                lora.r if counts_in_steps(setup) or setup.world_size > 1 else 0,
             )
         ),
         setup.quantization,
@@ -150,9 +153,14 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(w for w in found if w is not None))
 
 
+def program_of(workload: Workload) -> Family | None:
+    """What the model's layers run, None where no rule describes that."""
+    return None if why_unruled(workload.setup) else family_of(workload.model)
+
+
 def _build(workload: Workload) -> Plan:
     setup, model = workload.setup, workload.model
-    family = family_of(model)
+    family = program_of(workload)
     if setup.world_size > 1:
         return _shared(workload)
     found = adapters(model, setup.lora) if setup.lora else ()

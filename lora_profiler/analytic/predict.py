@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
-from lora_profiler.analytic.families import family_of, unmodelled
+from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.moments import held_outputs
-from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
+from lora_profiler.analytic.optimizers import paged_state_bytes
+from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, program_of
 from lora_profiler.analytic.sharding import Part
-from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
@@ -28,6 +28,7 @@ from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
+from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
@@ -46,9 +47,9 @@ _OF_THE_LAST_PASS: tuple[MomentName, ...] = ("setup", "last_layer_forward", "end
 """Moments at which the output of the last forward pass is still there if the loop holds it."""
 
 
-def knows(model: ModelSpec) -> bool:
+def knows(workload: Workload) -> bool:
     """Whether there is a program of what the model's layers keep."""
-    return family_of(model) is not None
+    return program_of(workload) is not None
 
 
 def shared_parts(workload: Workload, moment: MomentName) -> dict[Part, int]:
@@ -69,6 +70,12 @@ def peak_bytes(workload: Workload) -> int:
     """
     plan = plan_for(workload)
     return max(plan.totals.evaluate(values(workload)))
+
+
+def paged_bytes(workload: Workload) -> int:
+    """Bytes of optimizer states in CUDA's unified memory, which no moment counts. Raises what
+    `predict` raises."""
+    return paged_state_bytes(plan_for(workload).shards.stepped.trainable, workload.setup)
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
@@ -226,8 +233,10 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
 
 def _is_unchecked(setup: TrainSetup) -> bool:
     """Whether the sharding's rule was held against no trace; how adapters are cut with their layers
-    was not."""
-    return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
+    was not, nor how other optimizers than torch's first two share their states."""
+    shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
+    cuts_adapters = setup.sharding == "tp" and setup.lora is not None
+    return setup.sharding == "zero2" or cuts_adapters or shares_states
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -277,8 +286,9 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         " on top."
     ]
     if plan.forward is None:
+        whose = why_unruled(setup) or f"model type {workload.model.model_type}"
         found.append(
-            f"Activations of model type {workload.model.model_type} are not known to this engine:"
+            f"Activations of {whose} are not known to this engine:"
             " parameters, gradients and optimizer states are exact, the peak is a lower bound. One"
             " real step on a GPU tells the rest: torch.cuda.max_memory_allocated()."
         )

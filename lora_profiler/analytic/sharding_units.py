@@ -23,6 +23,7 @@ from lora_profiler.analytic.sharding import (
 )
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
+from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workload
 
 Copies = tuple[tuple[str, Module], ...]
@@ -51,9 +52,10 @@ def shard_state(
             " and tp have."
         )
     if setup.optimizer not in ("adamw", "sgd"):
+        works = setup.optimizer == "muon" or package_of(setup) == "torchao"
+        why = "is not modelled" if works else "does not work"
         raise UsageError(
-            f"{setup.optimizer} does not work on the shards of FSDP2; take adamw or sgd, or"
-            " --sharding ddp."
+            f"{setup.optimizer} {why} on the shards of FSDP2; take adamw or sgd, or --sharding ddp."
         )
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {

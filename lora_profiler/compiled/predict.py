@@ -22,6 +22,7 @@ from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
+from lora_profiler.support.rules import OUTLIERS, has_outliers
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import Workload
 
@@ -174,6 +175,8 @@ def _doubt(
             ),
             STAND_IN_ERROR,
         )
+    if has_outliers(setup):
+        return OUTLIERS, None
     mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
     if setup.device == "cpu" and (mixed or setup.precision == "amp"):
         return (

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from lora_profiler.compiled.profile import Regime, profile_key
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
+from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import (
     SdpaCall,
     cuda_backend,
@@ -24,9 +25,6 @@ _WINDOWS = (
     "local_attention",
     "index_topk",
 )
-RANK_COUNTS_IN_STEPS = ("adamw_8bit",)
-"""Optimizers whose states come in blocks or change their form with a tensor's size: their bytes are
-no polynomial in the rank."""
 
 
 @lru_cache(maxsize=256)
@@ -45,7 +43,7 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def regime_of(workload: Workload) -> Regime:
     setup = workload.setup
-    fixed = setup.lora is not None and setup.optimizer in RANK_COUNTS_IN_STEPS
+    fixed = setup.lora is not None and counts_in_steps(setup)
     return Regime(
         one_sample=setup.batch_size == 1,
         one_token=setup.seq_len == 1,

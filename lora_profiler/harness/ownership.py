@@ -7,7 +7,7 @@ import torch
 
 from lora_profiler.harness.timeline import Claims
 from lora_profiler.harness.training import Training
-from lora_profiler.modeling import quantization_tensors
+from lora_profiler.modeling import code_books, quantization_tensors, state_tensors
 from lora_profiler.prediction import Category
 
 Key = Callable[[torch.UntypedStorage], int]
@@ -50,21 +50,20 @@ def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
     return (p.grad for p in model.parameters() if p.grad is not None)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     """Tensors that the optimizer keeps for its parameters, and the code books that bitsandbytes
     shares among them."""
     for state in getattr(
         optimizer, "optim", optimizer
     ).state.values():  # ZeroRedundancyOptimizer's own part is inside
-        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
-    books = getattr(optimizer, "name2qmap", {})
-    yield from (value for value in books.values() if isinstance(value, torch.Tensor))
+        yield from state_tensors(state)
+    yield from code_books(optimizer)
 
 
 def owned(training: Training) -> Iterator[tuple[Category, torch.Tensor]]:
     """Everything that lives between two steps, with its owner."""
     yield from model_tensors(training.model)
-    yield from (("optimizer_states", t) for t in state_tensors(training.optimizer))
+    yield from (("optimizer_states", t) for t in optimizer_tensors(training.optimizer))
     yield from (("gradients", t) for t in gradient_tensors(training.model))
     if training.ballast is not None:
         yield "temporaries", training.ballast

@@ -12,6 +12,7 @@ from lora_profiler.harness.pretended import Pretended
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
 from lora_profiler.support.model_types import type_of
+from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
 
 NEEDED = ("torch", "transformers", "peft", "accelerate")
@@ -108,12 +109,15 @@ def refuse(
             f"measuring needs {', '.join(missing)}; install them: pip install"
             " 'lora-profiler[measure]'."
         )
-    if (setup.quantization or setup.optimizer == "adamw_8bit") and installed(
-        "bitsandbytes"
-    ) is None:
-        what = "a 4-bit base" if setup.quantization else "8-bit AdamW"
+    package = package_of(setup)
+    if (setup.quantization or package == "bitsandbytes") and installed("bitsandbytes") is None:
+        what = "a 4-bit base" if setup.quantization else f"optimizer {setup.optimizer}"
         raise MeasurementError(
             f"{what} needs bitsandbytes; install it: pip install 'lora-profiler[qlora]'."
+        )
+    if package == "torchao" and installed("torchao") is None:
+        raise MeasurementError(
+            f"optimizer {setup.optimizer} needs torchao; install it: pip install torchao."
         )
     if type_of(model).eager_only and setup.attention not in ("auto", "eager"):
         raise UsageError(

@@ -7,9 +7,11 @@ May import torch; transformers, PEFT and bitsandbytes load when a model is built
 from lora_profiler.modeling.build import build_model
 from lora_profiler.modeling.contents import (
     adapter_parameters,
+    code_books,
     count_parameters,
     output_head,
     quantization_tensors,
+    state_tensors,
 )
 from lora_profiler.modeling.stepping import (
     attention_context,
@@ -24,6 +26,7 @@ __all__ = [
     "adapter_parameters",
     "attention_context",
     "build_model",
+    "code_books",
     "count_parameters",
     "evaluating",
     "forward",
@@ -31,5 +34,6 @@ __all__ = [
     "make_optimizer",
     "output_head",
     "quantization_tensors",
+    "state_tensors",
     "text_tokens",
 ]

@@ -32,6 +32,7 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
         layers_to_transform=list(lora.layers_to_transform) or None,
         modules_to_save=list(lora.modules_to_save) or None,
         use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
     )
     adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
     for name, parameter in adapted.named_parameters():

@@ -19,7 +19,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
 from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.deferred import DeferredWeights
-from lora_profiler.modeling.nf4 import nf4_config, prepare_for_training, quantise
+from lora_profiler.modeling.nf4 import base_config, prepare_for_training, quantise
 from lora_profiler.modeling.third_party import quiet, refusals, require
 from lora_profiler.support.model_types import type_of
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
@@ -60,7 +60,7 @@ def build_model(
     if setup.lora is not None:
         require("peft", MEASURE, "LoRA")
     if setup.quantization is not None:
-        require("bitsandbytes", '"lora-profiler[qlora]"', "A 4-bit base")
+        require("bitsandbytes", '"lora-profiler[qlora]"', "A quantised base")
     device = device or setup.device
     if device != "meta" and not torch.get_device_module(device).is_available():
         raise UnbuildableError(
@@ -210,7 +210,7 @@ def _pretrained(spec: ModelSpec, setup: TrainSetup, weights: str) -> dict[str, A
     on_the_fly = {}
     if setup.quantization is not None:
         sharded = setup.sharding in FULLY_SHARDED
-        on_the_fly["quantization_config"] = nf4_config(
+        on_the_fly["quantization_config"] = base_config(
             setup.quantization, setup.dtype, sharded=sharded
         )
     if weights == "hub":

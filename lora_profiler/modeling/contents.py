@@ -1,6 +1,7 @@
 """What a built model holds: base and adapter parameters, the tensors beside a 4-bit weight, and the
 output head."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,7 +40,12 @@ def _numel(parameter: nn.Parameter) -> int:
 
 def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]:
     """The tensors beside the packed weight of a 4-bit parameter, or its module's: scales, code
-    book, offset, the nested ones; else none."""
+    book, offset, the nested ones; those of an 8-bit one: its scales, which the module takes over in
+    its first forward pass; else none."""
+    owners = (holder, getattr(holder, "weight", None), getattr(holder, "state", None))
+    scales = [s for owner in owners if isinstance(s := getattr(owner, "SCB", None), torch.Tensor)]
+    if scales:
+        return scales[:1]
     found, states = [], [getattr(holder, "quant_state", None)]
     while states:
         state = states.pop()
@@ -47,6 +53,25 @@ def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]
             found += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
             states.append(getattr(state, "state2", None))
     return found
+
+
+def state_tensors(state: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an optimizer keeps for one parameter; of torchao's quantised ones, codes,
+    scales and code book."""
+    found: list[torch.Tensor] = []
+    for value in state.values():
+        if isinstance(value, torch.Tensor):
+            parts = getattr(
+                value, "tensor_attrs", ()
+            )  # torchao's name for what a tensor is made of
+            found += [getattr(value, part) for part in parts] or [value]
+    return found
+
+
+def code_books(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """What bitsandbytes' 8-bit optimizers share among their tensors; it comes with the optimizer,
+    and moves to where the first 8-bit state is."""
+    return list(getattr(optimizer, "name2qmap", {}).values())
 
 
 def within(model: Any) -> tuple[Any, str]:

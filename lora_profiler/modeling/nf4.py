@@ -1,4 +1,4 @@
-"""A model turned into a 4-bit base (bitsandbytes NF4, block 64) where it stands, and PEFT's k-bit
+"""A model turned into a 4-bit or 8-bit base of bitsandbytes where it stands, and PEFT's k-bit
 preparation.
 
 transformers quantises while it loads a checkpoint. Random weights have none, so the same parts of
@@ -17,7 +17,7 @@ from lora_profiler.modeling.third_party import refusals
 from lora_profiler.workload import Quantization
 
 
-def nf4_config(quantization: Quantization, dtype: str, *, sharded: bool = False) -> Any:
+def base_config(quantization: Quantization, dtype: str, *, sharded: bool = False) -> Any:
     """The `BitsAndBytesConfig` of a base that computes in `dtype`.
 
     One that FSDP shards is stored in that dtype too, four or eight codes to an element, as
@@ -25,6 +25,8 @@ def nf4_config(quantization: Quantization, dtype: str, *, sharded: bool = False)
     """
     from transformers import BitsAndBytesConfig
 
+    if quantization.quant_type == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     storage = {"bnb_4bit_quant_storage": getattr(torch, dtype)} if sharded else {}
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
@@ -43,18 +45,18 @@ def quantise(
     *,
     sharded: bool = False,
 ) -> None:
-    """Replace in place each linear module that transformers would load in NF4; nothing where it
+    """Replace in place each linear module that transformers would load quantised; nothing where it
     already did.
 
     One 16-bit weight at a time lives beside its packed form and is freed before the next one; those
     that wait in `deferred` are filled only then. What stays in 16 bit is filled as well.
     """
-    if getattr(model, "is_loaded_in_4bit", False):
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         return
     from transformers.quantizers.auto import AutoHfQuantizer
 
     quantizer = AutoHfQuantizer.from_config(
-        nf4_config(quantization, dtype, sharded=sharded), pre_quantized=False
+        base_config(quantization, dtype, sharded=sharded), pre_quantized=False
     )
     plain = dict(model.named_modules())
     with refusals("transformers cannot quantise this model"):
@@ -81,11 +83,24 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
     """Give the new module `name`, so far without data, the packed weight and the bias of the one it
     replaces."""
     new, weight = model.get_submodule(name), f"{name}.weight"
+    if old.weight.device.type == "meta" and hasattr(new, "state"):
+        new.weight, new.bias = _int8_without_data(new), old.bias
+        return
     packed = operation.convert({weight: old.weight.data}, model=model, full_layer_name=weight)
     new.weight = packed[weight]
     new.bias = old.bias
     if new.weight.device.type == "meta":
         _pack_without_data(new.weight)
+
+
+def _int8_without_data(layer: Any) -> Any:
+    """The layout of `Int8Params._quantize`, which the meta device is kept from."""
+    from bitsandbytes.nn import Int8Params  # type: ignore[attr-defined]  # re-exported
+
+    rows, columns = layer.out_features, layer.in_features
+    codes = torch.empty(rows, columns, dtype=torch.int8, device="meta")
+    scales = torch.empty(rows, dtype=torch.float32, device="meta")
+    return Int8Params(codes, requires_grad=False, CB=codes, SCB=scales)
 
 
 def _pack_without_data(weight: Any) -> None:

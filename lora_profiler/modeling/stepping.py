@@ -3,6 +3,7 @@ attention kernel."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling.losses import loss_without_logits, smoothed_loss
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.workload import TrainSetup
 
 LEARNING_RATE = 1e-4
@@ -45,14 +47,27 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
         return torch.optim.AdamW(parameters, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=LEARNING_RATE, **implementation)
+    if setup.optimizer == "muon":
+        return torch.optim.Muon(parameters, lr=LEARNING_RATE)
     if setup.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
         return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]
-    require("bitsandbytes", '"lora-profiler[qlora]"', "8-bit AdamW")
-    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # re-exported without saying so
+    return _of_package(parameters, setup)
 
-    return AdamW8bit(parameters, lr=LEARNING_RATE)  # type: ignore[no-untyped-call]
+
+def _of_package(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> torch.optim.Optimizer:
+    """As transformers' Trainer asks for it by the name of `TrainingArguments.optim`."""
+    made = PACKAGE_OPTIMIZERS[setup.optimizer]
+    if made.package == "torchao":
+        require("torchao", "torchao", f"optimizer {setup.optimizer}")
+        kind = getattr(import_module("torchao.optim"), made.kind)
+        return kind(parameters, lr=LEARNING_RATE)  # type: ignore[no-any-return]
+    require("bitsandbytes", '"lora-profiler[qlora]"', f"optimizer {setup.optimizer}")
+    kind = getattr(import_module("bitsandbytes.optim"), made.kind)
+    return kind(  # type: ignore[no-any-return]
+        parameters, lr=LEARNING_RATE, optim_bits=made.bits, is_paged=made.is_paged
+    )
 
 
 class Forward(NamedTuple):

@@ -3,8 +3,8 @@
 from lora_profiler.workload import Workload
 
 
-def checkpoint_words(workload: Workload) -> str | None:
-    """None where there is nothing to say."""
+def checkpoint_words(workload: Workload) -> tuple[str, ...]:
+    """A sentence, or none where there is nothing to say."""
     model = workload.model
     if model.nf4 is not None:
         quantised = (
@@ -12,11 +12,11 @@ def checkpoint_words(workload: Workload) -> str | None:
         )
         return (
             f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"
-            " QLoRA."
+            " QLoRA.",
         )
     if model.dequantized_from is None:
-        return None
+        return ()
     return (
         f"The checkpoint is stored in {model.dequantized_from}, on which this training is not"
-        f" modelled: the answer is for its weights turned back into {workload.setup.dtype}."
+        f" modelled: the answer is for its weights turned back into {workload.setup.dtype}.",
     )

@@ -9,6 +9,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.check import check
+from lora_profiler.support.optimizers import optimizer_words, package_of
 from lora_profiler.support.profiles import why_unprofiled
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -90,10 +91,21 @@ def engines_for(
 
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
-    prediction, words = _predicted(workload, engine), checkpoint_words(workload)
-    if words is None:
+    prediction, words = _predicted(workload, engine), words_beside(workload)
+    if not words:
         return prediction
-    return replace(prediction, assumptions=(*prediction.assumptions, words))
+    return replace(prediction, assumptions=(*prediction.assumptions, *words))
+
+
+def words_beside(workload: Workload) -> tuple[str, ...]:
+    """What every answer to `workload` says of its checkpoint and of an optimizer of another
+    package, whoever gives it."""
+    words = checkpoint_words(workload)
+    if package_of(workload.setup) is None:
+        return words
+    from lora_profiler.analytic import paged_bytes
+
+    return (*words, *optimizer_words(workload.setup, paged_bytes(workload)))
 
 
 def _predicted(workload: Workload, engine: str) -> Prediction:
@@ -202,7 +214,7 @@ def rules_know(workload: Workload) -> bool:
     """Whether the rules know what the model's layers keep."""
     from lora_profiler.analytic import knows
 
-    return knows(workload.model)
+    return knows(workload)
 
 
 def check_engine(engine: str) -> None:

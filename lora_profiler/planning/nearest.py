@@ -24,8 +24,16 @@ _OPTIMIZERS: Mapping[str, Optimizer] = {
     "Adam": "adamw",
     "SGD": "sgd",
     "AdamW8bit": "adamw_8bit",
+    "PagedAdamW32bit": "paged_adamw_32bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "Lion32bit": "lion",
+    "Lion8bit": "lion_8bit",
+    "PagedLion32bit": "paged_lion_32bit",
+    "PagedLion8bit": "paged_lion_8bit",
+    "Muon": "muon",
     "Adafactor": "adafactor",
 }
+"""By the class; a rehearsal names bitsandbytes' with the bits of their states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ def _lora(config: Mapping[str, Any]) -> LoraConfig:
         target_modules=tuple(targets) if isinstance(targets, list) else targets,
         modules_to_save=tuple(config["modules_to_save"] or ()),
         use_rslora=config["use_rslora"],
+        use_dora=config.get("use_dora", False),
         adapter_dtype=_known(config["dtype"]),
     )
 

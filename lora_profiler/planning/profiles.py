@@ -19,7 +19,7 @@ def is_worth_a_trace(workload: Workload) -> bool:
     if why_unprofiled(workload.setup):
         return False
     return (
-        not knows(workload.model)
+        not knows(workload)
         and not has_profile(workload)
         and not has_stand_in(workload)
         and not missing()

@@ -13,6 +13,7 @@ from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import check_engine, peak_polynomials, rules_know, windows_of
 from lora_profiler.support.check import check
 from lora_profiler.support.losses import TRL_TILE_ROWS, head_of, runs_triton
+from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -135,9 +136,7 @@ class _Plans:
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
         """Lengths [first, after) for which the same rules hold: one token, a window not yet filled,
         a filled one, packed rows."""
-        self.rank_is_fact = (
-            workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
-        )
+        self.rank_is_fact = counts_in_steps(workload.setup) and workload.setup.lora is not None
         self._chunked = workload.setup.loss != "plain" and rules_know(workload)
         self._matrices: dict[Key, Matrix] = {}
         corners = (

@@ -26,6 +26,36 @@ _OPTIMIZERS = {
         "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
         " stay 32-bit"
     ),
+    "paged_adamw_8bit": (
+        "paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a tensor has"
+        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
+    ),
+    "paged_adamw_32bit": (
+        "paged AdamW keeps two float32 states per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    "adamw_torch_8bit": (
+        "torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights and two"
+        " code books a tensor; tensors below 4,096 weights keep whole states"
+    ),
+    "adamw_torch_4bit": (
+        "torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights and two"
+        " code books a tensor; tensors below 4,096 weights keep whole states"
+    ),
+    "lion": "Lion keeps one float32 state per trained weight",
+    "lion_8bit": (
+        "8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights stay"
+        " 32-bit"
+    ),
+    "paged_lion_8bit": (
+        "paged 8-bit Lion keeps one byte per trained weight in unified memory where a tensor has"
+        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
+    ),
+    "paged_lion_32bit": (
+        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    "muon": "Muon keeps one state per trained weight, in that weight's dtype",
     "sgd": "SGD without momentum keeps nothing",
     "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
 }
@@ -192,19 +222,22 @@ def _persistent(prediction: Prediction) -> Iterator[Line]:
             _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights")),
         )
     else:
+        is_int8 = setup.quantization.quant_type == "int8"
         yield (
             "weights",
             bytes_text(weights),
-            "two 4-bit weights a byte in each linear layer; everything else in its own dtype",
+            f"{'a byte a weight' if is_int8 else 'two 4-bit weights a byte'} in each linear layer;"
+            " everything else in its own dtype",
         )
-        plain, nested = (
-            "4 B per 64 weights, and 64 B",
-            "1 B per 64 weights, 4 B per 16,384, and 1,092 B",
+        per_output, plain, nested = (
+            "4 B an output, in each 8-bit layer",
+            "4 B per 64 weights, and 64 B, in each 4-bit layer",
+            "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer",
         )
         yield (
             "constants",
             bytes_text(held.get("quantization_state", 0)),
-            f"{nested if setup.quantization.double_quant else plain}, in each 4-bit layer",
+            per_output if is_int8 else nested if setup.quantization.is_nested else plain,
         )
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
     if held.get("adapters"):

@@ -200,7 +200,8 @@ def adapter_line(setup: TrainSetup) -> str:
     line = ", ".join((line, *_heading_words(setup, LoraConfig)))
     if quantization:
         line += (
-            f", NF4 base{' with double quantisation' if quantization.double_quant else ''},"
+            f", {'LLM.int8' if quantization.quant_type == 'int8' else 'NF4'} base"
+            f"{' with double quantisation' if quantization.is_nested else ''},"
             f" {quantization.recipe} recipe"
         )
     return line

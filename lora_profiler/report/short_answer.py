@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.checkpoints import checkpoint_words
+from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph
 from lora_profiler.report.method_label import method_label
@@ -231,9 +231,11 @@ def _trust(answers: Sequence[Answer]) -> str:
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(_sureness(answer), []).append(method_label(answer.prediction))
-    stored = checkpoint_words(answers[0].prediction.workload)
+    beside = dict.fromkeys(
+        words for answer in answers for words in words_beside(answer.prediction.workload)
+    )
     sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
-    return f"{sure} {stored}" if stored else sure
+    return " ".join((sure, *beside))
 
 
 def _sureness(answer: Answer) -> str:

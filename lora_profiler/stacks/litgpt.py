@@ -39,6 +39,7 @@ VERSIONS = (
                 "dtype": "bfloat16",
                 "precision": "pure",
                 "adapter_dtype": "bfloat16",
+                "optimizer": "paged_adamw_32bit",
                 "double_quant": False,
                 "recipe": "stock",
             },
@@ -66,7 +67,6 @@ VERSIONS = (
                 " as PEFT's on q_proj and v_proj",
                 ("lora", "qlora"),
             ),
-            Gap("bitsandbytes' paged AdamW is taken on a 4-bit base", ("qlora",)),
         ),
         refusals=(
             Refusal("packed", "its data is padded to the longest of a batch"),

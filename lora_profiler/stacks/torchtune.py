@@ -1,9 +1,7 @@
 """torchtune: the recipes' shipped configs, which agree in nearly all that costs memory."""
 
-from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, by_method
+from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FOREACH, ADAMW_FUSED
-
-_EIGHT_BIT: Options = {"optimizer": "adamw_8bit"}
 
 VERSIONS = (
     Stack(
@@ -44,7 +42,9 @@ VERSIONS = (
             "optimizer": {
                 "torch.optim.AdamW": ADAMW_FOREACH,
                 "torch.optim.SGD": {"optimizer": "sgd"},
-                "bitsandbytes.optim.AdamW8bit": _EIGHT_BIT,
+                "bitsandbytes.optim.AdamW8bit": {"optimizer": "adamw_8bit"},
+                "bitsandbytes.optim.PagedAdamW": {"optimizer": "paged_adamw_32bit"},
+                "bitsandbytes.optim.PagedAdamW8bit": {"optimizer": "paged_adamw_8bit"},
             },
             "dtype": {"bf16": {"dtype": "bfloat16"}, "fp32": {"dtype": "float32"}},
             "targets": {"output_proj": {"targets": "o_proj"}},

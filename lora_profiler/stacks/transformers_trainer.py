@@ -13,6 +13,7 @@ ALIASES: dict[str, dict[str, Options]] = {
         "adamw_torch": ADAMW_FOREACH,
         "adamw_torch_fused": ADAMW_FUSED,
         "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
+        "lion_32bit": {"optimizer": "lion"},
     },
     "attention": {
         "flash_attention_2": {"attention": "flash"},

@@ -7,6 +7,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.roofline import Step
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.workload import UPDATES_SHARED, TrainSetup
 
 CLIPPING_PASSES = 3
@@ -22,10 +23,11 @@ def update_bytes(
     """Of one optimizer step over `trainable` elements by their size in bytes; `clipping` passes
     more over the gradients.
 
-    8-bit AdamW reads and writes two states of one byte. SGD reads weight and gradient and writes
-    the weight, Adafactor's many operators are not counted: None.
+    The packages' optimizers read weight and gradient and write the weight, and read and write each
+    state, at the bits that large tensors have; paged ones as if their states lay on the card. SGD
+    has no states. The many operators of Adafactor and Muon are not counted: None.
     """
-    if setup.optimizer == "adafactor":
+    if setup.optimizer in ("adafactor", "muon"):
         return None
     return sum(
         _own(setup, count) * (_bytes_each(setup, size) + clipping * size)
@@ -51,8 +53,9 @@ def _own(setup: TrainSetup, count: int) -> int:
 
 
 def _bytes_each(setup: TrainSetup, size: int) -> int:
-    if setup.optimizer == "adamw_8bit":
-        return 3 * size + 4
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    if made is not None:
+        return 3 * size + 2 * made.states * made.bits // 8
     if setup.optimizer == "sgd":
         return 3 * size
     return _ADAMW_PASSES[setup.optimizer_impl] * size
@@ -61,8 +64,13 @@ def _bytes_each(setup: TrainSetup, size: int) -> int:
 def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
     """The step of `setup`, whose micro-batch launches `kernels`.
 
-    Raises UsageError for an optimizer whose update is not counted.
+    Raises UsageError for an optimizer whose update is not counted, and for a base in int8.
     """
+    if setup.quantization is not None and setup.quantization.quant_type == "int8":
+        raise UsageError(
+            "the time of products in int8, and of what quantises their inputs, is not known; ask"
+            " about --quant-type nf4."
+        )
     moved = update_bytes(setup, kernels.trainable)
     if moved is None:
         raise UsageError(

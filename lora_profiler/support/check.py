@@ -1,6 +1,7 @@
 """Can this be answered? Asked once, when a workload is made ready. No torch."""
 
 from lora_profiler.errors import UsageError
+from lora_profiler.support.adapters import check_adapters
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
@@ -24,8 +25,9 @@ def check(workload: Workload, engine: str) -> None:
 
 
 def check_model(workload: Workload) -> None:
-    """Raises UsageError for a loss, packed rows or kernels that the model does not take, wherever
-    it runs."""
+    """Raises UsageError for adapters, a loss, packed rows or kernels that the model does not take,
+    wherever it runs."""
+    check_adapters(workload)
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)

@@ -12,7 +12,7 @@ def code_book_bytes(setup: TrainSetup) -> int:
     and kept for all (`functional.py`, `name2qmap`). Each weight has a copy besides, which counts as
     quantisation state."""
     quantization = setup.quantization
-    nested = quantization is not None and quantization.double_quant
+    nested = quantization is not None and quantization.is_nested
     return _CODE_BOOK_BYTES if nested and setup.device == "cuda" else 0
 
 

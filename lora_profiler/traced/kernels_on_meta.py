@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, package_of
+from lora_profiler.traced.int8_on_meta import int8_kernels
 from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
 
@@ -31,10 +34,53 @@ def fused_on_meta() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def package_optimizer_on_meta(
+    setup: TrainSetup, listener: Callable[[Tensor], object]
+) -> Iterator[None]:
+    """bitsandbytes' paged states in memory that nobody sees, as torch does not see CUDA's unified
+    memory; torchao's step as torch.compile makes it, and its code books, which come from no
+    operator, told to `listener`."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    with ExitStack() as stack:
+        if made is not None and made.package == "torchao":
+            adam = import_module("torchao.optim.adam")
+
+            def compiled_step(p: Tensor, grad: Tensor, step: Tensor, *rest: Any) -> None:
+                states = [each for each in rest[:2] if hasattr(each, "scale")]
+                kept = made.compiled_bytes(p.numel(), setup.device)
+                held = [torch.empty(kept, dtype=torch.uint8, device=p.device) for _ in states]
+                del held
+
+            stack.enter_context(replaced(adam, "single_param_adam", compiled_step))
+            stack.enter_context(replaced(torch, "compile", lambda step, **options: step))
+            state = getattr(adam, f"OptimState{made.bits}bit")
+            zeros = state.zeros
+
+            def with_code_book(*args: Any, **kwargs: Any) -> Tensor:
+                made_state: Any = zeros(*args, **kwargs)
+                listener(made_state.qmap)
+                return made_state  # type: ignore[no-any-return]
+
+            stack.enter_context(replaced(state, "zeros", with_code_book))
+        elif made is not None and made.is_paged:
+            base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
+
+            def state_buffer(self: Any, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+                if not made.pages(p.numel(), setup.device):
+                    return torch.zeros_like(p, dtype=dtype)
+                with _disable_current_modes():
+                    return torch.empty_like(p, dtype=dtype)
+
+            stack.enter_context(replaced(base, "get_state_buffer", state_buffer))
+            stack.enter_context(replaced(base, "prefetch_state", _in_place))
+        yield
+
+
 def optimizer_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
     kernels: dict[Any, Callable[..., Any]] = {torch.ops.aten._fused_sgd_.default: _in_place}
-    if setup.optimizer != "adamw_8bit" or setup.device != "cpu":
+    if package_of(setup) != "bitsandbytes" or setup.device != "cpu":
         return kernels
     from bitsandbytes.backends.cpu import ops
 
@@ -50,12 +96,6 @@ def _in_place(*args: Any, **kwargs: Any) -> None:
     """A step that allocates nothing; torch has no meta kernel for it."""
 
 
-def code_books(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """What 8-bit AdamW shares among its tensors; it comes with the optimizer and moves to where the
-    first 8-bit state is."""
-    return list(getattr(optimizer, "name2qmap", {}).values())
-
-
 # --- the 4-bit product ----------------------------------------------------------------------------
 
 
@@ -66,6 +106,8 @@ def quantised_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
     if setup.quantization is None:
         return {}
+    if setup.quantization.quant_type == "int8":
+        return int8_kernels()
     from bitsandbytes.backends.default import ops
 
     product = product_on_cuda if setup.device == "cuda" else ops._gemm_4bit_default_impl

@@ -20,7 +20,13 @@ from lora_profiler.platform import Platform
 from lora_profiler.support.sdpa import efficient_keeps_seeds
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
-from lora_profiler.traced.kernels_on_meta import fused_on_meta, optimizer_kernels, quantised_kernels
+from lora_profiler.traced.int8_on_meta import int8_on_meta
+from lora_profiler.traced.kernels_on_meta import (
+    fused_on_meta,
+    optimizer_kernels,
+    package_optimizer_on_meta,
+    quantised_kernels,
+)
 from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup, Workload
@@ -57,6 +63,8 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
         stack.enter_context(no_look_at_tokens())
         stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
+        stack.enter_context(int8_on_meta(setup))
+        stack.enter_context(package_optimizer_on_meta(setup, tracer.see))
         stack.enter_context(
             generator_states(tracer.see) if setup.device == "cpu" else byte_dropout()
         )

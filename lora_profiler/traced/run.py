@@ -22,7 +22,6 @@ from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
-from lora_profiler.traced.kernels_on_meta import code_books
 from lora_profiler.traced.overrides import (
     device_rules,
     fallbacks_noted,
@@ -260,7 +259,7 @@ class _Run:
                     yield "quantization_state", name, tensor
             for _, buffer in module.named_buffers(recurse=False):
                 yield "buffers", name, buffer
-        for book in code_books(self._optimizer):
+        for book in modeling.code_books(self._optimizer):
             yield "optimizer_states", "", book
 
     def _is_adapter(self, module: torch.nn.Module) -> bool:
@@ -383,10 +382,9 @@ class _Run:
 
     def _claim_states(self) -> None:
         for parameter, state in self._optimizer.state.items():
-            for value in state.values():
-                if isinstance(value, torch.Tensor):
-                    self._tracer.claim(value, "optimizer_states", self._module_of[id(parameter)])
-        for book in code_books(self._optimizer):
+            for value in modeling.state_tensors(state):
+                self._tracer.claim(value, "optimizer_states", self._module_of[id(parameter)])
+        for book in modeling.code_books(self._optimizer):
             self._tracer.claim(book, "optimizer_states", "")
 
     def _forward_under_hooks(self) -> None:

@@ -438,10 +438,11 @@ def _settle(
         options.pop("sharding", None)
         return
     options.setdefault("sharding", "ddp")
-    if options["sharding"] in FULLY_SHARDED and options.get("optimizer") == "adamw_8bit":
+    optimizer = options.get("optimizer", "adamw")
+    if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
         options["optimizer"] = "adamw"
-        what = "8-bit states on the shards of FSDP, answered as adamw"
-        yield _instead(rows[0].file, "optimizer", "adamw_8bit", "adamw", what)
+        what = f"{optimizer} on the shards of FSDP, answered as adamw"
+        yield _instead(rows[0].file, "optimizer", optimizer, "adamw", what)
     loss = options.get("loss") or _usual(stack, options).get("loss", "plain")
     if loss != "plain":
         options["loss"] = "plain"

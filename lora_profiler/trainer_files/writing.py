@@ -12,15 +12,28 @@ from lora_profiler.stacks.find import find_stack
 from lora_profiler.trainer_files.document import parse
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.reading import TrainerFile, on_model, read_document
-from lora_profiler.workload import TrainSetup, Workload, setup_dict
+from lora_profiler.workload import Quantization, TrainSetup, Workload, setup_dict
 
 Keys = dict[str, Any]
 _OPTIMIZERS = {
     ("adamw", "fused"): "adamw_torch_fused",
     ("adamw", "foreach"): "adamw_torch",
     ("adamw_8bit", "foreach"): "adamw_bnb_8bit",
-    ("adafactor", "foreach"): "adafactor",
-    ("sgd", "foreach"): "sgd",
+    ("lion", "foreach"): "lion_32bit",
+    **{
+        (name, "foreach"): name
+        for name in (
+            "adafactor",
+            "sgd",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "adamw_torch_8bit",
+            "adamw_torch_4bit",
+            "lion_8bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+        )
+    },
 }
 _ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 _DATASET = "tatsu-lab/alpaca"
@@ -82,14 +95,18 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
     )
 
 
+def _is_int8(base: Quantization | None) -> bool:
+    return base is not None and base.quant_type == "int8"
+
+
 def _axolotl(workload: Workload) -> Keys:
     setup = workload.setup
     lora, base = setup.lora, setup.quantization
     keys: Keys = {
         "base_model": workload.model.id,
-        "load_in_4bit": base is not None,
-        "load_in_8bit": False,
-        "adapter": None if lora is None else setup.method,
+        "load_in_4bit": base is not None and not _is_int8(base),
+        "load_in_8bit": _is_int8(base),
+        "adapter": None if lora is None else "lora" if _is_int8(base) else setup.method,
     }
     if lora is not None:
         names = lora.target_modules
@@ -103,6 +120,7 @@ def _axolotl(workload: Workload) -> Keys:
             "lora_modules_to_save": _names(lora.modules_to_save),
             "peft_layers_to_transform": _names(lora.layers_to_transform),
             "peft_use_rslora": lora.use_rslora or None,
+            "peft_use_dora": lora.use_dora or None,
             "peft_autocast_adapter_dtype": None if lora.adapter_dtype == "float32" else False,
             "lora_mlp_kernel": False,
             "lora_qkv_kernel": False,
@@ -173,7 +191,8 @@ def _trl(workload: Workload) -> Keys:
     if lora is not None:
         names = lora.target_modules
         keys |= {
-            "load_in_4bit": base is not None,
+            "load_in_4bit": base is not None and not _is_int8(base),
+            "load_in_8bit": _is_int8(base) or None,
             "use_bnb_nested_quant": None if base is None else base.double_quant,
             "lora_r": lora.r,
             "lora_alpha": _short(lora.alpha),
@@ -181,6 +200,7 @@ def _trl(workload: Workload) -> Keys:
             "lora_target_modules": [names] if isinstance(names, str) else _names(names),
             "lora_modules_to_save": _names(lora.modules_to_save),
             "use_rslora": lora.use_rslora or None,
+            "use_dora": lora.use_dora or None,
         }
     return keys | {
         "dataset_name": _DATASET,
@@ -204,7 +224,7 @@ def _llamafactory(workload: Workload) -> Keys:
     if lora is not None:
         names = lora.target_modules
         keys |= {
-            "quantization_bit": None if base is None else 4,
+            "quantization_bit": None if base is None else 8 if _is_int8(base) else 4,
             "quantization_method": None if base is None else "bnb",
             "double_quantization": None if base is None else base.double_quant,
             "lora_rank": lora.r,
@@ -213,6 +233,7 @@ def _llamafactory(workload: Workload) -> Keys:
             "lora_target": ",".join(names) if isinstance(names, tuple) else "all",
             "additional_target": ",".join(lora.modules_to_save) or None,
             "use_rslora": lora.use_rslora or None,
+            "use_dora": lora.use_dora or None,
         }
     flash = {"auto": "sdpa", "flash": "fa2", "eager": "disabled"}
     pure = setup.precision == "pure" and setup.dtype == "bfloat16"
@@ -263,6 +284,9 @@ def _torchtune(workload: Workload) -> Keys:
     optimizers: Mapping[str, Keys] = {
         "adamw": {"_component_": "torch.optim.AdamW", "fused": setup.optimizer_impl == "fused"},
         "adamw_8bit": {"_component_": "bitsandbytes.optim.AdamW8bit"},
+        "paged_adamw_8bit": {"_component_": "bitsandbytes.optim.PagedAdamW8bit"},
+        "paged_adamw_32bit": {"_component_": "bitsandbytes.optim.PagedAdamW32bit"},
+        "lion_8bit": {"_component_": "bitsandbytes.optim.Lion8bit"},
         "sgd": {"_component_": "torch.optim.SGD"},
     }
     if setup.optimizer not in optimizers:

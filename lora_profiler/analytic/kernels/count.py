@@ -56,7 +56,7 @@ def counted_kernels(workload: Workload) -> StepKernels:
         packed=setup.is_packed,
         padded=setup.is_padded,
         compute=setup.dtype,
-        double_quant=setup.quantization is not None and setup.quantization.double_quant,
+        double_quant=setup.quantization is not None and setup.quantization.is_nested,
         accumulates=setup.accumulation > 1,
     )
     assert plan.family is not None

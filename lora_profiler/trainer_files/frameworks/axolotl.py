@@ -36,7 +36,8 @@ def _adapter(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return Meaning({"methods": ("full",)})
     name = text(value).lower()
-    if name == "qlora" or (name == "lora" and is_on(document.get("load_in_4bit"))):
+    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
+    if name == "qlora" or (name == "lora" and is_quantised):
         return Meaning({"methods": ("qlora",)})
     if name == "lora":
         return Meaning({"methods": ("lora",)})
@@ -209,7 +210,7 @@ AXOLOTL = Framework(
         "revision_of_model": sets("revision", text),
         "adapter": _adapter,
         "load_in_4bit": shared.four_bit("adapter"),
-        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_8bit": shared.eight_bit("adapter"),
         "lora_r": sets("rank", size),
         "lora_alpha": sets("alpha", number),
         "lora_dropout": sets("dropout", number),
@@ -218,7 +219,8 @@ AXOLOTL = Framework(
         "lora_modules_to_save": sets("modules_to_save", names),
         "peft_layers_to_transform": sets("layers_to_transform", layer_numbers),
         "peft_use_rslora": sets("use_rslora", switch),
-        "peft_use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "peft_use_dora": sets("use_dora", switch),
+        "peft_init_lora_weights": shared.initialisation,
         "peft_autocast_adapter_dtype": lambda value, document: (
             Meaning({"adapter_dtype": "bfloat16"}) if value is False else NOTHING
         ),
@@ -369,7 +371,7 @@ AXOLOTL = Framework(
             total_supervised_tokens multipack_real_batches pretrain_multipack_attn
             pretrain_multipack_buffer_size streaming streaming_multipack_buffer_size
             pretraining_sample_concatenation lora_model_dir lora_fan_in_fan_out lora_on_cpu
-            lora_alpha_pattern peft_layers_pattern peft_init_lora_weights
+            lora_alpha_pattern peft_layers_pattern
             peft_ensure_weight_tying merge_lora qlora_sharded_model_loading gptq_groupsize
             gptq_model_v1 gptq_disable_exllama gradient_checkpointing_kwargs.use_reentrant
             fsdp_version fsdp_final_state_dict_type experimental_skip_move_to_device

@@ -37,8 +37,8 @@ def _method(value: Any, document: Document) -> Meaning:
     if kind == "freeze":
         what = "freezing all but some layers, answered as full"
         return not_modelled(what, "too high", methods=("full",))
-    four = bits is not None and size(bits) == 4
-    methods = ("qlora",) if four else ("lora",)
+    is_quantised = bits is not None and size(bits) in (4, 8)
+    methods = ("qlora",) if is_quantised else ("lora",)
     if kind != "lora":
         return not_modelled(f"{kind}, answered as LoRA", "either way", methods=methods)
     return Meaning({"methods": methods})
@@ -47,6 +47,9 @@ def _method(value: Any, document: Document) -> Meaning:
 def _bits(value: Any, document: Document) -> Meaning:
     if is_off(value) or size(value) == 4:
         return NOTHING
+    kind = str(document.get("quantization_method") or "bnb").lower()
+    if size(value) == 8 and kind in ("bnb", "bitsandbytes"):
+        return Meaning({"quant_type": "int8"})
     return not_modelled(f"a base in {size(value)} bit, answered in 16", "too high")
 
 
@@ -172,8 +175,10 @@ LLAMAFACTORY = Framework(
         "lora_target": sets("targets", targets),
         "additional_target": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),
-        "use_dora": missing("DoRA, answered as LoRA", "too low"),
-        "pissa_init": missing("PiSSA's residual base", "either way"),
+        "use_dora": sets("use_dora", switch),
+        "pissa_init": lambda value, document: shared.initialisation(
+            "pissa" if is_on(value) else False, document
+        ),
         "per_device_train_batch_size": _batch,
         "cutoff_len": _cut_off,
         "packing": lambda value, document: NOTHING,

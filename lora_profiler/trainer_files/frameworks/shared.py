@@ -25,28 +25,19 @@ _OPTIMIZERS: dict[str, dict[str, str]] = {
     "adamw_hf": {"optimizer": "adamw"},
     "adamw_torch": {"optimizer": "adamw", "optimizer_impl": "foreach"},
     "adamw_torch_fused": {"optimizer": "adamw", "optimizer_impl": "fused"},
-    "adamw_8bit": {"optimizer": "adamw_8bit"},
     "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
-    "adafactor": {"optimizer": "adafactor"},
-    "sgd": {"optimizer": "sgd"},
+    "paged_adamw": {"optimizer": "paged_adamw_32bit"},
+    "lion_32bit": {"optimizer": "lion"},
+    "ao_adamw_8bit": {"optimizer": "adamw_torch_8bit"},
+    "ao_adamw_4bit": {"optimizer": "adamw_torch_4bit"},
+    **{
+        name: {"optimizer": name} for name in _CHOICES["optimizer"] if name not in ("adamw", "muon")
+    },
 }
-_PAGED = {
-    "paged_adamw_8bit": {"optimizer": "adamw_8bit"},
-    "paged_adamw_32bit": {"optimizer": "adamw", "optimizer_impl": "forloop"},
-    "paged_adamw": {"optimizer": "adamw", "optimizer_impl": "forloop"},
-}
-"""bitsandbytes steps tensor by tensor, which keeps no copies."""
-_EIGHT_BIT = ("adamw_torch_8bit", "ao_adamw_8bit")
-"""torchao's: a byte a state and scales, as bitsandbytes' have; its step is compiled."""
+"""By transformers' names, those that are options' own among them. The `muon` of frameworks is none
+of torch's: it trains the other weights too, by AdamW."""
 _FEWER_STATES = [
-    "adamw_torch_4bit",
-    "ao_adamw_4bit",
     "ao_adamw_fp8",
-    "lion",
-    "lion_8bit",
-    "lion_32bit",
-    "paged_lion_8bit",
-    "paged_lion_32bit",
     "muon",
     "galore_adamw",
     "galore_adamw_8bit",
@@ -103,6 +94,18 @@ def four_bit(adapter: str) -> Reader:
     return read
 
 
+def eight_bit(adapter: str) -> Reader:
+    """load_in_8bit: a base in LLM.int8 where the key `adapter` says that there is one on it."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        has_adapter = is_on(document.get(adapter)) and not is_on(document.get("full_finetuning"))
+        if not is_on(value) or not has_adapter:
+            return NOTHING
+        return Meaning({"methods": ("qlora",), "quant_type": "int8"})
+
+    return read
+
+
 def evaluation(batch: int) -> Meaning:
     """Evaluation while training, in batches of so many rows."""
     return Meaning({"eval_batch_size": batch})
@@ -122,19 +125,21 @@ def optimizer(value: Any, document: Document) -> Meaning:
     name = text(value).lower()
     if name in _OPTIMIZERS:
         return Meaning(_OPTIMIZERS[name])
-    if name in _PAGED:
-        nearest = _PAGED[name]
-        what = f"{name}'s paged states, answered as {nearest['optimizer']} that stays on the card"
-        return not_modelled(what, "too high", **nearest)
-    if name in _EIGHT_BIT:
-        what = f"{name}, answered as bitsandbytes' adamw_8bit"
-        return not_modelled(what, "either way", optimizer="adamw_8bit")
     if name in _FEWER_STATES:
         what = f"{name}, answered as adamw"
         return not_modelled(what, "too high", optimizer="adamw")
     if name in _ABOUT_AS_MANY:
         return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
     raise ValueError("no optimizer of that name is known.")
+
+
+def initialisation(value: Any, document: Document) -> Meaning:
+    """PEFT's init_lora_weights, under which the same tensors train; what it computes from the
+    weights it does once."""
+    if isinstance(value, str) and value.lower().startswith(("pissa", "olora", "corda", "eva")):
+        note = "decomposes weights or activations in float32, once, before training: not counted"
+        return Meaning(note=note)
+    return NOTHING
 
 
 def attention(value: Any, document: Document) -> Meaning:

@@ -142,10 +142,12 @@ def _optimizer(value: Any, document: Document) -> Meaning:
         "PagedAdamW": "paged_adamw",
         "PagedAdamW8bit": "paged_adamw_8bit",
         "PagedAdamW32bit": "paged_adamw_32bit",
-        "AdamW8bit": "adamw_bnb_8bit",
+        "AdamW8bit": "adamw_torch_8bit" if "torchao" in text(value) else "adamw_bnb_8bit",
         "SGD": "sgd",
         "Adafactor": "adafactor",
         "AdamW4bit": "adamw_torch_4bit",
+        "Lion8bit": "lion_8bit",
+        "PagedLion8bit": "paged_lion_8bit",
         "CPUOffloadOptimizer": "",
     }
     if known.get(name):
@@ -228,7 +230,7 @@ TORCHTUNE = Framework(
         "model.apply_lora_to_mlp": lambda value, document: NOTHING,
         "model.apply_lora_to_output": lambda value, document: NOTHING,
         "model.quantize_base": lambda value, document: NOTHING,
-        "model.use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "model.use_dora": sets("use_dora", switch),
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,

@@ -91,7 +91,8 @@ def _is_plain(document: Document) -> bool:
 def _method(document: Document) -> str:
     if not is_on(document.get("use_peft")):
         return "full"
-    return "qlora" if is_on(document.get("load_in_4bit")) else "lora"
+    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
+    return "qlora" if is_quantised else "lora"
 
 
 def _length(value: Any, document: Document) -> Meaning:
@@ -188,7 +189,7 @@ TRL = Framework(
         "use_flash_attention_2": shared.attention_switch("flash"),
         "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
         "load_in_4bit": shared.four_bit("use_peft"),
-        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_8bit": shared.eight_bit("use_peft"),
         "bnb_4bit_quant_type": _quant_type,
         "use_bnb_nested_quant": sets("double_quant", switch),
         "bnb_4bit_quant_storage": lambda value, document: NOTHING,
@@ -199,7 +200,7 @@ TRL = Framework(
         "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
         "lora_modules_to_save": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),
-        "use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "use_dora": sets("use_dora", switch),
         "use_liger_kernel": _liger,
         "max_seq_length": _length,
         "max_length": _length,

@@ -77,7 +77,7 @@ UNSLOTH = Framework(
             NOTHING if value is None else Meaning({"dtype": dtype(value)})
         ),
         "load_in_4bit": shared.four_bit("r"),
-        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_8bit": shared.eight_bit("r"),
         "load_in_16bit": lambda value, document: NOTHING,
         "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
         "full_finetuning": lambda value, document: NOTHING,
@@ -89,7 +89,8 @@ UNSLOTH = Framework(
         "layers_to_transform": missing("adapters on some layers", "too high"),
         "target_parameters": missing("adapters on experts' parameters", "too low"),
         "use_rslora": sets("use_rslora", switch),
-        "use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "init_lora_weights": shared.initialisation,
+        "use_dora": sets("use_dora", switch),
         "use_gradient_checkpointing": _checkpointing,
         "finetune_vision_layers": missing("images: the vision side and its inputs", "too low"),
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
@@ -107,7 +108,7 @@ UNSLOTH = Framework(
             finetune_mlp_modules attn_implementation_ auto_model whisper_language whisper_task
             model tokenizer processing_class train_dataset eval_dataset args data_collator
             formatting_func reward_funcs dataset_text_field callbacks compute_metrics
-            init_lora_weights task_type unsloth_force_compile max_prompt_length
+            task_type unsloth_force_compile max_prompt_length
             trust_remote_code embedding_learning_rate use_exact_model_name peft_config
             adapter_name fix_tokenizer device_map revision local_files_only ref_model
             padding_side truncation_side correct_bias return_logits ensure_weight_tying

@@ -13,13 +13,19 @@ import torch
 from .tensors import roots
 
 _OF_TRAINERS = ("trl.", "transformers.")
-_LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora")
+_LORA = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "modules_to_save",
+    "use_rslora",
+    "use_dora",
+)
 
 
 def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    named: dict[str, Any] = {
-        "optimizers": [f"{type(each).__module__}.{type(each).__qualname__}" for each in optimizers]
-    }
+    named: dict[str, Any] = {"optimizers": [_optimizer(each) for each in optimizers]}
     if optimizers:
         group = optimizers[0].param_groups[0]
         named["optimizer_options"] = {name: group.get(name) for name in ("foreach", "fused")}
@@ -54,6 +60,17 @@ def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
             "dtype": str(states[0].dtype).removeprefix("torch."),
         }
     return named
+
+
+def _optimizer(optimizer: torch.optim.Optimizer) -> str:
+    """Module and class; one of bitsandbytes by the class that says its bits and whether it is
+    paged, as `AdamW(optim_bits=8)` does not."""
+    module, name = type(optimizer).__module__, type(optimizer).__qualname__
+    bits = getattr(getattr(optimizer, "args", None), "optim_bits", None)
+    if bits is not None and module.startswith("bitsandbytes."):
+        kind = name.removeprefix("Paged").removesuffix("32bit").removesuffix("8bit")
+        name = f"{'Paged' if optimizer.is_paged else ''}{kind}{bits}bit"  # type: ignore[attr-defined]
+    return f"{module}.{name}"
 
 
 def _trainer() -> str | None:

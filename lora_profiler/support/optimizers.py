@@ -1,0 +1,102 @@
+"""Optimizers of packages beside torch and transformers: what they keep of a tensor, and where. No
+torch.
+
+Sources: bitsandbytes `optim/optimizer.py`, `functional.py` (get_paged); torchao `optim/adam.py`,
+`optim/subclass_8bit.py`, `optim/subclass_4bit.py`; transformers `trainer_optimizer.py` for the
+names.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from lora_profiler.units import bytes_text
+from lora_profiler.workload import Device, Optimizer, TrainSetup
+
+QUANTISED_FROM_NUMEL = 4096
+"""Tensors of fewer elements keep whole states, in both packages."""
+PAGED_FROM_NUMEL = 100_000
+"""Elements from which on a paged optimizer of bitsandbytes keeps a state in unified memory."""
+
+
+class PackageOptimizer(NamedTuple):
+    """`states` of a tensor, each of `bits` an element, in blocks of `block` elements with a float32
+    scale; `kind` is the class. `is_paged`: large states lie in CUDA's unified memory, which torch's
+    allocator does not hold."""
+
+    package: Literal["bitsandbytes", "torchao"]
+    kind: str
+    states: int
+    bits: int
+    block: int = 256
+    is_paged: bool = False
+
+    @property
+    def code_book_bytes(self) -> int:
+        """float32 values of the codes of one state."""
+        values: int = 2**self.bits
+        return 4 * values
+
+    def compiled_bytes(self, numel: int, device: Device) -> int:
+        """What torchao's step keeps of one state for a moment, as torch 2.13's torch.compile makes
+        it: the average in float32 and its scales until it is quantised, and 4-bit codes as int64
+        before they are packed, on a CPU as bytes too."""
+        codes = 0 if self.bits == 8 else 9 if device == "cpu" else 8
+        return (4 + codes) * numel + 4 * numel // self.block
+
+    def pages(self, numel: int, device: Device) -> bool:
+        """Whether a tensor of so many elements has its states in unified memory; a CPU has none."""
+        return self.is_paged and device != "cpu" and numel >= PAGED_FROM_NUMEL
+
+    def quantises(self, numel: int) -> bool:
+        """Whether a tensor of so many elements has states of fewer than 32 bits."""
+        if self.bits == 32 or numel < QUANTISED_FROM_NUMEL:
+            return False
+        return self.package == "bitsandbytes" or numel % self.block == 0
+
+
+PACKAGE_OPTIMIZERS: Mapping[Optimizer, PackageOptimizer] = {
+    "adamw_8bit": PackageOptimizer("bitsandbytes", "AdamW", 2, 8),
+    "paged_adamw_8bit": PackageOptimizer("bitsandbytes", "AdamW", 2, 8, is_paged=True),
+    "paged_adamw_32bit": PackageOptimizer("bitsandbytes", "AdamW", 2, 32, is_paged=True),
+    "lion": PackageOptimizer("bitsandbytes", "Lion", 1, 32),
+    "lion_8bit": PackageOptimizer("bitsandbytes", "Lion", 1, 8),
+    "paged_lion_8bit": PackageOptimizer("bitsandbytes", "Lion", 1, 8, is_paged=True),
+    "paged_lion_32bit": PackageOptimizer("bitsandbytes", "Lion", 1, 32, is_paged=True),
+    "adamw_torch_8bit": PackageOptimizer("torchao", "AdamW8bit", 2, 8),
+    "adamw_torch_4bit": PackageOptimizer("torchao", "AdamW4bit", 2, 4, block=128),
+}
+
+
+COMPILED_STEP = (
+    "torchao's step is what torch 2.13's torch.compile makes of it; compiling it, in the first"
+    " step, is left out."
+)
+
+
+def optimizer_words(setup: TrainSetup, paged_bytes: int) -> tuple[str, ...]:
+    """What an answer takes for granted of an optimizer of another package, a sentence each;
+    `paged_bytes` of its states are in unified memory."""
+    if package_of(setup) == "torchao":
+        return (COMPILED_STEP,)
+    if not paged_bytes:
+        return ()
+    return (
+        f"{bytes_text(paged_bytes)} of paged states lie in CUDA's unified memory, which torch's"
+        " allocator and this peak leave out: each tensor's come to the card for its update, stay"
+        " while there is room, and go to the host's memory where there is none.",
+    )
+
+
+def package_of(setup: TrainSetup) -> str | None:
+    """The package that makes the optimizer of `setup`, None for torch and transformers."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    return None if made is None else made.package
+
+
+def counts_in_steps(setup: TrainSetup) -> bool:
+    """Whether states come in blocks or change their form with a tensor's size, or Muon squares the
+    smaller side of a matrix: bytes are no polynomial in the rank."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    if made is None:
+        return setup.optimizer == "muon"
+    return made.bits < 32 or made.is_paged

@@ -1,0 +1,25 @@
+"""The page of every combination is what the tool says today."""
+
+import re
+
+from benchmarks import combinations
+
+
+def test_the_page_is_up_to_date_and_has_no_empty_cell():
+    page = combinations.PAGE.read_text("utf-8")
+    assert page == combinations.page(), "python -m benchmarks.combinations"
+    rows = re.findall(r"^\| `.*$", page, re.MULTILINE)
+    assert len(rows) == len(combinations.WAYS) * len(combinations.OPTIMIZERS)
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+        assert len(cells) == len(combinations.SHARDINGS)
+        assert all(
+            re.fullmatch(r"exact(, \d+)?|(trace|estimate|refused) \[\d+\]", c) for c in cells
+        )
+
+
+def test_a_reason_stands_for_every_number():
+    page = combinations.PAGE.read_text("utf-8")
+    numbers = {int(number) for number in re.findall(r"\[(\d+)\]", page)}
+    listed = {int(number) for number in re.findall(r"^(\d+)\. \S", page, re.MULTILINE)}
+    assert numbers == listed

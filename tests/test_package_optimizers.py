@@ -1,0 +1,160 @@
+"""Optimizers of bitsandbytes and torchao, and torch's Muon, against the packages themselves: states
+on the card and in unified memory, and what a step keeps for a moment."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import cases
+import reference
+import truth
+from lora_profiler import predict as answer
+from lora_profiler.algebra.polynomial import ZERO, constant
+from lora_profiler.analytic import paged_bytes, predict
+from lora_profiler.analytic.optimizers import state_bytes, step_temporary_candidates
+from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.prediction import Prediction
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
+from lora_profiler.traced.single_size import predict_once
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+
+
+def wide(**options: object) -> Workload:
+    """Its embedding and head are paged, its vectors are not."""
+    model = model_from_config(dict(reference.WIDE), id="wide", source="test")
+    return Workload(model=model, setup=TrainSetup(batch_size=2, seq_len=16, **options))  # type: ignore[arg-type]
+
+
+def step(prediction: Prediction) -> int:
+    found = {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+    return found["optimizer_step"]
+
+
+OF_BITSANDBYTES = [
+    name for name, made in PACKAGE_OPTIMIZERS.items() if made.package == "bitsandbytes"
+]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=40)], ids=["full", "r40"])
+@pytest.mark.parametrize("optimizer", [*OF_BITSANDBYTES, "muon"])
+def test_a_trace_on_cuda_has_the_same_states_and_the_same_step(optimizer, lora):
+    if optimizer == "muon" and lora is None:
+        with pytest.raises(UsageError, match="matrices alone"):
+            wide(optimizer=optimizer)
+        return
+    workload = wide(optimizer=optimizer, lora=lora)
+    rules, trace = predict(workload), predict_once(workload)
+    assert rules.persistent_bytes == {
+        name: trace.persistent_bytes[name] for name in rules.persistent_bytes
+    }
+    assert step(rules) == step(trace)
+
+
+def test_paged_states_by_hand():
+    """A Llama of 8 B: every matrix is paged, no norm is; scales and small states stay."""
+    model = find_model("meta-llama/Llama-3.1-8B")
+    setup = TrainSetup(optimizer="paged_adamw_8bit", checkpointing=True)
+    norms = 65 * 4096
+    matrices = model.num_parameters - norms
+    found = predict(Workload(model=model, setup=setup))
+    assert paged_bytes(found.workload) == 2 * matrices
+    scales = 2 * 4 * matrices // 256
+    in_8_bit = 65 * 2 * (4096 + 4 * 16)  # norms are quantised from 4,096 elements on, and not paged
+    assert found.persistent_bytes["optimizer_states"] == scales + in_8_bit + 2 * 1024
+    whole = Workload(model=model, setup=TrainSetup(optimizer="paged_adamw_32bit"))
+    assert paged_bytes(whole) == 8 * matrices
+    assert predict(whole).persistent_bytes["optimizer_states"] == 8 * norms
+
+
+def test_an_answer_says_where_paged_states_lie_and_a_cpu_pages_nothing():
+    paged = answer(wide(optimizer="paged_adamw_32bit"), may_trace=False)
+    (words,) = [words for words in paged.assumptions if "unified memory" in words]
+    assert "host's memory where there is none" in words
+    on_cpu = answer(wide(optimizer="paged_adamw_32bit", device="cpu"), may_trace=False)
+    assert not any("unified" in words for words in on_cpu.assumptions)
+    assert on_cpu.persistent_bytes["optimizer_states"] == paged.persistent_bytes[
+        "optimizer_states"
+    ] + paged_bytes(paged.workload)
+
+
+@pytest.mark.parametrize("rank", [4, 40])
+def test_muons_step_to_the_byte(rank):
+    """Of tensors alone: a 16-bit product has scratch of oneDNN's on a CPU."""
+    setup = TrainSetup(
+        lora=LoraConfig(r=rank), optimizer="muon", batch_size=2, seq_len=8, device="cpu"
+    )
+    real = truth.tensor_peaks(cases.CONFIGS["llama"], setup)
+    workload = Workload(
+        model=model_from_config(dict(cases.CONFIGS["llama"]), id="muon", source="test"), setup=setup
+    )
+    assert step(predict(workload)) == real[2, "optimizer"]
+
+
+# --- torchao --------------------------------------------------------------------------------------
+
+SHAPES = [(64, 64), (64, 65), (63, 64), (16, 512), (4095,), (100, 256)]
+
+
+def of_torchao(name: str, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    import torchao.optim
+
+    kind = {"adamw_torch_8bit": "AdamW8bit", "adamw_torch_4bit": "AdamW4bit"}[name]
+    return getattr(torchao.optim, kind)(parameters, lr=1e-3)
+
+
+def tensor(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
+    return TrainableTensor(tuple(constant(size) for size in shape), dtype)
+
+
+@torchao
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
+def test_states_of_torchao(name, shape, dtype):
+    """Codes, scales and a code book, or whole states where blocks do not fit."""
+    parameter = torch.nn.Parameter(torch.zeros(shape, dtype=getattr(torch, dtype)))
+    optimizer = of_torchao(name, [parameter])
+    real = 0
+    for signed in (True, False):
+        state = optimizer._new_buffer(parameter, signed)
+        parts = getattr(state, "tensor_attrs", None)
+        tensors = [getattr(state, part) for part in parts] if parts else [state]
+        real += sum(t.untyped_storage().nbytes() for t in tensors)
+    found = state_bytes(tensor(shape, dtype), TrainSetup(optimizer=name))
+    assert found.evaluate(1, 1, 1) == real
+
+
+@torchao
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
+def test_the_compiled_step_of_torchao(name):
+    """A third step's allocations, as torch's profiler saw them."""
+    parameter = torch.nn.Parameter(torch.randn(512, 256))
+    optimizer = of_torchao(name, [parameter])
+    for number in range(3):
+        parameter.grad = torch.randn_like(parameter)
+        if number < 2:
+            optimizer.step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        optimizer.step()
+    live = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    one = tensor((512, 256), "float32")
+    state = Persistent(
+        parameter_bytes=0,
+        quantization_bytes=0,
+        adapter_bytes=ZERO,
+        adapter_parameters=ZERO,
+        order=(one,),
+    )
+    setup = TrainSetup(optimizer=name, device="cpu")
+    assert [c.evaluate(1, 1, 1) for c in step_temporary_candidates(state, setup)] == [peak]

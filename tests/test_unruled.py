@@ -1,0 +1,123 @@
+"""DoRA and a base in LLM.int8, which no rule describes: their traces against real steps on the CPU,
+and how every engine answers."""
+
+from dataclasses import replace
+
+import pytest
+
+import cases
+import truth
+from lora_profiler import predict as answer
+from lora_profiler.analytic import knows
+from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.errors import UncountedError, UsageError
+from lora_profiler.steptime.step import step_of
+from lora_profiler.traced.kernels import step_kernels
+from lora_profiler.traced.single_size import predict_once
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+SMALL = {"batch_size": 2, "seq_len": 16, "device": "cpu"}
+DORA = LoraConfig(r=4, use_dora=True)
+IN_16_BIT = replace(DORA, adapter_dtype="bfloat16")
+PLAIN = LoraConfig(r=4)
+INT8 = Quantization(quant_type="int8")
+CASES = {
+    "DoRA float32": ("llama", {"lora": DORA, "dtype": "float32"}),
+    "DoRA bfloat16": ("gpt2", {"lora": IN_16_BIT}),
+    "DoRA over NF4": ("llama", {"lora": DORA, "quantization": Quantization()}),
+    "int8": ("qwen2", {"lora": PLAIN, "quantization": INT8}),
+    "int8, kbit": ("gpt2", {"lora": PLAIN, "quantization": replace(INT8, recipe="kbit")}),
+}
+CHECKPOINTED = {
+    "DoRA over NF4": {"lora": IN_16_BIT, "quantization": Quantization()},
+    "int8": {"lora": PLAIN, "quantization": INT8},
+}
+
+
+def workload(name: str, **options: object) -> Workload:
+    model = model_from_config(dict(cases.CONFIGS[name]), id=f"unruled-{name}", source="test")
+    return Workload(model=model, setup=TrainSetup(**(SMALL | options)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_trace_is_the_real_step(case):
+    name, options = CASES[case]
+    asked = workload(name, **options)
+    real = truth.tensor_peaks(cases.CONFIGS[name], asked.setup)
+    assert predict_once(asked).peak.total_bytes == real[2, "step"]
+
+
+@pytest.mark.parametrize("case", CHECKPOINTED)
+def test_a_trace_lies_between_what_operators_return_and_what_is_allocated(case):
+    """Checkpoints' generator states come from no operator; kernels take scratch beside tensors."""
+    asked = workload("llama", checkpointing=True, **CHECKPOINTED[case])
+    config = cases.CONFIGS["llama"]
+    least, most = truth.tensor_peaks(config, asked.setup), truth.peaks(config, asked.setup)
+    assert least[2, "step"] <= predict_once(asked).peak.total_bytes <= most[2, "step"]
+
+
+@pytest.mark.parametrize("case", ["DoRA bfloat16", "int8"])
+def test_rules_give_a_lower_bound_and_say_of_what(case):
+    name, options = CASES[case]
+    asked = workload(name, **options)
+    assert not knows(asked)
+    found = answer(asked, may_trace=False)
+    whose = "DoRA's layers" if "DoRA" in case else "layers in LLM.int8"
+    assert found.saved_activation_bytes is None
+    assert any(f"Activations of {whose} are not known" in words for words in found.assumptions)
+    with pytest.raises(UncountedError):
+        counted_kernels(asked)
+
+
+def test_outliers_are_the_datas_on_a_card_alone():
+    name, options = CASES["int8"]
+    on_cpu, on_card = (
+        predict_once(workload(name, **(options | {"device": device}))) for device in ("cpu", "cuda")
+    )
+    assert not any("llm_int8_threshold" in words for words in on_cpu.assumptions)
+    assert any("llm_int8_threshold" in words for words in on_card.assumptions)
+    assert (on_card.exactness, on_card.error_bound) == ("estimate", None)
+
+
+def test_a_card_multiplies_as_many_numbers_in_int8():
+    """What the forward pass multiplies does not depend on the format of the base."""
+    plain = predict_once(workload("llama", lora=PLAIN, device="cuda"))
+    int8 = predict_once(workload("llama", lora=PLAIN, quantization=INT8, device="cuda"))
+    assert plain.flops is not None and int8.flops is not None
+    assert int8.flops.forward == plain.flops.forward
+
+
+def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
+    int8 = workload("llama", lora=PLAIN, quantization=INT8, device="cuda")
+    with pytest.raises(UsageError, match="products in int8"):
+        step_of(step_kernels(int8), int8.setup)
+    dora = workload("llama", lora=DORA, device="cuda")
+    step = step_of(step_kernels(dora), dora.setup)
+    sizes = truth.persistent(cases.CONFIGS["llama"], replace(dora.setup, device="cpu"))["sizes"]
+    trained = sum(weight for weight, gradient, _ in sizes.values() if gradient)
+    assert step.micro.trainable == {4: trained // 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"lora": DORA, "world_size": 2, "sharding": "fsdp"},
+            "DoRA's layers are known by traces alone",
+        ),
+        (
+            {"lora": PLAIN, "quantization": INT8, "world_size": 2, "sharding": "fsdp"},
+            "layers in LLM.int8 are known by traces alone",
+        ),
+    ],
+)
+def test_what_is_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        answer(workload("llama", **options), may_trace=False)
+
+
+def test_dora_on_bare_parameters_is_refused_as_peft_refuses_it():
+    model = find_model("mistralai/Mixtral-8x7B-v0.1")
+    with pytest.raises(UsageError, match="no DoRA for parameters"):
+        answer(Workload(model=model, setup=TrainSetup(lora=DORA)), may_trace=False)
