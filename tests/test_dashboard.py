@@ -131,6 +131,21 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     assert asked(app).options == {**DEFAULTS, "methods": ("lora",), "rank": 4, "seq_len": 256}
 
 
+def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> None:
+    """And the trainer's own brings it back."""
+    app = opened(**GPT2, method="lora", trainer="trl-sft")
+    assert asked(app).options["optimizer_impl"] == "fused"
+    for optimizer, implementation in (("adamw_8bit", "foreach"), ("adamw", "fused")):
+        box = next(e for e in app.selectbox if e.key == "ask.optimizer")
+        sound(box.set_value(optimizer).run())
+        question = asked(app)
+        assert question.options["optimizer"] == optimizer
+        assert question.options["optimizer_impl"] == implementation
+        shown = {e.key: e.value for e in app.selectbox}
+        assert shown["ask.optimizer_impl"] == implementation
+        assert "optimizer_impl" not in question.given
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "value", "parameter", "text"), OPTIONS, ids=[o[1] for o in OPTIONS]
 )

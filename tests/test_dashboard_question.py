@@ -284,6 +284,26 @@ def test_the_command_line_shown_asks_the_same_question(question: Question) -> No
     assert mine == outcome(lambda: command_line_workloads(model, ctx, platform_of(question)))
 
 
+@pytest.mark.parametrize(
+    ("trainer", "optimizer"), [("trl-sft", "adamw_8bit"), ("transformers", "sgd")]
+)
+def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
+    trainer: str, optimizer: str
+) -> None:
+    """As on the command line: TRL's fused belongs to its AdamW, and 8-bit AdamW has none."""
+    own = as_the_form_has_it(trainer, {"methods": ("lora",)}, model="gpt2", offline=True)
+    question = as_the_form_has_it(
+        trainer, {"methods": ("lora",), "optimizer": optimizer}, model="gpt2", offline=True
+    )
+    assert own.options["optimizer_impl"] == "fused"
+    assert question.options["optimizer_impl"] == "foreach"
+    assert question.given == {"methods", "optimizer"}
+    (mine,) = workloads(find_model("gpt2"), question)
+    ctx = predict_command.make_context("predict", predict_arguments(question))
+    assert [mine] == command_line_workloads(find_model("gpt2"), ctx, Platform())
+    assert from_params(to_params(question))[0] == question
+
+
 @settings(deadline=None)
 @given(
     ANSWERABLE,

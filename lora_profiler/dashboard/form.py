@@ -35,6 +35,8 @@ from lora_profiler.workload import OPTIONS, Method
 BY_NAME, UPLOAD = "By name", "A config.json"
 _TARGETS = ("all-linear", "default", "attention")
 _KEY = "ask."
+_DECIDING = ("methods", "trainer", "optimizer")
+"""Widgets that decide the defaults of others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +87,19 @@ def _kept(name: str) -> dict[str, Any]:
             if value is None and _is_text_field(SETUP_OPTIONS.get(name))
             else value
         )
-    return {"key": key, "on_change": changed_here}
-
-
-def _filling(name: str) -> dict[str, Any]:
-    """As `_kept`, of a widget that decides the defaults of others."""
-    return {**_kept(name), "on_change": _fill}
+    return {"key": key, "on_change": _fill if name in _DECIDING else changed_here}
 
 
 def _fill() -> None:
     """Sets every option that nobody has set to its default, which is another now."""
     changed_here()
     state, values = st.session_state, st.session_state["remembered"]
-    before = defaults_of(values["trainer"], values["methods"])
-    methods = _methods(state[_KEY + "methods"])
-    after = defaults_of(state[_KEY + "trainer"], methods)
+    before = defaults_of(values["trainer"], values)
+    chosen: dict[str, Any] = {"methods": _methods(state[_KEY + "methods"])}
+    values["optimizer"] = state.get(_KEY + "optimizer", values["optimizer"])
+    if values["optimizer"] != before["optimizer"]:
+        chosen["optimizer"] = values["optimizer"]
+    after = defaults_of(state[_KEY + "trainer"], chosen)
     for name in SETUP_OPTIONS:
         if values[name] == before[name]:
             values[name] = after[name]
@@ -134,7 +134,7 @@ def ask(*, to_measure: bool = False) -> Asked:
         selection_mode="multi",
         format_func=labels.METHOD_LABELS.__getitem__,
         help="Several stand side by side; with none chosen, full and LoRA do.",
-        **_filling("methods"),
+        **_kept("methods"),
     )
     values["methods"] = _methods(chosen)
     if not to_measure:
@@ -207,7 +207,7 @@ def _trainer() -> str | None:
         "Trainer",
         _with_linked("trainer", TRAINERS),
         index=None,
-        **_filling("trainer"),
+        **_kept("trainer"),
         placeholder="A bare loop",
         format_func=lambda name: f"{name} · {find_stack(name).title}",
         help="Sets what nobody has set to its own defaults, and says what its loop holds.",
