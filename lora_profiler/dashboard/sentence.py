@@ -1,6 +1,6 @@
 """The question as one sentence, and all its settings behind one click: what Predict asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def ask_between() -> Asked:
     return fields.look_up_model(settle(), file, uploaded=found["origin"] == UPLOAD)
 
 
-def _columns() -> "list[DeltaGenerator]":
+def _columns() -> "Sequence[DeltaGenerator]":
     return st.columns(3, gap="medium")
 
 

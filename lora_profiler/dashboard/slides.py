@@ -128,8 +128,9 @@ def is_stop(name: object, value: object) -> bool:
     """Whether a browser may have sent this: an option with a slider, and a size that it can
     have."""
     return (
-        name in LABELS
+        isinstance(name, str)
+        and name in LABELS
         and isinstance(value, int)
         and not isinstance(value, bool)
-        and 1 <= value <= SETUP_OPTIONS[str(name)].declared.largest
+        and 1 <= value <= SETUP_OPTIONS[name].declared.largest
     )
