@@ -29,6 +29,7 @@ def show(answer: Answer) -> None:
         f"A, {method_label(pinned.prediction)}, and B, {method_label(answer.prediction)}"
     )
     tables = [table for table in (asked, found) if table is not None]
-    if not tables:
+    if tables:
+        widgets.blocks(tables)
+    else:
         widgets.note("This is A: nothing differs yet.")
-    widgets.blocks(tables)
