@@ -26,6 +26,7 @@ from lora_profiler.report.page.steps import layer_drawing
 from lora_profiler.report.predictions import ModelParts, model_parts
 from lora_profiler.report.smallest_cards import smallest_cards_table
 from lora_profiler.report.timing import device_name, steps_of, time_lines
+from lora_profiler.units import count_text
 
 VIEW_KEY = "view"
 
@@ -68,6 +69,7 @@ def _what_fits(result: Answered, answer: Answer) -> None:
     fitting = fit_drawing("fit_map", answer, result.question.engine)
     if fitting is not None:
         widgets.drawing(fitting, "fit_map")
+        _limits(answer)
         widgets.small(
             *(
                 f"{labels.VERDICT_LABELS[name]}: {words}."
@@ -89,6 +91,18 @@ def _what_fits(result: Answered, answer: Answer) -> None:
     nothing = ("No single change that is known here lowers this peak.",)
     widgets.drawing(levers_drawing("levers", answer), "levers", nothing=nothing)
     widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
+
+
+def _limits(answer: Answer) -> None:
+    """How far each size can go by itself, in words."""
+    fit = answer.fit
+    if fit is None or fit.largest_batch_size is None or fit.longest_seq_len is None:
+        return
+    rank = "" if fit.highest_rank is None else f", or rank {count_text(fit.highest_rank)}"
+    widgets.small(
+        f"With all else as asked, batch {count_text(fit.largest_batch_size)} fits at most, or"
+        f" {count_text(fit.longest_seq_len)} tokens{rank}; 0 where not even 1 does."
+    )
 
 
 def _why(result: Answered, answer: Answer) -> None:

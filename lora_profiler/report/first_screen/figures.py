@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.run_time import RunTime, run_time
-from lora_profiler.report import labels
 from lora_profiler.units import bytes_text
 
 _HOUR = 3600.0
@@ -22,11 +21,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreeNumber:
-    """One of them: its name, itself, and a line below it."""
+    """One of them: its name, itself, and a line below it where there is more to say."""
 
     label: str
     value: str
-    note: str
+    note: str = ""
 
 
 def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
@@ -36,7 +35,6 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     peak = ThreeNumber(
         label="Peak" if prediction.saved_activation_bytes is not None else "At least",
         value=bytes_text(prediction.peak.total_bytes),
-        note=labels.MOMENT_LABELS[prediction.peak.moment],
     )
     if timing is None or timing.step is None:
         return (peak,)
