@@ -41,13 +41,21 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 CHANGED = """([target]) => new Promise(done => {
     const began = performance.now();
-    const there = () => [...document.querySelectorAll('.lp-card th')].some(e => e.textContent === target);
+    const there = () => [...document.querySelectorAll('.lp-bar > span')].some(e => e.textContent === target);
     const observer = new MutationObserver(() => { if (there()) { observer.disconnect(); done(performance.now() - began); } });
     observer.observe(document.body, {subtree: true, childList: true, characterData: true});
     document.querySelector('input[aria-label=Rank]')
         .dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', code: 'Enter', bubbles: true}));
 })"""  # noqa: E501
-"""Presses Enter in the field of the rank; the time until a card names the new one."""
+"""Presses Enter in the field of the rank; the time until a bar names the new one."""
+DRAGGED = """slider => [...Array(+slider.max + 1).keys()].map(place => {
+    slider.value = place;
+    const began = performance.now();
+    slider.dispatchEvent(new Event('input', {bubbles: true}));
+    document.querySelector('.lp-frame').getBoundingClientRect();
+    return performance.now() - began;
+})"""
+"""Drags a slider over all of its stops; the times until the bars stand anew, laid out."""
 
 
 def many_records(path: Path) -> int:
@@ -140,17 +148,25 @@ def of_predictions(browser: Any, address: str) -> dict[str, list[float]]:
             page = context.new_page()
             began = time.perf_counter()
             page.goto(address)
-            page.locator(".lp-cards").wait_for()
+            page.locator(".lp-frame").wait_for()
             times.append(1000 * (time.perf_counter() - began))
             settle(page)
         context.close()
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    for name, query, rank in (
-        ("update", "", 20),
-        ("update, with a map of what fits", "&gpu=rtx_4090", 50),
+    page.goto(address)
+    page.locator(".lp-frame").wait_for()
+    settle(page)
+    found["a slider dragged by one stop"] = [
+        time
+        for name in ("Length", "Batch", "Rank")
+        for time in page.get_by_role("slider", name=name).evaluate(DRAGGED)
+    ]
+    page.get_by_text("All settings", exact=True).click()
+    for name, tab, rank in (
+        ("update", "When", 20),
+        ("update, with a map of what fits", "What fits", 50),
     ):
-        page.goto(f"{address}{query}")
-        page.locator(".lp-cards").wait_for()
+        page.get_by_role("tab", name=tab, exact=True).click()
         settle(page)
         found[name] = updates(page, rank)
     page.close()

@@ -26,13 +26,19 @@ COLOURS = 128
 """Of a picture: enough for text and areas, and small files."""
 MOST_BYTES = 150_000
 
-QUESTION = "model=meta-llama%2FLlama-3.1-8B&gpu=a100_sxm_80gb&method=full&method=lora&method=qlora"
+QUESTION = "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora"
+CROSSED = "model=Qwen%2FQwen2.5-0.5B&gpu=rtx_4090&method=full&method=lora&method=qlora"
 MEASURED = "page=measure&model=EleutherAI%2Fpythia-14m&method=lora&seq-len=128&dtype=float32"
 
 
 def predict(page: Any, address: str) -> None:
     page.goto(f"{address}&{QUESTION}")
-    page.locator(".js-plotly-plot").nth(2).wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+
+
+def crossover(page: Any, address: str) -> None:
+    page.goto(f"{address}&page=crossover&{CROSSED}")
+    page.locator(".js-plotly-plot").first.wait_for()
 
 
 def compare(page: Any, address: str) -> None:
@@ -64,6 +70,7 @@ def catalogue(page: Any, address: str) -> None:
 
 SHOWN: dict[str, Callable[[Any, str], None]] = {
     "predict": predict,
+    "crossover": crossover,
     "compare": compare,
     "measure": measure,
     "evidence": evidence,

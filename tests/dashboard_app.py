@@ -20,6 +20,26 @@ def opened(**params: str | list[str]) -> AppTest:
     return app.run()
 
 
+VIEWS = ("When", "Where", "What fits", "Compare", "Why")
+"""The tabs of Predict, of which only the one that is open is drawn."""
+
+
+def viewed(app: AppTest, view: str) -> AppTest:
+    """The page with that tab open."""
+    app.session_state["view"] = view
+    return app.run()
+
+
+def all_texts(app: AppTest) -> str:
+    """What Predict says in all of its tabs: what stands above them once, then tab by tab."""
+    found: list[str] = []
+    for view in VIEWS:
+        viewed(app, view)
+        own = [text_of(element.value) for tab in app.tabs for element in tab.get("html")]
+        found += own if found else map(text_of, written(app))
+    return "\n".join(found)
+
+
 def texts(app: AppTest) -> str:
     """All text of the page's own HTML, as a reader sees it; its notes and problems among it."""
     return "\n".join(map(text_of, written(app)))

@@ -16,21 +16,42 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 import records
-from dashboard_app import ROOT, cautions, opened, problems, tags_of, text_of, texts, written
+from dashboard_app import (
+    ROOT,
+    VIEWS,
+    all_texts,
+    cautions,
+    opened,
+    problems,
+    tags_of,
+    text_of,
+    texts,
+    viewed,
+    written,
+)
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
-from lora_profiler.dashboard import predict_page
+from lora_profiler.dashboard import first_question, predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.predictions import model_blocks
 from lora_profiler.report.room import room
-from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_text, seconds_text
+from lora_profiler.units import (
+    GIB,
+    bytes_text,
+    bytes_texts,
+    error_text,
+    in_unit,
+    rate_text,
+    seconds_text,
+)
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 HOSTILE = (
@@ -59,6 +80,11 @@ def sound(app: AppTest) -> AppTest:
     return app
 
 
+def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:
+    """Of all tabs of Predict."""
+    return {key: drawn for view in VIEWS for key, drawn in figures(viewed(app, view)).items()}
+
+
 def figures(app: AppTest) -> dict[str, dict[str, Any]]:
     """By key."""
     return {element.key: json.loads(element.proto.spec) for element in app.get("plotly_chart")}
@@ -67,24 +93,51 @@ def figures(app: AppTest) -> dict[str, dict[str, Any]]:
 # --- predict --------------------------------------------------------------------------------------
 
 
-def test_the_first_page_answers_the_first_question() -> None:
+def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method on the usual card, where this machine has none: the verdict first, and the
+    rest behind tabs."""
+    monkeypatch.setattr(first_question, "_card", lambda: "rtx_4090")
     app = sound(opened())
-    shown = texts(app)
-    assert "meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters" in shown
+    assert asked(app) == first_question.first_question()
+    assert {"gpu", "model", "method"} == set(app.query_params)
     setup = TrainSetup()
-    found = answers(
-        [
-            Workload(model=find_model("meta-llama/Llama-3.1-8B"), setup=s)
-            for s in (setup, replace(setup, lora=LoraConfig()))
-        ]
-    )
-    full, lora = (a.prediction.peak.total_bytes for a in found)
+    lora = replace(setup, lora=LoraConfig())
+    model, gpu = find_model("meta-llama/Llama-3.1-8B"), find_gpu("rtx_4090")
+    setups = (setup, lora, replace(lora, quantization=Quantization()))
+    found = answers([Workload(model=model, setup=s) for s in setups], gpu)
+    fit = found[1].fit
+    assert fit is not None
+    parts = room(fit)
+    above = texts(app).partition("Memory over one step")[0]
+    assert f"Does not fit: {parts.peak} and {parts.reserve} reserve, of {parts.usable} GiB" in above
+    for answer in found:
+        assert in_unit(answer.prediction.peak.total_bytes, GIB) in above
+    shown = all_texts(app)
+    assert "meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters" in shown
+    full, lora_peak = (a.prediction.peak.total_bytes for a in found[:2])
     assert (
         f"full\t{bytes_text(full)}" in shown
-        and f"LoRA r16\t{bytes_text(lora)}\t{100 * (lora / full - 1):+.1f} %" in shown
+        and f"LoRA r16\t{bytes_text(lora_peak)}\t{100 * (lora_peak / full - 1):+.1f} %" in shown
     )
-    assert {"composition", "curve", "levers", "layers"} <= set(figures(app))
-    assert "Choose a card" in shown
+    assert {"composition", "curve", "levers", "layers", "fit_map", "times"} <= set(all_figures(app))
+
+
+def test_without_a_card_the_page_says_what_is_enough_and_offers_it() -> None:
+    app = sound(opened(model="meta-llama/Llama-3.1-8B", method="qlora"))
+    (answer,) = answers(
+        [
+            Workload(
+                model=find_model("meta-llama/Llama-3.1-8B"),
+                setup=TrainSetup(lora=LoraConfig(), quantization=Quantization()),
+            )
+        ]
+    )
+    card = smallest_cards(answer.prediction)[0]
+    peak = bytes_text(answer.prediction.peak.total_bytes)
+    assert f"Needs {peak}: a card of {card.memory_gib_marketed:g} GB is enough" in texts(app)
+    assert "Choose a card" in texts(viewed(app, "What fits"))
+    sound(app.button(key="apply.0").click().run())
+    assert asked(app).gpu == card.key and "Fits: " in texts(app)
 
 
 OPTIONS: list[tuple[str, str, Any, str, str]] = [
@@ -126,9 +179,24 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     assert question.given == {"methods", "rank", "seq_len"}
     assert app.query_params["trainer"] in ("trl-sft", ["trl-sft"])
     assert "batch-size" not in app.query_params
-    assert "for TRL 1.16's SFTTrainer" in texts(app)
+    assert "for TRL 1.16's SFTTrainer" in texts(viewed(app, "Why"))
     sound(next(e for e in app.selectbox if e.key == "ask.trainer").set_value(None).run())
     assert asked(app).options == {**DEFAULTS, "methods": ("lora",), "rank": 4, "seq_len": 256}
+
+
+def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> None:
+    """And the trainer's own brings it back."""
+    app = opened(**GPT2, method="lora", trainer="trl-sft")
+    assert asked(app).options["optimizer_impl"] == "fused"
+    for optimizer, implementation in (("adamw_8bit", "foreach"), ("adamw", "fused")):
+        box = next(e for e in app.selectbox if e.key == "ask.optimizer")
+        sound(box.set_value(optimizer).run())
+        question = asked(app)
+        assert question.options["optimizer"] == optimizer
+        assert question.options["optimizer_impl"] == implementation
+        shown = {e.key: e.value for e in app.selectbox}
+        assert shown["ask.optimizer_impl"] == implementation
+        assert "optimizer_impl" not in question.given
 
 
 @pytest.mark.parametrize(
@@ -138,7 +206,7 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
     kind: str, name: str, value: Any, parameter: str, text: str
 ) -> None:
     app = opened(**GPT2, method=["full", "lora", "qlora"])
-    before = texts(app)
+    before = texts(viewed(app, "Why"))
     found = next(element for element in getattr(app, kind) if element.key == f"ask.{name}")
     sound(found.set_value(value).run())
     question = asked(app)
@@ -168,7 +236,7 @@ def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
     both = answers(workloads, find_gpu("l4"), levers="all")
     excess = activation_excess(*(answer.prediction for answer in both))
     paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
-    shown = texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
+    shown = all_texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
     lines = [line for block in paragraphs for line in block.lines]
     assert len(lines) > 10 and excess is not None
     assert {line: shown.count(line.strip()) for line in lines} == dict.fromkeys(lines, 1)
@@ -177,7 +245,7 @@ def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
 def test_layers_are_chosen_with_a_list_of_names() -> None:
     app = sound(opened(**GPT2, targets="c_attn", layers_to_transform="0-3"))
     assert asked(app).options["layers_to_transform"] == "0-3"
-    assert "layers 0, 1, 2, 3" in texts(app)
+    assert "layers 0, 1, 2, 3" in texts(viewed(app, "Why"))
 
 
 def test_methods_stand_side_by_side_and_bring_their_options() -> None:
@@ -191,7 +259,8 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
     qlora = replace(setup, lora=LoraConfig(), quantization=Quantization())
     found = answers([Workload(model=find_model("gpt2"), setup=s) for s in (setup, qlora)])
     peaks = bytes_texts([answer.prediction.peak.total_bytes for answer in found])
-    assert f"full\t{peaks[0]}" in texts(app) and f"QLoRA r16\t{peaks[1]}" in texts(app)
+    shown = texts(viewed(app, "Why"))
+    assert f"full\t{peaks[0]}" in shown and f"QLoRA r16\t{peaks[1]}" in shown
     assert {peak.split()[1] for peak in peaks} == {"GiB"}
 
 
@@ -215,11 +284,12 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
         Workload(model=find_model("gpt2"), setup=s)
         for s in (setup, replace(setup, lora=LoraConfig()))
     ]
+    shown = texts(viewed(app, "Why"))
     for answer in answers(workloads, find_gpu("rtx_4090")):
         assert answer.fit is not None
-        assert labels.VERDICT_LABELS[answer.fit.verdict] in texts(app)
-        assert f"{room(answer.fit).headroom}\n" in texts(app)
-    assert "fit_map" in figures(app)
+        assert labels.VERDICT_LABELS[answer.fit.verdict] in shown
+        assert f"{room(answer.fit).headroom}\n" in shown
+    assert "fit_map" in figures(viewed(app, "What fits"))
 
 
 def test_what_the_verdict_rests_on_adds_up_on_the_page() -> None:
@@ -233,19 +303,26 @@ def test_what_the_verdict_rests_on_adds_up_on_the_page() -> None:
             method=["full", "lora", "qlora"],
         )
     )
+    above = texts(app)
+    first = re.search(r"Fits: ([0-9.]+) and ([0-9.]+) reserve, of ([0-9.]+) GiB", above)
+    assert first is not None
     (card,) = [
-        line for line in texts(app).split("On ") if line.startswith("NVIDIA H100 SXM5 80GB, GiB")
+        line
+        for line in texts(viewed(app, "Why")).split("On ")
+        if line.startswith("NVIDIA H100 SXM5 80GB, GiB")
     ]
     usable = Decimal(re.search(r"the three add up to the ([0-9.]+) GiB", card)[1])  # type: ignore[index]
     rows = re.findall(r"^\t.+\t.+\t(-?[0-9.]+)\t(-?[0-9.]+)\t(-?[0-9.]+)$", card, re.MULTILINE)
     assert len(rows) == 3
     for row in rows:
         assert sum(map(Decimal, row)) == usable
+    assert Decimal(first[3]) == usable and (first[1], first[2]) in [row[:2] for row in rows]
 
 
 def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
-    assert "times" not in figures(sound(opened(**GPT2)))
+    assert "times" not in all_figures(sound(opened(**GPT2)))
     app = sound(opened(**GPT2, gpu="rtx_4090"))
+    drawn_times = figures(app)["times"]
     setup = TrainSetup(seq_len=256)
     workloads = [
         Workload(model=find_model("gpt2"), setup=s)
@@ -257,7 +334,9 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
         if a.timing and a.timing.step
     ]
     assert len(times) == 2
-    shown = texts(app)
+    lora_time = times[1]
+    assert f"Tokens a second{lora_time.tokens_per_second:,.0f}" in texts(app)
+    shown = all_texts(app)
     assert "One step on NVIDIA GeForce RTX 4090" in shown and labels.BASIS_LABELS["fitted"] in shown
     longest = max(time.high for time in times)
     for time, label in zip(times, ("full", "LoRA r16"), strict=True):
@@ -268,7 +347,7 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
         )
         assert rate_text(time.tokens_per_second) in shown
     sums: dict[float, float] = {}
-    for trace in figures(app)["times"]["data"]:
+    for trace in drawn_times["data"]:
         if trace["type"] == "bar":
             for place, milliseconds in zip(trace["y"], trace["x"], strict=True):
                 sums[place] = sums.get(place, 0.0) + milliseconds / 1000
@@ -279,23 +358,25 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
 
 
 def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
-    shown = texts(
-        sound(
-            opened(
-                model="meta-llama/Llama-3.1-8B",
-                gpu="rtx_4090",
-                method=["full", "lora", "qlora"],
-                checkpointing="yes",
-            )
+    app = sound(
+        opened(
+            model="meta-llama/Llama-3.1-8B",
+            gpu="rtx_4090",
+            method=["full", "lora", "qlora"],
+            checkpointing="yes",
         )
     )
+    assert "if it fitted" not in texts(app)
+    box = next(box for box in app.selectbox if box.key == "ask.about")
+    assert "if it fitted" in texts(sound(box.set_value("full").run()))
+    shown = texts(viewed(app, "Why")).partition("llama, 32 layers")[2]
     step, rate = (
         re.search(f"{head}[^\\n]*\\n(?:\\t.*\\n)*(.*)", shown)[1]
         for head in ("One step on", "Tokens a second")
     )  # type: ignore[index]
     for note in (step, rate):
         assert note.endswith("; full: as on a card with room")
-    assert "as on a card with room" not in texts(sound(opened(**GPT2, gpu="rtx_4090")))
+    assert "as on a card with room" not in all_texts(sound(opened(**GPT2, gpu="rtx_4090")))
     for line in step.split("; ")[:3]:
         assert len({unit for unit in re.findall(r" (ms|s)\b", line)}) == 1
 
@@ -303,13 +384,14 @@ def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
 def test_a_card_of_unknown_speed_is_told_and_gets_no_time() -> None:
     app = sound(opened(**GPT2, gpu="custom:24GiB"))
     assert "the time of a step on custom:24GiB is not known" in texts(app)
-    assert "times" not in figures(app) and "fit_map" in figures(app)
+    drawn = all_figures(app)
+    assert "times" not in drawn and "fit_map" in drawn
 
 
 def test_figures_show_the_numbers_of_the_answer() -> None:
     """The bars of the peak add up to the peak of every method, and the levers are those of the
     answer."""
-    drawn = figures(sound(opened(**GPT2, method=["full", "lora"])))
+    drawn = all_figures(sound(opened(**GPT2, method=["full", "lora"])))
     setup = TrainSetup(seq_len=256)
     workloads = [
         Workload(model=find_model("gpt2"), setup=s)
@@ -330,32 +412,40 @@ def test_figures_show_the_numbers_of_the_answer() -> None:
     )
 
 
-def test_in_detail_follows_the_method_that_is_chosen() -> None:
+def test_the_page_is_about_the_method_of_the_sentence() -> None:
+    """Which is asked beside the others where it was not, and is in the address where it is not the
+    usual one."""
     app = sound(opened(**GPT2))
-    assert "Memory over one step, LoRA r16" in texts(app)
-    chosen = next(group for group in app.segmented_control if group.key == "detail")
-    sound(chosen.set_value("full").run())
-    assert "Memory over one step, full" in texts(app)
+    assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
+    for method, label in (("full", "full"), ("qlora", "QLoRA r16")):
+        chosen = next(box for box in app.selectbox if box.key == "ask.about")
+        sound(chosen.set_value(method).run())
+        assert f"Memory over one step, {label}" in texts(app)
+        assert app.query_params["about"] in (method, [method])
+    assert asked(app).options["methods"] == ("full", "lora", "qlora")
+    methods = next(group for group in app.pills if group.key == "ask.methods")
+    sound(methods.set_value(["full", "lora"]).run())
+    assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
 
 
 @pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
-    app = opened(**GPT2)
+    app = viewed(opened(**GPT2), "Where")
     box = next(box for box in app.selectbox if box.key == "quantity")
     sound(box.set_value(quantity).run())
     assert "layers" in figures(app)
 
 
 @pytest.mark.parametrize(
-    ("drawer", "says"),
+    ("view", "drawer", "says"),
     [
-        ("numbers", "memory at each moment, GiB"),
-        ("explain", "How full was worked out"),
-        ("layer_tables", "Trained weights per layer"),
+        ("Why", "numbers", "memory at each moment, GiB"),
+        ("Why", "explain", "How full was worked out"),
+        ("Where", "layer_tables", "Trained weights per layer"),
     ],
 )
-def test_a_drawer_is_filled_when_it_is_opened(drawer: str, says: str) -> None:
-    app = sound(opened(**GPT2))
+def test_a_drawer_is_filled_when_it_is_opened(view: str, drawer: str, says: str) -> None:
+    app = viewed(sound(opened(**GPT2)), view)
     assert says not in texts(app)
     app.session_state[drawer] = True
     assert says in texts(sound(app.run()))
@@ -430,7 +520,8 @@ def test_a_config_is_uploaded_and_has_no_link() -> None:
     content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
     app.file_uploader(key="config_json").set_value(("mine.json", content, "application/json"))
     sound(app.run())
-    assert "mine: qwen2, 24 layers" in texts(app)
+    assert "Fine-tune mine" in texts(app)
+    assert "mine: qwen2, 24 layers" in texts(viewed(app, "Why"))
     app.file_uploader(key="config_json").set_value(
         ("bad.json", b'{"model_type": "llama", "hidden_size": "<b>"}', "application/json")
     )
@@ -896,6 +987,7 @@ def test_the_nearest_rows_stand_beside_an_answer() -> None:
             model=model, gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="yes"
         )
     )
+    viewed(app, "Why")
     peaks, steps = rows_of(app), rows_of(app, "measured")
     assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(
         steps["model"]
@@ -906,7 +998,7 @@ def test_the_nearest_rows_stand_beside_an_answer() -> None:
     shown = texts(app)
     assert "Peak as measured, were it as far off as public ones: full " in shown
     assert shown.count("Nine in ten of") == 1
-    assert not opened(model="gpt2", device="cpu").dataframe
+    assert not viewed(opened(model="gpt2", device="cpu"), "Why").dataframe
 
 
 # --- all of them ----------------------------------------------------------------------------------
@@ -918,12 +1010,13 @@ def test_no_page_loads_torch() -> None:
 import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
-from dashboard_app import opened
-for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):
+from dashboard_app import all_texts, opened
+for page in ("predict", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
     assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
-app.run()
+app.session_state["take_along"] = True
+assert "What lowers the peak" in all_texts(app) and app.download_button
 next(g for g in app.segmented_control if g.key == "ask.origin").set_value("A config.json").run()
 app.file_uploader(key="config_json").set_value(("x.json", b'{{"model_type": "mamba"}}', "application/json"))
 assert not app.run().exception
@@ -945,39 +1038,51 @@ def _record_of_mamba() -> bytes:
 
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
-    for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):
+    for page in ("predict", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
         app = opened(
             page=page,
             **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}),
         )
-        widgets = [
-            *app.button,
-            *app.selectbox,
-            *app.number_input,
-            *app.text_input,
-            *app.toggle,
-            *app.multiselect,
-            *app.pills,
-            *app.segmented_control,
-            *app.select_slider,
-            *app.download_button,
-            *app.file_uploader,
-            *app.expander,
-        ]
-        assert widgets and all(widget.label.strip() for widget in widgets)
-        assert all(figure.proto.alt.strip() for figure in app.get("plotly_chart"))
-        assert all(table.proto.alt.strip() for table in app.dataframe)
+        if page == "predict":
+            app.session_state["take_along"] = True
+            for view in VIEWS:
+                named(viewed(app, view))
+        named(app)
+
+
+def named(app: AppTest) -> None:
+    """Every widget, figure and table of the page."""
+    widgets = [
+        *app.button,
+        *app.selectbox,
+        *app.number_input,
+        *app.text_input,
+        *app.toggle,
+        *app.multiselect,
+        *app.pills,
+        *app.segmented_control,
+        *app.select_slider,
+        *app.download_button,
+        *app.file_uploader,
+        *app.expander,
+    ]
+    assert widgets and all(widget.label.strip() for widget in widgets)
+    assert all(figure.proto.alt.strip() for figure in app.get("plotly_chart"))
+    assert all(table.proto.alt.strip() for table in app.dataframe)
 
 
 def test_downloads_stand_on_every_page() -> None:
     names = {
-        "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML"},
+        "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML", "Trainer's file"},
         "compare": {"JSON", "CSV of runs", "CSV of errors", "Report, HTML"},
         "catalogue": {"JSON", "CSV"},
         "evidence": {"JSON", "CSV"},
     }
     for page, expected in names.items():
         app = sound(opened(page=page, **({} if page == "compare" else {"model": "gpt2"})))
+        if page == "predict":
+            app.session_state["take_along"] = True
+            sound(app.run())
         assert {button.label for button in app.download_button} == expected
 
 

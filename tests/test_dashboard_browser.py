@@ -17,10 +17,13 @@ import pytest
 
 import records
 from browser import NEEDED, PROGRAM, PROGRAMS
+from lora_profiler import Workload, find_model, setup_for
+from lora_profiler.dashboard.link import PAGES
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
+from lora_profiler.trainer_files.writing import written as written_file
 from serving import served
 
 pytestmark = pytest.mark.browser
@@ -58,6 +61,20 @@ class Window:
         box.click()
         box.fill(text)
         box.press("Enter")
+
+    def settings(self) -> "Window":
+        """With every option in sight."""
+        self.page.get_by_text("All settings", exact=True).click()
+        self.page.get_by_role("combobox", name="Trainer").wait_for()
+        return self
+
+    def tab(self, name: str) -> "Window":
+        self.page.get_by_role("tab", name=name, exact=True).click()
+        return self.settle()
+
+    def first(self) -> str:
+        """What stands on Predict's first screen, without its question."""
+        return str(self.page.locator(".st-key-first").inner_text())
 
     def cards(self) -> str:
         return str(self.page.locator(".lp-cards").inner_text())
@@ -140,16 +157,15 @@ def command_line(*arguments: str) -> Any:
 def test_an_option_changes_the_answer_and_the_address_and_going_back_restores_both(
     window: Any,
 ) -> None:
-    w = window().open("model=gpt2&seq-len=256")
-    assert "openai-community/gpt2" in w.page.locator(".lp h1").inner_text()
-    before = w.cards()
+    w = window().open("model=gpt2&seq-len=256").settings()
+    before = w.first()
     w.fill("Rank", "64")
-    w.page.locator(".lp-card th", has_text="LoRA r64").first.wait_for()
+    w.page.locator(".lp-bar", has_text="LoRA r64").wait_for()
     w.page.wait_for_url(re.compile("rank=64"))
-    assert w.cards() != before
+    assert w.settle().first() != before
     w.page.go_back()
-    w.page.locator(".lp-card th", has_text="LoRA r16").first.wait_for()
-    assert w.cards() == before
+    w.page.locator(".lp-bar", has_text="LoRA r16").wait_for()
+    assert w.settle().first() == before
     assert w.page.get_by_role("spinbutton", name="Rank", exact=True).input_value() == "16"
 
 
@@ -159,27 +175,25 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
         "model=gpt2&seq-len=256&batch-size=4&optimizer=sgd&checkpointing=yes&accumulation=2"
     )
     w.type_into("Card", "custom:8GiB")
-    w.page.locator(".lp-card h2", has_text="custom:8GiB").wait_for()
-    w.type_into("Targets", "c_attn,c_proj")
-    w.page.get_by_text("targets c_attn, c_proj").first.wait_for()
+    w.page.locator(".lp-scale", has_text="custom:8GiB").wait_for()
+    w.settings().type_into("Targets", "c_attn,c_proj")
+    w.tab("Why").page.get_by_text("targets c_attn, c_proj").first.wait_for()
     w.page.wait_for_url(re.compile("targets=c_attn"))
     w.settle()
-    assert "token" not in w.page.url  # it may be handed on
+    assert "token=" not in w.page.url  # it may be handed on
     other = window()
     other.page.goto(w.page.url)
-    other.page.locator(".lp-cards").wait_for()
-    other.settle()
+    other.page.locator(".lp-frame").wait_for()
+    other.settle().tab("Why")
+    assert other.first() == w.first()
     assert other.cards() == w.cards() and "custom:8GiB" in w.cards()
     assert (
-        other.page.locator(".lp h1 + div").inner_text()
-        == w.page.locator(".lp h1 + div").inner_text()
+        other.page.locator(".lp-small").all_inner_texts()
+        == w.page.locator(".lp-small").all_inner_texts()
     )
-    other.page.locator(".js-plotly-plot").nth(4).wait_for()
-    assert (
-        other.page.locator(".js-plotly-plot").count()
-        == w.page.locator(".js-plotly-plot").count()
-        >= 5
-    )
+    for tab, plots in (("When", 1), ("Where", 2), ("What fits", 2)):
+        other.tab(tab).page.locator(".js-plotly-plot").nth(plots - 1).wait_for()
+        assert other.page.locator(".js-plotly-plot").count() == plots
 
 
 def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
@@ -190,6 +204,7 @@ def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
             w.button(name).click()
         return Path(begun.value.path()).read_text("utf-8")
 
+    w.button("Take it along").click()
     expected = command_line("gpt2", "--seq-len", "256", "--gpu", "rtx_4090")
     assert json.loads(downloaded("JSON")) == expected
     assert len(downloaded("CSV").splitlines()) == 1 + len(expected["predictions"])
@@ -209,11 +224,13 @@ def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(
     name = "$x$ :red[a] ![i](http_foreign.invalid_i.png) <img src=x onerror=alert(1)>.json"
     path = tmp_path / name
     path.write_text(json.dumps(config), "utf-8")
-    w = window().open("model=gpt2&seq-len=64")
+    w = window().open("model=gpt2&seq-len=64").settings()
     w.page.get_by_text("A config.json", exact=True).click()
     w.page.locator('input[type="file"]').set_input_files(path)
-    w.page.locator(".lp h1", has_text="$x$ :red[a]").wait_for()
-    assert name.removesuffix(".json") in w.page.locator(".lp h1").inner_text()
+    w.page.locator(".lp-words", has_text="$x$ :red[a]").wait_for()
+    assert name.removesuffix(".json") in w.page.locator(".lp-words strong").inner_text()
+    head = w.settle().tab("Why").page.locator(".lp h2", has_text="$x$ :red[a]")
+    assert name.removesuffix(".json") in head.inner_text()
     assert w.page.locator('img[src="x"]').count() == 0
 
 
@@ -251,7 +268,7 @@ def test_figures_follow_the_theme(window: Any) -> None:
 
 OUTSIDE = """() => {
     const found = [];
-    for (const box of document.querySelectorAll('.lp-card, .lp-note, .lp:has(> h1)')) {
+    for (const box of document.querySelectorAll('.lp-card, .lp-note, .lp-frame, .lp-numbers, .lp-offer, .lp-trust, .lp:has(> h1)')) {
         const style = getComputedStyle(box), around = box.getBoundingClientRect(), seen = [];
         const left = around.left + parseFloat(style.paddingLeft), right = around.right - parseFloat(style.paddingRight);
         const texts = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
@@ -299,16 +316,145 @@ def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
     ):
         w = window()
         w.page.set_viewport_size({"width": WIDTHS[-1], "height": 900})
-        w.open(query).page.locator(".lp-cards").wait_for()
+        w.open(query)
         if query == "model=gpt2":
-            w.page.get_by_text("A config.json", exact=True).click()
+            w.settings().page.get_by_text("A config.json", exact=True).click()
             w.page.locator('input[type="file"]').set_input_files(long)
-            w.page.locator(".lp h1", has_text=long.stem).wait_for()
+            w.page.locator(".lp-words", has_text=long.stem).wait_for()
             w.settle()
+        if "page=" not in query:
+            w.tab("Why")
+        w.page.locator(".lp-cards").wait_for()
         for width in WIDTHS:
             w.page.set_viewport_size({"width": width, "height": 900})
             w.page.wait_for_timeout(300)
             assert w.page.evaluate(OUTSIDE) == [], (query, width)
+
+
+# --- the first screen -----------------------------------------------------------------------------
+
+FIRST_WORDS = """() => {
+    const seen = [];
+    for (const part of document.querySelectorAll('.st-key-sentence, .st-key-settings summary, .st-key-first')) {
+        const copy = part.innerText;
+        seen.push(copy);
+    }
+    return seen.join(' ');
+}"""
+MOST_WORDS = 100
+"""On the first screen, all texts of buttons, fields and bars among them; before there were 779."""
+
+
+def test_the_first_screen_has_few_words_and_all_of_them_in_sight(window: Any) -> None:
+    """At the commonest size, with a question that has most to say: three methods, none of which
+    fits."""
+    w = window()
+    w.page.set_viewport_size({"width": 1440, "height": 900})
+    w.open()
+    w.button("Apply").nth(2).wait_for()
+    w.page.get_by_role("slider", name="Rank").wait_for()
+    text = f"{w.page.evaluate(FIRST_WORDS)} {w.page.locator('.lp-slides').inner_text()}"
+    words = re.findall(r"[A-Za-z][\w'-]+", text)
+    assert 50 < len(words) <= MOST_WORDS, (len(words), words)
+    below = w.page.get_by_role("tab", name="When", exact=True).bounding_box()
+    assert below["y"] < 900
+    assert w.page.locator('[data-testid="stSidebar"]').count() == 0
+
+
+def test_one_click_makes_it_fit(window: Any) -> None:
+    w = window().open("model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=lora")
+    assert w.page.locator(".lp-verdict h1").inner_text().startswith("Does not fit")
+    w.button("Apply").first.click()
+    w.page.locator(".lp-verdict h1", has_text="Fits").wait_for()
+    w.page.wait_for_url(re.compile("checkpointing=yes"))
+    w.page.go_back()
+    w.page.locator(".lp-verdict h1", has_text="Does not fit").wait_for()
+
+
+def test_a_slider_moves_the_bars_while_it_is_dragged_and_asks_when_it_is_let_go(
+    window: Any,
+) -> None:
+    """What the browser draws by itself is what the server then answers."""
+    w = window().open("model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=lora&method=qlora")
+    bars = w.page.locator(".lp-bar")
+    before = bars.all_inner_texts()
+    drag = """(slider, place) => {
+        slider.value = place;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));
+        return [...document.querySelectorAll('.lp-bar')].map(bar => bar.innerText);
+    }"""
+    slider = w.page.get_by_role("slider", name="Rank")
+    asked = int(slider.input_value())
+    dragged = slider.evaluate(drag, asked + 2)
+    assert dragged != before and "LoRA r64" in dragged[0]
+    assert "rank=" not in w.page.url  # nothing was asked yet
+    spans = [
+        [part.get_attribute("style") for part in bar.locator(".lp-part").all()]
+        for bar in bars.all()
+    ]
+    slider.evaluate("slider => slider.dispatchEvent(new Event('change', {bubbles: true}))")
+    w.page.wait_for_url(re.compile("rank=64"))
+    w.settle()
+    assert bars.all_inner_texts() == dragged
+    fresh = window()
+    fresh.page.goto(w.page.url)
+    fresh.page.locator(".lp-frame").wait_for()
+    bars = fresh.settle().page.locator(".lp-bar")
+    assert bars.all_inner_texts() == dragged
+    own = [
+        [part.get_attribute("style") for part in bar.locator(".lp-part").all()]
+        for bar in bars.all()
+    ]
+    numbers = [[re.findall(r"[\d.]+", style) for style in bar] for bar in spans]
+    assert [[list(map(float, n)) for n in bar] for bar in numbers] == [
+        [pytest.approx([float(x) for x in re.findall(r"[\d.]+", style)]) for style in bar]
+        for bar in own
+    ]
+
+
+def test_a_slider_is_moved_by_keys(window: Any) -> None:
+    w = window().open("model=gpt2&seq-len=256&gpu=rtx_4090")
+    slider = w.page.get_by_role("slider", name="Length")
+    assert slider.get_attribute("aria-valuetext") == "256"
+    slider.focus()
+    w.page.keyboard.press("ArrowRight")
+    w.page.wait_for_url(re.compile("seq-len=512"))
+    w.settle()
+    assert w.page.get_by_role("spinbutton", name="Sequence length, tokens").input_value() == "512"
+
+
+def test_the_first_field_is_three_tabs_away(window: Any) -> None:
+    """Tab and Enter skip to the page; another Tab is at the choice of pages, the third at the
+    question's first field. Before there were 35."""
+    w = window().open("model=gpt2&seq-len=256")
+    for key in ("Tab", "Enter", "Tab", "Tab"):
+        w.page.keyboard.press(key)
+    named = "() => document.activeElement.getAttribute('aria-label')"
+    assert "Model's name" in w.page.evaluate(named)
+
+
+def test_a_trainer_s_file_is_what_the_command_line_writes(window: Any, tmp_path: Path) -> None:
+    w = window().open("model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=lora&trainer=axolotl")
+    w.button("Take it along").click()
+    with w.page.expect_download() as begun:
+        w.button("Trainer's file").click()
+    text = Path(begun.value.path()).read_text("utf-8")
+    workload = Workload(
+        model=find_model("meta-llama/Llama-3.1-8B"),
+        setup=setup_for(find_model("meta-llama/Llama-3.1-8B"), "axolotl"),
+    )
+    assert text == written_file("axolotl", workload, "x.yaml")
+
+
+@pytest.mark.parametrize("width", [390, 800, 1440, 1920])
+def test_nothing_is_wider_than_the_window(window: Any, width: int) -> None:
+    w = window()
+    w.page.set_viewport_size({"width": width, "height": 900})
+    w.open("model=meta-llama%2FLlama-3.1-70B&gpu=rtx_4090&method=full&method=lora&method=qlora")
+    wider = """() => [...document.querySelectorAll('.st-key-sentence *, .st-key-first *')]
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.lp-track'))
+        .map(e => e.outerHTML.slice(0, 120))"""
+    assert w.page.evaluate(wider) == []
 
 
 # --- compare --------------------------------------------------------------------------------------
@@ -337,7 +483,8 @@ def test_one_record_is_drilled_into_and_has_a_link(window: Any) -> None:
 def test_pages_are_reached_by_the_keyboard(window: Any) -> None:
     w = window().open("model=gpt2&seq-len=256")
     w.page.get_by_role("radio", name="Predict").or_(w.button("Predict")).first.focus()
-    w.page.keyboard.press("ArrowRight")
+    for _ in range(PAGES.index("Compare")):
+        w.page.keyboard.press("ArrowRight")
     w.page.keyboard.press("Enter")
     w.page.locator(".lp h1", has_text="predicted against measured").wait_for()
 
@@ -351,6 +498,7 @@ def test_everything_that_takes_input_has_a_name(window: Any) -> None:
     }).map(e => e.outerHTML.slice(0, 200))"""
     for query in (
         "model=gpt2&gpu=rtx_4090&method=full&method=qlora",
+        "page=crossover&model=gpt2",
         "page=compare",
         f"page=measure&{TINY}",
         "page=learn",

@@ -35,7 +35,7 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.planning.sizes import batches, lengths, size_fits
+from lora_profiler.planning.sizes import BEYOND, batches, lengths, size_fits
 from lora_profiler.records.lines import StoreError
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
@@ -338,6 +338,12 @@ def test_every_cell_of_the_map_is_its_own_prediction_and_verdict(lora: LoraConfi
     gpu = find_gpu("custom:4GiB")
     cells = size_fits(predict(workload), gpu)
     assert (3, 200) in {(c.batch_size, c.seq_len) for c in cells}
+    for sizes, of in (
+        ({c.batch_size for c in cells}, "batch_size"),
+        ({c.seq_len for c in cells}, "seq_len"),
+    ):
+        last = max(getattr(c, of) for c in cells if c.verdict == "fits")
+        assert len([size for size in sizes if size > last]) <= BEYOND
     assert {c.verdict for c in cells} == {"fits", "tight", "does_not_fit"}
     for cell in cells[::5]:
         asked = replace(

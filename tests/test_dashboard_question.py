@@ -28,6 +28,7 @@ from lora_profiler.dashboard.question import (
     predict_arguments,
     to_params,
 )
+from lora_profiler.dashboard.shown import Shown, about_of
 from lora_profiler.errors import (
     LoraProfilerError,
     ModelNotFoundError,
@@ -38,6 +39,7 @@ from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.platform import Platform
+from lora_profiler.report.first_screen import Run
 from lora_profiler.report.page import embedded_data, report_content, write_page
 from lora_profiler.stacks import TRAINERS
 
@@ -109,6 +111,30 @@ same reason."""
 # --- links ----------------------------------------------------------------------------------------
 
 
+RUNS = st.builds(
+    Run,
+    tokens=st.integers(1, 10**15).map(float),
+    epochs=st.floats(1e-3, 1e6),
+    price=st.none() | st.floats(0, 1e6),
+)
+
+
+@given(ANY, st.none() | st.sampled_from(METHODS), RUNS)
+def test_a_link_reproduces_what_is_shown_of_the_answer(
+    question: Question, about: Any, run: Run
+) -> None:
+    """The method that the page is about, where it is not the usual one, and the training."""
+    shown = Shown(about=about, run=run)
+    address = urlencode(written("Predict", question, shown=shown), doseq=True)
+    found = parsed(parse_qs(address, keep_blank_values=True, strict_parsing=True))
+    assert (found.question, found.complaints) == (question, ())
+    assert found.shown.run.tokens == run.tokens
+    assert found.shown.run.epochs == pytest.approx(run.epochs, rel=1e-14)
+    assert (found.shown.run.price is None) == (run.price is None)
+    usual = about_of(question.options["methods"])
+    assert (found.shown.about or usual) == (about or usual)
+
+
 @given(ANY, st.sampled_from([page for page in PAGES if page not in ("Compare", "Learn")]))
 def test_a_link_reproduces_the_question(question: Question, page: str) -> None:
     """By way of a real address."""
@@ -157,6 +183,13 @@ def test_what_is_not_said_is_the_default_and_what_is_the_default_is_not_said() -
         ("model", "a\x1bb", "no plain text"),
         ("records", "/etc/passwd", "There is no option"),
         ("page", "admin", "There is no page"),
+        ("about", "lorra", "Did you mean lora"),
+        ("tokens", "0", "from 1 on"),
+        ("tokens", "many", "from 1 on"),
+        ("epochs", "nan", "above 0"),
+        ("epochs", "0", "above 0"),
+        ("price", "-1", "from 0 on"),
+        ("price", "1e999", "from 0 on"),
         ("use-dora", "yes", "There is no option"),
     ],
 )
@@ -282,6 +315,26 @@ def test_the_command_line_shown_asks_the_same_question(question: Question) -> No
     assert told == [question.gpu, question.interconnect, question.engine]
     mine = outcome(lambda: workloads(model, question))
     assert mine == outcome(lambda: command_line_workloads(model, ctx, platform_of(question)))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "optimizer"), [("trl-sft", "adamw_8bit"), ("transformers", "sgd")]
+)
+def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
+    trainer: str, optimizer: str
+) -> None:
+    """As on the command line: TRL's fused belongs to its AdamW, and 8-bit AdamW has none."""
+    own = as_the_form_has_it(trainer, {"methods": ("lora",)}, model="gpt2", offline=True)
+    question = as_the_form_has_it(
+        trainer, {"methods": ("lora",), "optimizer": optimizer}, model="gpt2", offline=True
+    )
+    assert own.options["optimizer_impl"] == "fused"
+    assert question.options["optimizer_impl"] == "foreach"
+    assert question.given == {"methods", "optimizer"}
+    (mine,) = workloads(find_model("gpt2"), question)
+    ctx = predict_command.make_context("predict", predict_arguments(question))
+    assert [mine] == command_line_workloads(find_model("gpt2"), ctx, Platform())
+    assert from_params(to_params(question))[0] == question
 
 
 @settings(deadline=None)

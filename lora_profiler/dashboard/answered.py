@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_profiler.catalog import find_gpu
+from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
-from lora_profiler.planning.fit import Card
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import workloads as planning_workloads
@@ -19,7 +18,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report.cautions import caution_lines
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.stacks import Trainer
-from lora_profiler.workload import Workload
+from lora_profiler.workload import Method, Workload
 
 NOT_TRACED_HERE = (
     "The traced engine runs the real step with torch, which the dashboard never loads. Trace it on"
@@ -46,8 +45,13 @@ class Answered:
         return tuple(answer.prediction for answer in self.answers)
 
     @property
-    def gpu(self) -> Card | None:
+    def gpu(self) -> Gpu | None:
         return self.answers[0].gpu
+
+    def about(self, method: Method | None) -> Answer:
+        """The answer of that method; of the nearest where a checkpoint in 4 bit made it another."""
+        of = {a.prediction.workload.setup.method: a for a in self.answers}
+        return (of.get(method) if method else None) or of.get("qlora") or self.answers[-1]
 
 
 def workloads(model: ModelSpec, question: Question) -> list[Workload]:

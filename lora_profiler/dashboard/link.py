@@ -6,11 +6,14 @@ from dataclasses import dataclass, field, replace
 
 import streamlit as st
 
+from lora_profiler.dashboard import shown as shown_
+from lora_profiler.dashboard.first_question import first_question
 from lora_profiler.dashboard.question import Question, from_params, to_params
+from lora_profiler.dashboard.shown import Shown
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.learn.layer import LoraLayer
 
-PAGES = ("Predict", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
+PAGES = ("Predict", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
 PAGE_KEY = "page"
 _STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."
 
@@ -19,11 +22,12 @@ Params = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What an address says: a page, a question, one record, a layer; `complaints` are sentences on
-    what was passed over."""
+    """What an address says: a page, a question, what Predict shows of its answer, one record, a
+    layer; `complaints` are sentences on what was passed over."""
 
     page: str
     question: Question
+    shown: Shown = field(default_factory=Shown)
     record: str | None = None
     layer: LoraLayer = field(default_factory=LoraLayer)
     complaints: tuple[str, ...]
@@ -39,6 +43,13 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
         return Link(
             page=page, question=Question(), layer=layer, complaints=(*complaints, *passed_over)
         )
+    if page == PAGES[0]:
+        if not rest:
+            return Link(page=page, question=first_question(), complaints=tuple(complaints))
+        shown, not_shown = shown_.from_params(rest)
+        question, passed_over = from_params(rest)
+        told = (*complaints, *not_shown, *passed_over)
+        return Link(page=page, question=question, shown=shown, complaints=told)
     if page != "Compare":
         question, passed_over = from_params(rest)
         return Link(page=page, question=question, complaints=(*complaints, *passed_over))
@@ -67,11 +78,14 @@ def written(
     question: Question | None = None,
     record: str | None = None,
     layer: LoraLayer | None = None,
+    shown: Shown | None = None,
 ) -> Params:
     """The query parameters of a page; without `question` where no link could hold it."""
     params: Params = {} if page == PAGES[0] else {"page": [page.lower()]}
     if question is not None:
         params |= to_params(question)
+        if shown is not None:
+            params |= shown_.to_params(shown, question.options["methods"])
     if layer is not None:
         params |= layer_params(layer)
     return params | ({"record": [record]} if record else {})

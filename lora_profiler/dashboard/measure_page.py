@@ -31,7 +31,7 @@ def show() -> None:
     with st.sidebar:
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
-        inputs = form.ask(to_measure=True)
+        inputs = form.ask()
     form.tell(inputs)
     link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
     running = measuring.present()

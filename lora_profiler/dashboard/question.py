@@ -50,7 +50,7 @@ class Question:
     @property
     def given(self) -> frozenset[str]:
         """The options of the setup that are not left to their default."""
-        defaults = defaults_of(self.trainer, self.options["methods"])
+        defaults = defaults_of(self.trainer, self.options)
         return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
 
     @property
@@ -58,25 +58,30 @@ class Question:
         return None if self.trainer is None else find_stack(self.trainer)
 
 
-def defaults_of(trainer: str | None, methods: Sequence[Method]) -> Mapping[str, Any]:
-    """What the options are where nobody sets them: those of the trainer, of the first method that
-    has one, else the command line's. A dtype that is the checkpoint's is shown as the latter."""
+def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the options are where nobody sets them, with `options`' methods and its optimizer if it
+    has one: those of the trainer, of the first method that has one, else the command line's.
+
+    A dtype that is the checkpoint's is shown as the latter, and so is the implementation of an
+    optimizer that is not the trainer's own.
+    """
     if trainer is None:
         return DEFAULTS
     own: dict[str, Any] = {}
-    for method in methods:
+    for method in options["methods"]:
         own = {**find_stack(trainer).defaults[method], **own}
     if own.get("dtype") == CHECKPOINT_DTYPE:
         del own["dtype"]
+    if options.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
+        own.pop("optimizer_impl", None)
     return {**DEFAULTS, **own}
 
 
 def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a setup; what is left empty, and what no method reads, has its default."""
-    methods = options["methods"]
-    idle = idle_options(methods)
+    idle = idle_options(options["methods"])
     said = {n: v for n, v in options.items() if v is not None and n not in idle}
-    return {**defaults_of(trainer, methods), **said}
+    return {**defaults_of(trainer, said), **said}
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -130,8 +135,7 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
             (own if name in OWN_NAMES else options)[name] = _read(name, values[-1])
         except UsageError as e:
             complaints.append(str(e))
-    methods = options.get("methods", DEFAULTS["methods"])
-    defaults = defaults_of(own.get("trainer"), methods)
+    defaults = defaults_of(own.get("trainer"), {"methods": DEFAULTS["methods"], **options})
     question = Question(options={**defaults, **options}, **own)
     return _without_idle(question, complaints), tuple(complaints)
 
@@ -143,7 +147,7 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
         complaints.append(
             f"{flag(name)} has no meaning for the methods asked, {', '.join(methods)}."
         )
-    defaults = defaults_of(question.trainer, methods)
+    defaults = defaults_of(question.trainer, question.options)
     left_out = {name: defaults[name] for name in idle}
     return replace(question, options={**question.options, **left_out})
 

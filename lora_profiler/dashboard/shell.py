@@ -10,6 +10,7 @@ from lora_profiler._common.versions import __version__
 from lora_profiler.dashboard import (
     catalogue_page,
     compare_page,
+    crossover_page,
     evidence_page,
     form,
     learn_page,
@@ -27,6 +28,7 @@ _ABOUT = (
 SIDEBAR_PX = 340
 _SHOW = (
     predict_page.show,
+    crossover_page.show,
     compare_page.show,
     measure_page.show,
     learn_page.show,
@@ -50,7 +52,7 @@ def show() -> None:
     if address is not None:
         st.session_state[link.PAGE_KEY] = address.page
         st.session_state[compare_page.LINKED] = address.record
-        form.seed(address.question, address.complaints)
+        form.seed(address.question, address.complaints, address.shown)
         learn_page.seed(address.layer)
     page = st.segmented_control(
         "Page",

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure, repainted
-from lora_profiler.report.page.markup import colour_variables, drawn, template_text
+from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
 from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.report.palette import Theme
 from lora_profiler.units import error_text
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
 
+Width = Literal["stretch", "content"]
 MOST_WRITTEN = 1000
 """Rows of a table whose numbers are written one by one: of ten thousand that takes 3 s."""
 Offer = tuple[str, str, str, Callable[[], str]]
@@ -51,6 +52,29 @@ def title(text: str, *lines: str) -> None:
 def section(text: str) -> None:
     """The head of what follows."""
     st.html(drawn("section", text))
+
+
+def piece(macro: str, *arguments: object, width: Width = "stretch") -> None:
+    """A piece of the first screen: what the macro of its template makes of the arguments."""
+    st.html(str(getattr(_pieces(), macro)(*arguments)), width=width)
+
+
+@cache
+def _pieces() -> Any:
+    from jinja2 import PackageLoader
+
+    loader = PackageLoader("lora_profiler.dashboard", "template")
+    return environment().overlay(loader=loader).get_template("first_screen.html.j2").module
+
+
+def words(text: str, name: str = "") -> None:
+    """Between the fields of a sentence; `name` stands for a field."""
+    piece("words", text, name, width="content")
+
+
+def head(text: str) -> None:
+    """Above some fields."""
+    piece("head", text)
 
 
 def plain(text: str) -> str:

@@ -30,9 +30,9 @@ MOST_GROWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """Changes that together make a workload fit: each one's option and price in words, whether the
-    update stays the same but for rounding, the workload that they end in, its peak, and its step
-    where the time is known.
+    """Changes that together make a workload fit: each one's name, option and price in words,
+    whether the update stays the same but for rounding, the workload that they end in, its peak, and
+    its step where the time is known.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload
@@ -43,6 +43,7 @@ class Remedy:
         ('--checkpointing',)
     """
 
+    names: tuple[str, ...]
     options: tuple[str, ...]
     prices: tuple[str, ...]
     learns_the_same: bool
@@ -97,6 +98,7 @@ def advise(
     sufficient = _sufficient(workload, prediction, gpu, usable, answerer, besides)
     remedies = [
         Remedy(
+            names=tuple(change.name for change in tried.changes),
             options=tuple(change.option for change in tried.changes),
             prices=tuple(dict.fromkeys(change.price for change in tried.changes)),
             learns_the_same=all(change.learns_the_same for change in tried.changes),

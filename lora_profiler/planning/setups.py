@@ -207,6 +207,33 @@ def _parsed(option: Option, value: Any, model: ModelSpec) -> Any:
     return _targets(value, model, option.flag)
 
 
+def written_options(setup: TrainSetup) -> dict[str, Any]:
+    """The options of `setup` by name, as people write them; those of a part that it does not have
+    are left out.
+
+    Examples:
+        >>> written_options(TrainSetup(lora=LoraConfig(target_modules=("q", "v"))))["targets"]
+        'q,v'
+    """
+    parts = {type(part): part for part in (setup, setup.lora, setup.quantization)}
+    return {
+        option.name: _written(option, getattr(parts[option.owner], option.field))
+        for option in OPTIONS
+        if option.owner in parts and not option.declared.hidden
+    }
+
+
+def _written(option: Option, value: Any) -> Any:
+    """What `_parsed` would read as `value`."""
+    if option.kind != "text":
+        return value
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or None
+    if value is None:
+        return "default"
+    return value if value == "all-linear" else f"re:{value}"
+
+
 def _targets(text: str, model: ModelSpec, flag: str) -> str | tuple[str, ...] | None:
     if text == "all-linear":
         return "all-linear"

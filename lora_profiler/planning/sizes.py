@@ -1,7 +1,7 @@
 """Batches and lengths around a question, and which of them fit a card: what a map of what fits is
 drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import LoraProfilerError
@@ -13,6 +13,7 @@ BATCHES = tuple(2**n for n in range(7))
 LONGEST_COLUMNS = 9
 """Lengths on a map; the longest ones that the model was made for."""
 LENGTHS = tuple(2**n for n in range(7, 18))
+BEYOND = 2
 UNKNOWN_LENGTH = 8192
 """Up to here where a config does not say for what length its model was made."""
 
@@ -32,8 +33,9 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     """The workload of `prediction` at every batch and length of a grid, its own among them, by
     batch and then by length.
 
-    Each is predicted anew. Empty where the engine does not know the activations, and for a card
-    sold with several sizes.
+    Each is predicted anew. The grid ends `BEYOND` steps after the last batch and the last length
+    that fit at any other. Empty where the engine does not know the activations, and for a card sold
+    with several sizes.
     """
     usable, workload = gpu.usable_bytes, prediction.workload
     if usable is None or prediction.saved_activation_bytes is None:
@@ -54,7 +56,22 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
                 continue
             verdict = judge(peak, usable, gpu)
             rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
-    return tuple(rows)
+    asked = workload.setup.batch_size, workload.setup.seq_len
+    return tuple(_to_the_border(rows, *asked))
+
+
+def _to_the_border(rows: Sequence[SizeFit], batch_size: int, seq_len: int) -> list[SizeFit]:
+    """Without what lies far beyond the last that fits, but for the size that was asked."""
+    fitting = [row for row in rows if row.verdict == "fits"]
+    near = _near({row.batch_size for row in rows}, {row.batch_size for row in fitting}, batch_size)
+    short = _near({row.seq_len for row in rows}, {row.seq_len for row in fitting}, seq_len)
+    return [row for row in rows if row.batch_size in near and row.seq_len in short]
+
+
+def _near(sizes: Collection[int], fitting: Collection[int], asked: int) -> set[int]:
+    last = max(fitting, default=0)
+    beyond = sorted(size for size in sizes if size > last)[:BEYOND]
+    return {*(size for size in sizes if size <= last), *beyond, asked}
 
 
 def batches(batch_size: int) -> Sequence[int]:

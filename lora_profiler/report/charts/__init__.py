@@ -2,6 +2,7 @@
 
 from lora_profiler.report.charts.category_bars import CategoryBar, category_bars
 from lora_profiler.report.charts.claim_chart import claim_chart
+from lora_profiler.report.charts.crossover_lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.error_strip import ErrorDot, error_strip
 from lora_profiler.report.charts.figure import CONFIG, Figure, Limit, repainted
 from lora_profiler.report.charts.fit_map import FitCell, fit_map
@@ -23,11 +24,13 @@ __all__ = [
     "LayerQuantity",
     "LayerRow",
     "Limit",
+    "MethodLine",
     "ScatterPoint",
     "ThroughputBar",
     "TimeBar",
     "category_bars",
     "claim_chart",
+    "crossover_lines",
     "error_strip",
     "fit_map",
     "identity_scatter",

@@ -1,0 +1,156 @@
+"""What is asked, and kept while pages come and go: the state behind every widget."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.question import (
+    METHODS,
+    OWN_NAMES,
+    SETUP_OPTIONS,
+    Question,
+    completed,
+    defaults_of,
+)
+from lora_profiler.dashboard.shown import Shown, about_of
+from lora_profiler.option import Option
+from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.report.first_screen import Run
+from lora_profiler.workload import Method
+
+BY_NAME, UPLOAD = "By name", "A config.json"
+_KEY = "ask."
+_DECIDING = ("methods", "trainer", "optimizer")
+"""Widgets that decide the defaults of others."""
+
+
+def seed(asked: Question, complaints: Sequence[str] = (), shown: Shown | None = None) -> None:
+    """Sets every widget to `asked` and `shown`, on whichever page they are drawn next; `complaints`
+    are told until it changes."""
+    state = st.session_state
+    state["question"], state["first"], state["complaints"] = asked, None, tuple(complaints)
+    values = _values(asked, shown or Shown())
+    state["linked"], state["remembered"] = dict(values), values
+    for key in [key for key in state if str(key).startswith(_KEY)]:
+        del state[key]
+
+
+def _values(asked: Question, shown: Shown) -> dict[str, Any]:
+    own = {name: getattr(asked, name) for name in OWN_NAMES}
+    about = shown.about if shown.about in asked.options["methods"] else None
+    run = {"millions": shown.run.tokens / 1e6, "epochs": shown.run.epochs, "price": shown.run.price}
+    return {"origin": BY_NAME, "about": about, **run, **own, **asked.options}
+
+
+def values() -> dict[str, Any]:
+    """What every widget of the question has, by name, to be read and written where they are
+    drawn."""
+    found: dict[str, Any] = st.session_state["remembered"]
+    return found
+
+
+def question() -> Question:
+    """What is asked now."""
+    asked: Question = st.session_state["question"]
+    return asked
+
+
+def settle() -> Question:
+    """Makes the question of what the widgets say; options that no method reads, whose widgets are
+    not shown, keep their defaults."""
+    found = values()
+    options = completed(found["trainer"], {name: found[name] for name in DEFAULTS})
+    asked = Question(options=options, **{name: found[name] for name in OWN_NAMES})
+    st.session_state["question"] = asked
+    st.session_state["first"] = st.session_state["first"] or asked
+    return asked
+
+
+def shown() -> Shown:
+    """What is to be shown of the answer."""
+    found = values()
+    tokens = float(round(1e6 * found["millions"]))
+    run = Run(tokens=tokens, epochs=found["epochs"], price=found["price"])
+    return Shown(about=found["about"] or about_of(found["methods"]), run=run)
+
+
+def complaints() -> tuple[str, ...]:
+    """What a link said in vain, as long as nothing else is asked."""
+    state = st.session_state
+    found: tuple[str, ...] = state["complaints"]
+    return found if state["question"] == state["first"] else ()
+
+
+def with_linked(name: str, options: Sequence[str]) -> list[str]:
+    """The options, and what a link or a change named beside them."""
+    linked = st.session_state["linked"][name]
+    return list(options) if linked is None or linked in options else [linked, *options]
+
+
+def kept(name: str) -> dict[str, Any]:
+    """What every widget of the question is given: its key, whose state begins with what is
+    remembered."""
+    key = _KEY + name
+    if key not in st.session_state:
+        value = values()[name]
+        st.session_state[key] = (
+            list(value)
+            if isinstance(value, tuple)
+            else ""
+            if value is None and is_text_field(SETUP_OPTIONS.get(name))
+            else value
+        )
+    return {"key": key, "on_change": _fill if name in _DECIDING else changed_here}
+
+
+def is_text_field(option: Option | None) -> bool:
+    """Whether it is text that may be left empty."""
+    return option is not None and option.kind == "text" and option.default is None
+
+
+def asked_methods(chosen: Sequence[str]) -> tuple[Method, ...]:
+    """The methods in the page's own order; the usual ones where none is chosen."""
+    return tuple(method for method in METHODS if method in chosen) or DEFAULTS["methods"]
+
+
+def change(asked: Question, about: Method | None = None) -> None:
+    """Sets the widgets of whatever `asked` asks otherwise, before they are drawn; `about` is the
+    method that the page is then about."""
+    changed_here()
+    own = {name: getattr(asked, name) for name in OWN_NAMES}
+    for name, value in {**own, **asked.options, "about": about or values()["about"]}.items():
+        if values()[name] != value:
+            values()[name] = st.session_state["linked"][name] = value
+            st.session_state.pop(_KEY + name, None)
+
+
+def choose_method() -> None:
+    """After another method was chosen to be about: it is asked beside the others."""
+    state = st.session_state
+    about = values()["about"] = state[_KEY + "about"]
+    methods = asked_methods(state.get(_KEY + "methods", values()["methods"]))
+    if about not in methods:
+        state[_KEY + "methods"] = list(asked_methods((*methods, about)))
+    _fill()
+
+
+def _fill() -> None:
+    """Sets every option that nobody has set to its default, which is another now."""
+    changed_here()
+    state, found = st.session_state, values()
+    before = defaults_of(found["trainer"], found)
+    methods = asked_methods(state.get(_KEY + "methods", found["methods"]))
+    chosen: dict[str, Any] = {"methods": methods}
+    found["optimizer"] = state.get(_KEY + "optimizer", found["optimizer"])
+    if found["optimizer"] != before["optimizer"]:
+        chosen["optimizer"] = found["optimizer"]
+    after = defaults_of(state.get(_KEY + "trainer", found["trainer"]), chosen)
+    for name in SETUP_OPTIONS:
+        if found[name] == before[name]:
+            found[name] = after[name]
+            state.pop(_KEY + name, None)
+    if found["about"] not in methods:
+        found["about"] = None
+        state.pop(_KEY + "about", None)

@@ -1,0 +1,324 @@
+"""Predict's first screen without a browser: what it says is the answer's, what it offers leads where
+it says, and its sliders know every size as a fresh answer does."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from lora_profiler import (
+    LoraConfig,
+    TrainSetup,
+    Workload,
+    advise,
+    answers,
+    find_gpu,
+    find_model,
+    fit,
+    predict,
+    smallest_cards,
+    step_time,
+)
+from lora_profiler.dashboard.answered import answered
+from lora_profiler.dashboard.applying import applied
+from lora_profiler.dashboard.question import METHODS, Question, completed
+from lora_profiler.dashboard.slides import as_data, is_stop, slides
+from lora_profiler.planning.run_time import run_time
+from lora_profiler.planning.setups import setups, written_options
+from lora_profiler.report.differences import answered_differently, asked_differently
+from lora_profiler.report.first_screen import (
+    Offer,
+    Run,
+    frame,
+    offers,
+    three_numbers,
+    trust,
+    verdict_words,
+)
+from lora_profiler.report.smallest_cards import smallest_cards_table
+from lora_profiler.units import GIB, MIB, bytes_text, rate_text
+
+LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
+
+
+def asked(
+    model: str = LLAMA, gpu: str | None = "rtx_4090", trainer: str | None = None, **options: Any
+) -> Question:
+    chosen = completed(trainer, {"methods": METHODS, **options})
+    return Question(model=model, gpu=gpu, trainer=trainer, options=chosen, offline=True)
+
+
+QUESTIONS = (
+    asked(),
+    asked(gpu="rtx_5090"),
+    asked(gpu="rtx_4060"),
+    asked(gpu=None),
+    asked(GPT2, seq_len=256),
+    asked(GPT2, "custom:2GiB", batch_size=8, seq_len=512, optimizer="sgd"),
+    asked(trainer="trl-sft"),
+    asked("Qwen/Qwen2.5-0.5B", "rtx_3060", "trl-dpo", seq_len=1024),
+    asked("Qwen/Qwen2.5-0.5B", "t4", batch_size=16, seq_len=2048),
+    asked("Qwen/Qwen2.5-0.5B", "rtx_4090", "axolotl", packed=512, seq_len=4096),
+)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: f"{q.model}-{q.gpu}-{q.trainer}")
+def test_apply_leads_to_what_the_offer_says(question: Question) -> None:
+    """The question that Apply asks has the very setup of the offer, on its card, and fits."""
+    model = find_model(question.model)
+    result = answered(model, question)
+    kinds = set()
+    for answer in result.answers:
+        for offer in offers(answer, question.engine):
+            wanted = applied(offer, answer, model, question)
+            if wanted is None:
+                kinds.add("none")
+                continue
+            after = answered(model, wanted)
+            if offer.setup is None:  # another card may have another dtype by default
+                same = after.about(answer.prediction.workload.setup.method)
+            else:
+                (same,) = [a for a in after.answers if a.prediction.workload.setup == offer.setup]
+            kinds.add("card" if offer.gpu else "setup")
+            assert same.fit is not None or question.gpu is None
+            if same.fit is not None:
+                assert same.fit.verdict == "fits"
+            peak = bytes_text(same.prediction.peak.total_bytes)
+            if offer.setup is not None and not offer.text.startswith("Up to"):
+                assert f": {peak}" in offer.text
+            if offer.gpu is not None:
+                assert wanted.gpu == offer.gpu and offer.gpu in {
+                    card.key for card in smallest_cards(answer.prediction)
+                }
+    assert kinds - {"none"}, "nothing was offered"
+
+
+def test_an_offer_that_no_question_has_gets_no_button() -> None:
+    """TRL's DPO lays out two rows for a pair: three rows are no question."""
+    question = asked("Qwen/Qwen2.5-0.5B", "rtx_3060", "trl-dpo", seq_len=1024)
+    model = find_model(question.model)
+    answer = answered(model, question).about("lora")
+    setup = answer.prediction.workload.setup
+    for rows, batch in ((4, 2), (3, None)):
+        offer = Offer(text="", tip="", setup=replace(setup, batch_size=rows))
+        wanted = applied(offer, answer, model, question)
+        assert (wanted.options["batch_size"] if wanted else None) == batch
+
+
+def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits() -> None:
+    setup = TrainSetup(lora=LoraConfig())
+    gpu = find_gpu("rtx_4090")
+    (lora,) = answers([Workload(model=find_model(LLAMA), setup=setup)], gpu)
+    remedies = advise(lora.prediction.workload, gpu)
+    assert [offer.setup for offer in offers(lora)] == [r.workload.setup for r in remedies[:3]]
+    first = offers(lora)[0]
+    assert first.text.startswith("Gradient checkpointing: 18.89 GiB, ") and first.tip
+    assert lora.timing is not None and lora.timing.step is not None
+    before, after = lora.timing.step.time.tokens_per_second, remedies[0].tokens_per_second
+    assert after is not None
+    assert f"{round(100 * (1 - after / before))} % slower" in first.text
+    small = Workload(model=find_model(GPT2), setup=replace(setup, seq_len=256))
+    (answer,) = answers([small], gpu)
+    judged = fit(small, gpu)
+    assert judged is not None
+    assert [offer.text for offer in offers(answer)] == [
+        f"Up to batch {judged.largest_batch_size:,}",
+        "Up to 1,024 tokens",  # memory allows more, the model was not made for it
+        f"Up to rank {judged.highest_rank:,}",
+    ]
+
+
+def test_the_bars_add_up_in_the_frame_of_the_card() -> None:
+    gpu = find_gpu("rtx_4090")
+    model = find_model(LLAMA)
+    ways = [
+        TrainSetup(),
+        TrainSetup(lora=LoraConfig()),
+        TrainSetup(lora=LoraConfig(), checkpointing=True),
+    ]
+    found = answers([Workload(model=model, setup=setup) for setup in ways], gpu)
+    drawn = frame(found, found[1].prediction)
+    assert gpu.usable_bytes is not None
+    edge = drawn.percent(gpu.usable_bytes)
+    assert edge == 50.0
+    for bar, answer in zip(drawn.bars, found, strict=True):
+        judged = answer.fit
+        assert judged is not None
+        assert (bar.peak_bytes, bar.reserve_bytes) == (judged.peak_bytes, judged.reserve_bytes)
+        parts = drawn.parts(bar)
+        assert parts[0][1] == 0
+        assert all(one[2] == other[1] for one, other in pairwise(parts))
+        over = any(kind.endswith("-over") for kind, _, _ in parts)
+        assert over == (judged.verdict != "fits")
+        assert all((low >= edge) == kind.endswith("-over") for kind, low, _ in parts)
+        assert drawn.is_cut(bar) == (parts[-1][2] == 100.0)
+        assert bar.is_chosen == (answer is found[1])
+    assert [bar.verdict for bar in drawn.bars] == ["does_not_fit", "does_not_fit", "fits"]
+    assert "full: 74.79 GiB, does not fit" in drawn.words
+    bare = frame(answers([Workload(model=model, setup=ways[1])]), found[1].prediction)
+    assert bare.parts(bare.bars[0]) == (("peak", 0.0, 100.0),) and bare.usable_bytes is None
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        asked(GPT2, seq_len=300, batch_size=3),
+        asked(GPT2, gpu=None, methods=("full",), seq_len=64),
+        asked("Qwen/Qwen2.5-0.5B", "rtx_3060", "trl-dpo", seq_len=512),
+        asked("Qwen/Qwen2.5-0.5B", "rtx_3060", optimizer="adamw_8bit", packed=1024),
+    ],
+    ids=lambda q: f"{q.model}-{q.gpu}-{q.trainer}",
+)
+def test_every_stop_of_a_slider_is_the_answer_of_its_question(question: Question) -> None:
+    """Peaks, verdicts and texts, asked anew size by size."""
+    model = find_model(question.model)
+    result = answered(model, question)
+    shown = frame(result.answers, result.answers[0].prediction)
+    found = slides(model, result, shown)
+    names = {slide.name for slide in found}
+    assert {"seq_len", "batch_size"} <= names
+    assert ("rank" in names) == (question.options["methods"] != ("full",))
+    for slide in found:
+        assert slide.stops[slide.place] == question.options[slide.name]
+        assert list(slide.stops) == sorted(set(slide.stops))
+        for stop, drawn in list(zip(slide.stops, slide.frames, strict=True))[::2]:
+            fresh = answered(
+                model, replace(question, options={**question.options, slide.name: stop})
+            )
+            own = frame(fresh.answers, fresh.answers[0].prediction)
+            assert [(b.label, b.peak_bytes, b.reserve_bytes, b.verdict) for b in drawn.bars] == [
+                (b.label, b.peak_bytes, b.reserve_bytes, b.verdict) for b in own.bars
+            ]
+            if question.gpu is not None:
+                assert drawn.scale_bytes == own.scale_bytes
+    data = as_data(found)
+    assert [d["stops"][d["place"]] for d in data] == [question.options[s.name] for s in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rank", 0),
+        ("rank", True),
+        ("rank", "8"),
+        ("rank", 8.5),
+        ("rank", 2**31),
+        ("methods", 1),
+        ("gpu", 4),
+        (None, 4),
+        (["rank"], 4),
+    ],
+)
+def test_what_a_browser_may_not_send_is_no_stop(name: Any, value: Any) -> None:
+    assert not is_stop(name, value)
+    assert is_stop("rank", 8) and is_stop("seq_len", 2**31 - 1)
+
+
+def test_hours_are_steps_of_the_step_time() -> None:
+    """By hand: 3 epochs of 10,485,760 tokens, 8 x 1,024 x 4 a step, are 960 steps."""
+    setup = TrainSetup(lora=LoraConfig(), batch_size=8, seq_len=1024, accumulation=4)
+    workload = Workload(model=find_model(GPT2), setup=setup)
+    step = step_time(workload, find_gpu("rtx_4090")).step
+    assert step is not None
+    found = run_time(step, 10_485_760, 3)
+    for mine, of_step in (
+        (found.seconds, step.time.seconds),
+        (found.low, step.time.low),
+        (found.high, step.time.high),
+    ):
+        assert mine == pytest.approx(960 * of_step)
+    (answer,) = answers([workload], find_gpu("rtx_4090"))
+    peak, rate, hours = three_numbers(answer, Run(tokens=10_485_760, epochs=3, price=0.5))
+    assert peak.value == bytes_text(answer.prediction.peak.total_bytes)
+    assert rate.value == f"{step.time.tokens_per_second:,.0f}"
+    minutes = found.seconds / 60
+    assert hours.value == f"{minutes:.2f} min" and hours.label == "10.49 M tokens × 3"
+    assert f"costs {0.5 * found.seconds / 3600:.2f} " in hours.note
+
+
+def test_a_number_that_is_not_known_is_not_there() -> None:
+    workload = Workload(model=find_model(GPT2), setup=TrainSetup(seq_len=256))
+    for gpu in (None, find_gpu("custom:24GiB")):
+        (answer,) = answers([workload], gpu)
+        assert [number.label for number in three_numbers(answer, Run())] == ["Peak"]
+
+
+def test_the_verdict_says_what_is_enough_without_a_card() -> None:
+    workload = Workload(model=find_model(LLAMA), setup=TrainSetup(lora=LoraConfig()))
+    (answer,) = answers([workload])
+    words = verdict_words(answer)
+    card = smallest_cards(answer.prediction)[0]
+    assert words.words == "Needs 36.40 GiB"
+    assert words.numbers == f"a card of {card.memory_gib_marketed:g} GB is enough"
+    on_cpu = replace(workload, setup=replace(workload.setup, device="cpu"))
+    (answer,) = answers([on_cpu])
+    assert "card" not in verdict_words(answer).numbers and not offers(answer)
+
+
+def test_what_it_rests_on_is_the_nearest_public_run_with_its_address() -> None:
+    workload = Workload(model=find_model(LLAMA), setup=TrainSetup(lora=LoraConfig()))
+    (answer,) = answers([workload], find_gpu("rtx_4090"))
+    likely = answer.likely
+    assert likely is not None
+    told = trust(answer)
+    assert told.url == likely.nearest.url and told.url.startswith("https://")
+    assert f"{likely.nearest.measured_bytes / GIB:.2f} GiB" in told.text
+    on_cpu = replace(workload, setup=replace(workload.setup, device="cpu"))
+    (answer,) = answers([on_cpu])
+    assert trust(answer).url == "" and trust(answer).text
+
+
+def test_differences_are_those_and_no_others() -> None:
+    gpu = find_gpu("rtx_4090")
+    model = find_model(GPT2)
+    one, other = answers(
+        [
+            Workload(model=model, setup=TrainSetup(seq_len=256, lora=LoraConfig(r=rank)))
+            for rank in (8, 16)
+        ],
+        gpu,
+    )
+    asked_, found = asked_differently(one, other), answered_differently(one, other)
+    assert asked_ is not None and found is not None
+    assert [row.cells for row in asked_.rows] == [("rank", "8", "16"), ("alpha", "16", "32")]
+    rows = {row.cells[0]: row.cells[1:] for row in found.rows}
+    assert "verdict" not in rows and "highest rank that fits" not in rows
+    peaks = [a.prediction.peak.total_bytes for a in (one, other)]
+    assert rows["peak"][:2] == tuple(f"{peak / MIB:.2f} MiB" for peak in peaks)
+    assert rows["peak"][2] == f"{100 * (peaks[1] / peaks[0] - 1):+.1f} %"
+    assert asked_differently(one, one) is None and answered_differently(one, one) is None
+
+
+def test_smallest_cards_stand_with_the_fastest_first() -> None:
+    workload = Workload(model=find_model(GPT2), setup=TrainSetup(lora=LoraConfig(), seq_len=256))
+    (answer,) = answers([workload])
+    table = smallest_cards_table([answer])
+    assert table is not None
+    cards = smallest_cards(predict(workload))
+    assert {row.cells[1] for row in table.rows} == {card.name for card in cards}
+    rates = []
+    for row in table.rows:
+        (card,) = [c for c in cards if c.name == row.cells[1]]
+        step = step_time(workload, card).step
+        assert step is not None and row.cells[3] == rate_text(step.time.tokens_per_second)
+        rates.append(step.time.tokens_per_second)
+    assert rates == sorted(rates, reverse=True) and len(rates) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_written_options_are_read_as_the_same_setup(method: str) -> None:
+    options = {
+        "methods": (method,),
+        "targets": "c_attn,c_proj",
+        "layers_to_transform": "0,2",
+        "modules_to_save": "lm_head",
+        "rank": 4,
+        "checkpointing": True,
+        "double_quant": False,
+    }
+    question = asked(GPT2, None, **options)
+    model = find_model(GPT2)
+    (setup,) = setups(model, question.options, question.given)
+    again = {**question.options, **written_options(setup)}
+    assert setups(model, again, set(written_options(setup))) == [setup] or method == "qlora"

@@ -1,0 +1,176 @@
+"""Predict's new parts and Crossover, run without a browser: Apply, the training's length, A against
+B, and what is taken along."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard_app import opened, problems, texts, viewed
+from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
+from lora_profiler.dashboard.link import parsed, written
+from lora_profiler.report.crossover import sentences
+
+LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx_4090"}
+SMALL = {"model": "openai-community/gpt2", "seq_len": "256", "gpu": "rtx_4090"}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    yield
+
+
+def asked(app: AppTest) -> Any:
+    return app.session_state["question"]
+
+
+def sound(app: AppTest) -> AppTest:
+    assert not app.exception, app.exception
+    assert not problems(app), problems(app)
+    return app
+
+
+def address(app: AppTest) -> dict[str, list[str]]:
+    return {n: [v] if isinstance(v, str) else list(v) for n, v in app.query_params.items()}
+
+
+def box(app: AppTest, kind: str, key: str) -> Any:
+    return next(element for element in getattr(app, kind) if element.key == key)
+
+
+# --- apply ----------------------------------------------------------------------------------------
+
+
+def test_apply_makes_it_fit_and_shows_in_the_settings_and_the_address() -> None:
+    app = sound(opened(**LLAMA, method=["full", "lora", "qlora"]))
+    assert "Does not fit: 36.40 and 2.80 reserve, of 23.50 GiB" in texts(app)
+    assert not box(app, "toggle", "ask.checkpointing").value
+    sound(app.button(key="apply.0").click().run())
+    assert "Fits: 18.89 and 1.75 reserve, of 23.50 GiB" in texts(app)
+    assert box(app, "toggle", "ask.checkpointing").value
+    assert address(app)["checkpointing"] == ["yes"]
+    again = opened(**{name.replace("-", "_"): v for name, v in address(app).items()})
+    assert asked(again) == asked(app) and texts(again) == texts(app)
+
+
+def test_apply_of_another_method_asks_it_beside_and_is_about_it() -> None:
+    app = sound(opened(**LLAMA, method="lora"))
+    assert "A 4-bit base (QLoRA) and adapters on PEFT's default targets: 18.84 GiB" in texts(app)
+    sound(app.button(key="apply.1").click().run())
+    question = asked(app)
+    assert question.options["methods"] == ("lora", "qlora")
+    assert question.options["targets"] == "default"
+    assert box(app, "selectbox", "ask.about").value == "qlora"
+    assert address(app)["about"] == ["qlora"]
+    assert "Fits: 18.84 and" in texts(app)
+
+
+def test_apply_keeps_an_uploaded_model() -> None:
+    app = opened(gpu="custom:1GiB", method="lora", seq_len="256")
+    sound(box(app, "segmented_control", "ask.origin").set_value("A config.json").run())
+    content = json.dumps(dict(find_model("gpt2").published)).encode()
+    app.file_uploader(key="config_json").set_value(("mine.json", content, "application/json"))
+    sound(app.run())
+    assert "Does not fit" in texts(app) or "Tight" in texts(app)
+    sound(app.button(key="apply.0").click().run())
+    assert "Fine-tune mine" in texts(app) and "Fits: " in texts(app)
+    assert not address(app)
+    app.session_state["take_along"] = True
+    commands = [code.value for code in sound(app.run()).code]
+    assert len(commands) == 1 and "mine.json" in commands[0]
+
+
+# --- the training ---------------------------------------------------------------------------------
+
+
+def test_tokens_epochs_and_price_make_hours_and_cost_and_are_in_the_address() -> None:
+    app = sound(opened(**SMALL))
+    assert "tokens" not in address(app) and "costs" not in texts(app)
+    for key, value in (("ask.millions", 2.5), ("ask.epochs", 2.0), ("ask.price", 0.4)):
+        sound(box(app, "number_input", key).set_value(value).run())
+    found = address(app)
+    assert (found["tokens"], found["epochs"], found["price"]) == (["2500000"], ["2"], ["0.4"])
+    shown = texts(app)
+    assert "2.5 M tokens × 2" in shown and "costs 0." in shown
+    again = opened(**{name.replace("-", "_"): v for name, v in found.items()})
+    assert texts(again) == shown
+    for n in ("Catalogue", "Predict"):  # what was typed is still there after another page
+        sound(box(app, "segmented_control", "page").set_value(n).run())
+    assert box(app, "number_input", "ask.epochs").value == 2.0 and texts(app) == shown
+
+
+# --- A against B ----------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_is_compared_with_what_is_asked_next() -> None:
+    app = viewed(sound(opened(**SMALL)), "Compare")
+    assert "Pin an answer as A" in texts(app)
+    sound(app.button(key="pin").click().run())
+    assert "nothing differs yet" in texts(app)
+    sound(box(app, "number_input", "ask.rank").set_value(64).run())
+    shown = texts(app)
+    assert "A, LoRA r16, and B, LoRA r64" in shown
+    assert "\trank\t16\t64" in shown and "\tverdict" not in shown and "\tcard" not in shown
+    assert "\ttrained parameters\t2.36 M\t9.44 M\t+300.0 %" in shown
+
+
+# --- what is taken along --------------------------------------------------------------------------
+
+
+def test_link_command_and_trainer_s_file_ask_the_same() -> None:
+    app = opened(**SMALL, method="lora", checkpointing="yes", trainer="trl-sft")
+    assert not app.code
+    app.session_state["take_along"] = True
+    link, command = (code.value for code in sound(app.run()).code)
+    found = parsed(parse_qs(link.partition("?")[2]))
+    assert found.question == asked(app) and not found.complaints
+    assert command == (
+        "lora-profile openai-community/gpt2 --trainer trl-sft --method lora --seq-len 256"
+        " --gpu rtx_4090"
+    )
+    sound(box(app, "selectbox", "trainer_file").set_value("trl").run())
+    (file,) = [button for button in app.download_button if button.label == "Trainer's file"]
+    assert file.proto.url
+    sound(box(app, "selectbox", "trainer_file").set_value("torchtune").run())
+    assert "torchtune has no builder of openai-community/gpt2" in texts(app)
+    assert "Trainer's file" not in [button.label for button in app.download_button]
+
+
+# --- crossover ------------------------------------------------------------------------------------
+
+
+def test_crossover_says_what_the_command_line_does() -> None:
+    app = sound(
+        opened(
+            page="crossover", model="openai-community/gpt2", method=["full", "lora"], gpu="rtx_4090"
+        )
+    )
+    model, gpu = find_model("gpt2"), find_gpu("rtx_4090")
+    ways = [
+        Workload(model=model, setup=setup)
+        for setup in (TrainSetup(), TrainSetup(lora=LoraConfig()))
+    ]
+    shown = texts(app)
+    of_memory = [line for line in sentences(crossover(ways, gpu)) if "memory" in line]
+    assert of_memory and all(line in shown for line in of_memory)
+    assert "takes longer" not in shown and "highest rank at which" in shown
+    (figure,) = app.get("plotly_chart")
+    drawn = json.loads(figure.proto.spec)
+    assert {trace["name"] for trace in drawn["data"]} == {"full", "LoRA r16"}
+    sound(app.toggle(key="crossover.timed").set_value(True).run())
+    assert all(line in texts(app) for line in sentences(crossover(ways, gpu)))
+
+
+def test_crossover_of_one_method_is_refused_in_words() -> None:
+    app = opened(page="crossover", model="openai-community/gpt2", method="lora")
+    assert "a crossover is between methods" in problems(app)[0]
+    assert written("Crossover", asked(app))["page"] == ["crossover"]
+    sound(box(app, "pills", "ask.methods").set_value(["full", "lora"]).run())
