@@ -89,9 +89,9 @@ def _axis(options: Mapping[str, Any], data: list[Mapping[str, Any]], name: str) 
 
 
 def _has_room(data: list[Mapping[str, Any]], layout: Mapping[str, Any], canvas: Canvas) -> bool:
-    """Whether a label finds room above its row."""
+    """Whether a label finds room above its bar."""
     if not any(trace["type"] == "bar" for trace in data):
-        return True
+        return False
     row = abs(canvas.height / (canvas.y.last - canvas.y.first))
     return bool(row * layout.get("bargap", 0.2) >= _ABOVE_GAP_PX)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 from lora_profiler.report.charts.labels import shortened
@@ -14,7 +15,7 @@ from lora_profiler.report.svg.marks import (
     stroke,
     symbol_path,
 )
-from lora_profiler.report.svg.text import number, percent, plain, width_px
+from lora_profiler.report.svg.text import lines_of, number, percent, plain, width_px
 from lora_profiler.report.svg.traces import Canvas
 from lora_profiler.report.svg.words import Across, Upright, words
 
@@ -22,6 +23,8 @@ NARROW_PX = 240
 """Width of a figure's plane where the figure is narrow: what has no room there is shown where it is
 wide alone."""
 _TICK_PX, _TITLE_PX, _LABEL_PX = 8, 20, 8
+_LETTERS = 17
+"""Of a label that has half of a narrow plane."""
 _FAINT = {"size": SMALL_PX, "color": FAINT_INK.light}
 _ACROSS: Mapping[str, Across] = {"left": "start", "center": "middle", "right": "end"}
 _UPRIGHT: Mapping[str, Upright] = {"top": "t", "middle": "m", "bottom": "b"}
@@ -61,8 +64,10 @@ def below(canvas: Canvas, angle: float = 0) -> tuple[str, float]:
     taken = _TICK_PX + (0.75 * max(widths, default=0) if angle else SMALL_PX * 1.3) if shown else 4
     if canvas.x.title:
         y = canvas.height + taken + 4
-        parts.append(words(canvas.x.title, "50%", y, "t", "middle", _FAINT))
-        taken += _TITLE_PX
+        short = "<br>".join(wrap(canvas.x.title, NARROW_PX // (SMALL_PX // 2)))
+        for text, names in ((canvas.x.title, "wide"), (short, "narrow")):
+            parts.append(words(text, "50%", y, "t", "middle", _FAINT, names=names))
+        taken += _TITLE_PX + (SMALL_PX if "<br>" in short else 0)
     return "".join(parts), taken
 
 
@@ -75,7 +80,7 @@ def _every(widths: Sequence[float], angle: float) -> int:
 def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str, float, float]:
     """(ticks and title of the upright axis, pixels that they take, pixels where it is narrow).
 
-    Labels that leave no room where it is narrow are shown there `above` their rows, or shortened.
+    Of labels that leave no room where it is narrow the end is shown there, or all `above` the row.
     """
     font = rows.get("tickfont", _FAINT)
     shown = [(v, text) for v, text in canvas.y.ticks if canvas.y.holds(v)]
@@ -92,12 +97,12 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
         narrow = 0.0 if above else NARROW_PX / 2
         for value, text in shown:
             y = canvas.down(value)
-            one = escape(shortened(plain(text), 40 if above else 18), quote=False)
-            parts.append(
-                words(one, "0", y - row / 2, "t", "start", font, names="narrow")
-                if above
-                else words(one, "0", y, "m", "end", font, dx=-_LABEL_PX, names="narrow")
-            )
+            if above:
+                one = escape(shortened(plain(text), 40), quote=False)
+                parts.append(words(one, "0", y - row / 2, "t", "start", font, names="narrow"))
+            else:
+                ends = "<br>".join(_end(line) for line in lines_of(text))
+                parts.append(words(ends, "0", y, "m", "end", font, dx=-_LABEL_PX, names="narrow"))
     if canvas.y.title:
         for left, names in ((widest, "wide"), (narrow, "narrow")):
             middle = number(canvas.height / 2)
@@ -108,6 +113,11 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
             )
     around = _LABEL_PX + 2
     return "".join(parts), widest + title + around, (narrow + title + around if narrow else 2.0)
+
+
+def _end(line: str) -> str:
+    """As much of the end of a label as there is room for: names of layers differ there."""
+    return escape(line if len(line) <= _LETTERS else f"…{line[1 - _LETTERS :]}", quote=False)
 
 
 def _widest(text: str) -> float:

@@ -117,5 +117,5 @@ def marker_classes(marker: Mapping[str, Any]) -> str:
     symbol, colour = marker.get("symbol", "circle"), marker["color"]
     line = marker.get("line", {})
     if symbol.endswith("-open") or symbol == "line-ns":
-        return f"n {stroke(line.get('color', colour))}"
+        return f"n {stroke(colour)}"
     return f"{fill(colour)} {stroke(line.get('color', PAPER.light))}" if line else fill(colour)

@@ -19,7 +19,7 @@ BOX = 1000
 """Width of the box that lines and areas are drawn in, which is stretched to the figure's."""
 _MOST_STRIPS = 400
 """Points of a line without marks that answer when pointed at."""
-_BESIDE_PX, _ABOVE_PX = 6, 10
+_BESIDE_PX, _ABOVE_PX = 6, 8
 Trace = Mapping[str, Any]
 
 
@@ -230,5 +230,6 @@ def _texts(
         if place == "middle right":
             yield words(text, percent(share), down, "m", "start", font, dx=_BESIDE_PX)
         else:
-            shift = -_ABOVE_PX if place == "top center" else _ABOVE_PX
+            away = _ABOVE_PX + 0.65 * trace.get("marker", {}).get("size", 0)
+            shift = -away if place == "top center" else away
             yield words(text, percent(share), down + shift, "m", "middle", font)
