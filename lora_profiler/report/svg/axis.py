@@ -48,9 +48,7 @@ def axis_of(options: Mapping[str, Any], values: Iterable[float]) -> Axis:
     )
 
 
-def _range(
-    options: Mapping[str, Any], values: list[float], *, is_log: bool
-) -> tuple[float, float]:
+def _range(options: Mapping[str, Any], values: list[float], *, is_log: bool) -> tuple[float, float]:
     places = [math.log10(v) for v in values if v > 0] if is_log else values
     low, high = min(places, default=0.0), max(places, default=1.0)
     if options.get("rangemode") == "tozero":

@@ -10,14 +10,7 @@ from html import escape
 from typing import Any
 
 from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import (
-    BODY_PX,
-    HEAD_PX,
-    SMALL_PX,
-    Theme,
-    all_colours,
-    colour,
-)
+from lora_profiler.report.palette import BODY_PX, HEAD_PX, SMALL_PX, Theme, all_colours, colour
 from lora_profiler.report.svg.axis import Axis, axis_of
 from lora_profiler.report.svg.frame import (
     NARROW_PX,
@@ -59,7 +52,9 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
         definitions=Definitions(name),
     )
     ticks, below_px = below(canvas, layout["xaxis"].get("tickangle", 0))
-    labels, left, narrow_left = beside(canvas, layout["yaxis"], above=_has_room(data, layout, canvas))
+    labels, left, narrow_left = beside(
+        canvas, layout["yaxis"], above=_has_room(data, layout, canvas)
+    )
     right, narrow_right = _right(data, canvas)
     shapes = layout.get("shapes", [])
     parts = [

@@ -84,9 +84,12 @@ class Definitions:
         )
         return f"url(#{self._id(content)})"
 
-    def paint(self, colour: str, pattern: Mapping[str, Any] | None) -> str:
-        """Attributes that fill with a colour, hatched where `pattern` says so."""
-        return f'fill="{self.hatch(pattern)}"' if pattern else f'class="{fill(colour)}"'
+    def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
+        """Attributes that fill with a colour, hatched where `pattern` says so; `names` are more
+        classes."""
+        shown = " ".join(names if pattern else (fill(colour), *names))
+        hatched = f' fill="{self.hatch(pattern)}"' if pattern else ""
+        return f'class="{shown}"{hatched}' if shown else hatched.strip()
 
     def symbol(self, symbol: str, size: float) -> str:
         """The id of a path around the origin."""

@@ -2,23 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from lora_profiler.report.svg.axis import Axis
-from lora_profiler.report.svg.marks import (
-    Definitions,
-    edge,
-    fill,
-    marker_classes,
-    stroke,
-)
+from lora_profiler.report.svg.marks import Definitions, edge, fill, marker_classes, stroke
 from lora_profiler.report.svg.text import number, percent, tooltip
 from lora_profiler.report.svg.words import words
 
 BOX = 1000
 """Width of the box that lines and areas are drawn in, which is stretched to the figure's."""
-_MOST_STRIPS = 400
-"""Points of a line without marks that answer when pointed at."""
+_MOST_STRIPS = 100
+"""Of a line without marks that answer when pointed at."""
 _BESIDE_PX, _ABOVE_PX = 6, 8
 Trace = Mapping[str, Any]
 
@@ -67,9 +62,8 @@ def _bars(trace: Trace, canvas: Canvas, gap: float) -> Iterator[str]:
     assert trace["orientation"] == "h"
     marker = trace["marker"]
     thick = (1 - gap) * abs(canvas.height / (canvas.y.last - canvas.y.first))
-    paint = canvas.definitions.paint(marker["color"], marker.get("pattern"))
-    line = marker.get("line", {})
-    outline = f' class="{stroke(line["color"])}"' if line else ""
+    names = [stroke(line["color"])] if (line := marker.get("line")) else []
+    paint = canvas.definitions.paint(marker["color"], marker.get("pattern"), *names)
     bars = []
     for value, place, tip in zip(trace["x"], trace["y"], _tips(trace), strict=True):
         begun = canvas.stacked.setdefault(("bar", place), [0.0])
@@ -77,10 +71,9 @@ def _bars(trace: Trace, canvas: Canvas, gap: float) -> Iterator[str]:
         begun[0] += value
         bars.append(
             f'<rect x="{percent(first)}" y="{number(canvas.down(place) - thick / 2)}"'
-            f' width="{percent(after - first)}" height="{number(thick)}" {paint}'
-            + (f">{tip}</rect>" if tip else "/>")
+            f' width="{percent(after - first)}" height="{number(thick)}">{tip}</rect>'
         )
-    yield f"<g{outline}>{''.join(bars)}</g>"
+    yield f"<g {paint}>{''.join(bars)}</g>"
     yield from _whiskers(trace, canvas)
 
 
@@ -146,16 +139,21 @@ def _area(trace: Trace, canvas: Canvas) -> str:
 
 
 def _path(points: Sequence[tuple[float | None, float | None]], canvas: Canvas) -> str:
-    """A line through them in the box; None is a gap."""
-    parts, pen = [], "M"
+    """A line through them in the box; None is a gap. Points on a level between two others, which
+    nobody sees, are left out."""
+    placed: list[tuple[str, str] | None] = []
     for x, y in points:
         if x is None or y is None:
-            pen = "M"
+            placed.append(None)
             continue
         share, down = canvas.at(x, y)
-        parts.append(f"{pen}{number(BOX * share)},{number(down)}")
-        pen = "L"
-    return "".join(parts)
+        here = number(BOX * share), number(down)
+        before = placed[-2:]
+        if len(before) == 2 and all(each and each[1] == here[1] for each in before):
+            placed.pop()
+        placed.append(here)
+    parts = [f"L{','.join(each)}" if each else "M" for each in placed]
+    return ("M" + "".join(parts).removeprefix("L")).replace("ML", "M").removesuffix("M")
 
 
 def _stretched(content: str, canvas: Canvas) -> str:
@@ -186,7 +184,7 @@ def _scatter(trace: Trace, canvas: Canvas) -> Iterator[str]:
         )
     if "markers" in mode:
         yield _marks(trace["marker"], points, canvas)
-    elif mode == ["lines"] and any(tip for _, _, tip, _ in points) and len(points) <= _MOST_STRIPS:
+    elif mode == ["lines"] and any(tip for _, _, tip, _ in points):
         yield _strips(points, canvas)
     if "text" in mode:
         yield from _texts(trace, points, canvas)
@@ -207,14 +205,21 @@ def _marks(
 
 
 def _strips(points: Sequence[tuple[float, float, str, int]], canvas: Canvas) -> str:
-    """Unseen strips from top to bottom around each point."""
-    shares = [canvas.x.share(x) for x, *_ in points]
-    middles = [(a + b) / 2 for a, b in zip(shares, shares[1:], strict=False)]
-    ends = [shares[0], *middles, shares[-1]]
+    """Unseen strips from top to bottom around each point; of many points around the highest of
+    each stretch."""
+    stride = -(-len(points) // _MOST_STRIPS)
+    highest = [
+        max(points[n : n + stride], key=lambda point: point[1])
+        for n in range(0, len(points), stride)
+    ]
+    shares = [canvas.x.share(x) for x, *_ in highest]
+    middles = [(a + b) / 2 for a, b in pairwise(shares)]
     height = number(canvas.height)
     made = (
         f'<rect x="{percent(left)}" width="{percent(right - left)}" height="{height}">{tip}</rect>'
-        for left, right, (_, _, tip, _) in zip(ends, ends[1:], points, strict=False)
+        for (left, right), (_, _, tip, _) in zip(
+            pairwise([shares[0], *middles, shares[-1]]), highest, strict=True
+        )
     )
     return f'<g opacity="0">{"".join(made)}</g>'
 
