@@ -64,7 +64,8 @@ def _style() -> str:
     light, dark = colour_variables("light"), colour_variables("dark")
     return (
         f":root{{{light}--lp-font:{FONT}}}\n@media screen and (prefers-color-scheme:"
-        f" dark){{:root{{{dark}}}}}\n{figure_style()}\n{template_text('page.css')}{template_text('blocks.css')}"
+        f" dark){{:root{{{dark}}}}}\n{figure_style()}\n{template_text('page.css')}"
+        f"{template_text('blocks.css')}"
     )
 
 

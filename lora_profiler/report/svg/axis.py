@@ -38,6 +38,8 @@ def axis_of(options: Mapping[str, Any], values: Iterable[float]) -> Axis:
     range that is not given."""
     is_log = options.get("type") == "log"
     first, last = options.get("range") or _range(options, list(values), is_log=is_log)
+    if first == last:  # nothing to show
+        last = first + 1
     return Axis(
         first=first,
         last=last,

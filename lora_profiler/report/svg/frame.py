@@ -6,7 +6,7 @@ from textwrap import wrap
 from typing import Any
 
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.palette import FAINT_INK, HEAD_PX, LINE, PAPER, SMALL_PX
+from lora_profiler.report.palette import FAINT_INK, HEAD_PX, LINE, SMALL_PX
 from lora_profiler.report.svg.marks import (
     Definitions,
     edge,
@@ -19,10 +19,13 @@ from lora_profiler.report.svg.text import lines_of, number, percent, plain, widt
 from lora_profiler.report.svg.traces import Canvas
 from lora_profiler.report.svg.words import Across, Upright, words
 
-NARROW_PX = 240
-"""Width of a figure's plane where the figure is narrow: what has no room there is shown where it is
-wide alone."""
+NARROW_PX, WIDE_PX = 340, 480
+"""Width of a figure on a phone, and from where on it counts as wide (`figures.css`)."""
+PLANE_PX = 240
+"""Of a plane on a phone: what has no room there is shown where it is wide alone."""
 _TICK_PX, _TITLE_PX, _LABEL_PX = 8, 20, 8
+_LINE_LETTERS = 36
+"""Of a line as wide as a plane on a phone."""
 _LETTERS = 17
 """Of a label that has half of a narrow plane."""
 _FAINT = {"size": SMALL_PX, "color": FAINT_INK.light}
@@ -64,7 +67,7 @@ def below(canvas: Canvas, angle: float = 0) -> tuple[str, float]:
     taken = _TICK_PX + (0.75 * max(widths, default=0) if angle else SMALL_PX * 1.3) if shown else 4
     if canvas.x.title:
         y = canvas.height + taken + 4
-        short = "<br>".join(wrap(canvas.x.title, NARROW_PX // (SMALL_PX // 2)))
+        short = "<br>".join(wrap(canvas.x.title, _LINE_LETTERS))
         for text, names in ((canvas.x.title, "wide"), (short, "narrow")):
             parts.append(words(text, "50%", y, "t", "middle", _FAINT, names=names))
         taken += _TITLE_PX + (SMALL_PX if "<br>" in short else 0)
@@ -74,7 +77,7 @@ def below(canvas: Canvas, angle: float = 0) -> tuple[str, float]:
 def _every(widths: Sequence[float], angle: float) -> int:
     """Of how many ticks one is shown where it is narrow."""
     room = len(widths) * (SMALL_PX + 2 if angle else max(widths, default=0) + 10)
-    return max(1, -(-round(room) // NARROW_PX))
+    return max(1, -(-round(room) // PLANE_PX))
 
 
 def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str, float, float]:
@@ -86,7 +89,7 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
     shown = [(v, text) for v, text in canvas.y.ticks if canvas.y.holds(v)]
     widest = max((_widest(text) for _, text in shown), default=0.0)
     title = _TITLE_PX if canvas.y.title else 0
-    is_long = widest > NARROW_PX / 2
+    is_long = widest > PLANE_PX / 2
     parts = [
         words(text, "0", canvas.down(v), "m", "end", font, dx=-_LABEL_PX, names="wide" * is_long)
         for v, text in shown
@@ -94,7 +97,7 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
     narrow = widest
     if is_long:
         row = abs(canvas.height / (canvas.y.last - canvas.y.first))
-        narrow = 0.0 if above else NARROW_PX / 2
+        narrow = 0.0 if above else PLANE_PX / 2
         for value, text in shown:
             y = canvas.down(value)
             if above:
@@ -150,16 +153,18 @@ def shape(it: Mapping[str, Any], canvas: Canvas) -> str:
     )
 
 
-def note(it: Mapping[str, Any], canvas: Canvas, left_px: float) -> Iterator[str]:
-    """Words at a place, with a dot and a thin line where they point at it; `left_px` is what stands
-    left of the plane where it is narrow."""
+def note(
+    it: Mapping[str, Any], canvas: Canvas, left_px: float, narrow_left_px: float
+) -> Iterator[str]:
+    """Words at a place, with a dot and a thin line where they point at it. What stands left of the
+    plane takes `left_px`, on a phone `narrow_left_px`."""
     share = it["x"] if it.get("xref") == "paper" else canvas.x.share(it["x"])
     y = canvas.height * (1 - it["y"]) if it.get("yref") == "paper" else canvas.down(it["y"])
     across = _ACROSS[it.get("xanchor", "center")]
     upright = _UPRIGHT[it.get("yanchor", "middle")]
     font = {**_FAINT, **it.get("font", {})}
-    names = ["over"] * ("bgcolor" in it)
-    at, dx = percent(share), float(it.get("xshift", 0))
+    over = "over" if "bgcolor" in it else ""
+    at, dx, text = percent(share), float(it.get("xshift", 0)), it["text"]
     if it.get("showarrow"):
         end = y + it["ay"]
         yield (
@@ -169,11 +174,19 @@ def note(it: Mapping[str, Any], canvas: Canvas, left_px: float) -> Iterator[str]
         )
         y, upright = end, "b"
     if font["size"] == HEAD_PX:  # the heading of a group of rows, which begins at the figure's edge
-        short = escape(shortened(plain(it["text"]), 44), quote=False)
-        yield words(it["text"], at, y, upright, across, font, names="wide")
-        yield words(short, at, y, upright, across, font, dx=2 - left_px, names="narrow")
+        short = escape(shortened(plain(text), 44), quote=False)
+        yield words(text, at, y, upright, across, font, dx=2 - left_px, names="wide")
+        yield words(short, at, y, upright, across, font, dx=2 - narrow_left_px, names="narrow")
         return
-    yield words(it["text"], at, y, upright, across, font, dx=dx, names=" ".join(names))
+    width = width_px(plain(text), font["size"])
+    begin = share * PLANE_PX - {"start": 0, "middle": width / 2, "end": width}[across]
+    if begin >= 0 and begin + width <= PLANE_PX:
+        yield words(text, at, y, upright, across, font, dx=dx, names=over)
+        return
+    lines = "<br>".join(escape(line, quote=False) for line in wrap(plain(text), _LINE_LETTERS))
+    end_at: tuple[str, Across] = ("0", "start") if begin < 0 else ("100%", "end")
+    yield words(text, at, y, upright, across, font, dx=dx, names=f"{over} wide".strip())
+    yield words(lines, end_at[0], y, upright, end_at[1], font, names=f"{over} narrow".strip())
 
 
 # --- the legend -----------------------------------------------------------------------------------
@@ -211,8 +224,3 @@ def _swatch(trace: Mapping[str, Any], definitions: Definitions) -> str:
             f" {edge(marker)}/>"
         )
     return "".join(parts)
-
-
-def paper() -> str:
-    """The colour of the page, which stands around words that lie over something."""
-    return PAPER.light

@@ -28,7 +28,7 @@ def stroke(colour: str) -> str:
 
 
 def symbol_path(symbol: str, size: float) -> str:
-    """A symbol of plotly's around the origin, `size` pixels across; `-open` has the same outline."""
+    """A symbol of plotly's around the origin, `size` pixels across; `-open` has the same path."""
     r = size / 2
     name = symbol.removesuffix("-open")
     if name == "circle":
