@@ -20,7 +20,7 @@ from lora_profiler.report.svg.frame import (
     beside,
     grid,
     legend,
-    note,
+    notes,
     shape,
 )
 from lora_profiler.report.svg.marks import Definitions
@@ -32,7 +32,7 @@ _AROUND_PX, _LEGEND_PX, _LEGEND_COLUMNS = 84, 19, 3
 _LEAST_PX = 60
 _ABOVE_GAP_PX = 14
 """Between bars, for a line of words."""
-_CELL_PX = 74
+_CELL_PX = 70
 """A cell with words in it is no narrower: then its figure scrolls."""
 _RIGHT_PX = 16
 
@@ -54,14 +54,14 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
         definitions=Definitions(name),
     )
     angle = layout["xaxis"].get("tickangle", 0)
-    ticks, below_px = below(canvas, angle)
     has_room = _has_room(data, layout, canvas)
     labels, left, narrow_left = beside(canvas, layout["yaxis"], above=has_room)
     if angle and canvas.x.ticks:  # the first of them leans to the left
         lean = 0.75 * width_px(plain(canvas.x.ticks[0][1]), SMALL_PX)
         left, narrow_left = max(left, lean), max(narrow_left, lean)
+    ticks, below_px = below(canvas, angle, left)
     right, narrow_right = _right(data, canvas, left, narrow_left)
-    shapes, notes = layout.get("shapes", []), layout.get("annotations", [])
+    shapes, words = layout.get("shapes", []), layout.get("annotations", [])
     parts = [
         *(shape(s, canvas) for s in shapes if s.get("layer") == "below"),
         grid(canvas),
@@ -69,13 +69,13 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
         *(shape(s, canvas) for s in shapes if s.get("layer") != "below"),
         ticks,
         labels,
-        *(part for n in notes for part in note(n, canvas, left, narrow_left)),
+        *notes(words, canvas, left, narrow_left),
     ]
     keys = legend(data, canvas.definitions)
     margins = {"l": left, "r": right, "ln": narrow_left, "rn": narrow_right, "b": below_px}
     style = "".join(f"--{key}:{round(px)}px;" for key, px in margins.items())
     least = _CELL_PX * len(data[0]["x"]) if data and data[0]["type"] == "heatmap" else 0
-    style += f"min-width:{least}px;" if least else ""
+    style += f"--least:{least}px;" if least else ""
     scrolls = f' class="lp-scroll" role="region" tabindex="0" aria-label="{told}"'
     return (
         f'<div class="lp-drawing">{keys}<div{scrolls if least else ""}>'

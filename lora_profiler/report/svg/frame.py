@@ -46,15 +46,16 @@ def grid(canvas: Canvas) -> str:
     return f'<g class="{stroke(LINE.light)}">{"".join(lines)}</g>' if lines else ""
 
 
-def below(canvas: Canvas, angle: float = 0) -> tuple[str, float]:
-    """(ticks and title of the level axis, pixels that they take)."""
+def below(canvas: Canvas, angle: float, left_px: float) -> tuple[str, float]:
+    """(ticks and title of the level axis, pixels that they take); `left_px` is what stands left of
+    the plane."""
     shown = [(v, text) for v, text in canvas.x.ticks if canvas.x.holds(v)]
     widths = [width_px(plain(text), SMALL_PX) for _, text in shown]
-    every = _every(widths, angle)
+    on_phones, on_paper = _every(widths, angle, PLANE_PX), _every(widths, angle, WIDE_PX - left_px)
     parts = []
     for n, (value, text) in enumerate(shown):
         at = percent(canvas.x.share(value))
-        names = "" if n % every == 0 else "wide"
+        names = "wide" if n % on_phones else "mid" if n % on_paper else ""
         y = canvas.height + _TICK_PX
         if angle:
             turned = words(text, "0", 0, "m", "end", _FAINT, names=names)
@@ -74,10 +75,10 @@ def below(canvas: Canvas, angle: float = 0) -> tuple[str, float]:
     return "".join(parts), taken
 
 
-def _every(widths: Sequence[float], angle: float) -> int:
-    """Of how many ticks one is shown where it is narrow."""
+def _every(widths: Sequence[float], angle: float, plane_px: float) -> int:
+    """Of how many ticks one is shown in a plane so wide."""
     room = len(widths) * (SMALL_PX + 2 if angle else max(widths, default=0) + 10)
-    return max(1, -(-round(room) // PLANE_PX))
+    return max(1, -(-round(room) // round(plane_px)))
 
 
 def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str, float, float]:
@@ -153,40 +154,68 @@ def shape(it: Mapping[str, Any], canvas: Canvas) -> str:
     )
 
 
-def note(
-    it: Mapping[str, Any], canvas: Canvas, left_px: float, narrow_left_px: float
+def notes(
+    several: Sequence[Mapping[str, Any]], canvas: Canvas, left_px: float, narrow_left_px: float
 ) -> Iterator[str]:
-    """Words at a place, with a dot and a thin line where they point at it. What stands left of the
-    plane takes `left_px`, on a phone `narrow_left_px`."""
-    share = it["x"] if it.get("xref") == "paper" else canvas.x.share(it["x"])
-    y = canvas.height * (1 - it["y"]) if it.get("yref") == "paper" else canvas.down(it["y"])
-    across = _ACROSS[it.get("xanchor", "center")]
-    upright = _UPRIGHT[it.get("yanchor", "middle")]
-    font = {**_FAINT, **it.get("font", {})}
-    over = "over" if "bgcolor" in it else ""
-    at, dx, text = percent(share), float(it.get("xshift", 0)), it["text"]
-    if it.get("showarrow"):
-        end = y + it["ay"]
-        yield (
-            f'<line x1="{at}" x2="{at}" y1="{number(y)}" y2="{number(end)}"'
-            f' class="{stroke(it["arrowcolor"])}"/>'
-            f'<circle cx="{at}" cy="{number(y)}" r="3" class="{fill(it["arrowcolor"])}"/>'
+    """Words at places, with a dot and a thin line where they point at one. What stands left of the
+    plane takes `left_px`, on a phone `narrow_left_px`. There a word that would run into an earlier
+    one is left out."""
+    taken: list[tuple[float, float, float]] = []
+    for it in several:
+        share = it["x"] if it.get("xref") == "paper" else canvas.x.share(it["x"])
+        y = canvas.height * (1 - it["y"]) if it.get("yref") == "paper" else canvas.down(it["y"])
+        across = _ACROSS[it.get("xanchor", "center")]
+        upright = _UPRIGHT[it.get("yanchor", "middle")]
+        font = {**_FAINT, **it.get("font", {})}
+        over = "over" if "bgcolor" in it else ""
+        at, text = percent(share), it["text"]
+        if it.get("showarrow"):
+            end = y + it["ay"]
+            yield (
+                f'<line x1="{at}" x2="{at}" y1="{number(y)}" y2="{number(end)}"'
+                f' class="{stroke(it["arrowcolor"])}"/>'
+                f'<circle cx="{at}" cy="{number(y)}" r="3" class="{fill(it["arrowcolor"])}"/>'
+            )
+            y, upright = end, "b"
+        if font["size"] == HEAD_PX:
+            yield from _head(text, at, y, upright, font, left_px, narrow_left_px)
+            continue
+        dx, width = float(it.get("xshift", 0)), width_px(plain(text), font["size"])
+        begin = share * PLANE_PX - {"start": 0, "middle": width / 2, "end": width}[across]
+        is_inside = begin >= 0 and begin + width <= PLANE_PX
+        is_free = all(
+            abs(y - there) > font["size"] or begin > last or begin + width < first
+            for there, first, last in taken
         )
-        y, upright = end, "b"
-    if font["size"] == HEAD_PX:  # the heading of a group of rows, which begins at the figure's edge
-        short = escape(shortened(plain(text), 44), quote=False)
-        yield words(text, at, y, upright, across, font, dx=2 - left_px, names="wide")
-        yield words(short, at, y, upright, across, font, dx=2 - narrow_left_px, names="narrow")
-        return
-    width = width_px(plain(text), font["size"])
-    begin = share * PLANE_PX - {"start": 0, "middle": width / 2, "end": width}[across]
-    if begin >= 0 and begin + width <= PLANE_PX:
-        yield words(text, at, y, upright, across, font, dx=dx, names=over)
-        return
-    lines = "<br>".join(escape(line, quote=False) for line in wrap(plain(text), _LINE_LETTERS))
-    end_at: tuple[str, Across] = ("0", "start") if begin < 0 else ("100%", "end")
-    yield words(text, at, y, upright, across, font, dx=dx, names=f"{over} wide".strip())
-    yield words(lines, end_at[0], y, upright, end_at[1], font, names=f"{over} narrow".strip())
+        taken.append((y, begin, begin + width))
+        names = over if is_inside and is_free else f"{over} wide".strip()
+        yield words(text, at, y, upright, across, font, dx=dx, names=names)
+        if not is_inside and is_free:
+            parts = wrap(plain(text), _LINE_LETTERS)
+            short = "<br>".join(escape(part, quote=False) for part in parts)
+            names = f"{over} narrow".strip()
+            end_at: tuple[str, Across] = ("0", "start") if begin < 0 else ("100%", "end")
+            yield words(short, end_at[0], y, upright, end_at[1], font, names=names)
+
+
+def _head(
+    text: str,
+    at: str,
+    y: float,
+    upright: Upright,
+    font: Mapping[str, Any],
+    left_px: float,
+    narrow_left_px: float,
+) -> Iterator[str]:
+    """The heading of a group of rows, which begins at the figure's edge, as long as there is
+    room."""
+    for most, names, dx in (
+        (44, "narrow", 2 - narrow_left_px),
+        (62, "wide less", 2 - left_px),
+        (100, "mid", 2 - left_px),
+    ):
+        short = escape(shortened(plain(text), most), quote=False)
+        yield words(short, at, y, upright, "start", font, dx=dx, names=names)
 
 
 # --- the legend -----------------------------------------------------------------------------------

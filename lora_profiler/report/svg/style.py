@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from lora_profiler.report.palette import (
     BODY_PX,
+    CELL_PX,
     HEAD_PX,
     PAPER,
     SMALL_PX,
@@ -18,10 +19,8 @@ from lora_profiler.report.palette import (
 @cache
 def figure_style() -> str:
     """Stands once on a page. Light, and dark where the reader asks for it on a screen."""
-    sizes = "".join(
-        f".lp-plane .t{n}{{font-size:{px}px}}"
-        for n, px in enumerate((SMALL_PX, BODY_PX, HEAD_PX), 1)
-    )
+    scale = (CELL_PX, SMALL_PX, BODY_PX, HEAD_PX)
+    sizes = "".join(f".lp-plane .t{px}{{font-size:{px}px}}" for px in scale)
     own = files("lora_profiler.report.svg").joinpath("figures.css").read_text("utf-8")
     return (
         f":root{{{_colours('light')}--lp-around:var(--c{_name(PAPER.light)})}}\n"

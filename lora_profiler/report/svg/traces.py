@@ -97,6 +97,7 @@ def _whiskers(trace: Trace, canvas: Canvas) -> Iterator[str]:
 def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
     colours = {place: colour for place, colour in trace["colorscale"]}
     low, high = trace["zmin"], trace["zmax"]
+    font = trace["textfont"]
     tall = abs(canvas.height / (canvas.y.last - canvas.y.first))
     for row, y in enumerate(trace["y"]):
         for column, x in enumerate(trace["x"]):
@@ -114,7 +115,7 @@ def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
                 f"{tooltip(trace['hovertext'][row][column])}</rect>"
             )
             text = trace["text"][row][column]
-            yield words(text, percent((left + right) / 2), top + tall / 2, "m", "middle")
+            yield words(text, percent((left + right) / 2), top + tall / 2, "m", "middle", font)
 
 
 # --- areas, lines, marks --------------------------------------------------------------------------

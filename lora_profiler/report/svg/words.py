@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any, Literal
 
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, HEAD_PX, SMALL_PX
+from lora_profiler.report.palette import BODY_PX, FAINT_INK
 from lora_profiler.report.svg.marks import fill
 from lora_profiler.report.svg.text import lines_of, number
 
@@ -36,8 +36,7 @@ def words(
     block = (len(lines) - 1) * _LINE * size
     above = {"t": 0.0, "m": block / 2, "b": block}[upright]
     baseline = y - above + _SHIFTS[upright] * size
-    sizes = {SMALL_PX: "t1", BODY_PX: "t2", HEAD_PX: "t3"}
-    shown = " ".join(filter(None, [sizes.get(size, "t1"), fill(colour), names]))
+    shown = " ".join(filter(None, [f"t{size}", fill(colour), names]))
     anchor = "" if across == "start" else f' text-anchor="{across}"'
     shift = f' dx="{number(dx)}"' if dx else ""
     made = "".join(
