@@ -27,9 +27,11 @@ def tree(name: str, figure: Figure) -> ElementTree.Element:
 @pytest.mark.parametrize("name", LIGHT)
 def test_every_figure_is_well_formed_and_told_in_words(name: str) -> None:
     root = tree(name, LIGHT[name])
-    (plane,) = root.iter("svg") if len(list(root.iter("svg"))) == 1 else [
-        each for each in root.iter("svg") if each.get("class") == "lp-plane"
-    ]
+    (plane,) = (
+        root.iter("svg")
+        if len(list(root.iter("svg"))) == 1
+        else [each for each in root.iter("svg") if each.get("class") == "lp-plane"]
+    )
     assert (plane.get("role"), plane.get("aria-label")) == ("img", name)
     ids = [each.get("id") for each in root.iter() if each.get("id")]
     assert len(ids) == len(set(ids)) and all(str(i).startswith("f-") for i in ids)
@@ -66,7 +68,7 @@ def test_there_is_a_mark_for_every_number(name: str) -> None:
         for cell in row
     )
     told = [t for t in figure["data"] if t.get("hoverinfo") == "text" and t["type"] == "bar"]
-    assert html.count(" cell\"") == cells
+    assert html.count(' cell"') == cells
     assert len(re.findall(r"<rect [^>]*><title>", html.replace(' cell"', '"'))) >= sum(
         len(t["x"]) for t in told
     )
@@ -84,7 +86,9 @@ def test_every_colour_of_the_palette_has_its_classes_in_both_themes() -> None:
     used = {
         found
         for name, figure in LIGHT.items()
-        for found in re.findall(r'(?:class="|[ ])([fs][0-9a-f]{6})\b', figure_html(figure, "f", name))
+        for found in re.findall(
+            r'(?:class="|[ ])([fs][0-9a-f]{6})\b', figure_html(figure, "f", name)
+        )
     }
     assert used and all(f".{name}{{" in style for name in used)
 
@@ -186,6 +190,7 @@ def test_an_area_is_as_high_as_plotly_draws_it(page: Any) -> None:
     line = f".l.s{INK.light[1:]}"
     (mine,), plotlys = page.evaluate(PLACES, [n, line, ".scatterlayer .js-line"])
     x, y, width = mine
-    assert any(
-        (x, y, width) == pytest.approx(there, abs=5e-3) for there in plotlys
-    ), (mine, plotlys)
+    assert any((x, y, width) == pytest.approx(there, abs=5e-3) for there in plotlys), (
+        mine,
+        plotlys,
+    )
