@@ -27,10 +27,11 @@ from benchmarks.reports import RECORDS, REPORTS, machines
 from browser import NEEDED, PROGRAM, PROGRAMS
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import main
-from lora_profiler.comparison.errors import METRICS, compare
+from lora_profiler.comparison.errors import METRICS, PHASE_GROUPS, compare, predicted_peaks
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
@@ -43,6 +44,7 @@ from lora_profiler.report.page import write as page_write
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
+from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 
@@ -405,6 +407,58 @@ def test_full_is_shown_beside_the_lora_that_differs_in_nothing_else() -> None:
         if isinstance(p, Beside)
     ]
     assert ["step-1", "step-2"] in beside
+
+
+def test_prediction_and_measurement_of_a_step_are_held_against_each_other() -> None:
+    """In the words and numbers of the comparison, part by part."""
+    by_name = {d.name: d for section in CONTENT.sections for d in drawings(section.parts)}
+    for number in (1, 2):
+        table = by_name[f"step-{number}"].numbers
+        assert table is not None and len(table.rows) == 4
+        for c in FOUND[number - 1].comparisons:
+            if c.metric == "phase_peak_bytes":
+                row = (
+                    labels.PHASE_LABELS[c.category],
+                    bytes_text(c.predicted),
+                    bytes_text(c.measured),
+                    error_text(c.relative_error or 0.0),
+                )
+                assert row in [r.cells for r in table.rows]
+
+
+def test_a_profile_s_curve_reaches_the_peaks_that_are_stated_of_its_parts() -> None:
+    """The curve is drawn, the moments are compared: both are of one step."""
+    model = find_model("openai-community/gpt2")
+    for setup in (TrainSetup(seq_len=64), TrainSetup(seq_len=64, lora=LoraConfig(r=8))):
+        found = predict(Workload(model=model, setup=setup), "compiled", may_trace=False)
+        assert len(found.curve) > 20
+        for group, (phases, _) in PHASE_GROUPS.items():
+            points = [p.total_bytes for p in found.curve if p.phase in phases]
+            if points:
+                assert max(points) == predicted_peaks(found)[group]
+
+
+def test_lora_stands_against_full_among_the_conclusions() -> None:
+    cards = {card.label: card for card in CONTENT.cards}
+    assert cards["Peak of LoRA r4 against full"].value == "-50.0 %"  # 1,000,000 of 2,000,000
+    assert cards["Step of LoRA r4 against full"].value == "the same"
+
+
+def test_the_verdict_and_what_makes_it_fit_stand_first() -> None:
+    model = find_model("meta-llama/Llama-3.1-8B")
+    setup = TrainSetup(seq_len=2048, lora=LoraConfig(r=16))
+    asked = answers([Workload(model=model, setup=setup)], find_gpu("rtx_4090"))
+    content = report_content([], asked)
+    first = content.cards[0]
+    assert (first.label, first.value) == ("LoRA r16 on NVIDIA GeForce RTX 4090", "does not fit")
+    assert "--checkpointing: fits" in first.note
+    assert content.lines[0].startswith("meta-llama/Llama-3.1-8B: llama, 32 layers")
+
+
+def test_figures_stand_before_tables() -> None:
+    names = [section.name for section in CONTENT.sections]
+    figures = [s.name for s in CONTENT.sections if drawings(s.parts)]
+    assert names[: len(figures)] == figures
 
 
 def other_sizes() -> list[Record]:

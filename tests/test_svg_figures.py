@@ -153,7 +153,7 @@ PLACES = """([n, ours, theirs]) => {
     middles(document.getElementById(`plotly-${n}`), '.nsewdrag', theirs)];
 }"""
 DRAWN_TWICE = [
-    *("scatter", "strip", "short curve", "bars", "throughput", "levers", "steps"),
+    *("scatter", "strip", "short curve", "measured curve", "bars", "throughput", "levers", "steps"),
     *("num_trainable_parameters", "saved_activation_bytes", "phases"),
 ]
 

@@ -89,8 +89,8 @@ def worst_table() -> Table:
     for heading, members in groups:
         rows.append(Row(cells=(heading,), kind="section"))
         rows += [Row(cells=cells, indent=1) for cells in members]
-    columns = ("the worst of each kind", "on", "error", "predicted", "counted")
-    return Table(columns=columns, rows=tuple(rows), left=2)
+    columns = ("the worst of each kind", "error", "on", "predicted", "counted")
+    return Table(columns=columns, rows=tuple(rows), left=1)
 
 
 def worst_lines() -> list[str]:
@@ -115,7 +115,7 @@ def _own(row: OwnRow) -> _Shown:
 
 
 def _cells(what: str, where: str, row: MeasuredMemory | OwnRow, counted: int) -> _Shown:
-    return what, where, error_text(row.error), bytes_text(row.predicted_bytes), bytes_text(counted)
+    return what, error_text(row.error), where, bytes_text(row.predicted_bytes), bytes_text(counted)
 
 
 def _worst(rows: Iterable[_Row]) -> list[_Row]:
