@@ -590,9 +590,9 @@ def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
     ]
     marks = next(t for t in data if t.get("mode") == "markers+text")
     assert marks["text"] == ["exact", "+20.00 %", "-12.50 %"]
-    assert marks["name"].startswith("rehearsed")
+    assert marks["name"] == "rehearsed peak"
     assert marks["hovertext"][1] == "forward and loss<br>rehearsed 5.00 GiB<br>predicted 6.00 GiB"
-    outline = next(t for t in data if t.get("name") == "predicted, in all")
+    outline = next(t for t in data if t.get("name") == "predicted")
     assert outline["y"] == pytest.approx([p.total_bytes / GIB for p in curve(9)[:-1]])
     assert outline["x"] == sorted(outline["x"])
     for (first, after), group in zip(bands, ("setup", "forward", "backward"), strict=False):

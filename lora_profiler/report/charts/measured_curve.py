@@ -51,7 +51,7 @@ def measured_curve(
     return figure(
         [
             *areas(shown, places, size),
-            {**outline(shown, places, size), "name": "predicted, in all", "showlegend": True},
+            {**outline(shown, places, size), "name": "predicted", "showlegend": True},
             *_read(bands, peaks, predicted, size, word),
         ],
         height=HEIGHT_PX,
@@ -97,7 +97,7 @@ def _read(
     yield {
         "type": "scatter",
         "mode": "markers+text",
-        "name": f"{word}, the peak in each part, and the prediction's error",
+        "name": f"{word} peak",
         "x": [(first + after) / 2 for _, first, after in known],
         "y": heights,
         "text": [_error(peaks[group], predicted.get(group)) for group, *_ in known],

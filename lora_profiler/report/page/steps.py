@@ -92,6 +92,7 @@ def step_drawing(run: Run) -> Drawing | None:
             f"Stacked areas of what is predicted, and across each part of the step the peak that"
             f" was {word}. {said}."
         ),
+        lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
         figure=charts.measured_curve(prediction.curve, predicted, peaks, word=word),
         numbers=Table(
             title=f"Peaks of the parts of a step, predicted and {word}",
