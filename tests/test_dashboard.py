@@ -935,6 +935,7 @@ def test_evidence_names_the_worst_of_each_kind_first() -> None:
     groups = [
         [row for row in memory if row.is_graded],
         [row for row in memory if row.apart],
+        measured_steps(),
         own_rows("rehearsed"),
         own_rows("recorded"),
     ]

@@ -5,14 +5,22 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Final, TypeVar
 
-from lora_profiler.evidence import MeasuredMemory, OwnKind, OwnRow, measured_memory, own_rows
+from lora_profiler.evidence import (
+    MeasuredMemory,
+    MeasuredStep,
+    OwnKind,
+    OwnRow,
+    measured_memory,
+    measured_steps,
+    own_rows,
+)
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.charts import ScatterPoint
-from lora_profiler.report.empirical_interval import setup_words
+from lora_profiler.report.empirical_interval import row_label, setup_words
 from lora_profiler.report.evidence import graded_memory
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.page.parts import Card
-from lora_profiler.units import bytes_text, count_text, error_text, percent_text
+from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text
 
 KIND_TITLES: Final[dict[OwnKind, str]] = {
     "rehearsed": "Rehearsed: torch's CUDA build, no card",
@@ -34,7 +42,7 @@ COUNTED: Final[dict[OwnKind, str]] = {"rehearsed": "rehearsed", "recorded": "mea
 WORST = 5
 """Rows of each kind that are named."""
 OTHERS = "Measured on cards, by others"
-_Row = TypeVar("_Row", MeasuredMemory, OwnRow)
+_Row = TypeVar("_Row", MeasuredMemory, MeasuredStep, OwnRow)
 _Shown = tuple[str, str, str, str, str]
 
 
@@ -81,6 +89,8 @@ def worst_table() -> Table:
             [_public(row) for row in _worst(r for r in memory if r.apart)],
         ),
     ]
+    steps = [_step(row) for row in _worst(measured_steps())]
+    groups.append(("Time of a step, by others, counted or not", steps))
     groups += [
         (title, [_own(row) for row in _worst(own_rows(kind))])
         for kind, title in KIND_TITLES.items()
@@ -100,13 +110,21 @@ def worst_lines() -> list[str]:
         *_worst(row for row in memory if row.is_graded),
         *_worst(row for row in memory if row.apart),
     ]
-    found = {f"{row.model}: {row.apart or row.why}.": None for row in named if row.apart or row.why}
-    return list(found)
+    steps = [(row.model, row.why) for row in _worst(measured_steps())]
+    reasons = [*((row.model, row.apart or row.why) for row in named), *steps]
+    return list(dict.fromkeys(f"{model}: {why}." for model, why in reasons if why))
 
 
 def _public(row: MeasuredMemory) -> _Shown:
     what = f"{row.model}, {METHOD_LABELS[row.method]}, {setup_words(row)}"
     return _cells(what, row.card, row, row.measured_bytes)
+
+
+def _step(row: MeasuredStep) -> _Shown:
+    predicted = row.measured_seconds * (1 + row.error)
+    what, longest = row_label(row).partition(" on ")[0], row.measured_seconds
+    texts = seconds_text(predicted, longest), seconds_text(row.measured_seconds, longest)
+    return what, error_text(row.error), row.card, *texts
 
 
 def _own(row: OwnRow) -> _Shown:
