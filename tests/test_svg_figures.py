@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from browser import NEEDED, PROGRAM, PROGRAMS
 from lora_profiler.report.charts import Figure
-from lora_profiler.report.palette import INK, all_colours
+from lora_profiler.report.labels import VERDICT_LABELS
+from lora_profiler.report.palette import INK, VERDICT_COLOURS, all_colours
 from lora_profiler.report.svg import figure_html, figure_style
 from lora_profiler.report.svg.axis import axis_of
-from test_charts import LIGHT, hostile
+from test_charts import CELLS, LIGHT, hostile
 
 WIDTH_PX = 900
 
@@ -181,6 +182,28 @@ def test_marks_and_bars_lie_where_plotly_puts_them(page: Any, name: str) -> None
             assert not has_ends or y == pytest.approx(y_there, abs=6e-3)
             assert ours != BARS or width == pytest.approx(width_there, abs=3e-3)
     assert compared
+
+
+def test_every_cell_has_the_colour_of_its_verdict() -> None:
+    html = figure_html(LIGHT["fit"], "f", "fit")
+    found = re.findall(r'class="f([0-9a-f]{6}) cell"><title>([^<]*)</title>', html)
+    told = {VERDICT_COLOURS[cell.verdict].light[1:] for cell in CELLS if cell.verdict}
+    assert {colour for colour, _ in found} == told and len(told) > 1
+    for colour, text in found:
+        (verdict,) = (v for v, of in VERDICT_COLOURS.items() if of.light[1:] == colour)
+        assert text.endswith(f": {VERDICT_LABELS[verdict]}")
+
+
+@pytest.mark.browser
+def test_stacked_areas_reach_as_far_as_plotly_s(page: Any) -> None:
+    """Those without a hatch, by the boxes around them."""
+    n = list(LIGHT).index("short curve")
+    mine, plotlys = page.evaluate(
+        PLACES, [n, ".lp-plane svg > path:not(.l)", ".scatterlayer .js-fill"]
+    )
+    assert len(mine) >= 3
+    for area in mine:
+        assert any(area == pytest.approx(there, abs=6e-3) for there in plotlys), area
 
 
 @pytest.mark.browser

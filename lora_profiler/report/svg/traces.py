@@ -95,7 +95,8 @@ def _whiskers(trace: Trace, canvas: Canvas) -> Iterator[str]:
 
 
 def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
-    colours = {place: colour for place, colour in trace["colorscale"]}
+    # steps of one colour each, of which both ends are given
+    steps = trace["colorscale"][1::2]
     low, high = trace["zmin"], trace["zmax"]
     font = trace["textfont"]
     tall = abs(canvas.height / (canvas.y.last - canvas.y.first))
@@ -105,8 +106,7 @@ def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
             if value is None:
                 continue
             share = (value - low) / (high - low)
-            # a step of the scale has its colour at both ends: the one at or above is its own
-            colour = colours[min(place for place in colours if place >= share)]
+            colour = next(colour for end, colour in steps if share <= end)
             left, right = canvas.x.share(x - 0.5), canvas.x.share(x + 0.5)
             top = canvas.down(y) - tall / 2
             yield (
