@@ -104,7 +104,7 @@ def taken(browser: Any, address: str) -> dict[str, bytes]:
     if REPORT.exists():
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(REPORT.as_uri())
-        page.locator(".js-plotly-plot").first.wait_for()
+        page.locator(".lp-plane").first.wait_for()
         page.wait_for_timeout(1000)
         found["report"] = page.screenshot()
     return found

@@ -13,13 +13,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.own_rows import own_document, write_rows
 from lora_profiler.comparison.errors import Comparison, ErrorSummary, misses, summary
 from lora_profiler.comparison.mfu import impossible
 from lora_profiler.comparison.scored import Scored, scored
+from lora_profiler.evidence import OwnRow
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
+from lora_profiler.report.measured_runs import setting
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).resolve().parent / "records"
@@ -223,6 +227,23 @@ def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
+def packaged(rows: Iterable[Scored]) -> dict[str, Any]:
+    """What the package shows of the records: `evidence.own`."""
+    return own_document(
+        OwnRow(
+            model=s.record.workload.model.id,
+            method=s.record.workload.setup.method,
+            setup=setting(s.record.workload.setup),
+            where=s.record.environment.device.name,
+            counted_bytes=s.record.measurement.peak_requested_bytes or 0,
+            predicted_bytes=prediction_of(s).peak.total_bytes,
+            says_exact=prediction_of(s).exactness == "exact",
+        )
+        for s in rows
+        if any(c.metric == "peak_requested_bytes" for c in s.comparisons)
+    )
+
+
 def main() -> int:
     folders = [
         (folder.name, scored_records(folder))
@@ -250,6 +271,7 @@ def main() -> int:
         unexplained += reasons[UNEXPLAINED]
     (RESULTS / "records.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     (RESULTS / "records.json").write_text(as_json(folders), "utf-8")
+    write_rows("recorded", packaged([s for _, rows in folders for s in rows]))
     count = sum(len(rows) for _, rows in folders)
     print(f"{count} records, {unexplained} misses without a reason", *untrue, sep="\n", flush=True)
     return 1 if unexplained or untrue else 0

@@ -22,10 +22,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.own_rows import own_document, write_rows
 from benchmarks.rehearsed_configurations import Configuration, configurations
 from lora_profiler.analytic.families import FAMILIES
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.evidence import OwnRow
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.prediction import Prediction
@@ -35,6 +37,7 @@ from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.report.measured_runs import setting
 from lora_profiler.workload import TrainSetup, Workload, key_fields
 
 HERE = Path(__file__).parent
@@ -133,6 +136,7 @@ def main() -> None:
         rows += run(options.python, until, rows)
     traced = trace(until if options.trace else 0, rows)
     PAGE.write_text(page(rows, traced))
+    write_rows("rehearsed", packaged(rows))
 
 
 def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -197,6 +201,29 @@ def rehearsed(
         "categories": document["held"]["categories"],
         "second_count_is_equal": document["second_count"]["is_equal"],
     }
+
+
+def packaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the package shows of the rows: `evidence.own`. Workspaces are put to the predictions."""
+    found = [
+        OwnRow(
+            model=result["model"],
+            method=(setup := setup_from_dict(result["setup"])).method,
+            setup=setting(setup),
+            where=result["card"],
+            counted_bytes=(counted := result["rehearsed"]["requested_bytes"]),
+            predicted_bytes=counted + result["errors"]["requested_bytes"],
+            says_exact=result["exactness"] == "exact",
+        )
+        for row in rows
+        if (result := compared(row)) is not None
+    ]
+    not_run = [
+        f"{row['model']} on {row['card']}, {_options(row)}: {row['failed'][:300]}"
+        for row in rows
+        if "failed" in row
+    ]
+    return {**own_document(found), "not_run": not_run}
 
 
 # --- the page -------------------------------------------------------------------------------------

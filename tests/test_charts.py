@@ -66,6 +66,9 @@ SAMPLES = [
     for step in (1, 2)
     for number, phase in enumerate(PHASES)
 ]
+PREDICTED_PEAKS = {"setup": 5 * GIB, "forward": 6 * GIB, "backward": 7 * GIB, "optimizer": 5 * GIB}
+READ_PEAKS = {"setup": 5 * GIB, "forward": 5 * GIB, "backward": 8 * GIB}
+"""By part of a step; of the optimizer's nothing was read."""
 LEVERS = [
     Lever(
         name="checkpointing",
@@ -178,6 +181,8 @@ def figures() -> dict[str, Figure]:
         "no throughput": charts.throughput_bars([]),
         "steps": charts.step_times(measured),
         "no steps": charts.step_times(replace(measured, step_seconds=(), warmup_seconds=())),
+        "measured curve": charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS),
+        "no measured curve": charts.measured_curve([], {}, {}),
         "phases": charts.phase_samples(SAMPLES),
         "no phases": charts.phase_samples([]),
         "levers": charts.lever_bars(LEVERS),
@@ -567,6 +572,34 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
     named = {note["text"] for note in layout["annotations"] if not note["showarrow"]}
     assert named <= {labels.PHASE_CURVE[p.phase] for p in points}
     assert {"backward", "optimizer step"} <= named
+
+
+def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
+    """Every part has a line at the peak that was read in it, across just that part; and the error:
+    6 of 5 GiB are 20 % too much, 7 of 8 are 12.5 % too little."""
+    figure = charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS, word="rehearsed")
+    data, layout = figure["data"], figure["layout"]
+    lines = next(t for t in data if t.get("mode") == "lines" and t.get("showlegend") is False)
+    ends = [(x, y) for x, y in zip(lines["x"], lines["y"], strict=True) if x is not None]
+    bands = [(b["x0"], b["x1"]) for b in layout["shapes"]]
+    named = [n["text"] for n in layout["annotations"]]
+    assert named == ["between steps", "forward and loss", "backward", "optimizer step"]
+    heights = [READ_PEAKS[group] / GIB for group in ("setup", "forward", "backward")]
+    assert ends == [
+        (end, height) for band, height in zip(bands, heights, strict=False) for end in band
+    ]
+    marks = next(t for t in data if t.get("mode") == "markers+text")
+    assert marks["text"] == ["exact", "+20.00 %", "-12.50 %"]
+    assert marks["name"] == "rehearsed peak"
+    assert marks["hovertext"][1] == "forward and loss<br>rehearsed 5.00 GiB<br>predicted 6.00 GiB"
+    outline = next(t for t in data if t.get("name") == "predicted")
+    assert outline["y"] == pytest.approx([p.total_bytes / GIB for p in curve(9)[:-1]])
+    assert outline["x"] == sorted(outline["x"])
+    for (first, after), group in zip(bands, ("setup", "forward", "backward"), strict=False):
+        inside = [x for x in outline["x"] if first < x < after]
+        phases = {"setup": 1, "forward": 3, "backward": 3}
+        assert len(inside) == phases[group]
+    assert min(after - first for first, after in bands) >= 0.14 - 1e-9
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**42), st.integers(1, 2**42)), min_size=1, max_size=20))

@@ -232,7 +232,7 @@ def test_a_page_that_could_not_be_written_is_refused_before_anything_starts(
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name)
+        importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name)
     )
     code, _, err = bench.tiny("--report", str(tmp_path / "new.html"))
     assert (code, bench.asked) == (2, [])

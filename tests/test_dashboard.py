@@ -32,7 +32,13 @@ from dashboard_app import (
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import first_question, predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS
-from lora_profiler.evidence import interval, measured_memory, measured_steps
+from lora_profiler.evidence import (
+    interval,
+    measured_memory,
+    measured_steps,
+    not_rehearsed,
+    own_rows,
+)
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.setups import DEFAULTS
@@ -668,6 +674,39 @@ def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "torch\t2.13.0" in shown and "A processor" in shown and "0123abc" in shown
 
 
+def test_two_records_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what they differ, and every number of both with its change: 1,000,000 is half of
+    2,000,000."""
+    without_checkout(monkeypatch, tmp_path)
+    first = records.make_record()
+    second = records.make_record(records.LORA_WORKLOAD, peak_requested_bytes=1_000_000)
+    own_store(tmp_path, first, second)
+    app = sound(opened(page="compare", record=first.id))
+    assert "Two records side by side" not in texts(app)
+    app.selectbox(key="compare.against").set_value(second.id).run()
+    shown = texts(sound(app))
+    assert "Two records side by side" in shown
+    assert "method\tfull\tlora\t" in shown and "batch size\t" not in shown
+    assert "peak, measured\t1.91 MiB\t976.56 KiB\t-50.0 %" in shown
+    assert {f"pair.{first.id}", f"pair.{second.id}", "record.step-1"} <= set(figures(app))
+
+
+def test_two_sets_of_records_are_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_checkout(monkeypatch, tmp_path)
+    own_store(tmp_path, records.make_record())
+    other = stored(tmp_path / "after.jsonl", records.make_record(peak_requested_bytes=1_500_000))
+    monkeypatch.setattr(sys, "argv", ["app.py", "--records", str(other)])
+    app = sound(opened(page="compare"))
+    app.session_state["sets"] = True
+    app = sound(app.run())
+    app.selectbox(key="sets.before").set_value("My records").run()
+    app.selectbox(key="sets.after").set_value("after.jsonl").run()
+    shown = texts(sound(app))
+    assert "Before and after: 1 case on both sides" in shown and "-25.00 %" in shown
+
+
 def test_a_link_to_a_record_that_is_not_there_is_told() -> None:
     app = opened(page="compare", record="<b>nothing</b>")
     assert any("<b>nothing</b>" in text for text in cautions(app))
@@ -978,6 +1017,47 @@ def test_evidence_of_steps_is_another_table() -> None:
         "memory"
     ).run()  # which has none of Qwen's
     assert len(rows_of(sound(app))) == len(measured_memory())
+
+
+def test_evidence_names_the_worst_of_each_kind_first() -> None:
+    app = sound(opened(page="evidence"))
+    shown = texts(app)
+    memory = measured_memory()
+    groups = [
+        [row for row in memory if row.is_graded],
+        [row for row in memory if row.apart],
+        measured_steps(),
+        own_rows("rehearsed"),
+        own_rows("recorded"),
+    ]
+    at = 0
+    for rows in groups:
+        for row in sorted(rows, key=lambda row: -abs(row.error))[:5]:
+            at = shown.index(f"\t{error_text(row.error)}\t", at)
+    assert at < shown.index("By how much is published")
+
+
+def test_what_was_rehearsed_never_passes_for_measured() -> None:
+    app = sound(opened(page="evidence"))
+    drawn = figures(app)
+    for kind, word in (("rehearsed", "rehearsed"), ("recorded", "measured")):
+        figure, rows = drawn[f"evidence.{kind}"], own_rows(kind)  # type: ignore[arg-type]
+        points = [
+            pair
+            for trace in figure["data"]
+            if trace["mode"] == "markers"
+            for pair in zip(trace["x"], trace["y"], strict=True)
+        ]
+        assert sorted(points) == sorted((r.counted_bytes, r.predicted_bytes) for r in rows)
+        assert figure["layout"]["xaxis"]["title"]["text"] == f"{word} peak"
+        told = [text for trace in figure["data"] for text in trace.get("hovertext", ())]
+        assert told and all(f", {word} " in text for text in told)
+    choice = next(g for g in app.segmented_control if g.key == "evidence.kind")
+    choice.set_value("rehearsed").run()
+    table = rows_of(sound(app), "counted, GiB")
+    assert len(table) == len(own_rows("rehearsed")) and "measured, GiB" not in table
+    app.session_state["evidence.not_run"] = True
+    assert not_rehearsed()[0][:40] in texts(app.run())
 
 
 def test_the_nearest_rows_stand_beside_an_answer() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import records
+from accessibility import serious
 from browser import NEEDED, PROGRAM, PROGRAMS
 from lora_profiler import Workload, find_model, setup_for
 from lora_profiler.dashboard.link import PAGES
@@ -550,6 +551,16 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
     w.button("Start measuring").click()
     w.page.get_by_role("alert").wait_for()
     assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
+
+
+# --- accessibility --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["page=evidence", "page=compare"])
+def test_axe_finds_nothing_serious(window: Any, query: str) -> None:
+    w = window().open(query)
+    w.page.locator(".js-plotly-plot").first.wait_for()
+    assert serious(w.settle().page) == []
 
 
 # --- learn ----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ each, and the nearest."""
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import ceil, log
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from lora_profiler.evidence import (
     measured_memory,
     measured_steps,
     nearest_peak,
+    own_rows,
     unexpressed,
 )
 from lora_profiler.evidence.documents import document
@@ -370,3 +371,19 @@ def test_the_schema_has_the_fields_of_the_rows() -> None:
     text = json.dumps(predict_schema())
     for kind in ("memory", "steps"):
         assert all(f'"{name}"' in text for name in document(kind)["rows"][0])
+
+
+# --- what this project itself held predictions to -------------------------------------------------
+
+
+def test_the_package_shows_every_committed_record() -> None:
+    """`python -m benchmarks.records` writes them; the rehearsed ones are held to their results by
+    `test_rehearsed_rules.py`."""
+    from benchmarks.records import RECORDS, packaged, scored_records
+
+    found = [s for folder in sorted(RECORDS.iterdir()) for s in scored_records(folder)]
+    assert packaged(found)["rows"] == [list(asdict(row).values()) for row in own_rows("recorded")]
+    assert len(found) == len(own_rows("recorded"))
+    for row, s in zip(own_rows("recorded"), found, strict=True):
+        (peak,) = (c for c in s.comparisons if c.metric == "peak_requested_bytes")
+        assert (row.error, row.model) == (peak.relative_error, s.record.workload.model.id)

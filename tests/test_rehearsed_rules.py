@@ -12,7 +12,9 @@ import pytest
 from benchmarks import rehearsed_rules
 from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.evidence import not_rehearsed, own_rows
 from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.report.measured_runs import setting
 
 
 @cache
@@ -49,6 +51,26 @@ def test_there_are_both_answers_and_all_methods() -> None:
     assert len(predictions) >= 100
     assert {p.exactness for p in predictions} == {"exact", "estimate"}
     assert {p.workload.setup.method for p in predictions} == {"full", "lora", "qlora"}
+
+
+def test_the_package_shows_every_row_and_no_other() -> None:
+    """`python -m benchmarks.rehearsed_rules --again` writes them, with the bundled profiles, which
+    tests have none of: a profile may answer where rules cannot, or exactly where they estimate."""
+    shown = {(r.model, r.where, r.setup, r.counted_bytes): r for r in own_rows("rehearsed")}
+    lines = rehearsed_rules.ROWS.read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+
+    def name(row: dict[str, Any]) -> tuple[str, str, str, int]:
+        setup = setting(setup_from_dict(row["setup"]))
+        return row["model"], row["card"], setup, row["rehearsed"]["requested_bytes"]
+
+    assert set(shown) <= {name(row) for row in rows if "rehearsed" in row}
+    for row, prediction, error in answers():
+        if prediction.saved_activation_bytes is not None:
+            found = shown[name(row)]
+            is_the_rules = found.predicted_bytes - found.counted_bytes == error
+            assert is_the_rules or (found.says_exact and prediction.exactness != "exact")
+    assert len(not_rehearsed()) == sum("failed" in row for row in rows)
 
 
 TINY_LLAMA = {

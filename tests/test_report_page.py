@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accessibility import serious
 from benchmarks.reports import RECORDS, REPORTS, machines
 from browser import NEEDED, PROGRAM, PROGRAMS
 from lora_profiler.catalog import find_gpu, find_model
@@ -35,7 +35,7 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report import charts, labels, palette
+from lora_profiler.report import labels, palette
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
@@ -43,6 +43,7 @@ from lora_profiler.report.page import write as page_write
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
+from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 
@@ -341,18 +342,19 @@ def every_part(content: Content) -> Iterator[Part]:
 
 def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
     wanted = [d for section in CONTENT.sections for d in drawings(section.parts)]
-    settings_ = json.loads(READ.block("figures"))
-    assert settings_["figures"] == {d.name: json.loads(json.dumps(d.figure)) for d in wanted}
-    assert (settings_["dark"], settings_["config"]) == (palette.DARK_OF, charts.CONFIG)
     placed = [a for tag, a in READ.elements if tag == "div" and a.get("class") == "figure"]
     assert [a["id"] for a in placed] == [d.name for d in wanted]
-    assert all(a["role"] == "img" and a["aria-label"] for a in placed)
+    planes = [a for tag, a in READ.elements if a.get("class") == "lp-plane"]
+    assert [(a["role"], a["aria-label"]) for a in planes] == [
+        ("img", d.description) for d in wanted
+    ]
     assert {"scatter", "errors-by-family", "errors-by-metric", "peaks", "throughput"} <= {
         d.name for d in wanted
     }
-    assert {"curve-1", "curve-2", "counters-2", "layers-num-trainable-parameters", "steps-1"} <= {
+    assert {"step-1", "step-2", "layers-num-trainable-parameters", "steps-1"} <= {
         d.name for d in wanted
     }
+    assert {"curve-1", "curve-2", "counters-2"} <= {d.name for d in wanted}
     assert {
         "p0-bars",
         "p0-times",
@@ -403,7 +405,81 @@ def test_full_is_shown_beside_the_lora_that_differs_in_nothing_else() -> None:
         for p in every_part(CONTENT)
         if isinstance(p, Beside)
     ]
-    assert ["curve-1", "curve-2"] in beside
+    assert ["step-1", "step-2"] in beside
+
+
+def test_prediction_and_measurement_of_a_step_are_held_against_each_other() -> None:
+    """In the words and numbers of the comparison, part by part."""
+    by_name = {d.name: d for section in CONTENT.sections for d in drawings(section.parts)}
+    for number in (1, 2):
+        table = by_name[f"step-{number}"].numbers
+        assert table is not None and len(table.rows) == 4
+        for c in FOUND[number - 1].comparisons:
+            if c.metric == "phase_peak_bytes":
+                row = (
+                    labels.PHASE_LABELS[c.category],
+                    bytes_text(c.predicted),
+                    bytes_text(c.measured),
+                    error_text(c.relative_error or 0.0),
+                )
+                assert row in [r.cells for r in table.rows]
+
+
+BUNDLED_CURVES = """
+from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model
+from lora_profiler.comparison.errors import PHASE_GROUPS, predicted_peaks
+from lora_profiler.planning.answers import answers
+
+model = find_model("meta-llama/Llama-3.1-8B")
+setups = [TrainSetup(), TrainSetup(lora=LoraConfig(r=8))]
+asked = [Workload(model=model, setup=setup) for setup in setups]
+for answer in answers(asked, find_gpu("rtx_4090"), may_trace=False, levers="none"):
+    found, compared = answer.prediction, 0
+    assert found.engine == "compiled"
+    stated = predicted_peaks(found)
+    for group, (phases, _) in PHASE_GROUPS.items():
+        points = [point for point in found.curve if point.phase in phases]
+        if points:
+            highest = max(points, key=lambda point: point.total_bytes)
+            # the curve has the batch put in place, which no stated moment between steps has
+            batch = highest.bytes.get("inputs", 0) if group == "setup" else 0
+            assert highest.total_bytes - batch == stated[group], group
+            compared += 1
+    assert len(found.curve) > 20 and compared == 4, compared
+"""
+
+
+def test_a_profile_s_curve_reaches_the_peaks_that_are_stated_of_its_parts(tmp_path: Path) -> None:
+    """The curve is drawn, the moments are compared: both are of one step. In a process that has the
+    bundled profiles, which the tests' own has not."""
+    environment = {**os.environ, "LORA_PROFILER_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", BUNDLED_CURVES], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_lora_stands_against_full_among_the_conclusions() -> None:
+    cards = {card.label: card for card in CONTENT.cards}
+    assert cards["Peak of LoRA r4 against full"].value == "-50.0 %"  # 1,000,000 of 2,000,000
+    assert cards["Step of LoRA r4 against full"].value == "the same"
+
+
+def test_the_verdict_and_what_makes_it_fit_stand_first() -> None:
+    model = find_model("meta-llama/Llama-3.1-8B")
+    setup = TrainSetup(seq_len=2048, lora=LoraConfig(r=16))
+    asked = answers([Workload(model=model, setup=setup)], find_gpu("rtx_4090"))
+    content = report_content([], asked)
+    first = content.cards[0]
+    assert (first.label, first.value) == ("LoRA r16 on NVIDIA GeForce RTX 4090", "does not fit")
+    assert "--checkpointing: fits" in first.note
+    assert content.lines[0].startswith("meta-llama/Llama-3.1-8B: llama, 32 layers")
+
+
+def test_figures_stand_before_tables() -> None:
+    names = [section.name for section in CONTENT.sections]
+    figures = [s.name for s in CONTENT.sections if drawings(s.parts)]
+    assert names[: len(figures)] == figures
 
 
 def other_sizes() -> list[Record]:
@@ -462,11 +538,7 @@ def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> N
 # --- markup ---------------------------------------------------------------------------------------
 
 
-def test_plotly_is_inside_once_and_nothing_is_asked_of_anybody() -> None:
-    from plotly.offline import get_plotlyjs
-
-    assert READ.block("plotly") == get_plotlyjs()
-    assert sum("plotly" in a.get("id", "") for _, a in READ.elements) == 1
+def test_nothing_is_asked_of_anybody() -> None:
     assert not {tag for tag, _ in READ.elements} & {
         "link",
         "img",
@@ -483,7 +555,7 @@ def test_plotly_is_inside_once_and_nothing_is_asked_of_anybody() -> None:
             if name.startswith("on") or name in ("src", "srcset", "action", "ping")
         }, tag
         assert attributes.get("href", "#").startswith("#")
-    assert "url(" not in PAGE and "@import" not in PAGE
+    assert not re.search(r"url\((?!#)", PAGE) and "@import" not in PAGE
     (policy,) = (
         a["content"] for tag, a in READ.elements if a.get("http-equiv") == "Content-Security-Policy"
     )
@@ -496,11 +568,8 @@ def test_plotly_is_inside_once_and_nothing_is_asked_of_anybody() -> None:
         == "'none'"
     )
     (script,) = (text for attributes, text in READ.scripts if "id" not in attributes)
-    digests = {
-        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'"
-        for s in (script, get_plotlyjs())
-    }
-    assert set(parts["script-src"].split()) == digests
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert parts["script-src"] == f"'sha256-{digest}'"
 
 
 def test_headings_ids_links_and_tables_make_sense() -> None:
@@ -546,10 +615,12 @@ def test_a_page_of_nothing_says_so() -> None:
 def test_a_page_of_failures_alone_and_of_answers_alone() -> None:
     failures = report_content([FOUND[4], FOUND[5]])
     assert {"failures", "runs", "provenance"} <= {s.name for s in failures.sections}
-    assert not {"accuracy", "composition", "step", "speed"} & {s.name for s in failures.sections}
+    assert not {"accuracy", "errors", "composition", "step", "speed"} & {
+        s.name for s in failures.sections
+    }
     Read(write_page(failures))
     alone = report_content([], answered())
-    assert [s.name for s in alone.sections] == ["predicted-0", "public", "definitions"]
+    assert [s.name for s in alone.sections] == ["predicted-0", "numbers-0", "public", "definitions"]
     assert alone.title == "meta-llama/Llama-3.2-1B: predicted"
     Read(write_page(alone))
 
@@ -588,14 +659,9 @@ def test_names_from_elsewhere_are_harmless(text: str) -> None:
     page = write_page(content)
     page.encode("utf-8")
     read = Read(page)
-    assert len(read.scripts) == 4 and [a.get("id") for a, _ in read.scripts] == [
-        "data",
-        "figures",
-        "plotly",
-        None,
-    ]
+    assert [a.get("id") for a, _ in read.scripts] == ["data", None]
     assert not {tag for tag, _ in read.elements} & {"img", "b", "iframe"}
-    assert sum(tag == "title" for tag, _ in read.elements) == 1
+    assert page.partition("</head>")[0].count("<title>") == 1
     assert all(not name.startswith("on") for _, attributes in read.elements for name in attributes)
     assert read.text.replace("\n", "").isprintable()
     assert "49" not in read.headings[0][1]
@@ -708,15 +774,7 @@ def test_committed_reports_are_what_the_generator_makes(generated: Path) -> None
         assert embedded_data(committed) == embedded_data(fresh), (
             f"{path.name} is old: python -m benchmarks.reports"
         )
-        if generator(committed) == generator(
-            fresh
-        ):  # another version of plotly draws the same data
-            assert committed == fresh, f"{path.name} is old: python -m benchmarks.reports"
-
-
-def generator(page: str) -> str:
-    (found,) = re.findall('<meta name="generator" content="([^"]*)">', page)
-    return str(found)
+        assert committed == fresh, f"{path.name} is old: python -m benchmarks.reports"
 
 
 @pytest.mark.parametrize("machine", machines(), ids=lambda path: path.name)
@@ -725,7 +783,7 @@ def test_a_committed_report_holds_every_committed_record(machine: Path) -> None:
     wanted = {r.id for path in machine.rglob("*.jsonl") for r in read_records(path).records}
     read = Read(page)
     assert set(json.loads(read.block("data"))["records"]["record_id"]) == wanted
-    assert len(page.encode()) < 6_000_000
+    assert len(page.encode()) < 1_500_000
     tails = {row[-1] for row in read.cells if row}
     assert all(any(i.endswith(tail) for tail in tails if len(tail) > 20) for i in wanted)
 
@@ -733,23 +791,31 @@ def test_a_committed_report_holds_every_committed_record(machine: Path) -> None:
 # --- what must be installed -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", ["jinja2", "plotly"])
-def test_without_a_library_the_message_says_what_to_install(
-    missing: str, monkeypatch: pytest.MonkeyPatch
+def test_without_its_library_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import importlib.util
 
     there = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == missing else there(name)
+        importlib.util, "find_spec", lambda name: None if name == "jinja2" else there(name)
     )
     with pytest.raises(
-        UsageError,
-        match=re.escape(f"the report needs {missing}: pip install 'lora-profiler[report]'"),
+        UsageError, match=re.escape("the report needs jinja2: pip install 'lora-profiler[report]'")
     ):
         page_write.check_installed()
-    with pytest.raises(UsageError, match=missing):
+    with pytest.raises(UsageError, match="jinja2"):
         write_page(report_content([]))
+
+
+def test_a_page_is_written_without_plotly() -> None:
+    """In a process that could not import it."""
+    code = (
+        "import sys; sys.modules['plotly'] = None\n"
+        "from lora_profiler.report.page import report_content, write_page\n"
+        "assert '<h1>Nothing to report</h1>' in write_page(report_content([]))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -770,21 +836,6 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-ALL_DRAWN = (
-    "[...document.querySelectorAll('.figure')].filter((e) => !e.closest('details:not([open])'))"
-    ".every((e) => e.querySelector('.main-svg'))"
-)
-
-
-def until(page: Any, expression: str) -> None:
-    """Waits until it is true. Asked from outside: the page lets nobody evaluate text, not even
-    Playwright's own waiting."""
-    deadline = time.monotonic() + 60
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, expression
-        page.wait_for_timeout(50)
-
-
 class Opened:
     """A page in the browser with all that it asked for and complained of."""
 
@@ -802,7 +853,6 @@ class Opened:
             "request", lambda r: r.url in (address,) or self.wrong.append(f"asked: {r.url[:80]}")
         )
         self.page.goto(address)
-        until(self.page, ALL_DRAWN)
 
     def close(self) -> None:
         self.context.close()
@@ -825,35 +875,84 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 800)])
-def test_a_browser_draws_every_figure_in_the_colours_of_its_scheme(
+@pytest.mark.parametrize("width", [390, 800, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_lies_on_the_page_in_the_colours_of_its_scheme(
     opened: Any, scheme: Any, width: int
 ) -> None:
+    """Nothing runs out of the window, no word out of its figure, and ink is the palette's."""
     page = opened(PAGE, color_scheme=scheme, width=width)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    papers = page.evaluate(
-        "[...document.querySelectorAll('.js-plotly-plot')].map((e) => e.layout.paper_bgcolor)"
+    outside = page.evaluate(
+        """[...document.querySelectorAll('.figure')].flatMap((figure) => {
+          const box = figure.closest('figure').getBoundingClientRect();
+          if (figure.querySelector('.lp-scroll')) return [];
+          return [...figure.querySelectorAll('.lp-plane text')]
+            .filter((text) => text.getClientRects().length)
+            .map((text) => [text.textContent, text.getBoundingClientRect()])
+            .filter(([, r]) => r.left < box.left - 4 || r.right > box.right + 4)
+            .map(([words, r]) => `${figure.id}: ${words} ${r.left - box.left} ${r.right - box.right}`);
+        })"""
     )
-    assert set(papers) == {palette.colour(palette.PAPER, scheme)}
-    for drawing in drawings(part for section in CONTENT.sections for part in section.parts):
-        expected = drawing.figure if scheme == "light" else charts.repainted(drawing.figure)
-        layout = page.evaluate(f"document.getElementById('{drawing.name}').layout")
-        assert layout["font"] == expected["layout"]["font"]
-        assert layout.get("shapes", []) == expected["layout"].get("shapes", [])
-    assert page.locator(".modebar-btn").count() == len(papers)
+    assert outside == []
+    ink = palette.colour(palette.INK, scheme)
+    red, green, blue = (int(ink[n : n + 2], 16) for n in (1, 3, 5))
+    fills = page.evaluate(
+        f"[...document.querySelectorAll('.lp-plane text.f{palette.INK.light[1:]}')]"
+        ".map((e) => getComputedStyle(e).fill)"
+    )
+    assert set(fills) == {f"rgb({red}, {green}, {blue})"}
 
 
 @pytest.mark.browser
 def test_the_colours_follow_the_system_and_paper_is_light(opened: Any) -> None:
     page = opened(PAGE, color_scheme="dark")
-    paper = "document.getElementById('scatter').layout.paper_bgcolor"
+    white = f"--c{palette.PAPER.light[1:]}"
+    paper = f"getComputedStyle(document.documentElement).getPropertyValue('{white}')"
     assert page.evaluate(paper) == palette.PAPER.dark
     page.emulate_media(media="print")
-    until(page, f"{paper} === '{palette.PAPER.light}'")
+    assert page.evaluate(paper) == palette.PAPER.light
     page.emulate_media(media="screen", color_scheme="light")
-    page.emulate_media(color_scheme="dark")
-    until(page, f"{paper} === '{palette.PAPER.dark}'")
-    assert len(page.pdf()) > 100_000
+    assert page.evaluate(paper) == palette.PAPER.light
+
+
+@pytest.mark.browser
+def test_on_paper_nothing_runs_out_of_the_margins(opened: Any) -> None:
+    """As wide as A4 between the margins that the style sheet sets, in CSS pixels of 1/96 inch."""
+    width = round((210 - 2 * 14) / 25.4 * 96)
+    page = opened(PAGE, width=width)
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    made = page.pdf(prefer_css_page_size=True)
+    assert re.search(rb"/MediaBox \[0 0 59[45]\.?\d* 84[12]\.?\d*\]", made)
+    assert len(made) < 1_500_000
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened: Any, scheme: Any) -> None:
+    page = opened(PAGE, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert serious(page) == []
+
+
+@pytest.mark.browser
+def test_axe_finds_what_is_wrong(opened: Any) -> None:
+    """What the reports were once found with: something to focus inside of an image."""
+    wrong = PAGE.replace('<svg class="lp-plane"', '<svg tabindex="0" class="lp-plane"').replace(
+        "<text ", '<text tabindex="0" role="button" '
+    )
+    assert any(found.startswith("nested-interactive") for found in serious(opened(wrong)))
+
+
+@pytest.mark.browser
+def test_figures_are_there_without_scripts(opened: Any) -> None:
+    page = opened(PAGE, java_script_enabled=False)
+    for name in ("scatter", "peaks", "step-1", "p0-bars"):
+        shown = page.locator(f"#{name} .lp-plane")
+        assert shown.count() == 1 and shown.bounding_box()["height"] > 50
+    assert page.locator(".downloads").is_hidden()
 
 
 @pytest.mark.browser
@@ -884,16 +983,6 @@ def test_the_numbers_of_the_page_can_be_downloaded(opened: Any) -> None:
 
 
 @pytest.mark.browser
-def test_folds_draw_their_figures_when_they_are_opened(opened: Any) -> None:
-    page = opened(write_page(report_content(scored(other_sizes(), "analytic"))))
-    page.wait_for_timeout(1000)  # what draws the open ones in idle time has ended
-    folded = page.locator("details.fold .figure")
-    assert folded.count() == 1 and page.locator("details.fold .js-plotly-plot").count() == 0
-    page.locator("details.fold", has=page.locator(".figure")).first.locator("summary").first.click()
-    page.locator("details.fold[open] .js-plotly-plot .main-svg").first.wait_for()
-
-
-@pytest.mark.browser
 def test_hostile_names_do_nothing_in_a_browser(opened: Any) -> None:
     records = [
         replace(record, repeat=n) for n, text in enumerate(HOSTILE) for record in named(text)
@@ -901,5 +990,6 @@ def test_hostile_names_do_nothing_in_a_browser(opened: Any) -> None:
     page = opened(write_page(report_content(scored(records, "analytic"), title=HOSTILE[0])))
     assert page.locator("svg a, svg image, main img").count() == 0
     assert page.locator("h1").inner_text() == HOSTILE[0]
-    assert "<script>alert(1)</script>" in page.locator("#peaks").inner_text()
-    page.locator("#scatter .point").first.hover(force=True)
+    assert "<script>alert(1)</script>" in page.locator("#peaks").text_content()
+    told = page.locator("#scatter use title").all_text_contents()
+    assert any("<script>alert(1)</script>" in text for text in told)

@@ -222,6 +222,11 @@ def _at(prediction: Prediction, step: Step) -> dict[MomentName, Moment]:
     return {m.moment: m for m in prediction.moments if m.step == step}
 
 
+def predicted_peaks(prediction: Prediction) -> dict[str, int]:
+    """What is predicted of each group of `PHASE_GROUPS` in a steady step, in bytes."""
+    return _predicted_phases(_at(prediction, "steady"))
+
+
 def _predicted_phases(moments: Mapping[MomentName, Moment]) -> dict[str, int]:
     phases = {
         group: [moments[name].total_bytes for name in names if name in moments]
@@ -230,7 +235,8 @@ def _predicted_phases(moments: Mapping[MomentName, Moment]) -> dict[str, int]:
     return {group: max(sizes) for group, sizes in phases.items() if sizes}
 
 
-def _measured_phases(peaks: Mapping[Phase, int]) -> dict[str, int]:
+def group_peaks(peaks: Mapping[Phase, int]) -> dict[str, int]:
+    """The largest peak of each group of `PHASE_GROUPS`, in bytes, of those of measured phases."""
     found = {
         group: [peaks[phase] for phase in phases if phase in peaks]
         for group, (phases, _) in PHASE_GROUPS.items()
@@ -244,7 +250,7 @@ def _findings(measured: Measurement) -> Numbers:
     for metric in METRICS:
         value = getattr(measured, metric)
         if metric.endswith("phase_peak_bytes"):
-            findings[metric] = _measured_phases(value)
+            findings[metric] = group_peaks(value)
         elif metric in _BY_CATEGORY:
             findings[metric] = value
         elif value is not None:

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
-from lora_profiler.dashboard import downloads, link, record_view, records, widgets
+from lora_profiler.dashboard import downloads, link, pair_view, record_view, records, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
@@ -48,11 +48,11 @@ LINKED = "linked_record"
 
 @dataclass(slots=True)
 class _Picked:
-    """What was read, and what could not be: (heading, sentence)."""
+    """What was read, by its label, and what could not be: (heading, sentence)."""
 
     any_sources: bool = False
     any_chosen: bool = False
-    loaded: list[Loaded] = field(default_factory=list)
+    loaded: dict[str, Loaded] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -73,7 +73,7 @@ def _show() -> None:
     if not picked.loaded:
         _nothing(picked)
         return
-    loaded = records.merged(tuple(picked.loaded))
+    loaded = records.merged(tuple(picked.loaded.values()))
     for warning in loaded.warnings:
         widgets.caution(f"Passed over: {warning}")
     if not loaded.complete:
@@ -90,6 +90,8 @@ def _show() -> None:
         )
         return
     _draw(chosen, len(everything))
+    if len(picked.loaded) > 1:
+        pair_view.show_sets(picked.loaded)
 
 
 @st.fragment(run_every=0.5)
@@ -125,12 +127,14 @@ def _picked() -> _Picked:
     for label in chosen:
         try:
             with st.spinner("Reading the records", show_time=False):
-                picked.loaded.append(records.loaded(known[label], engine))
+                picked.loaded[label] = records.loaded(known[label], engine)
         except (LoraProfilerError, OSError) as e:
             picked.problems.append((f"{label} could not be read", str(e)))
     if file is not None:
         try:
-            picked.loaded.append(records.uploaded(file.name, file.getvalue(), engine))
+            picked.loaded[f"{file.name} (uploaded)"] = records.uploaded(
+                file.name, file.getvalue(), engine
+            )
         except LoraProfilerError as e:
             picked.problems.append(("The uploaded file was not taken", str(e)))
     return picked
@@ -315,6 +319,9 @@ def _table(chosen: Sequence[Run]) -> None:
         st.session_state[LINKED] = chosen[rows[0]].record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
+        other = pair_view.ask(run, chosen)
+        if other is not None:
+            pair_view.show(run, other)
         record_view.show(run)
     elif linked is not None:
         widgets.caution(

@@ -2,14 +2,20 @@
 where each can be looked up."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import streamlit as st
 
 from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.evidence_table import Measured
-from lora_profiler.evidence import interval, measured_memory, measured_steps
+from lora_profiler.evidence import (
+    interval,
+    measured_memory,
+    measured_steps,
+    not_rehearsed,
+    own_rows,
+)
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import charts
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
@@ -32,23 +38,51 @@ from lora_profiler.report.labels import (
     METHOD_LABELS,
     SOURCE_LABELS,
 )
+from lora_profiler.report.own_evidence import (
+    COUNTED,
+    KIND_TITLES,
+    KIND_WORDS,
+    kind_cards,
+    own_points,
+    worst_lines,
+    worst_table,
+)
 from lora_profiler.report.page.parts import Card
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
 
 _KEY = "evidence."
 _KINDS: tuple[Kind, ...] = ("memory", "steps")
-_WORDS = {"memory": "memory", "steps": "time of a step"}
+_WORDS = {
+    "memory": "memory, by others",
+    "steps": "time of a step, by others",
+    "rehearsed": "rehearsed",
+    "recorded": "measured here",
+}
+_READ: dict[str, Callable[[], Sequence[Measured]]] = {
+    "memory": measured_memory,
+    "steps": measured_steps,
+    "rehearsed": lambda: own_rows("rehearsed"),
+    "recorded": lambda: own_rows("recorded"),
+}
 
 
 def show() -> None:
     link.write(link.written("Evidence", form.question()))
     widgets.title(
         "Evidence",
-        "What others measured and published, and how far off predictions of it are. A row of memory"
-        " is predicted with the libraries and kernels that ran it, and nothing was fitted to any; a"
-        " step by constants that never saw its model or its card.",
+        "What predictions were held to, in three kinds that are never mixed: measured on cards by"
+        " others and published, rehearsed without a card, measured here on a CPU.",
         f"{ERROR_DEFINITION}.",
+    )
+    widgets.cards(kind_cards())
+    widgets.section("The worst rows of each kind")
+    widgets.blocks([worst_table()])
+    widgets.small(*worst_lines())
+    widgets.section("Measured on cards, by others")
+    widgets.small(
+        "A row of memory is predicted with the libraries and kernels that ran it, and nothing was"
+        " fitted to any; a step by constants that never saw its model or its card."
     )
     widgets.cards(_cards())
     widgets.note(
@@ -61,6 +95,7 @@ def show() -> None:
     widgets.section("By source")
     widgets.blocks([sources_table()])
     _figures()
+    _own_figures()
     _rows()
     _told("Misses, and what is known of them", missed_lines(), "No row is beyond the interval.")
     _told("Predicted, but no test", apart_lines(), "Every row is a test.")
@@ -171,26 +206,46 @@ def _figures() -> None:
     )
 
 
+def _own_figures() -> None:
+    """What was rehearsed and what was measured here, each by itself."""
+    for kind, heading in KIND_TITLES.items():
+        rows = own_rows(kind)
+        widgets.section(heading)
+        widgets.small(KIND_WORDS[kind])
+        widgets.figure(
+            charts.identity_scatter(own_points(rows), COUNTED[kind]),
+            f"{_KEY}{kind}",
+            f"{count_text(len(rows))} peaks, predicted against what was {COUNTED[kind]}. The table"
+            " below has the numbers.",
+        )
+    with widgets.drawer("What did not run to its end", f"{_KEY}not_run") as is_open:
+        if is_open:
+            widgets.small(*not_rehearsed())
+
+
 def _rows() -> None:
     """The table, narrowed by what is chosen."""
     widgets.section("Every row")
-    kind = widgets.choose("Kind", _KINDS, "memory", f"{_KEY}kind", _WORDS)
-    rows: Sequence[Measured] = measured_memory() if kind == "memory" else measured_steps()
+    kind = widgets.choose("Kind", list(_READ), "memory", f"{_KEY}kind", _WORDS)
+    rows: Sequence[Measured] = _READ[kind]()
     places = st.columns(3)
     with places[0]:
         sources = _several(
-            "Source", list(dict.fromkeys(row.source for row in rows)), "source", SOURCE_LABELS
+            "Source",
+            list(dict.fromkeys(evidence_table.source_of(row) for row in rows)),
+            "source",
+            SOURCE_LABELS,
         )
     with places[1]:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
-        cards = _several("Card", sorted({row.card for row in rows}), "card")
+        cards = _several("Card", sorted({evidence_table.card_of(row) for row in rows}), "card")
     matches = [
         row
         for row in rows
-        if (not sources or row.source in sources)
+        if (not sources or evidence_table.source_of(row) in sources)
         and (not methods or row.method in methods)
-        and (not cards or row.card in cards)
+        and (not cards or evidence_table.card_of(row) in cards)
     ]
     if not matches:
         widgets.note("No row is of all that was chosen.")

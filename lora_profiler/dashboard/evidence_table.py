@@ -8,12 +8,14 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.dashboard import widgets
-from lora_profiler.evidence import MeasuredMemory, MeasuredStep
+from lora_profiler.evidence import MeasuredMemory, MeasuredStep, OwnRow
 from lora_profiler.report.labels import METHOD_LABELS, READING_LABELS, SOURCE_LABELS
 from lora_profiler.units import GIB, seconds_text
 
-Measured = MeasuredMemory | MeasuredStep
+Measured = MeasuredMemory | MeasuredStep | OwnRow
+OWN = "this project"
 _TEXTS: dict[str, Callable[[float], str]] = {
+    "counted, GiB": widgets.two_decimals,
     "measured, GiB": widgets.two_decimals,
     "predicted, GiB": widgets.two_decimals,
     "measured": seconds_text,
@@ -24,7 +26,7 @@ _TEXTS: dict[str, Callable[[float], str]] = {
 
 def show(rows: Sequence[Measured], key: str, says: str) -> None:
     """All of one kind. `says` stands under the table."""
-    columns = [_memory(row) if isinstance(row, MeasuredMemory) else _step(row) for row in rows]
+    columns = [_columns(row) for row in rows]
     shown = widgets.written(
         pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]}
     )
@@ -43,6 +45,34 @@ def show(rows: Sequence[Measured], key: str, says: str) -> None:
 def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
     """The rows for machines."""
     return [{**asdict(row), "error": row.error} for row in rows]
+
+
+def source_of(row: Measured) -> str:
+    """Who counted."""
+    return OWN if isinstance(row, OwnRow) else row.source
+
+
+def card_of(row: Measured) -> str:
+    return row.where if isinstance(row, OwnRow) else row.card
+
+
+def _columns(row: Measured) -> dict[str, Any]:
+    if isinstance(row, OwnRow):
+        return _own(row)
+    return _memory(row) if isinstance(row, MeasuredMemory) else _step(row)
+
+
+def _own(row: OwnRow) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "method": METHOD_LABELS[row.method],
+        "counted, GiB": row.counted_bytes / GIB,
+        "predicted, GiB": row.predicted_bytes / GIB,
+        "error, %": 100 * row.error,
+        "setup": row.setup,
+        "on": row.where,
+        "says exact": row.says_exact,
+    }
 
 
 def _memory(row: MeasuredMemory) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lora_profiler.report.page.parts import Drawing
 from lora_profiler.report.page.provenance import environment_table, fact_text
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.page.speed import step_times_drawing
-from lora_profiler.report.page.steps import counters_drawing
+from lora_profiler.report.page.steps import counters_drawing, step_drawing
 
 
 def show(run: Run, key: str = "record") -> None:
@@ -37,8 +37,12 @@ def show(run: Run, key: str = "record") -> None:
 
 
 def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
-    """(heading, figure) of all that was measured."""
-    measurement = run.scored.record.measurement
+    """(heading, figure) of all that was measured, what was predicted first beside it."""
+    record = run.scored.record
+    measurement = record.measurement
+    if (both := step_drawing(run)) is not None:
+        word = "rehearsed" if record.is_rehearsed else "measured"
+        yield f"Memory over one step, predicted and {word}", both
     if measurement.phases:
         yield "Memory, phase by phase", counters_drawing(run)
     if measurement.attribution_bytes:

@@ -20,8 +20,8 @@ Hatch = Literal["", "/", "\\", "x", "-", "|", "+", "."]
 """What plotly draws over a colour: `marker.pattern.shape` and `fillpattern.shape`."""
 
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-BODY_PX, SMALL_PX, HEAD_PX = 13, 12, 14
-"""The type scale of figures, in pixels: labels, ticks and notes, group heads."""
+BODY_PX, SMALL_PX, HEAD_PX, CELL_PX = 13, 12, 14, 11
+"""The type scale of figures, in pixels: labels, ticks and notes, group heads, cells of a map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
         return [*above, *whose, below]
-    remedies = [_remedies(answer) for answer in answers]
+    remedies = [remedy_lines(answer) for answer in answers]
     first = [words[:1] for words in remedies]
     full, both, least = (
         [*above, *whose, _on_card(answers, remedies), below],
@@ -182,12 +182,13 @@ def _on_card(answers: Sequence[Answer], remedies: Sequence[Sequence[str]]) -> Pa
     about = "~" if gpu.usable_is_estimated else ""
     lines = [f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable"]
     for answer, words in zip(answers, remedies, strict=True):
-        lines.append(f"  {method_label(answer.prediction)} {_verdict(answer)}")
+        lines.append(f"  {method_label(answer.prediction)} {verdict_words(answer)}")
         lines += (f"    {text}" for text in words)
     return _lines(*lines)
 
 
-def _verdict(answer: Answer) -> str:
+def verdict_words(answer: Answer) -> str:
+    """'does not fit: 15.70 GiB too much (reserve 2.80 GiB)', of the card that was asked about."""
     fit = answer.fit
     if fit is None:
         return "may fit or not: what its layers keep is not known to this engine"
@@ -206,7 +207,7 @@ def _speed(step: "TimedStep") -> str:
     return f"{seconds_text(step.time.seconds)}, {rate_text(step.time.tokens_per_second, 'tokens')}"
 
 
-def _remedies(answer: Answer) -> list[str]:
+def remedy_lines(answer: Answer) -> list[str]:
     """The quickest set of changes that suffices and trains the same, and the quickest of all."""
     if answer.gpu is None or answer.fit is None or answer.fit.verdict == "fits":
         return []
@@ -230,7 +231,7 @@ def _trust(answers: Sequence[Answer]) -> str:
     """How sure the peaks are, in one sentence."""
     kinds: dict[str, list[str]] = {}
     for answer in answers:
-        kinds.setdefault(_sureness(answer), []).append(method_label(answer.prediction))
+        kinds.setdefault(sureness_words(answer), []).append(method_label(answer.prediction))
     beside = dict.fromkeys(
         words for answer in answers for words in words_beside(answer.prediction.workload)
     )
@@ -238,7 +239,8 @@ def _trust(answers: Sequence[Answer]) -> str:
     return " ".join((sure, *beside))
 
 
-def _sureness(answer: Answer) -> str:
+def sureness_words(answer: Answer) -> str:
+    """How sure the peak is: 'the peak is exact for this loop'."""
     prediction = answer.prediction
     if answer.trainer and answer.trainer.gaps(prediction.workload.setup.method):
         return "an estimate, since the loop holds what is not priced (--detail)"

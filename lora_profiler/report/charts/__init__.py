@@ -9,6 +9,7 @@ from lora_profiler.report.charts.fit_map import FitCell, fit_map
 from lora_profiler.report.charts.identity_scatter import ScatterPoint, identity_scatter
 from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
 from lora_profiler.report.charts.lever_bars import lever_bars
+from lora_profiler.report.charts.measured_curve import measured_curve
 from lora_profiler.report.charts.memory_curve import memory_curve
 from lora_profiler.report.charts.phase_samples import phase_samples
 from lora_profiler.report.charts.step_times import step_times
@@ -37,6 +38,7 @@ __all__ = [
     "layer_bars",
     "layer_rows",
     "lever_bars",
+    "measured_curve",
     "memory_curve",
     "phase_samples",
     "repainted",

@@ -10,7 +10,7 @@ from lora_profiler.report.charts.figure import Figure, figure, rows, title
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.charts.marks import key
 from lora_profiler.report.labels import VERDICT_LABELS
-from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS
+from lora_profiler.report.palette import CELL_PX, INK, VERDICT_COLOURS, VERDICT_SIGNS
 from lora_profiler.units import bytes_text, count_text, short_bytes_text
 
 _ROW_PX, _AROUND_PX = 34, 110
@@ -91,7 +91,7 @@ def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> d
         "ygap": 2,
         "text": [[_text(cell) for cell in row] for row in grid],
         "texttemplate": "%{text}",
-        "textfont": {"color": INK.light, "size": 11},
+        "textfont": {"color": INK.light, "size": CELL_PX},
         "hovertext": [[_hover(cell) for cell in row] for row in grid],
         "hoverinfo": "text",
         "hoverongaps": False,

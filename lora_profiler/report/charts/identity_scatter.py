@@ -37,9 +37,9 @@ class ScatterPoint:
         return (self.predicted_bytes - self.measured_bytes) / self.measured_bytes
 
 
-def identity_scatter(points: Sequence[ScatterPoint]) -> Figure:
+def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> Figure:
     """Measured from left to right, predicted from bottom to top, both in the same range of a log
-    scale; a trace for each method.
+    scale; a trace for each method. `word` is "measured", or "rehearsed".
 
     The `customdata` of every point is its record id.
     """
@@ -50,21 +50,21 @@ def identity_scatter(points: Sequence[ScatterPoint]) -> Figure:
     line = {
         "type": "scatter",
         "mode": "lines",
-        "name": "predicted = measured",
+        "name": f"predicted = {word}",
         "x": [smallest / 8, largest * 8],
         "y": [smallest / 8, largest * 8],
         "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
         "hoverinfo": "skip",
     }
     return figure(
-        [*_points(points), line],
+        [*_points(points, word), line],
         height=_HEIGHT_PX,
-        x=log_bytes_axis(smallest, largest, "measured peak"),
+        x=log_bytes_axis(smallest, largest, f"{word} peak"),
         y=log_bytes_axis(smallest, largest, "predicted peak"),
     )
 
 
-def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
+def _points(points: Sequence[ScatterPoint], word: str) -> Iterator[dict[str, Any]]:
     hollow = [point for point in points if point.not_counted]
     furthest = {point.name: point for point in sorted(hollow, key=lambda point: abs(point.error))}
     for method, counted in product(get_args(Method), (True, False)):
@@ -88,17 +88,16 @@ def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
                     "bottom center" if point.error < 0 else "top center" for point in shown
                 ],  # away from the line
                 "customdata": [point.record_id for point in shown],
-                "hovertext": [_hover(point) for point in shown],
+                "hovertext": [_hover(point, word) for point in shown],
                 "hoverinfo": "text",
                 "marker": dot_mark(method, 9, counted=counted),
             }
 
 
-def _hover(point: ScatterPoint) -> str:
+def _hover(point: ScatterPoint, word: str) -> str:
     return lines(
         label(point.label, 80),
-        f"predicted {bytes_text(point.predicted_bytes)}, measured"
-        f" {bytes_text(point.measured_bytes)}",
+        f"predicted {bytes_text(point.predicted_bytes)}, {word} {bytes_text(point.measured_bytes)}",
         f"error {error_text(point.error)}",
         *([label(f"not counted: {point.not_counted}", 120)] if point.not_counted else []),
     )

@@ -35,29 +35,43 @@ MOST_ERRORS = 15
 
 
 def accuracy_section(runs: Sequence[Run]) -> Section | None:
-    """Predicted against measured, None where nothing was."""
+    """Predicted against measured in figures, None where nothing was."""
     compared = [run for run in runs if run.peak is not None]
-    records = {run.record_id: run.scored.record for run in runs}
-    claims = [c for run in runs for c in run.scored.comparisons if c.is_claim]
+    claims = _claims(runs)
     if not claims:
         return None
     parts: list[Part] = []
     if compared:
         shown = drawn(compared)
-        peaks = [c for run in compared if (c := run.peak) is not None]
         parts += [
             *drawn_words(shown, compared),
             Beside(parts=(scatter_drawing(shown), errors_drawing(shown, "family"))),
-            Beside(
-                parts=(_errors_by("method", peaks, records), _errors_by("family", peaks, records))
-            ),
-            *_largest(peaks, records),
         ]
-    parts += [_metrics(claims, records), paragraph(*_notes(claims))]
-    parts += [
-        Fold(title="Errors of every part", parts=(errors_table(claims, ("category",), records),))
-    ]
+    parts.append(_metrics(claims, _records(runs)))
     return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
+
+
+def errors_section(runs: Sequence[Run]) -> Section | None:
+    """The same in tables, the largest errors first."""
+    claims, records = _claims(runs), _records(runs)
+    if not claims:
+        return None
+    peaks = [run.peak for run in runs if run.peak is not None]
+    parts: list[Part] = []
+    if peaks:
+        by = (_errors_by("method", peaks, records), _errors_by("family", peaks, records))
+        parts += [*_largest(peaks, records), Beside(parts=by)]
+    table = errors_table(claims, ("category",), records)
+    parts += [paragraph(*_notes(claims)), Fold(title="Errors of every part", parts=(table,))]
+    return Section(name="errors", title="Errors, the largest first", parts=tuple(parts))
+
+
+def _claims(runs: Sequence[Run]) -> list[Comparison]:
+    return [c for run in runs for c in run.scored.comparisons if c.is_claim]
+
+
+def _records(runs: Sequence[Run]) -> dict[str, Record]:
+    return {run.record_id: run.scored.record for run in runs}
 
 
 def accuracy_cards(runs: Sequence[Run]) -> list[Card]:

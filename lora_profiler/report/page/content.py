@@ -9,11 +9,12 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import environment_lines, not_compared_lines
-from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section
+from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
 from lora_profiler.report.page.composition import composition_section
+from lora_profiler.report.page.conclusions import answer_cards, pair_cards, question_lines
 from lora_profiler.report.page.data import page_data
 from lora_profiler.report.page.parts import Card, Section, sections
-from lora_profiler.report.page.predicted import predicted_sections
+from lora_profiler.report.page.predicted import numbers_sections, predicted_sections
 from lora_profiler.report.page.provenance import provenance_section
 from lora_profiler.report.page.reference import definitions_section, public_section
 from lora_profiler.report.page.runs import (
@@ -51,15 +52,26 @@ def report_content(
     groups = groups_alike(runs)
     return Content(
         title=title or _title(scored, predictions),
-        lines=tuple([*environment_lines(s.record for s in scored), *not_compared_lines(scored)]),
-        cards=(*run_cards(runs), *accuracy_cards(runs)),
-        sections=sections(
+        lines=(
+            *question_lines(predictions),
+            *environment_lines(s.record for s in scored),
+            *not_compared_lines(scored),
+        ),
+        cards=(
+            *answer_cards(predictions),
+            *run_cards(runs),
+            *pair_cards(groups),
+            *accuracy_cards(runs),
+        ),
+        sections=sections(  # figures, then tables
             *predicted_sections(predictions),
             accuracy_section(runs),
             composition_section(runs),
             steps_section(runs, groups),
             layers_section(groups),
             speed_section(runs, groups),
+            *numbers_sections(predictions),
+            errors_section(runs),
             failures_section(runs),
             runs_section(runs),
             provenance_section(runs),

@@ -7,7 +7,7 @@ import zlib
 from html.parser import HTMLParser
 from typing import Any
 
-PACKED_ABOVE = 1_000_000
+PACKED_ABOVE = 50_000
 """Characters: longer texts are deflated (zlib) and written in base64, which browsers undo by
 themselves."""
 DATA_ID = "data"

@@ -20,28 +20,44 @@ from lora_profiler.units import bytes_text, count_text, percent_text
 
 
 def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
-    """A section for each model, its answers side by side."""
-    models = dict.fromkeys(answer.prediction.workload.model for answer in answers)
-    for number, model in enumerate(models):
-        members = [answer for answer in answers if answer.prediction.workload.model == model]
+    """The figures of each model, its answers side by side."""
+    for number, members in enumerate(by_model(answers)):
         yield Section(
             name=f"predicted-{number}",
-            title=f"Predicted: {shortened(model.id)}",
-            parts=tuple(_parts(f"p{number}", members)),
+            title=f"Predicted: {_model(members)}",
+            parts=tuple(_figures(f"p{number}", members)),
         )
 
 
-def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
+def numbers_sections(answers: Sequence[Answer]) -> Iterable[Section]:
+    """The tables of each model, and what is known of how sure they are."""
+    for number, members in enumerate(by_model(answers)):
+        predictions = [answer.prediction for answer in members]
+        full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+        lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+        parts = model_parts(members, activation_excess(full, lora) if full and lora else None)
+        yield Section(
+            name=f"numbers-{number}",
+            title=f"In numbers: {_model(members)}",
+            parts=(paragraph(parts.title, *parts.setup), *parts.tables, *parts.notes),
+        )
+
+
+def by_model(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """The answers of each model together, in order of appearance."""
+    models = dict.fromkeys(answer.prediction.workload.model for answer in answers)
+    return [[a for a in answers if a.prediction.workload.model == model] for model in models]
+
+
+def _model(answers: Sequence[Answer]) -> str:
+    return shortened(answers[0].prediction.workload.model.id)
+
+
+def _figures(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     predictions = [answer.prediction for answer in answers]
-    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
-    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
-    parts = model_parts(answers, activation_excess(full, lora) if full and lora else None)
-    yield paragraph(parts.title, *parts.setup)
     yield Cards(cards=tuple(headlines(answers)))
     yield composition_drawing(f"{prefix}-bars", answers)
     yield from _known(times_drawing(f"{prefix}-times", answers))
-    yield from parts.tables
-    yield from parts.notes
     known = [answer for answer in answers if answer.prediction.saved_activation_bytes is not None]
     if known:
         curves = (answer_curve(f"{prefix}-curve-{n}", answer) for n, answer in enumerate(known))

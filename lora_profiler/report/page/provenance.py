@@ -27,14 +27,11 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
         groups.setdefault(record.environment.key, []).append(record)
     shown = list(groups.values())[:MOST_ENVIRONMENTS]
     parts: list[Part] = [paragraph(*_lines(records, len(groups), len(shown)))]
-    parts.append(
-        Beside(
-            parts=tuple(
-                environment_table(_set_up(number, members), members)
-                for number, members in enumerate(shown, 1)
-            )
-        )
+    tables = tuple(
+        environment_table(_set_up(number, members), members)
+        for number, members in enumerate(shown, 1)
     )
+    parts.append(Fold(title="Every set-up", parts=(Beside(parts=tables),)))
     commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])

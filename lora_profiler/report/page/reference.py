@@ -37,7 +37,11 @@ def definitions_section() -> Section:
         *labels.MFU_DEFINITIONS,
         labels.ENERGY_CAVEAT,
     )
-    return Section(name="definitions", title="Definitions", parts=(paragraph(*lines), *tables))
+    return Section(
+        name="definitions",
+        title="Definitions",
+        parts=(paragraph(*lines), Fold(title="Every word", parts=tables)),
+    )
 
 
 def _table(title: str, names: Mapping[str, str], meanings: Mapping[str, str]) -> Table:
@@ -70,7 +74,7 @@ def public_section() -> Section:
         parts=(
             paragraph(*_LINES, f"{interval_words(peak_interval)}.", coverage_words(peak_interval)),
             errors_table(),
-            sources_table(),
+            Fold(title="By source", parts=(sources_table(),)),
             Fold(title="Misses, and what is known of them", parts=(paragraph(*missed_lines()),)),
             Fold(title="Predicted, but no test", parts=(paragraph(*apart_lines()),)),
             Fold(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lora_profiler.comparison.errors import group_peaks, predicted_peaks
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, labels
@@ -9,25 +10,27 @@ from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
+from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
-from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit
+from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, flops_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
 ALIKE = "Full fine-tuning and LoRA: the largest two runs that differ in nothing else."
+_MORE = "The prediction at every moment, and the counters of all steps"
 MOST_POINTS = 60
 """Of a curve, as rows of its table: the turning points that matter are few."""
 
 
 def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Section | None:
-    """The predicted curve and the measured counters of full fine-tuning and of LoRA, else of the
-    largest run.
+    """Prediction and measurement of full fine-tuning and of LoRA on one pair of axes each, else of
+    the largest run; each for itself in a fold.
 
     `groups` are the runs that are alike.
     """
     shown = full_and_lora(groups) or _largest(runs)
     if not shown:
         return None
+    both = [drawing for run in shown if (drawing := step_drawing(run)) is not None]
     curves = [
         curve_drawing(f"curve-{run.number}", run.name, prediction)
         for run in shown
@@ -36,11 +39,11 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     ]
     counters = [counters_drawing(run) for run in shown if run.scored.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
-    parts: tuple[Part, ...] = (
-        said,
-        *(Beside(parts=tuple(figures)) for figures in (curves, counters) if figures),
-    )
-    return Section(name="step", title="Memory over one step", parts=parts)
+    first, rest = (both, [*curves, *counters]) if both else (curves, counters)
+    parts: list[Part] = [said, *([Beside(parts=tuple(first))] if first else [])]
+    if rest:
+        parts.append(Fold(title=_MORE, parts=(Beside(parts=tuple(rest)),)))
+    return Section(name="step", title="Memory over one step", parts=tuple(parts))
 
 
 def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
@@ -66,6 +69,47 @@ def _largest(runs: Sequence[Run]) -> list[Run]:
 
 
 # --- one step -------------------------------------------------------------------------------------
+
+
+def step_drawing(run: Run) -> Drawing | None:
+    """Memory over one steady step, predicted and measured on one pair of axes; None where one of
+    them is not known. A rehearsed run is called so."""
+    record, prediction = run.scored.record, run.scored.prediction
+    peaks = group_peaks(record.measurement.phase_peak_bytes)
+    if prediction is None or prediction.saved_activation_bytes is None or not peaks:
+        return None
+    predicted = predicted_peaks(prediction)
+    word = "rehearsed" if record.is_rehearsed else "measured"
+    pairs = [(group, predicted[group], peaks[group]) for group in peaks if group in predicted]
+    said = "; ".join(
+        f"{labels.PHASE_LABELS[group]}: predicted {bytes_text(p)}, {word} {bytes_text(m)}"
+        for group, p, m in pairs
+    )
+    return Drawing(
+        name=f"step-{run.number}",
+        caption=f"{run.name}: memory over one steady step, predicted and {word}.",
+        description=(
+            f"Stacked areas of what is predicted, and across each part of the step the peak that"
+            f" was {word}. {said}."
+        ),
+        lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
+        figure=charts.measured_curve(prediction.curve, predicted, peaks, word=word),
+        numbers=Table(
+            title=f"Peaks of the parts of a step, predicted and {word}",
+            columns=("part of the step", "predicted", word, "error"),
+            rows=tuple(
+                Row(
+                    cells=(
+                        labels.PHASE_LABELS[group],
+                        bytes_text(p),
+                        bytes_text(m),
+                        error_text((p - m) / m) if m else "",
+                    )
+                )
+                for group, p, m in pairs
+            ),
+        ),
+    )
 
 
 def curve_drawing(

@@ -1,17 +1,17 @@
-"""Content to one HTML file: the template filled, plotly.js and the numbers inside, and nothing that
-reaches out."""
+"""Content to one HTML file: the template filled, figures drawn and the numbers inside, and nothing
+that reaches out."""
 
 import base64
 import hashlib
 
 from lora_profiler._common.versions import __version__
 from lora_profiler.errors import UsageError
-from lora_profiler.report.charts import CONFIG
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.page.embedded import json_text, packed
 from lora_profiler.report.page.markup import colour_variables, environment, template_text, trusted
-from lora_profiler.report.page.parts import drawings
-from lora_profiler.report.palette import DARK_OF, FONT
+from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.palette import FONT
+from lora_profiler.report.svg import figure_html, figure_style
 
 INSTALL = "pip install 'lora-profiler[report]'"
 LONGEST_TEXT = 600
@@ -19,42 +19,39 @@ LONGEST_TEXT = 600
 
 
 def check_installed() -> None:
-    """Raises UsageError where jinja2 or plotly is missing; for commands, before they do any
-    work."""
+    """Raises UsageError where jinja2 is missing; for commands, before they do any work."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("jinja2", "plotly") if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"the report needs {' and '.join(missing)}: {INSTALL}")
+    if find_spec("jinja2") is None:
+        raise UsageError(f"the report needs jinja2: {INSTALL}")
 
 
 def write_page(content: Content) -> str:
-    """The page as HTML. The same content gives the same bytes with the same version of plotly and
-    this program.
+    """The page as HTML. The same content gives the same bytes with the same version of this
+    program.
 
-    Raises UsageError where jinja2 or plotly is not installed.
+    Raises UsageError where jinja2 is not installed.
     """
     check_installed()
-    from plotly.offline import get_plotlyjs, get_plotlyjs_version
-
-    plotly_js, script = get_plotlyjs(), template_text("page.js")
-    figures = {d.name: d.figure for section in content.sections for d in drawings(section.parts)}
-    settings = {"config": CONFIG, "dark": DARK_OF, "figures": figures}
-    blocks = {"data": json_text(content.data), "figures": json_text(settings)}
+    script = template_text("page.js")
     page: str = (
         environment(LONGEST_TEXT)
         .get_template("page.html.j2")
         .render(
             content=content,
-            policy=_policy(script, plotly_js),
+            policy=_policy(script),
             style=trusted(_style()),
             script=trusted(script),
-            blocks=[(name, *_embedded(text)) for name, text in blocks.items()]
-            + [("plotly", *_embedded(plotly_js))],
-            generator=f"lora-profiler {__version__}, plotly.js {get_plotlyjs_version()}",
+            blocks=[("data", *_embedded(json_text(content.data)))],
+            svg=_svg,
+            generator=f"lora-profiler {__version__}",
         )
     )
     return page
+
+
+def _svg(it: Drawing) -> str:
+    return trusted(figure_html(it.figure, it.name, it.description))
 
 
 def _embedded(text: str) -> tuple[str, bool]:
@@ -67,7 +64,8 @@ def _style() -> str:
     light, dark = colour_variables("light"), colour_variables("dark")
     return (
         f":root{{{light}--lp-font:{FONT}}}\n@media screen and (prefers-color-scheme:"
-        f" dark){{:root{{{dark}}}}}\n{template_text('page.css')}{template_text('blocks.css')}"
+        f" dark){{:root{{{dark}}}}}\n{figure_style()}\n{template_text('page.css')}"
+        f"{template_text('blocks.css')}"
     )
 
 

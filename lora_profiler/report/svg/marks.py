@@ -1,0 +1,124 @@
+"""Symbols, hatches and colours: plotly's names as paths and classes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lora_profiler.report.palette import PAPER
+
+_HATCHES: Final[Mapping[str, str]] = {
+    "/": "M-1,8L8,-1M-1,1L1,-1M6,8L8,6",
+    "\\": "M-1,-1L8,8M6,-1L8,1M-1,6L1,8",
+    "x": "M-1,8L8,-1M-1,-1L8,8",
+    "-": "M0,3.5H7",
+    "|": "M3.5,0V7",
+    "+": "M0,3.5H7M3.5,0V7",
+    ".": "M2.5,3.5a1,1 0 1,0 2,0a1,1 0 1,0 -2,0",
+}
+"""Strokes in a square of 7 pixels that is laid side by side."""
+
+
+def fill(colour: str) -> str:
+    """The class that fills with a colour of the palette, in the reader's theme."""
+    return f"f{colour.removeprefix('#')}"
+
+
+def stroke(colour: str) -> str:
+    return f"s{colour.removeprefix('#')}"
+
+
+def symbol_path(symbol: str, size: float) -> str:
+    """A symbol of plotly's around the origin, `size` pixels across; `-open` has the same path."""
+    r = size / 2
+    name = symbol.removesuffix("-open")
+    if name == "circle":
+        return f"M{-r:g},0a{r:g},{r:g} 0 1,0 {2 * r:g},0a{r:g},{r:g} 0 1,0 {-2 * r:g},0Z"
+    if name == "line-ns":
+        return f"M0,{-r:g}V{r:g}"
+    if name == "cross":
+        a = r / 2.5
+        return (
+            f"M{r:.3g},{a:.3g}H{a:.3g}V{r:.3g}H{-a:.3g}V{a:.3g}H{-r:.3g}V{-a:.3g}H{-a:.3g}"
+            f"V{-r:.3g}H{a:.3g}V{-a:.3g}H{r:.3g}Z"
+        )
+    return "M" + "L".join(f"{x:.3g},{y:.3g}" for x, y in _corners(name, r)) + "Z"
+
+
+def _corners(name: str, r: float) -> list[tuple[float, float]]:
+    if name == "square":
+        return [(-r, -r), (r, -r), (r, r), (-r, r)]
+    count, reach, start = {
+        "diamond": (4, 1.3 * r, 90),
+        "triangle-up": (3, 1.15 * r, 90),
+        "triangle-down": (3, 1.15 * r, 270),
+        "hexagon": (6, r, 90),
+        "star": (10, 1.4 * r, 90),
+    }[name]
+    radii = [reach, reach * 0.382] if name == "star" else [reach]
+    return [
+        (radii[n % len(radii)] * math.cos(angle), -radii[n % len(radii)] * math.sin(angle))
+        for n in range(count)
+        for angle in [math.radians(start + 360 * n / count)]
+    ]
+
+
+class Definitions:
+    """What a figure defines once and refers to by its id: hatches, symbols, clips. Ids begin with
+    the figure's own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._ids: dict[str, str] = {}
+
+    def _id(self, content: str) -> str:
+        """The id of `content`, in which {id} stands for it."""
+        return self._ids.setdefault(content, f"{self._name}-{len(self._ids)}")
+
+    def hatch(self, pattern: Mapping[str, Any]) -> str:
+        """A value of `fill` for plotly's pattern of a colour."""
+        colour, ink = fill(pattern["bgcolor"]), stroke(pattern["fgcolor"])
+        content = (
+            '<pattern id="{id}" width="7" height="7" patternUnits="userSpaceOnUse">'
+            f'<rect width="7" height="7" class="{colour}"/>'
+            f'<path d="{_HATCHES[pattern["shape"]]}" class="{ink}" fill="none"/></pattern>'
+        )
+        return f"url(#{self._id(content)})"
+
+    def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
+        """Attributes that fill with a colour, hatched where `pattern` says so; `names` are more
+        classes."""
+        shown = " ".join(names if pattern else (fill(colour), *names))
+        hatched = f' fill="{self.hatch(pattern)}"' if pattern else ""
+        return f'class="{shown}"{hatched}' if shown else hatched.strip()
+
+    def symbol(self, symbol: str, size: float) -> str:
+        """The id of a path around the origin."""
+        return self._id(f'<path id="{{id}}" d="{symbol_path(symbol, size)}"/>')
+
+    def clip(self, path: str, width: float, height: float) -> str:
+        """A value of `clip-path` for what fills the figure: `path` is in a box of these sizes."""
+        return "url(#{})".format(
+            self._id(
+                '<clipPath id="{id}" clipPathUnits="objectBoundingBox">'
+                f'<path transform="scale({1 / width:.6g} {1 / height:.6g})" d="{path}"/></clipPath>'
+            )
+        )
+
+    def svg(self) -> str:
+        made = "".join(content.replace("{id}", name) for content, name in self._ids.items())
+        return f"<defs>{made}</defs>" if made else ""
+
+
+def edge(marker: Mapping[str, Any]) -> str:
+    """Attributes of the outline of a marker: its class and width, apart from those of its fill."""
+    line = marker.get("line", {})
+    return f'stroke-width="{line.get("width", 1):g}"'
+
+
+def marker_classes(marker: Mapping[str, Any]) -> str:
+    """Fill and outline of plotly's marker: an open one has no fill, `line-ns` is all outline."""
+    symbol, colour = marker.get("symbol", "circle"), marker["color"]
+    line = marker.get("line", {})
+    if symbol.endswith("-open") or symbol == "line-ns":
+        return f"n {stroke(colour)}"
+    return f"{fill(colour)} {stroke(line.get('color', PAPER.light))}" if line else fill(colour)

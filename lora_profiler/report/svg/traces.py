@@ -1,0 +1,241 @@
+"""What a figure shows: bars, areas, lines, marks, words, cells, each trace of plotly's as SVG."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from lora_profiler.report.svg.axis import Axis
+from lora_profiler.report.svg.marks import Definitions, edge, fill, marker_classes, stroke
+from lora_profiler.report.svg.text import number, percent, tooltip
+from lora_profiler.report.svg.words import words
+
+BOX = 1000
+"""Width of the box that lines and areas are drawn in, which is stretched to the figure's."""
+_MOST_STRIPS = 100
+"""Of a line without marks that answer when pointed at."""
+_BESIDE_PX, _ABOVE_PX = 6, 8
+Trace = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canvas:
+    """A figure's plane: across in shares of its width, down in pixels."""
+
+    x: Axis
+    y: Axis
+    height: float
+    definitions: Definitions
+    stacked: dict[Any, list[float]] = field(default_factory=dict)
+    """What areas of a stack have reached, by its name; what bars have, by their place."""
+
+    def down(self, value: float) -> float:
+        return self.height * (1 - self.y.share(value))
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """(share of the width, pixels from the top)."""
+        return self.x.share(x), self.down(y)
+
+
+def drawn(trace: Trace, canvas: Canvas, layout: Mapping[str, Any]) -> Iterator[str]:
+    """The SVG of one trace, below the next one's."""
+    if trace["type"] == "bar":
+        yield from _bars(trace, canvas, layout.get("bargap", 0.2))
+    elif trace["type"] == "heatmap":
+        yield from _cells(trace, canvas)
+    elif "stackgroup" in trace:
+        yield _area(trace, canvas)
+    else:
+        yield from _scatter(trace, canvas)
+
+
+def _tips(trace: Trace) -> Sequence[str]:
+    texts = trace.get("hovertext", ()) if trace.get("hoverinfo") == "text" else ()
+    return [tooltip(text) for text in texts] or [""] * len(trace["x"])
+
+
+# --- bars and cells -------------------------------------------------------------------------------
+
+
+def _bars(trace: Trace, canvas: Canvas, gap: float) -> Iterator[str]:
+    """From left to right, after those that are at the same place already."""
+    assert trace["orientation"] == "h"
+    marker = trace["marker"]
+    thick = (1 - gap) * abs(canvas.height / (canvas.y.last - canvas.y.first))
+    names = [stroke(line["color"])] if (line := marker.get("line")) else []
+    paint = canvas.definitions.paint(marker["color"], marker.get("pattern"), *names)
+    bars = []
+    for value, place, tip in zip(trace["x"], trace["y"], _tips(trace), strict=True):
+        begun = canvas.stacked.setdefault(("bar", place), [0.0])
+        first, after = canvas.x.share(begun[0]), canvas.x.share(begun[0] + value)
+        begun[0] += value
+        bars.append(
+            f'<rect x="{percent(first)}" y="{number(canvas.down(place) - thick / 2)}"'
+            f' width="{percent(after - first)}" height="{number(thick)}">{tip}</rect>'
+        )
+    yield f"<g {paint}>{''.join(bars)}</g>"
+    yield from _whiskers(trace, canvas)
+
+
+def _whiskers(trace: Trace, canvas: Canvas) -> Iterator[str]:
+    error = trace.get("error_x")
+    if not error:
+        return
+    cap = error["width"]
+    parts = []
+    ends = zip(trace["x"], trace["y"], error["arrayminus"], error["array"], strict=True)
+    for value, place, less, more in ends:
+        low, high = percent(canvas.x.share(value - less)), percent(canvas.x.share(value + more))
+        y = canvas.down(place)
+        up, low_cap = number(y - cap), number(y + cap)
+        parts.append(f'<line x1="{low}" x2="{high}" y1="{number(y)}" y2="{number(y)}"/>')
+        parts += [f'<line x1="{x}" x2="{x}" y1="{up}" y2="{low_cap}"/>' for x in (low, high)]
+    width = f'stroke-width="{error["thickness"]:g}"'
+    yield f'<g class="{stroke(error["color"])}" {width}>{"".join(parts)}</g>'
+
+
+def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
+    # steps of one colour each, of which both ends are given
+    steps = trace["colorscale"][1::2]
+    low, high = trace["zmin"], trace["zmax"]
+    font = trace["textfont"]
+    tall = abs(canvas.height / (canvas.y.last - canvas.y.first))
+    for row, y in enumerate(trace["y"]):
+        for column, x in enumerate(trace["x"]):
+            value = trace["z"][row][column]
+            if value is None:
+                continue
+            share = (value - low) / (high - low)
+            colour = next(colour for end, colour in steps if share <= end)
+            left, right = canvas.x.share(x - 0.5), canvas.x.share(x + 0.5)
+            top = canvas.down(y) - tall / 2
+            yield (
+                f'<rect x="{percent(left)}" width="{percent(right - left)}"'
+                f' y="{number(top)}" height="{number(tall)}" class="{fill(colour)} cell">'
+                f"{tooltip(trace['hovertext'][row][column])}</rect>"
+            )
+            text = trace["text"][row][column]
+            yield words(text, percent((left + right) / 2), top + tall / 2, "m", "middle", font)
+
+
+# --- areas, lines, marks --------------------------------------------------------------------------
+
+
+def _area(trace: Trace, canvas: Canvas) -> str:
+    """From what the stack has reached to so much more."""
+    before = canvas.stacked.setdefault(trace["stackgroup"], [0.0] * len(trace["x"]))
+    after = [a + b for a, b in zip(before, trace["y"], strict=True)]
+    edges = [
+        list(zip(trace["x"], after, strict=True)),
+        list(zip(trace["x"], before, strict=True))[::-1],
+    ]
+    canvas.stacked[trace["stackgroup"]] = after
+    path = _path(edges[0] + edges[1], canvas) + "Z"
+    pattern = trace.get("fillpattern")
+    if pattern is None:
+        return _stretched(f'<path d="{path}" class="{fill(trace["fillcolor"])}"/>', canvas)
+    clip = canvas.definitions.clip(path, BOX, canvas.height)
+    paint = canvas.definitions.paint(trace["fillcolor"], pattern)
+    return f'<rect width="100%" height="{number(canvas.height)}" {paint} clip-path="{clip}"/>'
+
+
+def _path(points: Sequence[tuple[float | None, float | None]], canvas: Canvas) -> str:
+    """A line through them in the box; None is a gap. Points on a level between two others, which
+    nobody sees, are left out."""
+    placed: list[tuple[str, str] | None] = []
+    for x, y in points:
+        if x is None or y is None:
+            placed.append(None)
+            continue
+        share, down = canvas.at(x, y)
+        here = number(BOX * share), number(down)
+        before = placed[-2:]
+        if len(before) == 2 and all(each and each[1] == here[1] for each in before):
+            placed.pop()
+        placed.append(here)
+    parts = [f"L{','.join(each)}" if each else "M" for each in placed]
+    return ("M" + "".join(parts).removeprefix("L")).replace("ML", "M").removesuffix("M")
+
+
+def _stretched(content: str, canvas: Canvas) -> str:
+    """A box as wide as the figure, beyond which nothing shows."""
+    height = number(canvas.height)
+    return (
+        f'<svg viewBox="0 0 {BOX} {height}" preserveAspectRatio="none" width="100%"'
+        f' height="{height}">{content}</svg>'
+    )
+
+
+def _scatter(trace: Trace, canvas: Canvas) -> Iterator[str]:
+    mode = trace["mode"].split("+")
+    points = [
+        (x, y, tip, n)
+        for n, (x, y, tip) in enumerate(zip(trace["x"], trace["y"], _tips(trace), strict=True))
+        if x is not None and y is not None and canvas.x.holds(x) and canvas.y.holds(y)
+    ]
+    if "lines" in mode and len(trace["x"]) > 1:
+        line = trace["line"]
+        dash = {"dash": "6 5", "dot": "2 3"}.get(line.get("dash", ""), "")
+        path = _path(list(zip(trace["x"], trace["y"], strict=True)), canvas)
+        yield _stretched(
+            f'<path d="{path}" class="l {stroke(line["color"])}"'
+            f' stroke-width="{line["width"]:g}"'
+            f"{f' stroke-dasharray={chr(34)}{dash}{chr(34)}' if dash else ''}/>",
+            canvas,
+        )
+    if "markers" in mode:
+        yield _marks(trace["marker"], points, canvas)
+    elif mode == ["lines"] and any(tip for _, _, tip, _ in points):
+        yield _strips(points, canvas)
+    if "text" in mode:
+        yield from _texts(trace, points, canvas)
+    yield from _whiskers(trace, canvas)
+
+
+def _marks(
+    marker: Mapping[str, Any], points: Sequence[tuple[float, float, str, int]], canvas: Canvas
+) -> str:
+    symbol = canvas.definitions.symbol(marker.get("symbol", "circle"), marker["size"])
+    made = []
+    for x, y, tip, _ in points:
+        share, down = canvas.at(x, y)
+        head = f'<use href="#{symbol}" x="{percent(share)}" y="{number(down)}"'
+        made.append(f"{head}>{tip}</use>" if tip else f"{head}/>")
+    faint = f' opacity="{marker["opacity"]:g}"' if "opacity" in marker else ""
+    return f'<g class="{marker_classes(marker)}" {edge(marker)}{faint}>{"".join(made)}</g>'
+
+
+def _strips(points: Sequence[tuple[float, float, str, int]], canvas: Canvas) -> str:
+    """Unseen strips from top to bottom around each point; of many points around the highest of
+    each stretch."""
+    stride = -(-len(points) // _MOST_STRIPS)
+    highest = [
+        max(points[n : n + stride], key=lambda point: point[1])
+        for n in range(0, len(points), stride)
+    ]
+    shares = [canvas.x.share(x) for x, *_ in highest]
+    middles = [(a + b) / 2 for a, b in pairwise(shares)]
+    height = number(canvas.height)
+    made = (
+        f'<rect x="{percent(left)}" width="{percent(right - left)}" height="{height}">{tip}</rect>'
+        for (left, right), (_, _, tip, _) in zip(
+            pairwise([shares[0], *middles, shares[-1]]), highest, strict=True
+        )
+    )
+    return f'<g opacity="0">{"".join(made)}</g>'
+
+
+def _texts(
+    trace: Trace, points: Sequence[tuple[float, float, str, int]], canvas: Canvas
+) -> Iterator[str]:
+    places, font = trace["textposition"], trace.get("textfont", {})
+    for x, y, _, n in points:
+        place = places if isinstance(places, str) else places[n]
+        share, down = canvas.at(x, y)
+        text = trace["text"][n].strip()
+        if place == "middle right":
+            yield words(text, percent(share), down, "m", "start", font, dx=_BESIDE_PX)
+        else:
+            away = _ABOVE_PX + 0.65 * trace.get("marker", {}).get("size", 0)
+            shift = -away if place == "top center" else away
+            yield words(text, percent(share), down + shift, "m", "middle", font)
