@@ -2,7 +2,8 @@
 does it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Literal
 
 from lora_profiler.workload import Dtype
@@ -72,8 +73,13 @@ class StepKernels:
 
 def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
     """Equal kernels as one, their counts added, in the order of the first of each."""
-    counts: dict[Kernel, int] = {}
+    firsts: dict[object, Kernel] = {}
+    counts: dict[object, int] = {}
     for kernel in kernels:
-        one = replace(kernel, count=1)
-        counts[one] = counts.get(one, 0) + kernel.count
-    return tuple(replace(one, count=count) for one, count in counts.items() if count)
+        key = _all_but_count(kernel)
+        firsts.setdefault(key, kernel)
+        counts[key] = counts.get(key, 0) + kernel.count
+    return tuple(replace(firsts[key], count=count) for key, count in counts.items() if count)
+
+
+_all_but_count = attrgetter(*(f.name for f in fields(Kernel) if f.name != "count"))

@@ -62,13 +62,21 @@ def counted_kernels(workload: Workload) -> StepKernels:
     assert plan.family is not None
     _ahead(forward, plan.family, workload, "eager" in plan.kernels, launches)
     _back(forward, plan.family, workload, launches)
-    trainable: dict[int, int] = {}
-    for tensor, count in plan.state.trainable.items():
-        size = ITEMSIZE[tensor.dtype]
-        trainable[size] = trainable.get(size, 0) + launches.size(tensor.numel) * count
     return StepKernels(
-        kernels=merged(launches.found), tokens=setup.batch_size * setup.seq_len, trainable=trainable
+        kernels=merged(launches.found),
+        tokens=setup.batch_size * setup.seq_len,
+        trainable=trainable_elements(workload),
     )
+
+
+def trainable_elements(workload: Workload) -> dict[int, int]:
+    """`StepKernels.trainable` alone, which differs with the sharding where the kernels of a rank do
+    not. Raises what `plan_for` raises."""
+    at, trainable = values(workload), dict[int, int]()
+    for tensor, count in plan_for(workload).state.trainable.items():
+        size = ITEMSIZE[tensor.dtype]
+        trainable[size] = trainable.get(size, 0) + tensor.numel.evaluate(*at) * count
+    return trainable
 
 
 def _ahead(
