@@ -79,7 +79,11 @@ def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
         key = _all_but_count(kernel)
         firsts.setdefault(key, kernel)
         counts[key] = counts.get(key, 0) + kernel.count
-    return tuple(replace(firsts[key], count=count) for key, count in counts.items() if count)
+    return tuple(
+        first if first.count == counts[key] else replace(first, count=counts[key])
+        for key, first in firsts.items()
+        if counts[key]
+    )
 
 
 _all_but_count = attrgetter(*(f.name for f in fields(Kernel) if f.name != "count"))

@@ -1,8 +1,7 @@
 """Which of several plans no other one beats."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -56,36 +55,35 @@ def dominates(one: Objectives, other: Objectives) -> bool:
         >>> dominates(replace(slow, seconds=3600.0), slow), dominates(slow, slow)
         (True, False)
     """
-    pairs = _comparable(one, other)
-    return pairs is not None and all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    return _is_no_worse(one, other) and not _is_no_worse(other, one)
 
 
-def _comparable(one: Objectives, other: Objectives) -> Sequence[tuple[float, float]] | None:
-    """Pairs of which less is better; None where one is known of one plan alone."""
-    pairs: list[tuple[float, float]] = [
-        (-one.counted_headroom, -other.counted_headroom),
-        (-one.trained, -other.trained),
-        (one.concessions, other.concessions),
-    ]
+def _is_no_worse(one: Objectives, other: Objectives) -> bool:
+    """False where they cannot be compared."""
+    if one.trained < other.trained or one.concessions > other.concessions:
+        return False
+    if one.counted_headroom < other.counted_headroom:
+        return False
+    if one.seconds is None or other.seconds is None:
+        if one.seconds is not other.seconds:
+            return False
+    elif one.seconds > other.seconds:
+        return False
     if one.cost is not None and other.cost is not None:
-        pairs.append((one.cost, other.cost))
-    elif one.card != other.card:
-        return None
-    elif one.card_seconds is not None and other.card_seconds is not None:
-        pairs.append((one.card_seconds, other.card_seconds))
-    if (one.seconds is None) is not (other.seconds is None):
-        return None
-    if one.seconds is not None and other.seconds is not None:
-        pairs.append((one.seconds, other.seconds))
-    return pairs
+        return one.cost <= other.cost
+    if one.card != other.card:
+        return False
+    if one.card_seconds is None or other.card_seconds is None:
+        return one.card_seconds is other.card_seconds
+    return one.card_seconds <= other.card_seconds
 
 
-def front(plans: Iterable[tuple[T, Objectives]]) -> tuple[T, ...]:
-    """Those that no other one dominates, in their own order; of equal ones the first.
+class Front(Generic[T]):
+    """Plans of which none beats another, as they come.
 
     Examples:
         >>> from dataclasses import replace
-        >>> from lora_profiler.planning.pareto import Objectives, front
+        >>> from lora_profiler.planning.pareto import Front, Objectives
         >>> quick = Objectives(
         ...     card="t4",
         ...     seconds=1.0,
@@ -95,23 +93,27 @@ def front(plans: Iterable[tuple[T, Objectives]]) -> tuple[T, ...]:
         ...     trained=8,
         ...     concessions=0,
         ... )
-        >>> large = replace(quick, seconds=2.0, card_seconds=2.0, trained=9)
-        >>> slow = replace(quick, seconds=3.0, card_seconds=3.0)
-        >>> front([("quick", quick), ("large", large), ("slow", slow)])
+        >>> front = Front()
+        >>> front.add("slow", replace(quick, seconds=3.0, card_seconds=3.0))
+        >>> front.add("quick", quick)
+        >>> front.add("large", replace(quick, seconds=2.0, card_seconds=2.0, trained=9))
+        >>> front.plans
         ('quick', 'large')
     """
-    known = list(plans)
-    kept: list[T] = []
-    for number, (plan, objectives) in enumerate(known):
-        beaten = any(
-            dominates(other, objectives) or (earlier < number and _same(other, objectives))
-            for earlier, (_, other) in enumerate(known)
-        )
-        if not beaten:
-            kept.append(plan)
-    return tuple(kept)
 
+    def __init__(self) -> None:
+        self._kept: list[tuple[T, Objectives]] = []
 
-def _same(one: Objectives, other: Objectives) -> bool:
-    pairs = _comparable(one, other)
-    return pairs is not None and all(a == b for a, b in pairs)
+    @property
+    def plans(self) -> tuple[T, ...]:
+        return tuple(plan for plan, _ in self._kept)
+
+    def beats(self, objectives: Objectives) -> bool:
+        """Whether one of them dominates."""
+        return any(dominates(kept, objectives) for _, kept in self._kept)
+
+    def add(self, plan: T, objectives: Objectives) -> None:
+        """Keeps `plan` unless another one beats it; of equal ones the first stays."""
+        if not any(_is_no_worse(kept, objectives) for _, kept in self._kept):
+            self._kept = [pair for pair in self._kept if not _is_no_worse(objectives, pair[1])]
+            self._kept.append((plan, objectives))
