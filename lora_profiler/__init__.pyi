@@ -61,6 +61,7 @@ from lora_profiler.records.record import Record as Record
 from lora_profiler.records.store import Store as Store
 from lora_profiler.report.json.bench import bench_payload as bench_payload
 from lora_profiler.report.json.bench import bench_schema as bench_schema
+from lora_profiler.report.json.plan import plan_schema as plan_schema
 from lora_profiler.report.json.predict import answer_dict as answer_dict
 from lora_profiler.report.json.predict import predict_schema as predict_schema
 from lora_profiler.report.json.predict import prediction_dict as prediction_dict

@@ -10,7 +10,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan_costs import Costs, Layout
-from lora_profiler.planning.plan_space import Part, cell, parts_of, ranks_of, setups_of
+from lora_profiler.planning.plan_space import Limits, Part, cell, parts_of, ranks_of, setups_of
 from lora_profiler.planning.planned import (
     HOUR,
     Amount,
@@ -237,11 +237,11 @@ class _Search:
         for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
             if only is not None and asked.setup.method != only.method:
                 continue
-            seconds: dict[_Key, float] = {}
+            seconds, limits = dict[_Key, float](), Limits()
             for rank in ranks_of(asked.setup, self.space):
                 if only is not None and only.lora is not None and rank != only.lora.r:
                     continue
-                fitting = cell(part, shared, self.space, rank, self.costs)
+                fitting = cell(part, shared, self.space, rank, self.costs, limits)
                 self.considered += fitting.considered
                 self.fitting += len(fitting.layouts)
                 for layout in sorted(fitting.layouts, key=lambda each: each.setup.checkpointing):
@@ -290,6 +290,7 @@ class _Search:
             worst=replace(layout.worst, platform=asked.platform),
             cluster=part.cluster,
             price=part.offer.price,
+            network=part.network,
             peak_bytes=layout.peak_bytes,
             headroom_bytes=part.headroom_bytes(layout.peak_bytes),
             trained=layout.trained,

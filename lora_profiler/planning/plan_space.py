@@ -12,7 +12,7 @@ from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import SHARDINGS, Cluster, world_sizes
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
-from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, Loss, Sharding, TrainSetup, Workload
+from lora_profiler.workload import DTYPE_BYTES, Loss, Sharding, TrainSetup, Workload
 
 MOST_SAVED_EACH = 16
 """Bytes that 8-bit states can save for each trained parameter: two float32 states, and as much
@@ -121,16 +121,36 @@ def ranks_of(asked: TrainSetup, space: Space) -> tuple[int | None, ...]:
 
 
 def least_bytes(model: ModelSpec, setup: TrainSetup) -> int:
-    """What no step of `setup` can do without: the weights, and of full fine-tuning with AdamW on
-    one card its states, each as large."""
+    """What no step of `setup` can do without: the weights, and of full fine-tuning with AdamW its
+    states, each as large, where no other rank may hold them. Of FSDP a share, without resharding
+    the weights whole, which stay gathered until backward."""
     if setup.quantization is not None:
         weights = model.num_parameters // 2
     else:
         weights = model.num_parameters * DTYPE_BYTES[setup.dtype]
-    states = 2 if setup.lora is None and setup.optimizer == "adamw" else 0
-    if setup.sharding in FULLY_SHARDED:
-        return (1 + states) * weights // setup.world_size
-    return (1 + (0 if setup.world_size > 1 else states)) * weights
+    states = 2 * weights if setup.lora is None and setup.optimizer == "adamw" else 0
+    if setup.sharding == "fsdp":
+        return (weights + states) // setup.world_size
+    return weights + (states if setup.world_size == 1 else 0)
+
+
+class Limits:
+    """The smallest micro-batch of each row that does not fit some cards: of a higher rank it does
+    not fit either, and needs not be worked out."""
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[object, ...], int] = {}
+
+    def allows(self, setup: TrainSetup) -> bool:
+        refused = self._refused.get(_row(setup))
+        return refused is None or setup.batch_size < refused
+
+    def refuse(self, setup: TrainSetup) -> None:
+        self._refused[_row(setup)] = setup.batch_size
+
+
+def _row(setup: TrainSetup) -> tuple[object, ...]:
+    return setup.checkpointing, setup.loss, setup.sharding, setup.optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,30 +161,40 @@ class Cell:
     considered: int
 
 
-def cell(part: Part, asked: Workload, space: Space, rank: int | None, costs: Costs) -> Cell:
+def cell(
+    part: Part, asked: Workload, space: Space, rank: int | None, costs: Costs, limits: Limits
+) -> Cell:
     """With the optimizer asked for; with 8-bit AdamW where that is AdamW, nobody insists on it, and
-    it fits in no layout. Layouts that are sure not to fit are not worked out."""
+    it fits in no layout. Layouts that are sure not to fit are not worked out: `limits` knows those
+    of lower ranks."""
     own = space.optimizer or asked.setup.optimizer
-    found = _fitting(part, asked, space, rank, own, costs)
+    found = _fitting(part, asked, space, rank, own, costs, limits)
     if found.layouts or own != "adamw" or space.optimizer is not None:
         return found
     if not _may_fit_in_8_bit(part, asked, space, rank, costs):
         return found
-    more = _fitting(part, asked, space, rank, "adamw_8bit", costs)
+    more = _fitting(part, asked, space, rank, "adamw_8bit", costs, limits)
     return Cell(more.layouts, found.considered + more.considered)
 
 
 def _fitting(
-    part: Part, asked: Workload, space: Space, rank: int | None, optimizer: str, costs: Costs
+    part: Part,
+    asked: Workload,
+    space: Space,
+    rank: int | None,
+    optimizer: str,
+    costs: Costs,
+    limits: Limits,
 ) -> Cell:
     found, considered = list[Layout](), 0
     for row in setups_of(asked.setup, space, part.cards, optimizer, rank):
         considered += len(row)
         if least_bytes(asked.model, row[0]) > part.usable_bytes:
             continue
-        for setup in row:
+        for setup in filter(limits.allows, row):
             layout = costs.layout(asked, setup)
             if layout is not None and not part.fits(layout):
+                limits.refuse(setup)
                 break
             if layout is not None:
                 found.append(layout)

@@ -187,13 +187,14 @@ class PlannedRun:
     is the same at the longest batch of the data, of which `peak_bytes` is; equal without data.
 
     `trained` parameters, `steps` in all, `time` None where the card's speed or the model's kernels
-    are not known. `price` of one card's hour.
+    are not known. `price` of one card's hour, `network` what several cards send each other over.
     """
 
     workload: Workload
     worst: Workload
     cluster: Cluster
     price: Price | None
+    network: Network | None
     peak_bytes: int
     headroom_bytes: int
     trained: int
