@@ -67,7 +67,10 @@ def amount_of(ctx: click.Context, model: "ModelSpec") -> "tuple[Amount, tuple[st
 def _data_arguments(ctx: click.Context) -> tuple[str, ...]:
     o = ctx.params
     return tuple(
-        word for name in _DATA_ARGUMENTS if given(ctx, name) for word in (flag(name), f"{o[name]}")
+        word
+        for name in _DATA_ARGUMENTS
+        if given(ctx, name)
+        for word in (flag(name), f"{o[name]:g}" if name == "epochs" else str(o[name]))
     )
 
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from lora_profiler.catalog import find_model
 from lora_profiler.planning.plan import SAME, Goal, TrainingPlan, cost_of, hours_of
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
 from lora_profiler.planning.planned import Interval, PlannedRun
@@ -36,15 +37,15 @@ def plan_blocks(
     blocks: list[Block] = [heading(_title(plan)), _lines(*_question(plan, trainer))]
     if plan.recommended is not None:
         blocks.append(_lines(*_recommendation(plan, plan.recommended)))
-        blocks.append(paragraph(run_command(plan.recommended, more)))
+        blocks.append(paragraph(*_over_lines(run_command(plan.recommended, more))))
     elif plan.front:
         blocks.append(_lines(budget_sentence(plan, nearest_runs(plan))))
     else:
         blocks.append(_lines(fit_sentence(plan, nearest_fit(plan))))
-    if notes := list(_notes(plan)):
-        blocks.append(_lines(*notes))
     if plan.front:
         blocks.append(_front(plan, whole_front))
+    if notes := list(_notes(plan)):
+        blocks.append(_lines(*notes))
     return blocks
 
 
@@ -63,13 +64,22 @@ def _lines(*texts: str) -> Paragraph:
     return paragraph(*wrapped)
 
 
+def _over_lines(command: str) -> list[str]:
+    """A command as a shell takes it from several lines."""
+    lines = textwrap.wrap(
+        command, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
 def _title(plan: TrainingPlan) -> str:
     model = plan.offers[0].workloads[0].model
     names = list(
         dict.fromkeys(_offer_words(offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
     )
-    over = ", ".join(names) if len(names) <= 3 else f"{len(names)} kinds of card"
-    return f"{model.id}, {short_count_text(model.num_parameters)} parameters: a plan over {over}"
+    title = f"{model.id}, {short_count_text(model.num_parameters)} parameters: a plan over"
+    whole = f"{title} {', '.join(names)}"
+    return whole if len(whole) <= WIDTH else f"{title} {len(names)} kinds of card"
 
 
 def _offer_words(cards: int, key: str) -> str:
@@ -81,7 +91,8 @@ def _question(plan: TrainingPlan, trainer: Trainer | None) -> list[str]:
     setup = ways[0].setup
     methods = ", ".join(labels.METHOD_LABELS[way.setup.method] for way in ways)
     ranks = ", ".join(map(str, plan.space.ranks)) if any(way.setup.lora for way in ways) else ""
-    over = f"{methods}; ranks {ranks}" if ranks else methods
+    many = "s" if len(plan.space.ranks) > 1 else ""
+    over = f"{methods}; rank{many} {ranks}" if ranks else methods
     batch = f"effective batch {count_text(plan.space.effective_batch)}"
     lines = [f"{batch} x {_length_words(plan, setup)}; {_amount_words(plan)}", f"over {over}"]
     return lines + ([] if trainer is None else short_trainer_lines(trainer, ways))
@@ -188,8 +199,11 @@ def _reason(plan: TrainingPlan, run: PlannedRun) -> str:
     better = "has fewer concessions" if run.concessions < least.concessions else "trains more"
     if run.concessions == least.concessions and run.trained == least.trained:
         better = "leaves more memory free"
+    rival = run_words(least)
+    if rival == run_words(run):
+        rival = f"the same with {layout_words(least.setup)}"
     return (
-        f"within {100 * SAME:.0f} % of {run_words(least)} ({price_words(least)}), which"
+        f"within {100 * SAME:.0f} % of {rival} ({price_words(least)}), which"
         f" {_GOALS[plan.goal]}{within}, and it {better}."
     )
 
@@ -288,7 +302,7 @@ def fit_sentence(plan: TrainingPlan, nearest: NearestFit | None) -> str:
         would.append(f"one {card.key} ({card.memory_gib_marketed:g} GB)")
     if not would:
         return f"No plan fits: the leanest, {lean}; no card of the catalogue would do."
-    return f"No plan fits: the leanest, {lean}. {' or '.join(would).capitalize()} would do."
+    return f"No plan fits: the leanest, {lean}. What would do: {' or '.join(would)}."
 
 
 # --- notes and the front --------------------------------------------------------------------------
@@ -321,9 +335,10 @@ def _evidence() -> str | None:
     claim = next((c for c in found.claims if c.id == INTRINSIC), None) if found else None
     if found is None or claim is None:
         return None
+    size = short_count_text(find_model(found.model, offline=True).num_parameters)
     return (
-        f"Is a low rank enough? Evidence, no promise: on {found.model} lora-profile verify found,"
-        f" in a short run, {claim.headline} of the full update."
+        "Is a low rank enough? Evidence, no promise: of what a short full fine-tuning of"
+        f" {found.model} ({size}) learned, lora-profile verify found kept at {claim.headline}."
     )
 
 
