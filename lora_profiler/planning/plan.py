@@ -10,7 +10,15 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan_costs import Costs, Layout
-from lora_profiler.planning.plan_space import Limits, Part, cell, parts_of, ranks_of, setups_of
+from lora_profiler.planning.plan_space import (
+    Limits,
+    Part,
+    cell,
+    parts_of,
+    ranks_of,
+    setups_of,
+    why_unasked,
+)
 from lora_profiler.planning.planned import (
     HOUR,
     Amount,
@@ -60,7 +68,8 @@ class Neighbour:
 class TrainingPlan:
     """What came of a search. `front`: the runs that no other one beats, the quickest first, those
     without a known time last. `recommended` is one of them, for `goal`; None where none is within
-    the budget. `binding` and `neighbours` are its own. `untimed`: cards without times.
+    the budget. `binding` and `neighbours` are its own. `unknown`: cards of which no time is known,
+    or nothing at all.
 
     Examples:
         >>> from lora_profiler import Amount, Space, find_model, make_plan, offers_of
@@ -79,7 +88,7 @@ class TrainingPlan:
     goal: Goal
     binding: Binding | None
     neighbours: tuple[Neighbour, ...]
-    untimed: tuple[Refused, ...]
+    unknown: tuple[Refused, ...]
     refusals: tuple[str, ...]
     counts: Counts
 
@@ -129,7 +138,7 @@ def make_plan(
         goal=goal,
         binding=search.binding(chosen, offers) if chosen else None,
         neighbours=search.neighbours(chosen, offers) if chosen else (),
-        untimed=search.untimed(),
+        unknown=search.unknown(),
         refusals=tuple(search.costs.refusals),
         counts=Counts(
             considered=search.considered, fitting=search.fitting, timed=search.costs.timed
@@ -214,15 +223,17 @@ class _Search:
     def __init__(self, amount: Amount, space: Space, engine: str) -> None:
         self.space, self.costs = space, Costs(amount, engine)
         self.considered = self.fitting = 0
+        self._unasked: dict[str, dict[str, None]] = {}
 
     @property
     def counts(self) -> Counts:
         return Counts(considered=self.considered, fitting=self.fitting, timed=self.costs.timed)
 
-    def untimed(self) -> tuple[Refused, ...]:
+    def unknown(self) -> tuple[Refused, ...]:
         return tuple(
             Refused(cards=tuple(cards), reason=reason)
-            for reason, cards in self.costs.untimed.items()
+            for known in (self._unasked, self.costs.untimed)
+            for reason, cards in known.items()
         )
 
     def add_runs(
@@ -236,6 +247,10 @@ class _Search:
         """
         for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
             if only is not None and asked.setup.method != only.method:
+                continue
+            if reason := why_unasked(asked.setup, self.space, part.cards):
+                cards = f"{part.cards} x {part.cluster.gpu.key}"
+                self._unasked.setdefault(reason, {}).setdefault(cards)
                 continue
             seconds, limits = dict[_Key, float](), Limits()
             for rank in ranks_of(asked.setup, self.space):
@@ -336,6 +351,8 @@ class _Search:
         more = [size for size in sizes if size > run.cluster.cards][:1]
         found = []
         for size in fewer + more:
+            if why_unasked(run.setup, self.space, size):
+                continue
             part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
             there = Front[PlannedRun]()
             self.add_runs(part, there, run.setup)

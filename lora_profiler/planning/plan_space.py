@@ -77,7 +77,7 @@ def _rows(
     switches = (False, True) if space.checkpointing is None else (space.checkpointing,)
     base = sized(asked, rank)
     for checkpointing, loss, sharding in product(
-        switches, _losses(asked, space, world_size), _shardings(space, world_size)
+        switches, _losses(asked, space), _shardings(space, world_size)
     ):
         try:
             first = replace(
@@ -95,19 +95,28 @@ def _rows(
             yield tuple(replace(first, batch_size=n, accumulation=share // n) for n in sizes)
 
 
-def _losses(asked: TrainSetup, space: Space, world_size: int) -> tuple[Loss, ...]:
-    """The loss asked for and the fused one; over several ranks the plain one, where it is the only
-    one known of them."""
+def why_unasked(asked: TrainSetup, space: Space, world_size: int) -> str | None:
+    """Why so many ranks cannot be asked about with any loss that is tried; None where they can."""
+    reason = None
+    for loss in _losses(asked, space):
+        try:
+            replace(
+                asked,
+                loss=loss,
+                world_size=world_size,
+                sharding="none" if world_size == 1 else "ddp",
+            )
+            return None
+        except UsageError as e:
+            reason = reason or str(e)
+    return reason
+
+
+def _losses(asked: TrainSetup, space: Space) -> tuple[Loss, ...]:
+    """The loss asked for, and beside the plain one the fused one."""
     if space.loss is not None:
         return (space.loss,)
-    losses: list[Loss] = [asked.loss]
-    if asked.loss == "plain":
-        losses.append("fused")
-    try:
-        replace(asked, world_size=max(world_size, 1), sharding="ddp" if world_size > 1 else "none")
-    except UsageError:
-        losses.append("plain")
-    return tuple(losses)
+    return ("plain", "fused") if asked.loss == "plain" else (asked.loss,)
 
 
 def _shardings(space: Space, world_size: int) -> tuple[Sharding, ...]:

@@ -309,7 +309,7 @@ def fit_sentence(plan: TrainingPlan, nearest: NearestFit | None) -> str:
 
 
 def _notes(plan: TrainingPlan) -> Iterator[str]:
-    for refused in plan.untimed:
+    for refused in plan.unknown:
         yield f"{', '.join(refused.cards)}: {refused.reason}"
     prices = [offer.price for offer in plan.offers if offer.price and offer.price.date]
     if prices:
@@ -362,7 +362,7 @@ _COLUMNS = (
 
 def _front(plan: TrainingPlan, whole: bool) -> Table:
     runs = list(plan.front)
-    title = f"The front: {len(runs)} runs that no other one beats"
+    title = f"The front, {count_text(len(runs))} in all: runs that no other one beats"
     if not whole and len(runs) > MOST_ROWS:
         runs = _told(plan)
         title += f"; {len(runs)} of them, --detail for all"

@@ -59,7 +59,7 @@ def plan_payload(
         "recommended": _recommended_dict(plan, more),
         "nearest": _nearest(plan),
         "front": [_run_dict(run, more) for run in plan.front],
-        "untimed": [plain(refused) for refused in plan.untimed],
+        "unknown": [plain(refused) for refused in plan.unknown],
         "counts": plain(plan.counts),
     }
 

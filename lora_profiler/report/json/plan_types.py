@@ -116,5 +116,5 @@ class PlanJson(TypedDict):
     recommended: RecommendedJson | None
     nearest: str | None
     front: list[RunJson]
-    untimed: list[Refused]
+    unknown: list[Refused]
     counts: Counts
