@@ -2,23 +2,19 @@
 what it takes for granted; its words, and what it says to bad input."""
 
 import json
-import math
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
 
+from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
 from commands import Run
 from lora_profiler import (
     Amount,
     Budget,
     LoraConfig,
-    LoraProfilerError,
-    Offer,
-    PlannedRun,
     Quantization,
     Space,
     TrainingData,
@@ -38,9 +34,7 @@ from lora_profiler import (
     step_time,
 )
 from lora_profiler.catalog.prices import Price, read_price, table_prices
-from lora_profiler.planning.fit import judge, reserve_for
-from lora_profiler.planning.network import communication, find_network
-from lora_profiler.planning.pareto import Objectives, dominates
+from lora_profiler.planning.network import find_network
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_nearest import nearest_fit
 from lora_profiler.planning.plan_space import MOST_SAVED_EACH
@@ -56,127 +50,12 @@ PRICES = {"rtx_3060_ti": Price(per_hour=0.1), "rtx_4090": Price(per_hour=0.5)}
 # --- everything tried -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Tried:
-    """One way, worked out by the public predictors alone."""
-
-    card: str
-    setup: TrainSetup
-    hours: float
-    cost: float | None
-    objectives: Objectives
-
-
-def every_setup(asked: TrainSetup, space: Space, world: int) -> Iterator[TrainSetup]:
-    each = space.effective_batch // world
-    ranks = space.ranks if asked.lora else (None,)
-    shardings = ("ddp", "zero1", "fsdp", "fsdp-no-reshard") if world > 1 else ("none",)
-    for rank, micro, checkpointing, loss, optimizer, sharding in product(
-        ranks,
-        [n for n in range(1, each + 1) if each % n == 0],
-        (False, True),
-        ("plain", "fused"),
-        ("adamw", "adamw_8bit"),
-        shardings,
-    ):
-        try:
-            yield replace(
-                asked,
-                lora=replace(asked.lora, r=rank) if asked.lora and rank else None,
-                batch_size=micro,
-                accumulation=each // micro,
-                checkpointing=checkpointing,
-                loss=loss,
-                optimizer=optimizer,
-                world_size=world,
-                sharding=sharding,
-            )
-        except UsageError:
-            continue
-
-
-def trained_and_peak(workload: Workload) -> tuple[int, int] | None:
-    try:
-        prediction = predict(workload, may_trace=False)
-    except LoraProfilerError:
-        return None
-    return prediction.parameters.trainable, prediction.peak.total_bytes
-
-
-def try_everything(
-    offers: tuple[Offer, ...], space: Space, tokens: int, worlds: tuple[int, ...]
-) -> list[Tried]:
-    """The 8-bit optimizer stands where AdamW fits in no layout of a method, rank and number of
-    cards."""
-    found: list[Tried] = []
-    for offer in offers:
-        gpu = offer.gpu
-        usable = gpu.usable_bytes or 0
-        for world, asked in product(worlds, offer.workloads):
-            if world > offer.cluster.cards:
-                continue
-            by_rank: dict[int, list[Tried]] = {}
-            for setup in every_setup(asked.setup, space, world):
-                workload = replace(asked, setup=setup)
-                known = trained_and_peak(workload)
-                if known is None or judge(known[1], usable, gpu) != "fits":
-                    continue
-                trained, peak = known
-                step = step_time(workload, gpu).step
-                assert step is not None
-                seconds = step.time.seconds
-                if world > 1:
-                    sent = communication(predict(workload), offer.network)
-                    assert sent is not None and sent.seconds is not None
-                    seconds += sent.seconds
-                hours = seconds * math.ceil(tokens / (space.effective_batch * setup.seq_len)) / 3600
-                cost = hours * world * offer.price.per_hour if offer.price else None
-                objectives = Objectives(
-                    card=gpu.key,
-                    seconds=hours * 3600,
-                    card_seconds=hours * 3600 * world,
-                    cost=cost,
-                    headroom_share=(usable - peak - reserve_for(gpu, peak).total_bytes) / usable,
-                    trained=trained,
-                    concessions=(setup.quantization is not None)
-                    + (setup.optimizer == "adamw_8bit"),
-                )
-                rank = setup.lora.r if setup.lora else 0
-                by_rank.setdefault(rank, []).append(Tried(gpu.key, setup, hours, cost, objectives))
-            for tried in by_rank.values():
-                plain = [t for t in tried if t.setup.optimizer == "adamw"]
-                found += plain or tried
-    return found
-
-
-def without_rounding(objectives: Objectives) -> Objectives:
-    """Sums in another order differ in the last digits."""
-    return replace(
-        objectives,
-        seconds=objectives.seconds and float(f"{objectives.seconds:.9g}"),
-        card_seconds=objectives.card_seconds and float(f"{objectives.card_seconds:.9g}"),
-        cost=objectives.cost and float(f"{objectives.cost:.9g}"),
-    )
-
-
-def front_of(tried: list[Tried]) -> set[tuple[str, TrainSetup]]:
-    known = [(t, without_rounding(t.objectives)) for t in tried]
-    return {
-        (t.card, t.setup)
-        for t, mine in known
-        if not any(dominates(other, mine) for _, other in known)
-    }
-
-
-def of_plan(runs: tuple[PlannedRun, ...]) -> set[tuple[str, TrainSetup]]:
-    return {(run.cluster.gpu.key, run.setup) for run in runs}
-
-
 CASES = {
     "prices": (["rtx_3060_ti", "rtx_4090"], PRICES, (1,)),
     "no prices": (["rtx_3060_ti", "rtx_4090"], {}, (1,)),
     "several cards": (["4xrtx_3060_ti"], PRICES, (1, 2, 4)),
 }
+LENGTHS = lengths_of([100, 200, 300, 900] * 50)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -185,8 +64,8 @@ def test_the_front_and_the_choice_are_those_of_trying_everything(case: str) -> N
     space = Space(effective_batch=4, ranks=(8, 64))
     offers = offers_of(QWEN, names, prices=prices, seq_len=1024)
     plan = make_plan(offers, Amount(tokens=10_000_000), space)
-    tried = try_everything(offers, space, 10_000_000, worlds)
-    assert of_plan(plan.front) == front_of(tried)
+    tried = try_everything(offers, Amount(tokens=10_000_000), space, worlds)
+    assert front_of_plan(plan) == front_of(tried)
     assert plan.counts.fitting < plan.counts.considered
     best = plan.recommended
     assert best is not None
@@ -204,9 +83,15 @@ def test_the_front_and_the_choice_are_those_of_trying_everything(case: str) -> N
     assert best.hours and best.hours.middle == pytest.approx(chosen.hours, rel=1e-9)
 
 
+def test_over_data_the_front_is_that_of_trying_everything() -> None:
+    amount, space = Amount(data=TrainingData(lengths=LENGTHS)), Space(effective_batch=4, ranks=(8,))
+    offers = offers_of(QWEN, ["rtx_3060_ti"], prices=PRICES)
+    plan = make_plan(offers, amount, space)
+    assert front_of_plan(plan) == front_of(try_everything(offers, amount, space, (1,)))
+
+
 def test_over_data_a_run_is_the_answer_of_predict() -> None:
-    lengths = lengths_of([100, 200, 300, 900] * 50)
-    data = TrainingData(lengths=lengths)
+    data = TrainingData(lengths=LENGTHS)
     offers = offers_of(QWEN, ["rtx_4090"], methods=["lora"], prices=PRICES)
     plan = make_plan(offers, Amount(data=data, epochs=3), Space(effective_batch=8, ranks=(8,)))
     assert plan.front
