@@ -19,6 +19,11 @@ class Price:
     `read_from` recorded; all empty for a price of the user's.
 
     Raises UsageError for an amount that is none.
+
+    Examples:
+        >>> from lora_profiler import Price
+        >>> Price(per_hour=0.74).currency
+        ''
     """
 
     per_hour: float

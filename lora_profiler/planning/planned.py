@@ -28,7 +28,15 @@ MILLION = 1_000_000
 class Offer:
     """Equal cards that could be had, up to all of `cluster`, the ways to train on them, one for
     each method, the price of one card, and what they send each other over; None where that is not
-    known."""
+    known.
+
+    Examples:
+        >>> from lora_profiler import Offer, TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.placement import find_cluster
+        >>> way = Workload(model=find_model("gpt2"), setup=TrainSetup())
+        >>> Offer(cluster=find_cluster("2xl4"), workloads=(way,)).gpu.key
+        'l4'
+    """
 
     cluster: Cluster
     workloads: tuple[Workload, ...]
@@ -94,6 +102,11 @@ class Amount:
     where nobody says, and times are then those of a million tokens. `epochs`: how often.
 
     Raises UsageError for both, and for a number that is none.
+
+    Examples:
+        >>> from lora_profiler import Amount
+        >>> Amount(tokens=1_000_000, epochs=3).steps(16 * 2048)
+        92
     """
 
     tokens: int | None = None
@@ -126,6 +139,11 @@ class Space:
     sharding, and 8-bit AdamW where AdamW leaves little room. Anything else is taken as it is.
 
     Raises UsageError for sizes that make no sense.
+
+    Examples:
+        >>> from lora_profiler import Space
+        >>> Space(effective_batch=32, checkpointing=True).ranks
+        (8, 16, 32, 64, 128)
     """
 
     effective_batch: int = 16
@@ -150,7 +168,13 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What the training may take at most: hours, and money in the prices' currency."""
+    """What the training may take at most: hours, and money in the prices' currency.
+
+    Examples:
+        >>> from lora_profiler import Budget
+        >>> Budget(max_hours=24).max_cost is None
+        True
+    """
 
     max_hours: float | None = None
     max_cost: float | None = None
@@ -188,6 +212,14 @@ class PlannedRun:
 
     `trained` parameters, `steps` in all, `time` None where the card's speed or the model's kernels
     are not known. `price` of one card's hour, `network` what several cards send each other over.
+
+    Examples:
+        >>> from lora_profiler import Amount, Space, find_model, make_plan, offers_of
+        >>> offers = offers_of(find_model("gpt2"), ["l4"], methods=["lora"])
+        >>> plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,)))
+        >>> run = plan.recommended
+        >>> run.steps, run.hours.low < run.hours.middle < run.hours.high, run.cost
+        (31, True, None)
     """
 
     workload: Workload
