@@ -70,8 +70,7 @@ TWENTY = (
 
 @dataclass(frozen=True)
 class Situation:
-    """`worlds` are the numbers of cards that trying everything tries; none where that takes too
-    long."""
+    """`worlds` are the numbers of cards to try."""
 
     title: str
     model: str
@@ -113,7 +112,7 @@ SITUATIONS = (
         "70B on 2 x 24 GB, 8 x 80 GB",
         "meta-llama/Llama-3.1-70B",
         ("2xrtx_4090", "8xh100_sxm_80gb"),
-        worlds=(),
+        worlds=(1, 2, 4, 8),
     ),
     Situation("1B on a T4", "meta-llama/Llama-3.2-1B", ("t4",)),
     Situation(
@@ -123,7 +122,6 @@ SITUATIONS = (
         tokens=None,
         lengths="mean=600,max=4096,samples=50000",
         epochs=3,
-        worlds=(1,),
     ),
     Situation(
         "405B on 16 x 8 H100",
@@ -132,9 +130,9 @@ SITUATIONS = (
         effective_batch=128,
         ranks=(16,),
         interconnect="ndr",
-        worlds=(),
+        worlds=(1, 2, 4, 8, 16, 32, 64, 128),
     ),
-    Situation("8B over twenty cards", "meta-llama/Llama-3.1-8B", TWENTY, worlds=()),
+    Situation("8B over twenty cards", "meta-llama/Llama-3.1-8B", TWENTY),
 )
 
 
@@ -178,9 +176,7 @@ def search_part(situation: Situation) -> dict[str, Any]:
     }
 
 
-def everything_part(situation: Situation) -> dict[str, Any] | None:
-    if not situation.worlds:
-        return None
+def everything_part(situation: Situation) -> dict[str, Any]:
     plan, _ = planned(situation)
     before = time.process_time()
     tried = try_everything(situation.offers, situation.amount, situation.space, situation.worlds)
@@ -195,10 +191,13 @@ def everything_part(situation: Situation) -> dict[str, Any] | None:
 
 
 def rehearsal_part(situation: Situation) -> dict[str, Any] | None:
-    """Of two micro-batches at most, whose memory is that of more."""
+    """Of two micro-batches at most, whose memory is that of more; None for more ranks than have
+    room on this machine."""
     plan, _ = planned(situation)
     best = plan.recommended
     assert best is not None
+    if best.cluster.cards > 1:
+        return None
     setup = best.worst.setup
     short = replace(setup, accumulation=min(setup.accumulation, 2))
     workload = Workload(model=best.worst.model, setup=short, platform=best.worst.platform)

@@ -76,7 +76,7 @@ class TrainingPlan:
         >>> offers = offers_of(find_model("gpt2"), ["t4", "l4"], methods=["lora"], seq_len=512)
         >>> plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8, 16)))
         >>> plan.recommended.cluster.gpu.key, plan.recommended in plan.front
-        ('l4', True)
+        ('t4', True)
     """
 
     offers: tuple[Offer, ...]
@@ -177,11 +177,11 @@ def recommended(runs: Sequence[PlannedRun], budget: Budget) -> tuple[PlannedRun 
     timed = [run for run in within if run.hours]
     priced = [run for run in timed if run.cost]
     if priced and (budget.max_cost is None or budget.max_hours is not None):
-        return _best(priced, cost_of), "cheapest"
+        return _best(priced, cost_of, hours_of), "cheapest"
     if timed:
-        return _best(timed, hours_of), "quickest"
+        return _best(timed, hours_of, cost_of), "quickest"
     if within:
-        return _best(within, lambda run: -run.headroom_share), "roomiest"
+        return max(within, key=lambda run: run.headroom_share), "roomiest"
     return None, "cheapest" if any(run.cost for run in runs) else "quickest"
 
 
@@ -195,14 +195,18 @@ def cost_of(run: PlannedRun) -> float:
     return run.cost.middle if run.cost else math.inf
 
 
-def _best(runs: Sequence[PlannedRun], goal: Callable[[PlannedRun], float]) -> PlannedRun:
+def _best(
+    runs: Sequence[PlannedRun],
+    goal: Callable[[PlannedRun], float],
+    other: Callable[[PlannedRun], float],
+) -> PlannedRun:
     least = min(map(goal, runs))
-    near = [run for run in runs if goal(run) <= least + SAME * abs(least)]
     return min(
-        near,
+        (run for run in runs if goal(run) <= (1 + SAME) * least),
         key=lambda run: (
             run.concessions,
             -run.trained,
+            other(run),
             -run.objectives.counted_headroom,
             goal(run),
         ),

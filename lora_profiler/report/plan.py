@@ -198,7 +198,8 @@ def _reason(plan: TrainingPlan, run: PlannedRun) -> str:
     least = min(rivals, key=of)
     better = "has fewer concessions" if run.concessions < least.concessions else "trains more"
     if run.concessions == least.concessions and run.trained == least.trained:
-        better = "leaves more memory free"
+        other, word = (hours_of, "quicker") if plan.goal == "cheapest" else (cost_of, "cheaper")
+        better = f"is {word}" if other(run) < other(least) else "leaves more memory free"
     rival = run_words(least)
     if rival == run_words(run):
         rival = f"the same with {layout_words(least.setup)}"
