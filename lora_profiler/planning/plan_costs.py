@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
 from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.analytic.kernels.count import trainable_elements
 from lora_profiler.batching.batches import Batches
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError
@@ -127,10 +126,9 @@ class Costs:
             return None
         low = middle = high = host = 0.0
         try:
-            trainable = trainable_elements(layout.worst)
             for sized, share in self._parts(layout):
                 step = step_time_at(
-                    replace(self._kernels_of(sized), trainable=trainable),
+                    self._kernels_of(sized),
                     layout.setup,
                     device.rates,
                     device.constants,

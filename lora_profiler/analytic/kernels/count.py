@@ -5,6 +5,8 @@ Equal to `traced.kernels.step_kernels` for the families and setups that
 `tests/test_counted_kernels.py` compares; no torch, and a few milliseconds instead of seconds.
 """
 
+from dataclasses import replace
+
 from lora_profiler.analytic.families import Family, unmodelled
 from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
 from lora_profiler.analytic.kernels.chunks import (
@@ -65,13 +67,16 @@ def counted_kernels(workload: Workload) -> StepKernels:
     return StepKernels(
         kernels=merged(launches.found),
         tokens=setup.batch_size * setup.seq_len,
-        trainable=trainable_elements(workload),
+        trainable=_trainable(workload),
     )
 
 
-def trainable_elements(workload: Workload) -> dict[int, int]:
-    """`StepKernels.trainable` alone, which differs with the sharding where the kernels of a rank do
-    not. Raises what `plan_for` raises."""
+def _trainable(workload: Workload) -> dict[int, int]:
+    """Elements of the whole model, of which whoever updates a share takes that; under tensor
+    parallelism those of the rank's part."""
+    setup = workload.setup
+    if setup.sharding not in ("none", "tp"):
+        workload = replace(workload, setup=replace(setup, world_size=1, sharding="none"))
     at, trainable = values(workload), dict[int, int]()
     for tensor, count in plan_for(workload).state.trainable.items():
         size = ITEMSIZE[tensor.dtype]
