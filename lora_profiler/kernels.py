@@ -1,7 +1,7 @@
 """A kernel: what runs once on the device, as bytes and FLOPs, with no word about how fast any card
 does it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Literal
@@ -73,10 +73,22 @@ class StepKernels:
 
 def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
     """Equal kernels as one, their counts added, in the order of the first of each."""
+    return _together(kernels, _all_but_count)
+
+
+def lumped(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
+    """Kernels that differ in module and phase alone as one, which has those of the first: for
+    whoever weighs them on many cards."""
+    return _together(kernels, _what_is_weighed)
+
+
+def _together(
+    kernels: Iterable[Kernel], identity: Callable[[Kernel], object]
+) -> tuple[Kernel, ...]:
     firsts: dict[object, Kernel] = {}
     counts: dict[object, int] = {}
     for kernel in kernels:
-        key = _all_but_count(kernel)
+        key = identity(kernel)
         firsts.setdefault(key, kernel)
         counts[key] = counts.get(key, 0) + kernel.count
     return tuple(
@@ -86,4 +98,9 @@ def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
     )
 
 
-_all_but_count = attrgetter(*(f.name for f in fields(Kernel) if f.name != "count"))
+def _identity(*left_out: str) -> Callable[[Kernel], object]:
+    return attrgetter(*(f.name for f in fields(Kernel) if f.name not in left_out))
+
+
+_all_but_count = _identity("count")
+_what_is_weighed = _identity("count", "module", "phase")

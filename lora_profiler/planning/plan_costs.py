@@ -9,7 +9,7 @@ from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.batching.batches import Batches
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.kernels import StepKernels
+from lora_profiler.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.network import Network, communication
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
@@ -174,7 +174,8 @@ class Costs:
         )
         key = alone, workload.platform
         if key not in self._kernels:
-            self._kernels[key] = counted_kernels(replace(workload, setup=alone))
+            counted = counted_kernels(replace(workload, setup=alone))
+            self._kernels[key] = replace(counted, kernels=lumped(counted.kernels))
         return self._kernels[key]
 
     def _sending(self, layout: Layout, network: Network | None) -> float | None:
