@@ -104,6 +104,7 @@ def _tried(workload: Workload, offer: Offer, amount: Amount) -> Tried | None:
     cost = hours * setup.world_size * offer.price.per_hour if offer.price else None
     objectives = Objectives(
         card=gpu.key,
+        cards=setup.world_size,
         seconds=_rounded(hours * 3600),
         card_seconds=_rounded(hours * 3600 * setup.world_size),
         cost=None if cost is None else _rounded(cost),

@@ -17,7 +17,7 @@ from lora_profiler.analytic import predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UncountedError
-from lora_profiler.kernels import Kernel
+from lora_profiler.kernels import Kernel, lumped
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import predict_step_time
@@ -316,3 +316,13 @@ def test_a_rank_runs_the_kernels_of_a_process_alone_and_updates_its_share_once(
     whole, own = (update_bytes(w.setup, k.trainable) for w, k in ((alone, one), (shared, rank)))
     assert whole is not None
     assert own == (whole if sharding == "ddp" else whole // 4)
+
+
+def test_kernels_that_differ_in_place_alone_are_weighed_together() -> None:
+    setup = TrainSetup(lora=LoraConfig(r=8), checkpointing=True, seq_len=64)
+    workload = Workload(model=find_model("Qwen/Qwen2.5-0.5B"), setup=setup)
+    whole = counted_kernels(workload)
+    lumps = replace(whole, kernels=lumped(whole.kernels))
+    assert len(lumps.kernels) < len(whole.kernels) and lumps.launches == whole.launches
+    one, other = (predict_step_time(k, find_gpu("t4"), setup) for k in (whole, lumps))
+    assert one == other

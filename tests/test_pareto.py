@@ -9,6 +9,7 @@ from lora_profiler.planning.pareto import ENOUGH_HEADROOM, Front, Objectives, do
 
 BASE = Objectives(
     card="a",
+    cards=1,
     seconds=100.0,
     card_seconds=100.0,
     cost=10.0,
@@ -61,6 +62,8 @@ def test_an_unknown_time_neither_beats_nor_is_beaten_by_a_known_one() -> None:
     for other in (BASE, replace(BASE, cost=None)):
         assert not dominates(unknown, other) and not dominates(other, unknown)
     assert dominates(replace(unknown, trained=1001), unknown)
+    assert not dominates(replace(unknown, trained=1001, cards=2), unknown)
+    assert dominates(unknown, replace(unknown, cards=2))
 
 
 def test_a_front_worked_out_by_hand() -> None:

@@ -105,9 +105,9 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
 @click.option(
     "--engine",
     default="auto",
-    metavar="auto|analytic|traced",
+    metavar="auto|analytic|compiled|traced",
     show_default=True,
-    help="What answers.",
+    help="What answers; traced with --cluster alone.",
 )
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")

@@ -15,7 +15,8 @@ class Objectives:
     """What is compared of a plan; less is better of `seconds`, `cost` and `concessions`, more of
     `headroom_share` and `trained`.
 
-    seconds: of the whole training, None where nobody knows. cost: its price, None without one:
+    seconds: of the whole training, None where nobody knows: plans are then compared by the number
+    of `cards`. cost: its price, None without one:
     plans on the same `card` are then compared by `card_seconds`, seconds times cards, and plans on
     different ones are not. headroom_share: of a card's usable bytes, what peak and reserve leave
     free; counted up to `ENOUGH_HEADROOM`. trained: parameters. concessions: what is done in fewer
@@ -24,6 +25,7 @@ class Objectives:
     """
 
     card: str
+    cards: int
     seconds: float | None
     card_seconds: float | None
     cost: float | None
@@ -44,6 +46,7 @@ def dominates(one: Objectives, other: Objectives) -> bool:
         >>> from lora_profiler.planning.pareto import Objectives, dominates
         >>> slow = Objectives(
         ...     card="t4",
+        ...     cards=1,
         ...     seconds=7200.0,
         ...     card_seconds=7200.0,
         ...     cost=1.0,
@@ -65,7 +68,7 @@ def _is_no_worse(one: Objectives, other: Objectives) -> bool:
     if one.counted_headroom < other.counted_headroom:
         return False
     if one.seconds is None or other.seconds is None:
-        if one.seconds is not other.seconds:
+        if one.seconds is not other.seconds or one.cards > other.cards:
             return False
     elif one.seconds > other.seconds:
         return False
@@ -86,6 +89,7 @@ class Front(Generic[T]):
         >>> from lora_profiler.planning.pareto import Front, Objectives
         >>> quick = Objectives(
         ...     card="t4",
+        ...     cards=1,
         ...     seconds=1.0,
         ...     card_seconds=1.0,
         ...     cost=None,

@@ -58,7 +58,7 @@ class Binding:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
     """The best run with another number of the same cards, of the same method and rank; None where
-    it fits in no layout."""
+    no layout is known to fit."""
 
     cards: int
     run: PlannedRun | None
@@ -105,7 +105,7 @@ def make_plan(
 
     The recommended run is the cheapest of those with a price, the quickest where there is none or
     where only money is limited; of those as cheap or quick within `SAME` the one with the fewest
-    concessions, then the one that trains most. Nothing is traced.
+    concessions, then the one that trains most, then the quicker or the cheaper. Nothing is traced.
 
     Raises UsageError for no offer, for several models, for a setup that says itself how many ranks
     share it, and for a limit on money without any price.
@@ -140,9 +140,7 @@ def make_plan(
         neighbours=search.neighbours(chosen, offers) if chosen else (),
         unknown=search.unknown(),
         refusals=tuple(search.costs.refusals),
-        counts=Counts(
-            considered=search.considered, fitting=search.fitting, timed=search.costs.timed
-        ),
+        counts=search.counts,
     )
 
 
@@ -293,6 +291,7 @@ class _Search:
         hours = total / HOUR
         return Objectives(
             card=part.cluster.gpu.key,
+            cards=part.cards,
             seconds=total,
             card_seconds=total * part.cards,
             cost=None if price is None else hours * part.cards * price.per_hour,
@@ -360,10 +359,7 @@ class _Search:
             part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
             there = Front[PlannedRun]()
             self.add_runs(part, there, run.setup)
-            timed = [each for each in there.plans if each.hours]
-            best = min(
-                timed, key=lambda each: each.hours.middle if each.hours else 0.0, default=None
-            )
+            best = min(there.plans, key=hours_of, default=None)
             found.append(Neighbour(cards=size, run=best))
         return tuple(found)
 

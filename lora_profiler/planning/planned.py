@@ -260,6 +260,7 @@ class PlannedRun:
         seconds = self.hours.middle * HOUR if self.hours else None
         return Objectives(
             card=self.cluster.gpu.key,
+            cards=self.cluster.cards,
             seconds=seconds,
             card_seconds=None if seconds is None else seconds * self.cluster.cards,
             cost=self.cost.middle if self.cost else None,

@@ -148,7 +148,8 @@ def layout_words(setup: TrainSetup) -> str:
     checkpointing = "checkpointing" if setup.checkpointing else "no checkpointing"
     micro = f"micro-batch {setup.batch_size} x {setup.accumulation}"
     ranks = f" on each of {setup.world_size} ranks" if setup.world_size > 1 else ""
-    return f"{micro}{ranks}, {checkpointing}, {setup.loss} loss, {setup.optimizer}"
+    weights = "" if setup.dtype == "bfloat16" else f", {setup.dtype} weights"
+    return f"{micro}{ranks}, {checkpointing}, {setup.loss} loss, {setup.optimizer}{weights}"
 
 
 def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
@@ -167,7 +168,7 @@ def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
     for neighbour in plan.neighbours:
         cards = f"{count_text(neighbour.cards)} card{'' if neighbour.cards == 1 else 's'}"
         if neighbour.run is None:
-            yield f"With {cards}: does not fit in any layout."
+            yield f"With {cards}: no layout is known to fit."
         else:
             other = neighbour.run
             how = "" if other.setup.sharding == "none" else f" ({other.setup.sharding})"
