@@ -2,7 +2,7 @@
 cluster."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
@@ -16,6 +16,7 @@ from lora_profiler.cli.click_support import (
     print_json,
 )
 from lora_profiler.cli.data_options import data_options
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     given,
@@ -28,9 +29,6 @@ from lora_profiler.cli.options import (
 from lora_profiler.errors import UsageError
 from lora_profiler.option import flag
 from lora_profiler.workload import Method
-
-if TYPE_CHECKING:
-    pass
 
 _OF_PLANS = (
     "gpus", "tokens", "method_list", "ranks", "effective_batch", "max_hours", "max_cost", "prices",
@@ -70,7 +68,7 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     metavar="10M",
     help="Of the data, padding included; --epochs of them are trained on.",
 )
-@click.option(
+@grouped(WHAT)(
     "--methods",
     "method_list",
     metavar="full,lora,qlora",
@@ -97,13 +95,14 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     " [default: a dated table, in USD]",
 )
 @click.option("--cluster", metavar="8xCARD|16x8xCARD", help="Cards, or machines and cards in each.")
-@click.option(
+@grouped(WHERE)(
     "--interconnect",
     metavar="nvlink4|ndr|25GB/s|...",
     help="The slowest link among the ranks. [default: inside one machine that of the card]",
 )
-@click.option(
+@grouped(WHERE)(
     "--engine",
+    rare=True,
     default="auto",
     metavar="auto|analytic|compiled|traced",
     show_default=True,
@@ -112,18 +111,27 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @data_options
-@click.option("--detail", is_flag=True, help="Every run of the front.")
-@click.option(
-    "--model", "other_model", metavar="ID", help="Of a trainer's file, in place of its own."
+@grouped(OUTPUT)("--detail", is_flag=True, help="Every run of the front.")
+@grouped(WHAT)(
+    "--model",
+    "other_model",
+    metavar="ID",
+    help="Of a trainer's file that names none, or in place of its own.",
+    rare=True,
 )
-@click.option(
+@grouped(OUTPUT)(
     "--write",
+    rare=True,
     nargs=2,
     metavar="axolotl|trl|llamafactory|torchtune FILE",
     help="Write the recommended run as a trainer's file.",
 )
-@click.option(
-    "--from", "framework", metavar="NAME", help="Whose file it is. [default: by its keys]"
+@grouped(WHAT)(
+    "--from",
+    "framework",
+    metavar="NAME",
+    help="Whose file it is. [default: by its keys]",
+    rare=True,
 )
 @output_options("table", "json", "md")
 @click.pass_context
