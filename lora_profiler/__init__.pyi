@@ -9,6 +9,7 @@ from lora_profiler.catalog import bundled_gpus as bundled_gpus
 from lora_profiler.catalog import bundled_models as bundled_models
 from lora_profiler.catalog import find_gpu as find_gpu
 from lora_profiler.catalog import find_model as find_model
+from lora_profiler.catalog.prices import Price as Price
 from lora_profiler.comparison.errors import Comparison as Comparison
 from lora_profiler.comparison.errors import compare as compare
 from lora_profiler.comparison.throughput import Throughput as Throughput
@@ -35,6 +36,14 @@ from lora_profiler.planning.memory_savings import best_lever as best_lever
 from lora_profiler.planning.memory_savings import levers as levers
 from lora_profiler.planning.over_data import OverData as OverData
 from lora_profiler.planning.over_data import TrainingData as TrainingData
+from lora_profiler.planning.plan import TrainingPlan as TrainingPlan
+from lora_profiler.planning.plan import make_plan as make_plan
+from lora_profiler.planning.planned import Amount as Amount
+from lora_profiler.planning.planned import Budget as Budget
+from lora_profiler.planning.planned import Offer as Offer
+from lora_profiler.planning.planned import PlannedRun as PlannedRun
+from lora_profiler.planning.planned import Space as Space
+from lora_profiler.planning.planned import offers_of as offers_of
 from lora_profiler.planning.setups import setup_for as setup_for
 from lora_profiler.planning.smallest_cards import smallest_cards as smallest_cards
 from lora_profiler.planning.sweep import sweep as sweep
@@ -52,6 +61,7 @@ from lora_profiler.records.record import Record as Record
 from lora_profiler.records.store import Store as Store
 from lora_profiler.report.json.bench import bench_payload as bench_payload
 from lora_profiler.report.json.bench import bench_schema as bench_schema
+from lora_profiler.report.json.plan import plan_schema as plan_schema
 from lora_profiler.report.json.predict import answer_dict as answer_dict
 from lora_profiler.report.json.predict import predict_schema as predict_schema
 from lora_profiler.report.json.predict import prediction_dict as prediction_dict

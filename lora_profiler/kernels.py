@@ -1,8 +1,9 @@
 """A kernel: what runs once on the device, as bytes and FLOPs, with no word about how fast any card
 does it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Literal
 
 from lora_profiler.workload import Dtype
@@ -72,8 +73,34 @@ class StepKernels:
 
 def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
     """Equal kernels as one, their counts added, in the order of the first of each."""
-    counts: dict[Kernel, int] = {}
+    return _together(kernels, _all_but_count)
+
+
+def lumped(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
+    """Kernels that differ in module and phase alone as one, which has those of the first: for
+    whoever weighs them on many cards."""
+    return _together(kernels, _what_is_weighed)
+
+
+def _together(
+    kernels: Iterable[Kernel], identity: Callable[[Kernel], object]
+) -> tuple[Kernel, ...]:
+    firsts: dict[object, Kernel] = {}
+    counts: dict[object, int] = {}
     for kernel in kernels:
-        one = replace(kernel, count=1)
-        counts[one] = counts.get(one, 0) + kernel.count
-    return tuple(replace(one, count=count) for one, count in counts.items() if count)
+        key = identity(kernel)
+        firsts.setdefault(key, kernel)
+        counts[key] = counts.get(key, 0) + kernel.count
+    return tuple(
+        first if first.count == counts[key] else replace(first, count=counts[key])
+        for key, first in firsts.items()
+        if counts[key]
+    )
+
+
+def _identity(*left_out: str) -> Callable[[Kernel], object]:
+    return attrgetter(*(f.name for f in fields(Kernel) if f.name not in left_out))
+
+
+_all_but_count = _identity("count")
+_what_is_weighed = _identity("count", "module", "phase")

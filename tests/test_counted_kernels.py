@@ -15,14 +15,15 @@ import families
 import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu, model_from_config
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UncountedError
-from lora_profiler.kernels import Kernel
+from lora_profiler.kernels import Kernel, lumped
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import predict_step_time
+from lora_profiler.steptime.step import update_bytes
 from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 from truth import by_kernel
 
 WIDTH = {
@@ -300,3 +301,28 @@ def test_flops_are_those_of_the_prediction(sizes: dict[str, Any], setup: TrainSe
         expected.backward,
         expected.recompute,
     ]
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "fsdp"])
+@pytest.mark.parametrize("lora", [None, LoraConfig()])
+def test_a_rank_runs_the_kernels_of_a_process_alone_and_updates_its_share_once(
+    sharding: Sharding, lora: LoraConfig | None
+) -> None:
+    model = find_model("Qwen/Qwen2.5-0.5B")
+    alone = Workload(model=model, setup=TrainSetup(lora=lora, seq_len=64))
+    shared = replace(alone, setup=replace(alone.setup, world_size=4, sharding=sharding))
+    one, rank = counted_kernels(alone), counted_kernels(shared)
+    assert one == rank
+    whole, own = (update_bytes(w.setup, k.trainable) for w, k in ((alone, one), (shared, rank)))
+    assert whole is not None
+    assert own == (whole if sharding == "ddp" else whole // 4)
+
+
+def test_kernels_that_differ_in_place_alone_are_weighed_together() -> None:
+    setup = TrainSetup(lora=LoraConfig(r=8), checkpointing=True, seq_len=64)
+    workload = Workload(model=find_model("Qwen/Qwen2.5-0.5B"), setup=setup)
+    whole = counted_kernels(workload)
+    lumps = replace(whole, kernels=lumped(whole.kernels))
+    assert len(lumps.kernels) < len(whole.kernels) and lumps.launches == whole.launches
+    one, other = (predict_step_time(k, find_gpu("t4"), setup) for k in (whole, lumps))
+    assert one == other

@@ -11,8 +11,19 @@ import jsonschema
 import pytest
 
 import records
-from lora_profiler import find_gpu, find_model
+from lora_profiler import (
+    Amount,
+    Space,
+    TrainingData,
+    find_gpu,
+    find_model,
+    lengths_of,
+    make_plan,
+    offers_of,
+    plan_schema,
+)
 from lora_profiler.campaign.batch_search import LargestBatch
+from lora_profiler.catalog.prices import table_prices
 from lora_profiler.comparison.errors import Grouping, compare, summary
 from lora_profiler.comparison.regressions import changes, paired, setup_changes
 from lora_profiler.comparison.scored import Scored
@@ -26,6 +37,7 @@ from lora_profiler.report.json.bench import (
     compare_payload,
     summary_records,
 )
+from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import predict_payload, predict_schema
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -79,7 +91,23 @@ def searched() -> Any:
     return bench_payload(measured(), (), [proven])
 
 
+def planned() -> Any:
+    """Over data with prices, on one card and on several; and where nothing fits."""
+    offers = offers_of(
+        find_model("Qwen/Qwen2.5-0.5B"), ["t4", "2xl4"], methods=["lora"], prices=table_prices()
+    )
+    data = TrainingData(lengths=lengths_of([100, 200, 900]))
+    return plan_payload(make_plan(offers, Amount(data=data), Space(effective_batch=2, ranks=(8,))))
+
+
+def unplanned() -> Any:
+    offers = offers_of(find_model("meta-llama/Llama-3.1-8B"), ["custom:4GiB"])
+    return plan_payload(make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,))))
+
+
 DOCUMENTS = {
+    "plan": (planned, plan_schema),
+    "plan, nothing fits": (unplanned, plan_schema),
     "predict": (predicted, predict_schema),
     "compare": (compared, bench_schema),
     "compare --against": (changed, bench_schema),

@@ -1,18 +1,22 @@
-"""`lora-profile plan`: how many cards of a cluster a model needs, and how to share it among
-them."""
+"""`lora-profile plan`: which way to train a model on which cards; or where a model goes on one
+cluster."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import click
 
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     ExampleCommand,
+    FiniteRange,
     check_new_file,
     complete_model,
     print_blocks,
     print_json,
 )
+from lora_profiler.cli.data_options import data_options
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     given,
@@ -23,49 +27,133 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import UsageError
+from lora_profiler.option import flag
+from lora_profiler.workload import Method
+
+_OF_PLANS = (
+    "gpus", "tokens", "method_list", "ranks", "effective_batch", "max_hours", "max_cost", "prices",
+    "data", "lengths", "batching", "pad_to_multiple_of", "epochs", "detail", "write",
+)  # fmt: skip
+"""Parameters that have no meaning beside --cluster."""
 
 
 @click.command(
     "plan",
-    short_help="How many cards a model needs, and how to share it among them.",
+    short_help="Which way to train on which cards; or how to share a model among one cluster.",
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
-A cluster is cards times name, or machines times cards times name. Batch and sequence are those of each rank.
+Without --cluster: searches methods, ranks, micro-batches, checkpointing, loss, optimizer, and on several cards their number
+and sharding, for the runs that no other one beats in hours, money, memory left and trained parameters. With it: every
+sharding of the setup as it is, on that cluster; batch and sequence are then those of each rank.
 
 Examples:
+  lora-profile plan meta-llama/Llama-3.1-8B --tokens 10M
+  lora-profile plan Qwen/Qwen2.5-7B --gpus "rtx_4090, 8xh100_sxm_80gb" --lengths mean=600,max=4096,samples=50000 --epochs 3
+  lora-profile plan gpt2 --tokens 1B --gpus t4,l4 --price t4=0.35/h --price l4=0.7/h --max-hours 24
+  lora-profile plan qlora.yml --tokens 10M --gpus rtx_4090 --ranks 8..64
   lora-profile plan meta-llama/Llama-3.1-70B --cluster 8xh100-80gb --checkpointing
-  lora-profile plan meta-llama/Llama-3.1-405B --cluster 16x8xh100_sxm_80gb --interconnect ndr --checkpointing
-  lora-profile plan Qwen/Qwen2.5-32B --cluster 4xrtx_4090 --method qlora --format json
 
-Exit code: 0 done, and at least one way fits; 1 none fits; 2 usage; 3 no such model.
+Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2 usage; 3 no such model.
 """,
 )
-@click.argument("model", metavar="MODEL", shell_complete=complete_model)
+@click.argument("model", metavar="MODEL|FILE", shell_complete=complete_model)
 @click.option(
-    "--cluster",
-    required=True,
-    metavar="8xCARD|16x8xCARD",
-    help="Cards, or machines and cards in each.",
+    "--gpus",
+    metavar="CARD,8xCARD,...",
+    help="Cards that could be had. [default: those with a price]",
 )
 @click.option(
-    "--interconnect", metavar="nvlink4|ndr|25GB/s|...", help="The slowest link among the ranks."
+    "--tokens",
+    metavar="10M",
+    help="Of the data, padding included; --epochs of them are trained on.",
+)
+@grouped(WHAT)(
+    "--methods",
+    "method_list",
+    metavar="full,lora,qlora",
+    help="As --method, in one list. [default: all]",
+)
+@click.option("--ranks", metavar="8..128|8,16", help="To try. [default: 8..128, doubling]")
+@click.option(
+    "--effective-batch",
+    type=click.IntRange(1, 2**20),
+    metavar="N",
+    help="Sequences of an optimizer step, all ranks together. [default: batch size x accumulation"
+    " where either is given, else 16]",
+)
+@click.option("--max-hours", type=FiniteRange(0, min_open=True), metavar="H")
+@click.option(
+    "--max-cost", type=FiniteRange(0, min_open=True), metavar="C", help="In the prices' currency."
 )
 @click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="CARD=2.49/h",
+    help="Of an hour of a card, or of several as in 8xh100_sxm_80gb=20/h; repeat for several."
+    " [default: a dated table, in USD]",
+)
+@click.option("--cluster", metavar="8xCARD|16x8xCARD", help="Cards, or machines and cards in each.")
+@grouped(WHERE)(
+    "--interconnect",
+    metavar="nvlink4|ndr|25GB/s|...",
+    help="The slowest link among the ranks. [default: inside one machine that of the card]",
+)
+@grouped(WHERE)(
     "--engine",
+    rare=True,
     default="auto",
-    metavar="auto|analytic|traced",
+    metavar="auto|analytic|compiled|traced",
     show_default=True,
-    help="What answers.",
+    help="What answers; traced with --cluster alone.",
 )
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
+@data_options
+@grouped(OUTPUT)("--detail", is_flag=True, help="Every run of the front.")
+@grouped(WHAT)(
+    "--model",
+    "other_model",
+    metavar="ID",
+    help="Of a trainer's file that names none, or in place of its own.",
+    rare=True,
+)
+@grouped(OUTPUT)(
+    "--write",
+    rare=True,
+    nargs=2,
+    metavar="axolotl|trl|llamafactory|torchtune FILE",
+    help="Write the recommended run as a trainer's file.",
+)
+@grouped(WHAT)(
+    "--from",
+    "framework",
+    metavar="NAME",
+    help="Whose file it is. [default: by its keys]",
+    rare=True,
+)
 @output_options("table", "json", "md")
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
-    """Place MODEL on a cluster: every sharding, the fewest cards each fits on, memory per rank and
-    the time of a step."""
+    """Find the way to train MODEL that costs least: over methods, ranks, layouts and cards, every
+    number predicted. With --cluster, place it on one cluster."""
     check_new_file(o["output"], o["force"])
+    if given(ctx, "world_size") or given(ctx, "sharding"):
+        raise UsageError(
+            "the plan chooses world size and sharding; leave --world-size and --sharding out."
+        )
+    if o["cluster"] is None:
+        _plan(ctx, model, o)
+        return
+    if idle := [name for name in _OF_PLANS if given(ctx, name)]:
+        option = next(p.opts[0] for p in ctx.command.params if p.name == idle[0])
+        raise UsageError(f"{option} has no meaning beside --cluster; leave out one of them.")
+    _place(ctx, model, o)
+
+
+def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
+    """Every sharding of the setup on one cluster."""
     from lora_profiler.catalog import find_model
     from lora_profiler.cli.warnings import warn_of
     from lora_profiler.planning.network import find_network
@@ -73,10 +161,6 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     from lora_profiler.report.cluster import cluster_blocks, cluster_payload
     from lora_profiler.report.tracing import shown
 
-    if given(ctx, "world_size") or given(ctx, "sharding"):
-        raise UsageError(
-            "the plan chooses world size and sharding; leave --world-size and --sharding out."
-        )
     cluster = find_cluster(o["cluster"])
     network = find_network(o["interconnect"]) if o["interconnect"] else None
     spec = find_model(model, revision=o["revision"], offline=o["offline"])
@@ -92,3 +176,58 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
         print_blocks(cluster_blocks(spec, options, cluster, network, whose), o["form"], o["output"])
     if all(option.least is None for option in options):
         ctx.exit(1)
+
+
+def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
+    """Over cards and ways."""
+    from lora_profiler.catalog import find_model
+    from lora_profiler.cli.plan_inputs import amount_of, budget_of, engine_of, offers_from, space_of
+    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
+    from lora_profiler.planning.plan import make_plan
+    from lora_profiler.report.json.plan import plan_payload
+    from lora_profiler.report.plan import plan_blocks
+
+    ((name, file),) = named([model], o["framework"])
+    lookup = {key: o[key] for key in ("revision", "offline")}
+    if file is None:
+        spec = find_model(name, **lookup)
+    else:
+        spec = model_of(file, o["other_model"], **lookup)
+        file = on_model(file, spec)
+        note(file)
+    _choose_methods(ctx, file is not None)
+    engine = engine_of(o["engine"])
+    amount, more = amount_of(ctx, spec)
+    offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
+    space = space_of(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
+    found = make_plan(offers, amount, space, budget_of(ctx), engine)
+    whose = trainer(ctx, file)
+    if o["write"] and found.recommended is not None:
+        write(o["write"], [found.recommended.workload])
+    if o["form"] == "json":
+        print_json(plan_payload(found, whose, more), o["output"])
+    else:
+        blocks = plan_blocks(found, trainer=whose, more=more, whole_front=o["detail"])
+        print_blocks(blocks, o["form"], o["output"])
+    if found.recommended is None:
+        ctx.exit(1)
+
+
+def _choose_methods(ctx: click.Context, has_file: bool) -> None:
+    """What --methods or --method say; else all, or those of the file."""
+    text: str | None = ctx.params["method_list"]
+    known: Sequence[str] = get_args(Method)
+    if text is not None:
+        if given(ctx, "methods"):
+            raise UsageError("--methods and --method both say which; leave one out.")
+        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        if unknown := [name for name in names if name not in known]:
+            raise UsageError(
+                f"{flag('methods')} names {unknown[0][:40]!r}; accepted: {', '.join(known)}."
+            )
+        ctx.params["methods"] = names
+        from click.core import ParameterSource
+
+        ctx.set_parameter_source("methods", ParameterSource.COMMANDLINE)
+    elif not given(ctx, "methods") and not has_file:
+        ctx.params["methods"] = tuple(known)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.prediction import Prediction, Traffic
@@ -23,6 +24,27 @@ LINKS: Mapping[str, int] = {
 }
 """Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
 B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
+
+
+class Card(Protocol):
+    """What its link is told by."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+
+
+_SXM_LINKS = {"ampere": "nvlink3", "hopper": "nvlink4", "blackwell_dc": "nvlink5"}
+_SLOT_LINKS = {
+    "volta": "pcie3",
+    "turing": "pcie3",
+    "ampere": "pcie4",
+    "ada": "pcie4",
+    "hopper": "pcie5",
+    "blackwell": "pcie5",
+}
+"""By architecture, as NVIDIA's datasheets of the cards name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +86,23 @@ def find_network(text: str) -> Network:
             f" 25GB/s.{close}"
         )
     return Network(key=text, bytes_per_second=round(float(rate[1]) * GB))
+
+
+def usual_network(card: Card) -> Network | None:
+    """What cards like `card` send each other over inside one machine: NVLink where they are
+    soldered to a board that has it, else the slot that they stand in; None where that is not known.
+
+    Examples:
+        >>> from lora_profiler import find_gpu
+        >>> from lora_profiler.planning.network import usual_network
+        >>> usual_network(find_gpu("h100_sxm_80gb")).key, usual_network(find_gpu("l40s")).key
+        ('nvlink4', 'pcie4')
+    """
+    if "_sxm" in card.key or card.architecture == "blackwell_dc":
+        link = _SXM_LINKS.get(card.architecture)
+    else:
+        link = None if card.key.startswith("gh200") else _SLOT_LINKS.get(card.architecture)
+    return None if link is None else find_network(link)
 
 
 def communication(prediction: Prediction, network: Network | None = None) -> Communication | None:

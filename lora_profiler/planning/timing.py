@@ -73,9 +73,9 @@ def step_time(
     """
     check_engine(engine)
     workload = on_card(workload, gpu)
-    device = _device(workload, gpu)
+    device = device_for(workload, gpu)
     if device is None:
-        return Timing(step=None, refusal=_NO_DEVICE if gpu is None else _no_speed(gpu))
+        return Timing(step=None, refusal=_NO_DEVICE if gpu is None else no_speed(gpu))
     try:
         kernels = _kernels(workload, engine)
     except LoraProfilerError as e:
@@ -108,7 +108,7 @@ def step_time(
 def is_timed(workload: Workload, gpu: Gpu | None) -> bool:
     """Whether there is a device to time: a card, or this machine's processor, measured and asked
     about."""
-    return gpu is not None or _device(workload, gpu) is not None
+    return gpu is not None or device_for(workload, gpu) is not None
 
 
 _NO_DEVICE = (
@@ -118,7 +118,8 @@ _NO_DEVICE = (
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 
 
-def _no_speed(gpu: Gpu) -> str:
+def no_speed(gpu: Gpu) -> str:
+    """Why no step is timed on a card of which `device_for` knows nothing."""
     return (
         f"the time of a step on {gpu.name} is not known: no source here gives its bandwidth and its"
         " peak in FLOP/s."
@@ -126,14 +127,17 @@ def _no_speed(gpu: Gpu) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Device:
+class TimedDevice:
+    """What a step's time is worked out with: a device's rates and constants, where they come from,
+    and half the interval's width as a share where they bring one of their own."""
+
     rates: Rates
     constants: Constants
     basis: Basis
     half_width: float | None = None
 
 
-def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
+def device_for(workload: Workload, gpu: Gpu | None) -> TimedDevice | None:
     """What is known of the device: what was measured on this machine first, then what is known of
     cards like it."""
     if gpu is None and workload.setup.device != "cpu":
@@ -142,7 +146,7 @@ def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
 
     local = local_constants(gpu.key) if gpu else local_cpu()
     if local:
-        return _Device(
+        return TimedDevice(
             rates=local.rates,
             constants=local.constants,
             basis="this machine",
@@ -152,7 +156,7 @@ def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
     if gpu is None or rates is None:
         return None
     constants, likeness = constants_for(gpu)
-    return _Device(rates=rates, constants=constants, basis=likeness)
+    return TimedDevice(rates=rates, constants=constants, basis=likeness)
 
 
 def _kernels(workload: Workload, engine: str) -> StepKernels:

@@ -5,6 +5,8 @@ Equal to `traced.kernels.step_kernels` for the families and setups that
 `tests/test_counted_kernels.py` compares; no torch, and a few milliseconds instead of seconds.
 """
 
+from dataclasses import replace
+
 from lora_profiler.analytic.families import Family, unmodelled
 from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
 from lora_profiler.analytic.kernels.chunks import (
@@ -62,13 +64,24 @@ def counted_kernels(workload: Workload) -> StepKernels:
     assert plan.family is not None
     _ahead(forward, plan.family, workload, "eager" in plan.kernels, launches)
     _back(forward, plan.family, workload, launches)
-    trainable: dict[int, int] = {}
-    for tensor, count in plan.state.trainable.items():
-        size = ITEMSIZE[tensor.dtype]
-        trainable[size] = trainable.get(size, 0) + launches.size(tensor.numel) * count
     return StepKernels(
-        kernels=merged(launches.found), tokens=setup.batch_size * setup.seq_len, trainable=trainable
+        kernels=merged(launches.found),
+        tokens=setup.batch_size * setup.seq_len,
+        trainable=_trainable(workload),
     )
+
+
+def _trainable(workload: Workload) -> dict[int, int]:
+    """Elements of the whole model, of which whoever updates a share takes that; under tensor
+    parallelism those of the rank's part."""
+    setup = workload.setup
+    if setup.sharding not in ("none", "tp"):
+        workload = replace(workload, setup=replace(setup, world_size=1, sharding="none"))
+    at, trainable = values(workload), dict[int, int]()
+    for tensor, count in plan_for(workload).state.trainable.items():
+        size = ITEMSIZE[tensor.dtype]
+        trainable[size] = trainable.get(size, 0) + tensor.numel.evaluate(*at) * count
+    return trainable
 
 
 def _ahead(

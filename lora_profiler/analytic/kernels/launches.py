@@ -2,6 +2,7 @@
 and its count."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
@@ -71,66 +72,32 @@ class Launches:
 
     def memory(self, scope: str, op: str, read: int, written: int) -> None:
         """A kernel that only moves bytes."""
-        name = _OPERATORS.get(op, op)
-        self._add(
-            Kernel(
-                kind="memory",
-                op=name,
-                phase=self.phase,
-                module="",
-                read_bytes=read,
-                written_bytes=written,
-            ),
-            scope,
-        )
+        self._add(scope, "memory", _OPERATORS.get(op, op), read, written)
 
     def product(self, scope: str, op: str, gemm: Gemm, dtype: str, read: int, written: int) -> None:
-        self._add(
-            Kernel(
-                kind="gemm",
-                op=op,
-                phase=self.phase,
-                module="",
-                read_bytes=read,
-                written_bytes=written,
-                gemm=gemm,
-                flops=gemm.flops,
-                dtype=dtype,  # type: ignore[arg-type]  # a tensor's dtype is a plain string
-            ),
-            scope,
-        )
+        self._add(scope, "gemm", op, read, written, gemm=gemm, flops=gemm.flops, dtype=dtype)
 
     def attention(
         self, scope: str, op: str, kind: Kind, flops: int, dtype: str, read: int, written: int
     ) -> None:
-        self._add(
+        self._add(scope, kind, op, read, written, flops=flops, dtype=dtype)
+
+    def dequantise(self, scope: str, op: str, read: int, written: int, parameters: int = 0) -> None:
+        self._add(scope, "dequantise", op, read, written, parameters=parameters)
+
+    def _add(
+        self, scope: str, kind: Kind, op: str, read: int, written: int, **computed: Any
+    ) -> None:
+        """`computed` are further fields of `Kernel`."""
+        self.found.append(
             Kernel(
                 kind=kind,
                 op=op,
                 phase=self.phase,
-                module="",
+                module=".".join(part for part in (self.module, scope) if part),
                 read_bytes=read,
                 written_bytes=written,
-                flops=flops,
-                dtype=dtype,  # type: ignore[arg-type]  # as above
-            ),
-            scope,
+                count=self.count,
+                **computed,
+            )
         )
-
-    def dequantise(self, scope: str, op: str, read: int, written: int, parameters: int = 0) -> None:
-        self._add(
-            Kernel(
-                kind="dequantise",
-                op=op,
-                phase=self.phase,
-                module="",
-                read_bytes=read,
-                written_bytes=written,
-                parameters=parameters,
-            ),
-            scope,
-        )
-
-    def _add(self, kernel: Kernel, scope: str) -> None:
-        module = ".".join(part for part in (self.module, scope) if part)
-        self.found.append(replace(kernel, module=module, count=self.count))

@@ -1,0 +1,406 @@
+"""The plan: of every way to train a model on the cards that could be had, those that no other one
+beats, and the one to take."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.pareto import Front, Objectives
+from lora_profiler.planning.placement import Cluster
+from lora_profiler.planning.plan_costs import Costs, Layout
+from lora_profiler.planning.plan_space import (
+    Limits,
+    Part,
+    cell,
+    parts_of,
+    ranks_of,
+    setups_of,
+    why_unasked,
+)
+from lora_profiler.planning.planned import (
+    HOUR,
+    Amount,
+    Budget,
+    Counts,
+    Offer,
+    PlannedRun,
+    Refused,
+    Space,
+    concessions_of,
+    divisors,
+)
+from lora_profiler.workload import TrainSetup, Workload
+
+Goal = Literal["cheapest", "quickest", "roomiest"]
+Bound = Literal["memory", "compute", "launch", "network"]
+
+MOST_OF_HOST = 0.5
+"""Share of a micro-batch's time that launching alone would take, from which on a faster card helps
+little (`steptime.StepTime`)."""
+MOST_IN_A_MACHINE = 8
+"""Cards of the usual board."""
+SAME = 0.05
+"""Costs or times nearer than this share count as the same: no interval of a predicted time is as
+narrow (`steptime.families`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What keeps a run from being quicker. `without_memory_seconds`: a step of the quickest layout
+    of the same method, rank, cards and sharding if any peak fitted; None where no time is known."""
+
+    kind: Bound
+    without_memory_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """The best run with another number of the same cards, of the same method and rank; None where
+    no layout is known to fit."""
+
+    cards: int
+    run: PlannedRun | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What came of a search. `front`: the runs that no other one beats, the quickest first, those
+    without a known time last. `recommended` is one of them, for `goal`; None where none is within
+    the budget. `binding` and `neighbours` are its own. `unknown`: cards of which no time is known,
+    or nothing at all.
+
+    Examples:
+        >>> from lora_profiler import Amount, Space, find_model, make_plan, offers_of
+        >>> offers = offers_of(find_model("gpt2"), ["t4", "l4"], methods=["lora"], seq_len=512)
+        >>> plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8, 16)))
+        >>> plan.recommended.cluster.gpu.key, plan.recommended in plan.front
+        ('t4', True)
+    """
+
+    offers: tuple[Offer, ...]
+    amount: Amount
+    space: Space
+    budget: Budget
+    front: tuple[PlannedRun, ...]
+    recommended: PlannedRun | None
+    goal: Goal
+    binding: Binding | None
+    neighbours: tuple[Neighbour, ...]
+    unknown: tuple[Refused, ...]
+    refusals: tuple[str, ...]
+    counts: Counts
+
+
+def make_plan(
+    offers: Sequence[Offer],
+    amount: Amount | None = None,
+    space: Space | None = None,
+    budget: Budget | None = None,
+    engine: str = "auto",
+) -> TrainingPlan:
+    """Searches method, rank, micro-batch, checkpointing, loss, optimizer, sharding and number of
+    cards over `offers`, all of one model; every number is of the predictors.
+
+    The recommended run is the cheapest of those with a price, the quickest where there is none or
+    where only money is limited; of those as cheap or quick within `SAME` the one with the fewest
+    concessions, then the one that trains most, then the quicker or the cheaper. Nothing is traced.
+
+    Raises UsageError for no offer, for several models, for a setup that says itself how many ranks
+    share it, and for a limit on money without any price.
+
+    Examples:
+        >>> from lora_profiler import Amount, Budget, Space, find_model, make_plan, offers_of
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> offers = offers_of(model, ["rtx_4090", "a100_sxm_80gb"], methods=["lora", "qlora"])
+        >>> plan = make_plan(offers, Amount(tokens=10_000_000), Space(ranks=(8, 64)))
+        >>> best = plan.recommended
+        >>> best.cluster.gpu.key, best.setup.method, best.setup.lora.r, best.setup.batch_size
+        ('a100_sxm_80gb', 'lora', 8, 2)
+    """
+    amount, space, budget = amount or Amount(), space or Space(), budget or Budget()
+    _check(offers, amount, budget)
+    search = _Search(amount, space, engine)
+    found = Front[PlannedRun]()
+    for offer in offers:
+        for part in parts_of(offer, space):
+            search.add_runs(part, found)
+    kept = sorted(found.plans, key=hours_of)
+    chosen, goal = recommended(kept, budget)
+    return TrainingPlan(
+        offers=tuple(offers),
+        amount=amount,
+        space=space,
+        budget=budget,
+        front=tuple(kept),
+        recommended=chosen,
+        goal=goal,
+        binding=search.binding(chosen, offers) if chosen else None,
+        neighbours=search.neighbours(chosen, offers) if chosen else (),
+        unknown=search.unknown(),
+        refusals=tuple(search.costs.refusals),
+        counts=search.counts,
+    )
+
+
+def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
+    if not offers or not all(offer.workloads for offer in offers):
+        raise UsageError("a plan needs at least one card and one method.")
+    workloads = [workload for offer in offers for workload in offer.workloads]
+    if len({workload.model.fingerprint for workload in workloads}) > 1:
+        raise UsageError("a plan is of one model; make one for each.")
+    if any(workload.setup.world_size > 1 for workload in workloads):
+        raise UsageError(
+            "the plan chooses world size and sharding; leave --world-size and --sharding out."
+        )
+    if any(workload.setup.device != "cuda" for workload in workloads):
+        raise UsageError("a plan is of cards; leave --device out.")
+    limited = budget.max_hours is not None or budget.max_cost is not None
+    if limited and not amount.is_known:
+        raise UsageError(
+            "how long it takes and what it costs depends on how much is trained on; add --tokens"
+            " N, --data or --lengths, or leave --max-hours and --max-cost out."
+        )
+    if budget.max_cost is not None and not any(offer.price for offer in offers):
+        raise UsageError(
+            "no price is known of any of these cards; add one, as in --price"
+            f" {offers[0].gpu.key}=2.49/h, or leave --max-cost out."
+        )
+
+
+def recommended(runs: Sequence[PlannedRun], budget: Budget) -> tuple[PlannedRun | None, Goal]:
+    """The run to take, and what for; None where none is within the budget."""
+    within = [run for run in runs if is_within(run, budget)]
+    timed = [run for run in within if run.hours]
+    priced = [run for run in timed if run.cost]
+    if priced and (budget.max_cost is None or budget.max_hours is not None):
+        return _best(priced, cost_of, hours_of), "cheapest"
+    if timed:
+        return _best(timed, hours_of, cost_of), "quickest"
+    if within:
+        return max(within, key=lambda run: run.headroom_share), "roomiest"
+    return None, "cheapest" if any(run.cost for run in runs) else "quickest"
+
+
+def hours_of(run: PlannedRun) -> float:
+    """The estimate; infinite where it is not known."""
+    return run.hours.middle if run.hours else math.inf
+
+
+def cost_of(run: PlannedRun) -> float:
+    """The estimate; infinite where it is not known."""
+    return run.cost.middle if run.cost else math.inf
+
+
+def _best(
+    runs: Sequence[PlannedRun],
+    goal: Callable[[PlannedRun], float],
+    other: Callable[[PlannedRun], float],
+) -> PlannedRun:
+    least = min(map(goal, runs))
+    return min(
+        (run for run in runs if goal(run) <= (1 + SAME) * least),
+        key=lambda run: (
+            run.concessions,
+            -run.trained,
+            other(run),
+            -run.objectives.counted_headroom,
+            goal(run),
+        ),
+    )
+
+
+def is_within(run: PlannedRun, budget: Budget) -> bool:
+    """By the estimates; a run of which they are not known is within no limit."""
+    limits = ((run.hours, budget.max_hours), (run.cost, budget.max_cost))
+    return all(
+        limit is None or (found is not None and found.middle <= limit) for found, limit in limits
+    )
+
+
+class _Search:
+    """One search, with what it has worked out."""
+
+    def __init__(self, amount: Amount, space: Space, engine: str) -> None:
+        self.space, self.costs = space, Costs(amount, engine)
+        self.considered = self.fitting = 0
+        self._unasked: dict[str, dict[str, None]] = {}
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(considered=self.considered, fitting=self.fitting, timed=self.costs.timed)
+
+    def unknown(self) -> tuple[Refused, ...]:
+        return tuple(
+            Refused(cards=tuple(cards), reason=reason)
+            for known in (self._unasked, self.costs.untimed)
+            for reason, cards in known.items()
+        )
+
+    def add_runs(
+        self, part: Part, found: Front[PlannedRun], only: TrainSetup | None = None
+    ) -> None:
+        """Adds the runs on all cards of `part`; those of the method and rank of `only` alone, where
+        it is given.
+
+        A step is timed only where its run could stay: it takes no less than one of lower rank, or
+        without checkpointing, that is else the same.
+        """
+        for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
+            if only is not None and asked.setup.method != only.method:
+                continue
+            if reason := why_unasked(asked.setup, self.space, part.cards):
+                cards = f"{part.cards} x {part.cluster.gpu.key}"
+                self._unasked.setdefault(reason, {}).setdefault(cards)
+                continue
+            seconds, limits = dict[_Key, float](), Limits()
+            for rank in ranks_of(asked.setup, self.space):
+                if only is not None and only.lora is not None and rank != only.lora.r:
+                    continue
+                fitting = cell(part, shared, self.space, rank, self.costs, limits)
+                self.considered += fitting.considered
+                self.fitting += len(fitting.layouts)
+                for layout in sorted(fitting.layouts, key=lambda each: each.setup.checkpointing):
+                    self._add(layout, asked, part, found, seconds)
+
+    def _shared(self, part: Part) -> list[Workload]:
+        return [self.costs.shared(workload) for workload in part.offer.workloads]
+
+    def _add(
+        self,
+        layout: Layout,
+        asked: Workload,
+        part: Part,
+        found: Front[PlannedRun],
+        seconds: "dict[_Key, float]",
+    ) -> None:
+        key = _key(layout.setup)
+        bounds = [seconds[k] for k in (key, key._replace(checkpointing=False)) if k in seconds]
+        if bounds and found.beats(self._objectives(layout, part, max(bounds))):
+            seconds[key] = max(bounds)
+            return
+        run = self._run(layout, asked, part)
+        if run.time is not None:
+            seconds[key] = run.time.step.middle
+        found.add(run, run.objectives)
+
+    def _objectives(self, layout: Layout, part: Part, step_seconds: float) -> Objectives:
+        total = step_seconds * layout.steps
+        price = part.offer.price
+        hours = total / HOUR
+        return Objectives(
+            card=part.cluster.gpu.key,
+            cards=part.cards,
+            seconds=total,
+            card_seconds=total * part.cards,
+            cost=None if price is None else hours * part.cards * price.per_hour,
+            headroom_share=part.headroom_bytes(layout.peak_bytes) / part.usable_bytes,
+            trained=layout.trained,
+            concessions=concessions_of(layout.setup),
+        )
+
+    def _run(self, layout: Layout, asked: Workload, part: Part) -> PlannedRun:
+        gpu = part.cluster.gpu
+        time = self.costs.time(layout, gpu, part.network)
+        return PlannedRun(
+            workload=replace(layout.workload, platform=asked.platform),
+            worst=replace(layout.worst, platform=asked.platform),
+            cluster=part.cluster,
+            price=part.offer.price,
+            network=part.network,
+            peak_bytes=layout.peak_bytes,
+            headroom_bytes=part.headroom_bytes(layout.peak_bytes),
+            trained=layout.trained,
+            steps=layout.steps,
+            time=time,
+        )
+
+    # --- about the run to take --------------------------------------------------------------------
+
+    def binding(self, run: PlannedRun, offers: Sequence[Offer]) -> Binding | None:
+        """None where no time is known."""
+        if run.time is None:
+            return None
+        free = self._without_memory(run, _part_of(run, offers))
+        slower = free is not None and run.time.step.middle > (1 + SAME) * free
+        kind: Bound = "memory" if slower else "compute"
+        if (run.time.sending_seconds or 0.0) > run.time.compute_seconds:
+            kind = "network"
+        elif not slower and run.time.share_of_host > MOST_OF_HOST:
+            kind = "launch"
+        return Binding(kind=kind, without_memory_seconds=free)
+
+    def _without_memory(self, run: PlannedRun, part: Part) -> float | None:
+        """Seconds of a step of the quickest layout, as if every one fitted."""
+        setup, found = run.setup, list[float]()
+        rank = setup.lora.r if setup.lora else None
+        for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
+            if asked.setup.method != setup.method:
+                continue
+            for row in setups_of(asked.setup, self.space, part.cards, setup.optimizer, rank):
+                for each in row:
+                    layout = self.costs.layout(shared, each)
+                    if each.sharding == setup.sharding and layout is not None:
+                        time = self.costs.time(layout, part.cluster.gpu, part.network)
+                        found += [time.step.middle] if time else []
+        return min(found, default=None)
+
+    def neighbours(self, run: PlannedRun, offers: Sequence[Offer]) -> tuple[Neighbour, ...]:
+        """With fewer cards and with more, as the effective batch and the machines allow."""
+        own = _part_of(run, offers)
+        sizes = _sizes(own, self.space)
+        fewer = [size for size in sizes if size < run.cluster.cards][-1:]
+        more = [size for size in sizes if size > run.cluster.cards][:1]
+        found = []
+        for size in fewer + more:
+            if why_unasked(run.setup, self.space, size):
+                continue
+            part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
+            there = Front[PlannedRun]()
+            self.add_runs(part, there, run.setup)
+            best = min(there.plans, key=hours_of, default=None)
+            found.append(Neighbour(cards=size, run=best))
+        return tuple(found)
+
+
+class _Key(NamedTuple):
+    """A layout of some method, cards and rank."""
+
+    batch_size: int
+    checkpointing: bool
+    loss: str
+    sharding: str
+    optimizer: str
+
+
+def _key(setup: TrainSetup) -> _Key:
+    return _Key(setup.batch_size, setup.checkpointing, setup.loss, setup.sharding, setup.optimizer)
+
+
+def _part_of(run: PlannedRun, offers: Sequence[Offer]) -> Part:
+    offer = next(
+        offer
+        for offer in offers
+        if offer.gpu == run.cluster.gpu and offer.cluster.cards >= run.cluster.cards
+    )
+    return Part(offer=offer, cluster=run.cluster)
+
+
+def _sizes(part: Part, space: Space) -> list[int]:
+    """Numbers of cards that share the effective batch: any in one machine, of several whole
+    ones."""
+    each = part.offer.cluster.cards_each
+    within = max(each, MOST_IN_A_MACHINE)
+    return [
+        size
+        for size in divisors(space.effective_batch)
+        if size <= (each if part.offer.cluster.machines > 1 else within)
+        or (part.offer.cluster.machines > 1 and size % each == 0)
+    ]
+
+
+def _resized(cluster: Cluster, cards: int) -> Cluster:
+    if cluster.machines == 1 or cards <= cluster.cards_each:
+        return replace(cluster, machines=1, cards_each=cards)
+    return replace(cluster, machines=cards // cluster.cards_each)

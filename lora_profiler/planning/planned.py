@@ -1,0 +1,303 @@
+"""What a plan is asked about and what it is made of: cards that could be had, how much there is to
+train on, and one way to train worked out on them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from lora_profiler.catalog import Gpu
+from lora_profiler.catalog.prices import Price
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.network import Network, usual_network
+from lora_profiler.planning.over_data import TrainingData
+from lora_profiler.planning.pareto import Objectives
+from lora_profiler.planning.placement import Cluster, find_cluster
+from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.platform import Platform
+from lora_profiler.steptime import Basis
+from lora_profiler.units import is_finite, shown
+from lora_profiler.workload import Loss, Method, Optimizer, Sharding, TrainSetup, Workload
+
+HOUR = 3600
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Equal cards that could be had, up to all of `cluster`, the ways to train on them, one for
+    each method, the price of one card, and what they send each other over; None where that is not
+    known.
+
+    Examples:
+        >>> from lora_profiler import Offer, TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.placement import find_cluster
+        >>> way = Workload(model=find_model("gpt2"), setup=TrainSetup())
+        >>> Offer(cluster=find_cluster("2xl4"), workloads=(way,)).gpu.key
+        'l4'
+    """
+
+    cluster: Cluster
+    workloads: tuple[Workload, ...]
+    price: Price | None = None
+    network: Network | None = None
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.cluster.gpu
+
+
+def offers_of(
+    model: ModelSpec,
+    names: Sequence[str],
+    *,
+    methods: Sequence[Method] = get_args(Method),
+    prices: Mapping[str, Price] = {},
+    network: Network | None = None,
+    **options: Any,
+) -> tuple[Offer, ...]:
+    """An offer for each of `names`: a card, or several as in 8xh100_sxm_80gb, with the options of
+    `setup_for`. `prices` are by the key of a card.
+
+    Raises UsageError for an unknown card or option, and as `setups` does.
+
+    Examples:
+        >>> from lora_profiler import find_model, offers_of
+        >>> first, second = offers_of(find_model("gpt2"), ["t4", "8xh100_sxm_80gb"], seq_len=512)
+        >>> first.workloads[0].setup.dtype, second.cluster.cards, second.network.key
+        ('float32', 8, 'nvlink4')
+    """
+    every = {**DEFAULTS, **options, "methods": tuple(methods)}
+    given = {*options, "methods"}
+    made = []
+    for name in names:
+        cluster = cluster_of(name)
+        platform = Platform(capability=cluster.gpu.capability)
+        made.append(
+            Offer(
+                cluster=cluster,
+                workloads=tuple(workloads(model, every, given, platform)),
+                price=prices.get(cluster.gpu.key),
+                network=network or link_of(cluster),
+            )
+        )
+    return tuple(made)
+
+
+def cluster_of(name: str) -> Cluster:
+    """A card alone, or a cluster as `find_cluster` reads it. Raises UsageError."""
+    leading = name.strip().lower().partition("x")[0].strip()
+    return find_cluster(name if leading.isdecimal() else f"1x{name}")
+
+
+def link_of(cluster: Cluster) -> Network | None:
+    """The usual link inside one machine; nobody knows what is between several."""
+    return usual_network(cluster.gpu) if cluster.machines == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """How much is trained on: `tokens` of the whole data, padding included, or `data`; neither
+    where nobody says, and times are then those of a million tokens. `epochs`: how often.
+
+    Raises UsageError for both, and for a number that is none.
+
+    Examples:
+        >>> from lora_profiler import Amount
+        >>> Amount(tokens=1_000_000, epochs=3).steps(16 * 2048)
+        92
+    """
+
+    tokens: int | None = None
+    data: TrainingData | None = None
+    epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.data is not None:
+            raise UsageError("tokens and data both say how much is trained on; leave one out.")
+        if self.tokens is not None and not 1 <= self.tokens < 2**63:
+            raise UsageError(f"tokens are {shown(self.tokens)}; it must be a number from 1 up.")
+        if not is_finite(self.epochs) or self.epochs <= 0:
+            raise UsageError(f"epochs are {shown(self.epochs)}; it must be a number above 0.")
+
+    @property
+    def is_known(self) -> bool:
+        return self.tokens is not None or self.data is not None
+
+    def steps(self, tokens_per_step: int) -> float:
+        """Optimizer steps where no data are given, whole ones where the tokens are known."""
+        steps = self.epochs * (self.tokens or MILLION) / tokens_per_step
+        return math.ceil(steps) if self.tokens else steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What is tried beside cards and methods. `effective_batch`: sequences of one optimizer step,
+    all ranks together; micro-batches are its divisors, or `micro_batch` alone. None leaves a choice
+    to the planner: with and without checkpointing, the loss asked for and the fused one, every
+    sharding, and 8-bit AdamW where AdamW leaves little room. Anything else is taken as it is.
+
+    Raises UsageError for sizes that make no sense.
+
+    Examples:
+        >>> from lora_profiler import Space
+        >>> Space(effective_batch=32, checkpointing=True).ranks
+        (8, 16, 32, 64, 128)
+    """
+
+    effective_batch: int = 16
+    ranks: tuple[int, ...] = (8, 16, 32, 64, 128)
+    micro_batch: int | None = None
+    checkpointing: bool | None = None
+    loss: Loss | None = None
+    optimizer: Optimizer | None = None
+    sharding: Sharding | None = None
+
+    def __post_init__(self) -> None:
+        if self.effective_batch < 1:
+            raise UsageError(f"effective batch is {self.effective_batch}; it must be at least 1.")
+        if not self.ranks:
+            raise UsageError("ranks are empty; name at least one.")
+        if self.micro_batch is not None and self.effective_batch % self.micro_batch:
+            raise UsageError(
+                f"an effective batch of {self.effective_batch} is no multiple of the micro-batch"
+                f" {self.micro_batch}; change one of --effective-batch and -b."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What the training may take at most: hours, and money in the prices' currency.
+
+    Examples:
+        >>> from lora_profiler import Budget
+        >>> Budget(max_hours=24).max_cost is None
+        True
+    """
+
+    max_hours: float | None = None
+    max_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate with the least and the most it may be."""
+
+    low: float
+    middle: float
+    high: float
+
+    def __mul__(self, factor: float) -> "Interval":
+        return Interval(low=self.low * factor, middle=self.middle * factor, high=self.high * factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTime:
+    """Seconds of one optimizer step, on average over the data: all of it, of one rank's compute,
+    and of sending, None where no link is known; `share_of_host` as `StepTime` has it. The estimate
+    adds compute and sending; at least the longer of both is needed."""
+
+    step: Interval
+    compute_seconds: float
+    sending_seconds: float | None
+    share_of_host: float
+    basis: Basis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One way to train worked out: `workload` on `cluster`, all of whose cards it takes. `worst`
+    is the same at the longest batch of the data, of which `peak_bytes` is; equal without data.
+
+    `trained` parameters, `steps` in all, `time` None where the card's speed or the model's kernels
+    are not known. `price` of one card's hour, `network` what several cards send each other over.
+
+    Examples:
+        >>> from lora_profiler import Amount, Space, find_model, make_plan, offers_of
+        >>> offers = offers_of(find_model("gpt2"), ["l4"], methods=["lora"])
+        >>> plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,)))
+        >>> run = plan.recommended
+        >>> run.steps, run.hours.low < run.hours.middle < run.hours.high, run.cost
+        (31, True, None)
+    """
+
+    workload: Workload
+    worst: Workload
+    cluster: Cluster
+    price: Price | None
+    network: Network | None
+    peak_bytes: int
+    headroom_bytes: int
+    trained: int
+    steps: float
+    time: RunTime | None
+
+    @property
+    def setup(self) -> TrainSetup:
+        return self.workload.setup
+
+    @property
+    def hours(self) -> Interval | None:
+        return self.time.step * (self.steps / HOUR) if self.time else None
+
+    @property
+    def cost(self) -> Interval | None:
+        if self.hours is None or self.price is None:
+            return None
+        return self.hours * (self.cluster.cards * self.price.per_hour)
+
+    @property
+    def headroom_share(self) -> float:
+        return self.headroom_bytes / (self.cluster.gpu.usable_bytes or 1)
+
+    @property
+    def concessions(self) -> int:
+        return concessions_of(self.setup)
+
+    @property
+    def objectives(self) -> Objectives:
+        seconds = self.hours.middle * HOUR if self.hours else None
+        return Objectives(
+            card=self.cluster.gpu.key,
+            cards=self.cluster.cards,
+            seconds=seconds,
+            card_seconds=None if seconds is None else seconds * self.cluster.cards,
+            cost=self.cost.middle if self.cost else None,
+            headroom_share=self.headroom_share,
+            trained=self.trained,
+            concessions=self.concessions,
+        )
+
+
+def concessions_of(setup: TrainSetup) -> int:
+    return (setup.quantization is not None) + (setup.optimizer == "adamw_8bit")
+
+
+def sized(setup: TrainSetup, rank: int | None) -> TrainSetup:
+    """`setup` with an adapter of `rank`, where it has one."""
+    if setup.lora is None or rank is None:
+        return setup
+    return replace(setup, lora=replace(setup.lora, r=rank))
+
+
+def divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many ways were looked at, how many of them fit, and how many steps were timed."""
+
+    considered: int
+    fitting: int
+    timed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Cards whose time is not known, and why."""
+
+    cards: tuple[str, ...]
+    reason: str

@@ -1,0 +1,387 @@
+"""The planner against a search that tries everything, with nothing shared and nothing left out;
+what it takes for granted; its words, and what it says to bad input."""
+
+import json
+import shlex
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+
+from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
+from commands import Run
+from lora_profiler import (
+    Amount,
+    Budget,
+    LoraConfig,
+    Quantization,
+    Space,
+    TrainingData,
+    TrainingPlan,
+    TrainSetup,
+    UsageError,
+    Workload,
+    answers,
+    bundled_gpus,
+    find_gpu,
+    find_model,
+    lengths_of,
+    make_plan,
+    offers_of,
+    peak_bytes,
+    predict,
+    step_time,
+)
+from lora_profiler.catalog.prices import Price, read_price, table_prices
+from lora_profiler.planning.network import find_network
+from lora_profiler.planning.plan_costs import Costs
+from lora_profiler.planning.plan_nearest import nearest_fit
+from lora_profiler.planning.plan_space import MOST_SAVED_EACH
+from lora_profiler.report.plan import plan_blocks
+from lora_profiler.report.render import plain
+from lora_profiler.workload import Method
+
+QWEN = find_model("Qwen/Qwen2.5-0.5B")
+LLAMA = find_model("meta-llama/Llama-3.1-8B")
+PRICES = {"rtx_3060_ti": Price(per_hour=0.1), "rtx_4090": Price(per_hour=0.5)}
+
+
+# --- everything tried -----------------------------------------------------------------------------
+
+
+CASES = {
+    "prices": (["rtx_3060_ti", "rtx_4090"], PRICES, (1,)),
+    "no prices": (["rtx_3060_ti", "rtx_4090"], {}, (1,)),
+    "several cards": (["4xrtx_3060_ti"], PRICES, (1, 2, 4)),
+}
+LENGTHS = lengths_of([100, 200, 300, 900] * 50)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_front_and_the_choice_are_those_of_trying_everything(case: str) -> None:
+    names, prices, worlds = CASES[case]
+    space = Space(effective_batch=4, ranks=(8, 64))
+    offers = offers_of(QWEN, names, prices=prices, seq_len=1024)
+    plan = make_plan(offers, Amount(tokens=10_000_000), space)
+    tried = try_everything(offers, Amount(tokens=10_000_000), space, worlds)
+    assert front_of_plan(plan) == front_of(tried)
+    assert plan.counts.fitting < plan.counts.considered
+    best = plan.recommended
+    assert best is not None
+    goal = [t.cost if prices else t.hours for t in tried]
+    least = min(value for value in goal if value is not None)
+    near = [t for t, value in zip(tried, goal, strict=True) if value and value <= 1.05 * least]
+    of = {(t.card, t.setup): t for t in near}
+    chosen = of[best.cluster.gpu.key, best.setup]
+    assert chosen.objectives.concessions == min(t.objectives.concessions for t in near)
+    assert chosen.objectives.trained == max(
+        t.objectives.trained
+        for t in near
+        if t.objectives.concessions == chosen.objectives.concessions
+    )
+    assert best.hours and best.hours.middle == pytest.approx(chosen.hours, rel=1e-9)
+
+
+def test_over_data_the_front_is_that_of_trying_everything() -> None:
+    amount, space = Amount(data=TrainingData(lengths=LENGTHS)), Space(effective_batch=4, ranks=(8,))
+    offers = offers_of(QWEN, ["rtx_3060_ti"], prices=PRICES)
+    plan = make_plan(offers, amount, space)
+    assert front_of_plan(plan) == front_of(try_everything(offers, amount, space, (1,)))
+
+
+def test_over_data_a_run_is_the_answer_of_predict() -> None:
+    data = TrainingData(lengths=LENGTHS)
+    offers = offers_of(QWEN, ["rtx_4090"], methods=["lora"], prices=PRICES)
+    plan = make_plan(offers, Amount(data=data, epochs=3), Space(effective_batch=8, ranks=(8,)))
+    assert plan.front
+    for run in plan.front:
+        (answer,) = answers([run.workload], run.cluster.gpu, data=data)
+        assert run.peak_bytes == answer.prediction.peak.total_bytes
+        assert run.worst == answer.prediction.workload
+        assert answer.over_data and answer.timing and answer.timing.step and run.time
+        assert run.steps == 3 * answer.over_data.steps_per_epoch
+        time = answer.timing.step.time
+        assert (run.time.step.low, run.time.step.middle, run.time.step.high) == pytest.approx(
+            (time.low, time.seconds, time.high)
+        )
+
+
+# --- what the search takes for granted ------------------------------------------------------------
+
+WAYS = {
+    "full": TrainSetup(),
+    "lora": TrainSetup(lora=LoraConfig()),
+    "qlora": TrainSetup(lora=LoraConfig(), quantization=Quantization()),
+}
+SEVERAL = [
+    "Qwen/Qwen2.5-0.5B",
+    "openai-community/gpt2",
+    "google/gemma-2-2b",
+    "EleutherAI/pythia-160m",
+]
+
+
+@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize("name", SEVERAL)
+def test_cards_with_the_same_attention_kernels_hold_the_same(name: str, method: str) -> None:
+    costs, model = Costs(Amount()), find_model(name)
+    for gpu in bundled_gpus():
+        if gpu.capability is None:
+            continue
+        offer = (
+            offers_of(model, [gpu.key], methods=[_method(method)])[0] if gpu.usable_bytes else None
+        )
+        if offer is None:
+            continue
+        own = offer.workloads[0]
+        layout = costs.layout(costs.shared(own), own.setup)
+        assert layout is not None and layout.peak_bytes == peak_bytes(own)
+
+
+def _method(name: str) -> Method:
+    return name  # type: ignore[return-value]  # one of them
+
+
+@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_step_takes_no_less_with_checkpointing_or_of_a_higher_rank(
+    name: str, method: str
+) -> None:
+    model, gpu = find_model(name), find_gpu("a100_sxm_80gb")
+
+    def seconds(setup: TrainSetup) -> float:
+        step = step_time(Workload(model=model, setup=setup), gpu).step
+        assert step is not None
+        return step.time.seconds
+
+    for batch, loss in product((1, 8), ("plain", "fused")):
+        setup = replace(WAYS[method], batch_size=batch, seq_len=256)
+        if loss == "fused" and name.startswith("google"):
+            continue  # its head caps the logits
+        setup = replace(setup, loss=loss)
+        assert seconds(replace(setup, checkpointing=True)) >= seconds(setup)
+        if setup.lora is not None:
+            by_rank = [
+                seconds(replace(setup, lora=replace(setup.lora, r=r)))
+                for r in (4, 8, 12, 16, 64, 256)
+            ]
+            assert all(lower <= higher for lower, higher in pairwise(by_rank))
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_eight_bit_states_save_no_more_than_is_allowed_for(method: str) -> None:
+    for rank, checkpointing in product((8, 64), (False, True)):
+        setup = replace(WAYS[method], checkpointing=checkpointing, seq_len=256)
+        if setup.lora:
+            setup = replace(setup, lora=replace(setup.lora, r=rank))
+        whole, eight = (
+            predict(Workload(model=QWEN, setup=replace(setup, optimizer=optimizer)))
+            for optimizer in ("adamw", "adamw_8bit")
+        )
+        saved = whole.peak.total_bytes - eight.peak.total_bytes
+        assert saved <= MOST_SAVED_EACH * whole.parameters.trainable
+
+
+# --- choices --------------------------------------------------------------------------------------
+
+
+def planned(budget: Budget | None = None, **space: object) -> TrainingPlan:
+    offers = offers_of(QWEN, ["rtx_3060_ti", "rtx_4090"], prices=PRICES, seq_len=1024)
+    sizes = Space(effective_batch=4, ranks=(8, 64), **space)  # type: ignore[arg-type]
+    return make_plan(offers, Amount(tokens=10_000_000), sizes, budget)
+
+
+def test_limits_are_kept_and_money_alone_buys_speed() -> None:
+    free = planned().recommended
+    assert free is not None and free.cost is not None and free.hours is not None
+    within = planned(Budget(max_hours=free.hours.middle / 1.5)).recommended
+    assert within is not None and within.hours is not None and within.cost is not None
+    assert within.hours.middle <= free.hours.middle / 1.5
+    assert within.cost.middle >= free.cost.middle
+    quick = planned(Budget(max_cost=10.0))
+    assert quick.goal == "quickest" and quick.recommended is not None
+    assert planned(Budget(max_hours=0.001)).recommended is None
+    assert planned(Budget(max_cost=0.0001)).recommended is None
+
+
+def test_what_is_given_is_taken_as_it_is() -> None:
+    plan = planned(checkpointing=True, loss="fused", micro_batch=2, optimizer="sgd")
+    assert plan.front
+    for run in plan.front:
+        setup = run.setup
+        assert (setup.checkpointing, setup.loss, setup.batch_size) == (True, "fused", 2)
+        assert setup.optimizer == "sgd" and setup.accumulation == 2
+
+
+def test_neighbours_and_what_binds() -> None:
+    offers = offers_of(LLAMA, ["2xrtx_4090"], methods=["lora"], prices=PRICES)
+    plan = make_plan(offers, Amount(tokens=10_000_000), Space(ranks=(8,)))
+    run, binding = plan.recommended, plan.binding
+    assert run is not None and run.time is not None and binding is not None
+    assert binding.kind == "memory" and binding.without_memory_seconds is not None
+    assert binding.without_memory_seconds < run.time.step.middle
+    assert run.setup.checkpointing
+    for neighbour in plan.neighbours:
+        assert neighbour.run is not None and neighbour.run.cluster.cards == neighbour.cards
+        assert neighbour.run.setup.method == "lora" and neighbour.run.setup.lora is not None
+        assert neighbour.run.setup.lora.r == 8
+
+
+def test_a_slow_link_binds() -> None:
+    offers = offers_of(
+        QWEN, ["2xrtx_3060_ti"], methods=["full"], network=find_network("0.001GB/s"), seq_len=256
+    )
+    plan = make_plan(offers, Amount(tokens=10_000_000), Space(effective_batch=2))
+    two = [run for run in plan.front if run.cluster.cards == 2]
+    for run in two:
+        assert run.time is not None and run.time.sending_seconds is not None
+        assert run.time.step.middle == run.time.compute_seconds + run.time.sending_seconds
+    assert plan.recommended is not None and plan.recommended.cluster.cards == 1
+
+
+def test_where_nothing_fits_the_nearest_that_would_do_fits() -> None:
+    offers = offers_of(find_model("meta-llama/Llama-3.1-70B"), ["2xrtx_4090"], methods=["qlora"])
+    plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,)))
+    assert plan.front == () and plan.recommended is None
+    nearest = nearest_fit(plan)
+    assert nearest is not None and nearest.missing_bytes > 0
+    assert nearest.enough_cards is not None
+    more = offers_of(
+        find_model("meta-llama/Llama-3.1-70B"),
+        [f"{nearest.enough_cards}xrtx_4090", nearest.smallest_cards[0].key],
+        methods=["qlora"],
+    )
+    again = make_plan(more, Amount(tokens=1_000_000), Space(ranks=(8,)))
+    assert {run.cluster.gpu.key for run in again.front} == {"rtx_4090", more[1].gpu.key}
+
+
+# --- prices ---------------------------------------------------------------------------------------
+
+
+def test_every_price_of_the_table_has_a_card_a_date_and_addresses() -> None:
+    keys = {gpu.key for gpu in bundled_gpus()}
+    for key, price in table_prices().items():
+        assert key in keys and price.per_hour > 0 and price.currency == "USD"
+        assert price.date.startswith("2026-") and price.provider
+        assert price.source.startswith("https://") and price.read_from.startswith("https://")
+
+
+@pytest.mark.parametrize(
+    "text", ["t4", "t4=", "t4=2.49", "=2/h", "t4=two/h", "t4=-1/h", "t4=1/day"]
+)
+def test_a_price_without_its_unit_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="the price of its hour"):
+        read_price(text)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+SITUATIONS = {
+    "8B on one 24 GB card": "meta-llama/Llama-3.1-8B --gpus rtx_4090 --tokens 10M",
+    "70B": "meta-llama/Llama-3.1-70B --gpus 8xh100_sxm_80gb --tokens 10M --methods lora,qlora --ranks 16",
+    "1B on a T4": "meta-llama/Llama-3.2-1B --gpus t4 --tokens 10M",
+    "7B over conversations": "Qwen/Qwen2.5-7B --gpus rtx_4090,l40s,a100_sxm_80gb --lengths"
+    " mean=600,max=4096,samples=50000 --epochs 3 --ranks 16,64",
+    "nothing fits": "meta-llama/Llama-3.1-70B --gpus rtx_4090 --tokens 10M",
+    "no budget suffices": "gpt2 --gpus t4,l4 --tokens 10B --max-hours 0.1 --max-cost 0.01",
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_the_recommendation_is_short_and_narrow(run: Run, situation: str) -> None:
+    done = run("plan", *shlex.split(SITUATIONS[situation]))
+    above = done.stdout.partition("The front, ")[0].splitlines()
+    assert len(above) <= 25, done.stdout
+    assert max(map(len, above)) <= 80, done.stdout
+    assert done.exit_code == (1 if situation.startswith("no") else 0), done.stderr
+
+
+def test_its_command_asks_for_the_same_run(run: Run) -> None:
+    asked = shlex.split(SITUATIONS["7B over conversations"])
+    best = json.loads(run("plan", *asked, "--format", "json").stdout)["recommended"]["run"]
+    command = shlex.split(best["command"])
+    assert command[0] == "lora-profile"
+    (answer,) = json.loads(run(*command[1:], "--format", "json").stdout)["predictions"]
+    assert answer["peak"]["total_bytes"] == best["peak_bytes"]
+    assert answer["fit"]["headroom_bytes"] == best["headroom_bytes"]
+    assert answer["step_time"]["seconds"] == pytest.approx(best["time"]["step_seconds"]["middle"])
+    assert answer["data"]["total_seconds"] == pytest.approx(3600 * best["hours"]["middle"])
+
+
+def test_a_trainers_file_is_planned_for_and_written(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "qlora.yml"
+    file.write_text(
+        "base_model: Qwen/Qwen2.5-0.5B\nadapter: lora\nlora_r: 8\nlora_alpha: 16\n"
+        "lora_target_linear: true\nsequence_len: 1024\nmicro_batch_size: 2\n"
+        "gradient_accumulation_steps: 4\nbf16: true\noptimizer: adamw_torch\n"
+        "datasets:\n  - path: tatsu-lab/alpaca\n    type: alpaca\n"
+    )
+    done = run("plan", str(file), "--gpus", "rtx_4090", "--tokens", "1M")
+    assert done.exit_code == 0, done.stderr
+    assert "effective batch 8 x 1,024 tokens" in done.stdout
+    assert "LoRA r8 on rtx_4090" in done.stdout
+    out = tmp_path / "run.yml"
+    options = ["--gpus", "rtx_4090", "--tokens", "1M", "--write", "axolotl", str(out)]
+    done = run("plan", "Qwen/Qwen2.5-0.5B", "--trainer", "axolotl", "--methods", "lora", *options)
+    assert done.exit_code == 0, done.stderr
+    command = done.stdout[done.stdout.index("lora-profile ") :].partition("\n\n")[0]
+    (asked, read) = (
+        json.loads(run(*arguments, "--format", "json").stdout)["predictions"][0]["setup"]
+        for arguments in (
+            shlex.split(command.replace("\\\n", ""))[1:],
+            [str(out), "--gpu", "rtx_4090"],
+        )
+    )
+    assert asked == read
+
+
+def test_a_loss_that_is_not_known_of_several_ranks_is_said(run: Run) -> None:
+    done = run("plan", "gpt2", "--trainer", "trl-sft", "--gpus", "2xl4", "--tokens", "1M")
+    text = " ".join(done.stdout.split())
+    assert "2 x l4: the trl loss is known of one process only" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("gpt2 --max-hours 3", "add --tokens"),
+        ("gpt2 --epochs 3", "--epochs needs to know of what"),
+        ("gpt2 --tokens 0", "--tokens is '0'"),
+        ("gpt2 --tokens much", "--tokens is 'much'"),
+        ("gpt2 --tokens 1M --lengths mean=600,max=4096", "leave one out"),
+        ("gpt2 --tokens 1M --batching packed", "add --data or --lengths"),
+        ("gpt2 --price t4=2.49", "the price of its hour"),
+        ("gpt2 --price t4=1/h --price t4=2/h", "says twice"),
+        ("gpt2 --gpus nocard", "There is no card"),
+        ("gpt2 --gpus t4 --price l4=1/h --tokens 1M --max-cost 3", "no price is known"),
+        ("gpt2 --ranks 128..8", "--ranks is"),
+        ("gpt2 --ranks 8 --rank 16", "leave one out"),
+        ("gpt2 --methods lora,dora", "names 'dora'"),
+        ("gpt2 --methods lora --method full", "leave one out"),
+        ("gpt2 --effective-batch 6 -b 4", "no multiple of the micro-batch"),
+        ("gpt2 --engine traced", "nothing is traced"),
+        ("gpt2 --cluster 8xh100-80gb --tokens 1M", "no meaning beside --cluster"),
+        ("gpt2 --world-size 2", "the plan chooses"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(run: Run, arguments: str, sentence: str) -> None:
+    done = run("plan", *shlex.split(arguments))
+    assert done.exit_code == 2 and sentence in done.stderr, done
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_data_without_tokens_are_refused(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"text": ""}\n')
+    done = run("plan", "gpt2", "--gpus", "t4", "--data", str(file))
+    assert done.exit_code == 2 and done.stderr.startswith("Error:"), done
+
+
+def test_where_no_time_is_known_it_says_so() -> None:
+    offers = offers_of(QWEN, ["custom:24GiB"], methods=["lora"])
+    plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,)))
+    assert plan.goal == "roomiest" and plan.recommended is not None
+    assert plan.recommended.hours is None
+    text = " ".join(plain(plan_blocks(plan)).split())
+    assert "time not known" in text and "no source here gives its bandwidth" in text
