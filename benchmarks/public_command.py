@@ -30,15 +30,15 @@ Row = Mapping[str, Any]
 
 
 @cache
-def peak_bytes(words: tuple[str, ...]) -> int | str:
-    """Steady-state peak that `lora-profile WORDS` prints, or its refusal."""
+def predicted(words: tuple[str, ...]) -> Mapping[str, Any] | str:
+    """What `lora-profile WORDS --format json` says of its one question, or its refusal."""
     command = [sys.executable, "-m", "lora_profiler", *words, "--offline", "--format", "json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         return run.stderr.strip().splitlines()[-1].removeprefix("Error: ")
     (prediction,) = json.loads(run.stdout)["predictions"]
-    peak: int = prediction["peak"]["total_bytes"]
-    return peak
+    found: Mapping[str, Any] = prediction
+    return found
 
 
 def graded_peaks() -> list[Row]:
@@ -57,10 +57,11 @@ def outcome() -> dict[str, Any]:
         except NotExpressibleError as reason:
             refused[name] = str(reason)
             continue
-        peak = peak_bytes(question.words)
-        if isinstance(peak, str):
-            refused[name] = peak
+        answer = predicted(question.words)
+        if isinstance(answer, str):
+            refused[name] = answer
             continue
+        peak = answer["peak"]["total_bytes"]
         rows.append(
             {
                 "id": replayed["id"],
