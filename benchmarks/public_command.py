@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from benchmarks.public_accuracy import FILE as REPLAYED
 from benchmarks.public_rows.conditions import NotExpressibleError
-from benchmarks.public_rows.grade import NOMINAL, half_width, mean
+from benchmarks.public_rows.grade import NOMINAL, coverage, half_width, mean
 from benchmarks.public_rows.memory import memory_rows
 from benchmarks.public_rows.packaged import command_document, write
 from benchmarks.public_rows.typed import Description, typed
@@ -80,16 +80,6 @@ def outcome() -> dict[str, Any]:
     return {"rows": rows, "refused": refused}
 
 
-def coverage(rows: Sequence[Row]) -> dict[str, tuple[int, int, float]]:
-    """By source: its rows, those within what the other sources' errors give, and that width."""
-    found = {}
-    for source in dict.fromkeys(row["source"] for row in rows):
-        own = [row["error"] for row in rows if row["source"] == source]
-        width = half_width([row["error"] for row in rows if row["source"] != source])
-        found[source] = (len(own), sum(abs(e) <= width for e in own), width)
-    return found
-
-
 def report(document: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = document["rows"]
     lines = [
@@ -135,8 +125,11 @@ def _by_description(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     for description in get_args(Description):
         own = [row for row in rows if row["description"] == description]
-        for source, (n, inside, width) in coverage(own).items():
-            yield f"- {description}, {source}: {inside} of {n} within {100 * width:.2f} %"
+        for source, share in coverage(own).items():
+            yield (
+                f"- {description}, {source}: {share['inside']} of {share['rows']} within"
+                f" {100 * share['half_width']:.2f} %"
+            )
     yield ""
 
 

@@ -64,7 +64,10 @@ def outcome(only: str, work: Path) -> dict[str, Any]:
     for name, reason in never_asked():
         reasons[reason].append(name)
     return {
-        "versions": {"python": platform.python_version(), "lora-profiler": version("lora-profiler")},
+        "versions": {
+            "python": platform.python_version(),
+            "lora-profiler": version("lora-profiler"),
+        },
         "seconds": {what: round(took) for what, took in seconds.items()},
         "rivals": rivals,
         "rows": [

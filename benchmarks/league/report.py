@@ -217,7 +217,10 @@ def _mappings(document: Document) -> Iterator[str]:
     )
     yield ""
     for rival in document["rivals"]:
-        yield f"- **[{rival['name']}]({rival['url']})**, `{rival['requirement']}`: {rival['mapping']}."
+        yield (
+            f"- **[{rival['name']}]({rival['url']})**, `{rival['requirement']}`:"
+            f" {rival['mapping']}."
+        )
         yield f"  Read: {rival['total']}. No option for: {', '.join(rival['lacks'])}."
         if rival["calibrated"]:
             yield f"  Calibration: {rival['calibrated']}."

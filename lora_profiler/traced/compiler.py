@@ -144,7 +144,9 @@ def _compiled(
         try:
             expanded = [event for event, _ in tape.expand(units)]
         except KeyError:
-            raise TapeError(f"at {spec.num_layers} layers, a tensor dies that is not born") from None
+            raise TapeError(
+                f"at {spec.num_layers} layers, a tensor dies that is not born"
+            ) from None
         wrong = difference(expanded, sizes, fresh, point)
         wrong = wrong or _numbers_differ(trainable, fresh.trainable, layout, units, point)
         for phase, numbers in flops.items():

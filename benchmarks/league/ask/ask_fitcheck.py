@@ -36,9 +36,7 @@ def estimate(question: Question) -> float:
         flash_attn=flash,
     )
     card = fitcheck.get_gpu(CARDS[question["card"]])
-    report = fitcheck.estimate(
-        fitcheck.fetch_model_config(question["model"]), training, card
-    )
+    report = fitcheck.estimate(fitcheck.fetch_model_config(question["model"]), training, card)
     if question["quantity"] == "allocated":
         return (report.total_mib - report.overhead_mib) * MIB
     profile = get_overhead_profile(gpu_key_for(card), flash, quantization)

@@ -3,7 +3,6 @@ from types import ModuleType, SimpleNamespace
 
 from protocol import Question, RefusedError, answer, folder
 
-
 REGRESSOR = ModuleType("fm_training_estimator.regressor")
 REGRESSOR.LookupRegressor = REGRESSOR.GetRegressor = None
 sys.modules[REGRESSOR.__name__] = REGRESSOR
