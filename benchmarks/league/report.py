@@ -44,10 +44,10 @@ def _head(document: Document) -> Iterator[str]:
         " of ours was fitted to any of these rows; what is known of the others' is said below."
     )
     yield ""
-    seconds = document["seconds"]
     yield (
-        f"Written by `{COMMAND_LINE}`: {_minutes(seconds['installing'])} of pip and"
-        f" {_minutes(seconds['asking'])} of asking on two shared cores. Python"
+        f"Written by `{COMMAND_LINE}` in {_minutes(document['asking_seconds'])} on two shared"
+        " cores, once pip has installed every estimator into an environment of its own, a quarter"
+        " of an hour or more. Python"
         f" {document['versions']['python']}, lora-profiler {document['versions']['lora-profiler']};"
         " the versions of everything installed are in `benchmarks/results/league.json`."
     )

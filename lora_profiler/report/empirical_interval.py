@@ -52,8 +52,8 @@ def command_words() -> str:
         f"Asked by options alone, nine in ten of the {count_text(share.rows)} that these describe"
         f" but for the versions of libraries were within {percent_text(share.half_width)}, the"
         f" furthest {error_text(share.worst)}, and {count_text(share.inside)} within what the"
-        f" errors of other sources give; of the {count_text(other.rows)} with kernels that no option names"
-        f" nine in ten were within {percent_text(other.half_width)}."
+        f" errors of other sources give; of the {count_text(other.rows)} with kernels that no"
+        f" option names nine in ten were within {percent_text(other.half_width)}."
     )
 
 
