@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from benchmarks.public_accuracy import FILE as REPLAYED
 from benchmarks.public_rows.conditions import NotExpressibleError
-from benchmarks.public_rows.grade import NOMINAL, half_width, mean
+from benchmarks.public_rows.grade import NOMINAL, coverage, half_width, mean
 from benchmarks.public_rows.memory import memory_rows
 from benchmarks.public_rows.packaged import command_document, write
 from benchmarks.public_rows.typed import Description, typed
@@ -30,15 +30,15 @@ Row = Mapping[str, Any]
 
 
 @cache
-def peak_bytes(words: tuple[str, ...]) -> int | str:
-    """Steady-state peak that `lora-profile WORDS` prints, or its refusal."""
+def predicted(words: tuple[str, ...]) -> Mapping[str, Any] | str:
+    """What `lora-profile WORDS --format json` says of its one question, or its refusal."""
     command = [sys.executable, "-m", "lora_profiler", *words, "--offline", "--format", "json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         return run.stderr.strip().splitlines()[-1].removeprefix("Error: ")
     (prediction,) = json.loads(run.stdout)["predictions"]
-    peak: int = prediction["peak"]["total_bytes"]
-    return peak
+    found: Mapping[str, Any] = prediction
+    return found
 
 
 def graded_peaks() -> list[Row]:
@@ -57,10 +57,11 @@ def outcome() -> dict[str, Any]:
         except NotExpressibleError as reason:
             refused[name] = str(reason)
             continue
-        peak = peak_bytes(question.words)
-        if isinstance(peak, str):
-            refused[name] = peak
+        answer = predicted(question.words)
+        if isinstance(answer, str):
+            refused[name] = answer
             continue
+        peak = answer["peak"]["total_bytes"]
         rows.append(
             {
                 "id": replayed["id"],
@@ -77,16 +78,6 @@ def outcome() -> dict[str, Any]:
             }
         )
     return {"rows": rows, "refused": refused}
-
-
-def coverage(rows: Sequence[Row]) -> dict[str, tuple[int, int, float]]:
-    """By source: its rows, those within what the other sources' errors give, and that width."""
-    found = {}
-    for source in dict.fromkeys(row["source"] for row in rows):
-        own = [row["error"] for row in rows if row["source"] == source]
-        width = half_width([row["error"] for row in rows if row["source"] != source])
-        found[source] = (len(own), sum(abs(e) <= width for e in own), width)
-    return found
 
 
 def report(document: Mapping[str, Any]) -> str:
@@ -134,8 +125,11 @@ def _by_description(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     for description in get_args(Description):
         own = [row for row in rows if row["description"] == description]
-        for source, (n, inside, width) in coverage(own).items():
-            yield f"- {description}, {source}: {inside} of {n} within {100 * width:.2f} %"
+        for source, share in coverage(own).items():
+            yield (
+                f"- {description}, {source}: {share['inside']} of {share['rows']} within"
+                f" {100 * share['half_width']:.2f} %"
+            )
     yield ""
 
 

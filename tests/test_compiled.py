@@ -368,6 +368,23 @@ def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.Monkey
         compile_profile(workload("llama", BASE))
 
 
+def test_a_folded_tape_that_loses_a_tensor_at_another_depth_is_not_folded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of GPT-BigCode's QLoRA under autocast: what a layer frees is not born in each."""
+    from lora_profiler.compiled.tape import Tape
+    from lora_profiler.traced import compiler
+
+    class Lost(Tape):
+        def expand(self, units: int) -> Any:
+            raise KeyError((3, 1, 57))
+
+    fold = compiler.fold
+    monkeypatch.setattr(compiler, "fold", lambda *args: Lost(*fold(*args)))
+    asked = workload("llama", BASE, layers=5)
+    assert compile_profile(asked).layout is None
+
+
 def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

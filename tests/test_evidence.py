@@ -111,6 +111,20 @@ def test_the_package_s_shares_of_commands_are_those_of_the_committed_results() -
         assert abs(share.worst) == pytest.approx(np.abs(errors).max(), abs=1e-9)
 
 
+def test_no_row_of_a_source_sets_the_interval_that_it_is_held_to() -> None:
+    rows = json.loads((RESULTS / "public_command.json").read_text("utf-8"))["rows"]
+    for description, share in command_shares().items():
+        own = [row for row in rows if row["description"] == description]
+        assert set(share.by_source) == {row["source"] for row in own}
+        for source, found in share.by_source.items():
+            others = np.sort([abs(row["error"]) for row in own if row["source"] != source])
+            width = others[min(len(others), ceil((len(others) + 1) * 0.9)) - 1]
+            theirs = np.abs([row["error"] for row in own if row["source"] == source])
+            assert found.half_width == pytest.approx(width, abs=1e-9)
+            assert (found.rows, found.inside) == (len(theirs), (theirs <= width).sum())
+        assert share.inside == sum(found.inside for found in share.by_source.values())
+
+
 def test_every_public_row_is_shown_or_left_out_with_a_reason() -> None:
     with ROWS.open(newline="") as file:
         count = sum(1 for _ in csv.DictReader(file))
@@ -198,7 +212,7 @@ def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
     assert (
         likely is not None
         and prediction.error_bound is None
-        and likely.half_width == interval().half_width
+        and likely.half_width == command_shares()["nearly"].half_width
     )
     assert peak / likely.low_bytes - 1 == pytest.approx(likely.half_width, rel=1e-6)
     assert 1 - peak / likely.high_bytes == pytest.approx(likely.half_width, rel=1e-6)
@@ -210,7 +224,7 @@ def test_an_estimate_s_own_bound_widens_the_interval() -> None:
     )
     likely = likely_peak(prediction)
     assert likely is not None and prediction.error_bound
-    assert likely.half_width == interval().half_width + prediction.error_bound
+    assert likely.half_width == command_shares()["nearly"].half_width + prediction.error_bound
 
 
 def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
@@ -319,13 +333,15 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     pair = answers([Workload(model=MISTRAL, setup=s) for s in (setup, replace(setup, lora=LORA))])
     lines = likely_lines([*pair, pair[1]])
     assert len(lines) == 3 and lines[0].startswith(
-        "Peak as measured, were it as far off as public ones: full "
+        "Peak as measured, were it as far off as public ones that options describe but for the"
+        " versions of libraries: full "
     )
     assert (
         "LoRA r16" in lines[0]
         and "68 public peaks" in lines[0]
         and "libraries and kernels replayed" in lines[0]
         and f"of the {command_shares()['nearly'].rows} that these describe" in lines[0]
+        and f"and {command_shares()['nearly'].inside} within what" in lines[0]
     )
     assert (
         "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB" in lines[2]

@@ -368,7 +368,8 @@ def test_a_command_is_typed_and_answered_as_committed(id):
     question = typed(a_row(id))
     assert " ".join(question.words) == committed["command"]
     assert question.description == committed["description"]
-    assert public_command.peak_bytes(question.words) == committed["predicted_bytes"]
+    answer = public_command.predicted(question.words)
+    assert answer["peak"]["total_bytes"] == committed["predicted_bytes"]
 
 
 def test_a_run_is_described_as_well_as_what_its_options_leave_out():

@@ -36,24 +36,30 @@ def half_width(errors: Sequence[float]) -> float:
     return ordered[min(len(ordered), ceil((len(ordered) + 1) * NOMINAL)) - 1]
 
 
-def intervals(rows: Sequence[Row]) -> dict[str, Any]:
-    """Each source's rows against an interval that the other sources' errors gave."""
-    usable = [
-        row for row in rows if row["reading"] != "reserved" and row["tier"] < 3 and not row["apart"]
-    ]
+def coverage(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """By source: its rows, those inside what the other sources' errors give, and that half-width,
+    which is without end where there is no other source."""
     by_source = defaultdict(list)
-    for row in usable:
+    for row in rows:
         by_source[row["source"]].append(row["error"])
     covered = {}
     for source, errors in by_source.items():
-        width = half_width(
-            [e for other, found in by_source.items() if other != source for e in found]
-        )
+        others = [e for other, found in by_source.items() if other != source for e in found]
+        width = half_width(others)
         covered[source] = {
             "half_width": width,
             "rows": len(errors),
             "inside": sum(abs(e) <= width for e in errors),
         }
+    return covered
+
+
+def intervals(rows: Sequence[Row]) -> dict[str, Any]:
+    """Each source's rows against an interval that the other sources' errors gave."""
+    usable = [
+        row for row in rows if row["reading"] != "reserved" and row["tier"] < 3 and not row["apart"]
+    ]
+    covered = coverage(usable)
     inside, n = (sum(each[key] for each in covered.values()) for key in ("inside", "rows"))
     return {
         "half_width": half_width([row["error"] for row in usable]),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.public_rows.address import address
-from benchmarks.public_rows.grade import NOMINAL, half_width, intervals
+from benchmarks.public_rows.grade import NOMINAL, coverage, half_width, intervals
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.misses import MEMORY_MISSES, STEP_MISSES
 from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
@@ -85,18 +85,20 @@ def _interval(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def command_document(results: Mapping[str, Any]) -> dict[str, Any]:
     """`command.json`, likewise, from `results/public_command.json`."""
-    errors: dict[str, list[float]] = defaultdict(list)
+    described: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in results["rows"]:
-        errors[row["description"]].append(row["error"])
+        described[row["description"]].append(row)
+    return {"by_description": {what: _command(rows) for what, rows in described.items()}}
+
+
+def _command(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    errors, covered = [row["error"] for row in rows], coverage(rows)
     return {
-        "by_description": {
-            description: {
-                "rows": len(found),
-                "half_width": half_width(found),
-                "worst": max(found, key=abs),
-            }
-            for description, found in errors.items()
-        }
+        "rows": len(rows),
+        "half_width": half_width(errors),
+        "worst": max(errors, key=abs),
+        "inside": sum(each["inside"] for each in covered.values()),
+        "by_source": covered,
     }
 
 

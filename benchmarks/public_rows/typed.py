@@ -36,12 +36,18 @@ def typed(row: Row) -> Typed:
     memory_row(row)
     if not row["model_config"]:
         raise NotExpressibleError(f"{row['model']} is no model of the catalogue")
+    return as_typed(row)
+
+
+def as_typed(row: Row) -> Typed:
+    """Of a row whose model the catalogue has, replayed or not."""
     source = source_of(row)
     words, near, unsaid = {
         "fms": _fms,
         "litgpt-rt": _litgpt,
         "torchtune-flags": _torchtune,
         "fsdp_qlora": _fsdp_qlora,
+        "swift": _swift,
     }[source](row)
     sizes = ["--batch-size", row["batch"], "--seq-len", row["seq_len"]]
     method = row["method"].partition(" ")[0]
@@ -108,13 +114,22 @@ def _torchtune(row: Row) -> Parts:
     flag = int(row["id"].split(":")[1])
     words = ["--trainer", "torchtune", "--attention", "flash"]
     words += ["--checkpointing" if flag >= 4 else "--no-checkpointing"]
-    unsaid = ["compiled layers and loss"] * (flag >= 4) + ["the update in backward"] * (flag >= 5)
+    unsaid = ["compiled layers and loss"] * (flag >= 2) + ["the update in backward"] * (flag >= 5)
     unsaid += ["checkpoints in host memory"] * (flag >= 6)
+    words += ["--optimizer", "adamw_8bit"] * (flag == 7)
     return words, ["torchtune's own model: norms and rotation in float32"], unsaid
 
 
 def _fsdp_qlora(row: Row) -> Parts:
     words = ["--trainer", "loop", "--checkpointing", "--attention", "flash"]
     words += ["--targets", "all-linear", "--adapter-dtype", "bfloat16", "--dropout", "0.1"]
-    words += ["--sharding", "fsdp", "--world-size", row["n_gpus"]]
+    sharding = "fsdp" if "FULL_SHARD" in row["parallelism"] else "ddp"
+    words += ["--sharding", sharding, "--world-size", row["n_gpus"]]
     return words, ["transformers of early 2024", "FSDP of flat parameters"], []
+
+
+def _swift(row: Row) -> Parts:
+    words = ["--trainer", "transformers", "--checkpointing", "--attention", "flash"]
+    words += ["--dtype", "bfloat16", "--precision", "amp", "--dropout", "0.05"]
+    words += ["--targets", "q_proj,k_proj,v_proj"]
+    return words, ["transformers of early 2024"], ["texts of random length"]

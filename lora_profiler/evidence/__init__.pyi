@@ -1,6 +1,7 @@
 from lora_profiler.evidence.left_out import Unexpressed as Unexpressed
 from lora_profiler.evidence.left_out import unexpressed as unexpressed
 from lora_profiler.evidence.memory import CommandShare as CommandShare
+from lora_profiler.evidence.memory import Description as Description
 from lora_profiler.evidence.memory import Interval as Interval
 from lora_profiler.evidence.memory import MeasuredMemory as MeasuredMemory
 from lora_profiler.evidence.memory import SourceShare as SourceShare

@@ -3,20 +3,35 @@ and the nearest of them."""
 
 from typing import NamedTuple
 
-from lora_profiler.evidence import Interval, MeasuredMemory, interval, nearest_peak
+from lora_profiler.evidence import (
+    CommandShare,
+    Description,
+    Interval,
+    MeasuredMemory,
+    command_shares,
+    interval,
+    nearest_peak,
+)
 from lora_profiler.prediction import Prediction
+
+DESCRIBED: Description = "nearly"
+"""How well options describe the public runs that an answer is held to. None is described exactly:
+each ran libraries of its own time."""
 
 
 class LikelyPeak(NamedTuple):
-    """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs:
-    from `low_bytes` to `high_bytes`, nine times in ten. `half_width` is a share of the measured
-    peak.
+    """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs
+    that options describe but for the versions of libraries: from `low_bytes` to `high_bytes`, nine
+    times in ten. `half_width` is a share of the measured peak.
 
-    The public runs were predicted with the libraries and kernels that ran them; of a run with
-    others than assumed here nothing is said.
+    `described` is how well, `command` how far off the command's answers were for these, and
+    `interval` how far off predictions are that know the libraries and kernels that ran. Of a run
+    with kernels that no option names nothing is said.
     """
 
     nearest: MeasuredMemory
+    described: Description
+    command: CommandShare
     interval: Interval
     half_width: float
     low_bytes: int
@@ -31,11 +46,13 @@ def likely_peak(prediction: Prediction) -> LikelyPeak | None:
     """
     if prediction.saved_activation_bytes is None or prediction.workload.setup.device != "cuda":
         return None
-    known, peak = interval(), prediction.peak.total_bytes
+    known, peak = command_shares()[DESCRIBED], prediction.peak.total_bytes
     width = known.half_width + (prediction.error_bound or 0.0)
     return LikelyPeak(
         nearest=nearest_peak(prediction.workload),
-        interval=known,
+        described=DESCRIBED,
+        command=known,
+        interval=interval(),
         half_width=width,
         low_bytes=round(peak / (1 + width)),
         high_bytes=round(peak / (1 - width)),

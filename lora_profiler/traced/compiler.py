@@ -141,7 +141,13 @@ def _compiled(
             ]
     for (units, spec), point in zip(checks, check_at, strict=False):
         fresh = traced(spec, point)
-        wrong = difference([event for event, _ in tape.expand(units)], sizes, fresh, point)
+        try:
+            expanded = [event for event, _ in tape.expand(units)]
+        except KeyError:
+            raise TapeError(
+                f"at {spec.num_layers} layers, a tensor dies that is not born"
+            ) from None
+        wrong = difference(expanded, sizes, fresh, point)
         wrong = wrong or _numbers_differ(trainable, fresh.trainable, layout, units, point)
         for phase, numbers in flops.items():
             wrong = wrong or _numbers_differ(numbers, fresh.flops_of(phase), layout, units, point)

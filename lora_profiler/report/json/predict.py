@@ -208,11 +208,18 @@ def _evidence_dict(prediction: Prediction) -> "types.EvidenceJson | None":
     likely = likely_peak(prediction)
     if likely is None:
         return None
-    nearest, known = likely.nearest, likely.interval
+    nearest, share, known = likely.nearest, likely.command, likely.interval
     return {
         "low_bytes": likely.low_bytes,
         "high_bytes": likely.high_bytes,
         "half_width": likely.half_width,
+        "described": likely.described,
+        "command": {
+            "half_width": share.half_width,
+            "rows": share.rows,
+            "inside": share.inside,
+            "worst": share.worst,
+        },
         "interval": {
             "nominal": known.nominal,
             "half_width": known.half_width,

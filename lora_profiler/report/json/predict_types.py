@@ -4,7 +4,7 @@ them, and the schema is made of them. Loaded for the schema alone."""
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from lora_profiler.batching.batches import Batching
-from lora_profiler.evidence.memory import MeasuredMemory
+from lora_profiler.evidence.memory import Description, MeasuredMemory
 from lora_profiler.evidence.steps import MeasuredStep
 from lora_profiler.planning.fit import Reserve, Verdict
 from lora_profiler.planning.memory_savings import Lever
@@ -169,13 +169,29 @@ class IntervalJson(TypedDict):
     worst: float
 
 
+class CommandJson(TypedDict):
+    """How far off the command's own answers were for public peaks, asked by options alone.
+
+    half_width: within which nine in ten were. rows: the peaks; inside: of them within what the
+    errors of all sources but their own give. worst: the largest error, signed.
+    """
+
+    half_width: float
+    rows: int
+    inside: int
+    worst: float
+
+
 class EvidenceJson(TypedDict):
     """What public measurements say of the peak. `half_width` is a share of the measured peak:
-    interval.half_width and, for an estimate, error_bound."""
+    command.half_width and, for an estimate, error_bound. `described` is how well options describe
+    the public runs that `command` is of: nearly, all but the versions of libraries."""
 
     low_bytes: int
     high_bytes: int
     half_width: float
+    described: Description
+    command: CommandJson
     interval: IntervalJson
     nearest: NearestPeak
 

@@ -1,0 +1,302 @@
+"""The league as Markdown: the results with every row, and the page of the docs."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.league.ours import COMMAND, REPLAY
+from benchmarks.league.scores import OURS, Row, Score, error, errors, pair, score, wins
+
+COMMAND_LINE = "python -m benchmarks.league --write"
+METHODS = ("full", "lora", "qlora")
+NAMES = {"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}
+GIB = 2**30
+Document = Mapping[str, Any]
+
+
+def report(document: Document) -> str:
+    """`results/league.md`."""
+    return "\n".join([*_head(document), *_body(document), *_rows(document), ""])
+
+
+def page(document: Document) -> str:
+    """`docs/league.md`: all but the rows, which the results have."""
+    return "\n".join(
+        [
+            *_head(document),
+            *_body(document),
+            "Every row with every answer is in `benchmarks/results/league.md`, and in"
+            " `league.json` beside it.",
+            "",
+        ]
+    )
+
+
+def _head(document: Document) -> Iterator[str]:
+    rows, rivals = document["rows"], document["rivals"]
+    yield "# The league"
+    yield ""
+    yield (
+        f"{len(rivals)} other estimators of fine-tuning memory, each run by its own code, and this"
+        f" project twice, on the same {len(rows)} peaks that others measured and published: the"
+        " command as a user types it, which knows today's libraries, and the replay of the"
+        " libraries and kernels that ran. Errors are (predicted - measured) / measured. No constant"
+        " of ours was fitted to any of these rows; what is known of the others' is said below."
+    )
+    yield ""
+    yield (
+        f"Written by `{COMMAND_LINE}` in {_minutes(document['asking_seconds'])} on two shared"
+        " cores, once pip has installed every estimator into an environment of its own, a quarter"
+        " of an hour or more. Python"
+        f" {document['versions']['python']}, lora-profiler {document['versions']['lora-profiler']};"
+        " the versions of everything installed are in `benchmarks/results/league.json`."
+    )
+    yield ""
+
+
+def _body(document: Document) -> Iterator[str]:
+    rows: Sequence[Row] = document["rows"]
+    plain = [row for row in rows if row["is_plain"] and row["quantity"] == "allocated"]
+    other = [row for row in rows if not row["is_plain"] and row["quantity"] == "allocated"]
+    reserved = [row for row in rows if row["quantity"] == "reserved"]
+    yield from _wins(rows)
+    yield from _pairs(document)
+    yield "## By method: the libraries' own kernels"
+    yield ""
+    yield (
+        "Allocated peaks of runs that plain options describe: the loss, norms and adapters of"
+        " transformers, PEFT, LitGPT or torchtune themselves. An estimator is scored on the rows"
+        " that it answers, which differ; the table before compares on the same ones. *Low* is how"
+        " many were predicted too low: a run that ends for lack of memory."
+    )
+    yield ""
+    yield from _scores(document, plain)
+    yield "## By method: other kernels"
+    yield ""
+    yield (
+        "Allocated peaks with Triton's or Liger's kernels, or compiled layers. Most estimators have"
+        " no option for these, our command neither but for the fused loss: all are asked as if the"
+        " libraries' own ran, or with Liger where they name it."
+    )
+    yield ""
+    yield from _scores(document, other)
+    yield "## Reserved bytes"
+    yield ""
+    yield (
+        "What the allocator took from the driver. The rows of ms-swift are of texts of random"
+        " lengths, and rise with the length by several times what the shapes explain; the replay"
+        " tells a range, and is not scored."
+    )
+    yield ""
+    yield from _scores(document, reserved)
+    yield from _stacks(document)
+    yield from _refusals(document)
+    yield from _mappings(document)
+    yield from _unasked(document)
+
+
+def _wins(rows: Sequence[Row]) -> Iterator[str]:
+    found = list(wins(rows))
+    yield "## Rows where another is nearer"
+    yield ""
+    yield (
+        f"On {len(found)} of {len(rows)} rows at least one of the others is nearer than our command"
+        " as typed, or it has no answer. The nearest of them, with how many are nearer; what"
+        " replaying the stack gives stands beside it. The nearest of many is near by chance, too:"
+        " the tables below hold each against all of its rows."
+    )
+    yield ""
+    yield "| measured | method, stack | GiB | nearest other | nearer | our command | our replay |"
+    yield "| --- | --- | ---: | --- | ---: | ---: | ---: |"
+    for win in found:
+        row = win.row
+        yield (
+            f"| {_link(row)} | {_ran(row)} | {row['measured_bytes'] / GIB:.2f} |"
+            f" {win.name} {win.error:+.1%} | {win.count} | {_cell(error(row, COMMAND))} |"
+            f" {_cell(error(row, REPLAY))} |"
+        )
+    yield ""
+
+
+def _pairs(document: Document) -> Iterator[str]:
+    yield "## On the same rows"
+    yield ""
+    yield (
+        "Mean absolute error of each estimator and of our command on the rows that both answer,"
+        " allocated and reserved, and on how many of them the estimator is nearer. *Plain* are the"
+        " libraries' own kernels."
+    )
+    yield ""
+    yield (
+        "| estimator | plain rows | its error | ours | nearer | other rows | its error | ours |"
+        " nearer |"
+    )
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for rival in document["rivals"]:
+        cells = [rival["name"]]
+        for is_plain in (True, False):
+            own = [row for row in document["rows"] if row["is_plain"] == is_plain]
+            found = pair(own, rival["name"])
+            cells += (
+                ["0", "-", "-", "-"]
+                if found is None
+                else [str(found.rows), f"{found.mean:.1%}", f"{found.ours:.1%}", str(found.nearer)]
+            )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _scores(document: Document, rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "| method | estimator | answered | mean | median | worst under | worst over | within 10 % |"
+        " bias | low |"
+    )
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for method in METHODS:
+        own = [row for row in rows if row["method"] == method]
+        found = [(name, score(own, name)) for name in _names(document)]
+        scored = [(name, s) for name, s in found if s is not None]
+        for name, s in sorted(scored, key=lambda each: each[1].mean):
+            yield f"| {NAMES[method]} | {_bold(name)} | {_score(s)} |"
+    yield ""
+
+
+def _score(s: Score) -> str:
+    cells = [f"{s.answered} of {s.asked}", f"{s.mean:.1%}", f"{s.median:.1%}"]
+    cells += [_or_none(s.under), _or_none(s.over), str(s.near), f"{s.bias:+.1%}", str(s.low)]
+    return " | ".join(cells)
+
+
+def _stacks(document: Document) -> Iterator[str]:
+    yield "## By stack"
+    yield ""
+    yield (
+        "Mean absolute error, with the number of rows answered in brackets; a dash where none is."
+    )
+    yield ""
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in document["rows"]:
+        groups[row["quantity"], row["method"], row["stack"] + _cards(row)].append(row)
+    keys = sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]), key[2]))
+    names = _names(document)
+    yield f"| peak, method, stack | rows | {' | '.join(names)} |"
+    yield f"| --- | ---: | {' | '.join('---:' for _ in names)} |"
+    for key in keys:
+        quantity, method, stack = key
+        cells = []
+        for name in names:
+            found = [abs(e) for e in errors(groups[key], name)]
+            cells.append(f"{sum(found) / len(found):.1%} ({len(found)})" if found else "-")
+        yield (
+            f"| {quantity}, {NAMES[method]}, {stack} | {len(groups[key])} | {' | '.join(cells)} |"
+        )
+    yield ""
+
+
+def _refusals(document: Document) -> Iterator[str]:
+    yield "## What each refuses"
+    yield ""
+    for name in _names(document):
+        reasons: dict[str, int] = defaultdict(int)
+        for row in document["rows"]:
+            answer = row["answers"][name]
+            if "refused" in answer:
+                reasons[_plain(answer["refused"])] += 1
+        said = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
+        yield f"- **{name}**: {said or 'nothing'}."
+    yield ""
+
+
+def _mappings(document: Document) -> Iterator[str]:
+    yield "## How each is asked"
+    yield ""
+    yield (
+        "The most favourable reading of its options that is still what ran. All are given the same"
+        " config.json. What no option of it says is left out of the question, and the row asked"
+        " nevertheless."
+    )
+    yield ""
+    for rival in document["rivals"]:
+        yield (
+            f"- **[{rival['name']}]({rival['url']})**, `{rival['requirement']}`:"
+            f" {rival['mapping']}."
+        )
+        yield f"  Read: {rival['total']}. No option for: {', '.join(rival['lacks'])}."
+        if rival["calibrated"]:
+            yield f"  Calibration: {rival['calibrated']}."
+    yield (
+        f"- **{COMMAND}**: the words of `benchmarks/public_rows/typed.py`, written down before any"
+        " error was seen. Read: the steady peak that it prints; reserved: that and the card's"
+        " reserve without the context."
+    )
+    yield (
+        f"- **{REPLAY}**: `benchmarks/results/public_accuracy.md`. It knows which versions and"
+        " kernels ran, which a user cannot tell any of the others nor our command."
+    )
+    yield ""
+
+
+def _unasked(document: Document) -> Iterator[str]:
+    yield "## Nobody is asked"
+    yield ""
+    for each in document["unasked"]:
+        yield f"- {each['reason']}: {each['rows']} peaks, {each['example']} for one."
+    yield ""
+    yield "Looked at, and not asked:"
+    yield ""
+    for name, why in document["looked_at"].items():
+        yield f"- {name}: {why}."
+    yield ""
+
+
+def _rows(document: Document) -> Iterator[str]:
+    names = _names(document)
+    yield "## Rows"
+    yield ""
+    yield f"| measured | method, stack | GiB | {' | '.join(names)} | asked of our command |"
+    yield f"| --- | --- | ---: | {' | '.join('---:' for _ in names)} | --- |"
+    for row in document["rows"]:
+        cells = " | ".join(_cell(error(row, name)) for name in names)
+        ours = row["answers"][COMMAND]
+        yield (
+            f"| {_link(row)} | {_ran(row)}, {row['quantity']} | {row['measured_bytes'] / GIB:.2f} |"
+            f" {cells} | {ours['words']} ({ours['described']}) |"
+        )
+
+
+def _names(document: Document) -> list[str]:
+    """Ours first."""
+    return [*OURS, *(rival["name"] for rival in document["rivals"])]
+
+
+def _bold(name: str) -> str:
+    return f"**{name}**" if name in OURS else name
+
+
+def _link(row: Row) -> str:
+    return f"[{row['id']}]({row['url']})"
+
+
+def _ran(row: Row) -> str:
+    return f"{NAMES[row['method']]}, {row['stack']}{_cards(row)}"
+
+
+def _cards(row: Row) -> str:
+    return f", {row['cards']} cards" if row["sharding"] == "fsdp" else ""
+
+
+def _cell(e: float | None) -> str:
+    return "refused" if e is None else f"{e:+.1%}"
+
+
+def _or_none(e: float) -> str:
+    return f"{e:+.1%}" if e else "-"
+
+
+def _plain(text: str) -> str:
+    """A refusal in its own words, as Markdown that stays one item."""
+    return text.rstrip(".").replace("|", "\\|").replace("<", "\\<").replace("*", "\\*")
+
+
+def _minutes(seconds: int) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds} seconds"
