@@ -18,7 +18,9 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
 Method = Literal["full", "lora", "qlora"]
-Loss = Literal["plain", "chunked", "fused", "trl"]
+Loss = Literal[
+    "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
+]
 Kernels = Literal["transformers", "liger"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
 
