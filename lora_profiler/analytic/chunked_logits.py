@@ -77,8 +77,8 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
         scalars = (number + 3) * _SCALAR
         ahead.append(TOKENS * _INDEX + taken + places + upto + logits + scalars)
 
-        rest = kept - parts.shares(log_shares, number + 1) - _SCALAR * (
-            TORCHTUNE_CHUNKS - number - 1
+        rest = (
+            kept - parts.shares(log_shares, number + 1) - _SCALAR * (TORCHTUNE_CHUNKS - number - 1)
         )
         rest = rest + parts.shares(of_hidden, number + 1)
         before = made if number + 1 < TORCHTUNE_CHUNKS else ZERO
@@ -108,7 +108,7 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
 def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """torchtune's CEWithChunkedOutputLoss: backward turns all parts before it multiplies one."""
     weight, bias, width, vocab = head_weights(op, model)
-    parts, rows = _rows(fact), constant(1) if op.rules.one_row else B
+    parts = _rows(fact)
     size = ITEMSIZE[hidden.dtype]
     given = (weight,) if bias is None else (weight, bias)
     made = total(t.bytes for t in given if t.requires_grad)
@@ -172,6 +172,12 @@ def litgpt_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Loss
     return (_litgpt_full if fact < 0 else _litgpt_lora)(op, hidden, model, abs(fact))
 
 
+def _counted(op: Ledger, tokens: Polynomial) -> Polynomial:
+    """What lives beyond the losses laid together while the labels are counted: a mask, of which a
+    CPU makes integers to sum them up."""
+    return tokens * (_INDEX + 1 - _SCALAR) - _SCALAR if op.rules.device == "cpu" else ZERO
+
+
 class _Product(NamedTuple):
     """The head's product as autocast runs it: bytes of a logit; of the gradients of weight and bias
     as the product makes them and as the parameters have them; of their copies; of a token's hidden
@@ -218,6 +224,7 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
     targets = tokens * (_INDEX * several)
     kept = copies + log_shares + targets + parts * _SCALAR + _INDEX
     laid = wide + log_shares * several
+    end = laid + kept + tokens * (2 * _SCALAR) + _SCALAR
     part = constant(4 * vocab * LITGPT_ROWS) if parts > 1 else log_shares
     last = log_shares - (parts - 1) * LITGPT_ROWS * 4 * vocab
     of_read, of_own = TOKENS * product.read, TOKENS * product.own
@@ -230,7 +237,8 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
         kept=kept,
         ahead=(
             copies + narrow + wide if product.size != 4 else copies + wide,
-            laid + kept + tokens * (2 * _SCALAR) + _SCALAR,
+            end,
+            end + _counted(op, tokens),
         ),
         back=(
             turning + last * 2 + waiting * (parts > 1),
@@ -309,7 +317,7 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
         hidden=hidden,
         given=product.given,
         kept=kept,
-        ahead=(copies + inputs + TOKENS * (narrow + wide), end),
+        ahead=(copies + inputs + TOKENS * (narrow + wide), end, end + _counted(op, tokens)),
         back=tuple(back),
         tokens=TOKENS,
         width=width,

@@ -108,7 +108,7 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
 
 
 def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """TRL's tiled head, `modeling/trl_head.py`, line by line. `fact`: `support.losses.trl_fact`."""
+    """TRL's tiled head: `modeling/trl_head.py`, line by line. `fact` as `support.losses` has it."""
     sequences, is_capped = divmod(fact, 2)
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head_weights(op, model)

@@ -249,11 +249,11 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             " not followed to the byte."
         )
     if setup.eval_batch_size is not None and (
-        setup.loss == "trl" or setup.label_smoothing_factor > 0
+        setup.loss in OWN_LOSSES or setup.label_smoothing_factor > 0
     ):
         found.append(
-            "Evaluation with this loss is counted as its training pass (TRL's head) or as the plain"
-            " loss (label smoothing), and was held against no trace."
+            "Evaluation with this loss is counted as its training pass (a trainer's own) or as the"
+            " plain loss (label smoothing), and was held against no trace."
         )
     if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):
         found.append("No trace of evaluation under this sharding was held against its rule.")

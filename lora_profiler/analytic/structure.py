@@ -33,7 +33,7 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "litgpt": litgpt_loss,
     "triton": overwritten_logits,
 }
-"""Losses of trainers' own, given the last hidden state, the model and `support.losses.loss_fact`."""
+"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 
 
 @dataclass(eq=False)

@@ -72,17 +72,17 @@ def litgpt_loss(
     if setup.lora is None:
         logits = F.linear(hidden, weight, bias).float()
         kept = logits[..., :-1, :]
-        parts = kept.reshape(-1, kept.shape[-1]).split(LITGPT_ROWS)
+        parts = torch.split(kept.reshape(-1, kept.shape[-1]), LITGPT_ROWS)
         targets = labels[..., 1:]
-        wanted = targets.reshape(-1).split(LITGPT_ROWS)
+        wanted = torch.split(targets.reshape(-1), LITGPT_ROWS)
         return LossAndLogits(_mean_loss(parts, wanted, targets), logits)
-    made = [F.linear(tokens, weight, bias) for tokens in hidden.split(LITGPT_ROWS, dim=1)]
+    made = [F.linear(tokens, weight, bias) for tokens in torch.split(hidden, LITGPT_ROWS, 1)]
     chunks = [part.float() for part in made]
     del made
     chunks[-1] = chunks[-1][..., :-1, :]
     targets = labels[..., 1:]
     flat = [part.reshape(-1, part.shape[-1]) for part in chunks]
-    own = [part.reshape(-1) for part in targets.split(chunks[0].shape[1], dim=1)]
+    own = [part.reshape(-1) for part in torch.split(targets, chunks[0].shape[1], 1)]
     return LossAndLogits(_mean_loss(flat, own, targets), chunks)
 
 
@@ -96,9 +96,7 @@ def _mean_loss(logits: Sequence[Tensor], wanted: Sequence[Tensor], targets: Tens
 
 
 def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(
-        logits.float(), targets, reduction="sum", ignore_index=IGNORED_LABEL
-    )
+    return F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED_LABEL)
 
 
 def _split(tensor: Tensor, dim: int) -> Sequence[Tensor]:

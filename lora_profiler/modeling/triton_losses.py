@@ -7,7 +7,8 @@ fork (5f0c7a7), `cce.py`, `cce_lse_forward.py`, `cce_backward.py` and `transform
 orders the words, and gradients in the dtype of what they are of. Left out: locks, 4 bytes for each
 128 x 64 numbers of a gradient. "triton" is Liger-Kernel
 (ead96b6), `ops/cross_entropy.py`, under transformers 5.24, `loss/loss_utils.py` (ForCausalLMLoss);
-Unsloth's and FlashAttention's write the gradient over the logits in backward, which needs as much.
+Unsloth's (015bdef, `kernels/cross_entropy_loss.py`) writes the gradient over the logits in
+backward, which needs as much.
 What a kernel does is one operator here, a few tokens at a time, so that a trace sees no more than a
 launch.
 """
@@ -172,9 +173,7 @@ def _(hidden: Any, weight: Any, bias: Any, places: Any, *_: Any, **__: Any) -> i
 
 
 @register_flop_formula(torch.ops.lora_profiler.cce_turn)
-def _(
-    hidden: Any, weight: Any, bias: Any, labels: Any, places: Any, *rest: Any, **__: Any
-) -> int:
+def _(hidden: Any, weight: Any, bias: Any, labels: Any, places: Any, *rest: Any, **__: Any) -> int:
     made = 1 + sum(gradient is not None for gradient in rest[3:5])
     return made * 2 * int(places[0]) * int(weight[0]) * int(weight[1])
 

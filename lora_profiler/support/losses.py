@@ -103,9 +103,11 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
     )
 
 
-def loss_fact(setup: TrainSetup, head: Module) -> int:
-    """What flips a rule of a trainer's own loss, beside its name."""
-    return _FACTS[setup.loss](setup, head)
+def loss_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any) -> Any:
+    """What flips a rule of the trainer's own loss that `setup` names, with `batch` sequences of
+    `seq` tokens: whole numbers, or arrays of them."""
+    sequences = -(-seq // setup.packed) if setup.packed else 1
+    return _FACTS[setup.loss](setup, head, batch, seq, sequences)
 
 
 def labelled_tokens(setup: TrainSetup) -> int:
@@ -114,62 +116,57 @@ def labelled_tokens(setup: TrainSetup) -> int:
     return setup.batch_size * (setup.seq_len - len(lengths(setup)))
 
 
-def divides(head: Module) -> bool:
+def _divides(head: Module) -> bool:
     """Whether an eighth of any tensor of torchtune's losses is a whole number of bytes for each
     token: of the logits and of the hidden state, in 16 bit."""
     assert head.in_features is not None and head.out_features is not None
     return head.in_features % 4 == 0 and head.out_features % 4 == 0
 
 
-def _torchtune_fact(setup: TrainSetup, head: Module) -> int:
-    """Sequences of a row times eight, and what is left when the labelled tokens are parted in
-    eight; minus the tokens where no polynomial is a part of them."""
-    tokens = labelled_tokens(setup)
-    if not divides(head):
-        return -tokens
-    return TORCHTUNE_CHUNKS * len(lengths(setup)) + tokens % TORCHTUNE_CHUNKS
-
-
-def _torchtune_chunked_fact(setup: TrainSetup, head: Module) -> int:
-    """The same of the tokens of a row, each of which counts."""
-    return setup.seq_len % TORCHTUNE_CHUNKS if divides(head) else -setup.seq_len
-
-
-def _litgpt_fact(setup: TrainSetup, head: Module) -> int:
-    """Parts of a row that the head takes, times two, and one more where the last one is the row's
-    last token; in full fine-tuning minus the parts of all rows that the loss takes."""
-    if setup.lora is None:
-        return -(setup.batch_size * (setup.seq_len - 1)) // LITGPT_ROWS
-    return 2 * -(-setup.seq_len // LITGPT_ROWS) + (setup.seq_len % LITGPT_ROWS == 1)
-
-
-def _cce_fact(setup: TrainSetup, head: Module) -> int:
-    return len(lengths(setup))
-
-
-def _trl_fact(setup: TrainSetup, head: Module) -> int:
-    return trl_fact(setup)
-
-
-def _no_fact(setup: TrainSetup, head: Module) -> int:
-    return 0
-
-
-def trl_fact(setup: TrainSetup) -> int:
-    """What flips a rule of TRL's head: sequences of a row, whose first token nothing predicts,
-    times two; and one more where there are more labels than fit a tile."""
-    sequences = len(lengths(setup))
-    labels = setup.batch_size * (setup.seq_len - (sequences if runs_triton(setup.device) else 1))
+def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """Sequences of a row, whose first token nothing predicts, times two; and one more where there
+    are more labels than fit a tile of TRL's head."""
+    labels = batch * (seq - (sequences if runs_triton(setup.device) else 1))
     return 2 * sequences + (labels > TRL_TILE_ROWS)
 
 
-_FACTS: Mapping[str, Callable[[TrainSetup, Module], int]] = {
+def _torchtune_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """Sequences of a row times eight, and what is left when the labelled tokens are parted in
+    eight; minus the tokens where no polynomial is a part of them."""
+    tokens = batch * (seq - sequences)
+    if not _divides(head):
+        return -tokens
+    return TORCHTUNE_CHUNKS * sequences + tokens % TORCHTUNE_CHUNKS
+
+
+def _rows_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """The same of the tokens of a row, each of which counts."""
+    return seq % TORCHTUNE_CHUNKS if _divides(head) else -seq
+
+
+def _litgpt_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """Parts of a row that the head takes, times two, and one more where the last one is the row's
+    last token; in full fine-tuning minus the parts of all rows that the loss takes."""
+    if setup.lora is None:
+        return -(batch * (seq - 1)) // LITGPT_ROWS - (seq == 1)
+    return 2 * -(-seq // LITGPT_ROWS) + (seq % LITGPT_ROWS == 1) * (seq > 1)
+
+
+def _sequences(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    return sequences
+
+
+def _nothing(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    return 0 * batch * seq
+
+
+_FACTS: Mapping[str, Callable[[TrainSetup, Module, Any, Any, Any], Any]] = {
     "trl": _trl_fact,
     "torchtune": _torchtune_fact,
-    "torchtune-chunked": _torchtune_chunked_fact,
-    "cce": _cce_fact,
+    "torchtune-chunked": _rows_fact,
+    "cce": _sequences,
     "litgpt": _litgpt_fact,
-    "triton": _no_fact,
+    "triton": _nothing,
 }
 OWN_LOSSES = frozenset(_FACTS)
 """Losses of trainers' own, each worked out whole."""
