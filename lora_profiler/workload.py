@@ -343,8 +343,8 @@ class TrainSetup:
         default="plain",
         metadata=option(
             "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
-            " Liger's kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce: cut"
-            " cross-entropy, as axolotl's plugin; triton: gradients written over the logits, as"
+            " Liger's kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce:"
+            " cut cross-entropy, as axolotl's plugin; triton: gradients written over the logits, as"
             " Liger's cross_entropy.",
             added=1,
             group="optimizer",
@@ -482,8 +482,8 @@ class TrainSetup:
             )
         if self.label_smoothing_factor and self.loss != "plain":
             raise UsageError(
-                f"label smoothing needs all logits, which the {self.loss} loss never hands on; leave"
-                " out one of --loss and --label-smoothing-factor."
+                f"label smoothing needs all logits, which the {self.loss} loss never hands on;"
+                " leave out one of --loss and --label-smoothing-factor."
             )
         if self.quantization is not None and self.lora is None:
             raise UsageError(

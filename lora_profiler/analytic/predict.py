@@ -26,7 +26,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
+from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, OWN_LOSSES, SMOOTHED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload

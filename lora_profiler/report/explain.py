@@ -6,7 +6,7 @@ what a rule does not account for is shown as a rest, never hidden.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.planning.answers import Answer
@@ -338,7 +338,7 @@ def _saved(prediction: Prediction) -> Iterator[Line]:
     )
 
 
-def _loss_definitions(setup: TrainSetup) -> Mapping[MomentName, str]:
+def _loss_definitions(setup: TrainSetup) -> dict[MomentName, str]:
     """The moments of a loss path that has no number for each logit, in words of their own."""
     return {} if setup.loss == "plain" or setup.loss in _ALL_LOGITS else _IN_CHUNKS
 
