@@ -33,7 +33,9 @@ Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
 QuantType = Literal["nf4", "int8"]
 Method = Literal["full", "lora", "qlora"]
-Loss = Literal["plain", "chunked", "fused", "trl"]
+Loss = Literal[
+    "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
+]
 Kernels = Literal["transformers", "liger"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
 
@@ -255,7 +257,10 @@ class TrainSetup:
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
-    kernel does; "trl" is the tiled head of TRL's trainers. With `label_smoothing_factor` above 0 it
+    kernel does; "trl" is the tiled head of TRL's trainers, "torchtune" and "torchtune-chunked" are
+    torchtune's LinearCrossEntropyLoss and CEWithChunkedOutputLoss, "litgpt" is LitGPT's loss, "cce"
+    cut cross-entropy, and "triton" a kernel that writes the gradient over all logits, as Liger's
+    `cross_entropy`. With `label_smoothing_factor` above 0 it
     is transformers' `LabelSmoother` that makes it of all logits. `hold_outputs` is of a loop that
     writes `out = model(...)`: the output, all logits among it where there are any, lives until the
     next one takes its name; without it the loop keeps the loss alone. `world_size` is the number of
@@ -381,11 +386,14 @@ class TrainSetup:
         default="plain",
         metadata=option(
             "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
-            " Liger's kernel; trl: as TRL's trainers.",
+            " Liger's kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce:"
+            " cut cross-entropy, as axolotl's plugin; triton: gradients written over the logits, as"
+            " Liger's cross_entropy.",
             added=1,
             group="optimizer",
             tip="plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's"
-            " kernel; trl: as TRL's trainers.",
+            " kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce: cut"
+            " cross-entropy; triton: gradients over the logits, as Liger's cross_entropy.",
             words="{} loss",
             heading="{} loss",
         ),
@@ -512,13 +520,13 @@ class TrainSetup:
             )
         if self.world_size > 1 and self.loss != "plain":
             raise UsageError(
-                f"the {self.loss} loss is known of one process only; leave out one of --loss and"
-                " --world-size."
+                f"the {self.loss} loss is known of one process only; take --loss plain, or leave"
+                " out --world-size."
             )
         if self.label_smoothing_factor and self.loss != "plain":
             raise UsageError(
-                f"label smoothing needs all logits, which the {self.loss} loss never makes; leave"
-                " out one of --loss and --label-smoothing-factor."
+                f"label smoothing needs all logits, which the {self.loss} loss never hands on;"
+                " leave out one of --loss and --label-smoothing-factor."
             )
         if self.quantization is not None and self.lora is None:
             raise UsageError(

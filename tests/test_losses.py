@@ -32,7 +32,7 @@ from lora_profiler.traced import compile_profile
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
 PATHS: tuple[Loss, ...] = ("chunked", "fused")
-TRAINERS: tuple[Loss, ...] = ("trl",)
+TRAINERS: tuple[Loss, ...] = ("trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton")
 """Trainers' own losses, which flip other rules: `test_trainer_losses.py`."""
 LORA = LoraConfig(r=4)
 SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))

@@ -279,8 +279,8 @@ def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) 
         "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets sequence length,",
         "  precision, optimizer implementation, checkpointing, loss, rank, alpha, targets",
     ]
-    torchtune = run(*asked[:1], "--trainer", "torchtune", *asked[3:])
-    assert "LoRA r8: an estimate, since the loop holds what is not priced" in torchtune.stdout
+    axolotl = run(*asked[:1], "--trainer", "axolotl", *asked[3:])
+    assert "LoRA r32: an estimate, since the loop holds what is not priced" in axolotl.stdout
     assert detailed.stdout.splitlines()[4:7] == [
         "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets 1,024 tokens, amp"
         " precision, fused",

@@ -523,7 +523,7 @@ VALUES: dict[str, list[Any]] = {
     "optimizer_impl": ["foreach", "fused"],
     "checkpointing": [False, True],
     "attention": ["auto", "flash", "eager"],
-    "loss": ["plain", "chunked", "fused"],
+    "loss": ["plain", "chunked", "fused", "cce", "triton", "torchtune"],
     "kernels": ["transformers", "liger"],
 }
 LIKELY = {
@@ -552,7 +552,7 @@ LIKELY = {
         "targets": "q_proj,v_proj,o_proj",
         "attention": "auto",
         "kernels": "transformers",
-        "loss": "plain",
+        "loss": "torchtune",
         "modules_to_save": None,
         "use_rslora": False,
         "use_dora": False,

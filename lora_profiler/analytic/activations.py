@@ -88,6 +88,9 @@ def activations(
             held = held + mask(used)
         if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
             held = held + forward.leaf.bytes
+    ids = total(s.bytes for s in forward.embed.saved if s.role == "input")
+    has_labels = setup.is_packed or setup.is_padded  # else they are the ids
+    given = TOKENS * 8 if has_labels or ids == ZERO else ZERO
     layers = tuple(
         (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes)
         for layer in forward.layers
@@ -103,14 +106,14 @@ def activations(
             if setup.label_smoothing_factor
             else vocab * 4 + labels + 4
             if chunks is None
-            else chunks.kept
+            else chunks.kept + given * chunks.keeps_labels
             if isinstance(chunks, LossPath)
             else chunks.made + chunks.trained
             if chunks.fused
             else labels + SCALAR
         ),
         labels=labels,
-        ids=total(s.bytes for s in forward.embed.saved if s.role == "input"),
+        ids=ids,
         held=held,
         scalars=_host_scalars(forward, setup),
         masks=mask(used | set(family.masks(config))),

@@ -38,7 +38,7 @@ def loss_candidates(
         end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
     if isinstance(forward.chunks, LossPath):
-        return _in_path(forward, forward.chunks, stored, kept, ahead, running)
+        return _in_path(forward, forward.chunks, stored, kept, ahead, running, setup)
     if forward.chunks is not None:
         accumulates = setup.accumulation > 1
         return _in_chunks(forward, forward.chunks, stored, kept, ahead, running, accumulates)
@@ -61,13 +61,15 @@ def _in_path(
     kept: Activations,
     before: Breakdown,
     running: Breakdown,
+    setup: TrainSetup,
 ) -> Both:
     """(end of forward, loss's backward) of a trainer's own loss."""
     ahead = stored + kept.cached
     if path.hidden.storage not in forward.head.saved:
         ahead = ahead + path.hidden.bytes
     end = _each(before, ahead, ZERO, path.ahead)
-    back = _each(running, stored, ZERO, path.back)
+    counted = path.output if path.is_overwritten and setup.hold_outputs else ZERO
+    back = _each(running, stored, ZERO - counted, path.back)
     return largest_of(end), largest_of(back)
 
 

@@ -23,7 +23,10 @@ class LossPath(NamedTuple):
 
     `hidden` is the last hidden state, `given` the head's weight and bias. `kept` is what autograd
     keeps of it; `ahead` and `back` all its bytes at each instant of the forward pass and of
-    backward that can be the largest. `again`: backward makes the logits once more.
+    backward that can be the largest. `again`: backward makes the logits once more. `unturned`:
+    tokens without a gradient. `keeps_labels`: autograd keeps those that came with the batch too.
+    `output` are the logits that a loop which holds its output has a name for; `is_overwritten`
+    where the loss's backward works in them, so that `back` has them already.
     """
 
     hidden: Tensor
@@ -35,6 +38,10 @@ class LossPath(NamedTuple):
     width: int
     vocab: int
     again: bool
+    unturned: Polynomial = ZERO
+    keeps_labels: bool = False
+    output: Polynomial = ZERO
+    is_overwritten: bool = False
 
     @property
     def parameter_gradients(self) -> Polynomial:
@@ -56,7 +63,8 @@ class LossPath(NamedTuple):
 
     @property
     def backward_flops(self) -> Polynomial:
-        return self.product_flops * (self.again + self.num_gradients)
+        turned = self.product_flops - self.unturned * (2 * self.width * self.vocab)
+        return turned * (self.again + self.num_gradients)
 
 
 class Smoothing(NamedTuple):
@@ -100,10 +108,10 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
 
 
 def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """TRL's tiled head, `modeling/trl_head.py`, line by line. `fact`: `support.losses.trl_fact`."""
+    """TRL's tiled head: `modeling/trl_head.py`, line by line. `fact` as `support.losses` has it."""
     sequences, is_capped = divmod(fact, 2)
     triton = runs_triton(op.rules.device)
-    weight, bias, width, vocab = _head(op, model)
+    weight, bias, width, vocab = head_weights(op, model)
     tokens = TOKENS - B * sequences  # with a label
     mask = TOKENS - (constant(1) if op.rules.one_row else B)
     count = tokens if triton else mask
@@ -164,7 +172,7 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     )
 
 
-def _head(op: Ledger, model: ModelSpec) -> tuple[Tensor, Tensor | None, int, int]:
+def head_weights(op: Ledger, model: ModelSpec) -> tuple[Tensor, Tensor | None, int, int]:
     """(weight, bias, features in and out) of the head."""
     head = head_of(model)
     assert head is not None and head.in_features is not None and head.out_features is not None

@@ -11,7 +11,7 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant,
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.support.losses import chunk_rows, head_of, trl_fact
+from lora_profiler.support.losses import OWN_LOSSES, chunk_rows, head_of, loss_fact
 from lora_profiler.workload import Workload
 
 SCALAR = 4
@@ -105,8 +105,8 @@ def chunk_fact(workload: Workload) -> int | None:
     setup, head = workload.setup, head_of(workload.model)
     if setup.loss == "plain" or head is None or not head.is_linear:
         return None
-    if setup.loss == "trl":
-        return trl_fact(setup)
+    if setup.loss in OWN_LOSSES:
+        return int(loss_fact(setup, head, setup.batch_size, setup.seq_len))
     assert head.in_features is not None and head.out_features is not None
     if head.out_features <= head.in_features:
         return 0

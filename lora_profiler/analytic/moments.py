@@ -11,6 +11,7 @@ from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
 from lora_profiler.analytic.loss_moments import loss_candidates
+from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.sharding import ShardState
@@ -86,8 +87,10 @@ def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Poly
 def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     """Bytes of the logits in the output that the loop holds; in chunks there are never all of
     them."""
-    if not setup.hold_outputs or forward.chunks is not None:
+    if not setup.hold_outputs:
         return ZERO
+    if forward.chunks is not None:
+        return forward.chunks.output if isinstance(forward.chunks, LossPath) else ZERO
     return (
         smoothing_of(forward, setup).output
         if setup.label_smoothing_factor

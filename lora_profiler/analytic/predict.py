@@ -26,7 +26,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
+from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, OWN_LOSSES, SMOOTHED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import kernel_words
@@ -258,11 +258,11 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             " not followed to the byte."
         )
     if setup.eval_batch_size is not None and (
-        setup.loss == "trl" or setup.label_smoothing_factor > 0
+        setup.loss in OWN_LOSSES or setup.label_smoothing_factor > 0
     ):
         found.append(
-            "Evaluation with this loss is counted as its training pass (TRL's head) or as the plain"
-            " loss (label smoothing), and was held against no trace."
+            "Evaluation with this loss is counted as its training pass (a trainer's own) or as the"
+            " plain loss (label smoothing), and was held against no trace."
         )
     if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):
         found.append("No trace of evaluation under this sharding was held against its rule.")

@@ -4,20 +4,36 @@ Layers that have equal modules, equal adapters, the same kind of attention and t
 input are one `LayerRun` with a list of indices, so an 80-layer model costs two or three runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
+from lora_profiler.analytic.chunked_logits import (
+    chunked_output_loss,
+    linear_cross_entropy,
+    litgpt_loss,
+)
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
 from lora_profiler.analytic.loss_paths import LossPath, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
+from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+
+PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
+    "trl": trl_head,
+    "torchtune": linear_cross_entropy,
+    "torchtune-chunked": chunked_output_loss,
+    "cce": cut_cross_entropy,
+    "litgpt": litgpt_loss,
+    "triton": overwritten_logits,
+}
+"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 
 
 @dataclass(eq=False)
@@ -187,8 +203,8 @@ def forward_pass(
     if rules.chunk_rows is None:
         logits = family.head(op, hidden, config)
     else:
-        if rules.loss == "trl":
-            chunks = trl_head(op, hidden, spec, rules.chunk_rows)
+        if rules.loss in PATHS:
+            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
         else:
             chunks = chunked_head(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows

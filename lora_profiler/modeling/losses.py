@@ -15,16 +15,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.modeling.chunked_logits import (
+    LossAndLogits,
+    chunked_output_loss,
+    linear_cross_entropy,
+    litgpt_loss,
+)
 from lora_profiler.modeling.contents import output_head, within
+from lora_profiler.modeling.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.modeling.trl_head import tiled_loss
 from lora_profiler.support.losses import chunk_rows, refused
 from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100
+OwnLoss = Callable[[TrainSetup, Tensor, Tensor, Tensor | None, Tensor], LossAndLogits]
 
 
-def loss_without_logits(model: nn.Module, setup: TrainSetup, batch: Mapping[str, Tensor]) -> Tensor:
-    """The loss of one micro-batch by the path that `setup.loss` names, in the graph.
+def _tiled(
+    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> LossAndLogits:
+    return LossAndLogits(tiled_loss(setup, hidden, weight, bias, labels))
+
+
+_OWN: Mapping[str, OwnLoss] = {
+    "trl": _tiled,
+    "torchtune": linear_cross_entropy,
+    "torchtune-chunked": chunked_output_loss,
+    "cce": cut_cross_entropy,
+    "litgpt": litgpt_loss,
+    "triton": overwritten_logits,
+}
+"""Losses of trainers' own."""
+
+
+def loss_without_logits(
+    model: nn.Module, setup: TrainSetup, batch: Mapping[str, Tensor]
+) -> LossAndLogits:
+    """The loss of one micro-batch by the path that `setup.loss` names, in the graph, and the logits
+    of a path whose trainer has a name for all of them.
 
     The model runs with a head that hands the hidden state on. Raises UsageError where that shows
     something between the head and the loss, or a loss of the model's own.
@@ -33,14 +61,14 @@ def loss_without_logits(model: nn.Module, setup: TrainSetup, batch: Mapping[str,
         model, setup, {name: t for name, t in batch.items() if name != "labels"}
     )
     assert hidden is not None and weight is not None
-    if setup.loss == "trl":
-        return tiled_loss(setup, hidden, weight, bias, batch["labels"])
+    if setup.loss in _OWN:
+        return _OWN[setup.loss](setup, hidden, weight, bias, batch["labels"])
     if setup.precision == "amp":
         hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
         bias = None if bias is None else bias.to(torch.bfloat16)
     path = _Fused if setup.loss == "fused" else _Chunked
     loss: Tensor = path.apply(hidden.flatten(0, -2), weight, bias, _shifted(batch["labels"]))  # type: ignore[no-untyped-call]
-    return loss
+    return LossAndLogits(loss)
 
 
 def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tensor) -> Tensor:

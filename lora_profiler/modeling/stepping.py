@@ -102,8 +102,8 @@ def forward(
     is_smoothed = setup.label_smoothing_factor > 0
     with amp, told_apart(model) if setup.is_packed else nullcontext():
         if setup.loss != "plain":
-            loss = loss_without_logits(model, setup, batch)
-            return Forward(loss, loss if setup.hold_outputs else None)
+            out = loss_without_logits(model, setup, batch)
+            return Forward(out.loss, out if setup.hold_outputs else None)
         given = {k: v for k, v in batch.items() if k != "labels"} if is_smoothed else batch
         output = model(**given, use_cache=False)
         made: torch.Tensor | None = getattr(output, "loss", None)

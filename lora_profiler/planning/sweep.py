@@ -12,7 +12,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import check_engine, peak_polynomials, rules_know, windows_of
 from lora_profiler.support.check import check
-from lora_profiler.support.losses import TRL_TILE_ROWS, head_of, runs_triton
+from lora_profiler.support.losses import OWN_LOSSES, head_of, loss_fact
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.workload import Workload
 
@@ -156,9 +156,9 @@ class _Plans:
     def chunks(self, b: Any, s: Any) -> Any:
         """Tokens of a chunk of the loss at each point; 0 where they are no fact."""
         setup = self.workload.setup
-        if self._chunked and setup.loss == "trl":
-            return self._trl_facts(b, s)
         head = head_of(self.workload.model) if self._chunked else None
+        if head is not None and setup.loss in OWN_LOSSES:
+            return loss_fact(setup, head, b, s) + 0 * s  # an array in any case
         if (
             head is None
             or head.out_features is None
@@ -168,13 +168,6 @@ class _Plans:
             return self.np.zeros((1,) * max(b.ndim, s.ndim))
         parts = self.np.ceil(b * s / -(-head.out_features // head.in_features))
         return self.np.exp2(self.np.frexp(parts - 1)[1])  # the exponent is the bit length
-
-    def _trl_facts(self, b: Any, s: Any) -> Any:
-        """`trl_fact` at each point."""
-        packed = self.workload.setup.packed
-        sequences = self.np.ceil(s / packed) if packed else self.np.ones_like(s)
-        first = sequences if runs_triton(self.workload.setup.device) else 1
-        return 2 * sequences + (b * (s - first) > TRL_TILE_ROWS)
 
     def _polynomials(self, key: Key, example: Example) -> list[Polynomial]:
         """What can be the peak from the smallest sizes on, where the regime of `key` holds, as it

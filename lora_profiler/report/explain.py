@@ -68,8 +68,16 @@ _HEAD_AGAIN = {
     "chunked": "; the head once more",
     "fused": "; the head not at all",
     "trl": "; the head once more",
+    "cce": "; the head once more",
 }
 """What backward does with the head besides, by loss."""
+_ALL_LOGITS = {
+    "torchtune": "log-probabilities of all labels' tokens in float32, and the logits of an eighth",
+    "torchtune-chunked": "all logits or their gradient, and log-probabilities in float32",
+    "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
+    "triton": "all logits or their gradient, and in float32",
+}
+"""What lives in the loss whose path has something for each logit."""
 _IN_CHUNKS: dict[MomentName, str] = {
     "end_of_forward": (
         "every saved activation, the logits of some tokens with their float32 copy, and gradients"
@@ -105,7 +113,7 @@ def explain_blocks(answer: Answer) -> list[Block]:
         paragraph(*lines),
         moments_table(prediction),
     ]
-    told = labels.MOMENT_DEFINITIONS | (_IN_CHUNKS if setup.loss != "plain" else {})
+    told = labels.MOMENT_DEFINITIONS | _loss_definitions(setup)
     words = [f"{labels.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
     logits = _logits_formula(prediction)
     shared = _communication_formula(answer)
@@ -352,13 +360,20 @@ def _saved(prediction: Prediction) -> Iterator[Line]:
         "chunked": "the last hidden state; final norm, rotary tables, labels",
         "fused": "the gradients that the loss has made; final norm, rotary tables",
         "trl": "the last hidden state, labels, two numbers a token; final norm, rotary tables",
+        "cce": "the last hidden state, a number a token and a word; final norm, rotary tables",
+        "triton": "the logits in float32, 4 B x tokens x V; final norm, rotary tables",
     }
-    yield "elsewhere", bytes_text(outside), kept[prediction.workload.setup.loss]
+    yield "elsewhere", bytes_text(outside), kept.get(prediction.workload.setup.loss, kept["plain"])
     yield (
         "together",
         f"{bytes_text(saved)}, {count_text(saved)} B",
         "every tensor storage that autograd keeps, once; no parameters",
     )
+
+
+def _loss_definitions(setup: TrainSetup) -> dict[MomentName, str]:
+    """The moments of a loss path that has no number for each logit, in words of their own."""
+    return {} if setup.loss == "plain" or setup.loss in _ALL_LOGITS else _IN_CHUNKS
 
 
 def _layer_of(cost: LayerCost, stacks: list[str]) -> tuple[str, int] | None:
@@ -379,6 +394,8 @@ def _logits_formula(prediction: Prediction) -> str:
     ):
         return ""
     setup = prediction.workload.setup
+    if setup.loss in _ALL_LOGITS:
+        return f"{bytes_text(size)}, {_ALL_LOGITS[setup.loss]}"
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
@@ -474,7 +491,7 @@ def _has_experts(prediction: Prediction) -> bool:
 
 
 def _backward_words(setup: TrainSetup) -> str:
-    again = _HEAD_AGAIN[setup.loss]
+    again = _HEAD_AGAIN.get(setup.loss, "")
     if setup.lora is None:
         return f"each matrix twice: for its input's gradient and for its own{again}"
     return (

@@ -15,8 +15,8 @@ VERSIONS = (
             " what most set: bf16, sequence_len 2,048, gradient_checkpointing, lora_r 32,"
             " lora_alpha 16, lora_dropout 0.05, lora_target_linear. No packing and no plugin unless"
             " you say so.",
-            "sample_packing is --packed MEAN; the cut cross-entropy and Liger plugins change"
-            " --loss and --kernels.",
+            "sample_packing is --packed MEAN; the cut cross-entropy plugin is --loss cce, Liger's"
+            " is --kernels liger, with --loss fused or, for its liger_cross_entropy, triton.",
         ),
         defaults=by_method(
             {

@@ -24,7 +24,7 @@ VERSIONS = (
                 "optimizer": "adamw",
                 "optimizer_impl": "foreach",
                 "checkpointing": False,
-                "loss": "plain",
+                "loss": "litgpt",
                 "hold_outputs": True,
                 "kernels": "transformers",
             },
@@ -58,10 +58,12 @@ VERSIONS = (
         },
         holds=(
             "logits keeps its name through backward and the optimizer step (LitGPT 2685705,"
-            " finetune/lora.py and full.py)",
+            " finetune/lora.py and full.py), in float32, which Fabric converts them to",
+            "log-probabilities of all logits, in float32; under LoRA the head takes 128 tokens at a"
+            " time, and mixed precision copies its frozen float32 weight for each until backward"
+            " (LitGPT 2685705, utils.py; torch, autocast_mode.cpp)",
         ),
         gaps=(
-            Gap("the logits are made 128 tokens at a time: priced as the plain loss"),
             Gap(
                 "queries, keys and values are one matrix, with an adapter of its own kind: priced"
                 " as PEFT's on q_proj and v_proj",

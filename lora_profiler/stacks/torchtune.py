@@ -24,7 +24,7 @@ VERSIONS = (
                 "precision": "pure",
                 **ADAMW_FUSED,
                 "checkpointing": True,
-                "loss": "plain",
+                "loss": "torchtune",
                 "kernels": "transformers",
             },
             adapter={
@@ -52,13 +52,11 @@ VERSIONS = (
         holds=(
             "everything in the dtype of the config, adapters too, without autocast (torchtune"
             " bd2a0fc, recipes/lora_finetune_single_device.py)",
+            "4 bytes for each logit until backward, made an eighth of the tokens at a time"
+            " (torchtune bd2a0fc, modules/loss/cross_entropy_loss.py; --loss torchtune, and"
+            " torchtune-chunked for CEWithChunkedOutputLoss)",
         ),
         gaps=(
-            Gap(
-                "LinearCrossEntropyLoss makes the logits of an eighth of the tokens at a time and"
-                " keeps 4 bytes for each logit until backward: priced as the plain loss, which"
-                " keeps more"
-            ),
             Gap(
                 "the 4-bit base is torchao's NF4, with scales in 8 bit: priced as bitsandbytes'",
                 ("qlora",),

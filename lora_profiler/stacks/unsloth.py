@@ -39,9 +39,14 @@ VERSIONS = (
         aliases=ALIASES,
         gaps=(
             Gap(
-                "its kernels, its loss and its LoRA layers are its own, and its checkpoints go to"
-                " the host's memory (use_gradient_checkpointing=\"unsloth\"): priced as Liger's"
-                " kernels and loss with checkpoints on the device, the nearest that has rules"
+                "its kernels and its LoRA layers are its own, and its checkpoints go to the host's"
+                ' memory (use_gradient_checkpointing="unsloth"): priced as Liger\'s kernels with'
+                " checkpoints on the device, the nearest that has rules"
+            ),
+            Gap(
+                "its loss makes as many logits at once as fill half of the card's free memory, at"
+                " most 4 GiB in float32, by compiled code (unsloth-zoo ce232d6,"
+                " fused_losses/cross_entropy_loss.py): priced as Liger's, in smaller chunks"
             ),
         ),
         refusals=(Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),),

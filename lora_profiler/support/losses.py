@@ -1,7 +1,7 @@
 """The loss paths that make logits a few tokens at a time: how many at once, and which models they
 take. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,11 +17,35 @@ _NO_EFFECT = (None, 1)
 TRL_TILE_ROWS, TRL_TILE_COLUMNS = 4096, 32768
 """Tokens and words of the largest tile of TRL's head, trl 1.16: TOKEN_CHUNK_SIZE in
 `kernels/chunked_logprob.py`, _CHUNKED_LOGPROB_CHUNK_SIZE in `trainer/utils.py`."""
+TORCHTUNE_CHUNKS = 8
+"""`num_output_chunks` of both of torchtune's losses."""
+LITGPT_ROWS = 128
+"""LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""
 LOSS_WORDS = {
     "trl": (
         "The trl loss is the fused head of TRL 1.16, which every SFTTrainer has: logits in tiles of"
         " at most 4,096 tokens x 32,768 words."
-    )
+    ),
+    "torchtune": (
+        "The torchtune loss is torchtune 0.7's LinearCrossEntropyLoss: logits of an eighth of the"
+        " labelled tokens at a time, whose log-probabilities in float32 all stay until backward."
+    ),
+    "torchtune-chunked": (
+        "The torchtune-chunked loss is torchtune 0.7's CEWithChunkedOutputLoss: all logits, an"
+        " eighth of them in float32 at a time, whose log-probabilities all stay until backward."
+    ),
+    "cce": (
+        "The cce loss is cut cross-entropy, by Triton's kernels as axolotl's plugin calls them"
+        " (fork 5f0c7a7): no logits in memory, whatever the device."
+    ),
+    "litgpt": (
+        "The litgpt loss is LitGPT 0.5.13's chunked_cross_entropy: logits in float32, under LoRA"
+        " made 128 tokens of a sequence at a time, beside their log-probabilities until backward."
+    ),
+    "triton": (
+        "The triton loss is a Triton kernel that writes the gradient over the logits, a float32"
+        " copy of them where they are in 16 bit: Liger's cross_entropy under transformers 5."
+    ),
 }
 """What a loss path of a trainer is taken to be, by its name."""
 SMOOTHED = (
@@ -53,8 +77,22 @@ def check_loss(workload: Workload) -> None:
 
     What they do not tell `modeling.losses` sees in the first forward pass.
     """
-    if workload.setup.loss != "plain" and (reason := _reason(workload.model, workload.setup.lora)):
-        raise refused(workload.model.id, workload.setup.loss, reason)
+    setup = workload.setup
+    if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora)):
+        raise refused(workload.model.id, setup.loss, reason)
+    if setup.loss in ("torchtune", "torchtune-chunked") and setup.precision == "amp":
+        raise UsageError(
+            f"the {setup.loss} loss is torchtune's, whose recipes have no autocast; take"
+            " --precision pure, or leave --loss out."
+        )
+    is_wide = setup.dtype == "float32" or (
+        setup.quantization is not None and setup.quantization.recipe == "kbit"
+    )
+    if setup.loss == "cce" and is_wide:
+        raise UsageError(
+            "the backward pass of the cce loss takes a head in 16 bit alone; take --dtype bfloat16"
+            " and, of a 4-bit base, --recipe stock or trl, or leave --loss out."
+        )
 
 
 def refused(model: str, loss: str, reason: str) -> UsageError:
@@ -65,12 +103,73 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
     )
 
 
-def trl_fact(setup: TrainSetup) -> int:
-    """What flips a rule of TRL's head: sequences of a row, whose first token nothing predicts,
-    times two; and one more where there are more labels than fit a tile."""
-    sequences = len(lengths(setup))
-    labels = setup.batch_size * (setup.seq_len - (sequences if runs_triton(setup.device) else 1))
+def loss_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any) -> Any:
+    """What flips a rule of the trainer's own loss that `setup` names, with `batch` sequences of
+    `seq` tokens: whole numbers, or arrays of them."""
+    sequences = -(-seq // setup.packed) if setup.packed else 1
+    return _FACTS[setup.loss](setup, head, batch, seq, sequences)
+
+
+def labelled_tokens(setup: TrainSetup) -> int:
+    """Tokens of a micro-batch that have a label: all but the last of each sequence. Padding, which
+    has none either, is left out of sight."""
+    return setup.batch_size * (setup.seq_len - len(lengths(setup)))
+
+
+def _divides(head: Module) -> bool:
+    """Whether an eighth of any tensor of torchtune's losses is a whole number of bytes for each
+    token: of the logits and of the hidden state, in 16 bit."""
+    assert head.in_features is not None and head.out_features is not None
+    return head.in_features % 4 == 0 and head.out_features % 4 == 0
+
+
+def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """Sequences of a row, whose first token nothing predicts, times two; and one more where there
+    are more labels than fit a tile of TRL's head."""
+    labels = batch * (seq - (sequences if runs_triton(setup.device) else 1))
     return 2 * sequences + (labels > TRL_TILE_ROWS)
+
+
+def _torchtune_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """Sequences of a row times eight, and what is left when the labelled tokens are parted in
+    eight; minus the tokens where no polynomial is a part of them."""
+    tokens = batch * (seq - sequences)
+    if not _divides(head):
+        return -tokens
+    return TORCHTUNE_CHUNKS * sequences + tokens % TORCHTUNE_CHUNKS
+
+
+def _rows_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """The same of the tokens of a row, each of which counts."""
+    return seq % TORCHTUNE_CHUNKS if _divides(head) else -seq
+
+
+def _litgpt_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """Parts of a row that the head takes, times two, and one more where the last one is the row's
+    last token; in full fine-tuning minus the parts of all rows that the loss takes."""
+    if setup.lora is None:
+        return -(batch * (seq - 1)) // LITGPT_ROWS - (seq == 1)
+    return 2 * -(-seq // LITGPT_ROWS) + (seq % LITGPT_ROWS == 1) * (seq > 1)
+
+
+def _sequences(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    return sequences
+
+
+def _nothing(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    return 0 * batch * seq
+
+
+_FACTS: Mapping[str, Callable[[TrainSetup, Module, Any, Any, Any], Any]] = {
+    "trl": _trl_fact,
+    "torchtune": _torchtune_fact,
+    "torchtune-chunked": _rows_fact,
+    "cce": _sequences,
+    "litgpt": _litgpt_fact,
+    "triton": _nothing,
+}
+OWN_LOSSES = frozenset(_FACTS)
+"""Losses of trainers' own, each worked out whole."""
 
 
 def runs_triton(device: str) -> bool:

@@ -141,12 +141,13 @@ def _axolotl(workload: Workload) -> Keys:
         "attn_implementation": _ATTENTION.get(setup.attention),
     }
     liger = setup.kernels == "liger"
-    if liger or setup.loss == "fused":
+    if liger or setup.loss in ("fused", "triton"):
         keys["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
         on = ("liger_rope", "liger_rms_norm", "liger_glu_activation") if liger else ()
         keys |= dict.fromkeys(on, True)
         keys["liger_fused_linear_cross_entropy"] = setup.loss == "fused"
-    if str(setup.loss) == "cce":
+        keys["liger_cross_entropy"] = setup.loss == "triton" or None
+    if setup.loss == "cce":
         keys["plugins"] = [
             *keys.get("plugins", ()),
             "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin",
@@ -314,6 +315,7 @@ def _torchtune(workload: Workload) -> Keys:
 _TORCHTUNE_LOSSES = {
     "plain": "torchtune.modules.loss.CrossEntropyLoss",
     "torchtune": "torchtune.modules.loss.LinearCrossEntropyLoss",
+    "torchtune-chunked": "torchtune.modules.loss.CEWithChunkedOutputLoss",
 }
 WRITERS: Mapping[str, Callable[[Workload], Keys]] = {
     "axolotl": _axolotl,

@@ -99,7 +99,7 @@ def _beside(meaning: Meaning, what: str, direction: Any) -> Meaning:
 def _cut_cross_entropy(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return NOTHING
-    return shared.own_loss("cce", "cut cross entropy", "either way", "fused")
+    return Meaning({"loss": "cce"})
 
 
 def _liger_layer_norm(value: Any, document: Document) -> Meaning:
@@ -274,8 +274,8 @@ AXOLOTL = Framework(
         "liger_fused_linear_cross_entropy": lambda value, document: (
             Meaning({"loss": "fused"}) if is_on(value) else NOTHING
         ),
-        "liger_cross_entropy": missing(
-            "Liger's cross entropy, answered as transformers'", "too high"
+        "liger_cross_entropy": lambda value, document: (
+            Meaning({"loss": "triton"}) if is_on(value) else NOTHING
         ),
         "liger_layer_norm": _liger_layer_norm,
         "liger_rms_norm_gated": missing("Liger's gated RMSNorm", "too high"),

@@ -7,7 +7,6 @@ from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     ONE_ROW,
-    Direction,
     Meaning,
     Reader,
     is_off,
@@ -109,13 +108,6 @@ def eight_bit(adapter: str) -> Reader:
 def evaluation(batch: int) -> Meaning:
     """Evaluation while training, in batches of so many rows."""
     return Meaning({"eval_batch_size": batch})
-
-
-def own_loss(name: str, what: str, direction: Direction, nearest: str) -> Meaning:
-    """A framework's own loss, by its option where there is one."""
-    if name in _CHOICES["loss"]:
-        return Meaning({"loss": name})
-    return not_modelled(f"{what}, answered as --loss {nearest}", direction, loss=nearest)
 
 
 def optimizer(value: Any, document: Document) -> Meaning:

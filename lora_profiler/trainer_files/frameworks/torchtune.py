@@ -77,6 +77,11 @@ _FUSED = {
 }
 """Projections that torchtune has apart and transformers' Phi-3 as one."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
+_LOSSES = {
+    "LinearCrossEntropyLoss": "torchtune",
+    "CEWithChunkedOutputLoss": "torchtune-chunked",
+    "CrossEntropyLoss": "plain",
+}
 _VISION = "images: the vision side and its inputs"
 _BUILDER = r"torchtune\.models\.(?P<family>\w+)\.(?P<kind>qlora_|lora_)?(?P<builder>\w+)"
 
@@ -157,11 +162,8 @@ def _optimizer(value: Any, document: Document) -> Meaning:
 
 def _loss(value: Any, document: Document) -> Meaning:
     name = text(value).rpartition(".")[2]
-    if name in ("LinearCrossEntropyLoss", "CEWithChunkedOutputLoss"):
-        what = f"{name}, which keeps 4 bytes a logit"
-        return shared.own_loss("torchtune", what, "too high", "plain")
-    if name == "CrossEntropyLoss":
-        return Meaning({"loss": "plain"})
+    if name in _LOSSES:
+        return Meaning({"loss": _LOSSES[name]})
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
 
 
