@@ -30,6 +30,7 @@ from lora_profiler.report.charts import (
     FitCell,
     LayerRow,
     Limit,
+    MethodLine,
     ScatterPoint,
     ThroughputBar,
     TimeBar,
@@ -86,6 +87,12 @@ LEVERS = [
     ),
 ]
 VERDICTS = get_args(Verdict)
+CROSSING = [
+    MethodLine(method="full", name="full", peak_bytes={1024: 6 * GIB, 4096: 15 * GIB}),
+    MethodLine(
+        method="lora", name=f"LoRA r16 {HOSTILE}", peak_bytes={1024: 5 * GIB, 4096: 16 * GIB}
+    ),
+]
 CELLS = [
     FitCell(
         batch_size=b,
@@ -189,6 +196,8 @@ def figures() -> dict[str, Figure]:
         "no levers": charts.lever_bars([]),
         "fit": charts.fit_map(CELLS),
         "no fit": charts.fit_map([]),
+        "crossover": charts.crossover_lines(CROSSING, [3219, 4133], LIMIT),
+        "no crossover": charts.crossover_lines([], []),
         **{chart.key: charts.claim_chart(chart) for chart in FINDINGS.charts},
     }
 
@@ -717,6 +726,17 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
     assert (
         figure["layout"]["yaxis"]["range"][0] > figure["layout"]["yaxis"]["range"][1]
     )  # so that the first row is on top
+
+
+def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
+    layout = charts.crossover_lines(CROSSING, [3219], LIMIT)["layout"]
+    upright, across = layout["shapes"]
+    assert (upright["x0"], upright["x1"], across["y0"]) == (3219, 3219, LIMIT.bytes)
+    of_card, of_crossing = layout["annotations"]
+    assert 10 ** of_card["y"] == pytest.approx(LIMIT.bytes)
+    assert 10 ** of_crossing["x"] == pytest.approx(3219) and of_crossing["text"] == "3,219"
+    low, high = layout["yaxis"]["range"]
+    assert 10**low < 5 * GIB and 10**high > LIMIT.bytes
 
 
 def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:

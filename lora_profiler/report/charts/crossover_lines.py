@@ -31,7 +31,7 @@ def crossover_lines(
     """Bytes by tokens on log scales, a line a method, with the lengths of `crossings` marked above,
     and a line across at what a card has."""
     lengths = sorted({tokens for line in methods for tokens in line.peak_bytes})
-    sizes = [size for line in methods for size in line.peak_bytes.values()]
+    sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
     rule = {"type": "line", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dot"}}
     upright = [{**rule, "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1} for at in crossings]
     across, words = limit_line(limit, 1)
