@@ -93,7 +93,7 @@ def run(command: str) -> tuple[str, int]:
             text=True,
             env=env,
             cwd=folder,
-            timeout=120,
+            timeout=600,
         )
     return done.stdout, done.returncode
 
