@@ -52,14 +52,13 @@ def bytes_texts(counts: Sequence[int | None]) -> list[str]:
     return ["not known" if count is None else f"{in_unit(count, size)} {unit}" for count in counts]
 
 
-def short_bytes_text(count: int) -> str:
-    """The same with three digits, for narrow cells: 36.402 GiB -> '36.4 GiB', 341.32 GiB -> '341
-    GiB'."""
-    for name, size in _BYTE_UNITS:
-        value = count / size
-        if abs(value) >= 1:
-            return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f} {name}"
-    return f"{count:,} B"
+def short_in_unit(count: int, size: int) -> str:
+    """`count` bytes in a unit of `size` bytes with three digits, for narrow cells: 36.402 GiB ->
+    '36.4', 341.32 GiB -> '341'."""
+    value = count / size
+    decimals = 0 if size == 1 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    text = f"{value:,.{decimals}f}"
+    return "<0.01" if count > 0 and text == "0.00" else text
 
 
 def byte_unit(largest: int) -> tuple[str, int]:

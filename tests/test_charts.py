@@ -715,12 +715,15 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
     for cell in CELLS:
         row, column = rows.index(str(cell.batch_size)), columns.index(str(cell.seq_len))
         assert cell.verdict is not None
-        assert heat["text"][row][column].startswith(palette.VERDICT_SIGNS[cell.verdict])
+        sign, mib = palette.VERDICT_SIGNS[cell.verdict], cell.batch_size * cell.seq_len
+        assert heat["text"][row][column] == f"{sign}{mib:.{0 if mib >= 100 else 1}f}"
+        assert f"{mib}.00 MiB" in heat["hovertext"][row][column]
         assert labels.VERDICT_LABELS[cell.verdict] in heat["hovertext"][row][column]
         place = (heat["z"][row][column] - heat["zmin"]) / (heat["zmax"] - heat["zmin"])
         steps = zip(heat["colorscale"][::2], heat["colorscale"][1::2], strict=True)
         (painted,) = ({first[1], last[1]} for first, last in steps if first[0] < place < last[0])
         assert painted == {palette.VERDICT_COLOURS[cell.verdict].light}
+    assert figure["layout"]["xaxis"]["title"]["text"].endswith("; peaks in MiB")
     (asked,) = figure["layout"]["shapes"]
     assert (asked["x0"], asked["y0"]) == (columns.index("64") - 0.5, rows.index("2") - 0.5)
     assert (

@@ -18,6 +18,7 @@ import pytest
 import records
 from accessibility import serious
 from browser import NEEDED, PROGRAM, PROGRAMS
+from dashboard_app import VIEWS
 from lora_profiler import Workload, find_model, setup_for
 from lora_profiler.dashboard.link import PAGES
 from lora_profiler.records.lines import read_records
@@ -556,10 +557,22 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
 # --- accessibility --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("query", ["page=evidence", "page=compare"])
+@pytest.mark.parametrize("query", ["page=evidence", "page=compare", "page=crossover&model=gpt2"])
 def test_axe_finds_nothing_serious(window: Any, query: str) -> None:
     w = window().open(query)
     w.page.locator(".js-plotly-plot").first.wait_for()
+    assert serious(w.settle().page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: Any) -> None:
+    w = window()
+    w.page.emulate_media(color_scheme=scheme)
+    w.open("model=gpt2&seq-len=256&gpu=rtx_4090&method=full&method=lora")
+    for tab in VIEWS:
+        w.tab(tab)
+        assert serious(w.page) == [], tab
+    w.settings().button("Take it along").click()
     assert serious(w.settle().page) == []
 
 

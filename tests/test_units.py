@@ -24,17 +24,21 @@ def test_bytes_text(count: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"),
+    ("count", "size", "text"),
     [
-        (0, "0 B"),
-        (1023, "1,023 B"),
-        (-1536, "-1.50 KiB"),
-        (39_082_550_536, "36.4 GiB"),
-        (1020 * 2**30, "1,020 GiB"),
+        (0, units.GIB, "0.00"),
+        (1, units.GIB, "<0.01"),
+        (1023, 1, "1,023"),
+        (1536, 1024, "1.50"),
+        (39_082_550_536, units.GIB, "36.4"),
+        (10_732_000_000, units.GIB, "9.99"),
+        (10_736_000_000, units.GIB, "10.0"),
+        (107_370_000_000, units.GIB, "100"),
+        (1_095_216_660_480, units.GIB, "1,020"),
     ],
 )
-def test_short_bytes_text_has_three_digits(count: int, text: str) -> None:
-    assert units.short_bytes_text(count) == text
+def test_short_in_unit_has_three_digits(count: int, size: int, text: str) -> None:
+    assert units.short_in_unit(count, size) == text
 
 
 @pytest.mark.parametrize(

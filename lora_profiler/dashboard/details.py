@@ -98,11 +98,13 @@ def _limits(answer: Answer) -> None:
     fit = answer.fit
     if fit is None or fit.largest_batch_size is None or fit.longest_seq_len is None:
         return
-    rank = "" if fit.highest_rank is None else f", or rank {count_text(fit.highest_rank)}"
-    widgets.small(
-        f"With all else as asked, batch {count_text(fit.largest_batch_size)} fits at most, or"
-        f" {count_text(fit.longest_seq_len)} tokens{rank}; 0 where not even 1 does."
+    sizes = {"batch": fit.largest_batch_size, "length": fit.longest_seq_len}
+    if fit.highest_rank is not None:
+        sizes["rank"] = fit.highest_rank
+    words = (
+        f"{name} up to {count_text(most)}" if most else f"no {name}" for name, most in sizes.items()
     )
+    widgets.small(f"What fits with all else as asked: {', '.join(words)}.")
 
 
 def _why(result: Answered, answer: Answer) -> None:

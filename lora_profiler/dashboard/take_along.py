@@ -56,7 +56,10 @@ def _command(result: Answered, answer: Answer, *, is_file: bool) -> str:
 def _trainer_file(answer: Answer) -> None:
     """A file that trains the same, or why there is none."""
     name = st.selectbox(
-        "A trainer's file", list(WRITERS), key="trainer_file", format_func=_TITLES.__getitem__
+        "A trainer's file",
+        list(WRITERS),
+        key="trainer_file",
+        format_func=lambda key: _TITLES.get(key, key),
     )
     workload = answer.prediction.workload
     file_name = f"{downloads.plain_name(workload.model.id)}-{name}.yaml"

@@ -13,7 +13,7 @@ BATCHES = tuple(2**n for n in range(7))
 LONGEST_COLUMNS = 9
 """Lengths on a map; the longest ones that the model was made for."""
 LENGTHS = tuple(2**n for n in range(7, 18))
-BEYOND = 2
+BEYOND = 1
 UNKNOWN_LENGTH = 8192
 """Up to here where a config does not say for what length its model was made."""
 

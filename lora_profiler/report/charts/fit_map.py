@@ -11,7 +11,7 @@ from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.charts.marks import key
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import CELL_PX, INK, VERDICT_COLOURS, VERDICT_SIGNS
-from lora_profiler.units import bytes_text, count_text, short_bytes_text
+from lora_profiler.units import byte_unit, bytes_text, count_text, short_in_unit
 
 _ROW_PX, _AROUND_PX = 34, 110
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -31,7 +31,10 @@ class FitCell:
 
 def fit_map(cells: Sequence[FitCell]) -> Figure:
     """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak
-    and a sign of its verdict."""
+    and a sign of its verdict. All peaks are in one unit, that of the largest that fits."""
+    known = [cell for cell in cells if cell.peak_bytes is not None]
+    fitting = [cell.peak_bytes or 0 for cell in known if cell.verdict == "fits"]
+    unit, size = byte_unit(max(fitting or [cell.peak_bytes or 0 for cell in known], default=0))
     lengths = sorted({cell.seq_len for cell in cells})
     batches = sorted({cell.batch_size for cell in cells}, reverse=True)
     by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
@@ -49,10 +52,10 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
         if v in verdicts
     ]
     return figure(
-        [_heat(grid, lengths), *keys],
+        [_heat(grid, lengths, size), *keys],
         height=_AROUND_PX + _ROW_PX * len(batches),
         x={
-            "title": title("sequence length, tokens"),
+            "title": title(f"sequence length, tokens; peaks in {unit}"),
             "tickmode": "array",
             "tickvals": list(range(len(lengths))),
             "ticktext": [count_text(length) for length in lengths],
@@ -68,7 +71,9 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
     )
 
 
-def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> dict[str, Any]:
+def _heat(
+    grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int], size: int
+) -> dict[str, Any]:
     steps = len(_VERDICTS)
     scale = [
         [(i + side) / steps, VERDICT_COLOURS[v].light]
@@ -89,7 +94,7 @@ def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> d
         "showscale": False,
         "xgap": 2,
         "ygap": 2,
-        "text": [[_text(cell) for cell in row] for row in grid],
+        "text": [[_text(cell, size) for cell in row] for row in grid],
         "texttemplate": "%{text}",
         "textfont": {"color": INK.light, "size": CELL_PX},
         "hovertext": [[_hover(cell) for cell in row] for row in grid],
@@ -98,10 +103,10 @@ def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> d
     }
 
 
-def _text(cell: FitCell | None) -> str:
+def _text(cell: FitCell | None, size: int) -> str:
     if cell is None or cell.peak_bytes is None or cell.verdict is None:
         return ""
-    return f"{VERDICT_SIGNS[cell.verdict]} {short_bytes_text(cell.peak_bytes)}"
+    return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
 
 
 def _hover(cell: FitCell | None) -> str:
