@@ -1,14 +1,16 @@
 """Every estimator of fine-tuning memory on the same public rows, ourselves among them.
 
-    python -m benchmarks.league [--write | --render] [--only TEXT] [--work FOLDER]
+    python -m benchmarks.league [--write | --own | --render] [--only TEXT] [--work FOLDER]
 
 Each estimator of `rivals.py` is installed with pip into an environment of its own, and asked by its
 own code (`ask/`) about every peak of `questions.py`; our command as a user types it, and the replay
 of the libraries that ran, are columns beside them. Prints the report; `--write` writes it to
 `results/league.md`, everything to `results/league.json`, and the page to `docs/league.md`.
-`--render` asks nobody, and writes the texts anew. `--only` asks estimators whose names contain it,
-and writes nothing. Minutes; to install the thirteen environments, five of them with torch, takes
-pip a quarter of an hour or more, once. Needs the test extra and, to install, a network.
+`--own` asks our columns alone, without a network, and writes
+all with the others' answers as they were; `--render` asks nobody, and writes the texts anew.
+`--only` asks estimators whose names contain it, and writes nothing. Minutes; to install the
+thirteen environments, five of them with torch, takes pip a quarter of an hour or more, once. Needs
+the test extra and, to install, a network.
 """
 
 import argparse
@@ -59,7 +61,7 @@ def outcome(only: str, work: Path) -> dict[str, Any]:
             }
         )
     start = time.monotonic()
-    columns |= {COMMAND: command_answers(asked), REPLAY: replay_answers(asked)}
+    columns |= own_columns(asked)
     seconds += time.monotonic() - start
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in never_asked():
@@ -81,6 +83,21 @@ def outcome(only: str, work: Path) -> dict[str, Any]:
         ],
         "looked_at": LOOKED_AT,
     }
+
+
+def own_columns(asked: list[Question]) -> dict[str, list[dict[str, Any]]]:
+    return {COMMAND: command_answers(asked), REPLAY: replay_answers(asked)}
+
+
+def with_own(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with our columns asked anew. Its rows are the questions of today."""
+    asked = questions()
+    own = own_columns(asked)
+    rows = [
+        row_of(question, row["answers"] | {name: found[number] for name, found in own.items()})
+        for number, (question, row) in enumerate(zip(asked, document["rows"], strict=True))
+    ]
+    return {**document, "rows": rows}
 
 
 def row_of(question: Question, found: dict[str, Any]) -> dict[str, Any]:
@@ -110,23 +127,25 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="write results and page")
+    parser.add_argument("--own", action="store_true", help="ask our columns alone; write all anew")
     parser.add_argument(
         "--render", action="store_true", help="ask nobody; write the texts of what is there"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="estimators named so")
     parser.add_argument("--work", type=Path, default=WORK, help="where environments are kept")
     options = parser.parse_args()
-    if options.only and (options.write or options.render):
+    if options.only and (options.write or options.own or options.render):
         parser.error("--only writes nothing")
-    if options.render:
+    if options.own or options.render:
         document = json.loads(FILE.read_text("utf-8"))
+        document = with_own(document) if options.own else document
     else:
         document = outcome(options.only, options.work)
     text = report(document)
     print(text)
-    if options.write:
+    if options.write or options.own:
         FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if options.write or options.render:
+    if options.write or options.own or options.render:
         FILE.with_suffix(".md").write_text(text, encoding="utf-8")
         PAGE.write_text(page(document), encoding="utf-8")
     return 0

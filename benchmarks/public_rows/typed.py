@@ -117,6 +117,7 @@ def _torchtune(row: Row) -> Parts:
     unsaid = ["compiled layers and loss"] * (flag >= 2) + ["the update in backward"] * (flag >= 5)
     unsaid += ["checkpoints in host memory"] * (flag >= 6)
     words += ["--optimizer", "adamw_8bit"] * (flag == 7)
+    words += ["--loss", "plain"] * (flag < 3)  # the table's third row is the first of chunks
     return words, ["torchtune's own model: norms and rotation in float32"], unsaid
 
 
