@@ -34,9 +34,7 @@ def given(setup: TrainSetup, dtype: torch.dtype) -> Given:
     weight = torch.randn(WORDS, WIDTH, generator=generator).to(dtype)
     ids = torch.randint(0, WORDS, (ROWS, TOKENS), generator=generator)
     shifted = torch.cat([ids[:, 1:], torch.full((ROWS, 1), -100)], 1)
-    return Given(
-        hidden.requires_grad_(), weight.requires_grad_(setup.lora is None), ids, shifted
-    )
+    return Given(hidden.requires_grad_(), weight.requires_grad_(setup.lora is None), ids, shifted)
 
 
 Made = tuple[Tensor, Tensor | None, Tensor | None]
