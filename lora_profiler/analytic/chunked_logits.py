@@ -41,8 +41,8 @@ class _Parts(NamedTuple):
 def _labelled(fact: int) -> _Parts:
     """The tokens that have a label. `fact`: `support.losses.loss_fact`."""
     if fact < 0:
-        whole, rest = divmod(-fact, TORCHTUNE_CHUNKS)
-        return _Parts(constant(-fact), rest, whole, constant(1))
+        whole, rest = divmod(-fact - 1, TORCHTUNE_CHUNKS)
+        return _Parts(constant(-fact - 1), rest, whole, constant(1))
     sequences, rest = divmod(fact, TORCHTUNE_CHUNKS)
     return _Parts(TOKENS - B * sequences, rest, None, constant(1))
 
@@ -50,9 +50,9 @@ def _labelled(fact: int) -> _Parts:
 def _rows(fact: int) -> _Parts:
     """The tokens of all rows, parted as one row is."""
     if fact < 0:
-        whole, rest = divmod(-fact, TORCHTUNE_CHUNKS)
+        whole, rest = divmod(-fact - 1, TORCHTUNE_CHUNKS)
         return _Parts(TOKENS, rest, whole, B)
-    return _Parts(TOKENS, fact, None, B)
+    return _Parts(TOKENS, fact - TORCHTUNE_CHUNKS, None, B)
 
 
 def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
@@ -292,10 +292,11 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
     beside = copies + inputs + scalars
     of_read, of_own = product.read * asks, product.own * asks
     made = product.made
+    # and, while any waits, the number that is the gradient of each loss
     a_part = full * (_INDEX * several) + _SCALAR
     waiting = a_part * (count - 1)  # what the losses of the other parts keep beside
     back = [
-        beside + waiting + tokens * wide + of_last * (2 * wide) + _SCALAR * (parts > 1),
+        beside + waiting + tokens * wide + of_last * (2 * wide) + _SCALAR * (count > 1),
         beside + tokens * wide + last * wide,
         beside + turned * wide + last * narrow,
         beside + turned * logit + last * of_read + made,
@@ -303,7 +304,7 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
     if count > 1:
         both, ahead = last + full, last * of_own + full * of_read
         back += [
-            beside + waiting - a_part + tokens * wide + full * (2 * wide) + _SCALAR,
+            beside + waiting - a_part + tokens * wide + full * (2 * wide) + _SCALAR * (count > 2),
             beside + (turned - last) * wide + both * narrow,
             beside + (turned - last) * logit + ahead + made * 2,
             beside + (turned - both) * logit + ahead + made * 3,

@@ -132,16 +132,16 @@ def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: 
 
 def _torchtune_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
     """Sequences of a row times eight, and what is left when the labelled tokens are parted in
-    eight; minus the tokens where no polynomial is a part of them."""
+    eight; minus the tokens, and one, where no polynomial is a part of them."""
     tokens = batch * (seq - sequences)
     if not _divides(head):
-        return -tokens
+        return -tokens - 1
     return TORCHTUNE_CHUNKS * sequences + tokens % TORCHTUNE_CHUNKS
 
 
 def _rows_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
     """The same of the tokens of a row, each of which counts."""
-    return seq % TORCHTUNE_CHUNKS if _divides(head) else -seq
+    return TORCHTUNE_CHUNKS + seq % TORCHTUNE_CHUNKS if _divides(head) else -seq - 1
 
 
 def _litgpt_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
