@@ -117,6 +117,7 @@ def test_every_option_reaches_the_setup() -> None:
     options = (
         "--method qlora -r 4 --alpha 9 --dropout 0.1 --targets c_attn,mlp.c_fc -b 3 -s 96"
         " --layers-to-transform 0,2-4 --modules-to-save ln_f --use-rslora --adapter-dtype bfloat16"
+        " --use-dora --quant-type int8"
         " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
         " --loss plain --world-size 4 --sharding ddp --kernels transformers --padding 0.25"
@@ -155,6 +156,8 @@ def test_every_option_reaches_the_setup() -> None:
         "label_smoothing_factor": 0.1,
         "padding": 0.25,
         "eval_batch_size": 8,
+        "use_dora": True,
+        "quant_type": "int8",
     }
 
 

@@ -160,6 +160,8 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
     ("text_input", "modules_to_save", "lm_head", "modules-to-save", "lm_head"),
     ("toggle", "double_quant", False, "double-quant", "no"),
     ("selectbox", "recipe", "kbit", "recipe", "kbit"),
+    ("selectbox", "quant_type", "int8", "quant-type", "int8"),
+    ("toggle", "use_dora", True, "use-dora", "yes"),
     ("selectbox", "dtype", "float32", "dtype", "float32"),
     ("selectbox", "precision", "amp", "precision", "amp"),
     ("selectbox", "optimizer", "sgd", "optimizer", "sgd"),
