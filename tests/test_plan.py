@@ -38,6 +38,7 @@ from lora_profiler.planning.network import find_network
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_nearest import nearest_fit
 from lora_profiler.planning.plan_space import MOST_SAVED_EACH
+from lora_profiler.planning.planned import concessions_of
 from lora_profiler.report.plan import plan_blocks
 from lora_profiler.report.render import plain
 from lora_profiler.workload import Method
@@ -385,3 +386,12 @@ def test_where_no_time_is_known_it_says_so() -> None:
     assert plan.recommended.hours is None
     text = " ".join(plain(plan_blocks(plan)).split())
     assert "time not known" in text and "no source here gives its bandwidth" in text
+
+
+def test_a_base_or_states_in_few_bits_are_concessions() -> None:
+    lora = TrainSetup(lora=LoraConfig())
+    eight = [replace(lora, optimizer=name) for name in ("adamw_8bit", "adamw_torch_4bit")]
+    whole = [replace(lora, optimizer=name) for name in ("adamw", "sgd", "paged_adamw_32bit")]
+    assert {concessions_of(setup) for setup in eight} == {1}
+    assert {concessions_of(setup) for setup in whole} == {0}
+    assert concessions_of(replace(eight[0], quantization=Quantization())) == 2

@@ -19,8 +19,8 @@ class Objectives:
     of `cards`. cost: its price, None without one:
     plans on the same `card` are then compared by `card_seconds`, seconds times cards, and plans on
     different ones are not. headroom_share: of a card's usable bytes, what peak and reserve leave
-    free; counted up to `ENOUGH_HEADROOM`. trained: parameters. concessions: what is done in fewer
-    bits than asked for, a 4-bit base or 8-bit optimizer states: such a plan never pushes out one
+    free; counted up to `ENOUGH_HEADROOM`. trained: parameters. concessions: what is kept in fewer
+    than 16 bits, of the base and the optimizer's states: such a plan never pushes out one
     that is without.
     """
 

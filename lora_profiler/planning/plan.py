@@ -1,14 +1,14 @@
 """The plan: of every way to train a model on the cards that could be had, those that no other one
 beats, and the one to take."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
+from lora_profiler.planning.plan_choice import SAME, Goal, hours_of, recommended
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.plan_space import (
     Limits,
@@ -33,7 +33,6 @@ from lora_profiler.planning.planned import (
 )
 from lora_profiler.workload import TrainSetup, Workload
 
-Goal = Literal["cheapest", "quickest", "roomiest"]
 Bound = Literal["memory", "compute", "launch", "network"]
 
 MOST_OF_HOST = 0.5
@@ -41,9 +40,6 @@ MOST_OF_HOST = 0.5
 little (`steptime.StepTime`)."""
 MOST_IN_A_MACHINE = 8
 """Cards of the usual board."""
-SAME = 0.05
-"""Costs or times nearer than this share count as the same: no interval of a predicted time is as
-narrow (`steptime.families`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,56 +163,6 @@ def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
             "no price is known of any of these cards; add one, as in --price"
             f" {offers[0].gpu.key}=2.49/h, or leave --max-cost out."
         )
-
-
-def recommended(runs: Sequence[PlannedRun], budget: Budget) -> tuple[PlannedRun | None, Goal]:
-    """The run to take, and what for; None where none is within the budget."""
-    within = [run for run in runs if is_within(run, budget)]
-    timed = [run for run in within if run.hours]
-    priced = [run for run in timed if run.cost]
-    if priced and (budget.max_cost is None or budget.max_hours is not None):
-        return _best(priced, cost_of, hours_of), "cheapest"
-    if timed:
-        return _best(timed, hours_of, cost_of), "quickest"
-    if within:
-        return max(within, key=lambda run: run.headroom_share), "roomiest"
-    return None, "cheapest" if any(run.cost for run in runs) else "quickest"
-
-
-def hours_of(run: PlannedRun) -> float:
-    """The estimate; infinite where it is not known."""
-    return run.hours.middle if run.hours else math.inf
-
-
-def cost_of(run: PlannedRun) -> float:
-    """The estimate; infinite where it is not known."""
-    return run.cost.middle if run.cost else math.inf
-
-
-def _best(
-    runs: Sequence[PlannedRun],
-    goal: Callable[[PlannedRun], float],
-    other: Callable[[PlannedRun], float],
-) -> PlannedRun:
-    least = min(map(goal, runs))
-    return min(
-        (run for run in runs if goal(run) <= (1 + SAME) * least),
-        key=lambda run: (
-            run.concessions,
-            -run.trained,
-            other(run),
-            -run.objectives.counted_headroom,
-            goal(run),
-        ),
-    )
-
-
-def is_within(run: PlannedRun, budget: Budget) -> bool:
-    """By the estimates; a run of which they are not known is within no limit."""
-    limits = ((run.hours, budget.max_hours), (run.cost, budget.max_cost))
-    return all(
-        limit is None or (found is not None and found.middle <= limit) for found, limit in limits
-    )
 
 
 class _Search:

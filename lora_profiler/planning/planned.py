@@ -17,6 +17,7 @@ from lora_profiler.planning.placement import Cluster, find_cluster
 from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import Basis
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.units import is_finite, shown
 from lora_profiler.workload import Loss, Method, Optimizer, Sharding, TrainSetup, Workload
 
@@ -271,7 +272,9 @@ class PlannedRun:
 
 
 def concessions_of(setup: TrainSetup) -> int:
-    return (setup.quantization is not None) + (setup.optimizer == "adamw_8bit")
+    """How many of base and optimizer states are in fewer than 16 bits."""
+    states = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    return (setup.quantization is not None) + (states is not None and states.bits < 16)
 
 
 def sized(setup: TrainSetup, rank: int | None) -> TrainSetup:

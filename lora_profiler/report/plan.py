@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from lora_profiler.catalog import find_model
-from lora_profiler.planning.plan import SAME, Goal, TrainingPlan, cost_of, hours_of
+from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.planning.plan_choice import SAME, Goal, cost_of, hours_of
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
 from lora_profiler.planning.planned import Interval, PlannedRun
 from lora_profiler.report import labels
