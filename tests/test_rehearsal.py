@@ -1092,6 +1092,11 @@ def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
         ({"optimizer_options": {"fused": True}}, "optimizer_impl", "fused"),
         ({"optimizer_options": {"foreach": False}}, "optimizer_impl", "forloop"),
         ({"optimizers": ["bitsandbytes.optim.adamw.AdamW8bit"]}, "optimizer", "adamw_8bit"),
+        (
+            {"optimizers": ["bitsandbytes.optim.adamw.PagedAdamW8bit"]},
+            "optimizer",
+            "paged_adamw_8bit",
+        ),
         ({"attention_implementation": "eager"}, "attention", "eager"),
         (
             {"quantisation": {"type": "nf4", "double": False, "dtype": "bfloat16"}},
@@ -1123,7 +1128,7 @@ def test_each_fact_of_the_script_is_a_field_of_the_question(
         ({"config": None}, 1, "no transformers config"),
         ({"trainer": "DPOTrainer"}, 1, "what DPOTrainer computes in a step"),
         ({"inputs": {"pixel_values": [1, 3, 224, 224]}}, 1, "input_ids"),
-        ({"optimizers": ["my.Muon"]}, 1, "Muon"),
+        ({"optimizers": ["my.Adagrad"]}, 1, "Adagrad"),
         ({"lora": {**FACTS["lora"], "type": "IA3Config"}}, 1, "IA3Config"),
         ({"quantisation": {"type": "fp4", "double": False, "dtype": "bfloat16"}}, 1, "fp4"),
     ],
