@@ -3,7 +3,7 @@ it makes no sense."""
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
@@ -349,7 +349,16 @@ class TrainSetup:
     )
     quantization: Quantization | None = None
     optimizer: Optimizer = field(
-        default="adamw", metadata=option(common=True, group="optimizer", column="left", words="{}")
+        default="adamw",
+        metadata=option(
+            f"{', '.join(get_args(Optimizer))}.",
+            common=True,
+            metavar="NAME",
+            group="optimizer",
+            column="left",
+            tip="",
+            words="{}",
+        ),
     )
     optimizer_impl: OptimizerImpl = field(
         default="foreach",
@@ -390,6 +399,7 @@ class TrainSetup:
             " cut cross-entropy, as axolotl's plugin; triton: gradients written over the logits, as"
             " Liger's cross_entropy.",
             added=1,
+            metavar="NAME",
             group="optimizer",
             tip="plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's"
             " kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce: cut"

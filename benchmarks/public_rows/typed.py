@@ -2,7 +2,8 @@
 
 Nothing is replayed here. What is not said was written down by what ran, before any error was seen:
 another version of a library makes a description near, kernels and model code that no option names
-make it none.
+make it none. One word came later, in sight of its rows: `--loss plain` of torchtune's runs without
+chunks, when `--trainer torchtune` began to bring chunks.
 """
 
 from dataclasses import dataclass
