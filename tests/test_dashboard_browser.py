@@ -429,10 +429,11 @@ def test_the_first_field_is_three_tabs_away(window: Any) -> None:
     """Tab and Enter skip to the page; another Tab is at the choice of pages, the third at the
     question's first field. Before there were 35."""
     w = window().open("model=gpt2&seq-len=256")
+    w.page.get_by_role("combobox", name=re.compile("Model's name$")).wait_for()
     for key in ("Tab", "Enter", "Tab", "Tab"):
         w.page.keyboard.press(key)
     named = "() => document.activeElement.getAttribute('aria-label')"
-    assert "Model's name" in w.page.evaluate(named)
+    assert "Model's name" in str(w.page.evaluate(named))
 
 
 def test_a_trainer_s_file_is_what_the_command_line_writes(window: Any, tmp_path: Path) -> None:
