@@ -147,7 +147,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "--optimizer": ("adamw", "adamw_8bit", "sgd", "adafactor"),
     "--optimizer-impl": ("foreach", "fused", "forloop"),
     "--attention": ("auto", "flash", "efficient", "cudnn", "math", "eager"),
-    "--loss": ("plain", "chunked", "fused", "trl"),
+    "--loss": (
+        *("plain", "chunked", "fused", "trl"),
+        *("torchtune", "torchtune-chunked", "cce", "litgpt", "triton"),
+    ),
     "--kernels": ("transformers", "liger"),
     "--device": ("cuda", "cpu", "mps", "xpu"),
     "--engine": ("auto", "analytic", "compiled"),

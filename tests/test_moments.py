@@ -14,6 +14,7 @@ import pytest
 
 import cases
 import reference
+import tracing
 import truth
 from benchmarks import peaks
 from lora_profiler.analytic import peak_bytes, predict
@@ -21,6 +22,7 @@ from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.prediction import Prediction
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from oracle import PHASES
 
@@ -270,6 +272,23 @@ def test_step_1_has_no_states_yet(optimizer, lora):
     assert by_phase(found)[0] - by_phase(found, 1)[0] == states
     assert (states == 0) == (optimizer == "sgd")
     assert by_phase(found, 1)[2] == by_phase(found)[2] == real[2, "optimizer"]
+
+
+@pytest.mark.parametrize("precision", ["pure", "amp"])
+@pytest.mark.parametrize(
+    ("name", "tied"), [("llama", False), ("llama", True), ("gpt2", True), ("opt", False)]
+)
+def test_the_embedding_s_fresh_gradient_is_made_beside_the_accumulated(name, tied, precision):
+    """Against a trace: rows so short that the gradients are more than all activations."""
+    config = tracing.config_of(name, vocab_size=4000) | {"tie_word_embeddings": tied}
+    model = model_from_config(config, id=name, source="test")
+    for accumulation in (1, 2):
+        setup = TrainSetup(
+            seq_len=8, dtype="float32", precision=precision, accumulation=accumulation
+        )
+        asked = Workload(model=model, setup=setup)
+        moment = "first_layer_backward"
+        assert totals(predict(asked))[moment] == totals(predict_once(asked))[moment]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])

@@ -138,7 +138,8 @@ def _embedding_backward(
 
     A tied head's gradient, the embedding's and their sum coexist afterwards; where autocast
     converted the head's gradient or chunks made it, it belongs to nobody else and takes the
-    embedding's in.
+    embedding's in. With accumulation all gradients are there from before, and the embedding's fresh
+    one is made beside them.
     """
     head = next(
         (
@@ -155,11 +156,17 @@ def _embedding_backward(
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
+    if workload.setup.accumulation > 1:
+        gradients = ZERO
+        if not shards.is_sharded:  # else it is among the unreduced
+            unreduced = constant(
+                max(node.gradients.evaluate(1, 1, 1) for node in forward.embed.nodes)
+            )
     hidden, tied_sum = forward.embed.output.bytes + size, constant(0 if owned else 2 * size)
     return [
         candidate(
             beside(running, shards.in_embedding),
-            gradients=ZERO if workload.setup.accumulation > 1 else gradients,
+            gradients=gradients,
             logits_and_loss=constant(2 * SCALAR),
             temporaries=unreduced + temporary,
         )
