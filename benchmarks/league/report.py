@@ -226,7 +226,8 @@ def _mappings(document: Document) -> Iterator[str]:
             yield f"  Calibration: {rival['calibrated']}."
     yield (
         f"- **{COMMAND}**: the words of `benchmarks/public_rows/typed.py`, written down before any"
-        " error was seen, but for `--loss plain` of torchtune's runs without chunks. Read: the steady peak that it prints; reserved: that and the card's"
+        " error was seen, but for `--loss plain` of torchtune's runs without chunks. Read: the"
+        " steady peak that it prints; reserved: that and the card's"
         " reserve without the context."
     )
     yield (
