@@ -83,6 +83,37 @@ def test_an_answer_says_where_paged_states_lie_and_a_cpu_pages_nothing():
     ] + paged_bytes(paged.workload)
 
 
+@pytest.mark.parametrize("numel", [4095, 4096, 99_999, 100_000])
+@pytest.mark.parametrize("optimizer", ["paged_adamw_8bit", "paged_lion_32bit"])
+def test_bitsandbytes_pages_and_quantises_the_same_tensors(optimizer, numel, monkeypatch):
+    """Its own code, which takes a tensor without data for one on a card."""
+    from bitsandbytes import functional
+    from bitsandbytes.optim import AdamW, Lion
+
+    made = PACKAGE_OPTIMIZERS[optimizer]
+    paged = []
+
+    def get_paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        paged.append(torch.empty(shape, dtype=dtype, device=device))
+        return paged[-1]
+
+    monkeypatch.setattr(functional, "get_paged", get_paged)
+    monkeypatch.setattr(functional, "fill", lambda *args: None)
+    parameter = torch.nn.Parameter(torch.zeros(numel, device="meta"))
+    kind = {"AdamW": AdamW, "Lion": Lion}[made.kind]
+    real = kind([parameter], optim_bits=made.bits, is_paged=True)
+    real.name2qmap = {name: book.to("meta") for name, book in real.name2qmap.items()}
+    real.init_state(real.param_groups[0], parameter, 0, 0)
+    state = real.state[parameter]
+    held = [t for t in state.values() if isinstance(t, torch.Tensor)]
+    books = {id(book) for book in real.name2qmap.values()}
+    own = sum(t.nbytes for t in held if id(t) not in books and all(t is not p for p in paged))
+    one = tensor((numel,), "float32")
+    assert state_bytes(one, TrainSetup(optimizer=optimizer)).evaluate(1, 1, 1) == own
+    assert made.pages(numel, "cuda") == bool(paged)
+    assert made.quantises(numel) == (state["state1"].dtype == torch.uint8)
+
+
 @pytest.mark.parametrize("rank", [4, 40])
 def test_muons_step_to_the_byte(rank):
     """Of tensors alone: a 16-bit product has scratch of oneDNN's on a CPU."""

@@ -12,6 +12,7 @@ from lora_profiler.analytic import knows
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UncountedError, UsageError
+from lora_profiler.prediction import PHASE_OF
 from lora_profiler.steptime.step import step_of
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.traced.single_size import predict_once
@@ -45,7 +46,12 @@ def test_a_trace_is_the_real_step(case):
     name, options = CASES[case]
     asked = workload(name, **options)
     real = truth.tensor_peaks(cases.CONFIGS[name], asked.setup)
-    assert predict_once(asked).peak.total_bytes == real[2, "step"]
+    traced: dict[str, int] = {}
+    for moment in predict_once(asked).moments:
+        if moment.step == "steady" and moment.moment != "setup":
+            phase = {"loss": "forward"}.get(PHASE_OF[moment.moment], PHASE_OF[moment.moment])
+            traced[phase] = max(traced.get(phase, 0), moment.total_bytes)
+    assert traced == {phase: real[2, phase] for phase in ("forward", "backward", "optimizer")}
 
 
 @pytest.mark.parametrize("case", CHECKPOINTED)
