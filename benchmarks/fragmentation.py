@@ -56,9 +56,7 @@ def row(model: str, setup: TrainSetup, card: str) -> dict[str, Any]:
     question = {"model": model, "setup": setup_dict(setup), "card": card}
     platform = Platform(capability=find_gpu(card).capability)
     try:
-        workload = Workload(
-            model=find_model(model, offline=True), setup=setup, platform=platform
-        )
+        workload = Workload(model=find_model(model, offline=True), setup=setup, platform=platform)
         answer = predict(workload, may_trace=False)
     except LoraProfilerError as error:
         return question | {"refused": str(error)[:200]}
@@ -137,9 +135,15 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _size(row: Mapping[str, Any]) -> str:
     gib = row["peak_bytes"] / 1024 / MIB
-    return "1, below 2 GiB" if gib < 2 else "2, below 8 GiB" if gib < 8 else "3, below 24 GiB" if (
-        gib < 24
-    ) else "4, from 24 GiB on"
+    return (
+        "1, below 2 GiB"
+        if gib < 2
+        else "2, below 8 GiB"
+        if gib < 8
+        else "3, below 24 GiB"
+        if (gib < 24)
+        else "4, from 24 GiB on"
+    )
 
 
 def _summary(name: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ next one's blocks lie, so that a third is asked for as the second was.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lora_profiler.compiled.evaluation import Evaluation
+from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.support.library_memory import code_book_bytes, workspace_bytes
 from lora_profiler.workload import DTYPE_BYTES, Workload
@@ -30,8 +30,14 @@ _FLOAT32 = 4
 class Requests(NamedTuple):
     """`events`: n asks for `sizes[n]` bytes, ~n gives them back."""
 
-    sizes: list[int]
-    events: list[int]
+    sizes: Sequence[int]
+    events: Sequence[int]
+
+
+def requests_for(workload: Workload) -> Requests | None:
+    """`requests_of` by the tape at hand; None where there is none."""
+    evaluation = tape_of(workload)
+    return None if evaluation is None else requests_of(evaluation, workload)
 
 
 def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
@@ -44,7 +50,9 @@ class _Asking:
         self._workload = workload
         at = evaluation.values(workload.setup)
         self._values = [size.evaluate(*at) for size in evaluation.profile.sizes]
-        self.requests = Requests([], [])
+        self._sizes: list[int] = []
+        self._events: list[int] = []
+        self.requests = Requests(self._sizes, self._events)
         self._numbers: list[int] = []  # of the tape's births among all requests
         self._unmade = {"forward", "backward"}
         self._phase = ""
@@ -57,13 +65,12 @@ class _Asking:
         self._once_more(tape, begins)
 
     def _take(self, size: int) -> int:
-        sizes, events = self.requests
-        events.append(len(sizes))
-        sizes.append(size)
-        return len(sizes) - 1
+        self._events.append(len(self._sizes))
+        self._sizes.append(size)
+        return len(self._sizes) - 1
 
     def _give(self, number: int) -> None:
-        self.requests.events.append(~number)
+        self._events.append(~number)
 
     def _before(self, tape: Sequence[FlatEvent]) -> None:
         """The model, and then the adapters that are put into it. A tape has them module by

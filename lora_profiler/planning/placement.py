@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import on_card, predict
-from lora_profiler.planning.fit import Verdict, judge
 from lora_profiler.planning.network import Communication, Network, communication
+from lora_profiler.planning.reserve import Verdict, judge
 from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Sharding, TrainSetup, Workload

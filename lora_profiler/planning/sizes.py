@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
-from lora_profiler.planning.fit import Card, Verdict, judge
+from lora_profiler.planning.reserve import Card, Verdict
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
 BATCHES = tuple(2**n for n in range(7))
@@ -44,7 +45,8 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
         for length in lengths(workload.setup.seq_len, workload.model.trained_length):
             try:
                 setup = replace(workload.setup, batch_size=batch, seq_len=length)
-                peak = peak_bytes_checked(resized(workload, setup, answerer), answerer)
+                other = resized(workload, setup, answerer)
+                peak = peak_bytes_checked(other, answerer)
             except (
                 LoraProfilerError
             ):  # a size at which other rules hold, for which there is no profile
@@ -52,7 +54,7 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
                     SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
                 )
                 continue
-            verdict = judge(peak, usable, gpu)
+            verdict = Judged(other, peak, usable, gpu, answerer).verdict
             rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
     return tuple(rows)
 

@@ -3,7 +3,7 @@
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes_checked
-from lora_profiler.planning.fit import judge
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
 NEAR = 0.9
@@ -48,7 +48,7 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
             except LoraProfilerError:  # nobody knows the step with its kernels
                 peaks[card.capability] = None
         peak = peaks[card.capability]
-        if peak is not None and judge(peak, usable, card) == "fits":
+        if peak is not None and Judged(own, peak, usable, card, answerer).verdict == "fits":
             smallest.append(card)
     return tuple(smallest)
 
