@@ -1,15 +1,15 @@
 """Verdicts at the boundary against rehearsals: whether torch runs out of memory where they say.
 
-    python -m benchmarks.boundary_verdicts --python PYTHON [--seconds N] [--again]
+    python -m benchmarks.boundary_verdicts --python PYTHON [--seconds N] [--kind KIND] [--again]
 
-PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes. For each
-seeded question the largest micro-batch that `fits` a pretended card and the first that does not are
-trained for STEPS steps of the harness over that build: torch runs out of memory, or does not. For
-each question of a second part the smallest of the catalogue's memory sizes that fits, and the next
-smaller one. The pretended card gives the allocator what the verdict reckons with: the card's usable
-bytes less the driver's context, which no rehearsal has. Appends to `results/boundary.jsonl` and
-writes `results/boundary.md`; what is there is not run again. --again predicts anew and writes the
-page only. Rows hold no times.
+PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes. For
+each seeded question the largest micro-batch that `fits` a pretended card and the first that does
+not are trained for STEPS steps of the harness over that build: torch runs out of memory, or does
+not. For each question of a second part the smallest of the catalogue's memory sizes that fits, and
+the next smaller one. The pretended card gives the allocator what the verdict reckons with: the
+card's usable bytes less the driver's context, which no rehearsal has. Appends to
+`results/boundary.jsonl` and writes `results/boundary.md`; what is there is not run again. --again
+writes the page only. Rows hold no times.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from typing import Any
 from benchmarks.forked_rehearsals import ForkedRehearsals
 from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import on_card, predict
+from lora_profiler.planning.engine import on_card, peak_bytes, predict
 from lora_profiler.planning.fit import Fit, fit
+from lora_profiler.planning.reserve import usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_dict, setup_from_dict
@@ -36,10 +37,10 @@ HERE = Path(__file__).parent
 ROWS = HERE / "results" / "boundary.jsonl"
 PAGE = HERE / "results" / "boundary.md"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110
-STEPS = 4
-MOST_PARAMETERS, MOST_CARD_PARAMETERS = 700_000_000, 1_400_000_000
-MOST_BATCH = 400
-CARDS = ("a10", "rtx_4090", "h100_sxm_80gb", "a100_sxm_80gb")
+STEPS = 3
+MOST_PARAMETERS, MOST_CARD_PARAMETERS = 400_000_000, 700_000_000
+MOST_BATCH = 300
+CARDS = ("a10", "h100_sxm_80gb")
 MEMORY_GIB = (3, 4, 6, 8, 10, 12, 16, 24)
 
 
@@ -120,23 +121,19 @@ def _largest(asked: Workload, card: Gpu) -> dict[str, Any]:
     if not 1 <= best <= MOST_BATCH:
         return {"refused": "no batch" if not best else "too many samples to rehearse quickly"}
     judged = {batch: _judged(asked, batch, card) for batch in (best, best + 1)}
+    room = usable_bytes(card) - answer.judged.bound.context_bytes
     return {
-        "is_simulated": judged[best].reserve.is_simulated,
+        "is_simulated": judged[best].has_tape,
         "tries": [
-            {
-                "batch_size": batch,
-                "room_bytes": card.memory_bytes_usable - of.reserve.context_bytes,
-                "verdict": of.verdict,
-            }
+            {"batch_size": batch, "room_bytes": room, "verdict": of.verdict}
             for batch, of in judged.items()
         ],
     }
 
 
-def _judged(asked: Workload, batch: int, card: Gpu) -> Fit:
-    answer = _fit(replace(asked, setup=replace(asked.setup, batch_size=batch)), card)
-    assert answer is not None
-    return answer
+def _judged(asked: Workload, batch: int, card: Gpu) -> Judged:
+    other = on_card(replace(asked, setup=replace(asked.setup, batch_size=batch)), card)
+    return Judged(other, peak_bytes(other), usable_bytes(card), card)
 
 
 def _fit(asked: Workload, card: Gpu) -> Fit | None:
@@ -147,6 +144,8 @@ def _fit(asked: Workload, card: Gpu) -> Fit | None:
 
 def _smallest(asked: Workload) -> dict[str, Any]:
     prediction = predict(asked, may_trace=False)
+    if prediction.saved_activation_bytes is None:
+        return {"refused": "nobody knows"}
     peak = prediction.peak.total_bytes
     tries: list[dict[str, Any]] = []
     simulated = False
@@ -156,7 +155,7 @@ def _smallest(asked: Workload) -> dict[str, Any]:
         tries.append(
             {"batch_size": asked.setup.batch_size, "room_bytes": room, "verdict": judged.verdict}
         )
-        simulated = judged.reserve.is_simulated
+        simulated = judged.has_tape
         if judged.verdict == "fits":
             break
     return {"is_simulated": simulated, "tries": tries[-2:]}
@@ -197,12 +196,12 @@ def question_of(row: Mapping[str, Any]) -> Question:
     )
 
 
-def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> None:
+def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
     keys = {question_of(row).key() for row in rows}
     servers: dict[str, ForkedRehearsals] = {}
     try:
         for question in questions():
-            if question.key() in keys:
+            if question.key() in keys or kind not in (None, question.kind):
                 continue
             if time.monotonic() > until:
                 break
@@ -232,10 +231,11 @@ def main() -> None:
     parser.add_argument("--python", type=Path)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--kind", choices=("batch", "card"), help="one part alone")
     options = parser.parse_args()
     until = time.monotonic() + options.seconds
     if not options.again:
-        run(options.python, until, read_rows() if ROWS.exists() else [])
+        run(options.python, until, read_rows() if ROWS.exists() else [], options.kind)
     PAGE.write_text(page(read_rows()), encoding="utf-8")
 
 

@@ -1,5 +1,5 @@
-"""Run by `forked_rehearsals` in an environment with a CUDA build of torch, over stub libraries: reads
-a question a line, answers it in a process of its own."""
+"""Run by `forked_rehearsals` in an environment with a CUDA build of torch, over stub libraries:
+reads a question a line, answers it in a process of its own."""
 
 import ctypes
 import gc

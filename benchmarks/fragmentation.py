@@ -1,5 +1,5 @@
-"""What the caching allocator needs beyond a peak: the simulated allocator over seeded questions that
-a bundled profile answers.
+"""What the caching allocator needs beyond a peak: the simulated allocator over seeded questions
+that a bundled profile answers.
 
     python -m benchmarks.fragmentation [--seconds N] [--again]
 
@@ -112,9 +112,9 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "# What the caching allocator needs beyond a peak",
         "",
         f"`python -m benchmarks.fragmentation`: {len(rows)} of {COUNT} seeded questions so far, "
-        f"{len(answered)} of which a bundled profile answers. The least that the simulated allocator "
-        "completes three steps with, less the peak of live bytes and two BLAS workspaces. The "
-        "simulation is held against rehearsals in [boundary.md](boundary.md).",
+        f"{len(answered)} of which a bundled profile answers. The least that the simulated "
+        "allocator completes three steps with, less the peak of live bytes and two BLAS "
+        "workspaces. The simulation is held against rehearsals in [boundary.md](boundary.md).",
         "",
         "| | questions | mean share | largest share | mean MiB | largest MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

@@ -8,6 +8,7 @@ next one's blocks lie, so that a third is asked for as the second was.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
@@ -40,6 +41,7 @@ def requests_for(workload: Workload) -> Requests | None:
     return None if evaluation is None else requests_of(evaluation, workload)
 
 
+@lru_cache(maxsize=8)
 def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
     """Three steps of `workload`; two, where the second one of the tape does not end as it began."""
     return _Asking(evaluation, workload).requests

@@ -16,10 +16,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
     resized,
 )
-from lora_profiler.planning.reserve import Card as Card
-from lora_profiler.planning.reserve import Reserve, usable_bytes
-from lora_profiler.planning.reserve import Verdict as Verdict
-from lora_profiler.planning.reserve import judge as judge
+from lora_profiler.planning.reserve import Card, Reserve, Verdict, judge, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload
@@ -94,9 +91,10 @@ def fit(
     saves asking for it again.
 
     Sizes are found by bisection over the full predictor, whose peak never falls when one of them
-    grows; the last doubt about the batch is the simulated allocator's. Returns None where the engine does not know the activations and what it knows alone would
-    fit: then nobody can tell. Raises UsageError for a setup that does not run on a card (`device`
-    cpu), and for a card sold with several memory sizes.
+    grows; the last doubt about the batch is the simulated allocator's. Returns None where the
+    engine does not know the activations and what it knows alone would fit: then nobody can tell.
+    Raises UsageError for a setup that does not run on a card (`device` cpu), and for a card sold
+    with several memory sizes.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
@@ -215,10 +213,10 @@ def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZ
 
 
 def predicted_largest_batch(
-    workload: Workload, usable_bytes: int, card: Card | None = None
+    workload: Workload, usable: int, card: Card | None = None
 ) -> int | None:
     """The largest micro-batch whose predicted peak, with what `card` needs besides, stays within
-    `usable_bytes`; 0 if not even 1.
+    `usable` bytes; 0 if not even 1.
 
     Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not
     know the activations.
@@ -229,6 +227,8 @@ def predicted_largest_batch(
     def fits(size: int) -> bool:
         sized = replace(workload, setup=replace(workload.setup, batch_size=size))
         peak = peak_bytes_checked(sized, "auto")
-        return peak <= usable_bytes if card is None else judge(peak, usable_bytes, card) == "fits"
+        if card is None:
+            return peak <= usable
+        return Judged(sized, peak, usable, card).verdict == "fits"
 
     return largest(fits, guess=workload.setup.batch_size)

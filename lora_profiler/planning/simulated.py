@@ -1,7 +1,7 @@
 """A verdict by the simulated allocator, where a tape of the step is at hand."""
 
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.reserve import Card, Reserve, Verdict, judge, reserve_for
@@ -52,6 +52,11 @@ class Judged:
         room = self._usable - self.bound.context_bytes
         return "fits" if completes(*self._asked, room) else "tight"
 
+    @property
+    def has_tape(self) -> bool:
+        """Whether there is something to simulate."""
+        return self._asked is not None
+
     @cached_property
     def reserve(self) -> Reserve:
         """With what the simulated allocator needs, by bisection, some tenths of a second; the bound
@@ -68,7 +73,6 @@ class Judged:
         return self._known or _requests(self._workload, self._engine)
 
 
-@lru_cache(maxsize=8)
 def _requests(workload: Workload, engine: str) -> "Requests | None":
     """What `workload` asks the allocator for; None where no tape is at hand."""
     if engine == "analytic" or workload.setup.device != "cuda" or why_unprofiled(workload.setup):
