@@ -9,10 +9,12 @@ next one's blocks lie, so that a third is asked for as the second was.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
-from lora_profiler.compiled.tape import FlatEvent
+from lora_profiler.compiled.regime import regime_of
+from lora_profiler.compiled.tape import Birth, FlatEvent
 from lora_profiler.support.library_memory import code_book_bytes, workspace_bytes
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
@@ -24,8 +26,12 @@ FLASH_BACKWARD = "_scaled_dot_product_flash_attention_backward"
 FLASH_ROWS = 128
 """Flash attention's backward kernel sums the gradient of the queries in float32, over rows padded
 to a multiple of this, and expands grouped keys and values to all heads: torch's
-aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp (mha_bwd)."""
+aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp (mha_bwd). cuDNN's, for which a tape
+of flash stands in, has one workspace: that sum, and another of each row."""
 _FLOAT32 = 4
+DROPOUT = "native_dropout"
+"""Returns its output and its mask, and asks for the mask first: torch's
+aten/src/ATen/native/cuda/Dropout.cu."""
 
 
 class Requests(NamedTuple):
@@ -62,6 +68,11 @@ class _Asking:
         tape = [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
         begins = [i for i, event in enumerate(tape) if _begins(event)]
         self._copies_output = _copies_output(tape)
+        self._log_sum_exp = next(
+            (b.size for a, b in pairwise(_births(tape)) if a.op == b.op == FLASH), None
+        )
+        kernels = regime_of(workload).kernels
+        self._is_cudnn = bool(kernels) and kernels[0].startswith("cudnn")
         self._before(tape[: begins[0]])
         self._steps(tape[begins[0] :])
         self._once_more(tape, begins)
@@ -99,9 +110,16 @@ class _Asking:
                 self._numbers[number] = self._take(self._values[birth.size])
 
     def _steps(self, tape: Sequence[FlatEvent]) -> None:
+        output = -1
         for i, event in enumerate(tape):
             if event.birth is not None:
+                if event.birth.op == DROPOUT and output < 0:
+                    output = self._values[event.birth.size]
+                    self._numbers.append(-1)  # asked for after the mask
+                    continue
                 self._numbers.append(self._take(self._values[event.birth.size]))
+                if event.birth.op == DROPOUT:
+                    self._numbers[-2], output = self._take(output), -1
                 self._beside(tape, i)
             elif event.mark is not None:
                 self._phase = event.mark.phase
@@ -124,6 +142,9 @@ class _Asking:
         width = DTYPE_BYTES["bfloat16" if setup.precision == "amp" else setup.dtype]
         rows = -(-setup.seq_len // FLASH_ROWS) * FLASH_ROWS
         summed = queries * _FLOAT32 // width * rows // setup.seq_len
+        if self._is_cudnn and self._log_sum_exp is not None:
+            self._give(self._take(summed + self._values[self._log_sum_exp]))
+            return
         copied = (queries,) if self._copies_output else ()
         expanded = (queries, queries) if keys < queries else ()
         scratch = [self._take(size) for size in (*copied, summed, *expanded)]
@@ -165,9 +186,13 @@ def _follows(tape: Sequence[FlatEvent], i: int, op: str) -> bool:
 def _copies_output(tape: Sequence[FlatEvent]) -> bool:
     """Whether flash attention's output is not in the order that its backward pass reads it in, so
     that it is copied there as it was in forward."""
-    births = [event.birth for event in tape if event.birth is not None]
+    births = _births(tape)
     for output, *following in zip(births, *(births[k:] for k in range(1, 6)), strict=False):
         if output.op == FLASH:
             after = next((birth for birth in following if birth.op != FLASH), None)
             return after is not None and (after.op, after.size) == ("clone", output.size)
     return False
+
+
+def _births(tape: Sequence[FlatEvent]) -> list[Birth]:
+    return [event.birth for event in tape if event.birth is not None]
