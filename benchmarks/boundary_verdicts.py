@@ -1,6 +1,6 @@
 """Verdicts at the boundary against rehearsals: whether torch runs out of memory where they say.
 
-    python -m benchmarks.boundary_verdicts --python PYTHON [--seconds N] [--kind KIND] [--again]
+    python -m benchmarks.boundary_verdicts [--python PYTHON] [--seconds N] [--kind KIND] [--again]
 
 PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes. For
 each seeded question the largest micro-batch that `fits` a pretended card and the first that does
@@ -8,8 +8,9 @@ not are trained for STEPS steps of the harness over that build: torch runs out o
 not. For each question of a second part the smallest of the catalogue's memory sizes that fits, and
 the next smaller one. The pretended card gives the allocator what the verdict reckons with: the
 card's usable bytes less the driver's context, which no rehearsal has. Appends to
-`results/boundary.jsonl` and writes `results/boundary.md`; what is there is not run again. --again
-writes the page only. Rows hold no times.
+`results/boundary.jsonl` and writes `results/boundary.md`; what is there is not run again, but with
+--again where something else is foretold today. Without --python it writes the page only. Rows hold
+no times.
 """
 
 import argparse
@@ -106,6 +107,9 @@ def foretold(question: Question, torch: str) -> dict[str, Any]:
     have and whether it is said to do."""
     try:
         asked = workload(question, torch)
+        longest = asked.model.trained_length
+        if longest and question.setup.seq_len > longest:
+            return {"refused": f"made for {longest} tokens"}
         if question.kind == "card":
             return _smallest(asked)
         return _largest(asked, pretended_card(question))
@@ -187,7 +191,9 @@ def rehearsed(
 
 
 def read_rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+    """Of several rows of a question the last."""
+    rows = map(json.loads, ROWS.read_text("utf-8").splitlines())
+    return list({question_of(row).key(): row for row in rows}.values())
 
 
 def question_of(row: Mapping[str, Any]) -> Question:
@@ -196,15 +202,24 @@ def question_of(row: Mapping[str, Any]) -> Question:
     )
 
 
-def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
-    keys = {question_of(row).key() for row in rows}
+def said_alike(row: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
+    return all(row.get(name) == said.get(name) for name in ("refused", "is_simulated", "tries"))
+
+
+def run(
+    python: Path, until: float, rows: Sequence[Mapping[str, Any]], kind: str | None, again: bool
+) -> None:
+    known = {question_of(row).key(): row for row in rows}
     servers: dict[str, ForkedRehearsals] = {}
     try:
         for question in questions():
-            if question.key() in keys or kind not in (None, question.kind):
+            before = known.get(question.key())
+            if kind not in (None, question.kind) or (before and not again):
                 continue
             if time.monotonic() > until:
                 break
+            if before and said_alike(before, foretold(question, before["torch"])):
+                continue
             if question.card not in servers:
                 servers[question.card] = ForkedRehearsals(python, find_gpu(question.card))
             server = servers[question.card]
@@ -234,13 +249,99 @@ def main() -> None:
     parser.add_argument("--kind", choices=("batch", "card"), help="one part alone")
     options = parser.parse_args()
     until = time.monotonic() + options.seconds
-    if not options.again:
-        run(options.python, until, read_rows() if ROWS.exists() else [], options.kind)
+    if options.python:
+        rows = read_rows() if ROWS.exists() else []
+        run(options.python, until, rows, options.kind, options.again)
     PAGE.write_text(page(read_rows()), encoding="utf-8")
 
 
+# --- the page -------------------------------------------------------------------------------------
+
+
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "\n".join(str(row) for row in rows)
+    lines = [
+        "# Verdicts at the boundary, and rehearsals",
+        "",
+        f"`python -m benchmarks.boundary_verdicts`: {len(rows)} of {PAIRS + CARDS_ASKED} seeded "
+        f"questions so far, {sum('refused' in row for row in rows)} of which are refused before "
+        "they run: nobody knows the step, no batch fits, or too many. Each try is trained for "
+        f"{STEPS} steps of the harness over the real CUDA build of torch, on a pretended card whose "
+        "allocator may have the card's bytes less the driver's context. Rehearsed, not measured. A "
+        "false `fits` runs out of memory; a false refusal, `tight` or `does_not_fit`, goes through.",
+        "",
+        "| | questions | tries | `fits` | false | refused | false |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    ran = [row for row in rows if outcomes(row)]
+    simulated = [row for row in ran if row["is_simulated"]]
+    groups = {
+        "by the simulated allocator": simulated,
+        "- largest batch and one more": _of(simulated, "batch"),
+        "- smallest card and the next smaller": _of(simulated, "card"),
+        "by the bound, where no tape is at hand": [row for row in ran if not row["is_simulated"]],
+    }
+    for name, group in groups.items():
+        lines.append(f"| {name} | {len(group)} | {' | '.join(map(str, counts(group)))} |")
+    for method in ("full", "lora", "qlora"):
+        group = [r for r in simulated if setup_from_dict(r["setup"]).method == method]
+        lines.append(
+            f"| simulated: {method} | {len(group)} | {' | '.join(map(str, counts(group)))} |"
+        )
+    smallest = [row for row in _of(simulated, "card") if len(outcomes(row)) == 2]
+    right = sum(all(is_right(*outcome) for outcome in outcomes(row)) for row in smallest)
+    lines += [
+        "",
+        f"The smallest card that fits, found by the simulation, is the smallest that really "
+        f"completes in {right} of {len(smallest)}.",
+        "",
+        "Where the simulation was wrong:",
+        "",
+        "| model | options | card | batch | room, MiB | said | rehearsed |",
+        "| --- | --- | --- | ---: | ---: | --- | --- |",
+    ]
+    for row in simulated:
+        for tried, result in zip(row["tries"], row["rehearsed"], strict=True):
+            if result["status"] != "error" and not is_right(tried["verdict"], result["status"]):
+                lines.append(_wrong(row, tried, result))
+    return "\n".join(lines) + "\n"
+
+
+def outcomes(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(verdict, what the rehearsal came to) of each try; none where one ended otherwise."""
+    if "refused" in row or any(result["status"] == "error" for result in row["rehearsed"]):
+        return []
+    return [
+        (tried["verdict"], result["status"])
+        for tried, result in zip(row["tries"], row["rehearsed"], strict=True)
+    ]
+
+
+def is_right(verdict: str, status: str) -> bool:
+    return (verdict == "fits") == (status == "done")
+
+
+def counts(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int, int, int, int]:
+    """Tries, those that fit, false ones, those refused, false ones."""
+    tried = [outcome for row in rows for outcome in outcomes(row)]
+    fitting = [o for o in tried if o[0] == "fits"]
+    refused = [o for o in tried if o[0] != "fits"]
+    wrong = [sum(not is_right(*o) for o in group) for group in (fitting, refused)]
+    return len(tried), len(fitting), wrong[0], len(refused), wrong[1]
+
+
+def _of(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["kind"] == kind]
+
+
+def _wrong(row: Mapping[str, Any], tried: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    setup = setup_from_dict(row["setup"])
+    options = [setup.method, f"{setup.seq_len} tokens", setup.optimizer_impl]
+    options += ["checkpointing"] if setup.checkpointing else []
+    return (
+        f"| {row['model']} | {', '.join(options)} | {row['card']} | {tried['batch_size']} | "
+        f"{tried['room_bytes'] / MIB:,.0f} | {tried['verdict']} | {result['status']} in "
+        f"{result['where']} |"
+    )
 
 
 if __name__ == "__main__":
