@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.forked_rehearsals import ForkedRehearsals
 from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import on_card, peak_bytes, predict
+from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Fit, fit
-from lora_profiler.planning.reserve import usable_bytes
+from lora_profiler.planning.reserve import held_bytes, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_dict, setup_from_dict
@@ -137,7 +137,9 @@ def _largest(asked: Workload, card: Gpu) -> dict[str, Any]:
 
 def _judged(asked: Workload, batch: int, card: Gpu) -> Judged:
     other = on_card(replace(asked, setup=replace(asked.setup, batch_size=batch)), card)
-    return Judged(other, peak_bytes(other), usable_bytes(card), card)
+    answer = predict(other, may_trace=False)
+    peak, held = answer.peak.total_bytes, held_bytes(answer)
+    return Judged(other, peak, usable_bytes(card), card, held=held)
 
 
 def _fit(asked: Workload, card: Gpu) -> Fit | None:
@@ -154,7 +156,7 @@ def _smallest(asked: Workload) -> dict[str, Any]:
     tries: list[dict[str, Any]] = []
     simulated = False
     for usable, card in memory_sizes():
-        judged = Judged(asked, peak, usable, card)
+        judged = Judged(asked, peak, usable, card, held=held_bytes(prediction))
         room = usable - judged.bound.context_bytes
         tries.append(
             {"batch_size": asked.setup.batch_size, "room_bytes": room, "verdict": judged.verdict}
@@ -265,9 +267,10 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         f"`python -m benchmarks.boundary_verdicts`: {len(rows)} of {PAIRS + CARDS_ASKED} seeded "
         f"questions so far, {sum('refused' in row for row in rows)} of which are refused before "
         "they run: nobody knows the step, no batch fits, or too many. Each try is trained for "
-        f"{STEPS} steps of the harness over the real CUDA build of torch, on a pretended card whose "
-        "allocator may have the card's bytes less the driver's context. Rehearsed, not measured. A "
-        "false `fits` runs out of memory; a false refusal, `tight` or `does_not_fit`, goes through.",
+        f"{STEPS} steps of the harness over the real CUDA build of torch, on a pretended card "
+        "whose allocator may have the card's bytes less the driver's context. Rehearsed, not "
+        "measured. A false `fits` runs out of memory; a false refusal, `tight` or `does_not_fit`, "
+        "goes through.",
         "",
         "| | questions | tries | `fits` | false | refused | false |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -296,7 +299,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Where the simulation was wrong:",
         "",
-        "| model | options | card | batch | room, MiB | said | rehearsed |",
+        "| model | options | card | batch | room, GiB | said | rehearsed |",
         "| --- | --- | --- | ---: | ---: | --- | --- |",
     ]
     for row in simulated:
@@ -339,7 +342,7 @@ def _wrong(row: Mapping[str, Any], tried: Mapping[str, Any], result: Mapping[str
     options += ["checkpointing"] if setup.checkpointing else []
     return (
         f"| {row['model']} | {', '.join(options)} | {row['card']} | {tried['batch_size']} | "
-        f"{tried['room_bytes'] / MIB:,.0f} | {tried['verdict']} | {result['status']} in "
+        f"{tried['room_bytes'] / GIB:,.2f} | {tried['verdict']} | {result['status']} in "
         f"{result['where']} |"
     )
 

@@ -14,7 +14,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
 )
 from lora_profiler.planning.memory_savings import Change, changes
-from lora_profiler.planning.reserve import judge, usable_bytes
+from lora_profiler.planning.reserve import held_bytes, judge, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.planning.timing import TimedStep, step_time
 from lora_profiler.prediction import Prediction
@@ -88,7 +88,7 @@ def advise(
         prediction = predict_checked(workload, engine)
     if (
         prediction.saved_activation_bytes is None
-        or Judged(workload, prediction.peak.total_bytes, usable, gpu, engine).verdict == "fits"
+        or _judged(workload, prediction, usable, gpu, engine).verdict == "fits"
     ):
         return ()
     answerer = engine_for_search(prediction, engine)
@@ -107,6 +107,13 @@ def advise(
     return tuple(
         sorted(remedies, key=lambda r: (not r.learns_the_same, -(r.tokens_per_second or 0)))
     )
+
+
+def _judged(
+    workload: Workload, prediction: Prediction, usable: int, gpu: Gpu, engine: str
+) -> Judged:
+    peak, held = prediction.peak.total_bytes, held_bytes(prediction)
+    return Judged(workload, peak, usable, gpu, engine, held=held)
 
 
 class _Tried(NamedTuple):
@@ -134,7 +141,7 @@ def _sufficient(
         grown: list[_Tried] = []
         for start in growing:
             for tried in _grown(start, engine, besides, seen):
-                fits = judge(tried.peak_bytes, usable, gpu) == "fits"
+                fits = _fits(tried, usable, gpu, engine)
                 (sufficient if fits else grown).append(tried)
         if len(sufficient) >= 2:
             break
@@ -167,6 +174,14 @@ def _grown(
         if peak < start.peak_bytes:
             kept = tuple(c for c in start.changes if _flag(c) != _flag(change))
             yield _Tried((*kept, change), changed, peak)
+
+
+def _fits(tried: _Tried, usable: int, gpu: Gpu, engine: str) -> bool:
+    """By the bound on fragmentation."""
+    if judge(tried.peak_bytes, usable, gpu, held=tried.peak_bytes) != "fits":
+        return False  # not even if all of it were held
+    held = held_bytes(predict_checked(tried.workload, engine))
+    return judge(tried.peak_bytes, usable, gpu, held) == "fits"
 
 
 def _flag(change: Change) -> str:

@@ -16,7 +16,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
     resized,
 )
-from lora_profiler.planning.reserve import Card, Reserve, Verdict, judge, usable_bytes
+from lora_profiler.planning.reserve import Card, Reserve, Verdict, held_bytes, judge, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload
@@ -113,7 +113,8 @@ def fit(
         (engine,) = engines_for([workload], engine, other_sizes=True)
         prediction = predict_checked(workload, engine)
     peak = prediction.peak.total_bytes
-    judged = Judged(workload, peak, usable, gpu, engine, _asked(prediction))
+    held = held_bytes(prediction)
+    judged = Judged(workload, peak, usable, gpu, engine, _asked(prediction), held)
     batch_size: int | None = 0
     seq_len: int | None = 0
     lora = workload.setup.lora
@@ -135,7 +136,7 @@ def fit(
 
         def fits(changed: TrainSetup) -> bool:
             peak = peak_of(changed)
-            return peak is not None and judge(peak, usable, gpu) == "fits"
+            return peak is not None and judge(peak, usable, gpu, held) == "fits"
 
         def fits_simulated(size: int) -> bool:
             changed = replace(setup, batch_size=size)
@@ -145,7 +146,7 @@ def fit(
             if peak is None:
                 return False
             other = resized(workload, changed, answerer)
-            return Judged(other, peak, usable, gpu, answerer).verdict == "fits"
+            return Judged(other, peak, usable, gpu, answerer, held=held).verdict == "fits"
 
         batch_size = largest(fits_simulated, guess=setup.batch_size)
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
@@ -221,14 +222,16 @@ def predicted_largest_batch(
     Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not
     know the activations.
     """
-    if predict(workload, may_trace=False).saved_activation_bytes is None:
+    prediction = predict(workload, may_trace=False)
+    if prediction.saved_activation_bytes is None:
         return None
+    held = held_bytes(prediction)
 
     def fits(size: int) -> bool:
         sized = replace(workload, setup=replace(workload.setup, batch_size=size))
         peak = peak_bytes_checked(sized, "auto")
         if card is None:
             return peak <= usable
-        return Judged(sized, peak, usable, card).verdict == "fits"
+        return Judged(sized, peak, usable, card, held=held).verdict == "fits"
 
     return largest(fits, guess=workload.setup.batch_size)

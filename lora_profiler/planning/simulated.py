@@ -16,8 +16,8 @@ SURE = 2
 
 
 class Judged:
-    """The verdict on one workload, whose peak is `peak` bytes, on `gpu`, of which a program can
-    have `usable` bytes.
+    """The verdict on one workload, whose peak is `peak` bytes, `held` of them through every step,
+    on `gpu`, of which a program can have `usable` bytes.
 
     'fits' where the simulated allocator completes its steps with the context at its most; 'tight'
     where the tensors and the context at its least would have room, so that only expandable segments
@@ -34,12 +34,13 @@ class Judged:
         gpu: Card,
         engine: str = "auto",
         asked: "Requests | None" = None,
+        held: int = 0,
     ) -> None:
         self._workload, self._peak, self._usable = workload, peak, usable
         self._engine, self._known = engine, asked
-        self.bound = reserve_for(gpu, peak)
+        self.bound = reserve_for(gpu, peak, held)
         """The reserve with a bound on fragmentation, at once."""
-        self._by_bound = judge(peak, usable, gpu)
+        self._by_bound = judge(peak, usable, gpu, held)
 
     @cached_property
     def verdict(self) -> Verdict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
-from lora_profiler.planning.reserve import Card, Verdict
+from lora_profiler.planning.reserve import Card, Verdict, held_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
@@ -39,7 +39,7 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     usable, workload = gpu.usable_bytes, prediction.workload
     if usable is None or prediction.saved_activation_bytes is None:
         return ()
-    answerer = engine_for_search(prediction, engine)
+    answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
     rows = []
     for batch in batches(workload.setup.batch_size):
         for length in lengths(workload.setup.seq_len, workload.model.trained_length):
@@ -54,7 +54,7 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
                     SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
                 )
                 continue
-            verdict = Judged(other, peak, usable, gpu, answerer).verdict
+            verdict = Judged(other, peak, usable, gpu, answerer, held=held).verdict
             rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
     return tuple(rows)
 
