@@ -13,7 +13,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.placement import find_cluster, plan, world_sizes
-from lora_profiler.planning.reserve import judge, reserve_for
+from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
 from lora_profiler.units import MIB
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -51,8 +51,10 @@ def test_the_fewest_cards_are_those_that_predictions_one_by_one_find() -> None:
             shared = replace(
                 asked.setup, world_size=world, sharding=option.sharding if world > 1 else "none"
             )
-            peak = predict(Workload(model=model, setup=shared)).peak.total_bytes
-            fitting += [world] if judge(peak, usable, find_gpu("rtx_4090")) == "fits" else []
+            alone = predict(Workload(model=model, setup=shared))
+            peak, held = alone.peak.total_bytes, held_bytes(alone)
+            fits = judge(peak, usable, find_gpu("rtx_4090"), held) == "fits"
+            fitting += [world] if fits else []
         assert (option.least and option.least.world_size) == min(fitting, default=None), (
             option.sharding
         )
