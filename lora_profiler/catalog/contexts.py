@@ -80,6 +80,14 @@ def multiprocessors() -> dict[str, int]:
 
 
 @cache
+def most_multiprocessors(capability: int) -> int:
+    """Of the cards of a compute capability times ten; of all where none has it."""
+    counts = multiprocessors()
+    own = [n for key, n in counts.items() if _capabilities()[key] == capability]
+    return max(own or counts.values())
+
+
+@cache
 def processor_table() -> dict[str, tuple[int, int]]:
     """Key -> multiprocessors and MiB of L2 cache, of NVIDIA's cards, from its specifications; only
     scratch memory of a few kernels goes by the cache."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from lora_profiler.catalog.contexts import most_multiprocessors
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent
@@ -29,6 +30,14 @@ to a multiple of this, and expands grouped keys and values to all heads: torch's
 aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp (mha_bwd). cuDNN's, for which a tape
 of flash stands in, has one workspace: that sum, and another of each row."""
 _FLOAT32 = 4
+_COLUMNS, _ROWS, _FEWEST, _MOST = 128, 4, 16, 256
+"""Of a sum over tokens, the gradient of a bias or a norm: columns and rows that a block of 128
+threads takes at once, and how many values a thread adds up at least and at most before the sum is
+shared by several blocks, whose float32 parts lie in scratch memory: torch's
+aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig)."""
+_THREADS = {75: 1024, 86: 1536, 89: 1536, 120: 1536, 121: 1536}
+_USUAL_THREADS, _USUAL_CAPABILITY = 2048, 80
+"""Of a multiprocessor; NVIDIA's CUDA programming guide."""
 DROPOUT = "native_dropout"
 """Returns its output and its mask, and asks for the mask first: torch's
 aten/src/ATen/native/cuda/Dropout.cu."""
@@ -133,9 +142,26 @@ class _Asking:
         if birth.op in PRODUCTS and self._phase in self._unmade:
             self._unmade.remove(self._phase)
             self._take(workspace_bytes(self._workload.platform))
+        if birth.op == "sum" and birth.category == "gradients":
+            self._give(self._take(self._scratch_of_sum(self._values[birth.size])))
         if birth.op == FLASH_BACKWARD and not _follows(tape, i, FLASH_BACKWARD):
             queries, keys = (self._values[_birth_size(tape, i - k)] for k in (2, 1))
             self._scratch_of_flash(queries, keys)
+
+    def _scratch_of_sum(self, size: int) -> int:
+        """Of the gradient of a vector of `size` bytes. Of a platform's cards the one with the most
+        multiprocessors counts."""
+        setup = self._workload.setup
+        columns = size // DTYPE_BYTES[setup.dtype]
+        each = -(-setup.batch_size * setup.seq_len // _ROWS)
+        if each < _FEWEST * _ROWS or columns < _COLUMNS:
+            return 0
+        capability = self._workload.platform.capability or _USUAL_CAPABILITY
+        threads = _THREADS.get(capability, _USUAL_THREADS)
+        room = most_multiprocessors(capability) * (threads // _COLUMNS) * _COLUMNS
+        shared = min(-(-room // columns), -(-each // _FEWEST))
+        blocks = max(shared, -(-each // _MOST))
+        return _FLOAT32 * columns * _COLUMNS * blocks if blocks > 1 else 0
 
     def _scratch_of_flash(self, queries: int, keys: int) -> None:
         setup = self._workload.setup
