@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 import lora_profiler
 from benchmarks.suites import home_device
 from lora_profiler.analytic import predict
+from lora_profiler.catalog.contexts import context_of
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.provenance import source
-from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.platform import Platform
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.lines import read_records
@@ -88,7 +88,7 @@ def fits(case: Case, peak_bytes: int) -> bool | None:
     """Whether the peak is foretold to fit the card that a budget emulates, beside what a CUDA
     context takes; None without one."""
     budget = case.conditions.budget_bytes
-    beside = CONTEXT_BYTES if case.workload.setup.device == "cuda" else 0
+    beside = context_of("h100_sxm_80gb").most_bytes if case.workload.setup.device == "cuda" else 0
     return None if budget is None else peak_bytes + beside <= budget
 
 

@@ -201,7 +201,7 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceMemory:
-    """What CUDA's caching allocator makes of two steps, simulated event by event: peaks in bytes.
+    """What CUDA's caching allocator makes of three steps, simulated event by event: peaks in bytes.
 
     `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is
     always room, `expandable_reserved` the same with expandable segments. BLAS workspaces are in it,
@@ -217,7 +217,7 @@ class DeviceMemory:
 
     @cached_property
     def smallest_bytes(self) -> int:
-        """The least that the allocator must be given to complete both steps: found by bisection,
+        """The least that the allocator must be given to complete all steps: found by bisection,
         some tenths of a second."""
         smallest: int = _of("compiled.allocator", "smallest_capacity")(self.sizes, self.events)
         return smallest

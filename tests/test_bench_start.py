@@ -20,7 +20,8 @@ from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, MeasurementError, device_choice, make_case
 from lora_profiler.harness.device_choice import check_device, present_device
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.fit import predicted_largest_batch, reserve_for
+from lora_profiler.planning.fit import predicted_largest_batch
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -235,16 +236,16 @@ def test_on_a_card_its_memory_less_the_reserve_counts(card: FakeDevice) -> None:
 
     setup, gpu = case("cuda").workload.setup, find_gpu("h100_sxm_80gb")
 
-    def needed(size: int) -> int:
-        peak = predict(
-            Workload(model=LLAMA, setup=replace(setup, batch_size=size))
-        ).peak.total_bytes
-        return peak + reserve_for(gpu, peak).total_bytes
+    def fits(size: int, total: int) -> bool:
+        asked = Workload(model=LLAMA, setup=replace(setup, batch_size=size))
+        return Judged(asked, predict(asked).peak.total_bytes, total, gpu).verdict == "fits"
 
-    assert needed(start) <= card.total < needed(start + 1)
+    assert fits(start, card.total)
+    assert not fits(start + 1, card.total)
     half = predicted_start(case("cuda", budget_bytes=card.total // 2))
     assert half is not None
-    assert needed(half) <= card.total // 2 < needed(half + 1)
+    assert fits(half, card.total // 2)
+    assert not fits(half + 1, card.total // 2)
 
 
 def test_an_unknown_card_is_judged_by_its_memory_and_no_card_not_at_all(

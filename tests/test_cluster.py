@@ -11,9 +11,9 @@ from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.fit import judge
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.placement import find_cluster, plan, world_sizes
+from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
 from lora_profiler.units import MIB
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -51,8 +51,10 @@ def test_the_fewest_cards_are_those_that_predictions_one_by_one_find() -> None:
             shared = replace(
                 asked.setup, world_size=world, sharding=option.sharding if world > 1 else "none"
             )
-            peak = predict(Workload(model=model, setup=shared)).peak.total_bytes
-            fitting += [world] if judge(peak, usable, find_gpu("rtx_4090")) == "fits" else []
+            alone = predict(Workload(model=model, setup=shared))
+            peak, held = alone.peak.total_bytes, held_bytes(alone)
+            fits = judge(peak, usable, find_gpu("rtx_4090"), held) == "fits"
+            fitting += [world] if fits else []
         assert (option.least and option.least.world_size) == min(fitting, default=None), (
             option.sharding
         )
@@ -72,7 +74,9 @@ def test_a_card_without_room_for_the_reserve_is_no_fit() -> None:
     model = find_model("SmolLM2-135M", offline=True)
     two = TrainSetup(checkpointing=True, world_size=2, sharding="fsdp")
     peak = predict(Workload(model=model, setup=two)).peak.total_bytes
-    cluster = find_cluster(f"8xcustom:{-(-peak // MIB)}MiB")
+    reserve = reserve_for(find_gpu("custom:1GiB"), peak)
+    least = peak + reserve.workspace_bytes + reserve.least_context_bytes
+    cluster = find_cluster(f"8xcustom:{-(-least // MIB)}MiB")
     assert cluster.gpu.usable_bytes is not None
     assert judge(peak, cluster.gpu.usable_bytes, cluster.gpu) == "tight"
     option = next(

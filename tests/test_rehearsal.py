@@ -367,10 +367,10 @@ def test_a_cache_that_cannot_be_written_is_said(
 
 
 def test_every_nvidia_card_of_the_catalogue_can_be_pretended() -> None:
-    from lora_profiler.rehearsal.cards import _multiprocessors
+    from lora_profiler.catalog.contexts import processor_table
 
     nvidia = [gpu for gpu in bundled_gpus() if gpu.vendor == "nvidia"]
-    assert {gpu.key for gpu in nvidia} == set(_multiprocessors())
+    assert {gpu.key for gpu in nvidia} == set(processor_table())
     for gpu in nvidia:
         card = pretended(gpu, 100)
         fields = dict(

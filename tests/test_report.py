@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import activation_excess
-from lora_profiler.planning.fit import Fit, judge, reserve_for
+from lora_profiler.planning.fit import Fit
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
@@ -225,13 +226,14 @@ RESERVES = [find_gpu("rtx_4090"), find_gpu("mi300x"), replace(find_gpu("rtx_4090
 @given(st.integers(1, 2**44), st.integers(2**20, 2**44), st.sampled_from(RESERVES))
 def test_room_adds_up_for_any_peak_on_any_card(peak: int, usable: int, gpu: Gpu) -> None:
     """And no number is further from the exact one than rounding is."""
-    reserve = reserve_for(gpu, peak)
+    judged = Judged(ask("gpt2")[0].prediction.workload, peak, usable, gpu, "analytic")
+    reserve = judged.reserve
     fit = Fit(
         gpu=gpu,
         usable_bytes=usable,
         peak_bytes=peak,
-        reserve=reserve,
-        verdict=judge(peak, usable, gpu),
+        verdict=judged.verdict,
+        judged=judged,
         largest_batch_size=1,
         longest_seq_len=1,
         highest_rank=None,

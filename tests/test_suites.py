@@ -26,13 +26,13 @@ from benchmarks.gpu_time import case_seconds, step_seconds
 from benchmarks.machine import usable_environment
 from benchmarks.suites import home_device, suites
 from lora_profiler.catalog import find_gpu
+from lora_profiler.catalog.contexts import context_of
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, MeasurementError, make_case
 from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Device, Environment, Record
 from lora_profiler.records.validate import problems
@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CASES: Mapping[tuple[str, str], tuple[Case, ...]] = {
     (name, device): suite(device) for name, suite in suites().items() for device in ("cpu", "cuda")
 }
+CONTEXT_BYTES = context_of("h100_sxm_80gb").most_bytes
 CAMPAIGN_SECONDS, KERNEL_SECONDS, PIECES = 27 * 60, 120, 3
 
 
@@ -320,7 +321,7 @@ def test_all_that_a_prediction_depends_on_is_hashed() -> None:
     """Whatever part of the package a prediction has loaded, but for errors and text."""
     program = (
         "import sys\nfrom lora_profiler.catalog import find_model\nfrom lora_profiler.analytic"
-        " import predict\nfrom lora_profiler.planning.fit import CONTEXT_BYTES\nfrom"
+        " import predict\nfrom lora_profiler.planning.fit import judge\nfrom"
         " lora_profiler.workload import LoraConfig, TrainSetup, Workload\np ="
         " predict(Workload(model=find_model('gpt2', offline=True),"
         " setup=TrainSetup(lora=LoraConfig())))\nprint(p.peak and p.flops and '', *{m.split('.')[1]"

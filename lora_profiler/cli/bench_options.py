@@ -349,11 +349,12 @@ def rehearsed_on(o: dict[str, Any]) -> "Pretended":
     """The card and the environment that --rehearse names, with its stub libraries. Raises
     UsageError and RehearsalError."""
     from lora_profiler.catalog import find_gpu
-    from lora_profiler.planning.fit import CONTEXT_BYTES
+    from lora_profiler.catalog.contexts import context_of
     from lora_profiler.planning.rehearsed import pretended_on
     from lora_profiler.rehearsal.cards import pretended
 
-    card = pretended(find_gpu(o["gpu"]), CONTEXT_BYTES)
+    gpu = find_gpu(o["gpu"])
+    card = pretended(gpu, context_of(gpu.key).most_bytes)
     return pretended_on(card, o["nproc"] or o["world_size"], o["python"])
 
 

@@ -104,7 +104,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         check_new_file(o[name], o["force"])
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.catalog import find_gpu
-    from lora_profiler.planning.fit import CONTEXT_BYTES
+    from lora_profiler.catalog.contexts import context_of
     from lora_profiler.rehearsal.cards import pretended
     from lora_profiler.rehearsal.environment import check_platform, find_python
     from lora_profiler.rehearsal.launch import Request
@@ -113,7 +113,8 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         raise UsageError(
             "--gpu auto is the card that is there; a rehearsal pretends one that is not. Name it."
         )
-    card = pretended(find_gpu(o["gpu"]), CONTEXT_BYTES)
+    gpu = find_gpu(o["gpu"])
+    card = pretended(gpu, context_of(gpu.key).most_bytes)
     check_platform()
     request = Request(
         command=command,

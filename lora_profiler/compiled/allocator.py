@@ -274,6 +274,15 @@ def replay(
     return _replayed(sizes, events, Allocator(capacity_bytes, expandable_segments), None)
 
 
+def completes(sizes: Sequence[int], events: Sequence[int], capacity_bytes: int) -> bool:
+    """Whether a `replay` goes through with so much memory for segments."""
+    try:
+        replay(sizes, events, capacity_bytes=capacity_bytes)
+    except SimulatedOutOfMemoryError:
+        return False
+    return True
+
+
 def timeline(
     sizes: Sequence[int],
     events: Sequence[int],

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from lora_profiler.compiled.allocator import replay
 from lora_profiler.compiled.curve import curve
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
+from lora_profiler.compiled.requests import requests_of
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import CurvePoint, Details, DeviceMemory, LayerCost, Prediction
-from lora_profiler.support.library_memory import code_book_bytes, workspace_bytes
 from lora_profiler.workload import Workload
 
 
@@ -42,27 +42,7 @@ def details(evaluation: Evaluation, workload: Workload) -> Details:
 def _device_memory(evaluation: Evaluation, workload: Workload) -> DeviceMemory:
     """The whole tape at these sizes, with what libraries take for themselves, replayed through a
     simulation of CUDA's caching allocator."""
-    at = evaluation.values(workload.setup)
-    values = [size.evaluate(*at) for size in evaluation.profile.sizes]
-    sizes: list[int] = []
-    events: list[int] = []
-    numbers: list[int] = []  # of the tape's births among all
-
-    def allocate(size: int) -> None:
-        events.append(len(sizes))
-        sizes.append(size)
-
-    allocate(code_book_bytes(workload.setup))
-    without_workspace = {"forward", "backward"}
-    for event, _ in evaluation.profile.tape.expand(evaluation.units):
-        if event.birth is not None:
-            numbers.append(len(sizes))
-            allocate(values[event.birth.size])
-        elif event.mark is None:
-            events.append(~numbers[event.dies])
-        elif event.mark.phase in without_workspace:  # each begins with products of its own thread
-            without_workspace.remove(event.mark.phase)
-            allocate(workspace_bytes(workload.platform))
+    sizes, events = requests_of(evaluation, workload)
     plain, expandable = replay(sizes, events), replay(sizes, events, expandable_segments=True)
     return DeviceMemory(
         allocated_bytes=plain.allocated_bytes,

@@ -2,6 +2,7 @@
 numbers in."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 
 from lora_profiler.algebra import Polynomial
@@ -110,6 +111,22 @@ def evaluation_of(workload: Workload) -> Evaluation:
     return evaluation
 
 
+def tape_of(workload: Workload) -> Evaluation | None:
+    """Whose tape shows what `workload` asks an allocator for: its own profile, that of another
+    kernel that stands in for it, or for one sample that of several, which copies its labels where
+    one sample is a view of them. None where there is none."""
+    setup = workload.setup
+    for asked in (
+        workload,
+        replace(workload, setup=replace(setup, batch_size=setup.batch_size + 1)),
+    ):
+        regime = regime_of(asked)
+        found = _evaluation(asked.model, _fixed(asked.setup), regime) or stand_in(asked, regime)
+        if found is not None or setup.batch_size > 1:
+            return found
+    return None
+
+
 def has_stand_in(workload: Workload) -> bool:
     """Whether the profile of the usual platform speaks for the one asked about: see `stand_in`."""
     return stand_in(workload, regime_of(workload)) is not None
@@ -148,8 +165,6 @@ def has_profile(workload: Workload) -> bool:
 
 def _fixed(setup: TrainSetup) -> TrainSetup:
     """The setup with one size in place of all that a profile leaves open."""
-    from dataclasses import replace
-
     lora = replace(setup.lora, r=1, lora_alpha=1.0, use_rslora=False) if setup.lora else None
     return replace(setup, batch_size=1, seq_len=1, accumulation=1, padding=0.0, lora=lora)
 

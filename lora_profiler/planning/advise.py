@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lora_profiler.catalog import Gpu
-from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import (
     engine_for_search,
     engines_for,
@@ -13,8 +13,9 @@ from lora_profiler.planning.engine import (
     peak_bytes_checked,
     predict_checked,
 )
-from lora_profiler.planning.fit import judge
 from lora_profiler.planning.memory_savings import Change, changes
+from lora_profiler.planning.reserve import held_bytes, judge, usable_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.planning.timing import TimedStep, step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.check import check
@@ -66,7 +67,8 @@ def advise(
 ) -> tuple[Remedy, ...]:
     """The sets of at most `MOST_CHANGES` changes that make `workload` fit `gpu`: the one with the
     most tokens a second first among those that learn the same, and then among the others. Each is
-    predicted anew; none holds a change that it does not need. Empty where the workload fits as it
+    predicted anew, and fits by the bound on fragmentation; none holds a change that it does not
+    need. Empty where the workload fits as it
     is, where nothing suffices, and where the engine does not know the activations.
 
     Changes to a method in `besides` are left out. `prediction` is that of the same workload on the
@@ -80,18 +82,14 @@ def advise(
         >>> advise(workload, find_gpu("rtx_4090"))
         ()
     """
-    usable = gpu.usable_bytes
-    if usable is None:
-        raise UsageError(
-            f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB."
-        )
+    usable = usable_bytes(gpu)
     workload = on_card(workload, gpu)
     if prediction is None:
         (engine,) = engines_for([workload], engine, other_sizes=True)
         prediction = predict_checked(workload, engine)
     if (
         prediction.saved_activation_bytes is None
-        or judge(prediction.peak.total_bytes, usable, gpu) == "fits"
+        or _judged(workload, prediction, usable, gpu, engine).verdict == "fits"
     ):
         return ()
     answerer = engine_for_search(prediction, engine)
@@ -111,6 +109,13 @@ def advise(
     return tuple(
         sorted(remedies, key=lambda r: (not r.learns_the_same, -(r.tokens_per_second or 0)))
     )
+
+
+def _judged(
+    workload: Workload, prediction: Prediction, usable: int, gpu: Gpu, engine: str
+) -> Judged:
+    peak, held = prediction.peak.total_bytes, held_bytes(prediction)
+    return Judged(workload, peak, usable, gpu, engine, held=held)
 
 
 class _Tried(NamedTuple):
@@ -138,7 +143,7 @@ def _sufficient(
         grown: list[_Tried] = []
         for start in growing:
             for tried in _grown(start, engine, besides, seen):
-                fits = judge(tried.peak_bytes, usable, gpu) == "fits"
+                fits = _fits(tried, usable, gpu, engine)
                 (sufficient if fits else grown).append(tried)
         if len(sufficient) >= 2:
             break
@@ -171,6 +176,14 @@ def _grown(
         if peak < start.peak_bytes:
             kept = tuple(c for c in start.changes if _flag(c) != _flag(change))
             yield _Tried((*kept, change), changed, peak)
+
+
+def _fits(tried: _Tried, usable: int, gpu: Gpu, engine: str) -> bool:
+    """By the bound on fragmentation."""
+    if judge(tried.peak_bytes, usable, gpu, held=tried.peak_bytes) != "fits":
+        return False  # not even if all of it were held
+    held = held_bytes(predict_checked(tried.workload, engine))
+    return judge(tried.peak_bytes, usable, gpu, held) == "fits"
 
 
 def _flag(change: Change) -> str:

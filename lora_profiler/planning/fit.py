@@ -2,8 +2,8 @@
 that fit, from which a search that really trains begins."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lora_profiler.errors import NoProfileError, UsageError
 from lora_profiler.option import MAX_SIZE
@@ -16,84 +16,27 @@ from lora_profiler.planning.engine import (
     predict_checked,
     resized,
 )
+from lora_profiler.planning.reserve import Card, Reserve, Verdict, held_bytes, judge, usable_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
-from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import TrainSetup, Workload
 
-Verdict = Literal["fits", "tight", "does_not_fit"]
-
-CONTEXT_BYTES = round(0.6 * GIB)
-CONTEXT_BAND_BYTES = round(0.4 * GIB)
-"""What the driver takes for context and kernels, outside the allocator. Public reports lie between
-107 MiB (RTX 4060 Ti) and 612 MiB (B200) with recent torch and up to 843 MB with older; it differs
-by card and torch, hence the band."""
-
-_MIB_32 = 32 * MIB
-_MIB_128 = 128 * MIB
-_WORKSPACE_BYTES = {
-    "hopper": _MIB_32,
-    "blackwell": _MIB_32,
-    "blackwell_dc": _MIB_32,
-    "cdna2": _MIB_32,
-    "rdna3": _MIB_32,
-    "cdna3": _MIB_128,
-    "cdna4": _MIB_128,
-}
-_OLDER_WORKSPACE_BYTES = 8_519_680
-"""One BLAS workspace, per handle and stream: torch's aten/src/ATen/cuda/CUDABlas.cpp
-(parseChosenWorkspaceSize)."""
-WORKSPACES = 2
-"""The forward pass and autograd's own thread each hold one."""
-
-FRAGMENTATION_PERCENT = 6
-"""Share of the peak that the caching allocator loses to rounding and holes. In a simulation of
-torch's allocator over whole steps, the smallest card that completed two steps was 1.4 % (8B LoRA),
-3.6 % (8B full) and 5.9 % (0.5B full) above the peak."""
-
-
-class Card(Protocol):
-    """What a verdict needs to know of a card; `catalog.find_gpu` gives one."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def vendor(self) -> str: ...
-    @property
-    def architecture(self) -> str: ...
-    @property
-    def capability(self) -> int | None: ...
-    @property
-    def usable_bytes(self) -> int | None: ...
-    @property
-    def usable_is_estimated(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
-    """Memory that no tensor shows, in bytes: kept free by a verdict of 'fits', and told apart by
-    cause."""
-
-    context_bytes: int
-    workspace_bytes: int
-    fragmentation_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.context_bytes + self.workspace_bytes + self.fragmentation_bytes
+if TYPE_CHECKING:
+    from lora_profiler.compiled.requests import Requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """One workload on one card.
 
-    verdict: 'fits' = peak + reserve within the card's usable bytes; 'tight' = the peak fits but not
-    with the reserve; else 'does_not_fit'. `largest_batch_size`, `longest_seq_len` and
-    `highest_rank`, each with all else as asked, are the largest whose own verdict is 'fits'; 0
-    where not even 1 fits, None where no other size than the one traced is known, and no rank
-    without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model was
-    made for.
+    verdict: 'fits' = the simulated allocator completes the steps in what the card gives a program,
+    less the driver's context; 'tight' = only expandable segments or luck would do; else
+    'does_not_fit'. Where nothing can be simulated a bound on fragmentation decides: `reserve` says
+    which. `largest_batch_size`, `longest_seq_len` and `highest_rank`, each with all else as asked,
+    are the largest that fit: the batch as its own verdict is, the others by the bound, on the safe
+    side; 0 where not even 1 fits, None where no other size than the one traced is known, and no
+    rank without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model
+    was made for.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
@@ -106,11 +49,30 @@ class Fit:
     gpu: Card
     usable_bytes: int
     peak_bytes: int
-    reserve: Reserve
     verdict: Verdict
+    judged: Judged = field(repr=False, compare=False)
     largest_batch_size: int | None
     longest_seq_len: int | None
     highest_rank: int | None
+
+    @property
+    def reserve(self) -> Reserve:
+        """Simulated where a tape is at hand, which takes some tenths of a second when first asked
+        for."""
+        return self.judged.reserve
+
+    @property
+    def most_reserve_bytes(self) -> int:
+        """The reserve by the bound, known at once."""
+        return self.judged.bound.total_bytes
+
+    @property
+    def least_missing_bytes(self) -> int:
+        """What is missing without any fragmentation and with the least context; negative: what
+        would be left."""
+        bound = self.judged.bound
+        held = self.peak_bytes + bound.workspace_bytes + bound.least_context_bytes
+        return held - self.usable_bytes
 
     @property
     def reserve_bytes(self) -> int:
@@ -122,20 +84,6 @@ class Fit:
         return self.usable_bytes - self.peak_bytes - self.reserve_bytes
 
 
-def reserve_for(gpu: Card, peak: int) -> Reserve:
-    """What to keep free on `gpu` beside a peak of `peak` bytes."""
-    if gpu.vendor == "apple":  # one memory for everything: no context of its own, no BLAS workspace
-        context = workspace = 0
-    else:
-        context = CONTEXT_BYTES
-        workspace = WORKSPACES * _WORKSPACE_BYTES.get(gpu.architecture, _OLDER_WORKSPACE_BYTES)
-    return Reserve(
-        context_bytes=context,
-        workspace_bytes=workspace,
-        fragmentation_bytes=peak * FRAGMENTATION_PERCENT // 100,
-    )
-
-
 def fit(
     workload: Workload, gpu: Card, engine: str = "auto", prediction: Prediction | None = None
 ) -> Fit | None:
@@ -143,9 +91,10 @@ def fit(
     saves asking for it again.
 
     Sizes are found by bisection over the full predictor, whose peak never falls when one of them
-    grows. Returns None where the engine does not know the activations and what it knows alone would
-    fit: then nobody can tell. Raises UsageError for a setup that does not run on a card (`device`
-    cpu), and for a card sold with several memory sizes.
+    grows; the last doubt about the batch is the simulated allocator's. Returns None where the
+    engine does not know the activations and what it knows alone would fit: then nobody can tell.
+    Raises UsageError for a setup that does not run on a card (`device` cpu), and for a card sold
+    with several memory sizes.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
@@ -158,41 +107,48 @@ def fit(
         raise UsageError(
             "a card was named, but the device is cpu; leave out one of --gpu and --device cpu."
         )
-    usable = gpu.usable_bytes
-    if usable is None:
-        raise UsageError(
-            f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB."
-        )
+    usable = usable_bytes(gpu)
     workload = on_card(workload, gpu)
     if prediction is None:
         (engine,) = engines_for([workload], engine, other_sizes=True)
         prediction = predict_checked(workload, engine)
     peak = prediction.peak.total_bytes
-    verdict = judge(peak, usable, gpu)
+    held = held_bytes(prediction)
+    judged = Judged(workload, peak, usable, gpu, engine, _asked(prediction), held)
     batch_size: int | None = 0
     seq_len: int | None = 0
     lora = workload.setup.lora
     rank = None if lora is None else 0
     setup, answerer = workload.setup, engine_for_search(prediction, engine)
     if prediction.saved_activation_bytes is None:
-        if verdict != "does_not_fit":
+        if judged.verdict != "does_not_fit":
             return None
     elif not _knows(workload, answerer):
         batch_size = seq_len = rank = None
     else:
 
-        def fits(changed: TrainSetup) -> bool:
+        def peak_of(changed: TrainSetup) -> int | None:
+            """None at a size at which other rules hold, for which nobody has traced the step."""
             try:
-                peak = peak_bytes_checked(resized(workload, changed, answerer), answerer)
-            except (
-                NoProfileError
-            ):  # a size at which other rules hold, for which nobody has traced the step
-                return False
-            return judge(peak, usable, gpu) == "fits"
+                return peak_bytes_checked(resized(workload, changed, answerer), answerer)
+            except NoProfileError:
+                return None
 
-        batch_size = largest(
-            lambda size: fits(replace(setup, batch_size=size)), guess=setup.batch_size
-        )
+        def fits(changed: TrainSetup) -> bool:
+            peak = peak_of(changed)
+            return peak is not None and judge(peak, usable, gpu, held) == "fits"
+
+        def fits_simulated(size: int) -> bool:
+            changed = replace(setup, batch_size=size)
+            if size == setup.batch_size:
+                return judged.verdict == "fits"
+            peak = peak_of(changed)
+            if peak is None:
+                return False
+            other = resized(workload, changed, answerer)
+            return Judged(other, peak, usable, gpu, answerer, held=held).verdict == "fits"
+
+        batch_size = largest(fits_simulated, guess=setup.batch_size)
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
         if lora is not None:
             rank = largest(
@@ -202,12 +158,22 @@ def fit(
         gpu=gpu,
         usable_bytes=usable,
         peak_bytes=peak,
-        reserve=reserve_for(gpu, peak),
-        verdict=verdict,
+        verdict=judged.verdict,
+        judged=judged,
         largest_batch_size=batch_size,
         longest_seq_len=seq_len,
         highest_rank=rank,
     )
+
+
+def _asked(prediction: Prediction) -> "Requests | None":
+    """What the allocator is asked for, of a step that was traced for this answer alone."""
+    memory = prediction.details.device_memory if prediction.details else None
+    if memory is None:
+        return None
+    from lora_profiler.compiled.requests import Requests
+
+    return Requests(memory.sizes, memory.events)
 
 
 def _knows(workload: Workload, engine: str) -> bool:
@@ -218,14 +184,6 @@ def _knows(workload: Workload, engine: str) -> bool:
     except NoProfileError:
         return False
     return True
-
-
-def judge(peak: int, usable: int, gpu: Card) -> Verdict:
-    """The verdict on a peak of `peak` bytes on `gpu`, of which a program can have `usable` bytes:
-    see `Fit`."""
-    if peak + reserve_for(gpu, peak).total_bytes <= usable:
-        return "fits"
-    return "tight" if peak <= usable else "does_not_fit"
 
 
 def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZE) -> int:
@@ -256,20 +214,24 @@ def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZ
 
 
 def predicted_largest_batch(
-    workload: Workload, usable_bytes: int, card: Card | None = None
+    workload: Workload, usable: int, card: Card | None = None
 ) -> int | None:
     """The largest micro-batch whose predicted peak, with what `card` needs besides, stays within
-    `usable_bytes`; 0 if not even 1.
+    `usable` bytes; 0 if not even 1.
 
     Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not
     know the activations.
     """
-    if predict(workload, may_trace=False).saved_activation_bytes is None:
+    prediction = predict(workload, may_trace=False)
+    if prediction.saved_activation_bytes is None:
         return None
+    held = held_bytes(prediction)
 
     def fits(size: int) -> bool:
         sized = replace(workload, setup=replace(workload.setup, batch_size=size))
         peak = peak_bytes_checked(sized, "auto")
-        return peak <= usable_bytes if card is None else judge(peak, usable_bytes, card) == "fits"
+        if card is None:
+            return peak <= usable
+        return Judged(sized, peak, usable, card, held=held).verdict == "fits"
 
     return largest(fits, guess=workload.setup.batch_size)

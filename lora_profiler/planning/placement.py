@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import on_card, predict
-from lora_profiler.planning.fit import Verdict, judge
 from lora_profiler.planning.network import Communication, Network, communication
+from lora_profiler.planning.reserve import Verdict, held_bytes, judge
 from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Sharding, TrainSetup, Workload
@@ -147,7 +147,12 @@ def _option(
         assert cluster.gpu.usable_bytes is not None
         return Placement(
             prediction=prediction,
-            verdict=judge(prediction.peak.total_bytes, cluster.gpu.usable_bytes, cluster.gpu),
+            verdict=judge(
+                prediction.peak.total_bytes,
+                cluster.gpu.usable_bytes,
+                cluster.gpu,
+                held_bytes(prediction),
+            ),
         )
 
     whole = placed(cluster.cards)

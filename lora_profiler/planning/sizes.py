@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
-from lora_profiler.planning.fit import Card, Verdict, judge
+from lora_profiler.planning.reserve import Card, Verdict, held_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
 BATCHES = tuple(2**n for n in range(7))
@@ -40,13 +41,14 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     usable, workload = gpu.usable_bytes, prediction.workload
     if usable is None or prediction.saved_activation_bytes is None:
         return ()
-    answerer = engine_for_search(prediction, engine)
+    answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
     rows = []
     for batch in batches(workload.setup.batch_size):
         for length in lengths(workload.setup.seq_len, workload.model.trained_length):
             try:
                 setup = replace(workload.setup, batch_size=batch, seq_len=length)
-                peak = peak_bytes_checked(resized(workload, setup, answerer), answerer)
+                other = resized(workload, setup, answerer)
+                peak = peak_bytes_checked(other, answerer)
             except (
                 LoraProfilerError
             ):  # a size at which other rules hold, for which there is no profile
@@ -54,7 +56,7 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
                     SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
                 )
                 continue
-            verdict = judge(peak, usable, gpu)
+            verdict = Judged(other, peak, usable, gpu, answerer, held=held).verdict
             rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
     asked = workload.setup.batch_size, workload.setup.seq_len
     return tuple(_to_the_border(rows, *asked))

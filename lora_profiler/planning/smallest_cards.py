@@ -3,7 +3,8 @@
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes_checked
-from lora_profiler.planning.fit import judge
+from lora_profiler.planning.reserve import held_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
 NEAR = 0.9
@@ -27,7 +28,7 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
     setup = workload.setup
     if prediction.saved_activation_bytes is None or setup.device != "cuda":
         return ()
-    answerer = engine_for_search(prediction, engine)
+    answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
     needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision == "amp"
     peaks: dict[int | None, int | None] = {
         workload.platform.capability: prediction.peak.total_bytes
@@ -48,7 +49,10 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
             except LoraProfilerError:  # nobody knows the step with its kernels
                 peaks[card.capability] = None
         peak = peaks[card.capability]
-        if peak is not None and judge(peak, usable, card) == "fits":
+        if (
+            peak is not None
+            and Judged(own, peak, usable, card, answerer, held=held).verdict == "fits"
+        ):
             smallest.append(card)
     return tuple(smallest)
 

@@ -1,11 +1,9 @@
 """A card of the catalogue as the stub libraries pretend it."""
 
-import csv
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 from lora_profiler.catalog import Gpu
+from lora_profiler.catalog.contexts import processor_table
 from lora_profiler.errors import UsageError
 from lora_profiler.units import MIB
 
@@ -75,7 +73,7 @@ def pretended(gpu: Gpu, context_bytes: int) -> PretendedCard:
             f"{gpu.key} cannot be pretended: a rehearsal runs torch's CUDA build, so it takes "
             "NVIDIA's cards."
         )
-    multiprocessors, l2_mib = _multiprocessors().get(
+    multiprocessors, l2_mib = processor_table().get(
         gpu.key, (_USUAL_MULTIPROCESSORS, _USUAL_L2_MIB)
     )
     return PretendedCard(
@@ -88,14 +86,3 @@ def pretended(gpu: Gpu, context_bytes: int) -> PretendedCard:
         context_bytes=context_bytes,
         is_custom=is_custom,
     )
-
-
-@cache
-def _multiprocessors() -> dict[str, tuple[int, int]]:
-    """Key -> multiprocessors and MiB of L2 cache, from the vendor's specifications. Only scratch
-    memory of a few kernels goes by them."""
-    text = (files("lora_profiler.rehearsal") / "data" / "multiprocessors.csv").read_text("utf-8")
-    return {
-        row["key"]: (int(row["multiprocessors"]), int(row["l2_mib"]))
-        for row in csv.DictReader(text.splitlines())
-    }

@@ -104,7 +104,7 @@ def explain_blocks(answer: Answer) -> list[Block]:
         ("persistent", _persistent(prediction)),
         ("saved for backward", _saved(prediction)),
         ("compute per micro-batch", _compute(prediction)),
-        ("in CUDA's caching allocator, simulated over two steps", _allocator(prediction)),
+        ("in CUDA's caching allocator, simulated over three steps", _allocator(prediction)),
     ):
         said = [f"  {what}: {value} = {formula}" for what, value, formula in found]
         lines += [title, *said] if said else []
@@ -477,7 +477,7 @@ def _allocator(prediction: Prediction) -> Iterator[Line]:
     yield (
         "at least",
         bytes_text(memory.smallest_bytes),
-        "the least with which two steps end, after giving segments back",
+        "the least with which all steps end, after giving segments back",
     )
 
 

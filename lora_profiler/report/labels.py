@@ -101,11 +101,11 @@ VERDICT_LABELS: Final[dict[str, str]] = {
 
 VERDICT_DEFINITIONS: Final[dict[str, str]] = {
     "fits": (
-        "the peak and the reserve for what tensors do not show are within what the card gives a"
-        " program"
+        "the simulated allocator completes the steps in what the card gives a program, beside the"
+        " driver's context"
     ),
-    "tight": "the peak is, but not with the reserve",
-    "does_not_fit": "not even the peak is",
+    "tight": "the tensors have room, but only expandable segments or luck would do",
+    "does_not_fit": "the tensors and the driver's context have none",
 }
 
 LAYER_LABELS: Final[dict[str, str]] = {

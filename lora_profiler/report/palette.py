@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lora_profiler.planning.fit import Verdict
+from lora_profiler.planning.reserve import Verdict
 from lora_profiler.prediction import Category
 from lora_profiler.steptime import Part
 from lora_profiler.workload import Method

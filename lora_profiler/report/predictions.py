@@ -26,6 +26,7 @@ from lora_profiler.workload import STORED_OPTIONS, LoraConfig, TrainSetup, Workl
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
+    from lora_profiler.planning.reserve import Reserve
 
 UNKNOWN = "?"
 
@@ -348,7 +349,6 @@ class _Rows:
 def card_table(answers: Sequence[Answer]) -> Table:
     """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and
     the largest sizes."""
-    from lora_profiler.planning.fit import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT
     from lora_profiler.report.room import room
 
     gpu = answers[0].gpu
@@ -372,17 +372,14 @@ def card_table(answers: Sequence[Answer]) -> Table:
             return UNKNOWN
         return limit(answer.fit.highest_rank) if answer.prediction.workload.setup.lora else "-"
 
-    band = f"{in_unit(CONTEXT_BAND_BYTES, size)}"
+    known = [fit.reserve for fit in fits if fit]
+    least = in_unit(known[0].least_context_bytes, size) if known else UNKNOWN
     rows = [
         row("peak", lambda f: room(f).peak),
         row("reserve for what tensors do not show", lambda f: room(f).reserve),
-        row(f"driver context and kernels (+- {band})", lambda f: room(f).context, indent=2),
+        row(f"driver context and kernels (from {least})", lambda f: room(f).context, indent=2),
         row("BLAS workspaces", lambda f: room(f).workspaces, indent=2),
-        row(
-            f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak",
-            lambda f: room(f).fragmentation,
-            indent=2,
-        ),
+        row(_fragmentation_label(known), lambda f: room(f).fragmentation, indent=2),
         row("headroom", lambda f: room(f).headroom),
         row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
         row(
@@ -400,6 +397,13 @@ def card_table(answers: Sequence[Answer]) -> Table:
         columns=(unit, *(method_label(a.prediction) for a in answers)),
         rows=tuple(rows),
     )
+
+
+def _fragmentation_label(reserves: "Sequence[Reserve]") -> str:
+    simulated = {reserve.is_simulated for reserve in reserves}
+    if simulated == {True}:
+        return "fragmentation, simulated"
+    return "fragmentation, at most" if simulated == {False} else "fragmentation, or its bound"
 
 
 def _peak_lines(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[str]:

@@ -30,6 +30,7 @@ from lora_profiler.units import (
 
 if TYPE_CHECKING:
     from lora_profiler.planning.advise import Remedy
+    from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.timing import TimedStep
     from lora_profiler.planning.trainers import TrainerPeak
 
@@ -193,14 +194,22 @@ def verdict_words(answer: Answer) -> str:
     if fit is None:
         return "may fit or not: what its layers keep is not known to this engine"
     step = answer.timing.step if answer.timing else None
-    reserve = f"reserve {bytes_text(fit.reserve_bytes)}"
     if fit.verdict == "does_not_fit":
-        return f"does not fit: {bytes_text(-fit.headroom_bytes)} too much ({reserve})"
+        return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
     speed = f"; {_speed(step)}" if step else ""
     if fit.verdict == "tight":
-        return f"is tight, {bytes_text(-fit.headroom_bytes)} short ({reserve}){speed}"
+        return f"is tight, {_short(fit)}{speed}"
     batch = f" (to batch {count_text(fit.largest_batch_size)})" if fit.largest_batch_size else ""
-    return f"fits, {bytes_text(fit.headroom_bytes)} left{batch}{speed}"
+    left = fit.usable_bytes - fit.peak_bytes - fit.most_reserve_bytes
+    spare = f"at least {bytes_text(left)}" if left > 0 else bytes_text(max(0, fit.headroom_bytes))
+    return f"fits, {spare} left{batch}{speed}"
+
+
+def _short(fit: "Fit") -> str:
+    reserve = f"reserve {bytes_text(fit.reserve_bytes)}"
+    if fit.headroom_bytes >= 0:
+        return f"nothing to spare ({reserve})"
+    return f"{bytes_text(-fit.headroom_bytes)} short ({reserve})"
 
 
 def _speed(step: "TimedStep") -> str:

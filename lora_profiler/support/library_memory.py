@@ -4,6 +4,8 @@ from lora_profiler.platform import Platform
 from lora_profiler.workload import TrainSetup
 
 _CODE_BOOK_BYTES = 1024
+WORKSPACES = 2
+"""Of BLAS: the forward pass and autograd's own thread each hold one."""
 _WORKSPACE_BYTES, _HOPPER_WORKSPACE_BYTES = 8_519_680, 32 << 20
 
 

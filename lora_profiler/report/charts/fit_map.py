@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from lora_profiler.planning.fit import Verdict
+from lora_profiler.planning.reserve import Verdict
 from lora_profiler.report.charts.figure import Figure, figure, rows, title
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.charts.marks import key

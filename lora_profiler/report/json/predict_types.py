@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type
 from lora_profiler.batching.batches import Batching
 from lora_profiler.evidence.memory import Description, MeasuredMemory
 from lora_profiler.evidence.steps import MeasuredStep
-from lora_profiler.planning.fit import Reserve, Verdict
 from lora_profiler.planning.memory_savings import Lever
+from lora_profiler.planning.reserve import Reserve, Verdict
 from lora_profiler.planning.speed_gap import Cause
 from lora_profiler.prediction import Category, Engine, Exactness, LayerCost, MomentName, Traffic
 from lora_profiler.records.serialize import SetupFields

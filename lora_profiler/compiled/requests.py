@@ -1,0 +1,224 @@
+"""What training asks of CUDA's caching allocator, in order: the tape of a step at given sizes, with
+what no tape shows and a rehearsal does, as `benchmarks/results/boundary.md` compares them.
+
+Births of a tape are the storages that an operator returns. Beside them a card is asked for BLAS
+workspaces, for a 16-bit weight while it is quantised, and for the scratch memory of flash
+attention's backward pass. And a tape has two steps: what a step leaves behind decides where the
+next one's blocks lie, so that a third is asked for as the second was.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from lora_profiler.catalog.contexts import most_multiprocessors
+from lora_profiler.compiled.evaluation import Evaluation, tape_of
+from lora_profiler.compiled.regime import regime_of
+from lora_profiler.compiled.tape import Birth, FlatEvent
+from lora_profiler.support.library_memory import code_book_bytes, workspace_bytes
+from lora_profiler.workload import DTYPE_BYTES, Workload
+
+PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "matmul"})
+"""Operators that run in BLAS. The first one of each thread, forward and autograd's, makes its
+workspace, after its own result."""
+FLASH = "_scaled_dot_product_flash_attention"
+FLASH_BACKWARD = "_scaled_dot_product_flash_attention_backward"
+FLASH_ROWS = 128
+"""Flash attention's backward kernel sums the gradient of the queries in float32, over rows padded
+to a multiple of this, and expands grouped keys and values to all heads: torch's
+aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp (mha_bwd). cuDNN's, for which a tape
+of flash stands in, has one workspace: that sum, and another of each row."""
+_FLOAT32 = 4
+_COLUMNS, _ROWS, _FEWEST, _MOST = 128, 4, 16, 256
+"""Of a sum over tokens, the gradient of a bias or a norm: columns and rows that a block of 128
+threads takes at once, and how many values a thread adds up at least and at most before the sum is
+shared by several blocks, whose float32 parts lie in scratch memory: torch's
+aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig)."""
+_THREADS = {75: 1024, 86: 1536, 89: 1536, 120: 1536, 121: 1536}
+_USUAL_THREADS, _USUAL_CAPABILITY = 2048, 80
+"""Of a multiprocessor; NVIDIA's CUDA programming guide."""
+DROPOUT = "native_dropout"
+"""Returns its output and its mask, and asks for the mask first: torch's
+aten/src/ATen/native/cuda/Dropout.cu."""
+
+
+class Requests(NamedTuple):
+    """`events`: n asks for `sizes[n]` bytes, ~n gives them back."""
+
+    sizes: Sequence[int]
+    events: Sequence[int]
+
+
+def requests_for(workload: Workload) -> Requests | None:
+    """`requests_of` by the tape at hand; None where there is none."""
+    evaluation = tape_of(workload)
+    return None if evaluation is None else requests_of(evaluation, workload)
+
+
+@lru_cache(maxsize=8)
+def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
+    """Three steps of `workload`; two, where the second one of the tape does not end as it began."""
+    return _Asking(evaluation, workload).requests
+
+
+class _Asking:
+    def __init__(self, evaluation: Evaluation, workload: Workload) -> None:
+        self._workload = workload
+        at = evaluation.values(workload.setup)
+        self._values = [size.evaluate(*at) for size in evaluation.profile.sizes]
+        self._sizes: list[int] = []
+        self._events: list[int] = []
+        self.requests = Requests(self._sizes, self._events)
+        self._numbers: list[int] = []  # of the tape's births among all requests
+        self._unmade = {"forward", "backward"}
+        self._phase = ""
+        self._take(code_book_bytes(workload.setup))
+        tape = [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
+        begins = [i for i, event in enumerate(tape) if _begins(event)]
+        self._copies_output = _copies_output(tape)
+        self._log_sum_exp = next(
+            (b.size for a, b in pairwise(_births(tape)) if a.op == b.op == FLASH), None
+        )
+        kernels = regime_of(workload).kernels
+        self._is_cudnn = bool(kernels) and kernels[0].startswith("cudnn")
+        self._before(tape[: begins[0]])
+        self._steps(tape[begins[0] :])
+        self._once_more(tape, begins)
+
+    def _take(self, size: int) -> int:
+        self._events.append(len(self._sizes))
+        self._sizes.append(size)
+        return len(self._sizes) - 1
+
+    def _give(self, number: int) -> None:
+        self._events.append(~number)
+
+    def _before(self, tape: Sequence[FlatEvent]) -> None:
+        """The model, and then the adapters that are put into it. A tape has them module by
+        module."""
+        births = [(n, b) for n, b in enumerate(e.birth for e in tape if e.birth is not None)]
+        self._numbers = [0] * len(births)
+        quantised = {b.module for _, b in births if b.category == "quantization_state"}
+        weight, packed_in = -1, ""
+        for number, birth in births:
+            if birth.category == "adapters":
+                continue
+            if weight >= 0 and (birth.category, birth.module) != ("quantization_state", packed_in):
+                self._give(weight)
+                weight, packed_in = -1, ""
+            size = self._values[birth.size]
+            if birth.category == "parameters" and birth.module in quantised - {packed_in}:
+                weight = self._take(2 * size * DTYPE_BYTES[self._workload.setup.dtype])
+                packed_in = birth.module
+            self._numbers[number] = self._take(size)
+        if weight >= 0:
+            self._give(weight)
+        for number, birth in births:
+            if birth.category == "adapters":
+                self._numbers[number] = self._take(self._values[birth.size])
+
+    def _steps(self, tape: Sequence[FlatEvent]) -> None:
+        output = -1
+        for i, event in enumerate(tape):
+            if event.birth is not None:
+                if event.birth.op == DROPOUT and output < 0:
+                    output = self._values[event.birth.size]
+                    self._numbers.append(-1)  # asked for after the mask
+                    continue
+                self._numbers.append(self._take(self._values[event.birth.size]))
+                if event.birth.op == DROPOUT:
+                    self._numbers[-2], output = self._take(output), -1
+                self._beside(tape, i)
+            elif event.mark is not None:
+                self._phase = event.mark.phase
+            else:
+                self._give(self._numbers[event.dies])
+
+    def _beside(self, tape: Sequence[FlatEvent], i: int) -> None:
+        """What the operator whose result was born asks for besides."""
+        birth = tape[i].birth
+        assert birth is not None
+        if birth.op in PRODUCTS and self._phase in self._unmade:
+            self._unmade.remove(self._phase)
+            self._take(workspace_bytes(self._workload.platform))
+        if birth.op == "sum" and birth.category == "gradients":
+            self._give(self._take(self._scratch_of_sum(self._values[birth.size])))
+        if birth.op == FLASH_BACKWARD and not _follows(tape, i, FLASH_BACKWARD):
+            queries, keys = (self._values[_birth_size(tape, i - k)] for k in (2, 1))
+            self._scratch_of_flash(queries, keys)
+
+    def _scratch_of_sum(self, size: int) -> int:
+        """Of the gradient of a vector of `size` bytes. Of a platform's cards the one with the most
+        multiprocessors counts."""
+        setup = self._workload.setup
+        columns = size // DTYPE_BYTES[setup.dtype]
+        each = -(-setup.batch_size * setup.seq_len // _ROWS)
+        if each < _FEWEST * _ROWS or columns < _COLUMNS:
+            return 0
+        capability = self._workload.platform.capability or _USUAL_CAPABILITY
+        threads = _THREADS.get(capability, _USUAL_THREADS)
+        room = most_multiprocessors(capability) * (threads // _COLUMNS) * _COLUMNS
+        shared = min(-(-room // columns), -(-each // _FEWEST))
+        blocks = max(shared, -(-each // _MOST))
+        return _FLOAT32 * columns * _COLUMNS * blocks if blocks > 1 else 0
+
+    def _scratch_of_flash(self, queries: int, keys: int) -> None:
+        setup = self._workload.setup
+        width = DTYPE_BYTES["bfloat16" if setup.precision == "amp" else setup.dtype]
+        rows = -(-setup.seq_len // FLASH_ROWS) * FLASH_ROWS
+        summed = queries * _FLOAT32 // width * rows // setup.seq_len
+        if self._is_cudnn and self._log_sum_exp is not None:
+            self._give(self._take(summed + self._values[self._log_sum_exp]))
+            return
+        copied = (queries,) if self._copies_output else ()
+        expanded = (queries, queries) if keys < queries else ()
+        scratch = [self._take(size) for size in (*copied, summed, *expanded)]
+        for number in reversed(scratch):
+            self._give(number)
+
+    def _once_more(self, tape: Sequence[FlatEvent], begins: Sequence[int]) -> None:
+        """The last step again. What it gives back of the step before it, as the batch and the loss,
+        is now its own."""
+        last = tape[begins[-1] :]
+        first = sum(event.birth is not None for event in tape[: begins[-1]])
+        dying = [event.dies for event in last if event.birth is None and event.mark is None]
+        inherited = sorted(n for n in dying if n < first)
+        left = sorted(set(range(first, len(self._numbers))) - set(dying))
+        if len(left) != len(inherited):
+            return
+        heir = dict(zip(inherited, left, strict=True))
+        before = self._numbers
+        self._numbers = [before[heir.get(n, n)] for n in range(first)]
+        self._steps(last)
+
+
+def _begins(event: FlatEvent) -> bool:
+    mark = event.mark
+    return mark is not None and mark.phase == "setup" and mark.micro == 0 and not mark.note
+
+
+def _birth_size(tape: Sequence[FlatEvent], i: int) -> int:
+    birth = tape[i].birth
+    assert birth is not None
+    return birth.size
+
+
+def _follows(tape: Sequence[FlatEvent], i: int, op: str) -> bool:
+    following = tape[i + 1].birth if i + 1 < len(tape) else None
+    return following is not None and following.op == op
+
+
+def _copies_output(tape: Sequence[FlatEvent]) -> bool:
+    """Whether flash attention's output is not in the order that its backward pass reads it in, so
+    that it is copied there as it was in forward."""
+    births = _births(tape)
+    for output, *following in zip(births, *(births[k:] for k in range(1, 6)), strict=False):
+        if output.op == FLASH:
+            after = next((birth for birth in following if birth.op != FLASH), None)
+            return after is not None and (after.op, after.size) == ("clone", output.size)
+    return False
+
+
+def _births(tape: Sequence[FlatEvent]) -> list[Birth]:
+    return [event.birth for event in tape if event.birth is not None]

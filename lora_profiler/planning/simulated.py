@@ -1,0 +1,83 @@
+"""A verdict by the simulated allocator, where a tape of the step is at hand."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lora_profiler.planning.reserve import Card, Reserve, Verdict, judge, reserve_for
+from lora_profiler.support.profiles import why_unprofiled
+from lora_profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from lora_profiler.compiled.requests import Requests
+
+SURE = 2
+"""With so many times the bound on fragmentation to spare nothing is simulated."""
+
+
+class Judged:
+    """The verdict on one workload, whose peak is `peak` bytes, `held` of them through every step,
+    on `gpu`, of which a program can have `usable` bytes.
+
+    'fits' where the simulated allocator completes its steps with the context at its most; 'tight'
+    where the tensors and the context at its least would have room, so that only expandable segments
+    or luck would do; else 'does_not_fit'. Without a tape a bound stands for the allocator: see
+    `reserve.judge`. `engine` "analytic" has none. `asked` are what the allocator is asked for,
+    where that is known already.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        peak: int,
+        usable: int,
+        gpu: Card,
+        engine: str = "auto",
+        asked: "Requests | None" = None,
+        held: int = 0,
+    ) -> None:
+        self._workload, self._peak, self._usable = workload, peak, usable
+        self._engine, self._known = engine, asked
+        self.bound = reserve_for(gpu, peak, held)
+        """The reserve with a bound on fragmentation, at once."""
+        self._by_bound = judge(peak, usable, gpu, held)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        spare = self._usable - self._peak - self.bound.total_bytes
+        is_sure = spare >= (SURE - 1) * self.bound.fragmentation_bytes
+        if is_sure or self._by_bound == "does_not_fit" or self._asked is None:
+            return self._by_bound
+        from lora_profiler.compiled.allocator import completes
+
+        room = self._usable - self.bound.context_bytes
+        return "fits" if completes(*self._asked, room) else "tight"
+
+    @property
+    def has_tape(self) -> bool:
+        """Whether there is something to simulate."""
+        return self._asked is not None
+
+    @cached_property
+    def reserve(self) -> Reserve:
+        """With what the simulated allocator needs, by bisection, some tenths of a second; the bound
+        where no tape is at hand."""
+        if self._asked is None:
+            return self.bound
+        from lora_profiler.compiled.allocator import smallest_capacity
+
+        needed = smallest_capacity(*self._asked) - self._peak - self.bound.workspace_bytes
+        return replace(self.bound, fragmentation_bytes=max(0, needed), is_simulated=True)
+
+    @cached_property
+    def _asked(self) -> "Requests | None":
+        return self._known or _requests(self._workload, self._engine)
+
+
+def _requests(workload: Workload, engine: str) -> "Requests | None":
+    """What `workload` asks the allocator for; None where no tape is at hand."""
+    if engine == "analytic" or workload.setup.device != "cuda" or why_unprofiled(workload.setup):
+        return None
+    from lora_profiler.compiled.requests import requests_for
+
+    return requests_for(workload)

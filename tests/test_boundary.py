@@ -1,0 +1,62 @@
+"""The committed rehearsals at the boundary of verdicts: the page is that of the rows, the verdicts
+are today's, and the simulated allocator is right about them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import boundary_verdicts as boundary
+from commands import THE_BUNDLE
+from lora_profiler.compiled import library
+from lora_profiler.compiled.evaluation import forget
+
+ROWS = boundary.read_rows()
+SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]
+AGAIN = 12
+
+
+@pytest.fixture(autouse=True)
+def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The profiles that come with the package."""
+    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
+    forget()
+    yield
+    forget()
+
+
+def test_the_page_is_that_of_the_rows() -> None:
+    assert boundary.PAGE.read_text("utf-8") == boundary.page(ROWS)
+
+
+def test_the_rows_are_of_the_questions_that_the_benchmark_asks() -> None:
+    asked = {question.key() for question in boundary.questions()}
+    assert {boundary.question_of(row).key() for row in ROWS} <= asked
+
+
+def test_no_simulated_fits_ran_out_of_memory_and_few_refusals_were_false() -> None:
+    tries, _, false_fits, refused, false_refusals = boundary.counts(SIMULATED)
+    assert tries >= 150
+    assert false_fits == 0
+    assert false_refusals < 0.03 * refused
+
+
+def test_the_smallest_simulated_card_is_the_smallest_that_completes() -> None:
+    pairs = [r for r in SIMULATED if r["kind"] == "card" and len(boundary.outcomes(r)) == 2]
+    assert len(pairs) >= 55
+    right = [all(boundary.is_right(*o) for o in boundary.outcomes(row)) for row in pairs]
+    assert all(right)
+
+
+@pytest.mark.parametrize("number", range(AGAIN))
+def test_what_was_said_is_said_today(number: int) -> None:
+    rows = sorted(SIMULATED, key=lambda row: sum(t["room_bytes"] for t in row["tries"]))
+    row = rows[number * (len(rows) // 2) // AGAIN]
+    said = boundary.foretold(boundary.question_of(row), row["torch"])
+    assert said["tries"] == row["tries"]
+
+
+def test_a_verdict_is_right_where_fits_goes_through_and_nothing_else_does() -> None:
+    assert boundary.is_right("fits", "done")
+    assert boundary.is_right("tight", "out_of_memory")
+    assert not boundary.is_right("fits", "out_of_memory")
+    assert not boundary.is_right("does_not_fit", "done")

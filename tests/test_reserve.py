@@ -1,0 +1,180 @@
+"""What a card holds beside tensors: the table of contexts, the bound on fragmentation against the
+simulations that it is taken from, and the verdict by the simulated allocator."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import fragmentation
+from commands import THE_BUNDLE
+from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, peak_bytes
+from lora_profiler.catalog import bundled_gpus
+from lora_profiler.catalog.contexts import (
+    context_of,
+    multiprocessors,
+    processor_table,
+    published_contexts,
+)
+from lora_profiler.compiled import library
+from lora_profiler.compiled.allocator import completes, smallest_capacity
+from lora_profiler.compiled.evaluation import forget
+from lora_profiler.compiled.requests import requests_for
+from lora_profiler.errors import UsageError
+from lora_profiler.planning import simulated
+from lora_profiler.planning.fit import fit
+from lora_profiler.planning.reserve import (
+    FRAGMENTATION_BYTES,
+    FRAGMENTATION_PERCENT,
+    judge,
+    reserve_for,
+    usable_bytes,
+)
+from lora_profiler.planning.simulated import Judged
+from lora_profiler.units import GIB, MIB
+
+SETUP = TrainSetup(lora=LoraConfig(), batch_size=4, seq_len=512)
+ASKED = Workload(model=find_model("SmolLM2-135M", offline=True), setup=SETUP)
+PEAK = peak_bytes(ASKED)
+CARD = find_gpu("a10")
+
+
+@pytest.fixture(autouse=True)
+def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The profiles that come with the package."""
+    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
+    forget()
+    yield
+    forget()
+
+
+# --- the driver's context -------------------------------------------------------------------------
+
+
+def test_the_table_of_contexts_names_cards_of_the_catalogue_and_sources() -> None:
+    known = {gpu.key for gpu in bundled_gpus()}
+    for row in published_contexts():
+        assert row.key in known
+        assert 50 < row.mebibytes < 1000
+        assert row.what in ("context", "process")
+        assert row.confidence in ("high", "medium", "low")
+        assert row.source.startswith("https://") or row.confidence == "low"
+
+
+def test_a_published_context_lies_within_what_its_card_is_said_to_take() -> None:
+    for row in published_contexts():
+        context = context_of(row.key)
+        assert context.least_bytes <= row.mebibytes * MIB + 1 <= context.most_bytes + 2, row.key
+
+
+def test_a_card_without_a_published_context_takes_what_its_class_does() -> None:
+    """RTX 3060: 28 multiprocessors of compute capability 8.6, of which an A10 takes the fewest bytes
+    and a 3080 the most."""
+    counts = multiprocessors()
+    assert "rtx_3060_12gb" not in {row.key for row in published_contexts()}
+    least, most = 223 * MIB / counts["a10"], 257 * MIB / counts["rtx_3080_10gb"]
+    context = context_of("rtx_3060_12gb")
+    assert (context.least_bytes, context.most_bytes) == (round(28 * least), round(28 * most))
+
+
+def test_a_card_of_unknown_multiprocessors_takes_what_any_card_may() -> None:
+    sizes = [row.mebibytes * MIB for row in published_contexts()]
+    assert context_of("custom:24GiB").least_bytes == min(sizes)
+    assert context_of("mi300x").most_bytes == max(sizes)
+    assert reserve_for(find_gpu("apple_m1"), GIB).context_bytes == 0
+    assert set(processor_table()) == {g.key for g in bundled_gpus() if g.vendor == "nvidia"}
+
+
+# --- the bound ------------------------------------------------------------------------------------
+
+
+def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> None:
+    rows = [row for row in fragmentation.read_rows() if "refused" not in row]
+    assert len(rows) >= 100
+    assert {"full", "lora", "qlora"} == {row["setup"]["method"] for row in rows}
+    covered = [
+        fragmentation.beyond(row)
+        <= reserve_for(CARD, row["peak_bytes"], row["held_bytes"]).fragmentation_bytes
+        for row in rows
+    ]
+    assert sum(covered) >= 0.95 * len(rows)
+
+
+def test_the_page_of_fragmentation_is_that_of_its_rows() -> None:
+    assert fragmentation.PAGE.read_text("utf-8") == fragmentation.page(fragmentation.read_rows())
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_row_of_fragmentation_is_what_is_simulated_today(number: int) -> None:
+    rows = [row for row in fragmentation.read_rows() if "refused" not in row]
+    small = sorted(rows, key=lambda row: row["peak_bytes"])[number * 7]
+    setup = fragmentation.setup_from_dict(small["setup"])
+    again = fragmentation.row(small["model"], setup, small["card"])
+    assert again["smallest_bytes"] == small["smallest_bytes"]
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+def judged(usable: int) -> Judged:
+    return Judged(ASKED, PEAK, usable, CARD)
+
+
+def test_fits_is_what_the_simulated_allocator_completes() -> None:
+    asked = requests_for(ASKED)
+    assert asked is not None
+    context = context_of(CARD.key).most_bytes
+    least = smallest_capacity(*asked)
+    assert completes(*asked, least)
+    assert judged(least + context).verdict == "fits"
+    assert judged(least + context - 2 * MIB).verdict == "tight"
+    assert judge(PEAK, least + context, CARD) == "tight"  # the bound alone could not tell
+
+
+def test_tight_ends_where_tensors_and_the_least_context_have_no_room() -> None:
+    reserve = reserve_for(CARD, PEAK)
+    least = PEAK + reserve.workspace_bytes + reserve.least_context_bytes
+    assert judged(least).verdict == "tight"
+    assert judged(least - 1).verdict == "does_not_fit"
+
+
+def test_the_reserve_says_whether_it_was_simulated() -> None:
+    simulated_reserve = judged(PEAK + GIB).reserve
+    assert simulated_reserve.is_simulated
+    asked = requests_for(ASKED)
+    assert asked is not None
+    total = PEAK + simulated_reserve.workspace_bytes + simulated_reserve.fragmentation_bytes
+    assert total == smallest_capacity(*asked)
+    bound = Judged(ASKED, PEAK, PEAK + GIB, CARD, "analytic").reserve
+    assert not bound.is_simulated
+    assert bound.fragmentation_bytes == PEAK * FRAGMENTATION_PERCENT // 100 + FRAGMENTATION_BYTES
+
+
+def test_nothing_is_simulated_far_from_the_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(simulated, "_requests", never)
+    assert judged(2 * PEAK + GIB).verdict == "fits"
+    assert judged(PEAK // 2).verdict == "does_not_fit"
+
+
+def test_one_sample_is_asked_for_as_several_are_where_only_they_were_traced() -> None:
+    """Every profile answers two samples; the labels of one are a view, of several a copy."""
+    alone = replace(ASKED, setup=replace(SETUP, batch_size=1))
+    asked = requests_for(alone)
+    assert asked is not None
+    most = live = 0
+    for event in asked.events:
+        live += asked.sizes[event] if event >= 0 else -asked.sizes[~event]
+        most = max(most, live)
+    assert abs(most - peak_bytes(alone) - 2 * 8_519_680) < 0.01 * most
+
+
+def test_a_card_of_several_memory_sizes_is_refused_everywhere_in_the_same_words() -> None:
+    unsure = replace(CARD, memory_bytes_usable=None, memory_gib_marketed=None)
+    with pytest.raises(UsageError, match="several memory sizes") as raised:
+        usable_bytes(unsure)
+    with pytest.raises(UsageError) as other:
+        fit(ASKED, unsure)
+    assert str(other.value) == str(raised.value)
