@@ -20,10 +20,10 @@ from lora_profiler import (
     step_time,
 )
 from lora_profiler.batching.batches import Batches
-from lora_profiler.planning.fit import judge, reserve_for
 from lora_profiler.planning.network import communication
 from lora_profiler.planning.over_data import mean_timing, worst_batch
 from lora_profiler.planning.pareto import Objectives, dominates
+from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
 from lora_profiler.workload import Sharding
 
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
@@ -97,7 +97,7 @@ def _tried(workload: Workload, offer: Offer, amount: Amount) -> Tried | None:
     except LoraProfilerError:
         return None
     peak = prediction.peak.total_bytes
-    if judge(peak, usable, gpu) != "fits":
+    if judge(peak, usable, gpu, held_bytes(prediction)) != "fits":
         return None
     seconds = _step_seconds(workload, prediction, offer, batches)
     hours = seconds * _steps(setup, amount, batches) / 3600
@@ -108,7 +108,8 @@ def _tried(workload: Workload, offer: Offer, amount: Amount) -> Tried | None:
         seconds=_rounded(hours * 3600),
         card_seconds=_rounded(hours * 3600 * setup.world_size),
         cost=None if cost is None else _rounded(cost),
-        headroom_share=(usable - peak - reserve_for(gpu, peak).total_bytes) / usable,
+        headroom_share=(usable - peak - reserve_for(gpu, peak, held_bytes(prediction)).total_bytes)
+        / usable,
         trained=prediction.parameters.trainable,
         concessions=(setup.quantization is not None) + (setup.optimizer == "adamw_8bit"),
     )

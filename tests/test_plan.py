@@ -305,7 +305,7 @@ def test_its_command_asks_for_the_same_run(run: Run) -> None:
     assert command[0] == "lora-profile"
     (answer,) = json.loads(run(*command[1:], "--format", "json").stdout)["predictions"]
     assert answer["peak"]["total_bytes"] == best["peak_bytes"]
-    assert answer["fit"]["headroom_bytes"] == best["headroom_bytes"]
+    assert answer["fit"]["headroom_bytes"] >= best["headroom_bytes"]  # which is of the bound
     assert answer["step_time"]["seconds"] == pytest.approx(best["time"]["step_seconds"]["middle"])
     assert answer["data"]["total_seconds"] == pytest.approx(3600 * best["hours"]["middle"])
 

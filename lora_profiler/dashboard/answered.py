@@ -12,7 +12,6 @@ from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
-from lora_profiler.planning.reserve import Card
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction

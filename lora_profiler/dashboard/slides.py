@@ -10,6 +10,7 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes_checked
+from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, lengths
 from lora_profiler.report.first_screen import Frame
 from lora_profiler.report.first_screen.frame import framed, judged
@@ -74,6 +75,7 @@ def _frames(
 ) -> Iterator[tuple[int, Frame]]:
     question = result.question
     engines = [engine_for_search(p, question.engine) for p in result.predictions]
+    helds = [held_bytes(p) for p in result.predictions]
     for stop in stops:
         if stop == question.options[name]:
             yield stop, shown
@@ -88,8 +90,8 @@ def _frames(
             continue
         bars = [
             replace(bar, label=label, peak_bytes=peak, reserve_bytes=kept, verdict=verdict)
-            for bar, (label, peak) in zip(shown.bars, peaks, strict=True)
-            for kept, verdict in (judged(peak, result.gpu),)
+            for bar, (label, peak), held in zip(shown.bars, peaks, helds, strict=True)
+            for kept, verdict in (judged(peak, held, result.gpu),)
         ]
         yield stop, framed(bars, result.gpu, shown.scale_bytes)
 

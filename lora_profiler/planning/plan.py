@@ -241,7 +241,7 @@ class _Search:
             seconds=total,
             card_seconds=total * part.cards,
             cost=None if price is None else hours * part.cards * price.per_hour,
-            headroom_share=part.headroom_bytes(layout.peak_bytes) / part.usable_bytes,
+            headroom_share=part.headroom_bytes(layout) / part.usable_bytes,
             trained=layout.trained,
             concessions=concessions_of(layout.setup),
         )
@@ -256,7 +256,7 @@ class _Search:
             price=part.offer.price,
             network=part.network,
             peak_bytes=layout.peak_bytes,
-            headroom_bytes=part.headroom_bytes(layout.peak_bytes),
+            headroom_bytes=part.headroom_bytes(layout),
             trained=layout.trained,
             steps=layout.steps,
             time=time,

@@ -14,6 +14,7 @@ from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, r
 from lora_profiler.planning.network import Network, communication
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
 from lora_profiler.planning.planned import Amount, Interval, RunTime
+from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.timing import TimedDevice, device_for, no_speed
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import step_time_at
@@ -23,12 +24,14 @@ from lora_profiler.workload import TrainSetup, Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A way whose peak is known. `workload` is as asked, on the first platform that runs the same
-    kernels; `worst` is that of the worst batch where there are data."""
+    """A way whose peak is known, `held_bytes` of it through every step. `workload` is as asked, on
+    the first platform that runs the same kernels; `worst` is that of the worst batch where there
+    are data."""
 
     workload: Workload
     worst: Workload
     peak_bytes: int
+    held_bytes: int
     trained: int
     steps: float
 
@@ -50,6 +53,7 @@ class Costs:
         self._platforms: dict[tuple[AttentionKernels, tuple[int, int]], Platform] = {}
         self._layouts: dict[tuple[TrainSetup, Platform], Layout | None] = {}
         self._trained: dict[tuple[object, Platform], int] = {}
+        self._held: dict[tuple[object, ...], int] = {}
         self._kernels: dict[tuple[TrainSetup, Platform], StepKernels] = {}
         self._sent: dict[tuple[TrainSetup, Platform], int] = {}
         self._batches: dict[tuple[int, int, int], Batches] = {}
@@ -78,6 +82,7 @@ class Costs:
                 workload=workload,
                 worst=worst,
                 peak_bytes=peak_bytes_checked(worst, engine),
+                held_bytes=self._held_by(worst, engine),
                 trained=self._trained_by(workload),
                 steps=steps,
             )
@@ -114,6 +119,17 @@ class Costs:
             alone = replace(workload, setup=_alone(setup))
             self._trained[key] = predict_checked(alone, "analytic").parameters.trainable
         return self._trained[key]
+
+    def _held_by(self, workload: Workload, engine: str) -> int:
+        """The same for every batch, length, loss and checkpointing."""
+        setup = workload.setup
+        key = (
+            *(setup.lora, setup.quantization, setup.dtype, setup.optimizer),
+            *(setup.sharding, setup.world_size, workload.platform),
+        )
+        if key not in self._held:
+            self._held[key] = held_bytes(predict_checked(workload, engine))
+        return self._held[key]
 
     # --- time -------------------------------------------------------------------------------------
 

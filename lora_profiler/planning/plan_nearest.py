@@ -52,7 +52,7 @@ def nearest_fit(plan: TrainingPlan, engine: str = "auto") -> NearestFit | None:
     """Of a plan with nothing on its front; None where not even a peak is known."""
     costs = Costs(plan.amount, engine)
     found = [
-        (part.headroom_bytes(layout.peak_bytes), part, layout)
+        (part.headroom_bytes(layout), part, layout)
         for offer in plan.offers
         for part in parts_of(offer, plan.space)[-1:]
         for layout in _leanest(part, plan, costs)

@@ -7,11 +7,11 @@ from itertools import product
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.fit import judge, reserve_for
 from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import SHARDINGS, Cluster, world_sizes
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
+from lora_profiler.planning.reserve import judge, reserve_for
 from lora_profiler.workload import DTYPE_BYTES, Loss, Sharding, TrainSetup, Workload
 
 MOST_SAVED_EACH = 16
@@ -39,11 +39,15 @@ class Part:
     def usable_bytes(self) -> int:
         return self.cluster.gpu.usable_bytes or 0
 
-    def headroom_bytes(self, peak: int) -> int:
-        return self.usable_bytes - peak - reserve_for(self.cluster.gpu, peak).total_bytes
+    def headroom_bytes(self, layout: Layout) -> int:
+        """Beside the reserve with the bound on fragmentation: thousands of ways are judged, and
+        each simulation takes tens of milliseconds."""
+        peak, held = layout.peak_bytes, layout.held_bytes
+        return self.usable_bytes - peak - reserve_for(self.cluster.gpu, peak, held).total_bytes
 
     def fits(self, layout: Layout) -> bool:
-        return judge(layout.peak_bytes, self.usable_bytes, self.cluster.gpu) == "fits"
+        peak, held = layout.peak_bytes, layout.held_bytes
+        return judge(peak, self.usable_bytes, self.cluster.gpu, held) == "fits"
 
 
 def parts_of(offer: Offer, space: Space) -> list[Part]:

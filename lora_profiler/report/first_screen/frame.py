@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.fit import Verdict, judge, reserve_for
+from lora_profiler.planning.reserve import Verdict, judge, reserve_for
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.method_label import method_label
@@ -123,21 +123,21 @@ def framed(bars: Sequence[MemoryBar], gpu: Gpu | None, largest: int | None = Non
 def _bar(answer: Answer, gpu: Gpu | None, is_chosen: bool) -> MemoryBar:
     prediction = answer.prediction
     peak = prediction.peak.total_bytes
-    reserve, verdict = judged(peak, gpu)
     return MemoryBar(
         label=method_label(prediction),
         method=prediction.workload.setup.method,
         peak_bytes=peak,
-        reserve_bytes=reserve,
-        verdict=verdict if answer.fit else None,
+        reserve_bytes=answer.fit.reserve_bytes if answer.fit else 0,
+        verdict=answer.fit.verdict if answer.fit else None,
         is_at_least=prediction.saved_activation_bytes is None,
         is_chosen=is_chosen,
     )
 
 
-def judged(peak: int, gpu: Gpu | None) -> tuple[int, Verdict | None]:
-    """What to keep free on the card beside a peak of so many bytes, and its verdict; 0 and None
-    without one whose memory is known."""
+def judged(peak: int, held: int, gpu: Gpu | None) -> tuple[int, Verdict | None]:
+    """What to keep free on the card beside a peak of so many bytes, `held` of them through every
+    step, by the bound on fragmentation, and its verdict; 0 and None without a card whose memory is
+    known."""
     if gpu is None or gpu.usable_bytes is None:
         return 0, None
-    return reserve_for(gpu, peak).total_bytes, judge(peak, gpu.usable_bytes, gpu)
+    return reserve_for(gpu, peak, held).total_bytes, judge(peak, gpu.usable_bytes, gpu, held)

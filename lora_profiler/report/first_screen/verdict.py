@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.fit import Verdict
+from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.report import labels
 from lora_profiler.report.room import room
