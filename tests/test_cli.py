@@ -296,7 +296,7 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
             "https://github.com/foundation-model-stack/fms-acceleration/blob/"
         )
     text = " ".join(answer(*MISTRAL, "--detail").split())
-    assert "Peak as measured, were it as far off as public ones: full " in text
+    assert "Peak as measured, were it as far off as public ones that options describe" in text
     assert (
         "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with"
         " checkpointing" in text

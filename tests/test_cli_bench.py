@@ -406,12 +406,9 @@ def test_a_text_needs_a_tokenizer(bench: Bench, tmp_path: Path) -> None:
     assert "--weights PATH" in err
 
 
-@pytest.mark.parametrize("flag", ["--use-dora", "--use-reentrant"])
-def test_predict_refuses_what_is_not_modelled_too(
-    flag: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_refuses_what_is_not_modelled_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["gpt2", "-s", "64", flag])
+        main(["gpt2", "-s", "64", "--use-reentrant"])
     assert ended.value.code == 2
     assert "is not modelled" in capsys.readouterr().err
 
@@ -563,7 +560,7 @@ def test_help() -> None:
     assert text.startswith("Usage: lora-profile bench [OPTIONS] [MODEL...]")
     assert "Examples:\n  lora-profile bench " in text
     assert "Exit code: 0 done" in text
-    assert "--use-dora" not in text
+    assert "--use-reentrant" not in text
     assert "--engine" not in text
     assert all(len(line) <= 120 for line in text.splitlines())
 
