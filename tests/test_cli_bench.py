@@ -373,7 +373,7 @@ def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) ->
 def test_a_wrong_question_is_refused_before_anything_starts(
     bench: Bench, golden_file: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     golden_file.compare_answers(
         "refusals-bench", lambda words: refused(Done(*bench(*shlex.split(words))))
     )
