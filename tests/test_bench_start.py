@@ -21,6 +21,7 @@ from lora_profiler.harness import Case, MeasurementError, device_choice, make_ca
 from lora_profiler.harness.device_choice import check_device, present_device
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import predicted_largest_batch
+from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
@@ -238,7 +239,9 @@ def test_on_a_card_its_memory_less_the_reserve_counts(card: FakeDevice) -> None:
 
     def fits(size: int, total: int) -> bool:
         asked = Workload(model=LLAMA, setup=replace(setup, batch_size=size))
-        return Judged(asked, predict(asked).peak.total_bytes, total, gpu).verdict == "fits"
+        answer = predict(asked)
+        judged = Judged(asked, answer.peak.total_bytes, total, gpu, held=held_bytes(answer))
+        return judged.verdict == "fits"
 
     assert fits(start, card.total)
     assert not fits(start + 1, card.total)
