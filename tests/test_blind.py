@@ -13,6 +13,7 @@ import records
 from benchmarks import blind, predictions
 from benchmarks.campaign import main
 from benchmarks.suites import suites
+from lora_profiler.catalog.contexts import context_of
 from lora_profiler.harness import Case, make_case
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict
@@ -174,14 +175,17 @@ def test_edges_say_whether_the_verdict_was_right(
 
 
 def test_a_context_leaves_less_of_an_emulated_card() -> None:
-    """0.6 GiB beside a peak on CUDA, nothing on a CPU; and no verdict without a card."""
+    """The most published of an H100 beside a peak on CUDA, nothing on a CPU; and no verdict without
+    a card."""
     on_cuda = replace(
         EDGES[0],
         workload=replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, device="cuda")),
     )
     roomy = replace(on_cuda, conditions=replace(CARD, budget_bytes=2**30))
-    assert predictions.fits(roomy, 429_000_000) is True
-    assert predictions.fits(roomy, 430_000_000) is False
+    room = 2**30 - context_of("h100_sxm_80gb").most_bytes
+    assert 0 < room < 2**30
+    assert predictions.fits(roomy, room) is True
+    assert predictions.fits(roomy, room + 1) is False
     assert predictions.fits(replace(roomy, workload=EDGES[0].workload), 2**30) is True
     assert predictions.fits(FULL, 1) is None
 
