@@ -208,8 +208,8 @@ def test_csv_md_and_per_layer() -> None:
     ("arguments", "code", "verdicts"),
     [
         (["gpt2", "-s", "512", "--gpu", "rtx_4090"], 0, ["fits", "fits"]),
-        (["meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb"], 0, ["tight", "fits"]),
-        (["meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb", "--method", "full"], 0, ["tight"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb"], 0, ["fits", "fits"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "custom:77GiB", "--method", "full"], 0, ["tight"]),
         (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090"], 1, ["does_not_fit", "does_not_fit"]),
         (["gpt2", "-s", "512", "--gpu", "custom:4GiB"], 0, ["fits", "fits"]),
         (["gpt2", "-s", "512", "--gpu", "custom:64MiB"], 1, ["does_not_fit", "does_not_fit"]),
