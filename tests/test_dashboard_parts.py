@@ -338,7 +338,7 @@ def test_every_cell_of_the_map_is_its_own_prediction_and_verdict(lora: LoraConfi
     gpu = find_gpu("custom:4GiB")
     cells = size_fits(predict(workload), gpu)
     assert (3, 200) in {(c.batch_size, c.seq_len) for c in cells}
-    assert {c.verdict for c in cells} == {"fits", "tight", "does_not_fit"}
+    assert {"fits", "does_not_fit"} <= {c.verdict for c in cells}
     for cell in cells[::5]:
         asked = replace(
             workload,
