@@ -344,7 +344,7 @@ def test_every_cell_of_the_map_is_its_own_prediction_and_verdict(lora: LoraConfi
     ):
         last = max(getattr(c, of) for c in cells if c.verdict == "fits")
         assert len([size for size in sizes if size > last]) <= BEYOND
-    assert {c.verdict for c in cells} == {"fits", "tight", "does_not_fit"}
+    assert {"fits", "does_not_fit"} <= {c.verdict for c in cells}
     for cell in cells[::5]:
         asked = replace(
             workload,

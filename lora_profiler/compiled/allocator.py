@@ -330,11 +330,15 @@ def _replayed(
 
 
 def smallest_capacity(
-    sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
+    sizes: Sequence[int],
+    events: Sequence[int],
+    *,
+    expandable_segments: bool = False,
+    within_bytes: int = GRAIN,
 ) -> int:
     """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
 
-    It completes on the answer and not on a card one `GRAIN` smaller. Memory and success are not
+    It completes on the answer and not on a card `within_bytes` smaller. Memory and success are not
     quite monotone, since a full card releases early, which can leave better gaps: a still smaller
     card may complete by luck, and a larger one fail.
     """
@@ -345,7 +349,7 @@ def smallest_capacity(
         least = max(least, total)
     too_small = -(-least // GRAIN) * GRAIN - GRAIN
     enough = replay(sizes, events, expandable_segments=expandable_segments).reserved_bytes
-    while enough - too_small > GRAIN:
+    while enough - too_small > within_bytes:
         capacity = (too_small + enough) // 2 // GRAIN * GRAIN
         try:
             # What was never reserved is not needed.

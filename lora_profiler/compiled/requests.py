@@ -7,9 +7,9 @@ attention's backward pass. And a tape has two steps: what a step leaves behind d
 next one's blocks lie, so that a third is asked for as the second was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from lora_profiler.catalog.contexts import most_multiprocessors
@@ -30,6 +30,9 @@ to a multiple of this, and expands grouped keys and values to all heads: torch's
 aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp (mha_bwd). cuDNN's, for which a tape
 of flash stands in, has one workspace: that sum, and another of each row."""
 _FLOAT32 = 4
+_BLOCK = 64
+"""NF4 scales so many weights together, in float32 before the scales are quantised themselves:
+bitsandbytes' functional.py (quantize_4bit)."""
 _COLUMNS, _ROWS, _FEWEST, _MOST = 128, 4, 16, 256
 """Of a sum over tokens, the gradient of a bias or a norm: columns and rows that a block of 128
 threads takes at once, and how many values a thread adds up at least and at most before the sum is
@@ -95,28 +98,26 @@ class _Asking:
         self._events.append(~number)
 
     def _before(self, tape: Sequence[FlatEvent]) -> None:
-        """The model, and then the adapters that are put into it. A tape has them module by
-        module."""
-        births = [(n, b) for n, b in enumerate(e.birth for e in tape if e.birth is not None)]
+        """The model, then its weights as they are quantised, each from 16 bit on the card, and then
+        the adapters. A tape has them module by module."""
+        births = _births(tape)
         self._numbers = [0] * len(births)
-        quantised = {b.module for _, b in births if b.category == "quantization_state"}
-        weight, packed_in = -1, ""
-        for number, birth in births:
-            if birth.category == "adapters":
-                continue
-            if weight >= 0 and (birth.category, birth.module) != ("quantization_state", packed_in):
-                self._give(weight)
-                weight, packed_in = -1, ""
-            size = self._values[birth.size]
-            if birth.category == "parameters" and birth.module in quantised - {packed_in}:
-                weight = self._take(2 * size * DTYPE_BYTES[self._workload.setup.dtype])
-                packed_in = birth.module
-            self._numbers[number] = self._take(size)
-        if weight >= 0:
+        quantised = {n: len(states) for n, states in _quantised(births)}
+        packed = {n + k for n, states in quantised.items() for k in range(states + 1)}
+        for n, birth in enumerate(births):
+            if n not in packed and birth.category != "adapters":
+                self._numbers[n] = self._take(self._values[birth.size])
+        for n, states in quantised.items():
+            size = self._values[births[n].size]
+            weight = self._take(2 * size * DTYPE_BYTES[self._workload.setup.dtype])
+            scales = self._take(size * 2 // _BLOCK * _FLOAT32)
+            for k in range(n, n + states + 1):
+                self._numbers[k] = self._take(self._values[births[k].size])
+            self._give(scales)
             self._give(weight)
-        for number, birth in births:
+        for n, birth in enumerate(births):
             if birth.category == "adapters":
-                self._numbers[number] = self._take(self._values[birth.size])
+                self._numbers[n] = self._take(self._values[birth.size])
 
     def _steps(self, tape: Sequence[FlatEvent]) -> None:
         output = -1
@@ -218,6 +219,15 @@ def _copies_output(tape: Sequence[FlatEvent]) -> bool:
             after = next((birth for birth in following if birth.op != FLASH), None)
             return after is not None and (after.op, after.size) == ("clone", output.size)
     return False
+
+
+def _quantised(births: Sequence[Birth]) -> Iterator[tuple[int, Sequence[Birth]]]:
+    """(number of a packed weight, what of its quantisation follows it)."""
+    for n, birth in enumerate(births):
+        if birth.category == "parameters":
+            states = list(takewhile(lambda b: b.category == "quantization_state", births[n + 1 :]))
+            if states:
+                yield n, states
 
 
 def _births(tape: Sequence[FlatEvent]) -> list[Birth]:

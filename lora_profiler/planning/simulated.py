@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""
+PART = 200
+"""Of the peak: how finely the reserve is told."""
 
 
 class Judged:
@@ -60,13 +62,17 @@ class Judged:
 
     @cached_property
     def reserve(self) -> Reserve:
-        """With what the simulated allocator needs, by bisection, some tenths of a second; the bound
-        where no tape is at hand."""
+        """With what the simulated allocator needs, by bisection to `PART` of the peak, some tenths of
+        a second; the bound where no tape is at hand."""
         if self._asked is None:
             return self.bound
-        from lora_profiler.compiled.allocator import smallest_capacity
+        from lora_profiler.compiled.allocator import GRAIN, smallest_capacity
 
-        needed = smallest_capacity(*self._asked) - self._peak - self.bound.workspace_bytes
+        room = self._usable - self.bound.context_bytes
+        card = smallest_capacity(*self._asked, within_bytes=max(GRAIN, self._peak // PART))
+        if self.verdict == "fits":
+            card = min(card, room)  # on which it was seen to complete
+        needed = card - self._peak - self.bound.workspace_bytes
         return replace(self.bound, fragmentation_bytes=max(0, needed), is_simulated=True)
 
     @cached_property

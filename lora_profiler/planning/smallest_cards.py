@@ -33,6 +33,7 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
     peaks: dict[int | None, int | None] = {
         workload.platform.capability: prediction.peak.total_bytes
     }
+    room_of: dict[int | None, int] = {}  # least that was seen to suffice, by capability
     smallest: list[Gpu] = []
     for card in _by_memory():
         usable = card.usable_bytes or 0
@@ -49,16 +50,18 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
             except LoraProfilerError:  # nobody knows the step with its kernels
                 peaks[card.capability] = None
         peak = peaks[card.capability]
-        if (
-            peak is not None
-            and Judged(own, peak, usable, card, answerer, held=held).verdict == "fits"
-        ):
+        if peak is None:
+            continue
+        judged = Judged(own, peak, usable, card, answerer, held=held)
+        room = usable - judged.bound.context_bytes
+        if room >= room_of.get(card.capability, 2 * usable) or judged.verdict == "fits":
+            room_of.setdefault(card.capability, room)
             smallest.append(card)
-    return tuple(smallest)
+    return tuple(sorted(smallest, key=lambda card: -(card.usable_bytes or 0)))
 
 
 def _by_memory() -> list[Gpu]:
+    """Of one memory those with the least to use first: what suffices there suffices on the
+    others."""
     known = [card for card in bundled_gpus() if card.vendor == "nvidia" and card.usable_bytes]
-    return sorted(
-        known, key=lambda card: (card.memory_gib_marketed or 0, -(card.usable_bytes or 0))
-    )
+    return sorted(known, key=lambda card: (card.memory_gib_marketed or 0, card.usable_bytes or 0))
