@@ -65,6 +65,12 @@ def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
     return _Asking(evaluation, workload).requests
 
 
+@lru_cache(maxsize=4)
+def _events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
+    """The whole tape, the same for every size."""
+    return [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
+
+
 class _Asking:
     def __init__(self, evaluation: Evaluation, workload: Workload) -> None:
         self._workload = workload
@@ -77,7 +83,7 @@ class _Asking:
         self._unmade = {"forward", "backward"}
         self._phase = ""
         self._take(code_book_bytes(workload.setup))
-        tape = [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
+        tape = _events_of(evaluation)
         begins = [i for i, event in enumerate(tape) if _begins(event)]
         self._copies_output = _copies_output(tape)
         self._log_sum_exp = next(

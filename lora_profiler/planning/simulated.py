@@ -62,8 +62,8 @@ class Judged:
 
     @cached_property
     def reserve(self) -> Reserve:
-        """With what the simulated allocator needs, by bisection to `PART` of the peak, some tenths of
-        a second; the bound where no tape is at hand."""
+        """With what the simulated allocator needs, by bisection to a part of the peak; the bound
+        where no tape is at hand."""
         if self._asked is None:
             return self.bound
         from lora_profiler.compiled.allocator import GRAIN, smallest_capacity
