@@ -99,7 +99,7 @@ def advise(
             names=tuple(change.name for change in tried.changes),
             options=tuple(change.option for change in tried.changes),
             prices=tuple(dict.fromkeys(change.price for change in tried.changes)),
-            learns_the_same=all(change.learns_the_same for change in tried.changes),
+            learns_the_same=_learns_the_same(tried),
             workload=tried.workload,
             peak_bytes=tried.peak_bytes,
             step=_timed(tried.workload, gpu, engine),
@@ -134,8 +134,8 @@ def _sufficient(
     engine: str,
     besides: Collection[str],
 ) -> list[_Tried]:
-    """Sets that fit and of which no part does, the smallest first. One is grown only while nothing
-    fits, one change at a time."""
+    """Sets that fit and of which no part does, the smallest first. They are grown one change at a
+    time, until some fit and one of these learns the same."""
     growing = [_Tried((), workload, prediction.peak.total_bytes)]
     seen: set[TrainSetup] = {workload.setup}
     sufficient: list[_Tried] = []
@@ -145,9 +145,9 @@ def _sufficient(
             for tried in _grown(start, engine, besides, seen):
                 fits = _fits(tried, usable, gpu, engine)
                 (sufficient if fits else grown).append(tried)
-        if len(sufficient) >= 2:
+        if len(sufficient) >= 2 and any(map(_learns_the_same, sufficient)):
             break
-        growing = sorted(grown, key=lambda tried: tried.peak_bytes)[:MOST_GROWN]
+        growing = sorted(grown, key=lambda t: (not _learns_the_same(t), t.peak_bytes))[:MOST_GROWN]
     return [
         tried
         for tried in sufficient
@@ -188,6 +188,10 @@ def _fits(tried: _Tried, usable: int, gpu: Gpu, engine: str) -> bool:
 
 def _flag(change: Change) -> str:
     return change.option.split()[0]
+
+
+def _learns_the_same(tried: _Tried) -> bool:
+    return all(change.learns_the_same for change in tried.changes)
 
 
 def _options(tried: _Tried) -> frozenset[str]:
