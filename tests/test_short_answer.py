@@ -82,7 +82,7 @@ def test_the_bar_is_in_proportion() -> None:
 
 CASES = [
     ("rtx_4090", TrainSetup(lora=LoraConfig())),
-    ("a100_sxm_80gb", TrainSetup(seq_len=4096)),
+    ("a100_sxm_80gb", TrainSetup(batch_size=2, seq_len=4096)),
     ("l4", TrainSetup(lora=LoraConfig(lora_dropout=0.1), batch_size=2, seq_len=1024)),
 ]
 
