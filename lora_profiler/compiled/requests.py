@@ -9,7 +9,7 @@ next one's blocks lie, so that a third is asked for as the second was.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise, takewhile
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from lora_profiler.catalog.contexts import most_multiprocessors
@@ -108,7 +108,7 @@ class _Asking:
         the adapters. A tape has them module by module."""
         births = _births(tape)
         self._numbers = [0] * len(births)
-        quantised = {n: len(states) for n, states in _quantised(births)}
+        quantised = dict(_quantised(births))
         packed = {n + k for n, states in quantised.items() for k in range(states + 1)}
         for n, birth in enumerate(births):
             if n not in packed and birth.category != "adapters":
@@ -227,13 +227,14 @@ def _copies_output(tape: Sequence[FlatEvent]) -> bool:
     return False
 
 
-def _quantised(births: Sequence[Birth]) -> Iterator[tuple[int, Sequence[Birth]]]:
-    """(number of a packed weight, what of its quantisation follows it)."""
-    for n, birth in enumerate(births):
-        if birth.category == "parameters":
-            states = list(takewhile(lambda b: b.category == "quantization_state", births[n + 1 :]))
-            if states:
-                yield n, states
+def _quantised(births: Sequence[Birth]) -> Iterator[tuple[int, int]]:
+    """(number of a packed weight, how many births of its quantisation follow it)."""
+    number = 0
+    for kind, group in groupby(birth.category for birth in births):
+        count = sum(1 for _ in group)
+        if kind == "quantization_state":
+            yield number - 1, count
+        number += count
 
 
 def _births(tape: Sequence[FlatEvent]) -> list[Birth]:
