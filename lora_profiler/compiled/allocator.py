@@ -34,6 +34,10 @@ OWN_SEGMENT = 10 * MIB
 GRAIN = 2 * MIB
 """Segments are multiples of this, so capacities between two multiples do not differ."""
 
+EMPTY_CACHE = -(1 << 62)
+"""Among the events of a replay: segments without a live block go back to the driver, as
+torch.cuda.empty_cache() does."""
+
 # A block is one integer, its size above its address: sorted blocks are in the order of best fit.
 _BITS = 52
 _ADDRESS = (1 << _BITS) - 1
@@ -247,11 +251,14 @@ class Allocator:
         return pool.take(size) or self._taken_after_release(pool, size)
 
     def _taken_after_release(self, pool: Pool, size: int) -> int:
-        self.large.release()
-        self.small.release()
+        self.release()
         if block := pool.take(size):
             return block
         raise SimulatedOutOfMemoryError(self.card.capacity)
+
+    def release(self) -> None:
+        self.large.release()
+        self.small.release()
 
     def free(self, block: int) -> None:
         # A block of the small pool is as large as its request: its tails are always split off.
@@ -265,8 +272,8 @@ def replay(
     capacity_bytes: int | None = None,
     expandable_segments: bool = False,
 ) -> AllocatorPeak:
-    """The peaks over `events`: i is the birth of storage i of sizes[i] bytes, ~i its death. An
-    empty storage takes no block.
+    """The peaks over `events`: i is the birth of storage i of sizes[i] bytes, ~i its death, or
+    `EMPTY_CACHE`. An empty storage takes no block.
 
     With a capacity, of the memory left for segments, a full card makes the allocator release what
     it can and ask once more. Raises SimulatedOutOfMemoryError where that is not enough.
@@ -306,7 +313,9 @@ def _replayed(
     live: dict[int, int] = {}
     requested = allocated = most_requested = most_allocated = 0
     for event in events:
-        if event < 0:
+        if event == EMPTY_CACHE:
+            allocator.release()
+        elif event < 0:
             block = live.pop(~event)
             if block:
                 free(block)
@@ -345,8 +354,9 @@ def smallest_capacity(
     rounded = [-(-size // BLOCK) * BLOCK for size in sizes]
     total = least = 0
     for event in events:
-        total += rounded[event] if event >= 0 else -rounded[~event]
-        least = max(least, total)
+        if event != EMPTY_CACHE:
+            total += rounded[event] if event >= 0 else -rounded[~event]
+            least = max(least, total)
     too_small = -(-least // GRAIN) * GRAIN - GRAIN
     enough = replay(sizes, events, expandable_segments=expandable_segments).reserved_bytes
     while enough - too_small > within_bytes:

@@ -7,12 +7,13 @@ attention's backward pass. And a tape has two steps: what a step leaves behind d
 next one's blocks lie, so that a third is asked for as the second was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from lora_profiler.catalog.contexts import most_multiprocessors
+from lora_profiler.compiled.allocator import EMPTY_CACHE
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent
@@ -47,7 +48,7 @@ aten/src/ATen/native/cuda/Dropout.cu."""
 
 
 class Requests(NamedTuple):
-    """`events`: n asks for `sizes[n]` bytes, ~n gives them back."""
+    """`events`: n asks for `sizes[n]` bytes, ~n gives them back; and `allocator.EMPTY_CACHE`."""
 
     sizes: Sequence[int]
     events: Sequence[int]
@@ -82,6 +83,7 @@ class _Asking:
         self._numbers: list[int] = []  # of the tape's births among all requests
         self._unmade = {"forward", "backward"}
         self._phase = ""
+        self._turned = {n for n, module in workload.model.modules() if module.kind == "Conv1D"}
         self._take(code_book_bytes(workload.setup))
         tape = _events_of(evaluation)
         begins = [i for i, event in enumerate(tape) if _begins(event)]
@@ -92,6 +94,7 @@ class _Asking:
         kernels = regime_of(workload).kernels
         self._is_cudnn = bool(kernels) and kernels[0].startswith("cudnn")
         self._before(tape[: begins[0]])
+        self._events.append(EMPTY_CACHE)  # of what loading left, as the harness does
         self._steps(tape[begins[0] :])
         self._once_more(tape, begins)
 
@@ -104,26 +107,71 @@ class _Asking:
         self._events.append(~number)
 
     def _before(self, tape: Sequence[FlatEvent]) -> None:
-        """The model, then its weights as they are quantised, each from 16 bit on the card, and then
-        the adapters. A tape has them module by module."""
+        """The model and its adapters; a tape has them module by module."""
         births = _births(tape)
         self._numbers = [0] * len(births)
         quantised = dict(_quantised(births))
-        packed = {n + k for n, states in quantised.items() for k in range(states + 1)}
-        for n, birth in enumerate(births):
-            if n not in packed and birth.category != "adapters":
-                self._numbers[n] = self._take(self._values[birth.size])
+        self._construct(births, quantised)
         for n, states in quantised.items():
-            size = self._values[births[n].size]
-            weight = self._take(2 * size * DTYPE_BYTES[self._workload.setup.dtype])
-            scales = self._take(size * 2 // _BLOCK * _FLOAT32)
-            for k in range(n, n + states + 1):
-                self._numbers[k] = self._take(self._values[births[k].size])
-            self._give(scales)
-            self._give(weight)
+            self._quantise(n, births[n : n + states + 1])
+        self._adapt([(n, b) for n, b in enumerate(births) if b.category == "adapters"])
+
+    def _construct(self, births: Sequence[Birth], quantised: Mapping[int, int]) -> None:
+        """The constructors, and initialisation after them; of weights that will be quantised only
+        the one in use has memory, in 16 bit, as `modeling/deferred.py` makes them."""
+        packed = {n + k for n, states in quantised.items() for k in range(states + 1)}
+        used: int | None = None
         for n, birth in enumerate(births):
-            if birth.category == "adapters":
+            if n in quantised:
+                self._give(self._take(self._unpacked(birth)))
+                if used is not None:
+                    self._give(used)
+                used = self._take(self._unpacked(birth))
+            elif n not in packed and birth.category != "adapters":
                 self._numbers[n] = self._take(self._values[birth.size])
+        head = self._take(self._tied_head()) if quantised else None
+        for n in quantised:
+            assert used is not None
+            self._give(used)
+            used = self._take(self._unpacked(births[n]))
+        if head is not None:
+            self._give(head)
+        if used is not None:
+            self._give(used)
+
+    def _tied_head(self) -> int:
+        """Of a head that its constructor makes before it is tied to the embedding."""
+        weights = (w for _, module in self._workload.model.modules() for w in module.weights)
+        tied = max((w.numel for w in weights if w.tied_to is not None), default=0)
+        return tied * DTYPE_BYTES[self._workload.setup.dtype]
+
+    def _unpacked(self, birth: Birth) -> int:
+        return 2 * self._values[birth.size] * DTYPE_BYTES[self._workload.setup.dtype]
+
+    def _quantise(self, n: int, births: Sequence[Birth]) -> None:
+        """From 16 bit on the card, which a Conv1D's weight is turned in. Scales are in float32
+        before they are quantised themselves."""
+        turned = births[0].module in self._turned
+        weights = [self._take(self._unpacked(births[0])) for _ in range(1 + turned)]
+        scales = [self._take(self._values[births[0].size] * 2 // _BLOCK * _FLOAT32)]
+        self._numbers[n] = self._take(self._values[births[0].size])
+        for k, birth in enumerate(births[1:], n + 1):
+            self._numbers[k] = self._take(self._values[birth.size])
+        for number in (*scales, *weights):
+            self._give(number)
+
+    def _adapt(self, births: Sequence[tuple[int, Birth]]) -> None:
+        """PEFT makes adapters in the weights' format, and then casts each."""
+        setup = self._workload.setup
+        assert setup.lora is not None or not births
+        wide = setup.lora is not None and DTYPE_BYTES[setup.lora.adapter_dtype]
+        narrow = DTYPE_BYTES[setup.dtype]
+        made = [self._take(self._values[b.size] * narrow // (wide or narrow)) for _, b in births]
+        for (n, birth), number in zip(births, made, strict=True):
+            self._numbers[n] = number
+            if wide != narrow:
+                self._numbers[n] = self._take(self._values[birth.size])
+                self._give(number)
 
     def _steps(self, tape: Sequence[FlatEvent]) -> None:
         output = -1
