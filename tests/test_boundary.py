@@ -33,20 +33,11 @@ def test_the_rows_are_of_the_questions_that_the_benchmark_asks() -> None:
     assert {boundary.question_of(row).key() for row in ROWS} <= asked
 
 
-def test_simulated_verdicts_of_full_and_lora_are_right() -> None:
-    rows = [row for row in SIMULATED if row["setup"]["method"] != "qlora"]
-    tries, fits, false_fits, refused, false_refusals = boundary.counts(rows)
-    assert tries >= 250 and min(fits, refused) > 100
-    assert (false_fits, false_refusals) == (0, 0)
-
-
-def test_of_qlora_few_are_wrong_by_one_size() -> None:
-    """How its weights come onto the card is not followed to the last block."""
-    rows = [row for row in SIMULATED if row["setup"]["method"] == "qlora"]
-    tries, fits, false_fits, refused, false_refusals = boundary.counts(rows)
-    assert tries >= 100
-    assert false_fits <= 0.04 * fits
-    assert false_refusals <= 0.1 * refused
+def test_no_simulated_fits_ran_out_of_memory_and_few_refusals_were_false() -> None:
+    tries, fits, false_fits, refused, false_refusals = boundary.counts(SIMULATED)
+    assert tries >= 400 and min(fits, refused) > 200
+    assert false_fits == 0
+    assert false_refusals < 0.03 * refused
 
 
 def test_the_smallest_simulated_card_is_the_smallest_that_completes() -> None:
