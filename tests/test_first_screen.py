@@ -111,7 +111,8 @@ def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits(
     gpu = find_gpu("rtx_4090")
     (lora,) = answers([Workload(model=find_model(LLAMA), setup=setup)], gpu)
     remedies = advise(lora.prediction.workload, gpu)
-    assert [offer.setup for offer in offers(lora)] == [r.workload.setup for r in remedies[:3]]
+    offered = [offer.setup for offer in offers(lora) if offer.setup is not None]
+    assert offered == [r.workload.setup for r in remedies[:3]]
     first = offers(lora)[0]
     assert first.text.startswith("Gradient checkpointing: 18.89 GiB, ") and first.tip
     assert lora.timing is not None and lora.timing.step is not None
@@ -283,7 +284,7 @@ def test_differences_are_those_and_no_others() -> None:
     assert asked_ is not None and found is not None
     assert [row.cells for row in asked_.rows] == [("rank", "8", "16"), ("alpha", "16", "32")]
     rows = {row.cells[0]: row.cells[1:] for row in found.rows}
-    assert "verdict" not in rows and "highest rank that fits" not in rows
+    assert "verdict" not in rows
     peaks = [a.prediction.peak.total_bytes for a in (one, other)]
     assert rows["peak"][:2] == tuple(f"{peak / MIB:.2f} MiB" for peak in peaks)
     assert rows["peak"][2] == f"{100 * (peaks[1] / peaks[0] - 1):+.1f} %"

@@ -9,7 +9,12 @@ from lora_profiler.dashboard.answered import Answered, workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes_checked
+from lora_profiler.planning.engine import (
+    engine_for_search,
+    on_card,
+    peak_bytes_checked,
+    predict_checked,
+)
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, lengths
 from lora_profiler.report.first_screen import Frame
@@ -82,10 +87,11 @@ def _frames(
             continue
         sized = replace(question, options={**question.options, name: stop})
         try:
-            peaks = [
-                (way_label(w.setup), peak_bytes_checked(on_card(w, result.gpu), engine))
-                for w, engine in zip(workloads(model, sized), engines, strict=True)
-            ]
+            ways = [on_card(w, result.gpu) for w in workloads(model, sized)]
+            asked = list(zip(ways, engines, strict=True))
+            peaks = [(way_label(w.setup), peak_bytes_checked(w, engine)) for w, engine in asked]
+            if name == "rank":  # alone it changes what is held
+                helds = [held_bytes(predict_checked(w, engine)) for w, engine in asked]
         except LoraProfilerError:  # this size is refused, or nobody knows it
             continue
         bars = [
