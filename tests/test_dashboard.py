@@ -1078,7 +1078,7 @@ def test_the_nearest_rows_stand_beside_an_answer() -> None:
         url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"])
     )
     shown = texts(app)
-    assert "Peak as measured, were it as far off as public ones: full " in shown
+    assert "Peak as measured, were it as far off as public ones that options describe" in shown
     assert shown.count("Nine in ten of") == 1
     assert not viewed(opened(model="gpt2", device="cpu"), "Why").dataframe
 

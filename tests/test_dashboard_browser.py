@@ -407,9 +407,10 @@ def test_a_slider_moves_the_bars_while_it_is_dragged_and_asks_when_it_is_let_go(
         [part.get_attribute("style") for part in bar.locator(".lp-part").all()]
         for bar in bars.all()
     ]
-    numbers = [[re.findall(r"[\d.]+", style) for style in bar] for bar in spans]
+    # but for the last part: while it is dragged the reserve is that of the bound, then simulated
+    numbers = [[re.findall(r"[\d.]+", style) for style in bar[:-1]] for bar in spans]
     assert [[list(map(float, n)) for n in bar] for bar in numbers] == [
-        [pytest.approx([float(x) for x in re.findall(r"[\d.]+", style)]) for style in bar]
+        [pytest.approx([float(x) for x in re.findall(r"[\d.]+", style)]) for style in bar[:-1]]
         for bar in own
     ]
 

@@ -69,7 +69,7 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     full, both, least = (
         [*above, *whose, _on_card(answers, remedies), below],
         [*above, _on_card(answers, remedies), below],
-        [*above, _on_card(answers, first), below],
+        [*above, _on_card(answers, first), _lines(_trust(answers))],
     )
     return next((blocks for blocks in (full, both) if _height(blocks) <= MOST_LINES), least)
 

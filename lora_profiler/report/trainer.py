@@ -12,6 +12,8 @@ from lora_profiler.workload import OPTIONS, Method, Workload
 if TYPE_CHECKING:
     from lora_profiler.planning.trainers import TrainerPeak
 
+_NAMED = 8
+"""So many of what a trainer sets are named in the short answer."""
 BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
 
 
@@ -36,7 +38,9 @@ def short_trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) 
     """As `trainer_lines`, with the names alone of what the trainer sets."""
     if trainer is None:
         return [BARE_LINE]
-    names = dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads))
+    names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
+    if len(names) > _NAMED + 1:
+        names[_NAMED:] = [f"and {len(names) - _NAMED} more"]
     sets = f", which sets {', '.join(names)}" if names else ""
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
 
