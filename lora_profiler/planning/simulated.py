@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""
+HOPELESS = 3
+"""Peaks beyond so many times the card are not simulated: nothing depends on it, and large models
+take long."""
 PART = 200
 """Of the peak: how finely the reserve is told."""
 
@@ -64,7 +67,7 @@ class Judged:
     def reserve(self) -> Reserve:
         """With what the simulated allocator needs, by bisection to a part of the peak; the bound
         where no tape is at hand."""
-        if self._asked is None:
+        if self._peak > HOPELESS * self._usable or self._asked is None:
             return self.bound
         from lora_profiler.compiled.allocator import GRAIN, smallest_capacity
 

@@ -127,19 +127,11 @@ def _bar(answer: Answer, gpu: Gpu | None, is_chosen: bool) -> MemoryBar:
         label=method_label(prediction),
         method=prediction.workload.setup.method,
         peak_bytes=peak,
-        reserve_bytes=_reserve(answer),
+        reserve_bytes=answer.fit.reserve_bytes if answer.fit else 0,
         verdict=answer.fit.verdict if answer.fit else None,
         is_at_least=prediction.saved_activation_bytes is None,
         is_chosen=is_chosen,
     )
-
-
-def _reserve(answer: Answer) -> int:
-    """By the bound where nothing depends on it: to simulate a large model takes seconds."""
-    if answer.fit is None:
-        return 0
-    is_hopeless = answer.fit.verdict == "does_not_fit"
-    return answer.fit.most_reserve_bytes if is_hopeless else answer.fit.reserve_bytes
 
 
 def judged(peak: int, held: int, gpu: Gpu | None) -> tuple[int, Verdict | None]:
