@@ -296,16 +296,23 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         f"The smallest card that fits, found by the simulation, is the smallest that really "
         f"completes in {right} of {len(smallest)}.",
+    ]
+    wrong = [
+        _wrong(row, tried, result)
+        for row in simulated
+        for tried, result in zip(row["tries"], row["rehearsed"], strict=True)
+        if not is_right(tried["verdict"], result["status"])
+    ]
+    if not wrong:
+        return "\n".join(lines) + "\n"
+    lines += [
         "",
         "Where the simulation was wrong:",
         "",
         "| model | options | card | batch | room, GiB | said | rehearsed |",
         "| --- | --- | --- | ---: | ---: | --- | --- |",
+        *wrong,
     ]
-    for row in simulated:
-        for tried, result in zip(row["tries"], row["rehearsed"], strict=True):
-            if result["status"] != "error" and not is_right(tried["verdict"], result["status"]):
-                lines.append(_wrong(row, tried, result))
     return "\n".join(lines) + "\n"
 
 

@@ -2,13 +2,17 @@
 are today's, and the simulated allocator is right about them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import boundary_verdicts as boundary
 from commands import THE_BUNDLE
+from lora_profiler.catalog import find_model
 from lora_profiler.compiled import library
+from lora_profiler.compiled.allocator import completes
 from lora_profiler.compiled.evaluation import forget
+from lora_profiler.compiled.requests import requests_for
 
 ROWS = boundary.read_rows()
 SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]
@@ -60,3 +64,18 @@ def test_a_verdict_is_right_where_fits_goes_through_and_nothing_else_does() -> N
     assert boundary.is_right("tight", "out_of_memory")
     assert not boundary.is_right("fits", "out_of_memory")
     assert not boundary.is_right("does_not_fit", "done")
+
+
+OF_SMALL = [row for row in SIMULATED if find_model(row["model"], offline=True).num_layers <= 12]
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_the_allocator_comes_to_what_the_rehearsal_came_to(tenth: int) -> None:
+    """Small models, replayed anew in the room that the rehearsal had."""
+    for row in OF_SMALL[tenth::10]:
+        asked = boundary.workload(boundary.question_of(row), row["torch"])
+        for tried, (_, status) in zip(row["tries"], boundary.outcomes(row), strict=True):
+            setup = replace(asked.setup, batch_size=tried["batch_size"])
+            requests = requests_for(replace(asked, setup=setup))
+            assert requests is not None
+            assert completes(*requests, tried["room_bytes"]) == (status == "done"), row["model"]

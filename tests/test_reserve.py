@@ -22,6 +22,7 @@ from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.errors import UsageError
 from lora_profiler.planning import simulated
+from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
@@ -179,3 +180,22 @@ def test_a_card_of_several_memory_sizes_is_refused_everywhere_in_the_same_words(
     with pytest.raises(UsageError) as other:
         fit(ASKED, unsure)
     assert str(other.value) == str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("card", "scratch"),
+    [("a10", (4_718_592, 2_359_296, 2_359_296)), ("h100_sxm_80gb", (4_792_320,))],
+)
+def test_attention_backward_asks_for_what_a_rehearsal_asked_for(
+    card: str, scratch: tuple[int, ...]
+) -> None:
+    """As torch's CUDA build recorded it in a rehearsal of this workload: flash's sum in float32,
+    keys and values for all heads; cuDNN's workspace. Once a layer and step, given back at once."""
+    asked = requests_for(on_card(ASKED, find_gpu(card)))
+    assert asked is not None
+    scratches = 0
+    for n, event in enumerate(asked.events):
+        if event >= 0 and asked.events[n + len(scratch)] == ~(event + len(scratch) - 1):
+            sizes = asked.sizes[event : event + len(scratch)]
+            scratches += tuple(sizes) == scratch
+    assert scratches == 3 * ASKED.model.num_layers

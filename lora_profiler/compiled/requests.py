@@ -7,7 +7,7 @@ attention's backward pass. And a tape has two steps: what a step leaves behind d
 next one's blocks lie, so that a third is asked for as the second was.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -83,7 +83,14 @@ class _Asking:
         self._numbers: list[int] = []  # of the tape's births among all requests
         self._unmade = {"forward", "backward"}
         self._phase = ""
-        self._turned = {n for n, module in workload.model.modules() if module.kind == "Conv1D"}
+        modules = list(workload.model.modules())
+        self._turned = {name for name, module in modules if module.kind == "Conv1D"}
+        width = DTYPE_BYTES[workload.setup.dtype]
+        self._linear = {
+            name: width * max(w.numel for w in module.weights if w.tied_to is None)
+            for name, module in modules
+            if module.kind == "Linear" and any(w.tied_to is None for w in module.weights)
+        }
         self._take(code_book_bytes(workload.setup))
         tape = _events_of(evaluation)
         begins = [i for i, event in enumerate(tape) if _begins(event)]
@@ -107,37 +114,53 @@ class _Asking:
         self._events.append(~number)
 
     def _before(self, tape: Sequence[FlatEvent]) -> None:
-        """The model and its adapters; a tape has them module by module."""
+        """The model and its adapters; a tape has them module by module. In 4 bit its linear layers'
+        weights have memory one at a time, until each is quantised, the last one first, as
+        `modeling/deferred.py` and `modeling/nf4.py` make them; what stays in 16 bit comes then."""
         births = _births(tape)
         self._numbers = [0] * len(births)
         quantised = dict(_quantised(births))
-        self._construct(births, quantised)
-        for n, states in quantised.items():
-            self._quantise(n, births[n : n + states + 1])
+        late = {
+            n
+            for n, b in enumerate(births)
+            if quantised
+            and n not in quantised
+            and (b.category == "parameters" and self._values[b.size] == self._linear.get(b.module))
+        }
+        deferred = {n: self._unpacked(births[n]) for n in quantised}
+        deferred |= {n: self._values[births[n].size] for n in late}
+        packed = {n + k for n, states in quantised.items() for k in range(states + 1)}
+        self._construct(births, dict(sorted(deferred.items())), packed)
+        weights: list[int] = []
+        for n, states in reversed(quantised.items()):
+            self._give_all(weights)
+            weights = self._quantise(n, births[n : n + states + 1])
+        for n in late:
+            self._numbers[n] = self._take(deferred[n])
+        self._give_all(weights)
         self._adapt([(n, b) for n, b in enumerate(births) if b.category == "adapters"])
 
-    def _construct(self, births: Sequence[Birth], quantised: Mapping[int, int]) -> None:
-        """The constructors, and initialisation after them; of weights that will be quantised only
-        the one in use has memory, in 16 bit, as `modeling/deferred.py` makes them."""
-        packed = {n + k for n, states in quantised.items() for k in range(states + 1)}
-        used: int | None = None
+    def _construct(
+        self, births: Sequence[Birth], deferred: Mapping[int, int], packed: Set[int]
+    ) -> None:
+        """The constructors, and initialisation after them."""
+        used: list[int] = []
         for n, birth in enumerate(births):
-            if n in quantised:
-                self._give(self._take(self._unpacked(birth)))
-                if used is not None:
-                    self._give(used)
-                used = self._take(self._unpacked(birth))
+            if n in deferred:
+                self._give(self._take(deferred[n]))
+                self._give_all(used)
+                used = [self._take(deferred[n])]
             elif n not in packed and birth.category != "adapters":
                 self._numbers[n] = self._take(self._values[birth.size])
-        head = self._take(self._tied_head()) if quantised else None
-        for n in quantised:
-            assert used is not None
-            self._give(used)
-            used = self._take(self._unpacked(births[n]))
-        if head is not None:
-            self._give(head)
-        if used is not None:
-            self._give(used)
+        head = [self._take(self._tied_head())] if deferred else []
+        self._give_all(used)
+        for size in deferred.values():
+            self._give(self._take(size))
+        self._give_all(head)
+
+    def _give_all(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._give(number)
 
     def _tied_head(self) -> int:
         """Of a head that its constructor makes before it is tied to the embedding."""
@@ -148,17 +171,17 @@ class _Asking:
     def _unpacked(self, birth: Birth) -> int:
         return 2 * self._values[birth.size] * DTYPE_BYTES[self._workload.setup.dtype]
 
-    def _quantise(self, n: int, births: Sequence[Birth]) -> None:
-        """From 16 bit on the card, which a Conv1D's weight is turned in. Scales are in float32
-        before they are quantised themselves."""
+    def _quantise(self, n: int, births: Sequence[Birth]) -> list[int]:
+        """The 16-bit weight, which a Conv1D turns, and is held until the next one's turn. Scales
+        are in float32 before they are quantised themselves."""
         turned = births[0].module in self._turned
         weights = [self._take(self._unpacked(births[0])) for _ in range(1 + turned)]
         scales = [self._take(self._values[births[0].size] * 2 // _BLOCK * _FLOAT32)]
         self._numbers[n] = self._take(self._values[births[0].size])
         for k, birth in enumerate(births[1:], n + 1):
             self._numbers[k] = self._take(self._values[birth.size])
-        for number in (*scales, *weights):
-            self._give(number)
+        self._give_all(scales)
+        return weights
 
     def _adapt(self, births: Sequence[tuple[int, Birth]]) -> None:
         """PEFT makes adapters in the weights' format, and then casts each."""
