@@ -89,7 +89,7 @@ def test_a_card_of_unknown_multiprocessors_takes_what_any_card_may() -> None:
 # --- the bound ------------------------------------------------------------------------------------
 
 
-def test_nine_in_ten_simulated_questions_lose_less_than_the_bound() -> None:
+def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> None:
     rows = [row for row in fragmentation.read_rows() if "refused" not in row]
     assert len(rows) >= 100
     assert {"full", "lora", "qlora"} == {row["setup"]["method"] for row in rows}
@@ -98,7 +98,7 @@ def test_nine_in_ten_simulated_questions_lose_less_than_the_bound() -> None:
         <= reserve_for(CARD, row["peak_bytes"], row["held_bytes"]).fragmentation_bytes
         for row in rows
     ]
-    assert sum(covered) > 0.9 * len(rows)
+    assert sum(covered) >= 0.95 * len(rows)
 
 
 def test_the_page_of_fragmentation_is_that_of_its_rows() -> None:

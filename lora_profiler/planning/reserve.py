@@ -28,7 +28,7 @@ _OLDER_WORKSPACE_BYTES = 8_519_680
 
 FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES = 25, 256 * MIB
 """What the caching allocator loses to rounding and holes where no tape can be replayed: a share of
-what comes and goes in a step, and some bytes. More than 9 in 10 of the simulated questions of
+what comes and goes in a step, and some bytes. At least 19 in 20 of the simulated questions of
 `benchmarks/results/fragmentation.md` lose less. Most lose far less, so that a verdict by this bound
 is more often 'tight'."""
 
