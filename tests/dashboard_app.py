@@ -4,6 +4,7 @@ text."""
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
@@ -85,3 +86,15 @@ class _Text(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.found.append(data)
+
+
+def asked(app: AppTest) -> Any:
+    """The question that the page holds."""
+    return app.session_state["question"]
+
+
+def sound(app: AppTest) -> AppTest:
+    """The page, on which nothing went wrong."""
+    assert not app.exception, app.exception
+    assert not problems(app), problems(app)
+    return app

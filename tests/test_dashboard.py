@@ -20,9 +20,11 @@ from dashboard_app import (
     ROOT,
     VIEWS,
     all_texts,
+    asked,
     cautions,
     opened,
     problems,
+    sound,
     tags_of,
     text_of,
     texts,
@@ -74,16 +76,6 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["app.py"])
     yield
-
-
-def asked(app: AppTest) -> Any:
-    return app.session_state["question"]
-
-
-def sound(app: AppTest) -> AppTest:
-    assert not app.exception, app.exception
-    assert not problems(app), problems(app)
-    return app
 
 
 def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:

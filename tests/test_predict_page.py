@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard_app import opened, problems, texts, viewed
+from dashboard_app import asked, opened, problems, sound, texts, viewed
 from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
 from lora_profiler.dashboard.link import parsed, written
 from lora_profiler.report.crossover import sentences
@@ -27,16 +27,6 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["app.py"])
     yield
-
-
-def asked(app: AppTest) -> Any:
-    return app.session_state["question"]
-
-
-def sound(app: AppTest) -> AppTest:
-    assert not app.exception, app.exception
-    assert not problems(app), problems(app)
-    return app
 
 
 def address(app: AppTest) -> dict[str, list[str]]:

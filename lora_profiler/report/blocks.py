@@ -1,6 +1,7 @@
 """What a report is made of before any face draws it: paragraphs, and tables whose cells are text
 already."""
 
+import textwrap
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -57,3 +58,19 @@ def heading(text: str) -> Paragraph:
 
 def paragraph(*lines: str) -> Paragraph:
     return Paragraph(lines=lines)
+
+
+def wrapped(*texts: str, width: int) -> Paragraph:
+    """Each text in lines of at most `width` columns; those that go on are indented."""
+    lines = [
+        line
+        for text in texts
+        for line in textwrap.wrap(
+            text,
+            width,
+            subsequent_indent=" " * (len(text) - len(text.lstrip()) + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+    return paragraph(*lines)

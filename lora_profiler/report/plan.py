@@ -9,10 +9,10 @@ from lora_profiler.planning.plan_choice import SAME, Goal, cost_of, hours_of
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
 from lora_profiler.planning.planned import Interval, PlannedRun
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table, filled, heading, paragraph
+from lora_profiler.report.blocks import Block, Row, Table, filled, heading, paragraph
 from lora_profiler.report.method_label import way_label
 from lora_profiler.report.setup_command import predict_command
-from lora_profiler.report.short_answer import WIDTH
+from lora_profiler.report.short_answer import WIDTH, in_lines
 from lora_profiler.report.trainer import short_trainer_lines
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
@@ -35,34 +35,19 @@ def plan_blocks(
     whole_front: bool = False,
 ) -> list[Block]:
     """`more` are the arguments that say how much is trained on, for the command of the run."""
-    blocks: list[Block] = [heading(_title(plan)), _lines(*_question(plan, trainer))]
+    blocks: list[Block] = [heading(_title(plan)), in_lines(*_question(plan, trainer))]
     if plan.recommended is not None:
-        blocks.append(_lines(*_recommendation(plan, plan.recommended)))
+        blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
         blocks.append(paragraph(*_over_lines(run_command(plan.recommended, more))))
     elif plan.front:
-        blocks.append(_lines(budget_sentence(plan, nearest_runs(plan))))
+        blocks.append(in_lines(budget_sentence(plan, nearest_runs(plan))))
     else:
-        blocks.append(_lines(fit_sentence(plan, nearest_fit(plan))))
+        blocks.append(in_lines(fit_sentence(plan, nearest_fit(plan))))
     if plan.front:
         blocks.append(_front(plan, whole_front))
     if notes := list(_notes(plan)):
-        blocks.append(_lines(*notes))
+        blocks.append(in_lines(*notes))
     return blocks
-
-
-def _lines(*texts: str) -> Paragraph:
-    wrapped = [
-        line
-        for text in texts
-        for line in textwrap.wrap(
-            text,
-            WIDTH,
-            subsequent_indent=" " * (len(text) - len(text.lstrip()) + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
-    return paragraph(*wrapped)
 
 
 def _over_lines(command: str) -> list[str]:

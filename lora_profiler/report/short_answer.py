@@ -1,14 +1,14 @@
 """The answer that a person wanted, in at most 25 lines of 80 columns: what trains, what holds the
 peak, which card is enough, and on a named card whether it fits, what makes it fit, and how fast."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.predictions import (
     attention_words,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.trainers import TrainerPeak
 
 WIDTH, MOST_LINES = 80, 25
+in_lines = partial(wrapped, width=WIDTH)
 _BAR = 22
 _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
     "w": ("weights", ("parameters", "quantization_state", "adapters", "buffers")),
@@ -55,12 +56,12 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     predictions = [answer.prediction for answer in answers]
     above: list[Block] = [
         heading(title_words(predictions[0])),
-        _lines(*_question(answers)),
+        in_lines(*_question(answers)),
         _peaks(answers),
-        _lines(_legend(predictions)),
+        in_lines(_legend(predictions)),
         *_epoch(answers),
     ]
-    below = _lines(_trust(answers), *_more(answers))
+    below = in_lines(_trust(answers), *_more(answers))
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
         return [*above, *whose, below]
@@ -69,7 +70,7 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     full, both, least = (
         [*above, *whose, _on_card(answers, remedies), below],
         [*above, _on_card(answers, remedies), below],
-        [*above, _on_card(answers, first), _lines(_trust(answers))],
+        [*above, _on_card(answers, first), in_lines(_trust(answers))],
     )
     return next((blocks for blocks in (full, both) if _height(blocks) <= MOST_LINES), least)
 
@@ -78,22 +79,6 @@ def _height(blocks: Sequence[Block]) -> int:
     """Lines, with an empty one between blocks; a table's head is one."""
     sizes = [len(b.rows) + 1 if isinstance(b, Table) else len(b.lines) for b in blocks]
     return sum(sizes) + len(blocks) - 1
-
-
-def _lines(*texts: str) -> Paragraph:
-    """Each text in lines of at most `WIDTH` columns; those that go on are indented."""
-    lines = [
-        line
-        for text in texts
-        for line in textwrap.wrap(
-            text,
-            WIDTH,
-            subsequent_indent=" " * (len(text) - len(text.lstrip()) + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
-    return paragraph(*lines)
 
 
 def _question(answers: Sequence[Answer]) -> list[str]:
@@ -114,7 +99,7 @@ def _epoch(answers: Sequence[Answer]) -> Iterator[Block]:
     if answers[0].over_data is not None:
         from lora_profiler.report.data import short_lines
 
-        yield _lines(*short_lines(answers))
+        yield in_lines(*short_lines(answers))
 
 
 def _peaks(answers: Sequence[Answer]) -> Table:
@@ -185,7 +170,7 @@ def _on_card(answers: Sequence[Answer], remedies: Sequence[Sequence[str]]) -> Pa
     for answer, words in zip(answers, remedies, strict=True):
         lines.append(f"  {method_label(answer.prediction)} {verdict_words(answer)}")
         lines += (f"    {text}" for text in words)
-    return _lines(*lines)
+    return in_lines(*lines)
 
 
 def verdict_words(answer: Answer) -> str:
