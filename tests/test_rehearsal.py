@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
-from lora_profiler.rehearsal import build, setup
+from lora_profiler.rehearsal import build, launch, setup
 from lora_profiler.rehearsal.build import Stubs, generated_source, stubs
 from lora_profiler.rehearsal.cards import PretendedCard, pretended
 from lora_profiler.rehearsal.compiler import Compiler, find_compiler
@@ -272,6 +273,24 @@ def test_the_python_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.M
     assert find_python(["no-such-command"], None) == Path(sys.executable)
     with pytest.raises(RehearsalError, match="no Python /nowhere"):
         find_python(["python"], "/nowhere")
+
+
+def test_a_command_with_a_path_runs_as_it_is_and_one_without_in_its_environment(
+    tmp_path: Path,
+) -> None:
+    for name in ("python", "trl"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    own = Request(command=(), python=tmp_path / "python", card=CARD)
+    for given, run in (
+        ((str(tmp_path / "trl"), "sft"), [str(tmp_path / "trl"), "sft"]),
+        ((sys.executable, "x.py"), [sys.executable, "x.py"]),
+        (("trl", "sft"), [str(tmp_path / "trl"), "sft"]),
+        (("python", "x.py"), [str(tmp_path / "python"), "x.py"]),
+    ):
+        assert launch.words_of(replace(own, command=given)) == run
+    with pytest.raises(RehearsalError, match="no command /nowhere/python"):
+        launch.words_of(replace(own, command=("/nowhere/python", "x.py")))
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
         folder = Path(name)
         _link_hub_cache(folder / "hub")
-        code = _run(_command(request), _environment(request, stubs, folder), output)
+        code = _run(words_of(request), _environment(request, stubs, folder), output)
         results = [read_result(path) for path in sorted(folder.glob("result-*.json"))]
     if not results:
         offline = "" if request.is_online else " Without --online nothing is downloaded."
@@ -61,14 +61,16 @@ def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
     return best_of(results)
 
 
-def _command(request: Request) -> list[str]:
-    """With the environment's own Python, and its own torchrun, accelerate or trl."""
+def words_of(request: Request) -> list[str]:
+    """What to run: a name without a path is the environment's own Python, torchrun, accelerate or
+    trl. Raises RehearsalError."""
     first, *rest = request.command
-    if is_python(first) and os.sep not in first:
-        return [str(request.python), *rest]
-    beside = request.python.with_name(first)
-    if os.sep not in first and beside.exists():
-        return [str(beside), *rest]
+    if os.sep not in first:
+        if is_python(first):
+            return [str(request.python), *rest]
+        beside = request.python.with_name(first)
+        if beside.exists():
+            return [str(beside), *rest]
     if shutil.which(first) is None:
         raise RehearsalError(f"There is no command {first}.")
     return [first, *rest]
