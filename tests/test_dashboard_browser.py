@@ -76,7 +76,9 @@ class Window:
 
     def first(self) -> str:
         """What stands on Predict's first screen, without its question."""
-        return str(self.page.locator(".st-key-first").inner_text())
+        text = str(self.page.locator(".st-key-first").inner_text())
+        # the name of an icon is text until its font is there, and none while it is fetched
+        return "\n".join(line for line in text.splitlines() if line and line != "expand_more")
 
     def cards(self) -> str:
         return str(self.page.locator(".lp-cards").inner_text())
