@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
+from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
 from lora_profiler import (
     Amount,
     LoraProfilerError,
@@ -190,26 +191,30 @@ def everything_part(situation: Situation) -> dict[str, Any]:
     }
 
 
-def rehearsal_part(situation: Situation) -> dict[str, Any] | None:
-    """Of two micro-batches at most, whose memory is that of more; None for more ranks than have
-    room on this machine."""
+def rehearsal_part(situation: Situation) -> dict[str, Any]:
+    """Of two micro-batches at most, whose memory is that of more; of several ranks the first."""
     plan, _ = planned(situation)
     best = plan.recommended
     assert best is not None
-    if best.cluster.cards > 1:
-        return None
     setup = best.worst.setup
     short = replace(setup, accumulation=min(setup.accumulation, 2))
     workload = Workload(model=best.worst.model, setup=short, platform=best.worst.platform)
     try:
-        rehearsed = predict(workload, "rehearsed")
+        if setup.world_size == 1:
+            rehearsed = predict(workload, "rehearsed")
+            asked, found_bytes = rehearsed.workload, rehearsed.peak.total_bytes
+        else:
+            asked, document = rehearsed_first_rank(workload, best.cluster.gpu)
+            found_bytes = steady_bytes(document)
     except LoraProfilerError as e:
         return {"refused": str(e).split("\n")[0]}
-    told = predict(replace(workload, platform=rehearsed.workload.platform), may_trace=False)
+    told = predict(replace(workload, platform=asked.platform), may_trace=False)
     return {
-        "rehearsed_bytes": rehearsed.peak.total_bytes,
+        "run": run_words(best),
+        "rehearsed_bytes": found_bytes,
         "predicted_bytes": told.peak.total_bytes,
-        "torch": rehearsed.workload.platform.torch_text,
+        "exactness": told.exactness,
+        "torch": asked.platform.torch_text,
     }
 
 
@@ -251,6 +256,7 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
             same = "the same front" if e["same_front"] else "ANOTHER FRONT"
             lines.append(f"- {title}: {e['tried']:,} that fit, {same}, in {e['seconds']:,} s.")
     lines += ["", "## The recommended run's memory, rehearsed", ""]
+    lines += ["Of several ranks the first alone (`benchmarks/first_rank.py`).", ""]
     for title, parts in results.items():
         r = parts.get("rehearsal")
         if r is not None:
@@ -263,7 +269,10 @@ def _rehearsal_words(part: Mapping[str, Any]) -> str:
         return f"not rehearsed: {part['refused']}"
     told, found = part["predicted_bytes"], part["rehearsed_bytes"]
     error = "equal to the byte" if told == found else f"{100 * (told / found - 1):+.3f} %"
-    return f"predicted {told:,}, rehearsed {found:,} bytes with torch {part['torch']}: {error}."
+    return (
+        f"{part['run']}: predicted {told:,} ({part['exactness']}), rehearsed {found:,} bytes with"
+        f" torch {part['torch']}: {error}."
+    )
 
 
 def main() -> None:
@@ -279,8 +288,7 @@ def main() -> None:
             continue
         part = PARTS[name](situation)
         print(situation.title, part, flush=True)
-        if part is not None:
-            results.setdefault(situation.title, {})[name] = part
+        results.setdefault(situation.title, {})[name] = part
         ordered = {s.title: results[s.title] for s in SITUATIONS if s.title in results}
         JSON.write_text(json.dumps(ordered, indent=1) + "\n")
     PAGE.write_text(page({t: p for t, p in ordered.items() if "search" in p}))

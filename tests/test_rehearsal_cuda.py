@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.first_rank import rehearsed_first_rank
 from lora_profiler import Workload, predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.platform import Platform, version_of
-from lora_profiler.records.serialize import record_from_dict
+from lora_profiler.records.serialize import record_from_dict, setup_from_dict
 from lora_profiler.records.validate import problems
 from lora_profiler.workload import LoraConfig, TrainSetup
 
@@ -515,3 +516,22 @@ def test_every_optimizer_makes_all_of_its_steps(tmp_path: Path) -> None:
     assert rank["held"]["categories"]["optimizer states"] >= 4 * weights
     first = [row for row in rank["phases"] if (row["step"], row["phase"]) == (1, "optimizer")]
     assert first[0]["requested_bytes"] >= 2 * weights + 4 * weights
+
+
+@pytest.mark.parametrize("model", ["EleutherAI/pythia-14m", "facebook/opt-6.7b"])
+def test_the_first_of_eight_ranks_alone_asks_for_what_it_does_among_them(model):
+    """FSDP2, all eight rehearsed together when the grid's rows were recorded."""
+    rows = (ROOT / "benchmarks" / "results" / "rehearsed.jsonl").read_text("utf-8").splitlines()
+    row = next(
+        row
+        for row in map(json.loads, rows)
+        if row["model"] == model and row["setup"]["world_size"] == 8
+    )
+    setup = setup_from_dict(row["setup"])
+    workload = Workload(
+        model=find_model(model),
+        setup=setup,
+        platform=Platform(capability=find_gpu(row["card"]).capability),
+    )
+    _, document = rehearsed_first_rank(workload, find_gpu(row["card"]))
+    assert document["peaks"]["steady"]["requested_bytes"] == row["rehearsed"]["requested_bytes"]
