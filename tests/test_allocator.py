@@ -17,8 +17,8 @@ from lora_profiler.compiled.allocator import (
     ExpandablePool,
     Pool,
     SimulatedOutOfMemoryError,
+    Trials,
     replay,
-    smallest_capacity,
     timeline,
 )
 from lora_profiler.units import KIB, MIB
@@ -121,12 +121,12 @@ def test_a_full_card_makes_the_allocator_release_and_retry():
     assert (
         replay((10 * MIB, 12 * MIB), (0, ~0, 1), capacity_bytes=12 * MIB).reserved_bytes == 12 * MIB
     )
-    assert smallest_capacity((10 * MIB, 12 * MIB), (0, ~0, 1)) == 12 * MIB
+    assert Trials((10 * MIB, 12 * MIB), (0, ~0, 1)).smallest_capacity() == 12 * MIB
     # The 10 MiB fit behind the 4 of a segment of 20, the 17 do not, and the 4 are live: 20 + 18,
     # with a tail of 1.
     sizes, events = (4 * MIB, 10 * MIB, 17 * MIB), (0, 1, ~1, 2)
     assert replay(sizes, events, capacity_bytes=38 * MIB) == peak(21 * MIB, 22 * MIB, 38 * MIB)
-    assert smallest_capacity(sizes, events) == 38 * MIB
+    assert Trials(sizes, events).smallest_capacity() == 38 * MIB
     with pytest.raises(SimulatedOutOfMemoryError, match=f"card of {37 * MIB} bytes") as e:
         replay(sizes, events, capacity_bytes=37 * MIB)
     assert e.value.capacity_bytes == 37 * MIB
@@ -198,7 +198,7 @@ def test_pages_without_anything_live_are_released():
     assert expanded(filled, again, capacity_bytes=100 * MIB + 2 * MIB) == peak(
         100 * MIB, 100 * MIB, 102 * MIB
     )
-    assert smallest_capacity(filled, again, expandable_segments=True) == 100 * MIB
+    assert Trials(filled, again, expandable_segments=True).smallest_capacity() == 100 * MIB
 
 
 # --- a second one ---------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_equal_to_the_slow_one_on_full_cards(expandable: bool):
     for seed in range(1000):
         sizes, events = random_load(seed)
         unlimited = replay(sizes, events, expandable_segments=expandable)
-        least = smallest_capacity(sizes, events, expandable_segments=expandable)
+        least = Trials(sizes, events, expandable_segments=expandable).smallest_capacity()
         capacity = random.Random(seed).randint(
             max(0, least - 3 * MIB), max(least, unlimited.reserved_bytes - 1)
         )
@@ -522,7 +522,7 @@ def test_the_smallest_card_completes_and_the_next_smaller_one_does_not(expandabl
     for seed in range(500):
         sizes, events = random_load(seed)
         unlimited = replay(sizes, events, expandable_segments=expandable)
-        least = smallest_capacity(sizes, events, expandable_segments=expandable)
+        least = Trials(sizes, events, expandable_segments=expandable).smallest_capacity()
         assert unlimited.requested_bytes <= least <= unlimited.reserved_bytes
         assert least % (2 * MIB) == 0
         assert least == 0 or completes(sizes, events, least, expandable)
@@ -540,9 +540,24 @@ def test_it_is_nearly_always_the_limit(expandable: bool):
     for seed in range(200):
         sizes, events = random_load(seed)
         unlimited = replay(sizes, events, expandable_segments=expandable)
-        least = smallest_capacity(sizes, events, expandable_segments=expandable)
+        least = Trials(sizes, events, expandable_segments=expandable).smallest_capacity()
         cards = range(
             unlimited.requested_bytes // (2 * MIB) * 2 * MIB, unlimited.reserved_bytes + 1, 2 * MIB
         )
         odd += any(completes(sizes, events, card, expandable) != (card >= least) for card in cards)
     assert odd <= 8
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+def test_what_was_seen_of_other_cards_changes_no_answer(expandable: bool):
+    for seed in range(100):
+        sizes, events = random_load(seed)
+        whole = replay(sizes, events, expandable_segments=expandable)
+        trials = Trials(sizes, events, expandable_segments=expandable)
+        if seed % 2:
+            trials.smallest_capacity()
+        cards = random.Random(seed).choices(
+            range(whole.requested_bytes, whole.reserved_bytes + 20 * MIB, MIB), k=20
+        )
+        for card in cards:
+            assert trials.completes(card) == completes(sizes, events, card, expandable)

@@ -10,7 +10,7 @@ from benchmarks import boundary_verdicts as boundary
 from commands import THE_BUNDLE
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled import library
-from lora_profiler.compiled.allocator import completes
+from lora_profiler.compiled.allocator import Trials
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 
@@ -78,4 +78,6 @@ def test_the_allocator_comes_to_what_the_rehearsal_came_to(tenth: int) -> None:
             setup = replace(asked.setup, batch_size=tried["batch_size"])
             requests = requests_for(replace(asked, setup=setup))
             assert requests is not None
-            assert completes(*requests, tried["room_bytes"]) == (status == "done"), row["model"]
+            assert Trials(*requests).completes(tried["room_bytes"]) == (status == "done"), row[
+                "model"
+            ]

@@ -17,7 +17,7 @@ from lora_profiler.catalog.contexts import (
     published_contexts,
 )
 from lora_profiler.compiled import library
-from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN, completes, smallest_capacity
+from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN, Trials
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.errors import UsageError
@@ -125,8 +125,8 @@ def test_fits_is_what_the_simulated_allocator_completes() -> None:
     asked = requests_for(ASKED)
     assert asked is not None
     context = context_of(CARD.key).most_bytes
-    least = smallest_capacity(*asked)
-    assert completes(*asked, least)
+    least = Trials(*asked).smallest_capacity()
+    assert Trials(*asked).completes(least)
     assert judged(least + context).verdict == "fits"
     assert judged(least + context - 2 * MIB).verdict == "tight"
     assert judge(PEAK, least + context, CARD) == "tight"  # the bound alone could not tell
@@ -145,7 +145,7 @@ def test_the_reserve_says_whether_it_was_simulated() -> None:
     asked = requests_for(ASKED)
     assert asked is not None
     total = PEAK + simulated_reserve.workspace_bytes + simulated_reserve.fragmentation_bytes
-    least = smallest_capacity(*asked)
+    least = Trials(*asked).smallest_capacity()
     assert least <= total < least + max(GRAIN, PEAK // PART)
     bound = Judged(ASKED, PEAK, PEAK + GIB, CARD, "analytic").reserve
     assert not bound.is_simulated

@@ -13,6 +13,7 @@ may put them anywhere: that decides between free blocks of one size. And an expa
 runs out of addresses.
 """
 
+import sys
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -281,15 +282,6 @@ def replay(
     return _replayed(sizes, events, Allocator(capacity_bytes, expandable_segments), None)
 
 
-def completes(sizes: Sequence[int], events: Sequence[int], capacity_bytes: int) -> bool:
-    """Whether a `replay` goes through with so much memory for segments."""
-    try:
-        replay(sizes, events, capacity_bytes=capacity_bytes)
-    except SimulatedOutOfMemoryError:
-        return False
-    return True
-
-
 def timeline(
     sizes: Sequence[int],
     events: Sequence[int],
@@ -310,27 +302,24 @@ def _replayed(
     after: list[tuple[int, int, int]] | None,
 ) -> AllocatorPeak:
     card, allocate, free = allocator.card, allocator.allocate, allocator.free
-    live: dict[int, int] = {}
+    live = [0] * len(sizes)
     requested = allocated = most_requested = most_allocated = 0
     for event in events:
-        if event == EMPTY_CACHE:
+        if event >= 0:
+            if size := sizes[event]:
+                live[event] = block = allocate(size)
+                requested += size
+                allocated += block >> _BITS
+                if requested > most_requested:
+                    most_requested = requested
+                if allocated > most_allocated:
+                    most_allocated = allocated
+        elif event == EMPTY_CACHE:
             allocator.release()
-        elif event < 0:
-            block = live.pop(~event)
-            if block:
-                free(block)
-                requested -= sizes[~event]
-                allocated -= block >> _BITS
-        elif size := sizes[event]:
-            live[event] = block = allocate(size)
-            requested += size
-            allocated += block >> _BITS
-            if requested > most_requested:
-                most_requested = requested
-            if allocated > most_allocated:
-                most_allocated = allocated
-        else:
-            live[event] = 0
+        elif block := live[~event]:
+            free(block)
+            requested -= sizes[~event]
+            allocated -= block >> _BITS
         if after is not None:
             after.append((requested, allocated, card.reserved))
     return AllocatorPeak(
@@ -338,34 +327,55 @@ def _replayed(
     )
 
 
-def smallest_capacity(
-    sizes: Sequence[int],
-    events: Sequence[int],
-    *,
-    expandable_segments: bool = False,
-    within_bytes: int = GRAIN,
-) -> int:
-    """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
+class Trials:
+    """The same events on cards of several capacities, none replayed twice."""
 
-    It completes on the answer and not on a card `within_bytes` smaller. Memory and success are not
-    quite monotone, since a full card releases early, which can leave better gaps: a still smaller
-    card may complete by luck, and a larger one fail.
-    """
-    rounded = [-(-size // BLOCK) * BLOCK for size in sizes]
-    total = least = 0
-    for event in events:
-        if event != EMPTY_CACHE:
-            total += rounded[event] if event >= 0 else -rounded[~event]
-            least = max(least, total)
-    too_small = -(-least // GRAIN) * GRAIN - GRAIN
-    enough = replay(sizes, events, expandable_segments=expandable_segments).reserved_bytes
-    while enough - too_small > within_bytes:
-        capacity = (too_small + enough) // 2 // GRAIN * GRAIN
+    def __init__(
+        self, sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
+    ) -> None:
+        self._sizes, self._events, self._expandable = sizes, events, expandable_segments
+        self._completed: list[tuple[int, int]] = []  # from the least that suffices to the capacity
+        self._failed: set[int] = set()
+
+    def completes(self, capacity_bytes: int) -> bool:
+        """Whether a `replay` goes through with so much memory for segments."""
+        if any(least <= capacity_bytes <= most for least, most in self._completed):
+            return True  # the same replay: what was never reserved is not needed
+        if capacity_bytes in self._failed:
+            return False
         try:
-            # What was never reserved is not needed.
-            enough = replay(
-                sizes, events, capacity_bytes=capacity, expandable_segments=expandable_segments
-            ).reserved_bytes
+            self._completed.append((self._reserved_bytes(capacity_bytes), capacity_bytes))
         except SimulatedOutOfMemoryError:
-            too_small = capacity
-    return enough
+            self._failed.add(capacity_bytes)
+            return False
+        return True
+
+    def smallest_capacity(self, within_bytes: int = GRAIN) -> int:
+        """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
+
+        It completes on the answer and not on a card `within_bytes` smaller. Memory and success are
+        not quite monotone, since a full card releases early, which can leave better gaps: a still
+        smaller card may complete by luck, and a larger one fail.
+        """
+        rounded = [-(-size // BLOCK) * BLOCK for size in self._sizes]
+        total = least = 0
+        for event in self._events:
+            if event != EMPTY_CACHE:
+                total += rounded[event] if event >= 0 else -rounded[~event]
+                least = max(least, total)
+        if not self._completed:
+            self._completed.append((self._reserved_bytes(None), sys.maxsize))
+        too_small = -(-least // GRAIN) * GRAIN - GRAIN
+        while (enough := min(self._completed)[0]) - too_small > within_bytes:
+            capacity = (too_small + enough) // 2 // GRAIN * GRAIN
+            if not self.completes(capacity):
+                too_small = capacity
+        return enough
+
+    def _reserved_bytes(self, capacity_bytes: int | None) -> int:
+        return replay(
+            self._sizes,
+            self._events,
+            capacity_bytes=capacity_bytes,
+            expandable_segments=self._expandable,
+        ).reserved_bytes

@@ -15,7 +15,7 @@ def curve(evaluation: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
     """One steady step (step 2) in about `MOST_POINTS` stretches, none across two phases: the
     highest instant of each."""
     sizes = [size.evaluate(*at) for size in evaluation.profile.sizes]
-    events = [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
+    events = evaluation.profile.tape.expand(evaluation.units)
     length = sum(1 for event in events if event.mark is None) // 2
     width = max(1, length // MOST_POINTS)
     live: Counter[Category] = Counter()

@@ -60,7 +60,7 @@ def _layers(evaluation: Evaluation, workload: Workload) -> tuple[LayerCost, ...]
     values = [size.evaluate(*at) for size in profile.sizes]
     columns: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     loss = False
-    for event, _ in profile.tape.expand(evaluation.units):
+    for event in profile.tape.expand(evaluation.units):
         if event.mark is not None and not event.mark.note:
             loss = event.mark.phase == "loss"
             continue

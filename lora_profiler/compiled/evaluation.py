@@ -75,7 +75,7 @@ class Evaluation:
         with numbers put in."""
         alive: dict[int, tuple[str, int]] = {}
         born = 0
-        for event, _ in self.profile.tape.expand(self.units):
+        for event in self.profile.tape.expand(self.units):
             if event.birth is not None:
                 if event.birth.category == "gradients":
                     alive[born] = (event.birth.module, values[event.birth.size])

@@ -8,11 +8,10 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import Polynomial, total
 from lora_profiler.attribution import LOGITS_GRADIENT
 from lora_profiler.compiled.affine import Affine
-from lora_profiler.compiled.tape import Birth, FlatEvent, Tape
+from lora_profiler.compiled.tape import Birth, FlatEvent, Place, Tape
 from lora_profiler.prediction import Category, MomentName
 
 Live = dict[Category, Polynomial]
-Place = tuple[int, int, int]
 Seen = tuple[int, MomentName, str, Live]
 """(step, moment, module, live bytes)."""
 Key = tuple[int, str, int, int]
@@ -114,19 +113,18 @@ def _walk(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple
     """Each birth that something else than a birth follows, and the starts of a step and of its
     optimizer."""
     events = tape.expand(depth)
-    layers = 1 + max((_layer(e.birth.module) for e, _ in events if e.birth is not None), default=0)
+    layers = 1 + max((_layer(e.birth.module) for e in events if e.birth is not None), default=0)
     live: Live = {}
     births: list[tuple[int, Category]] = []
     state = _State(layers)
-    for position, (event, place) in enumerate(events):
+    following = (*(event.birth for event in events[1:]), None)
+    for event, after, (place, written) in zip(events, following, tape.places(depth), strict=True):
         if event.birth is not None:
             category = event.birth.category
             births.append((event.birth.size, category))
             live[category] = live.get(category, _ZERO) + sizes[event.birth.size]
             state.born(event.birth)
-            following = events[position + 1][0] if position + 1 < len(events) else None
-            if (following is None or following.birth is None) and (moment := state.moment):
-                written = tape.written(place, depth)
+            if after is None and (moment := state.moment):
                 assert isinstance(written, Birth)
                 yield place, (state.step, moment, written.module, dict(live))
         elif event.mark is not None:

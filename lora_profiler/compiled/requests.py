@@ -13,7 +13,7 @@ from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from lora_profiler.catalog.contexts import most_multiprocessors
-from lora_profiler.compiled.allocator import EMPTY_CACHE
+from lora_profiler.compiled.allocator import EMPTY_CACHE, Trials
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent
@@ -42,6 +42,7 @@ aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig)."""
 _THREADS = {75: 1024, 86: 1536, 89: 1536, 120: 1536, 121: 1536}
 _USUAL_THREADS, _USUAL_CAPABILITY = 2048, 80
 """Of a multiprocessor; NVIDIA's CUDA programming guide."""
+_ASK_FOR_MORE = PRODUCTS | {"sum", FLASH_BACKWARD}
 DROPOUT = "native_dropout"
 """Returns its output and its mask, and asks for the mask first: torch's
 aten/src/ATen/native/cuda/Dropout.cu."""
@@ -54,13 +55,23 @@ class Requests(NamedTuple):
     events: Sequence[int]
 
 
+def trials_for(workload: Workload) -> Trials | None:
+    """Of what the tape at hand asks for; None where there is none."""
+    evaluation = tape_of(workload)
+    return None if evaluation is None else _trials_of(evaluation, workload)
+
+
+@lru_cache(maxsize=8)
+def _trials_of(evaluation: Evaluation, workload: Workload) -> Trials:
+    return Trials(*requests_of(evaluation, workload))
+
+
 def requests_for(workload: Workload) -> Requests | None:
     """`requests_of` by the tape at hand; None where there is none."""
     evaluation = tape_of(workload)
     return None if evaluation is None else requests_of(evaluation, workload)
 
 
-@lru_cache(maxsize=8)
 def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
     """Three steps of `workload`; two, where the second one of the tape does not end as it began."""
     return _Asking(evaluation, workload).requests
@@ -69,7 +80,7 @@ def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
 @lru_cache(maxsize=4)
 def _events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
     """The whole tape, the same for every size."""
-    return [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
+    return evaluation.profile.tape.expand(evaluation.units)
 
 
 class _Asking:
@@ -197,21 +208,23 @@ class _Asking:
                 self._give(number)
 
     def _steps(self, tape: Sequence[FlatEvent]) -> None:
+        values, numbers, take = self._values, self._numbers, self._take
         output = -1
-        for i, event in enumerate(tape):
-            if event.birth is not None:
-                if event.birth.op == DROPOUT and output < 0:
-                    output = self._values[event.birth.size]
-                    self._numbers.append(-1)  # asked for after the mask
+        for i, (birth, dies, mark) in enumerate(tape):
+            if birth is not None:
+                if birth.op == DROPOUT and output < 0:
+                    output = values[birth.size]
+                    numbers.append(-1)  # asked for after the mask
                     continue
-                self._numbers.append(self._take(self._values[event.birth.size]))
-                if event.birth.op == DROPOUT:
-                    self._numbers[-2], output = self._take(output), -1
-                self._beside(tape, i)
-            elif event.mark is not None:
-                self._phase = event.mark.phase
+                numbers.append(take(values[birth.size]))
+                if birth.op == DROPOUT:
+                    numbers[-2], output = take(output), -1
+                elif birth.op in _ASK_FOR_MORE:
+                    self._beside(tape, i)
+            elif mark is None:
+                self._events.append(~numbers[dies])
             else:
-                self._give(self._numbers[event.dies])
+                self._phase = mark.phase
 
     def _beside(self, tape: Sequence[FlatEvent], i: int) -> None:
         """What the operator whose result was born asks for besides."""

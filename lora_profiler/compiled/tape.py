@@ -65,6 +65,9 @@ class FlatEvent(NamedTuple):
     mark: Mark | None
 
 
+Place = tuple[int, int, int]
+
+
 class Run(NamedTuple):
     """Consecutive blocks of events. `direction` 0: one block outside the stack; 1 or -1: its units,
     forth or back."""
@@ -121,46 +124,42 @@ class Tape(NamedTuple):
     runs: tuple[Run, ...]
     layout: Layout | None
 
-    def expand(self, units: int) -> list[tuple[FlatEvent, tuple[int, int, int]]]:
-        """Every event at a depth of `units`, with its place: (run, unit, number within its
-        block)."""
-        numbers: dict[tuple[int, int, int], int] = {}
-        expanded: list[tuple[FlatEvent, tuple[int, int, int]]] = []
+    def blocks(self, units: int) -> Iterator[tuple[int, int, tuple[Event, ...]]]:
+        """(run, unit, block as it is written for every depth) at a depth of `units`, in order."""
         for q, run in enumerate(self.runs):
             for unit in run.units(units) if run.direction else (0,):
-                block = run.blocks[run.block_of(unit, units) if run.direction else 0]
-                ordinal = 0
-                for i, event in enumerate(block):
-                    place = (q, unit, i)
-                    if isinstance(event, Birth):
-                        numbers[q, unit, ordinal] = len(numbers)
-                        ordinal += 1
-                        module = (
-                            self.layout.name(event.module, unit, units)
-                            if self.layout
-                            else event.module
-                        )
-                        expanded.append((FlatEvent(event._replace(module=module), -1, None), place))
-                    elif isinstance(event, Death):
-                        there = _resolved(event, unit, units)
-                        expanded.append(
-                            (
-                                FlatEvent(
-                                    None, numbers[q - event.back, there, event.ordinal], None
-                                ),
-                                place,
-                            )
-                        )
-                    else:
-                        expanded.append((FlatEvent(None, -1, event), place))
+                yield q, unit, run.blocks[run.block_of(unit, units) if run.direction else 0]
+
+    def expand(self, units: int) -> list[FlatEvent]:
+        """Every event at a depth of `units`. Raises LookupError where a storage dies that is not
+        born."""
+        births: dict[tuple[int, int], range] = {}
+        expanded: list[FlatEvent] = []
+        end = 0
+        for q, unit, block in self.blocks(units):
+            start, end = end, end + sum(isinstance(event, Birth) for event in block)
+            births[q, unit] = range(start, end)
+            names: dict[str, str] = {}
+            for event in block:
+                if isinstance(event, Birth):
+                    size, category, template, op, saved = event
+                    if self.layout and template not in names:
+                        names[template] = self.layout.name(template, unit, units)
+                    name = names.get(template, template)
+                    expanded.append(FlatEvent(Birth(size, category, name, op, saved), -1, None))
+                elif isinstance(event, Death):
+                    born = births[q - event.back, _resolved(event, unit, units)]
+                    expanded.append(FlatEvent(None, born[event.ordinal], None))
+                else:
+                    expanded.append(FlatEvent(None, -1, event))
         return expanded
 
-    def written(self, place: tuple[int, int, int], units: int) -> Event:
-        """The event at a place of the tape expanded to `units`, as it is written for every
-        depth."""
-        q, unit, i = place
-        run = self.runs[q]
-        return run.blocks[run.block_of(unit, units) if run.direction else 0][i]
+    def places(self, units: int) -> Iterator[tuple[Place, Event]]:
+        """Beside each event of `expand`: (run, unit, number within its block), and the event as it
+        is written for every depth."""
+        for q, unit, block in self.blocks(units):
+            for i, event in enumerate(block):
+                yield (q, unit, i), event
 
 
 def _resolved(death: Death, unit: int, units: int) -> int:

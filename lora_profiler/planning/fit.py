@@ -22,7 +22,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.compiled.requests import Requests
+    from lora_profiler.compiled.allocator import Trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def fit(
         prediction = predict_checked(workload, engine)
     peak = prediction.peak.total_bytes
     held = held_bytes(prediction)
-    judged = Judged(workload, peak, usable, gpu, engine, _asked(prediction), held)
+    judged = Judged(workload, peak, usable, gpu, engine, _trials(prediction), held)
     batch_size: int | None = 0
     seq_len: int | None = 0
     lora = workload.setup.lora
@@ -166,14 +166,14 @@ def fit(
     )
 
 
-def _asked(prediction: Prediction) -> "Requests | None":
-    """What the allocator is asked for, of a step that was traced for this answer alone."""
+def _trials(prediction: Prediction) -> "Trials | None":
+    """Of what the allocator is asked for, of a step that was traced for this answer alone."""
     memory = prediction.details.device_memory if prediction.details else None
     if memory is None:
         return None
-    from lora_profiler.compiled.requests import Requests
+    from lora_profiler.compiled.allocator import Trials
 
-    return Requests(memory.sizes, memory.events)
+    return Trials(memory.sizes, memory.events)
 
 
 def _knows(workload: Workload, engine: str) -> bool:

@@ -142,8 +142,8 @@ def _compiled(
     for (units, spec), point in zip(checks, check_at, strict=False):
         fresh = traced(spec, point)
         try:
-            expanded = [event for event, _ in tape.expand(units)]
-        except KeyError:
+            expanded = tape.expand(units)
+        except LookupError:
             raise TapeError(
                 f"at {spec.num_layers} layers, a tensor dies that is not born"
             ) from None
@@ -251,7 +251,7 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
 
     def at(units: int) -> Polynomial:
         size = Polynomial({})
-        for event, _ in tape.expand(units):
+        for event in tape.expand(units):
             if event.birth is not None and event.birth.saved:
                 size = size + sizes[event.birth.size]
         return size
