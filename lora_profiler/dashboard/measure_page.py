@@ -18,7 +18,7 @@ from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text

@@ -11,9 +11,9 @@ from lora_profiler.errors import UsageError
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Table, heading, paragraph
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured_runs import error_summary, summary_table
 from lora_profiler.report.measurements import environment_line, record_blocks
-from lora_profiler.report.method_label import method_label
 from lora_profiler.report.speed import ratio_line
 from lora_profiler.units import bytes_text, count_text
 

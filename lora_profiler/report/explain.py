@@ -14,7 +14,7 @@ from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, MomentName, Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
 from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 

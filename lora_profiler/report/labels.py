@@ -4,7 +4,9 @@ part, in display order."""
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from lora_profiler.prediction import Prediction
     from lora_profiler.records.record import Record
+    from lora_profiler.workload import TrainSetup
 
 CATEGORY_LABELS: Final[dict[str, str]] = {
     "parameters": "weights",
@@ -469,3 +471,14 @@ def status_label(record: "Record") -> str:
     if not record.is_rehearsed:
         return label
     return "rehearsed" if record.measurement.went_through else f"rehearsed, {label}"
+
+
+def method_label(prediction: "Prediction") -> str:
+    """'full', 'LoRA r16': what a way to train is called where ways stand side by side."""
+    return way_label(prediction.workload.setup)
+
+
+def way_label(setup: "TrainSetup") -> str:
+    """The same for a setup that nothing is predicted of."""
+    label = METHOD_LABELS[setup.method]
+    return f"{label} r{setup.lora.r}" if setup.lora else label

@@ -12,7 +12,7 @@ from lora_profiler.records.record import Device, Environment, Record
 from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.predictions import (
     adapter_line,
     attention_words,

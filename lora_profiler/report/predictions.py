@@ -11,7 +11,7 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.empirical_interval import likely_lines
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.trainer import trainer_lines
 from lora_profiler.units import (
     byte_unit,

@@ -9,7 +9,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.predictions import (
     attention_words,
     platform_words,

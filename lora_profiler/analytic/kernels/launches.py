@@ -4,8 +4,7 @@ and its count."""
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lora_profiler.algebra.polynomial import Polynomial
-from lora_profiler.algebra.table import Values
+from lora_profiler.algebra.polynomial import Polynomial, Values
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
 from lora_profiler.workload import Dtype

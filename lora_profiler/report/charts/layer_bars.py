@@ -16,9 +16,8 @@ from lora_profiler.report.charts.axes import (
 )
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.labels import LAYER_LABELS
+from lora_profiler.report.labels import LAYER_LABELS, method_label
 from lora_profiler.report.layers import group_layers
-from lora_profiler.report.method_label import method_label
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method

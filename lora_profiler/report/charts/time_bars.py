@@ -9,8 +9,7 @@ from lora_profiler.report.charts.axes import ROOM
 from lora_profiler.report.charts.figure import Figure, figure, height_px, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.marks import hatched
-from lora_profiler.report.labels import PART_LABELS
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import PART_LABELS, method_label
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, PART_PAINTS
 from lora_profiler.report.timing import steps_of
 from lora_profiler.steptime import PARTS, Part

@@ -8,7 +8,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.method_label import method_label, way_label
+from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.page.parts import Card
 from lora_profiler.report.page.predicted import by_model
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of

@@ -15,8 +15,8 @@ from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
+from lora_profiler.report.labels import way_label
 from lora_profiler.report.measurements import comparison_text
-from lora_profiler.report.method_label import way_label
 from lora_profiler.report.page.parts import Card, Part, Section
 from lora_profiler.report.process_group import ranks_text
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text

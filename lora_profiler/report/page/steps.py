@@ -9,7 +9,7 @@ from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, flops_text, in_unit
