@@ -13,13 +13,9 @@ from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.predictions import (
-    adapter_line,
-    attention_words,
-    exactness_lines,
-    training_line,
-)
+from lora_profiler.report.predictions import exactness_lines
 from lora_profiler.report.process_group import ranks_lines, ranks_table
+from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
 from lora_profiler.report.speed import speed_lines
 from lora_profiler.report.timing import predicted_time_line
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
