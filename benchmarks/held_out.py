@@ -170,7 +170,7 @@ def _compared(profile: Profile, workload: Workload, rng: random.Random) -> Itera
     from lora_profiler.traced.layouts import at_depth
     from lora_profiler.traced.run import trace
 
-    asked = _somewhere(profile, workload, rng)
+    asked = _somewhere(workload, rng)
     if profile.layout is not None:
         units = rng.choice((LEAST_UNITS, *range(LEAST_UNITS, 10)))
         asked = replace(asked, model=at_depth(asked.model, profile.layout.layers(units)))
@@ -236,7 +236,7 @@ def _added_up(fresh: Any) -> tuple[dict[str, int], dict[str, int], str]:
     return dict(peaks), at_peak, peak_phase
 
 
-def _somewhere(profile: Profile, workload: Workload, rng: random.Random) -> Workload:
+def _somewhere(workload: Workload, rng: random.Random) -> Workload:
     """The workload at random sizes for which its regime holds; long sequences as likely as short
     ones."""
     regime, windows, setup = regime_of(workload), windows_of(workload.model), workload.setup

@@ -86,6 +86,12 @@ def killed_run(records: Path, seconds: float) -> tuple[bool, int]:
     return going, len(set(ids(records)))
 
 
+def finished_run(records: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(records), capture_output=True, text=True, env=environment(), cwd=ROOT, check=False
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,24 +115,10 @@ def main() -> int:
                 flush=True,
             )
             lines.append(f"| {number} | {seconds:.1f} | {'yes' if going else 'no'} | {stored} |")
-        whole = subprocess.run(
-            command(records),
-            capture_output=True,
-            text=True,
-            env=environment(),
-            cwd=ROOT,
-            check=False,
-        )
+        whole = finished_run(records)
         found = Counter(ids(records))
         before = records.read_bytes()
-        again = subprocess.run(
-            command(records),
-            capture_output=True,
-            text=True,
-            env=environment(),
-            cwd=ROOT,
-            check=False,
-        )
+        again = finished_run(records)
         unchanged = records.read_bytes() == before
     once = len(found) == wanted and set(found.values()) == {1}
     verdict = [

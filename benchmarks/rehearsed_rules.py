@@ -19,12 +19,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmarks.own_rows import own_document, write_rows
 from benchmarks.rehearsed_configurations import Configuration, configurations
-from lora_profiler.analytic.families import FAMILIES
+from benchmarks.rehearsed_page import options_words, page
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import OwnRow
@@ -44,7 +43,6 @@ HERE = Path(__file__).parent
 ROWS = HERE / "results" / "rehearsed.jsonl"
 TRACED = HERE / "results" / "rehearsed_traced.jsonl"
 PAGE = HERE / "results" / "rehearsed.md"
-MIB = 1 << 20
 PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
 """Of every card: sizes are compared here, not verdicts. Each pool of expandable segments reserves
 addresses for a whole card."""
@@ -135,8 +133,9 @@ def main() -> None:
     if not options.again and not options.trace:
         rows += run(options.python, until, rows)
     traced = trace(until if options.trace else 0, rows)
-    PAGE.write_text(page(rows, traced))
-    write_rows("rehearsed", packaged(rows))
+    results = [result for row in rows if (result := compared(row)) is not None]
+    PAGE.write_text(page(rows, results, compared_traces(rows, traced)))
+    write_rows("rehearsed", packaged(rows, results))
 
 
 def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -203,7 +202,9 @@ def rehearsed(
     }
 
 
-def packaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def packaged(
+    rows: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """What the package shows of the rows: `evidence.own`. Workspaces are put to the predictions."""
     found = [
         OwnRow(
@@ -215,18 +216,14 @@ def packaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             predicted_bytes=counted + result["errors"]["requested_bytes"],
             says_exact=result["exactness"] == "exact",
         )
-        for row in rows
-        if (result := compared(row)) is not None
+        for result in results
     ]
     not_run = [
-        f"{row['model']} on {row['card']}, {_options(row)}: {row['failed'][:300]}"
+        f"{row['model']} on {row['card']}, {options_words(row)}: {row['failed'][:300]}"
         for row in rows
         if "failed" in row
     ]
     return {**own_document(found), "not_run": not_run}
-
-
-# --- the page -------------------------------------------------------------------------------------
 
 
 def compared(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -251,164 +248,20 @@ def less(predicted: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]
     return {**row, "errors": errors}
 
 
-def page(rows: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]) -> str:
-    results = [result for row in rows if (result := compared(row)) is not None]
-    refused = sum("refused" in row for row in rows)
-    failed = [row for row in rows if "failed" in row]
-    count = sum(1 for _ in configurations())
-    lines = [
-        "# Predicted and rehearsed",
-        "",
-        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {count} seeded configurations so "
-        "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
-        "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
-        "added to the prediction. "
-        f"{refused} are refused before they run, {len(failed)} did not run.",
-        "",
-        *_nearness(results),
-        "",
-        *_HEADER,
-        _summary("all", results),
-    ]
-    groups = {
-        "answers": lambda r: f"{r['engine']}, {r['exactness']}",
-        "card": lambda r: r["card"],
-        "method": _method,
-        "attention": lambda r: r["setup"]["attention"] + " " + (", ".join(r["attention"]) or "-"),
-        "model type": lambda r: find_model(r["model"], offline=True).model_type,
-    }
-    for name, group in groups.items():
-        for value in sorted({group(result) for result in results}):
-            of_value = [result for result in results if group(result) == value]
-            lines.append(_summary(f"{name}: {value}", of_value))
-    lines += ["", "The worst by requested bytes:", "", *_worst(results, "requested_bytes")]
-    lines += _of_traces(rows, traced)
-    lines += ["", "What did not run:", ""] if failed else []
-    lines += [
-        f"- {row['model']} on {row['card']}, {_options(row)}: {row['failed']}" for row in failed
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_HEADER = (
-    "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
-    "reserved equal | mean | worst |",
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-)
-
-
-def _worst(results: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
-    """A table of at most 25 that are not equal."""
-    lines = ["| model | card | options | predicted less rehearsed | share | answer |"]
-    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
-    unequal = [result for result in results if result["errors"][counter]]
-    for result in sorted(unequal, key=lambda r: -abs(_share(r, counter)))[:25]:
-        lines.append(
-            f"| {result['model']} | {result['card']} | {_options(result)} | "
-            f"{result['errors'][counter]:,} | {_share(result, counter):+.4%} | "
-            f"{result['engine']}, {result['exactness']} |"
-        )
-    return lines
-
-
-def _of_traces(rows: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]) -> list[str]:
+def compared_traces(
+    rows: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The same of traces, and what the allocator must be given beyond peak and workspaces."""
     answers = {answer["key"]: answer for answer in traced if "refused" not in answer}
-    results, margins = [], []
+    results = []
     for row in rows:
         answer = answers.get(digest(row))
         if answer is not None and "rehearsed" in row:
-            kind = {"engine": "traced", "exactness": "exact"}
-            results.append(kind | less(answer, row))
             peak = answer["requested_bytes"] + row["workspaces_bytes"]
-            margins.append((answer["smallest_bytes"] - peak, peak))
-    if not results:
-        return []
-    beyond = [(more, more / peak) for more, peak in margins]
-    kinds = {
-        "model types without rules": lambda r: (
-            find_model(r["model"], offline=True).model_type not in FAMILIES
-        ),
-        "expandable segments": lambda r: r.get("expandable"),
-        "plain segments": lambda r: not r.get("expandable"),
-    }
-    return [
-        "",
-        "## Traces and the simulated allocator",
-        "",
-        "`--trace`: the same configurations, each traced at exactly its size, and the trace "
-        "replayed through the simulated allocator with BLAS workspaces.",
-        "",
-        *_HEADER,
-        _summary("all", results),
-        *(
-            _summary(name, of_kind)
-            for name, holds in kinds.items()
-            if (of_kind := [result for result in results if holds(result)])
-        ),
-        "",
-        "The least that the allocator completes two steps with, simulated, is above peak and "
-        f"workspaces by {mean(share for _, share in beyond):.1%} on average, by at most "
-        f"{max(share for _, share in beyond):.1%}; in bytes by at most "
-        f"{max(more for more, _ in beyond) / MIB:,.0f} MiB.",
-        "",
-        "The worst by requested bytes:",
-        "",
-        *_worst(results, "requested_bytes"),
-        "",
-        "The worst by reserved bytes:",
-        "",
-        *_worst(results, "reserved_bytes"),
-    ]
-
-
-def _nearness(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = []
-    for exactness in ("exact", "estimate"):
-        of_kind = [result for result in results if result["exactness"] == exactness]
-        errors = [abs(result["errors"]["requested_bytes"]) for result in of_kind]
-        near = sum(abs(_share(result, "requested_bytes")) <= 0.001 for result in of_kind)
-        lines.append(
-            f"- Answers that say {exactness}: {len(of_kind)}. Requested bytes are equal in "
-            f"{errors.count(0)}, within 4 KiB in {sum(error <= 4096 for error in errors)}, within "
-            f"0.1 % in {near}."
-        )
-    return lines
-
-
-def _share(result: Mapping[str, Any], counter: str) -> float:
-    return float(result["errors"].get(counter, 0) / result["rehearsed"][counter])
-
-
-def _summary(name: str, results: Sequence[Mapping[str, Any]]) -> str:
-    cells = [name, str(len(results))]
-    for counter in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
-        counted = [result for result in results if counter in result["errors"]]
-        if not counted:
-            cells += ["-", "-", "-"]
-            continue
-        shares = [abs(_share(result, counter)) for result in counted]
-        equal = sum(result["errors"][counter] == 0 for result in counted)
-        cells += [f"{equal} of {len(counted)}", f"{mean(shares):.3%}", f"{max(shares):.3%}"]
-    return f"| {' | '.join(cells)} |"
-
-
-def _method(row: Mapping[str, Any]) -> str:
-    setup = setup_from_dict(row["setup"])
-    return "full" if setup.lora is None else "QLoRA" if setup.quantization else "LoRA"
-
-
-def _options(row: Mapping[str, Any]) -> str:
-    setup = setup_from_dict(row["setup"])
-    words = [_method(row), f"{setup.batch_size} x {setup.seq_len}", setup.dtype, setup.attention]
-    words += ["amp"] if setup.precision == "amp" else []
-    words += ["checkpointing"] if setup.checkpointing else []
-    words += [f"accumulation {setup.accumulation}"] if setup.accumulation > 1 else []
-    words += [setup.optimizer_impl] if setup.optimizer_impl != "foreach" else []
-    if setup.lora is not None and setup.lora.lora_dropout:
-        words.append("dropout")
-    if setup.quantization is not None:
-        words.append(setup.quantization.recipe)
-    return ", ".join(words)
+            kind = {"engine": "traced", "exactness": "exact", "peak_bytes": peak}
+            beyond = {"bytes_beyond": answer["smallest_bytes"] - peak}
+            results.append(kind | beyond | less(answer, row))
+    return results
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def ask(file: Any) -> None:
     from lora_profiler.planning.engine import predict
     from lora_profiler.planning.setups import DEFAULTS, workloads
     from lora_profiler.stacks import find_stack
-    from lora_profiler.trainer_files.reading import on_model
+    from lora_profiler.trainer_files.trainer_file import on_model
 
     given = {
         name: value

@@ -54,8 +54,8 @@ from lora_profiler.prediction import LayerCost as LayerCost
 from lora_profiler.prediction import Moment as Moment
 from lora_profiler.prediction import ParameterCount as ParameterCount
 from lora_profiler.prediction import Prediction as Prediction
+from lora_profiler.records.environment import Environment as Environment
 from lora_profiler.records.record import Conditions as Conditions
-from lora_profiler.records.record import Environment as Environment
 from lora_profiler.records.record import Measurement as Measurement
 from lora_profiler.records.record import Record as Record
 from lora_profiler.records.store import Store as Store

@@ -67,3 +67,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' Did you mean a, b?' for an error message, or '' when nothing known is close to `word`."""
     close = nearest(word, known)
     return f" Did you mean {', '.join(close)}?" if close else ""
+
+
+class RehearsalError(LoraProfilerError):
+    """Nothing was rehearsed: no compiler, no CUDA build of torch, another platform, or a script
+    that ended before its steps."""
+
+    exit_code = 4

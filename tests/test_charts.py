@@ -22,7 +22,7 @@ from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels, palette
+from lora_profiler.report import charts, labels, palette, run_labels
 from lora_profiler.report.charts import (
     CategoryBar,
     ErrorDot,
@@ -405,10 +405,10 @@ def test_all_names_have_a_look() -> None:
     assert set(palette.PART_PAINTS) == set(PARTS) == set(labels.PART_LABELS)
     assert set(palette.METHOD_MARKS) == set(get_args(Method))
     assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
-    assert set(labels.PHASE_CURVE) == set(PHASES)
+    assert set(run_labels.PHASE_CURVE) == set(PHASES)
     assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
     assert len({m.symbol for m in palette.SERIES_MARKS}) == len(palette.SERIES_MARKS)
-    assert set(labels.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
+    assert set(run_labels.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
 
 
 def test_a_light_colour_has_one_dark_twin() -> None:
@@ -579,7 +579,7 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
         inside = [p.phase for i, p in enumerate(points) if band["x0"] < i < band["x1"]]
         assert set(inside) == {phase}
     named = {note["text"] for note in layout["annotations"] if not note["showarrow"]}
-    assert named <= {labels.PHASE_CURVE[p.phase] for p in points}
+    assert named <= {run_labels.PHASE_CURVE[p.phase] for p in points}
     assert {"backward", "optimizer step"} <= named
 
 
@@ -761,10 +761,10 @@ def test_raw_times_are_all_there_with_their_median() -> None:
 def test_counters_that_were_not_read_are_gaps() -> None:
     found = {t["name"]: t["y"] for t in LIGHT["phases"]["data"]}
     assert set(found) == {
-        labels.COUNTER_LABELS[n]
+        run_labels.COUNTER_LABELS[n]
         for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")
     }
-    first = found[labels.COUNTER_LABELS["allocated_peak_bytes"]]
+    first = found[run_labels.COUNTER_LABELS["allocated_peak_bytes"]]
     assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
 
 

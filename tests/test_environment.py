@@ -21,7 +21,7 @@ from lora_profiler.harness.environment import environment, public_command, resid
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.provenance import public_word, source
 from lora_profiler.records.decode import decoded
-from lora_profiler.records.record import Environment
+from lora_profiler.records.environment import Environment
 from lora_profiler.records.redaction import private_text
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from lora_profiler.modeling import make_optimizer
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Moment, Prediction
 from lora_profiler.records.record import Conditions
-from lora_profiler.report.predictions import training_line
+from lora_profiler.report.setup_words import training_line
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 

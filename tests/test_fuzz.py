@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fuzz
+from benchmarks import fuzz, fuzz_questions
 
 
 def prediction(*totals: int, exactness: str = "exact", method: str = "lora") -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_a_little_of_it_finds_nothing_bad() -> None:
 
 def test_a_seed_asks_the_same_questions() -> None:
     asked = [
-        [fuzz.question(dice, ["gpt2"]) for _ in range(50)]
+        [fuzz_questions.question(dice, ["gpt2"]) for _ in range(50)]
         for dice in (random.Random("3"), random.Random("3"))
     ]
     assert asked[0] == asked[1]

@@ -23,7 +23,7 @@ from lora_profiler.modeling import attention_context, forward_loss
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
-from lora_profiler.report.predictions import training_line
+from lora_profiler.report.setup_words import training_line
 from lora_profiler.support.model_types import LIGER_TYPES
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.single_size import predict_once

@@ -23,7 +23,7 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import CATEGORIES, PHASES, Details, DeviceMemory, FlopCount
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
-from lora_profiler.report import labels, render
+from lora_profiler.report import labels, render, run_labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.bench import (
     bench_payload,
@@ -106,11 +106,11 @@ def number(text: str) -> float:
 
 
 def test_everything_that_can_be_said_has_words() -> None:
-    assert set(labels.METRIC_LABELS) >= set(METRICS)
-    assert set(labels.PHASE_LABELS) == set(PHASES) >= set(PHASE_GROUPS)
-    assert set(labels.STATUS_LABELS) == set(labels.STATUS_DEFINITIONS) == set(STATUSES)
-    assert set(labels.STATUS_ADVICE) == set(STATUSES) - {"ok", "noisy"}
-    assert set(labels.FLAG_DEFINITIONS) == set(Flag.__args__)  # type: ignore[attr-defined]
+    assert set(run_labels.METRIC_LABELS) >= set(METRICS)
+    assert set(run_labels.PHASE_LABELS) == set(PHASES) >= set(PHASE_GROUPS)
+    assert set(run_labels.STATUS_LABELS) == set(run_labels.STATUS_DEFINITIONS) == set(STATUSES)
+    assert set(run_labels.STATUS_ADVICE) == set(STATUSES) - {"ok", "noisy"}
+    assert set(run_labels.FLAG_DEFINITIONS) == set(Flag.__args__)  # type: ignore[attr-defined]
 
 
 def test_parts_of_the_peak_add_up_to_it_in_both_columns() -> None:
@@ -163,7 +163,7 @@ def test_each_section_is_written_in_the_unit_of_its_largest_and_sums() -> None:
     )  # 1,600,000 B
     assert found["parameters"]["model"].cells == ("model", "102,048", "102,048", "exact")
     assert [label for label in found["peak of each phase"]] == [
-        labels.PHASE_LABELS[group] for group in PHASE_GROUPS if group != "evaluation"
+        run_labels.PHASE_LABELS[group] for group in PHASE_GROUPS if group != "evaluation"
     ]
     assert found["peak of each phase"]["between steps"].cells[1:] == ("1.14", "1.14", "-0.01 %")
 
@@ -190,7 +190,7 @@ def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
     rows = {row.cells[0]: row.cells[1] for row in alone_table(record).rows}
     assert alone_table(record).title == "Measured beside, MiB"
     assert rows == {
-        labels.ALONE_LABELS[name]: text
+        run_labels.ALONE_LABELS[name]: text
         for name, text in {
             "rounding": "0.09",
             "workspace_bytes": "1.00",
@@ -244,7 +244,7 @@ def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
 
 def test_flags_are_explained() -> None:
     text = shown(records.make_record(flags=("busy_machine", "unattributed_over_1_percent")))
-    assert f"! busy machine: {labels.FLAG_DEFINITIONS['busy_machine']}." in text
+    assert f"! busy machine: {run_labels.FLAG_DEFINITIONS['busy_machine']}." in text
     assert "! unattributed over 1 percent: over 1 % of the peak belongs to no category." in text
     late = records.make_record(device=records.H100, block_seconds=2.0)
     assert shown(late).count("! host bound") == 1
@@ -274,9 +274,9 @@ def test_utilisation_comes_with_its_peak_and_definitions() -> None:
         "MFU 20.21 %, HFU 30.32 % of 989.4 TFLOP/s, NVIDIA H100 SXM5 80GB; full equivalent 30.32 %"
         in text
     )
-    assert all(line in text for line in labels.MFU_DEFINITIONS)
+    assert all(line in text for line in run_labels.MFU_DEFINITIONS)
     alone = shown(record, utilisation=utilisation(record, lora))
-    assert labels.MFU_DEFINITIONS[0] in alone and labels.MFU_DEFINITIONS[1] not in alone
+    assert run_labels.MFU_DEFINITIONS[0] in alone and run_labels.MFU_DEFINITIONS[1] not in alone
     assert "MFU" not in shown(record)
 
 
@@ -338,11 +338,11 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
         attention_kernel=None,
     )
     text = shown(bare)
-    assert labels.STATUS_DEFINITIONS[status] in text
+    assert run_labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
     assert (
         run_text(bare, records.make_prediction())
-        == f"tiny-gpt2, full: {labels.STATUS_LABELS[status]}, predicted 1.91 MiB"
+        == f"tiny-gpt2, full: {run_labels.STATUS_LABELS[status]}, predicted 1.91 MiB"
     )
 
 
@@ -429,12 +429,13 @@ def test_errors_of_all_records_by_metric_and_category() -> None:
     table = error_summary([c for r in made for c in compare(r, prediction)])
     peak = table.rows[1]
     # errors 0, +25 % and -20 %
-    assert table.rows[0].cells == (labels.METRIC_LABELS["peak_requested_bytes"],)
+    assert table.rows[0].cells == (run_labels.METRIC_LABELS["peak_requested_bytes"],)
     assert peak.cells == ("all together", "3", "15.00 %", "exact", "+25.00 %", "33 %", made[1].id)
     names = [row.cells[0] for row in table.rows]
     assert labels.CATEGORY_LABELS["unattributed"] not in names
     assert (
-        labels.CATEGORY_LABELS["temporaries"] in names and labels.PHASE_LABELS["forward"] in names
+        labels.CATEGORY_LABELS["temporaries"] in names
+        and run_labels.PHASE_LABELS["forward"] in names
     )
     weights = next(row for row in table.rows if row.cells[0] == "weights")
     assert weights.cells[1:] == ("3", "exact", "exact", "exact", "100 %", "")

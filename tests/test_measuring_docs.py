@@ -10,16 +10,15 @@ import pytest
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.harness import driver_view, runner, telemetry, timing_pass
 from lora_profiler.prediction import CATEGORIES, PHASES
+from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.record import (
     BUSY_SHARE,
     PERTURBED_SHARE,
     STATUSES,
     UNATTRIBUTED_SHARE,
     Conditions,
-    Device,
     DeviceSample,
     Energy,
-    Environment,
     Failure,
     Flag,
     Measurement,
@@ -30,7 +29,7 @@ from lora_profiler.records.record import (
 )
 from lora_profiler.records.statistics import half_width_limit
 from lora_profiler.records.validate import AT_REST
-from lora_profiler.report.labels import STAGE_LABELS
+from lora_profiler.report.run_labels import STAGE_LABELS
 from lora_profiler.units import MIB
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -32,7 +32,7 @@ from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
-from lora_profiler.report.predictions import training_line
+from lora_profiler.report.setup_words import training_line
 from lora_profiler.support.model_types import MODEL_TYPES, ModelType
 from lora_profiler.support.packing import check_packing, lengths
 from lora_profiler.traced import compile_profile

@@ -23,7 +23,7 @@ from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
 from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.report.predictions import training_line
+from lora_profiler.report.setup_words import training_line
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import (
     S16,
     S32,
@@ -20,6 +19,7 @@ from lora_profiler.algebra.polynomial import (
     constant,
     product,
     total,
+    undominated,
 )
 
 EXPONENTS = st.tuples(*[st.integers(0, 3)] * 5)

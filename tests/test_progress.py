@@ -15,7 +15,7 @@ from lora_profiler.harness import Heartbeat, make_case
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import PHASES
 from lora_profiler.records.record import Conditions, Failure
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
 from lora_profiler.report.progress.bench import (
     COLUMNS,
     column_widths,
@@ -151,10 +151,10 @@ def test_every_status_text_fits_its_column() -> None:
     from lora_profiler.report.progress.bench import _WIDTHS
 
     texts = [
-        *labels.STAGE_LABELS.values(),
-        *(f"step 4: {labels.PHASE_SHORT[phase]}" for phase in PHASES),
+        *run_labels.STAGE_LABELS.values(),
+        *(f"step 4: {run_labels.PHASE_SHORT[phase]}" for phase in PHASES),
     ]
-    assert max(map(len, [*texts, *labels.STATUS_LABELS.values()])) <= _WIDTHS["status"]
+    assert max(map(len, [*texts, *run_labels.STATUS_LABELS.values()])) <= _WIDTHS["status"]
 
 
 def test_a_line_for_each_start_and_end() -> None:

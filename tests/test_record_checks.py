@@ -11,7 +11,8 @@ import pytest
 
 from golden_files import Golden
 from lora_profiler.records.check_files import check_file, check_folder
-from lora_profiler.records.record import Conditions, Device, Failure, Record
+from lora_profiler.records.environment import Device
+from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.redaction import private_text
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.records.validate import problems

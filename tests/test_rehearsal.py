@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import RehearsalError, UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
 from lora_profiler.rehearsal import build, launch, setup
@@ -36,7 +36,6 @@ from lora_profiler.rehearsal.environment import (
     find_python,
     read_environment,
 )
-from lora_profiler.rehearsal.errors import RehearsalError
 from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak, name_pieces, play
 from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import attention_kernels, between
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings

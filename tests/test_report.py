@@ -23,6 +23,7 @@ from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
+from lora_profiler.report.comparison_table import comparison_table
 from lora_profiler.report.explain import explain_blocks, moments_table
 from lora_profiler.report.json.predict import (
     layer_records,
@@ -31,7 +32,7 @@ from lora_profiler.report.json.predict import (
     predict_schema,
 )
 from lora_profiler.report.layers import cost_table, group_layers, layer_blocks, parameter_table
-from lora_profiler.report.predictions import card_table, comparison_table, model_blocks
+from lora_profiler.report.predictions import card_table, model_blocks
 from lora_profiler.report.room import room
 from lora_profiler.units import byte_unit
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -386,9 +387,9 @@ def test_number_ranges_of_layers() -> None:
 
 def test_explained_forward_is_linear_layers_adapters_and_attention() -> None:
     """What the linear layers and adapters leave is 4 B S^2 H D per layer: scores and values."""
-    from lora_profiler.report.explain import _linear_flops
+    from lora_profiler.report.explain import linear_flops
 
     for answer in ask("meta-llama/Llama-3.1-8B"):
         p = answer.prediction
         assert p.flops is not None
-        assert p.flops.forward - sum(_linear_flops(p)) == 4 * 512**2 * 32 * 128 * 32
+        assert p.flops.forward - sum(linear_flops(p)) == 4 * 512**2 * 32 * 128 * 32

@@ -35,7 +35,7 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report import labels, palette
+from lora_profiler.report import labels, palette, run_labels
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
@@ -265,12 +265,12 @@ def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
         "1.91 MiB",
     )
     for row, record in zip(rows, some_records(), strict=True):
-        assert row[4] == labels.STATUS_LABELS[record.measurement.status]
+        assert row[4] == run_labels.STATUS_LABELS[record.measurement.status]
         assert record.id.endswith(row[-1]) and len(row[-1]) > 20
     (failure,) = (row for row in READ.cells if "CUDA out of memory" in row)
     assert failure[:2] == ["5", "tiny-gpt2"]
     assert {"out of memory", "backward, step 2", "1.91 MiB"} <= set(failure)
-    assert labels.STATUS_ADVICE["oom"] in READ.text
+    assert run_labels.STATUS_ADVICE["oom"] in READ.text
     assert FOUND[6].refusal is not None
     assert any(row[:2] == ["7", "tiny-gpt2"] and "nowhere" in row[-1] for row in READ.cells)
 
@@ -278,20 +278,20 @@ def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
 def test_definitions_are_all_there() -> None:
     defined = {row[0]: row[1] for row in READ.cells if len(row) == 2}
     for names, meanings in (
-        (labels.METRIC_LABELS, labels.METRIC_DEFINITIONS),
+        (run_labels.METRIC_LABELS, run_labels.METRIC_DEFINITIONS),
         (labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
         (labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS),
-        (labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
+        (run_labels.STATUS_LABELS, run_labels.STATUS_DEFINITIONS),
     ):
         assert set(names) == set(meanings)
         assert all(defined[names[name]] == meanings[name] for name in names)
-    assert set(METRICS) <= set(labels.METRIC_DEFINITIONS)
+    assert set(METRICS) <= set(run_labels.METRIC_DEFINITIONS)
     assert (set(CATEGORIES), set(MOMENTS)) == (
         set(labels.CATEGORY_DEFINITIONS),
         set(labels.MOMENT_DEFINITIONS),
     )
-    assert set(STATUSES) == set(labels.STATUS_DEFINITIONS)
-    assert labels.ERROR_DEFINITION in READ.text
+    assert set(STATUSES) == set(run_labels.STATUS_DEFINITIONS)
+    assert run_labels.ERROR_DEFINITION in READ.text
 
 
 def test_headlines_are_right() -> None:
@@ -417,7 +417,7 @@ def test_prediction_and_measurement_of_a_step_are_held_against_each_other() -> N
         for c in FOUND[number - 1].comparisons:
             if c.metric == "phase_peak_bytes":
                 row = (
-                    labels.PHASE_LABELS[c.category],
+                    run_labels.PHASE_LABELS[c.category],
                     bytes_text(c.predicted),
                     bytes_text(c.measured),
                     error_text(c.relative_error or 0.0),

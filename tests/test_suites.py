@@ -33,8 +33,9 @@ from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
+from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import read_records
-from lora_profiler.records.record import Device, Environment, Record
+from lora_profiler.records.record import Record
 from lora_profiler.records.validate import problems
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,13 +20,8 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
-from lora_profiler.trainer_files.reading import (
-    TrainerFile,
-    read_command,
-    read_document,
-    read_files,
-    recognised,
-)
+from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
+from lora_profiler.trainer_files.trainer_file import TrainerFile
 from lora_profiler.trainer_files.writing import written
 from lora_profiler.workload import Workload, setup_dict
 

@@ -21,14 +21,15 @@ def python_of(rival: Rival, work: Path) -> Path:
     """Of its environment, which is made where there is none, or one of other pins."""
     home = work / rival.distribution
     python, mark = home / "bin" / "python", home / "pins.json"
-    wanted = json.dumps([rival.requirement, *rival.pins, *rival.bare])
+    wanted = json.dumps([rival.requirement, *rival.pins, *(["--no-deps"] * rival.is_bare)])
     if mark.is_file() and mark.read_text("utf-8") == wanted:
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-    own = [] if rival.bare else [rival.requirement]
-    for requirements in ([*own, *rival.pins], ["--no-deps", *rival.bare]):
-        if requirements and requirements != ["--no-deps"]:
-            _pip(python, requirements)
+    if rival.is_bare:
+        _pip(python, rival.pins)
+        _pip(python, ["--no-deps", rival.requirement])
+    else:
+        _pip(python, [rival.requirement, *rival.pins])
     mark.write_text(wanted, "utf-8")
     return python
 

@@ -12,16 +12,14 @@ ASK = Path(__file__).parent / "ask"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """`pins` are installed as pip resolves them, `bare` without what they depend on, where that is
-    large and has nothing to do with the estimate. `program` answers questions under its Python."""
+    """`pins` are installed as pip resolves them; one that `is_bare` without what it depends on,
+    where that is large and has nothing to do with the estimate."""
 
     name: str
     distribution: str
     version: str
-    url: str
     pins: tuple[str, ...] = ()
-    bare: tuple[str, ...] = ()
-    program: str
+    is_bare: bool = False
     total: str
     mapping: str
     lacks: tuple[str, ...]
@@ -33,8 +31,13 @@ class Rival:
         return f"{self.distribution}=={self.version}"
 
     @property
+    def url(self) -> str:
+        return f"https://pypi.org/project/{self.distribution}/{self.version}/"
+
+    @property
     def script(self) -> Path:
-        return ASK / self.program
+        """What answers questions under its Python."""
+        return ASK / f"ask_{self.distribution.replace('-', '_')}.py"
 
 
 TORCH = ("torch==2.13.0", "transformers==5.24.0")
@@ -46,8 +49,6 @@ RIVALS = (
         name="FitCheck",
         distribution="fitcheck-llm",
         version="0.3.1",
-        url="https://pypi.org/project/fitcheck-llm/0.3.1/",
-        program="ask_fitcheck.py",
         total="its components without the overhead; reserved: its total without the card's context",
         mapping=(
             "its Python API; what it downloads, config.json and the Hub's count of parameters, is"
@@ -64,8 +65,6 @@ RIVALS = (
         name="CanIFineTune",
         distribution="canifinetune",
         version="0.4.1",
-        url="https://pypi.org/project/canifinetune/0.4.1/",
-        program="ask_canifinetune.py",
         total=(
             "its total without safety margin and CUDA overhead; reserved: without the safety margin"
         ),
@@ -82,8 +81,6 @@ RIVALS = (
         name="ftuneai",
         distribution="ftuneai",
         version="0.4.1",
-        url="https://pypi.org/project/ftuneai/0.4.1/",
-        program="ask_ftuneai.py",
         total="its total without its 20 % of overhead; reserved: its total",
         mapping=(
             "its memory estimator; its own reading of config.json with the true count of"
@@ -97,8 +94,6 @@ RIVALS = (
         name="fitscout",
         distribution="fitscout",
         version="0.1.1",
-        url="https://pypi.org/project/fitscout/0.1.1/",
-        program="ask_fitscout.py",
         total="its total without the CUDA context, for both quantities",
         mapping=(
             "its model inspection of a folder with config.json, with the true count of parameters;"
@@ -110,8 +105,6 @@ RIVALS = (
         name="ml-memguard",
         distribution="ml-memguard",
         version="0.5.0",
-        url="https://pypi.org/project/ml-memguard/0.5.0/",
-        program="ask_ml_memguard.py",
         total="its total without the framework's overhead; reserved: its total",
         mapping=(
             "its training estimate with the model's true widths, adapters in all layers, as many"
@@ -124,8 +117,6 @@ RIVALS = (
         name="PEFT Doctor",
         distribution="peft-doctor",
         version="0.9.2",
-        url="https://pypi.org/project/peft-doctor/0.9.2/",
-        program="ask_peft_doctor.py",
         total="its total without fragmentation; reserved: its total",
         mapping="its VRAM estimate with the true count of parameters, width and layers",
         lacks=(KERNELS, CARDS, "rank and targets", "attention kernels", "the loss", "optimizers"),
@@ -134,8 +125,6 @@ RIVALS = (
         name="train-in-silence",
         distribution="train-in-silence",
         version="0.1.6",
-        url="https://pypi.org/project/train-in-silence/0.1.6/",
-        program="ask_train_in_silence.py",
         total="its total without the 2 GiB that its formula adds, for both quantities",
         mapping="its resource estimate with the model's true widths",
         lacks=(KERNELS, CARDS, "checkpointing", "rank and targets", "the loss", "optimizers"),
@@ -144,9 +133,7 @@ RIVALS = (
         name="qmemcalc",
         distribution="qmemcalc",
         version="0.1.1",
-        url="https://pypi.org/project/qmemcalc/0.1.1/",
         pins=TORCH,
-        program="ask_qmemcalc.py",
         total="its total without its 10 % of buffers; reserved: its total",
         mapping=(
             "`estimate_memory` of a folder with config.json, with the true number of trained"
@@ -158,9 +145,7 @@ RIVALS = (
         name="hf-vram-calc",
         distribution="hf-vram-calc",
         version="1.0.9",
-        url="https://pypi.org/project/hf-vram-calc/1.0.9/",
         pins=TORCH,
-        program="ask_hf_vram_calc.py",
         total="its LoRA or training memory, for both quantities",
         mapping="its calculator with the true count of parameters and the rank; int4 for NF4",
         lacks=(KERNELS, CARDS, "batch and length", "checkpointing", "targets", "optimizers"),
@@ -169,10 +154,8 @@ RIVALS = (
         name="training-hub",
         distribution="training-hub",
         version="0.11.2",
-        url="https://pypi.org/project/training-hub/0.11.2/",
         pins=(*TORCH, "accelerate==1.15.0", "pandas", "rhai-innovation-mini-trainer==0.9.0"),
-        bare=("training-hub==0.11.2",),
-        program="ask_training_hub.py",
+        is_bare=True,
         total="its sum before overhead; reserved: what it expects",
         mapping=(
             "its estimators; the model that it loads is made empty from config.json; the batch of"
@@ -185,7 +168,6 @@ RIVALS = (
         name="fm-training-estimator",
         distribution="fm-training-estimator",
         version="0.1.3",
-        url="https://pypi.org/project/fm-training-estimator/0.1.3/",
         pins=(
             "torch==2.13.0",
             "transformers==4.46.3",  # it reads names that 5 no longer has
@@ -195,8 +177,7 @@ RIVALS = (
             "pandas",
             "fire",
         ),
-        bare=("fm-training-estimator==0.1.3",),
-        program="ask_fm_training_estimator.py",
+        is_bare=True,
         total="its total, for both quantities",
         mapping=(
             "its theoretical estimators (full, LoRA, QLoRA, FSDP) of a folder with config.json; its"
@@ -208,8 +189,6 @@ RIVALS = (
         name="torch-preflight",
         distribution="torch-preflight",
         version="0.5.0",
-        url="https://pypi.org/project/torch-preflight/0.5.0/",
-        program="ask_torch_preflight.py",
         total="its breakdown without context and fragmentation; reserved: without the context",
         mapping=(
             "its cost model of config.json with the true counts of parameters and of trained ones;"
@@ -222,9 +201,7 @@ RIVALS = (
         name="accelerate",
         distribution="accelerate",
         version="1.15.0",
-        url="https://pypi.org/project/accelerate/1.15.0/",
         pins=TORCH,
-        program="ask_accelerate.py",
         total="the largest of its training stages, for both quantities",
         mapping=(
             "what `estimate-memory` works out, of the empty model that it makes of config.json;"

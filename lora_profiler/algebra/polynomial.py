@@ -1,11 +1,12 @@
 """Exact integer polynomials in batch b, sequence s and rank r: what a tensor's size is before
-anyone says how long or wide.
+anyone says how long or wide; many of them at one point, and which of many can be the largest.
 
 Two more symbols stand for s rounded up, as the efficient attention kernel pads: t to a multiple of
 32, u to one of 16.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 Exponents = tuple[int, int, int, int, int]
 CONSTANT: Exponents = (0, 0, 0, 0, 0)
@@ -161,3 +162,50 @@ R = Polynomial({(0, 0, 1, 0, 0): 1})
 S32 = Polynomial({(0, 0, 0, 1, 0): 1})
 S16 = Polynomial({(0, 0, 0, 0, 1): 1})
 TOKENS = B * S
+
+
+def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
+    """The candidates that can be the maximum for some sizes: those that no other one dominates
+    coefficient by coefficient.
+
+    In their own order, of equals the first. None is dominated by one whose coefficients have a
+    smaller sum: with the largest sums first, what is kept once stays, and the first ones kept rule
+    out most others.
+    """
+    known = tuple(candidates)
+    front: dict[int, Polynomial] = {}
+    for number in sorted(range(len(known)), key=lambda i: -sum(known[i].terms.values())):
+        if not any(kept.dominates(known[number]) for kept in front.values()):
+            front[number] = known[number]
+    return tuple(front[number] for number in sorted(front))
+
+
+class Values(NamedTuple):
+    """Batch, sequence and rank of one question (rank 1 where there is no adapter: no polynomial
+    asks)."""
+
+    batch: int
+    seq: int
+    rank: int
+
+
+class Table(NamedTuple):
+    """Polynomials over one list of monomials, so that many of them cost one list of products."""
+
+    monomials: tuple[Exponents, ...]
+    rows: tuple[tuple[tuple[int, int], ...], ...]
+    polynomials: tuple[Polynomial, ...]
+
+    @classmethod
+    def of(cls, polynomials: Sequence[Polynomial]) -> "Table":
+        found = [p.nonzero() for p in polynomials]
+        monomials = sorted({e for terms in found for e in terms})
+        index = {e: i for i, e in enumerate(monomials)}
+        rows = tuple([tuple([(index[e], c) for e, c in terms.items()]) for terms in found])
+        return cls(tuple(monomials), rows, tuple(polynomials))
+
+    def evaluate(self, at: Values) -> list[int]:
+        b, s, r = at
+        t, u = rounded_up(s, 32), rounded_up(s, 16)
+        powers = [b**i * s**j * r**k * t**m * u**n for i, j, k, m, n in self.monomials]
+        return [sum([powers[i] * c for i, c in row]) for row in self.rows]

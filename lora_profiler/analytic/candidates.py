@@ -4,8 +4,7 @@ rank, and how they are added to."""
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, total, undominated
 from lora_profiler.prediction import Category, MomentName
 
 Breakdown = Mapping[Category, Polynomial]

@@ -4,8 +4,7 @@ and FLOPs."""
 from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import constant
-from lora_profiler.algebra.table import Values
+from lora_profiler.algebra.polynomial import Values, constant
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,

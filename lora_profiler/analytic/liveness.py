@@ -11,8 +11,7 @@ that a kernel makes on its own can move a peak inside a layer by the error state
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, total, undominated
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 
 

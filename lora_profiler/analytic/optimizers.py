@@ -8,8 +8,7 @@ the real optimizers by `tests/test_persistent.py`, `tests/test_moments.py` and
 
 from collections.abc import Callable, Iterator, Mapping
 
-from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total, undominated
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, PackageOptimizer
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup

@@ -9,9 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
-from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, S, constant, total
-from lora_profiler.algebra.table import Table
+from lora_profiler.algebra.polynomial import (
+    ZERO,
+    Polynomial,
+    S,
+    Table,
+    constant,
+    total,
+    undominated,
+)
 from lora_profiler.analytic.activations import Activations, activations, has_one_row
 from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
 from lora_profiler.analytic.candidates import Candidate, Moments
@@ -27,8 +33,8 @@ from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
+from lora_profiler.support.engines import why_unruled
 from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 

@@ -3,8 +3,7 @@ thousands of sizes."""
 
 from dataclasses import replace
 
-from lora_profiler.algebra.polynomial import Polynomial
-from lora_profiler.algebra.table import Values
+from lora_profiler.algebra.polynomial import Polynomial, Values
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.moments import held_outputs
@@ -24,11 +23,11 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
+from lora_profiler.support.engines import why_unruled
 from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, OWN_LOSSES, SMOOTHED
 from lora_profiler.support.packing import rows_words
-from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 

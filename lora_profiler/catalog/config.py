@@ -176,7 +176,7 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
     if strict:
         check_fields(config, source)
     rope = _rope(raw, family["rope"], source, strict=strict)
-    _derive(config, raw, source)
+    _derive(config, raw)
     if rope is not None:
         config["rope_parameters"] = rope
         config["partial_rotary_factor"] = rope.get("partial_rotary_factor", 1.0)
@@ -193,7 +193,7 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
+def _derive(config: dict[str, Any], raw: Raw) -> None:
     """What the config classes work out in `__post_init__` and the modelling code on its first
     lines."""
     kind = raw.get("model_type")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler.cli.bench_cases import model_cases, rehearsed_on
 from lora_profiler.cli.bench_cluster import (
     cluster_cases,
     cluster_of,
@@ -17,7 +18,7 @@ from lora_profiler.cli.bench_cluster import (
     spread,
     spread_text,
 )
-from lora_profiler.cli.bench_options import bench_options, check_options, model_cases, rehearsed_on
+from lora_profiler.cli.bench_options import bench_options, check_options
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     ExampleCommand,

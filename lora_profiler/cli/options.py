@@ -32,7 +32,7 @@ from lora_profiler.workload import OPTIONS, Device, Method, Workload
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.trainers import TrainerPeak
-    from lora_profiler.trainer_files.reading import TrainerFile
+    from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -226,7 +226,7 @@ def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | 
         return None
     _, names = spelled(stack, *_asked(ctx, file))
     if file is not None:
-        from lora_profiler.trainer_files.reading import with_gaps
+        from lora_profiler.trainer_files.trainer_file import with_gaps
 
         stack = with_gaps(stack, file)
     return Trainer(stack=stack, given=names)

@@ -14,7 +14,7 @@ from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageErr
 
 if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
-    from lora_profiler.trainer_files.reading import TrainerFile
+    from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.workload import Workload
 
 _SUFFIXES = (".yaml", ".yml", ".ipynb", ".py", ".sh", ".txt")
@@ -60,7 +60,7 @@ def model_of(file: "TrainerFile", name: str | None, **lookup: Any) -> "ModelSpec
 
 
 def on_model(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
-    from lora_profiler.trainer_files.reading import on_model
+    from lora_profiler.trainer_files.trainer_file import on_model
 
     return on_model(file, model)
 
@@ -80,7 +80,7 @@ def write(target: tuple[str, str], workloads: Sequence["Workload"]) -> None:
 def note(file: "TrainerFile") -> None:
     """Says how a file was understood, and what of it is not."""
     from lora_profiler.report.trainer_file import counts_text
-    from lora_profiler.trainer_files.reading import gap_texts
+    from lora_profiler.trainer_files.trainer_file import gap_texts
 
     click.echo(f"{file.name}: {counts_text(file)} `lora-profile read` shows each.", err=True)
     for text in gap_texts(file):

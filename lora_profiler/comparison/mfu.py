@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from lora_profiler.catalog import Gpu, match_device
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import FlopCount
-from lora_profiler.records.record import REHEARSED, Device, Record
+from lora_profiler.records.environment import REHEARSED, Device
+from lora_profiler.records.record import Record
 from lora_profiler.workload import TrainSetup
 
 WHOLE_CARD = (None, "off")

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import recency
-from lora_profiler.records.record import Device, Environment, Record
+from lora_profiler.records.record import Record
 from lora_profiler.records.statistics import median_interval
 
 ChangeMetric = Literal[

@@ -3,7 +3,7 @@ each stretch."""
 
 from collections import Counter
 
-from lora_profiler.algebra.table import Values
+from lora_profiler.algebra.polynomial import Values
 from lora_profiler.compiled.evaluation import Evaluation
 from lora_profiler.prediction import PHASES, Category, CurvePoint, Phase
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 
 from lora_profiler.algebra import Polynomial
-from lora_profiler.algebra.polynomial import ZERO, constant
-from lora_profiler.algebra.table import Table, Values
+from lora_profiler.algebra.polynomial import ZERO, Table, Values, constant
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.modules import total
 from lora_profiler.compiled.profile import Profile, Regime, profile_key

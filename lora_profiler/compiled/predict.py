@@ -4,7 +4,7 @@ thousands of sizes."""
 from dataclasses import replace
 
 from lora_profiler.algebra import Polynomial
-from lora_profiler.algebra.table import Values
+from lora_profiler.algebra.polynomial import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, has_stand_in
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import regime_of
@@ -18,11 +18,11 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
+from lora_profiler.support.engines import OUTLIERS, has_outliers
 from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
-from lora_profiler.support.rules import OUTLIERS, has_outliers
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import Workload
 

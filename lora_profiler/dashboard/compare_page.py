@@ -17,7 +17,7 @@ from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.records.record import STATUSES
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.comparisons import (
     environment_lines,
     errors_table,
@@ -173,7 +173,7 @@ def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
         "device": "Device",
         "status": "Status",
     }
-    words = labels.METHOD_LABELS | labels.STATUS_LABELS
+    words = labels.METHOD_LABELS | run_labels.STATUS_LABELS
     return {
         by: st.multiselect(
             names[by],
@@ -239,7 +239,9 @@ def _figures(chosen: Sequence[Run]) -> None:
     widgets.section("Peak memory, predicted against measured")
     widgets.drawing(scatter_drawing(shown), "scatter")
     widgets.section("Errors of the peak")
-    by: RunGrouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
+    by: RunGrouping = widgets.choose(
+        "By", STRIPS, STRIPS[0], "strip_by", run_labels.GROUPING_LABELS
+    )  # type: ignore[assignment]
     widgets.drawing(errors_drawing(shown, by), "strip")
     for words in drawn_words(shown, compared):
         widgets.small(*words.lines)
@@ -249,7 +251,7 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
     with widgets.drawer("Errors of everything that is predicted", "all_errors") as is_open:
         if is_open:
             chosen: Metric = st.selectbox(
-                "Metric", METRICS, key="metric", format_func=labels.METRIC_LABELS.__getitem__
+                "Metric", METRICS, key="metric", format_func=run_labels.METRIC_LABELS.__getitem__
             )
             groupings = [name for name in GROUPINGS if name != "metric"]
             by: list[Grouping] = st.pills(
@@ -258,7 +260,7 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
                 selection_mode="multi",
                 default=["method"],
                 key="errors_by",
-                format_func=labels.GROUPING_LABELS.__getitem__,
+                format_func=run_labels.GROUPING_LABELS.__getitem__,
             )
             comparisons = [c for s in scored for c in s.comparisons if c.metric == chosen]
             if not any(c.is_claim for c in comparisons):
@@ -268,7 +270,7 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
             if largest := largest_errors(comparisons, _WORST):
                 blocks.append(largest_errors_table(largest, by_id))
             widgets.blocks(blocks)
-            widgets.small(f"{labels.ERROR_DEFINITION}.")
+            widgets.small(f"{run_labels.ERROR_DEFINITION}.")
 
 
 def _table(chosen: Sequence[Run]) -> None:
@@ -280,7 +282,7 @@ def _table(chosen: Sequence[Run]) -> None:
             "#": [run.number for run in chosen],
             "model": [run.model for run in chosen],
             "method": [run.cells[1] for run in chosen],
-            "status": [labels.STATUS_LABELS[run.status] for run in chosen],
+            "status": [run_labels.STATUS_LABELS[run.status] for run in chosen],
             predicted: [_in(run.predicted_bytes, size) for run in chosen],
             measured: [_in(run.measured_bytes, size) for run in chosen],
             "error, %": [None if run.error is None else 100 * run.error for run in chosen],

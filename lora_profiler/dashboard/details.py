@@ -12,8 +12,8 @@ from lora_profiler.report import labels
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.communication import sending_lines
 from lora_profiler.report.explain import explain_blocks
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.layers import layer_blocks
-from lora_profiler.report.method_label import method_label
 from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.page.predicted import (
     answer_curve,

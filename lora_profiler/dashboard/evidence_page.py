@@ -32,12 +32,7 @@ from lora_profiler.report.evidence import (
     sources_table,
     unseen_steps,
 )
-from lora_profiler.report.labels import (
-    ERROR_DEFINITION,
-    LEFT_OUT_LABELS,
-    METHOD_LABELS,
-    SOURCE_LABELS,
-)
+from lora_profiler.report.labels import LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
 from lora_profiler.report.own_evidence import (
     COUNTED,
     KIND_TITLES,
@@ -48,6 +43,7 @@ from lora_profiler.report.own_evidence import (
     worst_table,
 )
 from lora_profiler.report.page.parts import Card
+from lora_profiler.report.run_labels import ERROR_DEFINITION
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
 

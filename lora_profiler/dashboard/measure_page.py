@@ -16,9 +16,9 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text
@@ -223,7 +223,7 @@ def _place(case: CaseState) -> str:
 def where(case: CaseState) -> str:
     """Where a case stands: 'step 2: backward', 'timing, 40 steps', or how it ended."""
     if case.status is not None:
-        return labels.STATUS_LABELS.get(case.status, case.status)
+        return run_labels.STATUS_LABELS.get(case.status, case.status)
     return beat_text(
         None if case.phase is None else Heartbeat(phase=case.phase, step=case.step, done=case.done)
     )

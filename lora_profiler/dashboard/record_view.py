@@ -8,7 +8,7 @@ from lora_profiler.campaign.results import result
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard import downloads, widgets
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
 from lora_profiler.report.measurements import alone_table, record_details
 from lora_profiler.report.page.composition import peaks_drawing
@@ -23,7 +23,7 @@ def show(run: Run, key: str = "record") -> None:
     """Everything about one record; `key` sets its widgets apart from those of another one on the
     same page."""
     record = run.scored.record
-    widgets.section(f"{run.model}, {run.cells[1]}: {labels.STATUS_LABELS[run.status]}")
+    widgets.section(f"{run.model}, {run.cells[1]}: {run_labels.STATUS_LABELS[run.status]}")
     widgets.small(f"record {run.record_id}")
     for heading, drawing in _drawings(run):
         widgets.section(heading)

@@ -19,7 +19,7 @@ from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, lengths
 from lora_profiler.report.first_screen import Frame
 from lora_profiler.report.first_screen.frame import framed, judged
-from lora_profiler.report.method_label import way_label
+from lora_profiler.report.labels import way_label
 from lora_profiler.units import count_text
 
 RANKS = tuple(2**n for n in range(10))

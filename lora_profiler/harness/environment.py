@@ -28,7 +28,7 @@ from lora_profiler.harness.machine import (
 from lora_profiler.harness.nvml import Nvml, open_device, uuid_hash
 from lora_profiler.harness.pretended import is_pretended, marked
 from lora_profiler.harness.provenance import public_command, public_word, source
-from lora_profiler.records.record import Device, Environment
+from lora_profiler.records.environment import Device, Environment
 
 __all__ = [
     "PACKAGES",

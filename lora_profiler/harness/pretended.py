@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.platform import TORCH, Platform, version_of
-from lora_profiler.records.record import REHEARSED, Device, Environment, Measurement
+from lora_profiler.records.environment import REHEARSED, Device, Environment
+from lora_profiler.records.record import Measurement
 from lora_profiler.records.validate import NOT_REHEARSED
 
 LIMITS = (

@@ -29,15 +29,8 @@ from lora_profiler.harness.pretended import LIMITS, RUN_VARIABLE, Pretended, unk
 from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_path
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
-from lora_profiler.records.record import (
-    Conditions,
-    Device,
-    Environment,
-    Failure,
-    Measurement,
-    Record,
-    Status,
-)
+from lora_profiler.records.environment import Device, Environment
+from lora_profiler.records.record import Conditions, Failure, Measurement, Record, Status
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Workload

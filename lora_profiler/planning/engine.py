@@ -9,8 +9,8 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.check import check
+from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.support.optimizers import optimizer_words, package_of
-from lora_profiler.support.profiles import why_unprofiled
 from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.catalog import bundled_gpus
+from lora_profiler.errors import RehearsalError
 from lora_profiler.harness import MeasurementError, make_case, measure_case
 from lora_profiler.harness.pretended import Pretended
 from lora_profiler.prediction import (
@@ -24,7 +25,6 @@ from lora_profiler.rehearsal.build import stubs
 from lora_profiler.rehearsal.cards import PretendedCard, pretended
 from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import check_platform, find_python, read_environment
-from lora_profiler.rehearsal.errors import RehearsalError
 from lora_profiler.rehearsal.launch import over_stubs
 from lora_profiler.units import GIB, bytes_text
 from lora_profiler.workload import Workload

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.reserve import Card, Reserve, Verdict, judge, reserve_for
-from lora_profiler.support.profiles import why_unprofiled
+from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:

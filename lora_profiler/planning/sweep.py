@@ -6,8 +6,7 @@ from dataclasses import replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import Exponents, Polynomial
+from lora_profiler.algebra.polynomial import Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import check_engine, peak_polynomials, rules_know, windows_of

@@ -9,13 +9,8 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.decode import RecordError, decoded
-from lora_profiler.records.record import (
-    SCHEMA_VERSION,
-    Conditions,
-    Environment,
-    Measurement,
-    Record,
-)
+from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import SCHEMA_VERSION, Conditions, Measurement, Record
 from lora_profiler.workload import (
     STORED_OPTIONS,
     LoraConfig,

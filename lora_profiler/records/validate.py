@@ -7,13 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from lora_profiler.prediction import Phase
-from lora_profiler.records.record import (
-    PERTURBED_SHARE,
-    REHEARSED,
-    UNATTRIBUTED_SHARE,
-    Flag,
-    Record,
-)
+from lora_profiler.records.environment import REHEARSED
+from lora_profiler.records.record import PERTURBED_SHARE, UNATTRIBUTED_SHARE, Flag, Record
 from lora_profiler.records.redaction import private_text
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.statistics import half_width_limit, relative_half_width

@@ -12,9 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora_profiler._common.paths import CACHE_VARIABLE, cache_folder
+from lora_profiler.errors import RehearsalError
 from lora_profiler.rehearsal.compiler import Compiler
 from lora_profiler.rehearsal.environment import Environment
-from lora_profiler.rehearsal.errors import RehearsalError
 from lora_profiler.rehearsal.symbols import Exports, exports
 
 SOURCES = {

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from lora_profiler.rehearsal.errors import RehearsalError
+from lora_profiler.errors import RehearsalError
 
 _NAMES = ("gcc", "clang", "cc")
 

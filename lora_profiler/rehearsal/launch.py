@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from lora_profiler.errors import RehearsalError
 from lora_profiler.rehearsal.build import Stubs
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.environment import is_python
-from lora_profiler.rehearsal.errors import RehearsalError
 from lora_profiler.rehearsal.result import Rehearsal, best_of, read_result
 
 _GRACE_SECONDS = 5

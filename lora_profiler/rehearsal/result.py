@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_profiler.rehearsal.errors import RehearsalError
+from lora_profiler.errors import RehearsalError
 
 Status = Literal["done", "out_of_memory", "refused", "error", "ended"]
 STATUSES: tuple[Status, ...] = ("out_of_memory", "refused", "error", "ended", "done")

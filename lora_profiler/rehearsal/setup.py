@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lora_profiler.errors import RehearsalError
 from lora_profiler.rehearsal.environment import Environment, check_platform, read_environment
-from lora_profiler.rehearsal.errors import RehearsalError
 
 OF_HARNESS = ("transformers", "peft", "accelerate", "msgspec")
 """What most scripts and the harness' own case import beside torch."""

@@ -9,11 +9,11 @@ from lora_profiler.campaign.results import Result
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.errors import UsageError
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Block, Table, heading, paragraph
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured_runs import error_summary, summary_table
 from lora_profiler.report.measurements import environment_line, record_blocks
-from lora_profiler.report.method_label import method_label
 from lora_profiler.report.speed import ratio_line
 from lora_profiler.units import bytes_text, count_text
 
@@ -46,7 +46,10 @@ def _many(results: Sequence[Result]) -> list[Block]:
     comparisons = [c for r in results for c in r.comparisons]
     if comparisons:
         numbers = {r.record.id: f"#{number}" for number, r in enumerate(results, 1)}
-        blocks += [error_summary(comparisons, numbers), paragraph(f"{labels.ERROR_DEFINITION}.")]
+        blocks += [
+            error_summary(comparisons, numbers),
+            paragraph(f"{run_labels.ERROR_DEFINITION}."),
+        ]
     return blocks
 
 
@@ -62,8 +65,10 @@ def _failure_lines(number: int, r: Result) -> list[str]:
     if measurement.went_through or measurement.failure is None:
         return []
     failure = measurement.failure
-    where = f", in {labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
-    return [f"! #{number}, {labels.STATUS_LABELS[measurement.status]}{where}: {failure.reason}"]
+    where = (
+        f", in {run_labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
+    )
+    return [f"! #{number}, {run_labels.STATUS_LABELS[measurement.status]}{where}: {failure.reason}"]
 
 
 def ratio_lines(results: Sequence[Result]) -> list[str]:

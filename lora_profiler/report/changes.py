@@ -6,7 +6,7 @@ from statistics import median
 
 from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange, Side
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.comparisons import run_cells, run_name, shortened, value_text
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
@@ -72,7 +72,9 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
 
 
 def _statuses(records: Sequence[Record]) -> str:
-    return " and ".join(dict.fromkeys(labels.STATUS_LABELS[r.measurement.status] for r in records))
+    return " and ".join(
+        dict.fromkeys(run_labels.STATUS_LABELS[r.measurement.status] for r in records)
+    )
 
 
 def _cut(lines: list[str], what: str, count: int = MOST_CASES) -> list[str]:
@@ -106,7 +108,7 @@ def setup_table(found: Sequence[SetupChange]) -> Table:
 
 def field_label(field: str) -> str:
     """'packages.torch' -> 'torch', 'device.driver' -> 'driver'."""
-    return labels.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
+    return run_labels.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
 
 
 def _values(field: str, values: Sequence[str]) -> str:
@@ -125,9 +127,9 @@ def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Tab
     key."""
     rows: list[Row] = []
     measured = list(dict.fromkeys(c.metric for c in found))
-    for metric in sorted(measured, key=list(labels.METRIC_LABELS).index):
+    for metric in sorted(measured, key=list(run_labels.METRIC_LABELS).index):
         members = [c for c in found if c.metric == metric]
-        rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
+        rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
         by_method = {
             m: [c for c in members if methods[c.case_key] == m] for m in labels.METHOD_LABELS
         }
@@ -177,7 +179,7 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
         for c in found
     ]
     return Table(
-        title=f"Largest changes beyond noise: {labels.METRIC_LABELS[found[0].metric]}",
+        title=f"Largest changes beyond noise: {run_labels.METRIC_LABELS[found[0].metric]}",
         columns=(
             "model",
             "method",
@@ -231,7 +233,7 @@ def judgement(
 ) -> str:
     """A sentence or two on a limit: how many of the `judged` changes are `worse` by more, the
     worst, and the cases `lost`."""
-    what = ", ".join(labels.METRIC_LABELS[metric] for metric in chosen)
+    what = ", ".join(run_labels.METRIC_LABELS[metric] for metric in chosen)
     parts = []
     if lost:
         parts.append(
@@ -244,7 +246,7 @@ def judgement(
         parts.append(
             f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of"
             f" {_count(len(judged), 'number')} ({what}). The worst is"
-            f" {labels.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))}"
+            f" {run_labels.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))}"
             f" ({worst.case_key}): {before} before, {after} after, {change}."
         )
     if parts:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.network import Communication
 from lora_profiler.prediction import Traffic
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.plain import plain
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import (
     between_text,
     byte_unit,
@@ -36,7 +36,7 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     rows = []
     for collective, phase in kinds:
         of_kind = [_of_kind(each, collective, phase) for each in found]
-        label = f"{labels.COLLECTIVE_LABELS[collective]}, {labels.PHASE_SHORT[phase]}"
+        label = f"{labels.COLLECTIVE_LABELS[collective]}, {run_labels.PHASE_SHORT[phase]}"
         rows.append(Row(cells=(label, *(_cell(traffic, size) for traffic in of_kind)), indent=1))
     rows.append(
         Row(

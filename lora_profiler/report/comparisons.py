@@ -14,11 +14,11 @@ from lora_profiler.comparison.errors import (
 )
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.measurements import environment_line
-from lora_profiler.report.method_label import way_label
 from lora_profiler.units import (
     bytes_text,
     count_text,
@@ -60,7 +60,7 @@ def comparison_blocks(
     else:
         blocks.append(
             paragraph(
-                f"Nothing is predicted of {_listed(labels.METRIC_LABELS[m] for m in chosen)} in"
+                f"Nothing is predicted of {_listed(run_labels.METRIC_LABELS[m] for m in chosen)} in"
                 " these records."
             )
         )
@@ -86,7 +86,7 @@ def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     lines = []
     if ended:
         told = [
-            f"{count_text(ended[status])} {labels.STATUS_LABELS[status]}"
+            f"{count_text(ended[status])} {run_labels.STATUS_LABELS[status]}"
             for status in STATUSES
             if ended[status]
         ]
@@ -105,7 +105,7 @@ def _notes(comparisons: Sequence[Comparison]) -> list[str]:
     equal = sum(c.predicted == c.measured for c in made)
     engines = " and ".join(sorted({c.engine for c in made}))
     return [
-        f"{labels.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of"
+        f"{run_labels.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of"
         f" {count_text(len(made))}. Predicted by the {engines}"
         f" engine{'s' if ' and ' in engines else ''}."
     ]
@@ -121,14 +121,14 @@ def errors_table(
     those compared, by id."""
     rows: list[Row] = []
     within = [name for name in by if name != "metric"]
-    found = sorted({c.metric for c in comparisons}, key=list(labels.METRIC_LABELS).index)
+    found = sorted({c.metric for c in comparisons}, key=list(run_labels.METRIC_LABELS).index)
     for metric in found:
         members = [c for c in comparisons if c.metric == metric]
         groups = summary(members, within, records)
         if not groups:
             continue
         if len(found) > 1:
-            rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
+            rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
         shown = groups if within else ()
         rows += [
             Row(cells=(*_group_cells(metric, within, g.group), *_error_cells(g))) for g in shown
@@ -138,8 +138,8 @@ def errors_table(
             rows.append(
                 Row(cells=("all", *[""] * (len(within) - 1), *_error_cells(whole)), kind="total")
             )
-    names = [labels.GROUPING_LABELS[name] for name in within] or [""]
-    title = f"Error of the {labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
+    names = [run_labels.GROUPING_LABELS[name] for name in within] or [""]
+    title = f"Error of the {run_labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
     columns = (*names, "n", "mean", "median", "worst under", "worst over", "within 1 %")
     return Table(title=title, columns=columns, rows=tuple(rows), left=len(names))
 
@@ -158,9 +158,9 @@ def category_label(metric: str, category: str) -> str:
     """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
     if category == TOTAL:
         return "whole"
-    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[
-        category
-    ]
+    return (
+        run_labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS
+    )[category]
 
 
 def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
@@ -229,7 +229,7 @@ def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Reco
 
 
 def _what(c: Comparison) -> str:
-    label = labels.METRIC_LABELS[c.metric]
+    label = run_labels.METRIC_LABELS[c.metric]
     return label if c.category == TOTAL else f"{label}: {category_label(c.metric, c.category)}"
 
 
@@ -271,7 +271,7 @@ def judgement(
 ) -> str:
     """A sentence or two on a limit: how many of the `judged` claims are `beyond` it, and the worst
     of these."""
-    what = _listed(labels.METRIC_LABELS[metric] for metric in chosen)
+    what = _listed(run_labels.METRIC_LABELS[metric] for metric in chosen)
     if not judged:
         return (
             "Nothing could be judged: no record has both a measured and a predicted number"

@@ -13,8 +13,8 @@ from lora_profiler.planning.crossover import (
 )
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.method_label import way_label
-from lora_profiler.report.predictions import training_line
+from lora_profiler.report.labels import way_label
+from lora_profiler.report.setup_words import training_line
 from lora_profiler.units import count_text
 from lora_profiler.workload import Method, setup_dict
 

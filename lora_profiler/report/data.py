@@ -9,7 +9,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.plain import plain
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import (
     byte_unit,
     count_text,

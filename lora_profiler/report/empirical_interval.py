@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.evidence import Interval, MeasuredMemory, command_shares
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 if TYPE_CHECKING:

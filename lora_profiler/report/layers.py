@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lora_profiler.prediction import LayerCost, Prediction
 from lora_profiler.report.blocks import Block, Row, Table
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, shape_text
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")

@@ -9,9 +9,9 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Row, Table, filled
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import (
     bytes_text,
     count_text,
@@ -48,7 +48,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
             record.workload.model.id,
             method_label(prediction),
             distinction,
-            labels.status_label(record),
+            run_labels.status_label(record),
             at_least + bytes_text(measured) if measured is not None else "",
             lower + bytes_text(prediction.peak.total_bytes),
             error_text(error) if error is not None else "",
@@ -176,7 +176,7 @@ def error_summary(
     for found in summary(comparisons):
         if found.group[0] != metric:
             metric = found.group[0]
-            rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
+            rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
         rows.append(
             Row(
                 cells=(_category_label(metric, found.group[1]), *_error_cells(found, names or {})),
@@ -190,9 +190,9 @@ def error_summary(
 def _category_label(metric: str, category: str) -> str:
     if category == TOTAL:
         return "all together"
-    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[
-        category
-    ]
+    return (
+        run_labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS
+    )[category]
 
 
 def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ...]:

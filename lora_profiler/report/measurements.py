@@ -8,18 +8,15 @@ from lora_profiler.comparison.mfu import Utilisation
 from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
-from lora_profiler.records.record import Device, Environment, Record
-from lora_profiler.report import labels
-from lora_profiler.report.advice import advice
+from lora_profiler.records.environment import Device, Environment
+from lora_profiler.records.record import Record
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.method_label import method_label
-from lora_profiler.report.predictions import (
-    adapter_line,
-    attention_words,
-    exactness_lines,
-    training_line,
-)
+from lora_profiler.report.labels import method_label
+from lora_profiler.report.predictions import exactness_lines
 from lora_profiler.report.process_group import ranks_lines, ranks_table
+from lora_profiler.report.run_labels import advice
+from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
 from lora_profiler.report.speed import speed_lines
 from lora_profiler.report.timing import predicted_time_line
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
@@ -38,7 +35,7 @@ def record_blocks(
 ) -> list[Block]:
     """Everything about one record under its name. `comparisons` are those of
     `compare(record, prediction)`, `timing` that of its workload on its card."""
-    label, status = method_label(prediction), labels.status_label(record)
+    label, status = method_label(prediction), run_labels.status_label(record)
     name = heading(f"{record.workload.model.id}, {label}: {status}")
     return [name, *record_details(record, prediction, comparisons, speed, utilisation, timing)]
 
@@ -143,10 +140,10 @@ def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
     flags = dict.fromkeys(
         [*record.measurement.flags, *(["host_bound"] if speed and speed.host_bound else [])]
     )
-    words = f"{labels.STATUS_LABELS[status]}: {labels.STATUS_DEFINITIONS[status]}."
+    words = f"{run_labels.STATUS_LABELS[status]}: {run_labels.STATUS_DEFINITIONS[status]}."
     return [
         words,
-        *(f"! {flag.replace('_', ' ')}: {labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
+        *(f"! {flag.replace('_', ' ')}: {run_labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
     ]
 
 
@@ -156,7 +153,9 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     lines = []
     if failure:
         where = (
-            f" in {labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
+            f" in {run_labels.PHASE_LABELS.get(failure.phase, failure.phase)}"
+            if failure.phase
+            else ""
         )
         step = f", step {failure.step}" if failure.step is not None else ""
         lines.append(
@@ -177,7 +176,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
             lines.append(f"The process ended with code {failure.exit_code}.")
     bounds = lower_bounds(record)
     lines += [
-        f"At least, by then: {labels.METRIC_LABELS[name]} {bytes_text(size)}."
+        f"At least, by then: {run_labels.METRIC_LABELS[name]} {bytes_text(size)}."
         for name, size in bounds.items()
     ]
     lines.append(f"Predicted: {predicted_peak_text(prediction)}.")
@@ -224,14 +223,14 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
         reserved = rows.find("peak_reserved_bytes", TOTAL)
         if reserved:
             rows.line(
-                labels.METRIC_LABELS["peak_reserved_bytes"],
+                run_labels.METRIC_LABELS["peak_reserved_bytes"],
                 reserved.predicted,
                 reserved.measured,
                 reserved,
             )
-    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), labels.PHASE_LABELS)
+    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), run_labels.PHASE_LABELS)
     rows.lines(
-        "peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), labels.PHASE_LABELS
+        "peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), run_labels.PHASE_LABELS
     )
     kept = rows.of("persistent_bytes")
     rows.lines("persistent", kept, labels.CATEGORY_LABELS)
@@ -319,11 +318,11 @@ def comparison_text(c: Comparison) -> str:
 def _table_notes(
     record: Record, prediction: Prediction, comparisons: Sequence[Comparison]
 ) -> list[str]:
-    lines = [f"{labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
+    lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
     measurement = record.measurement
     if any(c.metric == "peak_requested_bytes" for c in comparisons):
         where = (
-            f", measured in {labels.PHASE_LABELS[measurement.peak_phase]}"
+            f", measured in {run_labels.PHASE_LABELS[measurement.peak_phase]}"
             if measurement.peak_phase
             else ""
         )
@@ -357,7 +356,7 @@ def alone_table(record: Record) -> Table:
     inside = ("fragmentation", "outside")
     rows = [
         Row(
-            cells=(labels.ALONE_LABELS[name], in_unit(value, size)),
+            cells=(run_labels.ALONE_LABELS[name], in_unit(value, size)),
             indent=2 if name in inside else 1,
         )
         for name, value in known.items()

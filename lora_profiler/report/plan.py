@@ -10,7 +10,7 @@ from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest
 from lora_profiler.planning.planned import Interval, PlannedRun
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, filled, heading, paragraph
-from lora_profiler.report.method_label import way_label
+from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_command import predict_command
 from lora_profiler.report.short_answer import WIDTH, in_lines
 from lora_profiler.report.trainer import short_trainer_lines

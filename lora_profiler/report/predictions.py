@@ -7,28 +7,25 @@ from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import ActivationExcess
-from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
+from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
+from lora_profiler.report.comparison_table import UNKNOWN, comparison_table
 from lora_profiler.report.empirical_interval import likely_lines
-from lora_profiler.report.method_label import method_label
-from lora_profiler.report.trainer import trainer_lines
-from lora_profiler.units import (
-    byte_unit,
-    bytes_text,
-    count_text,
-    flops_text,
-    in_unit,
-    percent_text,
-    short_count_text,
+from lora_profiler.report.labels import method_label
+from lora_profiler.report.setup_words import (
+    adapter_line,
+    attention_words,
+    platform_words,
+    title_words,
+    training_line,
 )
-from lora_profiler.workload import STORED_OPTIONS, LoraConfig, TrainSetup, Workload, setup_dict
+from lora_profiler.report.trainer import trainer_lines
+from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.reserve import Reserve
-
-UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +105,6 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
     )
 
 
-def title_words(prediction: Prediction) -> str:
-    model = prediction.workload.model
-    return (
-        f"{model.id}: {model.model_type}, {model.num_layers} layers,"
-        f" {short_count_text(model.num_parameters)} parameters"
-    )
-
-
 def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     predictions = [a.prediction for a in answers]
     workload = predictions[0].workload
@@ -129,221 +118,6 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     ]
     lines += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
-
-
-def platform_words(workload: Workload) -> str:
-    """' (sm_90, torch 2.13)': whose kernels they are, on CUDA."""
-    if workload.setup.device != "cuda":
-        return ""
-    platform = workload.platform
-    return f" ({platform.capability_text or 'sm_80 to sm_89'}, torch {platform.torch_text})"
-
-
-def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
-    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
-    methods, where they differ."""
-    micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
-    autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
-    packed = (
-        f" packed from sequences of {count_text(setup.packed)}"
-        if setup.packed and setup.is_packed
-        else ""
-    )
-    sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
-    optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
-    weights = f"{' / '.join(dtypes) or setup.dtype} weights{autocast}"
-    return ", ".join((sizes, weights, optimizer, *_heading_words(setup, TrainSetup)))
-
-
-def _heading_words(setup: TrainSetup, part: type) -> list[str]:
-    """What the options of `part` say where they are not the default."""
-    values = setup_dict(setup)
-    words = []
-    for option in STORED_OPTIONS:
-        value = values[option.name]
-        if option.owner is part and option.declared.heading and value not in (option.default, []):
-            shown = (
-                ", ".join(map(str, value))
-                if isinstance(value, list)
-                else f"{value:g}"
-                if isinstance(value, float)
-                else value
-            )
-            words.append(option.declared.heading.format(shown, **values))
-    return words
-
-
-def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
-    """'no checkpointing, flash attention'."""
-    return (
-        f"{'with checkpointing' if setup.checkpointing else 'no checkpointing'},"
-        f" {' / '.join(kernels)} attention"
-    )
-
-
-def adapter_line(setup: TrainSetup) -> str:
-    """'LoRA: rank 16, alpha 32, targets all-linear, float32 adapters', and what else is not the
-    default."""
-    lora, quantization = setup.lora, setup.quantization
-    assert lora is not None
-    targets = lora.target_modules
-    text = (
-        "PEFT's default"
-        if targets is None
-        else targets
-        if isinstance(targets, str)
-        else ", ".join(targets)
-    )
-    line = (
-        f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
-    )
-    line += f", {lora.adapter_dtype} adapters"
-    line = ", ".join((line, *_heading_words(setup, LoraConfig)))
-    if quantization:
-        line += (
-            f", {'LLM.int8' if quantization.quant_type == 'int8' else 'NF4'} base"
-            f"{' with double quantisation' if quantization.is_nested else ''},"
-            f" {quantization.recipe} recipe"
-        )
-    return line
-
-
-def comparison_table(answers: Sequence[Answer]) -> Table:
-    """Parameters, persistent bytes, activations, moments, peak and FLOPs, one column a method.
-
-    With full fine-tuning first and one other method, a last column gives the other as a share of
-    full.
-    """
-    predictions = [a.prediction for a in answers]
-    names = [method_label(p) for p in predictions]
-    ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
-    columns = (
-        ("", *names, f"{labels.METHOD_LABELS[predictions[1].workload.setup.method]} / full")
-        if ratio
-        else ("", *names)
-    )
-    builder = _Rows(ratio)
-
-    builder.section("parameters")
-    parameters = [p.parameters for p in predictions]
-    builder.numbers("model", [p.base for p in parameters], count_text, share=False)
-    if any(p.adapter for p in parameters):
-        builder.numbers("adapters", [p.adapter for p in parameters], count_text)
-    builder.numbers("trained", [p.trainable for p in parameters], count_text, kind="total")
-    builder.texts(
-        "fewer trained than in full",
-        [percent_text(p.reduction_vs_full) if p.trainable < p.base else "" for p in parameters],
-    )
-
-    totals = [sum(p.persistent_bytes.values()) for p in predictions]
-    builder.section("persistent", totals)
-    for key, label in labels.PERSISTENT_LABELS.items():
-        parts = [p.persistent_bytes.get(key, 0) for p in predictions]
-        if any(parts):
-            builder.sizes(label, parts)
-    builder.sizes("sum", totals, kind="total")
-
-    saved = [p.saved_activation_bytes for p in predictions]
-    if any(s is not None for s in saved):
-        builder.section("saved for backward", [s or 0 for s in saved])
-        builder.sizes("activations and loss", saved)
-
-    steady = [{m.moment: m for m in p.moments if m.step == "steady"} for p in predictions]
-    peaks = [p.peak for p in predictions]
-    builder.section("memory at each moment", [p.total_bytes for p in peaks])
-    for moment in MOMENTS:
-        if any(moment in s for s in steady):
-            at = [s.get(moment) for s in steady]
-            builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
-    known = all(p.saved_activation_bytes is not None for p in predictions)
-    builder.sizes(
-        "peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak"
-    )
-
-    builder.section("what the peak is made of", [p.total_bytes for p in peaks])
-    for category in CATEGORIES:
-        held = [p.bytes.get(category, 0) for p in peaks]
-        if any(
-            held
-        ):  # the methods' peaks may be different moments: a share of one part would say nothing
-            builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
-    builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
-
-    flops = [p.flops for p in predictions]
-    if any(f is not None for f in flops):
-        builder.section("compute per micro-batch")
-        builder.numbers("forward", [f.forward if f else None for f in flops], flops_text)
-        builder.numbers("backward", [f.backward if f else None for f in flops], flops_text)
-        if any(f and f.recompute for f in flops):
-            builder.numbers("recompute", [f.recompute if f else None for f in flops], flops_text)
-        builder.numbers("sum", [f.total if f else None for f in flops], flops_text, kind="total")
-        builder.numbers("per token", [f.per_token if f else None for f in flops], flops_text)
-    return Table(columns=columns, rows=tuple(builder.rows))
-
-
-class _Rows:
-    """Collects rows of one comparison; a section of bytes writes all its values in the unit of its
-    largest."""
-
-    def __init__(self, ratio: bool) -> None:
-        self.rows: list[Row] = []
-        self.ratio = ratio
-        self.size = 1
-
-    def section(self, title: str, sizes: Sequence[int] = ()) -> None:
-        if sizes:
-            unit, self.size = byte_unit(max(sizes))
-            title = f"{title}, {unit}"
-        self.rows.append(Row(cells=(title,), kind="section"))
-
-    def texts(self, label: str, texts: Sequence[str], share: str = "", kind: str = "plain") -> None:
-        if any(texts):
-            cells = (label, *texts, share) if self.ratio else (label, *texts)
-            self.rows.append(Row(cells=cells, kind=kind, indent=1))  # type: ignore[arg-type]
-
-    def numbers(
-        self,
-        label: str,
-        values: Sequence[int | None],
-        text: Callable[[int], str],
-        kind: str = "plain",
-        *,
-        share: bool = True,
-    ) -> None:
-        self.texts(
-            label,
-            [UNKNOWN if v is None else text(v) for v in values],
-            self._share(values) if share else "",
-            kind,
-        )
-
-    def sizes(
-        self, label: str, values: Sequence[int | None], kind: str = "plain", *, share: bool = True
-    ) -> None:
-        self.numbers(label, values, lambda v: in_unit(v, self.size), kind, share=share)
-
-    def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
-        totals = [m.total_bytes if m else None for m in at]
-        texts = [
-            (
-                UNKNOWN
-                if m is None
-                else ("* " if m.moment == peak.moment else "") + in_unit(m.total_bytes, self.size)
-            )
-            for m, peak in zip(at, peaks, strict=True)
-        ]
-        self.texts(label, texts, self._share(totals))
-
-    def _share(self, values: Sequence[int | None]) -> str:
-        if (
-            not self.ratio
-            or values[0] is None
-            or values[1] is None
-            or values[0] == 0
-            or values[0] == values[1]
-        ):
-            return ""
-        return percent_text(values[1] / values[0])
 
 
 def card_table(answers: Sequence[Answer]) -> Table:

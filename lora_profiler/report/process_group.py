@@ -4,7 +4,7 @@ apart."""
 from typing import TYPE_CHECKING
 
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import byte_unit, in_unit, percent_text
 
@@ -24,9 +24,9 @@ def ranks_table(record: Record) -> Table | None:
         (
             f"rank {r.rank}",
             in_unit(r.peak_requested_bytes, size) if r.peak_requested_bytes is not None else "",
-            labels.PHASE_LABELS.get(r.peak_phase, r.peak_phase) if r.peak_phase else "",
+            run_labels.PHASE_LABELS.get(r.peak_phase, r.peak_phase) if r.peak_phase else "",
             in_unit(sum(r.persistent_bytes.values()), size) if r.persistent_bytes else "",
-            labels.STATUS_LABELS[r.status],
+            run_labels.STATUS_LABELS[r.status],
         )
         for r in ranks
     ]

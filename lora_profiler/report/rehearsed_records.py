@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from lora_profiler.campaign.results import Result
 from lora_profiler.prediction import CATEGORIES
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measurements import NAMED_PACKAGES
-from lora_profiler.report.method_label import method_label
 from lora_profiler.units import bytes_text, count_text
 
 
@@ -21,14 +21,14 @@ def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
 def _of_one(result: Result) -> list[Block]:
     record, m = result.record, result.record.measurement
     label = method_label(result.prediction)
-    status = labels.status_label(record)
+    status = run_labels.status_label(record)
     blocks: list[Block] = [
         heading(f"{record.workload.model.id}, {label}: {status}"),
         paragraph(_ran_on(result)),
     ]
     if m.failure is not None:
         phase = m.failure.phase or ""
-        where = f"In {labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
+        where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
         blocks.append(paragraph(f"{where}{m.failure.reason}"))
     return [*blocks, _bytes_beside(result)] if m.went_through else blocks
 

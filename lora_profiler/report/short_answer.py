@@ -9,14 +9,14 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
-from lora_profiler.report.method_label import method_label
-from lora_profiler.report.predictions import (
+from lora_profiler.report.labels import method_label
+from lora_profiler.report.room import shared
+from lora_profiler.report.setup_words import (
     attention_words,
     platform_words,
     title_words,
     training_line,
 )
-from lora_profiler.report.room import shared
 from lora_profiler.report.trainer import peak_lines, short_trainer_lines
 from lora_profiler.units import (
     byte_unit,

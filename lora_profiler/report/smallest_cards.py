@@ -7,7 +7,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.planning.timing import step_time
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import rate_text
 
 

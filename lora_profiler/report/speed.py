@@ -6,7 +6,7 @@ from functools import partial
 from lora_profiler.comparison.mfu import Utilisation
 from lora_profiler.comparison.paired_runs import Ratio
 from lora_profiler.comparison.throughput import Throughput
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 
@@ -30,7 +30,8 @@ def speed_lines(speed: Throughput, utilisation: Utilisation | None = None) -> li
         net = energy.net_joules_per_token
         above = f", {net:.3g} J above idling" if net is not None else ""
         lines += [
-            f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {labels.ENERGY_CAVEAT}"
+            f"energy: {energy.gross_joules_per_token:.3g} J a token{above}."
+            f" {run_labels.ENERGY_CAVEAT}"
         ]
     if utilisation:
         lines += utilisation_lines(utilisation)
@@ -58,7 +59,10 @@ def utilisation_lines(utilisation: Utilisation) -> list[str]:
     text = f"MFU {percent_text(utilisation.mfu)}, HFU {percent_text(utilisation.hfu)} of {peak}"
     if utilisation.mfu_full_equivalent is not None:
         text += f"; full equivalent {percent_text(utilisation.mfu_full_equivalent)}"
-    return [text, *labels.MFU_DEFINITIONS[: 1 if utilisation.mfu_full_equivalent is None else 2]]
+    return [
+        text,
+        *run_labels.MFU_DEFINITIONS[: 1 if utilisation.mfu_full_equivalent is None else 2],
+    ]
 
 
 def ratio_line(name_a: str, name_b: str, ratio: Ratio) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from lora_profiler._common.printable import printable
 from lora_profiler.option import Option, flag
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.trainer_files.reading import KeyReading, TrainerFile
+from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile
 from lora_profiler.workload import OPTIONS
 
 _VALUE_WIDTH = 32

@@ -1,11 +1,11 @@
 """Can this be answered? Asked once, when a workload is made ready. No torch."""
 
+from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.support.adapters import check_adapters
+from lora_profiler.support.engines import why_unprofiled, why_unruled
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
-from lora_profiler.support.profiles import why_unprofiled
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
 from lora_profiler.workload import Workload
@@ -31,3 +31,34 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+
+
+def check_adapters(workload: Workload) -> None:
+    """Raises UsageError for layers without rules where no trace was held against ranks that share
+    them; for Muon on what is no matrix; and for DoRA on bare parameters, such as packed experts,
+    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper)."""
+    setup = workload.setup
+    if setup.lora is None:
+        return
+    layers = why_unruled(setup)
+    if layers and setup.sharding not in ("none", "ddp"):
+        raise UsageError(
+            f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
+            " against them; take --sharding ddp, or ask without."
+        )
+    if setup.optimizer == "muon":
+        kernel = next((a for a in adapters(workload.model, setup.lora) if a.kernel), None)
+        if kernel is not None:
+            raise UsageError(
+                f"torch's Muon updates matrices alone, and the adapter on {kernel.module} is of a"
+                " convolution; take another --optimizer."
+            )
+    if not setup.lora.use_dora:
+        return
+    packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)
+    if packed is not None:
+        raise UsageError(
+            f"PEFT has no DoRA for parameters that no linear layer holds, and"
+            f" {packed.module}.{packed.parameter} is one; take --targets attention, or leave"
+            " --use-dora out."
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler._common.versions import missing
 from lora_profiler.adapters import check_patterns
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
-from lora_profiler.support.profiles import why_unprofiled
+from lora_profiler.support.engines import why_unprofiled
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from lora_profiler.traced.sharded_on_meta import (
     notes_what_is_sent,
     replicated_on_meta,
 )
-from lora_profiler.traced.tracer import Listener, Trace, Tracer
+from lora_profiler.traced.tracer import Listener, Trace, Tracer, two_steps
 from lora_profiler.traced.watch import effort
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
@@ -166,38 +167,6 @@ def _trainable(model: torch.nn.Module, names: dict[torch.nn.Module, str]) -> dic
     return elements
 
 
-def two_steps(trace: Trace) -> Trace:
-    """The trace up to the third step, with what the hooks saw there moved to the births of the
-    second forward pass, one by one.
-
-    A trace of its own: the model dies later, and the old one goes on writing that down.
-    """
-    starts = [m for m in trace.marks if not m.note]
-    end = next(m.position for m in starts if m.step == 3)
-    ahead = {m.step: m.position for m in starts if m.phase == "setup" and m.micro == 0}
-    behind = {m.step: m.position for m in starts if m.phase in ("backward", "end") and m.micro == 0}
-    second, third = (
-        [trace.births[e] for e in trace.events[ahead[step] : behind[step]] if e >= 0]
-        for step in (2, 3)
-    )
-    assert [b.op for b in second] == [b.op for b in third], (
-        "the third forward pass is not the second one again"
-    )
-    kept = [birth.saved for birth in third]
-    for birth in trace.births:
-        birth.saved = False  # what belongs to the model is kept anyhow
-    for birth, saved in zip(second, kept, strict=True):
-        birth.saved = saved
-    events = trace.events[:end]
-    return Trace(
-        births=trace.births[: max(events) + 1],
-        events=events,
-        where=trace.where[:end],
-        marks=[m for m in trace.marks if m.step < 3],
-        flops=trace.flops,
-    )
-
-
 class _Run:
     """The steps of one trace."""
 
@@ -253,7 +222,7 @@ class _Run:
         for module in self._model.modules():
             name = self._names.get(module, "")  # some models make modules as they run
             for local, parameter in module.named_parameters(recurse=False):
-                adapter = "lora_" in local or self._is_adapter(module)
+                adapter = "lora_" in local or id(module) in self._adapter_modules
                 yield ("adapters" if adapter else "parameters"), name, parameter
                 for tensor in modeling.quantization_tensors(parameter):
                     yield "quantization_state", name, tensor
@@ -262,21 +231,14 @@ class _Run:
         for book in modeling.code_books(self._optimizer):
             yield "optimizer_states", "", book
 
-    def _is_adapter(self, module: torch.nn.Module) -> bool:
-        return id(module) in self._adapter_modules
-
-    @property
+    @cached_property
     def _adapter_modules(self) -> set[int]:
-        modules = getattr(self, "_adapters", None)
-        if modules is None:
-            ids = {id(p) for p in modeling.adapter_parameters(self._model)}
-            modules = {
-                id(m)
-                for m in self._model.modules()
-                if any(id(p) in ids for p in m.parameters(recurse=False))
-            }
-            self._adapters = modules
-        return modules
+        ids = {id(p) for p in modeling.adapter_parameters(self._model)}
+        return {
+            id(m)
+            for m in self._model.modules()
+            if any(id(p) in ids for p in m.parameters(recurse=False))
+        }
 
     def _enter(self, phase: str) -> None:
         self._tracer.mark(self._step, self._micro, phase)

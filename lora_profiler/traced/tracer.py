@@ -334,3 +334,35 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._phase == "optimizer" and birth.op.startswith("_foreach")
             )
             self.trace.where.append(birth.module if listed else self._module)
+
+
+def two_steps(trace: Trace) -> Trace:
+    """The trace up to the third step, with what the hooks saw there moved to the births of the
+    second forward pass, one by one.
+
+    A trace of its own: the model dies later, and the old one goes on writing that down.
+    """
+    starts = [m for m in trace.marks if not m.note]
+    end = next(m.position for m in starts if m.step == 3)
+    ahead = {m.step: m.position for m in starts if m.phase == "setup" and m.micro == 0}
+    behind = {m.step: m.position for m in starts if m.phase in ("backward", "end") and m.micro == 0}
+    second, third = (
+        [trace.births[e] for e in trace.events[ahead[step] : behind[step]] if e >= 0]
+        for step in (2, 3)
+    )
+    assert [b.op for b in second] == [b.op for b in third], (
+        "the third forward pass is not the second one again"
+    )
+    kept = [birth.saved for birth in third]
+    for birth in trace.births:
+        birth.saved = False  # what belongs to the model is kept anyhow
+    for birth, saved in zip(second, kept, strict=True):
+        birth.saved = saved
+    events = trace.events[:end]
+    return Trace(
+        births=trace.births[: max(events) + 1],
+        events=events,
+        where=trace.where[:end],
+        marks=[m for m in trace.marks if m.step < 3],
+        flops=trace.flops,
+    )

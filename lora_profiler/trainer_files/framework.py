@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import Meaning, Reader, is_on
@@ -47,7 +46,3 @@ def both_on(first: str, second: str, why: str) -> Check:
         return second, f"{second} contradicts {first} in line {line}: {why}"
 
     return check
-
-
-def differs(key: str, *values: Any) -> Callable[[Document], bool]:
-    return lambda document: document.get(key) not in (None, *values)

@@ -2,7 +2,10 @@
 no option says, with the direction in which the answer is then wrong."""
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lora_profiler.trainer_files.document import Document
@@ -53,9 +56,16 @@ def costs_nothing(value: Any, document: Document) -> Meaning:
     return NOTHING
 
 
-def free(names: str) -> dict[str, Reader]:
-    """Keys that cost no memory, by names with spaces between them."""
-    return dict.fromkeys(names.split(), costs_nothing)
+def free(framework: str, part: Literal["keys", "under"] = "keys") -> dict[str, Reader]:
+    """Keys of a framework's files that cost no memory, or what they begin with."""
+    return dict.fromkeys(_free_names()[framework][part].split(), costs_nothing)
+
+
+@cache
+def _free_names() -> Mapping[str, Mapping[str, str]]:
+    return tomllib.loads(
+        (Path(__file__).parent / "frameworks" / "free_keys.toml").read_text("utf-8")
+    )
 
 
 def sets(option: str, convert: Callable[[Any], Any] = lambda value: value) -> Reader:

@@ -1,19 +1,14 @@
 """From a trainer's file to the question that it is: the options that its keys mean, and what they
 mean beside."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os.path import isfile  # which no name makes raise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.errors import did_you_mean
 from lora_profiler.option import check_value
-from lora_profiler.stacks.find import find_stack
-from lora_profiler.stacks.stack import Gap, Stack
-from lora_profiler.support.losses import check_loss
-from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse, read_text
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
@@ -22,123 +17,20 @@ from lora_profiler.trainer_files.frameworks.llamafactory import LLAMAFACTORY
 from lora_profiler.trainer_files.frameworks.torchtune import TORCHTUNE
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.frameworks.unsloth import UNSLOTH
-from lora_profiler.trainer_files.meaning import AUTO_DTYPE, ONE_ROW, Direction, Meaning
-from lora_profiler.workload import (
-    FULLY_SHARDED,
-    OPTIONS,
-    LoraConfig,
-    Loss,
-    Method,
-    Quantization,
-    TrainSetup,
-    Workload,
+from lora_profiler.trainer_files.meaning import AUTO_DTYPE, ONE_ROW, Meaning
+from lora_profiler.trainer_files.trainer_file import (
+    KeyReading,
+    State,
+    TrainerFile,
+    idle_options,
+    instead,
+    usual_options,
 )
-
-State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
+from lora_profiler.workload import FULLY_SHARDED, OPTIONS
 
 FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL)
 BESIDE = (ACCELERATE, DEEPSPEED)
-_ASKED = {
-    "seq_len": "the length is the data's; add --seq-len TOKENS",
-    "world_size": "it shares the model over ranks without saying how many; add --world-size N",
-}
-_DIRECTIONS: Mapping[Direction, str] = {
-    "too low": "too low",
-    "too high": "too high",
-    "either way": "too low or too high",
-}
 _BY_NAME = {option.name: option for option in OPTIONS}
-_OF_ADAPTERS = frozenset(o.name for o in OPTIONS if o.owner is LoraConfig)
-_OF_A_4_BIT_BASE = frozenset(o.name for o in OPTIONS if o.owner is Quantization)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyReading:
-    """One key as understood. `line` is 0 for what holds without a key; `direction` is that in which
-    the answer is wrong for what is not modelled."""
-
-    file: str
-    line: int
-    key: str
-    value: Any
-    state: State
-    options: Mapping[str, Any]
-    missing: str = ""
-    direction: Direction | None = None
-    asks: tuple[str, ...] = ()
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerFile:
-    """A file as a question. `options` are those of a setup by name, as people write them, `methods`
-    among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
-    cannot tell. `has_one_row`: the trainer lays a packed batch into one row."""
-
-    name: str
-    framework: str
-    title: str
-    stack: str
-    model: str | None
-    revision: str | None
-    options: Mapping[str, Any]
-    has_one_row: bool
-    asks: tuple[str, ...]
-    keys: tuple[KeyReading, ...]
-
-    @property
-    def not_modelled(self) -> tuple[KeyReading, ...]:
-        return tuple(key for key in self.keys if key.missing or key.state == "unknown")
-
-    def named_model(self) -> tuple[str, str]:
-        """The model, and where it stands. Raises TrainerFileError where none does."""
-        if self.model is None:
-            raise TrainerFileError(f"{self.name} names no model of the hub; add --model ID.")
-        row = next(key for key in self.keys if "model" in key.options)
-        return self.model, f"{row.file}, line {row.line} ({row.key})" if row.line else row.key
-
-    def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Its options where `given`, which overrule them, leave something open; those that no
-        method asked for would read are left out. Raises TrainerFileError for what neither tells."""
-        for name in self.asks:
-            if name not in given and name != "model":
-                raise TrainerFileError(f"{self._place(name)}: {_ASKED[name]}.")
-        methods = given.get("methods", self.options.get("methods", ()))
-        own = {name: v for name, v in self.options.items() if name not in {*given, *_idle(methods)}}
-        if given.get("world_size") == 1:
-            own.pop("sharding", None)
-        if self.has_one_row and "packed" not in given:
-            usual = _usual(self.stack, {"methods": methods})
-            batch, length = (
-                {**usual, **self.options, **given}.get(name, 1)
-                for name in ("batch_size", "seq_len")
-            )
-            own |= {"batch_size": 1, "seq_len": batch * length}
-        return own
-
-    def _place(self, ask: str) -> str:
-        """Where the file leaves an option open."""
-        asking = next((key for key in self.keys if ask in key.asks), None)
-        if asking is None:
-            return self.name
-        line = f", line {asking.line}" if asking.line else ""
-        return f"{asking.file}{line} ({asking.key})"
-
-
-def gap_texts(file: TrainerFile) -> list[str]:
-    """What the file says and nothing models, each once, with its place and how it errs."""
-    texts: dict[str, str] = {}
-    for key in file.not_modelled:
-        what = key.missing or "a key that is not known, of which nothing is made"
-        place = f"{key.file}, line {key.line}" if key.line else key.file
-        direction = f" (the answer is {_DIRECTIONS[key.direction]})" if key.direction else ""
-        texts.setdefault(key.missing or key.key, f"{place}, {key.key}: {what}{direction}")
-    return list(texts.values())
-
-
-def with_gaps(stack: Stack, file: TrainerFile) -> Stack:
-    """The stack with what the file says and nothing models among its gaps."""
-    return replace(stack, gaps=(*stack.gaps, *map(Gap, gap_texts(file))))
 
 
 def read_files(paths: Sequence[Path], framework: str | None = None) -> TrainerFile:
@@ -164,50 +56,6 @@ def read_command(arguments: Sequence[str], folder: Path) -> TrainerFile:
     words = [Word(argument, 0) for argument in arguments]
     first, beside = _command_documents(words, "the command", folder)
     return _read(first, beside, "trl")
-
-
-def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
-    """The file with what rules know of the model: Liger's kernels and a loss without logits do not
-    go with each, and are then answered as transformers' own."""
-    asked = {**_usual(file.stack, file.options), **file.options}
-    changed: list[KeyReading] = []
-    if asked.get("kernels") == "liger" and not type_of(model).liger:
-        what = f"Liger's kernels on {model.model_type}, answered without them"
-        changed.append(_instead(file.name, "kernels", "liger", "transformers", what))
-    loss = asked.get("loss", "plain")
-    if not _takes_loss(model, loss, asked):
-        what = f"the {loss} loss on {model.model_type}, answered as plain"
-        changed.append(_instead(file.name, "loss", loss, "plain", what))
-    own = {name: value for row in changed for name, value in row.options.items()}
-    return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
-
-
-def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
-    """Whether a loss that multiplies by the head's weight itself goes with the model, and with the
-    targets: an adapter on the head adds to the logits."""
-    targets = str(asked.get("targets", "")).split(",")
-    if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
-        return False
-    try:
-        check_loss(Workload(model=replace(model, nf4=None), setup=TrainSetup(loss=loss)))
-    except UsageError:
-        return False
-    return True
-
-
-def _instead(file: str, option: str, value: str, nearest: str, what: str) -> KeyReading:
-    """A reading of what the stack or a key asks for and the nearest stands for; memory is saved by
-    what is left out."""
-    return KeyReading(
-        file=file,
-        line=0,
-        key=option,
-        value=value,
-        state="not modelled",
-        options={option: nearest},
-        missing=what,
-        direction="too high",
-    )
 
 
 def is_beside(path: Path) -> bool:
@@ -318,7 +166,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     if model is None:
         asks["model"] = None
     rows = [_without_idle(row, methods) for row in rows]
-    idle = _idle(methods)
+    idle = idle_options(methods)
     return TrainerFile(
         name=first.name,
         framework=known.name,
@@ -442,30 +290,16 @@ def _settle(
     if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
-        yield _instead(rows[0].file, "optimizer", optimizer, "adamw", what)
-    loss = options.get("loss") or _usual(stack, options).get("loss", "plain")
+        yield instead(rows[0].file, "optimizer", optimizer, "adamw", what)
+    loss = options.get("loss") or usual_options(stack, options).get("loss", "plain")
     if loss != "plain":
         options["loss"] = "plain"
         what = f"the {loss} loss of several ranks, answered as plain"
-        yield _instead(rows[0].file, "loss", loss, "plain", what)
-
-
-def _usual(stack: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The stack's defaults of the method asked for."""
-    method: Method = next(iter(options.get("methods", ())), "full")
-    return find_stack(stack).defaults[method]
-
-
-def _idle(methods: Sequence[str]) -> frozenset[str]:
-    """Options that none of the methods reads."""
-    idle: frozenset[str] = frozenset()
-    if not {"lora", "qlora"} & set(methods):
-        idle |= _OF_ADAPTERS
-    return idle if "qlora" in methods else idle | _OF_A_4_BIT_BASE
+        yield instead(rows[0].file, "loss", loss, "plain", what)
 
 
 def _without_idle(row: KeyReading, methods: Sequence[str]) -> KeyReading:
-    read = {name: value for name, value in row.options.items() if name not in _idle(methods)}
+    read = {name: value for name, value in row.options.items() if name not in idle_options(methods)}
     if len(read) == len(row.options):
         return row
     why = "no adapter is trained" if "full" in methods else "the base is not in 4 bit"

@@ -11,7 +11,8 @@ from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.trainer_files.document import parse
 from lora_profiler.trainer_files.frameworks import torchtune
-from lora_profiler.trainer_files.reading import TrainerFile, on_model, read_document
+from lora_profiler.trainer_files.reading import read_document
+from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
 from lora_profiler.workload import Quantization, TrainSetup, Workload, setup_dict
 
 Keys = dict[str, Any]

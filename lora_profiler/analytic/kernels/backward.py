@@ -1,36 +1,18 @@
 """What a device launches for each node of the ledger going back: autograd's own formulas
 (`derivatives.yaml`), kernel by kernel.
 
-A gradient is known by its bytes and by what comes first in memory after the batch: tokens, heads
-before tokens, or heads and their features before tokens. Where a layer's features were parted into
-heads, those of a gradient are joined again, which copies one whose tokens stand between heads and
-features. A tensor that was used twice gets two gradients, and a kernel that adds them.
+Where a layer's features were parted into heads, those of a gradient are joined again, which copies
+one whose tokens stand between heads and features. A tensor that was used twice gets two gradients,
+and a kernel that adds them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, attention_flops, gemm_of, rotated
+from lora_profiler.analytic.kernels import products_backward as products
+from lora_profiler.analytic.kernels.forward import ATTENTION_OP, rotated
+from lora_profiler.analytic.kernels.gradients import Backward, Gradient, Sent, converted, only
 from lora_profiler.analytic.kernels.launches import Launches
-from lora_profiler.analytic.kernels.packed import unpack
 from lora_profiler.analytic.tensors import Node, Tensor
-from lora_profiler.kernels import Gemm
-
-First = Literal["tokens", "heads", "features"]
-
-
-@dataclass(frozen=True, slots=True)
-class Gradient:
-    """Of a tensor with those `bytes`; `first` in memory."""
-
-    bytes: int
-    first: First = "tokens"
-
-
-Sent = Iterator[tuple[Tensor, Gradient]]
-Backward = Callable[[Node, Sequence[Gradient | None], Launches], Sent]
-"""Adds the kernels of one node, given its outputs' gradients, and yields those of its inputs."""
 
 
 def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> None:
@@ -60,19 +42,13 @@ def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> N
                     waiting[tensor] = gradient
 
 
-def _only(arrived: Sequence[Gradient | None]) -> Gradient:
-    gradient = arrived[0]
-    assert gradient is not None
-    return gradient
-
-
 def _passed(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """No kernel: the gradient itself, or a view of it."""
-    yield node.inputs[0], _only(arrived)
+    yield node.inputs[0], only(arrived)
 
 
 def _view_heads(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    gradient = _only(arrived)
+    gradient = only(arrived)
     if gradient.first == "heads" and launches.at.seq > 1:
         launches.memory(node.module, "clone", gradient.bytes, gradient.bytes)
     yield node.inputs[0], Gradient(gradient.bytes)
@@ -116,7 +92,7 @@ def _concatenate(node: Node, arrived: Sequence[Gradient | None], launches: Launc
 
     A slice without any elements gets a gradient all the same: zeros, which are added.
     """
-    gradient, first = _only(arrived), node.inputs[0]
+    gradient, first = only(arrived), node.inputs[0]
     size = launches.bytes(first)
     if size == gradient.bytes:
         launches.memory(node.module, "slice_backward", 0, size)
@@ -126,14 +102,14 @@ def _concatenate(node: Node, arrived: Sequence[Gradient | None], launches: Launc
 
 def _pad(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """Padded by less than nothing."""
-    x, gradient = node.inputs[0], _only(arrived)
+    x, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(x)
     launches.memory(node.module, node.op, gradient.bytes, size + gradient.bytes)
     yield x, Gradient(size, gradient.first)
 
 
 def _expand(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    x, gradient = node.inputs[0], _only(arrived)
+    x, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(x)
     launches.memory(node.module, "sum", gradient.bytes, size)
     yield x, Gradient(size, "heads")
@@ -146,35 +122,26 @@ def _clone(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -
     return _expand(node, arrived, launches)
 
 
-def _converted(gradient: Gradient, of: str, to: Tensor, scope: str, launches: Launches) -> Gradient:
-    """The gradient in the dtype of the tensor that it is for."""
-    if of == to.dtype:
-        return gradient
-    size = launches.bytes(to)
-    launches.memory(scope, "_to_copy", gradient.bytes, size)
-    return Gradient(size, gradient.first)
-
-
 def _to_copy(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     x = node.inputs[0]
-    yield x, _converted(_only(arrived), node.outputs[0].dtype, x, node.module, launches)
+    yield x, converted(only(arrived), node.outputs[0].dtype, x, node.module, launches)
 
 
 def _again(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """The same operator on the gradient: times a number, or negated."""
-    gradient = _only(arrived)
+    gradient = only(arrived)
     beside = sum(launches.bytes(t) for t in node.beside)
     launches.memory(node.module, node.op, gradient.bytes + beside, gradient.bytes)
     yield node.inputs[0], gradient
 
 
 def _add(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    gradient, out = _only(arrived), node.outputs[0]
+    gradient, out = only(arrived), node.outputs[0]
     for tensor in node.inputs:
         if tensor.requires_grad:
             yield (
                 tensor,
-                _converted(
+                converted(
                     _summed(gradient, out.dtype, tensor, node, launches),
                     out.dtype,
                     tensor,
@@ -194,19 +161,19 @@ def _summed(gradient: Gradient, dtype: str, to: Tensor, node: Node, launches: La
 
 
 def _multiply(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    gradient, out = _only(arrived), node.outputs[0]
+    gradient, out = only(arrived), node.outputs[0]
     for tensor, other in (node.inputs, node.inputs[::-1]):
         if tensor.requires_grad:
             launches.memory(
                 node.module, "mul", gradient.bytes + launches.bytes(other), gradient.bytes
             )
             summed = _summed(gradient, out.dtype, tensor, node, launches)
-            yield tensor, _converted(summed, out.dtype, tensor, node.module, launches)
+            yield tensor, converted(summed, out.dtype, tensor, node.module, launches)
 
 
 def _power(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """x to one power less, times that power, times the gradient."""
-    gradient = _only(arrived)
+    gradient = only(arrived)
     size = gradient.bytes
     for op, read in (("pow", size), ("mul", size), ("mul", 2 * size)):
         launches.memory(node.module, op, read, size)
@@ -215,7 +182,7 @@ def _power(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -
 
 def _of_input_or_output(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """One kernel that reads the gradient and what was kept."""
-    gradient = _only(arrived)
+    gradient = only(arrived)
     launches.memory(node.module, f"{node.op}_backward", 2 * gradient.bytes, gradient.bytes)
     yield node.inputs[0], gradient
 
@@ -223,12 +190,12 @@ def _of_input_or_output(node: Node, arrived: Sequence[Gradient | None], launches
 def _mean(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     x = node.inputs[0]
     size = launches.bytes(x)
-    launches.memory(node.module, "div", _only(arrived).bytes, size)
+    launches.memory(node.module, "div", only(arrived).bytes, size)
     yield x, Gradient(size)
 
 
 def _dropout(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    gradient = _only(arrived)
+    gradient = only(arrived)
     read = gradient.bytes + launches.bytes(node.beside[0])
     launches.memory(node.module, "native_dropout_backward", read, gradient.bytes)
     yield node.inputs[0], gradient
@@ -236,16 +203,16 @@ def _dropout(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
 
 def _softmax(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """Gradient times output comes first, as a kernel of its own (see `Ledger.softmax`)."""
-    x, out, gradient = node.inputs[0], node.outputs[0], _only(arrived)
+    x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
     launches.memory(node.module, "mul", 2 * gradient.bytes, gradient.bytes)
     launches.memory(node.module, "_softmax_backward_data", 2 * gradient.bytes, gradient.bytes)
-    yield x, _converted(Gradient(gradient.bytes, "heads"), out.dtype, x, node.module, launches)
+    yield x, converted(Gradient(gradient.bytes, "heads"), out.dtype, x, node.module, launches)
 
 
 def _layer_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """x's gradient is one kernel; those of weight and bias are another, which reads everything
     again."""
-    x, out, gradient = node.inputs[0], node.outputs[0], _only(arrived)
+    x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
     *weights, statistics = node.beside
     trained = [w for w in weights if w.requires_grad]
     read = (
@@ -267,7 +234,7 @@ def _layer_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launch
     for weight in trained:
         yield (
             weight,
-            _converted(
+            converted(
                 Gradient(launches.bytes(weight, out.dtype)),
                 out.dtype,
                 weight,
@@ -280,7 +247,7 @@ def _layer_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launch
 
 def _embedding(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """Zeros of the table's size, into which the rows are added."""
-    weight, gradient = node.inputs[0], _only(arrived)
+    weight, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(weight)
     launches.memory(
         node.module,
@@ -293,13 +260,13 @@ def _embedding(node: Node, arrived: Sequence[Gradient | None], launches: Launche
 
 def _sum(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """No kernel: the gradient is expanded, and has no more bytes than before."""
-    yield node.inputs[0], _only(arrived)
+    yield node.inputs[0], only(arrived)
 
 
 def _rows(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """Zeros, into which the chosen elements are put, in either order of the rows. An expanded
     gradient is copied first."""
-    x, index, gradient = node.inputs[0], node.beside[0], _only(arrived)
+    x, index, gradient = node.inputs[0], node.beside[0], only(arrived)
     size, whole = launches.bytes(node.outputs[0]), launches.bytes(x)
     if gradient.bytes < size:
         launches.memory(node.module, "clone", gradient.bytes, size)
@@ -322,121 +289,13 @@ def _normalize(node: Node, arrived: Sequence[Gradient | None], launches: Launche
     ):
         launches.memory(node.module, op, read, size)
     launches.memory(node.module, "sum", size, row)
-    yield x, _only(arrived)
+    yield x, only(arrived)
     yield total, Gradient(row)
-
-
-def _grouped(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    x, weight = node.inputs
-    gradient, dtype, forward = _only(arrived), node.outputs[0].dtype, gemm_of(node, launches)
-    offsets, size, own = launches.bytes(node.beside[0]), launches.bytes(weight), launches.bytes(x)
-    if weight.requires_grad:
-        gemm = Gemm(m=forward.n, n=forward.k, k=forward.m)
-        launches.product(node.module, node.op, gemm, dtype, gradient.bytes + own + offsets, size)
-        yield weight, Gradient(size)
-    if x.requires_grad:
-        gemm = Gemm(m=forward.m, n=forward.k, k=forward.n)
-        launches.product(node.module, node.op, gemm, dtype, gradient.bytes + size + offsets, own)
-        yield x, Gradient(own)
-
-
-def _product(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """y = x W^T: dW = dy^T x, a sum for the bias, dx = dy W."""
-    x, weight = node.inputs
-    gradient, dtype, forward = _only(arrived), node.outputs[0].dtype, gemm_of(node, launches)
-    size = launches.bytes(weight, dtype)
-    rows, outer, inner = forward.m, forward.n, forward.k
-    if weight.requires_grad:
-        m, n = (inner, outer) if node.op == "Conv1D" else (outer, inner)
-        launches.product(
-            node.module,
-            "mm",
-            Gemm(m=m, n=n, k=rows),
-            dtype,
-            gradient.bytes + launches.bytes(x),
-            size,
-        )
-        yield weight, Gradient(size)
-    for bias in node.beside:
-        if bias.requires_grad:
-            own = launches.bytes(bias, dtype)
-            launches.memory(node.module, "sum", gradient.bytes, own)
-            yield bias, _converted(Gradient(own), dtype, bias, node.module, launches)
-    if x.requires_grad:
-        own = launches.bytes(x)
-        launches.product(
-            node.module, "mm", Gemm(m=rows, n=inner, k=outer), dtype, gradient.bytes + size, own
-        )
-        yield x, Gradient(own)
-
-
-def _packed(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """The weight unpacked once more; it has no gradient."""
-    x, weight = node.inputs
-    if not x.requires_grad:
-        return
-    gradient, out, dtype, forward = (
-        _only(arrived),
-        node.outputs[0],
-        launches.compute,
-        gemm_of(node, launches),
-    )
-    own = launches.bytes(x, dtype)
-    coming = launches.bytes(out, dtype)
-    if out.dtype != dtype:
-        launches.memory(node.module, "_to_copy", gradient.bytes, coming)
-    unpack(weight, node.module, launches)
-    gemm = Gemm(m=forward.m, n=forward.k, k=forward.n)
-    launches.product(node.module, "mm", gemm, dtype, coming + launches.bytes(weight, dtype), own)
-    yield x, _converted(Gradient(own), dtype, x, node.module, launches)
-
-
-def _batched(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """z = x y: dx = dz y^T, dy = x^T dz. One gradient with its tokens first is no batch of
-    matrices, and copied."""
-    x, y = node.inputs
-    gradient, dtype, forward = _only(arrived), node.outputs[0].dtype, gemm_of(node, launches)
-    if gradient.first == "tokens" and launches.at.batch > 1 and launches.at.seq > 1:
-        launches.memory(node.module, "clone", gradient.bytes, gradient.bytes)
-    for tensor, other, m, n, k in (
-        (y, x, forward.k, forward.n, forward.m),
-        (x, y, forward.m, forward.k, forward.n),
-    ):
-        if tensor.requires_grad:
-            own = launches.bytes(tensor)
-            gemm = Gemm(batches=forward.batches, m=m, n=n, k=k)
-            launches.product(
-                node.module, "bmm", gemm, dtype, gradient.bytes + launches.bytes(other), own
-            )
-            yield (
-                tensor,
-                Gradient(
-                    own, "features" if tensor is y and node.op == "bmm_transposed" else "heads"
-                ),
-            )
-
-
-def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """Five products: the scores again, and the gradients of v, of the weights, of q and of k."""
-    out, gradient = node.outputs[0], _only(arrived)
-    read = gradient.bytes + sum(launches.there(t) for t in (*node.inputs, out, *node.beside))
-    launches.attention(
-        node.module,
-        ATTENTION_OP[node.op][1],
-        "attention_backward",
-        attention_flops(node, launches, 5),
-        out.dtype,
-        read,
-        sum(launches.bytes(t) for t in node.inputs),
-    )
-    for tensor in node.inputs:
-        as_given = node.op in ("flash", "cudnn", "cudnn_masked") and tensor.merged
-        yield tensor, Gradient(launches.bytes(tensor), "heads" if as_given else "tokens")
 
 
 def _liger_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """x's gradient over that of the result; the weight's is computed whether it trains or not."""
-    (x, weight), gradient = node.inputs, _only(arrived)
+    (x, weight), gradient = node.inputs, only(arrived)
     own = launches.bytes(weight)
     read = gradient.bytes + launches.bytes(x) + own + launches.bytes(node.beside[0])
     launches.memory(node.module, "rms_norm_backward", read, own + gradient.bytes)
@@ -446,7 +305,7 @@ def _liger_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launch
 
 def _liger_swiglu(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     sizes = [launches.bytes(t) for t in node.inputs]
-    launches.memory(node.module, "swiglu_backward", _only(arrived).bytes + sum(sizes), sum(sizes))
+    launches.memory(node.module, "swiglu_backward", only(arrived).bytes + sum(sizes), sum(sizes))
     for tensor, size in zip(node.inputs, sizes, strict=True):
         yield tensor, Gradient(size)
 
@@ -470,8 +329,8 @@ BACKWARD: dict[str, Backward] = {
         _of_input_or_output,
     ),
     **dict.fromkeys(("pow", "rsqrt"), _power),
-    **dict.fromkeys(("linear", "Conv1D"), _product),
-    **dict.fromkeys(ATTENTION_OP, _attention),
+    **dict.fromkeys(("linear", "Conv1D"), products.product),
+    **dict.fromkeys(ATTENTION_OP, products.attention),
     "view_heads": _view_heads,
     "split": _split,
     "slices": _slices,
@@ -490,10 +349,10 @@ BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(("index", "topk"), _rows),
     "sum": _sum,
     "normalize": _normalize,
-    "_grouped_mm": _grouped,
+    "_grouped_mm": products.grouped,
     "liger_norm": _liger_norm,
     "liger_swiglu": _liger_swiglu,
     "liger_rotary": _liger_rotary,
-    "packed": _packed,
-    **dict.fromkeys(("bmm", "bmm_transposed"), _batched),
+    "packed": products.packed,
+    **dict.fromkeys(("bmm", "bmm_transposed"), products.batched),
 }

@@ -8,8 +8,7 @@ and the files that are named there.
 
 from collections.abc import Callable, Iterable, Sequence
 
-from lora_profiler.analytic.kernels.launches import Launches
-from lora_profiler.analytic.kernels.packed import unpack
+from lora_profiler.analytic.kernels.launches import Launches, unpack
 from lora_profiler.analytic.tensors import ITEMSIZE, Node
 from lora_profiler.kernels import Gemm
 

@@ -4,8 +4,8 @@ and its count."""
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lora_profiler.algebra.polynomial import Polynomial
-from lora_profiler.algebra.table import Values
+from lora_profiler.algebra.polynomial import Polynomial, Values
+from lora_profiler.analytic.persistent import NF4_BLOCK, NF4_NESTED_BLOCK
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
 from lora_profiler.workload import Dtype
@@ -22,6 +22,8 @@ _OPERATORS = {
     "_to_int": "_to_copy",
 }
 """What torch calls it, where the ledger says more or transformers another name."""
+_CODE_BOOK_BYTES = 256 * 4
+_OFFSET_BYTES = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -101,3 +103,20 @@ class Launches:
                 **computed,
             )
         )
+
+
+def unpack(weight: Tensor, scope: str, launches: Launches) -> None:
+    """Adds the kernels that make a 4-bit `weight` in the compute dtype: one, before it two more
+    where the scales are quantised too (bitsandbytes `backends/cuda/ops.py`)."""
+    count = launches.size(weight.elements)
+    blocks = -(-count // NF4_BLOCK)
+    scales = 4 * blocks
+    if launches.double_quant:
+        nested = 4 * -(-blocks // NF4_NESTED_BLOCK)
+        launches.dequantise(
+            scope, "dequantize_blockwise", blocks + nested + _CODE_BOOK_BYTES, scales
+        )
+        launches.memory(scope, "add", scales + _OFFSET_BYTES, scales)
+    launches.dequantise(
+        scope, "dequantize_4bit", -(-count // 2) + scales, count * ITEMSIZE[launches.compute], count
+    )

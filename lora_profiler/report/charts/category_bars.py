@@ -8,9 +8,9 @@ from lora_profiler.prediction import CATEGORIES, Category
 from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
 from lora_profiler.report.charts.figure import Figure, Limit, figure, head, height_px, places, rows
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.marks import hatched
+from lora_profiler.report.charts.marks import at_the_end, segments
 from lora_profiler.report.labels import CATEGORY_LABELS
-from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK
+from lora_profiler.report.palette import CATEGORY_PAINTS
 from lora_profiler.units import bytes_text, percent_text
 
 
@@ -67,16 +67,13 @@ def _category(
     if not held:
         return
     name, paint = CATEGORY_LABELS[category], CATEGORY_PAINTS[category]
-    yield {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "x": [count / size for _, _, count in held],
-        "y": [y for _, y, _ in held],
-        "hovertext": [_hover(bar, name, count) for bar, _, count in held],
-        "hoverinfo": "text",
-        "marker": hatched(paint),
-    }
+    yield segments(
+        name,
+        [count / size for _, _, count in held],
+        [y for _, y, _ in held],
+        [_hover(bar, name, count) for bar, _, count in held],
+        paint,
+    )
 
 
 def _hover(bar: CategoryBar, name: str, count: int) -> str:
@@ -89,15 +86,5 @@ def _hover(bar: CategoryBar, name: str, count: int) -> str:
 
 
 def _sums(bars: Sequence[CategoryBar], positions: Sequence[float], size: int) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": [bar.total_bytes / size for bar in bars],
-        "y": list(positions),
-        "text": [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars],
-        "textposition": "middle right",
-        "textfont": {"size": BODY_PX, "color": INK.light},
-        "cliponaxis": False,
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+    texts = [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
+    return at_the_end([bar.total_bytes / size for bar in bars], positions, texts)

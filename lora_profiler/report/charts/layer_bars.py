@@ -16,10 +16,10 @@ from lora_profiler.report.charts.axes import (
 )
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.labels import LAYER_LABELS
+from lora_profiler.report.charts.marks import at_the_end
+from lora_profiler.report.labels import LAYER_LABELS, method_label
 from lora_profiler.report.layers import group_layers
-from lora_profiler.report.method_label import method_label
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER
+from lora_profiler.report.palette import FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method
 
@@ -216,18 +216,9 @@ def _ratios(
     layers: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
 ) -> dict[str, Any]:
     """At the end of each row, how its last method stands to its first."""
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": [max(row.values.values()) / size or zero for row in layers],
-        "y": list(positions),
-        "text": [f"  {_ratio(list(row.values.values()))}" for row in layers],
-        "textposition": "middle right",
-        "textfont": {"size": BODY_PX, "color": FAINT_INK.light},
-        "cliponaxis": False,
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+    ends = [max(row.values.values()) / size or zero for row in layers]
+    texts = [f"  {_ratio(list(row.values.values()))}" for row in layers]
+    return at_the_end(ends, positions, texts, FAINT_INK)
 
 
 def _ratio(held: Sequence[int]) -> str:

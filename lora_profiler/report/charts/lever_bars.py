@@ -6,8 +6,8 @@ from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report.charts.axes import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, rows
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.marks import hatched
-from lora_profiler.report.palette import BODY_PX, INK, REST_PAINT, SAVED_PAINT
+from lora_profiler.report.charts.marks import at_the_end, hatched
+from lora_profiler.report.palette import REST_PAINT, SAVED_PAINT
 from lora_profiler.units import bytes_text, percent_text
 
 _ROW_PX, _AROUND_PX = 44, 100
@@ -46,18 +46,7 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
     ]
     left = {**bar, "name": "peak that is left", "x": [lever.peak_bytes / size for lever in levers]}
     gone = {**bar, "name": "saved", "x": [lever.saved_bytes / size for lever in levers]}
-    sums = {
-        "type": "scatter",
-        "mode": "text",
-        "x": [whole / size for whole in wholes],
-        "y": positions,
-        "text": [f" {text}" for text in saved],
-        "textposition": "middle right",
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "textfont": {"size": BODY_PX, "color": INK.light},
-        "cliponaxis": False,
-    }
+    sums = at_the_end([whole / size for whole in wholes], positions, [f" {text}" for text in saved])
     return figure(
         [{**left, "marker": hatched(REST_PAINT)}, {**gone, "marker": hatched(SAVED_PAINT)}, sums],
         height=_AROUND_PX + _ROW_PX * len(levers),

@@ -1,11 +1,12 @@
 """How what is drawn is told apart: bars by colour and hatch, dots by colour and symbol, filled
-where they are counted and hollow where they are shown and not counted."""
+where they are counted and hollow where they are shown and not counted; and what stands at a bar's
+end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import METHOD_MARKS, PAPER, Paint
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER, Colour, Paint
 from lora_profiler.workload import Method
 
 
@@ -57,4 +58,51 @@ def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
         "size": size,
         "opacity": 0.8,
         "line": edge,
+    }
+
+
+def segments(
+    name: str, x: Sequence[float], y: Sequence[float], hover: Sequence[str], paint: Paint
+) -> dict[str, Any]:
+    """One part of each of several stacked bars."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "x": list(x),
+        "y": list(y),
+        "hovertext": list(hover),
+        "hoverinfo": "text",
+        "marker": hatched(paint),
+    }
+
+
+def at_the_end(
+    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = INK
+) -> dict[str, Any]:
+    """What is written behind the end of each bar."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": list(x),
+        "y": list(y),
+        "text": list(texts),
+        "textposition": "middle right",
+        "textfont": {"size": BODY_PX, "color": ink.light},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def whisker(below: Sequence[float], above: Sequence[float]) -> dict[str, Any]:
+    """How far an interval reaches to both sides of each value."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.2,
+        "width": 4,
+        "color": FAINT_INK.light,
+        "array": list(above),
+        "arrayminus": list(below),
     }

@@ -9,8 +9,9 @@ from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
 from lora_profiler.report.charts.figure import Figure, Limit, figure, note, title
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.marks import hatch
-from lora_profiler.report.labels import CATEGORY_LABELS, PHASE_CURVE
+from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER
+from lora_profiler.report.run_labels import PHASE_CURVE
 from lora_profiler.units import bytes_text
 
 HEIGHT_PX = 420

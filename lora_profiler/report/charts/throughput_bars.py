@@ -7,8 +7,9 @@ from typing import Any, get_args
 from lora_profiler.report.charts.axes import ROOM
 from lora_profiler.report.charts.figure import Figure, figure, head, height_px, places, rows, values
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import at_the_end, whisker
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER
+from lora_profiler.report.palette import METHOD_MARKS, PAPER
 from lora_profiler.units import rate_text
 from lora_profiler.workload import Method
 
@@ -61,31 +62,16 @@ def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterat
                     "color": METHOD_MARKS[method].colour.light,
                     "line": {"width": 1, "color": PAPER.light},
                 },
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "thickness": 1.2,
-                    "width": 4,
-                    "color": FAINT_INK.light,
-                    "array": [bar.high - bar.tokens_per_second for bar, _ in method_bars],
-                    "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in method_bars],
-                },
+                "error_x": whisker(
+                    [bar.tokens_per_second - bar.low for bar, _ in method_bars],
+                    [bar.high - bar.tokens_per_second for bar, _ in method_bars],
+                ),
             }
 
 
 def _numbers(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": [bar.high for bar in bars],
-        "y": list(positions),
-        "text": [f" {rate_text(bar.tokens_per_second)}" for bar in bars],
-        "textposition": "middle right",
-        "hoverinfo": "skip",
-        "textfont": {"size": BODY_PX, "color": INK.light},
-        "cliponaxis": False,
-        "showlegend": False,
-    }
+    texts = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]
+    return at_the_end([bar.high for bar in bars], positions, texts)
 
 
 def _hover(bar: ThroughputBar) -> str:

@@ -8,10 +8,9 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report.charts.axes import ROOM
 from lora_profiler.report.charts.figure import Figure, figure, height_px, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.marks import hatched
-from lora_profiler.report.labels import PART_LABELS
-from lora_profiler.report.method_label import method_label
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, PART_PAINTS
+from lora_profiler.report.charts.marks import at_the_end, segments, whisker
+from lora_profiler.report.labels import PART_LABELS, method_label
+from lora_profiler.report.palette import FAINT_INK, PART_PAINTS
 from lora_profiler.report.timing import steps_of
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import percent_text, seconds_text
@@ -71,16 +70,13 @@ def _part(
     if not spent:
         return
     name = PART_LABELS[part]
-    yield {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "x": [seconds / size for _, _, seconds in spent],
-        "y": [y for _, y, _ in spent],
-        "hovertext": [_hover(bar, name, seconds) for bar, _, seconds in spent],
-        "hoverinfo": "text",
-        "marker": hatched(PART_PAINTS[part]),
-    }
+    yield segments(
+        name,
+        [seconds / size for _, _, seconds in spent],
+        [y for _, y, _ in spent],
+        [_hover(bar, name, seconds) for bar, _, seconds in spent],
+        PART_PAINTS[part],
+    )
 
 
 def _hover(bar: TimeBar, name: str, seconds: float) -> str:
@@ -98,29 +94,14 @@ def _intervals(bars: Sequence[TimeBar], positions: Sequence[float], size: float)
         "hoverinfo": "skip",
         "showlegend": False,
         "cliponaxis": False,
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "thickness": 1.2,
-            "width": 4,
-            "color": FAINT_INK.light,
-            "array": [(bar.high - bar.total_seconds) / size for bar in bars],
-            "arrayminus": [(bar.total_seconds - bar.low) / size for bar in bars],
-        },
+        "error_x": whisker(
+            [(bar.total_seconds - bar.low) / size for bar in bars],
+            [(bar.high - bar.total_seconds) / size for bar in bars],
+        ),
     }
 
 
 def _sums(bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> dict[str, Any]:
     longest = max((bar.high for bar in bars), default=0.0)
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": [bar.high / size for bar in bars],
-        "y": list(positions),
-        "text": [f" {seconds_text(bar.total_seconds, longest)}" for bar in bars],
-        "textposition": "middle right",
-        "hoverinfo": "skip",
-        "textfont": {"size": BODY_PX, "color": INK.light},
-        "cliponaxis": False,
-        "showlegend": False,
-    }
+    texts = [f" {seconds_text(bar.total_seconds, longest)}" for bar in bars]
+    return at_the_end([bar.high / size for bar in bars], positions, texts)

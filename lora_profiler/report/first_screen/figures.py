@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.run_time import RunTime, run_time
+from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.units import bytes_text
 
 _HOUR = 3600.0

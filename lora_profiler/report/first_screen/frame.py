@@ -9,7 +9,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.reserve import Verdict, judge, reserve_for
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.palette import VERDICT_SIGNS
 from lora_profiler.units import byte_unit, in_unit
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.records.record import Record
-from lora_profiler.report import charts, labels
+from lora_profiler.report import charts, labels, run_labels
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import (
@@ -109,12 +109,12 @@ def _notes(claims: Sequence[Comparison]) -> list[str]:
     engines = " and ".join(sorted({c.engine for c in claims}))
     equal = sum(c.predicted == c.measured for c in claims)
     lines = [
-        f"{labels.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit:"
+        f"{run_labels.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit:"
         f" {count_text(equal)} of {count_text(len(claims))} numbers. Predicted by the {engines}"
         f" engine{'s' if ' and ' in engines else ''}."
     ]
     if any(c.metric == "attribution_bytes" for c in claims):
-        lines.append(labels.PARTS_CAVEAT)
+        lines.append(run_labels.PARTS_CAVEAT)
     return lines
 
 
@@ -179,7 +179,7 @@ def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
     members = Counter(dot.group for dot in dots)
     kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_GROUPS]
     order = list(labels.METHOD_LABELS.values()) if by == "method" else sorted(kept)
-    what = labels.GROUPING_LABELS[by]
+    what = run_labels.GROUPING_LABELS[by]
     return Drawing(
         name=f"errors-by-{by}",
         caption=(
@@ -216,7 +216,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     kept.sort(key=lambda c: METRICS.index(c.metric))
     dots = [
         ErrorDot(
-            group=labels.METRIC_LABELS[c.metric],
+            group=run_labels.METRIC_LABELS[c.metric],
             label=run_name(records[c.record_id]),
             error=c.relative_error or 0.0,
             method=records[c.record_id].workload.setup.method,
@@ -249,7 +249,7 @@ def _errors_by(
     grouping: Grouping, peaks: Sequence[Comparison], records: dict[str, Record]
 ) -> Table:
     table = errors_table(peaks, (grouping,), records)
-    return replace(table, title=f"{table.title}, by {labels.GROUPING_LABELS[grouping]}")
+    return replace(table, title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
 
 
 def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:

@@ -10,7 +10,7 @@ from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.page.parts import Beside, Cards, Drawing, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings

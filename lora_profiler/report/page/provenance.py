@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lora_profiler.records.record import Environment, Record
-from lora_profiler.report import labels
+from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import Record
+from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.page.parts import Beside, Fold, Part, Section
 from lora_profiler.report.page.runs import Run
@@ -57,7 +58,7 @@ def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
         lines.append(f"Described are {shown} of them.")
     flags = {flag for r in records for flag in r.measurement.flags}
     lines += [
-        f"Flagged: {flag.replace('_', ' ')}, {labels.FLAG_DEFINITIONS[flag]}."
+        f"Flagged: {flag.replace('_', ' ')}, {run_labels.FLAG_DEFINITIONS[flag]}."
         for flag in sorted(flags)
     ]
     return lines
@@ -90,7 +91,7 @@ def environment_table(title: str, members: Sequence[Record]) -> Table:
 def _facts(environment: Environment) -> dict[str, str]:
     document: Mapping[str, Any] = asdict(environment)
     facts = {}
-    for path, label in labels.ENVIRONMENT_LABELS.items():
+    for path, label in run_labels.ENVIRONMENT_LABELS.items():
         value: Any = document
         for name in path.split("."):
             value = value.get(name)
@@ -110,4 +111,4 @@ def fact_text(path: str, value: Any) -> str:
 
 def _listed(field: str, members: Sequence[Record]) -> dict[str, str]:
     values = list(dict.fromkeys(v for r in members if (v := getattr(r.environment, field))))
-    return {labels.ENVIRONMENT_LABELS[field]: ", ".join(values)} if values else {}
+    return {run_labels.ENVIRONMENT_LABELS[field]: ", ".join(values)} if values else {}

@@ -4,7 +4,7 @@ what every word and number means."""
 from collections.abc import Iterable, Mapping
 
 from lora_profiler.evidence import interval
-from lora_profiler.report import labels
+from lora_profiler.report import labels, run_labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.empirical_interval import interval_words
 from lora_profiler.report.evidence import (
@@ -21,21 +21,21 @@ from lora_profiler.report.page.parts import Fold, Section
 def definitions_section() -> Section:
     """Every metric, category, moment, phase, status and flag."""
     tables = (
-        _table("Numbers", labels.METRIC_LABELS, labels.METRIC_DEFINITIONS),
+        _table("Numbers", run_labels.METRIC_LABELS, run_labels.METRIC_DEFINITIONS),
         _table("Categories of memory", labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
         _table("Moments of a step, as predicted", labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS),
-        _table("How runs end", labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
+        _table("How runs end", run_labels.STATUS_LABELS, run_labels.STATUS_DEFINITIONS),
         _table("Verdicts on a card", labels.VERDICT_LABELS, labels.VERDICT_DEFINITIONS),
         _table(
             "Flags of a run",
-            {name: name.replace("_", " ") for name in labels.FLAG_DEFINITIONS},
-            labels.FLAG_DEFINITIONS,
+            {name: name.replace("_", " ") for name in run_labels.FLAG_DEFINITIONS},
+            run_labels.FLAG_DEFINITIONS,
         ),
     )
     lines = (
-        f"{labels.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.",
-        *labels.MFU_DEFINITIONS,
-        labels.ENERGY_CAVEAT,
+        f"{run_labels.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.",
+        *run_labels.MFU_DEFINITIONS,
+        run_labels.ENERGY_CAVEAT,
     )
     return Section(
         name="definitions",

@@ -10,15 +10,15 @@ from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bou
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
-from lora_profiler.report import labels
-from lora_profiler.report.advice import advice
+from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
+from lora_profiler.report.labels import way_label
 from lora_profiler.report.measurements import comparison_text
-from lora_profiler.report.method_label import way_label
 from lora_profiler.report.page.parts import Card, Part, Section
 from lora_profiler.report.process_group import ranks_text
+from lora_profiler.report.run_labels import advice
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 from lora_profiler.workload import Method, Workload
 
@@ -237,7 +237,7 @@ def _cells(run: Run) -> tuple[str, ...]:
     return (
         count_text(run.number),
         *run.cells,
-        labels.status_label(record),
+        run_labels.status_label(record),
         _at_least(measured.peak_requested_bytes, not measured.went_through),
         ranks_text(record),
         _at_least(prediction.peak.total_bytes if prediction else None, lower),
@@ -301,7 +301,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
                 cells=(
                     count_text(run.number),
                     *run.cells,
-                    labels.STATUS_LABELS[status],
+                    run_labels.STATUS_LABELS[status],
                     _where(failure.phase, failure.step) if failure else "",
                     shortened(failure.reason, LONGEST_ID) if failure else "",
                     bytes_text(bounds[PEAK]) if PEAK in bounds else "",
@@ -328,7 +328,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
 def _where(phase: str | None, step: int | None) -> str:
     if phase is None:
         return ""
-    label = labels.PHASE_LABELS.get(phase) or labels.STAGE_LABELS.get(phase, phase)
+    label = run_labels.PHASE_LABELS.get(phase) or run_labels.STAGE_LABELS.get(phase, phase)
     return label if step is None else f"{label}, step {step}"
 
 
@@ -341,7 +341,8 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
         )
     lines = []
     for status, several in to_try.items():
-        line = f"{labels.STATUS_LABELS[status].capitalize()}: {labels.STATUS_DEFINITIONS[status]}."
+        label, meaning = run_labels.STATUS_LABELS[status], run_labels.STATUS_DEFINITIONS[status]
+        line = f"{label.capitalize()}: {meaning}."
         lines.append(" ".join([line, *(f"To try: {remedy}." for remedy in several)]))
     return lines
 
@@ -394,6 +395,6 @@ def _peak_card(run: Run) -> Card:
             if size
             else way_label(record.workload.setup)
         ),
-        value=size or labels.STATUS_LABELS[measured.status],
+        value=size or run_labels.STATUS_LABELS[measured.status],
         note=", ".join(notes),
     )

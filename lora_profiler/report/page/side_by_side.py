@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from lora_profiler.comparison.errors import PHASE_GROUPS, group_peaks
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.page.runs import Run
 from lora_profiler.units import bytes_text, change_text, error_text, rate_text, seconds_text
@@ -61,7 +61,7 @@ def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
         yield "error of the peak", texts[0], texts[1], ""
     peaks = [group_peaks(run.scored.record.measurement.phase_peak_bytes) for run in both]
     for group in PHASE_GROUPS:
-        name = f"peak, {labels.PHASE_LABELS[group]}"
+        name = f"peak, {run_labels.PHASE_LABELS[group]}"
         yield from _row(name, [found.get(group) for found in peaks], bytes_text)
     yield from _row("median step", [run.step_seconds for run in both], seconds_text)
     yield from _row("tokens a second", [run.tokens_per_second for run in both], rate_text)

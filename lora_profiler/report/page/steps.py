@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from lora_profiler.comparison.errors import group_peaks, predicted_peaks
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels
+from lora_profiler.report import charts, labels, run_labels
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, flops_text, in_unit
@@ -82,7 +82,7 @@ def step_drawing(run: Run) -> Drawing | None:
     word = "rehearsed" if record.is_rehearsed else "measured"
     pairs = [(group, predicted[group], peaks[group]) for group in peaks if group in predicted]
     said = "; ".join(
-        f"{labels.PHASE_LABELS[group]}: predicted {bytes_text(p)}, {word} {bytes_text(m)}"
+        f"{run_labels.PHASE_LABELS[group]}: predicted {bytes_text(p)}, {word} {bytes_text(m)}"
         for group, p, m in pairs
     )
     return Drawing(
@@ -100,7 +100,7 @@ def step_drawing(run: Run) -> Drawing | None:
             rows=tuple(
                 Row(
                     cells=(
-                        labels.PHASE_LABELS[group],
+                        run_labels.PHASE_LABELS[group],
                         bytes_text(p),
                         bytes_text(m),
                         error_text((p - m) / m) if m else "",
@@ -125,7 +125,7 @@ def curve_drawing(
         description=(
             f"Stacked areas of {title} through {_phases(points)}; the peak is"
             f" {bytes_text(peak.total_bytes)} in"
-            f" {labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
+            f" {run_labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
         figure=charts.memory_curve(points, limit=limit),
         numbers=_curve_table(points),
@@ -134,7 +134,7 @@ def curve_drawing(
 
 def _phases(points: Sequence[CurvePoint]) -> str:
     return ", ".join(
-        labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points)
+        run_labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points)
     )
 
 
@@ -150,7 +150,7 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
     rows = tuple(
         Row(
             cells=(
-                labels.PHASE_CURVE[point.phase],
+                run_labels.PHASE_CURVE[point.phase],
                 point.module,
                 *(in_unit(point.bytes.get(c, 0), size) for c in held),  # type: ignore[call-overload]
                 in_unit(point.total_bytes, size),
@@ -182,7 +182,9 @@ def counters_drawing(run: Run) -> Drawing:
 
 def _samples_table(samples: Sequence[PhaseSample]) -> Table:
     names = [
-        name for name in labels.COUNTER_LABELS if any(getattr(s, name) is not None for s in samples)
+        name
+        for name in run_labels.COUNTER_LABELS
+        if any(getattr(s, name) is not None for s in samples)
     ]
     unit, size = byte_unit(
         max((getattr(s, name) or 0 for s in samples for name in names), default=0)
@@ -190,13 +192,13 @@ def _samples_table(samples: Sequence[PhaseSample]) -> Table:
     rows = tuple(
         Row(
             cells=(
-                f"step {s.step}, {labels.PHASE_CURVE[s.phase]}",
+                f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}",
                 *(_size(getattr(s, name), size) for name in names),
             )
         )
         for s in samples
     )
-    columns = ("phase", *(labels.COUNTER_LABELS[name] for name in names))
+    columns = ("phase", *(run_labels.COUNTER_LABELS[name] for name in names))
     return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows)
 
 

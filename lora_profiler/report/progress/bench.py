@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.campaign.progress import CaseRow, Progress
 from lora_profiler.harness import Heartbeat
 from lora_profiler.records.record import MEASURED
-from lora_profiler.report import labels
+from lora_profiler.report import run_labels
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured_runs import distinctions, run_row, run_text
-from lora_profiler.report.method_label import method_label
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:
@@ -237,10 +237,10 @@ def beat_text(beat: Heartbeat | None) -> str:
     """What a measured process does: 'loading the model', 'step 2: backward', 'timing, 40 steps';
     'starting' before it says so."""
     if beat is None:
-        return labels.STAGE_LABELS["start"]
+        return run_labels.STAGE_LABELS["start"]
     if beat.step is not None:
-        return f"step {beat.step}: {labels.PHASE_SHORT.get(beat.phase, beat.phase)}"
-    label = labels.STAGE_LABELS.get(beat.phase, beat.phase)
+        return f"step {beat.step}: {run_labels.PHASE_SHORT.get(beat.phase, beat.phase)}"
+    label = run_labels.STAGE_LABELS.get(beat.phase, beat.phase)
     return (
         label
         if beat.done is None
@@ -263,7 +263,9 @@ def _style(row: CaseRow, column: str) -> str:
 def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
     """'2 of 8 done (1 out of memory); 3:12 gone, about 9:00 left. Ctrl-C keeps what is done.'"""
     statuses = [row.record.measurement.status for row in progress.rows if row.record is not None]
-    short = Counter(labels.STATUS_LABELS[status] for status in statuses if status not in MEASURED)
+    short = Counter(
+        run_labels.STATUS_LABELS[status] for status in statuses if status not in MEASURED
+    )
     counts = f"{len(statuses)} of {len(progress.rows)} done"
     if short:
         counts += f" ({', '.join(f'{count} {status}' for status, count in short.items())})"

@@ -8,6 +8,7 @@ from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    costs_nothing,
     free,
     is_off,
     is_on,
@@ -61,7 +62,7 @@ ACCELERATE = Framework(
         "deepspeed_config.zero_stage": shared.zero_stage,
         "deepspeed_config.offload_optimizer_device": shared.offload_device(_OFFLOAD),
         "deepspeed_config.offload_param_device": shared.offload_device(_OFFLOAD),
-        "deepspeed_config.gradient_accumulation_steps": lambda value, document: NOTHING,
+        "deepspeed_config.gradient_accumulation_steps": costs_nothing,
         "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
         "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
         "use_cpu": lambda value, document: Meaning({"device": "cpu"}) if is_on(value) else NOTHING,
@@ -73,23 +74,9 @@ ACCELERATE = Framework(
             ),
             shared.parallel("the work", "tensor or context parallelism"),
         ),
-        **free(
-            """compute_environment debug downcast_bf16 machine_rank main_training_function
-            num_machines rdzv_backend same_network tpu_env tpu_use_cluster tpu_use_sudo gpu_ids
-            enable_cpu_affinity main_process_ip main_process_port commands command_file
-            tpu_name tpu_zone ipex_config mpirun_config"""
-        ),
+        **free("accelerate"),
     },
-    under=dict.fromkeys(
-        (
-            "fsdp_config.",
-            "deepspeed_config.",
-            "parallelism_config.",
-            "dynamo_config.",
-            "fp8_config.",
-        ),
-        lambda value, document: NOTHING,
-    ),
+    under=free("accelerate", "under"),
 )
 
 
@@ -116,31 +103,15 @@ DEEPSPEED = Framework(
         "train_micro_batch_size_per_gpu": _number("batch_size"),
         "gradient_accumulation_steps": _number("accumulation"),
         "bf16.enabled": _enabled,
-        "fp16.enabled": lambda value, document: NOTHING,
+        "fp16.enabled": costs_nothing,
         "tensor_parallel.autotp_size": lambda value, document: (
             not_modelled("tensor parallelism", "too high") if number(value) > 1 else NOTHING
         ),
         "compile.deepcompile": missing("DeepCompile", "either way"),
-        **free(
-            """train_batch_size gradient_clipping zero_allow_untested_optimizer
-            zero_force_ds_cpu_optimizer steps_per_print wall_clock_breakdown prescale_gradients"""
-        ),
+        **free("deepspeed"),
     },
     under={
-        **dict.fromkeys(
-            (
-                "zero_optimization.",
-                "fp16.",
-                "bf16.",
-                "optimizer.",
-                "scheduler.",
-                "amp.",
-                "tensor_parallel.",
-                "compile.",
-                "flops_profiler.",
-            ),
-            lambda value, document: NOTHING,
-        ),
+        **free("deepspeed", "under"),
         "activation_checkpointing.": missing("DeepSpeed's own checkpointing", "either way"),
     },
 )

@@ -9,6 +9,7 @@ from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    costs_nothing,
     dtype,
     free,
     is_off,
@@ -285,7 +286,7 @@ AXOLOTL = Framework(
         "do_causal_lm_eval": missing("generation while evaluating", "too low"),
         "do_bench_eval": missing("a benchmark while training", "too low"),
         "fsdp": shared.fsdp,
-        "fsdp_config": lambda value, document: NOTHING,
+        "fsdp_config": costs_nothing,
         "fsdp_config.sharding_strategy": shared.fsdp_strategy,
         "fsdp_config.fsdp_sharding_strategy": shared.fsdp_strategy,
         "fsdp_config.reshard_after_forward": shared.fsdp_strategy,
@@ -337,62 +338,8 @@ AXOLOTL = Framework(
         "peft_trainable_token_indices": missing("trained rows of the embedding", "too low"),
         "kd_trainer": missing("distillation's loss", "too low"),
         "use_mora": missing("MoRA, answered as LoRA", "either way"),
-        "eval_batch_size": lambda value, document: NOTHING,
-        **free(
-            """learning_rate lr_scheduler lr_scheduler_kwargs warmup_steps warmup_ratio
-            weight_decay max_grad_norm num_epochs max_steps seed tf32 adam_beta1 adam_beta2
-            adam_beta3 adam_epsilon adam_epsilon2 adam_eps embedding_lr embedding_lr_scale
-            lr_quadratic_warmup eta_min cosine_min_lr_ratio cosine_constant_lr_ratio
-            lr_div_factor lr_groups optim_args loraplus_lr_ratio loraplus_lr_embedding
-            neftune_noise_alpha noisy_embedding_alpha torchdistx_path strict output_dir
-            logging_steps save_steps saves_per_epoch save_strategy save_total_limit
-            save_first_step save_only_model save_safetensors eval_steps evals_per_epoch
-            eval_strategy evaluation_strategy eval_table_size eval_max_new_tokens
-            eval_sequence_len eval_sample_packing eval_causal_lm_metrics
-            early_stopping_patience load_best_model_at_end metric_for_best_model
-            greater_is_better loss_watchdog_threshold loss_watchdog_patience gc_steps
-            gc_collect_steps torch_empty_cache_steps resume_from_checkpoint
-            auto_resume_from_checkpoints local_rank dataset_prepared_path dataset_processes
-            dataset_num_proc dataset_shard_num dataset_shard_idx dataset_keep_in_memory
-            dataset_exact_deduplication shuffle_merged_datasets shuffle_before_merging_datasets
-            skip_prepare_dataset num_dataset_shards_to_save pretraining_dataset
-            push_dataset_to_hub hf_use_auth_token dataloader_pin_memory dataloader_num_workers
-            dataloader_prefetch_factor dataloader_drop_last remove_unused_columns ddp
-            ddp_timeout ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters
-            tokenizer_type tokenizer_config tokenizer_use_fast tokenizer_legacy
-            tokenizer_save_jinja_files tokenizer_use_mistral_common base_model_config
-            cls_model_config trust_remote_code base_model_ignore_patterns chat_template
-            chat_template_jinja chat_template_kwargs eot_tokens default_system_message tokens
-            train_on_inputs group_by_length curriculum_sampling pad_to_sequence_len
-            pad_to_multiple_of min_sample_len max_prompt_len excess_length_strategy
-            max_packed_sequence_len sample_packing_group_size sample_packing_bin_size
-            sample_packing_sequentially sample_packing_eff_est
-            sample_packing_seq_len_multiplier sample_packing_mp_start_method total_num_tokens
-            total_supervised_tokens multipack_real_batches pretrain_multipack_attn
-            pretrain_multipack_buffer_size streaming streaming_multipack_buffer_size
-            pretraining_sample_concatenation lora_model_dir lora_fan_in_fan_out lora_on_cpu
-            lora_alpha_pattern peft_layers_pattern
-            peft_ensure_weight_tying merge_lora qlora_sharded_model_loading gptq_groupsize
-            gptq_model_v1 gptq_disable_exllama gradient_checkpointing_kwargs.use_reentrant
-            fsdp_version fsdp_final_state_dict_type experimental_skip_move_to_device
-            low_cpu_mem_usage device device_map max_memory gpu_memory_limit hub_model_id
-            hub_strategy hub_revision use_tensorboard use_ray debug is_falcon_derived_model
-            is_llama_derived_model is_mistral_derived_model is_qwen_derived_model trainer_cls
-            fix_untrained_tokens embeddings_skip_upcast mean_resizing_embeddings reinit_weights
-            freeze_mm_modules include_tokens_per_second include_tkps profiler_steps
-            profiler_steps_start special_tokens router_aux_loss_coef nvfp4_merge_aware
-            dynamic_checkpoint shrink_embeddings plot_loss test_value full_finetune dpo_beta
-            rl_beta orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight
-            kto_undesirable_weight center_rewards_coefficient dpo_label_smoothing
-            relora_prune_ratio relora_prune_method relora_cpu_offload lisa_step_interval
-            lisa_layers_attribute eaft_alpha eaft_k spectrum_model_name generate_samples
-            flex_attn_compile_kwargs.dynamic flex_attn_compile_kwargs.mode
-            torch_compile_backend torch_compile_mode llama4_linearized_experts heads_k_stride
-            ring_attn_func image_size image_resize_algorithm freeze_vision_tower
-            tiled_mlp_num_shards tiled_mlp_use_original_mlp chunked_cross_entropy_num_chunks
-            datasets unfrozen use_wandb is_preprocess expert_parallel_num_nvl_bytes
-            expert_parallel_token_capacity fp8_enable_fsdp_float8_all_gather dataset"""
-        ),
+        "eval_batch_size": costs_nothing,
+        **free("axolotl"),
         **dict.fromkeys(
             [
                 "experts_implementation",
@@ -409,40 +356,7 @@ AXOLOTL = Framework(
         ),
     },
     under={
-        **dict.fromkeys(
-            (
-                "datasets.",
-                "special_tokens.",
-                "tokens.",
-                "wandb_",
-                "mlflow_",
-                "comet_",
-                "swanlab_",
-                "use_swanlab",
-                "trackio_",
-                "otel_",
-                "use_otel",
-                "jagged_",
-                "gradient_checkpointing_kwargs.",
-                "fsdp_config.",
-                "accelerator_config.",
-                "lr_scheduler_kwargs.",
-                "chat_template_kwargs.",
-                "model_quantization_config_kwargs.",
-                "bnb_config_kwargs.",
-                "lm_eval_",
-                "added_tokens_overrides",
-                "optim_args.",
-                "dynamic_checkpoint.",
-                "grokfast_",
-                "peft.loftq_config.",
-                "generation_",
-                "flex_attn_compile_kwargs.",
-                "device_map.",
-                "overrides_of_model_kwargs.",
-            ),
-            lambda value, document: NOTHING,
-        ),
+        **free("axolotl", "under"),
         "model_config.": missing("the model's config overruled", "either way"),
         "overrides_of_model_config.": missing("the model's config overruled", "either way"),
         "qat.": told_by("qat.weight_dtype"),

@@ -14,6 +14,7 @@ from lora_profiler.trainer_files.frameworks.training_arguments import (
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    costs_nothing,
     free,
     is_off,
     is_on,
@@ -181,7 +182,7 @@ LLAMAFACTORY = Framework(
         ),
         "per_device_train_batch_size": _batch,
         "cutoff_len": _cut_off,
-        "packing": lambda value, document: NOTHING,
+        "packing": costs_nothing,
         "neat_packing": missing("a mask that keeps packed sequences apart", "too low"),
         "flash_attn": shared.attention,
         "gradient_checkpointing": _gradient_checkpointing,
@@ -205,15 +206,15 @@ LLAMAFACTORY = Framework(
         "use_muon": missing("Muon, answered as adamw", "too high"),
         "mixture_of_depths": missing("a mixture of depths", "either way"),
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
-        "freeze_trainable_layers": lambda value, document: NOTHING,
-        "oft_rank": lambda value, document: NOTHING,
+        "freeze_trainable_layers": costs_nothing,
+        "oft_rank": costs_nothing,
         "image_max_pixels": missing("images: the vision side and its inputs", "too low"),
         "video_max_pixels": missing("images: the vision side and its inputs", "too low"),
         "ref_model": missing("a reference model", "too low"),
         "reward_model": missing("a reward model", "too low"),
         "ref_model_quantization_bit": missing("a reference model", "too low"),
         "shift_attn": missing("shifted sparse attention", "too high"),
-        "rope_scaling": lambda value, document: NOTHING,
+        "rope_scaling": costs_nothing,
         "resize_vocab": missing("a vocabulary made larger", "too low"),
         "new_special_tokens": missing("a vocabulary made larger", "too low"),
         "use_kt": missing("KTransformers' experts on the CPU", "too high"),
@@ -233,49 +234,11 @@ LLAMAFACTORY = Framework(
         "use_asft_loss": missing("ASFT's reference pass", "too low"),
         "use_dft_loss": missing("DFT's loss", "either way"),
         "use_eaft_loss": missing("EAFT's loss", "too low"),
-        "compute_accuracy": lambda value, document: NOTHING,
+        "compute_accuracy": costs_nothing,
         "use_mca": missing("Megatron's training", "either way"),
         "use_megatron_bridge": missing("Megatron's training", "either way"),
-        "train_from_scratch": lambda value, document: NOTHING,
-        **free(
-            """do_train dataset dataset_dir media_dir template train_on_prompt mask_history
-            streaming buffer_size mix_strategy interleave_probs overwrite_cache
-            preprocessing_batch_size preprocessing_num_workers max_samples eval_num_beams
-            ignore_pad_token_for_loss eval_on_each_dataset tool_format default_system
-            enable_thinking preserve_thinking tokenized_path data_shared_file_system plot_loss
-            include_effective_tokens_per_second trust_remote_code adapter_name_or_path
-            adapter_folder cache_dir use_fast_tokenizer split_special_tokens add_tokens
-            add_special_tokens init_special_tokens low_cpu_mem_usage moe_aux_loss_coef
-            use_reentrant_gc infer_backend offload_folder use_kv_cache infer_dtype hf_hub_token
-            ms_hub_token om_hub_token print_param_status compute_dtype quantization_device_map
-            loraplus_lr_ratio loraplus_lr_embedding pissa_iter pissa_convert create_new_adapter
-            freeze_trainable_modules freeze_extra_modules module_dropout oft_block_size
-            oft_target pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing
-            kto_chosen_weight kto_rejected_weight simpo_gamma ld_alpha ppo_epochs
-            ppo_buffer_size ppo_target galore_rank galore_target galore_update_interval
-            galore_scale galore_proj_type galore_layerwise apollo_target apollo_rank
-            apollo_update_interval apollo_scale apollo_proj apollo_proj_type apollo_scale_type
-            apollo_layerwise apollo_scale_front badam_mode badam_start_block badam_switch_mode
-            badam_switch_interval badam_update_ratio badam_mask_mode badam_verbose asft_alpha
-            eaft_alpha freeze_vision_tower freeze_multi_modal_projector freeze_language_model
-            disable_shuffling early_stopping_steps image_min_pixels image_do_pan_and_scan
-            crop_to_patches video_min_pixels video_fps video_maxlen use_audio_in_video
-            audio_sampling_rate ray_init_kwargs master_addr master_port ray_run_name
-            ray_storage_path placement_strategy resources_per_worker
-            fsdp_transformer_layer_cls_to_wrap fp8_backend fp8_enable_fsdp_float8_all_gather
-            bias_activation_fusion apply_rope_fusion overlap_param_gather overlap_grad_reduce
-            moe_grouped_gemm moe_token_dispatcher_type mixed_precision use_packed_sequences
-            export_hf_on_finish kt_cpu_activation kt_weight_path kt_non_expert_weight_path
-            predict_with_generate generation_max_length generation_num_beams do_sample
-            temperature top_p top_k max_new_tokens length_penalty num_beams skip_special_tokens
-            enable_torch_profiler dataset_shuffle export_dir"""
-        ),
+        "train_from_scratch": costs_nothing,
+        **free("llamafactory"),
     },
-    under={
-        **TRAINING_ARGUMENTS_UNDER,
-        **dict.fromkeys(
-            ("kt_config.", "swanlab_", "use_swanlab", "export_", "vllm_", "sglang_", "profiler_"),
-            lambda value, document: NOTHING,
-        ),
-    },
+    under={**TRAINING_ARGUMENTS_UNDER, **free("llamafactory", "under")},
 )

@@ -10,6 +10,7 @@ from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    costs_nothing,
     dtype,
     free,
     is_off,
@@ -229,9 +230,9 @@ TORCHTUNE = Framework(
         "model.lora_alpha": sets("alpha", number),
         "model.lora_dropout": sets("dropout", number),
         "model.lora_attn_modules": _targets,
-        "model.apply_lora_to_mlp": lambda value, document: NOTHING,
-        "model.apply_lora_to_output": lambda value, document: NOTHING,
-        "model.quantize_base": lambda value, document: NOTHING,
+        "model.apply_lora_to_mlp": costs_nothing,
+        "model.apply_lora_to_output": costs_nothing,
+        "model.quantize_base": costs_nothing,
         "model.use_dora": sets("use_dora", switch),
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
@@ -242,7 +243,7 @@ TORCHTUNE = Framework(
         "tokenizer.max_seq_len": _length,
         "dataset.packed": _packed,
         "optimizer._component_": _optimizer,
-        "optimizer.fused": lambda value, document: NOTHING,
+        "optimizer.fused": costs_nothing,
         "optimizer_in_bwd": missing("an optimizer that steps in backward", "too high"),
         "loss._component_": _loss,
         "dtype": _dtype,
@@ -260,35 +261,10 @@ TORCHTUNE = Framework(
         "tensor_parallel_dim": shared.parallel("each layer", "tensor parallelism"),
         "context_parallel_dim": shared.parallel("the sequence", "context parallelism"),
         "device": lambda value, document: Meaning({"device": "cpu"}) if value == "cpu" else NOTHING,
-        **free(
-            """output_dir seed shuffle epochs max_steps_per_epoch clip_grad_norm log_every_n_steps
-            log_peak_memory_stats log_level resume_from_checkpoint save_adapter_weights_only
-            low_cpu_ram batch_size_val collate_fn name base_model_path
-            memory_efficient_fsdp_wrap optimizer.lr optimizer.weight_decay optimizer.betas
-            optimizer.eps custom_sharded_layers data_parallel_shard_dim
-            data_parallel_replicate_dim save_every_n_epochs num_output_chunks
-            enable_async_checkpointing"""
-        ),
+        **free("torchtune"),
     },
     under={
-        **dict.fromkeys(
-            (
-                "tokenizer.",
-                "checkpointer.",
-                "dataset.",
-                "dataset_val.",
-                "datasets",
-                "metric_logger.",
-                "profiler.",
-                "lr_scheduler.",
-                "optimizer.",
-                "dataloader.",
-                "early_exit",
-                "tensor_parallel_plan.",
-                "loss.",
-            ),
-            lambda value, document: NOTHING,
-        ),
+        **free("torchtune", "under"),
         "quantizer.": told_by("quantizer._component_"),
         **dict.fromkeys(("teacher_", "kd_"), told_by("kd_loss._component_")),
         **dict.fromkeys(

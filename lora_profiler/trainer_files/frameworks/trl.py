@@ -14,6 +14,7 @@ from lora_profiler.trainer_files.frameworks.training_arguments import (
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    costs_nothing,
     dtype,
     free,
     is_off,
@@ -182,7 +183,7 @@ TRL = Framework(
         **TRAINING_ARGUMENTS,
         "model_name_or_path": sets("model", text),
         "model_revision": sets("revision", text),
-        TASK: lambda value, document: NOTHING,
+        TASK: costs_nothing,
         "dtype": sets("dtype", dtype),
         "torch_dtype": sets("dtype", dtype),
         "attn_implementation": shared.attention,
@@ -192,7 +193,7 @@ TRL = Framework(
         "load_in_8bit": shared.eight_bit("use_peft"),
         "bnb_4bit_quant_type": _quant_type,
         "use_bnb_nested_quant": sets("double_quant", switch),
-        "bnb_4bit_quant_storage": lambda value, document: NOTHING,
+        "bnb_4bit_quant_storage": costs_nothing,
         "lora_r": sets("rank", size),
         "lora_alpha": sets("alpha", number),
         "lora_dropout": sets("dropout", number),
@@ -213,49 +214,7 @@ TRL = Framework(
         "cast_lm_head_to_fp32": missing("a head in float32", "too low"),
         "sync_ref_model": missing("a reference model that follows", "too low"),
         "use_unsloth": missing("Unsloth's kernels", "too high"),
-        **free(
-            """trust_remote_code lora_task_type dataset_name dataset_config dataset_train_split
-            dataset_test_split dataset_streaming dataset_text_field dataset_kwargs
-            dataset_num_proc dataset_batch_size dataset_splits dataset_configs dataset_mixer
-            text_column preprocessing_num_workers ignore_bias_buffers model_init_kwargs
-            router_aux_loss_coef chat_template chat_template_path eos_token pad_token
-            shuffle_dataset packing_strategy pad_to_multiple_of eval_packing
-            completion_only_loss assistant_only_loss truncation_mode max_prompt_length
-            max_completion_length disable_dropout precompute_ref_log_probs
-            precompute_ref_batch_size loss_weights ld_alpha f_divergence_type
-            f_alpha_divergence_coef label_smoothing beta use_weighting discopop_tau
-            reference_free ref_model_mixup_alpha ref_model_sync_steps desirable_weight
-            undesirable_weight num_generations generation_batch_size steps_per_generation
-            temperature top_p top_k min_p generation_kwargs chat_template_kwargs
-            repetition_penalty cache_implementation num_iterations epsilon delta epsilon_high
-            reward_weights reward_funcs scale_rewards mask_truncated_completions
-            log_completions num_completions_to_print log_unique_prompts
-            importance_sampling_level top_entropy_quantile ds3_gather_for_generation use_vllm
-            vllm_mode vllm_server_host vllm_server_port vllm_server_base_url
-            vllm_server_timeout vllm_tensor_parallel_size system_prompt benchmarks callbacks
-            center_rewards_coefficient dataset_prompt_column hub_model_revision
-            overwrite_hub_revision push_to_hub_revision wandb_project wandb_entity
-            wandb_run_group dataset_config_name gradient_accumulation streaming max_samples
-            model_type orpo_alpha cpo_alpha simpo_gamma num_generations_eval
-            max_num_worker_reward_model reward_model_path judge dataset dataset_id dataset_path
-            tools instruct_template dataset_shuffle eval_num_samples log_multimodal"""
-        ),
+        **free("trl"),
     },
-    under={
-        **TRAINING_ARGUMENTS_UNDER,
-        **dict.fromkeys(
-            (
-                "dataset_mixture.",
-                "dataset_mixer.",
-                "dataset_kwargs.",
-                "model_init_kwargs.",
-                "chat_template_kwargs.",
-                "generation_kwargs.",
-                "dataset_",
-                "vllm_",
-                "env_",
-            ),
-            lambda value, document: NOTHING,
-        ),
-    },
+    under={**TRAINING_ARGUMENTS_UNDER, **free("trl", "under")},
 )

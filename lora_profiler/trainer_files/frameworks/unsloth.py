@@ -10,6 +10,7 @@ from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    costs_nothing,
     dtype,
     free,
     is_on,
@@ -78,9 +79,9 @@ UNSLOTH = Framework(
         ),
         "load_in_4bit": shared.four_bit("r"),
         "load_in_8bit": shared.eight_bit("r"),
-        "load_in_16bit": lambda value, document: NOTHING,
+        "load_in_16bit": costs_nothing,
         "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
-        "full_finetuning": lambda value, document: NOTHING,
+        "full_finetuning": costs_nothing,
         "r": sets("rank", size),
         "target_modules": sets("targets", targets),
         "lora_alpha": sets("alpha", number),
@@ -97,24 +98,12 @@ UNSLOTH = Framework(
         "num_labels": missing("a classifier's head", "too high"),
         "fast_inference": missing("vLLM's share of the card", "too low"),
         "gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
-        "float8_kv_cache": lambda value, document: NOTHING,
-        "max_lora_rank": lambda value, document: NOTHING,
+        "float8_kv_cache": costs_nothing,
+        "max_lora_rank": costs_nothing,
         "qat_scheme": missing("quantisation-aware training", "too low"),
         "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
         "offload_embedding": missing("the embedding on the host", "too high"),
-        **free(
-            """id2label label2id audio_codec_path step token load_in_16bit random_state bias
-            loftq_config finetune_language_layers finetune_attention_modules
-            finetune_mlp_modules attn_implementation_ auto_model whisper_language whisper_task
-            model tokenizer processing_class train_dataset eval_dataset args data_collator
-            formatting_func reward_funcs dataset_text_field callbacks compute_metrics
-            task_type unsloth_force_compile max_prompt_length
-            trust_remote_code embedding_learning_rate use_exact_model_name peft_config
-            adapter_name fix_tokenizer device_map revision local_files_only ref_model
-            padding_side truncation_side correct_bias return_logits ensure_weight_tying
-            pooling_mode normalize_embeddings loss scaling batch_sampler fp16_full_eval_
-            unsloth_vllm_standby"""
-        ),
+        **free("unsloth"),
     },
     under=TRL.under,
 )

@@ -1,0 +1,168 @@
+"""The page of `rehearsed_rules`: predictions less rehearsals, all together, by group, the worst."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from benchmarks.rehearsed_configurations import configurations
+from lora_profiler.analytic.families import FAMILIES
+from lora_profiler.catalog import find_model
+from lora_profiler.records.serialize import setup_from_dict
+
+MIB = 1 << 20
+
+
+def page(
+    rows: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    of_traces: Sequence[Mapping[str, Any]],
+) -> str:
+    """`results` of answers, and those of traces."""
+    refused = sum("refused" in row for row in rows)
+    failed = [row for row in rows if "failed" in row]
+    count = sum(1 for _ in configurations())
+    lines = [
+        "# Predicted and rehearsed",
+        "",
+        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {count} seeded configurations so "
+        "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
+        "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
+        "added to the prediction. "
+        f"{refused} are refused before they run, {len(failed)} did not run.",
+        "",
+        *_nearness(results),
+        "",
+        *_HEADER,
+        _summary("all", results),
+    ]
+    groups = {
+        "answers": lambda r: f"{r['engine']}, {r['exactness']}",
+        "card": lambda r: r["card"],
+        "method": _method,
+        "attention": lambda r: r["setup"]["attention"] + " " + (", ".join(r["attention"]) or "-"),
+        "model type": lambda r: find_model(r["model"], offline=True).model_type,
+    }
+    for name, group in groups.items():
+        for value in sorted({group(result) for result in results}):
+            of_value = [result for result in results if group(result) == value]
+            lines.append(_summary(f"{name}: {value}", of_value))
+    lines += ["", "The worst by requested bytes:", "", *_worst(results, "requested_bytes")]
+    lines += _of_traces(of_traces)
+    lines += ["", "What did not run:", ""] if failed else []
+    lines += [
+        f"- {row['model']} on {row['card']}, {options_words(row)}: {row['failed']}"
+        for row in failed
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_HEADER = (
+    "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
+    "reserved equal | mean | worst |",
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+)
+
+
+def _worst(results: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
+    """A table of at most 25 that are not equal."""
+    lines = ["| model | card | options | predicted less rehearsed | share | answer |"]
+    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
+    unequal = [result for result in results if result["errors"][counter]]
+    for result in sorted(unequal, key=lambda r: -abs(_share(r, counter)))[:25]:
+        lines.append(
+            f"| {result['model']} | {result['card']} | {options_words(result)} | "
+            f"{result['errors'][counter]:,} | {_share(result, counter):+.4%} | "
+            f"{result['engine']}, {result['exactness']} |"
+        )
+    return lines
+
+
+def _of_traces(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not results:
+        return []
+    beyond = [result["bytes_beyond"] for result in results]
+    shares = [result["bytes_beyond"] / result["peak_bytes"] for result in results]
+    kinds = {
+        "model types without rules": lambda r: (
+            find_model(r["model"], offline=True).model_type not in FAMILIES
+        ),
+        "expandable segments": lambda r: r.get("expandable"),
+        "plain segments": lambda r: not r.get("expandable"),
+    }
+    return [
+        "",
+        "## Traces and the simulated allocator",
+        "",
+        "`--trace`: the same configurations, each traced at exactly its size, and the trace "
+        "replayed through the simulated allocator with BLAS workspaces.",
+        "",
+        *_HEADER,
+        _summary("all", results),
+        *(
+            _summary(name, of_kind)
+            for name, holds in kinds.items()
+            if (of_kind := [result for result in results if holds(result)])
+        ),
+        "",
+        "The least that the allocator completes two steps with, simulated, is above peak and "
+        f"workspaces by {mean(shares):.1%} on average, by at most {max(shares):.1%}; in bytes by"
+        f" at most {max(beyond) / MIB:,.0f} MiB.",
+        "",
+        "The worst by requested bytes:",
+        "",
+        *_worst(results, "requested_bytes"),
+        "",
+        "The worst by reserved bytes:",
+        "",
+        *_worst(results, "reserved_bytes"),
+    ]
+
+
+def _nearness(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for exactness in ("exact", "estimate"):
+        of_kind = [result for result in results if result["exactness"] == exactness]
+        errors = [abs(result["errors"]["requested_bytes"]) for result in of_kind]
+        near = sum(abs(_share(result, "requested_bytes")) <= 0.001 for result in of_kind)
+        lines.append(
+            f"- Answers that say {exactness}: {len(of_kind)}. Requested bytes are equal in "
+            f"{errors.count(0)}, within 4 KiB in {sum(error <= 4096 for error in errors)}, within "
+            f"0.1 % in {near}."
+        )
+    return lines
+
+
+def _share(result: Mapping[str, Any], counter: str) -> float:
+    return float(result["errors"].get(counter, 0) / result["rehearsed"][counter])
+
+
+def _summary(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    cells = [name, str(len(results))]
+    for counter in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
+        counted = [result for result in results if counter in result["errors"]]
+        if not counted:
+            cells += ["-", "-", "-"]
+            continue
+        shares = [abs(_share(result, counter)) for result in counted]
+        equal = sum(result["errors"][counter] == 0 for result in counted)
+        cells += [f"{equal} of {len(counted)}", f"{mean(shares):.3%}", f"{max(shares):.3%}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _method(row: Mapping[str, Any]) -> str:
+    setup = setup_from_dict(row["setup"])
+    return "full" if setup.lora is None else "QLoRA" if setup.quantization else "LoRA"
+
+
+def options_words(row: Mapping[str, Any]) -> str:
+    setup = setup_from_dict(row["setup"])
+    words = [_method(row), f"{setup.batch_size} x {setup.seq_len}", setup.dtype, setup.attention]
+    words += ["amp"] if setup.precision == "amp" else []
+    words += ["checkpointing"] if setup.checkpointing else []
+    words += [f"accumulation {setup.accumulation}"] if setup.accumulation > 1 else []
+    words += [setup.optimizer_impl] if setup.optimizer_impl != "foreach" else []
+    if setup.lora is not None and setup.lora.lora_dropout:
+        words.append("dropout")
+    if setup.quantization is not None:
+        words.append(setup.quantization.recipe)
+    return ", ".join(words)

@@ -1,0 +1,150 @@
+"""Methods side by side: parameters, bytes that stay, activations, moments, the peak and FLOPs."""
+
+from collections.abc import Callable, Sequence
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment
+from lora_profiler.report import labels
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.labels import method_label
+from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
+
+UNKNOWN = "?"
+
+
+def comparison_table(answers: Sequence[Answer]) -> Table:
+    """Parameters, persistent bytes, activations, moments, peak and FLOPs, one column a method.
+
+    With full fine-tuning first and one other method, a last column gives the other as a share of
+    full.
+    """
+    predictions = [a.prediction for a in answers]
+    names = [method_label(p) for p in predictions]
+    ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
+    columns = (
+        ("", *names, f"{labels.METHOD_LABELS[predictions[1].workload.setup.method]} / full")
+        if ratio
+        else ("", *names)
+    )
+    builder = _Rows(ratio)
+
+    builder.section("parameters")
+    parameters = [p.parameters for p in predictions]
+    builder.numbers("model", [p.base for p in parameters], count_text, share=False)
+    if any(p.adapter for p in parameters):
+        builder.numbers("adapters", [p.adapter for p in parameters], count_text)
+    builder.numbers("trained", [p.trainable for p in parameters], count_text, kind="total")
+    builder.texts(
+        "fewer trained than in full",
+        [percent_text(p.reduction_vs_full) if p.trainable < p.base else "" for p in parameters],
+    )
+
+    totals = [sum(p.persistent_bytes.values()) for p in predictions]
+    builder.section("persistent", totals)
+    for key, label in labels.PERSISTENT_LABELS.items():
+        parts = [p.persistent_bytes.get(key, 0) for p in predictions]
+        if any(parts):
+            builder.sizes(label, parts)
+    builder.sizes("sum", totals, kind="total")
+
+    saved = [p.saved_activation_bytes for p in predictions]
+    if any(s is not None for s in saved):
+        builder.section("saved for backward", [s or 0 for s in saved])
+        builder.sizes("activations and loss", saved)
+
+    steady = [{m.moment: m for m in p.moments if m.step == "steady"} for p in predictions]
+    peaks = [p.peak for p in predictions]
+    builder.section("memory at each moment", [p.total_bytes for p in peaks])
+    for moment in MOMENTS:
+        if any(moment in s for s in steady):
+            at = [s.get(moment) for s in steady]
+            builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
+    known = all(p.saved_activation_bytes is not None for p in predictions)
+    builder.sizes(
+        "peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak"
+    )
+
+    builder.section("what the peak is made of", [p.total_bytes for p in peaks])
+    for category in CATEGORIES:
+        held = [p.bytes.get(category, 0) for p in peaks]
+        if any(
+            held
+        ):  # the methods' peaks may be different moments: a share of one part would say nothing
+            builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
+    builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
+
+    flops = [p.flops for p in predictions]
+    if any(f is not None for f in flops):
+        builder.section("compute per micro-batch")
+        builder.numbers("forward", [f.forward if f else None for f in flops], flops_text)
+        builder.numbers("backward", [f.backward if f else None for f in flops], flops_text)
+        if any(f and f.recompute for f in flops):
+            builder.numbers("recompute", [f.recompute if f else None for f in flops], flops_text)
+        builder.numbers("sum", [f.total if f else None for f in flops], flops_text, kind="total")
+        builder.numbers("per token", [f.per_token if f else None for f in flops], flops_text)
+    return Table(columns=columns, rows=tuple(builder.rows))
+
+
+class _Rows:
+    """Collects rows of one comparison; a section of bytes writes all its values in the unit of its
+    largest."""
+
+    def __init__(self, ratio: bool) -> None:
+        self.rows: list[Row] = []
+        self.ratio = ratio
+        self.size = 1
+
+    def section(self, title: str, sizes: Sequence[int] = ()) -> None:
+        if sizes:
+            unit, self.size = byte_unit(max(sizes))
+            title = f"{title}, {unit}"
+        self.rows.append(Row(cells=(title,), kind="section"))
+
+    def texts(self, label: str, texts: Sequence[str], share: str = "", kind: str = "plain") -> None:
+        if any(texts):
+            cells = (label, *texts, share) if self.ratio else (label, *texts)
+            self.rows.append(Row(cells=cells, kind=kind, indent=1))  # type: ignore[arg-type]
+
+    def numbers(
+        self,
+        label: str,
+        values: Sequence[int | None],
+        text: Callable[[int], str],
+        kind: str = "plain",
+        *,
+        share: bool = True,
+    ) -> None:
+        self.texts(
+            label,
+            [UNKNOWN if v is None else text(v) for v in values],
+            self._share(values) if share else "",
+            kind,
+        )
+
+    def sizes(
+        self, label: str, values: Sequence[int | None], kind: str = "plain", *, share: bool = True
+    ) -> None:
+        self.numbers(label, values, lambda v: in_unit(v, self.size), kind, share=share)
+
+    def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
+        totals = [m.total_bytes if m else None for m in at]
+        texts = [
+            (
+                UNKNOWN
+                if m is None
+                else ("* " if m.moment == peak.moment else "") + in_unit(m.total_bytes, self.size)
+            )
+            for m, peak in zip(at, peaks, strict=True)
+        ]
+        self.texts(label, texts, self._share(totals))
+
+    def _share(self, values: Sequence[int | None]) -> str:
+        if (
+            not self.ratio
+            or values[0] is None
+            or values[1] is None
+            or values[0] == 0
+            or values[0] == values[1]
+        ):
+            return ""
+        return percent_text(values[1] / values[0])

@@ -1,0 +1,301 @@
+"""The formulas behind the memory of a prediction, with the numbers put in: what stays, what is kept
+for backward, the logits, what is there for other ranks, and the allocator."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from lora_profiler.model_spec import Stack
+from lora_profiler.planning.answers import Answer
+from lora_profiler.prediction import LayerCost, MomentName, Prediction
+from lora_profiler.units import bytes_text, count_text
+from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
+
+_OPTIMIZERS = {
+    "adamw": "AdamW keeps two states per trained weight, each in that weight's dtype",
+    "adamw_8bit": (
+        "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
+        " stay 32-bit"
+    ),
+    "paged_adamw_8bit": (
+        "paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a tensor has"
+        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
+    ),
+    "paged_adamw_32bit": (
+        "paged AdamW keeps two float32 states per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    "adamw_torch_8bit": (
+        "torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights and two"
+        " code books a tensor; tensors below 4,096 weights keep whole states"
+    ),
+    "adamw_torch_4bit": (
+        "torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights and two"
+        " code books a tensor; tensors below 4,096 weights keep whole states"
+    ),
+    "lion": "Lion keeps one float32 state per trained weight",
+    "lion_8bit": (
+        "8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights stay"
+        " 32-bit"
+    ),
+    "paged_lion_8bit": (
+        "paged 8-bit Lion keeps one byte per trained weight in unified memory where a tensor has"
+        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
+    ),
+    "paged_lion_32bit": (
+        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    "muon": "Muon keeps one state per trained weight, in that weight's dtype",
+    "sgd": "SGD without momentum keeps nothing",
+    "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
+}
+Line = tuple[str, str, str]
+"""(what, its value, the formula)."""
+_ALL_LOGITS = {
+    "torchtune": "log-probabilities of all labels' tokens in float32, and the logits of an eighth",
+    "torchtune-chunked": "all logits or their gradient, and log-probabilities in float32",
+    "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
+    "triton": "all logits or their gradient, and in float32",
+}
+"""What lives in the loss whose path has something for each logit."""
+_IN_CHUNKS: dict[MomentName, str] = {
+    "end_of_forward": (
+        "every saved activation, the logits of some tokens with their float32 copy, and gradients"
+        " made so far"
+    ),
+    "loss_backward": (
+        "every saved activation, and the gradients of the last hidden state and of the head"
+    ),
+}
+"""What is alive where the head multiplies some tokens at a time."""
+
+
+def persistent_lines(prediction: Prediction) -> Iterator[Line]:
+    setup, parameters, held = (
+        prediction.workload.setup,
+        prediction.parameters,
+        prediction.persistent_bytes,
+    )
+    weights = held.get("parameters", 0)
+    if setup.quantization is None:
+        yield (
+            "weights",
+            bytes_text(weights),
+            _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights")),
+        )
+    else:
+        is_int8 = setup.quantization.quant_type == "int8"
+        yield (
+            "weights",
+            bytes_text(weights),
+            f"{'a byte a weight' if is_int8 else 'two 4-bit weights a byte'} in each linear layer;"
+            " everything else in its own dtype",
+        )
+        per_output, plain, nested = (
+            "4 B an output, in each 8-bit layer",
+            "4 B per 64 weights, and 64 B, in each 4-bit layer",
+            "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer",
+        )
+        yield (
+            "constants",
+            bytes_text(held.get("quantization_state", 0)),
+            per_output if is_int8 else nested if setup.quantization.is_nested else plain,
+        )
+    trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
+    if held.get("adapters"):
+        yield (
+            "adapters",
+            bytes_text(held["adapters"]),
+            _product(
+                held["adapters"],
+                parameters.adapter,
+                "adapter weights",
+                trained,
+                _cut(setup, "weights"),
+            ),
+        )
+    gradients = held.get("gradients", 0)
+    yield (
+        "gradients",
+        bytes_text(gradients),
+        _product(
+            gradients, parameters.trainable, "trained weights", trained, _cut(setup, "gradients")
+        ),
+    )
+    yield (
+        "optimizer",
+        bytes_text(held.get("optimizer_states", 0)),
+        _optimizer_formula(prediction, trained),
+    )
+
+
+_CUT: dict[str, tuple[Sharding, ...]] = {
+    "weights": (*FULLY_SHARDED, "tp"),
+    "gradients": ("zero2", *FULLY_SHARDED, "tp"),
+    "states": ("zero1", "zero2", *FULLY_SHARDED, "tp"),
+}
+_CUT_WORDS: dict[Sharding, str] = {
+    "zero1": "dealt out over {} ranks, each parameter whole to one",
+    "zero2": "dealt out over {} ranks",
+    "fsdp": "of each tensor the first of {} chunks",
+    "fsdp-no-reshard": "of each tensor the first of {} chunks",
+    "tp": "the linear layers' cut over {} ranks",
+}
+
+
+def _cut(setup: TrainSetup, what: str) -> str:
+    """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
+    return (
+        _CUT_WORDS[setup.sharding].format(setup.world_size) if setup.sharding in _CUT[what] else ""
+    )
+
+
+def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
+    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
+    share it."""
+    size = DTYPE_BYTES[dtype]
+    text = f"{count_text(count)} {what} x {size} B ({dtype})"
+    if cut:
+        return f"{text}, {cut}"
+    rest = total - count * size
+    return (
+        text
+        if rest == 0
+        else f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
+    )
+
+
+def _optimizer_formula(prediction: Prediction, trained: str) -> str:
+    optimizer, states = (
+        prediction.workload.setup.optimizer,
+        prediction.persistent_bytes.get("optimizer_states", 0),
+    )
+    if optimizer != "adamw":
+        return _OPTIMIZERS[optimizer]
+    product = 2 * prediction.parameters.trainable * DTYPE_BYTES[trained]
+    cut = _cut(prediction.workload.setup, "states")
+    rest = f" + {count_text(states - product)} B of step counters" if states > product else ""
+    weights = (
+        f"{count_text(prediction.parameters.trainable)} trained weights x {DTYPE_BYTES[trained]} B"
+    )
+    return f"2 x {weights} ({_OPTIMIZERS[optimizer]}){f', {cut}' if cut else rest}"
+
+
+def saved_lines(prediction: Prediction) -> Iterator[Line]:
+    """What each layer of the stack keeps, a line for each distinct sum, then what is kept outside
+    the layers."""
+    saved = prediction.saved_activation_bytes
+    if saved is None:
+        return
+    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.seq_len
+    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, Stack)]
+    by_layer: Counter[tuple[str, int]] = Counter()
+    for cost in prediction.layers:
+        if place := _layer_of(cost, stacks):
+            by_layer[place] += cost.saved_activation_bytes
+    sums: dict[tuple[str, int], list[int]] = {}
+    for (stack, index), size in by_layer.items():
+        if size:
+            sums.setdefault((stack, size), []).append(index)
+    for (stack, size), indices in sums.items():
+        each = f"{count_text(size)} B"
+        per_token = (
+            f", {count_text(size // tokens)} B a token" if size % tokens < min(tokens, 4096) else ""
+        )
+        which = f"layer {indices[0]}" if len(indices) == 1 else f"{len(indices)} layers"
+        yield (
+            which,
+            bytes_text(size * len(indices)),
+            f"{len(indices)} x {each} in {stack}{per_token}",
+        )
+    outside = saved - sum(by_layer.values())
+    kept = {
+        "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
+        "chunked": "the last hidden state; final norm, rotary tables, labels",
+        "fused": "the gradients that the loss has made; final norm, rotary tables",
+        "trl": "the last hidden state, labels, two numbers a token; final norm, rotary tables",
+        "cce": "the last hidden state, a number a token and a word; final norm, rotary tables",
+        "triton": "the logits in float32, 4 B x tokens x V; final norm, rotary tables",
+    }
+    yield "elsewhere", bytes_text(outside), kept.get(prediction.workload.setup.loss, kept["plain"])
+    yield (
+        "together",
+        f"{bytes_text(saved)}, {count_text(saved)} B",
+        "every tensor storage that autograd keeps, once; no parameters",
+    )
+
+
+def loss_definitions(setup: TrainSetup) -> dict[MomentName, str]:
+    """The moments of a loss path that has no number for each logit, in words of their own."""
+    return {} if setup.loss == "plain" or setup.loss in _ALL_LOGITS else _IN_CHUNKS
+
+
+def _layer_of(cost: LayerCost, stacks: list[str]) -> tuple[str, int] | None:
+    for stack in stacks:
+        if cost.name.startswith(f"{stack}."):
+            index = cost.name[len(stack) + 1 :].split(".", 1)[0]
+            return (stack, int(index)) if index.isdecimal() else None
+    return None
+
+
+def logits_formula(prediction: Prediction) -> str:
+    """The logits' part of the peak as bytes per logit, where the peak lies in the loss."""
+    size = prediction.peak.bytes.get("logits_and_loss", 0)
+    vocabulary = prediction.workload.model.config.get("vocab_size")
+    if not isinstance(vocabulary, int) or prediction.peak.moment not in (
+        "end_of_forward",
+        "loss_backward",
+    ):
+        return ""
+    setup = prediction.workload.setup
+    if setup.loss in _ALL_LOGITS:
+        return f"{bytes_text(size)}, {_ALL_LOGITS[setup.loss]}"
+    if setup.loss != "plain":
+        return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
+    each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
+    return (
+        f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)}"
+        f" logits + {count_text(rest)} B"
+    )
+
+
+_PART_WORDS: dict[str, str] = {
+    "root": "the root's gathered weights (embedding, last norm, head)",
+    "layers": "gathered weights of layers",
+    "buffer": "the buffer of the last layer's all-gather",
+    "buckets": "buckets of gradients",
+}
+
+
+def communication_formula(answer: Answer) -> str:
+    """What is alive at the peak for other ranks' sake, part by part, where the moment tells."""
+    parts = answer.shared_bytes.items()
+    return " + ".join(f"{bytes_text(size)} {_PART_WORDS[part]}" for part, size in parts)
+
+
+def allocator_lines(prediction: Prediction) -> Iterator[Line]:
+    """Nothing where the engine has no tape to replay. The context is left out: it differs by
+    card."""
+    memory = prediction.device_memory
+    if memory is None:
+        return
+    yield (
+        "allocated",
+        bytes_text(memory.allocated_bytes),
+        "whole blocks: requests rounded up to 512 B, and tails not split off",
+    )
+    yield (
+        "reserved",
+        bytes_text(memory.reserved_bytes),
+        "segments taken from the driver, holes included, where there is always room",
+    )
+    yield (
+        "reserved, expandable",
+        bytes_text(memory.expandable_reserved_bytes),
+        "the same with expandable_segments:True",
+    )
+    yield (
+        "at least",
+        bytes_text(memory.smallest_bytes),
+        "the least with which all steps end, after giving segments back",
+    )

@@ -1,0 +1,93 @@
+"""How a model is trained, in a line each: the model, its batch and weights, attention, adapters."""
+
+from collections.abc import Sequence
+
+from lora_profiler.prediction import Prediction
+from lora_profiler.report import labels
+from lora_profiler.units import count_text, short_count_text
+from lora_profiler.workload import STORED_OPTIONS, LoraConfig, TrainSetup, Workload, setup_dict
+
+
+def title_words(prediction: Prediction) -> str:
+    model = prediction.workload.model
+    return (
+        f"{model.id}: {model.model_type}, {model.num_layers} layers,"
+        f" {short_count_text(model.num_parameters)} parameters"
+    )
+
+
+def platform_words(workload: Workload) -> str:
+    """' (sm_90, torch 2.13)': whose kernels they are, on CUDA."""
+    if workload.setup.device != "cuda":
+        return ""
+    platform = workload.platform
+    return f" ({platform.capability_text or 'sm_80 to sm_89'}, torch {platform.torch_text})"
+
+
+def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
+    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
+    methods, where they differ."""
+    micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
+    autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
+    packed = (
+        f" packed from sequences of {count_text(setup.packed)}"
+        if setup.packed and setup.is_packed
+        else ""
+    )
+    sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
+    optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
+    weights = f"{' / '.join(dtypes) or setup.dtype} weights{autocast}"
+    return ", ".join((sizes, weights, optimizer, *_heading_words(setup, TrainSetup)))
+
+
+def _heading_words(setup: TrainSetup, part: type) -> list[str]:
+    """What the options of `part` say where they are not the default."""
+    values = setup_dict(setup)
+    words = []
+    for option in STORED_OPTIONS:
+        value = values[option.name]
+        if option.owner is part and option.declared.heading and value not in (option.default, []):
+            shown = (
+                ", ".join(map(str, value))
+                if isinstance(value, list)
+                else f"{value:g}"
+                if isinstance(value, float)
+                else value
+            )
+            words.append(option.declared.heading.format(shown, **values))
+    return words
+
+
+def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
+    """'no checkpointing, flash attention'."""
+    return (
+        f"{'with checkpointing' if setup.checkpointing else 'no checkpointing'},"
+        f" {' / '.join(kernels)} attention"
+    )
+
+
+def adapter_line(setup: TrainSetup) -> str:
+    """'LoRA: rank 16, alpha 32, targets all-linear, float32 adapters', and what else is not the
+    default."""
+    lora, quantization = setup.lora, setup.quantization
+    assert lora is not None
+    targets = lora.target_modules
+    text = (
+        "PEFT's default"
+        if targets is None
+        else targets
+        if isinstance(targets, str)
+        else ", ".join(targets)
+    )
+    line = (
+        f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
+    )
+    line += f", {lora.adapter_dtype} adapters"
+    line = ", ".join((line, *_heading_words(setup, LoraConfig)))
+    if quantization:
+        line += (
+            f", {'LLM.int8' if quantization.quant_type == 'int8' else 'NF4'} base"
+            f"{' with double quantisation' if quantization.is_nested else ''},"
+            f" {quantization.recipe} recipe"
+        )
+    return line

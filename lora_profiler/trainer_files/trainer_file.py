@@ -1,0 +1,188 @@
+"""A trainer's file as the question that it is: its options, what it leaves open, what it says that
+nothing models, and how it goes with a model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.stacks.find import find_stack
+from lora_profiler.stacks.stack import Gap, Stack
+from lora_profiler.support.losses import check_loss
+from lora_profiler.support.model_types import type_of
+from lora_profiler.trainer_files.document import TrainerFileError
+from lora_profiler.trainer_files.meaning import Direction
+from lora_profiler.workload import (
+    OPTIONS,
+    LoraConfig,
+    Loss,
+    Method,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
+
+State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
+_ASKED = {
+    "seq_len": "the length is the data's; add --seq-len TOKENS",
+    "world_size": "it shares the model over ranks without saying how many; add --world-size N",
+}
+_DIRECTIONS: Mapping[Direction, str] = {
+    "too low": "too low",
+    "too high": "too high",
+    "either way": "too low or too high",
+}
+_OF_ADAPTERS = frozenset(o.name for o in OPTIONS if o.owner is LoraConfig)
+_OF_A_4_BIT_BASE = frozenset(o.name for o in OPTIONS if o.owner is Quantization)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyReading:
+    """One key as understood. `line` is 0 for what holds without a key; `direction` is that in which
+    the answer is wrong for what is not modelled."""
+
+    file: str
+    line: int
+    key: str
+    value: Any
+    state: State
+    options: Mapping[str, Any]
+    missing: str = ""
+    direction: Direction | None = None
+    asks: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerFile:
+    """A file as a question. `options` are those of a setup by name, as people write them, `methods`
+    among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
+    cannot tell. `has_one_row`: the trainer lays a packed batch into one row."""
+
+    name: str
+    framework: str
+    title: str
+    stack: str
+    model: str | None
+    revision: str | None
+    options: Mapping[str, Any]
+    has_one_row: bool
+    asks: tuple[str, ...]
+    keys: tuple[KeyReading, ...]
+
+    @property
+    def not_modelled(self) -> tuple[KeyReading, ...]:
+        return tuple(key for key in self.keys if key.missing or key.state == "unknown")
+
+    def named_model(self) -> tuple[str, str]:
+        """The model, and where it stands. Raises TrainerFileError where none does."""
+        if self.model is None:
+            raise TrainerFileError(f"{self.name} names no model of the hub; add --model ID.")
+        row = next(key for key in self.keys if "model" in key.options)
+        return self.model, f"{row.file}, line {row.line} ({row.key})" if row.line else row.key
+
+    def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its options where `given`, which overrule them, leave something open; those that no
+        method asked for would read are left out. Raises TrainerFileError for what neither tells."""
+        for name in self.asks:
+            if name not in given and name != "model":
+                raise TrainerFileError(f"{self._place(name)}: {_ASKED[name]}.")
+        methods = given.get("methods", self.options.get("methods", ()))
+        own = {
+            name: v
+            for name, v in self.options.items()
+            if name not in {*given, *idle_options(methods)}
+        }
+        if given.get("world_size") == 1:
+            own.pop("sharding", None)
+        if self.has_one_row and "packed" not in given:
+            usual = usual_options(self.stack, {"methods": methods})
+            batch, length = (
+                {**usual, **self.options, **given}.get(name, 1)
+                for name in ("batch_size", "seq_len")
+            )
+            own |= {"batch_size": 1, "seq_len": batch * length}
+        return own
+
+    def _place(self, ask: str) -> str:
+        """Where the file leaves an option open."""
+        asking = next((key for key in self.keys if ask in key.asks), None)
+        if asking is None:
+            return self.name
+        line = f", line {asking.line}" if asking.line else ""
+        return f"{asking.file}{line} ({asking.key})"
+
+
+def gap_texts(file: TrainerFile) -> list[str]:
+    """What the file says and nothing models, each once, with its place and how it errs."""
+    texts: dict[str, str] = {}
+    for key in file.not_modelled:
+        what = key.missing or "a key that is not known, of which nothing is made"
+        place = f"{key.file}, line {key.line}" if key.line else key.file
+        direction = f" (the answer is {_DIRECTIONS[key.direction]})" if key.direction else ""
+        texts.setdefault(key.missing or key.key, f"{place}, {key.key}: {what}{direction}")
+    return list(texts.values())
+
+
+def with_gaps(stack: Stack, file: TrainerFile) -> Stack:
+    """The stack with what the file says and nothing models among its gaps."""
+    return replace(stack, gaps=(*stack.gaps, *map(Gap, gap_texts(file))))
+
+
+def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
+    """The file with what rules know of the model: Liger's kernels and a loss without logits do not
+    go with each, and are then answered as transformers' own."""
+    asked = {**usual_options(file.stack, file.options), **file.options}
+    changed: list[KeyReading] = []
+    if asked.get("kernels") == "liger" and not type_of(model).liger:
+        what = f"Liger's kernels on {model.model_type}, answered without them"
+        changed.append(instead(file.name, "kernels", "liger", "transformers", what))
+    loss = asked.get("loss", "plain")
+    if not _takes_loss(model, loss, asked):
+        what = f"the {loss} loss on {model.model_type}, answered as plain"
+        changed.append(instead(file.name, "loss", loss, "plain", what))
+    own = {name: value for row in changed for name, value in row.options.items()}
+    return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
+
+
+def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
+    """Whether a loss that multiplies by the head's weight itself goes with the model, and with the
+    targets: an adapter on the head adds to the logits."""
+    targets = str(asked.get("targets", "")).split(",")
+    if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
+        return False
+    try:
+        check_loss(Workload(model=replace(model, nf4=None), setup=TrainSetup(loss=loss)))
+    except UsageError:
+        return False
+    return True
+
+
+def instead(file: str, option: str, value: str, nearest: str, what: str) -> KeyReading:
+    """A reading of what the stack or a key asks for and the nearest stands for; memory is saved by
+    what is left out."""
+    return KeyReading(
+        file=file,
+        line=0,
+        key=option,
+        value=value,
+        state="not modelled",
+        options={option: nearest},
+        missing=what,
+        direction="too high",
+    )
+
+
+def usual_options(stack: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stack's defaults of the method asked for."""
+    method: Method = next(iter(options.get("methods", ())), "full")
+    return find_stack(stack).defaults[method]
+
+
+def idle_options(methods: Sequence[str]) -> frozenset[str]:
+    """Options that none of the methods reads."""
+    idle: frozenset[str] = frozenset()
+    if not {"lora", "qlora"} & set(methods):
+        idle |= _OF_ADAPTERS
+    return idle if "qlora" in methods else idle | _OF_A_4_BIT_BASE
