@@ -6,6 +6,7 @@ from typing import NamedTuple
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.persistent import rest_dtype
+from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
 from lora_profiler.workload import Dtype, Workload
@@ -51,7 +52,8 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
         dropout=model.config.get("attention_dropout", 0.0) if trains else 0.0,
         one_token=setup.seq_len == 1,
     )
-    plain = call._replace(grouped=heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM)
+    grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
+    plain = call._replace(grouped=grouped and not repeats_heads(workload))
     return AttentionKernels(
         cuda_backend(plain, workload.platform),
         cuda_backend(call._replace(masked=True), workload.platform),

@@ -66,7 +66,7 @@ class Ledger:
         """The parameter as the forward pass sees it."""
         shape = self.modules[module].weight(name)
         quantized = self.is_quantized(module)
-        dtype = self.rules.dtype if quantized else self.rules.rest_dtype
+        dtype = self.rules.dtype if quantized else self.rules.unpacked(module)
         storage = Storage(ZERO, "parameter", f"{module}.{name}")
         return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
 
@@ -337,8 +337,11 @@ class Ledger:
         self.scope = name
         module = self.modules[name]
         assert module.in_features is not None and module.out_features is not None
+        found = self.adapters.get(name, ())
+        if found and self.rules.fast_lora:
+            return self._fused(x, module.out_features, found)
         y = self.product(x, self.weight(name), module.in_features, module.out_features)
-        for adapter in self.adapters.get(name, ()):
+        for adapter in found:
             y = self._low_rank(x, y, adapter)
         return y
 
@@ -442,6 +445,36 @@ class Ledger:
         self.keep(x, cast)
         return result
 
+    def _fused(self, x: Tensor, out_features: int, adapters: Sequence[Adapter]) -> Tensor:
+        """Base and adapter in one function: fms-acceleration `fused_ops/unsloth_lora/bnb/
+        fast_lora.py` (6db5b26). It keeps x and what dropout left of it, no mask, casts A and B in
+        each call, and adds in place. Backward multiplies by the weight, then by B and A, beside
+        which the dropped places are."""
+        weight, kept = self.weight(self.scope), [x]
+        rows = x.elements // adapters[0].in_features
+        out = self.fresh(rows * out_features, x.dtype, True)
+        if self.rules.lora_dropout > 0.0 and self.rules.trains:
+            kept.append(self.fresh(x.elements, x.dtype, True))
+        size = total(
+            R * adapter.rank_factor * (adapter.in_features + adapter.out_features)
+            for adapter in adapters
+        )
+        unpacked = weight.bytes if self.is_quantized(self.scope) else ZERO
+        beside = x.bytes + (x.elements if len(kept) > 1 else ZERO)
+        base, own = rows * (2 * weight.elements), rows * size * 2
+        self.record(
+            "fast_lora",
+            (x, weight),
+            (out,),
+            kept,
+            base + own,
+            base * x.requires_grad + own * (1 + x.requires_grad),
+            size * ITEMSIZE[self.rules.adapter_dtype],
+            beside if x.requires_grad else unpacked,
+            sizes=(constant(1), rows, constant(out_features), constant(adapters[0].in_features)),
+        )
+        return out
+
     def _trained(
         self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial
     ) -> Tensor:
@@ -498,6 +531,15 @@ class Ledger:
         return out
 
     # --- experts ----------------------------------------------------------------------------------
+
+    def add_rows(self, total_: Tensor, x: Tensor, index: Tensor) -> Tensor:
+        """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index; x's gradient
+        is gathered, that of `total_` passed on."""
+        spread = Tensor(total_.elements, total_.dtype, True, total_.storage)
+        self.record("spread", (x,), (spread,), (index,), beside=(index,))
+        out = Tensor(total_.elements, total_.dtype, True, total_.storage)
+        self.record("gathered", (total_, spread), (out,), aliases=True)
+        return out
 
     def parameter(self, module: str, name: str) -> Tensor:
         """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT

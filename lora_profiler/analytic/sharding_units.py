@@ -8,7 +8,7 @@ from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
     nf4_bytes,
-    rest_dtype,
+    unpacked_dtype,
     trainable_tensors,
     unquantized,
 )
@@ -91,7 +91,7 @@ def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iter
             packed, _ = nf4_bytes(weight.numel, False)
             yield Piece((-(-packed // itemsize), 1), itemsize, False)
         else:
-            dtype = setup.dtype if packs else rest_dtype(setup)
+            dtype = setup.dtype if packs else unpacked_dtype(module.name, setup)
             yield Piece(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)
 
 
@@ -107,4 +107,4 @@ def _added(
             yield adapter.module, Piece(shape, itemsize, True)
     for name, module in copies:
         for weight in module.weights:
-            yield name, Piece(weight.shape, DTYPE_BYTES[rest_dtype(setup)], True)
+            yield name, Piece(weight.shape, DTYPE_BYTES[unpacked_dtype(name, setup)], True)

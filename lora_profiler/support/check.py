@@ -2,6 +2,7 @@
 
 from lora_profiler.errors import UsageError
 from lora_profiler.support.adapters import check_adapters
+from lora_profiler.support.generations import check_generation
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
@@ -31,3 +32,4 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+    check_generation(workload)
