@@ -27,7 +27,7 @@ Optimizer = Literal[
     "muon",
 ]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
-Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
+Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
@@ -415,7 +415,8 @@ class TrainSetup:
     attention: Attention = field(
         default="auto",
         metadata=option(
-            "auto is SDPA with the kernel that torch would take.",
+            "auto is SDPA with the kernel that torch would take; flash_attention_2 is the package's,"
+            " which is told of a sliding window and gets no mask of it.",
             group="attention",
             words="{} attention",
         ),
@@ -601,7 +602,11 @@ class TrainSetup:
                 " another --sharding or --optimizer."
             )
         half = self.dtype != "float32" or self.precision == "amp"
-        if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:
+        if self.is_flash_attention_2 and self.device != "cuda":
+            raise UsageError(
+                "FlashAttention 2 runs on CUDA alone; take another --attention or --device."
+            )
+        if self.attention in ("flash", "cudnn", "flash_attention_2") and self.device != "cpu" and not half:
             raise UsageError(
                 f"{self.attention} attention takes no float32; use a 16-bit dtype, amp, or"
                 " attention efficient."
@@ -637,7 +642,12 @@ class TrainSetup:
     def is_flattened(self) -> bool:
         """Whether packed rows become one, without a mask: FlashAttention 2 is told where sequences
         begin (`cu_seqlens`)."""
-        return self.is_packed and self.attention == "flash" and self.device == "cuda"
+        taken = self.attention == "flash" or self.is_flash_attention_2
+        return self.is_packed and taken and self.device == "cuda"
+
+    @property
+    def is_flash_attention_2(self) -> bool:
+        return self.attention == "flash_attention_2"
 
 
 OPTIONS: tuple[Option, ...] = options_of(TrainSetup)

@@ -66,7 +66,8 @@ def _fms(row: Row) -> Parts:
     sharded = row["parallelism"] != "none"
     wide = sharded and row["compute_dtype"] == "bf16 autocast"
     version = "4.45" if liger_file else "4.48"  # refs/requirements.txt beside each file
-    words = ["--trainer", f"transformers@{version}", "--checkpointing", "--attention", "flash"]
+    words = ["--trainer", f"transformers@{version}", "--checkpointing"]
+    words += ["--attention", "flash_attention_2"]
     words += ["--optimizer-impl", "foreach", "--dtype", "float32" if wide else "bfloat16"]
     words += ["--precision", "amp" if row["compute_dtype"] == "bf16 autocast" else "pure"]
     if row["method"] != "full":

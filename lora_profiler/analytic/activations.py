@@ -183,7 +183,7 @@ def mask_bytes(
     SDPA a boolean one each packed row or padded sequence, or for all samples where a sliding window
     is filled, none where the causal flag suffices.
     """
-    if setup.is_flattened:
+    if setup.is_flattened or (setup.is_flash_attention_2 and not setup.is_padded):
         return ZERO
     if (setup.is_packed or setup.is_padded) and kernel != "eager":
         return B * S * S * len(windows)

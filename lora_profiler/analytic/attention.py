@@ -26,8 +26,9 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are
     (`enable_gqa`), with one it repeats them first; which kernel torch takes then
     `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A flash kernel
-    that was asked for gives way to the efficient one where there is a mask. Some
-    types run eager whatever is asked.
+    that was asked for gives way to the efficient one where there is a mask; FlashAttention 2
+    itself gets one of padding alone, which stands for what it does there. Some types run eager
+    whatever is asked.
     """
     setup, model = workload.setup, workload.model
     if family_of(model) is None:
@@ -37,6 +38,8 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     if setup.device == "cpu":
         kernel = "math" if setup.attention == "math" else "cpu"
         return AttentionKernels(kernel, kernel)
+    if setup.is_flash_attention_2:
+        return AttentionKernels("flash", "efficient")
     if setup.attention != "auto":
         return AttentionKernels(
             setup.attention, "efficient" if setup.attention == "flash" else setup.attention

@@ -318,6 +318,8 @@ def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
     if setup.is_flattened:
         return frozenset()
     windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
+    if setup.is_flash_attention_2:
+        return frozenset(windows) if setup.is_padded else frozenset()
     return frozenset(
         i
         for i, w in windows.items()

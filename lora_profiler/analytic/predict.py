@@ -264,6 +264,11 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
                 " in place of the biases that FSDP gathered, which stay; they are left out (0.1 %"
                 " of OPT-6.7B's peak after k-bit preparation)."
             )
+    if any(".experts." in adapter.module for adapter in plan.adapters):
+        found.append(
+            "Adapters on experts that are layers of their own: what A makes is counted for more"
+            " tokens than take the expert."
+        )
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
         found.append(

@@ -135,6 +135,10 @@ def refuse(
         raise UsageError(
             "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
         )
+    if setup.is_flash_attention_2:
+        raise UsageError(
+            "FlashAttention 2 is predicted here and not run; take --attention flash, torch's own."
+        )
     if setup.is_flattened:
         raise UsageError(
             "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out"

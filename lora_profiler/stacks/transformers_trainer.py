@@ -16,8 +16,7 @@ ALIASES: dict[str, dict[str, Options]] = {
         "lion_32bit": {"optimizer": "lion"},
     },
     "attention": {
-        "flash_attention_2": {"attention": "flash"},
-        "fa2": {"attention": "flash"},
+        "fa2": {"attention": "flash_attention_2"},
         "sdpa": {"attention": "auto"},
     },
     "dtype": {

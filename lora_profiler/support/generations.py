@@ -33,11 +33,11 @@ def casts_in_head(version: Transformers) -> bool:
 
 def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
-    4.49, and by some of FlashAttention 2 (`attention` "flash") up to 4.45."""
+    4.49, and by some types' of FlashAttention 2 up to 4.45."""
     setup = workload.setup
     if not shifts_logits(setup.transformers):
         return False
-    if setup.attention == "flash" and setup.device == "cuda":
+    if setup.is_flash_attention_2 or setup.is_flattened:
         return setup.transformers == "4.45" and workload.model.model_type in _REPEATED_BEFORE_FLASH
     return True
 
