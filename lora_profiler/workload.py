@@ -38,10 +38,10 @@ Loss = Literal[
 ]
 Kernels = Literal["transformers", "liger", "foak"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
-Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "tp"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
+FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", "fsdp1")
 """Shardings that gather each layer's weights as it runs."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
@@ -509,7 +509,8 @@ class TrainSetup:
     sharding: Sharding = field(
         default="none",
         metadata=option(
-            "What the ranks share of the model.",
+            "What the ranks share of the model; fsdp1 is accelerate's first version, of flat"
+            " parameters, whose layers run in bfloat16 under --precision amp.",
             added=2,
             group="ranks",
             tip="What ranks that train together share of the model; each has a batch of its own.",
@@ -566,7 +567,8 @@ class TrainSetup:
             raise UsageError(
                 f"sharding {self.sharding} needs several ranks; add --world-size 2 or more."
             )
-        if self.world_size > 1 and self.loss != "plain":
+        known = ("plain", "fused", "triton") if self.sharding == "fsdp1" else ("plain",)
+        if self.world_size > 1 and self.loss not in known:
             raise UsageError(
                 f"the {self.loss} loss is known of one process only; take --loss plain, or leave"
                 " out --world-size."
@@ -617,6 +619,12 @@ class TrainSetup:
         if self.lora is None:
             return "full"
         return "lora" if self.quantization is None else "qlora"
+
+    @property
+    def has_wide_shards(self) -> bool:
+        """Whether layers run in bfloat16 over shards in float32, as accelerate sets FSDP's mixed
+        precision (`utils/dataclasses.py`, set_mixed_precision)."""
+        return self.sharding == "fsdp1" and self.precision == "amp" and self.dtype == "float32"
 
     @property
     def is_reentrant(self) -> bool:

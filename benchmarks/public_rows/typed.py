@@ -76,9 +76,7 @@ def _fms(row: Row) -> Parts:
     if row["method"].startswith("qlora"):
         words += ["--double-quant"]
     if sharded:
-        words += ["--sharding", "fsdp", "--world-size", row["n_gpus"]]
-    near = ["FSDP of flat parameters"] if sharded else []
-    unsaid = []
+        words += ["--sharding", "fsdp1", "--world-size", row["n_gpus"]]
     if kernels == conditions.NF4_KBIT:
         words += ["--recipe", "kbit-norms"]
     if kernels in FUSED_LINEAR:
@@ -89,9 +87,7 @@ def _fms(row: Row) -> Parts:
         words += ["--kernels", "foak"]
     if kernels in FUSED_ADAPTERS:
         words += ["--fast-lora"]
-    if wide:
-        unsaid.append("FSDP's mixed precision: float32 shards, 16-bit layers")
-    return words, near, unsaid
+    return words, [], []
 
 
 def _litgpt(row: Row) -> Parts:

@@ -219,7 +219,10 @@ def _shared(workload: Workload) -> Plan:
         return replace(
             one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
         )
-    one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
+    setup = replace(workload.setup, world_size=1, sharding="none")
+    if workload.setup.has_wide_shards:
+        setup = replace(setup, dtype="bfloat16", precision="pure")
+    one = plan_for(replace(workload, setup=setup))
     shards = shard_state(workload, one.state, one.adapters, one.copies)
     return _with_moments(
         replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])

@@ -18,7 +18,7 @@ from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
 NEEDED = ("torch", "transformers", "peft", "accelerate")
 BFLOAT16_CAPABILITY = (8, 0)
 NO_CACHING = "PYTORCH_NO_CUDA_MEMORY_CACHING"
-MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
+MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
 
 
 class MeasurementError(LoraProfilerError):
