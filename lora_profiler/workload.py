@@ -608,7 +608,11 @@ class TrainSetup:
             raise UsageError(
                 "FlashAttention 2 runs on CUDA alone; take another --attention or --device."
             )
-        if self.attention in ("flash", "cudnn", "flash_attention_2") and self.device != "cpu" and not half:
+        if (
+            self.attention in ("flash", "cudnn", "flash_attention_2")
+            and self.device != "cpu"
+            and not half
+        ):
             raise UsageError(
                 f"{self.attention} attention takes no float32; use a 16-bit dtype, amp, or"
                 " attention efficient."

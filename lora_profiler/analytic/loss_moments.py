@@ -38,10 +38,10 @@ def loss_candidates(
         end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
     if isinstance(forward.chunks, LossPath):
-        return _in_path(forward, forward.chunks, stored, kept, ahead, running, setup)
+        return _in_path(forward, forward.chunks, stored, kept, before, after, setup)
     if forward.chunks is not None:
         accumulates = setup.accumulation > 1
-        return _in_chunks(forward, forward.chunks, stored, kept, ahead, running, accumulates)
+        return _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
     older = shifted_of(forward, setup)
     if older is not None:
         end = _each(before, in_forward, kept.capped, older.ahead)

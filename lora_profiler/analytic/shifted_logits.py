@@ -51,9 +51,7 @@ def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> S
     )
 
 
-def overwritten_shifted_logits(
-    op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
-) -> LossPath:
+def overwritten_shifted_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """Head and loss where a kernel keeps the shifted logits, with two numbers a row, and writes
     their gradient over them."""
     weight, bias, width, vocab = head_weights(op, model)

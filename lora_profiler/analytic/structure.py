@@ -204,7 +204,13 @@ def forward_pass(
                 op.keep(*op.returned)
             layer = runs[key] = LayerRun(
                 Run(
-                    op.nodes, op.saved, start, end, promotes, op.scalars, _copies(op),
+                    op.nodes,
+                    op.saved,
+                    start,
+                    end,
+                    promotes,
+                    op.scalars,
+                    _copies(op),
                     rules.reentrant,
                 )
             )

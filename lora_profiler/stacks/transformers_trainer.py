@@ -15,10 +15,7 @@ ALIASES: dict[str, dict[str, Options]] = {
         "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
         "lion_32bit": {"optimizer": "lion"},
     },
-    "attention": {
-        "fa2": {"attention": "flash_attention_2"},
-        "sdpa": {"attention": "auto"},
-    },
+    "attention": {"fa2": {"attention": "flash_attention_2"}, "sdpa": {"attention": "auto"}},
     "dtype": {
         "bf16": {"dtype": "bfloat16"},
         "fp16": {"dtype": "float16"},
@@ -45,7 +42,6 @@ _HOLDS = (
 _REFUSALS = (
     Refusal("loss", "its loss is made of all logits, or Liger's (use_liger_kernel)", ("chunked",)),
 )
-
 
 
 def _older(version: str, about: str) -> Stack:

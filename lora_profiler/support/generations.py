@@ -95,4 +95,6 @@ def _apart(kind: tuple[Module, ...]) -> list[Module]:
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Module:
-    return Module(name=name, kind="Linear", weights=(Weight(name="weight", shape=(outputs, inputs)),))
+    return Module(
+        name=name, kind="Linear", weights=(Weight(name="weight", shape=(outputs, inputs)),)
+    )
