@@ -36,8 +36,7 @@ class Declaration(NamedTuple):
     name: on the command line, in links and in JSON, where it is not the field's. short: a flag of
     one letter. noun: what messages call it. default_text: a default that is not a plain value.
     added: which addition to the stored records it came with, 0 for the first ones; JSON and CSV
-    have later ones last, and keys leave them out at their default. hidden: known only to be refused
-    with the reason. common: among the dozen that --help shows; --help-all shows all, each in its
+    have later ones last, and keys leave them out at their default. common: among the dozen that --help shows; --help-all shows all, each in its
     group.
 
     Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
@@ -56,7 +55,6 @@ class Declaration(NamedTuple):
     noun: str = ""
     default_text: str = ""
     added: int = 0
-    hidden: bool = False
     common: bool = False
     largest: int = MAX_SIZE
     at_least: float | None = None
@@ -127,14 +125,14 @@ def flag(name: str) -> str:
 
 @cache
 def options_of(owner: type) -> tuple[Option, ...]:
-    """The options that a dataclass declares, in its order, those of its parts where the part stands
-    and those that are refused included."""
+    """The options that a dataclass declares, in its order, those of its parts where the part
+    stands."""
     return tuple(_options(owner))
 
 
 def _options(owner: type) -> Iterator[Option]:
     declared: Mapping[str, Field[Any]] = owner.__dict__["__dataclass_fields__"]
-    for item in declared.values():  # unlike dataclasses.fields, with those that are refused
+    for item in declared.values():
         if DECLARATION in item.metadata:
             yield _option(owner, item)
         for part in get_args(item.type):
@@ -153,7 +151,7 @@ def _checked(owner: type) -> tuple[Option, ...]:
 
 def _option(owner: type, item: Field[Any]) -> Option:
     declaration: Declaration = item.metadata[DECLARATION]
-    annotation = getattr(item.type, "type", item.type)  # what an InitVar is of
+    annotation = item.type
     kind, choices = _kind(annotation)
     return Option(
         name=declaration.name or item.name,

@@ -2,7 +2,7 @@
 it makes no sense."""
 
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from lora_profiler.errors import UsageError
@@ -27,20 +27,21 @@ Optimizer = Literal[
     "muon",
 ]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
-Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
+Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
-Recipe = Literal["stock", "kbit", "trl"]
+Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
 QuantType = Literal["nf4", "int8"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
-Kernels = Literal["transformers", "liger"]
-Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
+Kernels = Literal["transformers", "liger", "foak"]
+Transformers = Literal["5", "4.57", "4.48", "4.45"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "tp"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
+FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", "fsdp1")
 """Shardings that gather each layer's weights as it runs."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
@@ -175,6 +176,19 @@ class LoraConfig:
             heading="DoRA",
         ),
     )
+    fast_lora: bool = field(
+        default=False,
+        metadata=option(
+            "Base and adapter in one function, as fms-acceleration's fast_lora, which is Unsloth's:"
+            " keeps the input before and after dropout.",
+            added=14,
+            group="adapter",
+            label="Fused adapters",
+            tip="Base and adapter in one function, as fms-acceleration's fast_lora.",
+            words="fused adapters|PEFT's adapters",
+            heading="fused adapters",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -192,8 +206,9 @@ class Quantization:
     quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output).
 
     recipe: "stock" injects adapters as PEFT does; "kbit" first runs
-    `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "trl" keeps
-    the base as it is and trains bfloat16 adapters.
+    `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "kbit-norms"
+    turns all but the norms back to bfloat16 after that, as TRL's `peft_module_casting_to_bf16` did;
+    "trl" keeps the base as it is and trains bfloat16 adapters.
 
     Examples:
         >>> from lora_profiler import LoraConfig, Quantization, TrainSetup
@@ -214,11 +229,11 @@ class Quantization:
     recipe: Recipe = field(
         default="stock",
         metadata=option(
-            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), or"
-            " TRL's (bfloat16 adapters).",
+            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), of that"
+            " the norms alone (kbit-norms, as TRL 0.14), or today's TRL's (bfloat16 adapters).",
             group="base",
             tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
-            " float32; trl: bfloat16 adapters.",
+            " float32; kbit-norms: of that the norms alone, as TRL 0.14; trl: bfloat16 adapters.",
             words="{} recipe",
         ),
     )
@@ -251,8 +266,7 @@ class TrainSetup:
 
     `batch_size` is the micro-batch, `seq_len` its padded length in tokens. `dtype` is that of the
     base weights; `precision` "amp" runs the forward pass under bfloat16 autocast. `checkpointing`
-    is non-reentrant, one segment a layer; `use_reentrant` is known only to be refused with the
-    reason, and is no field.
+    is one segment a layer, non-reentrant without `use_reentrant`.
 
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
@@ -271,7 +285,10 @@ class TrainSetup:
     row. `padding` is the share of each sequence that is padding: memory only knows whether there is
     any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
     None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
-    rotary embedding in place of transformers' own; its loss is `loss` "fused".
+    rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
+    and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's.
+    `transformers` is the version whose own code runs: its loss, its attention around the kernel,
+    its experts.
 
     Raises UsageError for values out of range and for options that contradict each other.
 
@@ -382,11 +399,24 @@ class TrainSetup:
             words="checkpointing|no checkpointing",
         ),
     )
-    use_reentrant: InitVar[bool] = field(default=False, metadata=option(hidden=True))
+    use_reentrant: bool = field(
+        default=False,
+        metadata=option(
+            "Checkpointing of the reentrant kind, the Trainer's default until transformers 5: a"
+            " layer runs again to its end, whose output and gradient stay through its backward.",
+            added=14,
+            group="batch",
+            label="Reentrant checkpointing",
+            tip="The Trainer's kind until transformers 5: a layer runs again to its end.",
+            words="reentrant|non-reentrant",
+            heading="reentrant",
+        ),
+    )
     attention: Attention = field(
         default="auto",
         metadata=option(
-            "auto is SDPA with the kernel that torch would take.",
+            "auto is SDPA with the kernel that torch would take; flash_attention_2 is the package's,"
+            " which is told of a sliding window and gets no mask of it.",
             group="attention",
             words="{} attention",
         ),
@@ -441,12 +471,27 @@ class TrainSetup:
         default="transformers",
         metadata=option(
             "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
-            " --loss fused.",
+            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin.",
             added=4,
             group="attention",
-            tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding.",
+            tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"
+            " rotary embedding of fms-acceleration's plugin.",
             words="{} kernels",
-            heading="Liger's kernels",
+            heading="{} kernels",
+        ),
+    )
+    transformers: Transformers = field(
+        default="5",
+        metadata=option(
+            "Version whose code runs. Before 5 an expert is a layer of its own; 4.48 copies the"
+            " float32 logits to shift them; 4.45 casts them in the head, and its flash attention"
+            " repeats Mistral's grouped heads.",
+            added=14,
+            group="attention",
+            tip="Version whose code runs: what its loss holds, whether an expert is a layer of its"
+            " own, what attention copies.",
+            words="transformers {}",
+            heading="transformers {}",
         ),
     )
     world_size: int = field(
@@ -464,7 +509,8 @@ class TrainSetup:
     sharding: Sharding = field(
         default="none",
         metadata=option(
-            "What the ranks share of the model.",
+            "What the ranks share of the model; fsdp1 is accelerate's first version, of flat"
+            " parameters, whose layers run in bfloat16 under --precision amp.",
             added=2,
             group="ranks",
             tip="What ranks that train together share of the model; each has a batch of its own.",
@@ -510,14 +556,7 @@ class TrainSetup:
         default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
     )
 
-    def __post_init__(self, use_reentrant: bool) -> None:
-        if use_reentrant:
-            raise UsageError(
-                "reentrant checkpointing is not modelled: it keeps other tensors than the"
-                " non-reentrant kind, and where no input of a layer requires a gradient, as under"
-                " LoRA on a frozen embedding, it trains nothing; leave use_reentrant out and take"
-                " --checkpointing, which is non-reentrant."
-            )
+    def __post_init__(self) -> None:
         check_options(self)
         if self.world_size > 1 and self.sharding == "none":
             raise UsageError(
@@ -528,7 +567,8 @@ class TrainSetup:
             raise UsageError(
                 f"sharding {self.sharding} needs several ranks; add --world-size 2 or more."
             )
-        if self.world_size > 1 and self.loss != "plain":
+        known = ("plain", "fused", "triton") if self.sharding == "fsdp1" else ("plain",)
+        if self.world_size > 1 and self.loss not in known:
             raise UsageError(
                 f"the {self.loss} loss is known of one process only; take --loss plain, or leave"
                 " out --world-size."
@@ -537,6 +577,11 @@ class TrainSetup:
             raise UsageError(
                 f"label smoothing needs all logits, which the {self.loss} loss never hands on;"
                 " leave out one of --loss and --label-smoothing-factor."
+            )
+        if self.label_smoothing_factor and self.transformers != "5":
+            raise UsageError(
+                "label smoothing is known of transformers 5 alone; leave out one of --transformers"
+                " and --label-smoothing-factor."
             )
         if self.quantization is not None and self.lora is None:
             raise UsageError(
@@ -559,7 +604,15 @@ class TrainSetup:
                 " another --sharding or --optimizer."
             )
         half = self.dtype != "float32" or self.precision == "amp"
-        if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:
+        if self.is_flash_attention_2 and self.device != "cuda":
+            raise UsageError(
+                "FlashAttention 2 runs on CUDA alone; take another --attention or --device."
+            )
+        if (
+            self.attention in ("flash", "cudnn", "flash_attention_2")
+            and self.device != "cpu"
+            and not half
+        ):
             raise UsageError(
                 f"{self.attention} attention takes no float32; use a 16-bit dtype, amp, or"
                 " attention efficient."
@@ -570,6 +623,17 @@ class TrainSetup:
         if self.lora is None:
             return "full"
         return "lora" if self.quantization is None else "qlora"
+
+    @property
+    def has_wide_shards(self) -> bool:
+        """Whether layers run in bfloat16 over shards in float32, as accelerate sets FSDP's mixed
+        precision (`utils/dataclasses.py`, set_mixed_precision)."""
+        return self.sharding == "fsdp1" and self.precision == "amp" and self.dtype == "float32"
+
+    @property
+    def is_reentrant(self) -> bool:
+        """Whether layers are checkpointed, by the reentrant kind."""
+        return self.checkpointing and self.use_reentrant
 
     @property
     def is_packed(self) -> bool:
@@ -590,16 +654,20 @@ class TrainSetup:
     def is_flattened(self) -> bool:
         """Whether packed rows become one, without a mask: FlashAttention 2 is told where sequences
         begin (`cu_seqlens`)."""
-        return self.is_packed and self.attention == "flash" and self.device == "cuda"
+        taken = self.attention == "flash" or self.is_flash_attention_2
+        return self.is_packed and taken and self.device == "cuda"
+
+    @property
+    def is_flash_attention_2(self) -> bool:
+        return self.attention == "flash_attention_2"
 
 
 OPTIONS: tuple[Option, ...] = options_of(TrainSetup)
 """In the order of the command line's help."""
 STORED_OPTIONS = sorted(
-    (option for option in OPTIONS if not option.declared.hidden),
-    key=lambda option: (option.declared.added, option.owner is TrainSetup),
+    OPTIONS, key=lambda option: (option.declared.added, option.owner is TrainSetup)
 )
-"""Those that are not refused, in the order of JSON and CSV, which have what came later last."""
+"""In the order of JSON and CSV, which have what came later last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

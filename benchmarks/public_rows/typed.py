@@ -12,7 +12,7 @@ from typing import Literal
 from benchmarks.public_rows import conditions
 from benchmarks.public_rows.conditions import NotExpressibleError, Row, source_of
 from benchmarks.public_rows.memory import memory_row
-from benchmarks.public_rows.replay import FUSED_ADAPTERS, FUSED_LINEAR, is_liger_file
+from benchmarks.public_rows.replay import FUSED, FUSED_ADAPTERS, FUSED_LINEAR, is_liger_file
 
 Description = Literal["exactly", "nearly", "not"]
 
@@ -65,7 +65,9 @@ def _fms(row: Row) -> Parts:
     kernels, liger_file = row["kernels"], is_liger_file(row)
     sharded = row["parallelism"] != "none"
     wide = sharded and row["compute_dtype"] == "bf16 autocast"
-    words = ["--trainer", "transformers", "--checkpointing", "--attention", "flash"]
+    version = "4.45" if liger_file else "4.48"  # refs/requirements.txt beside each file
+    words = ["--trainer", f"transformers@{version}", "--checkpointing"]
+    words += ["--attention", "flash_attention_2"]
     words += ["--optimizer-impl", "foreach", "--dtype", "float32" if wide else "bfloat16"]
     words += ["--precision", "amp" if row["compute_dtype"] == "bf16 autocast" else "pure"]
     if row["method"] != "full":
@@ -74,31 +76,18 @@ def _fms(row: Row) -> Parts:
     if row["method"].startswith("qlora"):
         words += ["--double-quant"]
     if sharded:
-        words += ["--sharding", "fsdp", "--world-size", row["n_gpus"]]
-    near = [
-        "transformers 4.45 makes float32 logits and copies them"
-        if liger_file
-        else "transformers 4.48 copies the logits once more than today's",
-        "reentrant checkpointing",
-        *(["FSDP of flat parameters"] if sharded else []),
-    ]
-    unsaid = []
+        words += ["--sharding", "fsdp1", "--world-size", row["n_gpus"]]
     if kernels == conditions.NF4_KBIT:
-        words += ["--recipe", "kbit"]
-        near.append("only norms in float32, of what k-bit preparation makes so")
+        words += ["--recipe", "kbit-norms"]
     if kernels in FUSED_LINEAR:
         words += ["--loss", "fused"]
     if kernels in (conditions.TRITON, conditions.NF4_TRITON):
-        unsaid.append("Triton's cross-entropy, which writes over the logits")
-    if kernels not in (conditions.STOCK, conditions.NF4_KBIT, conditions.NF4):
-        unsaid.append("fused norms and rotation alone")
+        words += ["--loss", "triton"]
+    if kernels in FUSED:
+        words += ["--kernels", "foak"]
     if kernels in FUSED_ADAPTERS:
-        unsaid.append("fused adapters")
-    if wide:
-        unsaid.append("FSDP's mixed precision: float32 shards, 16-bit layers")
-    if "Mixtral" in row["model"]:
-        unsaid.append("an expert a layer of its own, in 4 bit")
-    return words, near, unsaid
+        words += ["--fast-lora"]
+    return words, [], []
 
 
 def _litgpt(row: Row) -> Parts:

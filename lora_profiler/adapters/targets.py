@@ -89,7 +89,7 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
             "ValueError",
         )
     saved = _saved(spec, lora.modules_to_save)
-    packed = PACKED_EXPERTS.get(spec.model_type)
+    packed = _packed_experts(spec)
     if packed is not None:
         return _with_packed_experts(spec, lora, packed, saved)
     if asked is None:
@@ -105,6 +105,15 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     if isinstance(asked, str):
         return Targets(matched=_asked(spec, asked), saved=saved, alike=False)
     return _named(frozenset(asked), lora, saved)
+
+
+def _packed_experts(spec: ModelSpec) -> dict[str, str] | None:
+    """What PEFT makes of the names of experts' layers, where they are bare parameters: not in
+    versions of transformers that had an expert a layer of its own."""
+    for part in spec.parts:
+        if isinstance(part, Stack) and any(".experts." in m.name for m in part.kinds[0]):
+            return None
+    return PACKED_EXPERTS.get(spec.model_type)
 
 
 def check_patterns(spec: ModelSpec, lora: LoraConfig) -> None:
@@ -148,7 +157,7 @@ def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozen
 @lru_cache(maxsize=64)
 def _verdict(spec: ModelSpec, pattern: str, whole: bool) -> Verdict:
     """Kept: one answer asks several times, and a page that is drawn again asks once more."""
-    packed = PACKED_EXPERTS.get(spec.model_type)
+    packed = _packed_experts(spec)
     return verdict(
         pattern,
         [*all_names(spec), *(_parameter_names(spec, packed) if packed else ())],

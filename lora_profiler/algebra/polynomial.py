@@ -56,6 +56,13 @@ class Polynomial:
         )
         return Polynomial({e: c // divisor for e, c in self.terms.items()})
 
+    def is_divisible(self, divisor: int) -> bool:
+        return all(c % divisor == 0 for c in self.terms.values())
+
+    def ceil_div(self, divisor: int) -> "Polynomial":
+        """The smallest whole coefficients that are no less than those of the quotient."""
+        return Polynomial({e: -(-c // divisor) for e, c in self.terms.items()})
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Polynomial) and (
             self.terms == other.terms or self.nonzero() == other.nonzero()

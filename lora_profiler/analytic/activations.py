@@ -7,8 +7,10 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, con
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
 from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.support.generations import shifts_logits
 from lora_profiler.workload import TrainSetup, Workload
 
 RNG_STATE_BYTES = 5056
@@ -63,11 +65,18 @@ def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
     )
 
 
+def shifted_of(forward: ForwardPass, setup: TrainSetup) -> ShiftedLogits | None:
+    """The plain loss where the version of transformers shifts its logits by a copy."""
+    if forward.chunks is not None or not shifts_logits(setup.transformers):
+        return None
+    return shifted_logits(forward.logits, setup.transformers, one_row=has_one_row(setup))
+
+
 def activations(
     forward: ForwardPass, family: Family, workload: Workload, kernel: str
 ) -> Activations:
     setup, config = workload.setup, workload.model.config
-    vocab, chunks = forward.logits.elements, forward.chunks
+    vocab, chunks, older = forward.logits.elements, forward.chunks, shifted_of(forward, setup)
     labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
     shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
@@ -104,6 +113,8 @@ def activations(
         loss=(
             smoothing_of(forward, setup).kept
             if setup.label_smoothing_factor
+            else older.kept
+            if older
             else vocab * 4 + labels + 4
             if chunks is None
             else chunks.kept + given * chunks.keeps_labels
@@ -172,7 +183,7 @@ def mask_bytes(
     SDPA a boolean one each packed row or padded sequence, or for all samples where a sliding window
     is filled, none where the causal flag suffices.
     """
-    if setup.is_flattened:
+    if setup.is_flattened or (setup.is_flash_attention_2 and not setup.is_padded):
         return ZERO
     if (setup.is_packed or setup.is_padded) and kernel != "eager":
         return B * S * S * len(windows)

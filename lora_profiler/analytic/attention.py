@@ -6,6 +6,7 @@ from typing import NamedTuple
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.persistent import rest_dtype
+from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
 from lora_profiler.workload import Dtype, Workload
@@ -25,8 +26,9 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are
     (`enable_gqa`), with one it repeats them first; which kernel torch takes then
     `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A flash kernel
-    that was asked for gives way to the efficient one where there is a mask. Some
-    types run eager whatever is asked.
+    that was asked for gives way to the efficient one where there is a mask; FlashAttention 2
+    itself gets one of padding alone, which stands for what it does there. Some types run eager
+    whatever is asked.
     """
     setup, model = workload.setup, workload.model
     if family_of(model) is None:
@@ -36,6 +38,8 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     if setup.device == "cpu":
         kernel = "math" if setup.attention == "math" else "cpu"
         return AttentionKernels(kernel, kernel)
+    if setup.is_flash_attention_2:
+        return AttentionKernels("flash", "efficient")
     if setup.attention != "auto":
         return AttentionKernels(
             setup.attention, "efficient" if setup.attention == "flash" else setup.attention
@@ -51,7 +55,8 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
         dropout=model.config.get("attention_dropout", 0.0) if trains else 0.0,
         one_token=setup.seq_len == 1,
     )
-    plain = call._replace(grouped=heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM)
+    grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
+    plain = call._replace(grouped=grouped and not repeats_heads(workload))
     return AttentionKernels(
         cuda_backend(plain, workload.platform),
         cuda_backend(call._replace(masked=True), workload.platform),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
-from lora_profiler.analytic.activations import has_one_row, mask_bytes, table_bytes
+from lora_profiler.analytic.activations import has_one_row, mask_bytes, shifted_of, table_bytes
 from lora_profiler.analytic.candidates import Candidate, beside, candidate
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.loss_paths import LossPath
@@ -67,7 +67,8 @@ def evaluation(
     if chunks is None:
         copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
         loss = logits.bytes + copy + logits.elements * 4 + labels + padded + 2 * SCALAR
-        outcomes = [loss]
+        older = shifted_of(forward, setup)
+        outcomes = list(older.ahead) if older else [loss]
     elif isinstance(chunks, LossPath):  # with what autograd would keep: an upper bound
         outcomes = list(chunks.ahead)
         if chunks.hidden.storage is not forward.hidden.storage:

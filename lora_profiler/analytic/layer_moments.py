@@ -71,7 +71,7 @@ def inside_layers(
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
     of_loss = constant(2 * SCALAR)  # the loss, and the gradient of 1 that autograd begins with
-    unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
+    unreduced = forward.head_gradient_bytes if shards.is_sharded else ZERO
     from_chunks = (
         forward.chunks.parameter_gradients
         if forward.chunks and workload.setup.accumulation == 1

@@ -31,6 +31,14 @@ def promoted(x: Tensor, y: Tensor) -> str:
     return x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
 
 
+def _shape(made: Polynomial, out_features: int) -> tuple[Polynomial, Polynomial]:
+    """Rows and columns of a product with so many elements. Where an expert takes a part of the
+    tokens that no polynomial counts, all of them and as many fewer columns."""
+    if made.is_divisible(out_features):
+        return made // out_features, constant(out_features)
+    return TOKENS, constant(made.evaluate(1, 1, 1))
+
+
 @dataclass(slots=True)
 class Ledger:
     """Runs one part of the model: the weights it may use, and what became of them.
@@ -66,7 +74,7 @@ class Ledger:
         """The parameter as the forward pass sees it."""
         shape = self.modules[module].weight(name)
         quantized = self.is_quantized(module)
-        dtype = self.rules.dtype if quantized else self.rules.rest_dtype
+        dtype = self.rules.dtype if quantized else self.rules.unpacked(module)
         storage = Storage(ZERO, "parameter", f"{module}.{name}")
         return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
 
@@ -337,8 +345,11 @@ class Ledger:
         self.scope = name
         module = self.modules[name]
         assert module.in_features is not None and module.out_features is not None
+        found = self.adapters.get(name, ())
+        if found and self.rules.fast_lora:
+            return self._fused(x, module.out_features, found)
         y = self.product(x, self.weight(name), module.in_features, module.out_features)
-        for adapter in self.adapters.get(name, ()):
+        for adapter in found:
             y = self._low_rank(x, y, adapter)
         return y
 
@@ -348,7 +359,7 @@ class Ledger:
         A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is
         unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
         """
-        rows = x.elements // in_features
+        made = x.elements * out_features // in_features
         packed = self.scope in self.modules and self.is_quantized(self.scope)
         gradients = ZERO
         if weight.storage.role == "parameter" and weight.requires_grad:
@@ -360,9 +371,9 @@ class Ledger:
         else:
             x, (weight, own) = self.lowered(x), self.lowered_weight(weight)
             dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
-        out = self.fresh(rows * out_features, dtype, x.requires_grad or weight.requires_grad)
+        out = self.fresh(made, dtype, x.requires_grad or weight.requires_grad)
         saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
-        flops = rows * (2 * in_features * out_features)
+        flops = x.elements * (2 * out_features)
         self.record(
             "packed" if packed else self._product_op(),
             (x, weight),
@@ -372,7 +383,7 @@ class Ledger:
             backward_flops=flops * (x.requires_grad + weight.requires_grad),
             gradients=gradients,
             workspace=unpacked,
-            sizes=(constant(1), rows, constant(out_features), constant(in_features)),
+            sizes=(constant(1), *_shape(made, out_features), constant(in_features)),
             beside=self._biases(),
             lowers=() if packed or weight is given or weight.requires_grad else (given,),
         )
@@ -426,14 +437,15 @@ class Ledger:
         y and casts before it adds, and casts nothing itself under CUDA's autocast, the only one
         that it asks about."""
         rules, packed = self.rules, self.is_quantized(self.scope)
-        rows, rank = x.elements // adapter.in_features, R
+        rows, rank = x.elements.ceil_div(adapter.in_features), R
         if packed:
             y = self.copy(y)
         leaves = packed and rules.autocast and rules.device != "cpu"
         cast = x if leaves else self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
-        delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
+        out_size = constant(adapter.out_features)
+        delta = self.scale(self._trained(inner, rows, rank, out_size, y.elements))
         if packed and not leaves:
             delta = self.cast(delta, y.dtype)
         result = self.add(y, delta)
@@ -442,16 +454,52 @@ class Ledger:
         self.keep(x, cast)
         return result
 
+    def _fused(self, x: Tensor, out_features: int, adapters: Sequence[Adapter]) -> Tensor:
+        """Base and adapter in one function: fms-acceleration `fused_ops/unsloth_lora/bnb/
+        fast_lora.py` (6db5b26). It keeps x and what dropout left of it, no mask, casts A and B in
+        each call, and adds in place. Backward multiplies by the weight, then by B and A, beside
+        which the dropped places are."""
+        weight, kept = self.weight(self.scope), [x]
+        rows = x.elements // adapters[0].in_features
+        out = self.fresh(rows * out_features, x.dtype, True)
+        if self.rules.lora_dropout > 0.0 and self.rules.trains:
+            kept.append(self.fresh(x.elements, x.dtype, True))
+        size = total(
+            R * adapter.rank_factor * (adapter.in_features + adapter.out_features)
+            for adapter in adapters
+        )
+        unpacked = weight.bytes if self.is_quantized(self.scope) else ZERO
+        beside = x.bytes + (x.elements if len(kept) > 1 else ZERO)
+        base, own = rows * (2 * weight.elements), rows * size * 2
+        self.record(
+            "fast_lora",
+            (x, weight),
+            (out,),
+            kept,
+            base + own,
+            base * x.requires_grad + own * (1 + x.requires_grad),
+            size * ITEMSIZE[self.rules.adapter_dtype],
+            beside if x.requires_grad else unpacked,
+            sizes=(constant(1), rows, constant(out_features), constant(adapters[0].in_features)),
+        )
+        return out
+
     def _trained(
-        self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial
+        self,
+        x: Tensor,
+        rows: Polynomial,
+        in_size: Polynomial,
+        out_size: Polynomial,
+        elements: Polynomial | None = None,
     ) -> Tensor:
-        """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x."""
+        """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x. The
+        outcome has `elements`, as a rule those of its rows."""
         size = in_size * out_size
         weight, own = self.lowered_weight(
             Tensor(size, self.rules.adapter_dtype, True, Storage(ZERO, "parameter"))
         )
         x = self.lowered(x)
-        out = self.fresh(rows * out_size, x.dtype, True)
+        out = self.fresh(elements or rows * out_size, x.dtype, True)
         flops = rows * size * 2
         saved = (x, weight) if x.requires_grad else (x,)
         self.record(
@@ -498,6 +546,15 @@ class Ledger:
         return out
 
     # --- experts ----------------------------------------------------------------------------------
+
+    def add_rows(self, total_: Tensor, x: Tensor, index: Tensor) -> Tensor:
+        """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index; x's gradient
+        is gathered, that of `total_` passed on."""
+        spread = Tensor(total_.elements, total_.dtype, True, total_.storage)
+        self.record("spread", (x,), (spread,), (index,), beside=(index,))
+        out = Tensor(total_.elements, total_.dtype, True, total_.storage)
+        self.record("gathered", (total_, spread), (out,), aliases=True)
+        return out
 
     def parameter(self, module: str, name: str) -> Tensor:
         """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT

@@ -77,15 +77,17 @@ def _promoted(node: Node) -> Polynomial:
     return total(t.elements * max(widths) for t in narrow)
 
 
-def backward_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, ...]:
+def backward_bytes(
+    nodes: Sequence[Node], output: Tensor, *, keeps_gradient: bool = False
+) -> tuple[Polynomial, ...]:
     """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is,
     parameters left out.
 
     Counted are saved tensors of these nodes (shared ones left out), activation gradients and the
     parameter gradients that these nodes leave behind. `output` is the tensor whose gradient arrives
-    first.
+    first; `keeps_gradient`: somebody else holds that one until the end.
     """
-    return undominated(_backward(nodes, output)[0])
+    return undominated(_backward(nodes, output, keeps_gradient)[0])
 
 
 def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
@@ -95,7 +97,9 @@ def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
     return _backward(nodes[behind:], output)[1]
 
 
-def _backward(nodes: Sequence[Node], output: Tensor) -> tuple[list[Polynomial], Polynomial]:
+def _backward(
+    nodes: Sequence[Node], output: Tensor, keeps_gradient: bool = False
+) -> tuple[list[Polynomial], Polynomial]:
     """(live bytes at every node, live bytes at the end) of `backward_bytes`."""
     users: dict[Storage, int] = {}
     for node in nodes:
@@ -103,7 +107,7 @@ def _backward(nodes: Sequence[Node], output: Tensor) -> tuple[list[Polynomial], 
             if storage.role != "shared":
                 users[storage] = users.get(storage, 0) + 1
     live = total(storage.bytes for storage in users)
-    pending: dict[Tensor, _Gradient] = {output: _Gradient(output.bytes, 1)}
+    pending: dict[Tensor, _Gradient] = {output: _Gradient(output.bytes, 1 + keeps_gradient)}
     live = live + output.bytes
     candidates: list[Polynomial] = []
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from lora_profiler.algebra.polynomial import ZERO, B, Polynomial, S, constant
-from lora_profiler.analytic.activations import Activations, has_one_row, smoothing_of
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
+from lora_profiler.analytic.activations import Activations, has_one_row, shifted_of, smoothing_of
 from lora_profiler.analytic.candidates import Breakdown, Candidate, beside, candidate, largest_of
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
@@ -38,10 +38,14 @@ def loss_candidates(
         end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
     if isinstance(forward.chunks, LossPath):
-        return _in_path(forward, forward.chunks, stored, kept, ahead, running, setup)
+        return _in_path(forward, forward.chunks, stored, kept, before, after, setup)
     if forward.chunks is not None:
         accumulates = setup.accumulation > 1
-        return _in_chunks(forward, forward.chunks, stored, kept, ahead, running, accumulates)
+        return _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
+    older = shifted_of(forward, setup)
+    if older is not None:
+        end = _each(before, in_forward, kept.capped, older.ahead)
+        return largest_of(end), largest_of(_each(after, stored, kept.capped, older.back))
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     of_logits = kept.loss + kept.capped
@@ -111,8 +115,10 @@ def _in_chunks(
 
     labels = kept.labels + chunks.copied + 2 * SCALAR
     if chunks.fused:
-        end = found(before, ahead, labels, chunks.gradients(), True)
-        back = found(running, stored, constant(2 * SCALAR), [ZERO], True)
+        shifted = chunks.shifted if chunks.is_copied else ZERO
+        unshifted = hidden if chunks.tokens != TOKENS and chunks.hidden.requires_grad else ZERO
+        end = found(before, ahead, labels + shifted, chunks.gradients(), True)
+        back = found(running, stored, constant(2 * SCALAR), [unshifted], True)
     else:
         end = found(before, ahead, labels, [chunks.losses()], False)
         back = found(running, stored, labels + 2 * SCALAR, chunks.gradients(), True)

@@ -7,10 +7,11 @@ is the same for each.
 
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.generations import shifts_logits
 from lora_profiler.support.losses import OWN_LOSSES, chunk_rows, head_of, loss_fact
 from lora_profiler.workload import Workload
 
@@ -24,7 +25,8 @@ class ChunkedHead(NamedTuple):
     """The head under a loss path without all logits.
 
     `hidden` and `parameters`, the weight first, are as the products read them: lowered under
-    autocast, from the `given` ones. `rows`: tokens of the largest chunk.
+    autocast, from the `given` ones. `rows`: tokens of the largest chunk, of all `tokens`,
+    whose hidden states `is_copied` says are a copy, as of versions that shift them, not labels.
     """
 
     fused: bool
@@ -34,6 +36,8 @@ class ChunkedHead(NamedTuple):
     rows: Polynomial
     width: int
     vocab: int
+    tokens: Polynomial = TOKENS
+    is_copied: bool = False
 
     @property
     def lowered(self) -> bool:
@@ -57,12 +61,17 @@ class ChunkedHead(NamedTuple):
     @property
     def made(self) -> Polynomial:
         """Bytes of the gradient of the hidden state."""
-        return self.hidden.bytes if self.hidden.requires_grad else ZERO
+        return self.shifted if self.hidden.requires_grad else ZERO
+
+    @property
+    def shifted(self) -> Polynomial:
+        """Bytes of the hidden states of the tokens that are multiplied."""
+        return self.tokens * (self.width * ITEMSIZE[self.hidden.dtype])
 
     @property
     def product_flops(self) -> Polynomial:
         """Of the head's product, for all tokens."""
-        return TOKENS * (2 * self.width * self.vocab)
+        return self.tokens * (2 * self.width * self.vocab)
 
     @property
     def num_gradients(self) -> int:
@@ -121,6 +130,7 @@ def chunked_head(
     head = head_of(model)
     assert head is not None and head.in_features is not None and head.out_features is not None
     name, op.scope = model.output_embedding or "", ""
+    shifts = fused and shifts_logits(op.rules.transformers)
     hidden = op.lowered(hidden)
     given = tuple(
         op.weight(name, weight) for weight in sorted((w.name for w in head.weights), reverse=True)
@@ -140,4 +150,6 @@ def chunked_head(
         rows=constant(rows) if rows else TOKENS,
         width=head.in_features,
         vocab=head.out_features,
+        tokens=TOKENS - (constant(1) if op.rules.one_row else B) if shifts else TOKENS,
+        is_copied=shifts and not op.rules.one_row,
     )

@@ -6,7 +6,7 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 """
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant
-from lora_profiler.analytic.activations import Activations, smoothing_of
+from lora_profiler.analytic.activations import Activations, shifted_of, smoothing_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
@@ -91,9 +91,12 @@ def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
         return ZERO
     if forward.chunks is not None:
         return forward.chunks.output if isinstance(forward.chunks, LossPath) else ZERO
+    older = shifted_of(forward, setup)
     return (
         smoothing_of(forward, setup).output
         if setup.label_smoothing_factor
+        else older.output
+        if older
         else forward.logits.bytes
     )
 

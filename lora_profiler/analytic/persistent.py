@@ -69,10 +69,23 @@ class Persistent:
 
 
 def rest_dtype(setup: TrainSetup) -> Dtype:
-    """Dtype of everything that is not quantised: PEFT's k-bit preparation turns 16-bit parameters
-    into float32."""
+    """Dtype of embeddings and head, and so of what the layers begin with: PEFT's k-bit preparation
+    turns 16-bit parameters into float32."""
+    if setup.quantization is not None and setup.quantization.recipe == "kbit-norms":
+        return "bfloat16"
     kbit = setup.quantization is not None and setup.quantization.recipe == "kbit"
     return "float32" if kbit else setup.dtype
+
+
+_BACK_IN_16_BIT = ("lm_head", "embed_tokens", "wte", "wpe")
+
+
+def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
+    """Dtype of a module that is not quantised: after k-bit preparation TRL 0.14 turned embeddings
+    and head back to bfloat16 (`trainer/utils.py`, peft_module_casting_to_bf16)."""
+    if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
+        return rest_dtype(setup)
+    return "bfloat16" if name.rpartition(".")[2] in _BACK_IN_16_BIT else "float32"
 
 
 def adapter_dtype(setup: TrainSetup) -> str:
@@ -122,7 +135,7 @@ def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str])
     a float32 scale for each output (bitsandbytes `nn/modules.py`, Int8Params: CB and SCB).
     """
     if setup.quantization is None or not module.is_linear or module.name in unquantized:
-        return module.num_parameters * DTYPE_BYTES[rest_dtype(setup)], 0
+        return module.num_parameters * DTYPE_BYTES[unpacked_dtype(module.name, setup)], 0
     biases = sum(w.numel for w in module.weights if w.name != "weight")
     if setup.quantization.quant_type == "int8":
         numel = module.weight("weight").numel

@@ -25,7 +25,14 @@ from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import moments, persistent_only
-from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
+from lora_profiler.analytic.persistent import (
+    Persistent,
+    adapter_dtype,
+    groups,
+    persistent,
+    rest_dtype,
+    unpacked_dtype,
+)
 from lora_profiler.analytic.sharding import ShardState, alone
 from lora_profiler.analytic.sharding_units import shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
@@ -34,6 +41,7 @@ from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
@@ -108,6 +116,7 @@ def plan_for(workload: Workload) -> Plan:
                 lora.modules_to_save,
                 lora.adapter_dtype,
                 lora.use_dora,
+                lora.fast_lora,
                 lora.r if counts_in_steps(setup) or setup.world_size > 1 else 0,
             )
         ),
@@ -134,6 +143,8 @@ def plan_for(workload: Workload) -> Plan:
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         _sequences(setup),
         setup.kernels,
+        setup.transformers,
+        setup.is_reentrant,
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         workload.platform,
     )
@@ -214,7 +225,10 @@ def _shared(workload: Workload) -> Plan:
         return replace(
             one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
         )
-    one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
+    setup = replace(workload.setup, world_size=1, sharding="none")
+    if workload.setup.has_wide_shards:
+        setup = replace(setup, dtype="bfloat16", precision="pure")
+    one = plan_for(replace(workload, setup=setup))
     shards = shard_state(workload, one.state, one.adapters, one.copies)
     return _with_moments(
         replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])
@@ -283,10 +297,27 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
         masked_layers=masked_layers,
         packed=setup.is_packed,
         liger=setup.kernels == "liger",
+        fused_norms=setup.kernels != "transformers",
+        fast_lora=setup.lora is not None and setup.lora.fast_lora,
+        repeats_always=repeats_heads(workload),
+        reentrant=setup.is_reentrant,
+        unpacked_dtypes=_unpacked_dtypes(workload),
+        transformers=setup.transformers,
         attended=_attended(setup),
         chunk_rows=chunk_fact(workload),
         loss=setup.loss,
     )
+
+
+def _unpacked_dtypes(workload: Workload) -> tuple[tuple[str, str], ...]:
+    """Modules that are not of the usual dtype, by the names that the forward pass uses."""
+    usual = rest_dtype(workload.setup)
+    found = {}
+    for module, _ in groups(workload.model):
+        dtype = unpacked_dtype(module.name, workload.setup)
+        if dtype != usual:
+            found[module.name] = dtype
+    return tuple(found.items())
 
 
 def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
@@ -296,6 +327,8 @@ def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
     if setup.is_flattened:
         return frozenset()
     windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
+    if setup.is_flash_attention_2:
+        return frozenset(windows) if setup.is_padded else frozenset()
     return frozenset(
         i
         for i, w in windows.items()

@@ -168,6 +168,10 @@ _SHARED = {
         "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit;"
         " gradients are reduced after every micro-batch."
     ),
+    "fsdp1": (
+        "A rank under FSDP1 as accelerate wraps it, every decoder layer a flat parameter, none"
+        " fetched ahead; with --precision amp of float32 weights layers run in bfloat16."
+    ),
     "fsdp-no-reshard": (
         "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit,"
         " kept whole from forward to backward; gradients are reduced after every micro-batch."
@@ -235,7 +239,7 @@ def _is_unchecked(setup: TrainSetup) -> bool:
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    return setup.sharding == "zero2" or cuts_adapters or shares_states
+    return setup.sharding in ("zero2", "fsdp1") or cuts_adapters or shares_states
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -263,6 +267,11 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
                 " in place of the biases that FSDP gathered, which stay; they are left out (0.1 %"
                 " of OPT-6.7B's peak after k-bit preparation)."
             )
+    if any(".experts." in adapter.module for adapter in plan.adapters):
+        found.append(
+            "Adapters on experts that are layers of their own: what A makes is counted for more"
+            " tokens than take the expert."
+        )
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
         found.append(

@@ -31,7 +31,8 @@ class ShardState:
 
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its
     optimizer works on; `always` lives from the wrapping on. `units` are the layers that are
-    gathered one by one, `root` is the unit of the rest; without units gradients stay whole.
+    gathered one by one, `root` is the unit of the rest; without units gradients stay whole. `flat`
+    are FSDP1's units, of which none is on its way beside the one that runs.
     `reshards` says whether a layer's weights go again after its forward pass. `order` are all
     tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come,
     the weights staying whole.
@@ -44,6 +45,7 @@ class ShardState:
     units: tuple["Unit", ...] = ()
     root: "Unit | None" = None
     reshards: bool = True
+    flat: bool = False
     order: tuple[TrainableTensor, ...] = ()
     exchanged: tuple[Traffic, ...] = ()
 
@@ -65,6 +67,8 @@ class ShardState:
         next layer's has come."""
         if self.root is None:
             return self.always
+        if self.flat:
+            return constant(self.root.whole + self.units[layer].whole)
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
         return constant(self.root.whole + sum(u.whole for u in unsharded) + self.units[layer].whole)
 
@@ -73,13 +77,16 @@ class ShardState:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
             return self.always
-        return constant(self.root.whole + self._left + self.units[-1].whole)
+        buffer = 0 if self.flat else self.units[-1].whole
+        return constant(self.root.whole + self._left + buffer)
 
     @property
     def before_layers(self) -> Polynomial:
         """While backward is in the loss and the head: the last layer is on its way already."""
         if self.root is None:
             return self.always
+        if self.flat:
+            return constant(self.root.whole)
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
 
     @property
@@ -91,6 +98,8 @@ class ShardState:
         before sent off as gradients."""
         if self.root is None:
             return self.always
+        if self.flat:
+            return constant(self.root.whole + self.units[layer].whole)
         coming = self.units[layer - 1].whole if layer > 0 else 0
         held = (
             self.units[layer].whole + coming
@@ -104,7 +113,7 @@ class ShardState:
     def in_embedding(self) -> Polynomial:
         if self.root is None:
             return self.always
-        return constant(self.root.whole + self.units[0].reduced)
+        return constant(self.root.whole + (0 if self.flat else self.units[0].reduced))
 
     def reduced_above(self, layer: int) -> Polynomial:
         """Shards of the gradients of all layers with an index over `layer`."""
@@ -118,14 +127,15 @@ class ShardState:
             size = self.always.evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.whole, self.units[-1].whole
+        buffer = 0 if self.flat else last
         found: dict[MomentName, dict[Part, int]] = {
             "last_layer_forward": {
                 "root": root,
                 "layers": last if self.reshards else self._left,
-                "buffer": last,
+                "buffer": buffer,
             },
-            "end_of_forward": {"root": root, "layers": self._left, "buffer": last},
-            "loss_backward": {"root": root, "layers": self._left, "buffer": last * self.reshards},
+            "end_of_forward": {"root": root, "layers": self._left, "buffer": buffer},
+            "loss_backward": {"root": root, "layers": self._left, "buffer": buffer * self.reshards},
         }
         return {part: size for part, size in found.get(moment, {}).items() if size}
 
@@ -238,6 +248,21 @@ def bucket_bytes(sizes: Sequence[int], dtypes: Sequence[str]) -> list[int]:
     return full + list(filling.values())
 
 
+def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
+    """A flat parameter of FSDP1: `pieces` end to end, a part each; gathered and reduced in half of
+    its bytes where shards are `wide` (torch `distributed/fsdp/_flat_param.py`)."""
+    shares = [(prod(p.shape) * p.itemsize, p.trains) for p in pieces]
+    share = -(-sum(size for size, _ in shares) // world_size)
+    reduced = -(-sum(size for size, trains in shares if trains) // world_size)
+    parts = 2 if wide else 1
+    return Unit(
+        share=share,
+        whole=share * world_size // parts,
+        reduced=reduced * world_size // parts,
+        reduced_share=reduced,
+    )
+
+
 def unit(pieces: Iterable[Piece], world_size: int) -> Unit:
     shares = [(piece.share(world_size), piece.trains) for piece in pieces]
     share = sum(size for size, _ in shares)
@@ -317,26 +342,40 @@ def fully_sharded(
     adapter_share: int,
     setup: TrainSetup,
 ) -> ShardState:
-    """FSDP2: each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
-    rank's bytes of adapters."""
+    """Each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
+    rank's bytes of adapters. FSDP1's optimizer sees one flat tensor a unit."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     known: dict[tuple[Piece, ...], Unit] = {}
-    units = tuple(known.setdefault(key, unit(key, world)) for key in map(tuple, layers))
-    base = unit(root, world)
-    chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
+    flat = setup.sharding == "fsdp1"
+
+    def made(pieces: Sequence[Piece]) -> Unit:
+        if flat:
+            return flat_unit(pieces, world, wide=setup.has_wide_shards)
+        return unit(pieces, world)
+
+    units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
+    base = made(root)
+    if flat:
+        dtype = order[0].dtype
+        numels = [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
+        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels)
+    else:
+        chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
+        own = tuple(chunks[tensor] for tensor in order)
     share = Persistent(
         parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
         quantization_bytes=state.quantization_bytes,
         adapter_bytes=constant(adapter_share),
         adapter_parameters=state.adapter_parameters,
-        order=tuple(chunks[tensor] for tensor in order),
+        order=own,
     )
     return ShardState(
         state=share,
         stepped=share,
         units=units,
         root=base,
-        reshards=setup.sharding == "fsdp",
+        reshards=setup.sharding != "fsdp-no-reshard",
+        flat=flat,
         order=tuple(order),
     )
 

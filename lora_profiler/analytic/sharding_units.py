@@ -8,8 +8,8 @@ from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
     nf4_bytes,
-    rest_dtype,
     trainable_tensors,
+    unpacked_dtype,
     unquantized,
 )
 from lora_profiler.analytic.sharding import (
@@ -48,14 +48,18 @@ def shard_state(
         return dealt_out(state, setup, order)
     if setup.sharding not in FULLY_SHARDED:
         raise UsageError(
-            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard"
-            " and tp have."
+            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard,"
+            " fsdp1 and tp have."
         )
     if setup.optimizer not in ("adamw", "sgd"):
         works = setup.optimizer == "muon" or package_of(setup) == "torchao"
         why = "is not modelled" if works else "does not work"
         raise UsageError(
             f"{setup.optimizer} {why} on the shards of FSDP2; take adamw or sgd, or --sharding ddp."
+        )
+    if setup.sharding == "fsdp1" and setup.lora is not None:
+        raise UsageError(
+            "fsdp1 is known of full fine-tuning alone; take --sharding fsdp, or --method full."
         )
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {
@@ -91,7 +95,7 @@ def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iter
             packed, _ = nf4_bytes(weight.numel, False)
             yield Piece((-(-packed // itemsize), 1), itemsize, False)
         else:
-            dtype = setup.dtype if packs else rest_dtype(setup)
+            dtype = setup.dtype if packs else unpacked_dtype(module.name, setup)
             yield Piece(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)
 
 
@@ -107,4 +111,4 @@ def _added(
             yield adapter.module, Piece(shape, itemsize, True)
     for name, module in copies:
         for weight in module.weights:
-            yield name, Piece(weight.shape, DTYPE_BYTES[rest_dtype(setup)], True)
+            yield name, Piece(weight.shape, DTYPE_BYTES[unpacked_dtype(name, setup)], True)

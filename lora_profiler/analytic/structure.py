@@ -21,9 +21,11 @@ from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
 from lora_profiler.analytic.loss_paths import LossPath, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
+from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.support.generations import shifts_logits
 
 PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "trl": trl_head,
@@ -41,6 +43,8 @@ class Run:
     """What one part of the model (embeddings, a distinct layer, norm and head) did to the ledger.
 
     `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`; `cached`: see `Ledger`.
+    `reentrant`: checkpointing runs it again to its end, and keeps its output and that one's
+    gradient until its backward is over (torch `utils/checkpoint.py`, CheckpointFunction.backward).
     """
 
     nodes: list[Node]
@@ -50,6 +54,7 @@ class Run:
     promotes: bool
     scalars: int
     cached: tuple[Storage, ...]
+    reentrant: bool = False
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -66,7 +71,10 @@ class Run:
 
     @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        return backward_bytes(self.nodes, self.output)
+        found = backward_bytes(self.nodes, self.output, keeps_gradient=self.reentrant)
+        if not self.reentrant:
+            return found
+        return tuple(size + self.output.bytes for size in found)
 
     @cached_property
     def forward_candidates(self) -> tuple[Polynomial, ...]:
@@ -94,12 +102,16 @@ class Run:
 
     @cached_property
     def waiting_gradients(self) -> Polynomial:
+        if self.reentrant:
+            return self.output.bytes
         return waiting_gradients(self.nodes, self.output)
 
     @property
     def repeated(self) -> int:
-        """How many nodes non-reentrant checkpointing runs again: up to the last tensor that must be
-        saved again."""
+        """How many nodes checkpointing runs again: all, or where it is not reentrant up to the last
+        tensor that must be saved again."""
+        if self.reentrant:
+            return len(self.nodes)
         last = max((i for i, node in enumerate(self.nodes) if node.packs), default=-1)
         return last + (self.nodes[last].saves_output if last >= 0 else 1)
 
@@ -191,7 +203,16 @@ def forward_pass(
             if not rules.trains:  # what trains is saved
                 op.keep(*op.returned)
             layer = runs[key] = LayerRun(
-                Run(op.nodes, op.saved, start, end, promotes, op.scalars, _copies(op))
+                Run(
+                    op.nodes,
+                    op.saved,
+                    start,
+                    end,
+                    promotes,
+                    op.scalars,
+                    _copies(op),
+                    rules.reentrant,
+                )
             )
         layer.indices.append(index)
         x = layer.run.output
@@ -204,7 +225,10 @@ def forward_pass(
         logits = family.head(op, hidden, config)
     else:
         if rules.loss in PATHS:
-            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
+            path = PATHS[rules.loss]
+            if rules.loss == "triton" and shifts_logits(rules.transformers):
+                path = overwritten_shifted_logits
+            chunks = path(op, hidden, spec, rules.chunk_rows)
         else:
             chunks = chunked_head(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows

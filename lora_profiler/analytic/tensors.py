@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 from lora_profiler.platform import Platform
-from lora_profiler.workload import Loss
+from lora_profiler.workload import Loss, Transformers
 
 ITEMSIZE = {
     "float32": 4,
@@ -87,12 +87,15 @@ class Rules(NamedTuple):
     `kernel` is attention's where there is no mask, `masked_kernel` where there is one; grouped
     heads are repeated for the efficient one where it takes none (`repeats_heads`).
 
-    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the
-    output layer, which never is. `autocast`: matrix products and attention run in bfloat16 whatever
+    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
+    modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised. `autocast`: matrix products and attention run in bfloat16 whatever
     their inputs are. `input_grads`: checkpointing makes the embeddings' output require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
-    attention computes. `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`:
+    attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
+    fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
+    fms-acceleration's. `repeats_always`: keys and values are repeated before any kernel of
+    attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
     """
@@ -115,10 +118,20 @@ class Rules(NamedTuple):
     masked_layers: frozenset[int] = frozenset()
     packed: bool = False
     liger: bool = False
+    fused_norms: bool = False
+    fast_lora: bool = False
+    repeats_always: bool = False
+    reentrant: bool = False
+    unpacked_dtypes: tuple[tuple[str, str], ...] = ()
+    transformers: Transformers = "5"
     attended: Polynomial = S * S
     chunk_rows: int | None = None
     loss: Loss = "plain"
     trains: bool = True
+
+    def unpacked(self, module: str) -> str:
+        """Dtype of the weights of a module that is not quantised."""
+        return dict(self.unpacked_dtypes).get(module, self.rest_dtype)
 
     @property
     def positions(self) -> Polynomial:

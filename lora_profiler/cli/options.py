@@ -57,12 +57,9 @@ _TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "tex
 
 
 def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
-    """The option of the command line. One that is hidden is refused with the reason: people who
-    come from PEFT and transformers know it."""
+    """The option of the command line."""
     declared = option.declared
     flags = [declared.short] if declared.short else []
-    if declared.hidden:
-        return click.option(*flags, option.flag, is_flag=True, hidden=True)
     is_switch = option.kind == "switch"
     flags.append(f"{option.flag}/{flag(f'no_{option.name}')}" if is_switch else option.flag)
     default = declared.default_text

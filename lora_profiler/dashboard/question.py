@@ -23,11 +23,9 @@ LONGEST_TEXT = 2000
 METHODS: tuple[Method, ...] = get_args(Method)
 _WORDS = {True: "yes", False: "no"}
 SETUP_OPTIONS: Mapping[str, Option] = {
-    option.name: option
-    for option in sorted(OPTIONS, key=lambda option: option.declared.added)
-    if not option.declared.hidden
+    option.name: option for option in sorted(OPTIONS, key=lambda option: option.declared.added)
 }
-"""By name. Those that exist to be refused have no widget and no place in a link."""
+"""By name."""
 OWN_NAMES = ("model", "revision", "offline", "trainer", "gpu", "interconnect", "engine")
 _PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *SETUP_OPTIONS)}
 """Name in a link, which is that of the command line's option, to the name of the field."""

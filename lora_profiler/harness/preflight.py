@@ -18,7 +18,7 @@ from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
 NEEDED = ("torch", "transformers", "peft", "accelerate")
 BFLOAT16_CAPABILITY = (8, 0)
 NO_CACHING = "PYTORCH_NO_CUDA_MEMORY_CACHING"
-MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
+MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
 
 
 class MeasurementError(LoraProfilerError):
@@ -134,6 +134,10 @@ def refuse(
     if setup.kernels == "liger":
         raise UsageError(
             "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
+        )
+    if setup.is_flash_attention_2:
+        raise UsageError(
+            "FlashAttention 2 is predicted here and not run; take --attention flash, torch's own."
         )
     if setup.is_flattened:
         raise UsageError(

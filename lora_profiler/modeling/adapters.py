@@ -48,7 +48,11 @@ def _task_type(model: Any) -> str | None:
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
-def enable_checkpointing(model: Any) -> None:
-    """Non-reentrant, one segment a layer. The name is the one that every supported transformers
-    has; 5.24 deprecates it."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+def enable_checkpointing(model: Any, setup: TrainSetup) -> None:
+    """One segment a layer. The name is the one that every supported transformers has; 5.24
+    deprecates it. The reentrant kind trains nothing unless an input requires a gradient, which the
+    embedding's output is made to by PEFT and by older Trainers."""
+    reentrant = setup.use_reentrant
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    if reentrant and setup.lora is not None:
+        model.enable_input_require_grads()

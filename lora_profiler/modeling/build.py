@@ -99,7 +99,7 @@ def build_model(
                 model = inject_adapters(model, setup)
         if setup.checkpointing:
             with refusals(f"{workload.model.id} has no activation checkpointing"):
-                enable_checkpointing(model)
+                enable_checkpointing(model, setup)
     return model.train()
 
 

@@ -142,7 +142,7 @@ def least_bytes(model: ModelSpec, setup: TrainSetup) -> int:
     else:
         weights = model.num_parameters * DTYPE_BYTES[setup.dtype]
     states = 2 * weights if setup.lora is None and setup.optimizer == "adamw" else 0
-    if setup.sharding == "fsdp":
+    if setup.sharding in ("fsdp", "fsdp1"):
         return (weights + states) // setup.world_size
     return weights + (states if setup.world_size == 1 else 0)
 

@@ -12,6 +12,7 @@ from lora_profiler.platform import Platform
 from lora_profiler.stacks.find import BARE, find_stack
 from lora_profiler.stacks.stack import Stack
 from lora_profiler.stacks.trainer import Trainer, check_able, spelled
+from lora_profiler.support.generations import as_of
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -35,7 +36,7 @@ def workloads(
     """`setups` of `model`, each on `platform`, the usual one without."""
     platform = platform or Platform()
     return [
-        Workload(model=model, setup=setup, platform=platform)
+        Workload(model=as_of(model, setup.transformers), setup=setup, platform=platform)
         for setup in setups(model, options, given, platform, stack)
     ]
 
@@ -219,7 +220,7 @@ def written_options(setup: TrainSetup) -> dict[str, Any]:
     return {
         option.name: _written(option, getattr(parts[option.owner], option.field))
         for option in OPTIONS
-        if option.owner in parts and not option.declared.hidden
+        if option.owner in parts
     }
 
 

@@ -15,11 +15,7 @@ ALIASES: dict[str, dict[str, Options]] = {
         "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
         "lion_32bit": {"optimizer": "lion"},
     },
-    "attention": {
-        "flash_attention_2": {"attention": "flash"},
-        "fa2": {"attention": "flash"},
-        "sdpa": {"attention": "auto"},
-    },
+    "attention": {"fa2": {"attention": "flash_attention_2"}, "sdpa": {"attention": "auto"}},
     "dtype": {
         "bf16": {"dtype": "bfloat16"},
         "fp16": {"dtype": "float16"},
@@ -47,6 +43,27 @@ _REFUSALS = (
     Refusal("loss", "its loss is made of all logits, or Liger's (use_liger_kernel)", ("chunked",)),
 )
 
+
+def _older(version: str, about: str) -> Stack:
+    """transformers 4: what its code holds otherwise `lora_profiler/support/generations.py` says."""
+    return Stack(
+        name="transformers",
+        library="transformers",
+        version=version,
+        call="Trainer",
+        about=(about, "bf16=True is --precision amp. The length is the data's."),
+        defaults=by_method(
+            {**_COMMON, "dtype": "float32", "transformers": version, "use_reentrant": True},
+            adapter=PEFT_LORA,
+            base={"double_quant": False, "recipe": "stock"},
+        ),
+        packing=Packing(one_row=False),
+        aliases=ALIASES,
+        holds=_HOLDS,
+        refusals=_REFUSALS,
+    )
+
+
 VERSIONS = (
     Stack(
         name="transformers",
@@ -66,23 +83,19 @@ VERSIONS = (
         holds=_HOLDS,
         refusals=_REFUSALS,
     ),
-    Stack(
-        name="transformers",
-        library="transformers",
-        version="4.57",
-        call="Trainer",
-        about=(
-            "As version 5, but from_pretrained(name) made float32 weights of any checkpoint.",
-            "bf16=True is --precision amp. The length is the data's.",
-        ),
-        defaults=by_method(
-            {**_COMMON, "dtype": "float32"},
-            adapter=PEFT_LORA,
-            base={"double_quant": False, "recipe": "stock"},
-        ),
-        packing=Packing(one_row=False),
-        aliases=ALIASES,
-        holds=_HOLDS,
-        refusals=_REFUSALS,
+    _older(
+        "4.57",
+        "As version 5, but from_pretrained(name) made float32 weights of any checkpoint, layers are"
+        " checkpointed the reentrant way, and each expert of Mixtral is a layer of its own.",
+    ),
+    _older(
+        "4.48",
+        "As version 4.57, but the float32 logits are copied to shift them, and SDPA gets keys and"
+        " values repeated to all heads.",
+    ),
+    _older(
+        "4.45",
+        "As version 4.48, but the head casts the logits to float32 itself, and FlashAttention 2 of"
+        " Mistral, Qwen2 and Phi-3 gets repeated heads too.",
     ),
 )

@@ -3,6 +3,7 @@
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.support.engines import why_unprofiled, why_unruled
+from lora_profiler.support.generations import check_generation
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
@@ -31,6 +32,7 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+    check_generation(workload)
 
 
 def check_adapters(workload: Workload) -> None:

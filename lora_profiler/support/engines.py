@@ -28,9 +28,19 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of evaluation between steps; take --engine analytic, or traced, which"
             " traces exactly this size."
         )
+    if setup.transformers != "5":
+        return (
+            "no profile is of an older version of transformers; take --engine analytic, or traced,"
+            " which traces exactly this size."
+        )
+    if setup.lora is not None and setup.lora.fast_lora:
+        return (
+            "no profile is of fused adapters; take --engine analytic, or traced, which traces"
+            " exactly this size."
+        )
     if setup.kernels != "transformers":
         return (
-            "no profile is of Liger's kernels; take --engine analytic, or traced, which traces"
+            "no profile is of fused kernels; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
     return None

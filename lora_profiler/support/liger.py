@@ -1,7 +1,8 @@
-"""Liger-Kernel's norms, rotary embedding and MLP: which models they are known of. No torch."""
+"""Kernels in place of transformers' own, Liger-Kernel's and fms-acceleration's: which models they
+are known of. No torch."""
 
 from lora_profiler.errors import UsageError
-from lora_profiler.support.model_types import LIGER_TYPES, type_of
+from lora_profiler.support.model_types import FOAK_TYPES, LIGER_TYPES, type_of
 from lora_profiler.workload import Workload
 
 ASSUMPTION = (
@@ -11,9 +12,19 @@ ASSUMPTION = (
 
 
 def check_kernels(workload: Workload) -> None:
-    """Raises UsageError where Liger's kernels do not take the model, or nothing here says what they
+    """Raises UsageError where the kernels do not take the model, or nothing here says what they
     keep of it."""
     model, setup = workload.model, workload.setup
+    if setup.kernels == "foak" and not type_of(model).foak:
+        raise UsageError(
+            f"fms-acceleration's kernels are known of {', '.join(FOAK_TYPES)}, not of"
+            f" {model.model_type}; leave --kernels out."
+        )
+    if setup.kernels == "foak" and setup.sharding == "tp":
+        raise UsageError(
+            "fms-acceleration's kernels under tensor parallelism are not known; leave out one of"
+            " --kernels and --sharding tp."
+        )
     if setup.kernels != "liger":
         return
     if not type_of(model).liger:

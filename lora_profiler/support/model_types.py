@@ -19,6 +19,9 @@ class ModelType(NamedTuple):
     liger: bool = False
     """Liger-Kernel replaces its RMSNorm, SwiGLU and rotary embedding by the three functions that it
     has for Llama."""
+    foak: bool = False
+    """fms-acceleration's plugin has norm and rotary embedding of it
+    (`fms_acceleration_foak/models/{llama,mistral,mixtral}.py`)."""
     tensor_parallel: bool = False
     """One linear layer for each of q, k, v, gate and up, and no norm over all heads."""
 
@@ -31,12 +34,14 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
-    "llama": ModelType(liger=True, tensor_parallel=True),
-    "mistral": ModelType(liger=True, tensor_parallel=True),
+    "llama": ModelType(liger=True, foak=True, tensor_parallel=True),
+    "mistral": ModelType(liger=True, foak=True, tensor_parallel=True),
+    "mixtral": ModelType(foak=True),
     "opt": ModelType(learned_positions=True, packing_blind=True),
     "qwen2": ModelType(liger=True, tensor_parallel=True),
     "qwen3": ModelType(liger=True, tensor_parallel=True),
 }
+FOAK_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.foak)
 LIGER_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.liger)
 TENSOR_PARALLEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.tensor_parallel)
 

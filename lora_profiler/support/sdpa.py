@@ -69,8 +69,9 @@ def check_platform(workload: Workload) -> None:
     if setup.device != "cuda" or platform.capability is None or platform.capability >= 80:
         return
     half = setup.dtype == "bfloat16" or setup.precision == "amp"
-    if setup.attention in ("flash", "cudnn") or (setup.attention == "efficient" and half):
-        of = "" if setup.attention in ("flash", "cudnn") else " in bfloat16"
+    fast = setup.attention in ("flash", "cudnn", "flash_attention_2")
+    if fast or (setup.attention == "efficient" and half):
+        of = "" if fast else " in bfloat16"
         raise UsageError(
             f"{setup.attention} attention{of} needs a card of sm_80 or later, and this one is"
             f" {platform.capability_text}; leave --attention out, so that torch takes what"

@@ -51,6 +51,7 @@ def attention(
     """
     setup = workload.setup
     math = F.scaled_dot_product_attention
+    unmasked = setup.is_flattened or (setup.is_flash_attention_2 and not setup.is_padded)
     packed = [0, *accumulate(lengths(setup) * setup.batch_size)] if setup.is_flattened else []
     begins = torch.tensor(
         packed, dtype=torch.int32
@@ -104,7 +105,7 @@ def attention(
 
     with (
         replaced(F, "scaled_dot_product_attention", sdpa),
-        no_masks() if setup.is_flattened else nullcontext(),
+        no_masks() if unmasked else nullcontext(),
     ):
         yield
 
@@ -157,7 +158,7 @@ def attention_kernel(
         return "math" if refused else "cpu"
     if setup.device == "mps":
         return "math"
-    implementation = setup.attention
+    implementation = "flash" if setup.is_flash_attention_2 else setup.attention
     if implementation in ("efficient", "cudnn", "math", "flash"):
         return "efficient" if implementation == "flash" and mask is not None else implementation
     if query.shape[-1] != key.shape[-1]:

@@ -52,7 +52,7 @@ def rms_norm(
     """
     op.scope = name
     weight = op.weight(name)
-    if op.rules.liger:
+    if op.rules.fused_norms:
         return liger.norm(op, x, weight, rows)
     wide = op.cast(x, "float32")
     inverse = op.activation(
@@ -126,7 +126,7 @@ def attention(
     eager: `eager_attention_forward` of the family (`upcast`: float32 softmax). SDPA: PyTorch's
     fused kernels keep q, k, v, their output and the row-wise log-sum-exp. Grouped heads are
     repeated where there is a mask, as transformers does, and before an efficient kernel that does
-    not take them.
+    not take them; by older versions of transformers always.
     """
     op.scope = scope
     dropout = dropout if op.rules.trains else 0.0
@@ -135,7 +135,7 @@ def attention(
         return _eager(op, q, k, v, heads, dropout, upcast, softcap)
     if kernel == "math" or (kernel == "cpu" and dropout > 0.0):
         return _math(op, q, k, v, heads, dropout)
-    if masked or (kernel == "efficient" and op.rules.repeats_heads):
+    if masked or op.rules.repeats_always or (kernel == "efficient" and op.rules.repeats_heads):
         k, v = repeat(op, k, heads), repeat(op, v, heads)
     q, k, v = (op.lowered(t) for t in (q, k, v))
     given, width = q.elements, heads.dim

@@ -43,7 +43,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
         k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
     op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
-    if op.rules.liger:
+    if op.rules.fused_norms:
         q, k = liger.rotated(op, q, k, heads.dim)
     else:
         q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))

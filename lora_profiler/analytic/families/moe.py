@@ -74,11 +74,41 @@ def run_experts(
     return summed
 
 
+def run_each_expert(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    """Experts that are layers of their own, one after the other on the tokens that chose it, as
+    many for each: transformers 4.57 `modeling_mixtral.py`, MixtralSparseMoeBlock.forward."""
+    experts, chosen, hidden = c["num_local_experts"], c["num_experts_per_tok"], c["hidden_size"]
+    logits = op.linear(x, "block_sparse_moe.gate")
+    op.scope = "block_sparse_moe"
+    probabilities = op.softmax(logits, "float32")
+    indices = op.fresh(TOKENS * chosen, "int64", False)
+    weights = op.select(probabilities, TOKENS * chosen, indices, "topk")
+    weights = op.cast(op.normalize(weights, TOKENS), x.dtype)
+    places = op.fresh(TOKENS * (2 * chosen), "int64", False)  # of all experts
+    picked = op.select(weights, TOKENS * chosen, places)
+    summed = op.fresh(TOKENS * hidden, x.dtype, False)
+    op.derive("zeros", (), summed)
+    rows = TOKENS * (chosen * hidden // experts)
+    for number in range(experts):
+        name = f"block_sparse_moe.experts.{number}"
+        op.scope = name
+        taken = op.select(x, rows, places)
+        acted = activate(op, op.linear(taken, f"{name}.w1"), c["hidden_act"])
+        inner = op.multiply(acted, op.linear(taken, f"{name}.w3"))
+        out = op.linear(inner, f"{name}.w2")
+        op.scope = name
+        summed = op.add_rows(summed, op.multiply(out, picked), places)
+    op.keep(x)
+    return summed
+
+
 def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Tensor:
     masked = layer in op.rules.masked_layers
     normed = rms_norm(op, x, "input_layernorm")
     x = residual(op, x, self_attention(op, normed, c, masked, norms="heads" if qwen else "none"))
     hidden = rms_norm(op, x, "post_attention_layernorm")
+    if op.has("block_sparse_moe.gate"):
+        return residual(op, x, run_each_expert(op, hidden, c))
     if op.has("mlp.gate_proj"):
         return residual(op, x, gated_mlp(op, hidden, c))
     experts = op.modules["mlp.experts"].weight("gate_up_proj").shape[0]

@@ -97,7 +97,7 @@ def _ahead(
     if setup.is_packed:
         for _ in used:
             find_sequences(body, launches)
-    if not setup.is_flattened:
+    if not setup.is_flattened and (setup.is_padded or not setup.is_flash_attention_2):
         for window in windows_with_masks(
             used, eager or setup.is_packed or setup.is_padded, setup.seq_len
         ):

@@ -1,0 +1,100 @@
+"""What older versions of transformers did otherwise than today's, as far as memory shows it. No
+torch.
+
+Read in the wheels of transformers 4.45.2, 4.48.1, 4.49.0 and 4.57.3: `modeling_{llama,mistral,
+mixtral,qwen2,phi3}.py`, `integrations/sdpa_attention.py`, `loss/loss_utils.py`.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.workload import Transformers, Workload
+
+_REPEATED_BEFORE_FLASH: Final = frozenset({"mistral", "mixtral", "qwen2", "phi3"})
+"""Types whose FlashAttention 2 class of 4.45 repeats keys and values to all heads; Llama's and
+Gemma's hand grouped ones on."""
+_WITH_SHIFTED_LOGITS: Final = frozenset({"4.48", "4.45"})
+"""Versions that copy the logits to shift them; 4.49 shifts the labels instead."""
+_APART: Final = ("mixtral",)
+"""Types whose experts were layers of their own before transformers 5, and that are known so."""
+
+
+def shifts_logits(version: Transformers) -> bool:
+    return version in _WITH_SHIFTED_LOGITS
+
+
+def casts_in_head(version: Transformers) -> bool:
+    """Whether `lm_head(hidden).float()` leaves nothing of the 16-bit logits."""
+    return version == "4.45"
+
+
+def repeats_heads(workload: Workload) -> bool:
+    """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
+    4.49, and by some types' of FlashAttention 2 up to 4.45."""
+    setup = workload.setup
+    if not shifts_logits(setup.transformers):
+        return False
+    if setup.is_flash_attention_2 or setup.is_flattened:
+        return setup.transformers == "4.45" and workload.model.model_type in _REPEATED_BEFORE_FLASH
+    return True
+
+
+@lru_cache(maxsize=64)
+def as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
+    """`model` as that version of transformers makes it: with an expert a layer of its own before
+    5. Another type whose experts are packed is returned as it is, for `check_generation` to
+    refuse."""
+    if version == "5" or model.model_type not in _APART:
+        return model
+    parts = tuple(
+        replace(part, kinds=tuple(tuple(_apart(kind)) for kind in part.kinds))
+        if isinstance(part, Stack)
+        else part
+        for part in model.parts
+    )
+    return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-{version}")
+
+
+def check_generation(workload: Workload) -> None:
+    """Raises UsageError for a version of transformers whose code for this model is not known."""
+    version, model = workload.setup.transformers, workload.model
+    if version == "5" or not any(_is_packed(m) for _, m in model.modules()):
+        return
+    raise UsageError(
+        f"the experts of {model.id} were layers of their own before transformers 5, which is known"
+        f" of {', '.join(_APART)} alone; take --transformers 5."
+    )
+
+
+def _is_packed(module: Module) -> bool:
+    return module.name.endswith("mlp.experts")
+
+
+def _apart(kind: tuple[Module, ...]) -> list[Module]:
+    """The modules of a layer with its packed experts, and the router, as linear layers."""
+    found: list[Module] = []
+    for module in kind:
+        if module.name == "mlp.gate":
+            found.append(replace(module, name="block_sparse_moe.gate", kind="Linear"))
+        elif _is_packed(module):
+            experts, double, hidden = module.weight("gate_up_proj").shape
+            width = double // 2
+            for number in range(experts):
+                name = f"block_sparse_moe.experts.{number}"
+                found += [
+                    _linear(f"{name}.w1", hidden, width),
+                    _linear(f"{name}.w2", width, hidden),
+                    _linear(f"{name}.w3", hidden, width),
+                ]
+        else:
+            found.append(module)
+    return found
+
+
+def _linear(name: str, inputs: int, outputs: int) -> Module:
+    return Module(
+        name=name, kind="Linear", weights=(Weight(name="weight", shape=(outputs, inputs)),)
+    )
