@@ -156,7 +156,7 @@ def test_nothing_is_simulated_far_from_the_boundary(monkeypatch: pytest.MonkeyPa
     def never(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(simulated, "_requests", never)
+    monkeypatch.setattr(simulated, "_trials", never)
     assert judged(2 * PEAK + GIB).verdict == "fits"
     assert judged(PEAK // 2).verdict == "does_not_fit"
 

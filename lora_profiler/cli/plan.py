@@ -181,7 +181,13 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Over cards and ways."""
     from lora_profiler.catalog import find_model
-    from lora_profiler.cli.plan_inputs import amount_of, budget_of, engine_of, offers_from, space_of
+    from lora_profiler.cli.plan_inputs import (
+        amount_of,
+        budget_of,
+        engine_of,
+        offers_from,
+        space_from,
+    )
     from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
     from lora_profiler.planning.plan import make_plan
     from lora_profiler.report.json.plan import plan_payload
@@ -199,7 +205,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     engine = engine_of(o["engine"])
     amount, more = amount_of(ctx, spec)
     offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
-    space = space_of(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
+    space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
     found = make_plan(offers, amount, space, budget_of(ctx), engine)
     whose = trainer(ctx, file)
     if o["write"] and found.recommended is not None:

@@ -302,7 +302,7 @@ def _replayed(
     after: list[tuple[int, int, int]] | None,
 ) -> AllocatorPeak:
     card, allocate, free = allocator.card, allocator.allocate, allocator.free
-    live = [0] * len(sizes)
+    live: dict[int, int] = {}
     requested = allocated = most_requested = most_allocated = 0
     for event in events:
         if event >= 0:
@@ -314,9 +314,11 @@ def _replayed(
                     most_requested = requested
                 if allocated > most_allocated:
                     most_allocated = allocated
+            else:
+                live[event] = 0
         elif event == EMPTY_CACHE:
             allocator.release()
-        elif block := live[~event]:
+        elif block := live.pop(~event):
             free(block)
             requested -= sizes[~event]
             allocated -= block >> _BITS

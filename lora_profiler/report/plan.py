@@ -5,26 +5,37 @@ from collections.abc import Iterator, Sequence
 
 from lora_profiler.catalog import find_model
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.plan_choice import SAME, Goal, cost_of, hours_of
-from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
-from lora_profiler.planning.planned import Interval, PlannedRun
+from lora_profiler.planning.plan_choice import SAME, hours_of
+from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, filled, heading, paragraph
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.setup_command import predict_command
+from lora_profiler.report.plan_words import (
+    basis_words,
+    binding_words,
+    cost_interval_words,
+    hours_text,
+    interval_words,
+    layout_words,
+    money_text,
+    neighbour_words,
+    nothing_sentence,
+    other_ends,
+    price_words,
+    reason,
+    room_words,
+    run_command,
+    run_words,
+    trains_words,
+)
 from lora_profiler.report.short_answer import WIDTH, in_lines
 from lora_profiler.report.trainer import short_trainer_lines
 from lora_profiler.stacks import Trainer
-from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
+from lora_profiler.units import GIB, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup
 
 MOST_ROWS = 20
 """Of the front, where not all of it is asked for."""
-_GOALS: dict[Goal, str] = {
-    "cheapest": "costs least",
-    "quickest": "is the quickest",
-    "roomiest": "leaves most memory free; no time is known",
-}
 
 
 def plan_blocks(
@@ -35,18 +46,16 @@ def plan_blocks(
     whole_front: bool = False,
 ) -> list[Block]:
     """`more` are the arguments that say how much is trained on, for the command of the run."""
-    blocks: list[Block] = [heading(_title(plan)), in_lines(*_question(plan, trainer))]
+    blocks: list[Block] = [heading(_title(plan)), in_lines(*question_lines(plan, trainer))]
     if plan.recommended is not None:
         blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
         blocks.append(paragraph(*_over_lines(run_command(plan.recommended, more))))
-    elif plan.front:
-        blocks.append(in_lines(budget_sentence(plan, nearest_runs(plan))))
     else:
-        blocks.append(in_lines(fit_sentence(plan, nearest_fit(plan))))
+        blocks.append(in_lines(nothing_sentence(plan)))
     if plan.front:
-        blocks.append(_front(plan, whole_front))
-    if notes := list(_notes(plan)):
-        blocks.append(in_lines(*notes))
+        blocks.append(front_table(plan, whole=whole_front))
+    if said := list(notes(plan)):
+        blocks.append(in_lines(*said))
     return blocks
 
 
@@ -72,7 +81,8 @@ def _offer_words(cards: int, key: str) -> str:
     return f"up to {count_text(cards)} x {key}" if cards > 1 else key
 
 
-def _question(plan: TrainingPlan, trainer: Trainer | None) -> list[str]:
+def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
+    """What was searched: how much, how long, over which ways."""
     ways = plan.offers[0].workloads
     setup = ways[0].setup
     methods = ", ".join(labels.METHOD_LABELS[way.setup.method] for way in ways)
@@ -101,202 +111,24 @@ def _amount_words(plan: TrainingPlan) -> str:
     return f"{epochs}{short_count_text(amount.tokens or 0)} tokens"
 
 
-# --- the run to take ------------------------------------------------------------------------------
-
-
-def run_words(run: PlannedRun) -> str:
-    """'LoRA r16 on 2 x rtx_4090 (ddp), 8-bit AdamW'."""
-    cards = f"{count_text(run.cluster.cards)} x " if run.cluster.cards > 1 else ""
-    sharding = f" ({run.setup.sharding})" if run.setup.sharding != "none" else ""
-    eight = ", 8-bit AdamW" if run.setup.optimizer == "adamw_8bit" else ""
-    return f"{way_label(run.setup)}{eight} on {cards}{run.cluster.gpu.key}{sharding}"
-
-
-def price_words(run: PlannedRun) -> str:
-    """'1 h 20 min, 0.99 USD', as far as it is known."""
-    parts = [hours_text(run.hours.middle) if run.hours else "time not known"]
-    if run.cost and run.price:
-        parts.append(money_text(run.cost.middle, run.price.currency))
-    return ", ".join(parts)
-
-
-def hours_text(hours: float) -> str:
-    return seconds_text(3600 * hours)
-
-
-def money_text(amount: float, currency: str) -> str:
-    decimals = 2 if amount < 100 else 0
-    return f"{amount:,.{decimals}f}{f' {currency}' if currency else ''}"
-
-
-def layout_words(setup: TrainSetup) -> str:
-    """'micro-batch 2 x 8, checkpointing, fused loss, adamw'."""
-    checkpointing = "checkpointing" if setup.checkpointing else "no checkpointing"
-    micro = f"micro-batch {setup.batch_size} x {setup.accumulation}"
-    ranks = f" on each of {setup.world_size} ranks" if setup.world_size > 1 else ""
-    weights = "" if setup.dtype == "bfloat16" else f", {setup.dtype} weights"
-    return f"{micro}{ranks}, {checkpointing}, {setup.loss} loss, {setup.optimizer}{weights}"
-
-
 def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
     yield f"Take {run_words(run)}: {price_words(run)}"
     yield f"  {layout_words(run.setup)}"
-    share = f"{100 * run.headroom_share:.0f} %" if run.headroom_share >= 0.01 else "<1 %"
-    yield (
-        f"  peak {bytes_text(run.peak_bytes)} a card, {bytes_text(run.headroom_bytes)} ({share})"
-        f" left beside the reserve; trains {short_count_text(run.trained)} parameters"
-    )
+    yield f"  peak {bytes_text(run.peak_bytes)} a card, {room_words(run)}; {trains_words(run)}"
     if run.hours and run.time:
-        basis = labels.BASIS_LABELS[run.time.basis]
-        yield f"  {_interval_words(run.hours)}{_cost_interval(run)}; times: {basis}"
-    yield f"Why: {_reason(plan, run)}"
-    yield f"Binds: {_binding(plan, run)}"
-    for neighbour in plan.neighbours:
-        cards = f"{count_text(neighbour.cards)} card{'' if neighbour.cards == 1 else 's'}"
-        if neighbour.run is None:
-            yield f"With {cards}: no layout is known to fit."
-        else:
-            other = neighbour.run
-            how = "" if other.setup.sharding == "none" else f" ({other.setup.sharding})"
-            yield f"With {cards}{how}: {price_words(other)}; {layout_words(other.setup)}"
-    yield from _others(plan, run)
-
-
-def _interval_words(hours: Interval) -> str:
-    return f"{hours_text(hours.low)} to {hours_text(hours.high)}"
-
-
-def _cost_interval(run: PlannedRun) -> str:
-    if run.cost is None or run.price is None:
-        return ""
-    high = money_text(run.cost.high, run.price.currency)
-    return f", {money_text(run.cost.low, '')} to {high}"
-
-
-def _reason(plan: TrainingPlan, run: PlannedRun) -> str:
-    """One sentence: what the run is best at, and why it stands before those that are as good."""
-    within = _limit_words(plan)
-    if plan.goal == "roomiest":
-        return f"it {_GOALS[plan.goal]}."
-    of = cost_of if plan.goal == "cheapest" else hours_of
-    rivals = [other for other in plan.front if of(other) < of(run)]
-    if not rivals:
-        return f"it {_GOALS[plan.goal]}{within}."
-    least = min(rivals, key=of)
-    better = "has fewer concessions" if run.concessions < least.concessions else "trains more"
-    if run.concessions == least.concessions and run.trained == least.trained:
-        other, word = (hours_of, "quicker") if plan.goal == "cheapest" else (cost_of, "cheaper")
-        better = f"is {word}" if other(run) < other(least) else "leaves more memory free"
-    rival = run_words(least)
-    if rival == run_words(run):
-        rival = f"the same with {layout_words(least.setup)}"
-    return (
-        f"within {100 * SAME:.0f} % of {rival} ({price_words(least)}), which"
-        f" {_GOALS[plan.goal]}{within}, and it {better}."
-    )
-
-
-def _limit_words(plan: TrainingPlan) -> str:
-    parts = []
-    if plan.budget.max_hours is not None:
-        parts.append(f"{plan.budget.max_hours:g} h")
-    if plan.budget.max_cost is not None:
-        parts.append(money_text(plan.budget.max_cost, _currency(plan)))
-    return f" within {' and '.join(parts)}" if parts else ""
-
-
-def _currency(plan: TrainingPlan) -> str:
-    return next((offer.price.currency for offer in plan.offers if offer.price), "")
-
-
-def _binding(plan: TrainingPlan, run: PlannedRun) -> str:
-    binding, time = plan.binding, run.time
-    if binding is None or time is None:
-        return "not known without a time."
-    step, free = time.step.middle, binding.without_memory_seconds
-    if binding.kind == "memory" and free is not None:
-        return (
-            f"memory. If every layout fitted, a step would take {seconds_text(free, step)}, not"
-            f" {seconds_text(step)}."
-        )
-    if binding.kind == "network":
-        return (
-            f"the network. Of {seconds_text(step)} a step sending takes"
-            f" {seconds_text(time.sending_seconds or 0.0, step)}, computing"
-            f" {seconds_text(time.compute_seconds, step)}."
-        )
-    share = f"launching kernels alone would take {100 * time.share_of_host:.0f} % of a step"
-    if binding.kind == "launch":
-        return f"launches: {share}, so that a faster card helps little."
-    return f"compute; {share}, and no layout that does not fit would be quicker."
-
-
-def _others(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
-    """The ends of the front, where they are other runs."""
-    timed = [other for other in plan.front if other.hours]
-    ends = {
-        "Quickest": min(timed, key=hours_of, default=None),
-        "Cheapest": min((o for o in timed if o.cost), key=cost_of, default=None),
-        "Trains most": max(timed, key=lambda o: (o.trained, -hours_of(o)), default=None),
-    }
-    said: list[PlannedRun] = [run]
-    for name, other in ends.items():
-        if other is not None and other not in said:
-            said.append(other)
-            yield f"{name}: {run_words(other)}, {price_words(other)}"
-
-
-def run_command(run: PlannedRun, more: Sequence[str]) -> str:
-    link = ["--interconnect", run.network.key] if run.network and run.cluster.cards > 1 else []
-    return predict_command(run.workload, run.cluster.gpu.key, *link, *more)
-
-
-# --- where nothing is to be recommended -----------------------------------------------------------
-
-
-def budget_sentence(plan: TrainingPlan, nearest: NearestRuns) -> str:
-    """'No plan is within 1 h: the quickest is ...'."""
-    parts = []
-    if plan.budget.max_hours is not None and nearest.quickest is not None:
-        parts.append(f"the quickest is {_nearest_words(nearest.quickest)}")
-    if plan.budget.max_cost is not None and nearest.cheapest is not None:
-        parts.append(f"the cheapest is {_nearest_words(nearest.cheapest)}")
-    known = "; ".join(parts) or "no time is known of these cards"
-    return f"No plan is{_limit_words(plan)}: {known}."
-
-
-def _nearest_words(run: PlannedRun) -> str:
-    return f"{run_words(run)}, {price_words(run)}"
-
-
-def fit_sentence(plan: TrainingPlan, nearest: NearestFit | None) -> str:
-    """'No plan fits: the leanest, QLoRA r8 ..., lacks 3.20 GiB on t4; 2 of them would do, or one
-    rtx_3090 (24 GB).'"""
-    if nearest is None:
-        reason = plan.refusals[0] if plan.refusals else "nothing is known of these ways to train"
-        return f"No plan can be made: {reason}"
-    setup = nearest.layout.setup
-    cards = f"{nearest.cards} x " if nearest.cards > 1 else ""
-    lean = (
-        f"{way_label(setup)}, {layout_words(setup)}, needs {bytes_text(nearest.peak_bytes)} a card,"
-        f" {bytes_text(nearest.missing_bytes)} more than {cards}{nearest.gpu.key} can have beside"
-        " the reserve"
-    )
-    would = []
-    if nearest.enough_cards is not None:
-        would.append(f"{count_text(nearest.enough_cards)} x {nearest.gpu.key}")
-    if nearest.smallest_cards:
-        card = nearest.smallest_cards[0]
-        would.append(f"one {card.key} ({card.memory_gib_marketed:g} GB)")
-    if not would:
-        return f"No plan fits: the leanest, {lean}; no card of the catalogue would do."
-    return f"No plan fits: the leanest, {lean}. What would do: {' or '.join(would)}."
+        words = filter(None, (interval_words(run.hours), cost_interval_words(run)))
+        yield f"  {', '.join(words)}; {basis_words(run.time)}"
+    yield f"Why: {reason(plan, run)}"
+    yield f"Binds: {binding_words(plan, run)}"
+    yield from map(neighbour_words, plan.neighbours)
+    yield from other_ends(plan, run)
 
 
 # --- notes and the front --------------------------------------------------------------------------
 
 
-def _notes(plan: TrainingPlan) -> Iterator[str]:
+def notes(plan: TrainingPlan) -> Iterator[str]:
+    """What is not known, how old the prices are, and whether a low rank is enough."""
     for refused in plan.unknown:
         yield f"{', '.join(refused.cards)}: {refused.reason}"
     prices = [offer.price for offer in plan.offers if offer.price and offer.price.date]
@@ -348,7 +180,8 @@ _COLUMNS = (
 )
 
 
-def _front(plan: TrainingPlan, whole: bool) -> Table:
+def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
+    """Its runs, the recommended one marked; not `whole`, at most `MOST_ROWS` of them."""
     runs = list(plan.front)
     title = f"The front, {count_text(len(runs))} in all: runs that no other one beats"
     if not whole and len(runs) > MOST_ROWS:

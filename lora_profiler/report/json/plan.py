@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.plan_nearest import nearest_fit, nearest_runs
 from lora_profiler.planning.planned import Offer, PlannedRun, RunTime
 from lora_profiler.report.json.plain import plain
-from lora_profiler.report.plan import budget_sentence, fit_sentence, run_command
+from lora_profiler.report.plan_words import nothing_sentence, run_command
 from lora_profiler.report.trainer import trainer_dict
 from lora_profiler.stacks import Trainer
 from lora_profiler.workload import setup_dict
@@ -57,7 +56,7 @@ def plan_payload(
             "max_cost": plan.budget.max_cost,
         },
         "recommended": _recommended_dict(plan, more),
-        "nearest": _nearest(plan),
+        "nearest": nothing_sentence(plan) if plan.recommended is None else None,
         "front": [_run_dict(run, more) for run in plan.front],
         "unknown": [plain(refused) for refused in plan.unknown],
         "counts": plain(plan.counts),
@@ -87,14 +86,6 @@ def _recommended_dict(plan: TrainingPlan, more: Sequence[str]) -> "types.Recomme
             for each in plan.neighbours
         ],
     }
-
-
-def _nearest(plan: TrainingPlan) -> str | None:
-    if plan.recommended is not None:
-        return None
-    if plan.front:
-        return budget_sentence(plan, nearest_runs(plan))
-    return fit_sentence(plan, nearest_fit(plan))
 
 
 def _run_dict(run: PlannedRun, more: Sequence[str]) -> "types.RunJson":
