@@ -37,6 +37,7 @@ class PublishedContext:
     confidence: str
 
 
+@cache
 def context_of(key: str) -> Context:
     """Of the card `key`: as many multiprocessors as it has, at what the published cards of its
     compute capability take for one. Where none is published, of all; where the card's
@@ -74,6 +75,7 @@ def published_contexts() -> tuple[PublishedContext, ...]:
     )
 
 
+@cache
 def multiprocessors() -> dict[str, int]:
     """Key -> multiprocessors."""
     return {key: count for key, (count, _) in processor_table().items()}
