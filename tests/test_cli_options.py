@@ -58,11 +58,18 @@ def test_every_option_is_shown_once(verb: str) -> None:
     assert sorted(chain(*shown.values())) == sorted(flags(verb))
 
 
+def test_a_crossover_lists_its_sizes_alone() -> None:
+    shown = lora_profile("crossover", "--help-all").stdout
+    assert "--lengths" in shown and " --batch-size" not in shown and " --seq-len" not in shown
+    done = lora_profile("crossover", "gpt2", "--seq-len", "64")
+    assert (done.exit_code, "--lengths" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("verb", ["predict", "bench", "compile", "crossover", "plan"])
 def test_an_option_of_the_setup_is_in_its_group(verb: str) -> None:
     shown = sections(lora_profile(verb, "--help-all").stdout)
     for option in OPTIONS:
-        if not option.declared.hidden:
+        if option.flag in flags(verb):
             assert option.flag in shown[GROUP_TITLES[option.declared.group]]
 
 

@@ -24,6 +24,8 @@ from lora_profiler.cli.options import (
 )
 from lora_profiler.errors import UsageError
 
+_SIZES = ("batch_size", "seq_len")
+
 
 @click.command(
     "crossover",
@@ -55,7 +57,7 @@ Examples:
     rare=True,
 )
 @TORCH_OPTION
-@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@setup_options(device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES)
 @output_options("table", "json", "md")
 @click.pass_context
 def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
@@ -67,9 +69,8 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     from lora_profiler.report.crossover import crossover_blocks, crossover_payload
     from lora_profiler.report.tracing import shown
 
-    for name in ("batch_size", "seq_len"):
-        if given(ctx, name):
-            raise UsageError("a crossover is over sizes; take --lengths and --batches.")
+    if any(given(ctx, name) for name in _SIZES):
+        raise UsageError("a crossover is over sizes; take --lengths and --batches.")
     if not given(ctx, "methods"):
         ctx.params["methods"] = ("full", "lora", "qlora")
     gpu = find_gpu(o["gpu"]) if o["gpu"] else None

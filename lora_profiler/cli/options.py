@@ -1,7 +1,7 @@
 """The options that say how a model is trained, shared by every command that needs a setup, and the
 setups they mean."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
@@ -127,14 +127,15 @@ _ANSWER_OPTIONS = [
 ]
 
 
-def setup_options(*, device: str | None, device_help: str) -> Callable[[F], F]:
+def setup_options(
+    *, device: str | None, device_help: str, unlisted: Collection[str] = ()
+) -> Callable[[F], F]:
     """Adds the options of a training setup and of the model look-up. `device` is the default of
-    --device, None to find it out."""
-    device_changes = {"default": device, "show_default": device is not None, "help": device_help}
-    setup = [
-        _click_option(option, **(device_changes if option.name == "device" else {}))
-        for option in OPTIONS
-    ]
+    --device, None to find it out; the `unlisted` are in no help: others of the command stand for
+    them."""
+    changes: dict[str, dict[str, Any]] = {name: {"hidden": True} for name in unlisted}
+    changes["device"] = {"default": device, "show_default": device is not None, "help": device_help}
+    setup = [_click_option(option, **changes.get(option.name, {})) for option in OPTIONS]
 
     def add(command: F) -> F:
         return _with_options(command, [_METHOD, _TRAINER, *setup, *_LOOKUP_OPTIONS])
