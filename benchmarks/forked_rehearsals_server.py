@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import peft  # noqa: F401  (imported once, for all that are forked)
@@ -56,7 +57,9 @@ def rehearse(question: dict[str, Any]) -> dict[str, Any]:
     return answer | {"status": status, "retries": stats["num_alloc_retries"], **peaks}
 
 
-def main() -> None:
+def serve(rehearse: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a trainer prints is no answer
     for line in sys.stdin:
         reading, writing = os.pipe()
         child = os.fork()
@@ -67,8 +70,8 @@ def main() -> None:
         with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()
         os.waitpid(child, 0)
-        print(answer.decode() or '{"status": "error", "error": "died"}', flush=True)
+        print(answer.decode() or '{"status": "error", "error": "died"}', file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve(rehearse)

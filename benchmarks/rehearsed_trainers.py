@@ -1,0 +1,258 @@
+"""Trainers themselves on pretended cards, each steady peak beside what `--trainer` says of it.
+
+    python -m benchmarks.rehearsed_trainers --python PYTHON [--seconds N] [--again]
+
+transformers' Trainer, TRL's SFTTrainer and DPOTrainer train real architectures at full size with
+their own defaults but for the options of a cell; PYTHON is of an environment with a CUDA build of
+torch, transformers, PEFT, TRL and bitsandbytes. No card is needed, no weights are fetched. Writes a
+row of `results/rehearsed_trainers.jsonl` as each ends, and `results/rehearsed_trainers.md`; what is
+there is not run again. --again predicts all rows anew. Half an hour on two cores.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.forked_rehearsals import ForkedRehearsals
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.engine import predict
+from lora_profiler.planning.setups import setup_for
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.workload import Method, Workload
+
+RESULTS = Path(__file__).parent / "results"
+ROWS, PAGE = RESULTS / "rehearsed_trainers.jsonl", RESULTS / "rehearsed_trainers.md"
+CARDS = ("a100_sxm_80gb", "h100_sxm_80gb", "t4")
+HALF = {"dtype": "float16"}
+"""A T4 has no products of bfloat16."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`options` as on the command line."""
+
+    trainer: str
+    method: Method
+    model: str
+    card: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return json.dumps([self.trainer, self.method, self.model, self.card, dict(self.options)])
+
+    @property
+    def command(self) -> str:
+        flags = " ".join(
+            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            for name, value in self.options.items()
+        )
+        return (
+            f"{self.model} --method {self.method} --trainer {self.trainer} {flags}"
+            f" --gpu {self.card}"
+        )
+
+    def workload(self, torch: str) -> Workload:
+        model = find_model(self.model, offline=True)
+        setup = setup_for(model, self.trainer, self.method, **self.options)
+        platform = Platform(
+            capability=find_gpu(self.card).capability, torch=version_of(torch) or (0, 0)
+        )
+        return Workload(model=model, setup=setup, platform=platform)
+
+    def question(self) -> dict[str, Any]:
+        """What the trainer is given: what the options name, and nothing else."""
+        model, o = find_model(self.model, offline=True), self.options
+        arguments: dict[str, Any] = {"per_device_train_batch_size": o["batch_size"]}
+        if "accumulation" in o:
+            arguments["gradient_accumulation_steps"] = o["accumulation"]
+        if "checkpointing" in o:
+            arguments["gradient_checkpointing"] = o["checkpointing"]
+        if "precision" in o:
+            arguments["bf16"] = o["precision"] == "amp"
+        if "optimizer" in o:
+            arguments["optim"] = OPTIMIZERS[o["optimizer"]]
+        lora: dict[str, Any] | None = None
+        if self.method != "full":
+            lora = {"target_modules": o["targets"]} if "targets" in o else {}
+            lora |= {"r": o["rank"]} if "rank" in o else {}
+        return {
+            "trainer": self.trainer,
+            "model": self.model,
+            "seq_len": o["seq_len"],
+            "dtype": o.get("dtype", model.dtype),
+            "quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+            if self.method == "qlora"
+            else None,
+            "lora": lora,
+            "arguments": arguments,
+        }
+
+
+OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adafactor": "adafactor", "sgd": "sgd"}
+
+_SMALL = ("HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen3-0.6B")
+_ONE = "meta-llama/Llama-3.2-1B"
+_EIGHT = "meta-llama/Llama-3.1-8B"
+_SEVENTY = "meta-llama/Llama-3.1-70B"
+
+
+def cells() -> Iterator[Cell]:
+    for card in CARDS:
+        usual = HALF if card == "t4" else {}
+        for model in (*_SMALL, _ONE):
+            yield _cell("transformers", "full", model, card, 1, 512, **usual)
+            yield _cell("transformers", "lora", model, card, 2, 1024, **usual)
+            yield _cell("transformers", "lora", model, card, 4, 1024, checkpointing=True, **usual)
+            yield _cell("transformers", "qlora", model, card, 2, 512, rank=16, **usual)
+        yield _cell("transformers", "lora", _EIGHT, card, 1, 512, targets="all-linear", **usual)
+        yield _cell("transformers", "qlora", _EIGHT, card, 1, 1024, checkpointing=True, **usual)
+        if card == "t4":
+            continue
+        for model in (*_SMALL, _ONE):
+            yield _cell("transformers", "lora", model, card, 2, 1024, precision="amp")
+            yield _cell("transformers", "full", model, card, 2, 512, optimizer="adamw_8bit")
+            yield _cell("trl-sft", "full", model, card, 2, 1024)
+            yield _cell("trl-sft", "lora", model, card, 4, 1024)
+            yield _cell("trl-sft", "lora", model, card, 2, 2048, rank=32, targets="all-linear")
+            yield _cell("trl-sft", "qlora", model, card, 4, 512)
+            yield _cell("trl-dpo", "lora", model, card, 2, 1024)
+        for model in (_EIGHT, "mistralai/Mistral-7B-v0.1", "Qwen/Qwen2.5-7B"):
+            yield _cell("transformers", "lora", model, card, 1, 2048, checkpointing=True)
+            yield _cell("trl-sft", "lora", model, card, 2, 2048, accumulation=2)
+            yield _cell("trl-sft", "qlora", model, card, 2, 2048, targets="all-linear")
+            yield _cell("trl-dpo", "qlora", model, card, 1, 1024)
+        yield _cell("trl-sft", "qlora", _SEVENTY, card, 1, 1024, targets="all-linear")
+        yield _cell("transformers", "qlora", _SEVENTY, card, 1, 512, checkpointing=True)
+
+
+def _cell(
+    trainer: str, method: Method, model: str, card: str, batch: int, length: int, **more: Any
+) -> Cell:
+    options = {"batch_size": batch, "seq_len": length, **more}
+    return Cell(trainer=trainer, method=method, model=model, card=card, options=options)
+
+
+def run(python: Path, until: float, rows: list[dict[str, Any]]) -> None:
+    known = {row["key"] for row in rows}
+    for card in CARDS:
+        todo = [c for c in cells() if c.card == card and c.key not in known]
+        if not todo or time.monotonic() > until:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            more = {
+                "LORA_PROFILER_RUN": folder,
+                "HF_HUB_CACHE": f"{folder}/hub",
+                "WANDB_MODE": "disabled",
+            }
+            server = ForkedRehearsals(
+                python, find_gpu(card), "benchmarks.rehearsed_trainers_server", more
+            )
+            for cell in todo:
+                if time.monotonic() > until:
+                    break
+                start = time.monotonic()
+                found = server.ask(cell.question())
+                row = {
+                    "key": cell.key,
+                    "command": cell.command,
+                    "torch": server.torch,
+                    "seconds": round(time.monotonic() - start),
+                    **found,
+                }
+                row |= predicted(cell, server.torch)
+                print(cell.command, found, row.get("predicted_bytes"), file=sys.stderr, flush=True)
+                rows.append(row)
+                with open(ROWS, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+            server.end()
+
+
+def predicted(cell: Cell, torch: str) -> dict[str, Any]:
+    try:
+        answer = predict(cell.workload(torch), may_trace=False)
+    except LoraProfilerError as error:
+        return {"refused": str(error)}
+    return {"predicted_bytes": answer.peak.total_bytes, "exactness": answer.exactness}
+
+
+def error(row: Mapping[str, Any]) -> float:
+    counted = row["requested_bytes"] - row["workspaces_bytes"]
+    return float(row["predicted_bytes"] / counted - 1)
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    done = [r for r in rows if r["status"] == "done" and "predicted_bytes" in r]
+    lines = [
+        "# Trainers, rehearsed",
+        "",
+        "`python -m benchmarks.rehearsed_trainers`: transformers' Trainer and TRL's SFTTrainer and"
+        " DPOTrainer, their own code over torch's CUDA build on pretended cards, models at full"
+        " size; the requested peak of the third step, BLAS workspaces left out, beside what"
+        " `--trainer` says. Nothing here was measured on a card.",
+        "",
+        "| trainer | the answer says | runs | equal | mean error | worst | worst case |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in done:
+        groups.setdefault((json.loads(row["key"])[0], row["exactness"]), []).append(row)
+    for (trainer, says), found in sorted(groups.items()):
+        errors = [error(row) for row in found]
+        worst = max(found, key=lambda row: abs(error(row)))
+        lines.append(
+            f"| {trainer} | {says} | {len(found)} | {sum(e == 0 for e in errors)} |"
+            f" {100 * mean(map(abs, errors)):.3f} % | {100 * error(worst):+.3f} % |"
+            f" `{worst['command']}` |"
+        )
+    lines += ["", "## Every run, the worst first", ""]
+    lines += [
+        "| command | rehearsed | predicted | says | error |",
+        "| --- | ---: | ---: | --- | ---: |",
+    ]
+    for row in sorted(done, key=lambda row: -abs(error(row))):
+        counted = row["requested_bytes"] - row["workspaces_bytes"]
+        lines.append(
+            f"| `{row['command']}` | {counted:,} | {row['predicted_bytes']:,} |"
+            f" {row['exactness']} | {100 * error(row):+.4f} % |"
+        )
+    if others := [row for row in rows if row not in done]:
+        lines += ["", "## What did not run, or is not predicted", ""]
+        lines += [f"- `{r['command']}`: {r.get('error') or r.get('refused')}" for r in others]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    if options.again:
+        by_key = {cell.key: cell for cell in cells()}
+        said = ("predicted_bytes", "exactness", "refused")
+        rows = [
+            {name: value for name, value in row.items() if name not in said}
+            | predicted(by_key[row["key"]], row["torch"])
+            for row in rows
+            if row["key"] in by_key
+        ]
+        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        run(options.python, time.monotonic() + options.seconds, rows)
+    PAGE.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()
