@@ -35,3 +35,19 @@ WIDE = families.TINY["llama"] | {
     "head_dim": 64,
     "vocab_size": 32000,
 }
+
+RESIZED = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "head_dim": 8,
+    "intermediate_size": 96,
+    "vocab_size": 333,
+}
+"""The tiny Llama in another size."""
+RESIZED_SAVED = [
+    (33, 4, 40, "bfloat16", 1_589_124),
+    (33, 4, 40, "float32", 1_549_444),
+    (1, 2, 63, "bfloat16", 1_026_652),
+]
+"""Its saved bytes under LoRA of (rank, batch, sequence, dtype)."""

@@ -17,6 +17,7 @@ import reference
 import tracing
 import truth
 from benchmarks import peaks
+from benchmarks.peak_configurations import Configuration, configurations
 from lora_profiler.analytic import peak_bytes, predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR
@@ -205,10 +206,10 @@ def test_optimizer_steps_to_the_byte(case):
 
 # --- real steps: whole ----------------------------------------------------------------------------
 
-SEEDED = [c for c in peaks.configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::4]
+SEEDED = [c for c in configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::4]
 
 
-def measured(configuration: peaks.Configuration) -> peaks.Row:
+def measured(configuration: Configuration) -> peaks.Row:
     real = truth.peaks(configuration.config, configuration.setup)
     by_phase = {name: real[2, name] for name in (*PHASES, "step")}
     return peaks.judged(configuration, by_phase)
@@ -403,7 +404,7 @@ def published() -> list[tuple[Prediction, dict[str, int]]]:
     largest, and of every sixth."""
     rows, real = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"], peaks.recorded()
     worst = {r["number"] for r in sorted(rows, key=lambda r: -abs(r["error"]))[:60]}
-    chosen = [c for c in peaks.configurations() if c.number in worst or c.number % 6 == 0]
+    chosen = [c for c in configurations() if c.number in worst or c.number % 6 == 0]
     return [(predict(c.workload), dict(real[c.number])) for c in chosen]
 
 

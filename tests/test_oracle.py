@@ -8,7 +8,7 @@ import families
 import oracle
 import truth
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
-from reference import PARAMETERS, SAVED, WIDE
+from reference import PARAMETERS, RESIZED, RESIZED_SAVED, SAVED, WIDE
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -46,23 +46,9 @@ def test_parameter_count(family):
     )
 
 
-@pytest.mark.parametrize(
-    ("rank", "batch", "seq", "dtype", "expected"),
-    [
-        (33, 4, 40, "bfloat16", 1_589_124),
-        (33, 4, 40, "float32", 1_549_444),
-        (1, 2, 63, "bfloat16", 1_026_652),
-    ],
-)
+@pytest.mark.parametrize(("rank", "batch", "seq", "dtype", "expected"), RESIZED_SAVED)
 def test_saved_bytes_in_rank_and_size(rank, batch, seq, dtype, expected):
-    changes = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 8,
-        "head_dim": 8,
-        "intermediate_size": 96,
-    }
-    config = families.TINY["llama"] | changes | {"vocab_size": 333}
+    config = families.TINY["llama"] | RESIZED
     assert (
         truth.saved_bytes(
             config, small(batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank))

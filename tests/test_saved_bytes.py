@@ -223,25 +223,10 @@ def test_toy_models_by_the_rules_of_cuda(family, unpadded, padding):
     assert found == tuple(bare + 3 * more for bare, more in zip(unpadded, added, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("rank", "batch", "seq", "dtype", "expected"),
-    [
-        (33, 4, 40, "bfloat16", 1_589_124),
-        (33, 4, 40, "float32", 1_549_444),
-        (1, 2, 63, "bfloat16", 1_026_652),
-    ],
-)
+@pytest.mark.parametrize(("rank", "batch", "seq", "dtype", "expected"), reference.RESIZED_SAVED)
 def test_rank_and_size(rank, batch, seq, dtype, expected):
-    changes = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 8,
-        "head_dim": 8,
-        "intermediate_size": 96,
-    }
-    model = model_from_config(
-        cases.CONFIGS["llama"] | changes | {"vocab_size": 333}, id="wide", source="test"
-    )
+    config = cases.CONFIGS["llama"] | reference.RESIZED
+    model = model_from_config(config, id="resized", source="test")
     assert (
         saved(
             model, batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank), device="cpu"

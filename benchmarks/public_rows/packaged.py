@@ -13,7 +13,7 @@ from benchmarks.public_rows.grade import NOMINAL, coverage, half_width, interval
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.misses import MEMORY_MISSES, STEP_MISSES
 from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
-from lora_profiler.evidence.left_out import Unexpressed
+from lora_profiler.evidence.documents import Unexpressed
 
 DATA = Path(__file__).parents[2] / "lora_profiler" / "evidence" / "data"
 OWN = {"stabilityai/stablelm-base-alpha-3b": ("gpt_neox", 3_637_321_728)}

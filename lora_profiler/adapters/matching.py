@@ -13,8 +13,14 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from typing import NamedTuple
 
-from lora_profiler.adapters.refusal import refuse, suggestion
-from lora_profiler.adapters.targets import Targets, containers, outer_containers, resolve
+from lora_profiler.adapters.targets import (
+    Targets,
+    containers,
+    outer_containers,
+    refuse,
+    resolve,
+    suggestion,
+)
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
 from lora_profiler.workload import LoraConfig
 

@@ -8,8 +8,7 @@ too. The copy keeps the base weights' dtype.
 from dataclasses import replace
 
 from lora_profiler.adapters.matching import adapters
-from lora_profiler.adapters.refusal import refuse
-from lora_profiler.adapters.targets import all_names
+from lora_profiler.adapters.targets import all_names, refuse
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import LoraConfig
 

@@ -1,5 +1,5 @@
 """`target_modules` of a LoraConfig, resolved for one model as PEFT resolves them: which names
-match, which parameters.
+match, which parameters; and PEFT's refusals in this program's words, with the nearest names.
 
 Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`,
 `_maybe_include_all_linear_layers`), `utils/transformers_weight_conversion.py`
@@ -9,12 +9,11 @@ Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`,
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from lora_profiler.adapters.patterns import UnmatchedError, Verdict, shown, verdict
 from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, FUSED_PARAMETER, PACKED_EXPERTS
-from lora_profiler.adapters.refusal import refuse, suggestion
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import TargetModulesError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import LoraConfig
 
@@ -308,3 +307,47 @@ def attention_targets(model: ModelSpec) -> tuple[str, ...]:
             f"{model.id} names no attention projections; list them with --targets NAME,NAME."
         )
     return tuple(dict.fromkeys(path if leaf in outside else leaf for path, leaf in inside.items()))
+
+
+class RefusedTargetsError(TargetModulesError):
+    """PEFT would refuse. `peft_error` is the name of its exception, None where the refusal is this
+    program's own."""
+
+    def __init__(self, message: str, peft_error: str | None) -> None:
+        super().__init__(message)
+        self.peft_error = peft_error
+
+
+def refuse(message: str, peft_error: str | None) -> NoReturn:
+    raise RefusedTargetsError(message, peft_error)
+
+
+def suggestion(spec: ModelSpec, names: tuple[str, ...]) -> str:
+    """' Use q_proj, v_proj, ...': the model's own linear layers nearest to `names`, or
+    all-linear."""
+    known = linear_names(spec)
+    close = list(
+        dict.fromkeys(
+            match for name in names for match in nearest(name.rsplit(".", 1)[-1], known, 2)
+        )
+    )
+    if close:
+        return f" Did you mean {', '.join(close[:4])}? all-linear adapts every linear layer."
+    listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return (
+        f" Use all-linear, or names out of {listed}."
+        if known
+        else " This model has no linear layer to adapt."
+    )
+
+
+def linear_names(spec: ModelSpec) -> list[str]:
+    """Last parts of the names of all linear layers, in forward order, the output embedding left
+    out."""
+    names: dict[str, None] = {}
+    for part in spec.parts:
+        for modules in part.kinds if isinstance(part, Stack) else ((part,),):
+            for module in modules:
+                if module.is_linear and module.name != spec.output_embedding:
+                    names[module.name.rsplit(".", 1)[-1]] = None
+    return list(names)

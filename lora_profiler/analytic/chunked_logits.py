@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import LossPath, head_weights
+from lora_profiler.analytic.loss_paths import Head, LossPath, head_weights
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.losses import LITGPT_ROWS, TORCHTUNE_CHUNKS
@@ -57,11 +57,11 @@ def _rows(fact: int) -> _Parts:
 
 def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """torchtune's LinearCrossEntropyLoss."""
-    weight, bias, width, vocab = head_weights(op, model)
+    head = head_weights(op, model)
+    weight, width, vocab = head.weight, head.width, head.vocab
     parts = _labelled(fact)
     size = ITEMSIZE[hidden.dtype]
-    given = (weight,) if bias is None else (weight, bias)
-    made = total(t.bytes for t in given if t.requires_grad)
+    made = total(t.bytes for t in head.trained)
     of_hidden = width * size * hidden.requires_grad
     log_shares, narrow = 4 * vocab, vocab * size * (size != 4)
     taken = parts.tokens * (width * size)
@@ -94,24 +94,22 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
     back.append(last + made + of_taken + hidden.bytes * hidden.requires_grad)
     return LossPath(
         hidden=hidden,
-        given=given,
+        head=head,
         kept=kept,
         ahead=tuple(ahead),
         back=tuple(back),
         tokens=parts.tokens,
-        width=width,
-        vocab=vocab,
         again=False,
     )
 
 
 def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """torchtune's CEWithChunkedOutputLoss: backward turns all parts before it multiplies one."""
-    weight, bias, width, vocab = head_weights(op, model)
+    head = head_weights(op, model)
+    weight, width, vocab = head.weight, head.width, head.vocab
     parts = _rows(fact)
     size = ITEMSIZE[hidden.dtype]
-    given = (weight,) if bias is None else (weight, bias)
-    made = total(t.bytes for t in given if t.requires_grad)
+    made = total(t.bytes for t in head.trained)
     of_hidden = width * size * hidden.requires_grad
     log_shares, logits = 4 * vocab, vocab * size
     narrow = logits * (size != 4)
@@ -156,13 +154,11 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
     back.append(made + of_all * 3 - parts.share(of_hidden, TORCHTUNE_CHUNKS - 1) + 2 * _SCALAR)
     return LossPath(
         hidden=hidden,
-        given=given,
+        head=head,
         kept=kept,
         ahead=tuple(ahead),
         back=tuple(back),
         tokens=TOKENS,
-        width=width,
-        vocab=vocab,
         again=False,
     )
 
@@ -183,7 +179,6 @@ class _Product(NamedTuple):
     as the product makes them and as the parameters have them; of their copies; of a token's hidden
     state as it is read, and as it is given."""
 
-    given: tuple[Tensor, ...]
     size: int
     made: Polynomial
     returned: Polynomial
@@ -192,24 +187,24 @@ class _Product(NamedTuple):
     own: int
 
     @classmethod
-    def of(cls, op: Ledger, hidden: Tensor, given: tuple[Tensor, ...], width: int) -> "_Product":
+    def of(cls, op: Ledger, hidden: Tensor, head: Head) -> "_Product":
         compute = "bfloat16" if op.rules.autocast else hidden.dtype
         size = ITEMSIZE[compute]
         return cls(
-            given=given,
             size=size,
-            made=total(t.elements * size for t in given if t.requires_grad),
-            returned=total(t.bytes for t in given if t.requires_grad),
-            copies=total(t.elements * size for t in given if t.dtype != compute),
-            read=width * size,
-            own=width * ITEMSIZE[hidden.dtype],
+            made=total(t.elements * size for t in head.trained),
+            returned=total(t.bytes for t in head.trained),
+            copies=total(t.elements * size for t in head.tensors if t.dtype != compute),
+            read=head.width * size,
+            own=head.width * ITEMSIZE[hidden.dtype],
         )
 
 
 def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> LossPath:
     """All logits at once; the gradients of the parts are laid together before they go on."""
-    weight, bias, width, vocab = head_weights(op, model)
-    product = _Product.of(op, hidden, (weight,) if bias is None else (weight, bias), width)
+    head = head_weights(op, model)
+    vocab = head.vocab
+    product = _Product.of(op, hidden, head)
     rows = constant(1) if op.rules.one_row else B
     tokens = TOKENS - rows
     wide, narrow = TOKENS * (4 * vocab), TOKENS * (vocab * product.size)
@@ -233,7 +228,7 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
     waiting = targets + (parts - 1) * _SCALAR  # what the losses of the other parts keep beside
     return LossPath(
         hidden=hidden,
-        given=product.given,
+        head=head,
         kept=kept,
         ahead=(
             copies + narrow + wide if product.size != 4 else copies + wide,
@@ -251,8 +246,6 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
             product.returned + of_read + of_own * (product.read != product.own) + scalars,
         ),
         tokens=TOKENS,
-        width=width,
-        vocab=vocab,
         again=False,
         keeps_labels=not several,
         output=wide,
@@ -262,8 +255,9 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
 def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """The head takes a part of each row at a time. Autocast copies a frozen weight for each. A last
     part of one token has no label, and no gradient."""
-    weight, bias, width, vocab = head_weights(op, model)
-    product = _Product.of(op, hidden, (weight,) if bias is None else (weight, bias), width)
+    head = head_weights(op, model)
+    weight, vocab = head.weight, head.vocab
+    product = _Product.of(op, hidden, head)
     several = not op.rules.one_row
     rows = B if several else constant(1)
     parts, is_empty = divmod(fact, 2)
@@ -316,13 +310,11 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
     ]
     return LossPath(
         hidden=hidden,
-        given=product.given,
+        head=head,
         kept=kept,
         ahead=(copies + inputs + TOKENS * (narrow + wide), end, end + _counted(op, tokens)),
         back=tuple(back),
         tokens=TOKENS,
-        width=width,
-        vocab=vocab,
         again=False,
         unturned=rows * is_empty,
         keeps_labels=not several,

@@ -1,11 +1,12 @@
 """The symbolic ledger: a forward pass on tensors without data, in which every op applies the rule
 of what autograd keeps.
 
-A family's forward pass calls these ops in the order in which transformers calls torch's. A tensor
-knows its element count (a polynomial in batch, sequence and rank), its dtype, whether it requires
-grad, and its storage. Saved bytes are summed over distinct storages, parameters and buffers left
-out, which is how `torch.autograd.graph.saved_tensors_hooks` sees them: a view shares its storage,
-and a tensor kept by two ops counts once.
+A family's forward pass calls these ops, and those of `products.py` and `experts.py`, in the order
+in which transformers calls torch's. A tensor knows its element count (a polynomial in batch,
+sequence and rank), its dtype, whether it requires grad, and its storage. Saved bytes are summed
+over distinct storages, parameters and buffers left out, which is how
+`torch.autograd.graph.saved_tensors_hooks` sees them: a view shares its storage, and a tensor kept
+by two ops counts once.
 
 Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates.
 `liveness.py` walks these nodes to find the live bytes inside a layer's backward pass,
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import Module
 
@@ -29,14 +30,6 @@ def promoted(x: Tensor, y: Tensor) -> str:
     if x.dtype != y.dtype and ITEMSIZE[x.dtype] == ITEMSIZE[y.dtype]:
         return "float32"
     return x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
-
-
-def _shape(made: Polynomial, out_features: int) -> tuple[Polynomial, Polynomial]:
-    """Rows and columns of a product with so many elements. Where an expert takes a part of the
-    tokens that no polynomial counts, all of them and as many fewer columns."""
-    if made.is_divisible(out_features):
-        return made // out_features, constant(out_features)
-    return TOKENS, constant(made.evaluate(1, 1, 1))
 
 
 @dataclass(slots=True)
@@ -337,303 +330,10 @@ class Ledger:
         (torch `native/cuda/SoftMax.cu`, softmax_backward_cuda_out); the CPU's does not."""
         return ZERO if self.rules.device == "cpu" else out.bytes
 
-    # --- matrix products --------------------------------------------------------------------------
-
-    def linear(self, x: Tensor, name: str) -> Tensor:
-        """The named linear layer with its LoRA adapter, if it has one, as PEFT's
-        `lora.Linear.forward` runs it."""
-        self.scope = name
-        module = self.modules[name]
-        assert module.in_features is not None and module.out_features is not None
-        found = self.adapters.get(name, ())
-        if found and self.rules.fast_lora:
-            return self._fused(x, module.out_features, found)
-        y = self.product(x, self.weight(name), module.in_features, module.out_features)
-        for adapter in found:
-            y = self._low_rank(x, y, adapter)
-        return y
-
-    def product(self, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
-        """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
-
-        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is
-        unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
-        """
-        made = x.elements * out_features // in_features
-        packed = self.scope in self.modules and self.is_quantized(self.scope)
-        gradients = ZERO
-        if weight.storage.role == "parameter" and weight.requires_grad:
-            biases = (w for w in self.modules[self.scope].weights if w.name != "weight")
-            gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
-        given = weight
-        if packed:
-            dtype, unpacked = x.dtype, weight.bytes
-        else:
-            x, (weight, own) = self.lowered(x), self.lowered_weight(weight)
-            dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
-        out = self.fresh(made, dtype, x.requires_grad or weight.requires_grad)
-        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
-        flops = x.elements * (2 * out_features)
-        self.record(
-            "packed" if packed else self._product_op(),
-            (x, weight),
-            (out,),
-            saved,
-            forward_flops=flops,
-            backward_flops=flops * (x.requires_grad + weight.requires_grad),
-            gradients=gradients,
-            workspace=unpacked,
-            sizes=(constant(1), *_shape(made, out_features), constant(in_features)),
-            beside=self._biases(),
-            lowers=() if packed or weight is given or weight.requires_grad else (given,),
-        )
-        return out
-
-    def _product_op(self) -> str:
-        """ "Conv1D" where the weight is stored as (in, out), "linear" elsewhere."""
-        return (
-            "Conv1D"
-            if self.scope in self.modules and self.modules[self.scope].kind == "Conv1D"
-            else "linear"
-        )
-
-    def _biases(self) -> tuple[Tensor, ...]:
-        """The parameters beside its weight that a product of this scope adds. Autocast caches its
-        copies of those that train."""
-        module = self.modules.get(self.scope)
-        if module is None or not module.is_linear:
-            return ()
-        found = tuple(self.weight(self.scope, w.name) for w in module.weights if w.name != "weight")
-        if self.rules.autocast:
-            copied = (t for t in found if t.requires_grad and t.dtype == "float32")
-            self.cached |= {t.storage: self.fresh(t.elements, "bfloat16", True) for t in copied}
-        return found
-
     def lowered(self, x: Tensor) -> Tensor:
         """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16
         already."""
         return self.cast(x, "bfloat16") if self.rules.autocast else x
-
-    def lowered_weight(self, weight: Tensor) -> tuple[Tensor, Polynomial]:
-        """A weight as autocast hands it to a product, and the gradient bytes that the product
-        leaves for it.
-
-        The copy of one in float32 that trains is made once and cached (torch
-        `autocast_mode.cpp`, cached_cast); its gradient is converted back by the copy's own node.
-        """
-        own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
-        if not self.rules.autocast or weight.dtype == "bfloat16":
-            return weight, own
-        copy = self.fresh(weight.elements, "bfloat16", weight.requires_grad)
-        if own != ZERO:
-            if weight.dtype == "float32":
-                self.cached[weight.storage] = copy
-            self.record("_to_copy", (weight,), (copy,), gradients=own)
-        return copy, ZERO
-
-    def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
-        """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py`
-        (`Linear.forward`) adds and casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones
-        y and casts before it adds, and casts nothing itself under CUDA's autocast, the only one
-        that it asks about."""
-        rules, packed = self.rules, self.is_quantized(self.scope)
-        rows, rank = x.elements.ceil_div(adapter.in_features), R
-        if packed:
-            y = self.copy(y)
-        leaves = packed and rules.autocast and rules.device != "cpu"
-        cast = x if leaves else self.cast(x, rules.adapter_dtype)
-        dropped = self.dropout(cast, rules.lora_dropout)
-        inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
-        out_size = constant(adapter.out_features)
-        delta = self.scale(self._trained(inner, rows, rank, out_size, y.elements))
-        if packed and not leaves:
-            delta = self.cast(delta, y.dtype)
-        result = self.add(y, delta)
-        if not packed:
-            result = self.cast(result, y.dtype)
-        self.keep(x, cast)
-        return result
-
-    def _fused(self, x: Tensor, out_features: int, adapters: Sequence[Adapter]) -> Tensor:
-        """Base and adapter in one function: fms-acceleration `fused_ops/unsloth_lora/bnb/
-        fast_lora.py` (6db5b26). It keeps x and what dropout left of it, no mask, casts A and B in
-        each call, and adds in place. Backward multiplies by the weight, then by B and A, beside
-        which the dropped places are."""
-        weight, kept = self.weight(self.scope), [x]
-        rows = x.elements // adapters[0].in_features
-        out = self.fresh(rows * out_features, x.dtype, True)
-        if self.rules.lora_dropout > 0.0 and self.rules.trains:
-            kept.append(self.fresh(x.elements, x.dtype, True))
-        size = total(
-            R * adapter.rank_factor * (adapter.in_features + adapter.out_features)
-            for adapter in adapters
-        )
-        unpacked = weight.bytes if self.is_quantized(self.scope) else ZERO
-        beside = x.bytes + (x.elements if len(kept) > 1 else ZERO)
-        base, own = rows * (2 * weight.elements), rows * size * 2
-        self.record(
-            "fast_lora",
-            (x, weight),
-            (out,),
-            kept,
-            base + own,
-            base * x.requires_grad + own * (1 + x.requires_grad),
-            size * ITEMSIZE[self.rules.adapter_dtype],
-            beside if x.requires_grad else unpacked,
-            sizes=(constant(1), rows, constant(out_features), constant(adapters[0].in_features)),
-        )
-        return out
-
-    def _trained(
-        self,
-        x: Tensor,
-        rows: Polynomial,
-        in_size: Polynomial,
-        out_size: Polynomial,
-        elements: Polynomial | None = None,
-    ) -> Tensor:
-        """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x. The
-        outcome has `elements`, as a rule those of its rows."""
-        size = in_size * out_size
-        weight, own = self.lowered_weight(
-            Tensor(size, self.rules.adapter_dtype, True, Storage(ZERO, "parameter"))
-        )
-        x = self.lowered(x)
-        out = self.fresh(elements or rows * out_size, x.dtype, True)
-        flops = rows * size * 2
-        saved = (x, weight) if x.requires_grad else (x,)
-        self.record(
-            "linear",
-            (x, weight),
-            (out,),
-            saved,
-            flops,
-            flops * (1 + x.requires_grad),
-            own,
-            sizes=(constant(1), rows, out_size, in_size),
-        )
-        return out
-
-    def matmul(
-        self,
-        x: Tensor,
-        y: Tensor,
-        sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial],
-        *,
-        transposes: bool = False,
-    ) -> Tensor:
-        """Batched x @ y of two activations; `sizes` are (batches, m, n, k). Keeps each for the
-        other's gradient.
-
-        `transposes`: y is (..., n, k), and its transpose multiplied.
-
-        torch views (batch, head) as one dimension and copies an operand where it cannot.
-        """
-        x, y = (t if t.merged or self.rules.one_row else self.copy(t) for t in (x, y))
-        batches, m, n, k = sizes
-        out = self.fresh(batches * m * n, x.dtype, x.requires_grad or y.requires_grad)
-        saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
-        flops = out.elements * k * 2
-        self.record(
-            "bmm_transposed" if transposes else "bmm",
-            (x, y),
-            (out,),
-            saved,
-            flops,
-            flops * (x.requires_grad + y.requires_grad),
-            sizes=sizes,
-        )
-        return out
-
-    # --- experts ----------------------------------------------------------------------------------
-
-    def add_rows(self, total_: Tensor, x: Tensor, index: Tensor) -> Tensor:
-        """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index; x's gradient
-        is gathered, that of `total_` passed on."""
-        spread = Tensor(total_.elements, total_.dtype, True, total_.storage)
-        self.record("spread", (x,), (spread,), (index,), beside=(index,))
-        out = Tensor(total_.elements, total_.dtype, True, total_.storage)
-        self.record("gathered", (total_, spread), (out,), aliases=True)
-        return out
-
-    def parameter(self, module: str, name: str) -> Tensor:
-        """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT
-        `lora/layer.py`, `ParamWrapper`."""
-        weight = self.weight(module, name)
-        for adapter in self.adapters.get(module, ()):
-            if adapter.parameter == name:
-                return self._merged(weight, adapter)
-        return weight
-
-    def _merged(self, weight: Tensor, adapter: Adapter) -> Tensor:
-        rank, dtype = R * (adapter.num_experts * adapter.rank_factor), self.rules.adapter_dtype
-        a, b = (
-            Tensor(rank * features, dtype, True, Storage(ZERO, "parameter"))
-            for features in (adapter.in_features, adapter.out_features)
-        )
-        gradients = a.bytes + b.bytes
-        flops = weight.elements * R * (2 * adapter.rank_factor)
-        if adapter.num_experts == 1:
-            if (
-                self.rules.device == "cpu"
-            ):  # PEFT's get_delta_weight multiplies 16-bit factors in float32 there
-                a, b = self.cast(a, "float32"), self.cast(b, "float32")
-            delta = self.fresh(weight.elements, a.dtype, True)
-            self.record("delta", (a, b), (delta,), (a, b), flops, flops * 2, gradients)
-            return self.add(weight, self.cast(self.scale(delta), weight.dtype))
-        a, b = self.cast(a, weight.dtype), self.cast(b, weight.dtype)
-        out = self.fresh(weight.elements, weight.dtype, True)
-        # made twice in a forward pass: when PEFT registers the parametrization, and when the layer
-        # reads it
-        self.record("deltas", (a, b), (out,), (a, b), flops * 2, flops * 2, gradients)
-        return out
-
-    def grouped_product(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        rows: Polynomial,
-        in_features: int,
-        out_features: int,
-        offsets: Tensor,
-    ) -> Tensor:
-        """One matrix product per expert over the rows routed to it: keeps x, W and the group
-        offsets as a product does."""
-        x = self.cast(x, weight.dtype)
-        out = self.fresh(rows * out_features, x.dtype, x.requires_grad or weight.requires_grad)
-        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
-        flops = rows * (2 * in_features * out_features)
-        own = weight.storage.role == "parameter" and weight.requires_grad
-        self.record(
-            "_grouped_mm",
-            (x, weight),
-            (out,),
-            [*saved, offsets],
-            flops,
-            flops * (x.requires_grad + weight.requires_grad),
-            weight.bytes if own else ZERO,
-            sizes=(constant(1), rows, constant(out_features), constant(in_features)),
-            beside=(offsets,),
-        )
-        return out
-
-    def derive(self, op: str, inputs: tuple[Tensor, ...], *outputs: Tensor) -> None:
-        """Integers made of integers."""
-        self.record(op, inputs, outputs)
-
-    def select(self, x: Tensor, elements: Polynomial, index: Tensor, name: str = "index") -> Tensor:
-        """ "index", a gather of rows, or "topk", which makes the index: keeps the index."""
-        out = self.fresh(elements, x.dtype, x.requires_grad)
-        self.record(name, (x,), (out,), (index,), beside=(index,))
-        return out
-
-    def normalize(self, x: Tensor, rows: Polynomial) -> Tensor:
-        """x /= x.sum(-1), in place: keeps the sum and the values from before."""
-        total_ = self.reduce(x, rows, "sum")
-        out = self.fresh(x.elements, x.dtype, x.requires_grad)
-        before = self.fresh(x.elements, x.dtype, False)
-        self.record("normalize", (x, total_), (out,), (total_, before))
-        return out
 
     # --- norms, embeddings ------------------------------------------------------------------------
 

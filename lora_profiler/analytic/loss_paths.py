@@ -18,25 +18,40 @@ _COUNT = 8
 """The number of labels that the loss is divided by."""
 
 
+class Head(NamedTuple):
+    """The weight and bias that make the logits, and their features in and out."""
+
+    weight: Tensor
+    bias: Tensor | None
+    width: int
+    vocab: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    @property
+    def trained(self) -> tuple[Tensor, ...]:
+        return tuple(t for t in self.tensors if t.requires_grad)
+
+
 class LossPath(NamedTuple):
     """The head and the loss of a trainer, for `tokens` of a micro-batch.
 
-    `hidden` is the last hidden state, `given` the head's weight and bias. `kept` is what autograd
-    keeps of it; `ahead` and `back` all its bytes at each instant of the forward pass and of
-    backward that can be the largest. `again`: backward makes the logits once more. `unturned`:
-    tokens without a gradient. `keeps_labels`: autograd keeps those that came with the batch too.
-    `output` are the logits that a loop which holds its output has a name for; `is_overwritten`
-    where the loss's backward works in them, so that `back` has them already.
+    `hidden` is the last hidden state. `kept` is what autograd keeps of it; `ahead` and `back` all
+    its bytes at each instant of the forward pass and of backward that can be the largest. `again`:
+    backward makes the logits once more. `unturned`: tokens without a gradient. `keeps_labels`:
+    autograd keeps those that came with the batch too. `output` are the logits that a loop which
+    holds its output has a name for; `is_overwritten` where the loss's backward works in them, so
+    that `back` has them already.
     """
 
     hidden: Tensor
-    given: tuple[Tensor, ...]
+    head: Head
     kept: Polynomial
     ahead: tuple[Polynomial, ...]
     back: tuple[Polynomial, ...]
     tokens: Polynomial
-    width: int
-    vocab: int
     again: bool
     unturned: Polynomial = ZERO
     keeps_labels: bool = False
@@ -46,16 +61,16 @@ class LossPath(NamedTuple):
     @property
     def parameter_gradients(self) -> Polynomial:
         """Bytes of the gradients of weight and bias, as the parameters have them in the end."""
-        return total(t.bytes for t in self.given if t.requires_grad)
+        return total(t.bytes for t in self.head.trained)
 
     @property
     def num_gradients(self) -> int:
         """Products that backward needs."""
-        return self.hidden.requires_grad + self.given[0].requires_grad
+        return self.hidden.requires_grad + self.head.weight.requires_grad
 
     @property
     def product_flops(self) -> Polynomial:
-        return self.tokens * (2 * self.width * self.vocab)
+        return self.tokens * (2 * self.head.width * self.head.vocab)
 
     @property
     def forward_flops(self) -> Polynomial:
@@ -63,7 +78,7 @@ class LossPath(NamedTuple):
 
     @property
     def backward_flops(self) -> Polynomial:
-        turned = self.product_flops - self.unturned * (2 * self.width * self.vocab)
+        turned = self.product_flops - self.unturned * (2 * self.head.width * self.head.vocab)
         return turned * (self.again + self.num_gradients)
 
 
@@ -111,7 +126,7 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     """TRL's tiled head: `modeling/trl_head.py`, line by line. `fact` as `support.losses` has it."""
     sequences, is_capped = divmod(fact, 2)
     triton = runs_triton(op.rules.device)
-    weight, bias, width, vocab = head_weights(op, model)
+    weight, bias, width, vocab = head = head_weights(op, model)
     tokens = TOKENS - B * sequences  # with a label
     mask = TOKENS - (constant(1) if op.rules.one_row else B)
     count = tokens if triton else mask
@@ -139,10 +154,8 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     if is_capped:
         ahead += [sums + lowered]
 
-    given = (weight,) if bias is None else (weight, bias)
-    trained = [t for t in given if t.requires_grad]
-    made = total(t.elements * 4 for t in trained)
-    returned = total(t.bytes for t in trained if t.dtype != "float32")
+    made = total(t.elements * 4 for t in head.trained)
+    returned = total(t.bytes for t in head.trained if t.dtype != "float32")
     if hidden.requires_grad:
         made = made + count * (width * 4)
         returned = returned + (copied if hidden.dtype != "float32" else ZERO)
@@ -161,21 +174,18 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
             ]
     return LossPath(
         hidden=hidden,
-        given=given,
+        head=head,
         kept=kept,
         ahead=tuple(ahead),
         back=tuple(back),
         tokens=count,
-        width=width,
-        vocab=vocab,
         again=True,
     )
 
 
-def head_weights(op: Ledger, model: ModelSpec) -> tuple[Tensor, Tensor | None, int, int]:
-    """(weight, bias, features in and out) of the head."""
+def head_weights(op: Ledger, model: ModelSpec) -> Head:
     head = head_of(model)
     assert head is not None and head.in_features is not None and head.out_features is not None
     op.scope = model.output_embedding or ""
     bias = op.weight(op.scope, "bias") if op.has(op.scope, "bias") else None
-    return op.weight(op.scope), bias, head.in_features, head.out_features
+    return Head(op.weight(op.scope), bias, head.in_features, head.out_features)

@@ -54,8 +54,8 @@ def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> S
 def overwritten_shifted_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """Head and loss where a kernel keeps the shifted logits, with two numbers a row, and writes
     their gradient over them."""
-    weight, bias, width, vocab = head_weights(op, model)
-    given = (weight,) if bias is None else (weight, bias)
+    head = head_weights(op, model)
+    weight, vocab = head.weight, head.vocab
     compute = "bfloat16" if op.rules.autocast else hidden.dtype
     size = ITEMSIZE[compute]
     rows = labelled(op.rules.one_row)
@@ -64,22 +64,21 @@ def overwritten_shifted_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     copied, labels = (ZERO, ZERO) if op.rules.one_row else (part, rows * _INDEX)
     left = ZERO if casts_in_head(op.rules.transformers) else narrow
     turned = narrow if size != 4 else whole
-    trained = [t for t in given if t.requires_grad]
 
     read = op.lowered(hidden)
-    copies = total(t.elements * size for t in given if t.dtype != compute)
+    copies = total(t.elements * size for t in head.tensors if t.dtype != compute)
     if weight.requires_grad:
         op.saved.setdefault(read.storage, op.scope)
     of_read = read.bytes * hidden.requires_grad
     widened = hidden.bytes * (hidden.requires_grad and read is not hidden)
-    made = total(t.bytes for t in trained)
-    made_low = total(t.elements * size for t in trained)
+    made = total(t.bytes for t in head.trained)
+    made_low = total(t.elements * size for t in head.trained)
     kept_copy = weight.elements * (size * (weight.dtype != compute and hidden.requires_grad))
     kept_logits = copied if copied != ZERO else whole
     kept = kept_logits + labels + rows * _SCALAR + kept_copy
     return LossPath(
         hidden=hidden,
-        given=given,
+        head=head,
         kept=kept,
         ahead=(
             copies + narrow + whole,
@@ -93,8 +92,6 @@ def overwritten_shifted_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fac
             made + of_read + widened + 2 * _SCALAR,
         ),
         tokens=TOKENS,
-        width=width,
-        vocab=vocab,
         again=False,
         output=narrow if left != ZERO else whole,
     )

@@ -13,10 +13,10 @@ _INDEX = 8
 def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """No logits: sums of each token, the mean logit of each word and, in backward, the words'
     order. `fact`: sequences of a row."""
-    weight, bias, width, vocab = head_weights(op, model)
+    head = head_weights(op, model)
+    weight, bias, vocab = head.weight, head.bias, head.vocab
     tokens = TOKENS - B * fact
-    given = (weight,) if bias is None else (weight, bias)
-    made = total(t.bytes for t in given if t.requires_grad)
+    made = total(t.bytes for t in head.trained)
     read = hidden
     if hidden.dtype == "float32":
         read = op.fresh(hidden.elements, weight.dtype, hidden.requires_grad)
@@ -29,7 +29,7 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
     widened = hidden.bytes if read is not hidden else ZERO
     return LossPath(
         hidden=hidden,
-        given=given,
+        head=head,
         kept=kept,
         ahead=(kept + tokens * _SCALAR + _SCALAR,),
         back=(
@@ -38,8 +38,6 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
             made + read.bytes + widened + 2 * _SCALAR,
         ),
         tokens=tokens,
-        width=width,
-        vocab=vocab,
         again=True,
         keeps_labels=True,
     )
@@ -47,17 +45,17 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
 
 def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """The logits, and a float32 copy of those in 16 bit, which the gradient takes over."""
-    weight, bias, width, vocab = head_weights(op, model)
-    given = (weight,) if bias is None else (weight, bias)
+    head = head_weights(op, model)
+    weight, vocab = head.weight, head.vocab
     compute = "bfloat16" if op.rules.autocast else hidden.dtype
     size = ITEMSIZE[compute]
     logits, wide = TOKENS * (vocab * size), TOKENS * (vocab * 4)
     narrow, turned = (logits, logits) if size != 4 else (ZERO, wide)
-    made = total(t.bytes for t in given if t.requires_grad)
-    made_low = total(t.elements * size for t in given if t.requires_grad)
+    made = total(t.bytes for t in head.trained)
+    made_low = total(t.elements * size for t in head.trained)
 
     read = op.lowered(hidden)
-    copies = total(t.elements * size for t in given if t.dtype != compute)
+    copies = total(t.elements * size for t in head.tensors if t.dtype != compute)
     if weight.requires_grad:
         op.saved.setdefault(read.storage, op.scope)
     of_read = read.bytes * hidden.requires_grad
@@ -66,7 +64,7 @@ def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) 
     kept = wide + kept_copy
     return LossPath(
         hidden=hidden,
-        given=given,
+        head=head,
         kept=kept,
         ahead=(
             copies + narrow + wide + TOKENS * (_INDEX + 5) + _SCALAR + _INDEX * op.rules.one_row,
@@ -82,8 +80,6 @@ def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) 
             made + of_read + widened + 2 * _SCALAR,
         ),
         tokens=TOKENS,
-        width=width,
-        vocab=vocab,
         again=False,
         output=logits,
         is_overwritten=size == 4,

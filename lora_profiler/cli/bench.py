@@ -27,10 +27,10 @@ from lora_profiler.cli.click_support import (
     print_blocks,
     print_json,
     warn,
+    warn_of,
     write_out,
 )
 from lora_profiler.cli.options import output_options, setup_options
-from lora_profiler.cli.warnings import warn_of
 
 if TYPE_CHECKING:
     from lora_profiler.campaign.batch_search import LargestBatch

@@ -17,6 +17,8 @@ from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, ne
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from lora_profiler.catalog import Gpu
+    from lora_profiler.prediction import Prediction
     from lora_profiler.report.blocks import Block
 
 PIPE_WIDTH = 100
@@ -282,3 +284,11 @@ def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> No
 
 def warn(text: str) -> None:
     click.echo(f"Warning: {printable(text)}", err=True)
+
+
+def warn_of(predictions: Sequence["Prediction"], gpu: "Gpu | None" = None) -> None:
+    """Everything worth a warning about the ways to train one model on `gpu`, each once."""
+    from lora_profiler.report.cautions import caution_lines
+
+    for line in caution_lines(predictions, gpu):
+        warn(line)

@@ -19,6 +19,7 @@ from lora_profiler.cli.click_support import (
     print_json,
     run,
     warn,
+    warn_of,
     write_out,
 )
 from lora_profiler.cli.data_options import data_options, training_data
@@ -32,7 +33,6 @@ from lora_profiler.cli.options import (
     trainer_peaks,
     workloads,
 )
-from lora_profiler.cli.warnings import warn_of
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu

@@ -14,6 +14,7 @@ from lora_profiler.cli.click_support import (
     complete_model,
     print_blocks,
     print_json,
+    warn_of,
 )
 from lora_profiler.cli.data_options import data_options
 from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
@@ -155,7 +156,6 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
 def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Every sharding of the setup on one cluster."""
     from lora_profiler.catalog import find_model
-    from lora_profiler.cli.warnings import warn_of
     from lora_profiler.planning.network import find_network
     from lora_profiler.planning.placement import find_cluster, plan
     from lora_profiler.report.cluster import cluster_blocks, cluster_payload

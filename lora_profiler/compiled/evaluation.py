@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import ZERO, Table, Values, constant
+from lora_profiler.compiled.affine import total
 from lora_profiler.compiled.library import find_profile
-from lora_profiler.compiled.modules import total
 from lora_profiler.compiled.profile import Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
 from lora_profiler.errors import NoProfileError

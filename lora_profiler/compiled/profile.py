@@ -14,9 +14,15 @@ from typing import Any, NamedTuple
 
 from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS
 from lora_profiler.algebra import Polynomial
-from lora_profiler.compiled.affine import Affine, affine_from_json, affine_json
+from lora_profiler.compiled.affine import (
+    Affine,
+    ModuleNumber,
+    affine_from_json,
+    affine_json,
+    numbers_from_json,
+    numbers_json,
+)
 from lora_profiler.compiled.instants import Instant
-from lora_profiler.compiled.modules import ModuleNumber, numbers_from_json, numbers_json
 from lora_profiler.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec

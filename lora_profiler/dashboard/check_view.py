@@ -120,18 +120,14 @@ def _live() -> None:
     running = present()
     if running is None or not running.runs:
         st.rerun()
-    widgets.section("Checking")
-    widgets.blocks([_progress(running)])
-    widgets.small(f"{clock_text(running.seconds)} gone; {running.command}")
-    if running.cancelled:
-        widgets.note("It is being ended.")
-    else:
-        st.button(
-            "Cancel",
-            key="learn.cancel",
-            on_click=running.cancel,
-            help="Ends the process; nothing is kept.",
-        )
+    widgets.under_way(
+        running,
+        "Checking",
+        _progress(running),
+        key="learn.cancel",
+        ending="It is being ended.",
+        tip="Ends the process; nothing is kept.",
+    )
 
 
 def _progress(running: Checking) -> Table:

@@ -58,14 +58,14 @@ def card_of(row: Measured) -> str:
 
 def _columns(row: Measured) -> dict[str, Any]:
     if isinstance(row, OwnRow):
-        return _own(row)
-    return _memory(row) if isinstance(row, MeasuredMemory) else _step(row)
+        of_kind = _own(row)
+    else:
+        of_kind = _memory(row) if isinstance(row, MeasuredMemory) else _step(row)
+    return {"model": row.model, "method": METHOD_LABELS[row.method], **of_kind}
 
 
 def _own(row: OwnRow) -> dict[str, Any]:
     return {
-        "model": row.model,
-        "method": METHOD_LABELS[row.method],
         "counted, GiB": row.counted_bytes / GIB,
         "predicted, GiB": row.predicted_bytes / GIB,
         "error, %": 100 * row.error,
@@ -77,8 +77,6 @@ def _own(row: OwnRow) -> dict[str, Any]:
 
 def _memory(row: MeasuredMemory) -> dict[str, Any]:
     return {
-        "model": row.model,
-        "method": METHOD_LABELS[row.method],
         "measured, GiB": row.measured_bytes / GIB,
         "predicted, GiB": row.predicted_bytes / GIB,
         "error, %": 100 * row.error,
@@ -99,8 +97,6 @@ def _memory(row: MeasuredMemory) -> dict[str, Any]:
 
 def _step(row: MeasuredStep) -> dict[str, Any]:
     return {
-        "model": row.model,
-        "method": METHOD_LABELS[row.method],
         "measured": row.measured_seconds,
         "predicted": row.measured_seconds * (1 + row.error),
         "error, %": 100 * row.error,

@@ -183,18 +183,14 @@ def _live() -> None:
     running = measuring.present()
     if running is None or not running.runs:
         st.rerun()
-    widgets.section("Measuring")
-    widgets.blocks([_progress(running)])
-    widgets.small(f"{clock_text(running.seconds)} gone; {running.command}")
-    if running.cancelled:
-        widgets.note("It is being ended; what is done is stored first.")
-    else:
-        st.button(
-            "Cancel",
-            key="measure.cancel",
-            on_click=running.cancel,
-            help="Ends the process; what is done is kept.",
-        )
+    widgets.under_way(
+        running,
+        "Measuring",
+        _progress(running),
+        key="measure.cancel",
+        ending="It is being ended; what is done is stored first.",
+        tip="Ends the process; what is done is kept.",
+    )
 
 
 def _progress(running: Measuring) -> Table:

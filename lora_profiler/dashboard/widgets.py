@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import streamlit as st
 
 from lora_profiler._common.printable import printable
+from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure, repainted
 from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
 from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.report.palette import Theme
-from lora_profiler.units import error_text
+from lora_profiler.units import clock_text, error_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -116,6 +117,19 @@ def caution(*lines: str) -> None:
 def note(*lines: str, heading: str = "") -> None:
     """An empty state, or something to know."""
     st.html(drawn("note", "note", lines, heading))
+
+
+def under_way(
+    running: Followed[Any], title: str, progress: Block, *, key: str, ending: str, tip: str
+) -> None:
+    """A run that goes on in a process of its own: how far it is, and a button that ends it."""
+    section(title)
+    blocks([progress])
+    small(f"{clock_text(running.seconds)} gone; {running.command}")
+    if running.cancelled:
+        note(ending)
+    else:
+        st.button("Cancel", key=key, on_click=running.cancel, help=tip)
 
 
 def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> None:

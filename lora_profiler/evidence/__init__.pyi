@@ -1,5 +1,5 @@
-from lora_profiler.evidence.left_out import Unexpressed as Unexpressed
-from lora_profiler.evidence.left_out import unexpressed as unexpressed
+from lora_profiler.evidence.documents import Unexpressed as Unexpressed
+from lora_profiler.evidence.documents import unexpressed as unexpressed
 from lora_profiler.evidence.memory import CommandShare as CommandShare
 from lora_profiler.evidence.memory import Description as Description
 from lora_profiler.evidence.memory import Interval as Interval

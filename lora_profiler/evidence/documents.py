@@ -2,6 +2,7 @@
 predict the rows."""
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,3 +17,16 @@ def document(kind: Kind) -> dict[str, Any]:
     `.rehearsed_rules` and `.records` wrote of their rows."""
     found: dict[str, Any] = json.loads((DATA / f"{kind}.json").read_text("utf-8"))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unexpressed:
+    """As many `rows` are left out for one `reason`; `example` is the id of the first."""
+
+    reason: str
+    rows: int
+    example: str
+
+
+def unexpressed(kind: Kind) -> tuple[Unexpressed, ...]:
+    return tuple(Unexpressed(**each) for each in document(kind)["left_out"])

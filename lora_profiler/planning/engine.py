@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled
@@ -100,7 +99,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
 def words_beside(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint and of an optimizer of another
     package, whoever gives it."""
-    words = checkpoint_words(workload)
+    words = _checkpoint_words(workload)
     if package_of(workload.setup) is None:
         return words
     from lora_profiler.analytic import paged_bytes
@@ -224,3 +223,22 @@ def check_engine(engine: str) -> None:
         raise UsageError(
             f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}"
         )
+
+
+def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
+    """What an answer says of a checkpoint that stores its weights in neither 16 nor 32 bit."""
+    model = workload.model
+    if model.nf4 is not None:
+        quantised = (
+            "with double quantisation" if model.nf4.double_quant else "without double quantisation"
+        )
+        return (
+            f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"
+            " QLoRA.",
+        )
+    if model.dequantized_from is None:
+        return ()
+    return (
+        f"The checkpoint is stored in {model.dequantized_from}, on which this training is not"
+        f" modelled: the answer is for its weights turned back into {workload.setup.dtype}.",
+    )

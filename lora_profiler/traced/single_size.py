@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from lora_profiler._common.versions import installed_versions
 from lora_profiler.algebra import Polynomial
-from lora_profiler.compiled.affine import Affine
+from lora_profiler.compiled.affine import Affine, ModuleNumber
 from lora_profiler.compiled.instants import instants
-from lora_profiler.compiled.modules import ModuleNumber
 from lora_profiler.compiled.predict import predict_with
 from lora_profiler.compiled.profile import Profile, setup_key
 from lora_profiler.compiled.regime import key_of, regime_of

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, constant
 from lora_profiler.analytic.families import liger
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear, matmul
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.support.sdpa import efficient_keeps_seeds
 
@@ -194,7 +195,7 @@ def _eager(
     k, v = repeat(op, k, heads), repeat(op, v, heads)
     batches, dim = B * heads.query, constant(heads.dim)
     scores = op.scale(
-        op.matmul(op.lowered(q), op.lowered(k), (batches, S, S, dim), transposes=True)
+        matmul(op, op.lowered(q), op.lowered(k), (batches, S, S, dim), transposes=True)
     )
     if softcap:
         scores = op.scale(op.activation(op.scale(scores), "tanh", keeps_output=True))
@@ -202,7 +203,7 @@ def _eager(
     weights = op.softmax(scores, "float32" if upcast else scores.dtype)
     weights = op.dropout(op.cast(weights, q.dtype), dropout)
     op.returned = (weights,)
-    return _joined(op, op.matmul(op.lowered(weights), op.lowered(v), (batches, S, dim, S)))
+    return _joined(op, matmul(op, op.lowered(weights), op.lowered(v), (batches, S, dim, S)))
 
 
 def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float) -> Tensor:
@@ -212,9 +213,9 @@ def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: fl
     wide = [op.cast(op.lowered(t), "float32") for t in (q, k, v)]
     wide[1:] = [op.copy(t, heads.groups) if heads.groups > 1 else t for t in wide[1:]]
     batches, dim = B * heads.query, constant(heads.dim)
-    scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), (batches, S, S, dim), transposes=True)
+    scores = matmul(op, op.scale(wide[0]), op.scale(wide[1]), (batches, S, S, dim), transposes=True)
     weights = op.dropout(op.safe_softmax(scores, dtype), dropout)
-    return _joined(op, op.cast(op.matmul(weights, wide[2], (batches, S, dim, S)), dtype))
+    return _joined(op, op.cast(matmul(op, weights, wide[2], (batches, S, dim, S)), dtype))
 
 
 def _joined(op: Ledger, x: Tensor) -> Tensor:
@@ -224,17 +225,17 @@ def _joined(op: Ledger, x: Tensor) -> Tensor:
 
 def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
-    gate = op.linear(x, f"{name}.gate_proj")
+    gate = linear(op, x, f"{name}.gate_proj")
     if op.rules.liger:
-        product = liger.swiglu(op, gate, op.linear(x, f"{name}.up_proj"), name)
-        out = op.linear(product, f"{name}.down_proj")
+        product = liger.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)
+        out = linear(op, product, f"{name}.down_proj")
         op.keep(x)
         return out
     op.scope = name
     acted = activate(op, gate, c["hidden_act"])
-    up = op.linear(x, f"{name}.up_proj")
+    up = linear(op, x, f"{name}.up_proj")
     op.scope = name
-    out = op.linear(op.multiply(acted, up), f"{name}.down_proj")
+    out = linear(op, op.multiply(acted, up), f"{name}.down_proj")
     op.keep(x)
     return out
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lora_profiler.analytic.families.blocks import Config, heads_of
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
 
 
@@ -44,7 +45,7 @@ def plain_embedding(name: str) -> Callable[[Ledger, Tensor, Config], Tensor]:
 
 
 def plain_head(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return op.linear(x, "lm_head")
+    return linear(op, x, "lm_head")
 
 
 def full_attention(c: Config, layer: int) -> int | None:

@@ -19,6 +19,7 @@ from lora_profiler.analytic.families.family import (
 )
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 
 
@@ -36,7 +37,7 @@ def self_attention(
     sliding = (c.get("layer_types") or ("full_attention",) * (layer + 1))[
         layer
     ] == "sliding_attention"
-    q, k, v = (op.linear(x, f"self_attn.{name}_proj") for name in "qkv")
+    q, k, v = (linear(op, x, f"self_attn.{name}_proj") for name in "qkv")
     op.scope = "self_attn"
     q, k, v = (
         op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
@@ -59,7 +60,7 @@ def self_attention(
         masked=masked,
         softcap=softcap,
     )
-    out = op.linear(out, "self_attn.o_proj")
+    out = linear(op, out, "self_attn.o_proj")
     op.keep(x, q, k, v)
     return out
 
@@ -97,7 +98,7 @@ def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
 
 
 def softcapped_head(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    logits = op.linear(x, "lm_head")
+    logits = linear(op, x, "lm_head")
     if c.get("final_logit_softcapping") is None:
         return logits
     return op.scale(op.activation(op.scale(logits), "tanh", keeps_output=True))

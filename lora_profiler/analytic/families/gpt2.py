@@ -6,6 +6,7 @@ from lora_profiler.analytic.families.blocks import Config, activate, attention, 
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
 
 
@@ -19,7 +20,7 @@ def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     heads, masked = heads_of(c), index in op.rules.masked_layers
     normed = op.layer_norm(x, "ln_1")
-    fused = op.linear(normed, "attn.c_attn")
+    fused = linear(op, normed, "attn.c_attn")
     op.scope = "attn"
     q, k, v = (
         op.turn(op.view(t, heads.query)) for t in op.split(fused, [TOKENS * c["hidden_size"]] * 3)
@@ -27,13 +28,13 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     out = attention(
         op, q, k, v, heads, "attn", dropout=c["attention_dropout"], masked=masked, upcast=False
     )
-    attended = op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"])
+    attended = op.dropout(linear(op, out, "attn.c_proj"), c["resid_pdrop"])
     op.keep(normed, q, k, v)
     x = residual(op, attended, x)
     normed = op.layer_norm(x, "ln_2")
-    inner = op.linear(normed, "mlp.c_fc")
+    inner = linear(op, normed, "mlp.c_fc")
     op.scope = "mlp"
-    update = op.linear(activate(op, inner, c["hidden_act"]), "mlp.c_proj")
+    update = linear(op, activate(op, inner, c["hidden_act"]), "mlp.c_proj")
     x = residual(op, x, op.dropout(update, c["resid_pdrop"]))
     op.keep(normed, attended)
     return x

@@ -6,6 +6,7 @@ from lora_profiler.analytic.families.blocks import Config, activate, attention, 
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
 
 
@@ -20,11 +21,12 @@ def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
 
 def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool) -> Tensor:
     heads = heads_of(c)
-    fused = op.linear(x, "attention.query_key_value")
+    fused = linear(op, x, "attention.query_key_value")
     op.scope = "attention"
     q, k, v = op.split(op.turn(op.view(fused, heads.query)), [TOKENS * c["hidden_size"]] * 3)
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
-    out = op.linear(
+    out = linear(
+        op,
         attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"], masked=masked),
         "attention.dense",
     )
@@ -33,9 +35,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool) -> Tensor:
 
 
 def mlp(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    inner = op.linear(x, "mlp.dense_h_to_4h")
+    inner = linear(op, x, "mlp.dense_h_to_4h")
     op.scope = "mlp"
-    return op.linear(activate(op, inner, c["hidden_act"]), "mlp.dense_4h_to_h")
+    return linear(op, activate(op, inner, c["hidden_act"]), "mlp.dense_4h_to_h")
 
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:

@@ -6,9 +6,18 @@ transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mix
 """
 
 from lora_profiler.algebra.polynomial import TOKENS, Polynomial, constant
+from lora_profiler.analytic.experts import (
+    add_rows,
+    derive,
+    grouped_product,
+    normalize,
+    parameter,
+    select,
+)
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
 from lora_profiler.analytic.families.llama import MISTRAL, residual, self_attention
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear, product
 from lora_profiler.analytic.tensors import Tensor
 
 
@@ -23,12 +32,12 @@ def route(
     """
     op.scope = "mlp.gate"
     hidden = op.modules["mlp.gate"].weight("weight").shape[1]
-    logits = op.product(x, op.parameter("mlp.gate", "weight"), hidden, experts)
+    logits = product(op, x, parameter(op, "mlp.gate", "weight"), hidden, experts)
     probabilities = op.softmax(logits, "float32")
     indices = op.fresh(chosen, "int64", False)
-    weights = op.select(probabilities, chosen, indices, "topk")
+    weights = select(op, probabilities, chosen, indices, "topk")
     if renormalises:
-        weights = op.normalize(weights, TOKENS)
+        weights = normalize(op, weights, TOKENS)
     return (op.cast(weights, logits.dtype) if narrows else weights), indices
 
 
@@ -50,25 +59,31 @@ def run_experts(
     narrow = op.fresh(chosen, "int32", False)
     counts, offsets = (op.fresh(constant(experts), "int32", False) for _ in range(2))
 
-    op.derive("sort", (indices,), in_order, order)
-    op.derive("floor_divide", (order,), places)
-    gathered = op.select(x, chosen * hidden, places)
-    sorted_weights = op.select(weights, chosen, order)
-    op.derive("_to_int", (in_order,), narrow)
-    op.derive("histc", (narrow,), counts)
-    op.derive("cumsum", (counts,), offsets)
-    fused = op.grouped_product(
-        gathered, op.parameter("mlp.experts", "gate_up_proj"), chosen, hidden, 2 * width, offsets
+    derive(op, "sort", (indices,), in_order, order)
+    derive(op, "floor_divide", (order,), places)
+    gathered = select(op, x, chosen * hidden, places)
+    sorted_weights = select(op, weights, chosen, order)
+    derive(op, "_to_int", (in_order,), narrow)
+    derive(op, "histc", (narrow,), counts)
+    derive(op, "cumsum", (counts,), offsets)
+    fused = grouped_product(
+        op,
+        gathered,
+        parameter(op, "mlp.experts", "gate_up_proj"),
+        chosen,
+        hidden,
+        2 * width,
+        offsets,
     )
     gate, up = op.split(fused, [chosen * width] * 2)
     inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
-    out = op.grouped_product(
-        inner, op.parameter("mlp.experts", "down_proj"), chosen, width, hidden, offsets
+    out = grouped_product(
+        op, inner, parameter(op, "mlp.experts", "down_proj"), chosen, width, hidden, offsets
     )
     weighted = op.multiply(out, sorted_weights)
-    op.derive("arange", (), counting)
-    op.derive("index_put_", (order, counting, back), back)
-    ordered = op.select(weighted, chosen * hidden, back)
+    derive(op, "arange", (), counting)
+    derive(op, "index_put_", (order, counting, back), back)
+    ordered = select(op, weighted, chosen * hidden, back)
     summed = op.cast(op.reduce(ordered, TOKENS * hidden, "sum"), x.dtype)
     op.keep(x, gathered, fused, weighted, ordered)
     return summed
@@ -78,26 +93,26 @@ def run_each_expert(op: Ledger, x: Tensor, c: Config) -> Tensor:
     """Experts that are layers of their own, one after the other on the tokens that chose it, as
     many for each: transformers 4.57 `modeling_mixtral.py`, MixtralSparseMoeBlock.forward."""
     experts, chosen, hidden = c["num_local_experts"], c["num_experts_per_tok"], c["hidden_size"]
-    logits = op.linear(x, "block_sparse_moe.gate")
+    logits = linear(op, x, "block_sparse_moe.gate")
     op.scope = "block_sparse_moe"
     probabilities = op.softmax(logits, "float32")
     indices = op.fresh(TOKENS * chosen, "int64", False)
-    weights = op.select(probabilities, TOKENS * chosen, indices, "topk")
-    weights = op.cast(op.normalize(weights, TOKENS), x.dtype)
+    weights = select(op, probabilities, TOKENS * chosen, indices, "topk")
+    weights = op.cast(normalize(op, weights, TOKENS), x.dtype)
     places = op.fresh(TOKENS * (2 * chosen), "int64", False)  # of all experts
-    picked = op.select(weights, TOKENS * chosen, places)
+    picked = select(op, weights, TOKENS * chosen, places)
     summed = op.fresh(TOKENS * hidden, x.dtype, False)
-    op.derive("zeros", (), summed)
+    derive(op, "zeros", (), summed)
     rows = TOKENS * (chosen * hidden // experts)
     for number in range(experts):
         name = f"block_sparse_moe.experts.{number}"
         op.scope = name
-        taken = op.select(x, rows, places)
-        acted = activate(op, op.linear(taken, f"{name}.w1"), c["hidden_act"])
-        inner = op.multiply(acted, op.linear(taken, f"{name}.w3"))
-        out = op.linear(inner, f"{name}.w2")
+        taken = select(op, x, rows, places)
+        acted = activate(op, linear(op, taken, f"{name}.w1"), c["hidden_act"])
+        inner = op.multiply(acted, linear(op, taken, f"{name}.w3"))
+        out = linear(op, inner, f"{name}.w2")
         op.scope = name
-        summed = op.add_rows(summed, op.multiply(out, picked), places)
+        summed = add_rows(op, summed, op.multiply(out, picked), places)
     op.keep(x)
     return summed
 

@@ -18,6 +18,7 @@ from lora_profiler.analytic.families.family import (
 )
 from lora_profiler.analytic.families.llama import final_norm, residual
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
 
 
@@ -28,7 +29,7 @@ def rotary_dim(c: Config) -> int:
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     heads = heads_of(c)
     normed = rms_norm(op, x, "input_layernorm")
-    fused = op.linear(normed, "self_attn.qkv_proj")
+    fused = linear(op, normed, "self_attn.qkv_proj")
     op.scope = "self_attn"
     sizes = [TOKENS * (n * heads.dim) for n in (heads.query, heads.key_value, heads.key_value)]
     q, k, v = op.slices(fused, sizes)
@@ -40,15 +41,15 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     out = attention(
         op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
     )
-    update = op.linear(out, "self_attn.o_proj")
+    update = linear(op, out, "self_attn.o_proj")
     op.keep(normed, fused, q, k, v)
     x = residual(op, x, op.dropout(update, c["resid_pdrop"]))
 
     normed = rms_norm(op, x, "post_attention_layernorm")
-    fused = op.linear(normed, "mlp.gate_up_proj")
+    fused = linear(op, normed, "mlp.gate_up_proj")
     op.scope = "mlp"
     gate, up = op.split(fused, [fused.elements // 2] * 2)
-    update = op.linear(op.multiply(up, activate(op, gate, c["hidden_act"])), "mlp.down_proj")
+    update = linear(op, op.multiply(up, activate(op, gate, c["hidden_act"])), "mlp.down_proj")
     op.keep(normed, gate)
     return residual(op, x, op.dropout(update, c["resid_pdrop"]))
 

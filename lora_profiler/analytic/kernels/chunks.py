@@ -80,16 +80,16 @@ def path_backward(path: LossPath, launches: Launches) -> None:
     if path.hidden.requires_grad:
         back = Gemm(m=gemm.m, n=gemm.k, k=gemm.n)
         launches.product("", "mm", back, dtype, read, launches.bytes(path.hidden))
-    if path.given[0].requires_grad:
+    if path.head.weight.requires_grad:
         back = Gemm(m=gemm.n, n=gemm.k, k=gemm.m)
-        launches.product("", "mm", back, dtype, read, launches.bytes(path.given[0]))
+        launches.product("", "mm", back, dtype, read, launches.bytes(path.head.weight))
 
 
 def _path_product(path: LossPath, launches: Launches) -> tuple[Gemm, int, int]:
     """(the head's product, bytes of the logits, bytes that it reads)."""
-    gemm = Gemm(m=launches.size(path.tokens), n=path.vocab, k=path.width)
+    gemm = Gemm(m=launches.size(path.tokens), n=path.head.vocab, k=path.head.width)
     logits = gemm.m * gemm.n * ITEMSIZE[path.hidden.dtype]
-    return gemm, logits, launches.bytes(path.hidden) + launches.bytes(path.given[0])
+    return gemm, logits, launches.bytes(path.hidden) + launches.bytes(path.head.weight)
 
 
 def _chunks(head: ChunkedHead, launches: Launches) -> Iterator[tuple[int, Launches]]:

@@ -1,0 +1,225 @@
+"""Matrix products on the ledger: linear layers with their LoRA adapters, and batches of products of
+activations."""
+
+from collections.abc import Sequence
+
+from lora_profiler.adapters import Adapter
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
+from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.tensors import ITEMSIZE, Storage, Tensor
+
+
+def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
+    """The named linear layer with its LoRA adapter, if it has one, as PEFT's
+    `lora.Linear.forward` runs it."""
+    op.scope = name
+    module = op.modules[name]
+    assert module.in_features is not None and module.out_features is not None
+    found = op.adapters.get(name, ())
+    if found and op.rules.fast_lora:
+        return _fused(op, x, module.out_features, found)
+    y = product(op, x, op.weight(name), module.in_features, module.out_features)
+    for adapter in found:
+        y = _low_rank(op, x, y, adapter)
+    return y
+
+
+def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
+    """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
+
+    A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is
+    unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
+    """
+    made = x.elements * out_features // in_features
+    packed = op.scope in op.modules and op.is_quantized(op.scope)
+    gradients = ZERO
+    if weight.storage.role == "parameter" and weight.requires_grad:
+        biases = (w for w in op.modules[op.scope].weights if w.name != "weight")
+        gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
+    given = weight
+    if packed:
+        dtype, unpacked = x.dtype, weight.bytes
+    else:
+        x, (weight, own) = op.lowered(x), _lowered_weight(op, weight)
+        dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
+    out = op.fresh(made, dtype, x.requires_grad or weight.requires_grad)
+    saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
+    flops = x.elements * (2 * out_features)
+    op.record(
+        "packed" if packed else _product_op(op),
+        (x, weight),
+        (out,),
+        saved,
+        forward_flops=flops,
+        backward_flops=flops * (x.requires_grad + weight.requires_grad),
+        gradients=gradients,
+        workspace=unpacked,
+        sizes=(constant(1), *_shape(made, out_features), constant(in_features)),
+        beside=_biases(op),
+        lowers=() if packed or weight is given or weight.requires_grad else (given,),
+    )
+    return out
+
+
+def _product_op(op: Ledger) -> str:
+    """ "Conv1D" where the weight is stored as (in, out), "linear" elsewhere."""
+    return (
+        "Conv1D" if op.scope in op.modules and op.modules[op.scope].kind == "Conv1D" else "linear"
+    )
+
+
+def _biases(op: Ledger) -> tuple[Tensor, ...]:
+    """The parameters beside its weight that a product of this scope adds. Autocast caches its
+    copies of those that train."""
+    module = op.modules.get(op.scope)
+    if module is None or not module.is_linear:
+        return ()
+    found = tuple(op.weight(op.scope, w.name) for w in module.weights if w.name != "weight")
+    if op.rules.autocast:
+        copied = (t for t in found if t.requires_grad and t.dtype == "float32")
+        op.cached |= {t.storage: op.fresh(t.elements, "bfloat16", True) for t in copied}
+    return found
+
+
+def _lowered_weight(op: Ledger, weight: Tensor) -> tuple[Tensor, Polynomial]:
+    """A weight as autocast hands it to a product, and the gradient bytes that the product
+    leaves for it.
+
+    The copy of one in float32 that trains is made once and cached (torch
+    `autocast_mode.cpp`, cached_cast); its gradient is converted back by the copy's own node.
+    """
+    own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
+    if not op.rules.autocast or weight.dtype == "bfloat16":
+        return weight, own
+    copy = op.fresh(weight.elements, "bfloat16", weight.requires_grad)
+    if own != ZERO:
+        if weight.dtype == "float32":
+            op.cached[weight.storage] = copy
+        op.record("_to_copy", (weight,), (copy,), gradients=own)
+    return copy, ZERO
+
+
+def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
+    """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py`
+    (`Linear.forward`) adds and casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones
+    y and casts before it adds, and casts nothing itself under CUDA's autocast, the only one
+    that it asks about."""
+    rules, packed = op.rules, op.is_quantized(op.scope)
+    rows, rank = x.elements.ceil_div(adapter.in_features), R
+    if packed:
+        y = op.copy(y)
+    leaves = packed and rules.autocast and rules.device != "cpu"
+    cast = x if leaves else op.cast(x, rules.adapter_dtype)
+    dropped = op.dropout(cast, rules.lora_dropout)
+    inner = _trained(op, dropped, rows, constant(adapter.in_features), rank)
+    out_size = constant(adapter.out_features)
+    delta = op.scale(_trained(op, inner, rows, rank, out_size, y.elements))
+    if packed and not leaves:
+        delta = op.cast(delta, y.dtype)
+    result = op.add(y, delta)
+    if not packed:
+        result = op.cast(result, y.dtype)
+    op.keep(x, cast)
+    return result
+
+
+def _fused(op: Ledger, x: Tensor, out_features: int, adapters: Sequence[Adapter]) -> Tensor:
+    """Base and adapter in one function: fms-acceleration `fused_ops/unsloth_lora/bnb/
+    fast_lora.py` (6db5b26). It keeps x and what dropout left of it, no mask, casts A and B in
+    each call, and adds in place. Backward multiplies by the weight, then by B and A, beside
+    which the dropped places are."""
+    weight, kept = op.weight(op.scope), [x]
+    rows = x.elements // adapters[0].in_features
+    out = op.fresh(rows * out_features, x.dtype, True)
+    if op.rules.lora_dropout > 0.0 and op.rules.trains:
+        kept.append(op.fresh(x.elements, x.dtype, True))
+    size = total(
+        R * adapter.rank_factor * (adapter.in_features + adapter.out_features)
+        for adapter in adapters
+    )
+    unpacked = weight.bytes if op.is_quantized(op.scope) else ZERO
+    beside = x.bytes + (x.elements if len(kept) > 1 else ZERO)
+    base, own = rows * (2 * weight.elements), rows * size * 2
+    op.record(
+        "fast_lora",
+        (x, weight),
+        (out,),
+        kept,
+        base + own,
+        base * x.requires_grad + own * (1 + x.requires_grad),
+        size * ITEMSIZE[op.rules.adapter_dtype],
+        beside if x.requires_grad else unpacked,
+        sizes=(constant(1), rows, constant(out_features), constant(adapters[0].in_features)),
+    )
+    return out
+
+
+def _trained(
+    op: Ledger,
+    x: Tensor,
+    rows: Polynomial,
+    in_size: Polynomial,
+    out_size: Polynomial,
+    elements: Polynomial | None = None,
+) -> Tensor:
+    """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x. The
+    outcome has `elements`, as a rule those of its rows."""
+    size = in_size * out_size
+    weight, own = _lowered_weight(
+        op, Tensor(size, op.rules.adapter_dtype, True, Storage(ZERO, "parameter"))
+    )
+    x = op.lowered(x)
+    out = op.fresh(elements or rows * out_size, x.dtype, True)
+    flops = rows * size * 2
+    saved = (x, weight) if x.requires_grad else (x,)
+    op.record(
+        "linear",
+        (x, weight),
+        (out,),
+        saved,
+        flops,
+        flops * (1 + x.requires_grad),
+        own,
+        sizes=(constant(1), rows, out_size, in_size),
+    )
+    return out
+
+
+def matmul(
+    op: Ledger,
+    x: Tensor,
+    y: Tensor,
+    sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial],
+    *,
+    transposes: bool = False,
+) -> Tensor:
+    """Batched x @ y of two activations; `sizes` are (batches, m, n, k). Keeps each for the
+    other's gradient.
+
+    `transposes`: y is (..., n, k), and its transpose multiplied.
+
+    torch views (batch, head) as one dimension and copies an operand where it cannot.
+    """
+    x, y = (t if t.merged or op.rules.one_row else op.copy(t) for t in (x, y))
+    batches, m, n, k = sizes
+    out = op.fresh(batches * m * n, x.dtype, x.requires_grad or y.requires_grad)
+    saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
+    flops = out.elements * k * 2
+    op.record(
+        "bmm_transposed" if transposes else "bmm",
+        (x, y),
+        (out,),
+        saved,
+        flops,
+        flops * (x.requires_grad + y.requires_grad),
+        sizes=sizes,
+    )
+    return out
+
+
+def _shape(made: Polynomial, out_features: int) -> tuple[Polynomial, Polynomial]:
+    """Rows and columns of a product with so many elements. Where an expert takes a part of the
+    tokens that no polynomial counts, all of them and as many fewer columns."""
+    if made.is_divisible(out_features):
+        return made // out_features, constant(out_features)
+    return TOKENS, constant(made.evaluate(1, 1, 1))

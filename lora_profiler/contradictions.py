@@ -1,0 +1,71 @@
+"""Options that do not go together."""
+
+from typing import TYPE_CHECKING
+
+from lora_profiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_profiler.train_setup import TrainSetup
+
+
+def check_together(setup: "TrainSetup") -> None:
+    """Raises UsageError for options that contradict each other."""
+    if setup.world_size > 1 and setup.sharding == "none":
+        raise UsageError(
+            f"a world of {setup.world_size} ranks needs to know what they share; add --sharding"
+            " ddp or fsdp."
+        )
+    if setup.world_size == 1 and setup.sharding != "none":
+        raise UsageError(
+            f"sharding {setup.sharding} needs several ranks; add --world-size 2 or more."
+        )
+    known = ("plain", "fused", "triton") if setup.sharding == "fsdp1" else ("plain",)
+    if setup.world_size > 1 and setup.loss not in known:
+        raise UsageError(
+            f"the {setup.loss} loss is known of one process only; take --loss plain, or leave"
+            " out --world-size."
+        )
+    if setup.label_smoothing_factor and setup.loss != "plain":
+        raise UsageError(
+            f"label smoothing needs all logits, which the {setup.loss} loss never hands on;"
+            " leave out one of --loss and --label-smoothing-factor."
+        )
+    if setup.label_smoothing_factor and setup.transformers != "5":
+        raise UsageError(
+            "label smoothing is known of transformers 5 alone; leave out one of --transformers"
+            " and --label-smoothing-factor."
+        )
+    if setup.quantization is not None and setup.lora is None:
+        raise UsageError(
+            "a quantised base cannot be trained in full; add a LoRA adapter (method qlora)."
+        )
+    if setup.optimizer not in ("adamw", "sgd") and setup.optimizer_impl == "fused":
+        raise UsageError(
+            f"{setup.optimizer} has no fused implementation; leave --optimizer-impl out."
+        )
+    lora = setup.lora
+    if setup.optimizer == "muon" and (lora is None or lora.modules_to_save or lora.use_dora):
+        raise UsageError(
+            "torch's Muon updates matrices alone, and refuses the vectors of norms, biases and"
+            " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
+            " --use-dora, or another --optimizer."
+        )
+    if setup.optimizer == "muon" and setup.sharding == "zero2":
+        raise UsageError(
+            "ZeRO-2 lays gradients end to end, and torch's Muon updates matrices alone; take"
+            " another --sharding or --optimizer."
+        )
+    half = setup.dtype != "float32" or setup.precision == "amp"
+    if setup.is_flash_attention_2 and setup.device != "cuda":
+        raise UsageError(
+            "FlashAttention 2 runs on CUDA alone; take another --attention or --device."
+        )
+    if (
+        setup.attention in ("flash", "cudnn", "flash_attention_2")
+        and setup.device != "cpu"
+        and not half
+    ):
+        raise UsageError(
+            f"{setup.attention} attention takes no float32; use a 16-bit dtype, amp, or"
+            " attention efficient."
+        )
