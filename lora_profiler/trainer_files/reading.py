@@ -4,7 +4,7 @@ mean beside."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os.path import isfile  # which no name makes raise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from lora_profiler.errors import UsageError, did_you_mean
@@ -14,7 +14,14 @@ from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
-from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse, read_text
+from lora_profiler.trainer_files.document import (
+    Document,
+    Entry,
+    TrainerFileError,
+    parse,
+    read_text,
+    text_of,
+)
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
@@ -157,6 +164,23 @@ def read_document(document: Document, framework: str) -> TrainerFile:
     return _read(document, [], framework)
 
 
+def read_content(name: str, content: bytes) -> TrainerFile:
+    """A file by its content alone: nothing that it names is looked for, on any disk.
+
+    Raises TrainerFileError as `read_files` does, and for a script of a shell.
+    """
+    suffix = PurePath(name).suffix.lower()
+    if suffix in (".ipynb", ".py"):
+        from lora_profiler.trainer_files import notebook
+
+        text = text_of(content, name, notebook.MAX_BYTES)
+        return _read(notebook.parse_calls(text, name, None), [], None)
+    if suffix not in (".yaml", ".yml", ".json"):
+        raise TrainerFileError(f"{name} is no trainer's file: YAML, JSON, a notebook or Python.")
+    document = parse(text_of(content, name), name, None, is_json=suffix == ".json")
+    return _read(document, [], None)
+
+
 def read_command(arguments: Sequence[str], folder: Path) -> TrainerFile:
     """A command line of TRL's scripts, word by word."""
     from lora_profiler.trainer_files.command import Word
@@ -252,10 +276,9 @@ def _named_files(document: Document) -> list[Document]:
     beside = []
     for key in ("deepspeed", "fsdp_config"):
         named = document.entries.get(key)
-        if named is not None and isinstance(named.value, str) and named.value.strip():
-            path = document.folder / named.value
-            if isfile(path):
-                beside.append(_beside(path))
+        path = document.named_file(named.value) if named is not None else None
+        if path is not None:
+            beside.append(_beside(path))
     return beside
 
 
