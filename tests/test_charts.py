@@ -28,6 +28,7 @@ from lora_profiler.report.charts import (
     ErrorDot,
     Figure,
     FitCell,
+    FrontPoint,
     LayerRow,
     Limit,
     MethodLine,
@@ -134,6 +135,15 @@ def curve(count: int) -> list[CurvePoint]:
     ]
 
 
+PLANNED = [
+    FrontPoint(name="LoRA r8 on l4", said="1 h, 3", method="lora", hours=1.0, cost=3.0),
+    FrontPoint(
+        name="QLoRA r8 on t4", said="20 h", method="qlora", hours=20.0, cost=0.7,
+        is_named=True, is_recommended=True,
+    ),
+]  # fmt: skip
+
+
 def figures() -> dict[str, Figure]:
     """Every chart with something to show, and with nothing."""
     measured = make_record().measurement
@@ -198,6 +208,8 @@ def figures() -> dict[str, Figure]:
         "no fit": charts.fit_map([]),
         "crossover": charts.crossover_lines(CROSSING, [3219, 4133], LIMIT),
         "no crossover": charts.crossover_lines([], []),
+        "plan": charts.plan_front(PLANNED, "USD"),
+        "no plan": charts.plan_front([], ""),
         **{chart.key: charts.claim_chart(chart) for chart in FINDINGS.charts},
     }
 
@@ -740,6 +752,20 @@ def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
     assert 10 ** of_crossing["x"] == pytest.approx(3219) and of_crossing["text"] == "3,219"
     low, high = layout["yaxis"]["range"]
     assert 10**low < 5 * GIB and 10**high > LIMIT.bytes
+
+
+def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> None:
+    figure = charts.plan_front(PLANNED, "USD")
+    ring, *dots = figure["data"]
+    assert {(x, y) for dot in dots for x, y in zip(dot["x"], dot["y"], strict=True)} == {
+        (point.hours, point.cost) for point in PLANNED
+    }
+    assert [(ring["x"], ring["y"])] == [([p.hours], [p.cost]) for p in PLANNED if p.is_recommended]
+    assert [text for dot in dots for text in dot["text"] if text] == ["QLoRA r8 on t4"]
+    for axis, values in (("xaxis", [1.0, 20.0]), ("yaxis", [0.7, 3.0])):
+        low, high = figure["layout"][axis]["range"]
+        assert all(10**low < value < 10**high for value in values)
+        assert len(figure["layout"][axis]["tickvals"]) >= 2
 
 
 def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:

@@ -1085,7 +1085,7 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import all_texts, opened
-for page in ("predict", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
+for page in ("predict", "plan", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
     assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
@@ -1112,7 +1112,16 @@ def _record_of_mamba() -> bytes:
 
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
-    for page in ("predict", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
+    for page in (
+        "predict",
+        "plan",
+        "crossover",
+        "compare",
+        "measure",
+        "learn",
+        "evidence",
+        "catalogue",
+    ):
         app = opened(
             page=page,
             **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}),
@@ -1147,14 +1156,15 @@ def named(app: AppTest) -> None:
 
 def test_downloads_stand_on_every_page() -> None:
     names = {
-        "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML", "Trainer's file"},
+        "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML", "Trainer's file", "Card, SVG"},
+        "plan": {"JSON", "Trainer's file"},
         "compare": {"JSON", "CSV of runs", "CSV of errors", "Report, HTML"},
         "catalogue": {"JSON", "CSV"},
         "evidence": {"JSON", "CSV"},
     }
     for page, expected in names.items():
         app = sound(opened(page=page, **({} if page == "compare" else {"model": "gpt2"})))
-        if page == "predict":
+        if page in ("predict", "plan"):
             app.session_state["take_along"] = True
             sound(app.run())
         assert {button.label for button in app.download_button} == expected

@@ -27,10 +27,12 @@ from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
 from lora_profiler.trainer_files.writing import written as written_file
 from serving import served
+from test_trainer_files import AXOLOTL
 
 pytestmark = pytest.mark.browser
 
 TINY = "model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
+PLANNED = "model=gpt2&method=lora&method=qlora&seq-len=256&gpus=t4,rtx_4090&ranks=8,16"
 PATIENCE_MS = 60_000
 
 
@@ -213,6 +215,12 @@ def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
     assert json.loads(downloaded("JSON")) == expected
     assert len(downloaded("CSV").splitlines()) == 1 + len(expected["predictions"])
     assert embedded_data(downloaded("Report, HTML"))["predictions"] == expected["predictions"]
+    assert "with LoRA r16 on NVIDIA GeForce RTX 4090, 1 × 256 tokens" in downloaded("Card, SVG")
+    with w.page.expect_download() as begun:
+        w.button("Card, PNG").click()
+    png = Path(begun.value.path()).read_bytes()
+    size = tuple(int.from_bytes(png[n : n + 4]) for n in (16, 20))
+    assert png.startswith(b"\x89PNG") and size == (1200, 630)
 
 
 def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(
@@ -295,6 +303,10 @@ OUTSIDE = """() => {
 }"""
 """Texts that leave their box, or lie on one another."""
 WIDTHS = (390, 800, 1280, 1440, 1920)
+WIDER = """among => [...document.querySelectorAll(among)]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.lp-track, table'))
+    .map(e => e.outerHTML.slice(0, 120))"""
+"""What reaches beyond the window."""
 LARGEST = "model=meta-llama%2FLlama-3.1-405B&method=full&method=lora&method=qlora"
 
 
@@ -314,6 +326,7 @@ def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
         "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora",
         f"{LARGEST}&gpu=h100_sxm_80gb&sharding=fsdp&world-size=64&interconnect=ndr",
         f"{LARGEST}&gpu=rtx_4090&batch-size=4096&rank=1000000&seq-len=1000000",
+        f"page=plan&{PLANNED}",
         "page=learn",
         "page=evidence",
         "model=gpt2",
@@ -457,10 +470,60 @@ def test_nothing_is_wider_than_the_window(window: Any, width: int) -> None:
     w = window()
     w.page.set_viewport_size({"width": width, "height": 900})
     w.open("model=meta-llama%2FLlama-3.1-70B&gpu=rtx_4090&method=full&method=lora&method=qlora")
-    wider = """() => [...document.querySelectorAll('.st-key-sentence *, .st-key-first *')]
-        .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.lp-track'))
-        .map(e => e.outerHTML.slice(0, 120))"""
-    assert w.page.evaluate(wider) == []
+    assert w.page.evaluate(WIDER, ".st-key-sentence *, .st-key-first *") == []
+
+
+def test_a_trainer_s_file_is_the_question_and_comes_back(window: Any, tmp_path: Path) -> None:
+    """Dropped, listed by line where it is not understood, and written again."""
+    path = tmp_path / "qlora.yml"
+    path.write_text(f"{AXOLOTL}lora_what: 3\n", "utf-8")
+    w = window().open("model=gpt2&seq-len=64&gpu=rtx_4090")
+    w.button("From a file").click()
+    w.page.locator('input[type="file"]').set_input_files(path)
+    w.page.locator(".lp-note", has_text="qlora.yml, line 22, lora_what").wait_for()
+    w.page.wait_for_url(re.compile("trainer=axolotl"))
+    w.page.keyboard.press("Escape")
+    w.page.locator(".lp-bar", has_text="QLoRA r32").wait_for()
+    w.settle().button("Take it along").click()
+    with w.page.expect_download() as begun:
+        w.button("Trainer's file").click()
+    written = tmp_path / begun.value.suggested_filename
+    written.write_bytes(Path(begun.value.path()).read_bytes())
+    assert "lora_r: 32" in written.read_text("utf-8")
+    one, other = (command_line(str(file))["predictions"] for file in (path, written))
+    assert [p["setup"] for p in one] == [p["setup"] for p in other]
+
+
+# --- plan -----------------------------------------------------------------------------------------
+
+
+ASKED = (
+    "--method", "lora", "--method", "qlora", "--seq-len", "256", "--gpus", "t4,rtx_4090",
+    "--ranks", "8,16", "--tokens", "10M", "--epochs", "3",
+)  # fmt: skip
+"""As `PLANNED`, which the page completes with how much is trained on."""
+
+
+@pytest.mark.parametrize("width", (390, 1440))
+def test_a_plan_is_asked_in_a_form_and_taken_to_predict(window: Any, width: int) -> None:
+    """As the command line answers, in a window of any width."""
+    w = window()
+    w.page.set_viewport_size({"width": width, "height": 900})
+    w.open(f"page=plan&{PLANNED}")
+    w.page.locator(".lp-verdict", has_text="Take ").wait_for()
+    w.page.locator(".js-plotly-plot").wait_for()
+    w.fill("Hours at most", "0.001")
+    w.page.locator(".lp-verdict", has_text="No plan is within 0.001 h").wait_for()
+    w.page.wait_for_url(re.compile("max-hours=0.001"))
+    w.fill("Hours at most", "")
+    w.page.locator(".lp-verdict", has_text="Take ").wait_for()
+    assert w.settle().page.evaluate(WIDER, ".st-key-sentence *, .st-key-plan *") == []
+    expected = command_line("plan", "gpt2", *ASKED)["recommended"]["run"]
+    shown = w.page.locator('[data-testid="stCode"]').first.inner_text()
+    assert shown.split() == expected["command"].split()
+    w.button("See it in Predict").click()
+    w.page.locator(".lp-verdict", has_text="Fits").wait_for()
+    assert f"{expected['peak_bytes'] / 2**30:.2f} and" in w.settle().first()
 
 
 # --- compare --------------------------------------------------------------------------------------
@@ -504,6 +567,7 @@ def test_everything_that_takes_input_has_a_name(window: Any) -> None:
     }).map(e => e.outerHTML.slice(0, 200))"""
     for query in (
         "model=gpt2&gpu=rtx_4090&method=full&method=qlora",
+        f"page=plan&{PLANNED}",
         "page=crossover&model=gpt2",
         "page=compare",
         f"page=measure&{TINY}",
@@ -561,7 +625,9 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
 # --- accessibility --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("query", ["page=evidence", "page=compare", "page=crossover&model=gpt2"])
+@pytest.mark.parametrize(
+    "query", ["page=evidence", "page=compare", "page=crossover&model=gpt2", f"page=plan&{PLANNED}"]
+)
 def test_axe_finds_nothing_serious(window: Any, query: str) -> None:
     w = window().open(query)
     w.page.locator(".js-plotly-plot").first.wait_for()

@@ -17,7 +17,6 @@ from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.cautions import caution_lines
 from lora_profiler.report.json.predict import predict_payload
-from lora_profiler.stacks import Trainer
 from lora_profiler.workload import Method, Workload
 
 NOT_TRACED_HERE = (
@@ -71,7 +70,6 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         raise UsageError(NOT_TRACED_HERE)
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     network = find_network(question.interconnect) if question.interconnect is not None else None
-    stack = question.stack
     method_answers = answers(
         workloads(model, question),
         gpu,
@@ -79,7 +77,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         levers="all",
         network=network,
         may_trace=False,
-        trainer=Trainer(stack=stack, given=question.given) if stack else None,
+        trainer=question.whose,
     )
     predictions = [answer.prediction for answer in method_answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)

@@ -1,4 +1,4 @@
-"""An offer of the first screen as the question that it leads to."""
+"""An offer of the first screen, or a run of a plan, as the question that it leads to."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.setups import written_options
 from lora_profiler.report.first_screen import Offer
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import TrainSetup, Workload
 
 
 def applied(offer: Offer, answer: Answer, model: ModelSpec, question: Question) -> Question | None:
@@ -29,6 +29,20 @@ def applied(offer: Offer, answer: Answer, model: ModelSpec, question: Question) 
     except LoraProfilerError:  # another method that is asked beside cannot do it
         return None
     return wanted if offer.setup in made else None
+
+
+def asking(workload: Workload, question: Question) -> Question | None:
+    """`question` with the setup of `workload` in place of its own; None where no question has that
+    setup."""
+    setup = workload.setup
+    own = {n: v for n, v in written_options(setup).items() if n in SETUP_OPTIONS}
+    options = completed(question.trainer, {**own, "methods": (setup.method,)})
+    wanted = replace(question, options=options)
+    try:
+        made = [each.setup for each in workloads(workload.model, wanted)]
+    except LoraProfilerError:
+        return None
+    return wanted if made == [setup] else None
 
 
 def _changed(before: TrainSetup, after: TrainSetup, question: Question) -> dict[str, Any]:

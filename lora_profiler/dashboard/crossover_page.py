@@ -1,21 +1,18 @@
 """Crossover: from which length on one way to train needs more memory than another, or takes
 longer."""
 
-from typing import Any
-
 import streamlit as st
 
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import link, sentence, widgets
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE, workloads
 from lora_profiler.dashboard.fields import Asked, tell
+from lora_profiler.dashboard.once import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.crossover import crossover_blocks, sentences
 from lora_profiler.report.crossover_figure import crossover_drawing
-
-_FOUND = "crossover.found"
 
 
 def show() -> None:
@@ -28,8 +25,7 @@ def show() -> None:
         "Step times too, which takes some seconds", key="crossover.timed", persist_state="session"
     )
     try:
-        with st.spinner("Looking for the lengths", show_time=True):
-            found = _found(inputs, timed=timed)
+        found = _found(inputs, timed=timed)
     except LoraProfilerError as e:
         widgets.problem(str(e), heading="This question has no answer")
         return
@@ -46,16 +42,14 @@ def _gpu(inputs: Asked) -> Gpu | None:
 
 
 def _found(inputs: Asked, *, timed: bool) -> Crossover:
-    """What was found for this question before, else found now."""
     question, model = inputs.question, inputs.model
     assert model is not None
-    asked: tuple[Any, ...] = (question, model.fingerprint, timed)
-    kept: tuple[Any, Crossover] | None = st.session_state.get(_FOUND)
-    if kept is not None and kept[0] == asked:
-        return kept[1]
     if question.engine == "traced":
         raise UsageError(NOT_TRACED_HERE)
     gpu = _gpu(inputs) if timed else None
-    found = crossover(workloads(model, question), gpu, engine=question.engine)
-    st.session_state[_FOUND] = asked, found
-    return found
+    return once(
+        "crossover",
+        (question, model.fingerprint, timed),
+        lambda: crossover(workloads(model, question), gpu, engine=question.engine),
+        "Looking for the lengths",
+    )

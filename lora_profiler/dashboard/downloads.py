@@ -4,15 +4,19 @@ they are asked for."""
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.widgets import Offer
+from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
+from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
+from lora_profiler.stacks import Trainer
 
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 
@@ -31,6 +35,13 @@ def of_answers(result: Answered) -> list[Offer]:
         ),
         ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_answers(result)),
     ]
+
+
+def of_plan(plan: TrainingPlan, trainer: Trainer | None, more: Sequence[str]) -> list[Offer]:
+    """`more` as in `report.plan.plan_blocks`."""
+    name = plain_name(plan.offers[0].workloads[0].model.id)
+    payload = partial(plan_payload, plan, trainer, more)
+    return [("JSON", f"{name}-plan.json", JSON, lambda: json_text(payload()))]
 
 
 def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:

@@ -25,7 +25,7 @@ from lora_profiler.dashboard.remembered import (
     with_linked,
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.shown import about_of
+from lora_profiler.dashboard.shown import NUMBERS, about_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import MAX_SIZE, Group, Option
@@ -192,6 +192,28 @@ def card(width: Width = "stretch", label: LabelVisibility = "visible") -> str | 
             "Whether it fits, the largest batch and the longest sequence. auto asks the driver of"
             " this machine."
         ),
+    )
+
+
+def run(*, with_price: bool) -> None:
+    """The training whose time is told: tokens, epochs, and what an hour costs."""
+    _of_run("millions", "Tokens, million", 1e-6, NUMBERS["tokens"].most / 1e6, 112)
+    _of_run("epochs", "Epochs", 1e-3, NUMBERS["epochs"].most, 76)
+    if with_price:
+        _of_run("price", "Price an hour", 0.0, NUMBERS["price"].most, 104, value=None)
+
+
+def _of_run(name: str, label: str, least: float, most: float, width: int, **more: Any) -> None:
+    values()[name] = st.number_input(
+        label,
+        least,
+        most,
+        step=1.0,
+        format="%g",
+        placeholder="none",
+        width=width,
+        **kept(name),
+        **more,
     )
 
 

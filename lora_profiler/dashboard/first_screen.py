@@ -2,17 +2,17 @@
 frame, three numbers, and what it rests on."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import link, pinned, take_along, widgets
+from lora_profiler.dashboard import downloads, fields, link, pinned, take_along, widgets
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.applying import applied
-from lora_profiler.dashboard.remembered import change, kept, question, shown, values
-from lora_profiler.dashboard.shown import NUMBERS
+from lora_profiler.dashboard.question import predict_arguments
+from lora_profiler.dashboard.remembered import change, question, shown
 from lora_profiler.dashboard.slides import as_data, is_stop, slides
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
@@ -24,6 +24,7 @@ from lora_profiler.report.first_screen import (
     trust,
     verdict_words,
 )
+from lora_profiler.report.first_screen.card import share_card
 
 _SLIDES = "slides"
 
@@ -42,14 +43,22 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
         with right:
             place = st.container()
             if answer.timing and answer.timing.step:
-                _run()
+                with st.container(horizontal=True, gap="xsmall", key="run"):
+                    fields.run(with_price=True)
             with place:
                 widgets.piece("numbers", three_numbers(answer, shown().run))
         params = link.written("Predict", result.question if linked else None, shown=shown())
         link.write(params)
         widgets.piece("trust", trust(answer))
         with st.container(horizontal=True, gap="small", key="actions"):
-            take_along.show(result, answer, params if linked else None)
+            command = _command(result, answer, is_file=not linked)
+            take_along.show(
+                params if linked else None,
+                command,
+                answer.prediction.workload,
+                downloads.of_answers(result),
+                partial(share_card, result.answers, answer, shown().run, command),
+            )
             pinned.button(answer)
 
 
@@ -73,26 +82,12 @@ def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
                 widgets.piece("offer", offer)
 
 
-def _run() -> None:
-    """The training whose time is told: tokens, epochs, and what an hour costs."""
-    with st.container(horizontal=True, gap="xsmall", key="run"):
-        _number("millions", "Tokens, million", 1e-6, NUMBERS["tokens"].most / 1e6, 112)
-        _number("epochs", "Epochs", 1e-3, NUMBERS["epochs"].most, 76)
-        _number("price", "Price an hour", 0.0, NUMBERS["price"].most, 104, value=None)
-
-
-def _number(name: str, label: str, least: float, most: float, width: int, **more: Any) -> None:
-    values()[name] = st.number_input(
-        label,
-        least,
-        most,
-        step=1.0,
-        format="%g",
-        placeholder="none",
-        width=width,
-        **kept(name),
-        **more,
-    )
+def _command(result: Answered, answer: Answer, *, is_file: bool) -> list[str]:
+    """Of an uploaded model with its file's name, which stands for its path."""
+    question = result.question
+    if is_file:
+        question = replace(question, model=f"{answer.prediction.workload.model.id}.json")
+    return predict_arguments(question)
 
 
 def _slides(model: ModelSpec, result: Answered, bars: Frame) -> None:

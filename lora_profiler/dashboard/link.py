@@ -6,14 +6,16 @@ from dataclasses import dataclass, field, replace
 
 import streamlit as st
 
+from lora_profiler.dashboard import plan_question
 from lora_profiler.dashboard import shown as shown_
 from lora_profiler.dashboard.first_question import first_question
+from lora_profiler.dashboard.plan_question import PlanQuestion
 from lora_profiler.dashboard.question import Question, from_params, to_params
 from lora_profiler.dashboard.shown import Shown
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.learn.layer import LoraLayer
 
-PAGES = ("Predict", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
+PAGES = ("Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
 PAGE_KEY = "page"
 _STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."
 
@@ -22,12 +24,13 @@ Params = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What an address says: a page, a question, what Predict shows of its answer, one record, a
-    layer; `complaints` are sentences on what was passed over."""
+    """What an address says: a page, a question, what Predict shows of its answer, what Plan asks
+    beside, one record, a layer; `complaints` are sentences on what was passed over."""
 
     page: str
     question: Question
     shown: Shown = field(default_factory=Shown)
+    plan: PlanQuestion = field(default_factory=PlanQuestion)
     record: str | None = None
     layer: LoraLayer = field(default_factory=LoraLayer)
     complaints: tuple[str, ...]
@@ -50,6 +53,12 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
         question, passed_over = from_params(rest)
         told = (*complaints, *not_shown, *passed_over)
         return Link(page=page, question=question, shown=shown, complaints=told)
+    if page == "Plan":
+        plan, not_planned = plan_question.from_params(rest)
+        shown, not_shown = shown_.from_params(rest)
+        question, passed_over = from_params(rest)
+        told = (*complaints, *not_planned, *not_shown, *passed_over)
+        return Link(page=page, question=question, shown=shown, plan=plan, complaints=told)
     if page != "Compare":
         question, passed_over = from_params(rest)
         return Link(page=page, question=question, complaints=(*complaints, *passed_over))
@@ -79,6 +88,7 @@ def written(
     record: str | None = None,
     layer: LoraLayer | None = None,
     shown: Shown | None = None,
+    plan: PlanQuestion | None = None,
 ) -> Params:
     """The query parameters of a page; without `question` where no link could hold it."""
     params: Params = {} if page == PAGES[0] else {"page": [page.lower()]}
@@ -86,6 +96,8 @@ def written(
         params |= to_params(question)
         if shown is not None:
             params |= shown_.to_params(shown, question.options["methods"])
+    if plan is not None:
+        params |= plan_question.to_params(plan)
     if layer is not None:
         params |= layer_params(layer)
     return params | ({"record": [record]} if record else {})

@@ -2,7 +2,7 @@
 
 import shlex
 
-from lora_profiler.dashboard import details, first_screen, link, sentence, widgets
+from lora_profiler.dashboard import details, dropped, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.fields import tell
 from lora_profiler.dashboard.question import setup_arguments
@@ -12,6 +12,7 @@ from lora_profiler.errors import LoraProfilerError
 
 def show() -> None:
     inputs = sentence.ask()
+    dropped.tell()
     tell(inputs)
     if inputs.model is None:
         link.write(link.written("Predict", None if inputs.uploaded else inputs.question))

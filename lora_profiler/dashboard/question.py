@@ -10,7 +10,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
-from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, find_stack
+from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
 from lora_profiler.workload import OPTIONS, Method
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
@@ -54,6 +54,11 @@ class Question:
     @property
     def stack(self) -> Stack | None:
         return None if self.trainer is None else find_stack(self.trainer)
+
+    @property
+    def whose(self) -> Trainer | None:
+        """Whose loop it is; None for a bare one."""
+        return Trainer(stack=self.stack, given=self.given) if self.stack else None
 
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:

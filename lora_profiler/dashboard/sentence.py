@@ -1,12 +1,12 @@
 """The question as one sentence, and all its settings behind one click: what Predict asks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from lora_profiler.dashboard import fields, widgets
+from lora_profiler.dashboard import dropped, fields, widgets
 from lora_profiler.dashboard.fields import Asked
 from lora_profiler.dashboard.remembered import UPLOAD, settle, values
 
@@ -22,11 +22,7 @@ def ask() -> Asked:
     where it is called, and under it every other option."""
     found = values()
     with _sentence():
-        if found["origin"] == UPLOAD:
-            widgets.words("Fine-tune", name=fields.config_name() or "a config.json")
-        else:
-            widgets.words("Fine-tune")
-            found["model"] = fields.model(width=270)
+        _model("Fine-tune")
         widgets.words("with")
         found["about"] = fields.about()
         widgets.words("on")
@@ -36,15 +32,17 @@ def ask() -> Asked:
         widgets.words("×")
         found["seq_len"] = fields.size("seq_len", 92)
         widgets.words("tokens")
-    with st.expander("All settings", key="settings"):
-        left, middle, right = _columns()
-        with left:
-            found["origin"], file = _origin()
-        with middle:
-            found["trainer"] = fields.trainer()
-        with right:
-            found["methods"] = fields.methods()
-        _settings()
+    with st.container(horizontal=True, gap="small", key="settings_row"):
+        with st.expander("All settings", key="settings"):
+            left, middle, right = _columns()
+            with left:
+                found["origin"], file = _origin()
+            with middle:
+                found["trainer"] = fields.trainer()
+            with right:
+                found["methods"] = fields.methods()
+            _settings(_SIZES)
+        dropped.field()
     return fields.look_up_model(settle(), file, uploaded=found["origin"] == UPLOAD)
 
 
@@ -61,20 +59,47 @@ def ask_between() -> Asked:
     with _sentence():
         widgets.words("Between")
         found["methods"] = fields.methods(label="collapsed")
-        if found["origin"] == UPLOAD:
-            widgets.words("of", name=fields.config_name() or "a config.json")
-        else:
-            widgets.words("of")
-            found["model"] = fields.model(width=270)
+        _model("of")
         widgets.words("on")
         found["gpu"] = fields.card(width=265, label="collapsed")
+    return _set(leave_out=_SIZES)
+
+
+def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
+    """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and the options but
+    for those `chosen` by the plan."""
+    found = values()
+    with _sentence():
+        _model("Train")
+        widgets.words("by")
+        found["methods"] = fields.methods(label="collapsed")
+        widgets.words("at")
+        found["seq_len"] = fields.size("seq_len", 92)
+        widgets.words("tokens a sequence")
+    form()
+    return _set(leave_out=(*chosen, *_SIZES))
+
+
+def _model(word: str) -> None:
+    """The field of the model behind `word`, or the name of the file that it is."""
+    found = values()
+    if found["origin"] == UPLOAD:
+        widgets.words(word, name=fields.config_name() or "a config.json")
+    else:
+        widgets.words(word)
+        found["model"] = fields.model(width=270)
+
+
+def _set(*, leave_out: Collection[str]) -> Asked:
+    """All settings of a page whose sentence has the methods, but for some options."""
+    found = values()
     with st.expander("All settings", key="settings"):
         left, middle, _ = _columns()
         with left:
             found["origin"], file = _origin()
         with middle:
             found["trainer"] = fields.trainer()
-        _settings()
+        _settings(leave_out)
     return fields.look_up_model(settle(), file, uploaded=found["origin"] == UPLOAD)
 
 
@@ -87,28 +112,29 @@ def _origin() -> "tuple[str, UploadedFile | None]":
     return origin, fields.config_json() if origin == UPLOAD else None
 
 
-def _settings() -> None:
-    """Every option that no sentence has, in columns."""
+def _settings(leave_out: Collection[str]) -> None:
+    """Every option but some, in columns."""
     found = values()
     asked = set(found["methods"])
     left, middle, right = _columns()
     with left:
         widgets.head("Batch and length")
-        found |= fields.group("batch", leave_out=_SIZES)
+        found |= fields.group("batch", leave_out=leave_out)
     with middle:
         if asked & {"lora", "qlora"}:
             widgets.head("Adapter")
-            found |= fields.group("adapter")
+            found |= fields.group("adapter", leave_out=leave_out)
         if "qlora" in asked:
             widgets.head("4-bit base")
-            found |= fields.group("base")
+            found |= fields.group("base", leave_out=leave_out)
     with right:
         widgets.head("Weights and optimizer")
-        found |= fields.group("optimizer")
-        widgets.head("Several ranks")
-        found |= fields.ranks(network=True)
+        found |= fields.group("optimizer", leave_out=leave_out)
+        if "sharding" not in leave_out:
+            widgets.head("Several ranks")
+            found |= fields.ranks(network=True)
         widgets.head("Attention and device")
-        found |= fields.group("attention")
+        found |= fields.group("attention", leave_out=leave_out)
         widgets.head("Answer and look-up")
         found |= fields.engine()
         if found["origin"] != UPLOAD:

@@ -16,6 +16,7 @@ from lora_profiler.dashboard import (
     learn_page,
     link,
     measure_page,
+    plan_page,
     predict_page,
     widgets,
 )
@@ -28,6 +29,7 @@ _ABOUT = (
 SIDEBAR_PX = 340
 _SHOW = (
     predict_page.show,
+    plan_page.show,
     crossover_page.show,
     compare_page.show,
     measure_page.show,
@@ -53,6 +55,7 @@ def show() -> None:
         st.session_state[link.PAGE_KEY] = address.page
         st.session_state[compare_page.LINKED] = address.record
         form.seed(address.question, address.complaints, address.shown)
+        plan_page.seed(address.plan)
         learn_page.seed(address.layer)
     page = st.segmented_control(
         "Page",

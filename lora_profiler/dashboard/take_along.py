@@ -1,19 +1,20 @@
 """What can be taken along of an answer: its link, its command, a trainer's file, and downloads."""
 
 import shlex
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Final
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from lora_profiler.dashboard import downloads, widgets
-from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.link import Params
-from lora_profiler.dashboard.question import predict_arguments
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.answers import Answer
+from lora_profiler.report.first_screen.card import HEIGHT, WIDTH
 from lora_profiler.trainer_files.writing import WRITERS, written
+from lora_profiler.workload import Workload
 
 _TITLES: Final = {
     "axolotl": "axolotl",
@@ -23,9 +24,16 @@ _TITLES: Final = {
 }
 
 
-def show(result: Answered, answer: Answer, params: Params | None) -> None:
-    """Behind a button; `params` are those of the link, None where no link could hold the
-    question."""
+def show(
+    params: Params | None,
+    command: Sequence[str],
+    workload: Workload,
+    offers: Sequence[widgets.Offer],
+    card: Callable[[], str] | None = None,
+) -> None:
+    """Behind a button; `params` are those of the link, None where no link could hold the question,
+    `command` asks the same, `workload` is what a trainer's file trains, and `card` makes a picture
+    of the answer, where there is one."""
     drawn = st.popover("Take it along", key="take_along", on_change="rerun")
     with drawn:
         if not drawn.open:
@@ -34,10 +42,38 @@ def show(result: Answered, answer: Answer, params: Params | None) -> None:
             st.caption("Link")
             st.code(_address(params), language=None, wrap_lines=True)
         st.caption("The same on the command line")
-        st.code(_command(result, answer, is_file=params is None), language=None, wrap_lines=True)
-        _trainer_file(answer)
+        st.code(shlex.join(["lora-profile", *command]), language=None, wrap_lines=True)
+        _trainer_file(workload)
+        if card is not None:
+            _card(card(), downloads.plain_name(workload.model.id))
         st.caption("The answer")
-        widgets.downloads("predict", downloads.of_answers(result))
+        widgets.downloads("answer", offers)
+
+
+def _card(svg: str, name: str) -> None:
+    """The picture, and buttons that save it."""
+    st.caption("A card to share")
+    widgets.picture(svg, "The card")
+    with st.container(horizontal=True, gap="small"):
+        st.download_button(
+            "Card, SVG", svg, file_name=f"{name}.svg", mime="image/svg+xml", on_click="ignore"
+        )
+        mounted = st.components.v2.component(
+            "lora_profiler.png", html="<button>Card, PNG</button>", css=_own("css"), js=_own("js")
+        )
+        data = {"svg": svg, "name": f"{name}.png", "width": WIDTH, "height": HEIGHT}
+        mounted(key="png", data=data, width="content")
+
+
+@cache
+def _own(suffix: str) -> str:
+    return files("lora_profiler.dashboard").joinpath(f"png.{suffix}").read_text("utf-8")
+
+
+def prefer(trainer: str) -> None:
+    """Offers the file of this trainer first, where there is one."""
+    if trainer in WRITERS:
+        st.session_state["trainer_file"] = trainer
 
 
 def _address(params: Params) -> str:
@@ -45,15 +81,7 @@ def _address(params: Params) -> str:
     return f"{base}/?{urlencode(params, doseq=True)}"
 
 
-def _command(result: Answered, answer: Answer, *, is_file: bool) -> str:
-    """Of an uploaded model with its file's name, which stands for its path."""
-    question = result.question
-    if is_file:
-        question = replace(question, model=f"{answer.prediction.workload.model.id}.json")
-    return shlex.join(["lora-profile", *predict_arguments(question)])
-
-
-def _trainer_file(answer: Answer) -> None:
+def _trainer_file(workload: Workload) -> None:
     """A file that trains the same, or why there is none."""
     name = st.selectbox(
         "A trainer's file",
@@ -61,7 +89,6 @@ def _trainer_file(answer: Answer) -> None:
         key="trainer_file",
         format_func=lambda key: _TITLES.get(key, key),
     )
-    workload = answer.prediction.workload
     file_name = f"{downloads.plain_name(workload.model.id)}-{name}.yaml"
     try:
         text = written(name, workload, file_name)

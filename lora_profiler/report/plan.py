@@ -127,8 +127,9 @@ def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
 # --- notes and the front --------------------------------------------------------------------------
 
 
-def notes(plan: TrainingPlan) -> Iterator[str]:
-    """What is not known, how old the prices are, and whether a low rank is enough."""
+def notes(plan: TrainingPlan, price_from: str = "--price KEY=2.49/h") -> Iterator[str]:
+    """What is not known, how old the prices are, and whether a low rank is enough; `price_from` is
+    where people say what they pay."""
     for refused in plan.unknown:
         yield f"{', '.join(refused.cards)}: {refused.reason}"
     prices = [offer.price for offer in plan.offers if offer.price and offer.price.date]
@@ -137,10 +138,10 @@ def notes(plan: TrainingPlan) -> Iterator[str]:
         dates = first if first == last else f"{first} to {last}"
         yield (
             f"Prices are those of {', '.join(sorted({p.provider for p in prices}))} on {dates}, and"
-            " may have changed; --price KEY=2.49/h takes yours."
+            f" may have changed; {price_from} takes yours."
         )
     if not any(offer.price for offer in plan.offers):
-        yield "No price is known: --price KEY=2.49/h adds money."
+        yield f"No price is known: {price_from} adds money."
     if any(run.time and run.time.sending_seconds is None for run in plan.front):
         yield "Times of several machines are without sending: --interconnect names their link."
     if len(plan.space.ranks) > 1 and (evidence := _evidence()):

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from os.path import isfile  # which no name makes raise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +38,18 @@ class Entry(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Document:
     """The keys of one file, nested ones joined by dots; lists are values. `name` stands in
-    messages, `folder` is where files named in it are looked for."""
+    messages, `folder` is where files named in it are looked for, nowhere where it is None."""
 
     name: str
     entries: Mapping[str, Entry]
-    folder: Path = field(default_factory=Path)
+    folder: Path | None = field(default_factory=Path)
+
+    def named_file(self, value: Any) -> Path | None:
+        """The file that a value names; None where there is none."""
+        if self.folder is None or not isinstance(value, str) or not value.strip():
+            return None
+        path = self.folder / value
+        return path if isfile(path) else None
 
     def get(self, key: str, default: Any = None) -> Any:
         entry = self.entries.get(key)
@@ -63,17 +71,30 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """The text of a file. Raises TrainerFileError for what is too large or no text."""
     try:
         if path.stat().st_size > max_bytes:
-            raise TrainerFileError(
-                f"{path} is larger than {max_bytes:,} bytes; a trainer's file has a few thousand."
-            )
-        return path.read_text(encoding="utf-8-sig")
+            raise _too_large(str(path), max_bytes)
+        content = path.read_bytes()
     except OSError as e:
         raise TrainerFileError(f"{path} cannot be read: {e.strerror}.") from None
+    return text_of(content, str(path), max_bytes)
+
+
+def text_of(content: bytes, name: str, max_bytes: int = MAX_BYTES) -> str:
+    """The text in a file's `content`. Raises TrainerFileError as `read_text` does."""
+    if len(content) > max_bytes:
+        raise _too_large(name, max_bytes)
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as e:
-        raise TrainerFileError(f"{path} is not UTF-8 text (byte {e.start}).") from None
+        raise TrainerFileError(f"{name} is not UTF-8 text (byte {e.start}).") from None
 
 
-def parse(text: str, name: str, folder: Path, *, is_json: bool) -> Document:
+def _too_large(name: str, max_bytes: int) -> TrainerFileError:
+    return TrainerFileError(
+        f"{name} is larger than {max_bytes:,} bytes; a trainer's file has a few thousand."
+    )
+
+
+def parse(text: str, name: str, folder: Path | None, *, is_json: bool) -> Document:
     """The document in `text`. Raises TrainerFileError for what is no mapping of keys to values."""
     entries = list(_json_entries(text, name) if is_json else _yaml_entries(text, name))
     by_key: dict[str, Entry] = {}

@@ -29,7 +29,7 @@ def cells_of(text: str, name: str) -> list[str]:
         raise TrainerFileError(f"{name} is no notebook.") from None
 
 
-def parse_calls(text: str, name: str, folder: Path) -> Document:
+def parse_calls(text: str, name: str, folder: Path | None) -> Document:
     """The keyword arguments of the calls that load a model and train it, the first of each name.
     Lines are counted over the code cells.
 

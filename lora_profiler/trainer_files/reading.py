@@ -4,12 +4,19 @@ mean beside."""
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os.path import isfile  # which no name makes raise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lora_profiler.errors import did_you_mean
 from lora_profiler.option import check_value
-from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse, read_text
+from lora_profiler.trainer_files.document import (
+    Document,
+    Entry,
+    TrainerFileError,
+    parse,
+    read_text,
+    text_of,
+)
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
@@ -47,6 +54,23 @@ def read_files(paths: Sequence[Path], framework: str | None = None) -> TrainerFi
 def read_document(document: Document, framework: str) -> TrainerFile:
     """A document of a known framework, without files beside it."""
     return _read(document, [], framework)
+
+
+def read_content(name: str, content: bytes) -> TrainerFile:
+    """A file by its content alone: nothing that it names is looked for, on any disk.
+
+    Raises TrainerFileError as `read_files` does, and for a script of a shell.
+    """
+    suffix = PurePath(name).suffix.lower()
+    if suffix in (".ipynb", ".py"):
+        from lora_profiler.trainer_files import notebook
+
+        text = text_of(content, name, notebook.MAX_BYTES)
+        return _read(notebook.parse_calls(text, name, None), [], None)
+    if suffix not in (".yaml", ".yml", ".json"):
+        raise TrainerFileError(f"{name} is no trainer's file: YAML, JSON, a notebook or Python.")
+    document = parse(text_of(content, name), name, None, is_json=suffix == ".json")
+    return _read(document, [], None)
 
 
 def read_command(arguments: Sequence[str], folder: Path) -> TrainerFile:
@@ -100,10 +124,9 @@ def _named_files(document: Document) -> list[Document]:
     beside = []
     for key in ("deepspeed", "fsdp_config"):
         named = document.entries.get(key)
-        if named is not None and isinstance(named.value, str) and named.value.strip():
-            path = document.folder / named.value
-            if isfile(path):
-                beside.append(_beside(path))
+        path = document.named_file(named.value) if named is not None else None
+        if path is not None:
+            beside.append(_beside(path))
     return beside
 
 

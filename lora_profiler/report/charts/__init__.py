@@ -12,6 +12,7 @@ from lora_profiler.report.charts.lever_bars import lever_bars
 from lora_profiler.report.charts.measured_curve import measured_curve
 from lora_profiler.report.charts.memory_curve import memory_curve
 from lora_profiler.report.charts.phase_samples import phase_samples
+from lora_profiler.report.charts.plan_front import FrontPoint, plan_front
 from lora_profiler.report.charts.step_times import step_times
 from lora_profiler.report.charts.throughput_bars import ThroughputBar, throughput_bars
 from lora_profiler.report.charts.time_bars import TimeBar, time_bars, time_bars_of
@@ -22,6 +23,7 @@ __all__ = [
     "ErrorDot",
     "Figure",
     "FitCell",
+    "FrontPoint",
     "LayerQuantity",
     "LayerRow",
     "Limit",
@@ -41,6 +43,7 @@ __all__ = [
     "measured_curve",
     "memory_curve",
     "phase_samples",
+    "plan_front",
     "repainted",
     "step_times",
     "throughput_bars",

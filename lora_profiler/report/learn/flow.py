@@ -6,8 +6,8 @@ from importlib.resources import files
 from string import Template
 
 from lora_profiler.report.learn.layer import LoraLayer
-from lora_profiler.report.learn.svg import style
 from lora_profiler.report.palette import Theme
+from lora_profiler.report.svg.picture import style
 from lora_profiler.units import count_text, shape_text
 
 

@@ -1,8 +1,8 @@
 """The full update and the two matrices that stand in for it, drawn to one scale."""
 
-from lora_profiler.report.learn import svg
 from lora_profiler.report.learn.layer import LoraLayer
 from lora_profiler.report.palette import Theme
+from lora_profiler.report.svg import picture as svg
 from lora_profiler.units import count_text, percent_text, shape_text
 
 WIDTH = 440

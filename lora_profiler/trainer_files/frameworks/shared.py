@@ -1,6 +1,5 @@
 """Names that frameworks share: optimizers, attention, kernels, what shards."""
 
-from os.path import isfile  # which no name makes raise
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -246,7 +245,7 @@ def deepspeed(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return NOTHING
     name = str(value).rsplit("/", 1)[-1].lower()
-    if isfile(document.folder / str(value)):
+    if document.named_file(value):
         return Meaning(note="read as the next file")
     stage = next((n for n in "3210" if f"z{n}" in name or f"zero{n}" in name), None)
     if stage is None:

@@ -5,12 +5,15 @@ from html import escape
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report.palette import (
+    ACCENT,
     FAINT_INK,
     FONT,
     INK,
     LINE,
     METHOD_MARKS,
     PANEL,
+    PAPER,
+    WARNING,
     Colour,
     Theme,
     colour,
@@ -20,12 +23,18 @@ _FILLS: dict[str, Colour] = {
     "ink": INK,
     "faint": FAINT_INK,
     "panel": PANEL,
+    "paper": PAPER,
+    "accent": ACCENT,
+    "warning": WARNING,
     "full": METHOD_MARKS["full"].colour,
     "lora": METHOD_MARKS["lora"].colour,
 }
 _STROKES: dict[str, Colour] = {
     "line": FAINT_INK,
     "edge": LINE,
+    "frame": INK,
+    "accent-line": ACCENT,
+    "warning-line": WARNING,
     "full-line": _FILLS["full"],
     "lora-line": _FILLS["lora"],
 }
@@ -62,9 +71,19 @@ def _rules(theme: Theme) -> str:
     )
 
 
-def text(x: float, y: float, words: str, names: str = "ink mid") -> str:
-    """One line of text with its baseline at y; `names` are roles and sizes."""
-    return f'<text x="{x:g}" y="{y:g}" class="{names}">{escape(printable(words))}</text>'
+def text(x: float, y: float, words: str, names: str = "ink mid", *, look: str = "") -> str:
+    """One line of text with its baseline at y; `names` are roles and sizes, `look` is CSS."""
+    style = f' style="{look}"' if look else ""
+    return f'<text x="{x:g}" y="{y:g}" class="{names}"{style}>{escape(printable(words))}</text>'
+
+
+def behind(first: str, words: str, names: str, *, look: str, gap: float) -> str:
+    """The line of text `first` with more of it in another look, wherever it ends."""
+    head = first.removesuffix("</text>")
+    return (
+        f'{head}<tspan dx="{gap:g}" class="{names}" style="{look}">{escape(printable(words))}'
+        "</tspan></text>"
+    )
 
 
 def box(x: float, y: float, width: float, height: float, names: str) -> str:

@@ -1,0 +1,205 @@
+"""Plan: which way to train on which cards, searched as `lora-profile plan` does: the run to take in
+large words, and the front that it was taken from."""
+
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from lora_profiler.dashboard import downloads, fields, form, link, sentence, take_along, widgets
+from lora_profiler.dashboard.applying import asking
+from lora_profiler.dashboard.fields import Asked, tell
+from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.once import once
+from lora_profiler.dashboard.plan_question import (
+    CHOSEN,
+    FIELDS,
+    LARGEST_SIZE,
+    Field,
+    PlanQuestion,
+    data_arguments,
+    in_words,
+    open_question,
+    plan_arguments,
+    planned,
+)
+from lora_profiler.dashboard.question import MOST, Question
+from lora_profiler.dashboard.remembered import shown
+from lora_profiler.dashboard.shown import Shown
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.planning.planned import PlannedRun
+from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
+from lora_profiler.report.plan import front_table, notes, question_lines
+from lora_profiler.report.plan_figure import plan_drawing
+from lora_profiler.report.plan_words import (
+    basis_words,
+    binding_words,
+    cost_interval_words,
+    hours_text,
+    interval_words,
+    layout_words,
+    money_text,
+    neighbour_words,
+    nothing_words,
+    other_ends,
+    reason,
+    room_words,
+    run_command,
+    run_words,
+    trains_words,
+)
+from lora_profiler.units import bytes_text
+
+_KEY, _ASKED = "plan.", "plan.asked"
+
+
+def seed(asked: PlanQuestion) -> None:
+    """Sets the form, wherever it is drawn next."""
+    st.session_state[_ASKED] = asked
+    for name in FIELDS:
+        st.session_state.pop(_KEY + name, None)
+
+
+def show() -> None:
+    inputs = sentence.ask_plan(_form, CHOSEN)
+    tell(inputs)
+    asked: PlanQuestion = st.session_state[_ASKED]
+    question = open_question(inputs.question)
+    run = replace(shown().run, price=None)
+    linked = None if inputs.uploaded else question
+    params = link.written("Plan", linked, shown=Shown(run=run), plan=asked)
+    link.write(params)
+    if inputs.model is None:
+        return
+    model = inputs.model
+    try:
+        plan = once(
+            "plan",
+            (question, asked, run, model.fingerprint),
+            lambda: planned(model, question, asked, run),
+            "Searching all ways to train",
+        )
+    except LoraProfilerError as e:
+        widgets.problem(in_words(str(e)), heading="This plan cannot be made")
+        return
+    with st.container(key="plan"):
+        if plan.recommended is None:
+            _nothing(plan)
+        else:
+            _take(plan, plan.recommended)
+    if plan.recommended is not None:
+        _actions(plan, plan.recommended, inputs, question, asked, params)
+    _front(plan, question)
+
+
+# --- the form -------------------------------------------------------------------------------------
+
+
+def _form() -> None:
+    with st.container(horizontal=True, gap="xsmall", key="plan_form"):
+        fields.run(with_price=False)
+        said = {name: _field(name, field) for name, field in FIELDS.items()}
+    st.session_state[_ASKED] = PlanQuestion(**said)
+
+
+def _field(name: str, field: Field) -> Any:
+    key, value = _KEY + name, getattr(st.session_state[_ASKED], name)
+    if key not in st.session_state:
+        st.session_state[key] = (value or "") if field.kind == "text" else value
+    looks: dict[str, Any] = {
+        "placeholder": field.placeholder,
+        "help": field.tip or None,
+        "width": field.width_px,
+        "key": key,
+        "on_change": changed_here,
+    }
+    if field.kind == "text":
+        text: str = st.text_input(field.label, **looks)
+        return text.strip() or None
+    if field.kind == "size":
+        return st.number_input(field.label, 1, LARGEST_SIZE, value=None, step=1, **looks)
+    return st.number_input(
+        field.label, 1e-3, float(MOST), value=None, step=1.0, format="%g", **looks
+    )
+
+
+# --- the answer -----------------------------------------------------------------------------------
+
+
+def _take(plan: TrainingPlan, run: PlannedRun) -> None:
+    left, right = st.columns([2, 1], gap="large")
+    with left:
+        words = VerdictWords(words=f"Take {run_words(run)}", numbers="", verdict=None)
+        widgets.piece("verdict", words)
+        widgets.small(layout_words(run.setup), trains_words(run))
+        why, binds = f"Why: {reason(plan, run)}", f"Binds: {binding_words(plan, run)}"
+        widgets.blocks([paragraph(why, binds)])
+        widgets.small(*map(neighbour_words, plan.neighbours), *other_ends(plan, run))
+    with right:
+        widgets.piece("numbers", _numbers(run))
+
+
+def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
+    found = [
+        ThreeNumber(label="Peak a card", value=bytes_text(run.peak_bytes), note=room_words(run))
+    ]
+    if run.hours and run.time:
+        note = f"{interval_words(run.hours)}; {basis_words(run.time)}"
+        found.append(ThreeNumber(label="Time", value=hours_text(run.hours.middle), note=note))
+    if run.cost and run.price:
+        cost = money_text(run.cost.middle, run.price.currency)
+        found.append(ThreeNumber(label="Cost", value=cost, note=cost_interval_words(run)))
+    return tuple(found)
+
+
+def _nothing(plan: TrainingPlan) -> None:
+    head, rest = nothing_words(plan)
+    widgets.piece("verdict", VerdictWords(words=head, numbers="", verdict="does_not_fit"))
+    widgets.blocks([paragraph(rest[:1].upper() + rest[1:])])
+
+
+def _actions(
+    plan: TrainingPlan,
+    run: PlannedRun,
+    inputs: Asked,
+    question: Question,
+    asked: PlanQuestion,
+    params: link.Params,
+) -> None:
+    """The run's command, the plan's, and Predict on the run."""
+    amount = shown().run
+    more = data_arguments(asked, amount)
+    st.code(run_command(run, more), language=None, wrap_lines=True)
+    if inputs.uploaded:
+        question = replace(question, model=f"{run.workload.model.id}.json")
+    with st.container(horizontal=True, gap="small", key="actions"):
+        take_along.show(
+            None if inputs.uploaded else params,
+            plan_arguments(question, asked, amount),
+            run.workload,
+            downloads.of_plan(plan, question.whose, more),
+        )
+        network = run.network.key if run.network and run.cluster.cards > 1 else None
+        on_card = replace(question, gpu=run.cluster.gpu.key, interconnect=network)
+        wanted = asking(run.workload, on_card)
+        if wanted is not None and not inputs.uploaded:
+            st.button("See it in Predict", on_click=_see, args=(wanted,))
+
+
+def _see(wanted: Question) -> None:
+    changed_here()
+    form.seed(wanted, shown=shown())
+    st.session_state[link.PAGE_KEY] = link.PAGES[0]
+
+
+def _front(plan: TrainingPlan, question: Question) -> None:
+    if plan.front:
+        widgets.section("What no other run beats")
+        nothing = ("No time or no price is known of these runs, so that there is nothing to draw.",)
+        widgets.drawing(plan_drawing("front", plan), "front", nothing=nothing)
+        widgets.blocks([front_table(plan, whole=True)])
+    widgets.small(
+        *question_lines(plan, question.whose), *notes(plan, f"the field {FIELDS['price'].label}")
+    )

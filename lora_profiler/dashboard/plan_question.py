@@ -1,0 +1,224 @@
+"""What Plan asks beside the question: data, cards, prices and limits, as the command line takes
+them. Pure; a link holds it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
+
+from lora_profiler.dashboard.answered import NOT_TRACED_HERE
+from lora_profiler.dashboard.question import LONGEST_TEXT, Question, defaults_of, setup_arguments
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.option import flag
+from lora_profiler.planning.over_data import TrainingData
+from lora_profiler.planning.plan import TrainingPlan, make_plan
+from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
+from lora_profiler.planning.planned import Amount, Budget
+from lora_profiler.planning.setups import workloads
+from lora_profiler.platform import Platform
+from lora_profiler.report.first_screen import Run
+from lora_profiler.units import is_finite
+
+
+class Field(NamedTuple):
+    """A field of the form, named as the command line's option; empty where nothing is asked."""
+
+    kind: Literal["text", "number", "size"]
+    label: str
+    placeholder: str
+    tip: str = ""
+    width_px: int = 120
+
+
+FIELDS: Mapping[str, Field] = {
+    "gpus": Field("text", "Cards", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 240),
+    "max_hours": Field("number", "Hours at most", "no limit"),
+    "max_cost": Field("number", "Cost at most", "no limit", "In the prices' currency."),
+    "lengths": Field(
+        "text",
+        "Lengths of samples",
+        "instead of tokens",
+        "As in mean=600,max=4096,samples=50000: two of mean, median, p95 and sigma.",
+        240,
+    ),
+    "price": Field(
+        "text",
+        "Prices",
+        "a dated table, USD",
+        "Of an hour of a card, as in rtx_4090=0.74/h, l4=0.7/h; with one, only yours count.",
+        200,
+    ),
+    "ranks": Field("text", "Ranks", "8..128", "Doubling, or as in 8,16.", 100),
+    "effective_batch": Field(
+        "size", "Effective batch", "16", "Sequences of an optimizer step, all cards together.", 150
+    ),
+}
+LARGEST_SIZE = 2**20
+CHOSEN = (
+    "batch_size", "accumulation", "checkpointing", "rank", "sharding", "world_size", "device",
+)  # fmt: skip
+"""Options of a setup that the plan chooses, whatever other pages ask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanQuestion:
+    """What the form says, a field each of `FIELDS`; None where it says nothing."""
+
+    gpus: str | None = None
+    max_hours: float | None = None
+    max_cost: float | None = None
+    lengths: str | None = None
+    price: str | None = None
+    ranks: str | None = None
+    effective_batch: int | None = None
+
+    @property
+    def prices(self) -> list[str]:
+        return [part.strip() for part in self.price.split(",")] if self.price else []
+
+
+def open_question(question: Question) -> Question:
+    """`question` with what a plan chooses left to its default, on no card."""
+    defaults = defaults_of(question.trainer, question.options)
+    left = {name: defaults[name] for name in CHOSEN}
+    return replace(question, options={**question.options, **left}, gpu=None, interconnect=None)
+
+
+def planned(model: ModelSpec, question: Question, asked: PlanQuestion, run: Run) -> TrainingPlan:
+    """The plan of `lora-profile plan`. `question` is an open one, `run` says how much is trained
+    on where `asked` does not describe the data. Raises UsageError as the command does."""
+    if question.engine == "traced":
+        raise UsageError(NOT_TRACED_HERE)
+    given = question.given | {"methods"}
+    offers = offers_at(
+        asked.gpus,
+        read_prices(asked.prices),
+        None,
+        lambda gpu: workloads(
+            model, question.options, given, Platform(capability=gpu.capability), question.stack
+        ),
+    )
+    space = space_of(
+        offers,
+        given,
+        ranks=asked.ranks,
+        effective_batch=asked.effective_batch,
+        has_own_defaults=question.trainer is not None,
+    )
+    budget = Budget(max_hours=asked.max_hours, max_cost=asked.max_cost)
+    return make_plan(offers, _amount(question, asked, run), space, budget, question.engine)
+
+
+def _amount(question: Question, asked: PlanQuestion, run: Run) -> Amount:
+    if asked.lengths is None:
+        return Amount(tokens=round(run.tokens), epochs=run.epochs)
+    from lora_profiler.batching.log_normal import from_figures
+
+    if "=" not in asked.lengths:
+        raise UsageError(
+            f"--lengths is {asked.lengths[:60]!r}; write figures, as in"
+            " mean=600,max=4096,samples=50000."
+        )
+    data = TrainingData(
+        lengths=from_figures(asked.lengths),
+        max_length=question.options["seq_len"] if "seq_len" in question.given else None,
+        epochs=run.epochs,
+    )
+    return Amount(data=data, epochs=run.epochs)
+
+
+def in_words(message: str) -> str:
+    """A message of the command line with the fields of the form in place of its options."""
+    for name, field in FIELDS.items():
+        message = message.replace(flag(name), field.label)
+    return message
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def data_arguments(asked: PlanQuestion, run: Run) -> tuple[str, ...]:
+    """What `predict` is told of the data; nothing where they are tokens."""
+    if asked.lengths is None:
+        return ()
+    return ("--lengths", asked.lengths, "--epochs", f"{run.epochs:g}")
+
+
+def plan_arguments(question: Question, asked: PlanQuestion, run: Run) -> list[str]:
+    """What to give `lora-profile` for the same plan; `question` is an open one."""
+    words = setup_arguments(question)
+    if "methods" not in question.given:
+        words += [w for method in question.options["methods"] for w in ("--method", method)]
+    words += data_arguments(asked, run) or _tokens_arguments(run)
+    for name in FIELDS:
+        value = getattr(asked, name)
+        if value is not None and name != "lengths":
+            for text in asked.prices if name == "price" else [_text(value)]:
+                words += [flag(name), text]
+    if question.engine != "auto":
+        words += ["--engine", question.engine]
+    own = [question.model, *words]
+    return ["plan", *(own if not question.model.startswith("-") else [*words, "--", own[0]])]
+
+
+def _tokens_arguments(run: Run) -> tuple[str, ...]:
+    return "--tokens", _short(round(run.tokens)), "--epochs", f"{run.epochs:g}"
+
+
+def _short(tokens: int) -> str:
+    """10000000 as 10M."""
+    for letter, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if tokens % size == 0:
+            return f"{tokens // size}{letter}"
+    return str(tokens)
+
+
+def _text(value: object) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def to_params(asked: PlanQuestion) -> dict[str, list[str]]:
+    """The query parameters, of whatever is said."""
+    said = {field.name: getattr(asked, field.name) for field in fields(asked)}
+    return {flag(n)[2:]: [_text(value)] for n, value in said.items() if value is not None}
+
+
+def from_params(params: dict[str, list[str]]) -> tuple[PlanQuestion, tuple[str, ...]]:
+    """What a link asks, and a sentence for whatever of it is passed over. What was understood, or
+    not, leaves `params`."""
+    found: dict[str, Any] = {}
+    complaints: list[str] = []
+    for name, field in FIELDS.items():
+        if values := params.pop(flag(name)[2:], None):
+            try:
+                found[name] = _read(name, field, values[-1])
+            except UsageError as e:
+                complaints.append(str(e))
+    return PlanQuestion(**found), tuple(complaints)
+
+
+def _read(name: str, field: Field, text: str) -> Any:
+    if field.kind == "text":
+        if not text.strip() or len(text) > LONGEST_TEXT or not text.isprintable():
+            raise UsageError(
+                f"{flag(name)[2:]} is empty, longer than {LONGEST_TEXT} characters, or no plain"
+                " text."
+            )
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if field.kind == "size":
+        if not (text.isdecimal() and 1 <= number <= LARGEST_SIZE):
+            raise UsageError(
+                f"{flag(name)[2:]} is {text[:60]!r}; it must be a whole number from 1 to"
+                f" {LARGEST_SIZE}."
+            )
+        return int(text)
+    if not is_finite(number) or number <= 0:
+        raise UsageError(f"{flag(name)[2:]} is {text[:60]!r}; it must be a number above 0.")
+    return number

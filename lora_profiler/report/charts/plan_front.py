@@ -1,0 +1,105 @@
+"""The runs of a plan: how long each takes, and what it costs."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, get_args
+
+from lora_profiler.report.charts.figure import Figure, figure, values
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import dot_mark
+from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.report.palette import INK, SMALL_PX
+from lora_profiler.workload import Method
+
+_HEIGHT_PX = 360
+_AROUND = 1.6
+"""How far a log axis goes beyond its ends, as a factor: some ticks are always on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """One run: its name stands beside it where `is_named`; `said` is shown when pointed at."""
+
+    name: str
+    said: str
+    method: Method
+    hours: float
+    cost: float
+    is_named: bool = False
+    is_recommended: bool = False
+
+
+def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
+    """Hours from left to right, money from bottom to top, both on a log scale; a trace for each
+    method, and a ring around the run to take."""
+    return figure(
+        [*_ring(points), *_dots(points)],
+        height=_HEIGHT_PX,
+        x=_log_axis("hours", [point.hours for point in points], lambda hours: f"{hours:g} h"),
+        y=_log_axis(
+            f"cost, {currency}" if currency else "cost",
+            [point.cost for point in points],
+            lambda cost: f"{cost:,g}",
+        ),
+    )
+
+
+def _dots(points: Sequence[FrontPoint]) -> Iterator[dict[str, Any]]:
+    middle = median([point.hours for point in points] or [0.0])
+    for method in get_args(Method):
+        shown = [point for point in points if point.method == method]
+        if shown:
+            yield {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": METHOD_LABELS[method],
+                "x": [point.hours for point in shown],
+                "y": [point.cost for point in shown],
+                "text": [label(point.name) if point.is_named else "" for point in shown],
+                "textposition": [
+                    "bottom left" if point.hours > middle else "top right" for point in shown
+                ],
+                "textfont": {"size": SMALL_PX, "color": INK.light},
+                "hovertext": [lines(label(point.name), label(point.said, 120)) for point in shown],
+                "hoverinfo": "text",
+                "marker": dot_mark(method, 10, counted=True),
+            }
+
+
+def _ring(points: Sequence[FrontPoint]) -> Iterator[dict[str, Any]]:
+    found = [point for point in points if point.is_recommended]
+    if found:
+        yield {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "recommended",
+            "x": [point.hours for point in found],
+            "y": [point.cost for point in found],
+            "hoverinfo": "skip",
+            "marker": {
+                "symbol": "circle-open",
+                "size": 20,
+                "color": INK.light,
+                "line": {"width": 2},
+            },
+        }
+
+
+def _log_axis(what: str, numbers: Sequence[float], text: Callable[[float], str]) -> dict[str, Any]:
+    """With ticks at round numbers, more of them where they are near each other; `numbers` are above
+    0."""
+    low, high = min(numbers, default=1.0) / _AROUND, max(numbers, default=1.0) * _AROUND
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    round_ones = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    places = [n * 10.0**power for power in powers for n in round_ones]
+    shown = [place for place in places if low <= place <= high]
+    return values(
+        what,
+        type="log",
+        range=[math.log10(low), math.log10(high)],
+        tickmode="array",
+        tickvals=shown,
+        ticktext=[text(place) for place in shown],
+    )
