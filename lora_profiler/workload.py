@@ -229,8 +229,8 @@ class Quantization:
     recipe: Recipe = field(
         default="stock",
         metadata=option(
-            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), of that"
-            " the norms alone (kbit-norms, as TRL 0.14), or today's TRL's (bfloat16 adapters).",
+            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), of"
+            " that the norms alone (kbit-norms, as TRL 0.14), or today's TRL's (bfloat16 adapters).",
             group="base",
             tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
             " float32; kbit-norms: of that the norms alone, as TRL 0.14; trl: bfloat16 adapters.",
@@ -415,8 +415,8 @@ class TrainSetup:
     attention: Attention = field(
         default="auto",
         metadata=option(
-            "auto is SDPA with the kernel that torch would take; flash_attention_2 is the package's,"
-            " which is told of a sliding window and gets no mask of it.",
+            "auto is SDPA with the kernel that torch would take; flash_attention_2 is the"
+            " package's, which is told of a sliding window and gets no mask of it.",
             group="attention",
             words="{} attention",
         ),

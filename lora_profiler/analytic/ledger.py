@@ -477,7 +477,7 @@ class Ledger:
             (out,),
             kept,
             base + own,
-            base * x.requires_grad + own * (1 + x.requires_grad),
+            base + own * 3,
             size * ITEMSIZE[self.rules.adapter_dtype],
             beside if x.requires_grad else unpacked,
             sizes=(constant(1), rows, constant(out_features), constant(adapters[0].in_features)),
@@ -548,8 +548,8 @@ class Ledger:
     # --- experts ----------------------------------------------------------------------------------
 
     def add_rows(self, total_: Tensor, x: Tensor, index: Tensor) -> Tensor:
-        """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index; x's gradient
-        is gathered, that of `total_` passed on."""
+        """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index; x's
+        gradient is gathered, that of `total_` passed on."""
         spread = Tensor(total_.elements, total_.dtype, True, total_.storage)
         self.record("spread", (x,), (spread,), (index,), beside=(index,))
         out = Tensor(total_.elements, total_.dtype, True, total_.storage)

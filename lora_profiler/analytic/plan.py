@@ -34,8 +34,8 @@ from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
-from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.generations import repeats_heads
+from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload

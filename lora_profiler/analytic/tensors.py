@@ -88,8 +88,9 @@ class Rules(NamedTuple):
     heads are repeated for the efficient one where it takes none (`repeats_heads`).
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
-    modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised. `autocast`: matrix products and attention run in bfloat16 whatever
-    their inputs are. `input_grads`: checkpointing makes the embeddings' output require grad.
+    modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised.
+    `autocast`: matrix products and attention run in bfloat16 whatever their inputs are.
+    `input_grads`: checkpointing makes the embeddings' output require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or

@@ -141,7 +141,7 @@ def attention_context(setup: TrainSetup) -> Iterator[None]:
     with ExitStack() as stack:
         if setup.attention in _FORCED.get(setup.device, frozenset()):
             stack.enter_context(sdpa_kernel(_BACKENDS[setup.attention]))
-        if setup.kernels == "liger":
+        if setup.kernels != "transformers":
             from lora_profiler.modeling.liger import rotary_in_place
 
             stack.enter_context(rotary_in_place())

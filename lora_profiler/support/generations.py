@@ -69,6 +69,18 @@ def check_generation(workload: Workload) -> None:
     )
 
 
+def check_traceable(workload: Workload) -> None:
+    """Raises UsageError for what the installed libraries cannot be made to run."""
+    setup = workload.setup
+    if setup.sharding == "fsdp1":
+        raise UsageError("fsdp1 is known to the rules alone; take --engine analytic.")
+    if any(".experts." in name for name, _ in workload.model.modules()):
+        raise UsageError(
+            f"no transformers that is installed makes the experts of {workload.model.id} layers of"
+            " their own; take --engine analytic."
+        )
+
+
 def _is_packed(module: Module) -> bool:
     return module.name.endswith("mlp.experts")
 
