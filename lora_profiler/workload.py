@@ -36,7 +36,7 @@ Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
-Kernels = Literal["transformers", "liger", "foak"]
+Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "tp"]
 
@@ -230,7 +230,7 @@ class Quantization:
         default="stock",
         metadata=option(
             "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), of"
-            " that the norms alone (kbit-norms, as TRL 0.14), or today's TRL's (bfloat16 adapters).",
+            " that the norms alone (kbit-norms, as TRL 0.14), or TRL's (bfloat16 adapters).",
             group="base",
             tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
             " float32; kbit-norms: of that the norms alone, as TRL 0.14; trl: bfloat16 adapters.",
@@ -286,7 +286,9 @@ class TrainSetup:
     any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
     None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
     rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
-    and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's.
+    and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
+    is its own attention, which copies grouped heads for all, and "litgpt-2023" LitGPT's own model
+    of October 2023 with bitsandbytes 0.41.
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 
@@ -471,7 +473,9 @@ class TrainSetup:
         default="transformers",
         metadata=option(
             "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
-            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin.",
+            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin."
+            " torchtune: its own attention, which copies grouped heads. litgpt-2023: LitGPT's own"
+            " model of that year.",
             added=4,
             group="attention",
             tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"
@@ -623,6 +627,11 @@ class TrainSetup:
         if self.lora is None:
             return "full"
         return "lora" if self.quantization is None else "qlora"
+
+    @property
+    def is_litgpt_2023(self) -> bool:
+        """Whether LitGPT's own model runs, with the bitsandbytes of its time."""
+        return self.kernels == "litgpt-2023"
 
     @property
     def has_wide_shards(self) -> bool:

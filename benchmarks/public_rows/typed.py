@@ -91,13 +91,11 @@ def _fms(row: Row) -> Parts:
 
 
 def _litgpt(row: Row) -> Parts:
-    words = ["--trainer", "litgpt", "--dtype", "bfloat16", "--precision", "pure"]
+    words = ["--trainer", "litgpt@2023.10", "--dtype", "bfloat16", "--precision", "pure"]
     words += ["--adapter-dtype", "bfloat16", "--attention", "flash"]
-    near = ["LitGPT of 2023: logits in chunks, queries, keys and values in one matrix"]
     if row["method"].startswith("qlora"):
         words += ["--double-quant" if "dq" in row["method"] else "--no-double-quant"]
-        near.append("bitsandbytes 0.41 keeps every input")
-    return words, near, []
+    return words, ["the peak is in the first step, before AdamW has states"], []
 
 
 def _torchtune(row: Row) -> Parts:

@@ -373,6 +373,8 @@ class Ledger:
             dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
         out = self.fresh(made, dtype, x.requires_grad or weight.requires_grad)
         saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
+        if packed and self.rules.keeps_inputs:
+            saved = [x]
         flops = x.elements * (2 * out_features)
         self.record(
             "packed" if packed else self._product_op(),
@@ -443,9 +445,9 @@ class Ledger:
         leaves = packed and rules.autocast and rules.device != "cpu"
         cast = x if leaves else self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
-        inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
+        inner = self.trained(dropped, rows, constant(adapter.in_features), rank)
         out_size = constant(adapter.out_features)
-        delta = self.scale(self._trained(inner, rows, rank, out_size, y.elements))
+        delta = self.scale(self.trained(inner, rows, rank, out_size, y.elements))
         if packed and not leaves:
             delta = self.cast(delta, y.dtype)
         result = self.add(y, delta)
@@ -484,7 +486,7 @@ class Ledger:
         )
         return out
 
-    def _trained(
+    def trained(
         self,
         x: Tensor,
         rows: Polynomial,

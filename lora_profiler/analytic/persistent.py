@@ -124,6 +124,11 @@ def unquantized(spec: ModelSpec) -> frozenset[str]:
     return frozenset(kept)
 
 
+def kept_in_16_bit(spec: ModelSpec, setup: TrainSetup) -> frozenset[str]:
+    """`unquantized`; LitGPT of 2023 quantised the head too."""
+    return frozenset() if setup.is_litgpt_2023 else unquantized(spec)
+
+
 def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str]) -> tuple[int, int]:
     """(parameters, quantisation state) in bytes of one module; tied weights count where they first
     occur.
@@ -164,7 +169,7 @@ def persistent(
     """`copies` are the modules that `modules_to_save` duplicates, which train in the base's
     dtype."""
     parameters = quantization = 0
-    kept = unquantized(spec)
+    kept = kept_in_16_bit(spec, setup)
     for module, count in groups(spec):
         weight, state = module_bytes(module, setup, kept)
         parameters += weight * count

@@ -135,10 +135,14 @@ def refuse(
         raise UsageError(
             "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
         )
-    if setup.transformers != "5" or setup.kernels == "foak" or (lora and lora.fast_lora):
+    if (
+        setup.transformers != "5"
+        or setup.kernels in ("foak", "litgpt-2023")
+        or (lora and lora.fast_lora)
+    ):
         raise UsageError(
-            "older versions of transformers and fms-acceleration's kernels are predicted here and"
-            " not run; leave out --transformers, --kernels foak and --fast-lora to measure."
+            "older versions of libraries and fms-acceleration's kernels are predicted here and not"
+            " run; leave out --transformers, --kernels and --fast-lora to measure."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

@@ -76,7 +76,7 @@ def build_model(
             deferred = DeferredWeights(device)
         model = base_model(workload.model, setup, weights, device, deferred)
         _check(model, workload)
-        if setup.kernels != "transformers":
+        if setup.kernels in ("liger", "foak"):
             from lora_profiler.modeling.liger import with_liger
 
             model = with_liger(model, mlp=setup.kernels == "liger")

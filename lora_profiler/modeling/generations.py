@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_profiler.modeling.contents import output_head, within
-from lora_profiler.support.generations import casts_in_head, repeats_heads, shifts_logits
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.support.generations import casts_in_head, shifts_logits
+from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -64,12 +64,12 @@ def with_older_loss(model: nn.Module, setup: TrainSetup) -> None:
 
 
 @contextmanager
-def heads_repeated(workload: Workload) -> Iterator[None]:
-    """Inside, keys and values are repeated to all heads before SDPA where the version did so."""
+def heads_repeated(repeats: bool) -> Iterator[None]:
+    """Inside, keys and values are repeated to all heads before SDPA, where that is asked."""
     from transformers.integrations import sdpa_attention
 
     plain: Any = sdpa_attention.use_gqa_in_sdpa
-    if repeats_heads(workload):
+    if repeats:
         sdpa_attention.use_gqa_in_sdpa = lambda *_args, **_more: False
     try:
         yield

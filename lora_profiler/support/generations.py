@@ -35,6 +35,8 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
     4.49, and by some types' of FlashAttention 2 up to 4.45."""
     setup = workload.setup
+    if setup.kernels == "torchtune":  # 0.7, modules/attention.py
+        return True
     if not shifts_logits(setup.transformers):
         return False
     if setup.is_flash_attention_2 or setup.is_flattened:
@@ -74,6 +76,8 @@ def check_traceable(workload: Workload) -> None:
     setup = workload.setup
     if setup.sharding == "fsdp1":
         raise UsageError("fsdp1 is known to the rules alone; take --engine analytic.")
+    if setup.is_litgpt_2023:
+        raise UsageError("litgpt-2023 is known to the rules alone; take --engine analytic.")
     if any(".experts." in name for name, _ in workload.model.modules()):
         raise UsageError(
             f"no transformers that is installed makes the experts of {workload.model.id} layers of"
