@@ -100,4 +100,4 @@ def with_fast_lora(model: nn.Module) -> None:
             )
             return _FastLora.apply(x, *args)  # type: ignore[no-untyped-call,no-any-return]
 
-        module.forward = MethodType(forward, module)  # type: ignore[assignment]
+        module.forward = MethodType(forward, module)
