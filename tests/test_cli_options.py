@@ -62,8 +62,7 @@ def test_every_option_is_shown_once(verb: str) -> None:
 def test_an_option_of_the_setup_is_in_its_group(verb: str) -> None:
     shown = sections(lora_profile(verb, "--help-all").stdout)
     for option in OPTIONS:
-        if not option.declared.hidden:
-            assert option.flag in shown[GROUP_TITLES[option.declared.group]]
+        assert option.flag in shown[GROUP_TITLES[option.declared.group]]
 
 
 def test_what_a_strange_option_may_mean_and_that_a_second_value_is_refused(

@@ -54,11 +54,10 @@ def _check_litgpt(workload: Workload) -> None:
             f"LitGPT's model of 2023 is known as Llama alone, not as {workload.model.model_type};"
             " leave --kernels out."
         )
-    targets = () if lora is None else lora.target_modules
-    if lora is None or targets is None or set(targets) != {"q_proj", "v_proj"}:
+    if lora is not None and set(lora.target_modules or ()) != {"q_proj", "v_proj"}:
         raise UsageError(
             "LitGPT's model of 2023 is known with adapters on q_proj and v_proj alone; take"
-            " --method lora or qlora with --targets q_proj,v_proj."
+            " --targets q_proj,v_proj."
         )
     if setup.checkpointing or setup.world_size > 1 or setup.precision == "amp":
         raise UsageError(

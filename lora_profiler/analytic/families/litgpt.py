@@ -25,13 +25,11 @@ def one_matrix(op: Ledger, x: Tensor, c: Config) -> Tensor:
     queries, keys = heads.query * heads.dim, heads.key_value * heads.dim
     outputs = queries + 2 * keys
     op.scope = "self_attn.q_proj"
-    whole = Tensor(
-        constant(width * outputs),
-        op.weight(op.scope).dtype,
-        False,
-        Storage(constant(0), "parameter"),
-    )
+    part, size = op.weight(op.scope), constant(width * outputs)
+    whole = Tensor(size, part.dtype, part.requires_grad, Storage(constant(0), "parameter"))
     base = op.product(x, whole, width, outputs)
+    if op.scope not in op.adapters:
+        return base
     dropped = op.dropout(x, op.rules.lora_dropout)
     inner = op.trained(dropped, TOKENS, constant(width), R * 2)
     made = op.copy(op.trained(inner, TOKENS, R, constant(queries + keys)))
