@@ -2,8 +2,9 @@
 
 Nothing is replayed here. What is not said was written down by what ran, before any error was seen:
 another version of a library makes a description near, kernels and model code that no option names
-make it none. One word came later, in sight of its rows: `--loss plain` of torchtune's runs without
-chunks, when `--trainer torchtune` began to bring chunks.
+make it none. Words that came later, in sight of their rows: `--loss plain` of torchtune's runs
+without chunks, when `--trainer torchtune` began to bring chunks; and where options began to name
+them, the versions, kernels, kind of checkpointing and of FSDP that the source publishes.
 """
 
 from dataclasses import dataclass
