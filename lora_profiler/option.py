@@ -36,8 +36,8 @@ class Declaration(NamedTuple):
     name: on the command line, in links and in JSON, where it is not the field's. short: a flag of
     one letter. noun: what messages call it. default_text: a default that is not a plain value.
     added: which addition to the stored records it came with, 0 for the first ones; JSON and CSV
-    have later ones last, and keys leave them out at their default. common: among the dozen that --help shows; --help-all shows all, each in its
-    group.
+    have later ones last, and keys leave them out at their default. common: among the dozen that
+    --help shows; --help-all shows all, each in its group.
 
     Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
 

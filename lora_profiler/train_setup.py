@@ -30,7 +30,7 @@ Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
-Kernels = Literal["transformers", "liger", "foak"]
+Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "tp"]
 
@@ -69,7 +69,9 @@ class TrainSetup:
     any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
     None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
     rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
-    and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's.
+    and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
+    is its own attention, which copies grouped heads for all, and "litgpt-2023" LitGPT's own model
+    of October 2023 with bitsandbytes 0.41.
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 
@@ -254,7 +256,9 @@ class TrainSetup:
         default="transformers",
         metadata=option(
             "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
-            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin.",
+            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin."
+            " torchtune: its own attention, which copies grouped heads. litgpt-2023: LitGPT's own"
+            " model of that year.",
             added=4,
             group="attention",
             tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"
@@ -348,6 +352,11 @@ class TrainSetup:
         if self.lora is None:
             return "full"
         return "lora" if self.quantization is None else "qlora"
+
+    @property
+    def is_litgpt_2023(self) -> bool:
+        """Whether LitGPT's own model runs, with the bitsandbytes of its time."""
+        return self.kernels == "litgpt-2023"
 
     @property
     def has_wide_shards(self) -> bool:

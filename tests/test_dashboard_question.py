@@ -190,7 +190,7 @@ def test_what_is_not_said_is_the_default_and_what_is_the_default_is_not_said() -
         ("epochs", "0", "above 0"),
         ("price", "-1", "from 0 on"),
         ("price", "1e999", "from 0 on"),
-        ("use-reentrant", "yes", "There is no option"),
+        ("use-reentrant", "perhaps", "use-reentrant"),
     ],
 )
 def test_what_a_link_says_wrongly_is_told_and_keeps_its_default(

@@ -192,10 +192,10 @@ def test_what_is_not_known_is_refused() -> None:
         predict_by(tiny("llama", replace(BASE, world_size=2, sharding="tp")))
     with pytest.raises(UsageError, match="not run"):
         refuse(tiny("llama"), Conditions())
-    with pytest.raises(UsageError, match="no profile is of Liger"):
+    with pytest.raises(UsageError, match="no profile is of fused kernels"):
         compile_profile(tiny("llama"))
 
 
 def test_it_is_said() -> None:
     assert set(NAMES) == set(LIGER_TYPES)
-    assert training_line(BASE).endswith(", Liger's kernels")
+    assert training_line(BASE).endswith(", liger kernels")

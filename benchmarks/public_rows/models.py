@@ -359,7 +359,7 @@ def _finished(model: Any, workload: Workload) -> nn.Module:
     quantise(model, setup.quantization, setup.dtype)
     with torch.device("meta"):
         model = inject_adapters(model, setup)
-    enable_checkpointing(model)
+    enable_checkpointing(model, setup)
     return model.train()  # type: ignore[no-any-return]
 
 

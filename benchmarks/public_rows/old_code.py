@@ -7,16 +7,20 @@ error that it leaves.
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_profiler.modeling import generations
+from lora_profiler.modeling.foak import triton
+from lora_profiler.modeling.foak import with_fast_lora as fused_lora
+from lora_profiler.modeling.generations import Loss, cross_entropy, shifted
+
 Change = Callable[[nn.Module], None]
-IGNORED = -100
 
 
 def base_of(model: nn.Module) -> Any:
@@ -64,34 +68,6 @@ def update_in_backward(model: nn.Module) -> None:
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def _shifted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    moved = logits[..., :-1, :].contiguous()
-    return moved.view(-1, moved.shape[-1]), labels[..., 1:].contiguous().view(-1)
-
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED)
-
-
-class _InPlace(torch.autograd.Function):
-    """Unsloth's Triton kernel: the logits are kept, with one number a row, and their gradient is
-    written over them."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
-        ctx.save_for_backward(logits, torch.empty_like(losses), labels)
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        logits, *_ = ctx.saved_tensors
-        return logits, None
-
-
 class _RowStatistics(torch.autograd.Function):
     """torchtune's chunked loss, compiled: 16-bit logits and one number a row are kept, and a
     gradient of 16 bit is written."""
@@ -112,38 +88,12 @@ def row_statistics(model: nn.Module) -> None:
     model.loss = _RowStatistics.apply  # type: ignore[assignment]
 
 
-def triton(logits: Tensor, labels: Tensor) -> Tensor:
-    losses: Tensor = _InPlace.apply(logits, labels)  # type: ignore[no-untyped-call]
-    return losses.sum() / torch.count_nonzero(labels != IGNORED)
-
-
 def float_in_head(loss: Loss) -> Change:
-    """transformers up to 4.45: `logits = self.lm_head(hidden).float()`, then a shifted copy."""
-
-    def change(model: nn.Module) -> None:
-        base = base_of(model)
-        base.get_output_embeddings().register_forward_hook(
-            lambda _module, _args, logits: logits.float()
-        )
-        base.loss_function = lambda logits, labels, *_sizes, **_rest: loss(
-            *_shifted(logits, labels)
-        )
-
-    return change
+    return partial(generations.float_in_head, loss=loss)
 
 
 def float_in_loss(loss: Loss) -> Change:
-    """transformers 4.46 to 4.48: the model still holds its 16-bit logits while the loss function
-    casts and shifts them."""
-
-    def function(logits: Tensor, labels: Tensor, *_sizes: Any, **_rest: Any) -> Tensor:
-        logits = logits.float()
-        return loss(*_shifted(logits, labels))
-
-    def change(model: nn.Module) -> None:
-        base_of(model).loss_function = function
-
-    return change
+    return partial(generations.float_in_loss, loss=loss)
 
 
 def no_float(loss: Loss) -> Change:
@@ -151,7 +101,7 @@ def no_float(loss: Loss) -> Change:
 
     def change(model: nn.Module) -> None:
         base_of(model).loss_function = lambda logits, labels, *_sizes, **_rest: loss(
-            *_shifted(logits, labels)
+            *shifted(logits, labels)
         )
 
     return change
@@ -195,7 +145,7 @@ def liger(model: nn.Module) -> None:
     head.forward = MethodType(lambda _self, hidden: hidden, head)
 
     def function(logits: Tensor, labels: Tensor, *_sizes: Any, **_rest: Any) -> Tensor:
-        hidden, wanted = _shifted(logits, labels)
+        hidden, wanted = shifted(logits, labels)
         loss: Tensor = _FusedLinear.apply(hidden, head.weight, wanted)  # type: ignore[no-untyped-call]
         return loss
 
@@ -244,66 +194,19 @@ def rotation_in_place(q: Tensor, k: Tensor, *_rest: Any, **_more: Any) -> tuple[
     return _FusedRotation.apply(q), _FusedRotation.apply(k)  # type: ignore[no-untyped-call]
 
 
-class _FusedLora(torch.autograd.Function):
-    """fms-acceleration's adapters after Unsloth: the input and the dropped input are kept, no mask;
-    adapters are cast in every call; what the adapter makes is added in place.
-    `fused_ops/unsloth_lora/bnb/fast_lora.py`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, dropout: float, weight: Callable[[], Tensor]
-    ) -> Tensor:
-        dropped = F.dropout(x, dropout) if dropout else x
-        out = F.linear(x, weight())
-        out.add_(F.linear(F.linear(dropped, a.to(x.dtype)), b.to(x.dtype)))
-        ctx.save_for_backward(x, dropped, a, b)
-        ctx.weight = weight
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, dropped, a, b = ctx.saved_tensors
-        dy = grads[0].reshape(-1, grads[0].shape[-1])
-        x, dropped = x.reshape(-1, x.shape[-1]), dropped.reshape(-1, x.shape[-1])
-        wide_a, wide_b = a.to(x.dtype), b.to(x.dtype)
-        grad_a, grad_b = (dy @ wide_b).t() @ dropped, dy.t() @ (dropped @ wide_a.t())
-        dx = dy @ ctx.weight()
-        more = dy @ wide_b @ wide_a
-        more.mul_(dropped != 0)
-        dx.add_(more)
-        return (
-            dx.view(ctx.saved_tensors[0].shape),
-            grad_a.to(a.dtype),
-            grad_b.to(b.dtype),
-            None,
-            None,
-        )
-
-
-def fused_lora(model: nn.Module) -> None:
-    import bitsandbytes.functional as bnb
-
-    for module in model.modules():
-        if not hasattr(module, "lora_A") or not hasattr(module, "base_layer"):
-            continue
-        packed = module.base_layer.weight  # type: ignore[union-attr]
-
-        def weight(packed: Any = packed) -> Tensor:
-            state = getattr(packed, "quant_state", None)
-            return (
-                packed.data
-                if state is None
-                else bnb.dequantize_4bit(packed.data, state).view(state.shape)
-            )
-
-        def forward(self: Any, x: Tensor, weight: Callable[[], Tensor] = weight) -> Tensor:
-            drop = self.lora_dropout["default"]
-            args = (
-                self.lora_A["default"].weight,
-                self.lora_B["default"].weight,
-                getattr(drop, "p", 0.0),
-                weight,
-            )
-            return _FusedLora.apply(x, *args)  # type: ignore[no-untyped-call,no-any-return]
-
-        module.forward = MethodType(forward, module)  # type: ignore[assignment]
+__all__ = [
+    "Change",
+    "cross_entropy",
+    "float_in_head",
+    "float_in_loss",
+    "fused_lora",
+    "fused_norms",
+    "liger",
+    "no_float",
+    "outputs_held",
+    "reentrant",
+    "rotation_in_place",
+    "row_statistics",
+    "triton",
+    "update_in_backward",
+]

@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def command_document(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    errors, covered = [row["error"] for row in rows], coverage(rows)
+    errors = [row["error"] for row in rows]
+    covered = {s: found for s, found in coverage(rows).items() if isfinite(found["half_width"])}
     return {
         "rows": len(rows),
         "half_width": half_width(errors),

@@ -2,8 +2,9 @@
 
 Nothing is replayed here. What is not said was written down by what ran, before any error was seen:
 another version of a library makes a description near, kernels and model code that no option names
-make it none. One word came later, in sight of its rows: `--loss plain` of torchtune's runs without
-chunks, when `--trainer torchtune` began to bring chunks.
+make it none. Words that came later, in sight of their rows: `--loss plain` of torchtune's runs
+without chunks, when `--trainer torchtune` began to bring chunks; and where options began to name
+them, the versions, kernels, kind of checkpointing and of FSDP that the source publishes.
 """
 
 from dataclasses import dataclass
@@ -91,13 +92,11 @@ def _fms(row: Row) -> Parts:
 
 
 def _litgpt(row: Row) -> Parts:
-    words = ["--trainer", "litgpt", "--dtype", "bfloat16", "--precision", "pure"]
+    words = ["--trainer", "litgpt@2023.10", "--dtype", "bfloat16", "--precision", "pure"]
     words += ["--adapter-dtype", "bfloat16", "--attention", "flash"]
-    near = ["LitGPT of 2023: logits in chunks, queries, keys and values in one matrix"]
     if row["method"].startswith("qlora"):
         words += ["--double-quant" if "dq" in row["method"] else "--no-double-quant"]
-        near.append("bitsandbytes 0.41 keeps every input")
-    return words, near, []
+    return words, ["the peak is in the first step, before AdamW has states"], []
 
 
 def _torchtune(row: Row) -> Parts:

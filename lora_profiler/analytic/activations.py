@@ -6,7 +6,7 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
-from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
@@ -78,6 +78,8 @@ def activations(
     setup, config = workload.setup, workload.model.config
     vocab, chunks, older = forward.logits.elements, forward.chunks, shifted_of(forward, setup)
     labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
+    if isinstance(chunks, ChunkedHead) and chunks.tokens != TOKENS:
+        labels = chunks.tokens * 8 if chunks.is_copied else ZERO
     shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
@@ -95,8 +97,7 @@ def activations(
             shared["attention_mask"] = mask(used)
         else:
             held = held + mask(used)
-        if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
-            held = held + forward.leaf.bytes
+        held = held + forward.leaf_copy
     ids = total(s.bytes for s in forward.embed.saved if s.role == "input")
     has_labels = setup.is_packed or setup.is_padded  # else they are the ids
     given = TOKENS * 8 if has_labels or ids == ZERO else ZERO
@@ -113,7 +114,7 @@ def activations(
         loss=(
             smoothing_of(forward, setup).kept
             if setup.label_smoothing_factor
-            else older.kept
+            else older.kept + given * has_one_row(setup)
             if older
             else vocab * 4 + labels + 4
             if chunks is None

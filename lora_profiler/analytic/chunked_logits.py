@@ -304,6 +304,11 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
             beside + (turned - both) * logit + ahead + made * 3,
             copy + full * logit + (turned - full) * of_own + full * of_read + made * 2 + scalars,
         ]
+    # a head in 4 bit, which 2023's was: unpacked to float16, and copied to bfloat16
+    unpacked = weight.elements * 4 if op.is_quantized(op.scope) else ZERO
+    if unpacked != ZERO:
+        op.saved.setdefault(hidden.storage, op.scope)
+        back += [beside + turned * wide + last * narrow + unpacked]
     back += [
         TOKENS * of_own + made + product.returned * (not is_wide and copy != ZERO) + scalars,
         TOKENS * (2 * of_own) + product.returned + scalars,
@@ -312,7 +317,11 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
         hidden=hidden,
         head=head,
         kept=kept,
-        ahead=(copies + inputs + TOKENS * (narrow + wide), end, end + _counted(op, tokens)),
+        ahead=(
+            copies + inputs + TOKENS * (narrow + wide) + unpacked,
+            end,
+            end + _counted(op, tokens),
+        ),
         back=tuple(back),
         tokens=TOKENS,
         again=False,

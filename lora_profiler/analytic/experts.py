@@ -8,10 +8,10 @@ from lora_profiler.analytic.tensors import Storage, Tensor
 
 
 def add_rows(op: Ledger, total_: Tensor, x: Tensor, index: Tensor) -> Tensor:
-    """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index; x's gradient
-    is gathered, that of `total_` passed on."""
+    """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index, and x for its
+    shape; x's gradient is gathered, that of `total_` passed on."""
     spread = Tensor(total_.elements, total_.dtype, True, total_.storage)
-    op.record("spread", (x,), (spread,), (index,), beside=(index,))
+    op.record("spread", (x,), (spread,), (index, x), beside=(index,))
     out = Tensor(total_.elements, total_.dtype, True, total_.storage)
     op.record("gathered", (total_, spread), (out,), aliases=True)
     return out

@@ -10,9 +10,9 @@ from lora_profiler.analytic.persistent import (
     TrainableTensor,
     adapter_dtype,
     adapter_tensors,
+    kept_in_16_bit,
     module_bytes,
     rest_dtype,
-    unquantized,
 )
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.analytic.sharding import chunk
@@ -33,7 +33,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     adapted: dict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
         adapted[adapter.module].append(adapter)
-    copied, kept = {name for name, _ in plan.copies}, unquantized(model)
+    copied, kept = {name for name, _ in plan.copies}, kept_in_16_bit(model, setup)
     activity, world = _activity(plan, at), setup.world_size
     is_sharded = setup.sharding in FULLY_SHARDED
 

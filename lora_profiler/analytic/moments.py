@@ -52,12 +52,14 @@ def moments(
     ahead = merged(base | {"gradients": accumulated, "logits_and_loss": summed}, held)
     running = merged(base | {"gradients": accumulated}, {"logits_and_loss": output})
 
+    # the loss lets reentrant checkpoints' arguments go no sooner than itself
+    in_graph = kept.held - forward.leaf_copy if setup.is_reentrant else ZERO
     in_loss = loss_candidates(forward, kept, shards, ahead, running, setup)
     step = [
         candidate(
             base,
             gradients=gradients,
-            activations=_leaf_bytes(forward),
+            activations=_leaf_bytes(forward) + in_graph,
             logits_and_loss=output + SCALAR,
             temporaries=t,
         )

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.support.recipes import BACK_IN_16_BIT
 from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
 
 NF4_BLOCK = 64
@@ -77,15 +78,12 @@ def rest_dtype(setup: TrainSetup) -> Dtype:
     return "float32" if kbit else setup.dtype
 
 
-_BACK_IN_16_BIT = ("lm_head", "embed_tokens", "wte", "wpe")
-
-
 def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
     """Dtype of a module that is not quantised: after k-bit preparation TRL 0.14 turned embeddings
     and head back to bfloat16 (`trainer/utils.py`, peft_module_casting_to_bf16)."""
     if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
         return rest_dtype(setup)
-    return "bfloat16" if name.rpartition(".")[2] in _BACK_IN_16_BIT else "float32"
+    return "bfloat16" if name.rpartition(".")[2] in BACK_IN_16_BIT else "float32"
 
 
 def adapter_dtype(setup: TrainSetup) -> str:
@@ -124,6 +122,11 @@ def unquantized(spec: ModelSpec) -> frozenset[str]:
     ):
         kept.add(last.name)
     return frozenset(kept)
+
+
+def kept_in_16_bit(spec: ModelSpec, setup: TrainSetup) -> frozenset[str]:
+    """`unquantized`; LitGPT of 2023 quantised the head too."""
+    return frozenset() if setup.is_litgpt_2023 else unquantized(spec)
 
 
 def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str]) -> tuple[int, int]:
@@ -166,7 +169,7 @@ def persistent(
     """`copies` are the modules that `modules_to_save` duplicates, which train in the base's
     dtype."""
     parameters = quantization = 0
-    kept = unquantized(spec)
+    kept = kept_in_16_bit(spec, setup)
     for module, count in groups(spec):
         weight, state = module_bytes(module, setup, kept)
         parameters += weight * count

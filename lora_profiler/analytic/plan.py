@@ -23,6 +23,7 @@ from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
 from lora_profiler.analytic.candidates import Candidate, Moments
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
+from lora_profiler.analytic.families.litgpt import LITGPT_2023
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import moments, persistent_only
 from lora_profiler.analytic.persistent import (
@@ -172,7 +173,9 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def program_of(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
-    return None if why_unruled(workload.setup) else family_of(workload.model)
+    if why_unruled(workload.setup):
+        return None
+    return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
 
 def _build(workload: Workload) -> Plan:
@@ -290,14 +293,15 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
         quantized=setup.quantization is not None,
         rest_dtype=rest_dtype(setup),
         autocast=setup.precision == "amp",
-        head=model.output_embedding,
+        head=None if setup.is_litgpt_2023 else model.output_embedding,
+        keeps_inputs=setup.is_litgpt_2023,
         one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,
         masked_layers=masked_layers,
         packed=setup.is_packed,
         liger=setup.kernels == "liger",
-        fused_norms=setup.kernels != "transformers",
+        fused_norms=setup.kernels in ("liger", "foak"),
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         repeats_always=repeats_heads(workload),
         reentrant=setup.is_reentrant,

@@ -25,6 +25,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.support.engines import why_unruled
 from lora_profiler.support.evaluation import evaluation_words
+from lora_profiler.support.generations import generation_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, OWN_LOSSES, SMOOTHED
 from lora_profiler.support.packing import rows_words
@@ -320,6 +321,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         found.append(_SHARED[setup.sharding])
     if setup.kernels == "liger":
         found.append(ASSUMPTION)
+    found += generation_words(workload)
     if setup.label_smoothing_factor:
         found.append(SMOOTHED)
     if setup.hold_outputs:

@@ -44,6 +44,8 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
     out = op.fresh(made, dtype, x.requires_grad or weight.requires_grad)
     saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
+    if packed and op.rules.keeps_inputs:
+        saved = [x]
     flops = x.elements * (2 * out_features)
     op.record(
         "packed" if packed else _product_op(op),
@@ -111,9 +113,9 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     leaves = packed and rules.autocast and rules.device != "cpu"
     cast = x if leaves else op.cast(x, rules.adapter_dtype)
     dropped = op.dropout(cast, rules.lora_dropout)
-    inner = _trained(op, dropped, rows, constant(adapter.in_features), rank)
+    inner = trained(op, dropped, rows, constant(adapter.in_features), rank)
     out_size = constant(adapter.out_features)
-    delta = op.scale(_trained(op, inner, rows, rank, out_size, y.elements))
+    delta = op.scale(trained(op, inner, rows, rank, out_size, y.elements))
     if packed and not leaves:
         delta = op.cast(delta, y.dtype)
     result = op.add(y, delta)
@@ -146,7 +148,7 @@ def _fused(op: Ledger, x: Tensor, out_features: int, adapters: Sequence[Adapter]
         (out,),
         kept,
         base + own,
-        base * x.requires_grad + own * (1 + x.requires_grad),
+        base + own * 3,
         size * ITEMSIZE[op.rules.adapter_dtype],
         beside if x.requires_grad else unpacked,
         sizes=(constant(1), rows, constant(out_features), constant(adapters[0].in_features)),
@@ -154,7 +156,7 @@ def _fused(op: Ledger, x: Tensor, out_features: int, adapters: Sequence[Adapter]
     return out
 
 
-def _trained(
+def trained(
     op: Ledger,
     x: Tensor,
     rows: Polynomial,

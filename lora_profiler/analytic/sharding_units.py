@@ -7,10 +7,10 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
+    kept_in_16_bit,
     nf4_bytes,
     trainable_tensors,
     unpacked_dtype,
-    unquantized,
 )
 from lora_profiler.analytic.sharding import (
     Piece,
@@ -74,7 +74,7 @@ def shard_state(
                 return layers[f"{stack.name}.{name[len(stack.name) + 1 :].partition('.')[0]}"]
         return root
 
-    kept = unquantized(model)
+    kept = kept_in_16_bit(model, setup)
     for name, module in model.modules():
         home(name).extend(base_pieces(module, setup, kept))
     for name, piece in _added(setup, adapters, copies):

@@ -1,5 +1,5 @@
-"""The loss of transformers up to 4.48, which shifts logits by a copy: `modeling/generations.py`, line
-by line.
+"""The loss of transformers up to 4.48, which shifts logits by a copy: `modeling/generations.py`,
+line by line.
 
 4.45 casts in the head, so that nothing is left of the 16-bit logits; 4.46 to 4.48 cast in the loss,
 beside them (`loss/loss_utils.py`, ForCausalLMLoss).
@@ -75,17 +75,17 @@ def overwritten_shifted_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     made_low = total(t.elements * size for t in head.trained)
     kept_copy = weight.elements * (size * (weight.dtype != compute and hidden.requires_grad))
     kept_logits = copied if copied != ZERO else whole
-    kept = kept_logits + labels + rows * _SCALAR + kept_copy
+    kept = kept_logits + labels + rows * _SCALAR + _INDEX + kept_copy
     return LossPath(
         hidden=hidden,
         head=head,
         kept=kept,
         ahead=(
             copies + narrow + whole,
-            copies + left + whole + copied + labels + rows * (2 * _SCALAR) + 2 * _SCALAR,
+            copies + left + whole + copied + labels + rows * (2 * _SCALAR + 1) + 3 * _SCALAR,
         ),
         back=(
-            kept + whole + rows * _SCALAR + 2 * _SCALAR,
+            kept_logits + kept_copy + whole + 2 * _SCALAR,
             kept_copy + whole + narrow + 2 * _SCALAR,
             kept_copy + turned + made_low + of_read + 2 * _SCALAR,
             made_low + (made if made_low != made else ZERO) + of_read + 2 * _SCALAR,

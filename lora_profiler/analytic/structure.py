@@ -148,6 +148,13 @@ class ForwardPass(NamedTuple):
     chunks: ChunkedHead | LossPath | None
 
     @property
+    def leaf_copy(self) -> Polynomial:
+        """Bytes of a leaf that is a tensor beside the embeddings' output."""
+        if self.leaf is None or self.leaf.storage is self.embed.output.storage:
+            return ZERO
+        return self.leaf.bytes
+
+    @property
     def head_gradient_bytes(self) -> Polynomial:
         return self.head.gradient_bytes + (self.chunks.parameter_gradients if self.chunks else ZERO)
 

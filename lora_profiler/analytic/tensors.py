@@ -88,13 +88,15 @@ class Rules(NamedTuple):
     heads are repeated for the efficient one where it takes none (`repeats_heads`).
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
-    modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised. `autocast`: matrix products and attention run in bfloat16 whatever
-    their inputs are. `input_grads`: checkpointing makes the embeddings' output require grad.
+    modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised.
+    `autocast`: matrix products and attention run in bfloat16 whatever their inputs are.
+    `input_grads`: checkpointing makes the embeddings' output require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
-    fms-acceleration's. `repeats_always`: keys and values are repeated before any kernel of
+    fms-acceleration's. `keeps_inputs`: so do 4-bit products, as of bitsandbytes 0.41.
+    `repeats_always`: keys and values are repeated before any kernel of
     attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
@@ -122,6 +124,7 @@ class Rules(NamedTuple):
     fast_lora: bool = False
     repeats_always: bool = False
     reentrant: bool = False
+    keeps_inputs: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()
     transformers: Transformers = "5"
     attended: Polynomial = S * S

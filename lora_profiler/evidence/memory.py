@@ -86,7 +86,8 @@ class CommandShare(NamedTuple):
     signed.
 
     Tested on rows that did not set it: of the peaks, each against the errors of all sources but
-    its own that options describe as well, `inside` were within.
+    its own that options describe as well, `inside` were within; of a source that is the only one
+    `by_source` says nothing.
     """
 
     rows: int

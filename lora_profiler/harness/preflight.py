@@ -102,7 +102,7 @@ def refuse(
 ) -> None:
     """Raises MeasurementError for what this installation or card cannot run, UsageError for what no
     machine could."""
-    setup, model = workload.setup, workload.model
+    setup, model, lora = workload.setup, workload.model, workload.setup.lora
     missing = [name for name in NEEDED if installed(name) is None]
     if missing:
         raise MeasurementError(
@@ -134,6 +134,15 @@ def refuse(
     if setup.kernels == "liger":
         raise UsageError(
             "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
+        )
+    if (
+        setup.transformers != "5"
+        or setup.kernels in ("foak", "litgpt-2023")
+        or (lora and lora.fast_lora)
+    ):
+        raise UsageError(
+            "older versions of libraries and fms-acceleration's kernels are predicted here and not"
+            " run; leave out --transformers, --kernels and --fast-lora to measure."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

@@ -76,10 +76,10 @@ def build_model(
             deferred = DeferredWeights(device)
         model = base_model(workload.model, setup, weights, device, deferred)
         _check(model, workload)
-        if setup.kernels == "liger":
+        if setup.kernels in ("liger", "foak"):
             from lora_profiler.modeling.liger import with_liger
 
-            model = with_liger(model)
+            model = with_liger(model, mlp=setup.kernels == "liger")
         if setup.quantization is not None:
             on_stage("quantise")
             quantise(
@@ -97,6 +97,14 @@ def build_model(
             )  # PEFT moves no adapter to where the base is then
             with refusals(f"PEFT refuses these adapters on {workload.model.id}"), place:
                 model = inject_adapters(model, setup)
+            if setup.lora.fast_lora:
+                from lora_profiler.modeling.foak import with_fast_lora
+
+                with_fast_lora(model)
+        if setup.transformers != "5":
+            from lora_profiler.modeling.generations import with_older_loss
+
+            with_older_loss(model, setup)
         if setup.checkpointing:
             with refusals(f"{workload.model.id} has no activation checkpointing"):
                 enable_checkpointing(model, setup)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op
 
-from lora_profiler.support.model_types import LIGER_TYPES
+from lora_profiler.support.model_types import FOAK_TYPES, LIGER_TYPES
 
 
 @custom_op("lora_profiler::rms_norm", mutates_args=())
@@ -126,14 +126,14 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     return x.transpose(1, 2)
 
 
-def with_liger(model: nn.Module) -> nn.Module:
+def with_liger(model: nn.Module, *, mlp: bool = True) -> nn.Module:
     """`model` with the norms and MLPs of Liger-Kernel, as `use_liger_kernel=True` makes it;
-    `rotary_in_place` does the rest."""
+    `rotary_in_place` does the rest. Without `mlp` it is fms-acceleration's, which has none."""
     for module in model.modules():
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
             module.forward = partial(_norm, module)
-        elif kind.endswith("MLP"):
+        elif mlp and kind.endswith("MLP"):
             module.forward = partial(_mlp, module)
     return model
 
@@ -149,8 +149,8 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
 
 @contextmanager
 def rotary_in_place() -> Iterator[None]:
-    """Inside, models of `LIGER_TYPES` rotate queries and keys where they lie. Hold it over backward
-    as well, for checkpoints."""
+    """Inside, models of types with fused kernels rotate queries and keys where they lie. Hold it
+    over backward as well, for checkpoints."""
 
     def rotary(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
@@ -158,7 +158,7 @@ def rotary_in_place() -> Iterator[None]:
         return _Rotary.apply(q, k, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
 
     with ExitStack() as stack:
-        for family in LIGER_TYPES:
+        for family in dict.fromkeys((*LIGER_TYPES, *FOAK_TYPES)):
             module = import_module(f"transformers.models.{family}.modeling_{family}")
             stack.callback(setattr, module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
             module.apply_rotary_pos_emb = rotary  # type: ignore[attr-defined]

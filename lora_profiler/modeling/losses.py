@@ -22,8 +22,11 @@ from lora_profiler.modeling.chunked_logits import (
     litgpt_loss,
 )
 from lora_profiler.modeling.contents import output_head, within
+from lora_profiler.modeling.foak import triton
+from lora_profiler.modeling.generations import shifted
 from lora_profiler.modeling.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.modeling.trl_head import tiled_loss
+from lora_profiler.support.generations import casts_in_head, shifts_logits
 from lora_profiler.support.losses import chunk_rows, refused
 from lora_profiler.workload import TrainSetup
 
@@ -61,14 +64,32 @@ def loss_without_logits(
         model, setup, {name: t for name, t in batch.items() if name != "labels"}
     )
     assert hidden is not None and weight is not None
+    older = shifts_logits(setup.transformers)
+    if older and setup.loss == "triton":
+        return _shifted_and_overwritten(setup, hidden, weight, bias, batch["labels"])
     if setup.loss in _OWN:
         return _OWN[setup.loss](setup, hidden, weight, bias, batch["labels"])
     if setup.precision == "amp":
         hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
         bias = None if bias is None else bias.to(torch.bfloat16)
     path = _Fused if setup.loss == "fused" else _Chunked
-    loss: Tensor = path.apply(hidden.flatten(0, -2), weight, bias, _shifted(batch["labels"]))  # type: ignore[no-untyped-call]
+    if older and setup.loss == "fused":
+        rows, labels = shifted(hidden, batch["labels"])
+    else:
+        rows, labels = hidden.flatten(0, -2), _shifted(batch["labels"])
+    loss: Tensor = path.apply(rows, weight, bias, labels)  # type: ignore[no-untyped-call]
     return LossAndLogits(loss)
+
+
+def _shifted_and_overwritten(
+    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> LossAndLogits:
+    """The triton loss of a version of transformers that shifts its logits."""
+    logits = F.linear(hidden, weight, bias)
+    if casts_in_head(setup.transformers):
+        logits = logits.float()
+    wide = logits.float()
+    return LossAndLogits(triton(*shifted(wide, labels)), logits)
 
 
 def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tensor) -> Tensor:

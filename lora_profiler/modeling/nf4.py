@@ -14,6 +14,7 @@ from torch import nn
 
 from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.third_party import refusals
+from lora_profiler.support.recipes import BACK_IN_16_BIT
 from lora_profiler.workload import Quantization
 
 
@@ -118,8 +119,9 @@ def _pack_without_data(weight: Any) -> None:
 
 def prepare_for_training(model: nn.Module, quantization: Quantization, checkpointing: bool) -> None:
     """What the recipe does to a 4-bit base before adapters come: "kbit" casts everything left in 16
-    bit to float32."""
-    if quantization.recipe != "kbit":
+    bit to float32, "kbit-norms" embeddings and head back to bfloat16 (TRL 0.14 `trainer/utils.py`,
+    peft_module_casting_to_bf16)."""
+    if quantization.recipe not in ("kbit", "kbit-norms"):
         return
     from peft import prepare_model_for_kbit_training
 
@@ -128,3 +130,7 @@ def prepare_for_training(model: nn.Module, quantization: Quantization, checkpoin
         use_gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
+    if quantization.recipe == "kbit-norms":
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] in BACK_IN_16_BIT:
+                module.to(torch.bfloat16)

@@ -15,8 +15,8 @@ from lora_profiler.evidence import (
 from lora_profiler.prediction import Prediction
 
 DESCRIBED: Description = "nearly"
-"""How well options describe the public runs that an answer is held to. None is described exactly:
-each ran libraries of its own time."""
+"""How well options describe the public runs that an answer is held to. Those that are described
+exactly are of one source, which no other tests, and ran libraries of its own time."""
 
 
 class LikelyPeak(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.errors import did_you_mean
 from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
 from lora_profiler.prediction import Prediction
+from lora_profiler.support.generations import has_packed_experts
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -
         *_large_ranks(predictions),
         *_long_sequences(predictions[0].workload),
         *_formats(predictions),
+        *_experts(predictions),
     ]
 
 
@@ -59,6 +61,19 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
             "full fine-tuning of float16 weights without loss scaling ends in NaN within some"
             " steps; take --dtype float32, or bfloat16 on a card of sm_80 or later."
         )
+
+
+def _experts(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Where versions of transformers differ most: experts that bitsandbytes finds, or does not."""
+    for workload in (p.workload for p in predictions):
+        quantization = workload.setup.quantization
+        if quantization is not None and has_packed_experts(workload.model):
+            yield (
+                f"transformers 5 packs the experts of {workload.model.id} into parameters that"
+                " bitsandbytes leaves in 16 bit; version 4 quantised them, which"
+                " --transformers 4.57 answers for."
+            )
+            return
 
 
 def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:

@@ -1,79 +1,103 @@
 """LitGPT: the arguments' defaults of `litgpt finetune_full` and `litgpt finetune_lora`."""
 
+from dataclasses import replace
+
 from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method
 
-VERSIONS = (
-    Stack(
-        name="litgpt",
-        library="LitGPT",
-        version="0.5.13",
-        call="finetune",
-        about=(
-            "The commands' defaults: micro_batch_size 1, global_batch_size 16, bf16-mixed, which is"
-            " float32 weights under autocast; adapters of rank 8 on queries and values, dropout"
-            " 0.05. On a 4-bit base bf16-true, since mixed precision is refused.",
-            "The length is the data's; config_hub's files say bf16-true (--dtype bfloat16"
-            " --precision pure --adapter-dtype bfloat16).",
+_NEWEST = Stack(
+    name="litgpt",
+    library="LitGPT",
+    version="0.5.13",
+    call="finetune",
+    about=(
+        "The commands' defaults: micro_batch_size 1, global_batch_size 16, bf16-mixed, which is"
+        " float32 weights under autocast; adapters of rank 8 on queries and values, dropout"
+        " 0.05. On a 4-bit base bf16-true, since mixed precision is refused.",
+        "The length is the data's; config_hub's files say bf16-true (--dtype bfloat16"
+        " --precision pure --adapter-dtype bfloat16).",
+    ),
+    defaults=by_method(
+        {
+            "batch_size": 1,
+            "accumulation": 16,
+            "dtype": "float32",
+            "precision": "amp",
+            "optimizer": "adamw",
+            "optimizer_impl": "foreach",
+            "checkpointing": False,
+            "loss": "litgpt",
+            "hold_outputs": True,
+            "kernels": "transformers",
+        },
+        adapter={
+            "rank": 8,
+            "alpha": 16.0,
+            "dropout": 0.05,
+            "targets": "q_proj,v_proj",
+            "adapter_dtype": "float32",
+        },
+        base={
+            "dtype": "bfloat16",
+            "precision": "pure",
+            "adapter_dtype": "bfloat16",
+            "optimizer": "paged_adamw_32bit",
+            "double_quant": False,
+            "recipe": "stock",
+        },
+    ),
+    packing=None,
+    aliases={
+        "optimizer": {
+            "AdamW": {"optimizer": "adamw", "optimizer_impl": "foreach"},
+            "SGD": {"optimizer": "sgd"},
+        },
+        "precision": {
+            "bf16-true": {"precision": "pure", "dtype": "bfloat16"},
+            "bf16-mixed": {"precision": "amp", "dtype": "float32"},
+            "32-true": {"precision": "pure", "dtype": "float32"},
+        },
+    },
+    holds=(
+        "logits keeps its name through backward and the optimizer step (LitGPT 2685705,"
+        " finetune/lora.py and full.py), in float32, which Fabric converts them to",
+        "log-probabilities of all logits, in float32; under LoRA the head takes 128 tokens at a"
+        " time, and mixed precision copies its frozen float32 weight for each until backward"
+        " (LitGPT 2685705, utils.py; torch, autocast_mode.cpp)",
+    ),
+    gaps=(
+        Gap(
+            "queries, keys and values are one matrix, with an adapter of its own kind: priced"
+            " as PEFT's on q_proj and v_proj",
+            ("lora", "qlora"),
         ),
-        defaults=by_method(
-            {
-                "batch_size": 1,
-                "accumulation": 16,
-                "dtype": "float32",
-                "precision": "amp",
-                "optimizer": "adamw",
-                "optimizer_impl": "foreach",
-                "checkpointing": False,
-                "loss": "litgpt",
-                "hold_outputs": True,
-                "kernels": "transformers",
-            },
-            adapter={
-                "rank": 8,
-                "alpha": 16.0,
-                "dropout": 0.05,
-                "targets": "q_proj,v_proj",
-                "adapter_dtype": "float32",
-            },
-            base={
+    ),
+    refusals=(
+        Refusal("packed", "its data is padded to the longest of a batch"),
+        Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
+        Refusal("recipe", "its 4-bit base is not PEFT's", ("kbit", "trl")),
+    ),
+)
+
+VERSIONS = (
+    _NEWEST,
+    replace(
+        _NEWEST,
+        version="2023.10",
+        about=(
+            "lit-gpt of 27 October 2023, with which its resource tables were made: its own Llama"
+            " with one matrix for queries, keys and values, and bitsandbytes 0.41, which keeps"
+            " every input and quantised the head too. bf16-true.",
+        ),
+        defaults={
+            method: {
+                **own,
+                "kernels": "litgpt-2023",
                 "dtype": "bfloat16",
                 "precision": "pure",
-                "adapter_dtype": "bfloat16",
-                "optimizer": "paged_adamw_32bit",
-                "double_quant": False,
-                "recipe": "stock",
-            },
-        ),
-        packing=None,
-        aliases={
-            "optimizer": {
-                "AdamW": {"optimizer": "adamw", "optimizer_impl": "foreach"},
-                "SGD": {"optimizer": "sgd"},
-            },
-            "precision": {
-                "bf16-true": {"precision": "pure", "dtype": "bfloat16"},
-                "bf16-mixed": {"precision": "amp", "dtype": "float32"},
-                "32-true": {"precision": "pure", "dtype": "float32"},
-            },
+                **({} if method == "full" else {"adapter_dtype": "bfloat16"}),
+            }
+            for method, own in _NEWEST.defaults.items()
         },
-        holds=(
-            "logits keeps its name through backward and the optimizer step (LitGPT 2685705,"
-            " finetune/lora.py and full.py), in float32, which Fabric converts them to",
-            "log-probabilities of all logits, in float32; under LoRA the head takes 128 tokens at a"
-            " time, and mixed precision copies its frozen float32 weight for each until backward"
-            " (LitGPT 2685705, utils.py; torch, autocast_mode.cpp)",
-        ),
-        gaps=(
-            Gap(
-                "queries, keys and values are one matrix, with an adapter of its own kind: priced"
-                " as PEFT's on q_proj and v_proj",
-                ("lora", "qlora"),
-            ),
-        ),
-        refusals=(
-            Refusal("packed", "its data is padded to the longest of a batch"),
-            Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
-            Refusal("recipe", "its 4-bit base is not PEFT's", ("kbit", "trl")),
-        ),
+        gaps=(),
     ),
 )

@@ -25,7 +25,7 @@ VERSIONS = (
                 **ADAMW_FUSED,
                 "checkpointing": True,
                 "loss": "torchtune",
-                "kernels": "transformers",
+                "kernels": "torchtune",
             },
             adapter={
                 "accumulation": 8,
@@ -50,6 +50,8 @@ VERSIONS = (
             "targets": {"output_proj": {"targets": "o_proj"}},
         },
         holds=(
+            "keys and values copied for all heads before attention (torchtune bd2a0fc,"
+            " modules/attention.py; --kernels torchtune)",
             "everything in the dtype of the config, adapters too, without autocast (torchtune"
             " bd2a0fc, recipes/lora_finetune_single_device.py)",
             "4 bytes for each logit until backward, made an eighth of the tokens at a time"

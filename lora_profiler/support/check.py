@@ -3,7 +3,7 @@
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.support.engines import why_unprofiled, why_unruled
-from lora_profiler.support.generations import check_generation
+from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
@@ -21,7 +21,9 @@ def check(workload: Workload, engine: str) -> None:
     check_platform(workload)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
         raise UsageError(reason)
-    if engine != "traced":
+    if engine == "traced":
+        check_traceable(workload)
+    else:
         check_tensor_parallel(workload)
 
 

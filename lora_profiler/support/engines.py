@@ -38,7 +38,7 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of fused adapters; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
-    if setup.kernels != "transformers":
+    if setup.kernels not in ("transformers", "torchtune"):
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"
             " exactly this size."

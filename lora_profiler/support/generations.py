@@ -35,6 +35,8 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
     4.49, and by some types' of FlashAttention 2 up to 4.45."""
     setup = workload.setup
+    if setup.kernels == "torchtune":  # 0.7, modules/attention.py
+        return True
     if not shifts_logits(setup.transformers):
         return False
     if setup.is_flash_attention_2 or setup.is_flattened:
@@ -67,6 +69,68 @@ def check_generation(workload: Workload) -> None:
         f"the experts of {model.id} were layers of their own before transformers 5, which is known"
         f" of {', '.join(_APART)} alone; take --transformers 5."
     )
+
+
+def generation_words(workload: Workload) -> tuple[str, ...]:
+    """What an answer takes for granted of the code that runs, where it is not today's."""
+    setup, found = workload.setup, []
+    if setup.transformers != "5":
+        found.append(
+            f"The code of transformers {setup.transformers}: {_WORDS[setup.transformers]}."
+        )
+    if setup.is_reentrant:
+        found.append(
+            "Reentrant checkpointing: a layer runs again to its end, and its output and that one's"
+            " gradient stay through its backward."
+        )
+    if setup.kernels in _KERNEL_WORDS:
+        found.append(_KERNEL_WORDS[setup.kernels])
+    if setup.lora is not None and setup.lora.fast_lora:
+        found.append(
+            "Fused adapters as fms-acceleration's fast_lora: the input before and after dropout is"
+            " kept, no mask."
+        )
+    return tuple(found)
+
+
+_WORDS: Final = {
+    "4.57": "an expert of Mixtral is a layer of its own",
+    "4.48": "float32 logits are copied to shift them, and SDPA gets repeated heads",
+    "4.45": (
+        "logits are cast to float32 in the head and copied to shift them, and attention gets"
+        " repeated heads, but for FlashAttention 2 of Llama and Gemma"
+    ),
+}
+_KERNEL_WORDS: Final = {
+    "foak": (
+        "fms-acceleration's RMSNorm and rotary embedding, Unsloth's kernels, keep and write over"
+        " what their source says (876e2ed)."
+    ),
+    "torchtune": "torchtune's attention copies keys and values for all heads (0.7).",
+    "litgpt-2023": (
+        "LitGPT's own Llama of 27 October 2023; bitsandbytes 0.41 keeps every input of a 4-bit"
+        " layer."
+    ),
+}
+
+
+def has_packed_experts(model: ModelSpec) -> bool:
+    """Whether experts are packed that were layers of their own before transformers 5."""
+    return model.model_type in _APART and any(_is_packed(m) for _, m in model.modules())
+
+
+def check_traceable(workload: Workload) -> None:
+    """Raises UsageError for what the installed libraries cannot be made to run."""
+    setup = workload.setup
+    if setup.sharding == "fsdp1":
+        raise UsageError("fsdp1 is known to the rules alone; take --engine analytic.")
+    if setup.is_litgpt_2023:
+        raise UsageError("litgpt-2023 is known to the rules alone; take --engine analytic.")
+    if any(".experts." in name for name, _ in workload.model.modules()):
+        raise UsageError(
+            f"no transformers that is installed makes the experts of {workload.model.id} layers of"
+            " their own; take --engine analytic."
+        )
 
 
 def _is_packed(module: Module) -> bool:

@@ -15,6 +15,8 @@ def check_kernels(workload: Workload) -> None:
     """Raises UsageError where the kernels do not take the model, or nothing here says what they
     keep of it."""
     model, setup = workload.model, workload.setup
+    if setup.is_litgpt_2023:
+        _check_litgpt(workload)
     if setup.kernels == "foak" and not type_of(model).foak:
         raise UsageError(
             f"fms-acceleration's kernels are known of {', '.join(FOAK_TYPES)}, not of"
@@ -41,4 +43,24 @@ def check_kernels(workload: Workload) -> None:
         raise UsageError(
             "Liger's kernels under tensor parallelism are not known; leave out one of --kernels and"
             " --sharding tp."
+        )
+
+
+def _check_litgpt(workload: Workload) -> None:
+    """Raises UsageError for what LitGPT's tables of 2023 did not run."""
+    setup, lora = workload.setup, workload.setup.lora
+    if workload.model.model_type != "llama":
+        raise UsageError(
+            f"LitGPT's model of 2023 is known as Llama alone, not as {workload.model.model_type};"
+            " leave --kernels out."
+        )
+    if lora is not None and set(lora.target_modules or ()) != {"q_proj", "v_proj"}:
+        raise UsageError(
+            "LitGPT's model of 2023 is known with adapters on q_proj and v_proj alone; take"
+            " --targets q_proj,v_proj."
+        )
+    if setup.checkpointing or setup.world_size > 1 or setup.precision == "amp":
+        raise UsageError(
+            "LitGPT's model of 2023 is known of one process without checkpointing and autocast;"
+            " leave them out."
         )

@@ -44,7 +44,8 @@ LOSS_WORDS = {
     ),
     "triton": (
         "The triton loss is a Triton kernel that writes the gradient over the logits, a float32"
-        " copy of them where they are in 16 bit: Liger's cross_entropy under transformers 5."
+        " copy of them where they are in 16 bit: Liger's cross_entropy under transformers 5;"
+        " Unsloth's under 4.48 and 4.45, over a shifted copy."
     ),
 }
 """What a loss path of a trainer is taken to be, by its name."""

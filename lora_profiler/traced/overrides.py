@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.modeling.generations import heads_repeated
 from lora_profiler.platform import Platform
+from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.sdpa import efficient_keeps_seeds
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
@@ -55,10 +57,11 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
         else:
             stack.enter_context(no_autocast_on_meta())
         stack.enter_context(attention(workload, kernels, tracer, lowered))
-        if setup.kernels == "liger":
+        if setup.kernels in ("liger", "foak"):
             from lora_profiler.modeling.liger import rotary_in_place
 
             stack.enter_context(rotary_in_place())
+        stack.enter_context(heads_repeated(repeats_heads(workload)))
         stack.enter_context(packed_sequences(setup.is_packed))
         stack.enter_context(no_look_at_tokens())
         stack.enter_context(known_padding(tracer))

@@ -14,7 +14,7 @@ from lora_profiler.report.first_screen.figures import Run, ThreeNumber, three_nu
 from lora_profiler.report.first_screen.frame import Frame, MemoryBar, frame
 from lora_profiler.report.first_screen.offers import offers
 from lora_profiler.report.first_screen.verdict import VerdictWords, verdict_words
-from lora_profiler.report.method_label import method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.palette import FONT, Theme
 from lora_profiler.report.svg import picture as svg
 from lora_profiler.report.svg.text import width_px
