@@ -528,11 +528,6 @@ class TrainSetup:
             raise UsageError(
                 f"sharding {self.sharding} needs several ranks; add --world-size 2 or more."
             )
-        if self.world_size > 1 and self.loss != "plain":
-            raise UsageError(
-                f"the {self.loss} loss is known of one process only; take --loss plain, or leave"
-                " out --world-size."
-            )
         if self.label_smoothing_factor and self.loss != "plain":
             raise UsageError(
                 f"label smoothing needs all logits, which the {self.loss} loss never hands on;"

@@ -11,6 +11,7 @@ from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
+from lora_profiler.support.losses import AFTER_FORWARD
 from lora_profiler.workload import TrainSetup
 
 Both = tuple[tuple[Candidate, ...], tuple[Candidate, ...]]
@@ -29,7 +30,10 @@ def loss_candidates(
     `running`."""
     stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
-    before, after = beside(ahead, shards.in_loss), beside(running, shards.before_layers)
+    gathered = shards.in_loss, shards.before_layers
+    if setup.loss in AFTER_FORWARD or setup.label_smoothing_factor:
+        gathered = shards.after_forward, shards.after_forward
+    before, after = beside(ahead, gathered[0]), beside(running, gathered[1])
     in_forward = stored + last + kept.cached
     logits = forward.logits
     if setup.label_smoothing_factor:
@@ -38,10 +42,10 @@ def loss_candidates(
         end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
     if isinstance(forward.chunks, LossPath):
-        return _in_path(forward, forward.chunks, stored, kept, ahead, running, setup)
+        return _in_path(forward, forward.chunks, stored, kept, before, after, setup)
     if forward.chunks is not None:
         accumulates = setup.accumulation > 1
-        return _in_chunks(forward, forward.chunks, stored, kept, ahead, running, accumulates)
+        return _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     of_logits = kept.loss + kept.capped
@@ -110,18 +114,21 @@ def _in_chunks(
         ]
 
     labels = kept.labels + chunks.copied + 2 * SCALAR
+    wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
+    if forward.hidden.storage not in forward.head.saved:
+        ahead = ahead + wide  # the model has a name for it
+    scalars = constant((2 + accumulates) * SCALAR)  # the loss, divided or not, and gradients of 1
     if chunks.fused:
         end = found(before, ahead, labels, chunks.gradients(), True)
-        back = found(running, stored, constant(2 * SCALAR), [ZERO], True)
+        back = found(running, stored, scalars, [ZERO], True)
     else:
         end = found(before, ahead, labels, [chunks.losses()], False)
-        back = found(running, stored, labels + 2 * SCALAR, chunks.gradients(), True)
+        back = found(running, stored, labels + scalars, chunks.gradients(), True)
     if chunks.lowered:
         left = stored if chunks.fused else stored - hidden
         own: dict[Category, Polynomial] = {
             "logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients
         }
-        wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
         for more in (chunks.trained, wide):
             held = candidate(running, activations=left, **own).bytes
             back.append(candidate(held, logits_and_loss=chunks.made + more + 2 * SCALAR))

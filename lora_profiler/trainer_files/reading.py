@@ -312,7 +312,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     methods = options.get("methods", ())
     assert known.stack is not None
     stack = known.stack(first)
-    rows += _settle(options, rows, stack)
+    rows += _settle(options, rows)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
@@ -423,11 +423,9 @@ def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:
     )
 
 
-def _settle(
-    options: dict[str, Any], rows: Sequence[KeyReading], stack: str
-) -> Iterator[KeyReading]:
-    """What keys and files say together: one rank shares nothing, several share at least the work,
-    and the loss of several is the plain one."""
+def _settle(options: dict[str, Any], rows: Sequence[KeyReading]) -> Iterator[KeyReading]:
+    """What keys and files say together: one rank shares nothing, several share at least the
+    work."""
     if options.get("dtype") == AUTO_DTYPE:
         del options["dtype"]  # the stack's own default
     if options.get("world_size") == 1:
@@ -443,11 +441,6 @@ def _settle(
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield _instead(rows[0].file, "optimizer", optimizer, "adamw", what)
-    loss = options.get("loss") or _usual(stack, options).get("loss", "plain")
-    if loss != "plain":
-        options["loss"] = "plain"
-        what = f"the {loss} loss of several ranks, answered as plain"
-        yield _instead(rows[0].file, "loss", loss, "plain", what)
 
 
 def _usual(stack: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
