@@ -19,11 +19,10 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"sharding {setup.sharding} needs several ranks; add --world-size 2 or more."
         )
-    known = ("plain", "fused", "triton") if setup.sharding == "fsdp1" else ("plain",)
-    if setup.world_size > 1 and setup.loss not in known:
+    if setup.sharding == "fsdp1" and setup.loss not in ("plain", "fused", "triton"):
         raise UsageError(
-            f"the {setup.loss} loss is known of one process only; take --loss plain, or leave"
-            " out --world-size."
+            f"the {setup.loss} loss is not known under FSDP of flat parameters; take --loss plain,"
+            " fused or triton, or --sharding fsdp."
         )
     if setup.label_smoothing_factor and setup.loss != "plain":
         raise UsageError(

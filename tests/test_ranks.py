@@ -7,9 +7,11 @@ import pytest
 import torch.distributed as dist
 
 import cases
+import tracing
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.analytic import shared_parts
 from lora_profiler.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
+from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
@@ -98,6 +100,51 @@ def test_rules_are_the_real_wrappers(
         assert {key: size for key, (_, size) in mine.items()} == {
             key: size for key, (_, size) in real.items()
         }
+
+
+SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
+OF_A_LOSS: list[tuple[str, dict[str, object]]] = [
+    ("llama", {"lora": None}),
+    ("qwen2", {"checkpointing": True}),
+    ("llama", {"lora": SAVED, "accumulation": 2}),
+    ("llama", {"packed": 7, "kernels": "liger", "lora": SAVED}),
+]
+"""What changes who owns the head's gradient, and what lies beside the loss."""
+LOSSES = ("chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton")
+SMOOTHED = "smoothed"
+SHARED_LOSSES = [
+    (loss, sharding, OF_A_LOSS[(place + turn) % len(OF_A_LOSS)])
+    for place, loss in enumerate((*LOSSES, SMOOTHED))
+    for turn, sharding in enumerate(("ddp", "fsdp", "fsdp-no-reshard", "fsdp"))
+]
+
+
+@pytest.mark.parametrize(("loss", "sharding", "case"), SHARED_LOSSES)
+def test_losses_of_trainers_beside_the_real_wrappers(
+    loss: str, sharding: Sharding, case: tuple[str, dict[str, object]]
+) -> None:
+    """With words enough for the loss to be the peak."""
+    name, changes = case
+    made: dict[str, object] = (
+        {"label_smoothing_factor": 0.1} if loss == SMOOTHED else {"loss": loss}
+    )
+    setup = replace(SETUP, sharding=sharding, world_size=4, **changes, **made)  # type: ignore[arg-type]
+    model = model_from_config(tracing.config_of(name, vocab_size=4001), id=name, source="test")
+    asked = Workload(model=model, setup=setup)
+    rule, trace = by_rule(asked), by_trace(asked)
+    assert totals(rule) == totals(trace)
+    assert rule.peak.moment == trace.peak.moment
+    assert rule.peak.total_bytes == pytest.approx(trace.peak.total_bytes, rel=1e-4)
+
+
+@pytest.mark.parametrize("sharding", ["fsdp", "fsdp-no-reshard"])
+def test_the_root_s_buffer_is_there_when_the_first_layer_comes(sharding: Sharding) -> None:
+    """Of few tokens that is the peak: embedding and head twice, beside the first layer twice."""
+    asked = workload("llama", sharding, 8, batch_size=1, seq_len=4, loss="fused")
+    rule, trace = by_rule(asked), by_trace(asked)
+    assert rule.peak.moment == trace.peak.moment == "last_layer_forward"
+    assert rule.peak.bytes["communication"] == trace.peak.bytes["communication"]
+    assert rule.peak.total_bytes == pytest.approx(trace.peak.total_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize(

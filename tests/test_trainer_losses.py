@@ -243,12 +243,6 @@ def test_label_smoothing_is_that_of_transformers() -> None:
     torch.testing.assert_close(found, 0.75 * plain + 0.25 * flat)
 
 
-@pytest.mark.parametrize("loss", OWN)
-def test_several_ranks_are_refused(loss: Loss) -> None:
-    with pytest.raises(UsageError, match="one process only"):
-        TrainSetup(loss=loss, world_size=2, sharding="ddp")
-
-
 REFUSED = {
     "no autocast": replace(AMP, loss="torchtune"),
     "a head in 16 bit": replace(AMP, loss="cce"),

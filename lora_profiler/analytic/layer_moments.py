@@ -74,7 +74,7 @@ def inside_layers(
     unreduced = forward.head_gradient_bytes if shards.is_sharded else ZERO
     from_chunks = (
         forward.chunks.parameter_gradients
-        if forward.chunks and workload.setup.accumulation == 1
+        if forward.chunks and (workload.setup.accumulation == 1 or shards.is_sharded)
         else ZERO
     )
     ahead: list[Candidate] = []
@@ -99,6 +99,10 @@ def inside_layers(
             run.input.bytes + kept.masks + kept.cached,
             shards.in_forward(newest),
         )
+        if shards.is_sharded:
+            for index in {oldest, newest}:
+                own = run.input.bytes + kept.masks + kept.cached
+                ahead += found(before, index, [ZERO], own, shards.before_forward(index))
         checkpoint = (
             run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
         )
@@ -155,7 +159,7 @@ def _embedding_backward(
     gradients, unreduced = shards.state.gradient_bytes, ZERO
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
-        unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
+        unreduced = forward.embed.gradient_bytes + forward.head_gradient_bytes - size
     if workload.setup.accumulation > 1:
         gradients = ZERO
         if not shards.is_sharded:  # else it is among the unreduced

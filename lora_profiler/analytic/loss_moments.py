@@ -11,6 +11,7 @@ from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
+from lora_profiler.support.losses import AFTER_FORWARD
 from lora_profiler.workload import TrainSetup
 
 Both = tuple[tuple[Candidate, ...], tuple[Candidate, ...]]
@@ -29,7 +30,10 @@ def loss_candidates(
     `running`."""
     stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
-    before, after = beside(ahead, shards.in_loss), beside(running, shards.before_layers)
+    gathered = shards.in_loss, shards.before_layers
+    if setup.loss in AFTER_FORWARD or setup.label_smoothing_factor:
+        gathered = shards.after_forward, shards.after_forward
+    before, after = beside(ahead, gathered[0]), beside(running, gathered[1])
     in_forward = stored + last + kept.cached
     logits = forward.logits
     if setup.label_smoothing_factor:
@@ -114,20 +118,23 @@ def _in_chunks(
         ]
 
     labels = kept.labels + chunks.copied + 2 * SCALAR
+    wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
+    if forward.hidden.storage not in forward.head.saved:
+        ahead = ahead + wide  # the model has a name for it
+    scalars = constant((2 + accumulates) * SCALAR)  # the loss, divided or not, and gradients of 1
     if chunks.fused:
         shifted = chunks.shifted if chunks.is_copied else ZERO
         unshifted = hidden if chunks.tokens != TOKENS and chunks.hidden.requires_grad else ZERO
         end = found(before, ahead, labels + shifted, chunks.gradients(), True)
-        back = found(running, stored, constant(2 * SCALAR), [unshifted], True)
+        back = found(running, stored, scalars, [unshifted], True)
     else:
         end = found(before, ahead, labels, [chunks.losses()], False)
-        back = found(running, stored, labels + 2 * SCALAR, chunks.gradients(), True)
+        back = found(running, stored, labels + scalars, chunks.gradients(), True)
     if chunks.lowered:
         left = stored if chunks.fused else stored - hidden
         own: dict[Category, Polynomial] = {
             "logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients
         }
-        wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
         for more in (chunks.trained, wide):
             held = candidate(running, activations=left, **own).bytes
             back.append(candidate(held, logits_and_loss=chunks.made + more + 2 * SCALAR))

@@ -27,7 +27,13 @@ from lora_profiler.support.engines import why_unruled
 from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.generations import generation_words
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, OWN_LOSSES, SMOOTHED
+from lora_profiler.support.losses import (
+    AFTER_FORWARD,
+    LOSS_WORDS,
+    OUTPUTS_HELD,
+    OWN_LOSSES,
+    SMOOTHED,
+)
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
@@ -288,6 +294,11 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         )
     if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):
         found.append("No trace of evaluation under this sharding was held against its rule.")
+    if setup.loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED:
+        found.append(
+            "The loss was held against traces of transformers' model under FSDP2; torchtune and"
+            " LitGPT shard models of their own, LitGPT by FSDP1."
+        )
     if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
         found.append(
             "torch's foreach optimizers refuse weights of which some are cut and some whole; take"

@@ -72,6 +72,14 @@ class ShardState:
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
         return constant(self.root.whole + sum(u.whole for u in unsharded) + self.units[layer].whole)
 
+    def before_forward(self, layer: int) -> Polynomial:
+        """As `in_forward`, while the buffer of the unit before is still there; before the first
+        layer that is the root's."""
+        if self.root is None:
+            return self.always
+        earlier = self.units[layer - 1] if layer else self.root
+        return self.in_forward(layer) + earlier.whole
+
     @property
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
@@ -88,6 +96,14 @@ class ShardState:
         if self.flat:
             return constant(self.root.whole)
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
+
+    @property
+    def after_forward(self) -> Polynomial:
+        """In a loss that is made of what the root has returned: no buffer is left, and none is
+        fetched before backward comes back to the root."""
+        if self.root is None:
+            return self.always
+        return constant(self.root.whole + self._left)
 
     @property
     def _left(self) -> int:

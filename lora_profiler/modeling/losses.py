@@ -27,7 +27,7 @@ from lora_profiler.modeling.generations import shifted
 from lora_profiler.modeling.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.modeling.trl_head import tiled_loss
 from lora_profiler.support.generations import casts_in_head, shifts_logits
-from lora_profiler.support.losses import chunk_rows, refused
+from lora_profiler.support.losses import AFTER_FORWARD, chunk_rows, refused
 from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100
@@ -57,26 +57,63 @@ def loss_without_logits(
     """The loss of one micro-batch by the path that `setup.loss` names, in the graph, and the logits
     of a path whose trainer has a name for all of them.
 
-    The model runs with a head that hands the hidden state on. Raises UsageError where that shows
-    something between the head and the loss, or a loss of the model's own.
+    The model runs with a head that hands the hidden state on. The loss is made where its trainer
+    makes it, which FSDP tells apart: after the model's forward pass, or inside it. Raises
+    UsageError where something shows between the head and the loss, or a loss of the model's own.
     """
-    hidden, weight, bias = _before_the_head(
-        model, setup, {name: t for name, t in batch.items() if name != "labels"}
-    )
-    assert hidden is not None and weight is not None
+    base, name = within(model)
+    head = output_head(base)
+    layer: Any = head
+    if hasattr(layer, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
+        layer = layer.modules_to_save[layer.active_adapters[0]]
+    if head is None or type(layer) is not nn.Linear:
+        raise refused(name, setup.loss, "no plain linear layer makes its logits")
+    if base.config.is_encoder_decoder or base.loss_function.__name__ != "ForCausalLMLoss":
+        raise refused(name, setup.loss, "its loss is not that of the next token")
+    seen: list[Tensor] = []
+    made: list[LossAndLogits] = []
+
+    def hand_on(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden
+
+    def check(logits: Tensor) -> None:
+        if len(seen) != 1 or logits is not seen[0]:
+            raise refused(name, setup.loss, "it changes the logits that the head has made")
+
+    def in_forward(logits: Tensor, labels: Tensor, *_: Any, **__: Any) -> Tensor:
+        check(logits)
+        made.append(_loss_of(setup, logits, layer.weight, layer.bias, labels))
+        return made[0].loss
+
+    comes_after = setup.loss in AFTER_FORWARD
+    given = {k: t for k, t in batch.items() if k != "labels"} if comes_after else batch
+    with _forward_of(head, hand_on), _loss_function_of(base, in_forward):
+        output: Any = model(**given, use_cache=False)
+    check(output.logits)
+    if getattr(output, "aux_loss", None) is not None:
+        raise refused(name, setup.loss, "it adds a loss of its own")
+    if comes_after:
+        return _loss_of(setup, seen.pop(), layer.weight, layer.bias, batch["labels"])
+    return made[0]
+
+
+def _loss_of(
+    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> LossAndLogits:
     older = shifts_logits(setup.transformers)
     if older and setup.loss == "triton":
-        return _shifted_and_overwritten(setup, hidden, weight, bias, batch["labels"])
+        return _shifted_and_overwritten(setup, hidden, weight, bias, labels)
     if setup.loss in _OWN:
-        return _OWN[setup.loss](setup, hidden, weight, bias, batch["labels"])
+        return _OWN[setup.loss](setup, hidden, weight, bias, labels)
     if setup.precision == "amp":
         hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
         bias = None if bias is None else bias.to(torch.bfloat16)
     path = _Fused if setup.loss == "fused" else _Chunked
     if older and setup.loss == "fused":
-        rows, labels = shifted(hidden, batch["labels"])
+        rows, labels = shifted(hidden, labels)
     else:
-        rows, labels = hidden.flatten(0, -2), _shifted(batch["labels"])
+        rows, labels = hidden.flatten(0, -2), _shifted(labels)
     loss: Tensor = path.apply(rows, weight, bias, labels)  # type: ignore[no-untyped-call]
     return LossAndLogits(loss)
 
@@ -113,34 +150,6 @@ def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tens
     return loss
 
 
-def _before_the_head(
-    model: nn.Module, setup: TrainSetup, inputs: Mapping[str, Tensor]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(last hidden state, weight and bias of the head)."""
-    base, name = within(model)
-    head = output_head(model)
-    layer: Any = head
-    if hasattr(layer, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
-        layer = layer.modules_to_save[layer.active_adapters[0]]
-    if head is None or type(layer) is not nn.Linear:
-        raise refused(name, setup.loss, "no plain linear layer makes its logits")
-    if base.config.is_encoder_decoder or base.loss_function.__name__ != "ForCausalLMLoss":
-        raise refused(name, setup.loss, "its loss is not that of the next token")
-    seen: list[Tensor] = []
-
-    def hand_on(hidden: Tensor) -> Tensor:
-        seen.append(hidden)
-        return hidden
-
-    with _forward_of(head, hand_on):
-        output: Any = model(**inputs, use_cache=False)
-    if len(seen) != 1 or output.logits is not seen[0]:
-        raise refused(name, setup.loss, "it changes the logits that the head has made")
-    if getattr(output, "aux_loss", None) is not None:
-        raise refused(name, setup.loss, "it adds a loss of its own")
-    return seen[0], layer.weight, layer.bias
-
-
 @contextmanager
 def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Inside, calling `module` runs `forward`; its hooks are called as ever."""
@@ -149,6 +158,17 @@ def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
         yield
     finally:
         del module.forward
+
+
+@contextmanager
+def _loss_function_of(base: Any, path: Callable[..., Tensor]) -> Iterator[None]:
+    """Inside, the transformers model makes its loss by `path`."""
+    own = base.loss_function
+    base.loss_function = path
+    try:
+        yield
+    finally:
+        base.loss_function = own
 
 
 def _shifted(labels: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ TORCHTUNE_CHUNKS = 8
 """`num_output_chunks` of both of torchtune's losses."""
 LITGPT_ROWS = 128
 """LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""
+AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt"})
+"""Losses that a trainer's loop makes of what the model has returned: torchtune's recipes
+(`_loss_step`) and LitGPT's (`fit`). The others are made inside the model's forward pass, where its
+own would be."""
 LOSS_WORDS = {
     "trl": (
         "The trl loss is the fused head of TRL 1.16, which every SFTTrainer has: logits in tiles of"

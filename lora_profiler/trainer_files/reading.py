@@ -31,7 +31,6 @@ from lora_profiler.trainer_files.trainer_file import (
     TrainerFile,
     idle_options,
     instead,
-    usual_options,
 )
 from lora_profiler.workload import FULLY_SHARDED, OPTIONS
 
@@ -183,7 +182,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     methods = options.get("methods", ())
     assert known.stack is not None
     stack = known.stack(first)
-    rows += _settle(options, rows, stack)
+    rows += _settle(options, rows)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
@@ -294,11 +293,9 @@ def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:
     )
 
 
-def _settle(
-    options: dict[str, Any], rows: Sequence[KeyReading], stack: str
-) -> Iterator[KeyReading]:
-    """What keys and files say together: one rank shares nothing, several share at least the work,
-    and the loss of several is the plain one."""
+def _settle(options: dict[str, Any], rows: Sequence[KeyReading]) -> Iterator[KeyReading]:
+    """What keys and files say together: one rank shares nothing, several share at least the
+    work."""
     if options.get("dtype") == AUTO_DTYPE:
         del options["dtype"]  # the stack's own default
     if options.get("world_size") == 1:
@@ -314,11 +311,6 @@ def _settle(
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(rows[0].file, "optimizer", optimizer, "adamw", what)
-    loss = options.get("loss") or usual_options(stack, options).get("loss", "plain")
-    if loss != "plain":
-        options["loss"] = "plain"
-        what = f"the {loss} loss of several ranks, answered as plain"
-        yield instead(rows[0].file, "loss", loss, "plain", what)
 
 
 def _without_idle(row: KeyReading, methods: Sequence[str]) -> KeyReading:
