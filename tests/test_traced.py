@@ -124,6 +124,7 @@ def test_there_is_enough():
     assert {kind for _, kind in CASES} == set(SETUPS)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_real_steps(name, kind):
     config, setup = config_of(name), setup_of(name, kind)
@@ -145,6 +146,7 @@ LAYERS_ALONE = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "kind"), LAYERS_ALONE)
 def test_layers_alone(name, kind):
     """32 words, so that no moment is the loss's. A LoRA step is so small then that 8 bytes a module
@@ -278,6 +280,7 @@ def test_packed_experts(name):
 OWNED = ("parameters", "adapters", "quantization_state", "optimizer_states")
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     "kind", ["full", "amp lora", "8 bit", "8 bit half", "fused", "qlora", "qlora kbit", "qlora trl"]
