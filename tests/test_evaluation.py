@@ -72,6 +72,7 @@ TRACED = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "setup"), TRACED, ids=lambda v: v if isinstance(v, str) else "")
 def test_the_loss_of_evaluation_is_that_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(name), setup=setup)
