@@ -251,13 +251,13 @@ def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(
         "model=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&gpu=![a](http://foreign.invalid/a.png)&rank=%24x%24"
     )
     assert "onerror=alert(1)" in w.page.get_by_role("alert").first.inner_text()
-    w = window().open("model=gpt2&seq-len=64&gpu=![a](http://foreign.invalid/a.png)")
+    w.open("model=gpt2&seq-len=64&gpu=![a](http://foreign.invalid/a.png)")
     assert "foreign.invalid" in w.page.get_by_role("alert").first.inner_text()
     config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}
     name = "$x$ :red[a] ![i](http_foreign.invalid_i.png) <img src=x onerror=alert(1)>.json"
     path = tmp_path / name
     path.write_text(json.dumps(config), "utf-8")
-    w = window().open("model=gpt2&seq-len=64").settings()
+    w.open("model=gpt2&seq-len=64").settings()
     w.page.get_by_text("A config.json", exact=True).click()
     w.page.locator('input[type="file"]').set_input_files(path)
     w.page.locator(".lp-words", has_text="$x$ :red[a]").wait_for()
@@ -329,6 +329,7 @@ def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
         ),
         "utf-8",
     )
+    w = window()
     for query in (
         "model=gpt2&gpu=rtx_4090&method=lora",
         "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090",
@@ -339,7 +340,6 @@ def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
         "page=evidence",
         "model=gpt2",
     ):
-        w = window()
         w.page.set_viewport_size({"width": WIDTHS[-1], "height": 900})
         w.open(query)
         if query == "model=gpt2":

@@ -197,6 +197,7 @@ TRAINERS = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("case", TRAINERS)
 def test_trainer_holds_what_is_predicted(case: str, tmp_path: Path) -> None:
     """Trainer's batches have labels and a mask of their own; both stay below a thousandth."""

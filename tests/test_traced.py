@@ -184,6 +184,7 @@ def mixed(checkpointing: bool) -> TrainSetup:
     return replace(BASE, dtype="bfloat16", lora=ALL, checkpointing=checkpointing)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "checkpointing"), MIXED)
 def test_promotion_copies(name, checkpointing):
     """float32 adapters on a bfloat16 base: never above the real peak, at most 10 % below."""
@@ -253,6 +254,7 @@ PADDED = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "kind"), PADDED)
 def test_padding(name, kind):
     config, setup = config_of(name), replace(setup_of(name, kind), padding=0.125)
