@@ -3,6 +3,7 @@ place of the rules."""
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -135,6 +136,10 @@ def pytest_configure(config: pytest.Config) -> None:
     recording.decide()
     recording.THE = recording.Recording("live" if whole else config.getoption("--oracle"))
     config.pluginmanager.register(recording.Totals(recording.THE), "oracle-totals")
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # as in the background of a shell's script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
     os.environ["LORA_PROFILER_CACHE"] = folder
     library.BUNDLED = Path(folder) / "no-bundle"

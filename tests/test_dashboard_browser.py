@@ -541,6 +541,7 @@ def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) 
     assert "interrupted" in measured(server[2])
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_a_result_beside_its_prediction(window: Any, server: Any) -> None:
     w = window().open(f"page=measure&{TINY}")
     budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
