@@ -3,6 +3,7 @@ place of the rules."""
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -64,8 +65,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole",
         action="store_true",
-        help="every cell of the oracle live, every test that is marked slow, 120 examples of each"
-        " property: all that is drawn from by a seed without it",
+        help="every cell of the oracle live, every test that is marked slow or is a grid's cell, 120"
+        " examples of each property: all that is drawn from by a seed without it",
     )
     parser.addoption(
         "--oracle",
@@ -91,16 +92,42 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the slow tests a third, unless they are named."""
+    """Of the slow tests a third, and of each grid's cells a quarter, unless they are named."""
     if config.getoption("--whole") or any("::" in argument for argument in config.args):
         return
-    left_out = [
+    left_out = {
         item
         for item in items
         if item.get_closest_marker("slow") and not recording.drawn(1 / 3, item.nodeid)
-    ]
-    config.hook.pytest_deselected(items=left_out)
+    }
+    grids: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("grid"):
+            grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cells in grids.values():
+        left_out |= set(cells) - set(_cells_to_run(cells))
+    config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+def _cells_to_run(cells: list[pytest.Item]) -> list[pytest.Item]:
+    """At least one; those of a family whose program the last commit changed; all where the
+    libraries are not those with which the oracle's file was written."""
+    assert recording.THE is not None
+    if not recording.THE.current:
+        return cells
+    changed = tuple(recording.changed_families())
+    first = min(cells, key=lambda cell: recording.lot(cell.nodeid))
+    return [
+        cell
+        for cell in cells
+        if cell is first
+        or recording.drawn(1 / 4, cell.nodeid)
+        or any(
+            isinstance(value, str) and value.startswith(changed)
+            for value in cell.callspec.params.values()  # type: ignore[attr-defined]
+        )
+    ]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -109,6 +136,10 @@ def pytest_configure(config: pytest.Config) -> None:
     recording.decide()
     recording.THE = recording.Recording("live" if whole else config.getoption("--oracle"))
     config.pluginmanager.register(recording.Totals(recording.THE), "oracle-totals")
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # as in the background of a shell's script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
     os.environ["LORA_PROFILER_CACHE"] = folder
     library.BUNDLED = Path(folder) / "no-bundle"

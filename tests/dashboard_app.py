@@ -11,13 +11,16 @@ from streamlit.testing.v1 import AppTest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def opened(**params: str | list[str]) -> AppTest:
-    """A new window on the address with these query parameters; underscores stand for dashes."""
+def opened(view: str = "", /, **params: str | list[str]) -> AppTest:
+    """A new window on the address with these query parameters, with that tab open; underscores
+    stand for dashes."""
     app = AppTest.from_file(
         str(ROOT / "lora_profiler" / "dashboard" / "main.py"), default_timeout=60
     )
     for name, value in params.items():
         app.query_params[name.replace("_", "-")] = value
+    if view:
+        app.session_state["view"] = view
     return app.run()
 
 

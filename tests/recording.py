@@ -100,10 +100,15 @@ def decide() -> None:
     os.environ.setdefault(CHANGED, _git("diff", "--name-only", "HEAD~1"))
 
 
+def lot(name: str) -> float:
+    """From 0 to 1, by the seed of this session."""
+    drawn_bytes = hashlib.sha256(f"{os.environ[SEED]} {name}".encode()).digest()
+    return int.from_bytes(drawn_bytes[:4], "big") / 2**32
+
+
 def drawn(share: float, name: str) -> bool:
-    """Whether `name` is among so many, by the seed of this session."""
-    lot = hashlib.sha256(f"{os.environ[SEED]} {name}".encode()).digest()
-    return int.from_bytes(lot[:4], "big") / 2**32 < share
+    """Whether `name` is among so many."""
+    return lot(name) < share
 
 
 # --- the file -------------------------------------------------------------------------------------

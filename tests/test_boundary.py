@@ -51,6 +51,7 @@ def test_the_smallest_simulated_card_is_the_smallest_that_completes() -> None:
     assert all(right)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("number", range(AGAIN))
 def test_what_was_said_is_said_today(number: int) -> None:
     rows = sorted(SIMULATED, key=lambda row: sum(t["room_bytes"] for t in row["tries"]))
@@ -69,6 +70,7 @@ def test_a_verdict_is_right_where_fits_goes_through_and_nothing_else_does() -> N
 OF_SMALL = [row for row in SIMULATED if find_model(row["model"], offline=True).num_layers <= 12]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("tenth", range(10))
 def test_the_allocator_comes_to_what_the_rehearsal_came_to(tenth: int) -> None:
     """Small models, replayed anew in the room that the rehearsal had."""

@@ -229,6 +229,7 @@ def test_probes_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(probes, name, value)
     monkeypatch.setattr(probes, "SIDE", {"cpu": 128})
+    monkeypatch.setattr(probes, "last_cache_bytes", lambda: 2**20)  # operands fill it twice
     told: list[str] = []
     found = probes.Probes("cpu").run(told.append)
     assert told == [

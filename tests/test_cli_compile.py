@@ -213,8 +213,8 @@ def test_one_method_without_a_trusted_profile_leaves_the_other_s(
     monkeypatch.setattr(compiler, "compile_profile", refuse_full)
     model = find_model(config)
     pair = [
-        Workload(model=model, setup=TrainSetup(seq_len=48, checkpointing=True, lora=lora))
-        for lora in (None, LoraConfig(r=4))
+        Workload(model=model, setup=TrainSetup(seq_len=48, lora=lora))
+        for lora in (None, LoraConfig())
     ]
     with pytest.warns(UserWarning, match="its tape changes"):
         found = answers(pair)

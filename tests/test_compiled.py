@@ -106,6 +106,7 @@ CASES = [
 """`python -m benchmarks.held_out` asks hundreds more."""
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(
     family: str, name: str

@@ -168,6 +168,7 @@ CASES: dict[str, Workload] = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_are_those_of_the_trace(name: str) -> None:
     counted = counted_kernels(CASES[name])

@@ -205,8 +205,8 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
 def test_every_option_reaches_the_question_the_address_and_the_answer(
     kind: str, name: str, value: Any, parameter: str, text: str
 ) -> None:
-    app = opened(**GPT2, method=["full", "lora", "qlora"])
-    before = texts(viewed(app, "Why"))
+    app = opened("Why", **GPT2, method=["full", "lora", "qlora"])
+    before = texts(app)
     found = next(element for element in getattr(app, kind) if element.key == f"ask.{name}")
     sound(found.set_value(value).run())
     question = asked(app)

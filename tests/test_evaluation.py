@@ -72,6 +72,7 @@ TRACED = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "setup"), TRACED, ids=lambda v: v if isinstance(v, str) else "")
 def test_the_loss_of_evaluation_is_that_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(name), setup=setup)
@@ -196,6 +197,7 @@ TRAINERS = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("case", TRAINERS)
 def test_trainer_holds_what_is_predicted(case: str, tmp_path: Path) -> None:
     """Trainer's batches have labels and a mask of their own; both stay below a thousandth."""

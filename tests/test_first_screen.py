@@ -63,6 +63,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: f"{q.model}-{q.gpu}-{q.trainer}")
 def test_apply_leads_to_what_the_offer_says(question: Question) -> None:
     """The question that Apply asks has the very setup of the offer, on its card, and fits."""
@@ -161,6 +162,7 @@ def test_the_bars_add_up_in_the_frame_of_the_card() -> None:
     assert bare.parts(bare.bars[0]) == (("peak", 0.0, 100.0),) and bare.usable_bytes is None
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "question",
     [

@@ -98,6 +98,7 @@ SEEN = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("family", "method", "checkpointing"), SEEN)
 def test_allocator_tracker_and_profiler_agree(
     family: str, method: str, checkpointing: bool

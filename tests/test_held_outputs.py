@@ -42,6 +42,7 @@ def totals(prediction: Prediction, step: object = "steady") -> dict[str, int]:
     return {m.moment: m.total_bytes for m in prediction.moments if m.step == step}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "setup"),
     [

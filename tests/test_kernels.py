@@ -274,6 +274,7 @@ CASES = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("config", "method", "checkpointing"), CASES)
 def test_flops_are_those_that_a_real_step_counts(
     config: str, method: str, checkpointing: bool
@@ -315,6 +316,7 @@ COUNTED = (
 for one."""
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("config", "method"),
     [(config, method) for config, method, checkpointing in CASES if not checkpointing],

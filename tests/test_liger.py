@@ -56,6 +56,7 @@ def trained(model: torch.nn.Module, setup: TrainSetup) -> tuple[float, dict[str,
     }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("name", NAMES)
@@ -100,6 +101,7 @@ SETUPS = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("place", range(len(SETUPS)))
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:

@@ -63,6 +63,7 @@ def gradients(
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("path", [*PATHS, *TRAINERS])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "amp"])
 @pytest.mark.parametrize("lora", [None, LORA, SAVED], ids=["full", "lora", "saved head"])
@@ -194,6 +195,7 @@ def drawn() -> list[tuple[str, TrainSetup]]:
     return found
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "setup"), drawn(), ids=lambda value: value if isinstance(value, str) else value.loss
 )

@@ -51,6 +51,7 @@ def finding_of(claim: int, subject: Subject) -> Finding[Any]:
     return CHECKS[claim](subject, EFFORT, 0, quietly)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("break_layer", "claim"),
     [

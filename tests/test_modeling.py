@@ -83,6 +83,7 @@ def test_random_weights_are_those_of_transformers(config: str, dtype: str) -> No
     assert ours.config.use_cache is False
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize(

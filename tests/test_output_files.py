@@ -3,28 +3,41 @@ without --force."""
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from commands import Done, in_this_process
 from lora_profiler.cluster_runs import slurm
 from lora_profiler.cluster_runs.resources import Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import make_case
+from lora_profiler.harness.capabilities import Abilities
 from lora_profiler.records.atomic_write import write_durably, write_for_user
 from lora_profiler.records.serialize import record_dict
 from records import WORKLOAD, make_record
 
-LITTLE_ROOM = """
-import resource, sys
-from lora_profiler.__main__ import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
-main()
-"""
-"""No file may grow beyond 200 bytes, as on a disk that gets full while it is written."""
+
+@contextmanager
+def little_room() -> Iterator[None]:
+    """No file may grow beyond 200 bytes, as on a disk that gets full while it is written; bytecode
+    that is cut short would be read by every later process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with patch.object(sys, "dont_write_bytecode", True):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 VERBS = {
     "predict as JSON": ["gpt2", "--offline", "--format", "json"],
     "predict as CSV": ["gpt2", "--offline", "--format", "csv"],
@@ -39,17 +52,15 @@ VERBS = {
 }
 
 
-def lora_profile(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
-    how = ["-m", "lora_profiler"] if code is None else ["-c", code]
-    # bytecode that a full disk cuts short would be read by every later process
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+def lora_profile(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, for what becomes of its standard output."""
     return subprocess.run(
-        [sys.executable, *how, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
+        [sys.executable, "-m", "lora_profiler", *arguments], capture_output=True, text=True
     )
+
+
+def done_here(*arguments: str) -> Done:
+    return in_this_process(*arguments, environment=dict(os.environ))
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +71,28 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_disk_that_gets_full_leaves_no_file(verb: str, records: Path, tmp_path: Path) -> None:
+def test_a_disk_that_gets_full_leaves_no_file(
+    verb: str, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if verb == "report":
         pytest.importorskip("plotly")
+    if verb == "doctor":
+        monkeypatch.setattr("lora_profiler.harness.doctor.abilities", lambda *_: Abilities())
     path = tmp_path / "answer"
     arguments = [str(records) if word == "RECORDS" else word for word in VERBS[verb]] + [
         "-o",
         str(path),
     ]
-    done = lora_profile(*arguments, code=LITTLE_ROOM)
-    assert (done.returncode, done.stdout) == (2, "")
+    with little_room():
+        done = done_here(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
     assert f"Error: {path} cannot be written: File too large." in done.stderr
     assert list(tmp_path.iterdir()) == []
-    assert lora_profile(*arguments).returncode == 0
+    assert done_here(*arguments).exit_code == 0
     assert path.stat().st_size > 200
     whole = path.read_text()
-    assert lora_profile(*arguments, "--force", code=LITTLE_ROOM).returncode == 2
+    with little_room():
+        assert done_here(*arguments, "--force").exit_code == 2
     assert path.read_text() == whole
     assert list(tmp_path.iterdir()) == [path]
 
@@ -83,13 +100,13 @@ def test_a_disk_that_gets_full_leaves_no_file(verb: str, records: Path, tmp_path
 def test_a_link_stays_a_link_and_a_mode_stays(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     link.symlink_to(target)
-    assert lora_profile("models", "-o", str(link)).returncode == 0
+    assert done_here("models", "-o", str(link)).exit_code == 0
     assert link.is_symlink() and target.read_text()
     target.write_text("old")
     target.chmod(0o640)
-    assert lora_profile("models", "-o", str(link)).returncode == 2
+    assert done_here("models", "-o", str(link)).exit_code == 2
     assert target.read_text() == "old"
-    assert lora_profile("models", "-o", str(link), "--force").returncode == 0
+    assert done_here("models", "-o", str(link), "--force").exit_code == 0
     assert link.is_symlink() and target.read_text() != "old"
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
@@ -100,20 +117,17 @@ def test_a_new_file_has_the_mode_that_any_has(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_a_file_that_came_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bench looks for the file before it trains for hours."""
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(FileExistsError):
         write_for_user(tmp_path / "mine", "text", replace=False)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine": "mine"}
-    code = """
-import sys
-from lora_profiler.cli import main as cli
-cli.check_new_file = lambda path, force: None
-cli.main(sys.argv[1:])
-"""
-    done = lora_profile("models", "-o", str(tmp_path / "mine"), code=code)
-    assert done.returncode == 2 and "has come while this command ran" in done.stderr
+    monkeypatch.setattr("lora_profiler.cli.main.check_new_file", lambda path, force: None)
+    done = done_here("models", "-o", str(tmp_path / "mine"))
+    assert done.exit_code == 2 and "has come while this command ran" in done.stderr
     assert (tmp_path / "mine").read_text() == "mine"
 
 

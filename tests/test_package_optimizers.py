@@ -41,6 +41,7 @@ OF_BITSANDBYTES = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=40)], ids=["full", "r40"])
 @pytest.mark.parametrize("optimizer", [*OF_BITSANDBYTES, "muon"])
 def test_a_trace_on_cuda_has_the_same_states_and_the_same_step(optimizer, lora):

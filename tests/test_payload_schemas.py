@@ -145,6 +145,15 @@ def places(data: Any, at: Place = ()) -> Iterator[Place]:
         yield from places(data[0], (*at, 0))
 
 
+def shorten(data: Any) -> None:
+    """Leaves of each list what `places` looks at."""
+    for value in data.values() if isinstance(data, dict) else data:
+        if isinstance(value, list):
+            del value[1:]
+        if isinstance(value, (dict, list)):
+            shorten(value)
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_meets_its_schema_which_knows_every_field(name: str) -> None:
     make, make_schema = DOCUMENTS[name]
@@ -158,10 +167,9 @@ def test_a_document_meets_its_schema_which_knows_every_field(name: str) -> None:
 def test_a_value_of_another_kind_is_refused(name: str) -> None:
     make, make_schema = DOCUMENTS[name]
     document = json.loads(json.dumps(make()))
-    for key, value in document.items():
-        if isinstance(value, list):
-            document[key] = value[:1]
+    shorten(document)
     validator = jsonschema.Draft202012Validator(make_schema())
+    assert validator.is_valid(document)
     untyped = []
     for place in places(document):
         spoilt = copy.deepcopy(document)

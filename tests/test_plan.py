@@ -289,6 +289,7 @@ SITUATIONS = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_the_recommendation_is_short_and_narrow(run: Run, situation: str) -> None:
     done = run("plan", *shlex.split(SITUATIONS[situation]))

@@ -53,6 +53,7 @@ def totals(prediction: Prediction) -> dict[object, int]:
     }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda p: f"{p.capability_text}-{p.torch_text}")
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3_text-varied", "gpt2-varied"])

@@ -56,6 +56,7 @@ def test_every_open_memory_row_is_predicted_or_has_a_reason():
     assert all(DOCUMENT["left_out"].values())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "id",
     [
@@ -362,6 +363,7 @@ def test_the_committed_report_of_commands_is_what_the_numbers_say():
     assert text == public_command.report(COMMANDS)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("id", ["fms:refs_a100_80gb.csv:34", "litgpt-rt:55", "torchtune-flags:5"])
 def test_a_command_is_typed_and_answered_as_committed(id):
     committed = next(row for row in COMMANDS["rows"] if row["id"] == id)

@@ -44,6 +44,7 @@ def _within_layers(asked: Workload) -> int:
     return abs(at[0].total_bytes - at[1].total_bytes)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "sharding", "world_size", "changes"),
     [

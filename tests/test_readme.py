@@ -27,14 +27,25 @@ SHOWN = [transcript for text in TEXTS.values() for transcript in transcripts(tex
 SESSIONS = [session for text in TEXTS.values() for session in sessions(text)]
 
 
-@pytest.mark.parametrize("transcript", SHOWN, ids=lambda t: t.command)
+def marks(text: str) -> list[pytest.MarkDecorator]:
+    """What measures or traces a model takes ten times as long as all else."""
+    trains = re.search(r"lora-profile (bench|compile) [^-]| measure\(", text)
+    return [pytest.mark.slow] if trains else []
+
+
+@pytest.mark.parametrize(
+    "transcript",
+    [pytest.param(t, marks=marks(t.command) if t.code == 0 else [], id=t.command) for t in SHOWN],
+)
 def test_transcript(transcript: Transcript) -> None:
     output, code = run(transcript.command)
     assert output == transcript.output, "after a wanted change: python tests/readme.py --update"
     assert code == transcript.code
 
 
-@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
+@pytest.mark.parametrize(
+    "session", [pytest.param(s, marks=marks(s), id=str(n)) for n, s in enumerate(SESSIONS)]
+)
 def test_python_session(session: str) -> None:
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     test = parser.get_doctest(session, {}, "session", "session", 0)
@@ -49,7 +60,9 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks(doc)) for name, doc in EXAMPLES.items()]
+)
 def test_example_in_a_docstring(name: str) -> None:
     examples = doctest.DocTestParser().get_doctest(EXAMPLES[name], {}, name, name, 0)
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples).failed == 0

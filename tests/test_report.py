@@ -274,6 +274,7 @@ def test_the_excess_of_lora_is_said_in_one_line() -> None:
     assert sum("LoRA keeps more for backward than full" in line for line in lines) == 1
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("gpu", [None, "rtx_4090"])
 def test_json_is_what_the_schema_says(name: str, gpu: str | None) -> None:

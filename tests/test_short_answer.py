@@ -50,6 +50,7 @@ def answer(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", MODELS)
 def test_it_is_25_lines_of_80_columns(model: str) -> None:
     methods = ("--method", "full", "--method", "lora", "--method", "qlora")

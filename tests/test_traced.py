@@ -124,6 +124,7 @@ def test_there_is_enough():
     assert {kind for _, kind in CASES} == set(SETUPS)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_real_steps(name, kind):
     config, setup = config_of(name), setup_of(name, kind)
@@ -145,6 +146,7 @@ LAYERS_ALONE = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "kind"), LAYERS_ALONE)
 def test_layers_alone(name, kind):
     """32 words, so that no moment is the loss's. A LoRA step is so small then that 8 bytes a module
@@ -182,6 +184,7 @@ def mixed(checkpointing: bool) -> TrainSetup:
     return replace(BASE, dtype="bfloat16", lora=ALL, checkpointing=checkpointing)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "checkpointing"), MIXED)
 def test_promotion_copies(name, checkpointing):
     """float32 adapters on a bfloat16 base: never above the real peak, at most 10 % below."""
@@ -251,6 +254,7 @@ PADDED = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "kind"), PADDED)
 def test_padding(name, kind):
     config, setup = config_of(name), replace(setup_of(name, kind), padding=0.125)
@@ -278,6 +282,7 @@ def test_packed_experts(name):
 OWNED = ("parameters", "adapters", "quantization_state", "optimizer_states")
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     "kind", ["full", "amp lora", "8 bit", "8 bit half", "fused", "qlora", "qlora kbit", "qlora trl"]

@@ -80,6 +80,7 @@ CASES = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("place", "loss"), CASES)
 def test_exact_moments_are_those_of_the_trace(place: int, loss: Loss | Literal["smoothed"]) -> None:
     name, setup = TRACED[place]
@@ -111,6 +112,7 @@ PARTS: list[tuple[TrainSetup, int]] = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("loss", OWN)
 @pytest.mark.parametrize("place", range(len(PARTS)))
 def test_parts_of_any_number_of_tokens(place: int, loss: Loss) -> None:
@@ -136,6 +138,7 @@ REAL = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("loss", [*OWN, SMOOTHED])
 @pytest.mark.parametrize(("name", "setup"), REAL)
 def test_real_steps(name: str, setup: TrainSetup, loss: Loss | Literal["smoothed"]) -> None:
@@ -201,6 +204,7 @@ def test_trl_s_head_is_the_one_that_trl_has() -> None:
 # --- planning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("packed", [None, 64])
 @pytest.mark.parametrize("lora", [None, LORA])
 @pytest.mark.parametrize("name", ["gpt2", "SmolLM2-135M"])
