@@ -31,6 +31,7 @@ Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
+LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "tp"]
 
@@ -250,6 +251,21 @@ class TrainSetup:
             " has returned.",
             words="outputs held|outputs dropped",
             heading="outputs held",
+        ),
+    )
+    loop_state: LoopState = field(
+        default="none",
+        metadata=option(
+            "What the loop itself keeps on the card: transformers' Trainer keeps labels apart from"
+            " the input ids, a running loss and the norm of gradients, and the 8-bit optimizers'"
+            " states of embeddings in 32 bit; TRL's trainers an attention mask too.",
+            added=15,
+            group="optimizer",
+            label="Kept by the loop",
+            tip="transformers: labels apart from the ids, a running loss, the norm of gradients;"
+            " 8-bit optimizers' states of embeddings in 32 bit. trl: an attention mask too.",
+            words="{}'s loop",
+            heading="{}'s loop",
         ),
     )
     kernels: Kernels = field(

@@ -10,6 +10,7 @@ from lora_profiler.analytic.persistent import (
     TrainableTensor,
     adapter_dtype,
     adapter_tensors,
+    has_wide_states,
     kept_in_16_bit,
     module_bytes,
     rest_dtype,
@@ -101,7 +102,11 @@ def _trainable(
     tensors = []
     if setup.lora is None or copied:
         tensors = [
-            TrainableTensor(tuple(constant(size) for size in w.shape), rest_dtype(setup))
+            TrainableTensor(
+                tuple(constant(size) for size in w.shape),
+                rest_dtype(setup),
+                has_wide_states(module, setup),
+            )
             for w in module.weights
             if copied or w.tied_to is None
         ]

@@ -17,7 +17,7 @@ from lora_profiler.analytic.optimizers import step_temporary_candidates, total_s
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.prediction import Category
-from lora_profiler.support.library_memory import code_book_bytes
+from lora_profiler.support.library_memory import batch_columns, code_book_bytes, loop_scalar_bytes
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -111,8 +111,8 @@ def _leaf_bytes(forward: ForwardPass) -> Polynomial:
 
 def input_bytes(setup: TrainSetup) -> Polynomial:
     """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
-    position ids."""
-    return TOKENS * (24 if setup.is_packed or setup.is_padded else 8)
+    position ids; and what else the trainer's loop keeps."""
+    return TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
 
 
 def persistent_only(shards: ShardState, workload: Workload) -> Moments:

@@ -48,6 +48,7 @@ def _package_state_bytes(
     book with every quantised state, and a step counter in host memory. What is paged counts
     nothing; scales are never paged.
     """
+    made = _on(made, tensor)
     counter = HOST_SCALAR_BYTES if made.package == "torchao" and setup.device == "cpu" else 0
     if made.bits == 32 and not made.is_paged:
         return tensor.numel * (4 * made.states)
@@ -69,10 +70,14 @@ def paged_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
         return 0
     found = 0
     for tensor, count in trainable.items():
-        numel = _numel(tensor, setup)
-        if made.pages(numel, setup.device):
-            found += count * made.states * numel * made.bits // 8
+        numel, own = _numel(tensor, setup), _on(made, tensor)
+        if own.pages(numel, setup.device):
+            found += count * own.states * numel * own.bits // 8
     return found
+
+
+def _on(made: PackageOptimizer, tensor: TrainableTensor) -> PackageOptimizer:
+    return made._replace(bits=32) if tensor.has_wide_states else made
 
 
 def _factored(tensor: TrainableTensor) -> Polynomial:
@@ -92,7 +97,7 @@ def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
         return result
     if setup.device == "cpu":
         return result + 2 * made.code_book_bytes
-    needed = any(made.quantises(_numel(tensor, setup)) for tensor in trainable)
+    needed = any(_on(made, tensor).quantises(_numel(tensor, setup)) for tensor in trainable)
     return result + (made.states * made.code_book_bytes if needed else 0)
 
 

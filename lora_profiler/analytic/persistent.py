@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT
 from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
 
@@ -22,10 +23,12 @@ NF4_NESTED_BLOCK = 256
 
 
 class TrainableTensor(NamedTuple):
-    """A tensor that receives a gradient: its shape (polynomials in the rank) and dtype."""
+    """A tensor that receives a gradient: its shape (polynomials in the rank) and dtype, and whether
+    its optimizer states are in 32 bit whatever the optimizer's are."""
 
     shape: tuple[Polynomial, ...]
     dtype: str
+    has_wide_states: bool = False
 
     @property
     def numel(self) -> Polynomial:
@@ -196,7 +199,8 @@ def trainable_tensors(
     rest = rest_dtype(setup)
     if setup.lora is None:
         for _, module in spec.modules():
-            yield from (_fixed(w.shape, rest) for w in module.weights if w.tied_to is None)
+            wide = has_wide_states(module, setup)
+            yield from (_fixed(w.shape, rest, wide) for w in module.weights if w.tied_to is None)
         return
     dtype, made = adapter_dtype(setup), {}
     saved = dict(copies)
@@ -209,21 +213,28 @@ def trainable_tensors(
     else:
         before, after = [], []
     for module in before:
-        yield from (_fixed(w.shape, rest) for w in module.weights)
+        wide = has_wide_states(module, setup)
+        yield from (_fixed(w.shape, rest, wide) for w in module.weights)
     for adapter in adapters:
         shapes = adapter.a_shape(1), adapter.b_shape(1)
         if shapes not in made:
             made[shapes] = adapter_tensors(adapter, dtype, setup.lora)
         yield from made[shapes]
     for module in after:
-        yield from (_fixed(w.shape, rest) for w in module.weights)
+        wide = has_wide_states(module, setup)
+        yield from (_fixed(w.shape, rest, wide) for w in module.weights)
+
+
+def has_wide_states(module: Module, setup: TrainSetup) -> bool:
+    """Whether the module's optimizer states are in 32 bit whatever the optimizer's are."""
+    return module.kind == "Embedding" and widens_embeddings(setup)
 
 
 @lru_cache(
     maxsize=1024
 )  # a model has many tensors of few shapes, and one object is counted faster than equal ones
-def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
-    return TrainableTensor(tuple(constant(size) for size in shape), dtype)
+def _fixed(shape: tuple[int, ...], dtype: str, wide: bool = False) -> TrainableTensor:
+    return TrainableTensor(tuple(constant(size) for size in shape), dtype, wide)
 
 
 def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[TrainableTensor, ...]:

@@ -1,12 +1,13 @@
 """A profile at one depth, ready to take batch, sequence and rank: every later answer only puts
 numbers in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
 from lora_profiler.algebra import Polynomial
-from lora_profiler.algebra.polynomial import ZERO, Table, Values, constant
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, constant
+from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.profile import Profile, Regime, profile_key
@@ -15,13 +16,17 @@ from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Category
-from lora_profiler.support.library_memory import code_book_bytes
+from lora_profiler.support.library_memory import (
+    code_book_bytes,
+    loop_columns_beside,
+    loop_scalar_bytes,
+)
 from lora_profiler.workload import TrainSetup, Workload
 
 
 class Evaluation:
     """Everything of a profile that depends on the depth alone, and on what `setup` fixes. `beside`:
-    bytes that a library holds and no trace shows, counted as buffers."""
+    what a library holds and a trainer's loop keeps, which no trace shows."""
 
     def __init__(self, profile: Profile, units: int, setup: TrainSetup) -> None:
         self.profile, self.units = profile, units
@@ -29,7 +34,10 @@ class Evaluation:
         self.persistent = {
             category: affine.at(units) for category, affine in profile.persistent.items()
         }
-        self.beside = constant(code_book_bytes(setup))
+        self.beside: Mapping[Category, Polynomial] = {
+            "buffers": constant(code_book_bytes(setup)),
+            "inputs": TOKENS * (8 * loop_columns_beside(setup)) + loop_scalar_bytes(setup),
+        }
         self.trainable = total(profile.trainable).at(units)
         self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
 
@@ -58,7 +66,7 @@ class Evaluation:
     def _table(self, step: int) -> Table:
         return Table.of(
             [
-                instant.total(self.units) + self.beside
+                instant.total(self.units) + sum_of(self.beside.values())
                 for instant in self.profile.instants
                 if instant.step == step
             ]
@@ -67,7 +75,7 @@ class Evaluation:
     def category(self, number: int, category: Category) -> Polynomial:
         affine = self.profile.instants[number].live.get(category)
         size = ZERO if affine is None else affine.at(self.units)
-        return size + self.beside if category == "buffers" else size
+        return size + self.beside.get(category, ZERO)
 
     def gradients(self, values: Sequence[int]) -> dict[str, int]:
         """Bytes of gradients by module when the optimizer of step 2 begins; `values` are the sizes
@@ -165,7 +173,10 @@ def has_profile(workload: Workload) -> bool:
 def _fixed(setup: TrainSetup) -> TrainSetup:
     """The setup with one size in place of all that a profile leaves open."""
     lora = replace(setup.lora, r=1, lora_alpha=1.0, use_rslora=False) if setup.lora else None
-    return replace(setup, batch_size=1, seq_len=1, accumulation=1, padding=0.0, lora=lora)
+    fixed = replace(setup, batch_size=1, seq_len=1, accumulation=1, padding=0.0, lora=lora)
+    if setup.loop_state == "none":
+        return fixed
+    return replace(fixed, accumulation=setup.accumulation, padding=0.5 * setup.is_padded)
 
 
 @lru_cache(maxsize=512)

@@ -30,9 +30,12 @@ from lora_profiler.prediction import Category
 from lora_profiler.workload import TrainSetup, key_fields, setup_dict
 
 FORMAT = 3
-OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora", "padding")
-"""Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes
-nor FLOPs. Whether a batch is padded the regime says."""
+OPEN_FIELDS = (
+    *("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora", "padding"),
+    "loop_state",
+)
+"""Fields of a setup that a profile does not fix as they are: sizes, what changes neither bytes nor
+FLOPs, and what is counted beside it. Whether a batch is padded the regime says."""
 
 
 class ProfileError(LoraProfilerError):

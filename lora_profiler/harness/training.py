@@ -13,6 +13,7 @@ from lora_profiler.harness.process_group import Spread
 from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
+from lora_profiler.support.library_memory import loop_bytes_beside
 from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
@@ -122,8 +123,8 @@ class Training:
     optimizer steps.
 
     `held` is the output of the last forward pass where the setup says so. `ballast_bytes` are held
-    as well, by a tensor that nothing uses. `spread` is how ranks share the model, whose gradients
-    they then exchange.
+    as well, by a tensor that nothing uses; so is `of_loop`, what the trainer's own loop keeps.
+    `spread` is how ranks share the model, whose gradients they then exchange.
     """
 
     def __init__(
@@ -141,6 +142,8 @@ class Training:
             if ballast_bytes
             else None
         )
+        kept = loop_bytes_beside(setup)
+        self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.spread = spread or Spread(module=model)
         self.held: object = None
         self.steps_done = 0

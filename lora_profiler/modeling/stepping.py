@@ -14,7 +14,7 @@ from lora_profiler.modeling.generations import heads_repeated
 from lora_profiler.modeling.losses import loss_without_logits, smoothed_loss
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, widens_embeddings
 from lora_profiler.workload import TrainSetup
 
 LEARNING_RATE = 1e-4
@@ -54,7 +54,20 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
         from transformers.optimization import Adafactor
 
         return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]
+    if widens_embeddings(setup):
+        _widen_embeddings(model)
     return _of_package(parameters, setup)
+
+
+def _widen_embeddings(model: torch.nn.Module) -> None:
+    """States of embeddings in 32 bit, as the Trainer's create_optimizer asks for. bitsandbytes
+    keeps such wishes by address, and so those of a model that is gone."""
+    require("bitsandbytes", '"lora-profiler[qlora]"', "8-bit optimizers")
+    manager = import_module("bitsandbytes.optim").GlobalOptimManager.get_instance()
+    manager.initialize()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
 
 
 def _of_package(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> torch.optim.Optimizer:

@@ -29,6 +29,7 @@ VERSIONS = (
                 "checkpointing": True,
                 "loss": "plain",
                 "kernels": "transformers",
+                "loop_state": "trl",
             },
             adapter={
                 "rank": 32,

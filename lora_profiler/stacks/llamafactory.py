@@ -27,6 +27,7 @@ VERSIONS = (
                 "checkpointing": True,
                 "loss": "plain",
                 "kernels": "transformers",
+                "loop_state": "trl",
             },
             full={"dtype": "float32"},
             adapter={

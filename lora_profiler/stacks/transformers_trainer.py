@@ -34,6 +34,7 @@ _COMMON: Options = {
     "checkpointing": False,
     "loss": "plain",
     "kernels": "transformers",
+    "loop_state": "transformers",
 }
 _HOLDS = (
     "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"

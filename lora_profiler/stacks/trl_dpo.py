@@ -15,7 +15,11 @@ VERSIONS = (
             " over the checkpoint's weights, checkpointing, max_length 1,024. A batch counts"
             " pairs: the model sees twice as many rows.",
         ),
-        defaults=by_method(COMMON, adapter={**PEFT_LORA, "dropout": 0.0}, base=QUANTIZED),
+        defaults=by_method(
+            {**COMMON, "loop_state": "trl-dpo"},
+            adapter={**PEFT_LORA, "dropout": 0.0},
+            base=QUANTIZED,
+        ),
         packing=None,
         aliases=ALIASES,
         rows=2,

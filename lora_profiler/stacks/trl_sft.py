@@ -13,6 +13,7 @@ COMMON: Options = {
     "checkpointing": True,
     "loss": "trl",
     "kernels": "transformers",
+    "loop_state": "trl",
 }
 """What SFTConfig and DPOConfig agree in."""
 QUANTIZED: Options = {"double_quant": False, "recipe": "trl", "adapter_dtype": "bfloat16"}

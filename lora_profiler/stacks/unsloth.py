@@ -25,6 +25,7 @@ VERSIONS = (
                 "checkpointing": True,
                 "loss": "fused",
                 "kernels": "liger",
+                "loop_state": "trl",
             },
             adapter={
                 "rank": 16,

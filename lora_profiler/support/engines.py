@@ -2,6 +2,7 @@
 take a trace; and memory that no profile holds, for it is no polynomial in the sizes, or not one
 process's. No torch."""
 
+from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.workload import TrainSetup
 
 
@@ -42,6 +43,12 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"
             " exactly this size."
+        )
+    copies = setup.lora is None or setup.lora.modules_to_save
+    if widens_embeddings(setup) and copies:
+        return (
+            "no profile is of embeddings' optimizer states in 32 bit; take --engine analytic, or"
+            " traced, which traces exactly this size."
         )
     return None
 

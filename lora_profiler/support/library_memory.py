@@ -1,7 +1,12 @@
 """What libraries hold of a CUDA card beside the tensors of a training step. No torch."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
 from lora_profiler.platform import Platform
-from lora_profiler.workload import TrainSetup
+from lora_profiler.train_setup import LoopState
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 _CODE_BOOK_BYTES = 1024
 WORKSPACES = 2
@@ -16,6 +21,58 @@ def code_book_bytes(setup: TrainSetup) -> int:
     quantization = setup.quantization
     nested = quantization is not None and quantization.is_nested
     return _CODE_BOOK_BYTES if nested and setup.device == "cuda" else 0
+
+
+class LoopHolds(NamedTuple):
+    """Of a trainer's loop, through the whole of a step: `columns` of int64 in a batch, scalars."""
+
+    columns: int
+    scalar_bytes: int
+
+
+_LOOPS: Mapping[LoopState, LoopHolds] = {
+    "none": LoopHolds(1, 0),
+    "transformers": LoopHolds(2, 16),
+    "trl": LoopHolds(3, 12),
+    "trl-dpo": LoopHolds(3, 8),
+}
+"""Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
+Scalars: the number of items in a batch, in int64, and the running loss; in transformers' own
+compute_loss the loss before it is divided; DPO counts no items, and keeps its loss. transformers 5.24 `trainer.py` (get_batch_samples,
+_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`. Held against both trainers' own code by
+`benchmarks/rehearsed_trainers.py`."""
+_INT64 = 8
+_BESIDE_IDS = 3
+"""Columns of padded sequences and of packed rows, in every loop."""
+
+
+def batch_columns(setup: TrainSetup) -> int:
+    """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
+    step. The Trainer takes all micro-batches of a step at once."""
+    columns = _LOOPS[setup.loop_state].columns
+    if setup.is_packed or setup.is_padded:
+        columns = max(columns, _BESIDE_IDS)
+    return columns * (1 if setup.loop_state == "none" else setup.accumulation)
+
+
+def loop_scalar_bytes(setup: TrainSetup) -> int:
+    """What a trainer's loop keeps of single values, the norm of gradients among them, in the dtype
+    of what trains."""
+    if setup.loop_state == "none":
+        return 0
+    trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
+    return _LOOPS[setup.loop_state].scalar_bytes + DTYPE_BYTES[trained]
+
+
+def loop_columns_beside(setup: TrainSetup) -> int:
+    """Of `batch_columns` those that the harness' own loop has not."""
+    return batch_columns(setup) - batch_columns(replace(setup, loop_state="none"))
+
+
+def loop_bytes_beside(setup: TrainSetup) -> int:
+    """What a trainer's loop keeps and the harness' own does not."""
+    tokens = setup.batch_size * setup.seq_len
+    return loop_columns_beside(setup) * tokens * _INT64 + loop_scalar_bytes(setup)
 
 
 def workspace_bytes(platform: Platform) -> int:

@@ -67,6 +67,14 @@ PACKAGE_OPTIMIZERS: Mapping[Optimizer, PackageOptimizer] = {
 }
 
 
+def widens_embeddings(setup: TrainSetup) -> bool:
+    """Whether states of embeddings are in 32 bit though the optimizer's are in 8: transformers 5.24
+    `trainer.py` (create_optimizer)."""
+    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    is_bitsandbytes = made is not None and made.package == "bitsandbytes" and made.bits == 8
+    return is_bitsandbytes and setup.loop_state != "none"
+
+
 COMPILED_STEP = (
     "torchao's step is what torch 2.13's torch.compile makes of it; compiling it, in the first"
     " step, is left out."

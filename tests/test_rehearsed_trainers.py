@@ -1,0 +1,30 @@
+"""What `--trainer` says beside what the trainers themselves asked a pretended card for, at full size:
+transformers' Trainer, TRL's SFTTrainer and DPOTrainer over torch's CUDA build."""
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.rehearsed_trainers import PAGE, ROWS, cells, error, page, predicted
+
+ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+DONE = [row for row in ALL if row["status"] == "done"]
+CELLS = {cell.key: cell for cell in cells()}
+
+
+def test_the_page_says_what_the_rows_say() -> None:
+    assert PAGE.read_text("utf-8") == page(ALL)
+
+
+def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
+    assert sorted(row["key"] for row in ALL) == sorted(CELLS)
+    assert len(DONE) >= 100
+
+
+@pytest.mark.parametrize("row", DONE, ids=lambda row: row["command"])
+def test_an_exact_answer_is_what_the_trainer_asked_for(row: dict[str, Any]) -> None:
+    """To the byte; an estimate within half a percent."""
+    told = predicted(CELLS[row["key"]], row["torch"])
+    assert told == {name: row[name] for name in told}
+    assert error(row) == 0 if told["exactness"] == "exact" else abs(error(row)) < 0.005
