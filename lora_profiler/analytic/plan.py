@@ -137,6 +137,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,
+        setup.loop_state,
+        setup.loop_state != "none" and setup.accumulation,
         chunk_fact(workload),
         setup.is_packed,
         setup.is_padded,

@@ -38,9 +38,9 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
 }
 """Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
 Scalars: the number of items in a batch, in int64, and the running loss; in transformers' own
-compute_loss the loss before it is divided; DPO counts no items, and keeps its loss. transformers 5.24 `trainer.py` (get_batch_samples,
-_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`. Held against both trainers' own code by
-`benchmarks/rehearsed_trainers.py`."""
+compute_loss the loss before it is divided. DPO counts no items, and keeps its loss. Sources:
+transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
+`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`."""
 _INT64 = 8
 _BESIDE_IDS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
