@@ -265,7 +265,6 @@ class TrainSetup:
             tip="transformers: labels apart from the ids, a running loss, the norm of gradients;"
             " 8-bit optimizers' states of embeddings in 32 bit. trl: an attention mask too.",
             words="{}'s loop",
-            heading="{}'s loop",
         ),
     )
     kernels: Kernels = field(

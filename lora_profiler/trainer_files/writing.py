@@ -2,6 +2,7 @@
 given out where it is the same question."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def written(name: str, workload: Workload, file_name: str) -> str:
 
 
 def _check_same(file: TrainerFile, workload: Workload) -> None:
-    """Raises UsageError unless the file is the question of `workload`."""
+    """Raises UsageError unless the file is the question of `workload`. What a loop itself keeps is
+    the trainer's own, whatever was asked."""
     setup = workload.setup
     given = {} if setup.packed is None else {"packed": setup.packed}
     fitted = on_model(file, workload.model)
@@ -86,7 +88,8 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
         find_stack(file.stack),
     )
     lost = [key.missing for key in fitted.not_modelled]
-    values, others = setup_dict(setup), setup_dict(back)
+    values = setup_dict(replace(setup, loop_state=back.loop_state))
+    others = setup_dict(back)
     wrong = [f"{flag(name)} {values[name]}" for name in values if values[name] != others[name]]
     if not wrong and not lost:
         return
