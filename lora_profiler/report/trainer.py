@@ -53,11 +53,11 @@ def _own(
     trainer: Trainer, workloads: Sequence[Workload]
 ) -> dict[tuple[str, Any], tuple[Method, ...]]:
     """Names and values of what the trainer sets to another than the default, and for which
-    methods."""
+    methods; but for what its loop keeps, which nobody sets."""
     methods_of: dict[tuple[str, Any], tuple[Method, ...]] = {}
     for workload in workloads:
         for option in trainer.from_stack(workload).items():
-            if option[1] != DEFAULTS[option[0]]:
+            if option[1] != DEFAULTS[option[0]] and option[0] != "loop_state":
                 methods_of[option] = (*methods_of.get(option, ()), workload.setup.method)
     return methods_of
 
