@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_profiler.train_setup import TrainSetup
+    from lora_profiler import TrainSetup  # by its public name: its module imports this one
 
 
 def check_together(setup: "TrainSetup") -> None:
