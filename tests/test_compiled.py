@@ -480,6 +480,7 @@ def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> N
     assert packed(replace(short, checked=())) == packed(replace(whole, checked=()))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("changes", [{"attention_bias": True}, {"num_key_value_heads": 4}])
 def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
     """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need
