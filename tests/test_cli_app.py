@@ -54,7 +54,7 @@ def test_it_is_served_to_this_machine_alone_and_ends_at_ctrl_c(tmp_path: Path) -
         assert upgraded(port, Cookie=cookie, Host=f"evil.invalid:{port}") >= 400
         assert upgraded(port, Cookie=cookie, Origin="http://evil.invalid") >= 400
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate()
         assert process.returncode == 0, err
         assert (
             out.strip() == "" and "Traceback" not in err and entrance.partition("=")[2] not in err

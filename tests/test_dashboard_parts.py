@@ -501,7 +501,7 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     while not found.stderr_lines and time.monotonic() < deadline:
         time.sleep(0.02)
     found.cancel()
-    ended(found, 20)
+    ended(found)
     assert found.exit_code == (-signal.SIGTERM if what == "SIG_IGN" else found.exit_code) != 0
     assert found.refusal() is None and measuring.records(found) == []
 

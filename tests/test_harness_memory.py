@@ -60,6 +60,7 @@ def measured(run: Training, conditions: Conditions | None = None) -> MemoryResul
 # --- 1: planted bytes -----------------------------------------------------------------------------
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("mebibytes", [1, 64, 512])
 def test_ballast_raises_every_peak_by_exactly_its_bytes(mebibytes: int) -> None:
     plain, heavy = measured(training(LORA)), measured(training(LORA, ballast_bytes=mebibytes * MIB))
@@ -232,6 +233,7 @@ def test_optimizer_implementations_and_the_first_step() -> None:
 # --- what a peak is made of -----------------------------------------------------------------------
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "setup",
     [

@@ -132,6 +132,7 @@ def test_a_set_holds_no_change_that_it_does_not_need() -> None:
     assert not any(one < other for one in sets for other in sets)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_smallest_cards_are_those_that_fit(batch: int) -> None:
     """Against the verdict of every card of NVIDIA's."""

@@ -32,17 +32,26 @@ TINY_BLOOM = {
 """A type that the rules do not know."""
 
 
+@pytest.fixture(scope="module")
+def bloom(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("bloom") / "bloom.json"
+    path.write_text(json.dumps(TINY_BLOOM))
+    return str(path)
+
+
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def config(bloom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its traces are made once for all tests."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    from tracing import share_traces
+
+    share_traces(monkeypatch)
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lora_profiler.traced._refused", set())
     monkeypatch.setattr("lora_profiler.traced.watch._ENDED", {})
     forget()
-    path = tmp_path / "bloom.json"
-    path.write_text(json.dumps(TINY_BLOOM))
-    return str(path)
+    return bloom
 
 
 # --- how long -------------------------------------------------------------------------------------
