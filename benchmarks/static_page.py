@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler import LoraConfig, Quantization, TrainSetup, Workload, __version__, find_model
-from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra import undominated
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
