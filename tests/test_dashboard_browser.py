@@ -598,6 +598,7 @@ def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) 
     w.button("Cancel").wait_for()
     w.page.get_by_role("cell", name=re.compile(r"^step \d+: ")).wait_for()
     assert w.button("Start measuring").is_disabled()
+    assert int(w.page.get_by_role("progressbar").first.get_attribute("aria-valuenow")) > 0
     w.button("Cancel").click()
     w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)
     w.page.locator(".lp h2", has_text="interrupted").wait_for()
@@ -622,9 +623,13 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
     budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
     budget.fill("much")
     budget.press("Enter")
-    w.button("Start measuring").click()
     w.page.get_by_role("alert").wait_for()
     assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
+    assert w.button("Start measuring").is_disabled()
+    budget.fill("")
+    budget.press("Enter")
+    w.page.get_by_text("How long a step takes is not known").wait_for()
+    assert w.button("Start measuring").is_enabled()
 
 
 # --- accessibility --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +25,10 @@ from lora_profiler._common.printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.dashboard import downloads, following, measuring, widgets
+from lora_profiler.dashboard import downloads, following, measuring, readiness, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
+from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.compare_page import FILTERS, choices, filtered, runs
 from lora_profiler.dashboard.following import AlreadyRunningError
 from lora_profiler.dashboard.measure_page import where
@@ -458,17 +460,105 @@ def ended(found: Measuring, seconds: float = 60) -> Measuring:
 LARGE = Question(model="meta-llama/Llama-3.1-405B", options={**DEFAULTS, "methods": ("full",)})
 
 
-def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) -> None:
+def test_what_this_machine_cannot_hold_is_refused_before_it_is_started(
+    nothing_measured: Path,
+) -> None:
     app = opened(page="measure", model=LARGE.model, method=["full"])
     next(box for box in app.selectbox if box.key == "measure.device").set_value("cpu").run()
-    next(button for button in app.button if button.key == "measure.start").click().run()
-    ended(measuring.present())  # type: ignore[arg-type]
-    app.run()
-    assert (
-        "Nothing was measured" in problems(app)[0]
-        and "by its prediction, and this machine has" in problems(app)[0]
+    (problem,) = problems(app)
+    assert problem.startswith("This machine cannot measure it\n")
+    assert "by its prediction, and this machine has" in problem
+    start = next(button for button in app.button if button.key == "measure.start")
+    assert start.disabled and not app.exception
+
+
+def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) -> None:
+    found = ended(measuring.start(find_model("gpt2"), LARGE, Conditions(), uploaded=False))
+    assert "by its prediction, and this machine has" in str(found.refusal())
+    app = opened(page="measure", model="EleutherAI/pythia-14m", seq_len="32", method=["lora"])
+    assert "Nothing was measured" in problems(app)[0] and not app.exception
+
+
+def result_of(**options: Any) -> Answered:
+    asked = Question(
+        model="EleutherAI/pythia-14m", options={**DEFAULTS, "device": "cpu", **options}
     )
-    assert not app.exception
+    return answered(find_model(asked.model), asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "conditions", "says"),
+    [
+        ({"seq_len": 32}, Conditions(), None),
+        ({"seq_len": 32}, Conditions(budget="much"), "much"),
+        ({"seq_len": 2**20}, Conditions(), "this machine has"),
+        ({"seq_len": 2**20}, Conditions(budget="100MiB"), None),
+        ({"seq_len": 2**20}, Conditions(rehearsed_on="t4"), None),
+    ],
+)
+def test_what_bench_would_refuse_is_known_before(
+    options: dict[str, Any], conditions: Conditions, says: str | None
+) -> None:
+    found = readiness.refusal(result_of(**options), conditions)
+    assert found is None if says is None else says in str(found)
+
+
+def test_how_long_it_takes_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no calibration is
+    result = result_of(seq_len=32, methods=("lora",))
+    assert "lora-profile calibrate" in readiness.duration_words(result, Conditions())
+    rehearsed = readiness.duration_words(result, Conditions(rehearsed_on="t4"))
+    assert "computes nothing" in rehearsed
+    step = SimpleNamespace(step=SimpleNamespace(time=SimpleNamespace(seconds=2.0)), refusal=None)
+    monkeypatch.setattr(readiness, "step_time", lambda *_, **__: step)
+    for conditions, words in (
+        (Conditions(), "about 30 s to about a minute,"),  # 3 + 10 steps; 3 steps and 60 s
+        (Conditions(no_timing=True), "takes some seconds,"),
+        (Conditions(no_timing=True, repeats=20), "takes about 2 min,"),
+        (Conditions(timing_seconds=4.0), "takes about 10 s,"),
+    ):
+        assert words in readiness.duration_words(result, conditions)
+
+
+def test_the_bar_goes_on_with_every_step() -> None:
+    def states(*lines: str) -> list[Any]:
+        return list(followed(*lines).states.values())
+
+    one = told(of=2)
+    shares = [
+        measuring.share(states(line))
+        for line in (
+            told(of=2, phase="load"),
+            told(of=2, phase="forward", step=1),
+            told(of=2, phase="forward", step=3),
+            told(of=2, phase="timing", done=1),
+            told(of=2, phase="timing", done=500),
+            told(of=2, status="ok"),
+        )
+    ]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 0.5
+    assert measuring.share(states(one)) == 0 and measuring.share([]) == 0
+
+
+def test_a_rehearsal_asks_bench_for_its_card_and_times_nothing() -> None:
+    asked = Conditions(rehearsed_on="t4", budget="2GiB", steps=5)
+    words = measuring.bench_arguments("gpt2", LARGE, asked)
+    assert words[-3:] == ["--rehearse", "--gpu", "t4"]
+    assert not {"--budget", "--steps", "--no-timing", "--device"} & set(words)
+
+
+def test_a_rehearsal_without_its_environment_says_how_to_make_one(
+    nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_PROFILER_CUDA_PYTHON", str(nothing_measured / "none"))
+    app = opened(page="measure", model="EleutherAI/pythia-14m", seq_len="32", method=["lora"])
+    next(b for b in app.selectbox if b.key == "measure.rehearsed_on").set_value("rtx_4090").run()
+    assert "Rehearse EleutherAI/pythia-14m on rtx_4090" in texts(app) and not problems(app)
+    next(button for button in app.button if button.key == "measure.start").click().run()
+    found = ended(measuring.present())  # type: ignore[arg-type]
+    assert measuring.is_rehearsal(found)
+    (problem,) = problems(app.run())
+    assert problem.startswith("Nothing was measured\n") and "none" in problem
 
 
 SLEEPS = """

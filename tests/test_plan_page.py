@@ -15,7 +15,7 @@ from commands import Run
 from dashboard_app import asked, opened, problems, sound, texts
 from lora_profiler.dashboard.link import parsed
 from lora_profiler.dashboard.plan_question import PlanQuestion
-from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.report.json.plan import plan_payload
 
 SMALL = {"page": "plan", "model": "openai-community/gpt2", "method": "lora", "seq_len": "256"}
@@ -98,16 +98,13 @@ def test_what_cannot_be_read_is_refused_in_the_form_s_words() -> None:
 
 
 def test_nothing_is_searched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_profiler.dashboard import plan_question
-
     searched: list[int] = []
-    make_plan = plan_question.make_plan
 
     def counted(*arguments: Any) -> TrainingPlan:
         searched.append(1)
         return make_plan(*arguments)
 
-    monkeypatch.setattr(plan_question, "make_plan", counted)
+    monkeypatch.setattr("lora_profiler.dashboard.plan_question.make_plan", counted)
     app = sound(opened(**CARDS))
     first = texts(app)
     sound(box(app, "text_input", "plan.ranks").set_value("16").run())

@@ -121,11 +121,16 @@ def test_the_readme_ends_before_one_scrolls_for_long() -> None:
     assert len(README.read_bytes()) < 10_000
 
 
+MADE = ROOT / "docs" / "predict.html"
+"""By `mkdocs build`, which refuses a link to what it does not have."""
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     for page, text in TEXTS.items():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             if not target.startswith(("http:", "https:")):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                path = (page.parent / target).resolve()
+                assert path == MADE or path.exists(), f"{page.name} links to {target}"
 
 
 def test_every_page_is_named_in_the_index() -> None:

@@ -16,7 +16,9 @@ from lora_profiler.report.first_screen.card import HEIGHT, WIDTH, share_card
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def asked(model: str = "meta-llama/Llama-3.1-8B", gpu: str | None = "rtx_4090", **options: object):
+def asked(
+    model: str = "meta-llama/Llama-3.1-8B", gpu: str | None = "rtx_4090", **options: object
+) -> Answered:
     wanted = Question(
         model=model, options={**DEFAULTS, "methods": ("full", "lora", "qlora"), **options}, gpu=gpu
     )

@@ -7,8 +7,17 @@ from typing import get_args
 
 import streamlit as st
 
+from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import following, form, link, measuring, record_view, widgets
+from lora_profiler.dashboard import (
+    following,
+    form,
+    link,
+    measuring,
+    readiness,
+    record_view,
+    widgets,
+)
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
 from lora_profiler.dashboard.question import Question
@@ -21,7 +30,7 @@ from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
-from lora_profiler.units import bytes_text, clock_text
+from lora_profiler.units import bytes_text, clock_text, count_text
 from lora_profiler.workload import Device
 
 _EVERY_SECONDS = 0.5
@@ -39,7 +48,7 @@ def show() -> None:
         try:
             result = answered(inputs.model, _as_measured(inputs.question, conditions))
         except LoraProfilerError as e:
-            widgets.problem(str(e), heading="This question cannot be inputs")
+            widgets.problem(str(e), heading="This question cannot be measured")
         else:
             _before(result, inputs, conditions)
     if running is None:
@@ -55,6 +64,18 @@ def show() -> None:
 
 def _conditions() -> Conditions:
     """What a measurement has beside the question."""
+    card = st.selectbox(
+        "Rehearse on",
+        [gpu.key for gpu in bundled_gpus() if gpu.vendor == "nvidia" and gpu.usable_bytes],
+        index=None,
+        persist_state="session",
+        key="measure.rehearsed_on",
+        placeholder="Train for real",
+        help="On a card that is not there: memory alone, without training, over the CUDA build of"
+        " torch.",
+    )
+    if card is not None:
+        return Conditions(rehearsed_on=card)
     device: Device | None = st.selectbox(
         "Train on",
         get_args(Device),
@@ -124,13 +145,13 @@ def _conditions() -> Conditions:
 
 
 def _as_measured(question: Question, conditions: Conditions) -> Question:
-    """The question of the device that would be trained on; `bench` asks about no card and no
-    engine."""
-    device = conditions.device or device_here()
+    """The question of the device that would be trained on, or of the card that is pretended;
+    `bench` asks about no card else, and no engine."""
+    device = "cuda" if conditions.rehearsed_on else conditions.device or device_here()
     return replace(
         question,
         options={**question.options, "device": device},
-        gpu=None,
+        gpu=conditions.rehearsed_on,
         interconnect=None,
         engine="auto",
     )
@@ -143,14 +164,22 @@ def device_here() -> Device:
 
 
 def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> None:
-    device = result.question.options["device"]
+    on = conditions.rehearsed_on or result.question.options["device"]
     model = result.predictions[0].workload.model
-    widgets.title(
-        f"Measure {model.id}",
-        f"Trains for real on this machine's {device}, each method in a process of its own, with"
-        " random weights: nothing is downloaded. What is measured goes to your records, and to the"
-        " page Compare.",
-    )
+    if conditions.rehearsed_on is None:
+        widgets.title(
+            f"Measure {model.id}",
+            f"Trains for real on this machine's {on}, each method in a process of its own, with"
+            " random weights: nothing is downloaded. What is measured goes to your records, and to"
+            " the page Compare.",
+        )
+    else:
+        widgets.title(
+            f"Rehearse {model.id} on {on}",
+            "Runs the harness' own steps on a card that is not there: what they ask of its memory,"
+            " to the byte. It takes the CUDA build of torch, which lora-profile rehearse --setup"
+            " FOLDER makes.",
+        )
     rows = [
         Row(
             cells=(
@@ -161,9 +190,18 @@ def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> Non
         )
         for p in result.predictions
     ]
-    widgets.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
+    widgets.blocks([Table(columns=("method", f"predicted peak on {on}"), rows=tuple(rows))])
+    refused = readiness.refusal(result, conditions)
+    if refused is not None:
+        instead = "Or rehearse it on a card that is not there: Rehearse on, beside."
+        widgets.problem(refused, instead, heading="This machine cannot measure it")
+    else:
+        widgets.small(readiness.duration_words(result, conditions))
     if st.button(
-        "Start measuring", type="primary", key="measure.start", disabled=following.is_busy()
+        "Start measuring" if conditions.rehearsed_on is None else "Start the rehearsal",
+        type="primary",
+        key="measure.start",
+        disabled=following.is_busy() or refused is not None,
     ):
         try:
             measuring.start(model, result.question, conditions, uploaded=inputs.uploaded)
@@ -185,12 +223,20 @@ def _live() -> None:
         st.rerun()
     widgets.under_way(
         running,
-        "Measuring",
+        "Rehearsing" if measuring.is_rehearsal(running) else "Measuring",
         _progress(running),
+        bar=(measuring.share(running.states.values()), _count(running)),
         key="measure.cancel",
         ending="It is being ended; what is done is stored first.",
         tip="Ends the process; what is done is kept.",
     )
+
+
+def _count(running: Measuring) -> str:
+    """'1 of 3 cases done'."""
+    ended = sum(case.status is not None for case in running.states.values())
+    of = next((case.of for case in running.states.values() if case.of is not None), None)
+    return "Starting" if of is None else f"{ended} of {count_text(of)} cases done"
 
 
 def _progress(running: Measuring) -> Table:
@@ -229,7 +275,8 @@ def where(case: CaseState) -> str:
 
 
 def _after(ended: Measuring) -> None:
-    widgets.section("Measured" if not ended.cancelled else "Cancelled")
+    done = "Rehearsed" if measuring.is_rehearsal(ended) else "Measured"
+    widgets.section("Cancelled" if ended.cancelled else done)
     widgets.small(f"{ended.command}; took {clock_text(ended.seconds)}")
     refusal = ended.refusal()
     if refusal is not None:

@@ -2,7 +2,7 @@
 so that nothing is lost."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from lora_profiler.workload import Device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What `bench` is told beside the question; None leaves its default."""
+    """What `bench` is told beside the question; None leaves its default. `rehearsed_on` is the card
+    to pretend, on which nothing is timed; None trains for real."""
 
+    rehearsed_on: str | None = None
     device: Device | None = None
     steps: int | None = None
     timing_seconds: float | None = None
@@ -43,6 +45,9 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     for name in CPU_DEFAULTS:
         if name not in question.given and name not in own:
             arguments += [flag(name), str(question.options[name])]
+    if conditions.rehearsed_on is not None:
+        arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
+        return _command(model, arguments)
     named = {
         "--device": conditions.device,
         "--steps": conditions.steps,
@@ -60,6 +65,10 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
             arguments += [name, f"{value:g}" if isinstance(value, float) else str(value)]
     if conditions.no_timing:
         arguments.append("--no-timing")
+    return _command(model, arguments)
+
+
+def _command(model: str, arguments: list[str]) -> list[str]:
     return (
         ["bench", *arguments, "--", model]
         if model.startswith("-")
@@ -92,9 +101,32 @@ def read_case(line: Mapping[str, Any]) -> tuple[int, CaseState]:
     return state.case, state
 
 
+USUAL_STEPS = 12.0
+"""Timed in a case; where there are more, the bar goes on ever more slowly."""
+
+
+def share(states: Collection[CaseState]) -> float:
+    """How far all of it is, from 0 to 1: by cases, and within one by its steps."""
+    of = next((case.of for case in states if case.of is not None), None)
+    return 0.0 if of is None else min(1.0, sum(map(_share_of, states)) / of)
+
+
+def _share_of(case: CaseState) -> float:
+    if case.status is not None:
+        return 1.0
+    if case.done is not None:
+        return 0.5 + 0.45 * case.done / (case.done + USUAL_STEPS)
+    return 0.45 * (case.step or 0) / ((case.step or 0) + 2)
+
+
 def records(ended: Measuring) -> list[Record]:
     """What it measured, once it has ended."""
     return [parsed_record(document) for document in (ended.document or {}).get("records", ())]
+
+
+def is_rehearsal(measuring: Measuring) -> bool:
+    """Whether nothing was trained for it."""
+    return "--rehearse" in measuring.command.split()
 
 
 def present() -> Measuring | None:

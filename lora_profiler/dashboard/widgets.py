@@ -120,10 +120,20 @@ def note(*lines: str, heading: str = "") -> None:
 
 
 def under_way(
-    running: Followed[Any], title: str, progress: Block, *, key: str, ending: str, tip: str
+    running: Followed[Any],
+    title: str,
+    progress: Block,
+    *,
+    bar: tuple[float, str] | None = None,
+    key: str,
+    ending: str,
+    tip: str,
 ) -> None:
-    """A run that goes on in a process of its own: how far it is, and a button that ends it."""
+    """A run that goes on in a process of its own: how far it is, `bar` as a share of all with its
+    words, and a button that ends it."""
     section(title)
+    if bar is not None:
+        st.progress(*bar)
     blocks([progress])
     small(f"{clock_text(running.seconds)} gone; {running.command}")
     if running.cancelled:

@@ -1,0 +1,169 @@
+
+// --- the page without a server -------------------------------------------------------------------
+// The same peaks as `lora_profiler.planning.engine.peak_bytes`, of the polynomials in `packed`.
+
+const GIB = 2 ** 30;
+const SIGNS = { fits: "✓", tight: "~", does_not_fit: "✗" };
+const VERDICTS = { fits: "Fits", tight: "Tight", does_not_fit: "Does not fit" };
+const FIELDS = { model: "", method: "lora", rank: "16", card: "", batch: "1", length: "2048", checkpointing: "" };
+const of = (id) => document.getElementById(id);
+const data = await unpacked();
+
+async function unpacked() {
+  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+// Bytes of the steady-state peak, exactly. Coefficients below 2^53 are whole in JSON.
+function peak(model, kernels, method, checkpointing, batch, length, rank) {
+  const span = model.starts.findLastIndex((start) => start <= length);
+  const place = model.peaks[kernels][method][+checkpointing][+(batch > 1)][span];
+  const [monomials, rows] = data.tables[place];
+  const rounded = (multiple) => Math.ceil(length / multiple) * multiple;
+  const symbols = [batch, length, rank, rounded(32), rounded(16)].map(BigInt);
+  const values = monomials.map((powers) =>
+    powers.reduce((product, power, n) => product * symbols[n] ** BigInt(power), 1n),
+  );
+  const sizes = rows.map((row) => row.reduce((sum, c, n) => sum + BigInt(c) * values[n], 0n));
+  return sizes.reduce((most, size) => (size > most ? size : most));
+}
+
+// Bytes to keep free on the card beside a peak, and the verdict: `planning.reserve` by its bound.
+function judged(size, model, method, rank, card) {
+  const [held, each] = model.held[method].map(BigInt);
+  const [percent, most] = data.fragmentation.map(BigInt);
+  const holes = ((size - held - each * BigInt(rank)) * percent) / 100n + most;
+  const [least, usual] = card.contexts.map(BigInt);
+  const usable = BigInt(card.usable), fixed = size + BigInt(card.workspaces);
+  const reserve = usual + BigInt(card.workspaces) + holes;
+  const verdict = size + reserve <= usable ? "fits" : fixed + least <= usable ? "tight" : "does_not_fit";
+  return [reserve, verdict];
+}
+
+globalThis.loraProfiler = { data, peak, judged };
+
+// --- what is asked -------------------------------------------------------------------------------
+
+function asked() {
+  const number = (id) => Math.min(Math.max(Math.trunc(of(id).value) || 1, +of(id).min), +of(id).max);
+  return {
+    model: data.models.find((model) => model.id === of("model").value),
+    card: data.cards.find((card) => card.key === of("card").value),
+    method: of("method").value,
+    rank: number("rank"),
+    batch: number("batch"),
+    length: number("length"),
+    checkpointing: of("checkpointing").checked,
+  };
+}
+
+function answer(way) {
+  const { model, card, method, checkpointing, batch, length, rank } = way;
+  const size = peak(model, card.kernels, method, checkpointing, batch, length, rank);
+  const [reserve, verdict] = judged(size, model, method, rank, card);
+  return { size, reserve, verdict };
+}
+
+// --- what is shown -------------------------------------------------------------------------------
+
+const inGib = (bytes) =>
+  (Number(bytes) / GIB).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const label = (method, rank) => ({ full: "full", lora: `LoRA r${rank}`, qlora: `QLoRA r${rank}` })[method];
+
+// As `report.first_screen.frame.Frame.parts`: the scale ends at two memories of the card.
+function parts(found, card) {
+  const scale = 2 * card.usable, percent = (size) => Math.min(100, (100 * size) / scale);
+  const size = Number(found.size), total = size + Number(found.reserve);
+  const ends = [["peak", 0, size], ["reserve", size, total]];
+  return ends
+    .flatMap(([kind, low, high]) => [
+      [kind, low, Math.min(high, card.usable)],
+      [`${kind}-over`, Math.max(low, card.usable), high],
+    ])
+    .filter(([, low, high]) => low < high)
+    .map(([kind, low, high]) => [kind, percent(low), percent(high)]);
+}
+
+function show() {
+  const way = asked(), found = answer(way), card = way.card;
+  const [words, numbers] = of("verdict").firstElementChild.children;
+  of("verdict").className = `lp lp-verdict lp-is-${found.verdict}`;
+  words.textContent = `${VERDICTS[found.verdict]}: `;
+  numbers.textContent = `${inGib(found.size)} and ${inGib(found.reserve)} reserve, of ${inGib(card.usable)} GiB`;
+  document.querySelector(".lp-scale .lp-track span").textContent = `${card.name}, ${inGib(card.usable)}`;
+  const bars = ["full", "lora", "qlora"].map((method) => {
+    const each = answer({ ...way, method });
+    const number = `${SIGNS[each.verdict]} ${inGib(each.size)}`;
+    const cut = Number(each.size + each.reserve) > 2 * card.usable;
+    return { method, label: label(method, way.rank), number, parts: parts(each, card), cut };
+  });
+  const told = bars.map((bar) => `${bar.label}: ${bar.number} GiB`).join("; ");
+  draw({ words: `Bars of the peak of each method on ${card.name}. ${told}.`, bars });
+  document.querySelectorAll(".lp-bar").forEach((row) =>
+    row.classList.toggle("lp-chosen", row.dataset.method === way.method),
+  );
+  offer(way, found);
+  of("command").textContent = command(way);
+  const said = Object.entries(fields()).filter(([id, value]) => value !== FIELDS[id]);
+  history.replaceState(null, "", `#${new URLSearchParams(said)}`);
+}
+
+// Changes that make it fit, the one that trains the same first.
+function offer(way, found) {
+  const changes = [
+    ["Gradient checkpointing", { checkpointing: true }],
+    ["A 4-bit base (QLoRA)", { method: "qlora" }],
+    ["A 4-bit base and gradient checkpointing", { method: "qlora", checkpointing: true }],
+  ];
+  const rows = changes
+    .filter(([, change]) => found.verdict !== "fits" && Object.keys(change).some((n) => way[n] !== change[n]))
+    .map(([words, change]) => [words, change, answer({ ...way, ...change })])
+    .filter(([, , then]) => then.verdict === "fits")
+    .map(([words, change, then]) => {
+      const row = document.createElement("p"), apply = document.createElement("button");
+      Object.assign(apply, { type: "button", textContent: "Apply" });
+      apply.addEventListener("click", () => {
+        if (change.method) of("method").value = change.method;
+        if (change.checkpointing) of("checkpointing").checked = true;
+        show();
+      });
+      row.append(apply, `${words}: ${inGib(then.size)} GiB`);
+      return row;
+    });
+  of("offers").replaceChildren(...rows);
+}
+
+function command(way) {
+  const words = ["lora-profile", way.model.id, "--method", way.method];
+  if (way.method !== "full" && way.rank !== 16) words.push("-r", way.rank);
+  if (way.batch !== 1) words.push("-b", way.batch);
+  if (way.length !== 2048) words.push("-s", way.length);
+  if (way.checkpointing) words.push("--checkpointing");
+  return [...words, "--gpu", way.card.key].join(" ");
+}
+
+// --- the address ---------------------------------------------------------------------------------
+
+function fields() {
+  const said = Object.keys(FIELDS).map((id) => [id, of(id).type === "checkbox" ? (of(id).checked ? "yes" : "") : of(id).value]);
+  return Object.fromEntries(said);
+}
+
+function begin() {
+  const add = (id, value, text) => of(id).append(new Option(text, value));
+  data.models.forEach((model) => add("model", model.id, model.id));
+  data.cards.forEach((card) => add("card", card.key, card.name));
+  [FIELDS.model, FIELDS.card] = data.first;
+  const asked = { ...FIELDS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
+  for (const id of Object.keys(FIELDS)) {
+    if (of(id).type === "checkbox") of(id).checked = asked[id] === "yes";
+    else of(id).value = asked[id];
+    if (!of(id).value) of(id).value = FIELDS[id]; // what no list has
+  }
+  of("ask").addEventListener("input", show);
+  of("ask").addEventListener("submit", (event) => event.preventDefault());
+  show();
+}
+
+begin();

@@ -1,0 +1,166 @@
+"""The page without a server, opened from disk in Chromium: its peaks are those of `predict`, its
+verdicts those by the bound, and it asks nobody."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from accessibility import serious
+from benchmarks import static_page
+from browser import NEEDED, PROGRAM, PROGRAMS
+from lora_profiler import LoraConfig, Workload, find_gpu, find_model, predict
+from lora_profiler.planning.engine import on_card, peak_bytes
+from lora_profiler.planning.reserve import held_bytes
+from lora_profiler.report.first_screen.frame import judged
+
+pytestmark = pytest.mark.browser
+
+SOME = ("meta-llama/Llama-3.1-8B", "google/gemma-3-1b-it", "openai-community/gpt2")
+"""One of the usual kind, one whose rules change with the length, one that is small."""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if PROGRAM is None:
+        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
+        pytest.fail(reason) if NEEDED else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+def opened(chromium: Any, path: Path, width: int = 1280, scheme: Any = "light") -> Any:
+    context = chromium.new_context(
+        offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    page = context.new_page()
+    page.wrong = []
+    page.on("request", lambda r: page.wrong.append(r.url) if r.url != path.as_uri() else None)
+    page.on("pageerror", lambda e: page.wrong.append(str(e)))
+    page.on("console", lambda m: page.wrong.append(m.text) if m.type == "error" else None)
+    page.goto(path.as_uri())
+    page.wait_for_function("globalThis.loraProfiler !== undefined")
+    page.locator(".lp-verdict.lp-is-fits, .lp-verdict.lp-is-does_not_fit").wait_for()
+    return page
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The page of some models, which is made in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_page, "MODELS", SOME)
+        path = tmp_path_factory.mktemp("page") / "predict.html"
+        path.write_text(static_page.page.__wrapped__(), "utf-8")
+    yield path
+
+
+ANSWER = """([id, key, method, checkpointing, batch, length, rank]) => {
+    const { data, peak, judged } = loraProfiler;
+    const model = data.models.find((each) => each.id === id);
+    const card = data.cards.find((each) => each.key === key);
+    const size = peak(model, card.kernels, method, checkpointing, batch, length, rank);
+    const [reserve, verdict] = judged(size, model, method, rank, card);
+    return [String(size), String(reserve), verdict];
+}"""
+
+
+def holds_up(page: Any, models: tuple[str, ...], count: int) -> None:
+    """Compares `count` random questions with the package's answers."""
+    draw = Random(os.environ.get("LORA_PROFILER_ORACLE_SEED", "page"))
+    keys = page.evaluate("loraProfiler.data.cards.map((card) => card.key)")
+    for n in range(count):
+        name, key = models[n % len(models)], draw.choice(keys)
+        method, on = draw.choice(["full", "lora", "qlora"]), draw.random() < 0.5
+        batch = draw.choice([1, 1, 2, 3, 16, 57])
+        length, rank = draw.choice([64, 65, 511, 512, 1000, 2048, 8191]), draw.choice([1, 16, 257])
+        gpu, setup = find_gpu(key), static_page.METHODS[method]
+        lora = LoraConfig(r=rank) if setup.lora else None
+        sizes = {"batch_size": batch, "seq_len": length, "checkpointing": on, "lora": lora}
+        workload = on_card(
+            Workload(model=find_model(name, offline=True), setup=replace(setup, **sizes)), gpu
+        )
+        expected = peak_bytes(workload)
+        held = held_bytes(predict(workload, may_trace=False))
+        reserve, verdict = judged(expected, held, gpu)
+        asked = [name, key, method, on, batch, length, rank]
+        assert page.evaluate(ANSWER, asked) == [str(expected), str(reserve), verdict], asked
+
+
+def test_its_peaks_and_verdicts_are_the_package_s(chromium: Any, file: Path) -> None:
+    page = opened(chromium, file)
+    holds_up(page, SOME, 60)
+    assert page.wrong == []
+
+
+@pytest.mark.slow
+def test_every_model_of_the_whole_page(chromium: Any, tmp_path: Path) -> None:
+    path = tmp_path / "predict.html"
+    path.write_text(static_page.page(), "utf-8")
+    assert path.stat().st_size < 500_000
+    page = opened(chromium, path)
+    holds_up(page, static_page.MODELS, 3 * len(static_page.MODELS))
+    assert page.wrong == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (800, "light"), (1440, "dark")])
+def test_a_question_is_asked_applied_and_kept_in_the_address(
+    chromium: Any, file: Path, width: int, scheme: Any
+) -> None:
+    page = opened(chromium, file, width, scheme)
+    assert page.locator("#verdict").inner_text().startswith("Does not fit: 36.40 and")
+    page.get_by_role("button", name="Apply").first.click()
+    assert page.locator("#verdict").inner_text().startswith("Fits: 18.89 and")
+    assert "--checkpointing" in page.locator("#command").inner_text()
+    page.get_by_label("Length").fill("4096")
+    page.get_by_label("with").select_option("qlora")
+    assert page.locator(".lp-chosen").inner_text().startswith("QLoRA r16")
+    said = page.locator("main").inner_text()
+    again = chromium.new_context(offline=True).new_page()
+    again.goto(page.url)
+    again.wait_for_function("globalThis.loraProfiler !== undefined")
+    again.locator(".lp-chosen", has_text="QLoRA").wait_for()
+    assert again.locator("main").inner_text().split() == said.split()
+    wide = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert wide and serious(page) == [] and page.wrong == []
+
+
+def test_broken_addresses_and_numbers_are_borne(chromium: Any, file: Path) -> None:
+    page = opened(chromium, Path(file))
+    other = page.context.new_page()
+    wrong: list[str] = []
+    other.on("pageerror", lambda e: wrong.append(str(e)))
+    other.goto(f"{file.as_uri()}#model=<img src=x>&card=none&batch=-7&length=abc&rank=1e99&x=1")
+    other.locator(".lp-verdict.lp-is-does_not_fit").wait_for()
+    assert other.locator("img").count() == 0
+    assert other.get_by_label("Fine-tune").input_value() == SOME[0]
+    for text in ("", "0", "-1", "1.5", "99999999999"):
+        other.get_by_label("Length").fill(text)
+        assert "GiB" in other.locator("#verdict").inner_text()
+    assert wrong == []
+
+
+def test_it_is_the_same_whenever_it_is_made() -> None:
+    code = (
+        "from benchmarks import static_page as s; s.MODELS = ('openai-community/gpt2',);"
+        "import sys; sys.stdout.write(s.packed(s.data()))"
+    )
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(made) == 1
