@@ -195,7 +195,6 @@ class TrainSetup:
             label="Reentrant checkpointing",
             tip="The Trainer's kind until transformers 5: a layer runs again to its end.",
             words="reentrant|non-reentrant",
-            heading="reentrant",
         ),
     )
     attention: Attention = field(
