@@ -19,7 +19,7 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"sharding {setup.sharding} needs several ranks; add --world-size 2 or more."
         )
-    if setup.sharding == "fsdp1" and setup.loss not in ("plain", "fused", "triton"):
+    if setup.has_flat_units and setup.loss not in ("plain", "fused", "triton"):
         raise UsageError(
             f"the {setup.loss} loss is not known under FSDP of flat parameters; take --loss plain,"
             " fused or triton, or --sharding fsdp."

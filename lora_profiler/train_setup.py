@@ -33,9 +33,13 @@ Loss = Literal[
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
 LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
-Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "tp"]
+Sharding = Literal[
+    "none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "fsdp1-no-prefetch", "tp"
+]
 
-FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", "fsdp1")
+FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
+"""FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
+FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", *FLAT)
 """Shardings that gather each layer's weights as it runs."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
@@ -195,7 +199,6 @@ class TrainSetup:
             label="Reentrant checkpointing",
             tip="The Trainer's kind until transformers 5: a layer runs again to its end.",
             words="reentrant|non-reentrant",
-            heading="reentrant",
         ),
     )
     attention: Attention = field(
@@ -311,7 +314,7 @@ class TrainSetup:
     sharding: Sharding = field(
         default="none",
         metadata=option(
-            "What the ranks share of the model; fsdp1 is accelerate's first version, of flat"
+            "What the ranks share of the model; fsdp1 is FSDP as torch had it first, of flat"
             " parameters, whose layers run in bfloat16 under --precision amp.",
             added=2,
             group="ranks",
@@ -374,10 +377,14 @@ class TrainSetup:
         return self.kernels == "litgpt-2023"
 
     @property
+    def has_flat_units(self) -> bool:
+        return self.sharding in FLAT
+
+    @property
     def has_wide_shards(self) -> bool:
         """Whether layers run in bfloat16 over shards in float32, as accelerate sets FSDP's mixed
         precision (`utils/dataclasses.py`, set_mixed_precision)."""
-        return self.sharding == "fsdp1" and self.precision == "amp" and self.dtype == "float32"
+        return self.has_flat_units and self.precision == "amp" and self.dtype == "float32"
 
     @property
     def is_reentrant(self) -> bool:

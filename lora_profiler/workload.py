@@ -18,6 +18,7 @@ from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.option import Option, options_of
 from lora_profiler.platform import Platform
 from lora_profiler.train_setup import (
+    FLAT,
     FULLY_SHARDED,
     MAX_WORLD_SIZE,
     UPDATES_SHARED,
@@ -36,6 +37,7 @@ from lora_profiler.train_setup import (
 
 __all__ = [
     "DTYPE_BYTES",
+    "FLAT",
     "FULLY_SHARDED",
     "MAX_WORLD_SIZE",
     "OPTIONS",

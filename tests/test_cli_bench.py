@@ -406,11 +406,11 @@ def test_a_text_needs_a_tokenizer(bench: Bench, tmp_path: Path) -> None:
     assert "--weights PATH" in err
 
 
-def test_predict_refuses_what_is_not_modelled_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_refuses_what_contradicts_itself_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["gpt2", "-s", "64", "--use-reentrant"])
+        main(["gpt2", "-s", "64", "--sharding", "fsdp"])
     assert ended.value.code == 2
-    assert "is not modelled" in capsys.readouterr().err
+    assert "needs several ranks" in capsys.readouterr().err
 
 
 def test_a_strange_target_is_warned_of_once_for_all_repeats(bench: Bench) -> None:
@@ -560,7 +560,6 @@ def test_help() -> None:
     assert text.startswith("Usage: lora-profile bench [OPTIONS] [MODEL...]")
     assert "Examples:\n  lora-profile bench " in text
     assert "Exit code: 0 done" in text
-    assert "--use-reentrant" not in text
     assert "--engine" not in text
     assert all(len(line) <= 120 for line in text.splitlines())
 

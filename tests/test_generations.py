@@ -129,3 +129,41 @@ def test_what_no_version_here_knows_is_refused() -> None:
         refuse(Workload(model=cases.spec_of("llama"), setup=setup), Conditions())
     with pytest.raises(UsageError, match=r"4\.57 and 4\.48 and 4\.45"):
         find_stack("transformers@4.30")
+
+
+# --- FSDP of flat parameters ----------------------------------------------------------------------
+
+
+def sharded(**changes: Any) -> dict[str, int]:
+    setup = replace(BASE, world_size=4, sharding="fsdp1-no-prefetch", checkpointing=True)
+    workload = Workload(model=cases.spec_of("llama"), setup=replace(setup, **changes))
+    return totals(predict(workload))
+
+
+def test_flat_units_are_worked_out_by_hand() -> None:
+    """Weights, gradients, both states and foreach's copy, a fourth of each; and in backward one
+    layer whole beside the root, or two where the next one is fetched ahead."""
+    spec = cases.spec_of("llama")
+    count, layers = spec.num_parameters, spec.num_layers
+    per_layer = sum(m.num_parameters for n, m in spec.modules() if n.startswith("model.layers.0."))
+    assert all(size % 4 == 0 for size in (per_layer, count - layers * per_layer))
+    plain, ahead = sharded(), sharded(sharding="fsdp1")
+    batch = 80 * 8 + 4  # the tokens, and the loss
+    buffers = plain["setup"] - 3 * 2 * count // 4
+    assert plain["optimizer_step"] == 5 * 2 * count // 4 + buffers + batch
+    fetched = 2 * per_layer
+    assert ahead["last_layer_backward"] - plain["last_layer_backward"] == fetched
+    assert ahead["end_of_forward"] == plain["end_of_forward"]
+    wide = sharded(dtype="float32", precision="amp")
+    assert wide["optimizer_step"] - plain["optimizer_step"] == 5 * 2 * count // 4
+    assert wide["end_of_forward"] - plain["end_of_forward"] == 3 * 2 * count // 4
+
+
+def test_flat_units_refuse_what_nothing_says_of_them() -> None:
+    with pytest.raises(UsageError, match="4-bit base"):
+        sharded(lora=LORA, quantization=Quantization())
+    with pytest.raises(UsageError, match="flat parameters"):
+        sharded(loss="chunked")
+    with pytest.raises(UsageError, match="rules alone"):
+        setup = replace(BASE, world_size=2, sharding="fsdp1")
+        predict_by(Workload(model=cases.spec_of("llama"), setup=setup), "traced")

@@ -97,7 +97,7 @@ def test_importing_the_package_loads_nothing_of_it() -> None:
 
 def test_a_refused_bench_loads_nothing_heavy_either() -> None:
     loaded = modules_after(
-        "from lora_profiler.cli.main import main; main(['bench', 'gpt2', '--use-reentrant',"
+        "from lora_profiler.cli.main import main; main(['bench', 'gpt2', '--sharding', 'fsdp',"
         " '--device', 'cpu'])",
         exit_code=2,
     )

@@ -39,9 +39,11 @@ def _head(document: Document) -> Iterator[str]:
     yield (
         f"{len(rivals)} other estimators of fine-tuning memory, each run by its own code, and this"
         f" project twice, on the same {len(rows)} peaks that others measured and published: the"
-        " command as a user types it, which knows today's libraries, and the replay of the"
-        " libraries and kernels that ran. Errors are (predicted - measured) / measured. No constant"
-        " of ours was fitted to any of these rows; what is known of the others' is said below."
+        " command as a user types it, in the versions and with the kernels that the source"
+        " publishes, and the replay of what ran. Errors are (predicted - measured) / measured. No"
+        " constant of ours was fitted to any of these rows, but rules of older versions and of"
+        " kernels were written with their errors in sight; what is known of the others' is said"
+        " below."
     )
     yield ""
     yield (
@@ -226,13 +228,15 @@ def _mappings(document: Document) -> Iterator[str]:
             yield f"  Calibration: {rival['calibrated']}."
     yield (
         f"- **{COMMAND}**: the words of `benchmarks/public_rows/typed.py`, written down before any"
-        " error was seen, but for `--loss plain` of torchtune's runs without chunks. Read: the"
-        " steady peak that it prints; reserved: that and the card's"
-        " reserve without the context."
+        " error was seen, but for `--loss plain` of torchtune's runs without chunks, and for the"
+        " versions (`--trainer transformers@4.48`, `litgpt@2023.10`), kernels, checkpointing and"
+        " FSDP that options have come to name, each as the source publishes it. Read: the steady"
+        " peak that it prints; reserved: that and the card's reserve without the context."
     )
     yield (
-        f"- **{REPLAY}**: `benchmarks/results/public_accuracy.md`. It knows which versions and"
-        " kernels ran, which a user cannot tell any of the others nor our command."
+        f"- **{REPLAY}**: `benchmarks/results/public_accuracy.md`. It runs the code"
+        " of the versions and kernels that ran, on tensors without data, and counts what the row's"
+        " counter counted."
     )
     yield ""
 

@@ -77,7 +77,8 @@ def _fms(row: Row) -> Parts:
     if row["method"].startswith("qlora"):
         words += ["--double-quant"]
     if sharded:
-        words += ["--sharding", "fsdp1", "--world-size", row["n_gpus"]]
+        words += ["--sharding", "fsdp1-no-prefetch"]
+        words += ["--world-size", row["n_gpus"]]
     if kernels == conditions.NF4_KBIT:
         words += ["--recipe", "kbit-norms"]
     if kernels in FUSED_LINEAR:
@@ -113,9 +114,9 @@ def _torchtune(row: Row) -> Parts:
 def _fsdp_qlora(row: Row) -> Parts:
     words = ["--trainer", "loop", "--checkpointing", "--attention", "flash"]
     words += ["--targets", "all-linear", "--adapter-dtype", "bfloat16", "--dropout", "0.1"]
-    sharding = "fsdp" if "FULL_SHARD" in row["parallelism"] else "ddp"
+    sharding = "fsdp1" if "FULL_SHARD" in row["parallelism"] else "ddp"
     words += ["--sharding", sharding, "--world-size", row["n_gpus"]]
-    return words, ["transformers of early 2024", "FSDP of flat parameters"], []
+    return words, ["transformers of early 2024"], []
 
 
 def _swift(row: Row) -> Parts:

@@ -36,7 +36,7 @@ from lora_profiler.support.losses import (
 )
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
-from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 """Largest relative error seen of a peak that falls inside a layer, without and with checkpointing,
@@ -176,6 +176,11 @@ _SHARED = {
         " gradients are reduced after every micro-batch."
     ),
     "fsdp1": (
+        "A rank under FSDP1 with torch's defaults, every decoder layer a flat parameter, the next"
+        " one fetched ahead in backward; with --precision amp of float32 weights layers run in"
+        " bfloat16."
+    ),
+    "fsdp1-no-prefetch": (
         "A rank under FSDP1 as accelerate wraps it, every decoder layer a flat parameter, none"
         " fetched ahead; with --precision amp of float32 weights layers run in bfloat16."
     ),
@@ -246,7 +251,7 @@ def _is_unchecked(setup: TrainSetup) -> bool:
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    return setup.sharding in ("zero2", "fsdp1") or cuts_adapters or shares_states
+    return setup.sharding in ("zero2", *FLAT) or cuts_adapters or shares_states
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:

@@ -18,7 +18,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, FLAT, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
 """Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's,
@@ -32,7 +32,8 @@ class ShardState:
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its
     optimizer works on; `always` lives from the wrapping on. `units` are the layers that are
     gathered one by one, `root` is the unit of the rest; without units gradients stay whole. `flat`
-    are FSDP1's units, of which none is on its way beside the one that runs.
+    are FSDP1's units, of which none is on its way beside the one that runs, but in backward the
+    next where it `prefetches`.
     `reshards` says whether a layer's weights go again after its forward pass. `order` are all
     tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come,
     the weights staying whole.
@@ -46,6 +47,7 @@ class ShardState:
     root: "Unit | None" = None
     reshards: bool = True
     flat: bool = False
+    prefetches: bool = False
     order: tuple[TrainableTensor, ...] = ()
     exchanged: tuple[Traffic, ...] = ()
 
@@ -77,6 +79,8 @@ class ShardState:
         layer that is the root's."""
         if self.root is None:
             return self.always
+        if self.flat:
+            return self.in_forward(layer)
         earlier = self.units[layer - 1] if layer else self.root
         return self.in_forward(layer) + earlier.whole
 
@@ -94,7 +98,7 @@ class ShardState:
         if self.root is None:
             return self.always
         if self.flat:
-            return constant(self.root.whole)
+            return constant(self.root.whole + self.units[-1].whole * self.prefetches)
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
 
     @property
@@ -115,7 +119,8 @@ class ShardState:
         if self.root is None:
             return self.always
         if self.flat:
-            return constant(self.root.whole + self.units[layer].whole)
+            coming = self.units[layer - 1].whole * self.prefetches if layer > 0 else 0
+            return constant(self.root.whole + self.units[layer].whole + coming)
         coming = self.units[layer - 1].whole if layer > 0 else 0
         held = (
             self.units[layer].whole + coming
@@ -362,7 +367,7 @@ def fully_sharded(
     rank's bytes of adapters. FSDP1's optimizer sees one flat tensor a unit."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     known: dict[tuple[Piece, ...], Unit] = {}
-    flat = setup.sharding == "fsdp1"
+    flat = setup.sharding in FLAT
 
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
@@ -374,7 +379,7 @@ def fully_sharded(
     if flat:
         dtype = order[0].dtype
         numels = [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
-        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels)
+        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels if n)
     else:
         chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
         own = tuple(chunks[tensor] for tensor in order)
@@ -392,6 +397,7 @@ def fully_sharded(
         root=base,
         reshards=setup.sharding != "fsdp-no-reshard",
         flat=flat,
+        prefetches=setup.sharding == "fsdp1",
         order=tuple(order),
     )
 

@@ -24,7 +24,7 @@ from lora_profiler.analytic.sharding import (
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
 from lora_profiler.support.optimizers import package_of
-from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 Copies = tuple[tuple[str, Module], ...]
 
@@ -49,7 +49,7 @@ def shard_state(
     if setup.sharding not in FULLY_SHARDED:
         raise UsageError(
             f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard,"
-            " fsdp1 and tp have."
+            " fsdp1, fsdp1-no-prefetch and tp have."
         )
     if setup.optimizer not in ("adamw", "sgd"):
         works = setup.optimizer == "muon" or package_of(setup) == "torchao"
@@ -57,10 +57,8 @@ def shard_state(
         raise UsageError(
             f"{setup.optimizer} {why} on the shards of FSDP2; take adamw or sgd, or --sharding ddp."
         )
-    if setup.sharding == "fsdp1" and setup.lora is not None:
-        raise UsageError(
-            "fsdp1 is known of full fine-tuning alone; take --sharding fsdp, or --method full."
-        )
+    if setup.sharding in FLAT and setup.quantization is not None:
+        raise UsageError("FSDP1 is not known of a 4-bit base; take --sharding fsdp.")
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {
         f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))

@@ -142,7 +142,7 @@ def refuse(
     ):
         raise UsageError(
             "older versions of libraries and fms-acceleration's kernels are predicted here and not"
-            " run; leave out --transformers, --kernels and --fast-lora to measure."
+            " run; to measure take --transformers 5, and leave out --kernels and --fast-lora."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

@@ -12,7 +12,7 @@ from lora_profiler.planning.placement import SHARDINGS, Cluster, world_sizes
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
 from lora_profiler.planning.reserve import judge, reserve_for
-from lora_profiler.workload import DTYPE_BYTES, Loss, Sharding, TrainSetup, Workload
+from lora_profiler.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
 
 MOST_SAVED_EACH = 16
 """Bytes that 8-bit states can save for each trained parameter: two float32 states, and as much
@@ -142,7 +142,7 @@ def least_bytes(model: ModelSpec, setup: TrainSetup) -> int:
     else:
         weights = model.num_parameters * DTYPE_BYTES[setup.dtype]
     states = 2 * weights if setup.lora is None and setup.optimizer == "adamw" else 0
-    if setup.sharding in ("fsdp", "fsdp1"):
+    if setup.sharding in ("fsdp", *FLAT):
         return (weights + states) // setup.world_size
     return weights + (states if setup.world_size == 1 else 0)
 

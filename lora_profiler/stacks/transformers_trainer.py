@@ -45,7 +45,7 @@ _REFUSALS = (
 )
 
 
-def _older(version: str, about: str) -> Stack:
+def _older(version: str, about: str, optimizer: Options) -> Stack:
     """transformers 4: what its code holds otherwise `lora_profiler/support/generations.py` says."""
     return Stack(
         name="transformers",
@@ -54,7 +54,13 @@ def _older(version: str, about: str) -> Stack:
         call="Trainer",
         about=(about, "bf16=True is --precision amp. The length is the data's."),
         defaults=by_method(
-            {**_COMMON, "dtype": "float32", "transformers": version, "use_reentrant": True},
+            {
+                **_COMMON,
+                **optimizer,
+                "dtype": "float32",
+                "transformers": version,
+                "use_reentrant": True,
+            },
             adapter=PEFT_LORA,
             base={"double_quant": False, "recipe": "stock"},
         ),
@@ -88,15 +94,18 @@ VERSIONS = (
         "4.57",
         "As version 5, but from_pretrained(name) made float32 weights of any checkpoint, layers are"
         " checkpointed the reentrant way, and each expert of Mixtral is a layer of its own.",
+        ADAMW_FUSED,
     ),
     _older(
         "4.48",
-        "As version 4.57, but the float32 logits are copied to shift them, and SDPA gets keys and"
-        " values repeated to all heads.",
+        "As version 4.57, but AdamW is torch's foreach, the float32 logits are copied to shift"
+        " them, and SDPA gets keys and values repeated to all heads.",
+        ADAMW_FOREACH,
     ),
     _older(
         "4.45",
         "As version 4.48, but the head casts the logits to float32 itself, and FlashAttention 2 of"
         " Mistral, Qwen2 and Phi-3 gets repeated heads too.",
+        ADAMW_FOREACH,
     ),
 )

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer: `SFTConfig` and PEFT's `LoraConfig` as they are made without arguments."""
 
 from lora_profiler.stacks.stack import CHECKPOINT_DTYPE, Options, Packing, Stack, by_method
-from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES, PEFT_LORA
+from lora_profiler.stacks.transformers_trainer import ADAMW_FOREACH, ADAMW_FUSED, ALIASES, PEFT_LORA
 
 COMMON: Options = {
     "batch_size": 8,
@@ -40,5 +40,41 @@ VERSIONS = (
         packing=Packing(one_row=True),
         aliases=ALIASES,
         holds=HOLDS,
+    ),
+    Stack(
+        name="trl-sft",
+        library="TRL",
+        version="0.14",
+        call="SFTTrainer",
+        about=(
+            "SFTConfig() and peft.LoraConfig() as they are, on a model's name, with transformers"
+            " 4.48: float32 weights, max_seq_length 1,024, no checkpointing, all logits.",
+            "bf16=True is --precision amp, which on a 4-bit base turns embeddings and head back to"
+            " bfloat16 (--recipe kbit-norms).",
+        ),
+        defaults=by_method(
+            {
+                "batch_size": 8,
+                "seq_len": 1024,
+                "accumulation": 1,
+                "dtype": "float32",
+                "precision": "pure",
+                **ADAMW_FOREACH,
+                "checkpointing": False,
+                "use_reentrant": True,
+                "loss": "plain",
+                "kernels": "transformers",
+                "transformers": "4.48",
+            },
+            adapter=PEFT_LORA,
+            base={"double_quant": False, "recipe": "kbit"},
+        ),
+        packing=Packing(one_row=False),
+        aliases=ALIASES,
+        holds=(
+            "a 4-bit base is prepared by PEFT's prepare_model_for_kbit_training, and with bf16 cast"
+            " back but for the norms (TRL 0.14, sft_trainer.py; utils.py,"
+            " peft_module_casting_to_bf16)",
+        ),
     ),
 )

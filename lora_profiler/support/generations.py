@@ -11,7 +11,7 @@ from typing import Final
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
-from lora_profiler.workload import Transformers, Workload
+from lora_profiler.workload import FLAT, Transformers, Workload
 
 _REPEATED_BEFORE_FLASH: Final = frozenset({"mistral", "mixtral", "qwen2", "phi3"})
 """Types whose FlashAttention 2 class of 4.45 repeats keys and values to all heads; Llama's and
@@ -122,8 +122,8 @@ def has_packed_experts(model: ModelSpec) -> bool:
 def check_traceable(workload: Workload) -> None:
     """Raises UsageError for what the installed libraries cannot be made to run."""
     setup = workload.setup
-    if setup.sharding == "fsdp1":
-        raise UsageError("fsdp1 is known to the rules alone; take --engine analytic.")
+    if setup.sharding in FLAT:
+        raise UsageError("FSDP1 is known to the rules alone; take --engine analytic.")
     if setup.is_litgpt_2023:
         raise UsageError("litgpt-2023 is known to the rules alone; take --engine analytic.")
     if any(".experts." in name for name, _ in workload.model.modules()):
