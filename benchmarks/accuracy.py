@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks import rehearsed_trainers
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
 from lora_profiler.report.empirical_interval import command_words, interval_words
 from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
@@ -45,6 +46,24 @@ def measured_line() -> str:
             " `benchmarks/results/records.md`.\n"
         )
     return "".join(found)
+
+
+def rehearsed_with_trainers() -> tuple[int, int, float]:
+    """Runs of the trainers themselves, how many of them equal, and the furthest error."""
+    text = rehearsed_trainers.ROWS.read_text("utf-8")
+    rows = rehearsed_trainers.compared([json.loads(line) for line in text.splitlines()])
+    errors = [rehearsed_trainers.error(row) for row in rows]
+    return len(errors), sum(error == 0 for error in errors), max(errors, key=abs)
+
+
+def trainers_line() -> str:
+    count, equal, worst = rehearsed_with_trainers()
+    return (
+        f"- **Trainers themselves, rehearsed**: transformers' Trainer, TRL's SFTTrainer and"
+        f" DPOTrainer, {count} runs of models at full size over torch's CUDA build on pretended"
+        f" cards; what `--trainer` says is equal to the byte in {equal}, {worst:+.4%} off at worst"
+        " (`benchmarks/results/rehearsed_trainers.md`)."
+    )
 
 
 def profiles_line() -> str:
@@ -149,6 +168,12 @@ def headlines() -> str:
             len(peaks),
             *_mean_and_worst([row["error"] for row in peaks]),
         ),
+        (
+            "trainers' own code at full size, on pretended cards",
+            (trained := rehearsed_with_trainers())[0],
+            f"{trained[1]} equal to the byte",
+            f"{trained[2]:+.2%}",
+        ),
         ("peaks that others measured on GPUs, their stack replayed", len(memory), *_of(memory)),
         ("step times that others measured", len(measured_steps()), *_of(measured_steps())),
     ]
@@ -229,6 +254,7 @@ def table() -> str:
             " which are the estimates, occur often. The bounds that an estimate states are the"
             " largest errors of these rows, rounded up; `python -m benchmarks.peaks --fresh SEED`"
             " measures rows on which nothing was set.",
+            trainers_line(),
             measured_line() + profiles_line(),
             held_out_line(),
             ranks_line(),

@@ -189,8 +189,13 @@ def error(row: Mapping[str, Any]) -> float:
     return float(row["predicted_bytes"] / counted - 1)
 
 
+def compared(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that ran through and are predicted."""
+    return [r for r in rows if r["status"] == "done" and "predicted_bytes" in r]
+
+
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    done = [r for r in rows if r["status"] == "done" and "predicted_bytes" in r]
+    done = compared(rows)
     lines = [
         "# Trainers, rehearsed",
         "",
