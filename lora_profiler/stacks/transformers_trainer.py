@@ -38,7 +38,10 @@ _COMMON: Options = {
 }
 _HOLDS = (
     "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"
-    " is gone before it (transformers 5.24, trainer.py; measured to 0.008 %)",
+    " is gone before it (transformers 5.24, trainer.py)",
+    "labels apart from the input ids, of all micro-batches of a step at once, a running loss, the"
+    " norm of gradients; 8-bit optimizers keep states of embeddings in 32 bit (the same; its own"
+    " code, rehearsed, asks for as many bytes: benchmarks/results/rehearsed_trainers.md)",
 )
 _REFUSALS = (
     Refusal("loss", "its loss is made of all logits, or Liger's (use_liger_kernel)", ("chunked",)),

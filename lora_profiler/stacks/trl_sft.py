@@ -19,6 +19,8 @@ COMMON: Options = {
 QUANTIZED: Options = {"double_quant": False, "recipe": "trl", "adapter_dtype": "bfloat16"}
 """bitsandbytes' own default of double quantisation, and bfloat16 adapters (sft_trainer.py)."""
 HOLDS = (
+    "what transformers' Trainer keeps, and an attention mask (rehearsed:"
+    " benchmarks/results/rehearsed_trainers.md)",
     "no logits: loss, entropy and accuracy come from one pass over tiles of min(tokens, 4,096) x"
     " 32,768 logits, with float32 gradients of the hidden states and of a trained head (TRL 1.16;"
     " --loss trl)",
