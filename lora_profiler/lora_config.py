@@ -1,15 +1,10 @@
 """What LoRA trains and what it stands on: the adapter's configuration, and the quantised base."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.option import check_options, option
-
-Dtype = Literal["float32", "bfloat16", "float16"]
-Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
-QuantType = Literal["nf4", "int8"]
-DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+from lora_profiler.option_values import Dtype, QuantType, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +188,7 @@ class Quantization:
         default="stock",
         metadata=option(
             "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), of"
-            " that the norms alone (kbit-norms, as TRL 0.14), or today's TRL's (bfloat16"
-            " adapters).",
+            " that the norms alone (kbit-norms, as TRL 0.14), or TRL's (bfloat16 adapters).",
             group="base",
             tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
             " float32; kbit-norms: of that the norms alone, as TRL 0.14; trl: bfloat16 adapters.",

@@ -1,50 +1,27 @@
 """How a model is trained: every option of it, declared once."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
-from lora_profiler.contradictions import check_together
-from lora_profiler.lora_config import Dtype, LoraConfig, Quantization
+from lora_profiler.lora_config import LoraConfig, Quantization
 from lora_profiler.option import check_options, option
-
-Optimizer = Literal[
-    "adamw",
-    "adamw_8bit",
-    "sgd",
-    "adafactor",
-    "paged_adamw_8bit",
-    "paged_adamw_32bit",
-    "adamw_torch_8bit",
-    "adamw_torch_4bit",
-    "lion",
-    "lion_8bit",
-    "paged_lion_8bit",
-    "paged_lion_32bit",
-    "muon",
-]
-OptimizerImpl = Literal["foreach", "fused", "forloop"]
-Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
-Device = Literal["cuda", "cpu", "mps", "xpu"]
-Precision = Literal["pure", "amp"]
-Method = Literal["full", "lora", "qlora"]
-Loss = Literal[
-    "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
-]
-Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
-LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
-Transformers = Literal["5", "4.57", "4.48", "4.45"]
-Sharding = Literal[
-    "none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "fsdp1-no-prefetch", "tp"
-]
-
-FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
-"""FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
-FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", *FLAT)
-"""Shardings that gather each layer's weights as it runs."""
-UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
-"""Shardings under which each rank updates its part of the weights."""
-MAX_WORLD_SIZE = 2**20
-"""Largest number of ranks accepted: some shardings deal tensors out to each."""
+from lora_profiler.option_values import (
+    FLAT,
+    MAX_WORLD_SIZE,
+    Attention,
+    Device,
+    Dtype,
+    Kernels,
+    LoopState,
+    Loss,
+    Method,
+    Optimizer,
+    OptimizerImpl,
+    Precision,
+    Sharding,
+    Transformers,
+    check_together,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,34 +6,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_profiler.errors import UsageError
-from lora_profiler.lora_config import (
-    DTYPE_BYTES,
-    Dtype,
-    LoraConfig,
-    Quantization,
-    QuantType,
-    Recipe,
-)
+from lora_profiler.lora_config import LoraConfig, Quantization
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.option import Option, options_of
-from lora_profiler.platform import Platform
-from lora_profiler.train_setup import (
+from lora_profiler.option_values import (
+    DTYPE_BYTES,
     FLAT,
     FULLY_SHARDED,
     MAX_WORLD_SIZE,
     UPDATES_SHARED,
     Attention,
     Device,
+    Dtype,
     Kernels,
     Loss,
     Method,
     Optimizer,
     OptimizerImpl,
     Precision,
+    QuantType,
+    Recipe,
     Sharding,
-    TrainSetup,
     Transformers,
 )
+from lora_profiler.platform import Platform
+from lora_profiler.train_setup import TrainSetup
 
 __all__ = [
     "DTYPE_BYTES",

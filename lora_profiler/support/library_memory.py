@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from lora_profiler.option_values import LoopState
 from lora_profiler.platform import Platform
-from lora_profiler.train_setup import LoopState
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 _CODE_BOOK_BYTES = 1024

@@ -1,11 +1,54 @@
-"""Options that do not go together."""
+"""The values that options of a setup can have, and those that do not go together."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler import TrainSetup  # by its public name: its module imports this one
+
+Optimizer = Literal[
+    "adamw",
+    "adamw_8bit",
+    "sgd",
+    "adafactor",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "lion",
+    "lion_8bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "muon",
+]
+OptimizerImpl = Literal["foreach", "fused", "forloop"]
+Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
+Device = Literal["cuda", "cpu", "mps", "xpu"]
+Precision = Literal["pure", "amp"]
+Method = Literal["full", "lora", "qlora"]
+Loss = Literal[
+    "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
+]
+Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
+LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
+Transformers = Literal["5", "4.57", "4.48", "4.45"]
+Sharding = Literal[
+    "none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "fsdp1-no-prefetch", "tp"
+]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
+QuantType = Literal["nf4", "int8"]
+
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
+"""FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
+FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", *FLAT)
+"""Shardings that gather each layer's weights as it runs."""
+UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
+"""Shardings under which each rank updates its part of the weights."""
+MAX_WORLD_SIZE = 2**20
+"""Largest number of ranks accepted: some shardings deal tensors out to each."""
 
 
 def check_together(setup: "TrainSetup") -> None:
