@@ -72,6 +72,8 @@ def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
     assert {m: pair for m, pair in found.items() if pair[0] != pair[1]} == {}
     assert mine.saved_activation_bytes == real.saved_activation_bytes
     assert mine.flops == real.flops
+    if setup.is_reentrant:
+        assert totals(mine)["last_layer_backward"] == real.moments["last_layer_backward"]
     within = 1e-9 if mine.exactness == "exact" else layer_error(setup.checkpointing)
     assert mine.peak.total_bytes == pytest.approx(real.peak_bytes, rel=within)
 
