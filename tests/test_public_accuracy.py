@@ -377,9 +377,10 @@ def test_a_command_is_typed_and_answered_as_committed(id):
 def test_a_run_is_described_as_well_as_what_its_options_leave_out():
     """By what ran alone: no error is looked at."""
     assert Typed((), (), ()).description == "exactly"
-    assert typed(a_row("fms:refs_a100_80gb.csv:34")).description == "nearly"
-    assert typed(a_row("fms:refs_a100_80gb.csv:38")).description == "not"
+    assert typed(a_row("fms:refs_a100_80gb.csv:34")).description == "exactly"
+    assert typed(a_row("fms:refs_a100_80gb.csv:38")).description == "exactly"
     assert typed(a_row("torchtune-flags:1")).description == "nearly"
+    assert typed(a_row("torchtune-flags:5")).description == "not"
     with pytest.raises(NotExpressibleError, match="catalogue"):
         typed(a_row("litgpt-rt:47"))
     with pytest.raises(NotExpressibleError):

@@ -95,7 +95,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("optimizer_impl", "checkpointing", "attention", "device", "loss", "world_size"),
         *("sharding", "packed", "kernels", "hold_outputs", "label_smoothing_factor"),
         *("padding", "eval_batch_size", "use_dora", "quant_type"),
-        *("fast_lora", "use_reentrant", "transformers"),
+        *("fast_lora", "use_reentrant", "transformers", "loop_state"),
     ]
 
 

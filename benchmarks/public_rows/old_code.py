@@ -7,7 +7,6 @@ error that it leaves.
 """
 
 from collections.abc import Callable
-from functools import partial
 from math import ceil
 from types import MethodType
 from typing import Any
@@ -89,11 +88,17 @@ def row_statistics(model: nn.Module) -> None:
 
 
 def float_in_head(loss: Loss) -> Change:
-    return partial(generations.float_in_head, loss=loss)
+    def change(model: nn.Module) -> None:
+        generations.float_in_head(model, loss)
+
+    return change
 
 
 def float_in_loss(loss: Loss) -> Change:
-    return partial(generations.float_in_loss, loss=loss)
+    def change(model: nn.Module) -> None:
+        generations.float_in_loss(model, loss)
+
+    return change
 
 
 def no_float(loss: Loss) -> Change:

@@ -116,7 +116,7 @@ def tape_of(workload: Workload, build: Build, contexts: tuple[Context, ...] = ()
             events, sizes = _numbered(few.events)
             try:
                 folded = fold(events, labels_of(few.where, layout, LEAST_UNITS), layout)
-                proof = [event for event, _ in folded.expand(LEAST_UNITS + 1)]
+                proof = folded.expand(LEAST_UNITS + 1)
                 if (
                     difference(
                         proof,
@@ -126,7 +126,7 @@ def tape_of(workload: Workload, build: Build, contexts: tuple[Context, ...] = ()
                     )
                     is None
                 ):
-                    return Tape(tuple(_sized(event, sizes) for event, _ in folded.expand(units)))
+                    return Tape(tuple(_sized(event, sizes) for event in folded.expand(units)))
             except (TapeError, KeyError):
                 pass
         return Tape(tuple(flat(trace(workload, build)).events))
