@@ -25,14 +25,24 @@ WIDTH, HEIGHT = 1360, 1100
 COLOURS = 128
 """Of a picture: enough for text and areas, and small files."""
 MOST_BYTES = 150_000
+PATIENCE_MS = 180_000
+"""For what a page waits for, on a busy machine."""
 
 QUESTION = "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora"
 CROSSED = "model=Qwen%2FQwen2.5-0.5B&gpu=rtx_4090&method=full&method=lora&method=qlora"
+PLANNED = (
+    "model=meta-llama%2FLlama-3.1-8B&method=lora&method=qlora&gpus=rtx_4090,+l40s,+a100_sxm_80gb"
+)
 MEASURED = "page=measure&model=EleutherAI%2Fpythia-14m&method=lora&seq-len=128&dtype=float32"
 
 
 def predict(page: Any, address: str) -> None:
     page.goto(f"{address}&{QUESTION}")
+    page.locator(".js-plotly-plot").first.wait_for()
+
+
+def plan(page: Any, address: str) -> None:
+    page.goto(f"{address}&page=plan&{PLANNED}")
     page.locator(".js-plotly-plot").first.wait_for()
 
 
@@ -70,6 +80,7 @@ def catalogue(page: Any, address: str) -> None:
 
 SHOWN: dict[str, Callable[[Any, str], None]] = {
     "predict": predict,
+    "plan": plan,
     "crossover": crossover,
     "compare": compare,
     "measure": measure,
@@ -95,6 +106,7 @@ def taken(browser: Any, address: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for name, show in SHOWN.items():
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        page.set_default_timeout(PATIENCE_MS)
         show(page, address)
         settle(page)
         page.mouse.move(WIDTH - 5, HEIGHT - 5)  # away from what it would light up

@@ -626,7 +626,7 @@ def test_a_record_that_ran_out_of_memory_is_a_result(
         following, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})")
     )
     ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
-    app = opened(page="measure", model="gpt2")
+    app = opened(page="measure", model="gpt2", seq_len="64")
     assert not app.exception and not problems(app)
     assert (
         "tiny-gpt2, full: out of memory" in texts(app)
@@ -642,5 +642,5 @@ def test_what_is_no_record_spoils_no_page(
         following, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')')
     )
     ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
-    app = opened(page="measure", model="gpt2")
+    app = opened(page="measure", model="gpt2", seq_len="64")
     assert "schema_version" in problems(app)[0]

@@ -55,7 +55,9 @@ def duration_words(result: Answered, conditions: Conditions) -> str:
     for prediction in result.predictions:
         timing = step_time(prediction.workload, gpu, prediction=prediction)
         if timing.step is None:
-            return f"How long a step takes is not known. {timing.refusal or ''}".strip()
+            here = "lora-profile calibrate measures it on this machine."
+            why = here if prediction.workload.setup.device == "cpu" else timing.refusal
+            return f"How long a step takes is not known: {why}"
         seconds = _seconds(prediction, timing.step.time.seconds, recorded(conditions))
         low, high = low + seconds[0], high + seconds[1]
     low, high = low * conditions.repeats, high * conditions.repeats
