@@ -362,7 +362,7 @@ def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
             w.settle()
         if "page=" not in query:
             w.tab("Why")
-        w.page.locator(".lp-cards").first.wait_for()
+        w.page.locator(".lp-cards, .lp-verdict").first.wait_for()
         for width in WIDTHS:
             w.page.set_viewport_size({"width": width, "height": 900})
             w.page.evaluate(TWO_FRAMES)
