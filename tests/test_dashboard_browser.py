@@ -687,6 +687,7 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
 # --- learn ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: Any) -> None:
     w = window().open("page=learn")
     assert re.search(r"LoRA r8\s+65,536\b", w.cards())
