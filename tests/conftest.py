@@ -105,29 +105,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("grid"):
             grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cells in grids.values():
-        left_out |= set(cells) - set(_cells_to_run(cells))
+        left_out |= set(cells) - set(recording.cells_to_run(cells))
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
-
-
-def _cells_to_run(cells: list[pytest.Item]) -> list[pytest.Item]:
-    """At least one; those of a family whose program the last commit changed; all where the
-    libraries are not those with which the oracle's file was written."""
-    assert recording.THE is not None
-    if not recording.THE.current:
-        return cells
-    changed = tuple(recording.changed_families())
-    first = min(cells, key=lambda cell: recording.lot(cell.nodeid))
-    return [
-        cell
-        for cell in cells
-        if cell is first
-        or recording.drawn(1 / 4, cell.nodeid)
-        or any(
-            isinstance(value, str) and value.startswith(changed)
-            for value in cell.callspec.params.values()  # type: ignore[attr-defined]
-        )
-    ]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -211,6 +211,24 @@ def write(parts: Iterable[Cells], kept: Recording | None) -> Cells:
     return cells
 
 
+def cells_to_run(cells: list[pytest.Item]) -> list[pytest.Item]:
+    """Of a grid's tests a quarter, at least one, and those of a family whose program the last
+    commit changed; all where the libraries are not those with which the file was written."""
+    assert THE is not None
+    if not THE.current:
+        return cells
+    changed = tuple(changed_families())
+    first = min(cells, key=lambda cell: lot(cell.nodeid))
+
+    def is_changed(cell: pytest.Item) -> bool:
+        values = cell.callspec.params.values()  # type: ignore[attr-defined]
+        return any(isinstance(value, str) and value.startswith(changed) for value in values)
+
+    return [
+        cell for cell in cells if cell is first or drawn(1 / 4, cell.nodeid) or is_changed(cell)
+    ]
+
+
 # --- measures -------------------------------------------------------------------------------------
 
 THE: Recording | None = None

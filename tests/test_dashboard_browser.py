@@ -331,42 +331,42 @@ WIDER = """among => [...document.querySelectorAll(among)]
 LARGEST = "model=meta-llama%2FLlama-3.1-405B&method=full&method=lora&method=qlora"
 
 
-def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
-    """With one to three methods, the longest names and numbers, several ranks, and every page that
-    has cards."""
-    long = tmp_path / f"{'a-model-with-a-long-name' * 7}.json"
-    long.write_text(
-        json.dumps(
-            {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}
-        ),
-        "utf-8",
-    )
+QUERIES = (
+    "model=gpt2&gpu=rtx_4090&method=lora",
+    "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090",
+    "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora",
+    f"{LARGEST}&gpu=h100_sxm_80gb&sharding=fsdp&world-size=64&interconnect=ndr",
+    f"{LARGEST}&gpu=rtx_4090&batch-size=4096&rank=1000000&seq-len=1000000",
+    f"page=plan&{PLANNED}",
+    "page=learn",
+    "page=evidence",
+    "model=gpt2",
+)
+"""One to three methods, the longest names and numbers, several ranks, and every page that has
+cards."""
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("query", QUERIES)
+def test_no_text_leaves_its_box(window: Any, query: str, tmp_path: Path) -> None:
     w = window()
-    for query in (
-        "model=gpt2&gpu=rtx_4090&method=lora",
-        "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090",
-        "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora",
-        f"{LARGEST}&gpu=h100_sxm_80gb&sharding=fsdp&world-size=64&interconnect=ndr",
-        f"{LARGEST}&gpu=rtx_4090&batch-size=4096&rank=1000000&seq-len=1000000",
-        f"page=plan&{PLANNED}",
-        "page=learn",
-        "page=evidence",
-        "model=gpt2",
-    ):
-        w.page.set_viewport_size({"width": WIDTHS[-1], "height": 900})
-        w.open(query)
-        if query == "model=gpt2":
-            w.settings().page.get_by_text("A config.json", exact=True).click()
-            w.page.locator('input[type="file"]').set_input_files(long)
-            w.page.locator(".lp-words", has_text=long.stem).wait_for()
-            w.settle()
-        if "page=" not in query:
-            w.tab("Why")
-        w.page.locator(".lp-cards").first.wait_for()
-        for width in WIDTHS:
-            w.page.set_viewport_size({"width": width, "height": 900})
-            w.page.evaluate(TWO_FRAMES)
-            assert w.page.evaluate(OUTSIDE) == [], (query, width)
+    w.page.set_viewport_size({"width": WIDTHS[-1], "height": 900})
+    w.open(query)
+    if query == "model=gpt2":
+        long = tmp_path / f"{'a-model-with-a-long-name' * 7}.json"
+        config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}
+        long.write_text(json.dumps(config), "utf-8")
+        w.settings().page.get_by_text("A config.json", exact=True).click()
+        w.page.locator('input[type="file"]').set_input_files(long)
+        w.page.locator(".lp-words", has_text=long.stem).wait_for()
+        w.settle()
+    if "page=" not in query:
+        w.tab("Why")
+    w.page.locator(".lp-cards, .lp-verdict").first.wait_for()
+    for width in WIDTHS:
+        w.page.set_viewport_size({"width": width, "height": 900})
+        w.page.evaluate(TWO_FRAMES)
+        assert w.page.evaluate(OUTSIDE) == [], width
 
 
 # --- the first screen -----------------------------------------------------------------------------
@@ -687,6 +687,7 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
 # --- learn ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: Any) -> None:
     w = window().open("page=learn")
     assert re.search(r"LoRA r8\s+65,536\b", w.cards())

@@ -189,6 +189,7 @@ def test_a_case_measured_again_is_as_ever(good: Record) -> None:
         assert getattr(again, name) == getattr(good.measurement, name), name
 
 
+@pytest.mark.slow
 def test_the_system_refusing_memory_is_oom() -> None:
     limited = textwrap.dedent("""
         import resource, runpy, sys

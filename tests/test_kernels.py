@@ -342,6 +342,7 @@ def deep(config: str, layers: int, **more: Any) -> Workload:
     return Workload(model=model_from_config(raw, id=config, source="test"), setup=setup(**more))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("config", "more"),
     [("llama", {"lora": LoraConfig(r=4), "checkpointing": True}), ("mixtral", {})],

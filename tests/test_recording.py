@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,3 +114,26 @@ def test_the_draw_is_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert draws[-1] == {name for name in names if recording.drawn(0.03, name)}
         assert 80 < len(draws[-1]) < 160
     assert draws[0] != draws[1]
+
+
+def test_of_a_grid_a_quarter_runs_and_all_of_a_changed_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv(recording.SEED, "one")
+    monkeypatch.setenv(recording.CHANGED, "")
+    monkeypatch.setattr(recording, "THE", SimpleNamespace(current=True))
+
+    def cell(name: str, number: int) -> Any:
+        params = {"name": name, "number": number}
+        return SimpleNamespace(
+            nodeid=f"a[{name}-{number}]", callspec=SimpleNamespace(params=params)
+        )
+
+    cells = [cell(name, n) for name in ("llama", "mixtral-varied") for n in range(500)]
+    assert 200 < len(recording.cells_to_run(cells)) < 300
+    assert all(len(recording.cells_to_run([one])) == 1 for one in cells[:20])
+    monkeypatch.setenv(recording.CHANGED, "lora_profiler/analytic/families/moe.py")
+    assert set(map(id, cells[500:])) <= set(map(id, recording.cells_to_run(cells)))
+    monkeypatch.setattr(recording, "THE", SimpleNamespace(current=False))
+    assert recording.cells_to_run(cells) == cells

@@ -41,6 +41,7 @@ def workload(name: str, **options: object) -> Workload:
     return Workload(model=model, setup=TrainSetup(**(SMALL | options)))  # type: ignore[arg-type]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("case", CASES)
 def test_a_trace_is_the_real_step(case):
     name, options = CASES[case]
@@ -54,6 +55,7 @@ def test_a_trace_is_the_real_step(case):
     assert traced == {phase: real[2, phase] for phase in ("forward", "backward", "optimizer")}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("case", CHECKPOINTED)
 def test_a_trace_lies_between_what_operators_return_and_what_is_allocated(case):
     """Checkpoints' generator states come from no operator; kernels take scratch beside tensors."""
