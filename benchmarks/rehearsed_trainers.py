@@ -181,7 +181,11 @@ def predicted(cell: Cell, torch: str) -> dict[str, Any]:
         answer = predict(cell.workload(torch), may_trace=False)
     except LoraProfilerError as error:
         return {"refused": str(error)}
-    return {"predicted_bytes": answer.peak.total_bytes, "exactness": answer.exactness}
+    return {
+        "predicted_bytes": answer.peak.total_bytes,
+        "exactness": answer.exactness,
+        "error_bound": answer.error_bound,
+    }
 
 
 def error(row: Mapping[str, Any]) -> float:
@@ -246,7 +250,7 @@ def main() -> None:
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     if options.again:
         by_key = {cell.key: cell for cell in cells()}
-        said = ("predicted_bytes", "exactness", "refused")
+        said = ("predicted_bytes", "exactness", "error_bound", "refused")
         rows = [
             {name: value for name, value in row.items() if name not in said}
             | predicted(by_key[row["key"]], row["torch"])
