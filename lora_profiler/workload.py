@@ -2,7 +2,7 @@
 it makes no sense."""
 
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from lora_profiler.errors import UsageError
@@ -29,7 +29,7 @@ Optimizer = Literal[
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
-Precision = Literal["pure", "amp"]
+Precision = Literal["pure", "amp", "fsdp-mixed"]
 Recipe = Literal["stock", "kbit", "trl"]
 QuantType = Literal["nf4", "int8"]
 Method = Literal["full", "lora", "qlora"]
@@ -345,7 +345,13 @@ class TrainSetup:
     )
     precision: Precision = field(
         default="pure",
-        metadata=option("amp: bfloat16 autocast.", group="optimizer", column="right", words="{}"),
+        metadata=option(
+            "amp: bfloat16 autocast; fsdp-mixed: shards gathered in bfloat16, as accelerate's bf16"
+            " under FSDP.",
+            group="optimizer",
+            column="right",
+            words="{}",
+        ),
     )
     quantization: Quantization | None = None
     optimizer: Optimizer = field(
@@ -553,12 +559,46 @@ class TrainSetup:
                 "ZeRO-2 lays gradients end to end, and torch's Muon updates matrices alone; take"
                 " another --sharding or --optimizer."
             )
-        half = self.dtype != "float32" or self.precision == "amp"
+        if self.precision == "fsdp-mixed":
+            self._check_gathered_in_bfloat16()
+        half = self.dtype != "float32" or self.precision != "pure"
         if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:
             raise UsageError(
                 f"{self.attention} attention takes no float32; use a 16-bit dtype, amp, or"
                 " attention efficient."
             )
+
+    def _check_gathered_in_bfloat16(self) -> None:
+        if self.sharding not in FULLY_SHARDED:
+            raise UsageError(
+                "precision fsdp-mixed is FSDP's MixedPrecisionPolicy; add --sharding fsdp, or take"
+                " --precision amp."
+            )
+        if self.quantization is not None:
+            raise UsageError(
+                "what FSDP's mixed precision makes of a 4-bit base is not known; take --precision"
+                " pure or amp, or --method lora."
+            )
+        lora = self.lora
+        if lora is None or lora.modules_to_save:
+            is_wide = self.dtype == "float32"
+        else:
+            is_wide = self.dtype != "float16"
+        if not is_wide or (lora is not None and lora.adapter_dtype != "float32"):
+            raise UsageError(
+                "under FSDP's mixed precision what trains is kept in float32; take --dtype float32"
+                " (bfloat16 where adapters alone train) and --adapter-dtype float32."
+            )
+
+    @property
+    def of_one_process(self) -> "TrainSetup":
+        """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
+        gathers in bfloat16 is bfloat16 there."""
+        alone = replace(self, world_size=1, sharding="none", precision="pure")
+        if self.precision != "fsdp-mixed":
+            return replace(alone, precision=self.precision)
+        lora = None if self.lora is None else replace(self.lora, adapter_dtype="bfloat16")
+        return replace(alone, dtype="bfloat16", lora=lora)
 
     @property
     def method(self) -> Method:

@@ -20,6 +20,8 @@ from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")
 SETUP = TrainSetup(batch_size=2, seq_len=24, lora=LoraConfig(r=4))
+MIXED: dict[str, object] = {"precision": "fsdp-mixed", "dtype": "float32"}
+SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
 
 
 def workload(name: str, sharding: Sharding, world_size: int, **changes: object) -> Workload:
@@ -66,6 +68,11 @@ def _within_layers(asked: Workload) -> int:
         ("llama", "fsdp", 2, {"packed": 7}),
         ("qwen2", "ddp", 8, {"packed": 7, "attention": "flash"}),
         ("llama", "tp", 2, {"packed": 7, "lora": None, "optimizer_impl": "forloop"}),
+        ("llama", "fsdp", 4, {**MIXED, "lora": None}),
+        ("llama", "fsdp", 8, {**MIXED, "dtype": "bfloat16"}),
+        ("gpt2", "fsdp-no-reshard", 2, {**MIXED, "lora": None, "accumulation": 2}),
+        ("qwen2", "fsdp", 2, {**MIXED, "checkpointing": True, "loss": "trl"}),
+        ("llama", "fsdp", 8, {**MIXED, "loss": "fused", "lora": SAVED}),
     ],
 )
 def test_rules_are_the_real_wrappers(
@@ -102,7 +109,6 @@ def test_rules_are_the_real_wrappers(
         }
 
 
-SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
 OF_A_LOSS: list[tuple[str, dict[str, object]]] = [
     ("llama", {"lora": None}),
     ("qwen2", {"checkpointing": True}),
@@ -188,6 +194,11 @@ def test_zero1_halves_states_where_parameters_are_even() -> None:
     [
         ({"sharding": "fsdp", "world_size": 1}, "needs several ranks"),
         ({"sharding": "none", "world_size": 4}, "needs to know what they share"),
+        ({"precision": "fsdp-mixed"}, "add --sharding fsdp"),
+        (
+            {"precision": "fsdp-mixed", "sharding": "fsdp", "world_size": 2, "lora": None},
+            "kept in float32; take --dtype float32",
+        ),
     ],
 )
 def test_worlds_that_make_no_sense_are_refused(changes: dict[str, object], words: str) -> None:

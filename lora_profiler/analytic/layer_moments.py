@@ -124,6 +124,18 @@ def inside_layers(
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first += _embedding_backward(forward, shards, running, workload)
+    if shards.root is not None and shards.root.reduced:
+        reduced = beside(running, shards.in_root_reduction(workload.setup.world_size))
+        of_root = constant(shards.root.reduced_share)
+        sharded = ZERO if workload.setup.accumulation > 1 else shards.reduced_above(-1)
+        first.append(
+            candidate(
+                reduced,
+                gradients=sharded + of_root,
+                logits_and_loss=constant(2 * SCALAR),
+                temporaries=forward.embed.gradient_bytes,  # autograd has it still, traces show
+            )
+        )
     inside = {
         "last_layer_forward": ahead,
         "last_layer_backward": last,

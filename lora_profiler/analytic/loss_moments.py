@@ -42,10 +42,27 @@ def loss_candidates(
         end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
     if isinstance(forward.chunks, LossPath):
-        return _in_path(forward, forward.chunks, stored, kept, before, after, setup)
-    if forward.chunks is not None:
+        end, back = _in_path(forward, forward.chunks, stored, kept, before, after, setup)
+        rest = forward.chunks.kept
+    elif forward.chunks is not None:
         accumulates = setup.accumulation > 1
-        return _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
+        end, back = _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
+        rest = ZERO if forward.chunks.fused else kept.labels
+    if forward.chunks is not None:
+        if shards.as_backward_begins == gathered[1] or setup.loss in AFTER_FORWARD:
+            return end, back
+        made = (
+            {"gradients": forward.chunks.trained + forward.chunks.made}
+            if isinstance(forward.chunks, ChunkedHead) and forward.chunks.fused
+            else {}
+        )
+        begins = candidate(
+            beside(running, shards.as_backward_begins),
+            activations=stored,
+            logits_and_loss=rest + 2 * SCALAR,
+            **made,
+        )
+        return end, largest_of([*back, begins])
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     of_logits = kept.loss + kept.capped

@@ -208,7 +208,7 @@ def _shared(workload: Workload) -> Plan:
         return replace(
             one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
         )
-    one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
+    one = plan_for(replace(workload, setup=workload.setup.of_one_process))
     shards = shard_state(workload, one.state, one.adapters, one.copies)
     return _with_moments(
         replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])

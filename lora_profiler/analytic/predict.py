@@ -321,6 +321,11 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     found += evaluation_words(workload)
     if setup.world_size > 1:
         found.append(_SHARED[setup.sharding])
+    if setup.precision == "fsdp-mixed":
+        found.append(
+            "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"
+            " gathered, computed and reduced in bfloat16, as accelerate makes it under FSDP2."
+        )
     if setup.kernels == "liger":
         found.append(ASSUMPTION)
     if setup.label_smoothing_factor:

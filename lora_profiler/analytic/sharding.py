@@ -91,6 +91,19 @@ class ShardState:
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
 
     @property
+    def as_backward_begins(self) -> Polynomial:
+        """`before_layers`, while the last layer's part is cast to be gathered."""
+        cast = self.units[-1].lowered if self.reshards and self.units else 0
+        return self.before_layers + cast
+
+    def in_root_reduction(self, world_size: int) -> Polynomial:
+        """The root's weights are gone, and all that it sends of gradients lies in one buffer,
+        beside what comes out."""
+        if self.root is None:
+            return self.always
+        return constant(self.root.reduced + self.root.reduced // world_size)
+
+    @property
     def after_forward(self) -> Polynomial:
         """In a loss that is made of what the root has returned: no buffer is left, and none is
         fetched before backward comes back to the root."""
@@ -205,12 +218,14 @@ class ShardState:
 
 class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
-    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves."""
+    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
+    `lowered` of the part that a rank casts before it is gathered."""
 
     share: int
     whole: int
     reduced: int
     reduced_share: int
+    lowered: int = 0
 
 
 class Piece(NamedTuple):
@@ -254,12 +269,21 @@ def bucket_bytes(sizes: Sequence[int], dtypes: Sequence[str]) -> list[int]:
     return full + list(filling.values())
 
 
-def unit(pieces: Iterable[Piece], world_size: int) -> Unit:
-    shares = [(piece.share(world_size), piece.trains) for piece in pieces]
-    share = sum(size for size, _ in shares)
-    reduced = sum(size for size, trains in shares if trains)
+def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) -> Unit:
+    """The unit of some parameters. `itemsize`: bytes of an element once it is gathered, and of its
+    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored."""
+    pieces = list(pieces)
+    gathered = [p if itemsize is None else p._replace(itemsize=itemsize) for p in pieces]
     return Unit(
-        share=share, whole=share * world_size, reduced=reduced * world_size, reduced_share=reduced
+        share=sum(p.share(world_size) for p in pieces),
+        whole=world_size * sum(p.share(world_size) for p in gathered),
+        reduced=world_size * sum(p.share(world_size) for p in gathered if p.trains),
+        reduced_share=sum(p.share(world_size) for p in pieces if p.trains),
+        lowered=sum(
+            low.share(world_size)
+            for low, stored in zip(gathered, pieces, strict=True)
+            if low.itemsize != stored.itemsize
+        ),
     )
 
 
@@ -336,9 +360,10 @@ def fully_sharded(
     """FSDP2: each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
     rank's bytes of adapters."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
+    gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
     known: dict[tuple[Piece, ...], Unit] = {}
-    units = tuple(known.setdefault(key, unit(key, world)) for key in map(tuple, layers))
-    base = unit(root, world)
+    units = tuple(known.setdefault(key, unit(key, world, gathered)) for key in map(tuple, layers))
+    base = unit(root, world, gathered)
     chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
     share = Persistent(
         parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
