@@ -49,7 +49,8 @@ def loss_candidates(
         end, back = _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
         rest = ZERO if forward.chunks.fused else kept.labels
     if forward.chunks is not None:
-        if shards.as_backward_begins == gathered[1] or setup.loss in AFTER_FORWARD:
+        cast = shards.cast_as_backward_begins
+        if cast == ZERO or setup.loss in AFTER_FORWARD:
             return end, back
         made = (
             {"gradients": forward.chunks.trained + forward.chunks.made}
@@ -57,8 +58,9 @@ def loss_candidates(
             else {}
         )
         begins = candidate(
-            beside(running, shards.as_backward_begins),
+            after,
             activations=stored,
+            temporaries=cast,
             logits_and_loss=rest + 2 * SCALAR,
             **made,
         )

@@ -91,10 +91,9 @@ class ShardState:
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
 
     @property
-    def as_backward_begins(self) -> Polynomial:
-        """`before_layers`, while the last layer's part is cast to be gathered."""
-        cast = self.units[-1].lowered if self.reshards and self.units else 0
-        return self.before_layers + cast
+    def cast_as_backward_begins(self) -> Polynomial:
+        """A rank's part of the last layer, lowered to be gathered."""
+        return constant(self.units[-1].lowered if self.units and self.reshards else 0)
 
     def in_root_reduction(self, world_size: int) -> Polynomial:
         """The root's weights are gone, and all that it sends of gradients lies in one buffer,
