@@ -37,12 +37,15 @@ Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
 Kernels = Literal["transformers", "liger"]
-Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-no-reshard", "tp"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
 """Shardings that gather each layer's weights as it runs."""
-UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
+DEEPSPEED: tuple[Sharding, ...] = ("zero2", "zero3")
+"""Shardings of DeepSpeed, which makes every weight as narrow as the model's and keeps float32
+copies of what trains."""
+UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED, *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
@@ -478,6 +481,21 @@ class TrainSetup:
             heading="{} over {world_size} ranks",
         ),
     )
+    reduce_bucket_size: int = field(
+        default=500_000_000,
+        metadata=option(
+            "Elements of DeepSpeed's bucket of gradients, with zero2 and zero3.",
+            metavar="N",
+            added=13,
+            largest=2**40,
+            group="ranks",
+            label="Reduce bucket, elements",
+            tip="Of DeepSpeed's zero2 and zero3: elements that its buffer of gradients has room"
+            " for, its own default unless a file says otherwise.",
+            words="reduce bucket {}",
+            heading="reduce bucket {}",
+        ),
+    )
     padding: float = field(
         default=0.0,
         metadata=option(
@@ -554,9 +572,19 @@ class TrainSetup:
                 " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
                 " --use-dora, or another --optimizer."
             )
-        if self.optimizer == "muon" and self.sharding == "zero2":
+        if self.precision == "amp" and self.sharding in DEEPSPEED:
             raise UsageError(
-                "ZeRO-2 lays gradients end to end, and torch's Muon updates matrices alone; take"
+                "DeepSpeed's bf16 is no autocast: it makes the weights bfloat16; take --dtype"
+                " bfloat16 --precision pure."
+            )
+        if self.sharding == "zero3" and self.quantization is not None:
+            raise UsageError(
+                "how ZeRO-3 partitions a 4-bit base is not known; take --sharding ddp, zero2 or"
+                " fsdp."
+            )
+        if self.optimizer == "muon" and self.sharding in DEEPSPEED:
+            raise UsageError(
+                "DeepSpeed lays gradients end to end, and torch's Muon updates matrices alone; take"
                 " another --sharding or --optimizer."
             )
         if self.precision == "fsdp-mixed":
@@ -591,10 +619,18 @@ class TrainSetup:
             )
 
     @property
+    def as_held(self) -> "TrainSetup":
+        """The setup in the formats that a rank holds weights in: DeepSpeed makes adapters as narrow
+        as the base."""
+        if self.lora is None or self.sharding not in DEEPSPEED:
+            return self
+        return replace(self, lora=replace(self.lora, adapter_dtype=self.dtype))
+
+    @property
     def of_one_process(self) -> "TrainSetup":
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""
-        alone = replace(self, world_size=1, sharding="none", precision="pure")
+        alone = replace(self.as_held, world_size=1, sharding="none", precision="pure")
         if self.precision != "fsdp-mixed":
             return replace(alone, precision=self.precision)
         lora = None if self.lora is None else replace(self.lora, adapter_dtype="bfloat16")

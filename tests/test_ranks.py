@@ -219,7 +219,7 @@ def test_more_ranks_never_hold_more() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "zero3", "fsdp"])
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=5)])
 def test_layers_sum_to_what_a_rank_holds(sharding: Sharding, lora: LoraConfig | None) -> None:
     found = by_rule(workload("gpt2", sharding, 8, lora=lora))

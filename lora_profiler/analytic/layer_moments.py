@@ -40,6 +40,8 @@ def inside_layers(
         they exist already."""
         if shards.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
+        if shards.gradients_stay:
+            return ZERO
         if shards.dealt > 1:
             rank = workload.setup.lora.r if workload.setup.lora else 1
             whole = total(
@@ -172,7 +174,7 @@ def _embedding_backward(
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head_gradient_bytes - size
-    if workload.setup.accumulation > 1:
+    if workload.setup.accumulation > 1 or shards.gradients_stay:
         gradients = ZERO
         if not shards.is_sharded:  # else it is among the unreduced
             unreduced = constant(

@@ -118,6 +118,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.seq_len == 1,
         setup.world_size,
         setup.sharding,
+        setup.reduce_bucket_size,
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,

@@ -18,7 +18,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DEEPSPEED, DTYPE_BYTES, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
 """Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's,
@@ -33,8 +33,11 @@ class ShardState:
     optimizer works on; `always` lives from the wrapping on. `units` are the layers that are
     gathered one by one, `root` is the unit of the rest; without units gradients stay whole.
     `reshards` says whether a layer's weights go again after its forward pass. `order` are all
-    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come,
-    the weights staying whole.
+    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come.
+    `ahead` and `back` live beside `always` in the forward pass and in backward. `masters` are
+    float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
+    what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
+    buffer of gradients is there from the beginning.
     """
 
     state: Persistent
@@ -46,6 +49,11 @@ class ShardState:
     reshards: bool = True
     order: tuple[TrainableTensor, ...] = ()
     exchanged: tuple[Traffic, ...] = ()
+    ahead: Polynomial = ZERO
+    back: Polynomial = ZERO
+    masters: Polynomial = ZERO
+    stepped_gradients: Polynomial | None = None
+    gradients_stay: bool = False
 
     @property
     def trained(self) -> Polynomial:
@@ -64,7 +72,7 @@ class ShardState:
         """The root's weights, those of the layer, and the buffer that brought them, kept until the
         next layer's has come."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
         return constant(self.root.whole + sum(u.whole for u in unsharded) + self.units[layer].whole)
 
@@ -72,7 +80,7 @@ class ShardState:
         """As `in_forward`, while the buffer of the unit before is still there; before the first
         layer that is the root's."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         earlier = self.units[layer - 1] if layer else self.root
         return self.in_forward(layer) + earlier.whole
 
@@ -80,14 +88,14 @@ class ShardState:
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         return constant(self.root.whole + self._left + self.units[-1].whole)
 
     @property
     def before_layers(self) -> Polynomial:
         """While backward is in the loss and the head: the last layer is on its way already."""
         if self.root is None:
-            return self.always
+            return self.always + self.back
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
 
     @property
@@ -99,7 +107,7 @@ class ShardState:
         """The root's weights are gone, and all that it sends of gradients lies in one buffer,
         beside what comes out."""
         if self.root is None:
-            return self.always
+            return self.always + self.back
         return constant(self.root.reduced + self.root.reduced // world_size)
 
     @property
@@ -107,7 +115,7 @@ class ShardState:
         """In a loss that is made of what the root has returned: no buffer is left, and none is
         fetched before backward comes back to the root."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         return constant(self.root.whole + self._left)
 
     @property
@@ -118,7 +126,7 @@ class ShardState:
         """The root's weights, the layer's, the buffer of the next one to come, and what the one
         before sent off as gradients."""
         if self.root is None:
-            return self.always
+            return self.always + self.back
         coming = self.units[layer - 1].whole if layer > 0 else 0
         held = (
             self.units[layer].whole + coming
@@ -131,7 +139,7 @@ class ShardState:
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
-            return self.always
+            return self.always + self.back
         return constant(self.root.whole + self.units[0].reduced)
 
     def reduced_above(self, layer: int) -> Polynomial:
@@ -143,7 +151,8 @@ class ShardState:
         moment inside a layer's backward, which one moment's name does not tell apart. `rank` is
         that of the adapters."""
         if self.root is None:
-            size = self.always.evaluate(1, 1, rank)
+            passing = {"end_of_forward": self.ahead, "loss_backward": self.back}.get(moment, ZERO)
+            size = (self.always + passing).evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.whole, self.units[-1].whole
         found: dict[MomentName, dict[Part, int]] = {
@@ -162,19 +171,13 @@ class ShardState:
         after the last one alone."""
         rank = setup.lora.r if setup.lora else 1
         if self.root is None:
+            if setup.sharding in DEEPSPEED:
+                return tuple(
+                    t if t.phase == "optimizer" else _repeated(t, setup.accumulation)
+                    for t in self.exchanged
+                )
             if setup.sharding in ("none", "tp"):
                 return self.exchanged
-            if setup.sharding == "zero2":
-                whole = sum(t.bytes.evaluate(1, 1, rank) for t in self.order)
-                return (
-                    Traffic(
-                        collective="reduce_scatter",
-                        phase="backward",
-                        count=setup.accumulation,
-                        size_bytes=whole * setup.accumulation,
-                    ),
-                    Traffic(collective="all_gather", phase="optimizer", count=1, size_bytes=whole),
-                )
             buckets = bucket_bytes(
                 [t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order]
             )
@@ -237,6 +240,10 @@ class Piece(NamedTuple):
     def share(self, world_size: int) -> int:
         """Bytes of rank 0's chunk of the first dimension."""
         return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
+
+
+def _repeated(traffic: Traffic, times: int) -> Traffic:
+    return replace(traffic, count=traffic.count * times, size_bytes=traffic.size_bytes * times)
 
 
 def _summed(
@@ -317,35 +324,6 @@ def partitioned(
     tensors = [order[i] for i in mine]
     stepped = replace(state, order=tuple(tensors))
     return ShardState(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
-
-
-REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default of `reduce_bucket_size`."""
-
-
-def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
-    """ZeRO-2, by the rule of its paper and DeepSpeed's buckets, unchecked here: weights whole,
-    gradients and states dealt out as one flat tensor of each dtype, two buckets of gradients on
-    their way."""
-    rank = setup.lora.r if setup.lora else 1
-    flat: dict[str, int] = {}
-    for tensor in order:
-        flat[tensor.dtype] = flat.get(tensor.dtype, 0) + tensor.numel.evaluate(1, 1, rank)
-    parts = [
-        TrainableTensor((constant(-(-numel // setup.world_size)),), dtype)
-        for dtype, numel in flat.items()
-    ]
-    share = replace(state, order=tuple(parts))
-    buckets = sum(
-        2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items()
-    )
-    return ShardState(
-        state=share,
-        stepped=share,
-        always=constant(buckets),
-        dealt=setup.world_size,
-        order=tuple(order),
-    )
 
 
 def fully_sharded(
