@@ -42,10 +42,10 @@ Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-no-re
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
 """Shardings that gather each layer's weights as it runs."""
-DEEPSPEED: tuple[Sharding, ...] = ("zero2", "zero3")
+DEEPSPEED_ZERO: tuple[Sharding, ...] = ("zero2", "zero3")
 """Shardings of DeepSpeed, which makes every weight as narrow as the model's and keeps float32
 copies of what trains."""
-UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED, *FULLY_SHARDED)
+UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
@@ -572,7 +572,7 @@ class TrainSetup:
                 " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
                 " --use-dora, or another --optimizer."
             )
-        if self.precision == "amp" and self.sharding in DEEPSPEED:
+        if self.precision == "amp" and self.sharding in DEEPSPEED_ZERO:
             raise UsageError(
                 "DeepSpeed's bf16 is no autocast: it makes the weights bfloat16; take --dtype"
                 " bfloat16 --precision pure."
@@ -582,7 +582,7 @@ class TrainSetup:
                 "how ZeRO-3 partitions a 4-bit base is not known; take --sharding ddp, zero2 or"
                 " fsdp."
             )
-        if self.optimizer == "muon" and self.sharding in DEEPSPEED:
+        if self.optimizer == "muon" and self.sharding in DEEPSPEED_ZERO:
             raise UsageError(
                 "DeepSpeed lays gradients end to end, and torch's Muon updates matrices alone; take"
                 " another --sharding or --optimizer."
@@ -622,7 +622,7 @@ class TrainSetup:
     def as_held(self) -> "TrainSetup":
         """The setup in the formats that a rank holds weights in: DeepSpeed makes adapters as narrow
         as the base."""
-        if self.lora is None or self.sharding not in DEEPSPEED:
+        if self.lora is None or self.sharding not in DEEPSPEED_ZERO:
             return self
         return replace(self, lora=replace(self.lora, adapter_dtype=self.dtype))
 

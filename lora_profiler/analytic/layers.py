@@ -22,7 +22,7 @@ from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost
-from lora_profiler.workload import DEEPSPEED, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
 
 
 def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
@@ -50,10 +50,12 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
         states = (
             0
-            if setup.sharding in ("zero1", *DEEPSPEED)
+            if setup.sharding in ("zero1", *DEEPSPEED_ZERO)
             else sum(state_bytes(t, setup).evaluate(*at) for t in own)
         )
-        gradients = 0 if setup.sharding in DEEPSPEED else sum(t.bytes.evaluate(*at) for t in own)
+        gradients = (
+            0 if setup.sharding in DEEPSPEED_ZERO else sum(t.bytes.evaluate(*at) for t in own)
+        )
         extra = sum(_held(t, setup, at) for t in own) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(
@@ -74,7 +76,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     states_of_all = total_state_bytes(plan.shards.stepped.trainable, setup) + plan.shards.masters
     shared_states = states_of_all.evaluate(*at) - sum(r.optimizer_state_bytes for r in rows)
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
-    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding in DEEPSPEED else 0
+    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding in DEEPSPEED_ZERO else 0
     if shared_states or dealt:
         state = plan.state
         held = state.parameter_bytes + state.quantization_bytes + state.adapter_bytes.evaluate(*at)

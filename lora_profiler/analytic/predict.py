@@ -36,7 +36,7 @@ from lora_profiler.support.losses import (
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.rules import why_unruled
 from lora_profiler.support.sdpa import kernel_words
-from lora_profiler.workload import DEEPSPEED, FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 """Largest relative error seen of a peak that falls inside a layer, without and with checkpointing,
@@ -249,7 +249,7 @@ def _is_unchecked(setup: TrainSetup) -> bool:
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    return setup.sharding in DEEPSPEED or cuts_adapters or shares_states
+    return setup.sharding in DEEPSPEED_ZERO or cuts_adapters or shares_states
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -302,7 +302,7 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "torch's foreach optimizers refuse weights of which some are cut and some whole; take"
             " forloop or fused."
         )
-    if setup.sharding in DEEPSPEED:
+    if setup.sharding in DEEPSPEED_ZERO:
         found.append(
             "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"
             " while was read off its source, and held against no run."

@@ -18,7 +18,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
-from lora_profiler.workload import DEEPSPEED, DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
 """Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's,
@@ -171,7 +171,7 @@ class ShardState:
         after the last one alone."""
         rank = setup.lora.r if setup.lora else 1
         if self.root is None:
-            if setup.sharding in DEEPSPEED:
+            if setup.sharding in DEEPSPEED_ZERO:
                 return tuple(
                     t if t.phase == "optimizer" else _repeated(t, setup.accumulation)
                     for t in self.exchanged

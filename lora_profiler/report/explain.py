@@ -16,7 +16,7 @@ from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.method_label import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
-from lora_profiler.workload import DEEPSPEED, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
 
@@ -277,8 +277,8 @@ def _persistent(prediction: Prediction) -> Iterator[Line]:
 
 _CUT: dict[str, tuple[Sharding, ...]] = {
     "weights": ("zero3", *FULLY_SHARDED, "tp"),
-    "gradients": (*DEEPSPEED, *FULLY_SHARDED, "tp"),
-    "states": ("zero1", *DEEPSPEED, *FULLY_SHARDED, "tp"),
+    "gradients": (*DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
+    "states": ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
 }
 _CUT_WORDS: dict[Sharding, str] = {
     "zero1": "dealt out over {} ranks, each parameter whole to one",
