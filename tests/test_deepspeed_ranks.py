@@ -29,6 +29,7 @@ def predicted(row: dict[str, Any], **changes: Any) -> Prediction:
             "lora": LORA if row["method"] == "lora" else None,
             "sharding": f"zero{row['stage']}",
             "world_size": row["ranks"],
+            "device": "cpu",
             "reduce_bucket_size": MEASURED["bucket"],
             **changes,
         }

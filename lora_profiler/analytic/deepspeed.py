@@ -122,11 +122,11 @@ def partitioned_whole(
 
 
 def piece_bytes(piece: Piece, world_size: int) -> int:
-    """Bytes of a weight on each rank under ZeRO-3: its part, padded, and all of it if it is
-    small."""
+    """Bytes of a weight on each rank under ZeRO-3: its part, padded, and the parts of all ranks if
+    it is small."""
     numel = _numel(piece)
-    stays = numel if numel <= PERSISTENT_ELEMENTS else 0
-    return (-(-numel // world_size) + stays) * piece.itemsize
+    parts = 1 + (world_size if numel <= PERSISTENT_ELEMENTS else 0)
+    return -(-numel // world_size) * parts * piece.itemsize
 
 
 def _numel(piece: Piece) -> int:
