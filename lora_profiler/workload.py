@@ -579,8 +579,8 @@ class TrainSetup:
             )
         if self.sharding == "zero3" and self.quantization is not None:
             raise UsageError(
-                "how ZeRO-3 partitions a 4-bit base is not known; take --sharding ddp, zero2 or"
-                " fsdp."
+                "how ZeRO-3 partitions a 4-bit base is not known; take --method full or lora, or"
+                " --sharding ddp, zero2 or fsdp."
             )
         if self.optimizer == "muon" and self.sharding in DEEPSPEED_ZERO:
             raise UsageError(

@@ -76,7 +76,7 @@ def test_a_weight_of_zero3_by_hand() -> None:
     ("changes", "words"),
     [
         ({"precision": "amp"}, "take --dtype bfloat16 --precision pure"),
-        ({"quantization": Quantization(), "lora": LORA}, "take --sharding ddp, zero2 or fsdp"),
+        ({"quantization": Quantization(), "lora": LORA}, "take --method full or lora"),
         ({"optimizer": "muon", "lora": LORA}, "end to end"),
     ],
 )

@@ -1,7 +1,7 @@
 """The answer of `lora-profile predict` about one model: methods side by side, what holds the peak,
 the card's verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,14 @@ from lora_profiler.units import (
     percent_text,
     short_count_text,
 )
-from lora_profiler.workload import STORED_OPTIONS, LoraConfig, TrainSetup, Workload, setup_dict
+from lora_profiler.workload import (
+    STORED_OPTIONS,
+    LoraConfig,
+    Precision,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
@@ -139,11 +146,18 @@ def platform_words(workload: Workload) -> str:
     return f" ({platform.capability_text or 'sm_80 to sm_89'}, torch {platform.torch_text})"
 
 
+_PRECISION_WORDS: Mapping[Precision, str] = {
+    "pure": "",
+    "amp": " under bfloat16 autocast",
+    "fsdp-mixed": " under FSDP's mixed precision",
+}
+
+
 def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
     methods, where they differ."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
-    autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
+    autocast = _PRECISION_WORDS[setup.precision]
     packed = (
         f" packed from sequences of {count_text(setup.packed)}"
         if setup.packed and setup.is_packed
