@@ -133,7 +133,7 @@ HOSTILE: dict[str, tuple[str, ...]] = {
     "--gpu": (*TEXTS, *(f"custom:{number}GiB" for number in NUMBERS)),
     "--interconnect": (*TEXTS, *(f"{number}GB/s" for number in NUMBERS)),
 }
-SHARDED = ("ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp")
+SHARDED = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-no-reshard", "tp")
 
 
 def question(dice: random.Random, models: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ Optimizer = Literal[
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
-Precision = Literal["pure", "amp"]
+Precision = Literal["pure", "amp", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
@@ -34,7 +34,16 @@ Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
 LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
-    "none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "fsdp1", "fsdp1-no-prefetch", "tp"
+    "none",
+    "ddp",
+    "zero1",
+    "zero2",
+    "zero3",
+    "fsdp",
+    "fsdp-no-reshard",
+    "fsdp1",
+    "fsdp1-no-prefetch",
+    "tp",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
@@ -45,7 +54,10 @@ FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
 FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", *FLAT)
 """Shardings that gather each layer's weights as it runs."""
-UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
+DEEPSPEED_ZERO: tuple[Sharding, ...] = ("zero2", "zero3")
+"""Shardings of DeepSpeed, which makes every weight as narrow as the model's and keeps float32
+copies of what trains."""
+UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
@@ -92,12 +104,24 @@ def check_together(setup: "TrainSetup") -> None:
             " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
             " --use-dora, or another --optimizer."
         )
-    if setup.optimizer == "muon" and setup.sharding == "zero2":
+    if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(
-            "ZeRO-2 lays gradients end to end, and torch's Muon updates matrices alone; take"
+            "DeepSpeed's bf16 is no autocast: it makes the weights bfloat16; take --dtype"
+            " bfloat16 --precision pure."
+        )
+    if setup.sharding == "zero3" and setup.quantization is not None:
+        raise UsageError(
+            "how ZeRO-3 partitions a 4-bit base is not known; take --method full or lora, or"
+            " --sharding ddp, zero2 or fsdp."
+        )
+    if setup.precision == "fsdp-mixed":
+        _check_gathered_in_bfloat16(setup)
+    if setup.optimizer == "muon" and setup.sharding in DEEPSPEED_ZERO:
+        raise UsageError(
+            "DeepSpeed lays gradients end to end, and torch's Muon updates matrices alone; take"
             " another --sharding or --optimizer."
         )
-    half = setup.dtype != "float32" or setup.precision == "amp"
+    half = setup.dtype != "float32" or setup.precision != "pure"
     if setup.is_flash_attention_2 and setup.device != "cuda":
         raise UsageError(
             "FlashAttention 2 runs on CUDA alone; take another --attention or --device."
@@ -110,4 +134,27 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"{setup.attention} attention takes no float32; use a 16-bit dtype, amp, or"
             " attention efficient."
+        )
+
+
+def _check_gathered_in_bfloat16(setup: "TrainSetup") -> None:
+    if setup.sharding not in FULLY_SHARDED or setup.sharding in FLAT:
+        raise UsageError(
+            "precision fsdp-mixed is FSDP's MixedPrecisionPolicy; add --sharding fsdp, or take"
+            " --precision amp."
+        )
+    if setup.quantization is not None:
+        raise UsageError(
+            "what FSDP's mixed precision makes of a 4-bit base is not known; take --precision"
+            " pure or amp, or --method lora."
+        )
+    lora = setup.lora
+    if lora is None or lora.modules_to_save:
+        is_wide = setup.dtype == "float32"
+    else:
+        is_wide = setup.dtype != "float16"
+    if not is_wide or (lora is not None and lora.adapter_dtype != "float32"):
+        raise UsageError(
+            "under FSDP's mixed precision what trains is kept in float32; take --dtype float32"
+            " (bfloat16 where adapters alone train) and --adapter-dtype float32."
         )

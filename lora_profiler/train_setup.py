@@ -1,11 +1,12 @@
 """How a model is trained: every option of it, declared once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from lora_profiler.lora_config import LoraConfig, Quantization
 from lora_profiler.option import check_options, option
 from lora_profiler.option_values import (
+    DEEPSPEED_ZERO,
     FLAT,
     MAX_WORLD_SIZE,
     Attention,
@@ -129,7 +130,13 @@ class TrainSetup:
     )
     precision: Precision = field(
         default="pure",
-        metadata=option("amp: bfloat16 autocast.", group="optimizer", column="right", words="{}"),
+        metadata=option(
+            "amp: bfloat16 autocast; fsdp-mixed: shards gathered in bfloat16, as accelerate's bf16"
+            " under FSDP.",
+            group="optimizer",
+            column="right",
+            words="{}",
+        ),
     )
     quantization: Quantization | None = None
     optimizer: Optimizer = field(
@@ -300,6 +307,21 @@ class TrainSetup:
             heading="{} over {world_size} ranks",
         ),
     )
+    reduce_bucket_size: int = field(
+        default=500_000_000,
+        metadata=option(
+            "Elements of DeepSpeed's bucket of gradients, with zero2 and zero3.",
+            metavar="N",
+            added=13,
+            largest=2**40,
+            group="ranks",
+            label="Reduce bucket, elements",
+            tip="Of DeepSpeed's zero2 and zero3: elements that its buffer of gradients has room"
+            " for, its own default unless a file says otherwise.",
+            words="reduce bucket {}",
+            heading="reduce bucket {}",
+        ),
+    )
     padding: float = field(
         default=0.0,
         metadata=option(
@@ -341,6 +363,30 @@ class TrainSetup:
     def __post_init__(self) -> None:
         check_options(self)
         check_together(self)
+
+    @property
+    def as_held(self) -> "TrainSetup":
+        """The setup in the formats that a rank holds weights in: DeepSpeed makes adapters as narrow
+        as the base."""
+        if self.lora is None or self.sharding not in DEEPSPEED_ZERO:
+            return self
+        return replace(self, lora=replace(self.lora, adapter_dtype=self.dtype))
+
+    @property
+    def of_one_process(self) -> "TrainSetup":
+        """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
+        gathers in bfloat16 is bfloat16 there."""
+        held = self.as_held
+        if self.precision == "fsdp-mixed" and held.lora is not None:
+            held = replace(held, lora=replace(held.lora, adapter_dtype="bfloat16"))
+        is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
+        return replace(
+            held,
+            world_size=1,
+            sharding="none",
+            dtype="bfloat16" if is_lowered else self.dtype,
+            precision="pure" if is_lowered else self.precision,
+        )
 
     @property
     def method(self) -> Method:

@@ -10,6 +10,7 @@ from lora_profiler.lora_config import LoraConfig, Quantization
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.option import Option, options_of
 from lora_profiler.option_values import (
+    DEEPSPEED_ZERO,
     DTYPE_BYTES,
     FLAT,
     FULLY_SHARDED,
@@ -33,6 +34,7 @@ from lora_profiler.platform import Platform
 from lora_profiler.train_setup import TrainSetup
 
 __all__ = [
+    "DEEPSPEED_ZERO",
     "DTYPE_BYTES",
     "FLAT",
     "FULLY_SHARDED",

@@ -34,6 +34,7 @@ SETUPS = {
     "fsdp full": FULL,
     "fsdp lora, dropout": LORA,
     "fsdp qlora": replace(LORA, lora=LoraConfig(r=3), quantization=Quantization()),
+    "fsdp full, mixed": replace(FULL, precision="fsdp-mixed"),
     "fsdp full, trl's loss": replace(FULL, loss="trl"),
     "fsdp full, torchtune's loss": replace(FULL, loss="torchtune"),
     "zero1 full, fused loss": replace(FULL, sharding="zero1", loss="fused"),

@@ -94,7 +94,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("batch_size", "seq_len", "accumulation", "dtype", "precision", "optimizer"),
         *("optimizer_impl", "checkpointing", "attention", "device", "loss", "world_size"),
         *("sharding", "packed", "kernels", "hold_outputs", "label_smoothing_factor"),
-        *("padding", "eval_batch_size", "use_dora", "quant_type"),
+        *("padding", "eval_batch_size", "use_dora", "quant_type", "reduce_bucket_size"),
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
     ]
 

@@ -108,6 +108,14 @@ fsdp_config:
   fsdp_reshard_after_forward: false
   fsdp_version: 2
 """
+OVER_DEEPSPEED = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+mixed_precision: bf16
+num_processes: 8
+deepspeed_config:
+  zero_stage: 3
+"""
 NOTEBOOK = """\
 %%capture
 !pip install unsloth
@@ -281,6 +289,12 @@ def test_trl_with_accelerate_s_file(read: Any) -> None:
     sharded = read(TRL, "sft.yaml", ACCELERATE)
     assert sharded.options["sharding"] == "fsdp-no-reshard"
     assert sharded.options["world_size"] == 4
+    assert sharded.options["precision"] == "fsdp-mixed"
+    assert sharded.options["adapter_dtype"] == "float32"
+    dealt = read(TRL, "sft.yaml", OVER_DEEPSPEED)
+    assert not dealt.not_modelled
+    assert (dealt.options["sharding"], dealt.options["world_size"]) == ("zero3", 8)
+    assert (dealt.options["precision"], dealt.options["dtype"]) == ("pure", "bfloat16")
     wrapped = read(TRL + "packing_strategy: wrapped\n").beside({})
     assert (wrapped["batch_size"], wrapped["seq_len"]) == (4, 512)
 

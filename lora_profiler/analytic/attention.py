@@ -47,7 +47,7 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     if setup.device == "mps":
         return AttentionKernels("math", "math")
     heads = heads_of(model.config)
-    dtype: Dtype = "bfloat16" if setup.precision == "amp" else rest_dtype(setup)
+    dtype: Dtype = "bfloat16" if setup.precision != "pure" else rest_dtype(setup)
     call = SdpaCall(
         dtype=dtype,
         head_dim=heads.dim,

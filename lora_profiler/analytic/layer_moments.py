@@ -40,6 +40,8 @@ def inside_layers(
         they exist already."""
         if shards.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
+        if shards.gradients_stay:
+            return ZERO
         if shards.dealt > 1:
             rank = workload.setup.lora.r if workload.setup.lora else 1
             whole = total(
@@ -124,6 +126,18 @@ def inside_layers(
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first += _embedding_backward(forward, shards, running, workload)
+    if shards.root is not None and shards.root.reduced and not shards.flat:
+        reduced = beside(running, shards.in_root_reduction(workload.setup.world_size))
+        of_root = constant(shards.root.reduced_share)
+        sharded = ZERO if workload.setup.accumulation > 1 else shards.reduced_above(-1)
+        first.append(
+            candidate(
+                reduced,
+                gradients=sharded + of_root,
+                logits_and_loss=constant(2 * SCALAR),
+                temporaries=forward.embed.gradient_bytes,  # autograd has it still, traces show
+            )
+        )
     inside = {
         "last_layer_forward": ahead,
         "last_layer_backward": last,
@@ -160,7 +174,7 @@ def _embedding_backward(
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head_gradient_bytes - size
-    if workload.setup.accumulation > 1:
+    if workload.setup.accumulation > 1 or shards.gradients_stay:
         gradients = ZERO
         if not shards.is_sharded:  # else it is among the unreduced
             unreduced = constant(

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Values, constant
+from lora_profiler.analytic.deepspeed import piece_bytes
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,
@@ -16,12 +17,12 @@ from lora_profiler.analytic.persistent import (
     rest_dtype,
 )
 from lora_profiler.analytic.plan import Plan
-from lora_profiler.analytic.sharding import chunk
+from lora_profiler.analytic.sharding import Piece, chunk
 from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost
-from lora_profiler.workload import FULLY_SHARDED, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
 
 
 def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
@@ -30,7 +31,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     where ZeRO deals them out, and under ZeRO-2 the gradients. Every column but that of trained
     numbers, which counts them whole, sums to the prediction's total for its rank.
     """
-    model, setup = plan.workload.model, plan.workload.setup
+    model, setup = plan.workload.model, plan.workload.setup.as_held
     adapted: dict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
         adapted[adapter.module].append(adapter)
@@ -44,14 +45,18 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         weights, quantization = module_bytes(module, setup, kept)
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
+        if setup.sharding == "zero3":
+            weights = sum(piece_bytes(piece, world) for piece in base_pieces(module, setup, kept))
         own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
         states = (
             0
-            if setup.sharding in ("zero1", "zero2")
+            if setup.sharding in ("zero1", *DEEPSPEED_ZERO)
             else sum(state_bytes(t, setup).evaluate(*at) for t in own)
         )
-        gradients = 0 if setup.sharding == "zero2" else sum(t.bytes.evaluate(*at) for t in own)
-        extra = sum(t.bytes.evaluate(*at) for t in own) if setup.lora else 0
+        gradients = (
+            0 if setup.sharding in DEEPSPEED_ZERO else sum(t.bytes.evaluate(*at) for t in own)
+        )
+        extra = sum(_held(t, setup, at) for t in own) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(
             LayerCost(
@@ -68,18 +73,34 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
                 flops=flops,
             )
         )
-    shared_states = total_state_bytes(plan.shards.stepped.trainable, setup).evaluate(*at) - sum(
-        r.optimizer_state_bytes for r in rows
-    )
+    states_of_all = total_state_bytes(plan.shards.stepped.trainable, setup) + plan.shards.masters
+    shared_states = states_of_all.evaluate(*at) - sum(r.optimizer_state_bytes for r in rows)
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
-    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding == "zero2" else 0
+    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding in DEEPSPEED_ZERO else 0
     if shared_states or dealt:
-        rows.append(_rest("optimizer", "optimizer", 0, 0, shared_states, dealt))
+        state = plan.state
+        held = state.parameter_bytes + state.quantization_bytes + state.adapter_bytes.evaluate(*at)
+        padding = held - sum(r.parameter_bytes for r in rows)
+        rows.append(_rest("optimizer", "optimizer", 0, 0, shared_states, dealt, padding))
     return tuple(rows)
 
 
+def _held(tensor: TrainableTensor, setup: TrainSetup, at: Values) -> int:
+    """Bytes that a rank has of a tensor of an adapter, which FSDP has cut before."""
+    if setup.sharding != "zero3":
+        return tensor.bytes.evaluate(*at)
+    shape = tuple(size.evaluate(*at) for size in tensor.shape)
+    return piece_bytes(Piece(shape, DTYPE_BYTES[setup.dtype], True), setup.world_size)
+
+
 def _rest(
-    name: str, kind: str, saved: int, flops: int, states: int = 0, gradients: int = 0
+    name: str,
+    kind: str,
+    saved: int,
+    flops: int,
+    states: int = 0,
+    gradients: int = 0,
+    padding: int = 0,
 ) -> LayerCost:
     return LayerCost(
         name=name,
@@ -88,7 +109,7 @@ def _rest(
         out_features=None,
         num_parameters=0,
         num_trainable_parameters=0,
-        parameter_bytes=0,
+        parameter_bytes=padding,
         gradient_bytes=gradients,
         optimizer_state_bytes=states,
         saved_activation_bytes=saved,

@@ -31,7 +31,8 @@ def loss_candidates(
     stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
     gathered = shards.in_loss, shards.before_layers
-    if setup.loss in AFTER_FORWARD or setup.label_smoothing_factor:
+    comes_after = setup.loss in AFTER_FORWARD or setup.label_smoothing_factor > 0
+    if shards.is_sharded and comes_after:
         gathered = shards.after_forward, shards.after_forward
     before, after = beside(ahead, gathered[0]), beside(running, gathered[1])
     in_forward = stored + last + kept.cached
@@ -41,11 +42,17 @@ def loss_candidates(
         made = candidate(before, activations=in_forward, logits_and_loss=kept.capped + logits.bytes)
         end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
-    if isinstance(forward.chunks, LossPath):
-        return _in_path(forward, forward.chunks, stored, kept, before, after, setup)
     if forward.chunks is not None:
-        accumulates = setup.accumulation > 1
-        return _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
+        if isinstance(forward.chunks, LossPath):
+            both = _in_path(forward, forward.chunks, stored, kept, before, after, setup)
+        else:
+            accumulates = setup.accumulation > 1
+            both = _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
+        cast = ZERO if comes_after else shards.cast_as_backward_begins
+        if cast == ZERO:
+            return both
+        begins = candidate(after, activations=stored, temporaries=cast, **_begun(forward, kept))
+        return both[0], largest_of([*both[1], begins])
     older = shifted_of(forward, setup)
     if older is not None:
         end = _each(before, in_forward, kept.capped, older.ahead)
@@ -60,6 +67,16 @@ def loss_candidates(
         after, activations=stored, logits_and_loss=of_logits - kept.labels + logits.elements * 8 + 4
     )
     return (end_of_forward,), (loss_backward,)
+
+
+def _begun(forward: ForwardPass, kept: Activations) -> dict[str, Polynomial]:
+    """What there is of a loss without all logits when its backward begins."""
+    chunks, scalars = forward.chunks, constant(2 * SCALAR)
+    if isinstance(chunks, ChunkedHead):
+        if chunks.fused:
+            return {"gradients": chunks.trained, "logits_and_loss": chunks.made + scalars}
+        return {"logits_and_loss": kept.labels + scalars}
+    return {"logits_and_loss": (chunks.kept if chunks else ZERO) + scalars}
 
 
 def _in_path(

@@ -34,8 +34,8 @@ def moments(
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
         "buffers": constant(buffer_bytes(family, workload) + code_book_bytes(setup)),
-        "gradients": ZERO,
-        "optimizer_states": total_state_bytes(shards.stepped.trainable, setup),
+        "gradients": gradients if shards.gradients_stay else ZERO,
+        "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
         "inputs": ZERO,
     }
     if left := long_frequency_bytes(family, workload):
@@ -44,7 +44,7 @@ def moments(
     held = held_outputs(forward, setup)
     setup_moment = candidate(merged(base, held))
     base["inputs"] = input_bytes(setup)
-    accumulated = gradients if setup.accumulation > 1 else ZERO
+    accumulated = gradients if setup.accumulation > 1 or shards.gradients_stay else ZERO
     summed = constant(SCALAR if setup.accumulation > 1 else 0)  # losses of micro-batches
     output = _logits_held(forward, setup) + summed
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
@@ -55,10 +55,11 @@ def moments(
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
     in_graph = kept.held - forward.leaf_copy if setup.is_reentrant else ZERO
     in_loss = loss_candidates(forward, kept, shards, ahead, running, setup)
+    given = gradients if shards.stepped_gradients is None else shards.stepped_gradients
     step = [
         candidate(
-            base,
-            gradients=gradients,
+            base | {"gradients": ZERO},
+            gradients=given,
             activations=_leaf_bytes(forward) + in_graph,
             logits_and_loss=output + SCALAR,
             temporaries=t,
@@ -123,10 +124,12 @@ def persistent_only(shards: ShardState, workload: Workload) -> Moments:
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
         "gradients": ZERO,
-        "optimizer_states": total_state_bytes(shards.stepped.trainable, workload.setup),
+        "optimizer_states": total_state_bytes(shards.stepped.trainable, workload.setup)
+        + shards.masters,
     }
     base = beside(base, shards.always)
-    step = base | {"gradients": state.gradient_bytes, "inputs": input_bytes(workload.setup)}
+    given = shards.stepped_gradients or state.gradient_bytes
+    step = base | {"gradients": given, "inputs": input_bytes(workload.setup)}
     temporaries = step_temporary_candidates(shards.stepped, workload.setup)
     return {
         "setup": (candidate(base),),

@@ -134,6 +134,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.seq_len == 1,
         setup.world_size,
         setup.sharding,
+        setup.reduce_bucket_size,
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,
@@ -230,10 +231,7 @@ def _shared(workload: Workload) -> Plan:
         return replace(
             one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
         )
-    setup = replace(workload.setup, world_size=1, sharding="none")
-    if workload.setup.has_wide_shards:
-        setup = replace(setup, dtype="bfloat16", precision="pure")
-    one = plan_for(replace(workload, setup=setup))
+    one = plan_for(replace(workload, setup=workload.setup.of_one_process))
     shards = shard_state(workload, one.state, one.adapters, one.copies)
     return _with_moments(
         replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])

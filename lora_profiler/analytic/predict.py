@@ -36,7 +36,7 @@ from lora_profiler.support.losses import (
 )
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
-from lora_profiler.workload import FLAT, FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 """Largest relative error seen of a peak that falls inside a layer, without and with checkpointing,
@@ -164,8 +164,14 @@ _SHARED = {
     ),
     "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
     "zero2": (
-        "ZeRO-2 as its paper deals out gradients and states, with DeepSpeed's default buckets, and"
-        " without the float32 copies of 16-bit weights that DeepSpeed keeps."
+        "The rank that holds most under DeepSpeed's ZeRO-2: all weights in the model's format, a"
+        " float32 copy of its part among optimizer states, one bucket of gradients through"
+        " backward, a second one with overlap_comm left out."
+    ),
+    "zero3": (
+        "Each rank under DeepSpeed's ZeRO-3 with its defaults: weights of up to 100,000 elements"
+        " stay whole, of the others a billion elements at most is gathered at once"
+        " (stage3_max_live_parameters); a float32 copy of its part is among optimizer states."
     ),
     "tp": (
         "Every rank under tensor parallelism: its part of heads and MLP, whole norms, embedding and"
@@ -223,7 +229,8 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
             c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials
         }
         steady.append(Moment(moment=moment, step="steady", bytes=found))
-        fresh = found | {"optimizer_states": 0} if moment in _STATES_FROM_STEP_2 else found
+        masters = plan.shards.masters.evaluate(*at)
+        fresh = found | {"optimizer_states": masters} if moment in _STATES_FROM_STEP_2 else found
         if moment == "setup" and "activations" in found:
             fresh = fresh | {"activations": 0}  # no forward pass has left anything yet
         if moment == "setup" or (moment in _OF_THE_LAST_PASS and setup.accumulation == 1):
@@ -251,7 +258,8 @@ def _is_unchecked(setup: TrainSetup) -> bool:
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    return setup.sharding in ("zero2", *FLAT) or cuts_adapters or shares_states
+    unchecked = (*DEEPSPEED_ZERO, *FLAT)
+    return setup.sharding in unchecked or cuts_adapters or shares_states
 
 
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -309,7 +317,12 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "torch's foreach optimizers refuse weights of which some are cut and some whole; take"
             " forloop or fused."
         )
-    if _is_unchecked(setup):
+    if setup.sharding in DEEPSPEED_ZERO:
+        found.append(
+            "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"
+            " while was read off its source, and held against no run."
+        )
+    elif _is_unchecked(setup):
         found.append("No trace and no measurement of this sharding was held against its rule.")
     if plan.workload.setup.device in ("mps", "xpu"):
         found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
@@ -335,6 +348,11 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     found += evaluation_words(workload)
     if setup.world_size > 1:
         found.append(_SHARED[setup.sharding])
+    if setup.precision == "fsdp-mixed":
+        found.append(
+            "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"
+            " gathered, computed and reduced in bfloat16, as accelerate makes it under FSDP2."
+        )
     if setup.kernels == "liger":
         found.append(ASSUMPTION)
     found += generation_words(workload)

@@ -18,7 +18,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
-from lora_profiler.workload import DTYPE_BYTES, FLAT, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FLAT, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
 """Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's,
@@ -35,8 +35,11 @@ class ShardState:
     are FSDP1's units, of which none is on its way beside the one that runs, but in backward the
     next where it `prefetches`.
     `reshards` says whether a layer's weights go again after its forward pass. `order` are all
-    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come,
-    the weights staying whole.
+    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come.
+    `ahead` and `back` live beside `always` in the forward pass and in backward. `masters` are
+    float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
+    what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
+    buffer of gradients is there from the beginning.
     """
 
     state: Persistent
@@ -50,6 +53,11 @@ class ShardState:
     prefetches: bool = False
     order: tuple[TrainableTensor, ...] = ()
     exchanged: tuple[Traffic, ...] = ()
+    ahead: Polynomial = ZERO
+    back: Polynomial = ZERO
+    masters: Polynomial = ZERO
+    stepped_gradients: Polynomial | None = None
+    gradients_stay: bool = False
 
     @property
     def trained(self) -> Polynomial:
@@ -68,7 +76,7 @@ class ShardState:
         """The root's weights, those of the layer, and the buffer that brought them, kept until the
         next layer's has come."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         if self.flat:
             return constant(self.root.whole + self.units[layer].whole)
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
@@ -78,7 +86,7 @@ class ShardState:
         """As `in_forward`, while the buffer of the unit before is still there; before the first
         layer that is the root's."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         if self.flat:
             return self.in_forward(layer)
         earlier = self.units[layer - 1] if layer else self.root
@@ -88,7 +96,7 @@ class ShardState:
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         buffer = 0 if self.flat else self.units[-1].whole
         return constant(self.root.whole + self._left + buffer)
 
@@ -96,17 +104,29 @@ class ShardState:
     def before_layers(self) -> Polynomial:
         """While backward is in the loss and the head: the last layer is on its way already."""
         if self.root is None:
-            return self.always
+            return self.always + self.back
         if self.flat:
             return constant(self.root.whole + self.units[-1].whole * self.prefetches)
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
+
+    @property
+    def cast_as_backward_begins(self) -> Polynomial:
+        """A rank's part of the last layer, lowered to be gathered."""
+        return constant(self.units[-1].lowered if self.units and self.reshards else 0)
+
+    def in_root_reduction(self, world_size: int) -> Polynomial:
+        """The root's weights are gone, and all that it sends of gradients lies in one buffer,
+        beside what comes out."""
+        if self.root is None:
+            return self.always + self.back
+        return constant(self.root.reduced + self.root.reduced // world_size)
 
     @property
     def after_forward(self) -> Polynomial:
         """In a loss that is made of what the root has returned: no buffer is left, and none is
         fetched before backward comes back to the root."""
         if self.root is None:
-            return self.always
+            return self.always + self.ahead
         return constant(self.root.whole + self._left)
 
     @property
@@ -117,7 +137,7 @@ class ShardState:
         """The root's weights, the layer's, the buffer of the next one to come, and what the one
         before sent off as gradients."""
         if self.root is None:
-            return self.always
+            return self.always + self.back
         if self.flat:
             coming = self.units[layer - 1].whole * self.prefetches if layer > 0 else 0
             return constant(self.root.whole + self.units[layer].whole + coming)
@@ -133,7 +153,7 @@ class ShardState:
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
-            return self.always
+            return self.always + self.back
         return constant(self.root.whole + (0 if self.flat else self.units[0].reduced))
 
     def reduced_above(self, layer: int) -> Polynomial:
@@ -145,7 +165,8 @@ class ShardState:
         moment inside a layer's backward, which one moment's name does not tell apart. `rank` is
         that of the adapters."""
         if self.root is None:
-            size = self.always.evaluate(1, 1, rank)
+            passing = {"end_of_forward": self.ahead, "loss_backward": self.back}.get(moment, ZERO)
+            size = (self.always + passing).evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.whole, self.units[-1].whole
         buffer = 0 if self.flat else last
@@ -165,19 +186,13 @@ class ShardState:
         after the last one alone."""
         rank = setup.lora.r if setup.lora else 1
         if self.root is None:
+            if setup.sharding in DEEPSPEED_ZERO:
+                return tuple(
+                    t if t.phase == "optimizer" else _repeated(t, setup.accumulation)
+                    for t in self.exchanged
+                )
             if setup.sharding in ("none", "tp"):
                 return self.exchanged
-            if setup.sharding == "zero2":
-                whole = sum(t.bytes.evaluate(1, 1, rank) for t in self.order)
-                return (
-                    Traffic(
-                        collective="reduce_scatter",
-                        phase="backward",
-                        count=setup.accumulation,
-                        size_bytes=whole * setup.accumulation,
-                    ),
-                    Traffic(collective="all_gather", phase="optimizer", count=1, size_bytes=whole),
-                )
             buckets = bucket_bytes(
                 [t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order]
             )
@@ -220,12 +235,14 @@ class ShardState:
 
 class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
-    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves."""
+    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
+    `lowered` of the part that a rank casts before it is gathered."""
 
     share: int
     whole: int
     reduced: int
     reduced_share: int
+    lowered: int = 0
 
 
 class Piece(NamedTuple):
@@ -238,6 +255,10 @@ class Piece(NamedTuple):
     def share(self, world_size: int) -> int:
         """Bytes of rank 0's chunk of the first dimension."""
         return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
+
+
+def _repeated(traffic: Traffic, times: int) -> Traffic:
+    return replace(traffic, count=traffic.count * times, size_bytes=traffic.size_bytes * times)
 
 
 def _summed(
@@ -284,12 +305,21 @@ def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
     )
 
 
-def unit(pieces: Iterable[Piece], world_size: int) -> Unit:
-    shares = [(piece.share(world_size), piece.trains) for piece in pieces]
-    share = sum(size for size, _ in shares)
-    reduced = sum(size for size, trains in shares if trains)
+def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) -> Unit:
+    """The unit of some parameters. `itemsize`: bytes of an element once it is gathered, and of its
+    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored."""
+    pieces = list(pieces)
+    gathered = [p if itemsize is None else p._replace(itemsize=itemsize) for p in pieces]
     return Unit(
-        share=share, whole=share * world_size, reduced=reduced * world_size, reduced_share=reduced
+        share=sum(p.share(world_size) for p in pieces),
+        whole=world_size * sum(p.share(world_size) for p in gathered),
+        reduced=world_size * sum(p.share(world_size) for p in gathered if p.trains),
+        reduced_share=sum(p.share(world_size) for p in pieces if p.trains),
+        lowered=sum(
+            low.share(world_size)
+            for low, stored in zip(gathered, pieces, strict=True)
+            if low.itemsize != stored.itemsize
+        ),
     )
 
 
@@ -326,35 +356,6 @@ def partitioned(
     return ShardState(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
 
 
-REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default of `reduce_bucket_size`."""
-
-
-def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
-    """ZeRO-2, by the rule of its paper and DeepSpeed's buckets, unchecked here: weights whole,
-    gradients and states dealt out as one flat tensor of each dtype, two buckets of gradients on
-    their way."""
-    rank = setup.lora.r if setup.lora else 1
-    flat: dict[str, int] = {}
-    for tensor in order:
-        flat[tensor.dtype] = flat.get(tensor.dtype, 0) + tensor.numel.evaluate(1, 1, rank)
-    parts = [
-        TrainableTensor((constant(-(-numel // setup.world_size)),), dtype)
-        for dtype, numel in flat.items()
-    ]
-    share = replace(state, order=tuple(parts))
-    buckets = sum(
-        2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items()
-    )
-    return ShardState(
-        state=share,
-        stepped=share,
-        always=constant(buckets),
-        dealt=setup.world_size,
-        order=tuple(order),
-    )
-
-
 def fully_sharded(
     state: Persistent,
     order: Sequence[TrainableTensor],
@@ -366,13 +367,14 @@ def fully_sharded(
     """Each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
     rank's bytes of adapters. FSDP1's optimizer sees one flat tensor a unit."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
+    gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
     known: dict[tuple[Piece, ...], Unit] = {}
     flat = setup.sharding in FLAT
 
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
             return flat_unit(pieces, world, wide=setup.has_wide_shards)
-        return unit(pieces, world)
+        return unit(pieces, world, gathered)
 
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base = made(root)

@@ -4,6 +4,7 @@ holds."""
 from collections.abc import Iterator
 
 from lora_profiler.adapters import Adapter
+from lora_profiler.analytic.deepspeed import dealt_out, partitioned_whole
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
@@ -16,7 +17,6 @@ from lora_profiler.analytic.sharding import (
     Piece,
     ShardState,
     alone,
-    dealt_out,
     fully_sharded,
     partitioned,
     replicated,
@@ -36,7 +36,7 @@ def shard_state(
 
     Raises UsageError for a sharding that no rule describes.
     """
-    setup, model = workload.setup, workload.model
+    setup, model = workload.setup.as_held, workload.model
     if setup.sharding == "none":
         return alone(state)
     order = tuple(trainable_tensors(model, setup, adapters, copies))
@@ -46,10 +46,15 @@ def shard_state(
         return partitioned(state, order, setup)
     if setup.sharding == "zero2":
         return dealt_out(state, setup, order)
+    if setup.sharding == "zero3":
+        kept = kept_in_16_bit(model, setup)
+        base = [p for _, module in model.modules() for p in base_pieces(module, setup, kept)]
+        added = [piece for _, piece in _added(setup, adapters, copies)]
+        return partitioned_whole(state, setup, order, base, added)
     if setup.sharding not in FULLY_SHARDED:
         raise UsageError(
-            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard,"
-            " fsdp1, fsdp1-no-prefetch and tp have."
+            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, zero3, fsdp,"
+            " fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
         )
     if setup.optimizer not in ("adamw", "sgd"):
         works = setup.optimizer == "muon" or package_of(setup) == "torchao"

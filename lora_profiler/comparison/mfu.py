@@ -46,7 +46,7 @@ def peak_flops(card: Gpu, setup: TrainSetup) -> float | None:
     bfloat16 under autocast. float32 is float32 itself, since torch leaves TF32 off; float32
     adapters are too small a part to change the peak that counts.
     """
-    dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
+    dtype = "bfloat16" if setup.precision != "pure" else setup.dtype
     tflops = {
         "float32": card.fp32_tflops,
         "float16": card.fp16_dense_tflops,

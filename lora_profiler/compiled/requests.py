@@ -257,7 +257,7 @@ class _Asking:
 
     def _scratch_of_flash(self, queries: int, keys: int) -> None:
         setup = self._workload.setup
-        width = DTYPE_BYTES["bfloat16" if setup.precision == "amp" else setup.dtype]
+        width = DTYPE_BYTES["bfloat16" if setup.precision != "pure" else setup.dtype]
         rows = -(-setup.seq_len // FLASH_ROWS) * FLASH_ROWS
         summed = queries * _FLOAT32 // width * rows // setup.seq_len
         if self._is_cudnn and self._log_sum_exp is not None:

@@ -106,7 +106,7 @@ def spread(model: torch.nn.Module, setup: TrainSetup) -> Spread:
         return Spread(module=model)
     if setup.sharding in FULLY_SHARDED:
         mesh = init_device_mesh(setup.device, (setup.world_size,))
-        sharded = fully_sharded(model, mesh, reshard_after_forward=setup.sharding == "fsdp")
+        sharded = fully_sharded(model, mesh, setup)
         if setup.device == "cpu":
             collectives_in_place(sharded)
         return Spread(module=sharded)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -15,6 +15,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.workload import TrainSetup
 
 _BY_COLUMNS, _BY_ROWS = (
     ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"),
@@ -40,19 +41,19 @@ def units(model: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
-def fully_sharded(
-    model: torch.nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool
-) -> torch.nn.Module:
+def fully_sharded(model: torch.nn.Module, mesh: DeviceMesh, setup: TrainSetup) -> torch.nn.Module:
     """`model` with its parameters sharded over `mesh`, in place.
 
-    With `reshard_after_forward`, torch's default, layers give their weights up after forward; the
-    root's unit keeps them until backward is over, as backward begins with it. Raises
-    UnbuildableError as `units` does.
+    Under "fsdp", torch's default, layers give their weights up after forward; the root's unit keeps
+    them until backward is over, as backward begins with it. Raises UnbuildableError as `units`
+    does.
     """
-    reshard = None if reshard_after_forward else False
+    reshard = None if setup.sharding == "fsdp" else False
+    is_mixed = setup.precision == "fsdp-mixed"
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if is_mixed else None)
     for unit in units(model):
-        fully_shard(unit, mesh=mesh, reshard_after_forward=reshard)
-    fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
+    fully_shard(model, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
     return model
 
 

@@ -119,7 +119,11 @@ def _setup(
     given: Collection[str],
     platform: Platform | None,
 ) -> TrainSetup:
-    base = TrainSetup(**_arguments(TrainSetup, options, model))
+    arguments = _arguments(TrainSetup, options, model)
+    precision = arguments["precision"]
+    if method != "full" and precision == "fsdp-mixed":
+        arguments["precision"] = "amp"  # what it asks of weights depends on who trains
+    base = TrainSetup(**arguments)
     lacks_bfloat16 = (
         platform is not None
         and not platform.has_bfloat16
@@ -132,8 +136,8 @@ def _setup(
         return base
     lora = LoraConfig(**_arguments(LoraConfig, options, model))
     quantization = Quantization(**_arguments(Quantization, options, model))
-    setup = _with_adapter(base, lora, quantization, method, given)
-    if lacks_bfloat16 and base.precision == "pure":
+    setup = replace(_with_adapter(base, lora, quantization, method, given), precision=precision)
+    if lacks_bfloat16 and precision == "pure":
         return replace(setup, dtype="float16")
     return setup
 

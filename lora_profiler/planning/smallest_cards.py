@@ -29,7 +29,7 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
     if prediction.saved_activation_bytes is None or setup.device != "cuda":
         return ()
     answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
-    needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision == "amp"
+    needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision != "pure"
     peaks: dict[int | None, int | None] = {
         workload.platform.capability: prediction.peak.total_bytes
     }

@@ -51,7 +51,7 @@ def unequal_loss(
 
     Under autocast products are in bfloat16 whatever the weights are.
     """
-    limit = LOSS_TOLERANCE["bfloat16" if setup.precision == "amp" else setup.dtype]
+    limit = LOSS_TOLERANCE["bfloat16" if setup.precision != "pure" else setup.dtype]
     for step, (mine, one) in enumerate(zip(losses, expected, strict=False), 1):
         if abs(mine - one) > limit * abs(one):
             return (

@@ -8,7 +8,7 @@ from lora_profiler.model_spec import Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import LayerCost, MomentName, Prediction
 from lora_profiler.units import bytes_text, count_text
-from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
 _OPTIMIZERS = {
     "adamw": "AdamW keeps two states per trained weight, each in that weight's dtype",
@@ -130,13 +130,14 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
 
 
 _CUT: dict[str, tuple[Sharding, ...]] = {
-    "weights": (*FULLY_SHARDED, "tp"),
-    "gradients": ("zero2", *FULLY_SHARDED, "tp"),
-    "states": ("zero1", "zero2", *FULLY_SHARDED, "tp"),
+    "weights": ("zero3", *FULLY_SHARDED, "tp"),
+    "gradients": (*DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
+    "states": ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
 }
 _CUT_WORDS: dict[Sharding, str] = {
     "zero1": "dealt out over {} ranks, each parameter whole to one",
     "zero2": "dealt out over {} ranks",
+    "zero3": "dealt out over {} ranks",
     "fsdp": "of each tensor the first of {} chunks",
     "fsdp-no-reshard": "of each tensor the first of {} chunks",
     "fsdp1": "of each unit's flat parameter one of {} parts",

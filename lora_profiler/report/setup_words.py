@@ -1,11 +1,18 @@
 """How a model is trained, in a line each: the model, its batch and weights, attention, adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.units import count_text, short_count_text
-from lora_profiler.workload import STORED_OPTIONS, LoraConfig, TrainSetup, Workload, setup_dict
+from lora_profiler.workload import (
+    STORED_OPTIONS,
+    LoraConfig,
+    Precision,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
 
 def title_words(prediction: Prediction) -> str:
@@ -24,11 +31,18 @@ def platform_words(workload: Workload) -> str:
     return f" ({platform.capability_text or 'sm_80 to sm_89'}, torch {platform.torch_text})"
 
 
+_PRECISION_WORDS: Mapping[Precision, str] = {
+    "pure": "",
+    "amp": " under bfloat16 autocast",
+    "fsdp-mixed": " under FSDP's mixed precision",
+}
+
+
 def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
     methods, where they differ."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
-    autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
+    autocast = _PRECISION_WORDS[setup.precision]
     packed = (
         f" packed from sequences of {count_text(setup.packed)}"
         if setup.packed and setup.is_packed

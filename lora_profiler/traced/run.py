@@ -92,7 +92,7 @@ def trace(
             if setup.world_size > 1:
                 mesh = group.enter_context(fake_group(setup.world_size))
             if setup.sharding in FULLY_SHARDED:
-                fully_sharded(model, mesh, reshard_after_forward=setup.sharding == "fsdp")
+                fully_sharded(model, mesh, setup)
             if setup.sharding == "tp":
                 model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)

@@ -71,9 +71,13 @@ class _OnMeta:
 
 
 def notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
-    """Gives every unit of a sharded model collectives that only write themselves into `sent`."""
+    """Gives every unit of a sharded model collectives that only write themselves into `sent`, and
+    tells its parameters that what is cast for them has no data either."""
     for module in model.modules():
         if isinstance(module, dist.fsdp.FSDPModule):
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                for parameter in group.fsdp_params:
+                    parameter.device = torch.device("meta")
             module.set_custom_all_gather(_OnMeta("all_gather", tracer, sent))  # type: ignore[arg-type]  # a protocol by its looks
             module.set_custom_reduce_scatter(_OnMeta("reduce_scatter", tracer, sent))  # type: ignore[arg-type]
 

@@ -31,8 +31,9 @@ from lora_profiler.trainer_files.trainer_file import (
     TrainerFile,
     idle_options,
     instead,
+    usual_options,
 )
-from lora_profiler.workload import FULLY_SHARDED, OPTIONS
+from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, OPTIONS
 
 FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL)
 BESIDE = (ACCELERATE, DEEPSPEED)
@@ -182,7 +183,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     methods = options.get("methods", ())
     assert known.stack is not None
     stack = known.stack(first)
-    rows += _settle(options, rows)
+    rows += _settle(options, rows, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
@@ -293,7 +294,9 @@ def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:
     )
 
 
-def _settle(options: dict[str, Any], rows: Sequence[KeyReading]) -> Iterator[KeyReading]:
+def _settle(
+    options: dict[str, Any], rows: Sequence[KeyReading], stack: str
+) -> Iterator[KeyReading]:
     """What keys and files say together: one rank shares nothing, several share at least the
     work."""
     if options.get("dtype") == AUTO_DTYPE:
@@ -311,6 +314,33 @@ def _settle(options: dict[str, Any], rows: Sequence[KeyReading]) -> Iterator[Key
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(rows[0].file, "optimizer", optimizer, "adamw", what)
+    is_4_bit = "qlora" in options.get("methods", ())
+    if options["sharding"] == "zero3" and is_4_bit:
+        options["sharding"] = "zero2"
+        what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
+        yield instead(rows[0].file, "sharding", "zero3", "zero2", what)
+    usual = {**usual_options(stack, options), **options}
+    if usual.get("precision") == "amp" and (not is_4_bit or options["sharding"] in DEEPSPEED_ZERO):
+        yield from _without_autocast(options, rows[0].file)
+
+
+def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
+    """bf16 as accelerate makes it of DeepSpeed, which makes all weights bfloat16, and of FSDP,
+    which gathers what trains, kept in float32, in bfloat16."""
+    if options["sharding"] in DEEPSPEED_ZERO:
+        made = {"precision": "pure", "dtype": "bfloat16"}
+        note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
+    elif options["sharding"] in FULLY_SHARDED:
+        made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
+        if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
+            made["dtype"] = "float32"
+        note = "under FSDP bf16 is its own mixed precision: what trains is kept in float32"
+    else:
+        return
+    options |= made
+    yield KeyReading(
+        file=file, line=0, key="bf16", value="amp", state="option", options=made, note=note
+    )
 
 
 def _without_idle(row: KeyReading, methods: Sequence[str]) -> KeyReading:

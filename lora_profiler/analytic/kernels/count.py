@@ -76,7 +76,7 @@ def _trainable(workload: Workload) -> dict[int, int]:
     parallelism those of the rank's part."""
     setup = workload.setup
     if setup.sharding not in ("none", "tp"):
-        workload = replace(workload, setup=replace(setup, world_size=1, sharding="none"))
+        workload = replace(workload, setup=setup.of_one_process)
     at, trainable = values(workload), dict[int, int]()
     for tensor, count in plan_for(workload).state.trainable.items():
         size = ITEMSIZE[tensor.dtype]

@@ -98,6 +98,7 @@ DEEPSPEED = Framework(
     marks=frozenset({"zero_optimization.stage", "zero_optimization", "train_batch_size"}),
     keys={
         "zero_optimization.stage": shared.zero_stage,
+        "zero_optimization.reduce_bucket_size": shared.reduce_bucket,
         "zero_optimization.offload_optimizer.device": shared.offload_device(_OFFLOAD),
         "zero_optimization.offload_param.device": shared.offload_device(_OFFLOAD),
         "train_micro_batch_size_per_gpu": _number("batch_size"),

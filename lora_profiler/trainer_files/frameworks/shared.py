@@ -225,12 +225,17 @@ def zero_stage(value: Any, document: Document) -> Meaning:
     stage = int(number(value))
     if stage == 0:
         return Meaning({"sharding": "ddp"}, asks=("world_size",))
-    if stage in (1, 2):
+    if stage in (1, 2, 3):
         return Meaning({"sharding": f"zero{stage}"}, asks=("world_size",))
-    if stage == 3:
-        what = "ZeRO-3's float32 master weights and buckets, answered as FSDP"
-        return not_modelled(what, "too low", sharding="fsdp")._replace(asks=("world_size",))
     raise ValueError("DeepSpeed's stages are 0, 1, 2 and 3.")
+
+
+def reduce_bucket(value: Any, document: Document) -> Meaning:
+    """Elements; "auto", which transformers fills in by the square of the hidden size, is left to
+    DeepSpeed's default."""
+    if value == "auto":
+        return not_modelled("a reduce bucket of the hidden size squared", "too high")
+    return Meaning({"reduce_bucket_size": size(value)})
 
 
 def offload_device(what: str) -> Reader:
