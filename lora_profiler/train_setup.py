@@ -376,12 +376,13 @@ class TrainSetup:
     def of_one_process(self) -> "TrainSetup":
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""
-        held = self.as_held
-        if self.precision == "fsdp-mixed" and held.lora is not None:
-            held = replace(held, lora=replace(held.lora, adapter_dtype="bfloat16"))
+        held, lora = self.as_held, self.as_held.lora
+        if self.precision == "fsdp-mixed" and lora is not None:
+            lora = replace(lora, adapter_dtype="bfloat16")
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
         return replace(
             held,
+            lora=lora,
             world_size=1,
             sharding="none",
             dtype="bfloat16" if is_lowered else self.dtype,
