@@ -122,7 +122,7 @@ def test_every_option_reaches_the_setup() -> None:
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
         " --loss plain --world-size 4 --sharding ddp --kernels transformers --padding 0.25"
         " --hold-outputs --label-smoothing-factor 0.1 --eval-batch-size 8"
-        " --reduce-bucket-size 5000"
+        " --reduce-bucket-size 5000 --use-reentrant --loop-state trl --transformers 5"
         " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
@@ -158,7 +158,11 @@ def test_every_option_reaches_the_setup() -> None:
         "padding": 0.25,
         "eval_batch_size": 8,
         "reduce_bucket_size": 5000,
+        "use_reentrant": True,
+        "loop_state": "trl",
+        "transformers": "5",
         "use_dora": True,
+        "fast_lora": False,
         "quant_type": "int8",
     }
 
