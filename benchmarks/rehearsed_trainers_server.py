@@ -41,7 +41,8 @@ def rehearse(question: dict[str, Any]) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         return {"status": "out_of_memory", "error": str(error)[:200]}
     except Exception as error:
-        return {"status": "error", "error": f"{type(error).__name__}: {error}".split(" from file")[0][:300]}
+        said, _, _ = f"{type(error).__name__}: {error}".partition(" from file")
+        return {"status": "error", "error": said[:300]}
     stats = torch.cuda.memory_stats()
     before = stats["requested_bytes.all.current"]
     torch._C._cuda_clearCublasWorkspaces()

@@ -101,7 +101,7 @@ def decide() -> None:
 
 
 def lot(name: str) -> float:
-    """From 0 to 1, by the seed of this session."""
+    """From 0 to 1, by the seed of this run."""
     drawn_bytes = hashlib.sha256(f"{os.environ[SEED]} {name}".encode()).digest()
     return int.from_bytes(drawn_bytes[:4], "big") / 2**32
 
