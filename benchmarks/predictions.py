@@ -41,6 +41,9 @@ PREDICTOR = (
     "platform.py",
     "model_spec.py",
     "option.py",
+    "option_values.py",
+    "lora_config.py",
+    "train_setup.py",
     "prediction.py",
     "workload.py",
 )

@@ -19,8 +19,7 @@ from dashboard_client import asked, cookie_of, press
 from lora_profiler.dashboard.serving import opened
 from serving import ROOT, Served, healthy, served
 
-MEASURE = "page=measure&model=meta-llama%2FLlama-3.1-405B&method=full"
-"""More than any machine holds, so that what is started refuses and ends by itself."""
+MEASURE = "page=measure&model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +91,8 @@ def test_its_own_page_starts_one(server: Served) -> None:
             is None
         )
     assert started.result()
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        process.kill()
 
 
 @pytest.mark.parametrize(

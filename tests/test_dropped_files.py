@@ -109,7 +109,7 @@ def test_nothing_is_looked_for_that_a_file_names(tmp_path: Path) -> None:
         text = f"{TRL}deepspeed: {path}\n"
         keys = {key.key: key for key in read_content("sft.yaml", text.encode()).keys}
         assert keys["deepspeed"].note == "the file is not at hand; its stage is taken from its name"
-        assert keys["deepspeed"].options == {"sharding": "fsdp"}
+        assert keys["deepspeed"].options == {"sharding": "zero3"}
 
 
 def test_a_model_that_is_not_there_is_told_and_the_rest_is_taken() -> None:

@@ -33,7 +33,7 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
 from lora_profiler.report import labels
 from lora_profiler.stacks import TRAINERS, find_stack
-from lora_profiler.workload import OPTIONS, Method
+from lora_profiler.workload import DEEPSPEED_ZERO, OPTIONS, Method
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -302,6 +302,8 @@ def ranks(*, network: bool) -> dict[str, Any]:
     st.session_state[own["key"]] = max(2, st.session_state[own["key"]])
     world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), 2, MAX_SIZE, **own)
     found: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
+    if sharding in DEEPSPEED_ZERO:
+        found["reduce_bucket_size"] = _widget(SETUP_OPTIONS["reduce_bucket_size"])
     if network:
         found["interconnect"] = st.selectbox(
             "Interconnect",
