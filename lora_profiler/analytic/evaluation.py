@@ -23,6 +23,7 @@ from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
+from lora_profiler.support.losses import AFTER_FORWARD
 from lora_profiler.workload import Workload
 
 
@@ -72,12 +73,13 @@ def evaluation(
     elif isinstance(chunks, LossPath):  # with what autograd would keep: an upper bound
         outcomes = list(chunks.ahead)
         if chunks.hidden.storage is not forward.hidden.storage:
-            hidden, outcomes = ZERO, [size + chunks.hidden.bytes for size in outcomes]
+            outcomes = [size + chunks.hidden.bytes for size in outcomes]
+            hidden = ZERO if setup.loss in AFTER_FORWARD else hidden
     else:
         made = chunks.trained if chunks.fused and not chunks.lowered else ZERO
         loss = chunks.losses() + chunks.copied + made + labels + (2 + chunks.fused) * SCALAR
-        if chunks.hidden.storage is not forward.hidden.storage:  # handed on in its place
-            hidden, loss = ZERO, loss + chunks.hidden.bytes
+        if chunks.hidden.storage is not forward.hidden.storage:  # beside what the model names
+            loss = loss + chunks.hidden.bytes
         outcomes = [loss]
     found = [
         candidate(
