@@ -1,0 +1,65 @@
+"""What a trainer's own loop keeps, in the harness' steps and in rules."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
+
+import torch
+
+from lora_profiler import TrainSetup, Workload, find_model, predict
+from lora_profiler.harness.training import Batches, Training
+from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.records.record import Conditions
+
+MODEL = find_model("EleutherAI/pythia-14m", offline=True)
+
+
+def asked(loop_state: Any) -> Workload:
+    setup = TrainSetup(
+        batch_size=2,
+        seq_len=32,
+        accumulation=2,
+        dtype="float32",
+        device="cpu",
+        optimizer="adamw_8bit",
+        loop_state=loop_state,
+    )
+    return Workload(model=MODEL, setup=setup)
+
+
+@pytest.mark.parametrize("loop_state", ["none", "transformers"])
+def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -> None:
+    """bitsandbytes itself, after a step; its code books are shared among the tensors."""
+    workload = asked(loop_state)
+    model = build_model(workload)
+    optimizer = make_optimizer(model, workload.setup)
+    batches = Batches(workload.setup, Conditions(), model.config.vocab_size)
+    training = Training(model, optimizer, workload.setup, batches)
+    training.step(lambda step, phase: None)
+    storages = {
+        value.data_ptr(): value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    }
+    told = predict(workload, "analytic").persistent_bytes["optimizer_states"]
+    assert sum(storages.values()) == told
+
+
+@pytest.mark.parametrize(
+    ("loop_state", "columns", "scalars"), [("none", 1, 0), ("transformers", 4, 20), ("trl", 6, 16)]
+)
+def test_a_loop_s_batch_and_scalars_are_beside_the_step(
+    loop_state: str, columns: int, scalars: int
+) -> None:
+    """By hand: labels, and TRL's mask, beside the ids, of both micro-batches at once; scalars with
+    the norm of float32 gradients. The harness holds as much more."""
+    workload = asked(loop_state)
+    told = predict(workload, "analytic")
+    assert told.peak.bytes["inputs"] == columns * 2 * 32 * 8 + scalars
+    held = Training(torch.nn.Linear(1, 1), None, workload.setup, None).of_loop  # type: ignore[arg-type]
+    beside = (columns - 1) * 2 * 32 * 8 + scalars
+    assert (0 if held is None else held.numel()) == beside
