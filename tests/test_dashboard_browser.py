@@ -68,10 +68,11 @@ class Window:
 
     def type_into(self, label: str, text: str) -> None:
         """A value that is not on the list of a box that takes such."""
+        self.settle()  # a run that ends meanwhile draws the box anew
         box = self.page.get_by_role("combobox", name=re.compile(f"{re.escape(label)}$"))
         box.click()
         box.fill(text)
-        box.press("Enter")
+        self.page.get_by_role("option", name=re.compile(f"{re.escape(text)}$")).click()
 
     def settings(self) -> "Window":
         """With every option in sight."""
