@@ -121,7 +121,12 @@ def browser(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         context = driver.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("browser"),
             executable_path=PROGRAM,
-            args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"],
+            args=[
+                "--no-sandbox",
+                "--disable-background-networking",
+                "--disable-gpu",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            ],
             viewport=VIEWPORT,
             reduced_motion="reduce",
         )
@@ -143,7 +148,6 @@ def opened_window(browser: Any, address: str) -> Window:
         if message.type == "error":
             found.wrong.append(f"console: {message.text}")
 
-    found.page.route(lambda url: not url.startswith(found.address), lambda route: route.abort())
     found.page.on("request", asked)
     found.page.on("console", said)
     found.page.on("pageerror", lambda e: found.wrong.append(f"page: {e}"))
