@@ -33,6 +33,8 @@ def a_settled_heap() -> Iterator[None]:
     tensors passes it by."""
     gc.collect()
     gc.freeze()
+    if (bitsandbytes := sys.modules.get("bitsandbytes.optim")) is not None:
+        bitsandbytes.GlobalOptimManager.get_instance().initialize()  # wishes of a real Trainer's
     yield
 
 

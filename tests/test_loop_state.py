@@ -30,9 +30,10 @@ def asked(loop_state: Any) -> Workload:
     return Workload(model=MODEL, setup=setup)
 
 
-@pytest.mark.parametrize("loop_state", ["none", "transformers"])
+@pytest.mark.parametrize("loop_state", ["none", "transformers", "none"])
 def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -> None:
-    """bitsandbytes itself, after a step; its code books are shared among the tensors."""
+    """bitsandbytes itself, after a step, also in a process that had another one before; its code
+    books are shared among the tensors."""
     workload = asked(loop_state)
     model = build_model(workload)
     optimizer = make_optimizer(model, workload.setup)

@@ -54,23 +54,12 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
         from transformers.optimization import Adafactor
 
         return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]
-    if widens_embeddings(setup):
-        _widen_embeddings(model)
-    return _of_package(parameters, setup)
+    return _of_package(model, parameters, setup)
 
 
-def _widen_embeddings(model: torch.nn.Module) -> None:
-    """States of embeddings in 32 bit, as the Trainer's create_optimizer asks for. bitsandbytes
-    keeps such wishes by address, and so those of a model that is gone."""
-    require("bitsandbytes", '"lora-profiler[qlora]"', "8-bit optimizers")
-    manager = import_module("bitsandbytes.optim").GlobalOptimManager.get_instance()
-    manager.initialize()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Embedding):
-            manager.register_module_override(module, "weight", {"optim_bits": 32})
-
-
-def _of_package(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> torch.optim.Optimizer:
+def _of_package(
+    model: torch.nn.Module, parameters: list[torch.nn.Parameter], setup: TrainSetup
+) -> torch.optim.Optimizer:
     """As transformers' Trainer asks for it by the name of `TrainingArguments.optim`."""
     made = PACKAGE_OPTIMIZERS[setup.optimizer]
     if made.package == "torchao":
@@ -78,6 +67,13 @@ def _of_package(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> torc
         kind = getattr(import_module("torchao.optim"), made.kind)
         return kind(parameters, lr=LEARNING_RATE)  # type: ignore[no-any-return]
     require("bitsandbytes", '"lora-profiler[qlora]"', f"optimizer {setup.optimizer}")
+    # kept for the whole process, by address and by place: what a model that is gone wished for goes
+    manager = import_module("bitsandbytes.optim").GlobalOptimManager.get_instance()
+    manager.initialize()
+    if widens_embeddings(setup):  # states of embeddings in 32 bit: the Trainer's create_optimizer
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                manager.register_module_override(module, "weight", {"optim_bits": 32})
     kind = getattr(import_module("bitsandbytes.optim"), made.kind)
     return kind(  # type: ignore[no-any-return]
         parameters, lr=LEARNING_RATE, optim_bits=made.bits, is_paged=made.is_paged
