@@ -287,8 +287,8 @@ def markdown(result: dict[str, Any]) -> str:
             f" streamlit {result['streamlit']}, plotly {result['plotly']}. From the key or the"
             f" address until the numbers stand in the page. {result['records']:,} records are"
             f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
-            " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in 2 s."
-            " Written by `python -m benchmarks.dashboard --write`."
+            " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"
+            " 2 s. Written by `python -m benchmarks.dashboard --write`."
         ),
         "",
         "| what | n | median ms | worst ms |",
