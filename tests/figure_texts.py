@@ -2,7 +2,7 @@
 
 from typing import Any
 
-CROWDED = """least => {
+CROWDED = """([least, overMarks]) => {
     const quad = text => {
         const b = text.getBBox(), m = text.getScreenCTM();
         return [[b.x, b.y], [b.x + b.width, b.y], [b.x + b.width, b.y + b.height], [b.x, b.y + b.height]]
@@ -33,17 +33,24 @@ CROWDED = """least => {
                 if (x < around.left - 1 || x > around.right + 1) { found.push(`${words}: out of its figure`); break; }
             for (const [others, other] of texts.slice(n + 1))
                 if (depth(box, other) > least) found.push(`${words}: over ${others}`);
-            if (isName) for (const r of marks)
+            if (isName && overMarks) for (const r of marks)
                 if (depth(box, of(r)) > least) found.push(`${words}: over a mark`);
         });
     }
     return found;
 }"""
 """Texts over other texts of their figure or outside of it, and names over marks."""
+DRAWN_WIDE = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.offsetParent).every(plot => {
+    const [own, around] = [plot.querySelector('.main-svg'), plot].map(e => e?.getBoundingClientRect().width);
+    return Math.abs(own - around) < 2;
+})"""
+"""plotly has drawn every figure as wide as its place now is."""
 LEAST_PX = 3
 """So deep the boxes of lines lie in one another: above and below their letters they are empty."""
 
 
-def crowded(page: Any) -> list[str]:
-    found: list[str] = page.evaluate(CROWDED, LEAST_PX)
+def crowded(page: Any, *, over_marks: bool = True) -> list[str]:
+    """What is crowded in the figures that are drawn, as wide as their places are."""
+    page.wait_for_function(DRAWN_WIDE)
+    found: list[str] = page.evaluate(CROWDED, [LEAST_PX, over_marks])
     return found

@@ -561,11 +561,6 @@ FRONT = (
     "&gpus=rtx_4090,+l40s,+a100_sxm_80gb"
 )
 """Runs near one another, two of which would be named across others."""
-DRAWN_WIDE = """() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => {
-    const [own, around] = [plot.querySelector('.main-svg'), plot].map(e => e?.getBoundingClientRect().width);
-    return Math.abs(own - around) < 2;
-})"""
-"""plotly has drawn every figure as wide as its place now is."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -578,7 +573,6 @@ def test_names_in_a_plan_s_figure_lie_over_nothing(window: Any, scheme: Any) -> 
     w.page.locator(".textpoint text", has_text="LoRA r").first.wait_for()
     for width in WIDTHS:
         w.page.set_viewport_size({"width": width, "height": 900})
-        w.page.wait_for_function(DRAWN_WIDE)
         assert crowded(w.page) == [], width
 
 
@@ -733,6 +727,45 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     w.button("CSV").wait_for()
     assert serious(w.settle().page) == []
     assert w.page.evaluate(NAMELESS) == []
+
+
+EVERY_PAGE = {
+    "crossover": "page=crossover&model=gpt2&gpu=rtx_4090&method=full&method=lora&method=qlora",
+    "plan": f"page=plan&{PLANNED}",
+    "compare": "page=compare",
+    "measure": f"page=measure&{TINY}",
+    "learn": "page=learn",
+    "evidence": "page=evidence",
+    "catalogue": "page=catalogue",
+    **{
+        f"predict, {tab}": "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora"
+        for tab in VIEWS
+    },
+}
+TOO_WIDE = """() => [document.documentElement, document.querySelector('[data-testid="stMain"]')]
+    .some(e => e.scrollWidth > e.clientWidth + 1)"""
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1440, 1920])
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_a_page_is_readable(window: Any, name: str, width: int, scheme: Any) -> None:
+    """No wider than its window, no words of a figure over others or cut, nothing serious for
+    axe."""
+    w = window()
+    w.page.emulate_media(color_scheme=scheme)
+    w.page.set_viewport_size({"width": width, "height": 900})
+    w.open(EVERY_PAGE[name])
+    drawn = w.page.locator('.js-plotly-plot, [data-testid="stDataFrame"] canvas')
+    drawn.or_(w.button("Start measuring")).first.wait_for()
+    if name.startswith("predict"):
+        w.tab(name.removeprefix("predict, "))
+    w.settle()
+    assert not w.page.evaluate(TOO_WIDE)
+    # of the points that Evidence names some are near each other
+    assert crowded(w.page, over_marks=name == "plan") == []
+    assert serious(w.page) == []
 
 
 # --- learn ----------------------------------------------------------------------------------------
