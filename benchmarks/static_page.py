@@ -20,6 +20,7 @@ from lora_profiler.algebra import undominated
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
+from lora_profiler.dashboard.slides import RANKS
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.engine import peak_polynomials, predict_checked, windows_of
 from lora_profiler.planning.reserve import (
@@ -28,6 +29,7 @@ from lora_profiler.planning.reserve import (
     held_bytes,
     reserve_for,
 )
+from lora_profiler.planning.sizes import BATCHES, LENGTHS, lengths
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check
 
@@ -94,6 +96,7 @@ def page() -> str:
         light=colour_variables("light"),
         dark=colour_variables("dark"),
         style=(DASHBOARD / "style.css").read_text("utf-8"),
+        slides=(DASHBOARD / "slides.css").read_text("utf-8"),
         script=(DASHBOARD / "slides.js").read_text("utf-8") + (HERE / "page.js").read_text("utf-8"),
         data=packed(data()),
         models=len(MODELS),
@@ -110,7 +113,8 @@ def packed(document: dict[str, Any]) -> str:
 def data() -> dict[str, Any]:
     """What the script evaluates. `tables` are [monomials, coefficients]; a model's `peaks` are by
     the card's kernels, by method, without and with checkpointing, by batch (one, or more) and by
-    the span of lengths that begins at one of `starts`; `held` is [bytes, bytes a rank]."""
+    the span of lengths that begins at one of `starts`; `held` is [bytes, bytes a rank]. `stops`,
+    and `lengths` of a model, are those of sliders."""
     specs = [find_model(name, offline=True) for name in MODELS]
     platforms: dict[Kernels, Platform] = {}
     shown = [_card(gpu, specs, platforms) for gpu in cards()]
@@ -118,6 +122,7 @@ def data() -> dict[str, Any]:
     return {
         "first": list(FIRST),
         "least_length": LEAST_LENGTH,
+        "stops": {"batch": BATCHES, "rank": RANKS},
         "fragmentation": [FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES],
         "cards": shown,
         "models": [_model(spec, list(platforms.values()), tables) for spec in specs],
@@ -182,7 +187,8 @@ def _model(
         for of in places
     ]
     held = {name: _held(spec, setup) for name, setup in METHODS.items()}
-    return {"id": spec.id, "starts": starts, "peaks": peaks, "held": held}
+    stops = lengths(LENGTHS[0], spec.trained_length)
+    return {"id": spec.id, "starts": starts, "lengths": stops, "peaks": peaks, "held": held}
 
 
 def _table(way: Workload, tables: dict[str, int]) -> int:

@@ -19,6 +19,7 @@ import records
 from accessibility import serious
 from browser import NEEDED, PROGRAM, PROGRAMS
 from dashboard_app import VIEWS
+from figure_texts import crowded
 from lora_profiler import Workload, find_model, setup_for
 from lora_profiler.dashboard.link import PAGES
 from lora_profiler.records.lines import read_records
@@ -555,6 +556,45 @@ def test_a_plan_is_asked_in_a_form_and_taken_to_predict(window: Any, width: int)
     assert f"{expected['peak_bytes'] / 2**30:.2f} and" in w.settle().first()
 
 
+FRONT = (
+    "page=plan&model=meta-llama%2FLlama-3.1-8B&method=lora&method=qlora"
+    "&gpus=rtx_4090,+l40s,+a100_sxm_80gb"
+)
+"""Runs near one another, two of which would be named across others."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_names_in_a_plan_s_figure_lie_over_nothing(window: Any, scheme: Any) -> None:
+    """Boxes of its texts against each other, against the marks, and against the figure."""
+    w = window()
+    w.page.emulate_media(color_scheme=scheme)
+    w.page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    w.open(FRONT)
+    w.page.locator(".textpoint text", has_text="LoRA r").first.wait_for()
+    for width in WIDTHS:
+        w.page.set_viewport_size({"width": width, "height": 900})
+        assert crowded(w.page) == [], width
+
+
+def test_a_plan_takes_a_file_of_data(window: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": "word " * n}) + "\n" for n in (9, 80)), "utf-8")
+    w = window().open(f"page=plan&{PLANNED}")
+    w.page.locator(".lp-verdict", has_text="Take ").wait_for()
+    w.settle().button("Data file").click()
+    w.page.locator('input[type="file"]').set_input_files(path)
+    w.page.locator(".lp-small", has_text="rows.jsonl, column text").wait_for()
+    w.settle().page.keyboard.press("Escape")
+    code = w.page.locator('[data-testid="stCode"]').first
+    assert "--data rows.jsonl --epochs 3" in code.inner_text()
+    path.write_text("no rows\n", "utf-8")
+    w.settle().button("Data file").click()
+    w.page.locator('input[type="file"]').set_input_files(path)
+    alert = w.page.locator(".lp-problem", has_text="rows.jsonl, line 1, is not valid JSON")
+    alert.wait_for()
+    assert "This plan cannot be made" in alert.inner_text()
+
+
 # --- compare --------------------------------------------------------------------------------------
 
 
@@ -687,6 +727,45 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     w.button("CSV").wait_for()
     assert serious(w.settle().page) == []
     assert w.page.evaluate(NAMELESS) == []
+
+
+EVERY_PAGE = {
+    "crossover": "page=crossover&model=gpt2&gpu=rtx_4090&method=full&method=lora&method=qlora",
+    "plan": f"page=plan&{PLANNED}",
+    "compare": "page=compare",
+    "measure": f"page=measure&{TINY}",
+    "learn": "page=learn",
+    "evidence": "page=evidence",
+    "catalogue": "page=catalogue",
+    **{
+        f"predict, {tab}": "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora"
+        for tab in VIEWS
+    },
+}
+TOO_WIDE = """() => [document.documentElement, document.querySelector('[data-testid="stMain"]')]
+    .some(e => e.scrollWidth > e.clientWidth + 1)"""
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1440, 1920])
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_a_page_is_readable(window: Any, name: str, width: int, scheme: Any) -> None:
+    """No wider than its window, no words of a figure over others or cut, nothing serious for
+    axe."""
+    w = window()
+    w.page.emulate_media(color_scheme=scheme)
+    w.page.set_viewport_size({"width": width, "height": 900})
+    w.open(EVERY_PAGE[name])
+    drawn = w.page.locator('.js-plotly-plot, [data-testid="stDataFrame"] canvas')
+    drawn.or_(w.button("Start measuring")).first.wait_for()
+    if name.startswith("predict"):
+        w.tab(name.removeprefix("predict, "))
+    w.settle()
+    assert not w.page.evaluate(TOO_WIDE)
+    # of the points that Evidence names some are near each other
+    assert crowded(w.page, over_marks=name == "plan") == []
+    assert serious(w.page) == []
 
 
 # --- learn ----------------------------------------------------------------------------------------

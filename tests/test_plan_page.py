@@ -76,7 +76,118 @@ def test_the_page_plans_as_the_command_that_it_shows(more: dict[str, Any], run: 
 def arguments(command: str) -> tuple[str, ...]:
     """What the command of a run says of the data."""
     words = shlex.split(command)
-    return tuple(words[words.index("--lengths") :]) if "--lengths" in words else ()
+    first = next((n for n, word in enumerate(words) if word in ("--data", "--lengths")), len(words))
+    return tuple(words[first:])
+
+
+ROWS = [{"text": "word " * n, "note": "x"} for n in (3, 40, 90, 200, 33, 120, 64, 5)]
+
+
+def data_files() -> dict[str, bytes]:
+    """The same samples as each kind of file, and a histogram."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(ROWS), sink)
+    lines = "\n".join(map(json.dumps, ROWS))
+    return {
+        "rows.jsonl": lines.encode(),
+        "rows.json": json.dumps(ROWS).encode(),
+        "rows.parquet": sink.getvalue().to_pybytes(),
+        "rows.txt": "\n".join(row["text"] for row in ROWS).encode(),
+        "a name, with #.csv": b"length,count\n100,30\n250,4\n",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "more"),
+    [
+        ("rows.jsonl", "", {}),
+        ("rows.json", "note", {"batching": "grouped", "epochs": "2"}),
+        ("rows.parquet", "text", {"batching": "packed", "seq_len": "512"}),
+        ("rows.txt", "", {"pad_to_multiple_of": "64"}),
+        ("a name, with #.csv", "", {"effective_batch": "8"}),
+    ],
+)
+def test_a_file_of_data_is_planned_for_as_the_command_does(
+    name: str,
+    column: str,
+    more: dict[str, str],
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = data_files()[name]
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    app = opened(**{**CARDS, **more})
+    if "batching" in more or "pad_to_multiple_of" in more:  # which a link can say, without data
+        assert "is about the lengths of samples; add Data file" in problems(app)[0]
+    app.file_uploader(key="plan.upload").set_value((name, content, "application/octet-stream"))
+    box(app, "text_input", "plan.column").set_value(column)
+    app.session_state["take_along"] = True
+    sound(app.run())
+    plan = found(app)
+    own, command = [element.value for element in app.code]  # and no link, which holds no file
+    done = run(*shlex.split(command)[1:], "--format", "json")
+    payload = plan_payload(plan, asked(app).whose, arguments(own))
+    document = json.loads(done.stdout)
+    assert json.loads(json.dumps(payload)) == document
+    assert document["recommended"]["run"]["command"] == own
+    assert plan.amount.data is not None and f"{plan.amount.data.lengths.source}." in texts(app)
+    if name != "a name, with #.csv":
+        assert "Tokens are not counted but estimated" in texts(app)
+    app.file_uploader(key="plan.upload").set_value(None)
+    for field in ("batching", "pad_to_multiple_of"):
+        if field in more:
+            kind = "selectbox" if field == "batching" else "number_input"
+            box(app, kind, f"plan.{field}").set_value(None)
+    assert plan.amount.data.lengths.source not in texts(sound(app.run()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more", "says"),
+    [
+        ("e.jsonl", b"", {}, "e.jsonl is empty: it has no sample."),
+        ("e.jsonl", b"\n\n", {}, "e.jsonl is empty"),
+        ("e.jsonl", b'{"text": "a"}\n{"text":', {}, "e.jsonl, line 2, is not valid JSON"),
+        ("e.jsonl", b"\xff\xfe", {}, "e.jsonl is no text in UTF-8"),
+        ("e.jsonl", b"[" * 100_000, {}, "e.jsonl, line 1, is not valid JSON"),
+        ("e.json", b'[{"text": 1}, 2]', {}, "e.json, row"),
+        ("e.jsonl", b'{"text": ""}', {}, "no text in its column text"),
+        ("e.jsonl", b'{"length": 0}', {}, "must be a whole number from 1"),
+        ("e.parquet", b"PAR1 no", {}, "e.parquet cannot be read"),
+        ("e.arrow", b"\x00" * 64, {}, "e.arrow"),
+        ("e.csv", b"512,30,1", {}, "e.csv, line 1, has 3 cells"),
+        ("e.csv", b"", {}, "e.csv has no sample"),
+        ("<b>x</b>.txt", b"\xff", {}, "<b>x</b>.txt is no text in UTF-8"),
+        (
+            "e.jsonl",
+            b'{"text": "a"}',
+            {"lengths": "mean=100,max=400"},
+            "Data file and Lengths of samples both say how long samples are",
+        ),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused_in_a_line(
+    name: str, content: bytes, more: dict[str, str], says: str
+) -> None:
+    app = opened(**{**CARDS, **more})
+    app.file_uploader(key="plan.upload").set_value((name, content, "application/octet-stream"))
+    (problem,) = problems(app.run())
+    assert "This plan cannot be made" in problem and says in problem, problem
+    assert "/tmp" not in problem and len(problem.splitlines()) <= 3, problem
+
+
+def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
+    app = opened(**CARDS)
+    content = b'{"a": "b", "c": "d"}'
+    app.file_uploader(key="plan.upload").set_value(("e.jsonl", content, "text/plain"))
+    for column, says in (("", "'a', 'c'. Known"), ("b", "'b'"), ("../../etc", "etc")):
+        box(app, "text_input", "plan.column").set_value(column)
+        (problem,) = problems(app.run())
+        assert says in problem and "e.jsonl" in problem, problem
 
 
 def test_what_cannot_be_read_is_refused_in_the_form_s_words() -> None:
@@ -92,9 +203,10 @@ def test_what_cannot_be_read_is_refused_in_the_form_s_words() -> None:
         app = opened(**{**CARDS, **more})
         (problem,) = problems(app)
         assert "This plan cannot be made" in problem and says in problem, problem
-    app = opened(**CARDS, max_hours="-1", effective_batch="0", tokens="x")
+    app = opened(**CARDS, max_hours="-1", effective_batch="0", tokens="x", batching="pack")
     passed_over = [text for text in texts(app).splitlines() if "Passed over" in text]
-    assert len(passed_over) == 3 and "max-hours is '-1'" in passed_over[0]
+    assert len(passed_over) == 4 and "max-hours is '-1'" in passed_over[0]
+    assert "batching is 'pack'; accepted: random" in passed_over[2]
 
 
 def test_nothing_is_searched_twice(monkeypatch: pytest.MonkeyPatch) -> None:

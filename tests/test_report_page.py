@@ -876,7 +876,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [390, 800, 1440])
+@pytest.mark.parametrize("width", [390, 800, 1440, 1920])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_figure_lies_on_the_page_in_the_colours_of_its_scheme(
     opened: Any, scheme: Any, width: int

@@ -121,7 +121,7 @@ def test_a_question_is_asked_applied_and_kept_in_the_address(
     page.get_by_role("button", name="Apply").first.click()
     assert page.locator("#verdict").inner_text().startswith("Fits: 18.89 and")
     assert "--checkpointing" in page.locator("#command").inner_text()
-    page.get_by_label("Length").fill("4096")
+    page.get_by_role("spinbutton", name="Length").fill("4096")
     page.get_by_label("with").select_option("qlora")
     assert page.locator(".lp-chosen").inner_text().startswith("QLoRA r16")
     said = page.locator("main").inner_text()
@@ -134,6 +134,44 @@ def test_a_question_is_asked_applied_and_kept_in_the_address(
     assert wide and serious(page) == [] and page.wrong == []
 
 
+SHOWN = """() => [...document.querySelectorAll('.lp-bar')].map((bar) => [
+    bar.innerText, ...[...bar.querySelectorAll('.lp-part')].map((part) => part.style.cssText)
+])"""
+DRAG = """(slider, place) => {
+    slider.value = place;
+    slider.dispatchEvent(new Event('input', {bubbles: true}));
+}"""
+
+
+@pytest.mark.parametrize("name", ["Length", "Batch", "Rank"])
+def test_a_slider_moves_the_bars_while_it_is_dragged(chromium: Any, file: Path, name: str) -> None:
+    """To what is shown where each of its stops is typed, and the address waits until it is let
+    go."""
+    page = opened(chromium, file, 390)
+    typed = opened(chromium, file)
+    slider = page.get_by_role("slider", name=name)
+    before, address = page.evaluate(SHOWN), page.url
+    seen = set()
+    for place in range(int(slider.get_attribute("max")) + 1):
+        slider.evaluate(DRAG, place)
+        stop = str(slider.get_attribute("aria-valuetext")).replace(",", "")
+        label = "of rank" if name == "Rank" else name
+        assert page.get_by_role("spinbutton", name=label).input_value() == stop
+        typed.get_by_role("spinbutton", name=label).fill(stop)
+        assert page.evaluate(SHOWN) == typed.evaluate(SHOWN), stop
+        assert page.locator("#verdict").inner_text() == typed.locator("#verdict").inner_text()
+        assert page.locator("#command").inner_text() == typed.locator("#command").inner_text()
+        seen.add(str(page.evaluate(SHOWN)))
+    assert len(seen) > 5 and str(before) in seen and page.url == address
+    slider.evaluate("slider => slider.dispatchEvent(new Event('change', {bubbles: true}))")
+    assert page.url == typed.url != address
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(SHOWN) != typed.evaluate(SHOWN)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.wrong == [] and typed.wrong == []
+
+
 def test_broken_addresses_and_numbers_are_borne(chromium: Any, file: Path) -> None:
     page = opened(chromium, Path(file))
     other = page.context.new_page()
@@ -144,7 +182,7 @@ def test_broken_addresses_and_numbers_are_borne(chromium: Any, file: Path) -> No
     assert other.locator("img").count() == 0
     assert other.get_by_label("Fine-tune").input_value() == SOME[0]
     for text in ("", "0", "-1", "1.5", "99999999999"):
-        other.get_by_label("Length").fill(text)
+        other.get_by_role("spinbutton", name="Length").fill(text)
         assert "GiB" in other.locator("#verdict").inner_text()
     assert wrong == []
 

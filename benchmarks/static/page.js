@@ -6,6 +6,7 @@ const GIB = 2 ** 30;
 const SIGNS = { fits: "✓", tight: "~", does_not_fit: "✗" };
 const VERDICTS = { fits: "Fits", tight: "Tight", does_not_fit: "Does not fit" };
 const FIELDS = { model: "", method: "lora", rank: "16", card: "", batch: "1", length: "2048", checkpointing: "" };
+const SLIDES = { length: "Length", batch: "Batch", rank: "Rank" };
 const of = (id) => document.getElementById(id);
 const data = await unpacked();
 
@@ -105,8 +106,29 @@ function show() {
   );
   offer(way, found);
   of("command").textContent = command(way);
-  const said = Object.entries(fields()).filter(([id, value]) => value !== FIELDS[id]);
-  history.replaceState(null, "", `#${new URLSearchParams(said)}`);
+}
+
+// Sliders over the usual sizes and the one that is asked: the bars move with them.
+function slide() {
+  const way = asked();
+  const rows = Object.entries(SLIDES).map(([id, label]) => {
+    const usual = id === "length" ? way.model.lengths : data.stops[id];
+    const stops = [...new Set([...usual, way[id]])].sort((one, other) => one - other);
+    const texts = stops.map((stop) => stop.toLocaleString("en-US"));
+    const dragged = (at) => {
+      of(id).value = stops[at];
+      show();
+    };
+    return field({ label, stops, texts, place: stops.indexOf(way[id]) }, dragged, keep);
+  });
+  document.querySelector(".lp-slides").replaceChildren(...rows);
+}
+
+// Another question, from a field or a button.
+function change() {
+  show();
+  slide();
+  keep();
 }
 
 // Changes that make it fit, the one that trains the same first.
@@ -117,18 +139,18 @@ function offer(way, found) {
     ["A 4-bit base and gradient checkpointing", { method: "qlora", checkpointing: true }],
   ];
   const rows = changes
-    .filter(([, change]) => found.verdict !== "fits" && Object.keys(change).some((n) => way[n] !== change[n]))
-    .map(([words, change]) => [words, change, answer({ ...way, ...change })])
-    .filter(([, , then]) => then.verdict === "fits")
-    .map(([words, change, then]) => {
+    .filter(([, then]) => found.verdict !== "fits" && Object.keys(then).some((n) => way[n] !== then[n]))
+    .map(([words, then]) => [words, then, answer({ ...way, ...then })])
+    .filter(([, , changed]) => changed.verdict === "fits")
+    .map(([words, then, changed]) => {
       const row = document.createElement("p"), apply = document.createElement("button");
       Object.assign(apply, { type: "button", textContent: "Apply" });
       apply.addEventListener("click", () => {
-        if (change.method) of("method").value = change.method;
-        if (change.checkpointing) of("checkpointing").checked = true;
-        show();
+        if (then.method) of("method").value = then.method;
+        if (then.checkpointing) of("checkpointing").checked = true;
+        change();
       });
-      row.append(apply, `${words}: ${inGib(then.size)} GiB`);
+      row.append(apply, `${words}: ${inGib(changed.size)} GiB`);
       return row;
     });
   of("offers").replaceChildren(...rows);
@@ -150,6 +172,12 @@ function fields() {
   return Object.fromEntries(said);
 }
 
+// Not while a slider is dragged: browsers allow few changes of an address in a second.
+function keep() {
+  const said = Object.entries(fields()).filter(([id, value]) => value !== FIELDS[id]);
+  history.replaceState(null, "", `#${new URLSearchParams(said)}`);
+}
+
 function begin() {
   const add = (id, value, text) => of(id).append(new Option(text, value));
   data.models.forEach((model) => add("model", model.id, model.id));
@@ -161,9 +189,9 @@ function begin() {
     else of(id).value = asked[id];
     if (!of(id).value) of(id).value = FIELDS[id]; // what no list has
   }
-  of("ask").addEventListener("input", show);
+  of("ask").addEventListener("input", change);
   of("ask").addEventListener("submit", (event) => event.preventDefault());
-  show();
+  change();
 }
 
 begin();

@@ -6,15 +6,20 @@ from typing import Any
 
 import streamlit as st
 
+from lora_profiler.batching.batches import BATCHINGS
+from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard import downloads, fields, form, link, sentence, take_along, widgets
 from lora_profiler.dashboard.applying import asking
 from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.link import changed_here
 from lora_profiler.dashboard.once import once
+from lora_profiler.dashboard.plan_data import TYPES, DataFile
 from lora_profiler.dashboard.plan_question import (
     CHOSEN,
+    DATA_LABEL,
     FIELDS,
     LARGEST_SIZE,
+    OF_DATA,
     Field,
     PlanQuestion,
     data_arguments,
@@ -25,8 +30,10 @@ from lora_profiler.dashboard.plan_question import (
 )
 from lora_profiler.dashboard.question import MOST, Question
 from lora_profiler.dashboard.remembered import shown
+from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.dashboard.shown import Shown
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report.blocks import paragraph
@@ -52,7 +59,7 @@ from lora_profiler.report.plan_words import (
 )
 from lora_profiler.units import bytes_text
 
-_KEY, _ASKED = "plan.", "plan.asked"
+_KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"
 
 
 def seed(asked: PlanQuestion) -> None:
@@ -66,6 +73,7 @@ def show() -> None:
     inputs = sentence.ask_plan(_form, CHOSEN)
     tell(inputs)
     asked: PlanQuestion = st.session_state[_ASKED]
+    file: DataFile | None = st.session_state[_FILE]
     question = open_question(inputs.question)
     run = replace(shown().run, price=None)
     linked = None if inputs.uploaded else question
@@ -75,10 +83,11 @@ def show() -> None:
         return
     model = inputs.model
     try:
+        lengths = _lengths(file, model, has_name=not inputs.uploaded)
         plan = once(
             "plan",
-            (question, asked, run, model.fingerprint),
-            lambda: planned(model, question, asked, run),
+            (question, asked, run, model.fingerprint, file and file.identity),
+            lambda: planned(model, question, asked, run, lengths),
             "Searching all ways to train",
         )
     except LoraProfilerError as e:
@@ -90,7 +99,7 @@ def show() -> None:
         else:
             _take(plan, plan.recommended)
     if plan.recommended is not None:
-        _actions(plan, plan.recommended, inputs, question, asked, params)
+        _actions(plan, plan.recommended, inputs, question, asked, file, params)
     _front(plan, question)
 
 
@@ -98,10 +107,47 @@ def show() -> None:
 
 
 def _form() -> None:
-    with st.container(horizontal=True, gap="xsmall", key="plan_form"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall", key="plan_form"):
         fields.run(with_price=False)
-        said = {name: _field(name, field) for name, field in FIELDS.items()}
+        said = {name: _field(name, field) for name, field in FIELDS.items() if name not in OF_DATA}
+        with st.popover(DATA_LABEL):
+            st.session_state[_FILE] = _data_file()
+            said |= {name: _field(name, FIELDS[name]) for name in OF_DATA}
     st.session_state[_ASKED] = PlanQuestion(**said)
+
+
+def _data_file() -> DataFile | None:
+    found = st.file_uploader(
+        "Samples: JSONL, JSON, Parquet, Arrow, text; or a CSV of length,count",
+        type=list(TYPES),
+        key=_KEY + "upload",
+        on_change=changed_here,
+        max_upload_size=UPLOAD_MIB,
+    )
+    column = st.text_input(
+        "Column", placeholder="by its name", key=_KEY + "column", on_change=changed_here
+    )
+    if found is None:
+        return None
+    return DataFile(
+        name=found.name,
+        file_id=found.file_id,
+        content=found.getvalue(),
+        column=column.strip() or None,
+    )
+
+
+def _lengths(file: DataFile | None, model: ModelSpec, *, has_name: bool) -> SampleLengths | None:
+    """What `file` holds, in tokens of the tokenizer of a model that `has_name` on the hub."""
+    if file is None:
+        return None
+    own = model if has_name else None
+    return once(
+        "plan.lengths",
+        (file.identity, own and own.fingerprint),
+        lambda: file.lengths(own),
+        "Reading the data",
+    )
 
 
 def _field(name: str, field: Field) -> Any:
@@ -118,6 +164,8 @@ def _field(name: str, field: Field) -> Any:
     if field.kind == "text":
         text: str = st.text_input(field.label, **looks)
         return text.strip() or None
+    if field.kind == "batching":
+        return st.selectbox(field.label, BATCHINGS, index=None, **looks)
     if field.kind == "size":
         return st.number_input(field.label, 1, LARGEST_SIZE, value=None, step=1, **looks)
     return st.number_input(
@@ -166,18 +214,19 @@ def _actions(
     inputs: Asked,
     question: Question,
     asked: PlanQuestion,
+    file: DataFile | None,
     params: link.Params,
 ) -> None:
     """The run's command, the plan's, and Predict on the run."""
     amount = shown().run
-    more = data_arguments(asked, amount)
+    more = data_arguments(asked, amount, file)
     st.code(run_command(run, more), language=None, wrap_lines=True)
     if inputs.uploaded:
         question = replace(question, model=f"{run.workload.model.id}.json")
     with st.container(horizontal=True, gap="small", key="actions"):
         take_along.show(
-            None if inputs.uploaded else params,
-            plan_arguments(question, asked, amount),
+            None if inputs.uploaded or file else params,
+            plan_arguments(question, asked, amount, file),
             run.workload,
             downloads.of_plan(plan, question.whose, more),
         )
@@ -200,6 +249,9 @@ def _front(plan: TrainingPlan, question: Question) -> None:
         nothing = ("No time or no price is known of these runs, so that there is nothing to draw.",)
         widgets.drawing(plan_drawing("front", plan), "front", nothing=nothing)
         widgets.blocks([front_table(plan, whole=True)])
+    data = plan.amount.data
     widgets.small(
-        *question_lines(plan, question.whose), *notes(plan, f"the field {FIELDS['price'].label}")
+        *question_lines(plan, question.whose),
+        *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
+        *notes(plan, f"the field {FIELDS['price'].label}"),
     )

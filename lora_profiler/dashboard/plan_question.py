@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
+from lora_profiler.batching.batches import BATCHINGS
+from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE
+from lora_profiler.dashboard.plan_data import DataFile
 from lora_profiler.dashboard.question import LONGEST_TEXT, Question, defaults_of, setup_arguments
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.over_data import TrainingData
@@ -23,7 +26,7 @@ from lora_profiler.units import is_finite
 class Field(NamedTuple):
     """A field of the form, named as the command line's option; empty where nothing is asked."""
 
-    kind: Literal["text", "number", "size"]
+    kind: Literal["text", "number", "size", "batching"]
     label: str
     placeholder: str
     tip: str = ""
@@ -52,7 +55,14 @@ FIELDS: Mapping[str, Field] = {
     "effective_batch": Field(
         "size", "Effective batch", "16", "Sequences of an optimizer step, all cards together.", 150
     ),
+    "batching": Field(
+        "batching", "Batching", BATCHINGS[0], "How a trainer makes batches of the samples.", 200
+    ),
+    "pad_to_multiple_of": Field("size", "Pad to a multiple of", "none", "In tokens.", 200),
 }
+OF_DATA = ("batching", "pad_to_multiple_of")
+"""Fields that have a meaning beside samples alone."""
+DATA_LABEL = "Data file"
 LARGEST_SIZE = 2**20
 CHOSEN = (
     "batch_size", "accumulation", "checkpointing", "rank", "sharding", "world_size", "device",
@@ -71,6 +81,8 @@ class PlanQuestion:
     price: str | None = None
     ranks: str | None = None
     effective_batch: int | None = None
+    batching: str | None = None
+    pad_to_multiple_of: int | None = None
 
     @property
     def prices(self) -> list[str]:
@@ -84,9 +96,16 @@ def open_question(question: Question) -> Question:
     return replace(question, options={**question.options, **left}, gpu=None, interconnect=None)
 
 
-def planned(model: ModelSpec, question: Question, asked: PlanQuestion, run: Run) -> TrainingPlan:
-    """The plan of `lora-profile plan`. `question` is an open one, `run` says how much is trained
-    on where `asked` does not describe the data. Raises UsageError as the command does."""
+def planned(
+    model: ModelSpec,
+    question: Question,
+    asked: PlanQuestion,
+    run: Run,
+    file: SampleLengths | None = None,
+) -> TrainingPlan:
+    """The plan of `lora-profile plan`. `question` is an open one, `file` what a file of data holds;
+    `run` says how much is trained on where neither that nor `asked` describes the data. Raises
+    UsageError as the command does."""
     if question.engine == "traced":
         raise UsageError(NOT_TRACED_HERE)
     given = question.given | {"methods"}
@@ -106,53 +125,78 @@ def planned(model: ModelSpec, question: Question, asked: PlanQuestion, run: Run)
         has_own_defaults=question.trainer is not None,
     )
     budget = Budget(max_hours=asked.max_hours, max_cost=asked.max_cost)
-    return make_plan(offers, _amount(question, asked, run), space, budget, question.engine)
+    return make_plan(offers, _amount(question, asked, run, file), space, budget, question.engine)
 
 
-def _amount(question: Question, asked: PlanQuestion, run: Run) -> Amount:
-    if asked.lengths is None:
+def _amount(
+    question: Question, asked: PlanQuestion, run: Run, file: SampleLengths | None
+) -> Amount:
+    if file is not None and asked.lengths is not None:
+        raise UsageError("--data and --lengths both say how long samples are; leave one out.")
+    lengths = file or _figures(asked.lengths)
+    if lengths is None:
+        if idle := [name for name in OF_DATA if getattr(asked, name) is not None]:
+            raise UsageError(
+                f"{flag(idle[0])} is about the lengths of samples; add --data or --lengths, or"
+                " leave it out."
+            )
         return Amount(tokens=round(run.tokens), epochs=run.epochs)
-    from lora_profiler.batching.log_normal import from_figures
-
-    if "=" not in asked.lengths:
-        raise UsageError(
-            f"--lengths is {asked.lengths[:60]!r}; write figures, as in"
-            " mean=600,max=4096,samples=50000."
-        )
+    if lengths.num_tokens == 0:
+        raise UsageError("the data have no token in them; name others, or leave them out.")
     data = TrainingData(
-        lengths=from_figures(asked.lengths),
+        lengths=lengths,
+        batching=asked.batching or BATCHINGS[0],  # type: ignore[arg-type] # a choice, or checked
         max_length=question.options["seq_len"] if "seq_len" in question.given else None,
+        pad_to_multiple_of=asked.pad_to_multiple_of,
         epochs=run.epochs,
     )
     return Amount(data=data, epochs=run.epochs)
 
 
+def _figures(text: str | None) -> SampleLengths | None:
+    if text is None:
+        return None
+    from lora_profiler.batching.log_normal import from_figures
+
+    if "=" not in text:
+        raise UsageError(
+            f"--lengths is {text[:60]!r}; write figures, as in mean=600,max=4096,samples=50000."
+        )
+    return from_figures(text)
+
+
 def in_words(message: str) -> str:
     """A message of the command line with the fields of the form in place of its options."""
-    for name, field in FIELDS.items():
-        message = message.replace(flag(name), field.label)
-    return message
+    labels = {name: field.label for name, field in FIELDS.items()} | {"data": DATA_LABEL}
+    for name, label in labels.items():
+        message = message.replace(flag(name), label)
+    return message.replace("FILE#COLUMN", "the field Column")
 
 
 # --- the command line -----------------------------------------------------------------------------
 
 
-def data_arguments(asked: PlanQuestion, run: Run) -> tuple[str, ...]:
+def data_arguments(asked: PlanQuestion, run: Run, file: DataFile | None) -> tuple[str, ...]:
     """What `predict` is told of the data; nothing where they are tokens."""
-    if asked.lengths is None:
+    if file is None and asked.lengths is None:
         return ()
-    return ("--lengths", asked.lengths, "--epochs", f"{run.epochs:g}")
+    words = file.arguments if file else ("--lengths", asked.lengths or "")
+    said = [(name, getattr(asked, name)) for name in OF_DATA]
+    more = [word for name, value in said if value is not None for word in (flag(name), str(value))]
+    return (*words, *more, "--epochs", f"{run.epochs:g}")
 
 
-def plan_arguments(question: Question, asked: PlanQuestion, run: Run) -> list[str]:
+def plan_arguments(
+    question: Question, asked: PlanQuestion, run: Run, file: DataFile | None
+) -> list[str]:
     """What to give `lora-profile` for the same plan; `question` is an open one."""
     words = setup_arguments(question)
     if "methods" not in question.given:
         words += [w for method in question.options["methods"] for w in ("--method", method)]
-    words += data_arguments(asked, run) or _tokens_arguments(run)
+    words += data_arguments(asked, run, file) or _tokens_arguments(run)
     for name in FIELDS:
         value = getattr(asked, name)
-        if value is not None and name != "lengths":
+        if value is not None and name not in ("lengths", *OF_DATA):
             for text in asked.prices if name == "price" else [_text(value)]:
                 words += [flag(name), text]
     if question.engine != "auto":
@@ -206,6 +250,13 @@ def _read(name: str, field: Field, text: str) -> Any:
             raise UsageError(
                 f"{flag(name)[2:]} is empty, longer than {LONGEST_TEXT} characters, or no plain"
                 " text."
+            )
+        return text
+    if field.kind == "batching":
+        if text not in BATCHINGS:
+            raise UsageError(
+                f"batching is {text[:60]!r}; accepted: {', '.join(BATCHINGS)}."
+                f"{did_you_mean(text[:60], BATCHINGS)}"
             )
         return text
     try:

@@ -2,10 +2,17 @@
 // stop; when one is let go, its stop becomes the question.
 export default function ({ data, parentElement, setTriggerValue }) {
   const place = parentElement.querySelector(".lp-slides");
-  place.replaceChildren(...data.slides.map((slide) => field(slide, setTriggerValue)));
+  const released = (slide) => (at) =>
+    setTriggerValue("released", { name: slide.name, value: slide.stops[at] });
+  const shown = (slide) => (at) => draw(slide.frames[at]);
+  place.replaceChildren(
+    ...data.slides.map((slide) => field(slide, shown(slide), released(slide))),
+  );
 }
 
-function field(slide, setTriggerValue) {
+// A slider over the stops of `slide`: `dragged` is told each place that it comes by, `released` where
+// it is let go.
+function field(slide, dragged, released) {
   const label = document.createElement("label");
   const name = document.createElement("span");
   const input = document.createElement("input");
@@ -20,11 +27,9 @@ function field(slide, setTriggerValue) {
   tell();
   input.addEventListener("input", () => {
     tell();
-    draw(slide.frames[input.value]);
+    dragged(input.value);
   });
-  input.addEventListener("change", () =>
-    setTriggerValue("released", { name: slide.name, value: slide.stops[input.value] }),
-  );
+  input.addEventListener("change", () => released(input.value));
   label.append(name, input, told);
   return label;
 }

@@ -1,18 +1,12 @@
 """The front of a plan, drawn."""
 
-from collections.abc import Sequence
-
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_choice import cost_of, hours_of
-from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report import charts
 from lora_profiler.report.charts import FrontPoint
 from lora_profiler.report.page.parts import Drawing
 from lora_profiler.report.plan_words import layout_words, price_words, run_words
 from lora_profiler.units import count_text
-
-_NEAR = 0.25
-"""Of two runs nearer than this share in hours and in money only one has room for its name."""
 
 
 def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
@@ -20,7 +14,7 @@ def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
     runs = [run for run in plan.front if run.hours and run.cost and run.cost.middle > 0]
     if not runs:
         return None
-    named = _apart([plan.recommended, min(runs, key=hours_of), min(runs, key=cost_of)])
+    named = (plan.recommended, min(runs, key=hours_of), min(runs, key=cost_of))
     points = [
         FrontPoint(
             name=run_words(run),
@@ -40,16 +34,3 @@ def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
         description=f"{count_text(len(runs))} runs by hours and cost. {'. '.join(said)}.",
         figure=charts.plan_front(points, runs[0].price.currency if runs[0].price else ""),
     )
-
-
-def _apart(runs: Sequence[PlannedRun | None]) -> list[PlannedRun]:
-    """Those that are not near an earlier one."""
-    found: list[PlannedRun] = []
-    for run in runs:
-        if run is not None and not any(_is_near(run, other) for other in found):
-            found.append(run)
-    return found
-
-
-def _is_near(one: PlannedRun, other: PlannedRun) -> bool:
-    return all(abs(of(one) / of(other) - 1) < _NEAR for of in (hours_of, cost_of))

@@ -4,7 +4,7 @@ from lora_profiler.report.charts.category_bars import CategoryBar, category_bars
 from lora_profiler.report.charts.claim_chart import claim_chart
 from lora_profiler.report.charts.crossover_lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.error_strip import ErrorDot, error_strip
-from lora_profiler.report.charts.figure import CONFIG, Figure, Limit, repainted
+from lora_profiler.report.charts.figure import CONFIG, Figure, Limit, repainted, row_labels_px
 from lora_profiler.report.charts.fit_map import FitCell, fit_map
 from lora_profiler.report.charts.identity_scatter import ScatterPoint, identity_scatter
 from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
@@ -45,6 +45,7 @@ __all__ = [
     "phase_samples",
     "plan_front",
     "repainted",
+    "row_labels_px",
     "step_times",
     "throughput_bars",
     "time_bars",

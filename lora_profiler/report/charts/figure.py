@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lora_profiler.report.charts.labels import width_px
 from lora_profiler.report.palette import (
     BODY_PX,
     DARK_OF,
@@ -131,6 +132,16 @@ def rows(
         "ticklabelstandoff": 6,
         **changes,
     }
+
+
+def row_labels_px(drawn: Figure) -> float:
+    """How wide the labels of its `rows` are; 0 of a figure without, and of a map, whose cells need
+    the room."""
+    axis = drawn["layout"]["yaxis"]
+    if "ticklabelstandoff" not in axis or any(t["type"] == "heatmap" for t in drawn["data"]):
+        return 0.0
+    texts = [line for text in axis["ticktext"] for line in text.split("<br>")]
+    return max((width_px(text, SMALL_PX) for text in texts), default=0.0)
 
 
 def note(text: str, *, x: float, y: float, **changes: Any) -> dict[str, Any]:

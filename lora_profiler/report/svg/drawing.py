@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report.charts.figure import Figure
+from lora_profiler.report.charts.labels import width_px
 from lora_profiler.report.palette import BODY_PX, SMALL_PX
 from lora_profiler.report.svg.axis import Axis, axis_of
 from lora_profiler.report.svg.frame import (
@@ -24,7 +25,7 @@ from lora_profiler.report.svg.frame import (
     shape,
 )
 from lora_profiler.report.svg.marks import Definitions
-from lora_profiler.report.svg.text import plain, width_px
+from lora_profiler.report.svg.text import plain
 from lora_profiler.report.svg.traces import Canvas, drawn
 
 _AROUND_PX, _LEGEND_PX, _LEGEND_COLUMNS = 84, 19, 3

@@ -1,13 +1,8 @@
-"""Text inside a figure: what plotly would read as markup is read the same way, and how much room it
-takes."""
+"""Text inside a figure: what plotly would read as markup is read the same way."""
 
 from html import escape, unescape
 
 from lora_profiler._common.printable import printable
-
-_NARROW, _WIDE = frozenset("iljtfrI.,:;'|!()[]/ -"), frozenset("mwMW@%≥×")
-_EM_NARROW, _EM_WIDE, _EM_LARGE, _EM = 0.38, 0.95, 0.7, 0.63
-"""Widths of letters in font sizes, a little above those of common sans-serifs: room for each."""
 
 
 def lines_of(text: str) -> list[str]:
@@ -25,20 +20,6 @@ def plain(text: str) -> str:
 def tooltip(text: str) -> str:
     """What a browser shows when it is pointed at."""
     return f"<title>{escape(chr(10).join(lines_of(text)), quote=False)}</title>"
-
-
-def width_px(text: str, font_px: float) -> float:
-    """Room for one line of `text`, in pixels."""
-    return font_px * sum(
-        _EM_NARROW
-        if letter in _NARROW
-        else _EM_WIDE
-        if letter in _WIDE
-        else _EM_LARGE
-        if letter.isupper()
-        else _EM
-        for letter in text
-    )
 
 
 def number(value: float) -> str:
