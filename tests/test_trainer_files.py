@@ -174,7 +174,7 @@ def test_axolotl(read: Any) -> None:
         "optimizer": "adamw_8bit",
         "precision": "amp",
         "checkpointing": True,
-        "attention": "flash",
+        "attention": "flash_attention_2",
     }
     assert {key.key: key.direction for key in file.not_modelled} == {
         "activation_offloading": "too high"
@@ -222,7 +222,7 @@ def test_llamafactory(read: Any) -> None:
         "precision": "amp",
         "dtype": "float32",  # trained weights are cast
         "checkpointing": True,  # on though the file is silent
-        "attention": "flash",
+        "attention": "flash_attention_2",
         "optimizer": "paged_adamw_8bit",
     }
     assert file.not_modelled == ()
@@ -532,7 +532,8 @@ VALUES: dict[str, list[Any]] = {
     "optimizer": ["adamw", "adamw_8bit", "sgd", "paged_adamw_8bit", "lion", "adamw_torch_4bit"],
     "optimizer_impl": ["foreach", "fused"],
     "checkpointing": [False, True],
-    "attention": ["auto", "flash", "eager"],
+    "attention": ["auto", "flash_attention_2", "eager"],
+    "use_reentrant": [False, True],
     "loss": ["plain", "chunked", "fused", "cce", "triton", "torchtune"],
     "kernels": ["transformers", "liger"],
 }

@@ -58,7 +58,8 @@ class KeyReading:
 class TrainerFile:
     """A file as a question. `options` are those of a setup by name, as people write them, `methods`
     among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
-    cannot tell. `has_one_row`: the trainer lays a packed batch into one row."""
+    cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
+    DeepSpeed's bucket has as many elements as the square of the hidden size."""
 
     name: str
     framework: str
@@ -68,6 +69,7 @@ class TrainerFile:
     revision: str | None
     options: Mapping[str, Any]
     has_one_row: bool
+    has_hidden_bucket: bool
     asks: tuple[str, ...]
     keys: tuple[KeyReading, ...]
 
@@ -143,6 +145,8 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"the {loss} loss on {model.model_type}, answered as plain"
         changed.append(instead(file.name, "loss", loss, "plain", what))
     own = {name: value for row in changed for name, value in row.options.items()}
+    if file.has_hidden_bucket and (hidden := model.config.get("hidden_size")):
+        own["reduce_bucket_size"] = hidden**2
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
 

@@ -37,7 +37,7 @@ _OPTIMIZERS = {
         )
     },
 }
-_ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+_ATTENTION = {"auto": "sdpa", "flash_attention_2": "flash_attention_2", "eager": "eager"}
 _DATASET = "tatsu-lab/alpaca"
 
 
@@ -142,6 +142,7 @@ def _axolotl(workload: Workload) -> Keys:
         "optimizer": _OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
         "bf16": "full" if full else setup.precision == "amp",
         "gradient_checkpointing": setup.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         "attn_implementation": _ATTENTION.get(setup.attention),
     }
     liger = setup.kernels == "liger"
@@ -212,6 +213,7 @@ def _trl(workload: Workload) -> Keys:
         "max_length": setup.seq_len,
         "packing": setup.packed is not None,
         "gradient_checkpointing": setup.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         "use_liger_kernel": setup.kernels == "liger",
         **_arguments(setup),
     }
@@ -240,7 +242,7 @@ def _llamafactory(workload: Workload) -> Keys:
             "use_rslora": lora.use_rslora or None,
             "use_dora": lora.use_dora or None,
         }
-    flash = {"auto": "sdpa", "flash": "fa2", "eager": "disabled"}
+    flash = {"auto": "sdpa", "flash_attention_2": "fa2", "eager": "disabled"}
     pure = setup.precision == "pure" and setup.dtype == "bfloat16"
     return keys | {
         "dataset": "alpaca_en_demo",
@@ -249,6 +251,7 @@ def _llamafactory(workload: Workload) -> Keys:
         "packing": False,
         "flash_attn": flash.get(setup.attention),
         "disable_gradient_checkpointing": not setup.checkpointing,
+        "use_reentrant_gc": setup.use_reentrant,
         "enable_liger_kernel": setup.kernels == "liger",
         **_arguments(setup),
         "pure_bf16": pure or None,

@@ -1,7 +1,7 @@
 """TRL's YAML, JSON and command lines (ModelConfig, SFTConfig, DPOConfig, GRPOConfig), those of the
 alignment handbook among them, and plain TrainingArguments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -154,6 +154,15 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
                 yield key, Meaning({option: value})
 
 
+def _together(stack: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Meaning]]:
+    """Its trainers make adapters under ZeRO-3 be checkpointed the reentrant way, whatever was
+    asked (TRL 1.16, sft_trainer.py, dpo_trainer.py, grpo_trainer.py)."""
+    has_adapter = {"lora", "qlora"} & set(options.get("methods", ()))
+    if has_adapter and options.get("sharding") == "zero3" and stack.startswith("trl"):
+        note = "TRL makes it reentrant for adapters under ZeRO-3"
+        yield "gradient_checkpointing_kwargs", Meaning({"use_reentrant": True}, note=note)
+
+
 def _idle_adapter(document: Document) -> tuple[str, str] | None:
     key = "load_in_4bit"
     if (
@@ -174,6 +183,7 @@ TRL = Framework(
     stack=_stack,
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
+    together=_together,
     checks=(
         both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
         both_on("bf16", "fp16", "autocast has one dtype."),
@@ -187,7 +197,7 @@ TRL = Framework(
         "dtype": sets("dtype", dtype),
         "torch_dtype": sets("dtype", dtype),
         "attn_implementation": shared.attention,
-        "use_flash_attention_2": shared.attention_switch("flash"),
+        "use_flash_attention_2": shared.attention_switch("flash_attention_2"),
         "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
         "load_in_4bit": shared.four_bit("use_peft"),
         "load_in_8bit": shared.eight_bit("use_peft"),
