@@ -21,9 +21,10 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
+from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
 from lora_profiler.trainer_files.trainer_file import TrainerFile
-from lora_profiler.trainer_files.writing import written
+from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import Workload
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
@@ -526,18 +527,27 @@ VALUES: dict[str, list[Any]] = {
     "dtype": ["bfloat16", "float32"],
     "precision": ["pure", "amp"],
     "double_quant": [True, False],
-    "recipe": ["stock", "trl"],
+    "recipe": ["stock", "trl", "kbit"],
     "quant_type": ["nf4", "int8"],
     "use_dora": [False, True],
     "optimizer": ["adamw", "adamw_8bit", "sgd", "paged_adamw_8bit", "lion", "adamw_torch_4bit"],
     "optimizer_impl": ["foreach", "fused"],
     "checkpointing": [False, True],
+    "eval_batch_size": [None, None, 4],
+    "label_smoothing_factor": [0.0, 0.0, 0.1],
     "attention": ["auto", "flash_attention_2", "eager"],
     "use_reentrant": [False, True],
     "loss": ["plain", "chunked", "fused", "cce", "triton", "torchtune"],
     "kernels": ["transformers", "liger"],
 }
 LIKELY = {
+    "peft": {
+        "loss": "plain",
+        "kernels": "transformers",
+        "recipe": "stock",
+        "adapter_dtype": "float32",
+        "packed": None,
+    },
     "axolotl": {"precision": "amp", "dtype": "bfloat16", "recipe": "stock"},
     "trl": {
         "precision": "amp",
@@ -561,6 +571,8 @@ LIKELY = {
         "dtype": "bfloat16",
         "adapter_dtype": "bfloat16",
         "kernels": "torchtune",
+        "label_smoothing_factor": 0.0,
+        "use_reentrant": False,
         "targets": "q_proj,v_proj,o_proj",
         "attention": "auto",
         "loss": "torchtune",
@@ -594,15 +606,21 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
         except LoraProfilerError:
             continue  # no question at all
         workload = Workload(model=model, setup=setup)
+        name = f"file{suffix_of(trainer)}"
         try:
-            text = written(trainer, workload, "file.yaml")
+            text = written(trainer, workload, name)
         except LoraProfilerError as error:
             assert "cannot say --" in str(error), error
             refused += 1
             continue
         kept += 1
-        document = parse(text, "file.yaml", Path(), is_json=False)
+        if trainer == "peft":
+            compile(text, name, "exec")
+            document = parse_calls(text, name, None)
+        else:
+            document = parse(text, name, Path(), is_json=False)
         file = read_document(document, trainer)
+        assert file.model == model.id
         given = {} if setup.packed is None else {"packed": setup.packed}
         own = {**file.beside(given), **given}
         (back,) = setups(model, {**DEFAULTS, **own}, set(own), None, find_stack(file.stack))

@@ -21,16 +21,18 @@ from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
 from lora_profiler.trainer_files.frameworks.llamafactory import LLAMAFACTORY
+from lora_profiler.trainer_files.frameworks.peft import PEFT
 from lora_profiler.trainer_files.frameworks.torchtune import TORCHTUNE
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.frameworks.unsloth import UNSLOTH
-from lora_profiler.trainer_files.meaning import HIDDEN_SQUARED, ONE_ROW, Meaning
+from lora_profiler.trainer_files.meaning import HIDDEN_SQUARED, ONE_ROW, Meaning, costs_nothing
 from lora_profiler.trainer_files.settling import settled
 from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
 from lora_profiler.workload import OPTIONS
 
-FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL)
+FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL, PEFT)
 BESIDE = (ACCELERATE, DEEPSPEED)
+_NAMES_OF_THE_MODEL = ("model", "model_name", "pretrained_model_name_or_path")
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -236,6 +238,7 @@ def _rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     except ValueError as e:
         raise TrainerFileError(f"{document.name}: {e}") from None
     yield from own
+    yield from _computed_rows(document, known)
 
 
 def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
@@ -261,6 +264,23 @@ def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
             value = str(entry.value)[:60]
             raise document.error(key, f"{key} is {value}; {e}") from None
         yield _row(document, entry, meaning)
+
+
+def _computed_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
+    """Keys that can matter and whose value is not written out."""
+    for key, line in document.computed.items():
+        if key in _NAMES_OF_THE_MODEL or known.reader(key) in (None, costs_nothing):
+            continue
+        yield KeyReading(
+            file=document.name,
+            line=line,
+            key=key,
+            value="(computed)",
+            state="not modelled",
+            options={},
+            missing=f"a value of {key} that the script computes, left to the default",
+            direction="either way",
+        )
 
 
 def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:

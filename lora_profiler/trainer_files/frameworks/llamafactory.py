@@ -7,6 +7,7 @@ from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.frameworks.training_arguments import (
+    CHECKPOINTING,
     TRAINING_ARGUMENTS,
     TRAINING_ARGUMENTS_UNDER,
     evaluated,
@@ -193,15 +194,7 @@ LLAMAFACTORY = Framework(
         "packing": costs_nothing,
         "neat_packing": missing("a mask that keeps packed sequences apart", "too low"),
         "flash_attn": shared.attention,
-        **dict.fromkeys(
-            (
-                "gradient_checkpointing",
-                "gradient_checkpointing_kwargs",
-                "gradient_checkpointing_kwargs.use_reentrant",
-                "gradient_checkpointing_kwargs.selective",
-            ),
-            _checkpointed_by_itself,
-        ),
+        **dict.fromkeys(CHECKPOINTING, _checkpointed_by_itself),
         "disable_gradient_checkpointing": _disable_checkpointing,
         "use_reentrant_gc": shared.reentrant,
         "use_unsloth_gc": missing("checkpoints that are moved to the host's memory", "too high"),

@@ -13,6 +13,7 @@ from lora_profiler.trainer_files.meaning import (
     is_off,
     is_on,
     missing,
+    number,
     sets,
     size,
 )
@@ -42,18 +43,25 @@ def _liger(value: Any, document: Document) -> Meaning:
     return Meaning({"kernels": "liger", "loss": "fused"}) if is_on(value) else NOTHING
 
 
+CHECKPOINTING: dict[str, Reader] = {
+    f"{kind}_checkpointing{key}": reader
+    for kind in ("gradient", "activation")  # the second from transformers 5.24 on
+    for key, reader in (
+        ("", shared.checkpointing),
+        ("_kwargs", shared.checkpointing_kwargs),
+        ("_kwargs.use_reentrant", shared.reentrant),
+        ("_kwargs.selective", shared.selective),
+    )
+}
 TRAINING_ARGUMENTS: dict[str, Reader] = {
     "per_device_train_batch_size": sets("batch_size", size),
     "gradient_accumulation_steps": sets("accumulation", size),
     "optim": shared.optimizer,
     "bf16": shared.autocast,
     "fp16": shared.autocast_float16,
-    "gradient_checkpointing": shared.checkpointing,
-    "gradient_checkpointing_kwargs": shared.checkpointing_kwargs,
-    "gradient_checkpointing_kwargs.use_reentrant": shared.reentrant,
-    "gradient_checkpointing_kwargs.selective": shared.selective,
+    **CHECKPOINTING,
     "use_liger_kernel": _liger,
-    "label_smoothing_factor": missing("label smoothing: 16 bytes a logit", "too low"),
+    "label_smoothing_factor": sets("label_smoothing_factor", number),
     "eval_strategy": _evaluation,
     "evaluation_strategy": _evaluation,
     "do_eval": _evaluation,

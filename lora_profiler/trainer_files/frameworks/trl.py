@@ -118,6 +118,13 @@ def _liger(value: Any, document: Document) -> Meaning:
     return Meaning({"kernels": "liger", **own})
 
 
+def _smoothing(value: Any, document: Document) -> Meaning:
+    """transformers' Trainer makes its loss of all logits then."""
+    if is_off(value) or _is_plain(document):
+        return Meaning({"label_smoothing_factor": number(value)}) if is_on(value) else NOTHING
+    return not_modelled("label smoothing: 16 bytes a logit", "too low")
+
+
 def _targets(value: Any) -> str:
     """ModelConfig hands over a list of one as that one, which PEFT takes for a pattern."""
     return targets(value[0] if isinstance(value, list) and len(value) == 1 else value)
@@ -213,6 +220,7 @@ TRL = Framework(
         "use_rslora": sets("use_rslora", switch),
         "use_dora": sets("use_dora", switch),
         "use_liger_kernel": _liger,
+        "label_smoothing_factor": _smoothing,
         "max_seq_length": _length,
         "max_length": _length,
         "padding_free": _packing,
