@@ -17,6 +17,7 @@ import commands
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model
+from lora_profiler.catalog.mirrors import TEXT_SIDES
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
@@ -480,6 +481,13 @@ def test_a_model_that_only_remote_code_builds_is_refused_with_its_place(
         ("unsloth/Qwen3-14B", "Qwen/Qwen3-14B"),
         ("unsloth/gemma-2-2b-it", "google/gemma-2-2b"),
         ("mistral-community/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
+        ("unsloth/gpt-oss-20b-BF16", "openai/gpt-oss-20b"),
+        ("unsloth/functiongemma-270m-it", "google/gemma-3-270m"),
+        ("unsloth/codegemma-7b-bnb-4bit", "google/gemma-7b"),
+        ("unsloth/Mistral-Nemo-Base-2407", "mistralai/Mistral-Nemo-Base-2407"),
+        ("TinyLlama/TinyLlama_v1.1", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+        ("01-ai/Yi-34B-Chat", "01-ai/Yi-34B"),
+        ("allenai/OLMoE-1B-7B-0924-Instruct", "allenai/OLMoE-1B-7B-0924"),
     ],
 )
 def test_mirrors_and_tuned_versions_are_known_offline(name: str, original: str) -> None:
@@ -647,3 +655,32 @@ def test_a_question_is_written_to_a_file(tmp_path: Path) -> None:
     assert both.exit_code == 2 and "one question" in both.stderr
     unknown = lora_profile(*asked, "--write", "axolot", str(tmp_path / "x.yaml"))
     assert "Did you mean axolotl?" in unknown.stderr
+
+
+def test_the_text_side_of_a_model_that_sees_is_a_bundled_one() -> None:
+    """What is published of the whole, less the text side, is a vision side; of one generation they
+    differ in the linear layers alone that lead to the width of the text."""
+    sides = {}
+    for tail, (text, whole) in TEXT_SIDES.items():
+        model = find_model(f"Qwen/{tail}", offline=True)
+        assert model.id == text
+        assert model.text_side_of is not None and model.text_side_of.num_parameters == whole
+        sides[tail] = whole - model.num_parameters, int(model.config["hidden_size"])
+    pairs = {  # a smaller one, a larger one, and parameters for each that the text is wider
+        ("qwen2-vl-2b", "qwen2-vl-7b"): 5120 + 1,
+        ("qwen2.5-vl-3b", "qwen2.5-vl-7b"): 5120 + 1,
+        ("qwen2.5-vl-32b", "qwen2.5-vl-72b"): 5120 + 1,
+        ("qwen3-vl-2b", "qwen3-vl-4b"): 4 * (4 * 1024 + 1),
+        ("qwen3-vl-30b-a3b", "qwen3-vl-8b"): 4 * (4 * 1152 + 1),
+    }
+    for names, each in pairs.items():
+        (less, narrow), (more, wide) = (sides[f"{name}-instruct"] for name in names)
+        assert more - less == each * (wide - narrow), names
+
+
+def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:
+    done = lora_profile("unsloth/Qwen2-VL-7B-Instruct", "--format", "json", "-s", "64")
+    for prediction in json.loads(done.stdout)["predictions"]:
+        assert prediction["exactness"] == "estimate"
+        said = "\n".join(prediction["assumptions"])
+        assert "Of unsloth/Qwen2-VL-7B-Instruct the language model alone" in said
