@@ -97,8 +97,8 @@ def row(python: str, cell: Cell) -> tuple[str, ...]:
     held = rank["held"]
     counted = held["requested_bytes"] - held["categories"].get(_WORKSPACES, 0)
     predicted = answer.peak.total_bytes
-    share = f"{100 * (predicted / counted - 1):+.4f} %" if predicted != counted else "equal"
-    return (f"`{cell.words}`", f"{counted:,}", f"{predicted:,}", answer.exactness, share)
+    off = f"{predicted - counted:+,}" if predicted != counted else "equal"
+    return (f"`{cell.words}`", f"{counted:,}", f"{predicted:,}", answer.exactness, off)
 
 
 def main() -> None:
