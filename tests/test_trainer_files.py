@@ -188,6 +188,20 @@ def test_axolotl(read: Any) -> None:
     assert file.beside({"packed": 100})["batch_size"] == 2
 
 
+def test_what_axolotl_takes_where_nothing_is_said(read: Any) -> None:
+    """Its schema's defaults, not what most of its examples set (benchmarks/misread_keys.py)."""
+    bare = AXOLOTL.replace("lora_dropout: 0.05\n", "").replace(
+        "gradient_accumulation_steps: 4\n", "batch_size: 8\n"
+    )
+    options = read(bare.replace("lora_target_linear: true\n", "")).options
+    assert (options["dropout"], options["accumulation"]) == (0.0, 1)
+    assert options["targets"] == "default"
+    loaded = read(AXOLOTL + "bfloat16: true\n").options
+    assert (loaded["precision"], loaded["dtype"]) == ("amp", "bfloat16")
+    pure = read(AXOLOTL.replace("bf16: auto", "bf16: false") + "bfloat16: true\n").options
+    assert (pure["precision"], pure["dtype"]) == ("pure", "bfloat16")
+
+
 def test_axolotl_switches_its_kernels_on_where_nothing_is_said(read: Any) -> None:
     silent = AXOLOTL.replace("lora_mlp_kernel: false\n", "")
     assert keys(read(silent))["lora_mlp_kernel"].direction == "too high"

@@ -75,6 +75,8 @@ def test_ranks_change_the_kind_of_checkpoints(read: Any) -> None:
     over_fsdp2 = read(LLAMAFACTORY, OVER_FSDP + "  fsdp_version: 2\n")
     assert over_fsdp2.options["use_reentrant"] is False
     assert "use_reentrant" not in read(LLAMAFACTORY, OVER_FSDP).options  # FSDP1: its own default
+    own = read(LLAMAFACTORY + "fsdp: full_shard\n")  # which torchrun starts
+    assert own.options["sharding"] == "fsdp" and "use_reentrant" not in own.options
     assert read(TRL, OVER_DEEPSPEED).options["use_reentrant"] is True  # adapters under ZeRO-3
     assert "use_reentrant" not in read(FULL, OVER_DEEPSPEED).options
     by_accelerate = read(FULL, OVER_FSDP + "  fsdp_activation_checkpointing: true\n")

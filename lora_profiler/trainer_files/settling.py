@@ -29,7 +29,7 @@ def settled(
     options.setdefault("sharding", "ddp")
     file = rows[0].file
     usual = {**usual_options(stack, options), **options}
-    for key, meaning in known.together(stack, usual):
+    for key, meaning in known.together(stack, usual, {row.key for row in rows}):
         options |= meaning.options
         yield _said(file, key, meaning.options, meaning.note)
     yield from _able(options, usual, file)

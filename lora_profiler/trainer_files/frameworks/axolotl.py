@@ -45,15 +45,6 @@ def _adapter(value: Any, document: Document) -> Meaning:
     return not_modelled(f"the adapter {name}, answered as LoRA", "either way", methods=("lora",))
 
 
-def _total_batch(value: Any, document: Document) -> Meaning:
-    """Rows of an optimizer step, all ranks together."""
-    if value is None or document.get("gradient_accumulation_steps") is not None:
-        return NOTHING
-    return Meaning(
-        {"accumulation": max(1, size(value) // size(document.get("micro_batch_size", 1)))}
-    )
-
-
 def _bf16(value: Any, document: Document) -> Meaning:
     if value == "full":
         return Meaning({"precision": "pure", "dtype": "bfloat16"})
@@ -65,7 +56,11 @@ def _bf16(value: Any, document: Document) -> Meaning:
 
 def _loads(kind: str) -> Any:
     def read(value: Any, document: Document) -> Meaning:
-        return Meaning({"dtype": kind, "precision": "pure"}) if is_on(value) else NOTHING
+        """Without autocast only where that is switched off: bf16 is auto by itself."""
+        if is_off(value):
+            return NOTHING
+        casts = is_on(document.get("bf16", "auto")) or is_on(document.get("fp16"))
+        return Meaning({"dtype": kind} | ({} if casts else {"precision": "pure"}))
 
     return read
 
@@ -166,8 +161,11 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "gradient_checkpointing_kwargs", Meaning({"use_reentrant": False})
     if is_off(adapter):
         yield "adapter", Meaning({"methods": ("full",)})
-    elif document.get("lora_target_modules") is None and is_off(document.get("lora_target_linear")):
-        yield "lora_target_modules", Meaning({"targets": "default"})
+    else:
+        yield "lora_dropout", Meaning({"dropout": 0.0})
+        if is_off(document.get("lora_target_linear")):
+            yield "lora_target_modules", Meaning({"targets": "default"})
+    yield "gradient_accumulation_steps", Meaning({"accumulation": 1})
     if document.has_under("fsdp_config") and is_off(document.get("fsdp")):
         yield "fsdp", ranks.fsdp_switch(1)(True, document)
     switched = [key for key in _KERNEL_KEYS if document.get(key) is not None]
@@ -235,7 +233,7 @@ AXOLOTL = Framework(
         "micro_batch_size": sets("batch_size", size),
         "sequence_len": sets("seq_len", size),
         "gradient_accumulation_steps": sets("accumulation", size),
-        "batch_size": _total_batch,
+        "batch_size": costs_nothing,
         "sample_packing": shared.one_row,
         "batch_flattening": missing("a batch laid into one row without padding", "too high"),
         "optimizer": shared.optimizer,

@@ -1,6 +1,6 @@
 """LLaMA-Factory's YAML, read beside its hparams at ff6d4d1 (August 2026)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -136,9 +136,13 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "lora_target", Meaning({"targets": "all-linear"})
 
 
-def _together(stack: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Meaning]]:
-    """FSDP2 takes the other kind of checkpoints (model/model_utils/checkpointing.py)."""
-    if options.get("sharding") in ("fsdp", "fsdp-no-reshard") and options.get("use_reentrant"):
+def _together(
+    stack: str, options: Mapping[str, Any], keys: Collection[str]
+) -> Iterator[tuple[str, Meaning]]:
+    """FSDP2 takes the other kind of checkpoints where accelerate starts it
+    (model/model_utils/checkpointing.py)."""
+    is_fsdp2 = options.get("sharding") in ("fsdp", "fsdp-no-reshard")
+    if is_fsdp2 and options.get("use_reentrant") and "distributed_type" in keys:
         note = "LLaMA-Factory sets it so under FSDP2"
         yield "use_reentrant_gc", Meaning({"use_reentrant": False}, note=note)
 

@@ -1,7 +1,7 @@
 """TRL's YAML, JSON and command lines (ModelConfig, SFTConfig, DPOConfig, GRPOConfig), those of the
 alignment handbook among them, and plain TrainingArguments."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -161,7 +161,9 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
                 yield key, Meaning({option: value})
 
 
-def _together(stack: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Meaning]]:
+def _together(
+    stack: str, options: Mapping[str, Any], keys: Collection[str]
+) -> Iterator[tuple[str, Meaning]]:
     """Its trainers make adapters under ZeRO-3 be checkpointed the reentrant way, whatever was
     asked (TRL 1.16, sft_trainer.py, dpo_trainer.py, grpo_trainer.py)."""
     has_adapter = {"lora", "qlora"} & set(options.get("methods", ()))
