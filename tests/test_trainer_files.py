@@ -24,7 +24,7 @@ from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
 from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
-from lora_profiler.trainer_files.trainer_file import TrainerFile
+from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
 from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import Workload
 
@@ -690,6 +690,15 @@ def test_the_text_side_of_a_model_that_sees_is_a_bundled_one() -> None:
     for names, each in pairs.items():
         (less, narrow), (more, wide) = (sides[f"{name}-instruct"] for name in names)
         assert more - less == each * (wide - narrow), names
+
+
+def test_targets_of_a_text_side_are_found_by_its_own_names(read: Any) -> None:
+    pattern = r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
+    text = AXOLOTL.replace("NousResearch/Llama-3.2-1B", "Qwen/Qwen2-VL-7B-Instruct").replace(
+        "lora_target_linear: true", f"lora_target_modules: '{pattern}'"
+    )
+    file = on_model(read(text), find_model("Qwen/Qwen2-VL-7B-Instruct", offline=True))
+    assert file.options["targets"] == r"re:model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
 
 
 def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from lora_profiler import find_model
+from lora_profiler import find_model, predict
+from lora_profiler.errors import UsageError
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
+from lora_profiler.workload import TrainSetup, Workload
 from test_trainer_files import AXOLOTL, LLAMAFACTORY, OVER_DEEPSPEED, TRL
 
 FULL = TRL.replace("use_peft: true\n", "")
@@ -142,6 +144,20 @@ def test_the_switch_of_a_trainer_s_own_file(read: Any) -> None:
     ours = "\nfsdp_config:\n  reshard_after_forward: true\n"
     assert read(full + ours).options["sharding"] == "fsdp1-no-prefetch"  # unless it says 2
     assert read(full + ours + "fsdp_version: 2\n").options["sharding"] == "fsdp"
+
+
+def test_a_loss_that_needs_a_head_in_16_bit_goes_with_shards_gathered_in_it(read: Any) -> None:
+    """The head is gathered in bfloat16, whatever its shards are kept in."""
+    model = find_model("Qwen/Qwen3-0.6B")
+    common = {"batch_size": 1, "seq_len": 256, "loss": "cce"}
+    mixed = {"precision": "fsdp-mixed", "dtype": "float32", "sharding": "fsdp", "world_size": 4}
+    kept = {
+        predict(Workload(model=model, setup=TrainSetup(**common, **more))).saved_activation_bytes
+        for more in ({}, mixed)  # type: ignore[dict-item]
+    }
+    assert len(kept) == 1
+    with pytest.raises(UsageError, match="head in 16 bit"):
+        predict(Workload(model=model, setup=TrainSetup(**common, dtype="float32")))
 
 
 # --- DeepSpeed ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A trainer's file as the question that it is: its options, what it leaves open, what it says that
 nothing models, and how it goes with a model."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -145,6 +146,11 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"the {loss} loss on {model.model_type}, answered as plain"
         changed.append(instead(file.name, "loss", loss, "plain", what))
     own = {name: value for row in changed for name, value in row.options.items()}
+    pattern = str(file.options.get("targets", ""))
+    if model.text_side_of is not None and pattern.startswith("re:"):
+        own["targets"] = re.sub(
+            r"language_model\\?\.", "", pattern
+        )  # its names there have no such part
     if file.has_hidden_bucket and (hidden := model.config.get("hidden_size")):
         own["reduce_bucket_size"] = hidden**2
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
