@@ -148,9 +148,8 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     own = {name: value for row in changed for name, value in row.options.items()}
     pattern = str(file.options.get("targets", ""))
     if model.text_side_of is not None and pattern.startswith("re:"):
-        own["targets"] = re.sub(
-            r"language_model\\?\.", "", pattern
-        )  # its names there have no such part
+        # by the names that modules have in the language model alone
+        own["targets"] = re.sub(r"language_model\\?\.", "", pattern)
     if file.has_hidden_bucket and (hidden := model.config.get("hidden_size")):
         own["reduce_bucket_size"] = hidden**2
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))

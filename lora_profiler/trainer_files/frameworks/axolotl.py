@@ -165,7 +165,6 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "lora_dropout", Meaning({"dropout": 0.0})
         if is_off(document.get("lora_target_linear")):
             yield "lora_target_modules", Meaning({"targets": "default"})
-    yield "gradient_accumulation_steps", Meaning({"accumulation": 1})
     if document.has_under("fsdp_config") and is_off(document.get("fsdp")):
         yield "fsdp", ranks.fsdp_switch(1)(True, document)
     switched = [key for key in _KERNEL_KEYS if document.get(key) is not None]
