@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 LINEAR_KINDS = frozenset({"Linear", "Conv1D"})
 
@@ -91,6 +91,14 @@ class Nf4Checkpoint:
     compute_dtype: str
 
 
+class TextSide(NamedTuple):
+    """A model that sees, of which the language model alone is asked about: its name, and its
+    parameters with the vision side."""
+
+    name: str
+    num_parameters: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A model as the answerers see it: identity, config.json fields and weights. Equal when id and
@@ -104,7 +112,7 @@ class ModelSpec:
     `published` is the whole config.json as it came, out of which the real model can be built. `nf4`
     is set where the checkpoint is one in NF4, which is the base of QLoRA and of nothing else;
     `dequantized_from` names how a checkpoint is stored whose weights are asked about as turned back
-    into 16 bit.
+    into 16 bit. `text_side_of` is set where it stands for a model that sees.
 
     Examples:
         >>> from lora_profiler import find_model
@@ -125,6 +133,7 @@ class ModelSpec:
     published: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     nf4: Nf4Checkpoint | None = field(default=None, repr=False)
     dequantized_from: str | None = field(default=None, compare=False, repr=False)
+    text_side_of: TextSide | None = field(default=None, compare=False, repr=False)
 
     def modules(self) -> Iterator[tuple[str, Module]]:
         """(full name, module) of every module that owns parameters, in the order of

@@ -504,7 +504,7 @@ def test_an_address_changed_from_outside_is_followed() -> None:
     assert asked(app).options["rank"] == 32
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [32]
     app.query_params["page"] = "catalogue"
-    assert "166 of 166 models" in texts(sound(app.run()))
+    assert "183 of 183 models" in texts(sound(app.run()))
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:

@@ -198,7 +198,11 @@ def test_an_implementation_is_that_of_the_stacks_own_optimizer() -> None:
 
 @pytest.mark.parametrize(
     ("name", "batch", "length", "attention"),
-    [("trl-sft", 1, 2048, "auto"), ("axolotl", 1, 2048, "flash"), ("llamafactory", 4, 512, "auto")],
+    [
+        ("trl-sft", 1, 2048, "auto"),
+        ("axolotl", 1, 2048, "flash_attention_2"),
+        ("llamafactory", 4, 512, "auto"),
+    ],
 )
 def test_packed_rows_are_laid_out_as_the_trainer_does(
     name: str, batch: int, length: int, attention: str

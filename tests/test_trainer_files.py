@@ -17,13 +17,15 @@ import commands
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model
+from lora_profiler.catalog.mirrors import TEXT_SIDES
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
+from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
-from lora_profiler.trainer_files.trainer_file import TrainerFile
-from lora_profiler.trainer_files.writing import written
+from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
+from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import Workload
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
@@ -174,7 +176,7 @@ def test_axolotl(read: Any) -> None:
         "optimizer": "adamw_8bit",
         "precision": "amp",
         "checkpointing": True,
-        "attention": "flash",
+        "attention": "flash_attention_2",
     }
     assert {key.key: key.direction for key in file.not_modelled} == {
         "activation_offloading": "too high"
@@ -184,6 +186,21 @@ def test_axolotl(read: Any) -> None:
     # given on the command line, the length overrules; a mean length leaves the layout to the stack
     assert file.beside({"seq_len": 2048})["seq_len"] == 4096
     assert file.beside({"packed": 100})["batch_size"] == 2
+
+
+def test_what_axolotl_takes_where_nothing_is_said(read: Any) -> None:
+    """Its schema's defaults, not what most of its examples set (benchmarks/misread_keys.py)."""
+    bare = AXOLOTL.replace("lora_dropout: 0.05\n", "").replace(
+        "gradient_accumulation_steps: 4\n", "batch_size: 8\n"
+    )
+    options = read(bare.replace("lora_target_linear: true\n", "")).options
+    assert options["dropout"] == 0.0
+    assert options.get("accumulation", find_stack("axolotl").defaults["lora"]["accumulation"]) == 1
+    assert options["targets"] == "default"
+    loaded = read(AXOLOTL + "bfloat16: true\n").options
+    assert (loaded["precision"], loaded["dtype"]) == ("amp", "bfloat16")
+    pure = read(AXOLOTL.replace("bf16: auto", "bf16: false") + "bfloat16: true\n").options
+    assert (pure["precision"], pure["dtype"]) == ("pure", "bfloat16")
 
 
 def test_axolotl_switches_its_kernels_on_where_nothing_is_said(read: Any) -> None:
@@ -222,7 +239,7 @@ def test_llamafactory(read: Any) -> None:
         "precision": "amp",
         "dtype": "float32",  # trained weights are cast
         "checkpointing": True,  # on though the file is silent
-        "attention": "flash",
+        "attention": "flash_attention_2",
         "optimizer": "paged_adamw_8bit",
     }
     assert file.not_modelled == ()
@@ -479,6 +496,13 @@ def test_a_model_that_only_remote_code_builds_is_refused_with_its_place(
         ("unsloth/Qwen3-14B", "Qwen/Qwen3-14B"),
         ("unsloth/gemma-2-2b-it", "google/gemma-2-2b"),
         ("mistral-community/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
+        ("unsloth/gpt-oss-20b-BF16", "openai/gpt-oss-20b"),
+        ("unsloth/functiongemma-270m-it", "google/gemma-3-270m"),
+        ("unsloth/codegemma-7b-bnb-4bit", "google/gemma-7b"),
+        ("unsloth/Mistral-Nemo-Base-2407", "mistralai/Mistral-Nemo-Base-2407"),
+        ("TinyLlama/TinyLlama_v1.1", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+        ("01-ai/Yi-34B-Chat", "01-ai/Yi-34B"),
+        ("allenai/OLMoE-1B-7B-0924-Instruct", "allenai/OLMoE-1B-7B-0924"),
     ],
 )
 def test_mirrors_and_tuned_versions_are_known_offline(name: str, original: str) -> None:
@@ -526,17 +550,27 @@ VALUES: dict[str, list[Any]] = {
     "dtype": ["bfloat16", "float32"],
     "precision": ["pure", "amp"],
     "double_quant": [True, False],
-    "recipe": ["stock", "trl"],
+    "recipe": ["stock", "trl", "kbit"],
     "quant_type": ["nf4", "int8"],
     "use_dora": [False, True],
     "optimizer": ["adamw", "adamw_8bit", "sgd", "paged_adamw_8bit", "lion", "adamw_torch_4bit"],
     "optimizer_impl": ["foreach", "fused"],
     "checkpointing": [False, True],
-    "attention": ["auto", "flash", "eager"],
+    "eval_batch_size": [None, None, 4],
+    "label_smoothing_factor": [0.0, 0.0, 0.1],
+    "attention": ["auto", "flash_attention_2", "eager"],
+    "use_reentrant": [False, True],
     "loss": ["plain", "chunked", "fused", "cce", "triton", "torchtune"],
     "kernels": ["transformers", "liger"],
 }
 LIKELY = {
+    "peft": {
+        "loss": "plain",
+        "kernels": "transformers",
+        "recipe": "stock",
+        "adapter_dtype": "float32",
+        "packed": None,
+    },
     "axolotl": {"precision": "amp", "dtype": "bfloat16", "recipe": "stock"},
     "trl": {
         "precision": "amp",
@@ -560,6 +594,8 @@ LIKELY = {
         "dtype": "bfloat16",
         "adapter_dtype": "bfloat16",
         "kernels": "torchtune",
+        "label_smoothing_factor": 0.0,
+        "use_reentrant": False,
         "targets": "q_proj,v_proj,o_proj",
         "attention": "auto",
         "loss": "torchtune",
@@ -593,15 +629,21 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
         except LoraProfilerError:
             continue  # no question at all
         workload = Workload(model=model, setup=setup)
+        name = f"file{suffix_of(trainer)}"
         try:
-            text = written(trainer, workload, "file.yaml")
+            text = written(trainer, workload, name)
         except LoraProfilerError as error:
             assert "cannot say --" in str(error), error
             refused += 1
             continue
         kept += 1
-        document = parse(text, "file.yaml", Path(), is_json=False)
+        if trainer == "peft":
+            compile(text, name, "exec")
+            document = parse_calls(text, name, None)
+        else:
+            document = parse(text, name, Path(), is_json=False)
         file = read_document(document, trainer)
+        assert file.model == model.id
         given = {} if setup.packed is None else {"packed": setup.packed}
         own = {**file.beside(given), **given}
         (back,) = setups(model, {**DEFAULTS, **own}, set(own), None, find_stack(file.stack))
@@ -628,3 +670,41 @@ def test_a_question_is_written_to_a_file(tmp_path: Path) -> None:
     assert both.exit_code == 2 and "one question" in both.stderr
     unknown = lora_profile(*asked, "--write", "axolot", str(tmp_path / "x.yaml"))
     assert "Did you mean axolotl?" in unknown.stderr
+
+
+def test_the_text_side_of_a_model_that_sees_is_a_bundled_one() -> None:
+    """What is published of the whole, less the text side, is a vision side; of one generation they
+    differ in the linear layers alone that lead to the width of the text."""
+    sides = {}
+    for tail, (text, whole) in TEXT_SIDES.items():
+        model = find_model(f"Qwen/{tail}", offline=True)
+        assert model.id == text
+        assert model.text_side_of is not None and model.text_side_of.num_parameters == whole
+        sides[tail] = whole - model.num_parameters, int(model.config["hidden_size"])
+    pairs = {  # a smaller one, a larger one, and parameters for each that the text is wider
+        ("qwen2-vl-2b", "qwen2-vl-7b"): 5120 + 1,
+        ("qwen2.5-vl-3b", "qwen2.5-vl-7b"): 5120 + 1,
+        ("qwen2.5-vl-32b", "qwen2.5-vl-72b"): 5120 + 1,
+        ("qwen3-vl-2b", "qwen3-vl-4b"): 4 * (4 * 1024 + 1),
+        ("qwen3-vl-30b-a3b", "qwen3-vl-8b"): 4 * (4 * 1152 + 1),
+    }
+    for names, each in pairs.items():
+        (less, narrow), (more, wide) = (sides[f"{name}-instruct"] for name in names)
+        assert more - less == each * (wide - narrow), names
+
+
+def test_targets_of_a_text_side_are_found_by_its_own_names(read: Any) -> None:
+    pattern = r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
+    text = AXOLOTL.replace("NousResearch/Llama-3.2-1B", "Qwen/Qwen2-VL-7B-Instruct").replace(
+        "lora_target_linear: true", f"lora_target_modules: '{pattern}'"
+    )
+    file = on_model(read(text), find_model("Qwen/Qwen2-VL-7B-Instruct", offline=True))
+    assert file.options["targets"] == r"re:model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
+
+
+def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:
+    done = lora_profile("unsloth/Qwen2-VL-7B-Instruct", "--format", "json", "-s", "64")
+    for prediction in json.loads(done.stdout)["predictions"]:
+        assert prediction["exactness"] == "estimate"
+        said = "\n".join(prediction["assumptions"])
+        assert "Of unsloth/Qwen2-VL-7B-Instruct the language model alone" in said

@@ -12,7 +12,7 @@ from lora_profiler.catalog.facts import bare_names, facts, rows
 from lora_profiler.catalog.mirrors import mirrored
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.model_spec import ModelSpec, TextSide
 
 if TYPE_CHECKING:
     from lora_profiler.catalog.shapes import Described
@@ -68,6 +68,8 @@ def find_model(
     copy = mirrored(name) if revision == "main" else None
     if copy is not None:
         spec = _bundled(copy.row)
+        if copy.parameters is not None:
+            spec = replace(spec, text_side_of=TextSide(name, copy.parameters))
         if copy.nf4 is None:
             return spec
         return replace(spec, nf4=copy.nf4, dtype=copy.nf4.compute_dtype)

@@ -1,4 +1,5 @@
-"""Other names of bundled models: mirrors, tuned versions of the same sizes, and NF4 copies."""
+"""Other names of bundled models: mirrors, tuned versions of the same sizes, NF4 copies, and models
+that see, whose text side is one of them."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from lora_profiler.model_spec import Nf4Checkpoint
 
 _MIRRORS = frozenset(
     {"unsloth", "nousresearch", "alpindale", "casperhansen", "mistral-community", "axolotl-ai-co"}
+    | {"mhenrichsen"}
 )
 """Who publish copies of others' models under their own names, config.json unchanged."""
 _NF4_SUFFIX = "-bnb-4bit"
@@ -49,6 +51,17 @@ _RENAMED = {
     "mistral-7b-sft-constitutional-ai": "mistralai/Mistral-7B-v0.1",
     "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
     "tinyllama-chat": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "tinyllama_v1.1": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "gpt-oss-20b-bf16": "openai/gpt-oss-20b",
+    "gpt-oss-120b-bf16": "openai/gpt-oss-120b",
+    "gpt-oss-120b-dequantized": "openai/gpt-oss-120b",
+    "gpt-oss-safeguard-20b": "openai/gpt-oss-20b",
+    "llama-3-70b-fp16": "meta-llama/Meta-Llama-3-70B",
+    "deepcoder-14b-preview": "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B",
+    "smollm2-1.7b-sft": "HuggingFaceTB/SmolLM2-1.7B",
+    "smollm2-360m-sft": "HuggingFaceTB/SmolLM2-360M",
+    "smollm3-3b-checkpoints": "HuggingFaceTB/SmolLM3-3B",
+    "stablelm-2-1_6b": "stabilityai/stablelm-2-zephyr-1_6b",
     "open_llama_3b_v2": "openlm-research/open_llama_3b",
     "phi-4": "microsoft/phi-4",
     "qwen3-4b-thinking-2507": "Qwen/Qwen3-4B-Instruct-2507",
@@ -75,15 +88,32 @@ else."""
 _RENAMED_BY = (
     _MIRRORS
     | {"qwen", "deepseek-ai", "mistralai", "alignment-handbook", "tinyllama"}
-    | {"openlm-research"}
+    | {"openlm-research", "openai", "agentica-org", "loubnabnl", "huggingfacetb", "stabilityai"}
 )
+TEXT_SIDES = {
+    "qwen2-vl-2b-instruct": ("Qwen/Qwen2-1.5B", 2_208_985_600),
+    "qwen2-vl-7b-instruct": ("Qwen/Qwen2-7B", 8_291_375_616),
+    "qwen2.5-vl-3b-instruct": ("Qwen/Qwen2.5-3B", 3_754_622_976),
+    "qwen2.5-vl-7b-instruct": ("Qwen/Qwen2.5-7B", 8_292_166_656),
+    "qwen2.5-vl-32b-instruct": ("Qwen/Qwen2.5-32B", 33_452_718_336),
+    "qwen2.5-vl-72b-instruct": ("Qwen/Qwen2.5-72B", 73_410_777_344),
+    "qwen3-vl-2b-instruct": ("Qwen/Qwen3-1.7B", 2_127_532_032),
+    "qwen3-vl-4b-instruct": ("Qwen/Qwen3-4B", 4_437_815_808),
+    "qwen3-vl-8b-instruct": ("Qwen/Qwen3-8B", 8_767_123_696),
+    "qwen3-vl-30b-a3b-instruct": ("Qwen/Qwen3-30B-A3B", 31_070_754_032),
+}
+"""Models of Qwen that see: the bundled one whose sizes their text side has, and how many parameters
+are published of the whole. Less the text side they are vision sides that differ in what depends on
+the width of the text, and in Qwen2.5-VL's 32B and 72B in the width of the MLP, to the parameter."""
 
 
 class Mirrored(NamedTuple):
-    """A bundled model's line in the data file, and how the copy is stored where that differs."""
+    """A bundled model's line in the data file, and how the copy is stored where that differs.
+    `parameters` are those of the model that sees whose text side it is, where it is one."""
 
     row: dict[str, Any]
     nf4: Nf4Checkpoint | None
+    parameters: int | None = None
 
 
 def mirrored(name: str) -> Mirrored | None:
@@ -102,6 +132,9 @@ def mirrored(name: str) -> Mirrored | None:
         if tail.endswith(_DYNAMIC_SUFFIX):
             return None
         tail, nf4 = tail.removesuffix(_NF4_SUFFIX), _NF4
+    if owner in _MIRRORS | {"qwen"} and tail in TEXT_SIDES:
+        text, parameters = TEXT_SIDES[tail]
+        return Mirrored(facts()[text.lower()], nf4, parameters)
     row = _original(owner, tail)
     if row is None or (nf4 and "checkpoint_quantization" in row):
         return None

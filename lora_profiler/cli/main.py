@@ -137,7 +137,7 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 @grouped(OUTPUT)(
     "--write",
     nargs=2,
-    metavar="axolotl|trl|llamafactory|torchtune FILE",
+    metavar="axolotl|trl|llamafactory|torchtune|peft FILE",
     help="Write the question as a trainer's file, which trains it and reads as it.",
     rare=True,
 )

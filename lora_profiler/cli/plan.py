@@ -124,7 +124,7 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     "--write",
     rare=True,
     nargs=2,
-    metavar="axolotl|trl|llamafactory|torchtune FILE",
+    metavar="axolotl|trl|llamafactory|torchtune|peft FILE",
     help="Write the recommended run as a trainer's file.",
 )
 @grouped(WHAT)(

@@ -14,7 +14,7 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.options import output_options
 
-FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl")
+FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "peft")
 
 
 @click.command(
@@ -23,8 +23,8 @@ FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl")
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
-FILE is of axolotl, LLaMA-Factory, torchtune or TRL (YAML, or SFTConfig and TrainingArguments as JSON), an Unsloth notebook, or a
-text file with a command line of TRL's scripts; accelerate's or DeepSpeed's file may stand behind it. Nothing in a file is run.
+FILE is of axolotl, LLaMA-Factory, torchtune or TRL (YAML, or SFTConfig and TrainingArguments as JSON), an Unsloth notebook, a
+script with PEFT and a Trainer, or a text file with a command line of TRL's scripts; accelerate's or DeepSpeed's file may stand behind it. Nothing in a file is run.
 Each key is an option, costs nothing, or is not modelled; then the answer is too low, too high, or either way.
 
 Examples:

@@ -13,7 +13,7 @@ from lora_profiler.dashboard import downloads, widgets
 from lora_profiler.dashboard.link import Params
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.report.first_screen.card import HEIGHT, WIDTH
-from lora_profiler.trainer_files.writing import WRITERS, written
+from lora_profiler.trainer_files.writing import WRITERS, suffix_of, written
 from lora_profiler.workload import Workload
 
 _TITLES: Final = {
@@ -21,6 +21,7 @@ _TITLES: Final = {
     "trl": "TRL",
     "llamafactory": "LLaMA-Factory",
     "torchtune": "torchtune",
+    "peft": "a script with PEFT",
 }
 
 
@@ -89,12 +90,11 @@ def _trainer_file(workload: Workload) -> None:
         key="trainer_file",
         format_func=lambda key: _TITLES.get(key, key),
     )
-    file_name = f"{downloads.plain_name(workload.model.id)}-{name}.yaml"
+    file_name = f"{downloads.plain_name(workload.model.id)}-{name}{suffix_of(name)}"
     try:
         text = written(name, workload, file_name)
     except LoraProfilerError as e:
         widgets.small(str(e))
         return
-    st.download_button(
-        "Trainer's file", text, file_name=file_name, mime="application/yaml", on_click="ignore"
-    )
+    mime = "text/x-python" if suffix_of(name) == ".py" else "application/yaml"
+    st.download_button("Trainer's file", text, file_name=file_name, mime=mime, on_click="ignore")

@@ -10,6 +10,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.support.optimizers import optimizer_words, package_of
+from lora_profiler.units import short_count_text
 from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def engines_for(
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
     prediction, words = _predicted(workload, engine), words_beside(workload)
+    if workload.model.text_side_of is not None:
+        prediction = replace(prediction, exactness="estimate", error_bound=None)
     if not words:
         return prediction
     return replace(prediction, assumptions=(*prediction.assumptions, *words))
@@ -99,7 +102,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
 def words_beside(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint and of an optimizer of another
     package, whoever gives it."""
-    words = _checkpoint_words(workload)
+    words = (*_checkpoint_words(workload), *_text_side_words(workload))
     if package_of(workload.setup) is None:
         return words
     from lora_profiler.analytic import paged_bytes
@@ -223,6 +226,18 @@ def check_engine(engine: str) -> None:
         raise UsageError(
             f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}"
         )
+
+
+def _text_side_words(workload: Workload) -> tuple[str, ...]:
+    """What an answer says of a model that sees."""
+    whole = workload.model.text_side_of
+    if whole is None:
+        return ()
+    vision = short_count_text(whole.num_parameters - workload.model.num_parameters)
+    return (
+        f"Of {whole.name} the language model alone, which has the sizes of {workload.model.id}: the"
+        f" vision side's {vision} parameters, and images, are left out.",
+    )
 
 
 def _checkpoint_words(workload: Workload) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ VERSIONS = (
                 "precision": "amp",
                 **ADAMW_FUSED,
                 "checkpointing": True,
+                "use_reentrant": True,
                 "loss": "plain",
                 "kernels": "transformers",
                 "loop_state": "trl",
@@ -40,9 +41,11 @@ VERSIONS = (
             },
             base={"double_quant": True, "recipe": "stock"},
         ),
-        packing=Packing(one_row=True, attention="flash"),
+        packing=Packing(one_row=True, attention="flash_attention_2"),
         aliases=ALIASES,
         holds=(
+            "layers are checkpointed the reentrant way where the file says nothing of it (axolotl"
+            " 067b021, utils/config, normalize_config)",
             "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
             " 067b021, utils/collators)",
             "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"

@@ -1,6 +1,6 @@
 """LLaMA-Factory: its arguments' defaults, with bf16 as nine in ten of its examples have it."""
 
-from lora_profiler.stacks.stack import Gap, Packing, Stack, by_method
+from lora_profiler.stacks.stack import Packing, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
 
 VERSIONS = (
@@ -25,6 +25,7 @@ VERSIONS = (
                 "precision": "amp",
                 **ADAMW_FUSED,
                 "checkpointing": True,
+                "use_reentrant": True,
                 "loss": "plain",
                 "kernels": "transformers",
                 "loop_state": "trl",
@@ -42,16 +43,12 @@ VERSIONS = (
         packing=Packing(one_row=False),
         aliases={**ALIASES, "targets": {"all": {"targets": "all-linear"}}},
         holds=(
+            "layers are checkpointed the reentrant way unless use_reentrant_gc is false"
+            " (LLaMA-Factory ff6d4d1, model/model_utils/checkpointing.py)",
             "every trained weight is cast to float32 under bf16 (LLaMA-Factory ff6d4d1,"
             " model/adapter.py); not under ZeRO-3",
             "packed rows stay rows of the batch, with a block mask under neat_packing"
             " (LLaMA-Factory ff6d4d1, data/collator.py)",
-        ),
-        gaps=(
-            Gap(
-                "LLaMA-Factory checkpoints layers the reentrant way unless use_reentrant_gc is"
-                " false; priced as the other kind, and with --use-reentrant as its own"
-            ),
         ),
     ),
 )

@@ -36,7 +36,7 @@ VERSIONS = (
             },
             base={"double_quant": True, "recipe": "stock"},
         ),
-        packing=Packing(one_row=True, attention="flash"),
+        packing=Packing(one_row=True, attention="flash_attention_2"),
         aliases=ALIASES,
         gaps=(
             Gap(

@@ -90,7 +90,7 @@ def check_loss(workload: Workload) -> None:
             f"the {setup.loss} loss is torchtune's, whose recipes have no autocast; take"
             " --precision pure, or leave --loss out."
         )
-    is_wide = setup.dtype == "float32" or (
+    is_wide = setup.of_one_process.dtype == "float32" or (
         setup.quantization is not None and setup.quantization.recipe == "kbit"
     )
     if setup.loss == "cce" and is_wide:

@@ -2,13 +2,15 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError
+from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.frameworks.trl import TASK
+from lora_profiler.trainer_files.meaning import size
 
 _TASKS = ("sft", "dpo", "grpo", "kto", "orpo", "cpo", "reward", "rloo", "gkd", "online_dpo", "ppo")
 _LAUNCHERS = ("accelerate", "torchrun", "deepspeed", "python", "python3", "uv", "trl")
@@ -85,6 +87,13 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         for key, to in _LAUNCH_KEYS.items()
         if key in told
     }
+    if "num_processes" in known and known["num_processes"].value not in COUNTED_BY_TORCHRUN:
+        of_each = known["num_processes"]
+        try:
+            ranks = size(of_each.value) * _nodes(rest[:start], told)
+        except ValueError as e:
+            raise TrainerFileError(f"{name}: the launcher's number of processes: {e}") from None
+        known["num_processes"] = of_each._replace(value=ranks)
     if "multi_gpu" in told:
         known["distributed_type"] = Entry("distributed_type", "MULTI_GPU", told["multi_gpu"].line)
     return Command(
@@ -92,6 +101,15 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         launcher=Document(name, known, folder),
         accelerate_file=None if named is None else str(named.value),
     )
+
+
+def _nodes(launcher: Sequence[Word], told: Mapping[str, Entry]) -> int:
+    """Machines whose processes are counted apart: torchrun and deepspeed count those of each, as
+    accelerate does not. A range (1:4) is of an elastic launch, whose least is taken."""
+    if any(word.text == "accelerate" for word in launcher):
+        return 1
+    named = next((told[key].value for key in ("nnodes", "num_nodes") if key in told), 1)
+    return size(str(named).partition(":")[0])
 
 
 def _task_of(words: Sequence[Word], n: int) -> str | None:

@@ -38,11 +38,13 @@ class Entry(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Document:
     """The keys of one file, nested ones joined by dots; lists are values. `name` stands in
-    messages, `folder` is where files named in it are looked for, nowhere where it is None."""
+    messages, `folder` is where files named in it are looked for, nowhere where it is None.
+    `computed`: the lines of keys whose value only running the file would tell."""
 
     name: str
     entries: Mapping[str, Entry]
     folder: Path | None = field(default_factory=Path)
+    computed: Mapping[str, int] = field(default_factory=dict)
 
     def named_file(self, value: Any) -> Path | None:
         """The file that a value names; None where there is none."""

@@ -1,7 +1,8 @@
 """What is known of a framework's files: data, declared once in each of `frameworks`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import Meaning, Reader, is_on
@@ -9,14 +10,17 @@ from lora_profiler.trainer_files.meaning import Meaning, Reader, is_on
 Check = Callable[[Document], "tuple[str, str] | None"]
 """A key and what it contradicts, where it does."""
 
+Together = Callable[[str, Mapping[str, Any], Collection[str]], Iterator[tuple[str, Meaning]]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
     """name: as `--from` takes it. marks: keys that only its files have. keys: what each means, the
     later ones overruling the earlier ones' options. under: the same for keys that begin so.
-    implied: what holds without a key: its words, and what it means. stack: the trainer whose
-    defaults hold, by what the file says; None where the file is of no trainer, but beside one.
-    files: keys that name a file beside this one."""
+    implied: what holds without a key: its words, and what it means. together: the same of what
+    several ranks make of a stack, all options and all keys. stack: the trainer whose defaults hold,
+    by what the file says; None where the file is of no trainer, but beside one. files: keys that
+    name a file beside this one."""
 
     name: str
     title: str
@@ -24,6 +28,7 @@ class Framework:
     keys: Mapping[str, Reader]
     under: Mapping[str, Reader] = field(default_factory=dict)
     implied: Callable[[Document], Iterator[tuple[str, Meaning]]] = lambda document: iter(())
+    together: Together = lambda stack, options, keys: iter(())
     checks: tuple[Check, ...] = ()
     stack: Callable[[Document], str] | None = None
     files: tuple[str, ...] = ()

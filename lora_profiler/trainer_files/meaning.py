@@ -14,6 +14,8 @@ Direction = Literal["too low", "too high", "either way"]
 """Of the answer, where something is not modelled."""
 ONE_ROW = "one_row"
 """Among the options of a meaning: that a batch is laid into one row."""
+HIDDEN_SQUARED = "hidden_squared"
+"""Among the options of a meaning: that DeepSpeed's bucket is the hidden size squared."""
 AUTO_DTYPE = "auto"
 """Of the option dtype: as the checkpoint is stored."""
 

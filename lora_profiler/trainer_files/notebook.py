@@ -1,4 +1,5 @@
-"""The arguments of an Unsloth notebook or script, as far as its text tells: nothing is run."""
+"""The arguments of a notebook or script, Unsloth's or a plain one with PEFT, as far as its text
+tells: nothing is run."""
 
 import ast
 import json
@@ -9,10 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError
+from lora_profiler.trainer_files.frameworks.peft import ADAPTED, LOADED, PREPARED, TRAINED
 
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
-_CALLS = r"Fast\w*Model\.(from_pretrained|get_peft_model)|\w*(Config|Arguments|Trainer)"
+_CONFIGURED = r"\w*(Config|Arguments|Trainer)"
+_OF_UNSLOTH = rf"Fast\w*Model\.(from_pretrained|get_peft_model)|{_CONFIGURED}"
+_OF_A_SCRIPT = (
+    r"(?!Peft)\w*(Auto\w*Model|For[A-Z]|LMHead)\w*\.from_pretrained|get_peft_model"
+    rf"|prepare_model_for_kbit_training|{_CONFIGURED}"
+)
+_CALLED: Mapping[str, str] = {
+    r".*\.from_pretrained": LOADED,
+    "LoraConfig": ADAPTED,
+    "prepare_model_for_kbit_training": PREPARED,
+    r"\w*Trainer": TRAINED,
+}
+"""The keys of a script that say what is called; each with the name of it."""
+_LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
+"""Names that scripts give to the length of their sequences."""
 _HAS_BF16 = r"is_bf(loat)?16_supported$"
 _UNKNOWN = object()
 _MAGIC = r"(?m)^(\s*)[!%?].*$"
@@ -30,35 +46,59 @@ def cells_of(text: str, name: str) -> list[str]:
 
 
 def parse_calls(text: str, name: str, folder: Path | None) -> Document:
-    """The keyword arguments of the calls that load a model and train it, the first of each name.
-    Lines are counted over the code cells.
+    """The keyword arguments of the calls that load a model and train it, the first of each name,
+    and of a plain script what it calls and the length that it names. Lines are counted over the
+    code cells.
 
     Values that are neither written there nor assigned plainly above are left out, as are cells that
     are no Python.
     """
     constants: dict[str, Any] = {}
     entries: dict[str, Entry] = {}
-    start = 0
+    computed: dict[str, int] = {}
+    start, calls = 0, _OF_UNSLOTH if re.search(r"\bFast\w*Model\b", text) else _OF_A_SCRIPT
     for cell in cells_of(text, name):
         source = re.sub(_MAGIC, r"\1pass", cell)
         with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-            _add_cell(ast.parse(source), start, constants, entries)
+            _add_cell(ast.parse(source), start, calls, constants, entries, computed)
         start += cell.count("\n") + 1
-    if "model_name" not in entries:
+    if calls == _OF_A_SCRIPT:
+        if TRAINED not in entries:
+            raise TrainerFileError(f"{name}: no call of a Trainer is read there.")
+    elif "model_name" not in entries:
         raise TrainerFileError(f"{name}: no call of from_pretrained with a model is read there.")
-    return Document(name, entries, folder)
+    unread = {key: line for key, line in computed.items() if key not in entries}
+    return Document(name, entries, folder, unread)
 
 
 def _add_cell(
-    tree: ast.AST, start: int, constants: dict[str, Any], entries: dict[str, Entry]
+    tree: ast.AST,
+    start: int,
+    calls: str,
+    constants: dict[str, Any],
+    entries: dict[str, Entry],
+    computed: dict[str, int],
 ) -> None:
     for node in _in_order(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], _plain(node.value, constants)
             if isinstance(target, ast.Name) and value is not _UNKNOWN:
                 constants.setdefault(target.id, value)
-        elif isinstance(node, ast.Call) and re.fullmatch(_CALLS, ast.unparse(node.func)):
-            _add_arguments(node, start, constants, entries)
+                if calls == _OF_A_SCRIPT and re.fullmatch(_LENGTHS, target.id):
+                    line = start + node.lineno
+                    entries.setdefault("max_length", Entry("max_length", value, line))
+        elif isinstance(node, ast.Call):
+            function = ast.unparse(node.func).removeprefix("transformers.").removeprefix("peft.")
+            if not re.fullmatch(calls, function):
+                continue
+            if calls == _OF_A_SCRIPT:
+                _add_called(function, start + node.lineno, entries)
+            for key, value in _arguments(node, function):
+                line, plain = start + value.lineno, _plain(value, constants)
+                if plain is _UNKNOWN:
+                    computed.setdefault(key, line)
+                else:
+                    entries.setdefault(key, Entry(key, plain, line))
 
 
 def _in_order(tree: ast.AST) -> Iterator[ast.Assign | ast.Call]:
@@ -67,16 +107,20 @@ def _in_order(tree: ast.AST) -> Iterator[ast.Assign | ast.Call]:
     yield from sorted(nodes, key=lambda n: (n.lineno, isinstance(n, ast.Call), n.col_offset))
 
 
-def _add_arguments(
-    call: ast.Call, start: int, constants: Mapping[str, Any], entries: dict[str, Entry]
-) -> None:
+def _add_called(function: str, line: int, entries: dict[str, Entry]) -> None:
+    for pattern, key in _CALLED.items():
+        if re.fullmatch(pattern, function):
+            name = function.removesuffix(".from_pretrained")
+            entries.setdefault(key, Entry(key, name, line))
+
+
+def _arguments(call: ast.Call, function: str) -> Iterator[tuple[str, ast.expr]]:
     named = [(word.arg, word.value) for word in call.keywords if word.arg]
-    if call.args and ast.unparse(call.func).endswith("from_pretrained"):
-        named.insert(0, ("model_name", call.args[0]))
-    for key, node in named:
-        value = _plain(node, constants)
-        if value is not _UNKNOWN:
-            entries.setdefault(key, Entry(key, value, start + node.lineno))
+    if call.args and function.endswith("from_pretrained"):
+        is_unsloth = function.startswith("Fast")
+        key = "model_name" if is_unsloth else "pretrained_model_name_or_path"
+        named.insert(0, (key, call.args[0]))
+    yield from named
 
 
 def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:

@@ -21,22 +21,18 @@ from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
 from lora_profiler.trainer_files.frameworks.llamafactory import LLAMAFACTORY
+from lora_profiler.trainer_files.frameworks.peft import PEFT
 from lora_profiler.trainer_files.frameworks.torchtune import TORCHTUNE
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.frameworks.unsloth import UNSLOTH
-from lora_profiler.trainer_files.meaning import AUTO_DTYPE, ONE_ROW, Meaning
-from lora_profiler.trainer_files.trainer_file import (
-    KeyReading,
-    State,
-    TrainerFile,
-    idle_options,
-    instead,
-    usual_options,
-)
-from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, OPTIONS
+from lora_profiler.trainer_files.meaning import HIDDEN_SQUARED, ONE_ROW, Meaning, costs_nothing
+from lora_profiler.trainer_files.settling import settled
+from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
+from lora_profiler.workload import OPTIONS
 
-FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL)
+FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL, PEFT)
 BESIDE = (ACCELERATE, DEEPSPEED)
+_NAMES_OF_THE_MODEL = ("model", "model_name", "pretrained_model_name_or_path")
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -47,7 +43,7 @@ def read_files(paths: Sequence[Path], framework: str | None = None) -> TrainerFi
     """
     first, beside = _documents(paths[0], framework)
     for path in paths[1:]:
-        beside.append(_beside(path))
+        beside += _beside(path)
     return _read(first, beside, framework)
 
 
@@ -126,18 +122,20 @@ def _named_files(document: Document) -> list[Document]:
         named = document.entries.get(key)
         path = document.named_file(named.value) if named is not None else None
         if path is not None:
-            beside.append(_beside(path))
+            beside += _beside(path)
     return beside
 
 
-def _beside(path: Path) -> Document:
+def _beside(path: Path) -> list[Document]:
+    """accelerate's file and the one of DeepSpeed that it names, or DeepSpeed's alone."""
     document = parse(read_text(path), path.name, path.parent, is_json=path.suffix == ".json")
     if recognised(document) not in BESIDE:
         raise TrainerFileError(
             f"{path.name} is neither accelerate's file nor DeepSpeed's, which can stand beside a"
             " trainer's."
         )
-    return document
+    named = document.named_file(document.get("deepspeed_config.deepspeed_config_file"))
+    return [document] if named is None else [document, *_beside(named)]
 
 
 def _command_documents(
@@ -156,7 +154,7 @@ def _command_documents(
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
         if isfile(path):
-            beside.insert(0, _beside(path))
+            beside = [*_beside(path), *beside]
         else:
             script = replace_entry(script, "deepspeed", command.accelerate_file)
     return script, [*_named_files(script), *(d for d in beside if d.entries)]
@@ -183,7 +181,8 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     methods = options.get("methods", ())
     assert known.stack is not None
     stack = known.stack(first)
-    rows += _settle(options, rows, stack)
+    has_hidden_bucket = bool(options.pop(HIDDEN_SQUARED, False))
+    rows += settled(options, rows, known, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
@@ -199,6 +198,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
         revision=revision,
         options={name: value for name, value in options.items() if name not in idle},
         has_one_row=has_one_row,
+        has_hidden_bucket=has_hidden_bucket,
         asks=tuple(asks),
         keys=tuple(sorted(rows, key=lambda row: (row.file != first.name, row.file, row.line))),
     )
@@ -238,6 +238,7 @@ def _rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     except ValueError as e:
         raise TrainerFileError(f"{document.name}: {e}") from None
     yield from own
+    yield from _computed_rows(document, known)
 
 
 def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
@@ -263,6 +264,23 @@ def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
             value = str(entry.value)[:60]
             raise document.error(key, f"{key} is {value}; {e}") from None
         yield _row(document, entry, meaning)
+
+
+def _computed_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
+    """Keys that can matter and whose value is not written out."""
+    for key, line in document.computed.items():
+        if key in _NAMES_OF_THE_MODEL or known.reader(key) in (None, costs_nothing):
+            continue
+        yield KeyReading(
+            file=document.name,
+            line=line,
+            key=key,
+            value="(computed)",
+            state="not modelled",
+            options={},
+            missing=f"a value of {key} that the script computes, left to the default",
+            direction="either way",
+        )
 
 
 def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:
@@ -291,55 +309,6 @@ def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:
         direction=meaning.direction,
         asks=meaning.asks,
         note=meaning.note,
-    )
-
-
-def _settle(
-    options: dict[str, Any], rows: Sequence[KeyReading], stack: str
-) -> Iterator[KeyReading]:
-    """What keys and files say together: one rank shares nothing, several share at least the
-    work."""
-    if options.get("dtype") == AUTO_DTYPE:
-        del options["dtype"]  # the stack's own default
-    if options.get("world_size") == 1:
-        options.pop("sharding", None)
-        del options["world_size"]
-    has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
-    if not has_ranks or options.get("world_size", 2) == 1:
-        options.pop("sharding", None)
-        return
-    options.setdefault("sharding", "ddp")
-    optimizer = options.get("optimizer", "adamw")
-    if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
-        options["optimizer"] = "adamw"
-        what = f"{optimizer} on the shards of FSDP, answered as adamw"
-        yield instead(rows[0].file, "optimizer", optimizer, "adamw", what)
-    is_4_bit = "qlora" in options.get("methods", ())
-    if options["sharding"] == "zero3" and is_4_bit:
-        options["sharding"] = "zero2"
-        what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
-        yield instead(rows[0].file, "sharding", "zero3", "zero2", what)
-    usual = {**usual_options(stack, options), **options}
-    if usual.get("precision") == "amp" and (not is_4_bit or options["sharding"] in DEEPSPEED_ZERO):
-        yield from _without_autocast(options, rows[0].file)
-
-
-def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
-    """bf16 as accelerate makes it of DeepSpeed, which makes all weights bfloat16, and of FSDP,
-    which gathers what trains, kept in float32, in bfloat16."""
-    if options["sharding"] in DEEPSPEED_ZERO:
-        made = {"precision": "pure", "dtype": "bfloat16"}
-        note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
-    elif options["sharding"] in FULLY_SHARDED:
-        made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
-        if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
-            made["dtype"] = "float32"
-        note = "under FSDP bf16 is its own mixed precision: what trains is kept in float32"
-    else:
-        return
-    options |= made
-    yield KeyReading(
-        file=file, line=0, key="bf16", value="amp", state="option", options=made, note=note
     )
 
 

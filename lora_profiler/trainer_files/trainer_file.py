@@ -1,6 +1,7 @@
 """A trainer's file as the question that it is: its options, what it leaves open, what it says that
 nothing models, and how it goes with a model."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -58,7 +59,8 @@ class KeyReading:
 class TrainerFile:
     """A file as a question. `options` are those of a setup by name, as people write them, `methods`
     among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
-    cannot tell. `has_one_row`: the trainer lays a packed batch into one row."""
+    cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
+    DeepSpeed's bucket has as many elements as the square of the hidden size."""
 
     name: str
     framework: str
@@ -68,6 +70,7 @@ class TrainerFile:
     revision: str | None
     options: Mapping[str, Any]
     has_one_row: bool
+    has_hidden_bucket: bool
     asks: tuple[str, ...]
     keys: tuple[KeyReading, ...]
 
@@ -143,6 +146,12 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"the {loss} loss on {model.model_type}, answered as plain"
         changed.append(instead(file.name, "loss", loss, "plain", what))
     own = {name: value for row in changed for name, value in row.options.items()}
+    pattern = str(file.options.get("targets", ""))
+    if model.text_side_of is not None and pattern.startswith("re:"):
+        # by the names that modules have in the language model alone
+        own["targets"] = re.sub(r"language_model\\?\.", "", pattern)
+    if file.has_hidden_bucket and (hidden := model.config.get("hidden_size")):
+        own["reduce_bucket_size"] = hidden**2
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
 

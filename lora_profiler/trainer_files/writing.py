@@ -1,44 +1,27 @@
 """A question as a trainer's file that trains it. What is written is read again: the file is only
 given out where it is the same question."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks.find import find_stack
-from lora_profiler.trainer_files.document import parse
-from lora_profiler.trainer_files.frameworks import torchtune
+from lora_profiler.trainer_files.document import Document, parse
 from lora_profiler.trainer_files.reading import read_document
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
-from lora_profiler.workload import Quantization, TrainSetup, Workload, setup_dict
+from lora_profiler.trainer_files.written_keys import KEYS
+from lora_profiler.workload import Workload, setup_dict
 
-Keys = dict[str, Any]
-_OPTIMIZERS = {
-    ("adamw", "fused"): "adamw_torch_fused",
-    ("adamw", "foreach"): "adamw_torch",
-    ("adamw_8bit", "foreach"): "adamw_bnb_8bit",
-    ("lion", "foreach"): "lion_32bit",
-    **{
-        (name, "foreach"): name
-        for name in (
-            "adafactor",
-            "sgd",
-            "paged_adamw_8bit",
-            "paged_adamw_32bit",
-            "adamw_torch_8bit",
-            "adamw_torch_4bit",
-            "lion_8bit",
-            "paged_lion_8bit",
-            "paged_lion_32bit",
-        )
-    },
-}
-_ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
-_DATASET = "tatsu-lab/alpaca"
+SCRIPT = "peft"
+WRITERS = (*KEYS, SCRIPT)
+"""Trainers whose files are written."""
+
+
+def suffix_of(name: str) -> str:
+    """How the name of a file of the trainer called `name` ends."""
+    return ".py" if name == SCRIPT else ".yaml"
 
 
 def written(name: str, workload: Workload, file_name: str) -> str:
@@ -58,19 +41,32 @@ def written(name: str, workload: Workload, file_name: str) -> str:
             "a trainer's file does not say how many ranks train: its launcher does; leave out"
             " --world-size and --sharding to write one."
         )
-    import yaml
-
-    keys = WRITERS[name](workload)
-    own = {key: value for key, value in keys.items() if value is not None}
-    text = yaml.safe_dump(own, sort_keys=False, default_flow_style=False, allow_unicode=True)
-    file = read_document(parse(text, file_name, Path(), is_json=False), name)
-    _check_same(file, workload)
+    text, document = (_script if name == SCRIPT else _keys)(name, workload, file_name)
+    _check_same(read_document(document, name), workload)
     note = ""
     if setup.packed is not None:
         note = (
             f"# the length of packed sequences is the data's: read with --packed {setup.packed}\n"
         )
     return f"# {setup.method} fine-tuning of {workload.model.id}\n{note}{text}"
+
+
+def _keys(name: str, workload: Workload, file_name: str) -> tuple[str, Document]:
+    import yaml
+
+    own = {key: value for key, value in KEYS[name](workload).items() if value is not None}
+    text = yaml.safe_dump(own, sort_keys=False, default_flow_style=False, allow_unicode=True)
+    return text, parse(text, file_name, Path(), is_json=False)
+
+
+def _script(name: str, workload: Workload, file_name: str) -> tuple[str, Document]:
+    from lora_profiler.trainer_files.notebook import parse_calls
+    from lora_profiler.trainer_files.written_script import script
+
+    if not file_name.endswith(suffix_of(name)):
+        raise UsageError(f"what {name} trains is a script; its name ends in {suffix_of(name)}.")
+    text = script(workload)
+    return text, parse_calls(text, file_name, None)
 
 
 def _check_same(file: TrainerFile, workload: Workload) -> None:
@@ -91,255 +87,11 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
     values = setup_dict(replace(setup, loop_state=back.loop_state))
     others = setup_dict(back)
     wrong = [f"{flag(name)} {values[name]}" for name in values if values[name] != others[name]]
+    if file.model != workload.model.id:
+        wrong.append(f"MODEL {workload.model.id}")
     if not wrong and not lost:
         return
     raise UsageError(
         f"a file of {file.title} cannot say {', '.join(wrong) or '; '.join(lost)}; ask without, or"
         " write another trainer's."
     )
-
-
-def _is_int8(base: Quantization | None) -> bool:
-    return base is not None and base.quant_type == "int8"
-
-
-def _axolotl(workload: Workload) -> Keys:
-    setup = workload.setup
-    lora, base = setup.lora, setup.quantization
-    keys: Keys = {
-        "base_model": workload.model.id,
-        "load_in_4bit": base is not None and not _is_int8(base),
-        "load_in_8bit": _is_int8(base),
-        "adapter": None if lora is None else "lora" if _is_int8(base) else setup.method,
-    }
-    if lora is not None:
-        names = lora.target_modules
-        is_linear = names == "all-linear"
-        keys |= {
-            "lora_r": lora.r,
-            "lora_alpha": _short(lora.alpha),
-            "lora_dropout": lora.lora_dropout,
-            "lora_target_linear": True if is_linear else None,
-            "lora_target_modules": None if is_linear else _names(names),
-            "lora_modules_to_save": _names(lora.modules_to_save),
-            "peft_layers_to_transform": _names(lora.layers_to_transform),
-            "peft_use_rslora": lora.use_rslora or None,
-            "peft_use_dora": lora.use_dora or None,
-            "peft_autocast_adapter_dtype": None if lora.adapter_dtype == "float32" else False,
-            "lora_mlp_kernel": False,
-            "lora_qkv_kernel": False,
-            "lora_o_kernel": False,
-        }
-    if base is not None and not base.double_quant:
-        keys["bnb_config_kwargs"] = {"bnb_4bit_use_double_quant": False}
-    full = setup.precision == "pure" and setup.dtype == "bfloat16"
-    keys |= {
-        "sequence_len": setup.seq_len,
-        "sample_packing": setup.packed is not None,
-        "pad_to_sequence_len": True,
-        "micro_batch_size": setup.batch_size,
-        "gradient_accumulation_steps": setup.accumulation,
-        "optimizer": _OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
-        "bf16": "full" if full else setup.precision == "amp",
-        "gradient_checkpointing": setup.checkpointing,
-        "attn_implementation": _ATTENTION.get(setup.attention),
-    }
-    liger = setup.kernels == "liger"
-    if liger or setup.loss in ("fused", "triton"):
-        keys["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
-        on = ("liger_rope", "liger_rms_norm", "liger_glu_activation") if liger else ()
-        keys |= dict.fromkeys(on, True)
-        keys["liger_fused_linear_cross_entropy"] = setup.loss == "fused"
-        keys["liger_cross_entropy"] = setup.loss == "triton" or None
-    if setup.loss == "cce":
-        keys["plugins"] = [
-            *keys.get("plugins", ()),
-            "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin",
-        ]
-    rows = getattr(setup, "eval_batch_size", None)
-    return keys | {
-        "val_set_size": 0.0 if rows is None else 0.05,
-        "eval_batch_size": rows,
-        "datasets": [{"path": _DATASET, "type": "alpaca"}],
-        "num_epochs": 1,
-        "learning_rate": 0.0002,
-        "lr_scheduler": "cosine",
-        "output_dir": "./outputs",
-    }
-
-
-def _arguments(setup: TrainSetup) -> Keys:
-    """TrainingArguments."""
-    rows = getattr(setup, "eval_batch_size", None)
-    return {
-        "per_device_train_batch_size": setup.batch_size,
-        "gradient_accumulation_steps": setup.accumulation,
-        "optim": _OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
-        "bf16": setup.precision == "amp",
-        "eval_strategy": "no" if rows is None else "epoch",
-        "per_device_eval_batch_size": rows,
-        "learning_rate": 0.0002,
-        "num_train_epochs": 1,
-        "output_dir": "outputs",
-    }
-
-
-def _trl(workload: Workload) -> Keys:
-    setup = workload.setup
-    lora, base = setup.lora, setup.quantization
-    keys: Keys = {
-        "model_name_or_path": workload.model.id,
-        "dtype": setup.dtype,
-        "attn_implementation": _ATTENTION.get(setup.attention),
-        "use_peft": lora is not None,
-    }
-    if lora is not None:
-        names = lora.target_modules
-        keys |= {
-            "load_in_4bit": base is not None and not _is_int8(base),
-            "load_in_8bit": _is_int8(base) or None,
-            "use_bnb_nested_quant": None if base is None else base.double_quant,
-            "lora_r": lora.r,
-            "lora_alpha": _short(lora.alpha),
-            "lora_dropout": lora.lora_dropout,
-            "lora_target_modules": [names] if isinstance(names, str) else _names(names),
-            "lora_modules_to_save": _names(lora.modules_to_save),
-            "use_rslora": lora.use_rslora or None,
-            "use_dora": lora.use_dora or None,
-        }
-    return keys | {
-        "dataset_name": _DATASET,
-        "max_length": setup.seq_len,
-        "packing": setup.packed is not None,
-        "gradient_checkpointing": setup.checkpointing,
-        "use_liger_kernel": setup.kernels == "liger",
-        **_arguments(setup),
-    }
-
-
-def _llamafactory(workload: Workload) -> Keys:
-    setup = workload.setup
-    lora, base = setup.lora, setup.quantization
-    keys: Keys = {
-        "model_name_or_path": workload.model.id,
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "full" if lora is None else "lora",
-    }
-    if lora is not None:
-        names = lora.target_modules
-        keys |= {
-            "quantization_bit": None if base is None else 8 if _is_int8(base) else 4,
-            "quantization_method": None if base is None else "bnb",
-            "double_quantization": None if base is None else base.double_quant,
-            "lora_rank": lora.r,
-            "lora_alpha": _short(lora.alpha),
-            "lora_dropout": lora.lora_dropout,
-            "lora_target": ",".join(names) if isinstance(names, tuple) else "all",
-            "additional_target": ",".join(lora.modules_to_save) or None,
-            "use_rslora": lora.use_rslora or None,
-            "use_dora": lora.use_dora or None,
-        }
-    flash = {"auto": "sdpa", "flash": "fa2", "eager": "disabled"}
-    pure = setup.precision == "pure" and setup.dtype == "bfloat16"
-    return keys | {
-        "dataset": "alpaca_en_demo",
-        "template": "default",
-        "cutoff_len": setup.seq_len,
-        "packing": False,
-        "flash_attn": flash.get(setup.attention),
-        "disable_gradient_checkpointing": not setup.checkpointing,
-        "enable_liger_kernel": setup.kernels == "liger",
-        **_arguments(setup),
-        "pure_bf16": pure or None,
-        "val_size": None if getattr(setup, "eval_batch_size", None) is None else 0.05,
-    }
-
-
-def _torchtune(workload: Workload) -> Keys:
-    """Of the builders that are known; its names are those of its own models."""
-    setup, model = workload.setup, workload.model
-    lora = setup.lora
-    builders = {hub: builder for builder, hub in torchtune.MODELS.items()}
-    if model.id not in builders:
-        raise UsageError(
-            f"torchtune has no builder of {model.id} that is known; write another trainer's file."
-        )
-    family, _, builder = builders[model.id].partition(".")
-    kind = {"full": "", "lora": "lora_", "qlora": "qlora_"}[setup.method]
-    parts: Keys = {"_component_": f"torchtune.models.{family}.{kind}{builder}"}
-    if lora is not None:
-        names = lora.target_modules
-        if not isinstance(names, tuple):
-            raise _cannot("torchtune", "targets", names or "default")
-        mlp = ("gate_proj", "up_proj", "down_proj")
-        parts |= {
-            "lora_attn_modules": [
-                "output_proj" if name == "o_proj" else name
-                for name in names
-                if name not in mlp and name != "lm_head"
-            ],
-            "apply_lora_to_mlp": set(mlp) <= set(names),
-            "apply_lora_to_output": "lm_head" in names,
-            "lora_rank": lora.r,
-            "lora_alpha": _short(lora.alpha),
-            "lora_dropout": lora.lora_dropout,
-        }
-    folder = f"/tmp/{model.id.rpartition('/')[2]}"
-    optimizers: Mapping[str, Keys] = {
-        "adamw": {"_component_": "torch.optim.AdamW", "fused": setup.optimizer_impl == "fused"},
-        "adamw_8bit": {"_component_": "bitsandbytes.optim.AdamW8bit"},
-        "paged_adamw_8bit": {"_component_": "bitsandbytes.optim.PagedAdamW8bit"},
-        "paged_adamw_32bit": {"_component_": "bitsandbytes.optim.PagedAdamW32bit"},
-        "lion_8bit": {"_component_": "bitsandbytes.optim.Lion8bit"},
-        "sgd": {"_component_": "torch.optim.SGD"},
-    }
-    if setup.optimizer not in optimizers:
-        raise _cannot("torchtune", "optimizer", setup.optimizer)
-    return {
-        "model": parts,
-        "tokenizer": {"path": f"{folder}/tokenizer.model", "max_seq_len": setup.seq_len},
-        "checkpointer": {
-            "_component_": "torchtune.training.FullModelHFCheckpointer",
-            "checkpoint_dir": folder,
-            "output_dir": "outputs",
-        },
-        "dataset": {"_component_": "torchtune.datasets.alpaca_dataset", "packed": False},
-        "batch_size": setup.batch_size,
-        "gradient_accumulation_steps": setup.accumulation,
-        "optimizer": {**optimizers[setup.optimizer], "lr": 0.0002},
-        "loss": {"_component_": _TORCHTUNE_LOSSES.get(setup.loss, _TORCHTUNE_LOSSES["plain"])},
-        "dtype": "fp32" if setup.dtype == "float32" else "bf16",
-        "enable_activation_checkpointing": setup.checkpointing,
-        "epochs": 1,
-        "device": "cuda",
-    }
-
-
-_TORCHTUNE_LOSSES = {
-    "plain": "torchtune.modules.loss.CrossEntropyLoss",
-    "torchtune": "torchtune.modules.loss.LinearCrossEntropyLoss",
-    "torchtune-chunked": "torchtune.modules.loss.CEWithChunkedOutputLoss",
-}
-WRITERS: Mapping[str, Callable[[Workload], Keys]] = {
-    "axolotl": _axolotl,
-    "trl": _trl,
-    "llamafactory": _llamafactory,
-    "torchtune": _torchtune,
-}
-
-
-def _cannot(title: str, option: str, value: Any) -> UsageError:
-    return UsageError(
-        f"a file of {title} cannot say {flag(option)} {value}; ask without, or write another"
-        " trainer's."
-    )
-
-
-def _names(value: str | tuple[str, ...] | tuple[int, ...] | None) -> list[Any] | str | None:
-    return list(value) or None if isinstance(value, tuple) else value
-
-
-def _short(number: float) -> float:
-    """A whole number as one, which is how people write it."""
-    return int(number) if number == int(number) else number

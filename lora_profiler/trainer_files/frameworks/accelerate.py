@@ -4,7 +4,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
@@ -25,10 +25,20 @@ def _distributed(value: Any, document: Document) -> Meaning:
     if kind in ("MULTI_GPU", "MULTI_CPU"):
         return Meaning({"sharding": "ddp"})
     if kind == "FSDP":
-        return Meaning({"sharding": "fsdp"})
-    if kind in ("NO", "NONE", "DEEPSPEED", "FALSE"):
+        return Meaning(ranks.fsdp_switch(1)(True, document).options)
+    if kind == "DEEPSPEED":
+        named = any(document.get(key) is not None for key in _STAGES)
+        return NOTHING if named else Meaning({"sharding": "zero2"})  # DeepSpeedPlugin's own
+    if kind in ("NO", "NONE", "FALSE"):
         return NOTHING
     return not_modelled(f"{value}, answered as one card", "either way")
+
+
+def _processes(value: Any, document: Document) -> Meaning:
+    """All of them; torchrun counts cards itself where it is told `gpu` or `auto`."""
+    if value in COUNTED_BY_TORCHRUN:
+        return Meaning(asks=("world_size",))
+    return sets("world_size", size)(value, document)
 
 
 def _precision(value: Any, document: Document) -> Meaning:
@@ -41,7 +51,10 @@ def _precision(value: Any, document: Document) -> Meaning:
     return not_modelled(what, "either way", precision="amp")
 
 
+_STAGES = ("deepspeed_config.zero_stage", "deepspeed_config.deepspeed_config_file")
+COUNTED_BY_TORCHRUN = ("gpu", "auto")
 _OFFLOAD = "states or parameters on the host"
+_OWN_LIMITS = "limits of ZeRO-3 other than its defaults"
 
 ACCELERATE = Framework(
     name="accelerate",
@@ -51,17 +64,13 @@ ACCELERATE = Framework(
     ),
     keys={
         "distributed_type": _distributed,
-        "num_processes": sets("world_size", size),
+        "num_processes": _processes,
         "mixed_precision": _precision,
-        "fsdp_config.fsdp_sharding_strategy": shared.fsdp_strategy,
-        "fsdp_config.fsdp_reshard_after_forward": shared.fsdp_strategy,
-        "fsdp_config.fsdp_offload_params": missing("FSDP's parameters on the host", "too high"),
-        "fsdp_config.fsdp_activation_checkpointing": lambda value, document: (
-            Meaning({"checkpointing": True}) if is_on(value) else NOTHING
-        ),
-        "deepspeed_config.zero_stage": shared.zero_stage,
-        "deepspeed_config.offload_optimizer_device": shared.offload_device(_OFFLOAD),
-        "deepspeed_config.offload_param_device": shared.offload_device(_OFFLOAD),
+        **ranks.fsdp_keys(1),
+        "deepspeed_config.zero_stage": ranks.zero_stage,
+        "deepspeed_config.deepspeed_config_file": ranks.deepspeed,
+        "deepspeed_config.offload_optimizer_device": ranks.offload_device(_OFFLOAD),
+        "deepspeed_config.offload_param_device": ranks.offload_device(_OFFLOAD),
         "deepspeed_config.gradient_accumulation_steps": costs_nothing,
         "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
         "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
@@ -72,7 +81,7 @@ ACCELERATE = Framework(
                 "parallelism_config.parallelism_config_cp_size",
                 "parallelism_config.parallelism_config_sp_size",
             ),
-            shared.parallel("the work", "tensor or context parallelism"),
+            ranks.parallel("the work", "tensor or context parallelism"),
         ),
         **free("accelerate"),
     },
@@ -97,10 +106,17 @@ DEEPSPEED = Framework(
     title="DeepSpeed",
     marks=frozenset({"zero_optimization.stage", "zero_optimization", "train_batch_size"}),
     keys={
-        "zero_optimization.stage": shared.zero_stage,
-        "zero_optimization.reduce_bucket_size": shared.reduce_bucket,
-        "zero_optimization.offload_optimizer.device": shared.offload_device(_OFFLOAD),
-        "zero_optimization.offload_param.device": shared.offload_device(_OFFLOAD),
+        "zero_optimization.stage": ranks.zero_stage,
+        "zero_optimization.overlap_comm": ranks.second_bucket,
+        "zero_optimization.stage3_max_live_parameters": ranks.usual_number(1e9, _OWN_LIMITS),
+        "zero_optimization.stage3_max_reuse_distance": ranks.usual_number(1e9, _OWN_LIMITS),
+        "zero_optimization.stage3_param_persistence_threshold": ranks.usual_number(
+            1e5, _OWN_LIMITS
+        ),
+        "zero_optimization.sub_group_size": ranks.usual_number(1e9, _OWN_LIMITS),
+        "zero_optimization.reduce_bucket_size": ranks.reduce_bucket,
+        "zero_optimization.offload_optimizer.device": ranks.offload_device(_OFFLOAD),
+        "zero_optimization.offload_param.device": ranks.offload_device(_OFFLOAD),
         "train_micro_batch_size_per_gpu": _number("batch_size"),
         "gradient_accumulation_steps": _number("accumulation"),
         "bf16.enabled": _enabled,

@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
-from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
@@ -45,15 +45,6 @@ def _adapter(value: Any, document: Document) -> Meaning:
     return not_modelled(f"the adapter {name}, answered as LoRA", "either way", methods=("lora",))
 
 
-def _total_batch(value: Any, document: Document) -> Meaning:
-    """Rows of an optimizer step, all ranks together."""
-    if value is None or document.get("gradient_accumulation_steps") is not None:
-        return NOTHING
-    return Meaning(
-        {"accumulation": max(1, size(value) // size(document.get("micro_batch_size", 1)))}
-    )
-
-
 def _bf16(value: Any, document: Document) -> Meaning:
     if value == "full":
         return Meaning({"precision": "pure", "dtype": "bfloat16"})
@@ -65,7 +56,11 @@ def _bf16(value: Any, document: Document) -> Meaning:
 
 def _loads(kind: str) -> Any:
     def read(value: Any, document: Document) -> Meaning:
-        return Meaning({"dtype": kind, "precision": "pure"}) if is_on(value) else NOTHING
+        """Without autocast only where that is switched off: bf16 is auto by itself."""
+        if is_off(value):
+            return NOTHING
+        casts = is_on(document.get("bf16", "auto")) or is_on(document.get("fp16"))
+        return Meaning({"dtype": kind} | ({} if casts else {"precision": "pure"}))
 
     return read
 
@@ -160,12 +155,18 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     adapter = document.get("adapter")
     if document.get("gradient_checkpointing") is None:
         yield "gradient_checkpointing", Meaning({"checkpointing": False})
+    elif not document.has_under("gradient_checkpointing_kwargs") and (
+        is_on(document.get("rl")) or document.get("unfrozen_parameters") is not None
+    ):  # where neither is there, it is reentrant (utils/config, normalize_config)
+        yield "gradient_checkpointing_kwargs", Meaning({"use_reentrant": False})
     if is_off(adapter):
         yield "adapter", Meaning({"methods": ("full",)})
-    elif document.get("lora_target_modules") is None and is_off(document.get("lora_target_linear")):
-        yield "lora_target_modules", Meaning({"targets": "default"})
+    else:
+        yield "lora_dropout", Meaning({"dropout": 0.0})
+        if is_off(document.get("lora_target_linear")):
+            yield "lora_target_modules", Meaning({"targets": "default"})
     if document.has_under("fsdp_config") and is_off(document.get("fsdp")):
-        yield "fsdp", Meaning({"sharding": "fsdp"}, asks=("world_size",))
+        yield "fsdp", ranks.fsdp_switch(1)(True, document)
     switched = [key for key in _KERNEL_KEYS if document.get(key) is not None]
     beside = [document.get(key) for key in ("rl", "trust_remote_code", "nvfp4_merge_aware")]
     in_8_bit = adapter == "lora" and is_on(document.get("load_in_8bit"))
@@ -231,7 +232,7 @@ AXOLOTL = Framework(
         "micro_batch_size": sets("batch_size", size),
         "sequence_len": sets("seq_len", size),
         "gradient_accumulation_steps": sets("accumulation", size),
-        "batch_size": _total_batch,
+        "batch_size": costs_nothing,
         "sample_packing": shared.one_row,
         "batch_flattening": missing("a batch laid into one row without padding", "too high"),
         "optimizer": shared.optimizer,
@@ -243,11 +244,12 @@ AXOLOTL = Framework(
         "torch_dtype": sets("dtype", dtype),
         "fp8": missing("products in FP8, answered in 16 bit", "either way"),
         "gradient_checkpointing": shared.checkpointing,
+        "gradient_checkpointing_kwargs.use_reentrant": shared.reentrant,
         "activation_offloading": missing("activations on the host", "too high"),
         "layer_offloading": missing("layers on the host", "too high"),
         "selective_checkpointing": missing("checkpoints of chosen operations", "too low"),
         "attn_implementation": shared.attention,
-        "flash_attention": shared.attention_switch("flash"),
+        "flash_attention": shared.attention_switch("flash_attention_2"),
         "sdp_attention": shared.attention_switch("auto"),
         "eager_attention": shared.attention_switch("eager"),
         "xformers_attention": shared.attention_switch("efficient"),
@@ -285,18 +287,11 @@ AXOLOTL = Framework(
         "test_datasets": lambda value, document: NOTHING if is_off(value) else _evaluated(document),
         "do_causal_lm_eval": missing("generation while evaluating", "too low"),
         "do_bench_eval": missing("a benchmark while training", "too low"),
-        "fsdp": shared.fsdp,
+        "fsdp": ranks.fsdp_switch(1),
         "fsdp_config": costs_nothing,
-        "fsdp_config.sharding_strategy": shared.fsdp_strategy,
-        "fsdp_config.fsdp_sharding_strategy": shared.fsdp_strategy,
-        "fsdp_config.reshard_after_forward": shared.fsdp_strategy,
-        "fsdp_config.fsdp_reshard_after_forward": shared.fsdp_strategy,
-        "fsdp_config.offload_params": missing("FSDP's parameters on the host", "too high"),
-        "fsdp_config.fsdp_offload_params": missing("FSDP's parameters on the host", "too high"),
-        "fsdp_config.activation_checkpointing": shared.checkpointing,
-        "fsdp_config.fsdp_activation_checkpointing": shared.checkpointing,
+        **ranks.fsdp_keys(1),
         "fsdp_config.mixed_precision_policy": missing("FSDP's own mixed precision", "either way"),
-        "deepspeed": shared.deepspeed,
+        "deepspeed": ranks.deepspeed,
         "world_size": sets("world_size", size),
         "dp_shard_size": lambda value, document: (
             Meaning({"sharding": "fsdp", "world_size": size(value)})
@@ -304,10 +299,10 @@ AXOLOTL = Framework(
             else NOTHING
         ),
         "dp_replicate_size": missing_above(1, "replicas of sharded groups", "either way"),
-        "context_parallel_size": shared.parallel("the sequence", "context parallelism"),
-        "sequence_parallel_degree": shared.parallel("the sequence", "sequence parallelism"),
-        "tensor_parallel_size": shared.parallel("each layer", "tensor parallelism"),
-        "expert_parallel_size": shared.parallel("the experts", "expert parallelism"),
+        "context_parallel_size": ranks.parallel("the sequence", "context parallelism"),
+        "sequence_parallel_degree": ranks.parallel("the sequence", "sequence parallelism"),
+        "tensor_parallel_size": ranks.parallel("each layer", "tensor parallelism"),
+        "expert_parallel_size": ranks.parallel("the experts", "expert parallelism"),
         "ray_num_workers": sets("world_size", size),
         "rl": _preference,
         "reward_model": missing("a reward model's head", "too high"),

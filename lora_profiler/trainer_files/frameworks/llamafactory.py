@@ -1,12 +1,13 @@
 """LLaMA-Factory's YAML, read beside its hparams at ff6d4d1 (August 2026)."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.frameworks.training_arguments import (
+    CHECKPOINTING,
     TRAINING_ARGUMENTS,
     TRAINING_ARGUMENTS_UNDER,
     evaluated,
@@ -119,8 +120,8 @@ def _validation(value: Any, document: Document) -> Meaning:
     return NOTHING if is_off(value) else evaluated(document)
 
 
-def _gradient_checkpointing(value: Any, document: Document) -> Meaning:
-    """LLaMA-Factory switches it on by itself, whatever the trainer's key says."""
+def _checkpointed_by_itself(value: Any, document: Document) -> Meaning:
+    """LLaMA-Factory switches it on by itself, whatever the trainer's keys say."""
     return NOTHING
 
 
@@ -133,6 +134,17 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "cutoff_len", _cut_off(2048, document)
     if document.get("lora_target") is None:
         yield "lora_target", Meaning({"targets": "all-linear"})
+
+
+def _together(
+    stack: str, options: Mapping[str, Any], keys: Collection[str]
+) -> Iterator[tuple[str, Meaning]]:
+    """FSDP2 takes the other kind of checkpoints where accelerate starts it
+    (model/model_utils/checkpointing.py)."""
+    is_fsdp2 = options.get("sharding") in ("fsdp", "fsdp-no-reshard")
+    if is_fsdp2 and options.get("use_reentrant") and "distributed_type" in keys:
+        note = "LLaMA-Factory sets it so under FSDP2"
+        yield "use_reentrant_gc", Meaning({"use_reentrant": False}, note=note)
 
 
 def _needs_adapter(document: Document) -> tuple[str, str] | None:
@@ -159,6 +171,7 @@ LLAMAFACTORY = Framework(
     stack=lambda document: "llamafactory",
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
+    together=_together,
     checks=(_needs_adapter, _two_packings),
     keys={
         **TRAINING_ARGUMENTS,
@@ -185,8 +198,9 @@ LLAMAFACTORY = Framework(
         "packing": costs_nothing,
         "neat_packing": missing("a mask that keeps packed sequences apart", "too low"),
         "flash_attn": shared.attention,
-        "gradient_checkpointing": _gradient_checkpointing,
+        **dict.fromkeys(CHECKPOINTING, _checkpointed_by_itself),
         "disable_gradient_checkpointing": _disable_checkpointing,
+        "use_reentrant_gc": shared.reentrant,
         "use_unsloth_gc": missing("checkpoints that are moved to the host's memory", "too high"),
         "use_unsloth": missing("Unsloth's kernels", "too high"),
         "enable_liger_kernel": lambda value, document: (
@@ -219,12 +233,12 @@ LLAMAFACTORY = Framework(
         "new_special_tokens": missing("a vocabulary made larger", "too low"),
         "use_kt": missing("KTransformers' experts on the CPU", "too high"),
         "ray_num_workers": sets("world_size", size),
-        "tensor_model_parallel_size": shared.parallel("each layer", "tensor parallelism"),
-        "pipeline_model_parallel_size": shared.parallel("the layers", "pipeline parallelism"),
-        "expert_model_parallel_size": shared.parallel("the experts", "expert parallelism"),
-        "context_parallel_size": shared.parallel("the sequence", "context parallelism"),
-        "sequence_parallel_size": shared.parallel("the sequence", "sequence parallelism"),
-        "hyper_parallel_cp_size": shared.parallel("the sequence", "context parallelism"),
+        "tensor_model_parallel_size": ranks.parallel("each layer", "tensor parallelism"),
+        "pipeline_model_parallel_size": ranks.parallel("the layers", "pipeline parallelism"),
+        "expert_model_parallel_size": ranks.parallel("the experts", "expert parallelism"),
+        "context_parallel_size": ranks.parallel("the sequence", "context parallelism"),
+        "sequence_parallel_size": ranks.parallel("the sequence", "sequence parallelism"),
+        "hyper_parallel_cp_size": ranks.parallel("the sequence", "context parallelism"),
         "sequence_parallel": missing("Megatron's sequence parallelism", "too high"),
         "use_distributed_optimizer": missing("Megatron's distributed optimizer", "too high"),
         "recompute_granularity": lambda value, document: (

@@ -1,5 +1,6 @@
-"""Names that frameworks share: optimizers, attention, kernels, what shards."""
+"""Names that frameworks share: optimizers, attention, checkpointing, packing."""
 
+import json
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -10,9 +11,8 @@ from lora_profiler.trainer_files.meaning import (
     Reader,
     is_off,
     is_on,
+    missing,
     not_modelled,
-    number,
-    size,
     text,
 )
 from lora_profiler.workload import OPTIONS
@@ -71,9 +71,9 @@ _ABOUT_AS_MANY = [
     "flash_adam",
 ]
 _ATTENTION = {
-    "flash_attention_2": "flash",
-    "fa2": "flash",
-    "flash": "flash",
+    "flash_attention_2": "flash_attention_2",
+    "fa2": "flash_attention_2",
+    "flash": "flash_attention_2",
     "sdpa": "auto",
     "auto": "auto",
     "eager": "eager",
@@ -142,11 +142,10 @@ def attention(value: Any, document: Document) -> Meaning:
         return Meaning({"attention": _ATTENTION[name]})
     if "flash" in name and ("attn" in name or "attention" in name) and "mla" not in name:
         what = f"the attention {name}, answered as FlashAttention 2"
-        return not_modelled(what, "either way", attention="flash")
+        return not_modelled(what, "either way", attention="flash_attention_2")
     if name in ("fa3", "fa4"):
-        return not_modelled(
-            f"the attention {name}, answered as fa2", "either way", attention="flash"
-        )
+        what = f"the attention {name}, answered as fa2"
+        return not_modelled(what, "either way", attention="flash_attention_2")
     return not_modelled(f"the attention {name}, answered as sdpa", "either way", attention="auto")
 
 
@@ -181,86 +180,25 @@ def checkpointing(value: Any, document: Document) -> Meaning:
     return Meaning({"checkpointing": True})
 
 
-def parallel(option: str, what: str) -> Reader:
-    """A degree of a parallelism that is not modelled, unless it is 1."""
-
-    def read(value: Any, document: Document) -> Meaning:
-        if is_off(value) or number(value) <= 1:
-            return NOTHING
-        return not_modelled(f"{what} of {size(value)}, which shares {option}", "too high")
-
-    return read
-
-
-def fsdp(value: Any, document: Document) -> Meaning:
-    """transformers' list or text: full_shard auto_wrap offload; on by itself where only its
-    settings stand there."""
-    words = value.split() if isinstance(value, str) else value
-    if isinstance(words, list) and words:
-        words = [word for part in words for word in str(part).replace(",", " ").split()]
-        if "no_shard" in words:
-            return Meaning({"sharding": "ddp"}, asks=("world_size",))
-        kept = "shard_grad_op" in words or "hybrid_shard_zero2" in words
-        sharding = "fsdp-no-reshard" if kept else "fsdp"
-        if "offload" in words:
-            what = "FSDP's parameters offloaded to the host"
-            return not_modelled(what, "too high", sharding=sharding)._replace(asks=("world_size",))
-        return Meaning({"sharding": sharding}, asks=("world_size",))
-    if is_on(value):
-        return Meaning({"sharding": "fsdp"}, asks=("world_size",))
-    return NOTHING
-
-
-def fsdp_strategy(value: Any, document: Document) -> Meaning:
-    """reshard_after_forward (FSDP2) or sharding_strategy (FSDP1)."""
-    name = str(value).upper()
-    if name in ("FALSE", "SHARD_GRAD_OP", "HYBRID_SHARD_ZERO2", "2", "_HYBRID_SHARD_ZERO2"):
-        return Meaning({"sharding": "fsdp-no-reshard"})
-    if name in ("NO_SHARD", "3"):
-        return Meaning({"sharding": "ddp"})
-    return Meaning({"sharding": "fsdp"})
-
-
-def zero_stage(value: Any, document: Document) -> Meaning:
-    stage = int(number(value))
-    if stage == 0:
-        return Meaning({"sharding": "ddp"}, asks=("world_size",))
-    if stage in (1, 2, 3):
-        return Meaning({"sharding": f"zero{stage}"}, asks=("world_size",))
-    raise ValueError("DeepSpeed's stages are 0, 1, 2 and 3.")
-
-
-def reduce_bucket(value: Any, document: Document) -> Meaning:
-    """Elements; "auto", which transformers fills in by the square of the hidden size, is left to
-    DeepSpeed's default."""
-    if value == "auto":
-        return not_modelled("a reduce bucket of the hidden size squared", "too high")
-    return Meaning({"reduce_bucket_size": size(value)})
-
-
-def offload_device(what: str) -> Reader:
-    def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if is_off(value) else not_modelled(what, "too high")
-
-    return read
-
-
-def deepspeed(value: Any, document: Document) -> Meaning:
-    """The name of DeepSpeed's file where it is not at hand: most say their stage."""
-    if is_off(value):
+def checkpointing_kwargs(value: Any, document: Document) -> Meaning:
+    """Of torch's checkpoint, as a mapping or, on a command line, as JSON."""
+    if isinstance(value, str) and value.strip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("it must be JSON.") from None
+    if not isinstance(value, dict):
         return NOTHING
-    name = str(value).rsplit("/", 1)[-1].lower()
-    if document.named_file(value):
-        return Meaning(note="read as the next file")
-    stage = next((n for n in "3210" if f"z{n}" in name or f"zero{n}" in name), None)
-    if stage is None:
-        raise ValueError("there is no such file, and its name does not tell its stage.")
-    meaning = zero_stage(stage, document)
-    note = "the file is not at hand; its stage is taken from its name"
-    if "offload" in name:
-        what = "; ".join(filter(None, (meaning.missing, "states offloaded to the host")))
-        meaning = meaning._replace(missing=what, direction="too high")
-    return meaning._replace(note=note)
+    if is_on(value.get("selective")):
+        return selective(True, document)
+    return reentrant(value.get("use_reentrant"), document)
+
+
+def reentrant(value: Any, document: Document) -> Meaning:
+    return NOTHING if value is None else Meaning({"use_reentrant": is_on(value)})
+
+
+selective = missing("selective checkpointing", "too low")
 
 
 def one_row(value: Any, document: Document) -> Meaning:

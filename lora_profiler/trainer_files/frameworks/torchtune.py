@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
@@ -257,9 +257,9 @@ TORCHTUNE = Framework(
         "run_val_every_n_steps": _validation,
         "fsdp_cpu_offload": missing("FSDP's parameters on the host", "too high"),
         "fsdp.cpu_offload": missing("FSDP's parameters on the host", "too high"),
-        "fsdp_reshard_after_forward": shared.fsdp_strategy,
-        "tensor_parallel_dim": shared.parallel("each layer", "tensor parallelism"),
-        "context_parallel_dim": shared.parallel("the sequence", "context parallelism"),
+        "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
+        "tensor_parallel_dim": ranks.parallel("each layer", "tensor parallelism"),
+        "context_parallel_dim": ranks.parallel("the sequence", "context parallelism"),
         "device": lambda value, document: Meaning({"device": "cpu"}) if value == "cpu" else NOTHING,
         **free("torchtune"),
     },

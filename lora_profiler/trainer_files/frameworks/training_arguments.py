@@ -3,7 +3,7 @@
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
@@ -13,6 +13,7 @@ from lora_profiler.trainer_files.meaning import (
     is_off,
     is_on,
     missing,
+    number,
     sets,
     size,
 )
@@ -42,21 +43,25 @@ def _liger(value: Any, document: Document) -> Meaning:
     return Meaning({"kernels": "liger", "loss": "fused"}) if is_on(value) else NOTHING
 
 
-def _fsdp_settings(value: Any, document: Document) -> Meaning:
-    if is_off(value) or isinstance(value, str):
-        return NOTHING
-    return Meaning({"sharding": "fsdp"}, asks=("world_size",))
-
-
+CHECKPOINTING: dict[str, Reader] = {
+    f"{kind}_checkpointing{key}": reader
+    for kind in ("gradient", "activation")  # the second from transformers 5.24 on
+    for key, reader in (
+        ("", shared.checkpointing),
+        ("_kwargs", shared.checkpointing_kwargs),
+        ("_kwargs.use_reentrant", shared.reentrant),
+        ("_kwargs.selective", shared.selective),
+    )
+}
 TRAINING_ARGUMENTS: dict[str, Reader] = {
     "per_device_train_batch_size": sets("batch_size", size),
     "gradient_accumulation_steps": sets("accumulation", size),
     "optim": shared.optimizer,
     "bf16": shared.autocast,
     "fp16": shared.autocast_float16,
-    "gradient_checkpointing": shared.checkpointing,
+    **CHECKPOINTING,
     "use_liger_kernel": _liger,
-    "label_smoothing_factor": missing("label smoothing: 16 bytes a logit", "too low"),
+    "label_smoothing_factor": sets("label_smoothing_factor", number),
     "eval_strategy": _evaluation,
     "evaluation_strategy": _evaluation,
     "do_eval": _evaluation,
@@ -66,16 +71,10 @@ TRAINING_ARGUMENTS: dict[str, Reader] = {
     "prediction_loss_only": costs_nothing,
     "bf16_full_eval": missing("the model cast for evaluation", "either way"),
     "fp16_full_eval": missing("the model cast for evaluation", "either way"),
-    "fsdp": shared.fsdp,
-    "fsdp_config": _fsdp_settings,
-    "fsdp_config.reshard_after_forward": shared.fsdp_strategy,
-    "fsdp_config.fsdp_reshard_after_forward": shared.fsdp_strategy,
-    "fsdp_config.fsdp_sharding_strategy": shared.fsdp_strategy,
-    "fsdp_config.offload_params": missing("FSDP's parameters on the host", "too high"),
-    "fsdp_config.fsdp_offload_params": missing("FSDP's parameters on the host", "too high"),
-    "fsdp_config.activation_checkpointing": shared.checkpointing,
-    "fsdp_config.fsdp_activation_checkpointing": shared.checkpointing,
-    "deepspeed": shared.deepspeed,
+    "fsdp": ranks.fsdp_switch(2),
+    "fsdp_config": ranks.fsdp_settings(2),
+    **ranks.fsdp_keys(2),
+    "deepspeed": ranks.deepspeed,
     "torch_compile": missing("torch.compile", "too high"),
     "torch_compile_backend": missing("torch.compile", "too high"),
     "torch_compile_mode": missing("torch.compile", "too high"),

@@ -1,7 +1,7 @@
 """TRL's YAML, JSON and command lines (ModelConfig, SFTConfig, DPOConfig, GRPOConfig), those of the
 alignment handbook among them, and plain TrainingArguments."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -118,6 +118,13 @@ def _liger(value: Any, document: Document) -> Meaning:
     return Meaning({"kernels": "liger", **own})
 
 
+def _smoothing(value: Any, document: Document) -> Meaning:
+    """transformers' Trainer makes its loss of all logits then."""
+    if is_off(value) or _is_plain(document):
+        return Meaning({"label_smoothing_factor": number(value)}) if is_on(value) else NOTHING
+    return not_modelled("label smoothing: 16 bytes a logit", "too low")
+
+
 def _targets(value: Any) -> str:
     """ModelConfig hands over a list of one as that one, which PEFT takes for a pattern."""
     return targets(value[0] if isinstance(value, list) and len(value) == 1 else value)
@@ -154,6 +161,17 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
                 yield key, Meaning({option: value})
 
 
+def _together(
+    stack: str, options: Mapping[str, Any], keys: Collection[str]
+) -> Iterator[tuple[str, Meaning]]:
+    """Its trainers make adapters under ZeRO-3 be checkpointed the reentrant way, whatever was
+    asked (TRL 1.16, sft_trainer.py, dpo_trainer.py, grpo_trainer.py)."""
+    has_adapter = {"lora", "qlora"} & set(options.get("methods", ()))
+    if has_adapter and options.get("sharding") == "zero3" and stack.startswith("trl"):
+        note = "TRL makes it reentrant for adapters under ZeRO-3"
+        yield "gradient_checkpointing_kwargs", Meaning({"use_reentrant": True}, note=note)
+
+
 def _idle_adapter(document: Document) -> tuple[str, str] | None:
     key = "load_in_4bit"
     if (
@@ -174,6 +192,7 @@ TRL = Framework(
     stack=_stack,
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
+    together=_together,
     checks=(
         both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
         both_on("bf16", "fp16", "autocast has one dtype."),
@@ -187,7 +206,7 @@ TRL = Framework(
         "dtype": sets("dtype", dtype),
         "torch_dtype": sets("dtype", dtype),
         "attn_implementation": shared.attention,
-        "use_flash_attention_2": shared.attention_switch("flash"),
+        "use_flash_attention_2": shared.attention_switch("flash_attention_2"),
         "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
         "load_in_4bit": shared.four_bit("use_peft"),
         "load_in_8bit": shared.eight_bit("use_peft"),
@@ -203,6 +222,7 @@ TRL = Framework(
         "use_rslora": sets("use_rslora", switch),
         "use_dora": sets("use_dora", switch),
         "use_liger_kernel": _liger,
+        "label_smoothing_factor": _smoothing,
         "max_seq_length": _length,
         "max_length": _length,
         "padding_free": _packing,

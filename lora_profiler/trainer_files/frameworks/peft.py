@@ -1,0 +1,174 @@
+"""The calls of a plain script: from_pretrained, PEFT's LoraConfig and a Trainer of transformers or
+TRL, with their own defaults."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework, both_on
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks.training_arguments import TRAINING_ARGUMENTS
+from lora_profiler.trainer_files.frameworks.trl import TRL
+from lora_profiler.trainer_files.meaning import (
+    AUTO_DTYPE,
+    NOTHING,
+    Meaning,
+    Reader,
+    costs_nothing,
+    dtype,
+    free,
+    is_off,
+    is_on,
+    layer_numbers,
+    missing,
+    names,
+    not_modelled,
+    number,
+    sets,
+    size,
+    switch,
+    text,
+)
+
+LOADED, ADAPTED, PREPARED, TRAINED = "(loaded by)", "(adapted by)", "(prepared by)", "(trained by)"
+"""Keys of a script's document: the functions and classes that it calls."""
+_STACKS = {"SFTTrainer": "trl-sft", "DPOTrainer": "trl-dpo", "GRPOTrainer": "trl-grpo"}
+_TRAINERS = ("Trainer", *_STACKS)
+
+
+def _stack(document: Document) -> str:
+    return _STACKS.get(str(document.get(TRAINED)), "transformers")
+
+
+def _method(document: Document) -> str:
+    if ADAPTED not in document.entries:
+        return "full"
+    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
+    return "qlora" if is_quantised else "lora"
+
+
+def _model(value: Any, document: Document) -> Meaning:
+    """A trainer takes a name too; a model itself is none."""
+    return Meaning({"model": text(value)}) if isinstance(value, str) else NOTHING
+
+
+def _trainer(value: Any, document: Document) -> Meaning:
+    if value in _TRAINERS:
+        return NOTHING
+    return not_modelled(f"{value}'s own loss and batches, answered as the Trainer's", "too low")
+
+
+def _prepared(value: Any, document: Document) -> Meaning:
+    """PEFT's prepare_model_for_kbit_training, which checkpoints unless it is told not to."""
+    if "use_gradient_checkpointing" in document.entries:
+        return Meaning({"recipe": "kbit"})
+    return Meaning({"recipe": "kbit", "checkpointing": True})
+
+
+def _targets(value: Any) -> str:
+    """A text is a pattern, whatever stands in it."""
+    if isinstance(value, str):
+        return value if value == "all-linear" else f"re:{text(value)}"
+    return names(value) or "default"
+
+
+def _adapters_as_they_come(value: Any, document: Document) -> Meaning:
+    """autocast_adapter_dtype off: adapters have the dtype of a base in 16 bit; beside packed
+    weights, which have none to take, they stay float32."""
+    if value is not False or _method(document) != "lora":
+        return NOTHING
+    said = _loaded_dtype(document)
+    if said == AUTO_DTYPE:
+        what = "adapters in the checkpoint's dtype, answered as float32"
+        return not_modelled(what, "too high")
+    return Meaning({"adapter_dtype": said})
+
+
+def _loaded_dtype(document: Document) -> str:
+    return dtype(document.get("dtype", document.get("torch_dtype", AUTO_DTYPE)))
+
+
+def _compute_dtype(value: Any, document: Document) -> Meaning:
+    """bitsandbytes multiplies in the dtype of the weights beside, if the two are one."""
+    if dtype(value) == "float32" and _loaded_dtype(document) != "float32":
+        return not_modelled("products of the 4-bit base in float32", "too low")
+    return NOTHING
+
+
+def _quant_type(value: Any, document: Document) -> Meaning:
+    if is_off(value) or str(value).lower() == "nf4":
+        return NOTHING
+    return not_modelled(f"a base in {value}, answered as NF4", "either way")
+
+
+def _of_the_trainer(key: str) -> Reader:
+    """What means something else to TRL's trainers than to transformers' own."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        keys = TRAINING_ARGUMENTS if _stack(document) == "transformers" else TRL.keys
+        return keys[key](value, document)
+
+    return read
+
+
+def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
+    if ADAPTED not in document.entries:
+        yield ADAPTED, Meaning({"methods": ("full",)})
+    if document.get("max_length") is None and _stack(document) == "transformers":
+        yield "max_length", Meaning(asks=("seq_len",), note="the length is the data's")
+    if is_on(document.get("load_in_4bit")):
+        if document.get("bnb_4bit_compute_dtype") is None:
+            yield "bnb_4bit_compute_dtype", _compute_dtype("float32", document)
+        if document.get("bnb_4bit_quant_type") is None:
+            yield "bnb_4bit_quant_type", _quant_type("fp4", document)
+
+
+PEFT = Framework(
+    name="peft",
+    title="PEFT",
+    marks=frozenset(
+        {LOADED, TRAINED, ADAPTED, PREPARED, "per_device_train_batch_size", "max_length"}
+    ),  # the last two are TRL's as well: what is called decides
+    stack=_stack,
+    implied=_implied,
+    checks=(
+        both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
+        both_on("bf16", "fp16", "autocast has one dtype."),
+    ),
+    keys={
+        **TRL.keys,
+        LOADED: costs_nothing,
+        TRAINED: _trainer,
+        "pretrained_model_name_or_path": sets("model", text),
+        "model": _model,
+        "revision": sets("revision", text),
+        ADAPTED: lambda value, document: Meaning({"methods": (_method(document),)}),
+        "load_in_4bit": shared.four_bit(ADAPTED),
+        "load_in_8bit": shared.eight_bit(ADAPTED),
+        PREPARED: _prepared,
+        "use_gradient_checkpointing": shared.checkpointing,
+        "bnb_4bit_compute_dtype": _compute_dtype,
+        "bnb_4bit_quant_type": _quant_type,
+        "bnb_4bit_use_double_quant": sets("double_quant", switch),
+        "llm_int8_skip_modules": missing("layers left in 16 bit", "too low"),
+        "r": sets("rank", size),
+        "lora_alpha": sets("alpha", number),
+        "lora_dropout": sets("dropout", number),
+        "target_modules": sets("targets", _targets),
+        "target_parameters": missing("adapters on experts' parameters", "too low"),
+        "layers_to_transform": sets("layers_to_transform", layer_numbers),
+        "modules_to_save": sets("modules_to_save", names),
+        "use_rslora": sets("use_rslora", switch),
+        "use_dora": sets("use_dora", switch),
+        "init_lora_weights": shared.initialisation,
+        "autocast_adapter_dtype": _adapters_as_they_come,
+        "rank_pattern": missing("ranks by layer", "either way"),
+        "trainable_token_indices": missing("trained rows of the embedding", "too low"),
+        "layer_replication": missing("replicated layers", "too low"),
+        "lora_bias": missing("biases of adapters", "too low"),
+        "label_smoothing_factor": _of_the_trainer("label_smoothing_factor"),
+        "use_liger_kernel": _of_the_trainer("use_liger_kernel"),
+        **free("peft"),
+    },
+    under={**TRL.under, **free("peft", "under")},
+)

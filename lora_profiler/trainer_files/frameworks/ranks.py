@@ -1,0 +1,198 @@
+"""What ranks share, as FSDP's and DeepSpeed's keys say it."""
+
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.meaning import (
+    HIDDEN_SQUARED,
+    NOTHING,
+    Direction,
+    Meaning,
+    Reader,
+    is_off,
+    is_on,
+    missing,
+    not_modelled,
+    number,
+    size,
+)
+
+_OFFLOADED = "FSDP's parameters on the host"
+_VERSIONS = ("fsdp_version", "fsdp_config.fsdp_version", "fsdp_config.version")
+_PREFETCHES = ("fsdp_config.fsdp_backward_prefetch", "fsdp_config.backward_prefetch")
+_KEPT = ("FALSE", "SHARD_GRAD_OP", "2", "HYBRID_SHARD_ZERO2", "_HYBRID_SHARD_ZERO2", "5")
+_WITHIN_A_NODE = ("HYBRID_SHARD", "4", "HYBRID_SHARD_ZERO2", "_HYBRID_SHARD_ZERO2", "5")
+
+
+def parallel(option: str, what: str) -> Reader:
+    """A degree of a parallelism that is not modelled, unless it is 1."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if is_off(value) or number(value) <= 1:
+            return NOTHING
+        return not_modelled(f"{what} of {size(value)}, which shares {option}", "too high")
+
+    return read
+
+
+def fsdp_switch(usual_version: int) -> Reader:
+    """transformers' list or text: full_shard auto_wrap offload; on by itself where only its
+    settings stand there. `usual_version`: which FSDP runs where the file names none."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        words = value.split() if isinstance(value, str) else value
+        if not isinstance(words, list) or not words:
+            strategy = _strategy(document)
+            on = is_on(value)
+            return _sharing(strategy, usual_version, document, asks=True) if on else NOTHING
+        words = [w.lower() for part in words for w in str(part).replace(",", " ").split()]
+        known = ("no_shard", "shard_grad_op", "hybrid_shard_zero2", "hybrid_shard")
+        strategy = next((word for word in known if word in words), _strategy(document))
+        meaning = _sharing(strategy, usual_version, document, asks=True)
+        if "offload" not in words:
+            return meaning
+        both = "; ".join(filter(None, (meaning.missing, "FSDP's parameters offloaded to the host")))
+        direction: Direction = "either way" if meaning.missing else "too high"
+        return meaning._replace(missing=both, direction=direction)
+
+    return read
+
+
+def fsdp_strategy(usual_version: int) -> Reader:
+    """reshard_after_forward (FSDP2), or FSDP1's sharding_strategy."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        return _sharing(str(value), usual_version, document, asks=False)
+
+    return read
+
+
+def fsdp_settings(usual_version: int) -> Reader:
+    """The mapping fsdp_config without anything in it; its keys are read by themselves."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if is_off(value) or isinstance(value, str):
+            return NOTHING
+        return _sharing("full_shard", usual_version, document, asks=True)
+
+    return read
+
+
+def fsdp_keys(usual_version: int) -> dict[str, Reader]:
+    """What stands under fsdp_config, in axolotl's, transformers' and accelerate's spelling."""
+    strategy, offload = fsdp_strategy(usual_version), missing(_OFFLOADED, "too high")
+    kinds = {
+        "sharding_strategy": strategy,
+        "reshard_after_forward": strategy,
+        "offload_params": offload,
+        "cpu_offload": offload,
+        "activation_checkpointing": _fsdp_checkpointing,
+    }
+    return {f"fsdp_config.{p}{name}": r for name, r in kinds.items() for p in ("", "fsdp_")}
+
+
+def _fsdp_checkpointing(value: Any, document: Document) -> Meaning:
+    """accelerate's own, which is never reentrant (accelerator.py); off, it leaves the trainer's
+    as it is."""
+    return Meaning({"checkpointing": True, "use_reentrant": False}) if is_on(value) else NOTHING
+
+
+def _strategy(document: Document) -> str:
+    """The strategy that settings beside the switch name."""
+    names = ("sharding_strategy", "reshard_after_forward")
+    keys = (f"fsdp_config.{prefix}{name}" for name in names for prefix in ("", "fsdp_"))
+    found = next((document.get(key) for key in keys if document.get(key) is not None), True)
+    return str(found)
+
+
+def _sharing(strategy: str, usual_version: int, document: Document, *, asks: bool) -> Meaning:
+    """FSDP1 lays layers flat, and under accelerate gathers none ahead unless BACKWARD_PRE says
+    so."""
+    asked = ("world_size",) if asks else ()
+    name = strategy.upper()
+    if name in ("NO_SHARD", "3"):
+        return Meaning({"sharding": "ddp"}, asks=asked)
+    version = next((document.get(key) for key in _VERSIONS if document.get(key)), usual_version)
+    keeps = name in _KEPT
+    sharding = "fsdp-no-reshard" if keeps else "fsdp"
+    gaps = []
+    if name in _WITHIN_A_NODE:
+        gaps.append("FSDP within each node, answered as over all ranks")
+    if size(version) == 1:
+        if keeps:
+            gaps.append("FSDP1 that keeps layers whole, answered as FSDP2")
+        else:
+            prefetch = next((document.get(key) for key in _PREFETCHES if document.get(key)), "")
+            is_ahead = str(prefetch).upper() in ("BACKWARD_PRE", "1")
+            sharding = "fsdp1" if is_ahead else "fsdp1-no-prefetch"
+    meaning = Meaning({"sharding": sharding}, asks=asked)
+    if not gaps:
+        return meaning
+    direction: Direction = "too low" if name in _WITHIN_A_NODE else "either way"
+    return meaning._replace(missing="; ".join(gaps), direction=direction)
+
+
+def zero_stage(value: Any, document: Document) -> Meaning:
+    """DeepSpeed's stages 1 and 2 are one optimizer; --sharding zero1 is torch's, which is none of
+    it."""
+    stage = int(number(value))
+    if stage == 0:
+        return Meaning({"sharding": "ddp"}, asks=("world_size",))
+    if stage == 1:
+        what = "DeepSpeed's float32 copies of stage 1, answered as torch's ZeroRedundancyOptimizer"
+        return not_modelled(what, "too low", sharding="zero1")._replace(asks=("world_size",))
+    if stage in (2, 3):
+        return Meaning({"sharding": f"zero{stage}"}, asks=("world_size",))
+    raise ValueError("DeepSpeed's stages are 0, 1, 2 and 3.")
+
+
+def reduce_bucket(value: Any, document: Document) -> Meaning:
+    """Elements; "auto" is filled in by transformers with the square of the hidden size
+    (integrations/deepspeed.py, trainer_config_finalize)."""
+    if value == "auto":
+        note = "the hidden size squared, which the model tells"
+        return Meaning({HIDDEN_SQUARED: True}, note=note)
+    return Meaning({"reduce_bucket_size": size(value)})
+
+
+def second_bucket(value: Any, document: Document) -> Meaning:
+    """overlap_comm, off in stage 1 and 2 unless it is asked for; stage 3 has it on by itself."""
+    if is_off(value) or document.get("zero_optimization.stage") == 3:
+        return NOTHING
+    return not_modelled("a second reduce bucket (overlap_comm)", "too low")
+
+
+def usual_number(usual: float, what: str) -> Reader:
+    """A number that is known as it is by default alone."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if value in (None, "auto") or number(value) == usual:
+            return NOTHING
+        return not_modelled(what, "either way")
+
+    return read
+
+
+def offload_device(what: str) -> Reader:
+    def read(value: Any, document: Document) -> Meaning:
+        return NOTHING if is_off(value) else not_modelled(what, "too high")
+
+    return read
+
+
+def deepspeed(value: Any, document: Document) -> Meaning:
+    """The name of DeepSpeed's file where it is not at hand: most say their stage."""
+    if is_off(value):
+        return NOTHING
+    name = str(value).rsplit("/", 1)[-1].lower()
+    if document.named_file(value):
+        return Meaning(note="read as the next file")
+    stage = next((n for n in "3210" if f"z{n}" in name or f"zero{n}" in name), None)
+    if stage is None:
+        raise ValueError("there is no such file, and its name does not tell its stage.")
+    meaning = zero_stage(stage, document)
+    note = "the file is not at hand; its stage is taken from its name"
+    if "offload" in name:
+        what = "; ".join(filter(None, (meaning.missing, "states offloaded to the host")))
+        meaning = meaning._replace(missing=what, direction="too high")
+    return meaning._replace(note=note)

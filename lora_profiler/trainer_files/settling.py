@@ -1,0 +1,84 @@
+"""What keys and files say together: how many ranks there are, what they can share, and what becomes
+of number formats and checkpointing there."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lora_profiler.trainer_files.framework import Framework
+from lora_profiler.trainer_files.meaning import AUTO_DTYPE
+from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
+from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
+
+_LOSSES_OF_FSDP1 = ("plain", "fused", "triton")
+
+
+def settled(
+    options: dict[str, Any], rows: Sequence[KeyReading], known: Framework, stack: str
+) -> Iterator[KeyReading]:
+    """Readings of what no key says alone. `options` are changed: one rank shares nothing, several
+    share at least the work."""
+    if options.get("dtype") == AUTO_DTYPE:
+        del options["dtype"]  # the stack's own default
+    if options.get("world_size") == 1:
+        options.pop("sharding", None)
+        del options["world_size"]
+    has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
+    if not has_ranks:
+        options.pop("sharding", None)
+        return
+    options.setdefault("sharding", "ddp")
+    file = rows[0].file
+    usual = {**usual_options(stack, options), **options}
+    for key, meaning in known.together(stack, usual, {row.key for row in rows}):
+        options |= meaning.options
+        yield _said(file, key, meaning.options, meaning.note)
+    yield from _able(options, usual, file)
+    usual |= options
+    is_4_bit = "qlora" in options.get("methods", ())
+    if usual.get("precision") == "amp" and (not is_4_bit or options["sharding"] in DEEPSPEED_ZERO):
+        yield from _without_autocast(options, file)
+
+
+def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator[KeyReading]:
+    """Where what is asked for has no rules on such ranks, the nearest that has."""
+    optimizer, methods = usual.get("optimizer", "adamw"), options.get("methods", ())
+    if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
+        options["optimizer"] = "adamw"
+        what = f"{optimizer} on the shards of FSDP, answered as adamw"
+        yield instead(file, "optimizer", optimizer, "adamw", what)
+    if options["sharding"] == "zero3" and "qlora" in methods:
+        options["sharding"] = "zero2"
+        what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
+        yield instead(file, "sharding", "zero3", "zero2", what)
+    if options["sharding"] in FLAT:
+        has_adapter = {"lora", "qlora"} & set(methods)
+        of = "an adapter" if has_adapter else f"the {usual.get('loss')} loss"
+        if has_adapter or usual.get("loss") not in _LOSSES_OF_FSDP1:
+            named, options["sharding"] = options["sharding"], "fsdp"
+            yield instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
+
+
+def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
+    """bf16 as accelerate makes it of DeepSpeed, which makes all weights bfloat16, and of FSDP,
+    which gathers what trains, kept in float32, in bfloat16."""
+    if options["sharding"] in DEEPSPEED_ZERO:
+        made = {"precision": "pure", "dtype": "bfloat16"}
+        note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
+    elif options["sharding"] in FLAT:
+        made = {"precision": "amp", "dtype": "float32"}
+        note = "under FSDP1 bf16 is its own mixed precision: shards are kept in float32"
+    elif options["sharding"] in FULLY_SHARDED:
+        made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
+        if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
+            made["dtype"] = "float32"
+        note = "under FSDP bf16 is its own mixed precision: what trains is kept in float32"
+    else:
+        return
+    options |= made
+    yield _said(file, "bf16", made, note, value="amp")
+
+
+def _said(file: str, key: str, options: Any, note: str, *, value: str | None = None) -> KeyReading:
+    return KeyReading(
+        file=file, line=0, key=key, value=value, state="option", options=options, note=note
+    )
