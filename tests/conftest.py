@@ -94,7 +94,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the slow tests a third, and of each grid's cells a quarter, unless they are named."""
+    """Of the slow tests and of each grid's cells a quarter, unless they are named."""
     is_recorded = config.getoption("--oracle") == "record"
     whole = config.getoption("--whole") or is_recorded
     if whole or any("::" in argument for argument in config.args):
@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {
         item
         for item in items
-        if item.get_closest_marker("slow") and not recording.drawn(1 / 3, item.nodeid)
+        if item.get_closest_marker("slow") and not recording.drawn(1 / 4, item.nodeid)
     }
     grids: dict[str, list[pytest.Item]] = {}
     for item in items:

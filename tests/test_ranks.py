@@ -126,6 +126,7 @@ SHARED_LOSSES = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("loss", "sharding", "case"), SHARED_LOSSES)
 def test_losses_of_trainers_beside_the_real_wrappers(
     loss: str, sharding: Sharding, case: tuple[str, dict[str, object]]
