@@ -2,6 +2,7 @@
 
 from typing import Any
 
+SET_MS = 20_000
 CROWDED = """([least, overMarks]) => {
     const quad = text => {
         const b = text.getBBox(), m = text.getScreenCTM();
@@ -50,7 +51,14 @@ LEAST_PX = 3
 
 
 def crowded(page: Any, *, over_marks: bool = True) -> list[str]:
-    """What is crowded in the figures that are drawn, as wide as their places are."""
+    """What is crowded in the figures once they are drawn as wide as their places are; plotly sets
+    words anew after it has drawn."""
+    from playwright.sync_api import TimeoutError
+
     page.wait_for_function(DRAWN_WIDE)
-    found: list[str] = page.evaluate(CROWDED, [LEAST_PX, over_marks])
-    return found
+    asked = [LEAST_PX, over_marks]
+    try:
+        page.wait_for_function(f"asked => !({CROWDED})(asked).length", arg=asked, timeout=SET_MS)
+    except TimeoutError:
+        return list(page.evaluate(CROWDED, asked))
+    return []

@@ -103,6 +103,7 @@ def layer_bars(
             _ratios(layers, positions, size, zero),
         ],
         height=_AROUND_PX + _ROW_PX * len(layers),
+        margin={"l": 8, "r": 72, "t": 12, "b": 8},  # for the words behind the longest
         x=axis,
         y=rows([_name(row) for row in layers], positions),
     )
