@@ -763,6 +763,7 @@ def test_a_page_is_readable(window: Any, name: str, width: int, scheme: Any) -> 
         w.tab(name.removeprefix("predict, "))
     w.settle()
     assert not w.page.evaluate(TOO_WIDE)
+    assert w.page.get_by_role("main").count() == 1
     # of the points that Evidence names some are near each other
     assert crowded(w.page, over_marks=name == "plan") == []
     assert serious(w.page) == []
