@@ -40,6 +40,8 @@ _OPTIMIZERS = {
     "paged_adamw": ("paged_adamw_32bit", None),
     "lion_32bit": ("lion", None),
 }
+KERNELS = "axolotl's LoRA kernels"
+"""No option, but named where they are on."""
 _KERNELS = {"sdpa": "auto", "flash_attention_2": "flash_attention_2", "eager": "eager"}
 
 
@@ -111,7 +113,8 @@ def meant(file: TrainerFile) -> Held:
     """The options of the file's question, the stack's defaults beneath."""
     options = {**DEFAULTS, **usual_options(file.stack, file.options), **file.options}
     methods = file.options.get("methods", ())
-    return options | {"method": methods[0] if methods else "full"}
+    kernels = any(KERNELS in key.missing for key in file.not_modelled)
+    return options | {"method": methods[0] if methods else "full", KERNELS: kernels}
 
 
 def _touched(key: str) -> tuple[str, ...]:
@@ -138,10 +141,17 @@ def _names(value: Any) -> str:
 
 
 def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
-    from axolotl.utils.schemas.config import AxolotlInputConfig  # type: ignore[import-not-found]
+    from axolotl.utils.schemas import config  # type: ignore[import-not-found]
+
+    card = {"bf16": True, "fp8": True, "tf32": True, "n_node": 1, "compute_capability": "sm_90"}
 
     def parse(raw: Mapping[str, Any]) -> Held:
-        own = AxolotlInputConfig(**raw)
+        cards = 8 if raw.get("fsdp_config") or raw.get("deepspeed") else 1
+        own = config.AxolotlConfigWCapabilities(
+            **raw,
+            capabilities={**card, "n_gpu": cards},
+            env_capabilities={"torch_version": "2.9.0"},
+        )
         bits = own.load_in_4bit or own.load_in_8bit
         adapter = own.adapter if own.adapter in ("lora", "qlora") else None
         held: Held = {
@@ -153,6 +163,7 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
                 or (own.fsdp_config and own.fsdp_config.activation_checkpointing)
             ),
             **(dict(_optimizer(own.optimizer)) if own.optimizer else {}),
+            KERNELS: bool(own.lora_mlp_kernel or own.lora_qkv_kernel or own.lora_o_kernel),
         }
         if own.adapter is None or adapter:
             method = "full" if adapter is None else "qlora" if bits else "lora"

@@ -207,6 +207,9 @@ def test_axolotl_switches_its_kernels_on_where_nothing_is_said(read: Any) -> Non
     silent = AXOLOTL.replace("lora_mlp_kernel: false\n", "")
     assert keys(read(silent))["lora_mlp_kernel"].direction == "too high"
     assert "lora_mlp_kernel" not in keys(read(silent + "rl: dpo\n"))
+    sharded = silent + "fsdp_config:\n  fsdp_version: 2\n"
+    assert "lora_mlp_kernel" not in keys(read(sharded))
+    assert "lora_mlp_kernel" in keys(read(sharded + "fsdp_version: 2\n"))
 
 
 def test_evaluation_has_a_batch_of_its_own(read: Any) -> None:

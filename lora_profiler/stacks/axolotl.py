@@ -53,8 +53,8 @@ VERSIONS = (
         ),
         gaps=(
             Gap(
-                "axolotl switches its own LoRA kernels on for adapters without dropout, which keep"
-                " less than PEFT's layers: priced as PEFT's",
+                "axolotl switches its own LoRA kernels on, but on a base in 8 bit, which keep less"
+                " than PEFT's layers: priced as PEFT's",
                 ("lora", "qlora"),
             ),
             Gap(

@@ -170,11 +170,14 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     switched = [key for key in _KERNEL_KEYS if document.get(key) is not None]
     beside = [document.get(key) for key in ("rl", "trust_remote_code", "nvfp4_merge_aware")]
     in_8_bit = adapter == "lora" and is_on(document.get("load_in_8bit"))
+    # of FSDP's version it sees there what stands outside fsdp_config alone
+    over_fsdp = document.has_under("fsdp_config") and str(document.get("fsdp_version")) != "2"
     if (
         adapter in ("lora", "qlora")
         and not switched
         and not any(map(is_on, beside))
         and not in_8_bit
+        and not over_fsdp
     ):
         what = "axolotl's LoRA kernels, which it switches on by itself"
         yield "lora_mlp_kernel", not_modelled(what, "too high")

@@ -112,12 +112,12 @@ def _sharing(strategy: str, usual_version: int, document: Document, *, asks: boo
     name = strategy.upper()
     if name in ("NO_SHARD", "3"):
         return Meaning({"sharding": "ddp"}, asks=asked)
-    version = next((document.get(key) for key in _VERSIONS if document.get(key)), usual_version)
     keeps = name in _KEPT
     sharding = "fsdp-no-reshard" if keeps else "fsdp"
     gaps = []
     if name in _WITHIN_A_NODE:
         gaps.append("FSDP within each node, answered as over all ranks")
+    version = next((document.get(key) for key in _VERSIONS if document.get(key)), usual_version)
     if size(version) == 1:
         if keeps:
             gaps.append("FSDP1 that keeps layers whole, answered as FSDP2")
