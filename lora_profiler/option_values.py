@@ -48,6 +48,7 @@ Sharding = Literal[
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
 QuantType = Literal["nf4", "int8"]
+PeftType = Literal["lora", "vera", "ia3", "oft"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
@@ -98,11 +99,13 @@ def check_together(setup: "TrainSetup") -> None:
             f"{setup.optimizer} has no fused implementation; leave --optimizer-impl out."
         )
     lora = setup.lora
-    if setup.optimizer == "muon" and (lora is None or lora.modules_to_save or lora.use_dora):
+    if setup.optimizer == "muon" and (
+        lora is None or lora.modules_to_save or lora.use_dora or lora.peft_type == "vera"
+    ):
         raise UsageError(
-            "torch's Muon updates matrices alone, and refuses the vectors of norms, biases and"
-            " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
-            " --use-dora, or another --optimizer."
+            "torch's Muon updates matrices alone, and refuses the vectors of norms, biases,"
+            " magnitudes and VeRA; take it with --method lora or qlora and neither"
+            " --modules-to-save nor --use-dora nor --adapter vera, or another --optimizer."
         )
     if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(
