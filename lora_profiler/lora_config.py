@@ -1,21 +1,21 @@
 """What LoRA trains and what it stands on: the adapter's configuration, and the quantised base."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lora_profiler.errors import UsageError
 from lora_profiler.option import check_options, option, options_of
 from lora_profiler.option_values import Dtype, PeftType, QuantType, Recipe
 
-_IDLE: dict[PeftType, tuple[str, ...]] = {
-    "lora": ("feedforward_modules", "oft_block_size"),
-    "vera": ("lora_alpha", "feedforward_modules", "oft_block_size"),
-    "ia3": ("lora_alpha", "lora_dropout", "layers_to_transform", "oft_block_size"),
-    "oft": ("lora_alpha", "feedforward_modules"),
-}
-"""Fields that the PEFT config of a type has no counterpart of; beside them, all but LoRA lack what
-is LoRA's own."""
 _OF_LORA = ("use_rslora", "use_dora", "fast_lora")
-PEFT_NAMES: dict[PeftType, str] = {"lora": "LoRA", "vera": "VeRA", "ia3": "IA3", "oft": "OFT"}
+IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
+    "lora": ("feedforward_modules", "oft_block_size"),
+    "vera": ("lora_alpha", "feedforward_modules", "oft_block_size", *_OF_LORA),
+    "ia3": ("r", "lora_alpha", "lora_dropout", "layers_to_transform", "oft_block_size", *_OF_LORA),
+    "oft": ("r", "lora_alpha", "feedforward_modules", *_OF_LORA),
+}
+"""Fields of `LoraConfig` that PEFT's config of another method has no counterpart of."""
+PEFT_NAMES: Mapping[PeftType, str] = {"lora": "LoRA", "vera": "VeRA", "ia3": "IA3", "oft": "OFT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,6 @@ class LoraConfig:
             "Which of PEFT's methods: lora, vera (trained vectors around two frozen random matrices"
             " that all layers share), ia3 (a vector that scales each layer), oft (rotations of each"
             " layer's input).",
-            name="adapter",
             added=18,
             group="adapter",
             label="Method of PEFT",
@@ -214,13 +213,13 @@ class LoraConfig:
             raise UsageError("target modules are empty; name at least one, or use all-linear.")
 
     def _check_peft_type(self) -> None:
-        idle = _IDLE[self.peft_type] + (() if self.peft_type == "lora" else _OF_LORA)
-        for option in options_of(LoraConfig):
-            value = getattr(self, option.field)
-            if option.field in idle and value not in (option.default, ()):
+        for one in options_of(LoraConfig):
+            value = getattr(self, one.field)
+            is_idle = one.field in IDLE_FIELDS[self.peft_type]
+            if is_idle and one.field != "r" and value not in (one.default, ()):
                 raise UsageError(
-                    f"{option.flag} has no meaning for {self.method_name}; leave it out, or take"
-                    " another --adapter."
+                    f"{one.flag} has no meaning for {self.method_name}; leave it out, or take"
+                    " another --peft-type."
                 )
         targets = self.target_modules
         if self.feedforward_modules and isinstance(targets, tuple):
@@ -238,7 +237,7 @@ class LoraConfig:
     @property
     def has_rank(self) -> bool:
         """Whether `r` changes anything."""
-        return self.peft_type in ("lora", "vera")
+        return "r" not in IDLE_FIELDS[self.peft_type]
 
     @property
     def method_name(self) -> str:

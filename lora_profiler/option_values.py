@@ -105,7 +105,7 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             "torch's Muon updates matrices alone, and refuses the vectors of norms, biases,"
             " magnitudes and VeRA; take it with --method lora or qlora and neither"
-            " --modules-to-save nor --use-dora nor --adapter vera, or another --optimizer."
+            " --modules-to-save nor --use-dora nor --peft-type vera, or another --optimizer."
         )
     if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(

@@ -182,7 +182,7 @@ def _check_module(
         )
     if module.kind not in _SUPPORTED[kind]:
         if kind != "lora":
-            words = f" by {lora.method_name}. Leave it out, or take another --adapter."
+            words = f" by {lora.method_name}. Leave it out, or take another --peft-type."
         else:
             words = "." + suggestion(spec, ())
         refuse(

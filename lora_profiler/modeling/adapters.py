@@ -24,7 +24,7 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     adapted = peft.get_peft_model(
         model, _peft_config(model, lora), autocast_adapter_dtype=dtype == torch.float32
     )
-    prefix: str = adapted.base_model.prefix  # type: ignore[assignment, union-attr]  # PEFT's tuner
+    prefix: str = adapted.base_model.prefix
     for name, parameter in adapted.named_parameters():
         if prefix in name:
             parameter.data = parameter.data.to(dtype)
@@ -49,9 +49,7 @@ def _peft_config(model: Any, lora: LoraConfig) -> Any:
         "modules_to_save": list(lora.modules_to_save) or None,
     }
     if lora.peft_type == "ia3":
-        return peft.IA3Config(
-            **common, feedforward_modules=list(lora.feedforward_modules) or None
-        )
+        return peft.IA3Config(**common, feedforward_modules=list(lora.feedforward_modules) or None)
     common["layers_to_transform"] = list(lora.layers_to_transform) or None
     if lora.peft_type == "vera":
         return peft.VeraConfig(**common, r=lora.r, vera_dropout=lora.lora_dropout)

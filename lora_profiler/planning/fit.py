@@ -150,7 +150,7 @@ def fit(
 
         batch_size = largest(fits_simulated, guess=setup.batch_size)
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
-        if lora is not None:
+        if lora is not None and lora.has_rank:
             rank = largest(
                 lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r
             )
