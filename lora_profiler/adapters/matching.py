@@ -40,7 +40,7 @@ _UNSUPPORTED_ERROR: dict[PeftType, str] = {
     "ia3": "ValueError",
     "oft": "TypeError",
 }
-"""What PEFT raises at a module of another class."""
+"""What PEFT raises at a module of another class; VeRA a ValueError where it finds nothing else."""
 
 
 class Adapter(NamedTuple):
