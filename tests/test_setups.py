@@ -42,8 +42,14 @@ LISTS = {
     "targets": ("c_attn", ("c_attn",)),
     "layers_to_transform": ("0-1,5", (0, 1, 5)),
     "modules_to_save": ("lm_head", ("lm_head",)),
+    "feedforward_modules": ("mlp.c_proj", ("mlp.c_proj",)),
 }
-BESIDE = {"sharding": {"world-size": "2"}, "world_size": {"sharding": "ddp"}}
+BESIDE = {
+    "sharding": {"world-size": "2"},
+    "world_size": {"sharding": "ddp"},
+    "feedforward_modules": {"peft-type": "ia3", "precision": "amp"},
+    "oft_block_size": {"peft-type": "oft"},
+}
 """What an option needs beside it."""
 
 

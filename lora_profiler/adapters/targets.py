@@ -88,8 +88,9 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     asked = lora.target_modules
     if isinstance(asked, str) and lora.layers_to_transform:
         refuse(
-            "layers_to_transform picks layers for a list of names; PEFT refuses it beside"
-            " all-linear or a pattern, or passes over it.",
+            "layers_to_transform picks layers for a list of names; PEFT"
+            f" {'refuses' if lora.peft_type == 'lora' else 'passes over'} it beside all-linear or a"
+            " pattern.",
             "ValueError" if lora.peft_type == "lora" else None,
         )
     saved = _saved(spec, lora.modules_to_save)
