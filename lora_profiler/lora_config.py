@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 
 from lora_profiler.errors import UsageError
 from lora_profiler.option import check_options, option, options_of
-from lora_profiler.option_values import Dtype, PeftType, QuantType, Recipe
+from lora_profiler.option_values import (
+    UNMODELLED_ADAPTERS,
+    UNMODELLED_BASES,
+    Dtype,
+    PeftType,
+    QuantType,
+    Recipe,
+)
 
 _OF_LORA = ("use_rslora", "use_dora", "fast_lora")
 IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
@@ -46,6 +53,7 @@ class LoraConfig:
             "Which of PEFT's methods: lora, vera (trained vectors around two frozen random matrices"
             " that all layers share), ia3 (a vector that scales each layer), oft (rotations of each"
             " layer's input).",
+            unmodelled=UNMODELLED_ADAPTERS,
             added=18,
             group="adapter",
             label="Method of PEFT",
@@ -287,6 +295,7 @@ class Quantization:
         default="nf4",
         metadata=option(
             "QLoRA: nf4 (load_in_4bit), or int8, which is LLM.int8 (load_in_8bit).",
+            unmodelled=UNMODELLED_BASES,
             added=10,
             group="base",
             label="Quantised to",
