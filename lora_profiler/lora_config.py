@@ -66,7 +66,7 @@ class LoraConfig:
     r: int = field(
         default=16,
         metadata=option(
-            "Rank of the LoRA matrices.",
+            "Rank of the matrices of LoRA, or of VeRA.",
             name="rank",
             short="-r",
             common=True,
