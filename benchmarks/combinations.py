@@ -9,17 +9,19 @@ it.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.lora_config import PEFT_NAMES
 from lora_profiler.planning.engine import predict, words_beside
 from lora_profiler.support.engines import has_outliers, why_unruled
 from lora_profiler.workload import (
     LoraConfig,
     Optimizer,
+    PeftType,
     Quantization,
     Sharding,
     TrainSetup,
@@ -34,6 +36,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
 NF4, INT8 = Quantization(), Quantization(quant_type="int8")
 DORA = LoraConfig(use_dora=True)
+OTHERS: tuple[PeftType, ...] = ("vera", "ia3", "oft")
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "Full fine-tuning": {},
     "LoRA, base in 16 bit": {"lora": LoraConfig()},
@@ -42,6 +45,14 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "DoRA, base in 16 bit": {"lora": DORA},
     "DoRA, base in NF4": {"lora": DORA, "quantization": NF4},
     "DoRA, base in LLM.int8": {"lora": DORA, "quantization": INT8},
+    **{
+        f"{PEFT_NAMES[kind]}, base in {words}": {
+            "lora": LoraConfig(peft_type=kind),
+            "quantization": base,
+        }
+        for kind in OTHERS
+        for words, base in (("16 bit", None), ("NF4", NF4), ("LLM.int8", INT8))
+    },
 }
 
 
@@ -89,9 +100,11 @@ def page() -> str:
     rehearsed = rehearsals()
     tables = []
     for title, way in WAYS.items():
-        rows = [_row(way, optimizer, notes, rehearsed) for optimizer in OPTIMIZERS]
+        rows: dict[str, list[str]] = {}
+        for optimizer in OPTIMIZERS:
+            rows.setdefault(_row(way, optimizer, notes, rehearsed), []).append(f"`{optimizer}`")
         head = f"| optimizer | {' | '.join(SHARDINGS)} |\n|---|{'---|' * len(SHARDINGS)}\n"
-        tables.append(f"## {title}\n\n{head}{''.join(rows)}")
+        tables.append(f"## {title}\n\n{head}{_lines(rows)}")
     listed = "".join(f"{number}. {_one_line(note)}\n" for note, number in notes.items())
     return f"{INTRODUCTION}\n{chr(10).join(tables)}\n## Why\n\n{listed}"
 
@@ -128,7 +141,12 @@ def _row(
         else:
             count = rehearsed.get(_key(way, optimizer, sharding), 0)
             cells.append(f"{found.kind}, {count}" if count else found.kind)
-    return f"| `{optimizer}` | {' | '.join(cells)} |\n"
+    return " | ".join(cells)
+
+
+def _lines(rows: Mapping[str, Sequence[str]]) -> str:
+    """A line for all optimizers of which the same is said."""
+    return "".join(f"| {', '.join(names)} | {cells} |\n" for cells, names in rows.items())
 
 
 def rehearsals() -> Mapping[tuple[Any, ...], int]:
@@ -143,8 +161,9 @@ def _rehearsed_keys() -> Iterator[tuple[Any, ...]]:
         if "rehearsed" in row:
             base = setup.get("quant_type", "nf4") if setup["method"] == "qlora" else None
             dora = setup.get("use_dora") or False
+            kind = setup.get("peft_type") or "lora"
             method = "full" if setup["method"] == "full" else "lora"
-            yield method, dora, base, setup["optimizer"], setup["sharding"]
+            yield method, dora, kind, base, setup["optimizer"], setup["sharding"]
 
 
 def _key(way: Mapping[str, Any], optimizer: Optimizer, sharding: Sharding) -> tuple[Any, ...]:
@@ -152,6 +171,7 @@ def _key(way: Mapping[str, Any], optimizer: Optimizer, sharding: Sharding) -> tu
     return (
         "full" if lora is None else "lora",
         lora is not None and lora.use_dora,
+        "lora" if lora is None else lora.peft_type,
         base and base.quant_type,
         optimizer,
         sharding,

@@ -1,22 +1,45 @@
 """What LoRA trains and what it stands on: the adapter's configuration, and the quantised base."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lora_profiler.errors import UsageError
-from lora_profiler.option import check_options, option
-from lora_profiler.option_values import Dtype, QuantType, Recipe
+from lora_profiler.option import check_options, option, options_of
+from lora_profiler.option_values import (
+    UNMODELLED_ADAPTERS,
+    UNMODELLED_BASES,
+    Dtype,
+    PeftType,
+    QuantType,
+    Recipe,
+)
+
+_OF_LORA = ("use_rslora", "use_dora", "fast_lora")
+IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
+    "lora": ("feedforward_modules", "oft_block_size"),
+    "vera": ("lora_alpha", "feedforward_modules", "oft_block_size", *_OF_LORA),
+    "ia3": ("r", "lora_alpha", "lora_dropout", "layers_to_transform", "oft_block_size", *_OF_LORA),
+    "oft": ("r", "lora_alpha", "feedforward_modules", *_OF_LORA),
+}
+"""Fields of `LoraConfig` that PEFT's config of another method has no counterpart of."""
+PEFT_NAMES: Mapping[PeftType, str] = {"lora": "LoRA", "vera": "VeRA", "ia3": "IA3", "oft": "OFT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """A LoRA adapter, spelled as in `peft.LoraConfig`.
+    """An adapter, LoRA unless `peft_type` says otherwise, spelled as in `peft.LoraConfig`.
+
+    peft_type: which of PEFT's methods it is. VeRA's rank is `r`, `lora_dropout` its `vera_dropout`
+    or OFT's `module_dropout`; IA3 and OFT have no rank. `feedforward_modules` are those whose input
+    IA3 scales in place of their output, () for PEFT's default of the model type; `oft_block_size`
+    is the width of OFT's rotations, which PEFT brings to a divisor of the layer's input.
 
     target_modules: "all-linear", None (PEFT's default for the model type), a tuple of names matched
     by suffix, or one regular expression matched in full, as PEFT does. `lora_alpha` None means
     twice the rank. `adapter_dtype` is the dtype of A and B: float32 is what PEFT makes of a 16-bit
     base unless `autocast_adapter_dtype=False`.
 
-    Raises UsageError for values that PEFT refuses.
+    Raises UsageError for values that PEFT refuses, or that its config of this type does not have.
 
     Examples:
         >>> from lora_profiler import LoraConfig
@@ -24,10 +47,26 @@ class LoraConfig:
         16
     """
 
+    peft_type: PeftType = field(
+        default="lora",
+        metadata=option(
+            "Which of PEFT's methods: lora, vera (trained vectors around two frozen random matrices"
+            " that all layers share), ia3 (a vector that scales each layer), oft (rotations of each"
+            " layer's input).",
+            unmodelled=UNMODELLED_ADAPTERS,
+            added=18,
+            group="adapter",
+            label="Method of PEFT",
+            tip="lora; vera: trained vectors around two shared frozen matrices; ia3: a vector that"
+            " scales each layer; oft: rotations of each layer's input.",
+            words="{} adapters",
+        ),
+    )
+
     r: int = field(
         default=16,
         metadata=option(
-            "Rank of the LoRA matrices.",
+            "Rank of the matrices of LoRA, or of VeRA.",
             name="rank",
             short="-r",
             common=True,
@@ -147,15 +186,71 @@ class LoraConfig:
             heading="fused adapters",
         ),
     )
+    feedforward_modules: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "IA3: the targets whose input is scaled, not their output.",
+            metavar="NAME,...",
+            default_text="PEFT's for the model",
+            added=18,
+            group="adapter",
+            tip="Of IA3: the targets whose input is scaled, not their output.",
+            placeholder="PEFT's for the model; or down_proj",
+            words="feedforward {}",
+            heading="feedforward {}",
+        ),
+    )
+    oft_block_size: int = field(
+        default=32,
+        metadata=option(
+            "OFT: width of each rotation; PEFT takes the nearest divisor of a layer's input.",
+            added=18,
+            noun="OFT block size",
+            group="adapter",
+            label="OFT block size",
+            tip="Of OFT: width of each rotation; PEFT takes the nearest divisor of a layer's"
+            " input.",
+            words="OFT blocks of {}",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+        self._check_peft_type()
         if self.target_modules == () or self.target_modules == "":
             raise UsageError("target modules are empty; name at least one, or use all-linear.")
+
+    def _check_peft_type(self) -> None:
+        for one in options_of(LoraConfig):
+            value = getattr(self, one.field)
+            is_idle = one.field in IDLE_FIELDS[self.peft_type]
+            if is_idle and one.field != "r" and value not in (one.default, ()):
+                raise UsageError(
+                    f"{one.flag} has no meaning for {self.method_name}; leave it out, or take"
+                    " another --peft-type."
+                )
+        targets = self.target_modules
+        if self.feedforward_modules and isinstance(targets, tuple):
+            outside = [name for name in self.feedforward_modules if name not in targets]
+            if outside:
+                raise UsageError(
+                    f"feedforward module {outside[0]} is not among the targets"
+                    f" {', '.join(targets)}, which PEFT refuses; name it in --targets too."
+                )
 
     @property
     def alpha(self) -> float:
         return 2 * self.r if self.lora_alpha is None else self.lora_alpha
+
+    @property
+    def has_rank(self) -> bool:
+        """Whether `r` changes anything."""
+        return "r" not in IDLE_FIELDS[self.peft_type]
+
+    @property
+    def method_name(self) -> str:
+        """As the method's papers write it."""
+        return PEFT_NAMES[self.peft_type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +295,7 @@ class Quantization:
         default="nf4",
         metadata=option(
             "QLoRA: nf4 (load_in_4bit), or int8, which is LLM.int8 (load_in_8bit).",
+            unmodelled=UNMODELLED_BASES,
             added=10,
             group="base",
             label="Quantised to",

@@ -4,6 +4,7 @@ links, widgets, checks, keys and words are loops over what is declared."""
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, is_dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, ParamSpec, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
@@ -39,6 +40,8 @@ class Declaration(NamedTuple):
     have later ones last, and keys leave them out at their default. common: among the dozen that
     --help shows; --help-all shows all, each in its group.
 
+    `unmodelled`: values that people name and no answer is of, by what they begin with, and why.
+
     Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
 
     The form: `group` and `column` place the widget; `label`, `tip` and `placeholder` are its words
@@ -56,6 +59,7 @@ class Declaration(NamedTuple):
     default_text: str = ""
     added: int = 0
     common: bool = False
+    unmodelled: Mapping[str, str] = MappingProxyType({})
     largest: int = MAX_SIZE
     at_least: float | None = None
     above: float | None = None
@@ -194,7 +198,7 @@ def check_value(option: Option, value: Any) -> None:
         if value not in option.choices:
             raise UsageError(
                 f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
-                f"{did_you_mean(str(value), option.choices)}"
+                f"{beside_choices(option, str(value))}"
             )
     elif option.kind == "size":
         _check_size(option, value)
@@ -203,6 +207,17 @@ def check_value(option: Option, value: Any) -> None:
         raise UsageError(
             f"{option.noun} is {shown(value)}; it must be {finite}{option.range_text}."
         )
+
+
+def beside_choices(option: Option, value: str) -> str:
+    """What is said of a word that is none of the option's: why what it names has no answer, else
+    the nearest words. Begins with a space, or is empty."""
+    word = value.lower().replace("-", "_")
+    named = (name for name in option.declared.unmodelled if word.startswith(name))
+    longest = max(named, key=len, default=None)
+    if longest is None:
+        return did_you_mean(value, option.choices)
+    return f" {value} is known and not modelled: {option.declared.unmodelled[longest]}"
 
 
 def _check_size(option: Option, value: object) -> None:

@@ -1,5 +1,6 @@
 """The values that options of a setup can have, and those that do not go together."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
@@ -48,7 +49,69 @@ Sharding = Literal[
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
 QuantType = Literal["nf4", "int8"]
+PeftType = Literal["lora", "vera", "ia3", "oft"]
 
+UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
+    "galore": (
+        "its states depend on a rank and on the matrices that it is told of, and it decomposes a"
+        " gradient in between."
+    ),
+    "q_galore": ("its weights and projections are quantised by kernels of its own."),
+    "apollo": (
+        "its states depend on a rank and on the matrices that it is told of, neither of which an"
+        " option says."
+    ),
+    "adam_mini": (
+        "it keeps one average of each weight, and shares the other by blocks that it finds in a"
+        " model's names."
+    ),
+    "ademamix": "it keeps a third average; adamw keeps two.",
+    "adalomo": "it updates inside backward, where no gradient outlives its layer.",
+    "lomo": "it updates inside backward, where no gradient outlives its layer.",
+    "lora_fa": (
+        "PEFT's LoRA-FA freezes A, so that layers keep no input for it; adamw counts that input and"
+        " states of A as well."
+    ),
+    "lorafa": (
+        "PEFT's LoRA-FA freezes A, so that layers keep no input for it; adamw counts that input and"
+        " states of A as well."
+    ),
+    "loraplus": "LoRA+ is AdamW with another learning rate for B, and as many states; take adamw.",
+    "lora_plus": "LoRA+ is AdamW with another learning rate for B, and as many states; take adamw.",
+    "schedule_free": "it keeps a second copy of the weights in place of an average.",
+}
+"""Optimizers that people name, by what their names begin with; transformers' names among them."""
+UNMODELLED_BASES: Mapping[str, str] = {
+    "fp4": "bitsandbytes' FP4 has as many bytes as its NF4; take nf4.",
+    "gptq": "GPTQModel's kernels bring its weights back to 16 bit, and none of them was traced.",
+    "awq": "GPTQModel's kernels bring its weights back to 16 bit, and none of them was traced.",
+    "fp8": "what its layers keep for backward is not known; codes of int8 have as many bytes.",
+    "mxfp4": "transformers trains nothing on it; bring its weights back to 16 bit (dequantize).",
+    "nvfp4": "transformers trains nothing on it.",
+    "hqq": "a whole weight is brought back to 16 bit by its package, which was not traced.",
+    "int4": "transformers trains nothing on torchao's int4; nf4 is the nearest.",
+    "torchao": "transformers trains on its formats of 8 bit alone, and none of those was traced.",
+    "eetq": "its package's kernels were not traced; codes of int8 have as many bytes.",
+    "aqlm": "its package's kernels were not traced.",
+}
+"""Quantised bases that people name and that are no answer."""
+UNMODELLED_ADAPTERS: Mapping[str, str] = {
+    "adalora": "its ranks change as it trains; LoRA of its first rank (init_r) is the nearest.",
+    "boft": "its butterfly factors are multiplied by a kernel of its own; oft is the nearest.",
+    "dora": "it is LoRA with --use-dora.",
+    "rslora": "it is LoRA with --use-rslora.",
+    "pissa": "it is LoRA that begins from other values; take lora.",
+    "qlora": "it is --method qlora.",
+    **dict.fromkeys(
+        ("loha", "lokr", "fourierft", "randlora", "vblora", "hra", "c3a", "shira", "ln_tuning"),
+        "what it trains was held against no count of PEFT's; lora, vera, ia3 and oft were.",
+    ),
+    **dict.fromkeys(
+        ("prompt", "prefix", "p_tuning", "adaption"),
+        "it trains tokens beside the prompt and no layers, which lengthens every sequence.",
+    ),
+}
+"""PEFT's other methods."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
@@ -98,11 +161,13 @@ def check_together(setup: "TrainSetup") -> None:
             f"{setup.optimizer} has no fused implementation; leave --optimizer-impl out."
         )
     lora = setup.lora
-    if setup.optimizer == "muon" and (lora is None or lora.modules_to_save or lora.use_dora):
+    if setup.optimizer == "muon" and (
+        lora is None or lora.modules_to_save or lora.use_dora or lora.peft_type == "vera"
+    ):
         raise UsageError(
-            "torch's Muon updates matrices alone, and refuses the vectors of norms, biases and"
-            " magnitudes; take it with --method lora or qlora and neither --modules-to-save nor"
-            " --use-dora, or another --optimizer."
+            "torch's Muon updates matrices alone, and refuses the vectors of norms, biases,"
+            " magnitudes and VeRA; take it with --method lora or qlora and neither"
+            " --modules-to-save nor --use-dora nor --peft-type vera, or another --optimizer."
         )
     if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(

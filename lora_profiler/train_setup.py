@@ -9,6 +9,7 @@ from lora_profiler.option_values import (
     DEEPSPEED_ZERO,
     FLAT,
     MAX_WORLD_SIZE,
+    UNMODELLED_OPTIMIZERS,
     Attention,
     Device,
     Dtype,
@@ -143,6 +144,7 @@ class TrainSetup:
         default="adamw",
         metadata=option(
             f"{', '.join(get_args(Optimizer))}.",
+            unmodelled=UNMODELLED_OPTIMIZERS,
             common=True,
             metavar="NAME",
             group="optimizer",

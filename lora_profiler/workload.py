@@ -24,6 +24,7 @@ from lora_profiler.option_values import (
     Method,
     Optimizer,
     OptimizerImpl,
+    PeftType,
     Precision,
     QuantType,
     Recipe,
@@ -51,6 +52,7 @@ __all__ = [
     "Method",
     "Optimizer",
     "OptimizerImpl",
+    "PeftType",
     "Precision",
     "QuantType",
     "Quantization",
@@ -158,7 +160,7 @@ def setup_dict(setup: TrainSetup) -> dict[str, Any]:
         part = parts.get(stored.owner)
         value = None if part is None else getattr(part, stored.field)
         values[stored.name] = list(value) if isinstance(value, tuple) else value
-    if setup.lora is not None:
+    if setup.lora is not None and setup.lora.peft_type == "lora":
         values["alpha"] = setup.lora.alpha  # None means one that follows from the rank
     return values
 

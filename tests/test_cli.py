@@ -164,6 +164,9 @@ def test_every_option_reaches_the_setup() -> None:
         "use_dora": True,
         "fast_lora": False,
         "quant_type": "int8",
+        "peft_type": "lora",
+        "feedforward_modules": [],
+        "oft_block_size": 32,
     }
 
 

@@ -154,6 +154,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
     ("selectbox", "recipe", "kbit", "recipe", "kbit"),
     ("selectbox", "quant_type", "int8", "quant-type", "int8"),
     ("toggle", "use_dora", True, "use-dora", "yes"),
+    ("selectbox", "peft_type", "vera", "peft-type", "vera"),
     ("selectbox", "dtype", "float32", "dtype", "float32"),
     ("selectbox", "precision", "amp", "precision", "amp"),
     ("selectbox", "optimizer", "sgd", "optimizer", "sgd"),

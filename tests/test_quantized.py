@@ -333,3 +333,25 @@ def test_the_dashboard_answers_and_refuses_alike() -> None:
         uploaded_model(
             "config.json", json.dumps(BASE | {"quantization_config": REFUSED["gptq"][0]}).encode()
         )
+
+
+def test_what_transformers_trains_nothing_on_is_said():
+    """By its own quantizers, whose answer is read from their code: most need a package, or a
+    configuration, to be made."""
+    import inspect
+
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    from lora_profiler.catalog.quantized import _SCHEMES, _UNTRAINABLE
+
+    def refuses(kind: type) -> bool:
+        body = inspect.getsource(kind.is_trainable.fget)
+        returned = [line.strip() for line in body.splitlines() if line.strip().startswith("return")]
+        return returned == ["return False"]
+
+    named = {name: kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in _SCHEMES}
+    assert {name for name, kind in named.items() if refuses(kind)} == _UNTRAINABLE
+    with pytest.raises(UnsupportedModelError, match="refused by transformers"):
+        model_from_config(
+            BASE | {"quantization_config": {"quant_method": "spqr"}}, id="spqr", source="test"
+        )

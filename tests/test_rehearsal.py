@@ -1139,6 +1139,35 @@ def test_each_fact_of_the_script_is_a_field_of_the_question(
     assert getattr(prediction.workload.setup, field) == value
 
 
+@pytest.mark.parametrize("kind", ["VeraConfig", "IA3Config", "OFTConfig"])
+def test_pefts_other_methods_are_read_off_a_model_of_theirs(kind: str) -> None:
+    """The fields that a rehearsal takes from PEFT's own config, as it stands on a model."""
+    import peft
+    import transformers
+
+    from lora_profiler.planning import nearest as asked
+    from lora_profiler.rehearsal.inside.rehearsed.facts import _lora as read_off
+
+    options = {
+        "VeraConfig": {"r": 5, "vera_dropout": 0.1},
+        "IA3Config": {"feedforward_modules": ["down_proj"]},
+        "OFTConfig": {"oft_block_size": 8},
+    }[kind]
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, vocab_size=64
+    )
+    named = getattr(peft, kind)(target_modules=["q_proj", "down_proj"], **options)
+    model = peft.get_peft_model(transformers.LlamaForCausalLM(config), named)
+    lora = asked._lora(read_off(model.peft_config["default"], model))
+    assert set(lora.target_modules) == {"q_proj", "down_proj"}  # type: ignore[arg-type]
+    expected = {
+        "VeraConfig": LoraConfig(peft_type="vera", r=5, lora_dropout=0.1),
+        "IA3Config": LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",)),
+        "OFTConfig": LoraConfig(peft_type="oft", oft_block_size=8),
+    }[kind]
+    assert replace(lora, target_modules="all-linear") == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "world_size", "words"),
     [
@@ -1147,7 +1176,8 @@ def test_each_fact_of_the_script_is_a_field_of_the_question(
         ({"trainer": "DPOTrainer"}, 1, "what DPOTrainer computes in a step"),
         ({"inputs": {"pixel_values": [1, 3, 224, 224]}}, 1, "input_ids"),
         ({"optimizers": ["my.Adagrad"]}, 1, "Adagrad"),
-        ({"lora": {**FACTS["lora"], "type": "IA3Config"}}, 1, "IA3Config"),
+        ({"lora": {**FACTS["lora"], "type": "LoHaConfig"}}, 1, "LoHaConfig"),
+        ({"lora": {**FACTS["lora"], "type": "OFTConfig", "r": 4}}, 1, "number of blocks"),
         ({"quantisation": {"type": "fp4", "double": False, "dtype": "bfloat16"}}, 1, "fp4"),
     ],
 )

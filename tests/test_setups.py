@@ -42,8 +42,14 @@ LISTS = {
     "targets": ("c_attn", ("c_attn",)),
     "layers_to_transform": ("0-1,5", (0, 1, 5)),
     "modules_to_save": ("lm_head", ("lm_head",)),
+    "feedforward_modules": ("mlp.c_proj", ("mlp.c_proj",)),
 }
-BESIDE = {"sharding": {"world-size": "2"}, "world_size": {"sharding": "ddp"}}
+BESIDE = {
+    "sharding": {"world-size": "2"},
+    "world_size": {"sharding": "ddp"},
+    "feedforward_modules": {"peft-type": "ia3", "precision": "amp"},
+    "oft_block_size": {"peft-type": "oft"},
+}
 """What an option needs beside it."""
 
 
@@ -96,6 +102,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("sharding", "packed", "kernels", "hold_outputs", "label_smoothing_factor"),
         *("padding", "eval_batch_size", "use_dora", "quant_type", "reduce_bucket_size"),
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
+        *("peft_type", "feedforward_modules", "oft_block_size"),
     ]
 
 

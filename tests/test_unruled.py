@@ -1,5 +1,5 @@
-"""DoRA and a base in LLM.int8, which no rule describes: their traces against real steps on the CPU,
-and how every engine answers."""
+"""DoRA, VeRA, IA3, OFT and a base in LLM.int8, which no rule describes: their traces against real
+steps on the CPU, and how every engine answers."""
 
 from dataclasses import replace
 
@@ -22,17 +22,38 @@ SMALL = {"batch_size": 2, "seq_len": 16, "device": "cpu"}
 DORA = LoraConfig(r=4, use_dora=True)
 IN_16_BIT = replace(DORA, adapter_dtype="bfloat16")
 PLAIN = LoraConfig(r=4)
+VERA = LoraConfig(r=4, peft_type="vera")
+IA3 = LoraConfig(peft_type="ia3")
+OFT = LoraConfig(peft_type="oft", oft_block_size=16)
 INT8 = Quantization(quant_type="int8")
 CASES = {
     "DoRA float32": ("llama", {"lora": DORA, "dtype": "float32"}),
     "DoRA bfloat16": ("gpt2", {"lora": IN_16_BIT}),
     "DoRA over NF4": ("llama", {"lora": DORA, "quantization": Quantization()}),
     "int8": ("qwen2", {"lora": PLAIN, "quantization": INT8}),
+    "VeRA float32": ("gpt2", {"lora": VERA, "dtype": "float32"}),
+    "VeRA over NF4": ("gpt2", {"lora": VERA, "quantization": Quantization()}),
+    "VeRA over int8": ("llama", {"lora": replace(VERA, lora_dropout=0.1), "quantization": INT8}),
+    "VeRA bfloat16": ("llama", {"lora": replace(VERA, adapter_dtype="bfloat16")}),
+    "IA3 float32": ("gpt2", {"lora": IA3, "dtype": "float32"}),
+    "IA3 bfloat16": ("llama", {"lora": IA3}),
+    "IA3 over NF4": ("llama", {"lora": IA3, "quantization": Quantization(), "precision": "amp"}),
+    "IA3 over int8": ("llama", {"lora": IA3, "quantization": replace(INT8, recipe="kbit")}),
+    "OFT float32": ("llama", {"lora": OFT, "dtype": "float32"}),
+    "OFT dropout": ("gpt_neox", {"lora": replace(OFT, lora_dropout=0.3)}),
+    "OFT over NF4": (
+        "llama",
+        {"lora": replace(OFT, adapter_dtype="bfloat16"), "quantization": Quantization()},
+    ),
+    "OFT over int8": ("llama", {"lora": OFT, "quantization": INT8}),
     "int8, kbit": ("gpt2", {"lora": PLAIN, "quantization": replace(INT8, recipe="kbit")}),
 }
 CHECKPOINTED = {
     "DoRA over NF4": {"lora": IN_16_BIT, "quantization": Quantization()},
     "int8": {"lora": PLAIN, "quantization": INT8},
+    "VeRA": {"lora": VERA},
+    "IA3 over NF4": {"lora": IA3, "quantization": Quantization(recipe="kbit")},
+    "OFT over NF4": {"lora": OFT, "quantization": Quantization()},
 }
 
 
@@ -65,13 +86,13 @@ def test_a_trace_lies_between_what_operators_return_and_what_is_allocated(case):
     assert least[2, "step"] <= predict_once(asked).peak.total_bytes <= most[2, "step"]
 
 
-@pytest.mark.parametrize("case", ["DoRA bfloat16", "int8"])
+@pytest.mark.parametrize("case", ["DoRA bfloat16", "int8", "IA3 bfloat16"])
 def test_rules_give_a_lower_bound_and_say_of_what(case):
     name, options = CASES[case]
     asked = workload(name, **options)
     assert not knows(asked)
     found = answer(asked, may_trace=False)
-    whose = "DoRA's layers" if "DoRA" in case else "layers in LLM.int8"
+    whose = "layers in LLM.int8" if case == "int8" else f"{case.split()[0]}'s layers"
     assert found.saved_activation_bytes is None
     assert any(f"Activations of {whose} are not known" in words for words in found.assumptions)
     with pytest.raises(UncountedError):
@@ -113,6 +134,10 @@ def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
         (
             {"lora": DORA, "world_size": 2, "sharding": "fsdp"},
             "DoRA's layers are known by traces alone",
+        ),
+        (
+            {"lora": VERA, "world_size": 2, "sharding": "zero2"},
+            "VeRA's layers are known by traces alone",
         ),
         (
             {"lora": PLAIN, "quantization": INT8, "world_size": 2, "sharding": "fsdp"},

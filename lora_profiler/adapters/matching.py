@@ -2,8 +2,8 @@
 why.
 
 A replay of PEFT 0.21.2 on module names, without PEFT: `tuners/tuners_utils.py` (`inject_adapter`,
-`_inject_parameters`), `tuners/lora/layer.py` (shapes). `tests/test_adapters.py` compares it with
-the real thing.
+`_inject_parameters`), `tuners/lora/layer.py` (shapes), `tuners/{vera,ia3,oft}/model.py` (which
+modules those take). `tests/test_adapters.py` compares it with the real thing.
 
 Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolutions and on
 `nn.MultiheadAttention`.
@@ -16,26 +16,42 @@ from typing import NamedTuple
 from lora_profiler.adapters.targets import (
     Targets,
     containers,
+    feedforward_names,
     outer_containers,
     refuse,
     resolve,
     suggestion,
 )
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.option_values import PeftType
 from lora_profiler.workload import LoraConfig
 
 _MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d"})
-_SUPPORTED = frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS
+_SUPPORTED: dict[PeftType, frozenset[str]] = {
+    "lora": frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS,
+    "vera": frozenset({"Linear", "Conv1D"}),
+    "ia3": frozenset({"Linear", "Conv1D", "Conv2d", "Conv3d"}),
+    "oft": frozenset({"Linear", "Embedding", "Conv2d"}),
+}
+_UNSUPPORTED_ERROR: dict[PeftType, str] = {
+    "lora": "ValueError",
+    "vera": "TypeError",
+    "ia3": "ValueError",
+    "oft": "TypeError",
+}
+"""What PEFT raises at a module of another class; VeRA a ValueError where it finds nothing else."""
 
 
 class Adapter(NamedTuple):
-    """The pair A, B that PEFT puts beside one weight.
+    """What PEFT puts beside one weight: LoRA's pair A, B, of which `rank` and the shapes speak, or
+    what another method has there.
 
     `module` is the full name of the module, `kind` its class; `parameter` is None where PEFT wraps
     the module, else the local name of the bare parameter that it wraps. `num_experts` > 1 for
     packed experts, which share one A and one B of that many ranks; `rank_factor` is 2 where gate
-    and up are fused in one parameter. `kernel` is that of a convolution.
+    and up are fused in one parameter. `kernel` is that of a convolution. `scales_input` tells of
+    IA3 that its vector is as long as the layer's input.
     """
 
     module: str
@@ -46,6 +62,7 @@ class Adapter(NamedTuple):
     num_experts: int = 1
     rank_factor: int = 1
     kernel: tuple[int, ...] = ()
+    scales_input: bool = False
 
     def rank(self, r: int) -> int:
         """Rows of A and columns of B at rank `r`."""
@@ -74,18 +91,22 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
     Raises RefusedTargetsError where PEFT would raise, with its reason and a suggestion.
     """
     targets = resolve(spec, lora)
+    feedforward = feedforward_names(spec, lora)
+    if any(c.isdigit() for name in feedforward for c in name):
+        targets = targets._replace(alike=False)
     if not targets.all_linear:
-        _check_containers(spec, targets)
+        _check_containers(spec, lora, targets)
     tied = _tied(spec)
+
+    def hits(prefix: str, modules: Iterable[Module]) -> Iterator[Adapter]:
+        return _hits(spec, lora, targets, feedforward, prefix, modules, tied)
+
     found: list[Adapter] = []
     for part in spec.parts:
         if isinstance(part, Module):
-            found += _hits(spec, lora, targets, "", (part,), tied)
+            found += hits("", (part,))
         elif targets.alike:
-            kinds = [
-                list(_hits(spec, lora, targets, f"{part.name}.0.", kind, tied))
-                for kind in part.kinds
-            ]
+            kinds = [list(hits(f"{part.name}.0.", kind)) for kind in part.kinds]
             found += [
                 hit.under(f"{part.name}.{i}.")
                 for i, kind in enumerate(part.order)
@@ -94,10 +115,7 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
         else:
             for i, kind in enumerate(part.order):
                 prefix = f"{part.name}.{i}."
-                found += [
-                    hit.under(prefix)
-                    for hit in _hits(spec, lora, targets, prefix, part.kinds[kind], tied)
-                ]
+                found += [hit.under(prefix) for hit in hits(prefix, part.kinds[kind])]
     if not found:
         _refuse_empty(spec, lora, targets)
     return tuple(found)
@@ -107,6 +125,7 @@ def _hits(
     spec: ModelSpec,
     lora: LoraConfig,
     targets: Targets,
+    feedforward: tuple[str, ...],
     prefix: str,
     modules: Iterable[Module],
     tied: frozenset[str],
@@ -121,8 +140,8 @@ def _hits(
         else:
             hit = targets.matches(key)
         if hit:
-            _check_module(spec, key, module, tied)
-            yield _of_module(module, lora.r)
+            _check_module(spec, lora, key, module, tied)
+            yield _of_module(module)._replace(scales_input=key.endswith(feedforward))
         if targets.parameters:
             for weight in module.weights:
                 if targets.matches_parameter(f"{key}.{weight.name}"):
@@ -130,7 +149,7 @@ def _hits(
                     yield _of_parameter(module, weight, targets)
 
 
-def _of_module(module: Module, r: int) -> Adapter:
+def _of_module(module: Module) -> Adapter:
     shape = module.weight("weight").shape
     if module.kind == "Linear":
         return Adapter(module.name, None, module.kind, shape[1], shape[0])
@@ -150,18 +169,30 @@ def _of_parameter(module: Module, weight: Weight, targets: Targets) -> Adapter:
     )
 
 
-def _check_module(spec: ModelSpec, key: str, module: Module, tied: frozenset[str]) -> None:
-    leaf = key.rsplit(".", 1)[-1]
-    if spec.model_type in _MAMBA_TYPES and leaf in ("out_proj", "conv1d"):
+def _check_module(
+    spec: ModelSpec, lora: LoraConfig, key: str, module: Module, tied: frozenset[str]
+) -> None:
+    leaf, kind = key.rsplit(".", 1)[-1], lora.peft_type
+    is_mamba = kind == "lora" and spec.model_type in _MAMBA_TYPES
+    if is_mamba and leaf in ("out_proj", "conv1d"):
         refuse(f"PEFT does not adapt {leaf} of Mamba models ({key}). Leave it out.", "ValueError")
     if module.kind == "MultiheadAttention":
         refuse(
             f"{key} is an nn.MultiheadAttention, which is not modelled here. Leave it out.", None
         )
-    if module.kind not in _SUPPORTED:
+    if module.kind not in _SUPPORTED[kind]:
+        if kind != "lora":
+            words = f" by {lora.method_name}. Leave it out, or take another --peft-type."
+        else:
+            words = "." + suggestion(spec, ())
         refuse(
-            f"{key} is a {module.kind}, which PEFT cannot adapt." + suggestion(spec, ()),
-            "ValueError",
+            f"{key} is a {module.kind}, which PEFT cannot adapt{words}", _UNSUPPORTED_ERROR[kind]
+        )
+    if kind != "lora" and not module.is_linear:
+        refuse(
+            f"{key} is a {module.kind}, on which {lora.method_name} is not modelled here. Leave it"
+            " out.",
+            None,
         )
     weight = module.weight("weight")
     if module.kind in _CONVOLUTIONS and weight.shape[1] == 1 < weight.shape[0]:
@@ -189,7 +220,7 @@ def _check_parameter(key: str, weight: Weight, lora: LoraConfig) -> None:
         )
 
 
-def _check_containers(spec: ModelSpec, targets: Targets) -> None:
+def _check_containers(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
     """PEFT refuses as soon as a target matches a module that is no single layer, such as a whole
     MLP or an activation."""
     keys = outer_containers(spec)
@@ -208,7 +239,7 @@ def _check_containers(spec: ModelSpec, targets: Targets) -> None:
             refuse(
                 f"{key} is not a linear layer; PEFT refuses targets that match it."
                 + suggestion(spec, (key,)),
-                "ValueError",
+                _UNSUPPORTED_ERROR[lora.peft_type],
             )
 
 
@@ -246,4 +277,5 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
         message = f"No module of {spec.id} matches {', '.join(names)}{where}." + suggestion(
             spec, names
         )
-    refuse(message, "NoMatchingPeftModuleError")
+    # VeRA looks for its largest layer first (`vera/model.py`, _find_dim)
+    refuse(message, "ValueError" if lora.peft_type == "vera" else "NoMatchingPeftModuleError")

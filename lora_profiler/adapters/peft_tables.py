@@ -1,6 +1,10 @@
 """PEFT 0.21.2's own tables of target modules, kept as data; `tests/test_adapters.py` compares them
 with PEFT's."""
 
+from collections.abc import Mapping
+
+from lora_profiler.option_values import PeftType
+
 DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
     **dict.fromkeys(("bert", "electra", "layoutlm", "roberta", "xlm-roberta"), ("query", "value")),
     **dict.fromkeys(
@@ -42,6 +46,45 @@ DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
 }
 """peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: model type ->
 suffixes, or a pattern."""
+
+_IA3_TARGETS: dict[str, str | tuple[str, ...]] = {
+    **dict.fromkeys(("llama", "mistral"), ("k_proj", "v_proj", "down_proj")),
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3_text", "llama4", "qwen2", "qwen3"),
+        ("q_proj", "v_proj", "down_proj"),
+    ),
+    **dict.fromkeys(
+        ("RefinedWeb", "RefinedWebModel", "falcon", "gpt_neox"),
+        ("query_key_value", "dense_4h_to_h"),
+    ),
+    **dict.fromkeys(("bert", "roberta"), ("key", "value", "output.dense")),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn", "mlp.c_proj")),
+    "bart": ("q_proj", "v_proj", "fc2"),
+    "bloom": ("query_key_value", "mlp.dense_4h_to_h"),
+    "deberta": ("in_proj", "output.dense"),
+    "deberta-v2": ("key_proj", "value_proj", "output.dense"),
+    "gpt_neo": ("q_proj", "v_proj", "c_proj"),
+    "gptj": ("q_proj", "v_proj", "fc_out"),
+    "mixtral": ("k_proj", "v_proj", "w2"),
+    "mt5": ("k", "v", "wi_1"),
+    "opt": ("q_proj", "k_proj", "fc2"),
+    "phi": ("q_proj", "v_proj", "fc2"),
+    "t5": ("k", "v", "wo"),
+}
+"""The same, TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING."""
+IA3_FEEDFORWARD: dict[str, tuple[str, ...]] = {
+    model_type: () if model_type == "mt5" else (targets[-1],)
+    for model_type, targets in _IA3_TARGETS.items()
+}
+"""The same, TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING: which of them IA3 takes as
+feedforward."""
+TARGETS_OF: Mapping[PeftType, Mapping[str, str | tuple[str, ...]]] = {
+    "lora": DEFAULT_TARGETS,
+    "vera": DEFAULT_TARGETS | {"phi": ("q_proj", "v_proj")},
+    "ia3": _IA3_TARGETS,
+    "oft": DEFAULT_TARGETS,
+}
+"""The default targets of each of PEFT's methods."""
 
 _MIXTRAL = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 _QWEN = {

@@ -20,6 +20,7 @@ _INSIDE_ADAPTERS = (
     "lora_embedding_A",
     "lora_embedding_B",
     "default",
+    *("vera_dropout", "vera_lambda_b", "vera_lambda_d", "ia3_l", "oft_R", "oft_dropout"),
 )
 
 

@@ -12,7 +12,12 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from lora_profiler.adapters.patterns import UnmatchedError, Verdict, shown, verdict
-from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, FUSED_PARAMETER, PACKED_EXPERTS
+from lora_profiler.adapters.peft_tables import (
+    FUSED_PARAMETER,
+    IA3_FEEDFORWARD,
+    PACKED_EXPERTS,
+    TARGETS_OF,
+)
 from lora_profiler.errors import TargetModulesError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import LoraConfig
@@ -83,19 +88,21 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     asked = lora.target_modules
     if isinstance(asked, str) and lora.layers_to_transform:
         refuse(
-            "layers_to_transform picks layers for a list of names; PEFT refuses it beside"
-            " all-linear or a pattern.",
-            "ValueError",
+            "layers_to_transform picks layers for a list of names; PEFT"
+            f" {'refuses' if lora.peft_type == 'lora' else 'passes over'} it beside all-linear or a"
+            " pattern.",
+            "ValueError" if lora.peft_type == "lora" else None,
         )
     saved = _saved(spec, lora.modules_to_save)
     packed = _packed_experts(spec)
-    if packed is not None:
+    if packed is not None and lora.peft_type == "lora":  # other methods do not know their old names
         return _with_packed_experts(spec, lora, packed, saved)
     if asked is None:
-        asked = DEFAULT_TARGETS.get(spec.model_type)
+        asked = TARGETS_OF[lora.peft_type].get(spec.model_type)
         if asked is None:
+            method = "" if lora.peft_type == "lora" else f" of {lora.method_name}"
             refuse(
-                f"PEFT has no default target modules for model type {spec.model_type}."
+                f"PEFT has no default target modules{method} for model type {spec.model_type}."
                 + suggestion(spec, ()),
                 "ValueError",
             )
@@ -104,6 +111,21 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     if isinstance(asked, str):
         return Targets(matched=_asked(spec, asked), saved=saved, alike=False)
     return _named(frozenset(asked), lora, saved)
+
+
+def feedforward_names(spec: ModelSpec, lora: LoraConfig) -> tuple[str, ...]:
+    """The ends of names of modules whose input IA3 scales, () for another method. Raises
+    RefusedTargetsError where PEFT has no default."""
+    if lora.peft_type != "ia3" or lora.feedforward_modules:
+        return lora.feedforward_modules
+    found = IA3_FEEDFORWARD.get(spec.model_type)
+    if found is None:
+        refuse(
+            f"PEFT has no default feedforward modules of IA3 for model type {spec.model_type}."
+            " Name those whose input is scaled with --feedforward-modules.",
+            "ValueError",
+        )
+    return found
 
 
 def _packed_experts(spec: ModelSpec) -> dict[str, str] | None:

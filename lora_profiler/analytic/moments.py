@@ -5,6 +5,7 @@ Exact by construction: setup, end_of_forward, loss_backward, optimizer_step. Wha
 last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, and an estimate.
 """
 
+from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations, shifted_of, smoothing_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
@@ -14,6 +15,7 @@ from lora_profiler.analytic.loss_moments import loss_candidates
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
+from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.prediction import Category
@@ -116,8 +118,11 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     return TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
 
 
-def persistent_only(shards: ShardState, workload: Workload) -> Moments:
-    """The moments that need no activations: what is known of a family without a ledger."""
+def persistent_only(
+    shards: ShardState, workload: Workload, adapters: tuple[Adapter, ...]
+) -> Moments:
+    """The moments that need no activations: what is known of a family, or of adapters, without a
+    ledger."""
     state = shards.state
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
@@ -127,6 +132,9 @@ def persistent_only(shards: ShardState, workload: Workload) -> Moments:
         "optimizer_states": total_state_bytes(shards.stepped.trainable, workload.setup)
         + shards.masters,
     }
+    frozen = adapter_buffer_bytes(adapters, workload.setup)
+    if frozen != ZERO:
+        base["buffers"] = frozen
     base = beside(base, shards.always)
     given = shards.stepped_gradients or state.gradient_bytes
     step = base | {"gradients": given, "inputs": input_bytes(workload.setup)}

@@ -12,7 +12,8 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
+from lora_profiler.adapters.oft import block_size, skew_elements
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT
@@ -216,7 +217,7 @@ def trainable_tensors(
         wide = has_wide_states(module, setup)
         yield from (_fixed(w.shape, rest, wide) for w in module.weights)
     for adapter in adapters:
-        shapes = adapter.a_shape(1), adapter.b_shape(1)
+        shapes = adapter.a_shape(1), adapter.b_shape(1), adapter.scales_input
         if shapes not in made:
             made[shapes] = adapter_tensors(adapter, dtype, setup.lora)
         yield from made[shapes]
@@ -238,11 +239,42 @@ def _fixed(shape: tuple[int, ...], dtype: str, wide: bool = False) -> TrainableT
 
 
 def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[TrainableTensor, ...]:
-    """A and B of one adapter, with the rank left open: (rank, in, ...) and (out, rank, ...); with
-    DoRA the magnitudes, one for each output (PEFT `tuners/lora/dora.py`)."""
+    """What trains of one adapter, with the rank left open, as `named_parameters()` has it.
+
+    LoRA: A and B, (rank, in, ...) and (out, rank, ...); with DoRA the magnitudes, one for each
+    output (PEFT `tuners/lora/dora.py`). VeRA: a vector as long as the output and one as long as the
+    rank. IA3: a vector as long as the output, or the input. OFT: a row for each block of the input,
+    what is above the diagonal of a skew-symmetric matrix (PEFT `tuners/{vera,ia3,oft}/layer.py`,
+    update_layer).
+    """
+    match lora.peft_type:
+        case "vera":
+            return _fixed((adapter.out_features,), dtype), TrainableTensor((R,), dtype)
+        case "ia3" if adapter.scales_input:
+            return (_fixed((1, adapter.in_features), dtype),)
+        case "ia3":
+            return (_fixed((adapter.out_features, 1), dtype),)
+        case "oft":
+            width = block_size(adapter.in_features, lora.oft_block_size)
+            return (_fixed((adapter.in_features // width, skew_elements(width)), dtype),)
     (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)
     rank = R * adapter.rank(1)
     a = (rank, *(constant(size) for size in inner))
     b = (constant(outer), rank, *(constant(size) for size in ones))
     pair = TrainableTensor(a, dtype), TrainableTensor(b, dtype)
     return (*pair, _fixed((outer,), dtype)) if lora.use_dora else pair
+
+
+def adapter_buffer_bytes(adapters: tuple[Adapter, ...], setup: TrainSetup) -> Polynomial:
+    """Bytes of what adapters hold and do not train: VeRA's two random matrices, as long as the
+    longest input and output (PEFT `tuners/vera/model.py`, _init_vera_A_vera_B); OFT's int64 row and
+    column of each number above the diagonal, of every layer (`tuners/oft/layer.py`,
+    OFTRotationModule)."""
+    lora = setup.lora
+    if lora is not None and lora.peft_type == "vera":
+        widest = max(a.in_features for a in adapters) + max(a.out_features for a in adapters)
+        return R * widest * DTYPE_BYTES[adapter_dtype(setup)]
+    if lora is not None and lora.peft_type == "oft":
+        widths = (block_size(a.in_features, lora.oft_block_size) for a in adapters)
+        return constant(sum(2 * 8 * skew_elements(width) for width in widths))
+    return ZERO

@@ -118,6 +118,9 @@ def plan_for(workload: Workload) -> Plan:
                 lora.adapter_dtype,
                 lora.use_dora,
                 lora.fast_lora,
+                lora.peft_type,
+                lora.feedforward_modules,
+                lora.oft_block_size,
                 lora.r if counts_in_steps(setup) or setup.world_size > 1 else 0,
             )
         ),
@@ -256,7 +259,7 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     backward, recompute."""
     workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
-        live: Moments = persistent_only(shards, workload)
+        live: Moments = persistent_only(shards, workload, plan.adapters)
     else:
         live = moments(plan.forward, plan.kept, shards, plan.family, workload)
         if plan.evaluation is not None:

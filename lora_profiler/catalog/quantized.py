@@ -38,6 +38,11 @@ _SCHEMES = {
     "torchao": "torchao",
     "vptq": "VPTQ",
 }
+_UNTRAINABLE = frozenset(
+    {"auto-round", "fbgemm_fp8", "higgs", "mxfp4", "nvfp4", "quark", "spqr", "vptq"}
+)
+"""Of which transformers 5.24 says that nothing trains on them (`quantizers/quantizer_*.py`,
+is_trainable)."""
 _DEQUANTIZED_BY_TRANSFORMERS = ("fp8", "mxfp4")
 _MOST_NAMES = 1_000
 """Modules that a file may name as left in 16 bit; each is compared with every module of the
@@ -76,7 +81,11 @@ def stored(raw: Mapping[str, Any], where: str, original: Callable[[], str | None
     if method in _DEQUANTIZED_BY_TRANSFORMERS and config.get("dequantize") is True:
         return Stored(dequantized_from=scheme(method))
     raise _unanswered(
-        where, _words(method, config), original, asks_back=method in _DEQUANTIZED_BY_TRANSFORMERS
+        where,
+        _words(method, config),
+        original,
+        asks_back=method in _DEQUANTIZED_BY_TRANSFORMERS,
+        trains=method not in _UNTRAINABLE,
     )
 
 
@@ -168,7 +177,12 @@ def _words(method: str, config: Mapping[str, Any]) -> str:
 
 
 def _unanswered(
-    where: str, words: str, original: Callable[[], str | None], *, asks_back: bool = False
+    where: str,
+    words: str,
+    original: Callable[[], str | None],
+    *,
+    asks_back: bool = False,
+    trains: bool = True,
 ) -> UnsupportedModelError:
     name = original()
     same = f" ({name} has the same sizes)" if name else ""
@@ -178,8 +192,9 @@ def _unanswered(
         if asks_back
         else ""
     )
+    why = "is not modelled" if trains else "is refused by transformers (is_trainable)"
     return UnsupportedModelError(
-        f"{where}: its weights are stored quantised ({words}). Training on those is not modelled,"
+        f"{where}: its weights are stored quantised ({words}). Training on those {why},"
         f" and they are no 16-bit model. Ask for the model that it was made from{same}; --method"
         f" qlora answers for that in 4 bit.{back}"
     )

@@ -26,14 +26,19 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class NearestChoice(click.Choice[str]):
-    """One of several words; another word is refused with the nearest of them."""
+    """One of several words; another word is refused with the nearest of them, or what `beside` says
+    of it."""
+
+    def __init__(self, choices: Iterable[str], beside: Callable[[str], str] | None = None) -> None:
+        super().__init__(tuple(choices))
+        self._beside = beside or (lambda value: did_you_mean(value, map(str, self.choices)))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as e:
             raise click.BadParameter(
-                e.message + did_you_mean(str(value), map(str, self.choices)), ctx=ctx, param=param
+                e.message + self._beside(str(value)), ctx=ctx, param=param
             ) from None
 
 

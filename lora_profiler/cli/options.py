@@ -2,6 +2,7 @@
 setups they mean."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
@@ -15,7 +16,7 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import GROUP_TITLES, Kind, Option, flag
+from lora_profiler.option import GROUP_TITLES, Kind, Option, beside_choices, flag
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import (
@@ -69,7 +70,11 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
         default = f"{option.default:g}"
     words = (declared.help, f"[default: {default}]" if default else "")
     settings: dict[str, Any] = {
-        "type": SpelledChoice(option.choices) if option.choices else _TYPES[option.kind],
+        "type": (
+            SpelledChoice(option.choices, partial(beside_choices, option))
+            if option.choices
+            else _TYPES[option.kind]
+        ),
         "default": option.default,
         "metavar": declared.metavar,
         "help": " ".join(filter(None, words)) or None,

@@ -172,7 +172,7 @@ def has_profile(workload: Workload) -> bool:
 
 def _fixed(setup: TrainSetup) -> TrainSetup:
     """The setup with one size in place of all that a profile leaves open."""
-    lora = replace(setup.lora, r=1, lora_alpha=1.0, use_rslora=False) if setup.lora else None
+    lora = replace(setup.lora, r=1, lora_alpha=None, use_rslora=False) if setup.lora else None
     fixed = replace(setup, batch_size=1, seq_len=1, accumulation=1, padding=0.0, lora=lora)
     if setup.loop_state == "none":
         return fixed

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS
+from lora_profiler.adapters.peft_tables import TARGETS_OF
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import (
     Affine,
@@ -132,7 +132,8 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
         if name in kept and value != usual[name]
     }
     if setup.lora is not None:
-        targets = setup.lora.target_modules or DEFAULT_TARGETS.get(model.model_type)
+        usual_targets = TARGETS_OF[setup.lora.peft_type].get(model.model_type)
+        targets = setup.lora.target_modules or usual_targets
         differences["targets"] = (
             targets if targets is None or isinstance(targets, str) else sorted(targets)
         )

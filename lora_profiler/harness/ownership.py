@@ -43,7 +43,8 @@ def model_tensors(model: torch.nn.Module) -> Iterator[tuple[Category, torch.Tens
 
 def is_adapter(name: str) -> bool:
     """Whether PEFT made the parameter of this name."""
-    return "lora_" in name or ".modules_to_save." in name
+    marks = ("lora_", ".vera_lambda_", ".ia3_l.", ".oft_R.", ".modules_to_save.")
+    return any(mark in name for mark in marks)
 
 
 def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:

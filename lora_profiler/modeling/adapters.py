@@ -1,10 +1,10 @@
-"""LoRA adapters as PEFT injects them, and activation checkpointing as transformers does it."""
+"""Adapters as PEFT injects them, and activation checkpointing as transformers does it."""
 
 from typing import Any
 
 import torch
 
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import LoraConfig, TrainSetup
 
 
 def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
@@ -12,7 +12,8 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     ones.
 
     PEFT makes them float32 on a 16-bit base unless `autocast_adapter_dtype` is off. What
-    `modules_to_save` copies stays in the base's dtype. Raises what PEFT raises.
+    `modules_to_save` copies stays in the base's dtype. VeRA's frozen matrices are in the dtype of
+    its vectors, without which its products would not run. Raises what PEFT raises.
     """
     import peft
 
@@ -20,25 +21,50 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     assert lora is not None
     trl = setup.quantization is not None and setup.quantization.recipe == "trl"
     dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
-    targets = (
-        list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
+    adapted = peft.get_peft_model(
+        model, _peft_config(model, lora), autocast_adapter_dtype=dtype == torch.float32
     )
-    config = peft.LoraConfig(
-        task_type=_task_type(model),
+    prefix: str = adapted.base_model.prefix
+    for name, parameter in adapted.named_parameters():
+        if prefix in name:
+            parameter.data = parameter.data.to(dtype)
+    for name in ("vera_A", "vera_B"):
+        matrices = getattr(adapted.base_model, name, None)
+        if matrices is not None:
+            matrices["default"] = matrices["default"].to(dtype)
+    return adapted
+
+
+def _peft_config(model: Any, lora: LoraConfig) -> Any:
+    """PEFT's config of the method that `lora` asks for."""
+    import peft
+
+    common: dict[str, Any] = {
+        "task_type": _task_type(model),
+        "target_modules": (
+            list(lora.target_modules)
+            if isinstance(lora.target_modules, tuple)
+            else lora.target_modules
+        ),
+        "modules_to_save": list(lora.modules_to_save) or None,
+    }
+    if lora.peft_type == "ia3":
+        return peft.IA3Config(**common, feedforward_modules=list(lora.feedforward_modules) or None)
+    common["layers_to_transform"] = list(lora.layers_to_transform) or None
+    if lora.peft_type == "vera":
+        return peft.VeraConfig(**common, r=lora.r, vera_dropout=lora.lora_dropout)
+    if lora.peft_type == "oft":
+        return peft.OFTConfig(
+            **common, oft_block_size=lora.oft_block_size, module_dropout=lora.lora_dropout
+        )
+    return peft.LoraConfig(
+        **common,
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
         lora_dropout=lora.lora_dropout,
-        target_modules=targets,
-        layers_to_transform=list(lora.layers_to_transform) or None,
-        modules_to_save=list(lora.modules_to_save) or None,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
     )
-    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
-    return adapted
 
 
 def _task_type(model: Any) -> str | None:

@@ -62,8 +62,12 @@ def outweighed_layers(prediction: Prediction) -> tuple[LayerCost, ...]:
     """Linear layers whose adapter holds more parameters than the layer itself: the rank is too
     large to save anything."""
     lora = prediction.workload.setup.lora
-    if lora is None or not any(
-        _outweighs(module, lora.r) for module in _distinct_modules(prediction.workload.model)
+    if (
+        lora is None
+        or lora.peft_type != "lora"
+        or not any(
+            _outweighs(module, lora.r) for module in _distinct_modules(prediction.workload.model)
+        )
     ):
         return ()
     return tuple(

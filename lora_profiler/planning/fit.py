@@ -35,8 +35,8 @@ class Fit:
     which. `largest_batch_size`, `longest_seq_len` and `highest_rank`, each with all else as asked,
     are the largest that fit: the batch as its own verdict is, the others by the bound, on the safe
     side; 0 where not even 1 fits, None where no other size than the one traced is known, and no
-    rank without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model
-    was made for.
+    rank without an adapter that has one. `longest_seq_len` knows memory only, not how long a
+    sequence the model was made for.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
@@ -118,7 +118,7 @@ def fit(
     batch_size: int | None = 0
     seq_len: int | None = 0
     lora = workload.setup.lora
-    rank = None if lora is None else 0
+    rank = None if lora is None or not lora.has_rank else 0
     setup, answerer = workload.setup, engine_for_search(prediction, engine)
     if prediction.saved_activation_bytes is None:
         if judged.verdict != "does_not_fit":
@@ -150,7 +150,7 @@ def fit(
 
         batch_size = largest(fits_simulated, guess=setup.batch_size)
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
-        if lora is not None:
+        if lora is not None and lora.has_rank:
             rank = largest(
                 lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r
             )

@@ -258,7 +258,7 @@ def changes(
         )
     if lora is not None:
         adapted = ("adapters", "gradients", "optimizer_states", "activations", "temporaries")
-        if lora.r > 1:
+        if lora.has_rank and lora.r > 1:
             lower = replace(setup, lora=replace(lora, r=lora.r // 2))
             yield change(
                 f"rank {lora.r // 2}",

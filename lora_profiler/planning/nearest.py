@@ -14,6 +14,7 @@ from lora_profiler.workload import (
     LoraConfig,
     Optimizer,
     OptimizerImpl,
+    PeftType,
     Quantization,
     TrainSetup,
     Workload,
@@ -34,6 +35,13 @@ _OPTIMIZERS: Mapping[str, Optimizer] = {
     "Adafactor": "adafactor",
 }
 """By the class; a rehearsal names bitsandbytes' with the bits of their states."""
+
+_PEFT_TYPES: Mapping[str, PeftType] = {
+    "LoraConfig": "lora",
+    "VeraConfig": "vera",
+    "IA3Config": "ia3",
+    "OFTConfig": "oft",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +120,39 @@ def _known(dtype: str) -> Dtype:
 
 
 def _lora(config: Mapping[str, Any]) -> LoraConfig:
-    if config["type"] != "LoraConfig":
+    kind = _PEFT_TYPES.get(config["type"])
+    if kind is None:
         raise UsageError(f"{config['type']} is not predicted")
     targets = config["target_modules"]
+    named: dict[str, Any] = {
+        "peft_type": kind,
+        "target_modules": tuple(targets) if isinstance(targets, list) else targets,
+        "modules_to_save": tuple(config["modules_to_save"] or ()),
+        "adapter_dtype": _known(config["dtype"]),
+    }
+    if kind == "ia3":
+        return LoraConfig(**named, feedforward_modules=_listed(config["feedforward_modules"]))
+    if kind == "vera":
+        return LoraConfig(**named, r=config["r"], lora_dropout=config["vera_dropout"])
+    if kind == "oft":
+        if config["r"]:
+            raise UsageError("OFT by its number of blocks is not predicted")
+        width, dropout = config["oft_block_size"], config["module_dropout"]
+        return LoraConfig(**named, oft_block_size=width, lora_dropout=dropout)
     return LoraConfig(
+        **named,
         r=config["r"],
         lora_alpha=config["lora_alpha"],
         lora_dropout=config["lora_dropout"],
-        target_modules=tuple(targets) if isinstance(targets, list) else targets,
-        modules_to_save=tuple(config["modules_to_save"] or ()),
         use_rslora=config["use_rslora"],
         use_dora=config.get("use_dora", False),
-        adapter_dtype=_known(config["dtype"]),
     )
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise UsageError("a pattern of feedforward modules is not predicted")
+    return tuple(names or ())
 
 
 def _quantization(facts: Mapping[str, Any]) -> Quantization:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.option import Option, flag
 from lora_profiler.platform import Platform
@@ -134,7 +135,7 @@ def _setup(
         base = replace(base, dtype="float32")
     if method == "full":
         return base
-    lora = LoraConfig(**_arguments(LoraConfig, options, model))
+    lora = LoraConfig(**_adapter_arguments(options, given, model))
     quantization = Quantization(**_arguments(Quantization, options, model))
     setup = replace(_with_adapter(base, lora, quantization, method, given), precision=precision)
     if lacks_bfloat16 and precision == "pure":
@@ -149,6 +150,25 @@ def _arguments(owner: type, options: Mapping[str, Any], model: ModelSpec) -> dic
         for option in OPTIONS
         if option.owner is owner
     }
+
+
+def _adapter_arguments(
+    options: Mapping[str, Any], given: Collection[str], model: ModelSpec
+) -> dict[str, Any]:
+    """What to make the adapter of: what a trainer takes by default for LoRA means nothing to
+    another method. Raises UsageError for a rank of a method without one."""
+    arguments = _arguments(LoraConfig, options, model)
+    idle = IDLE_FIELDS.get(arguments["peft_type"], ())
+    for option in OPTIONS:
+        if option.owner is LoraConfig and option.field in idle:
+            if option.field == "r" and option.name in given:
+                raise UsageError(
+                    f"{option.flag} has no meaning for {PEFT_NAMES[arguments['peft_type']]}; leave"
+                    " it out, or take another --peft-type."
+                )
+            if option.name not in given:
+                del arguments[option.field]
+    return arguments
 
 
 def _able_methods(methods: tuple[Method, ...], given: Collection[str]) -> tuple[Method, ...]:

@@ -6,7 +6,7 @@ what a rule does not account for is shown as a rest, never hidden.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.planning.answers import Answer
@@ -25,7 +25,7 @@ from lora_profiler.report.memory_formulas import (
     saved_lines,
 )
 from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import PeftType, TrainSetup
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
 
@@ -46,7 +46,7 @@ def explain_blocks(answer: Answer) -> list[Block]:
     prediction, levers = answer.prediction, answer.levers
     setup = prediction.workload.setup
     sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (
-        f", R = {setup.lora.r}" if setup.lora else ""
+        f", R = {setup.lora.r}" if setup.lora and setup.lora.has_rank else ""
     )
     lines = [f"{LEGEND} Here {sizes}."]
     for title, found in (
@@ -155,9 +155,18 @@ def _model_formula(model: ModelSpec) -> str:
     return " + ".join(parts)
 
 
+_ADAPTER_FORMULAS: Mapping[PeftType, str] = {
+    "vera": "out + R of every adapted layer; A and B, which all share, are frozen",
+    "ia3": "out of every adapted layer, in of a feedforward one",
+    "oft": "in / w x w (w - 1) / 2 of every adapted layer, w its width of a rotation",
+}
+
+
 def _adapter_formula(prediction: Prediction) -> str:
     lora = prediction.workload.setup.lora
     assert lora is not None
+    if lora.peft_type != "lora":
+        return _ADAPTER_FORMULAS[lora.peft_type]
     widths, rest = divmod(prediction.parameters.adapter, lora.r)
     if rest or lora.modules_to_save:
         return (

@@ -34,7 +34,10 @@ CATEGORY_SHORT: Final[dict[str, str]] = CATEGORY_LABELS | {
 CATEGORY_DEFINITIONS: Final[dict[str, str]] = {
     "parameters": "the model's own weights, as they are stored for training",
     "quantization_state": "scales and code books of a 4-bit base",
-    "adapters": "LoRA's A and B matrices, and copies made for modules_to_save",
+    "adapters": (
+        "LoRA's A and B matrices, or what another method trains, and copies made for"
+        " modules_to_save"
+    ),
     "buffers": "tensors of the model that are no parameters, such as rotary frequencies",
     "gradients": "gradients of what is trained",
     "optimizer_states": "what the optimizer remembers for every trained parameter",
@@ -223,11 +226,22 @@ READING_LABELS: Final[dict[str, str]] = {
 
 
 def method_label(prediction: "Prediction") -> str:
-    """'full', 'LoRA r16': what a way to train is called where ways stand side by side."""
+    """'full', 'LoRA r16', 'IA3': what a way to train is called where ways stand side by side."""
     return way_label(prediction.workload.setup)
 
 
 def way_label(setup: "TrainSetup") -> str:
     """The same for a setup that nothing is predicted of."""
-    label = METHOD_LABELS[setup.method]
-    return f"{label} r{setup.lora.r}" if setup.lora else label
+    lora = setup.lora
+    if lora is None:
+        return METHOD_LABELS["full"]
+    return f"{adapter_label(setup)} r{lora.r}" if lora.has_rank else adapter_label(setup)
+
+
+def adapter_label(setup: "TrainSetup") -> str:
+    """'QLoRA', 'VeRA', 'IA3 on int8': the method of a setup with adapters, and what else than 16
+    bit they stand on."""
+    lora, base = setup.lora, setup.quantization
+    if lora is None or lora.peft_type == "lora":
+        return METHOD_LABELS[setup.method]
+    return lora.method_name if base is None else f"{lora.method_name} on {base.quant_type}"

@@ -144,7 +144,8 @@ def card_table(answers: Sequence[Answer]) -> Table:
     def rank(answer: Answer) -> str:
         if answer.fit is None:
             return UNKNOWN
-        return limit(answer.fit.highest_rank) if answer.prediction.workload.setup.lora else "-"
+        lora = answer.prediction.workload.setup.lora
+        return limit(answer.fit.highest_rank) if lora is not None and lora.has_rank else "-"
 
     known = [fit.reserve for fit in fits if fit]
     least = in_unit(known[0].least_context_bytes, size) if known else UNKNOWN

@@ -93,9 +93,12 @@ def adapter_line(setup: TrainSetup) -> str:
         if isinstance(targets, str)
         else ", ".join(targets)
     )
-    line = (
-        f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
-    )
+    sizes = f"rank {lora.r}, " if lora.has_rank else ""
+    if lora.peft_type == "lora":
+        sizes += f"alpha {lora.alpha:g}, "
+    elif lora.peft_type == "oft":
+        sizes += f"blocks of {lora.oft_block_size}, "
+    line = f"{labels.adapter_label(setup)}: {sizes}targets {text}"
     line += f", {lora.adapter_dtype} adapters"
     line = ", ".join((line, *_heading_words(setup, LoraConfig)))
     if quantization:

@@ -9,7 +9,7 @@ from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 
 def check(workload: Workload, engine: str) -> None:
@@ -39,8 +39,9 @@ def check_model(workload: Workload) -> None:
 
 def check_adapters(workload: Workload) -> None:
     """Raises UsageError for layers without rules where no trace was held against ranks that share
-    them; for Muon on what is no matrix; and for DoRA on bare parameters, such as packed experts,
-    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper)."""
+    them; for Muon on what is no matrix; for DoRA on bare parameters, such as packed experts,
+    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper); and for IA3 where its layers hand on
+    float32 between layers in 16 bit."""
     setup = workload.setup
     if setup.lora is None:
         return
@@ -57,6 +58,7 @@ def check_adapters(workload: Workload) -> None:
                 f"torch's Muon updates matrices alone, and the adapter on {kernel.module} is of a"
                 " convolution; take another --optimizer."
             )
+    _check_ia3(setup)
     if not setup.lora.use_dora:
         return
     packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)
@@ -65,4 +67,17 @@ def check_adapters(workload: Workload) -> None:
             f"PEFT has no DoRA for parameters that no linear layer holds, and"
             f" {packed.module}.{packed.parameter} is one; take --targets attention, or leave"
             " --use-dora out."
+        )
+
+
+def _check_ia3(setup: TrainSetup) -> None:
+    """Over a quantised base IA3's layers multiply in float32 and hand that on but under autocast
+    (PEFT `tuners/ia3/bnb.py`, forward)."""
+    lora, base = setup.lora, setup.quantization
+    if lora is None or lora.peft_type != "ia3" or base is None:
+        return
+    if setup.precision == "pure" and setup.dtype != "float32" and base.recipe in ("stock", "trl"):
+        raise UsageError(
+            f"PEFT's IA3 over a quantised base hands on float32, which layers in {setup.dtype} do"
+            " not take; take --precision amp, --recipe kbit or --dtype float32."
         )

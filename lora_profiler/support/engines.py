@@ -65,6 +65,8 @@ def why_unruled(setup: TrainSetup) -> str | None:
     """Whose activations the rules do not know, None where they may."""
     if setup.lora is not None and setup.lora.use_dora:
         return "DoRA's layers"
+    if setup.lora is not None and setup.lora.peft_type != "lora":
+        return f"{setup.lora.method_name}'s layers"
     if _is_int8(setup):
         return "layers in LLM.int8"
     return None

@@ -58,12 +58,19 @@ class Traced:
     fallbacks: tuple[str, ...] = ()
 
 
+_WRAPPING = (
+    *(".base_layer", ".lora_", ".vera_", ".ia3_", ".oft_"),
+    *(".modules_to_save", ".original_module"),
+)
+"""Where PEFT's own names begin within a module's."""
+
+
 def plain_name(name: str) -> str:
     """A module's name without PEFT's wrapping: that of the base model."""
     if name in ("base_model", "base_model.model"):
         return ""
     name = name.removeprefix("base_model.model.")
-    for mark in (".base_layer", ".lora_", ".modules_to_save", ".original_module"):
+    for mark in _WRAPPING:
         name = name.partition(mark)[0]
     return name
 

@@ -15,6 +15,7 @@ from lora_profiler.trainer_files.frameworks.training_arguments import (
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
+    Reader,
     costs_nothing,
     free,
     is_off,
@@ -41,9 +42,22 @@ def _method(value: Any, document: Document) -> Meaning:
         return not_modelled(what, "too high", methods=("full",))
     is_quantised = bits is not None and size(bits) in (4, 8)
     methods = ("qlora",) if is_quantised else ("lora",)
+    if kind == "oft":
+        return Meaning({"methods": methods, "peft_type": "oft"})
     if kind != "lora":
         return not_modelled(f"{kind}, answered as LoRA", "either way", methods=methods)
     return Meaning({"methods": methods})
+
+
+def _of(kind: str, meaning: Reader) -> Reader:
+    """A key that LLaMA-Factory reads with this finetuning_type alone."""
+    return lambda value, document: (
+        meaning(value, document) if _kind_of(document) == kind else NOTHING
+    )
+
+
+def _kind_of(document: Document) -> str:
+    return str(document.get("finetuning_type") or "lora").lower()
 
 
 def _bits(value: Any, document: Document) -> Meaning:
@@ -132,7 +146,7 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "disable_gradient_checkpointing", Meaning({"checkpointing": True})
     if "cutoff_len" not in document.entries:
         yield "cutoff_len", _cut_off(2048, document)
-    if document.get("lora_target") is None:
+    if document.get("lora_target") is None and document.get("oft_target") is None:
         yield "lora_target", Meaning({"targets": "all-linear"})
 
 
@@ -183,10 +197,14 @@ LLAMAFACTORY = Framework(
         "quantization_method": _quantizer,
         "quantization_type": _quant_type,
         "double_quantization": sets("double_quant", switch),
-        "lora_rank": sets("rank", size),
-        "lora_alpha": sets("alpha", number),
-        "lora_dropout": sets("dropout", number),
-        "lora_target": sets("targets", targets),
+        "lora_rank": _of("lora", sets("rank", size)),
+        "lora_alpha": _of("lora", sets("alpha", number)),
+        "lora_dropout": _of("lora", sets("dropout", number)),
+        "lora_target": _of("lora", sets("targets", targets)),
+        "oft_block_size": _of("oft", sets("oft_block_size", size)),
+        "oft_target": _of("oft", sets("targets", targets)),
+        "module_dropout": _of("oft", sets("dropout", number)),
+        "oft_rank": _of("oft", missing("OFT by its number of blocks", "either way")),
         "additional_target": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),
         "use_dora": sets("use_dora", switch),
@@ -221,7 +239,6 @@ LLAMAFACTORY = Framework(
         "mixture_of_depths": missing("a mixture of depths", "either way"),
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
         "freeze_trainable_layers": costs_nothing,
-        "oft_rank": costs_nothing,
         "image_max_pixels": missing("images: the vision side and its inputs", "too low"),
         "video_max_pixels": missing("images: the vision side and its inputs", "too low"),
         "ref_model": missing("a reference model", "too low"),

@@ -21,7 +21,13 @@ _LORA = (
     "modules_to_save",
     "use_rslora",
     "use_dora",
+    "vera_dropout",
+    "feedforward_modules",
+    "oft_block_size",
+    "module_dropout",
 )
+_TRAINED = ("lora_A", "vera_lambda", "ia3_l", "oft_R")
+"""In the names of parameters that PEFT makes."""
 
 
 def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -94,7 +100,8 @@ def _lora(config: Any, model: torch.nn.Module) -> dict[str, Any]:
     for name in _LORA:
         value = getattr(config, name, None)
         fields[name] = sorted(value) if isinstance(value, set | list | tuple) else value
-    weights = [p for name, p in model.named_parameters() if "lora_A" in name]
+    parameters = list(model.named_parameters())
+    weights = [p for name, p in parameters if any(mark in name for mark in _TRAINED)]
     fields["dtype"] = str(weights[0].dtype).removeprefix("torch.") if weights else None
     return fields
 
