@@ -185,6 +185,10 @@ class Training:
         self.steps_done = number
         return summed  # type: ignore[no-any-return]
 
+    def loss(self) -> torch.Tensor:
+        """Of one more batch, with its graph."""
+        return forward_loss(self.model, self.setup, self.batches.next())
+
     def evaluate(self, enter: Enter) -> None:
         """The loss of one batch of evaluation after a step, where the setup asks for it; dropped,
         outputs and all, as transformers' Trainer drops them when nobody computes metrics."""

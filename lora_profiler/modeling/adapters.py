@@ -16,14 +16,27 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     """
     import peft
 
+    assert setup.lora is not None
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
+    dtype = torch.bfloat16 if trl else getattr(torch, setup.lora.adapter_dtype)
+    config = adapter_config(model, setup)
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    return adapted
+
+
+def adapter_config(model: Any, setup: TrainSetup) -> Any:
+    """PEFT's `LoraConfig` of a setup with adapters. Raises what PEFT raises."""
+    import peft
+
     lora = setup.lora
     assert lora is not None
-    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
-    dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
     targets = (
         list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
     )
-    config = peft.LoraConfig(
+    return peft.LoraConfig(
         task_type=_task_type(model),
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
@@ -34,11 +47,6 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
     )
-    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
-    return adapted
 
 
 def _task_type(model: Any) -> str | None:
