@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lora_profiler.records.decode import decoded
-from lora_profiler.records.record import (
-    Conditions,
-    case_key,
-    conditions_dict,
-    padding_in_setup,
-)
+from lora_profiler.records.record import Conditions, case_key, conditions_dict, padding_in_setup
 from lora_profiler.records.serialize import WorkloadFields, workload_dict, workload_of
 from lora_profiler.workload import Workload
 

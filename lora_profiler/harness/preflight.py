@@ -173,9 +173,7 @@ def refuse(
         _refuse_bfloat16(setup, capability())
 
 
-def _refuse_trainer(
-    setup: TrainSetup, trainer: str, installed: Callable[[str], object]
-) -> None:
+def _refuse_trainer(setup: TrainSetup, trainer: str, installed: Callable[[str], object]) -> None:
     refuse_trainer(setup, trainer)
     missing = missing_for(trainer, installed)
     if missing:

@@ -55,10 +55,16 @@ class TrainerLoop(Training):
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def loss(self) -> torch.Tensor:
+        self.model.train()  # which it does itself in a step, and not after evaluation
         batch = self._trainer._prepare_inputs(next(iter(self._trainer.get_train_dataloader())))
         with self._trainer.compute_loss_context_manager():
             loss: torch.Tensor = self._trainer.compute_loss(self.model, batch)
         return loss
+
+    def close(self) -> None:
+        """Ends `train()` where it stands: a greenlet that waits is never collected."""
+        self._loop.throw(greenlet.GreenletExit)
+        self._folder.cleanup()
 
     def evaluate(self, enter: Enter) -> None:
         """Nothing: the trainer evaluates at the end of its step."""
@@ -69,7 +75,7 @@ class TrainerLoop(Training):
 
         loop = self
 
-        class Told(TrainerCallback):  # type: ignore[misc]
+        class Told(TrainerCallback):
             def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
                 loop._at("optimizer")
 

@@ -16,24 +16,28 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 }
 """Trainers by name, and what they take beside what measuring takes."""
 MODULES = frozenset(module for needed in LIBRARIES.values() for module in needed)
-OPTIMIZERS: Mapping[tuple[Optimizer, str], str] = {
-    ("adamw", "fused"): "adamw_torch_fused",
-    ("adamw", "foreach"): "adamw_torch",
-    ("adamw", "forloop"): "adamw_torch",
-    ("sgd", ""): "sgd",
-    ("adafactor", ""): "adafactor",
-    ("adamw_8bit", ""): "adamw_8bit",
-    ("paged_adamw_8bit", ""): "paged_adamw_8bit",
-    ("paged_adamw_32bit", ""): "paged_adamw_32bit",
-    ("adamw_torch_8bit", ""): "adamw_torch_8bit",
-    ("adamw_torch_4bit", ""): "adamw_torch_4bit",
-    ("lion", ""): "lion_32bit",
-    ("lion_8bit", ""): "lion_8bit",
-    ("paged_lion_8bit", ""): "paged_lion_8bit",
-    ("paged_lion_32bit", ""): "paged_lion_32bit",
+OPTIMIZERS: Mapping[Optimizer, str] = {
+    "adamw": "adamw_torch",
+    "adamw_8bit": "adamw_8bit",
+    "sgd": "sgd",
+    "adafactor": "adafactor",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw_32bit",
+    "adamw_torch_8bit": "adamw_torch_8bit",
+    "adamw_torch_4bit": "adamw_torch_4bit",
+    "lion": "lion_32bit",
+    "lion_8bit": "lion_8bit",
+    "paged_lion_8bit": "paged_lion_8bit",
+    "paged_lion_32bit": "paged_lion_32bit",
 }
-"""`TrainingArguments.optim` by optimizer, and by implementation where it says one. For adamw_torch
-torch chooses: foreach on a card, its for-loop on a CPU."""
+"""`TrainingArguments.optim` by optimizer. Of adamw_torch and sgd torch chooses the implementation:
+foreach on a card, its for-loop on a CPU."""
+
+
+def optim_of(setup: TrainSetup) -> str:
+    """What `TrainingArguments.optim` is to be."""
+    fused = setup.optimizer == "adamw" and setup.optimizer_impl == "fused"
+    return OPTIMIZERS[setup.optimizer] + ("_fused" if fused else "")
 
 
 def name_of(trainer: str) -> str:
@@ -55,7 +59,8 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
             " with the harness' own loop in its defaults."
         )
     loss = "plain" if name == "transformers" else "trl"
-    implementation = "forloop" if setup.device == "cpu" else "foreach"
+    chosen = "forloop" if setup.device == "cpu" else "foreach"
+    implementations = {"adamw": ("fused", chosen), "sgd": (chosen,)}
     trl_adapters = "bfloat16" if setup.quantization is not None else "float32"
     told = {
         "loss": setup.loss == loss,
@@ -63,9 +68,9 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
         "hold_outputs": not setup.hold_outputs,
         "world_size": setup.world_size == 1,
         "kernels": setup.kernels == "transformers",
-        "optimizer": setup.optimizer != "muon",
-        "optimizer_impl": setup.optimizer_impl in ("fused", implementation)
-        or setup.optimizer != "adamw",
+        "optimizer": setup.optimizer in OPTIMIZERS,
+        "optimizer_impl": setup.optimizer_impl
+        in implementations.get(setup.optimizer, (setup.optimizer_impl,)),
         "label_smoothing_factor": not setup.label_smoothing_factor or name == "transformers",
         "adapter_dtype": setup.lora is None
         or name == "transformers"

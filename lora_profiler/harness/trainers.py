@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from lora_profiler import modeling
+from lora_profiler._common.versions import installed_version
+from lora_profiler.errors import UnbuildableError
 from lora_profiler.harness.case import Case
 from lora_profiler.harness.trainer_loop import TrainerLoop
-from lora_profiler.harness.trainer_refusals import OPTIMIZERS, name_of
+from lora_profiler.harness.trainer_refusals import name_of, optim_of
 from lora_profiler.harness.training import IGNORED_LABEL, Batches
 from lora_profiler.modeling.third_party import quiet
 from lora_profiler.records.record import Conditions
@@ -26,6 +28,17 @@ _PAD, _END = "<|pad|>", "<|end|>"
 def trained_by(case: Case, batches: Batches, on_stage: Callable[[str], None]) -> TrainerLoop:
     """The trainer that the conditions of `case` name, over the model that the harness' own loop
     would train, up to its first batch. Rows are those of `batches`, and words for DPO."""
+    _check_version(case.conditions.trainer)
+    folder = WorkingFolder()
+    trainer = make_trainer(case, batches, folder.name, on_stage)
+    on_stage("optimizer_build")
+    return TrainerLoop(trainer, case.workload.setup, folder, case.conditions.ballast_bytes)
+
+
+def make_trainer(
+    case: Case, batches: Batches, folder: str, on_stage: Callable[[str], None] = lambda name: None
+) -> Any:
+    """The trainer of `trained_by`, before it trains."""
     setup, conditions = case.workload.setup, case.conditions
 
     def base() -> torch.nn.Module:
@@ -33,15 +46,25 @@ def trained_by(case: Case, batches: Batches, on_stage: Callable[[str], None]) ->
             case.workload, weights=case.weights, on_stage=on_stage, bare=True
         )
 
-    folder = WorkingFolder()
     with quiet():
-        arguments = _arguments(setup, conditions, folder.name)
+        arguments = _arguments(setup, conditions, folder)
         trainer = _MAKERS[name_of(conditions.trainer)](setup, arguments, base, batches)
     for callback in trainer.callback_handler.callbacks[:]:
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    on_stage("optimizer_build")
-    return TrainerLoop(trainer, setup, folder, conditions.ballast_bytes)
+    return trainer
+
+
+def _check_version(trainer: str) -> None:
+    """Raises UnbuildableError for another major version than the one that is asked about."""
+    library = "transformers" if name_of(trainer) == "transformers" else "trl"
+    found = installed_version(library) or ""
+    asked = trainer.partition("@")[2]
+    if found.partition(".")[0] != asked.partition(".")[0]:
+        raise UnbuildableError(
+            f"{library} {found} is installed, and --trainer {trainer} is about {asked}; install"
+            f" that one, or add --own-loop."
+        )
 
 
 def _arguments(setup: TrainSetup, conditions: Conditions, folder: str) -> dict[str, Any]:
@@ -52,9 +75,7 @@ def _arguments(setup: TrainSetup, conditions: Conditions, folder: str) -> dict[s
         "per_device_train_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
         "bf16": setup.precision == "amp",
-        "optim": OPTIMIZERS[setup.optimizer, setup.optimizer_impl]
-        if setup.optimizer == "adamw"
-        else OPTIMIZERS[setup.optimizer, ""],
+        "optim": optim_of(setup),
         "gradient_checkpointing": setup.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         "label_smoothing_factor": setup.label_smoothing_factor,
@@ -108,11 +129,11 @@ def _by_transformers(
     if setup.lora is not None:
         model = modeling.inject_adapters(model, setup)
         if setup.is_reentrant:
-            model.enable_input_require_grads()  # type: ignore[operator]
+            model.enable_input_require_grads()
     return transformers.Trainer(
         model=model,
         args=transformers.TrainingArguments(**arguments),
-        train_dataset=data,  # type: ignore[arg-type]  # a list is a data set to a DataLoader
+        train_dataset=data,  # a list is a data set to a DataLoader
         eval_dataset=_for_evaluation(data, setup),
         data_collator=transformers.default_data_collator,
     )
@@ -146,8 +167,8 @@ def _by_dpo(
     base: Callable[[], torch.nn.Module],
     batches: Batches,
 ) -> Any:
-    """A pair is two rows. What the model has no adapters to switch off is the reference of, a
-    second one is."""
+    """A pair is two rows. Where the model has no adapters to switch off, a second one is the
+    reference."""
     import datasets
     import trl
 
@@ -204,4 +225,6 @@ def _tokenizer() -> Any:
     vocabulary = {word: i for i, word in enumerate((_PAD, _END, "a"))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, eos_token=_END)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token=_PAD, eos_token=_END
+    )

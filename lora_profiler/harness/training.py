@@ -189,6 +189,9 @@ class Training:
         """Of one more batch, with its graph."""
         return forward_loss(self.model, self.setup, self.batches.next())
 
+    def close(self) -> None:
+        """Lets go of what would outlive it."""
+
     def evaluate(self, enter: Enter) -> None:
         """The loss of one batch of evaluation after a step, where the setup asks for it; dropped,
         outputs and all, as transformers' Trainer drops them when nobody computes metrics."""

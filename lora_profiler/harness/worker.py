@@ -179,6 +179,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
         )
     run.stage("end")
     view.sample("end")
+    training.close()
 
 
 def _by_own_loop(run: Run, batches: Batches) -> Training:

@@ -44,8 +44,8 @@ def build_model(
     weights: None for random ones (seed 0, as transformers initialises them); "hub" for those of
     `workload.model.id`; a folder that `from_pretrained` takes; or a GGUF file, dequantised.
     `on_stage` is told "load", "quantise" and "adapter_inject" as each begins. `device` "meta"
-    builds it of tensors without data; `bare` leaves adapters and checkpointing to a trainer. Remote code is
-    never run.
+    builds it of tensors without data; `bare` leaves adapters and checkpointing to a trainer.
+    Remote code is never run.
 
     A 4-bit model is quantised one weight at a time, with random weights as they are made, else by
     `from_pretrained(quantization_config=...)`; only GGUF weights are quantised out of the 16-bit
