@@ -43,6 +43,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("trl-sft", "full", {"checkpointing": False}),
     ("trl-sft", "lora", {"padding": 0.25, "precision": "pure"}),
     ("trl-dpo", "lora", {"batch_size": 1}),
+    ("trl-dpo", "full", {"batch_size": 1}),
 ]
 
 
@@ -58,7 +59,7 @@ def asked(trainer: str, method: Any, options: dict[str, Any]) -> Case:
     for module in LIBRARIES[trainer]:
         pytest.importorskip(module)
     setup = setup_for(LLAMA, trainer, method, **COMMON | options)
-    conditions = Conditions(min_timed_steps=0, trainer=NEWEST[trainer])
+    conditions = Conditions(min_timed_steps=0, trained_by=NEWEST[trainer])
     return make_case(Workload(model=LLAMA, setup=setup), conditions)
 
 
@@ -66,15 +67,18 @@ def batches_of(case: Case) -> Batches:
     return Batches(case.workload.setup, case.conditions, LLAMA.config["vocab_size"])
 
 
+def _tensors(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 def profiled_peak(case: Case, folder: Path) -> int:
     """Of three steps of `train()`, with nothing of the harness between them, in torch's own
     record of its CPU allocator, on top of the model that was there."""
     trainer = make_trainer(case, batches_of(case), str(folder))
     trainer.args.max_steps = 3
-    there = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in trainer.model.state_dict().values()
-    }
+    models = filter(None, (trainer.model, getattr(trainer, "ref_model", None)))
+    storages = [t.untyped_storage() for model in models for t in _tensors(model)]
+    there = {storage.data_ptr(): storage.nbytes() for storage in storages}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         trainer.train()
     events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
@@ -123,7 +127,7 @@ def test_a_measured_trainer_leaves_a_whole_record() -> None:
     assert abs(m.attribution_bytes.get("unattributed", 0)) < 0.01 * (m.peak_requested_bytes or 0)
     written = json.loads(json.dumps(record_dict(record)))
     assert record_from_dict(written).id == record.id
-    assert written["conditions"]["trainer"] == "transformers@5.24"
+    assert written["conditions"]["trained_by"] == "transformers@5.24"
 
 
 def test_the_losses_are_those_of_the_same_rows_in_the_same_trainer(tmp_path: Path) -> None:
@@ -153,14 +157,14 @@ def test_every_optimizer_has_transformers_own_name() -> None:
 def test_records_of_the_harness_own_loop_say_nothing_of_trainers() -> None:
     """So that their keys are those of older versions."""
     workload = Workload(model=LLAMA)
-    own, theirs = make_case(workload), make_case(workload, Conditions(trainer="trl-sft@1.16"))
+    own, theirs = make_case(workload), make_case(workload, Conditions(trained_by="trl-sft@1.16"))
     assert own.key != theirs.key
 
 
 @pytest.mark.parametrize("trainer", sorted(LIBRARIES))
 def test_what_a_trainer_takes_and_is_not_there_is_named(trainer: str) -> None:
     setup = setup_for(LLAMA, trainer, "lora", **COMMON)
-    conditions = Conditions(trainer=NEWEST[trainer])
+    conditions = Conditions(trained_by=NEWEST[trainer])
     lacking = LIBRARIES[trainer][-1]
     with pytest.raises(MeasurementError, match=f"needs {lacking}; install them: pip install"):
         refuse(

@@ -63,7 +63,7 @@ def model_cases(
             click.echo(
                 f"{flag(name)} is {value}, since this is a CPU, unless you give another.", err=True
             )
-    conditions = replace(_conditions(o), trainer=_trainer_itself(stack, o))
+    conditions = replace(_conditions(o), trained_by=_trainer_itself(stack, o))
     weights, text = _weights(o, models), _text(o)
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     if text is not None and weights is None:
@@ -73,7 +73,7 @@ def model_cases(
     if stack:
         own = f"the harness' own loop, with the defaults of {stack.title}"
         click.echo(
-            f"Trained by {f'{stack.title} itself' if conditions.trainer else own}.", err=True
+            f"Trained by {f'{stack.title} itself' if conditions.trained_by else own}.", err=True
         )
     return [
         make_case(workload, conditions, weights=weights, text=text, repeat=repeat)

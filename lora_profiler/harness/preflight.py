@@ -110,8 +110,8 @@ def refuse(
             f"measuring needs {', '.join(missing)}; install them: pip install"
             " 'lora-profiler[measure]'."
         )
-    if conditions.trainer:
-        _refuse_trainer(setup, conditions.trainer, installed)
+    if conditions.trained_by:
+        _refuse_trainer(setup, conditions.trained_by, installed)
     package = package_of(setup)
     if (setup.quantization or package == "bitsandbytes") and installed("bitsandbytes") is None:
         what = "a 4-bit base" if setup.quantization else f"optimizer {setup.optimizer}"

@@ -28,7 +28,7 @@ _PAD, _END = "<|pad|>", "<|end|>"
 def trained_by(case: Case, batches: Batches, on_stage: Callable[[str], None]) -> TrainerLoop:
     """The trainer that the conditions of `case` name, over the model that the harness' own loop
     would train, up to its first batch. Rows are those of `batches`, and words for DPO."""
-    _check_version(case.conditions.trainer)
+    _check_version(case.conditions.trained_by)
     folder = WorkingFolder()
     trainer = make_trainer(case, batches, folder.name, on_stage)
     on_stage("optimizer_build")
@@ -48,7 +48,7 @@ def make_trainer(
 
     with quiet():
         arguments = _arguments(setup, conditions, folder)
-        trainer = _MAKERS[name_of(conditions.trainer)](setup, arguments, base, batches)
+        trainer = _MAKERS[name_of(conditions.trained_by)](setup, arguments, base, batches)
     for callback in trainer.callback_handler.callbacks[:]:
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)

@@ -142,7 +142,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     vocabulary = case.workload.model.config["vocab_size"]
     batches = Batches(setup, case.conditions, vocabulary, text, ranks.rank)
     del text
-    training = (_by_trainer if case.conditions.trainer else _by_own_loop)(run, batches)
+    training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
     padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
     run.tokens = (
         padded * setup.accumulation,

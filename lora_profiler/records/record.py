@@ -60,7 +60,7 @@ class Conditions:
     moved there. `budget_bytes` emulates a device with so much memory. `memory_steps` are the
     optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
     `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness
-    itself. `trainer`: whose own code ran the steps, as "trl-sft@1.16"; "" for the harness' loop.
+    itself. `trained_by`: whose own code ran the steps, as "trl-sft@1.16"; "" for the harness' loop.
 
     Examples:
         >>> from lora_profiler import Conditions
@@ -77,7 +77,7 @@ class Conditions:
     min_timed_steps: int = 10
     max_timing_seconds: float = 60.0
     ballast_bytes: int = 0
-    trainer: str = ""
+    trained_by: str = ""
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that are none."""
@@ -321,13 +321,13 @@ def padding_in_setup(workload: Workload, conditions: Conditions) -> tuple[Worklo
 
 
 def conditions_dict(conditions: Conditions) -> dict[str, Any]:
-    """In JSON's own types. `trainer` is left out where it says nothing: keys of older records stay
-    what they are, and older versions of this program read all but records of trainers."""
+    """In JSON's own types. `trained_by` is left out where it says nothing: keys of older records
+    stay what they are, and older versions of this program read all but records of trainers."""
     from dataclasses import asdict
 
     held = asdict(conditions)
-    if not conditions.trainer:
-        del held["trainer"]
+    if not conditions.trained_by:
+        del held["trained_by"]
     return held
 
 
