@@ -71,10 +71,10 @@ def model_cases(
     platform = platform or present_platform(device)
     asked = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
     if stack:
-        own = f"the harness' own loop, with the defaults of {stack.title}"
-        click.echo(
-            f"Trained by {f'{stack.title} itself' if conditions.trained_by else own}.", err=True
-        )
+        who = f"the harness' own loop, with the defaults of {stack.title}"
+        if conditions.trained_by:
+            who = f"{stack.title} itself"
+        click.echo(f"Trained by {who}.", err=True)
     return [
         make_case(workload, conditions, weights=weights, text=text, repeat=repeat)
         for repeat in range(o["repeats"])

@@ -39,7 +39,7 @@ class TrainerLoop(Training):
         self._loop = greenlet.greenlet(trainer.train)
         with attention_context(setup):
             self._loop.switch()  # up to the first batch: by then it has its optimizer
-        self.model = trainer.model
+        self.model, self.reference = trainer.model, getattr(trainer, "ref_model", None)
         self.spread = Spread(module=self.model)
         self.optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
 

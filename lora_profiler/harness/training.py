@@ -129,8 +129,11 @@ class Training:
 
     `held` is the output of the last forward pass where the setup says so. `ballast_bytes` are held
     as well, by a tensor that nothing uses; so is `of_loop`, what the trainer's own loop keeps.
-    `spread` is how ranks share the model, whose gradients they then exchange.
+    `spread` is how ranks share the model, whose gradients they then exchange. `reference` is a
+    second model that a trainer itself keeps.
     """
+
+    reference: torch.nn.Module | None = None
 
     def __init__(
         self,
