@@ -89,6 +89,17 @@ def check_together(setup: "TrainSetup") -> None:
             "label smoothing is known of transformers 5 alone; leave out one of --transformers"
             " and --label-smoothing-factor."
         )
+    completion = setup.max_completion_length
+    if completion is not None and setup.generation_batch_size is None:
+        raise UsageError(
+            "a completion length says how much of a sequence is generated; add"
+            " --generation-batch-size N, or leave it out."
+        )
+    if setup.generation_batch_size is not None and setup.world_size > 1:
+        raise UsageError(
+            "generation is known of one process alone; leave out --generation-batch-size, or"
+            " --world-size."
+        )
     if setup.quantization is not None and setup.lora is None:
         raise UsageError(
             "a quantised base cannot be trained in full; add a LoRA adapter (method qlora)."

@@ -24,6 +24,7 @@ from lora_profiler.analytic.candidates import Candidate, Moments
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
+from lora_profiler.analytic.generation import generated, generation
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import moments, persistent_only
 from lora_profiler.analytic.persistent import (
@@ -58,7 +59,7 @@ class Plan:
 
     `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are
     the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does
-    not know the family, `evaluation` where nothing is evaluated too.
+    not know the family, `evaluation` and `generation` where there is none too.
     """
 
     workload: Workload
@@ -71,6 +72,7 @@ class Plan:
     forward: ForwardPass | None
     kept: Activations | None
     evaluation: ForwardPass | None
+    generation: ForwardPass | None
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
     totals: Table
@@ -144,6 +146,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.is_packed,
         setup.is_padded,
         setup.eval_batch_size,
+        setup.generation_batch_size,
+        setup.max_completion_length,
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         _sequences(setup),
         setup.kernels,
@@ -192,7 +196,7 @@ def _build(workload: Workload) -> Plan:
     kernels = attention_kernels(workload)
     masked = _masked_layers(workload, family) if family else frozenset()
     taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
-    forward = kept = evaluation_pass = None
+    forward = kept = evaluation_pass = generation_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
         rules = _rules(workload, kernels, masked)
@@ -201,7 +205,9 @@ def _build(workload: Workload) -> Plan:
         kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
         if setup.eval_batch_size is not None:
-            evaluation_pass = _evaluation_pass(workload, family, found, trainable)
+            evaluation_pass = _pass_alone(evaluated(workload), family, found, trainable)
+        if setup.generation_batch_size is not None:
+            generation_pass = _pass_alone(generated(workload), family, found, trainable)
     saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload,
@@ -214,6 +220,7 @@ def _build(workload: Workload) -> Plan:
         forward=forward,
         kept=kept,
         evaluation=evaluation_pass,
+        generation=generation_pass,
         moments={},
         order=(),
         totals=_NOTHING,
@@ -238,14 +245,13 @@ def _shared(workload: Workload) -> Plan:
     )
 
 
-def _evaluation_pass(
-    workload: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
+def _pass_alone(
+    other: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
 ) -> ForwardPass:
-    """The forward pass without dropout at evaluation's batch."""
-    other = evaluated(workload)
+    """The forward pass of what is `evaluated` or `generated`, without dropout."""
     kernels = attention_kernels(other, trains=False)
     rules = _rules(other, kernels, _masked_layers(other, family))._replace(trains=False)
-    return forward_pass(workload.model, family, rules, found, trainable)
+    return forward_pass(other.model, family, rules, found, trainable)
 
 
 _NOTHING = Table.of([])
@@ -265,6 +271,8 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
             between = live["setup"][0].bytes
             found = evaluation(plan.evaluation, between, shards, plan.family, other, kernel)
             live = {**live, "evaluation": found}
+        if plan.generation is not None:
+            live = {**live, "generation": _generation(plan, plan.generation, live["setup"][0])}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
     state = shards.state
@@ -277,6 +285,13 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         totals=Table.of(totals),
         counts=Table.of([*counts, *numbers, states]),
     )
+
+
+def _generation(plan: Plan, run: ForwardPass, between: Candidate) -> tuple[Candidate, ...]:
+    assert plan.family is not None
+    other, completion = generated(plan.workload), plan.workload.setup.max_completion_length
+    kernel = attention_kernels(other, trains=False).plain
+    return generation(run, between.bytes, plan.shards, plan.family, other, completion, kernel)
 
 
 def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozenset[int]) -> Rules:

@@ -60,6 +60,7 @@ MOMENT_LABELS: Final[dict[str, str]] = {
     "first_layer_backward": "end of backward, first layer",
     "optimizer_step": "optimizer step",
     "evaluation": "evaluation",
+    "generation": "generation",
 }
 
 MOMENT_DEFINITIONS: Final[dict[str, str]] = {
@@ -81,6 +82,10 @@ MOMENT_DEFINITIONS: Final[dict[str, str]] = {
     "evaluation": (
         "no gradients; the logits of evaluation's batch with the copies that the loss makes, or"
         " what a layer's forward pass needs"
+    ),
+    "generation": (
+        "no gradients; keys and values of every token of the completions, and what drawing the next"
+        " one takes, or what the prompts' forward pass needs"
     ),
 }
 

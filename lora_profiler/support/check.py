@@ -2,14 +2,14 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.support.engines import why_unprofiled, why_unruled
+from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 
 def check(workload: Workload, engine: str) -> None:
@@ -21,10 +21,26 @@ def check(workload: Workload, engine: str) -> None:
     check_platform(workload)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
         raise UsageError(reason)
+    check_completions(workload.setup, engine)
     if engine == "traced":
         check_traceable(workload)
     else:
         check_tensor_parallel(workload)
+
+
+def check_completions(setup: TrainSetup, engine: str) -> None:
+    """Raises UsageError for generation by an engine that has none, and for completions without a
+    prompt."""
+    if setup.generation_batch_size is None:
+        return
+    if engine not in ("auto", "analytic"):
+        raise UsageError(NO_GENERATION)
+    completion = setup.max_completion_length
+    if completion is not None and completion >= setup.seq_len:
+        raise UsageError(
+            f"completions of {completion:,} tokens leave nothing of {setup.seq_len:,} for the"
+            " prompt; take a longer --seq-len, or a shorter --max-completion-length."
+        )
 
 
 def check_model(workload: Workload) -> None:
