@@ -89,10 +89,10 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# Generation, rehearsed",
         "",
-        "`python -m benchmarks.rehearsed_generation`: transformers' own `generate` over torch's CUDA"
-        " build on a pretended A100, 8 sequences drawn at once, none of which ends before the last"
-        " token. Bytes that come on top of the model, beside the moment `generation`; the error is a"
-        " share of model and generation together. Nothing here was measured on a card.",
+        "`python -m benchmarks.rehearsed_generation`: transformers' own `generate` over torch's"
+        " CUDA build on a pretended A100, 8 sequences drawn at once, none of which ends before the"
+        " last token. Bytes that come on top of the model, beside the moment `generation`; the"
+        " error is a share of model and generation together. Nothing here was measured on a card.",
         "",
         "| model | rank | prompt + completion | peak in | rehearsed | predicted | error |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: |",

@@ -96,6 +96,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("sharding", "packed", "kernels", "hold_outputs", "label_smoothing_factor"),
         *("padding", "eval_batch_size", "use_dora", "quant_type", "reduce_bucket_size"),
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
+        *("generation_batch_size", "max_completion_length"),
     ]
 
 

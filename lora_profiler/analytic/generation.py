@@ -28,8 +28,8 @@ from lora_profiler.workload import Workload
 
 _FLOAT32_COPIES = 3
 """Of the last token's logits: the copy, the probabilities, the draws."""
-_COLUMNS = 3
-"""Of int64, as long as the sequences: ids, those with the new token, the attention mask."""
+_COLUMNS = 2
+"""Of int64: ids and attention mask, those of the prompts and those of the whole sequences."""
 
 
 def generated(workload: Workload) -> Workload:
@@ -72,14 +72,14 @@ def generation(
     rows, head = workload.setup.batch_size, head_of(workload.model)
     words = (head.out_features or 0) if head else 0
     drawn = rows * words * (ITEMSIZE[forward.logits.dtype] + 4 * _FLOAT32_COPIES)
-    ids = S * (8 * _COLUMNS * rows)
+    prompt = S if completion is None else S - completion
+    ids = (S + prompt) * (8 * _COLUMNS * rows)
     last = candidate(
         alone,
         activations=cache_bytes(family, workload, S - 1),
         logits_and_loss=constant(drawn),
         inputs=ids,
     )
-    prompt = S if completion is None else S - completion
     kept = cache_bytes(family, workload, prompt)
     inside = layer_candidates(forward, {}, shards, family, workload, kernel)
     return (
