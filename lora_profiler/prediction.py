@@ -36,10 +36,20 @@ MomentName = Literal[
     "optimizer_step",
     "evaluation",
     "generation",
+    "saving",
 ]
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
 Phase = Literal[
-    "setup", "forward", "loss", "backward", "clip", "optimizer", "zero", "evaluation", "generation"
+    "setup",
+    "forward",
+    "loss",
+    "backward",
+    "clip",
+    "optimizer",
+    "zero",
+    "evaluation",
+    "generation",
+    "saving",
 ]
 PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
@@ -80,6 +90,7 @@ PHASE_OF: Mapping[MomentName, Phase] = {
     "optimizer_step": "optimizer",
     "evaluation": "evaluation",
     "generation": "generation",
+    "saving": "saving",
 }
 """The phase that a moment lies in."""
 

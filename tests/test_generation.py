@@ -49,11 +49,11 @@ def test_every_question_was_rehearsed() -> None:
     "row", ALL, ids=lambda row: f"{row['model']} {row['rank']} {row['prompt']}"
 )
 def test_what_generation_adds_is_what_generate_asked_for(row: dict[str, Any]) -> None:
-    """Drawing a token to a few hundred bytes, scalars and stopping criteria; the prompts' pass
-    within the error that is stated of a layer of evaluation."""
+    """The last token but for a split kernel's accumulators; the prompts' pass within the error that
+    is stated of a layer of evaluation."""
     told = predicted(row, row["torch"])
     assert told == {name: row[name] for name in told}
-    bound = 1e-5 if told["peak_in"] == "last token" else EVALUATED_LAYER_ERROR
+    bound = 3e-4 if told["peak_in"] == "last token" else EVALUATED_LAYER_ERROR
     assert abs(error(row)) <= bound
 
 
@@ -62,14 +62,12 @@ def test_both_parts_are_among_what_was_rehearsed() -> None:
 
 
 def test_the_cache_by_hand() -> None:
-    """gpt2: 12 layers, 768 features for keys and for values, in bfloat16; the last token has
-    none."""
-    assert (
-        generation(replace(SETUP, seq_len=1024)).bytes["activations"] == 4 * 12 * 2 * 768 * 2 * 1023
-    )
-    assert (
-        generation(replace(SETUP, generation_batch_size=None, max_completion_length=None)) is None
-    )
+    """gpt2: 12 layers, 768 features for keys and for values, in bfloat16; the last token has none,
+    and one layer's are there twice."""
+    setup = replace(SETUP, seq_len=1024, max_completion_length=1000)
+    assert generation(setup).bytes["activations"] == 4 * 13 * 2 * 768 * 2 * 1023
+    without = replace(SETUP, generation_batch_size=None, max_completion_length=None)
+    assert generation(without) is None
 
 
 def test_generation_can_hold_the_peak() -> None:

@@ -1,14 +1,14 @@
 """Generation between two steps, as GRPO does it with transformers' generate: one pass over the
 prompts, then a token at a time beside the keys and values of all before it.
 
-The cache of a layer grows by concatenation: the old keys live until the new ones are there
-(transformers `cache_utils.py`, DynamicLayer.update); a sliding window's layers keep no more than
-the window. Keys and values of the last token are never made. Drawing a token holds its logits,
-their float32 copy, the probabilities and the exponential draws of torch.multinomial at once
-(transformers `generation/utils.py`, _sample; torch `aten/src/ATen/native/Distributions.cpp`).
-Adapters run without autocast: PEFT generates by the base model, which accelerate has not wrapped.
-The prompts' pass is as a layer of evaluation, beside the cache, and an estimate. Sizes of CUDA: a
-CPU's libraries copy weights for few rows.
+The cache of a layer grows by concatenation (transformers `cache_utils.py`, DynamicLayer.update); a
+sliding window's layers keep no more than the window. Keys and values of one layer are there twice
+while it attends, as rehearsals show; what a split kernel adds to that is left out. Those of the
+last token are never made. Drawing a token holds its logits, their float32 copy, the probabilities
+and the exponential draws of torch.multinomial at once (transformers `generation/utils.py`, _sample;
+torch `aten/src/ATen/native/Distributions.cpp`). Adapters run without autocast: PEFT generates by
+the base model, which accelerate has not wrapped. The prompts' pass is as a layer of evaluation,
+beside the cache, and an estimate. Sizes of CUDA: a CPU's libraries copy weights for few rows.
 """
 
 from collections.abc import Mapping
@@ -80,10 +80,13 @@ def generation(
         logits_and_loss=constant(drawn),
         inputs=ids,
     )
+    grown, layers = cache_bytes(family, workload, S - 1), workload.model.num_layers
+    attending = candidate(alone, activations=grown + grown.ceil_div(layers), inputs=ids)
     kept = cache_bytes(family, workload, prompt)
     inside = layer_candidates(forward, {}, shards, family, workload, kernel)
     return (
         last,
+        attending,
         *(
             candidate(alone, activations=kept, temporaries=found.total.at_length(prompt))
             for found in inside

@@ -20,7 +20,7 @@ from lora_profiler.algebra.polynomial import (
 )
 from lora_profiler.analytic.activations import Activations, activations, has_one_row
 from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
-from lora_profiler.analytic.candidates import Candidate, Moments
+from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
@@ -36,7 +36,7 @@ from lora_profiler.analytic.persistent import (
     unpacked_dtype,
 )
 from lora_profiler.analytic.sharding import ShardState, alone
-from lora_profiler.analytic.sharding_units import shard_state
+from lora_profiler.analytic.sharding_units import gathered_to_save, shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
@@ -272,7 +272,18 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
             found = evaluation(plan.evaluation, between, shards, plan.family, other, kernel)
             live = {**live, "evaluation": found}
         if plan.generation is not None:
-            live = {**live, "generation": _generation(plan, plan.generation, live["setup"][0])}
+            other, completion = generated(workload), workload.setup.max_completion_length
+            kernel = attention_kernels(other, trains=False).plain
+            between = live["setup"][0].bytes
+            drawn = generation(
+                plan.generation, between, shards, plan.family, other, completion, kernel
+            )
+            live = {**live, "generation": drawn}
+    gathered = gathered_to_save(workload, plan.adapters, plan.copies)
+    if gathered is not None:
+        between = live["setup"][0].bytes
+        saved = candidate(merged(between, {"communication": constant(gathered)}))
+        live = {**live, "saving": (saved,)}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
     state = shards.state
@@ -285,13 +296,6 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         totals=Table.of(totals),
         counts=Table.of([*counts, *numbers, states]),
     )
-
-
-def _generation(plan: Plan, run: ForwardPass, between: Candidate) -> tuple[Candidate, ...]:
-    assert plan.family is not None
-    other, completion = generated(plan.workload), plan.workload.setup.max_completion_length
-    kernel = attention_kernels(other, trains=False).plain
-    return generation(run, between.bytes, plan.shards, plan.family, other, completion, kernel)
 
 
 def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozenset[int]) -> Rules:

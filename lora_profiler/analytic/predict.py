@@ -48,7 +48,8 @@ EVALUATED_LAYER_ERROR = 0.10
 5 % seen without autocast, 9 % with it, in models of hardly any vocabulary
 (`tests/test_evaluation.py`)."""
 
-_STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step", "evaluation", "generation"}
+_BETWEEN_STEPS: tuple[MomentName, ...] = ("evaluation", "generation", "saving")
+_STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step", *_BETWEEN_STEPS}
 _OF_THE_LAST_PASS: tuple[MomentName, ...] = ("setup", "last_layer_forward", "end_of_forward")
 """Moments at which the output of the last forward pass is still there if the loop holds it."""
 
@@ -204,7 +205,7 @@ def layer_error(checkpointing: bool) -> float:
 
 def _error_inside(moment: MomentName, setup: TrainSetup) -> float:
     """Of a moment inside a layer."""
-    if moment in ("evaluation", "generation"):
+    if moment in _BETWEEN_STEPS:
         return EVALUATED_LAYER_ERROR
     return layer_error(setup.checkpointing)
 
@@ -248,7 +249,7 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
         return "estimate"
     exact, inside = 0, 0.0
     for (moment, number), size in zip(plan.order, totals, strict=True):
-        if moment in EXACT_MOMENTS or (moment in ("evaluation", "generation") and number == 0):
+        if moment in EXACT_MOMENTS or (moment in _BETWEEN_STEPS and number == 0):
             exact = max(exact, size)
         else:
             inside = max(inside, size * (1 + _error_inside(moment, setup)))

@@ -61,6 +61,7 @@ MOMENT_LABELS: Final[dict[str, str]] = {
     "optimizer_step": "optimizer step",
     "evaluation": "evaluation",
     "generation": "generation",
+    "saving": "saving a checkpoint",
 }
 
 MOMENT_DEFINITIONS: Final[dict[str, str]] = {
@@ -86,6 +87,10 @@ MOMENT_DEFINITIONS: Final[dict[str, str]] = {
     "generation": (
         "no gradients; keys and values of every token of the completions, and what drawing the next"
         " one takes, or what the prompts' forward pass needs"
+    ),
+    "saving": (
+        "no gradients; what the ranks gather at once on the way to the host, where the whole state"
+        " dict is"
     ),
 }
 
