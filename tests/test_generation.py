@@ -15,6 +15,7 @@ from benchmarks.rehearsed_generation import (
     questions,
     workload_of,
 )
+from commands import Run
 from lora_profiler import TrainSetup, UsageError, Workload, find_model, peak_bytes, predict
 from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR
 from lora_profiler.planning.engine import engines_for
@@ -97,6 +98,16 @@ def test_what_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
 def test_only_rules_know_it(engine: str) -> None:
     with pytest.raises(UsageError, match="take --engine analytic"):
         engines_for([Workload(model=GPT2, setup=SETUP)], engine)
+
+
+def test_vllm_takes_its_share_of_the_card_before_it_is_judged(run: Run) -> None:
+    asked = ("gpt2", "--method", "lora", "-s", "64", "--gpu", "custom:1GiB", "--format", "json")
+    alone, beside = (
+        json.loads(run(*asked, *more).stdout) for more in ((), ("--vllm-share", "0.5"))
+    )
+    (fit,), (less,) = ([p["fit"] for p in found["predictions"]] for found in (alone, beside))
+    assert less["usable_bytes"] == fit["usable_bytes"] // 2
+    assert "less 50% for vLLM" in run(*asked[:-2], "--vllm-share", "0.5").stdout
 
 
 def test_workloads_of_the_benchmark_are_those_of_its_rows() -> None:
