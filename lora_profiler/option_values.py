@@ -91,12 +91,6 @@ def check_together(setup: "TrainSetup") -> None:
             "label smoothing is known of transformers 5 alone; leave out one of --transformers"
             " and --label-smoothing-factor."
         )
-    completion = setup.max_completion_length
-    if completion is not None and setup.generation_batch_size is None:
-        raise UsageError(
-            "a completion length says how much of a sequence is generated; add"
-            " --generation-batch-size N, or leave it out."
-        )
     if setup.generation_batch_size is not None and setup.sharding not in _WHOLE:
         raise UsageError(
             "generation is known where each rank has all weights; take --sharding ddp, or leave"

@@ -28,7 +28,7 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
     beside = {"models", "revision", "offline", "gpu", "torch", "interconnect", "engine"}
     beside |= {"model", "framework", "write", "detail"}
     beside |= {"per_layer", "explain", "form", "output", "force", "trainer"}
-    beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs"}
+    beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs", "vllm_share"}
     assert set(ctx.params) - names == beside
 
 

@@ -29,13 +29,18 @@ def check(workload: Workload, engine: str) -> None:
 
 
 def check_completions(setup: TrainSetup, engine: str) -> None:
-    """Raises UsageError for generation by an engine that has none, and for completions without a
-    prompt."""
+    """Raises UsageError for generation by an engine that has none, and for completions that nobody
+    generates or that have no prompt."""
+    completion = setup.max_completion_length
     if setup.generation_batch_size is None:
+        if completion is not None:
+            raise UsageError(
+                "a completion length says how much of a sequence is generated; add"
+                " --generation-batch-size N, or leave it out."
+            )
         return
     if engine not in ("auto", "analytic"):
         raise UsageError(NO_GENERATION)
-    completion = setup.max_completion_length
     if completion is not None and completion >= setup.seq_len:
         raise UsageError(
             f"completions of {completion:,} tokens leave nothing of {setup.seq_len:,} for the"
