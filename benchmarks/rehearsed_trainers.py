@@ -132,6 +132,8 @@ def cells() -> Iterator[Cell]:
             yield _cell("trl-dpo", "qlora", model, card, 1, 1024)
         yield _cell("trl-sft", "qlora", _SEVENTY, card, 1, 1024, targets="all-linear")
         yield _cell("transformers", "qlora", _SEVENTY, card, 1, 512, checkpointing=True)
+        yield _cell("trl-sft", "lora", _SEVENTY, card, 1, 1024, targets="all-linear")
+        yield _cell("transformers", "lora", _SEVENTY, card, 1, 512, checkpointing=True)
 
 
 def _cell(

@@ -122,6 +122,8 @@ DEEPSPEED_ZERO: tuple[Sharding, ...] = ("zero2", "zero3")
 copies of what trains."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
+_WHOLE: tuple[Sharding, ...] = ("none", "ddp", "zero1", "zero2")
+"""Shardings under which each rank has all weights."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
 
@@ -151,6 +153,11 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             "label smoothing is known of transformers 5 alone; leave out one of --transformers"
             " and --label-smoothing-factor."
+        )
+    if setup.generation_batch_size is not None and setup.sharding not in _WHOLE:
+        raise UsageError(
+            "generation is known where each rank has all weights; take --sharding ddp, or leave"
+            " out --generation-batch-size."
         )
     if setup.quantization is not None and setup.lora is None:
         raise UsageError(

@@ -35,9 +35,22 @@ MomentName = Literal[
     "first_layer_backward",
     "optimizer_step",
     "evaluation",
+    "generation",
+    "saving",
 ]
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
-Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero", "evaluation"]
+Phase = Literal[
+    "setup",
+    "forward",
+    "loss",
+    "backward",
+    "clip",
+    "optimizer",
+    "zero",
+    "evaluation",
+    "generation",
+    "saving",
+]
 PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
 Engine = Literal["analytic", "compiled", "traced", "rehearsed"]
@@ -76,6 +89,8 @@ PHASE_OF: Mapping[MomentName, Phase] = {
     "first_layer_backward": "backward",
     "optimizer_step": "optimizer",
     "evaluation": "evaluation",
+    "generation": "generation",
+    "saving": "saving",
 }
 """The phase that a moment lies in."""
 

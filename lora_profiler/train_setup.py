@@ -358,6 +358,37 @@ class TrainSetup:
             heading="evaluating batches of {}",
         ),
     )
+    generation_batch_size: int | None = field(
+        default=None,
+        metadata=option(
+            "Completions that transformers' generate makes at once between steps, as GRPO:"
+            " per_device_train_batch_size x steps_per_generation.",
+            metavar="N",
+            default_text="no generation",
+            noun="generation batch size",
+            added=21,
+            group="batch",
+            label="Completions at once",
+            placeholder="no generation while training",
+            words="generating {} at once",
+            heading="generating {} completions at once",
+        ),
+    )
+    max_completion_length: int | None = field(
+        default=None,
+        metadata=option(
+            "Tokens of --seq-len that are generated, the rest being the prompt.",
+            metavar="N",
+            default_text="prompts may be as long as --seq-len",
+            noun="completion length",
+            added=22,
+            group="batch",
+            label="Tokens generated",
+            placeholder="prompts may fill the sequence",
+            words="completions of {}",
+            heading="completions of {}",
+        ),
+    )
     device: Device = field(
         default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
     )

@@ -69,6 +69,8 @@ def setups(draw: st.DrawFn) -> TrainSetup:
     sizes = {name: st.integers(1, 4096) for name in ("batch_size", "seq_len", "accumulation", "r")}
     sizes["packed"] = st.none() | st.integers(1, 4096)
     sizes["eval_batch_size"] = st.none() | st.integers(1, 4096)
+    sizes["generation_batch_size"] = st.none() | st.integers(1, 4096)
+    sizes["max_completion_length"] = st.none() | st.integers(1, 4096)
     sizes["padding"] = st.sampled_from([0.0, 0.0, 0.25])
     sizes["label_smoothing_factor"] = st.sampled_from([0.0, 0.0, 0.1])
     lora = draw(

@@ -1,5 +1,6 @@
 """What a trainer's own loop keeps, in the harness' steps and in rules."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ pytest.importorskip("bitsandbytes")
 
 import torch
 
-from lora_profiler import TrainSetup, Workload, find_model, predict
+from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
+from lora_profiler.support.library_memory import loop_bytes_beside
 
 MODEL = find_model("EleutherAI/pythia-14m", offline=True)
 
@@ -64,3 +66,24 @@ def test_a_loop_s_batch_and_scalars_are_beside_the_step(
     held = Training(torch.nn.Linear(1, 1), None, workload.setup, None).of_loop  # type: ignore[arg-type]
     beside = (columns - 1) * 2 * 32 * 8 + scalars
     assert (0 if held is None else held.numel()) == beside
+
+
+def test_dpo_without_adapters_keeps_a_second_model() -> None:
+    """Of the size that transformers' own model has; with adapters there is none."""
+    workload = asked("trl-dpo")
+    model = build_model(workload)
+    size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    one, two = (predict(asked(loop), "analytic") for loop in ("trl", "trl-dpo"))
+    parameters, buffers = (
+        two.peak.bytes[name] - one.peak.bytes[name] for name in ("parameters", "buffers")
+    )
+    assert parameters + buffers == size
+    assert two.persistent_bytes["parameters"] == 2 * one.persistent_bytes["parameters"]
+    held = Training(model, None, workload.setup, None).of_loop  # type: ignore[arg-type]
+    assert held is not None and held.numel() - loop_bytes_beside(workload.setup) == size
+    lora = LoraConfig(r=4)
+    adapted = [
+        predict(replace(w, setup=replace(w.setup, lora=lora)), "analytic").persistent_bytes
+        for w in (workload, asked("trl"))
+    ]
+    assert adapted[0] == adapted[1]

@@ -694,7 +694,7 @@ def test_a_checkpoint_of_holes_has_the_model_s_tensors_and_no_storage(tmp_path: 
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
-    write_holes(path, tmp_path / "config.json")
+    write_holes(tmp_path)
     with torch.device("meta"):
         real = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
     with safetensors.safe_open(path, "pt") as file:
@@ -705,6 +705,25 @@ def test_a_checkpoint_of_holes_has_the_model_s_tensors_and_no_storage(tmp_path: 
     assert path.stat().st_blocks * 512 < 100_000
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert loaded.num_parameters() == real.num_parameters() and loaded.dtype == torch.bfloat16
+
+
+def test_a_large_checkpoint_of_holes_is_in_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's are, with an index that transformers follows."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed import weights
+
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"dtype": "bfloat16"}))
+    monkeypatch.setattr(weights, "_SHARD_BYTES", 100_000)
+    weights.write_holes(tmp_path)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    files = set(index["weight_map"].values())
+    assert len(files) > 1 and not (tmp_path / "model.safetensors").exists()
+    assert all((tmp_path / file).stat().st_size < 110_000 for file in files)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert index["metadata"]["total_size"] == 2 * loaded.num_parameters()
+    assert loaded.dtype == torch.bfloat16
 
 
 CONFIG = {

@@ -311,6 +311,67 @@ def test_two_ranks_tell_their_peaks() -> None:
     assert found["card"]["count"] == 2
 
 
+SAVES_SHARDS = """
+import os, torch, torch.distributed as dist, transformers
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+torch.cuda.set_device(int(os.environ["RANK"]))
+dist.init_process_group("nccl")
+name = "HuggingFaceTB/SmolLM2-135M"
+model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16)
+for layer in model.model.layers:
+    fully_shard(layer)
+fully_shard(model)
+model.cuda()
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+ids = torch.ones((1, 64), dtype=torch.int64, device="cuda")
+for _ in range(3):
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if _ == 1:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(model, options=whole)
+        peak = torch.cuda.memory_stats()["requested_bytes.all.peak"]
+        print("SAVED", peak - before, {t.device.type for t in state.values()}, flush=True)
+"""
+SAVES_ALONE = """
+import tempfile, torch, transformers
+name = "HuggingFaceTB/SmolLM2-135M"
+model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16).cuda()
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+ids = torch.ones((1, 64), dtype=torch.int64, device="cuda")
+for _ in range(3):
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if _ == 1:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            torch.save(optimizer.state_dict(), folder + "/optimizer.pt")
+        peak = torch.cuda.memory_stats()["requested_bytes.all.peak"]
+        print("SAVED", peak - before, flush=True)
+"""
+
+
+def test_saving_gathers_what_is_predicted(tmp_path: Path) -> None:
+    """transformers and torch save for real: alone nothing comes on top of the model, under FSDP2 one
+    parameter at a time."""
+    alone = rehearse("--gpu", "a100_sxm_80gb", "--", "python", script(tmp_path, SAVES_ALONE))
+    assert "SAVED 0\n" in alone.stderr
+    several = ("--gpus", "2", "--", "torchrun", "--nproc-per-node", "2")
+    done = rehearse("--gpu", "a100_sxm_80gb", *several, script(tmp_path, SAVES_SHARDS))
+    setup = TrainSetup(seq_len=64, world_size=2, sharding="fsdp", optimizer_impl="fused")
+    model = find_model("HuggingFaceTB/SmolLM2-135M", offline=True)
+    moments = predict(Workload(model=model, setup=setup)).moments
+    sizes = {m.moment: m.total_bytes for m in moments if m.step == "steady"}
+    assert f"SAVED {sizes['saving'] - sizes['setup']} {{'cpu'}}" in done.stderr
+
+
 def test_small_collectives_carry_what_they_are_asked_to(tmp_path: Path) -> None:
     text = (
         "import os, torch, torch.distributed as dist\ndist.init_process_group('nccl')\nrank = dist.get_rank()\n"

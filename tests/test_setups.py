@@ -28,7 +28,7 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
     beside = {"models", "revision", "offline", "gpu", "torch", "interconnect", "engine"}
     beside |= {"model", "framework", "write", "detail"}
     beside |= {"per_layer", "explain", "form", "output", "force", "trainer"}
-    beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs"}
+    beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs", "vllm_share"}
     assert set(ctx.params) - names == beside
 
 
@@ -103,6 +103,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("padding", "eval_batch_size", "use_dora", "quant_type", "reduce_bucket_size"),
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
         *("peft_type", "feedforward_modules", "oft_block_size"),
+        *("generation_batch_size", "max_completion_length"),
     ]
 
 

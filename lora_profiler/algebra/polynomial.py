@@ -96,6 +96,18 @@ class Polynomial:
             terms[exponents] = terms.get(exponents, 0) + coefficient * batch**i
         return Polynomial(terms)
 
+    def at_length(self, length: "Polynomial") -> "Polynomial":
+        """The same of rows of `length`, itself in s; rounded up it is taken to be as long as the
+        rounding can make it."""
+        result = Polynomial({})
+        for (i, j, k, m, n), coefficient in self.nonzero().items():
+            term = Polynomial({(i, 0, k, 0, 0): coefficient})
+            for factor, power in ((length, j), (length + 31, m), (length + 15, n)):
+                for _ in range(power):
+                    term = term * factor
+            result = result + term
+        return result
+
     def dominates(self, other: "Polynomial") -> bool:
         """True if no coefficient is smaller than the other's: then this is at least as large
         wherever b, s, r >= 0."""

@@ -54,13 +54,11 @@ def evaluation(
 ) -> tuple[Candidate, ...]:
     """Live bytes while `workload`, which is `evaluated`, runs; `base` are those between steps. The
     batch is a number, so that a search for the largest batch of training leaves it alone."""
-    setup, config = workload.setup, workload.model.config
+    setup = workload.setup
     batch = setup.batch_size
     alone: dict[Category, Polynomial] = {c: p for c, p in base.items() if c != "communication"}
     inputs = input_bytes(setup)
-    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
-    runs.append((forward.head, 1))
-    cached = total(s.bytes * n for run, n in runs for s in run.cached)
+    cached = _cached(forward)
     labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     logits, chunks = forward.logits, forward.chunks
@@ -89,6 +87,21 @@ def evaluation(
         )
         for outcome in outcomes
     ]
+    return (*found, *layer_candidates(forward, alone, shards, family, workload, kernel))
+
+
+def layer_candidates(
+    forward: ForwardPass,
+    alone: dict[Category, Polynomial],
+    shards: ShardState,
+    family: Family,
+    workload: Workload,
+    kernel: str,
+) -> tuple[Candidate, ...]:
+    """Of `evaluation` those inside layers, on `alone`."""
+    setup, config = workload.setup, workload.model.config
+    batch, inputs, found = setup.batch_size, input_bytes(setup), list[Candidate]()
+    cached = _cached(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
     held = (
         table_bytes(forward, family, workload)
@@ -116,3 +129,9 @@ def evaluation(
             for inside in layer.run.checkpointed_candidates
         ]
     return tuple(found)
+
+
+def _cached(forward: ForwardPass) -> Polynomial:
+    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
+    runs.append((forward.head, 1))
+    return total(s.bytes * n for run, n in runs for s in run.cached)

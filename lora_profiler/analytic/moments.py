@@ -19,7 +19,12 @@ from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.prediction import Category
-from lora_profiler.support.library_memory import batch_columns, code_book_bytes, loop_scalar_bytes
+from lora_profiler.support.library_memory import (
+    batch_columns,
+    code_book_bytes,
+    has_reference,
+    loop_scalar_bytes,
+)
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -35,7 +40,9 @@ def moments(
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
-        "buffers": constant(buffer_bytes(family, workload) + code_book_bytes(setup)),
+        "buffers": constant(
+            buffer_bytes(family, workload) * (1 + has_reference(setup)) + code_book_bytes(setup)
+        ),
         "gradients": gradients if shards.gradients_stay else ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
         "inputs": ZERO,

@@ -15,6 +15,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.adapters.oft import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT
 from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
@@ -170,14 +171,16 @@ def persistent(
     adapters: tuple[Adapter, ...],
     copies: tuple[tuple[str, Module], ...],
 ) -> Persistent:
-    """`copies` are the modules that `modules_to_save` duplicates, which train in the base's
-    dtype."""
+    """`copies` are the modules that `modules_to_save` duplicates, which train in the base's dtype.
+    Weights of a reference model are parameters too."""
     parameters = quantization = 0
     kept = kept_in_16_bit(spec, setup)
     for module, count in groups(spec):
         weight, state = module_bytes(module, setup, kept)
         parameters += weight * count
         quantization += state * count
+    if has_reference(setup):
+        parameters *= 2
 
     order = tuple(trainable_tensors(spec, setup, adapters, copies))
     added = Counter(order if setup.lora is not None else ())

@@ -20,10 +20,11 @@ from lora_profiler.algebra.polynomial import (
 )
 from lora_profiler.analytic.activations import Activations, activations, has_one_row
 from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
-from lora_profiler.analytic.candidates import Candidate, Moments
+from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
+from lora_profiler.analytic.generation import generated, generation
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import moments, persistent_only
 from lora_profiler.analytic.persistent import (
@@ -35,7 +36,7 @@ from lora_profiler.analytic.persistent import (
     unpacked_dtype,
 )
 from lora_profiler.analytic.sharding import ShardState, alone
-from lora_profiler.analytic.sharding_units import shard_state
+from lora_profiler.analytic.sharding_units import gathered_to_save, shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
@@ -58,7 +59,7 @@ class Plan:
 
     `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are
     the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does
-    not know the family, `evaluation` where nothing is evaluated too.
+    not know the family, `evaluation` and `generation` where there is none too.
     """
 
     workload: Workload
@@ -71,6 +72,7 @@ class Plan:
     forward: ForwardPass | None
     kept: Activations | None
     evaluation: ForwardPass | None
+    generation: ForwardPass | None
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
     totals: Table
@@ -147,6 +149,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.is_packed,
         setup.is_padded,
         setup.eval_batch_size,
+        setup.generation_batch_size,
+        setup.max_completion_length,
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         _sequences(setup),
         setup.kernels,
@@ -195,7 +199,7 @@ def _build(workload: Workload) -> Plan:
     kernels = attention_kernels(workload)
     masked = _masked_layers(workload, family) if family else frozenset()
     taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
-    forward = kept = evaluation_pass = None
+    forward = kept = evaluation_pass = generation_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
         rules = _rules(workload, kernels, masked)
@@ -204,7 +208,9 @@ def _build(workload: Workload) -> Plan:
         kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
         if setup.eval_batch_size is not None:
-            evaluation_pass = _evaluation_pass(workload, family, found, trainable)
+            evaluation_pass = _pass_alone(evaluated(workload), family, found, trainable)
+        if setup.generation_batch_size is not None:
+            generation_pass = _pass_alone(generated(workload), family, found, trainable)
     saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload,
@@ -217,6 +223,7 @@ def _build(workload: Workload) -> Plan:
         forward=forward,
         kept=kept,
         evaluation=evaluation_pass,
+        generation=generation_pass,
         moments={},
         order=(),
         totals=_NOTHING,
@@ -241,14 +248,13 @@ def _shared(workload: Workload) -> Plan:
     )
 
 
-def _evaluation_pass(
-    workload: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
+def _pass_alone(
+    other: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
 ) -> ForwardPass:
-    """The forward pass without dropout at evaluation's batch."""
-    other = evaluated(workload)
+    """The forward pass of what is `evaluated` or `generated`, without dropout."""
     kernels = attention_kernels(other, trains=False)
     rules = _rules(other, kernels, _masked_layers(other, family))._replace(trains=False)
-    return forward_pass(workload.model, family, rules, found, trainable)
+    return forward_pass(other.model, family, rules, found, trainable)
 
 
 _NOTHING = Table.of([])
@@ -268,6 +274,19 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
             between = live["setup"][0].bytes
             found = evaluation(plan.evaluation, between, shards, plan.family, other, kernel)
             live = {**live, "evaluation": found}
+        if plan.generation is not None:
+            other, completion = generated(workload), workload.setup.max_completion_length
+            kernel = attention_kernels(other, trains=False).plain
+            between = live["setup"][0].bytes
+            drawn = generation(
+                plan.generation, between, shards, plan.family, other, completion, kernel
+            )
+            live = {**live, "generation": drawn}
+    gathered = gathered_to_save(workload, plan.adapters, plan.copies)
+    if gathered is not None:
+        between = live["setup"][0].bytes
+        saved = candidate(merged(between, {"communication": constant(gathered)}))
+        live = {**live, "saving": (saved,)}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
     state = shards.state

@@ -24,8 +24,8 @@ from lora_profiler.prediction import (
     Prediction,
 )
 from lora_profiler.support.engines import why_unruled
-from lora_profiler.support.evaluation import evaluation_words
-from lora_profiler.support.generations import generation_words
+from lora_profiler.support.evaluation import evaluation_words, generation_words
+from lora_profiler.support.generations import version_words
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import (
     AFTER_FORWARD,
@@ -48,7 +48,8 @@ EVALUATED_LAYER_ERROR = 0.10
 5 % seen without autocast, 9 % with it, in models of hardly any vocabulary
 (`tests/test_evaluation.py`)."""
 
-_STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step", "evaluation"}
+_BETWEEN_STEPS: tuple[MomentName, ...] = ("evaluation", "generation", "saving")
+_STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step", *_BETWEEN_STEPS}
 _OF_THE_LAST_PASS: tuple[MomentName, ...] = ("setup", "last_layer_forward", "end_of_forward")
 """Moments at which the output of the last forward pass is still there if the loop holds it."""
 
@@ -204,7 +205,9 @@ def layer_error(checkpointing: bool) -> float:
 
 def _error_inside(moment: MomentName, setup: TrainSetup) -> float:
     """Of a moment inside a layer."""
-    return EVALUATED_LAYER_ERROR if moment == "evaluation" else layer_error(setup.checkpointing)
+    if moment in _BETWEEN_STEPS:
+        return EVALUATED_LAYER_ERROR
+    return layer_error(setup.checkpointing)
 
 
 def _largest(plan: Plan, totals: list[int]) -> dict[MomentName, tuple[int, int]]:
@@ -246,7 +249,7 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
         return "estimate"
     exact, inside = 0, 0.0
     for (moment, number), size in zip(plan.order, totals, strict=True):
-        if moment in EXACT_MOMENTS or (moment == "evaluation" and number == 0):
+        if moment in EXACT_MOMENTS or (moment in _BETWEEN_STEPS and number == 0):
             exact = max(exact, size)
         else:
             inside = max(inside, size * (1 + _error_inside(moment, setup)))
@@ -345,7 +348,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         )
         return tuple(found)
     found.append(rows_words(setup, plan.kernel_text))
-    found += evaluation_words(workload)
+    found += (*evaluation_words(workload), *generation_words(setup))
     if setup.world_size > 1:
         found.append(_SHARED[setup.sharding])
     if setup.precision == "fsdp-mixed":
@@ -355,7 +358,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         )
     if setup.kernels == "liger":
         found.append(ASSUMPTION)
-    found += generation_words(workload)
+    found += version_words(workload)
     if setup.label_smoothing_factor:
         found.append(SMOOTHED)
     if setup.hold_outputs:

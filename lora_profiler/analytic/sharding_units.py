@@ -86,6 +86,27 @@ def shard_state(
     return fully_sharded(state, order, list(layers.values()), root, adapted, setup)
 
 
+def gathered_to_save(
+    workload: Workload, adapters: tuple[Adapter, ...], copies: Copies
+) -> int | None:
+    """Bytes that rank 0 of `workload` has on its card at once for a whole state dict, which goes to
+    the host tensor by tensor; None where it has every weight anyway, and under FSDP1.
+
+    FSDP2: one parameter, as accelerate asks torch's get_model_state_dict for it
+    (full_state_dict, cpu_offload). ZeRO-3: one module's own parameters (DeepSpeed
+    `runtime/engine.py`, _zero3_consolidated_16bit_state_dict).
+    """
+    setup, model = workload.setup.as_held, workload.model
+    kept = kept_in_16_bit(model, setup)
+    modules = [list(base_pieces(module, setup, kept)) for _, module in model.modules()]
+    modules += [[piece] for _, piece in _added(setup, adapters, copies)]
+    if setup.sharding in ("fsdp", "fsdp-no-reshard"):
+        return max(piece.share(1) for pieces in modules for piece in pieces)
+    if setup.sharding == "zero3":
+        return max(sum(piece.share(1) for piece in pieces) for pieces in modules)
+    return None
+
+
 def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
     """A 4-bit weight is packed in the compute dtype, in one column: other storage does not shard
     beside 16-bit parameters."""

@@ -3,7 +3,7 @@ source."""
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import StringIO
 
@@ -171,6 +171,25 @@ def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
         if shares:
             return sorted(shares)[len(shares) // 2]
     return 0.0
+
+
+def shared_with_vllm(gpu: Gpu, share: float) -> Gpu:
+    """What vLLM leaves of `gpu` where it was told to take `share` of its whole memory, weights and
+    cache and all (`gpu_memory_utilization`). Raises UsageError for a card sold with several memory
+    sizes.
+
+    Examples:
+        >>> shared_with_vllm(find_gpu("custom:24GiB"), 0.25).usable_bytes
+        19327352832
+    """
+    if not share:
+        return gpu
+    if gpu.usable_bytes is None:
+        raise UsageError(
+            f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB."
+        )
+    left = gpu.usable_bytes - round(gpu.usable_bytes * share)
+    return replace(gpu, name=f"{gpu.name} less {share:.0%} for vLLM", memory_bytes_usable=left)
 
 
 def find_gpu(name: str) -> Gpu:

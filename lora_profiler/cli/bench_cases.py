@@ -1,5 +1,6 @@
 """The cases that the options of `bench` mean."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.platform import Platform
     from lora_profiler.records.record import Conditions
+    from lora_profiler.stacks import Stack
     from lora_profiler.workload import Device
 
 
@@ -61,7 +63,7 @@ def model_cases(
             click.echo(
                 f"{flag(name)} is {value}, since this is a CPU, unless you give another.", err=True
             )
-    conditions = _conditions(o)
+    conditions = replace(_conditions(o), trained_by=_trainer_itself(stack, o))
     weights, text = _weights(o, models), _text(o)
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     if text is not None and weights is None:
@@ -69,14 +71,24 @@ def model_cases(
     platform = platform or present_platform(device)
     asked = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
     if stack:
-        click.echo(
-            f"Trained by the harness' own loop, with the defaults of {stack.title}.", err=True
-        )
+        who = f"the harness' own loop, with the defaults of {stack.title}"
+        if conditions.trained_by:
+            who = f"{stack.title} itself"
+        click.echo(f"Trained by {who}.", err=True)
     return [
         make_case(workload, conditions, weights=weights, text=text, repeat=repeat)
         for repeat in range(o["repeats"])
         for workload in (reversed(asked) if repeat % 2 else asked)
     ]
+
+
+def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
+    """The trainer whose own code is to run, "" for the harness' loop."""
+    from lora_profiler.harness.trainer_refusals import OWN_LOOPS
+
+    if stack is None or o["own_loop"] or stack.name in OWN_LOOPS:
+        return ""
+    return stack.key
 
 
 def _conditions(o: dict[str, Any]) -> "Conditions":

@@ -191,6 +191,12 @@ _OPTIONS = [
         help="Time no longer than so. [default: 60]",
         rare=True,
     ),
+    grouped(MEASURING)(
+        "--own-loop",
+        is_flag=True,
+        help="With --trainer: its defaults in the harness' own loop, not the trainer itself.",
+        rare=True,
+    ),
     grouped(MEASURING)("--no-timing", is_flag=True, help="Measure memory alone.", rare=True),
     grouped(REHEARSING)(
         "--rehearse",
@@ -266,6 +272,11 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
         raise UsageError(
             f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
             " of the two."
+        )
+    if o["own_loop"] and o["trainer"] is None:
+        raise UsageError(
+            "--own-loop takes a trainer's defaults without the trainer; name it with --trainer, or"
+            " leave it out."
         )
     _check_rehearsal(ctx)
     finished((), o["rerun"])

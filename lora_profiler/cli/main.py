@@ -169,7 +169,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
-    gpu = _gpu(o["gpu"]) if o["gpu"] else None
+    gpu = _gpu(o)
     network = _network(o["interconnect"]) if o["interconnect"] else None
     platform = platform_of(o, gpu)
     lookup = {name: o[name] for name in ("revision", "offline")}
@@ -224,10 +224,12 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         ctx.exit(1)
 
 
-def _gpu(key: str) -> "Gpu":
-    from lora_profiler.catalog import find_gpu
+def _gpu(o: dict[str, Any]) -> "Gpu | None":
+    if not o["gpu"]:
+        return None
+    from lora_profiler.catalog import find_gpu, shared_with_vllm
 
-    return find_gpu(key)
+    return shared_with_vllm(find_gpu(o["gpu"]), o["vllm_share"])
 
 
 def _network(text: str) -> "Network":

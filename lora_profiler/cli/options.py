@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from lora_profiler.cli.click_support import (
+    FiniteRange,
     NearestChoice,
     SpelledChoice,
     complete_gpu,
@@ -112,6 +113,17 @@ _ANSWER_OPTIONS = [
         shell_complete=complete_gpu,
         help=(
             "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them."
+        ),
+    ),
+    grouped(WHERE)(
+        "--vllm-share",
+        rare=True,
+        type=FiniteRange(min=0, max=1, max_open=True),
+        default=0.0,
+        metavar="SHARE",
+        help=(
+            "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization."
+            " [default: 0]"
         ),
     ),
     TORCH_OPTION,

@@ -18,10 +18,14 @@ from lora_profiler.platform import Platform
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import (
     code_book_bytes,
+    has_reference,
     loop_columns_beside,
     loop_scalar_bytes,
 )
 from lora_profiler.workload import TrainSetup, Workload
+
+_OF_REFERENCE: tuple[Category, ...] = ("parameters", "buffers")
+"""What a second model is made of."""
 
 
 class Evaluation:
@@ -34,10 +38,15 @@ class Evaluation:
         self.persistent = {
             category: affine.at(units) for category, affine in profile.persistent.items()
         }
-        self.beside: Mapping[Category, Polynomial] = {
+        beside: dict[Category, Polynomial] = {
             "buffers": constant(code_book_bytes(setup)),
             "inputs": TOKENS * (8 * loop_columns_beside(setup)) + loop_scalar_bytes(setup),
         }
+        if has_reference(setup):
+            for name in _OF_REFERENCE:
+                beside[name] = beside.get(name, ZERO) + self.persistent.get(name, ZERO)
+                self.persistent[name] = self.persistent.get(name, ZERO) * 2
+        self.beside: Mapping[Category, Polynomial] = beside
         self.trainable = total(profile.trainable).at(units)
         self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
 

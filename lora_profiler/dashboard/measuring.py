@@ -42,6 +42,8 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
         replace(question, options={**question.options, "device": DEFAULTS["device"]})
     )
     own = question.stack.options if question.stack else ()
+    if question.stack is not None:
+        arguments.append("--own-loop")
     for name in CPU_DEFAULTS:
         if name not in question.given and name not in own:
             arguments += [flag(name), str(question.options[name])]

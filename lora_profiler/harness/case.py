@@ -2,12 +2,12 @@
 inputs lie."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from lora_profiler.records.decode import decoded
-from lora_profiler.records.record import Conditions, case_key, padding_in_setup
+from lora_profiler.records.record import Conditions, case_key, conditions_dict, padding_in_setup
 from lora_profiler.records.serialize import WorkloadFields, workload_dict, workload_of
 from lora_profiler.workload import Workload
 
@@ -55,7 +55,7 @@ def make_case(
 def case_dict(case: Case) -> dict[str, Any]:
     return {
         "workload": workload_dict(case.workload),
-        "conditions": asdict(case.conditions),
+        "conditions": conditions_dict(case.conditions),
         "repeat": case.repeat,
         "weights": case.weights,
         "text": case.text,

@@ -50,12 +50,14 @@ __all__ = [
 PACKAGES = (
     "accelerate",
     "bitsandbytes",
+    "datasets",
     "numpy",
     "nvidia-ml-py",
     "peft",
     "torch",
     "transformers",
     "triton",
+    "trl",
 )
 """Distributions whose version is kept, beside this program's own."""
 

@@ -25,7 +25,7 @@ from lora_profiler.harness.process_group import reshard
 from lora_profiler.harness.timeline import Claims, Peak, Timeline, completed, composition, steady
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
 from lora_profiler.harness.training import Training
-from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.modeling import attention_context
 from lora_profiler.prediction import Category, Phase
 from lora_profiler.records.record import Conditions, PhaseSample
 
@@ -294,7 +294,7 @@ def saved_activation_bytes(training: Training) -> int:
         attention_context(training.setup),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        loss = forward_loss(training.model, training.setup, training.batches.next())
+        loss = training.loss()
     del loss
     model |= known()
     size = sum(ownership.storage_of(t).nbytes() for key, t in kept.items() if key not in model)

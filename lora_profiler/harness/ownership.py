@@ -64,6 +64,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor
 def owned(training: Training) -> Iterator[tuple[Category, torch.Tensor]]:
     """Everything that lives between two steps, with its owner."""
     yield from model_tensors(training.model)
+    if training.reference is not None:
+        yield from model_tensors(training.reference)
     yield from (("optimizer_states", t) for t in optimizer_tensors(training.optimizer))
     yield from (("gradients", t) for t in gradient_tensors(training.model))
     if training.ballast is not None:

@@ -9,6 +9,7 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.harness.pretended import Pretended
+from lora_profiler.harness.trainer_refusals import MODULES, missing_for, refuse_trainer
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
 from lora_profiler.support.model_types import type_of
@@ -60,7 +61,7 @@ def refuse_here(
         refuse(workload, conditions)
         return
     _refuse_masked(workload.setup)
-    missing = pretended.missing - {"bitsandbytes"}
+    missing = pretended.missing - {"bitsandbytes", *MODULES}
     if missing:
         names = " ".join(sorted(missing))
         raise MeasurementError(
@@ -109,6 +110,8 @@ def refuse(
             f"measuring needs {', '.join(missing)}; install them: pip install"
             " 'lora-profiler[measure]'."
         )
+    if conditions.trained_by:
+        _refuse_trainer(setup, conditions.trained_by, installed)
     package = package_of(setup)
     if (setup.quantization or package == "bitsandbytes") and installed("bitsandbytes") is None:
         what = "a 4-bit base" if setup.quantization else f"optimizer {setup.optimizer}"
@@ -168,6 +171,17 @@ def refuse(
         _refuse_allocator(environ)
     if setup.device == "cuda" and _needs_bfloat16(setup):
         _refuse_bfloat16(setup, capability())
+
+
+def _refuse_trainer(setup: TrainSetup, trainer: str, installed: Callable[[str], object]) -> None:
+    refuse_trainer(setup, trainer)
+    missing = missing_for(trainer, installed)
+    if missing:
+        raise MeasurementError(
+            f"training with {trainer} itself needs {', '.join(missing)}; install them: pip install"
+            " 'lora-profiler[trainers]', or add --own-loop to train with the harness' own loop in"
+            " its defaults."
+        )
 
 
 def _needs_bfloat16(setup: TrainSetup) -> bool:

@@ -13,7 +13,7 @@ from lora_profiler.harness.process_group import Spread
 from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import loop_bytes_beside
+from lora_profiler.support.library_memory import has_reference, loop_bytes_beside
 from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
@@ -110,6 +110,11 @@ class Batches:
         )
 
 
+def size_of(model: torch.nn.Module) -> int:
+    """Bytes of its parameters and buffers, each once."""
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+
 def token_counts(batch: Batch) -> tuple[int, int, int]:
     """(padded, not padding, supervised) tokens of one micro-batch; supervised are the labels that
     are not ignored."""
@@ -124,8 +129,11 @@ class Training:
 
     `held` is the output of the last forward pass where the setup says so. `ballast_bytes` are held
     as well, by a tensor that nothing uses; so is `of_loop`, what the trainer's own loop keeps.
-    `spread` is how ranks share the model, whose gradients they then exchange.
+    `spread` is how ranks share the model, whose gradients they then exchange. `reference` is a
+    second model that a trainer itself keeps.
     """
+
+    reference: torch.nn.Module | None = None
 
     def __init__(
         self,
@@ -142,7 +150,7 @@ class Training:
             if ballast_bytes
             else None
         )
-        kept = loop_bytes_beside(setup)
+        kept = loop_bytes_beside(setup) + (size_of(model) if has_reference(setup) else 0)
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.spread = spread or Spread(module=model)
         self.held: object = None
@@ -184,6 +192,13 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done = number
         return summed  # type: ignore[no-any-return]
+
+    def loss(self) -> torch.Tensor:
+        """Of one more batch, with its graph."""
+        return forward_loss(self.model, self.setup, self.batches.next())
+
+    def close(self) -> None:
+        """Lets go of what would outlive it."""
 
     def evaluate(self, enter: Enter) -> None:
         """The loss of one batch of evaluation after a step, where the setup asks for it; dropped,

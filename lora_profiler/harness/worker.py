@@ -139,19 +139,10 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     view.limit(case.conditions.budget_bytes)
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
-    model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
-    run.counts = modeling.count_parameters(model)
-    if setup.world_size > 1:
-        run.stage("shard")
-    shared = spread(model, setup)
-    run.stage("optimizer_build")
-    optimizer = modeling.make_optimizer(model, setup)
-    torch.manual_seed(case.conditions.seed)
-    batches = Batches(
-        setup, case.conditions, case.workload.model.config["vocab_size"], text, ranks.rank
-    )
+    vocabulary = case.workload.model.config["vocab_size"]
+    batches = Batches(setup, case.conditions, vocabulary, text, ranks.rank)
     del text
-    training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
+    training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
     padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
     run.tokens = (
         padded * setup.accumulation,
@@ -188,6 +179,28 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
         )
     run.stage("end")
     view.sample("end")
+    training.close()
+
+
+def _by_own_loop(run: Run, batches: Batches) -> Training:
+    case, setup = run.case, run.case.workload.setup
+    model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
+    run.counts = modeling.count_parameters(model)
+    if setup.world_size > 1:
+        run.stage("shard")
+    shared = spread(model, setup)
+    run.stage("optimizer_build")
+    optimizer = modeling.make_optimizer(model, setup)
+    torch.manual_seed(case.conditions.seed)
+    return Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
+
+
+def _by_trainer(run: Run, batches: Batches) -> Training:
+    from lora_profiler.harness.trainers import trained_by
+
+    training = trained_by(run.case, batches, run.stage)
+    run.counts = modeling.count_parameters(training.model)
+    return training
 
 
 def losses_alone(case: Case) -> list[float]:

@@ -4,6 +4,7 @@ where asked, ready to step.
 May import torch; transformers, PEFT and bitsandbytes load when a model is built.
 """
 
+from lora_profiler.modeling.adapters import adapter_config, inject_adapters
 from lora_profiler.modeling.build import build_model
 from lora_profiler.modeling.contents import (
     adapter_parameters,
@@ -23,6 +24,7 @@ from lora_profiler.modeling.stepping import (
 from lora_profiler.modeling.text import text_tokens
 
 __all__ = [
+    "adapter_config",
     "adapter_parameters",
     "attention_context",
     "build_model",
@@ -31,6 +33,7 @@ __all__ = [
     "evaluating",
     "forward",
     "forward_loss",
+    "inject_adapters",
     "make_optimizer",
     "output_head",
     "quantization_tensors",

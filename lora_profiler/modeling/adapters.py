@@ -22,7 +22,7 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     trl = setup.quantization is not None and setup.quantization.recipe == "trl"
     dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
     adapted = peft.get_peft_model(
-        model, _peft_config(model, lora), autocast_adapter_dtype=dtype == torch.float32
+        model, adapter_config(model, lora), autocast_adapter_dtype=dtype == torch.float32
     )
     prefix: str = adapted.base_model.prefix
     for name, parameter in adapted.named_parameters():
@@ -35,8 +35,8 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     return adapted
 
 
-def _peft_config(model: Any, lora: LoraConfig) -> Any:
-    """PEFT's config of the method that `lora` asks for."""
+def adapter_config(model: Any, lora: LoraConfig) -> Any:
+    """PEFT's config of the method that `lora` asks for. Raises what PEFT raises."""
     import peft
 
     common: dict[str, Any] = {

@@ -36,6 +36,7 @@ def build_model(
     weights: str | None = None,
     on_stage: Stage = lambda name: None,
     device: str | None = None,
+    bare: bool = False,
 ) -> torch.nn.Module:
     """The model of `workload` on its device, in train mode without a cache, ready to train as its
     setup says.
@@ -43,7 +44,8 @@ def build_model(
     weights: None for random ones (seed 0, as transformers initialises them); "hub" for those of
     `workload.model.id`; a folder that `from_pretrained` takes; or a GGUF file, dequantised.
     `on_stage` is told "load", "quantise" and "adapter_inject" as each begins. `device` "meta"
-    builds it of tensors without data. Remote code is never run.
+    builds it of tensors without data; `bare` leaves adapters and checkpointing to a trainer.
+    Remote code is never run.
 
     A 4-bit model is quantised one weight at a time, with random weights as they are made, else by
     `from_pretrained(quantization_config=...)`; only GGUF weights are quantised out of the 16-bit
@@ -90,7 +92,7 @@ def build_model(
                 sharded=setup.sharding in FULLY_SHARDED,
             )
             prepare_for_training(model, setup.quantization, setup.checkpointing)
-        if setup.lora is not None:
+        if setup.lora is not None and not bare:
             on_stage("adapter_inject")
             place = (
                 torch.device("meta") if device == "meta" else nullcontext()
@@ -105,7 +107,7 @@ def build_model(
             from lora_profiler.modeling.generations import with_older_loss
 
             with_older_loss(model, setup)
-        if setup.checkpointing:
+        if setup.checkpointing and not bare:
             with refusals(f"{workload.model.id} has no activation checkpointing"):
                 enable_checkpointing(model, setup)
     return model.train()

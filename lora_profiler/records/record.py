@@ -9,7 +9,7 @@ a missing phase or category was not seen.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Category, Phase
@@ -60,7 +60,7 @@ class Conditions:
     moved there. `budget_bytes` emulates a device with so much memory. `memory_steps` are the
     optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
     `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness
-    itself.
+    itself. `trained_by`: whose own code ran the steps, as "trl-sft@1.16"; "" for the harness' loop.
 
     Examples:
         >>> from lora_profiler import Conditions
@@ -77,6 +77,7 @@ class Conditions:
     min_timed_steps: int = 10
     max_timing_seconds: float = 60.0
     ballast_bytes: int = 0
+    trained_by: str = ""
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers that are none."""
@@ -319,15 +320,25 @@ def padding_in_setup(workload: Workload, conditions: Conditions) -> tuple[Worklo
     return replace(workload, setup=setup), replace(conditions, padding=0.0)
 
 
+def conditions_dict(conditions: Conditions) -> dict[str, Any]:
+    """In JSON's own types. `trained_by` is left out where it says nothing: keys of older records
+    stay what they are, and older versions of this program read all but records of trainers."""
+    from dataclasses import asdict
+
+    held = asdict(conditions)
+    if not conditions.trained_by:
+        del held["trained_by"]
+    return held
+
+
 @lru_cache(maxsize=1024)
 def case_key(workload: Workload, conditions: Conditions) -> str:
     """The workload's key and six hex digits of the conditions; the same on every machine.
     Remembered, since every id needs it."""
     import hashlib
     import json
-    from dataclasses import asdict
 
     digest = hashlib.sha256(
-        json.dumps(canonical(asdict(conditions)), sort_keys=True).encode()
+        json.dumps(canonical(conditions_dict(conditions)), sort_keys=True).encode()
     ).hexdigest()[:6]
     return f"{workload.key}-{digest}"

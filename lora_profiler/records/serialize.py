@@ -10,7 +10,13 @@ from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.environment import Environment
-from lora_profiler.records.record import SCHEMA_VERSION, Conditions, Measurement, Record
+from lora_profiler.records.record import (
+    SCHEMA_VERSION,
+    Conditions,
+    Measurement,
+    Record,
+    conditions_dict,
+)
 from lora_profiler.workload import (
     STORED_OPTIONS,
     LoraConfig,
@@ -121,7 +127,7 @@ def record_dict(record: Record) -> dict[str, Any]:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
         "workload": workload_dict(record.workload),
-        "conditions": asdict(record.conditions),
+        "conditions": conditions_dict(record.conditions),
         "environment": environment,
         "measurement": asdict(record.measurement),
     }

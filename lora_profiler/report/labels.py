@@ -63,6 +63,8 @@ MOMENT_LABELS: Final[dict[str, str]] = {
     "first_layer_backward": "end of backward, first layer",
     "optimizer_step": "optimizer step",
     "evaluation": "evaluation",
+    "generation": "generation",
+    "saving": "saving a checkpoint",
 }
 
 MOMENT_DEFINITIONS: Final[dict[str, str]] = {
@@ -84,6 +86,14 @@ MOMENT_DEFINITIONS: Final[dict[str, str]] = {
     "evaluation": (
         "no gradients; the logits of evaluation's batch with the copies that the loss makes, or"
         " what a layer's forward pass needs"
+    ),
+    "generation": (
+        "no gradients; keys and values of every token of the completions, and what drawing the next"
+        " one takes, or what the prompts' forward pass needs"
+    ),
+    "saving": (
+        "no gradients; what the ranks gather at once on the way to the host, where the whole state"
+        " dict is"
     ),
 }
 

@@ -128,6 +128,8 @@ def _conditions_line(record: Record) -> str:
     parts.append("random tokens" if held.text == "random" else f"text of {held.text}")
     if padding := record.workload.setup.padding:
         parts.append(f"{percent_text(padding)} padding")
+    if held.trained_by:
+        parts.append(f"trained by {held.trained_by} itself")
     if held.budget_bytes is not None:
         parts.append(f"held to {bytes_text(held.budget_bytes)}")
     if held.ballast_bytes:

@@ -15,6 +15,8 @@ PHASE_LABELS: Final[dict[str, str]] = {
     "optimizer": "optimizer step",
     "zero": "clearing gradients",
     "evaluation": "evaluation",
+    "generation": "generation",
+    "saving": "saving",
 }
 """Measured phases; "forward" also names the group of forward and loss that is compared with a
 prediction."""

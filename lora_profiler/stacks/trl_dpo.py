@@ -1,6 +1,6 @@
 """TRL's DPOTrainer: `DPOConfig` and PEFT's `LoraConfig` as they are made without arguments."""
 
-from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method
+from lora_profiler.stacks.stack import Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ALIASES, PEFT_LORA
 from lora_profiler.stacks.trl_sft import COMMON, HOLDS, QUANTIZED
 
@@ -26,13 +26,8 @@ VERSIONS = (
         holds=(
             *HOLDS,
             "the reference is the model with its adapters switched off, in a pass without"
-            " gradients: no second model (TRL 1.16, dpo_trainer.py; measured)",
-        ),
-        gaps=(
-            Gap(
-                "a second, frozen copy of the model is the reference, in the checkpoint's dtype",
-                ("full",),
-            ),
+            " gradients; without adapters a second, frozen copy of the model (TRL 1.16,"
+            " dpo_trainer.py; measured)",
         ),
         refusals=(Refusal("packed", "pairs are not packed; padding_free has no option here"),),
     ),

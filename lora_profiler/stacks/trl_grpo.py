@@ -24,8 +24,9 @@ VERSIONS = (
         holds=HOLDS,
         gaps=(
             Gap(
-                "generation: its KV cache, or the share of the card that vLLM takes"
-                " (vllm_gpu_memory_utilization)"
+                "generation, unless --generation-batch-size says how many completions are made at"
+                " once; with vLLM the share of the card that it takes, vllm_gpu_memory_utilization"
+                " (0.3 by default), is gone from all moments"
             ),
         ),
         refusals=(Refusal("packed", "completions are padded, not packed"),),

@@ -2,7 +2,7 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.support.engines import why_unprofiled, why_unruled
+from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
@@ -21,10 +21,31 @@ def check(workload: Workload, engine: str) -> None:
     check_platform(workload)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
         raise UsageError(reason)
+    check_completions(workload.setup, engine)
     if engine == "traced":
         check_traceable(workload)
     else:
         check_tensor_parallel(workload)
+
+
+def check_completions(setup: TrainSetup, engine: str) -> None:
+    """Raises UsageError for generation by an engine that has none, and for completions that nobody
+    generates or that have no prompt."""
+    completion = setup.max_completion_length
+    if setup.generation_batch_size is None:
+        if completion is not None:
+            raise UsageError(
+                "a completion length says how much of a sequence is generated; add"
+                " --generation-batch-size N, or leave it out."
+            )
+        return
+    if engine not in ("auto", "analytic"):
+        raise UsageError(NO_GENERATION)
+    if completion is not None and completion >= setup.seq_len:
+        raise UsageError(
+            f"completions of {completion:,} tokens leave nothing of {setup.seq_len:,} for the"
+            " prompt; take a longer --seq-len, or a shorter --max-completion-length."
+        )
 
 
 def check_model(workload: Workload) -> None:

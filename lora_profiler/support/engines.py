@@ -5,6 +5,11 @@ process's. No torch."""
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.workload import TrainSetup
 
+NO_GENERATION = (
+    "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
+    " --generation-batch-size out."
+)
+
 
 def why_unprofiled(setup: TrainSetup) -> str | None:
     """The reason and what to do, None where a profile can hold the setup."""
@@ -29,6 +34,8 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of evaluation between steps; take --engine analytic, or traced, which"
             " traces exactly this size."
         )
+    if setup.generation_batch_size is not None:
+        return NO_GENERATION
     if setup.transformers != "5":
         return (
             "no profile is of an older version of transformers; take --engine analytic, or traced,"

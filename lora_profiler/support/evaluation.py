@@ -1,8 +1,8 @@
-"""Evaluation between two steps: what an answer takes for granted of it. No torch."""
+"""Evaluation and generation between two steps: what an answer takes for granted. No torch."""
 
 from lora_profiler.support.losses import head_of
 from lora_profiler.units import bytes_text
-from lora_profiler.workload import DTYPE_BYTES, Workload
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 
 def evaluation_words(workload: Workload) -> tuple[str, ...]:
@@ -25,4 +25,18 @@ def evaluation_words(workload: Workload) -> tuple[str, ...]:
             f"With compute_metrics the logits of each batch stay, {gathered} a batch until"
             " eval_accumulation_steps, on top."
         ),
+    )
+
+
+def generation_words(setup: TrainSetup) -> tuple[str, ...]:
+    """What an answer takes for granted of generation, a sentence each."""
+    rows, completion = setup.generation_batch_size, setup.max_completion_length
+    if rows is None:
+        return ()
+    prompt = "prompts as long as that"
+    if completion is not None:
+        prompt = f"{completion:,} of them after the prompt"
+    return (
+        f"Generation between steps makes {rows:,} completions at once by transformers' generate,"
+        f" sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask.",
     )

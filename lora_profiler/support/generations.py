@@ -71,7 +71,7 @@ def check_generation(workload: Workload) -> None:
     )
 
 
-def generation_words(workload: Workload) -> tuple[str, ...]:
+def version_words(workload: Workload) -> tuple[str, ...]:
     """What an answer takes for granted of the code that runs, where it is not today's."""
     setup, found = workload.setup, []
     if setup.transformers != "5":

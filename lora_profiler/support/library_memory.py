@@ -46,6 +46,12 @@ _BESIDE_IDS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
 
 
+def has_reference(setup: TrainSetup) -> bool:
+    """Whether a second, frozen copy of the model is the reference: DPO has the model itself with
+    its adapters switched off, where there are adapters (TRL 1.16 `dpo_trainer.py`)."""
+    return setup.loop_state == "trl-dpo" and setup.lora is None
+
+
 def batch_columns(setup: TrainSetup) -> int:
     """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
     step. The Trainer takes all micro-batches of a step at once."""

@@ -18,13 +18,16 @@ _NAMES = (
 _OF_HARNESS = (
     "accelerate",
     "bitsandbytes",
+    "datasets",
+    "greenlet",
     "huggingface_hub",
     "msgspec",
     "peft",
     "torch",
     "transformers",
+    "trl",
 )
-"""What the harness' own case imports."""
+"""What the harness' own case and its trainers import."""
 
 
 def _folder(name: str) -> str | None:

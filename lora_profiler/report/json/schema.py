@@ -30,12 +30,12 @@ def payload_schema(kind: type, *, title: str) -> dict[str, Any]:
     """Of a document that a command prints. Memory, time and counts are never negative, which their
     names tell; a later version may add fields."""
     later = {stored.name for stored in STORED_OPTIONS if stored.declared.added}
-    optional = frozenset({*later, _OF_REHEARSED})
+    optional = frozenset({*later, *_OF_SOME_RECORDS})
     return json_schema(kind, title=title, limits=_limits, optional=optional)
 
 
-_OF_REHEARSED = "limits"
-"""Of an environment, and written of rehearsed records alone."""
+_OF_SOME_RECORDS = ("limits", "trained_by")
+"""Written of rehearsed records, and of those that a trainer itself trained."""
 
 
 def _limits(name: str) -> Mapping[str, Any]:

@@ -1,9 +1,9 @@
 """Models of the hub whose weights are not on this disk: a config, where the catalogue knows one,
 and a checkpoint of holes.
 
-Loading it is what loading the real one is, byte for byte, and every value is zero: a file of the
-right length without storage. All of it lies in this run's own view of the hub's cache (`launch.py`
-makes that, of links), and goes with the run."""
+Loading it is what loading the real one is, byte for byte, and every value is zero: files of the
+right length without storage, of 5 GB at most, as checkpoints of the hub are. All of it lies in this
+run's own view of the hub's cache (`launch.py` makes that, of links), and goes with the run."""
 
 import json
 import os
@@ -22,11 +22,9 @@ STOOD_IN: list[str] = []
 """Repositories whose weights are holes."""
 _COMMIT = "0" * 40
 _WEIGHTS = "model.safetensors"
-_OTHER_WEIGHTS = (
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_INDEX = "model.safetensors.index.json"
+_OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+_SHARD_BYTES = 5_000_000_000
 _DTYPES = {
     "bfloat16": "BF16",
     "float16": "F16",
@@ -70,8 +68,10 @@ def _prepare(settings: Settings, repository: str, name: str) -> None:
     if snapshot is None or (snapshot / name).exists():
         return
     if name == _WEIGHTS and not any((snapshot / other).exists() for other in _OTHER_WEIGHTS):
-        write_holes(snapshot / _WEIGHTS, snapshot / "config.json")
+        write_holes(snapshot)
         STOOD_IN.append(repository)
+        if not (snapshot / name).exists():
+            _say_missing(folder, snapshot.name, name)
     elif name in TOKENIZER and settings.pretends_data:
         write_tokenizer(snapshot)
         DATA_STOOD_IN.append(f"the tokenizer of {repository}")
@@ -135,18 +135,40 @@ def _known_config(settings: Settings, repository: str) -> dict[str, Any] | None:
     return None
 
 
-def write_holes(path: Path, config_path: Path) -> None:
-    """A safetensors file of all that the config's own architecture holds; its data is a hole."""
+def write_holes(snapshot: Path) -> None:
+    """safetensors files of all that the architecture of the config.json there holds, with an index
+    where they are several; their data is a hole."""
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    filled = total = 0
+    for name, tensor in _tensors_of(snapshot / "config.json"):
+        if filled and filled + tensor.nbytes > _SHARD_BYTES:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += tensor.nbytes
+        total += tensor.nbytes
+    if len(shards) == 1:
+        _write_shard(snapshot / _WEIGHTS, shards[0])
+        return
+    places: dict[str, str] = {}
+    for number, tensors in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_shard(snapshot / file, tensors)
+        places |= dict.fromkeys(tensors, file)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (snapshot / _INDEX).write_text(json.dumps(index), "utf-8")
+
+
+def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
     header: dict[str, dict[str, Any]] = {}
     end = 0
-    for name, tensor in _tensors_of(config_path):
-        size = tensor.numel() * tensor.element_size()
+    for name, tensor in tensors.items():
         header[name] = {
             "dtype": _DTYPES[str(tensor.dtype).removeprefix("torch.")],
             "shape": list(tensor.shape),
-            "data_offsets": [end, end + size],
+            "data_offsets": [end, end + tensor.nbytes],
         }
-        end += size
+        end += tensor.nbytes
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-len(text) % 8)
     partial = path.with_name(f".{os.getpid()}-{path.name}")

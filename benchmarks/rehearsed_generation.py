@@ -1,0 +1,144 @@
+"""transformers' generate on a pretended card, its peak beside the moment that `predict` gives it.
+
+    python -m benchmarks.rehearsed_generation --python PYTHON [--again]
+
+PYTHON is of an environment with a CUDA build of torch, transformers and PEFT. No card is needed, no
+weights are fetched. Writes `results/rehearsed_generation.jsonl`, a row a run, and
+`results/rehearsed_generation.md`; --again predicts the rows anew.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.forked_rehearsals import ForkedRehearsals
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.planning.engine import predict
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+RESULTS = Path(__file__).parent / "results"
+ROWS, PAGE = RESULTS / "rehearsed_generation.jsonl", RESULTS / "rehearsed_generation.md"
+CARD = "a100_sxm_80gb"
+MODELS = (
+    "HuggingFaceTB/SmolLM2-135M",
+    "Qwen/Qwen2.5-0.5B",
+    "Qwen/Qwen3-0.6B",
+    "meta-llama/Llama-3.2-1B",
+    "mistralai/Mistral-7B-v0.1",
+    "meta-llama/Llama-3.1-8B",
+    "google/gemma-2-2b",
+    "EleutherAI/pythia-410m",
+    "microsoft/Phi-3-mini-4k-instruct",
+)
+
+
+def questions() -> Iterator[dict[str, Any]]:
+    """8 completions, as GRPO's default: long ones, and short ones of long prompts, where the
+    prompts' pass is the peak."""
+    for model in MODELS:
+        for rank in (0, 16):
+            for prompt, completion in ((64, 128), (192, 16)):
+                yield {
+                    "model": model,
+                    "rows": 8,
+                    "prompt": prompt,
+                    "completion": completion,
+                    "dtype": "bfloat16",
+                    "rank": rank,
+                }
+
+
+def workload_of(question: Mapping[str, Any], torch: str) -> Workload:
+    setup = TrainSetup(
+        seq_len=question["prompt"] + question["completion"],
+        generation_batch_size=question["rows"],
+        max_completion_length=question["completion"],
+        dtype=question["dtype"],
+        lora=LoraConfig(r=question["rank"]) if question["rank"] else None,
+    )
+    platform = Platform(capability=find_gpu(CARD).capability, torch=version_of(torch) or (0, 0))
+    return Workload(
+        model=find_model(question["model"], offline=True), setup=setup, platform=platform
+    )
+
+
+def predicted(question: Mapping[str, Any], torch: str) -> dict[str, Any]:
+    """What generation adds to what lives between two steps."""
+    answer = predict(workload_of(question, torch), may_trace=False)
+    sizes = {m.moment: m for m in answer.moments if m.step == "steady"}
+    added = sizes["generation"].total_bytes - sizes["setup"].total_bytes
+    is_pass = "temporaries" in sizes["generation"].bytes
+    return {"predicted_bytes": added, "peak_in": "prompts" if is_pass else "last token"}
+
+
+def counted(row: Mapping[str, Any]) -> int:
+    return int(row["requested_bytes"] - row["before_bytes"])
+
+
+def error(row: Mapping[str, Any]) -> float:
+    """Of what generation adds, as a share of all that is there."""
+    return float((row["predicted_bytes"] - counted(row)) / row["requested_bytes"])
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    done = [row for row in rows if row["status"] == "done"]
+    lines = [
+        "# Generation, rehearsed",
+        "",
+        "`python -m benchmarks.rehearsed_generation`: transformers' own `generate` over torch's"
+        " CUDA build on a pretended A100, 8 sequences drawn at once, none of which ends before the"
+        " last token. Bytes that come on top of the model, beside the moment `generation`; the"
+        " error is a share of model and generation together. Nothing here was measured on a card.",
+        "",
+        "| model | rank | prompt + completion | peak in | rehearsed | predicted | error |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in done:
+        lines.append(
+            f"| {row['model']} | {row['rank'] or 'full'} | {row['prompt']} + {row['completion']} |"
+            f" {row['peak_in']} | {counted(row):,} | {row['predicted_bytes']:,} |"
+            f" {100 * error(row):+.3f} % |"
+        )
+    if others := [row for row in rows if row not in done]:
+        lines += ["", *(f"- {row['model']}: {row['error']}" for row in others)]
+    return "\n".join(lines) + "\n"
+
+
+def run(python: Path) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        more = {"LORA_PROFILER_RUN": folder, "HF_HUB_CACHE": f"{folder}/hub"}
+        server = ForkedRehearsals(
+            python, find_gpu(CARD), "benchmarks.rehearsed_generation_server", more
+        )
+        for question in questions():
+            found = server.ask(question)
+            row = {**question, "torch": server.torch, **found}
+            rows.append(row | predicted(question, server.torch))
+            print(rows[-1], flush=True)
+        server.end()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    if options.again:
+        rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+        rows = [row | predicted(row, row["torch"]) for row in rows]
+    else:
+        rows = run(options.python)
+    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    PAGE.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()
