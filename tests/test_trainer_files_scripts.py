@@ -4,6 +4,7 @@ they hold when they are run is in `benchmarks/written_scripts.py`."""
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 
 from lora_profiler import find_model
@@ -93,6 +94,37 @@ def test_what_bitsandbytes_and_peft_take_by_themselves(read: Any) -> None:
     assert read(plain).options["adapter_dtype"] == "bfloat16"
     pattern = SCRIPT.replace('["q_proj", "v_proj"]', '"q_proj,v_proj"')
     assert read(pattern).options["targets"] == "re:q_proj,v_proj"  # PEFT matches it in full
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("VeraConfig()", {"peft_type": "vera", "rank": 256}),
+        ("VeraConfig(r=16, vera_dropout=0.1)", {"peft_type": "vera", "rank": 16, "dropout": 0.1}),
+        (
+            'IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])',
+            {"peft_type": "ia3", "targets": "k_proj,down_proj", "feedforward_modules": "down_proj"},
+        ),
+        ("OFTConfig(oft_block_size=64)", {"peft_type": "oft", "oft_block_size": 64}),
+    ],
+)
+def test_other_adapters_of_peft(read: Any, config: str, options: dict[str, Any]) -> None:
+    text = f'SFTTrainer(model="gpt2", args=SFTConfig(max_length=64), peft_config={config})\n'
+    file = read(text)
+    assert file.options == {"methods": ("lora",), "seq_len": 64, **options}
+    assert not file.not_modelled
+
+
+def test_every_adapter_of_the_installed_peft_is_known_for_one(read: Any) -> None:
+    for config in set(peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.values()):
+        text = f'SFTTrainer(model="gpt2", peft_config={config.__name__}())\n'
+        assert read(text).options["methods"] == ("lora",), config
+
+
+def test_adapters_that_have_no_option_are_named(read: Any) -> None:
+    text = 'SFTTrainer(model="gpt2", peft_config=LoHaConfig(r=4))\n'
+    (gap,) = read(text).not_modelled
+    assert (gap.missing, gap.direction) == ("LoHaConfig, answered as LoRA", "either way")
 
 
 def test_a_trainer_of_trl_has_its_own_defaults(read: Any) -> None:

@@ -20,9 +20,16 @@ _OF_A_SCRIPT = (
     r"(?!Peft)\w*(Auto\w*Model|For[A-Z]|LMHead)\w*\.from_pretrained|get_peft_model"
     rf"|prepare_model_for_kbit_training|{_CONFIGURED}"
 )
+_ADAPTERS = (
+    r"(AdaLora|Adamss|AdaptionPrompt|BOFT|Beft|Bone|C3A|CPT|Cartridge|Deft|Delora|FourierFT|Frod"
+    r"|Glora|Gralora|HRA|Hira|IA3|LNTuning|Lily|LoHa|LoKr|Lora|Miss|MultitaskPromptTuning|OFT|OSF"
+    r"|Peanut|Poly|PrefixTuning|PromptEncoder|PromptTuning|Psoft|Pvera|RandLora|Road|Shadow|Shira"
+    r"|Supertuning|TinyLora|TrainableTokens|UniLora|VBLoRA|Vera|WaveFT|XLora)Config"
+)
+"""PEFT's classes of adapters, as of 0.21."""
 _CALLED: Mapping[str, str] = {
     r".*\.from_pretrained": LOADED,
-    "LoraConfig": ADAPTED,
+    _ADAPTERS: ADAPTED,
     "prepare_model_for_kbit_training": PREPARED,
     r"\w*Trainer": TRAINED,
 }

@@ -33,6 +33,7 @@ from lora_profiler.trainer_files.meaning import (
 LOADED, ADAPTED, PREPARED, TRAINED = "(loaded by)", "(adapted by)", "(prepared by)", "(trained by)"
 """Keys of a script's document: the functions and classes that it calls."""
 _STACKS = {"SFTTrainer": "trl-sft", "DPOTrainer": "trl-dpo", "GRPOTrainer": "trl-grpo"}
+_PEFT_TYPES = {"LoraConfig": "lora", "VeraConfig": "vera", "IA3Config": "ia3", "OFTConfig": "oft"}
 _TRAINERS = ("Trainer", *_STACKS)
 
 
@@ -56,6 +57,20 @@ def _trainer(value: Any, document: Document) -> Meaning:
     if value in _TRAINERS:
         return NOTHING
     return not_modelled(f"{value}'s own loss and batches, answered as the Trainer's", "too low")
+
+
+def _adapted(value: Any, document: Document) -> Meaning:
+    methods = (_method(document),)
+    if value not in _PEFT_TYPES:
+        return not_modelled(f"{value}, answered as LoRA", "either way", methods=methods)
+    kind = _PEFT_TYPES[value]
+    return Meaning({"methods": methods} | ({} if kind == "lora" else {"peft_type": kind}))
+
+
+def _rank(value: Any, document: Document) -> Meaning:
+    if document.get(ADAPTED) == "OFTConfig":
+        return missing("OFT by its number of blocks", "either way")(value, document)
+    return sets("rank", size)(value, document)
 
 
 def _prepared(value: Any, document: Document) -> Meaning:
@@ -114,6 +129,8 @@ def _of_the_trainer(key: str) -> Reader:
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if ADAPTED not in document.entries:
         yield ADAPTED, Meaning({"methods": ("full",)})
+    if document.get(ADAPTED) == "VeraConfig":
+        yield "r", Meaning({"rank": 256})
     if document.get("max_length") is None and _stack(document) == "transformers":
         yield "max_length", Meaning(asks=("seq_len",), note="the length is the data's")
     if is_on(document.get("load_in_4bit")):
@@ -142,7 +159,7 @@ PEFT = Framework(
         "pretrained_model_name_or_path": sets("model", text),
         "model": _model,
         "revision": sets("revision", text),
-        ADAPTED: lambda value, document: Meaning({"methods": (_method(document),)}),
+        ADAPTED: _adapted,
         "load_in_4bit": shared.four_bit(ADAPTED),
         "load_in_8bit": shared.eight_bit(ADAPTED),
         PREPARED: _prepared,
@@ -151,9 +168,13 @@ PEFT = Framework(
         "bnb_4bit_quant_type": _quant_type,
         "bnb_4bit_use_double_quant": sets("double_quant", switch),
         "llm_int8_skip_modules": missing("layers left in 16 bit", "too low"),
-        "r": sets("rank", size),
+        "r": _rank,
         "lora_alpha": sets("alpha", number),
         "lora_dropout": sets("dropout", number),
+        "vera_dropout": sets("dropout", number),
+        "module_dropout": sets("dropout", number),
+        "feedforward_modules": sets("feedforward_modules", names),
+        "oft_block_size": sets("oft_block_size", size),
         "target_modules": sets("targets", _targets),
         "target_parameters": missing("adapters on experts' parameters", "too low"),
         "layers_to_transform": sets("layers_to_transform", layer_numbers),
