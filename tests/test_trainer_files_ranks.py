@@ -121,6 +121,7 @@ def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) ->
     adapters = read(TRL, OVER_FSDP + "  fsdp_version: 1\n")
     assert adapters.options["sharding"] == "fsdp"
     assert gaps(adapters) == ["FSDP1 of an adapter, answered as FSDP2"]
+    assert {key.direction for key in adapters.not_modelled} == {"either way"}
     loss = read(FULL, OVER_FSDP + "  fsdp_version: 1\n")
     assert gaps(loss) == ["FSDP1 of the trl loss, answered as FSDP2"]
     kept = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: SHARD_GRAD_OP\n")

@@ -2,6 +2,7 @@
 of number formats and checkpointing there."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lora_profiler.trainer_files.framework import Framework
@@ -55,7 +56,8 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         of = "an adapter" if has_adapter else f"the {usual.get('loss')} loss"
         if has_adapter or usual.get("loss") not in _LOSSES_OF_FSDP1:
             named, options["sharding"] = options["sharding"], "fsdp"
-            yield instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
+            row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
+            yield replace(row, direction="either way")
 
 
 def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
