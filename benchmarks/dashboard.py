@@ -178,7 +178,7 @@ def of_the_page_without_a_server(browser: Any, folder: Path) -> dict[str, list[f
     page.goto(file.as_uri())
     found = dragged(page)
     page.close()
-    return {"the same on the page without a server": found}
+    return {"a slider dragged on the page without a server": found}
 
 
 def dragged(page: Any) -> list[float]:
