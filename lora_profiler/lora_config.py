@@ -53,7 +53,7 @@ class LoraConfig:
             "Which of PEFT's methods: lora, vera (trained vectors around two frozen random matrices"
             " that all layers share), ia3 (a vector that scales each layer), oft (rotations of each"
             " layer's input).",
-            unmodelled=UNMODELLED_ADAPTERS,
+            unmodelled=tuple(UNMODELLED_ADAPTERS.items()),
             added=18,
             group="adapter",
             label="Method of PEFT",
@@ -295,7 +295,7 @@ class Quantization:
         default="nf4",
         metadata=option(
             "QLoRA: nf4 (load_in_4bit), or int8, which is LLM.int8 (load_in_8bit).",
-            unmodelled=UNMODELLED_BASES,
+            unmodelled=tuple(UNMODELLED_BASES.items()),
             added=10,
             group="base",
             label="Quantised to",

@@ -4,7 +4,6 @@ links, widgets, checks, keys and words are loops over what is declared."""
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, is_dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, ParamSpec, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
@@ -59,7 +58,7 @@ class Declaration(NamedTuple):
     default_text: str = ""
     added: int = 0
     common: bool = False
-    unmodelled: Mapping[str, str] = MappingProxyType({})
+    unmodelled: tuple[tuple[str, str], ...] = ()
     largest: int = MAX_SIZE
     at_least: float | None = None
     above: float | None = None
@@ -213,11 +212,10 @@ def beside_choices(option: Option, value: str) -> str:
     """What is said of a word that is none of the option's: why what it names has no answer, else
     the nearest words. Begins with a space, or is empty."""
     word = value.lower().replace("-", "_")
-    named = (name for name in option.declared.unmodelled if word.startswith(name))
-    longest = max(named, key=len, default=None)
-    if longest is None:
+    reasons = {name: why for name, why in option.declared.unmodelled if word.startswith(name)}
+    if not reasons:
         return did_you_mean(value, option.choices)
-    return f" {value} is known and not modelled: {option.declared.unmodelled[longest]}"
+    return f" {value} is known and not modelled: {reasons[max(reasons, key=len)]}"
 
 
 def _check_size(option: Option, value: object) -> None:

@@ -144,7 +144,7 @@ class TrainSetup:
         default="adamw",
         metadata=option(
             f"{', '.join(get_args(Optimizer))}.",
-            unmodelled=UNMODELLED_OPTIMIZERS,
+            unmodelled=tuple(UNMODELLED_OPTIMIZERS.items()),
             common=True,
             metavar="NAME",
             group="optimizer",

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 import families
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.lora_config import IDLE_FIELDS
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Conditions, Measurement, Record
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 
 MODELS = [
     find_model("gpt2"),
@@ -76,12 +77,14 @@ def setups(draw: st.DrawFn) -> TrainSetup:
     lora = draw(
         st.none()
         | st.builds(
-            LoraConfig,
+            adapter,
             **{name: of(kind) for name, kind in hints_of(LoraConfig).items()}
             | {
                 "r": sizes["r"],
                 "lora_alpha": ALPHAS,
                 "lora_dropout": st.sampled_from([0, 0.0, 0.05, 0.5]),
+                "feedforward_modules": st.sampled_from([(), ("mlp.c_proj", "down_proj")]),
+                "oft_block_size": sizes["r"],
             }
             | {
                 "target_modules": TARGETS,
@@ -99,6 +102,14 @@ def setups(draw: st.DrawFn) -> TrainSetup:
         return TrainSetup(lora=lora, quantization=quantization, **rest)
     except UsageError:  # options that contradict each other
         return TrainSetup(lora=lora, quantization=quantization)
+
+
+def adapter(peft_type: PeftType, **drawn: Any) -> LoraConfig:
+    """Without what the method has no place for; names of feedforward modules beside no others."""
+    kept = {name: value for name, value in drawn.items() if name not in IDLE_FIELDS[peft_type]}
+    if kept.get("feedforward_modules"):
+        kept["target_modules"] = "all-linear"
+    return LoraConfig(peft_type=peft_type, **kept)
 
 
 def workloads() -> st.SearchStrategy[Workload]:

@@ -202,7 +202,8 @@ class _Search:
                 continue
             seconds, limits = dict[_Key, float](), Limits()
             for rank in ranks_of(asked.setup, self.space):
-                if only is not None and only.lora is not None and rank != only.lora.r:
+                asked_rank = rank if only is None or only.lora is None else only.lora.r
+                if rank is not None and rank != asked_rank:
                     continue
                 fitting = cell(part, shared, self.space, rank, self.costs, limits)
                 self.considered += fitting.considered

@@ -130,7 +130,8 @@ def _shardings(space: Space, world_size: int) -> tuple[Sharding, ...]:
 
 
 def ranks_of(asked: TrainSetup, space: Space) -> tuple[int | None, ...]:
-    return (None,) if asked.lora is None else tuple(sorted(set(space.ranks)))
+    has_rank = asked.lora is not None and asked.lora.has_rank
+    return tuple(sorted(set(space.ranks))) if has_rank else (None,)
 
 
 def least_bytes(model: ModelSpec, setup: TrainSetup) -> int:
