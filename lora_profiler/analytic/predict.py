@@ -310,6 +310,16 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         )
     if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):
         found.append("No trace of evaluation under this sharding was held against its rule.")
+    if (
+        setup.loss == "fused"
+        and setup.accumulation > 1
+        and setup.lora
+        and setup.lora.modules_to_save
+    ):
+        found.append(
+            "Liger's loss with a copied head that trains, over several micro-batches: the one"
+            " rehearsal of it asked for 380 bytes more."
+        )
     if setup.loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED:
         found.append(
             "The loss was held against traces of transformers' model under FSDP2; torchtune and"

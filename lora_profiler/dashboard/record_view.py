@@ -2,12 +2,11 @@
 held, and the machine."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from lora_profiler.campaign.results import result
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard import downloads, widgets
-from lora_profiler.records.record import Record
+from lora_profiler.records.record import Record, conditions_dict
 from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
 from lora_profiler.report.measurements import alone_table, record_details
@@ -69,7 +68,7 @@ def _blocks(scored: Scored) -> list[Block]:
 def conditions_table(record: Record) -> Table:
     """What the harness held fixed, when it ran, and what was typed."""
     held = {
-        **asdict(record.conditions),
+        **conditions_dict(record.conditions),
         "repeat": record.repeat,
         "started": record.started_at,
         "ended": record.ended_at,
