@@ -127,6 +127,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         pretends_data=o["pretend_data"] or o["pretend_columns"] is not None,
         columns=tuple(filter(None, (o["pretend_columns"] or "").split(","))),
         tokens=o["pretend_tokens"],
+        with_work=True,
     )
     results: list[Rehearsal] = []
     with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
