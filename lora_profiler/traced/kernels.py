@@ -14,7 +14,7 @@ from lora_profiler.kernels import Kernel, StepKernels, merged
 from lora_profiler.modeling import build_model
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.layouts import at_depth, layout_of
-from lora_profiler.traced.operators import kernel_of
+from lora_profiler.traced.operator_kernels import kernel_of
 from lora_profiler.traced.run import Traced, trace
 from lora_profiler.traced.watch import watched
 from lora_profiler.workload import Workload
@@ -66,6 +66,7 @@ def at_units(two: StepKernels, three: StepKernels, units: int) -> StepKernels:
             size: _on_line(two.trainable.get(size, 0), three.trainable.get(size, 0), units)
             for size in {*two.trainable, *three.trainable}
         },
+        trained_tensors=_on_line(two.trained_tensors, three.trained_tensors, units),
     )
 
 
@@ -116,18 +117,24 @@ def recorded(
             )
 
     trained: dict[int, int] = {}
+    tensors = 0
 
     def building(asked: Workload) -> torch.nn.Module:
+        nonlocal tensors
         model = build(asked)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 size = parameter.element_size()
                 trained[size] = trained.get(size, 0) + parameter.numel()
+                tensors += 1
         return model
 
     traced: Traced = trace(workload, building, listener=listen)
     assert sum(trained.values()) == sum(traced.trainable.values())
     setup = workload.setup
     return StepKernels(
-        kernels=merged(kernels), tokens=setup.batch_size * setup.seq_len, trainable=trained
+        kernels=merged(kernels),
+        tokens=setup.batch_size * setup.seq_len,
+        trainable=trained,
+        trained_tensors=tensors,
     )

@@ -35,7 +35,7 @@ def operator_reader() -> "Callable[..., Kernel | None]":
         module = importlib.util.module_from_spec(spec)
         sys.modules["lora_profiler"] = module
         spec.loader.exec_module(module)
-    from lora_profiler.traced.operators import kernel_of
+    from lora_profiler.traced.operator_kernels import kernel_of
 
     return kernel_of
 
@@ -53,11 +53,12 @@ class StepWork(TorchDispatchMode):
         self._unread: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
         self._tokens = 0
+        self._update_launches = 0
         self._before = (0, 0)
         self._undo: list[Callable[[], None]] = []
 
     def begin(self) -> None:
-        self._before = kernels.launches(), kernels.library_calls()
+        self._before = _counted()
         if self._model is not None:
             hook = self._model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
             self._undo.append(hook.remove)
@@ -68,11 +69,12 @@ class StepWork(TorchDispatchMode):
         self.__exit__(None, None, None)
         for undo in self._undo:
             undo()
-        counts = kernels.launches(), kernels.library_calls()
+        launches, calls = _counted()
         return {
             "tokens": self._tokens,
-            "launches": counts[0] - self._before[0],
-            "library_calls": counts[1] - self._before[1],
+            "launches": launches - self._before[0],
+            "library_calls": calls - self._before[1],
+            "update_launches": self._update_launches,
             "unread": dict(self._unread),
             "other_libraries": dict(self._others),
             **{
@@ -89,8 +91,10 @@ class StepWork(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        phase, before = self._phase(), sum(_counted())
         result = func(*args, **kwargs)
-        phase = self._phase()
+        if phase == "optimizer":
+            self._update_launches += sum(_counted()) - before
         try:
             kernel = self._kernel_of(func, args, kwargs, result, "forward", "")
         except (KeyError, AttributeError, TypeError, ValueError):  # of a dtype or form not known
@@ -128,6 +132,10 @@ class StepWork(TorchDispatchMode):
 
         function.run = run
         self._undo.append(lambda: setattr(function, "run", original))
+
+
+def _counted() -> tuple[int, int]:
+    return kernels.launches(), kernels.library_calls()
 
 
 def _of_triton(function: Any, arguments: tuple[Any, ...]) -> "Kernel":
