@@ -106,12 +106,12 @@ def report(document: Mapping[str, Any]) -> str:
             " `python -m benchmarks.public_accuracy` replays, asked"
         ),
         (
-            "for with options alone, and two workspaces of BLAS. Errors are (predicted - measured) /"
-            " measured, in %; the replay's own are of the same rows."
+            "for with options alone, and two workspaces of BLAS. Errors are (predicted -"
+            " measured) / measured, in %; the replay's own are of the same rows."
         ),
         (
-            "LitGPT's longest sample is in its first batch: its rows are held to the moments of step"
-            f" 1, asked with `{' '.join(FIRST)}`."
+            "LitGPT's longest sample is in its first batch: its rows are held to the moments of"
+            f" step 1, asked with `{' '.join(FIRST)}`."
         ),
         "",
         (

@@ -4,8 +4,9 @@ each, and the nearest."""
 import csv
 import json
 from dataclasses import asdict, replace
-from math import ceil, log
+from math import ceil, lcm, log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest

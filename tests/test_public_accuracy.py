@@ -3,6 +3,7 @@ made into statements."""
 
 import gc
 import json
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 

@@ -41,9 +41,9 @@ def half_width(by_source: Mapping[str, Sequence[float]]) -> float:
     if not weighed:
         return inf
     level = min(1.0, NOMINAL * (len(weighed) + 1) / len(weighed)) * len(by_source)
-    below = accumulate(weight for _, weight in weighed)
-    reached = (error for (error, _), sum_ in zip(weighed, below, strict=True) if sum_ > level - TINY)
-    return next(reached, weighed[-1][0])
+    weights = accumulate(weight for _, weight in weighed)
+    pairs = zip(weighed, weights, strict=True)
+    return next((error for (error, _), so_far in pairs if so_far > level - TINY), weighed[-1][0])
 
 
 def errors_by_source(rows: Iterable[Row]) -> dict[str, list[float]]:

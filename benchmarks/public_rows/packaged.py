@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.public_rows.address import address
-from benchmarks.public_rows.grade import (
-    NOMINAL,
-    coverage,
-    errors_by_source,
-    half_width,
-    intervals,
-)
+from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, intervals
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.misses import MEMORY_MISSES, STEP_MISSES
 from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
@@ -97,7 +91,9 @@ def command_document(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"by_description": {what: _command(rows) for what, rows in described.items() if rows}}
 
 
-def of_class(rows: Sequence[Mapping[str, Any]], description: Description) -> list[Mapping[str, Any]]:
+def of_class(
+    rows: Sequence[Mapping[str, Any]], description: Description
+) -> list[Mapping[str, Any]]:
     """Rows described so; what is described exactly is described nearly, too."""
     among = ("exactly", "nearly") if description == "nearly" else (description,)
     return [row for row in rows if row["description"] in among]

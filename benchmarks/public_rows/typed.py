@@ -124,8 +124,8 @@ def _torchtune(row: Row) -> Parts:
 
 
 def _fsdp_qlora(row: Row) -> Parts:
-    words = ["--trainer", "loop", "--transformers", "4.45", "--hold-outputs", "--attention", "flash"]
-    words += ["--checkpointing", "--use-reentrant"]  # the template's --reentrant_checkpointing True
+    words = ["--trainer", "loop", "--transformers", "4.45", "--hold-outputs"]
+    words += ["--attention", "flash", "--checkpointing", "--use-reentrant"]
     words += ["--targets", ",".join(FSDP_QLORA_TARGETS)]
     words += ["--adapter-dtype", "bfloat16", "--dropout", "0.1"]
     near = ["transformers of early 2024, asked for as 4.45"]

@@ -1,5 +1,5 @@
-"""How long a rehearsed step would take on the card that was pretended: the kernels that the script's
-own step launched, weighed by the same roofline as those of a predicted one."""
+"""How long a rehearsed step would take on the card that was pretended: the kernels that the
+script's own step launched, weighed by the same roofline as those of a predicted one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -45,15 +45,16 @@ def interval_words(found: Interval) -> str:
 
 
 def command_words() -> str:
-    """'Asked by options alone, nine in ten of the 60 that these describe so, of 4 sources that weigh
-    the same, were within 1.20 %, ...'."""
+    """'Asked by options alone, nine in ten of the 60 that these describe so, of 4 sources that
+    weigh the same, were within 1.20 %, ...'."""
     share, other = command_shares()["nearly"], command_shares()["not"]
     return (
-        f"Asked by options alone, nine in ten of the {count_text(share.rows)} that these describe so,"
-        f" of {count_text(len(share.by_source))} sources that weigh the same, were within"
+        f"Asked by options alone, nine in ten of the {count_text(share.rows)} that these describe"
+        f" so, of {count_text(len(share.by_source))} sources that weigh the same, were within"
         f" {percent_text(share.half_width)}, the furthest {error_text(share.worst)}, and"
-        f" {count_text(share.inside)} within what the errors of the other sources give; of the {count_text(other.rows)} with kernels that no"
-        f" option names nine in ten were within {percent_text(other.half_width)}."
+        f" {count_text(share.inside)} within what the errors of the other sources give; of the"
+        f" {count_text(other.rows)} with kernels that no option names nine in ten were within"
+        f" {percent_text(other.half_width)}."
     )
 
 

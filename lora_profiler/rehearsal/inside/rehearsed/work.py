@@ -53,7 +53,7 @@ class StepWork(TorchDispatchMode):
         self._unread: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
         self._tokens = 0
-        self._update_launches = 0
+        self._update_launches = self._seen = 0
         self._before = (0, 0)
         self._undo: list[Callable[[], None]] = []
 
@@ -91,10 +91,12 @@ class StepWork(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        phase, before = self._phase(), sum(_counted())
-        result = func(*args, **kwargs)
+        phase, before, seen = self._phase(), sum(_counted()), self._seen
+        result = self._run(func, args, kwargs)
         if phase == "optimizer":
             self._update_launches += sum(_counted()) - before
+        if self._seen > seen:  # it is made of operators, which were seen
+            return result
         try:
             kernel = self._kernel_of(func, args, kwargs, result, "forward", "")
         except (KeyError, AttributeError, TypeError, ValueError):  # of a dtype or form not known
@@ -106,7 +108,18 @@ class StepWork(TorchDispatchMode):
                 self._others[str(func._overloadpacket)] += 1
         return result
 
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """An operator of another library may be Python that calls torch's own, as bitsandbytes'
+        product with a 4-bit weight is: these are looked at as well."""
+        name = func.name()
+        is_own = func.namespace in ("aten", "prims", "prim")
+        if is_own or not torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA"):
+            return func(*args, **kwargs)
+        with self:
+            return func._op_dk(torch._C.DispatchKey.CUDA, *args, **kwargs)
+
     def _count(self, kernel: "Kernel", phase: str) -> None:
+        self._seen += 1
         self._counts["update" if phase == "optimizer" else "step"][kernel] += 1
 
     def _count_tokens(self, _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
