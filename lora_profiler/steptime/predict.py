@@ -32,8 +32,8 @@ PARTS: tuple[Part, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """`low` and `high` hold the measured time of as many steps as the package has seen of this
-    kind, all of them.
+    """`low` and `high` hold the measured time nine times in ten, were it as far off as the public
+    steps whose model was left out of the fit.
 
     `mfu` is that of `throughput.utilisation`: attention in full, recomputation left out; None
     without a FLOP count. `calibrated`: the constants were measured on this machine, or fitted to

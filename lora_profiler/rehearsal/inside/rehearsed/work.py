@@ -91,10 +91,14 @@ class StepWork(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        update_before = self._update_launches
         phase, before, seen = self._phase(), sum(_counted()), self._seen
         result = self._run(func, args, kwargs)
         if phase == "optimizer":
-            self._update_launches += sum(_counted()) - before
+            # what it is made of has been counted before it: both start from the same place
+            self._update_launches = max(
+                self._update_launches, update_before + sum(_counted()) - before
+            )
         if self._seen > seen:  # it is made of operators, which were seen
             return result
         try:
