@@ -115,9 +115,9 @@ class StepWork(TorchDispatchMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """An operator of another library may be Python that calls torch's own, as bitsandbytes'
         product with a 4-bit weight is: these are looked at as well."""
-        name = func.name()
-        is_own = func.namespace in ("aten", "prims", "prim")
-        if is_own or not torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA"):
+        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+        on_card = any(isinstance(each, torch.Tensor) and each.is_cuda for each in args)
+        if func.namespace == "aten" or not on_card or not has_kernel(func.name(), "CUDA"):
             return func(*args, **kwargs)
         with self:
             return func._op_dk(torch._C.DispatchKey.CUDA, *args, **kwargs)
