@@ -12,9 +12,9 @@ from lora_profiler.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.kernels import Kernel, StepKernels, merged
 from lora_profiler.modeling import build_model
+from lora_profiler.modeling.operator_kernels import kernel_of
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.layouts import at_depth, layout_of
-from lora_profiler.traced.operator_kernels import kernel_of
 from lora_profiler.traced.run import Traced, trace
 from lora_profiler.traced.watch import watched
 from lora_profiler.workload import Workload

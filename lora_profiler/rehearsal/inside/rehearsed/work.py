@@ -35,7 +35,7 @@ def operator_reader() -> "Callable[..., Kernel | None]":
         module = importlib.util.module_from_spec(spec)
         sys.modules["lora_profiler"] = module
         spec.loader.exec_module(module)
-    from lora_profiler.traced.operator_kernels import kernel_of
+    from lora_profiler.modeling.operator_kernels import kernel_of
 
     return kernel_of
 
