@@ -65,11 +65,10 @@ def outcome() -> dict[str, Any]:
         except NotExpressibleError as reason:
             refused[name] = str(reason)
             continue
-        answer = predicted((*question.words, *(FIRST if question.of_first_step else ())))
-        if isinstance(answer, str):
-            refused[name] = answer
+        peak = answered(question)
+        if isinstance(peak, str):
+            refused[name] = peak
             continue
-        peak = asked_peak(answer, question) + WORKSPACES * workspace_bytes(A100)
         rows.append(
             {
                 "id": replayed["id"],
@@ -89,11 +88,15 @@ def outcome() -> dict[str, Any]:
     return {"rows": rows, "refused": refused}
 
 
-def asked_peak(answer: Mapping[str, Any], question: Typed) -> int:
-    """Bytes that tensors ask for at the peak; of the first step by the answer's own moments."""
-    if not question.of_first_step:
-        return int(answer["peak"]["total_bytes"])
-    return max(each["total_bytes"] for each in answer["moments"] if each["step"] == 1)
+def answered(question: Typed) -> int | str:
+    """Bytes that a counter would show at the peak: what tensors ask for, of the first step by the
+    answer's own moments, and BLAS' workspaces; or the refusal."""
+    answer = predicted((*question.words, *(FIRST if question.of_first_step else ())))
+    if isinstance(answer, str):
+        return answer
+    first = [each["total_bytes"] for each in answer["moments"] if each["step"] == 1]
+    peak = max(first) if question.of_first_step else answer["peak"]["total_bytes"]
+    return int(peak) + WORKSPACES * workspace_bytes(A100)
 
 
 def report(document: Mapping[str, Any]) -> str:
