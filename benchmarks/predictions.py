@@ -18,8 +18,10 @@ from typing import Any, TypeAlias
 import lora_profiler
 from benchmarks.suites import home_device
 from lora_profiler.analytic import predict
+from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.catalog import find_gpu
 from lora_profiler.catalog.contexts import context_of
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UncountedError, UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.provenance import source
 from lora_profiler.platform import Platform
@@ -27,6 +29,7 @@ from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import workload_dict
+from lora_profiler.steptime import predict_step_time
 
 BENCHMARKS = Path(__file__).resolve().parent
 PREDICTIONS, RECORDS = BENCHMARKS / "predictions", BENCHMARKS / "records"
@@ -38,6 +41,8 @@ PREDICTOR = (
     "catalog",
     "planning",
     "support",
+    "steptime",
+    "kernels.py",
     "platform.py",
     "model_spec.py",
     "option.py",
@@ -55,6 +60,8 @@ Found: TypeAlias = dict[str, Any]
 
 HOPPER = Platform(capability=90)
 """What the suites for CUDA are made for."""
+CARDS = ("h100_sxm_80gb", "h200_sxm_141gb")
+"""For which the time of a step is foretold: no step of either was ever fitted."""
 
 
 def predicted(case: Case) -> dict[str, Any]:
@@ -84,6 +91,25 @@ def predicted(case: Case) -> dict[str, Any]:
         "moments": steady,
         "step1_bytes": {m.moment: m.total_bytes for m in p.moments if m.step == 1},
         "flops": None if p.flops is None else asdict(p.flops),
+        "step_seconds": step_seconds(case),
+    }
+
+
+def step_seconds(case: Case) -> dict[str, list[float]] | None:
+    """(at least, expected, at most) by card, of steps on CUDA whose kernels have rules; else
+    None."""
+    if case.workload.setup.device != "cuda":
+        return None
+    workload = replace(case.workload, platform=HOPPER)
+    try:
+        kernels = counted_kernels(workload)
+        times = {card: predict_step_time(kernels, find_gpu(card), workload.setup) for card in CARDS}
+    except (UncountedError, UsageError):
+        return None
+    return {
+        card: [round(each, 6) for each in (time.low, time.seconds, time.high)]
+        for card, time in times.items()
+        if time is not None
     }
 
 

@@ -13,10 +13,9 @@ all rows and the rows as evidence. Three minutes on one core; needs the test ext
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -25,154 +24,28 @@ import torch
 from benchmarks.public_rows import stacks
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.packaged import step_document, write
-from benchmarks.public_rows.replay import Replay, replay_of, throughput_rows
-from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.percentiles import quantile
-from lora_profiler.kernels import StepKernels
-from lora_profiler.steptime.constants import Fixed, Rates, rates_of
-from lora_profiler.steptime.fit import Fitted, Measured, fit, leave_out
-from lora_profiler.steptime.roofline import Step, loaded
-from lora_profiler.steptime.step import update_bytes
-from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.workload import Workload
+from benchmarks.public_rows.replay import replay_of, throughput_rows
+from benchmarks.step_time_fit import (
+    FAMILIES,
+    Case,
+    Outcome,
+    Traces,
+    by_host_share,
+    covered,
+    grouped,
+    host_share,
+    in_family,
+    outcome,
+    three,
+    widths,
+)
+from lora_profiler.steptime.constants import Fixed
+from lora_profiler.steptime.fit import fit, leave_out
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data"
-FAMILIES = {
-    "a100": ("a100_sxm_80gb", "a100_sxm_40gb", "a100_pcie_80gb", "a100_pcie_40gb"),
-    "geforce": ("rtx_3090", "rtx_4090"),
-}
-USUAL = Fixed()
-HOST_SHARES = (0.10, 0.25, 1.0)
-MARKS = {"leave one model out": (3, 13), "leave one source out": (4, 13)}
+MARKS = {"leave one model out": (1.5, 6), "leave one source out": (4, 13)}
 """Median and 90th percentile of absolute errors, in %, that the A100 rows are to reach."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A row that can be predicted: its question, its step, and what was measured."""
-
-    replay: Replay
-    step: Step
-
-    def measured(
-        self, fixed: Fixed = USUAL, change: Callable[[Rates], Rates] = lambda rates: rates
-    ) -> Measured:
-        rates = rates_of(find_gpu(self.replay.card))
-        assert rates is not None
-        return Measured(
-            self.replay.id, loaded(self.step, change(rates), fixed), self.replay.seconds
-        )
-
-
-def sizes_of(workload: Workload) -> stacks.Sizes:
-    config, setup = workload.model.config, workload.setup
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    width = config.get("head_dim") or hidden // heads
-    return stacks.Sizes(
-        tokens=setup.batch_size * setup.seq_len,
-        hidden=hidden,
-        inner=config.get("intermediate_size") or 4 * hidden,
-        vocabulary=config["vocab_size"],
-        q_width=heads * width,
-        kv_width=(config.get("num_key_value_heads") or heads) * width,
-        layers=workload.model.num_layers,
-    )
-
-
-class Traces:
-    """Steps of rows; rows that differ in their stack alone share a trace."""
-
-    def __init__(self) -> None:
-        self._traced: dict[Any, StepKernels] = {}
-
-    def case(self, replay: Replay, rewrites: Sequence[stacks.Rewrite]) -> Case:
-        key = (replay.workload, replay.build)
-        if key not in self._traced:
-            self._traced[key] = step_kernels(replay.workload, replay.build)
-        plain = self._traced[key]
-        kernels = stacks.rewritten(plain.kernels, sizes_of(replay.workload), rewrites)
-        setup = replay.workload.setup
-        moved = update_bytes(setup, plain.trainable, clipping=replay.clipping)
-        assert moved is not None
-        step = Step(
-            micro=replace(plain, kernels=kernels),
-            accumulation=setup.accumulation,
-            update_bytes=moved,
-        )
-        return Case(replay, step)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the A100 rows say: the fit of all, and every row's error without its model and without
-    its source."""
-
-    fitted: Fitted
-    by_model: Mapping[str, float]
-    by_source: Mapping[str, float]
-
-
-def outcome(cases: Sequence[Case], **changed: Any) -> Outcome:
-    rows = [case.measured(**changed) for case in cases]
-    return Outcome(
-        fit(rows),
-        leave_out(rows, {case.replay.id: case.replay.group for case in cases}),
-        leave_out(rows, {case.replay.id: case.replay.source for case in cases}),
-    )
-
-
-def host_share(case: Case, fitted: Fitted) -> float:
-    load = case.measured().load
-    return load.host / load.micro_seconds(fitted.eta, fitted.beta)
-
-
-def in_family(case: Case, family: str) -> bool:
-    return case.replay.card in FAMILIES[family]
-
-
-def three(errors: Iterable[float]) -> str:
-    """Median, 90th percentile and largest of absolute errors, in %."""
-    found = sorted(100 * abs(e) for e in errors)
-    return (
-        f"{quantile(found, 0.5):.1f} / {quantile(found, 0.9):.1f} / {found[-1]:.1f}"
-        if found
-        else "-"
-    )
-
-
-def median_signed(errors: Iterable[float]) -> str:
-    return f"{100 * quantile(sorted(errors), 0.5):+.1f}"
-
-
-def grouped(
-    title: str, cases: Sequence[Case], errors: Mapping[str, float], key: Callable[[Case], str]
-) -> list[str]:
-    lines = [
-        f"| {title} | rows | median / p90 / max | median, signed |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name in sorted({key(case) for case in cases}):
-        found = [errors[case.replay.id] for case in cases if key(case) == name]
-        lines.append(f"| {name} | {len(found)} | {three(found)} | {median_signed(found)} |")
-    return [*lines, ""]
-
-
-def widths(cases: Sequence[Case], found: Outcome) -> list[tuple[float, float]]:
-    """Half-width of the interval up to each share of host time: the largest error of a row whose
-    model was left out, never less than that for a smaller share, in whole percent."""
-    result: list[tuple[float, float]] = []
-    least, widest = -inf, 0.0
-    for share in HOST_SHARES:
-        errors = [
-            abs(found.by_model[c.replay.id])
-            for c in cases
-            if least < host_share(c, found.fitted) <= share
-        ]
-        widest = max(widest, ceil(100 * max(errors, default=0.0)) / 100)
-        result.append((share, widest))
-        least = share
-    return result
 
 
 def main() -> None:
@@ -201,6 +74,10 @@ def main() -> None:
         "no cache": outcome(a100, change=lambda rates: replace(rates, l2_bytes=0)),
         "no host": outcome(a100, fixed=Fixed(launch_seconds=0.0)),
         "22 us a launch": outcome(a100, fixed=Fixed(launch_seconds=22e-6)),
+        "10 us a launch": outcome(a100, fixed=Fixed(launch_seconds=10e-6)),
+        "attention at 1.3 times its share": outcome(
+            a100, fixed=Fixed(attention_forward=1.3 * 0.85, attention_backward=1.3 * 0.68)
+        ),
     }
     geforce = [case for case in cases if in_family(case, "geforce")]
     from_the_other = leave_out(
@@ -312,15 +189,23 @@ def report(
         ),
         "| --- | ---: | ---: | ---: |",
     ]
-    least = -inf
-    for share, width in widths(a100, found):
-        here = [by_model[c.replay.id] for c in a100 if least < host_share(c, fitted) <= share]
+    for (share, width), (_, here) in zip(
+        widths(a100, found), by_host_share(a100, found), strict=True
+    ):
+        errors_here = [by_model[c.replay.id] for c in here]
         lines.append(
-            f"| up to {100 * share:.0f} % | {len(here)} | {three(here)} | {100 * width:.0f} |"
+            f"| up to {100 * share:.0f} % | {len(here)} | {three(errors_here)} |"
+            f" {100 * width:.0f} |"
         )
-        least = share
+    tested = {
+        "The interval by model, each against those of the others:": (by_model, "group"),
+        "The same by source, constants fitted without it:": (by_source, "source"),
+    }
+    for words, (errors, name) in tested.items():
+        first, *table = covered(a100, found, errors, lambda case, n=name: getattr(case.replay, n))
+        lines += ["", f"{words} {first}", *table[:-1]]
+    lines.append("")
     lines += [
-        "",
         "What a rule is worth, each variant with both constants fitted anew:",
         "",
         "| variant | eta | beta | leave one model out | leave one source out |",

@@ -59,12 +59,13 @@ class StepKernels:
     """The kernels of one micro-batch, and what its optimizer step is about.
 
     `tokens`: of the micro-batch. `trainable`: elements that train by the bytes that one of them
-    has.
+    has; `trained_tensors`: how many tensors these are, which is what an update's launches go by.
     """
 
     kernels: tuple[Kernel, ...]
     tokens: int
     trainable: Mapping[int, int]
+    trained_tensors: int = 0
 
     @property
     def launches(self) -> int:

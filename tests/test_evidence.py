@@ -4,8 +4,9 @@ each, and the nearest."""
 import csv
 import json
 from dataclasses import asdict, replace
-from math import ceil, log
+from math import ceil, lcm, log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,27 +100,45 @@ def test_the_package_s_steps_are_those_of_the_committed_results() -> None:
 
 
 def test_the_package_s_shares_of_commands_are_those_of_the_committed_results() -> None:
-    """The quantile by numpy."""
+    """The quantile by numpy; rows described exactly are described nearly, too."""
     rows = json.loads((RESULTS / "public_command.json").read_text("utf-8"))["rows"]
     shares = command_shares()
-    assert sum(share.rows for share in shares.values()) == len(rows)
+    assert shares["nearly"].rows + shares["not"].rows == len(rows)
     for description, share in shares.items():
-        errors = [row["error"] for row in rows if row["description"] == description]
-        place = min(len(errors), ceil((len(errors) + 1) * 0.9)) - 1
+        own = _described(rows, description)
+        errors = np.abs([row["error"] for row in own])
         assert share.rows == len(errors)
-        assert share.half_width == pytest.approx(np.sort(np.abs(errors))[place], abs=1e-9)
-        assert abs(share.worst) == pytest.approx(np.abs(errors).max(), abs=1e-9)
+        assert share.half_width == pytest.approx(_quantile(own), abs=1e-9)
+        assert abs(share.worst) == pytest.approx(errors.max(), abs=1e-9)
+
+
+def _described(rows: list[dict[str, Any]], description: str) -> list[dict[str, Any]]:
+    others = {"nearly": ("exactly", "nearly")}.get(description, (description,))
+    return [row for row in rows if row["description"] in others]
+
+
+def _quantile(rows: list[dict[str, Any]]) -> float:
+    """Of absolute errors: each source repeated until all have as many rows, then the split-conformal
+    quantile of these, at the level that the true number of rows asks for."""
+    by_source: dict[str, list[float]] = {}
+    for row in rows:
+        by_source.setdefault(row["source"], []).append(abs(row["error"]))
+    most = lcm(*map(len, by_source.values()))
+    repeated = np.sort(
+        np.concatenate([np.repeat(errors, most // len(errors)) for errors in by_source.values()])
+    )
+    level = min(1.0, 0.9 * (len(rows) + 1) / len(rows))
+    return float(repeated[ceil(round(level * len(repeated), 6)) - 1])
 
 
 def test_no_row_of_a_source_sets_the_interval_that_it_is_held_to() -> None:
     rows = json.loads((RESULTS / "public_command.json").read_text("utf-8"))["rows"]
     for description, share in command_shares().items():
-        own = [row for row in rows if row["description"] == description]
+        own = _described(rows, description)
         sources = {row["source"] for row in own}
         assert set(share.by_source) == (sources if len(sources) > 1 else set())
         for source, found in share.by_source.items():
-            others = np.sort([abs(row["error"]) for row in own if row["source"] != source])
-            width = others[min(len(others), ceil((len(others) + 1) * 0.9)) - 1]
+            width = _quantile([row for row in own if row["source"] != source])
             theirs = np.abs([row["error"] for row in own if row["source"] == source])
             assert found.half_width == pytest.approx(width, abs=1e-9)
             assert (found.rows, found.inside) == (len(theirs), (theirs <= width).sum())
@@ -175,20 +194,17 @@ def test_every_label_is_used() -> None:
 
 def test_the_interval_is_of_peaks_and_its_coverage_of_sources_left_out() -> None:
     """Worked out anew from the rows, with numpy."""
-    peaks = [(row.source, abs(row.error)) for row in graded_memory() if row.reading == "peak"]
-
-    def quantile_of(errors: list[float]) -> float:
-        return float(np.sort(errors)[min(len(errors), ceil((len(errors) + 1) * 0.9)) - 1])
-
+    graded = [row for row in graded_memory() if row.reading == "peak"]
+    peaks = [{"source": row.source, "error": row.error} for row in graded]
     found = interval()
-    assert found.half_width == pytest.approx(quantile_of([e for _, e in peaks]), abs=1e-6)
+    assert found.half_width == pytest.approx(_quantile(peaks), abs=1e-6)
     assert found.rows == len(peaks) and abs(found.worst) == pytest.approx(
-        max(e for _, e in peaks), abs=1e-6
+        max(abs(row.error) for row in graded), abs=1e-6
     )
     inside = 0
     for source, share in found.by_source.items():
-        width = quantile_of([e for other, e in peaks if other != source])
-        own = [e for other, e in peaks if other == source]
+        width = _quantile([row for row in peaks if row["source"] != source])
+        own = [row for row in peaks if row["source"] == source]
         assert share.half_width == pytest.approx(width, abs=1e-6) and share.rows == len(own)
         inside += share.inside
     assert inside == found.inside and 0 < found.low < found.inside / found.rows < found.high < 1
@@ -209,7 +225,8 @@ def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
     prediction = predict(
         Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, seq_len=4096, batch_size=4))
     )
-    likely, peak = likely_peak(prediction), prediction.peak.total_bytes
+    likely = likely_peak(prediction)
+    peak = prediction.peak.total_bytes + 2 * 8_519_680  # the workspaces of BLAS before Hopper
     assert (
         likely is not None
         and prediction.error_bound is None
@@ -334,14 +351,14 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     pair = answers([Workload(model=MISTRAL, setup=s) for s in (setup, replace(setup, lora=LORA))])
     lines = likely_lines([*pair, pair[1]])
     assert len(lines) == 3 and lines[0].startswith(
-        "Peak as measured, were it as far off as public ones that options describe but for the"
-        " versions of libraries: full "
+        "Peak as measured, were it as far off as public ones that options describe, exactly or but"
+        " for the versions of libraries: full "
     )
     assert (
         "LoRA r16" in lines[0]
         and "68 public peaks" in lines[0]
         and "libraries and kernels replayed" in lines[0]
-        and f"of the {command_shares()['nearly'].rows} that these describe" in lines[0]
+        and f"of the {command_shares()['nearly'].rows} that these describe so" in lines[0]
         and f"and {command_shares()['nearly'].inside} within what" in lines[0]
     )
     assert (

@@ -3,6 +3,7 @@ made into statements."""
 
 import gc
 import json
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -91,10 +92,19 @@ def test_a_grown_error_is_named_and_a_smaller_one_is_not():
 
 
 def test_the_interval_is_the_conformal_quantile():
-    assert grade.half_width([0.01 * i for i in range(1, 20)]) == pytest.approx(
-        0.18
-    )  # number 18 of 19
-    assert grade.half_width([0.5, -0.1]) == 0.5  # too few: the largest
+    tens = [0.01 * i for i in range(1, 20)]
+    assert grade.half_width({"a": tens}) == pytest.approx(0.18)  # number 18 of 19
+    assert grade.half_width({"a": [0.5, -0.1]}) == 0.5  # too few: the largest
+    assert grade.half_width({}) == math.inf
+
+
+def test_a_source_of_many_rows_weighs_no_more_than_one_of_few():
+    """By hand: 90 rows of 0.01 and 10 of 0.02 are half of the weight, two of -0.03 and 0.04 the
+    other half; nine tenths of it are reached in the last."""
+    many = [0.01] * 90 + [0.02] * 10
+    assert grade.half_width({"many": many}) == 0.02
+    assert grade.half_width({"many": many, "few": [-0.03, 0.04]}) == 0.04
+    assert grade.half_width({"many": many, "few": [-0.03] * 9 + [0.04]}) == 0.03
 
 
 @pytest.mark.parametrize(
@@ -370,8 +380,8 @@ def test_a_command_is_typed_and_answered_as_committed(id):
     question = typed(a_row(id))
     assert " ".join(question.words) == committed["command"]
     assert question.description == committed["description"]
-    answer = public_command.predicted(question.words)
-    assert answer["peak"]["total_bytes"] == committed["predicted_bytes"]
+    assert question.of_first_step == committed["of_first_step"] == id.startswith("litgpt")
+    assert public_command.answered(question) == committed["predicted_bytes"]
 
 
 def test_a_run_is_described_as_well_as_what_its_options_leave_out():

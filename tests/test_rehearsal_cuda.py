@@ -15,10 +15,12 @@ import pytest
 
 from benchmarks.first_rank import rehearsed_first_rank
 from lora_profiler import Workload, predict
+from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
 from lora_profiler.records.validate import problems
+from lora_profiler.steptime import predict_step_time
 from lora_profiler.workload import LoraConfig, TrainSetup
 
 PYTHON = os.environ.get("LORA_PROFILER_CUDA_PYTHON")
@@ -137,6 +139,13 @@ def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
     assert rank["attention"] == ["flash"]
     assert rank["weights_of_holes"] == [model]
     assert (found["device"], found["status"], rank["steps"]) == ("rehearsed", "done", 3)
+    told = found["step_time"]
+    time_ = predict_step_time(counted_kernels(workload), find_gpu(gpu), workload.setup)
+    assert time_ is not None and told["seconds"] == pytest.approx(time_.seconds, rel=0.03)
+    assert told["basis"] == "predicted" and told["tokens"] == batch_size * seq_len
+    # every product that BLAS was asked for was seen as an operator, with its shape
+    assert told["products_seen"] == told["library_calls"] == rank["launches"][-1]["library_calls"]
+    assert told["priced_by_bytes"] == told["not_priced"] == []
 
 
 def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> None:
@@ -198,7 +207,7 @@ def test_the_script_sees_its_own_peaks(tmp_path: Path) -> None:
         "--gpu", "a100_sxm_80gb", "--steps", "5", "--", "python", script(tmp_path, LOOP)
     )
     peaks = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("peak ")]
-    assert len(peaks) == 4  # the fifth step ends the process before it prints
+    assert len(peaks) == 5  # the sixth, run for its time, ends the process before it prints
     # weights, four gradients, the input and five more of its size, the workspaces; 4 bytes of the sum take 512
     assert peaks[2] == peaks[3] >= 16 * MIB + 16 * MIB + MIB + workspaces()
 

@@ -7,10 +7,6 @@ _INDUCTOR = (
     "layers between checkpoints are replayed one operation at a time, where torch.compile's kept"
     " less"
 )
-_MIXTRAL = (
-    "tokens are spread evenly over the experts, where the fullest of a trained router's has more"
-)
-_FSDP_QLORA = "which layers make a unit of FSDP there, one in another, is guessed"
 _SHORT_QWEN = (
     "at so few tokens three quarters of the step are the host's, of which nothing is published; it"
     " was slower than assumed"
@@ -23,13 +19,7 @@ _LONG_QWEN = (
     "the error grows with the length: attention is given one share of the peak at all lengths"
 )
 _SANTACODER = "not understood; this model's memory is not either"
-MEMORY_MISSES: Mapping[str, str] = {
-    "fms:refs_a100_80gb.csv:62": _MIXTRAL,
-    "fsdp_qlora:643": _FSDP_QLORA,
-    "torchtune-flags:4": _INDUCTOR,
-    "torchtune-flags:5": _INDUCTOR,
-    "torchtune-flags:6": _INDUCTOR,
-}
+MEMORY_MISSES: Mapping[str, str] = {"torchtune-flags:4": _INDUCTOR}
 """Graded peaks beyond the interval, by id."""
 STEP_MISSES: Mapping[str, str] = {
     "qwen:1.8B:LoRA:1024": _SHORT_QWEN,

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.public_rows.address import address
-from benchmarks.public_rows.grade import NOMINAL, coverage, half_width, intervals
+from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, intervals
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.misses import MEMORY_MISSES, STEP_MISSES
 from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
+from benchmarks.public_rows.typed import Description
 from lora_profiler.evidence.documents import Unexpressed
 
 DATA = Path(__file__).parents[2] / "lora_profiler" / "evidence" / "data"
@@ -86,10 +87,16 @@ def _interval(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def command_document(results: Mapping[str, Any]) -> dict[str, Any]:
     """`command.json`, likewise, from `results/public_command.json`."""
-    described: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in results["rows"]:
-        described[row["description"]].append(row)
-    return {"by_description": {what: _command(rows) for what, rows in described.items()}}
+    described = {what: of_class(results["rows"], what) for what in get_args(Description)}
+    return {"by_description": {what: _command(rows) for what, rows in described.items() if rows}}
+
+
+def of_class(
+    rows: Sequence[Mapping[str, Any]], description: Description
+) -> list[Mapping[str, Any]]:
+    """Rows described so; what is described exactly is described nearly, too."""
+    among = ("exactly", "nearly") if description == "nearly" else (description,)
+    return [row for row in rows if row["description"] in among]
 
 
 def _command(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def _command(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     covered = {s: found for s, found in coverage(rows).items() if isfinite(found["half_width"])}
     return {
         "rows": len(rows),
-        "half_width": half_width(errors),
+        "half_width": half_width(errors_by_source(rows)),
         "worst": max(errors, key=abs),
         "inside": sum(each["inside"] for each in covered.values()),
         "by_source": covered,

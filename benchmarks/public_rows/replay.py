@@ -423,12 +423,17 @@ def _automodel(row: Row) -> Replay:
     )
 
 
+FSDP_QLORA_TARGETS = ("k_proj", "q_proj", "v_proj", "up_proj", "down_proj", "gate_proj")
+"""What its `--lora_target_modules all` stands for (`train.py` at 05ed9f2a, line 1159): the file of
+rows says o_proj too, which is not among them."""
+
+
 def _fsdp_qlora(row: Row) -> Replay:
     lora = LoraConfig(
         r=rank_of(row),
         lora_alpha=16,
         lora_dropout=0.1,
-        target_modules="all-linear",
+        target_modules=FSDP_QLORA_TARGETS,
         adapter_dtype="bfloat16",
     )
     setup = TrainSetup(

@@ -84,7 +84,7 @@ def _interval(rows: Sequence[Row]) -> Iterator[str]:
     width = 100 * found["half_width"]
     yield (
         f"Half-width {width:.2f} %: the split-conformal quantile of all graded rows' errors at"
-        f" {NOMINAL:.0%}."
+        f" {NOMINAL:.0%}, where each source weighs the same."
     )
     yield "Tested source by source, each against the errors of the others alone:"
     yield ""

@@ -127,7 +127,7 @@ def tape_of(workload: Workload, build: Build, contexts: tuple[Context, ...] = ()
                     is None
                 ):
                     return Tape(tuple(_sized(event, sizes) for event in folded.expand(units)))
-            except (TapeError, KeyError):
+            except (TapeError, LookupError):
                 pass
         return Tape(tuple(flat(trace(workload, build)).events))
 

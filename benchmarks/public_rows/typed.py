@@ -4,7 +4,8 @@ Nothing is replayed here. What is not said was written down by what ran, before 
 another version of a library makes a description near, kernels and model code that no option names
 make it none. Words that came later, in sight of their rows: `--loss plain` of torchtune's runs
 without chunks, when `--trainer torchtune` began to bring chunks; and where options began to name
-them, the versions, kernels, kind of checkpointing and of FSDP that the source publishes.
+them, the versions, kernels, kind of checkpointing and of FSDP that the source publishes, and the
+targets that fsdp_qlora's own script has.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from typing import Literal
 from benchmarks.public_rows import conditions
 from benchmarks.public_rows.conditions import NotExpressibleError, Row, source_of
 from benchmarks.public_rows.memory import memory_row
-from benchmarks.public_rows.replay import FUSED, FUSED_ADAPTERS, FUSED_LINEAR, is_liger_file
+from benchmarks.public_rows.replay import (
+    FSDP_QLORA_TARGETS,
+    FUSED,
+    FUSED_ADAPTERS,
+    FUSED_LINEAR,
+    is_liger_file,
+)
 
 Description = Literal["exactly", "nearly", "not"]
 
@@ -21,11 +28,13 @@ Description = Literal["exactly", "nearly", "not"]
 @dataclass(frozen=True, slots=True)
 class Typed:
     """`words` behind `lora-profile`; `near` is of other versions of a library, `unsaid` of what no
-    option names."""
+    option names. `of_first_step`: the run's longest sample came first, so that its peak is that of
+    step 1 in the answer's own table of moments, before gradients and states are there."""
 
     words: tuple[str, ...]
     near: tuple[str, ...]
     unsaid: tuple[str, ...]
+    of_first_step: bool = False
 
     @property
     def description(self) -> Description:
@@ -55,7 +64,10 @@ def as_typed(row: Row) -> Typed:
     method = row["method"].partition(" ")[0]
     rank = [] if method == "full" else ["--rank", row["rank"]]
     return Typed(
-        (row["model_config"], "--method", method, *sizes, *rank, *words), tuple(near), tuple(unsaid)
+        (row["model_config"], "--method", method, *sizes, *rank, *words),
+        tuple(near),
+        tuple(unsaid),
+        of_first_step=source == "litgpt-rt",  # `finetune/lora.py` takes it into its first batch
     )
 
 
@@ -97,7 +109,7 @@ def _litgpt(row: Row) -> Parts:
     words += ["--adapter-dtype", "bfloat16", "--attention", "flash"]
     if row["method"].startswith("qlora"):
         words += ["--double-quant" if "dq" in row["method"] else "--no-double-quant"]
-    return words, ["the peak is in the first step, before AdamW has states"], []
+    return words, [], []
 
 
 def _torchtune(row: Row) -> Parts:
@@ -112,11 +124,16 @@ def _torchtune(row: Row) -> Parts:
 
 
 def _fsdp_qlora(row: Row) -> Parts:
-    words = ["--trainer", "loop", "--checkpointing", "--attention", "flash"]
-    words += ["--targets", "all-linear", "--adapter-dtype", "bfloat16", "--dropout", "0.1"]
+    words = ["--trainer", "loop", "--transformers", "4.45", "--hold-outputs"]
+    words += ["--attention", "flash", "--checkpointing", "--use-reentrant"]
+    words += ["--targets", ",".join(FSDP_QLORA_TARGETS)]
+    words += ["--adapter-dtype", "bfloat16", "--dropout", "0.1"]
+    near = ["transformers of early 2024, asked for as 4.45"]
+    if "FULL_SHARD" in row["parallelism"]:
+        near.append("FSDP with a unit for each matrix of an adapter")
     sharding = "fsdp1" if "FULL_SHARD" in row["parallelism"] else "ddp"
     words += ["--sharding", sharding, "--world-size", row["n_gpus"]]
-    return words, ["transformers of early 2024"], []
+    return words, near, []
 
 
 def _swift(row: Row) -> Parts:

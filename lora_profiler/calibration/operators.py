@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_profiler.traced.kernels import kernel_of
+from lora_profiler.modeling.operator_kernels import kernel_of
 
 aten = torch.ops.aten
 ROWS, COLUMNS = 512, 1024

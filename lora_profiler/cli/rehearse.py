@@ -93,7 +93,7 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
 @output_options("table", "json", "md")
 @click.pass_context
 def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
-    """Run COMMAND for a few training steps on a pretended card, and tell what it asks of its memory."""
+    """Run COMMAND for a few training steps on a pretended card: what it asks of its memory, and how long a step would take."""
     if o["setup"]:
         _set_up(ctx, o["setup"], command)
         return
@@ -127,6 +127,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         pretends_data=o["pretend_data"] or o["pretend_columns"] is not None,
         columns=tuple(filter(None, (o["pretend_columns"] or "").split(","))),
         tokens=o["pretend_tokens"],
+        with_work=True,
     )
     results: list[Rehearsal] = []
     with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
@@ -134,22 +135,24 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
     if interrupt.asked:
         ctx.exit(interrupt.exit_code)
     from lora_profiler.planning.nearest import nearest
+    from lora_profiler.planning.rehearsed_time import rehearsed_time
     from lora_profiler.rehearsal.result import EXIT_CODES, worst_of
     from lora_profiler.report.rehearsal import rehearsal_blocks, rehearsal_document
     from lora_profiler.report.rehearsal_page import rehearsal_page
 
     result = worst_of(results)
-    beside = None
+    beside = time = None
     if result.status == "done":
+        time = rehearsed_time(result.work, gpu)
         facts, torch = result.document["facts"], result.document["torch"]
         beside = nearest(facts, result.world_size, card.capability, torch)
     if o["form"] == "json":
-        print_json(rehearsal_document(results, card, beside), o["output"])
+        print_json(rehearsal_document(results, card, beside, time), o["output"])
     else:
-        blocks = rehearsal_blocks(results, card, beside, with_phases=o["phases"])
+        blocks = rehearsal_blocks(results, card, beside, time, with_phases=o["phases"])
         print_blocks(blocks, o["form"], o["output"])
     if o["report"]:
-        blocks = rehearsal_blocks(results, card, beside, with_phases=True)
+        blocks = rehearsal_blocks(results, card, beside, time, with_phases=True)
         held = result.document["held"] or {"categories": {}}
         write_out(rehearsal_page(blocks, held["categories"], command), o["report"])
     ctx.exit(EXIT_CODES[result.status])

@@ -76,14 +76,14 @@ class SourceShare(NamedTuple):
 
 
 Description = Literal["exactly", "nearly", "not"]
-"""How well options describe a run: all that ran, all but the versions of its libraries, or not, as
-where kernels ran that no option names."""
+"""How well options describe a run: all that ran, all but the versions of its libraries at least, or
+not, as where kernels ran that no option names."""
 
 
 class CommandShare(NamedTuple):
-    """Of `rows` public peaks that options describe equally well, asked of the command without a
-    replay, nine in ten lay within `half_width` of the measured one; `worst` is the largest error,
-    signed.
+    """Of `rows` public peaks that options describe as well, asked of the command without a replay,
+    nine in ten lay within `half_width` of the measured one, where each source weighs the same;
+    `worst` is the largest error, signed.
 
     Tested on rows that did not set it: of the peaks, each against the errors of all sources but
     its own that options describe as well, `inside` were within; of a source that is the only one
@@ -102,7 +102,9 @@ class Interval(NamedTuple):
     with a probability of `nominal` for a row like the graded ones.
 
     The split-conformal quantile of their absolute errors (Vovk, Gammerman and Shafer, Algorithmic
-    Learning in a Random World, 2005). Tested on rows that did not set it: of `rows` peaks, each
+    Learning in a Random World, 2005), where each source weighs the same, whatever rows it has
+    (Dunn, Wasserman and Ramdas, Distribution-Free Prediction Sets for Two-Layer Hierarchical
+    Models, 2022). Tested on rows that did not set it: of `rows` peaks, each
     against the errors of all sources but its own, `inside` were within; `low` and `high` are the 95
     % binomial interval of that share. `worst` is the largest error, signed.
     """

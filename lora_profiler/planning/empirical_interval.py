@@ -13,16 +13,19 @@ from lora_profiler.evidence import (
     nearest_peak,
 )
 from lora_profiler.prediction import Prediction
+from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
 DESCRIBED: Description = "nearly"
-"""How well options describe the public runs that an answer is held to. Those that are described
-exactly are of one source, which no other tests, and ran libraries of its own time."""
+"""How well, at least, options describe the public runs that an answer is held to: a user's
+libraries are of other versions than the answer's, mostly, and those described exactly are of two
+sources alone."""
 
 
 class LikelyPeak(NamedTuple):
     """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs
-    that options describe but for the versions of libraries: from `low_bytes` to `high_bytes`, nine
-    times in ten. `half_width` is a share of the measured peak.
+    that options describe, exactly or but for the versions of libraries: from `low_bytes` to
+    `high_bytes`, nine times in ten. `half_width` is a share of the measured peak. BLAS' workspaces
+    are in it, which a counter counts.
 
     `described` is how well, `command` how far off the command's answers were for these, and
     `interval` how far off predictions are that know the libraries and kernels that ran. Of a run
@@ -42,11 +45,14 @@ def likely_peak(prediction: Prediction) -> LikelyPeak | None:
     """None for a lower bound, and for devices whose memory no public row tells.
 
     An estimate's own bound widens the interval, as errors add up at worst. With an error of at most
-    w either way the measured peak is between predicted / (1 + w) and predicted / (1 - w).
+    w either way the measured peak is between predicted / (1 + w) and predicted / (1 - w), BLAS'
+    workspaces among what is predicted.
     """
     if prediction.saved_activation_bytes is None or prediction.workload.setup.device != "cuda":
         return None
-    known, peak = command_shares()[DESCRIBED], prediction.peak.total_bytes
+    known = command_shares()[DESCRIBED]
+    workspaces = WORKSPACES * workspace_bytes(prediction.workload.platform)
+    peak = prediction.peak.total_bytes + workspaces
     width = known.half_width + (prediction.error_bound or 0.0)
     return LikelyPeak(
         nearest=nearest_peak(prediction.workload),

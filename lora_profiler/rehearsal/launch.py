@@ -27,7 +27,8 @@ _GRACE_SECONDS = 5
 class Request:
     """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
     weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
-    stood in for, these with `columns`, () to read them off the script, and texts of `tokens`."""
+    stood in for, these with `columns`, () to read them off the script, and texts of `tokens`.
+    `with_work`: one more step is run, whose kernels are written down for its time."""
 
     command: tuple[str, ...]
     python: Path
@@ -39,6 +40,7 @@ class Request:
     pretends_data: bool = False
     columns: tuple[str, ...] = ()
     tokens: int = 2048
+    with_work: bool = False
 
 
 def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
@@ -84,6 +86,7 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
         "pretends_data": request.pretends_data,
         "columns": request.columns,
         "tokens": request.tokens,
+        "with_work": request.with_work,
     }
     environment = dict(os.environ)
     environment.pop("CUDA_VISIBLE_DEVICES", None)

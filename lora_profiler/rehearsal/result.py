@@ -66,6 +66,13 @@ class Rehearsal:
         return by_phase
 
     @property
+    def work(self) -> Mapping[str, Any] | None:
+        """What one more step launched, or the reason why it is not known; None where none was
+        run."""
+        work: Mapping[str, Any] | None = self.document.get("work")
+        return work
+
+    @property
     def launches(self) -> tuple[int, int] | None:
         """Kernels and library calls of the last step that ended."""
         launches = self.document["launches"]
@@ -117,7 +124,7 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
     document = result.document
     facts = document["facts"]
     sentences = [
-        "Values were not computed and times mean nothing: only sizes, their order and the "
+        "Values were not computed and nothing was timed: only sizes, their order and the "
         "kernels' choice are real."
     ]
     if is_custom:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_profiler.planning.nearest import Nearest
+from lora_profiler.planning.rehearsed_time import RehearsedTime
 from lora_profiler.prediction import Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.rehearsed_time import time_blocks, time_document
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 _HEADS = ("requested", "allocated", "reserved")
@@ -40,6 +42,7 @@ def rehearsal_blocks(
     results: Sequence[Rehearsal],
     card: PretendedCard,
     nearest: Nearest | None = None,
+    time: RehearsedTime | None = None,
     *,
     with_phases: bool,
 ) -> list[Block]:
@@ -52,6 +55,8 @@ def rehearsal_blocks(
     blocks += _held(result)
     if nearest is not None:
         blocks += _nearest(result, nearest)
+    if time is not None:
+        blocks += time_blocks(time, card)
     if len(results) < result.world_size:
         silent = result.world_size - len(results)
         blocks.append(paragraph(f"{silent} of {result.world_size} ranks ended without a result."))
@@ -257,8 +262,13 @@ def _ran(result: Rehearsal) -> list[str]:
 
 
 def rehearsal_document(
-    results: Sequence[Rehearsal], card: PretendedCard, nearest: Nearest | None = None
+    results: Sequence[Rehearsal],
+    card: PretendedCard,
+    nearest: Nearest | None = None,
+    time: RehearsedTime | None = None,
 ) -> dict[str, Any]:
+    """Of each rank what its process wrote, but the list of its step's kernels, which is long: the
+    time is made of it."""
     result = worst_of(results)
     return {
         "schema_version": "1.0",
@@ -275,7 +285,11 @@ def rehearsal_document(
         "limits": limits(result, is_custom=card.is_custom),
         "told_rank": result.rank,
         "nearest_prediction": None if nearest is None else _nearest_document(nearest),
-        "ranks": [dict(each.document) for each in results],
+        "step_time": None if time is None else time_document(time),
+        "ranks": [
+            {name: value for name, value in each.document.items() if name != "work"}
+            for each in results
+        ],
     }
 
 

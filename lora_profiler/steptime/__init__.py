@@ -10,6 +10,7 @@ from lora_profiler.steptime.predict import (
     StepTime,
     predict_step_time,
     step_time_at,
+    time_of,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "predict_step_time",
     "rates_of",
     "step_time_at",
+    "time_of",
 ]

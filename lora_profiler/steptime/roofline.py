@@ -4,6 +4,7 @@ of them a host to launch them.
 bytes      b / (bandwidth beta), less where they fit into the cache
 product    2 m n k, in whole tiles and whole waves of them, / (peak eta)
 micro      sqrt(device^2 + host^2), host = launches x launch time; device + host where both are one
+update     likewise, its bytes at bandwidth beta
 step       accumulation x micro + update + what a step takes besides
 """
 
@@ -19,16 +20,20 @@ _SMALL_TILES = (32, 64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`.
+    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes` in
+    `update_launches`.
 
     `fresh_bytes`: of the update's temporaries, which a CPU takes from the system anew
-    (`update.fresh_bytes`).
+    (`update.fresh_bytes`). `more_launches`: of a micro-batch, where operators are known to launch
+    more than a kernel each.
     """
 
     micro: StepKernels
     accumulation: int
     update_bytes: int
+    update_launches: int = 0
     fresh_bytes: int = 0
+    more_launches: int = 0
 
     @property
     def tokens(self) -> int:
@@ -55,7 +60,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class StepLoad:
-    """A step on a card, ready for any eta and beta."""
+    """A step on a card, ready for any eta and beta. `host` and `update_host`: what launching a
+    micro-batch's and the update's kernels takes."""
 
     loads: tuple[Load, ...]
     host: float
@@ -63,16 +69,23 @@ class StepLoad:
     accumulation: int
     besides: float
     overlaps: bool = True
+    update_host: float = 0.0
 
     def device_seconds(self, eta: float, beta: float) -> float:
         return sum(load.seconds(eta, beta) for load in self.loads)
 
     def micro_seconds(self, eta: float, beta: float) -> float:
-        device = self.device_seconds(eta, beta)
-        return hypot(device, self.host) if self.overlaps else device + self.host
+        return self._with_host(self.device_seconds(eta, beta), self.host)
+
+    def update_seconds(self, beta: float) -> float:
+        return self._with_host(self.update / beta, self.update_host)
 
     def seconds(self, eta: float, beta: float) -> float:
-        return self.accumulation * self.micro_seconds(eta, beta) + self.update / beta + self.besides
+        micro_batches = self.accumulation * self.micro_seconds(eta, beta)
+        return micro_batches + self.update_seconds(beta) + self.besides
+
+    def _with_host(self, device: float, host: float) -> float:
+        return hypot(device, host) if self.overlaps else device + host
 
 
 def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
@@ -86,12 +99,13 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
             Load(kind, product, copy, rest, count, fresh)
             for (kind, product, copy, rest, fresh), count in counts.items()
         ),
-        host=step.micro.launches * fixed.launch_seconds,
+        host=(step.micro.launches + step.more_launches) * fixed.launch_seconds,
         update=step.update_bytes / rates.bandwidth,
         accumulation=step.accumulation,
         besides=fixed.step_seconds
         + (step.fresh_bytes / rates.fresh_bandwidth if rates.fresh_bandwidth else 0.0),
         overlaps=not rates.is_host,
+        update_host=step.update_launches * fixed.launch_seconds,
     )
 
 

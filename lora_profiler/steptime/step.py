@@ -15,6 +15,15 @@ CLIPPING_PASSES = 3
 _ADAMW_PASSES = {"foreach": 20, "fused": 7, "forloop": 20}
 """Times that AdamW reads or writes something of an element's size: fused, 4 read and 3 written;
 else operator by operator, 12 and 8 (torch `optim/adam.py`; 2 fewer without weight decay)."""
+_ADAMW_OPERATORS = {1: 4, 2: 2, 3: 2}
+"""By how many lists of tensors they take: mul, mul, div, add; lerp, sqrt; addcmul, addcdiv (torch
+`optim/adam.py`)."""
+_SGD_OPERATORS = {2: 1}
+_LISTED = {1: 770, 2: 448, 3: 336, 4: 252}
+"""Tensors at a launch, by lists: `depth_to_max_tensors` of torch's
+`aten/src/ATen/native/cuda/MultiTensorApply.cuh` as built with CUDA 13."""
+_LISTED_ELEMENTS = 2240 * 65_536
+"""Blocks at a launch, and elements of one; the same file."""
 
 
 def update_bytes(
@@ -32,6 +41,28 @@ def update_bytes(
     return sum(
         _own(setup, count) * (_bytes_each(setup, size) + clipping * size)
         for size, count in trainable.items()
+    )
+
+
+def update_launches(setup: TrainSetup, tensors: int, elements: int) -> int:
+    """Kernels of one update over `tensors` of `elements` together on a CUDA card.
+
+    Operator by operator, eight a tensor for AdamW and one for SGD; of the packages' optimizers one.
+    foreach and fused take lists of tensors, `_LISTED` of them or `_LISTED_ELEMENTS` elements at a
+    launch, whichever is reached first. Those of Adafactor and Muon are not counted, as their bytes.
+    """
+    if setup.optimizer in PACKAGE_OPTIMIZERS:
+        return tensors
+    operators = _ADAMW_OPERATORS if setup.optimizer == "adamw" else _SGD_OPERATORS
+    if setup.optimizer_impl == "forloop":
+        return sum(operators.values()) * tensors
+    if setup.optimizer_impl == "fused":
+        operators = {4 if setup.optimizer == "adamw" else 2: 1}
+    by_elements = -(-elements // _LISTED_ELEMENTS)
+    return sum(
+        count * max(-(-tensors // _LISTED[lists]), by_elements)
+        for lists, count in operators.items()
+        if tensors
     )
 
 
@@ -78,6 +109,11 @@ def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
             " sgd."
         )
     fresh = fresh_bytes(setup, kernels.trainable)
+    elements = sum(_own(setup, count) for count in kernels.trainable.values())
     return Step(
-        micro=kernels, accumulation=setup.accumulation, update_bytes=moved, fresh_bytes=fresh
+        micro=kernels,
+        accumulation=setup.accumulation,
+        update_bytes=moved,
+        update_launches=update_launches(setup, kernels.trained_tensors, elements),
+        fresh_bytes=fresh,
     )

@@ -64,24 +64,27 @@ def counted_kernels(workload: Workload) -> StepKernels:
     assert plan.family is not None
     _ahead(forward, plan.family, workload, "eager" in plan.kernels, launches)
     _back(forward, plan.family, workload, launches)
+    trainable, tensors = _trainable(workload)
     return StepKernels(
         kernels=merged(launches.found),
         tokens=setup.batch_size * setup.seq_len,
-        trainable=_trainable(workload),
+        trainable=trainable,
+        trained_tensors=tensors,
     )
 
 
-def _trainable(workload: Workload) -> dict[int, int]:
-    """Elements of the whole model, of which whoever updates a share takes that; under tensor
-    parallelism those of the rank's part."""
+def _trainable(workload: Workload) -> tuple[dict[int, int], int]:
+    """Elements of the whole model, of which whoever updates a share takes that, and how many
+    tensors they are; under tensor parallelism those of the rank's part."""
     setup = workload.setup
     if setup.sharding not in ("none", "tp"):
         workload = replace(workload, setup=setup.of_one_process)
     at, trainable = values(workload), dict[int, int]()
-    for tensor, count in plan_for(workload).state.trainable.items():
+    tensors = plan_for(workload).state.trainable
+    for tensor, count in tensors.items():
         size = ITEMSIZE[tensor.dtype]
         trainable[size] = trainable.get(size, 0) + tensor.numel.evaluate(*at) * count
-    return trainable
+    return trainable, sum(tensors.values())
 
 
 def _ahead(

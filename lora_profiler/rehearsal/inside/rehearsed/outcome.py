@@ -5,6 +5,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -56,9 +57,22 @@ class Run(Protocol):
 def write(run: Run, status: str, error: Mapping[str, Any] | None) -> None:
     """Whole or not there."""
     settings = run.settings
-    path = settings.folder / f"result-{settings.rank}-{os.getpid()}.json"
+    _put(_path(settings), _document(run, status, error))
+
+
+def add_work(settings: Settings, work: Mapping[str, Any]) -> None:
+    """What the step after those that were asked for runs, or why it is not known."""
+    path = _path(settings)
+    _put(path, json.loads(path.read_text("utf-8")) | {"work": work})
+
+
+def _path(settings: Settings) -> Path:
+    return settings.folder / f"result-{settings.rank}-{os.getpid()}.json"
+
+
+def _put(path: Path, document: Mapping[str, Any]) -> None:
     partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(_document(run, status, error)), "utf-8")
+    partial.write_text(json.dumps(document), "utf-8")
     os.replace(partial, path)
 
 

@@ -20,6 +20,7 @@ from .kernels_by_name import between
 from .peaks import Peaks
 from .settings import Settings
 from .tensors import Owner, owners, roots
+from .work import StepWork
 
 _PATIENCE_SECONDS = 60
 """For how long a rank waits for the others' results: one that ends first takes the store with it
@@ -57,6 +58,8 @@ class Recorder:
         self._has_ended = False
         self._modules: dict[int, str] = {}
         self.head = ""
+        self._model: torch.nn.Module | None = None
+        self._work: StepWork | None = None
 
     @property
     def is_done(self) -> bool:
@@ -115,6 +118,7 @@ class Recorder:
         ):
             return
         self._forward_hook.remove()
+        self._model = module
         self.inputs = input_shapes(args, {})
         self._inputs_hook = module.register_forward_pre_hook(self._second_forward, with_kwargs=True)
         self.autocast = torch.is_autocast_enabled("cuda")
@@ -176,6 +180,9 @@ class Recorder:
     def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not torch.cuda.is_initialized():
             return
+        if self._work is not None:
+            self._end_work(optimizer)
+            return
         self._stepped.append(id(optimizer))
         self._steps_of[id(optimizer)] = self._steps_of.get(id(optimizer), 0) + 1
         made = min(self._steps_of.get(id(each), 0) for each in self.optimizers)
@@ -186,6 +193,8 @@ class Recorder:
                 self._count_launches()
             self.peaks.look()
             self._write("done")
+            if is_whole and self.settings.with_work and self._begin_work():
+                return
             self._wait_for_others()
             self._leave(0)
         self.steps_done = made
@@ -245,10 +254,44 @@ class Recorder:
         torch.nn.modules.module.register_module_forward_pre_hook(enter)
         torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
 
+    # --- one more step, for its time ---
+
+    def _begin_work(self) -> bool:
+        """What memory there is to tell is written by now: nothing of it changes any more."""
+        reason = self._why_no_work()
+        if reason is None:
+            try:
+                self._work = StepWork(lambda: self.phase, self._model)
+            except ImportError as error:
+                reason = f"the script's Python does not load what reads operators ({error})"
+        if self._work is None:
+            outcome.add_work(self.settings, {"reason": reason})
+            return False
+        self._stepped = []
+        self._enter(self.step + 1, "forward")
+        self._work.begin()
+        return True
+
+    def _why_no_work(self) -> str | None:
+        if self.settings.world_size > 1:
+            return "what several ranks send each other has no price yet"
+        if any(_is_compiled(module) for root in roots() for module in root.modules()):
+            return "a compiled model's kernels are its compiler's own"
+        return None
+
+    def _end_work(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self._work is not None
+        self._stepped.append(id(optimizer))
+        if set(self._stepped) >= {id(each) for each in self.optimizers}:
+            outcome.add_work(self.settings, self._work.end())
+            self._leave(0)
+
     # --- the end ---
 
     def _script_ended(self) -> None:
         """Python has written the error that nobody caught by then, whoever shows it."""
+        if self._work is not None and os.getpid() == self._process:
+            self._leave(0)  # without the step that its time would be told by
         if self._has_ended or os.getpid() != self._process or not torch.cuda.is_initialized():
             return
         error: BaseException | None = getattr(sys, "last_value", None)

@@ -10,7 +10,8 @@ from pathlib import Path
 class Settings:
     """`folder`: where results go. `models`: the catalogue's configs, as JSON. `snapshot`: a file
     for torch's memory_viz. `columns`: of data sets that are stood in for, () to read them off the
-    script; `tokens`: how long their texts are."""
+    script; `tokens`: how long their texts are. `with_work`: one more step is run, to see its
+    kernels."""
 
     folder: Path
     steps: int
@@ -19,6 +20,7 @@ class Settings:
     pretends_data: bool
     columns: tuple[str, ...] = ()
     tokens: int = 2048
+    with_work: bool = False
 
     @property
     def rank(self) -> int:
@@ -39,6 +41,7 @@ def read_settings() -> Settings:
         pretends_data=fields.get("pretends_data", False),
         columns=tuple(fields.get("columns", ())),
         tokens=fields.get("tokens", 2048),
+        with_work=fields.get("with_work", False),
     )
 
 

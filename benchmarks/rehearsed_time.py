@@ -1,0 +1,173 @@
+"""The time of a rehearsed step against the time that is predicted of the same workload: the
+harness' own loop on pretended cards, at full model size.
+
+    python -m benchmarks.rehearsed_time --python PYTHON [--seconds N] [--again]
+
+PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes; no card
+is needed. WORKLOADS seeded configurations of `rehearsed_configurations`, those of one rank whose
+kernels rules count and whose update has a time, in turn on CARDS. A row of
+`results/rehearsed_time.jsonl` is written as each ends, and `results/rehearsed_time.md`; what is
+there is not run again. --again predicts all rows anew and writes the page. Both times are
+predicted: nothing was measured.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.rehearsed_configurations import configurations
+from benchmarks.rehearsed_page import options_words
+from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.rehearsed_time import rehearsed_time
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
+from lora_profiler.steptime import StepTime, predict_step_time
+from lora_profiler.workload import Workload
+
+RESULTS = Path(__file__).parent / "results"
+ROWS, PAGE = RESULTS / "rehearsed_time.jsonl", RESULTS / "rehearsed_time.md"
+CARDS = ("a100_sxm_80gb", "rtx_4090", "h100_sxm_80gb")
+WORKLOADS = 42
+BOUND = 0.03
+"""What a rehearsed step's time may differ by."""
+
+
+def workloads(torch: str) -> Iterator[tuple[Workload, str]]:
+    """With the card of each."""
+    version, found = version_of(torch), 0
+    assert version is not None
+    for each in configurations():
+        card = CARDS[found % len(CARDS)]
+        platform = Platform(capability=find_gpu(card).capability, torch=version)
+        model = find_model(each.model, offline=True)
+        workload = Workload(model=model, setup=each.setup, platform=platform)
+        if each.setup.world_size == 1 and predicted(workload, card) is not None:
+            yield workload, card
+            found += 1
+        if found == WORKLOADS:
+            return
+
+
+def predicted(workload: Workload, card: str) -> tuple[StepTime, int] | None:
+    """The time, and a micro-batch's launches; None for what has no rule or is refused."""
+    try:
+        kernels = counted_kernels(workload)
+        found = predict_step_time(kernels, find_gpu(card), workload.setup)
+    except LoraProfilerError:
+        return None
+    return None if found is None else (found, kernels.launches)
+
+
+def run(python: Path, until: float, known: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    keys = {key(row) for row in known}
+    for card in CARDS:
+        server = ForkedRehearsals(python, find_gpu(card), "benchmarks.rehearsed_time_server")
+        for workload, of_card in workloads(server.torch):
+            row: dict[str, Any] = {
+                "model": workload.model.id,
+                "setup": setup_dict(workload.setup),
+                "card": card,
+                "torch": server.torch,
+            }
+            if of_card != card or key(row) in keys:
+                continue
+            if time.monotonic() > until:
+                break
+            yield row | server.ask({"workload": workload_dict(workload)})
+        server.end()
+
+
+def key(row: Mapping[str, Any]) -> str:
+    return json.dumps([row["model"], row["setup"], row["card"]], sort_keys=True)
+
+
+def compared(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Both times, and their launches; None where the rehearsal failed."""
+    if row["status"] != "done":
+        return None
+    version = version_of(row["torch"])
+    assert version is not None
+    gpu, setup = find_gpu(row["card"]), setup_from_dict(row["setup"])
+    platform = Platform(capability=gpu.capability, torch=version)
+    workload = Workload(
+        model=find_model(row["model"], offline=True), setup=setup, platform=platform
+    )
+    beside, found = predicted(workload, row["card"]), rehearsed_time(row["work"], gpu)
+    assert beside is not None and found.time is not None
+    launches = row["work"]["launches"] + row["work"]["library_calls"]
+    return {
+        **row,
+        "rehearsed_seconds": found.time.seconds,
+        "predicted_seconds": beside[0].seconds,
+        "difference": found.time.seconds / beside[0].seconds - 1,
+        "launches": launches,
+        "counted": beside[1] * setup.accumulation,
+        "unseen": found.library_calls - found.products,
+    }
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    found = [each for row in rows if (each := compared(row)) is not None]
+    failed = [row for row in rows if row["status"] != "done"]
+    differences = sorted(abs(row["difference"]) for row in found)
+    within = sum(difference <= BOUND for difference in differences)
+    seen = sum(row["unseen"] == 0 for row in found)
+    lines = [
+        "# The time of a rehearsed step",
+        "",
+        "Written by `python -m benchmarks.rehearsed_time --python PYTHON`: the harness' own loop,"
+        " its real kernels on pretended cards,",
+        "against `step_time` of the same workload, whose kernels rules count. Both are predicted by"
+        " one roofline and nothing was",
+        "measured: what differs is what the rules do not count, launches mostly.",
+        "",
+        f"{within} of {len(found)} within {BOUND:.0%}: median {quantile(differences, 0.5):.2%},"
+        f" 90th percentile {quantile(differences, 0.9):.2%}, largest {differences[-1]:.2%}.",
+        f"In {seen} of {len(found)} every call of BLAS is one product that the dispatcher saw.",
+        "",
+        "| model | setup | card | rehearsed, s | predicted, s | difference | launches | counted,"
+        " without the update |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {row['model']} | {options_words(row)} | {row['card']} |"
+            f" {row['rehearsed_seconds']:.4f} | {row['predicted_seconds']:.4f} |"
+            f" {row['difference']:+.2%} | {row['launches']:,} | {row['counted']:,} |"
+            for row in sorted(found, key=lambda row: -abs(row["difference"]))
+        ),
+        "",
+        *(
+            f"Not rehearsed: {row['model']} on {row['card']}, {options_words(row)}: {row['error']}"
+            for row in failed
+        ),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    if not options.again:
+        for row in run(options.python, time.monotonic() + options.seconds, list(rows)):
+            rows.append(row)
+            with open(ROWS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+    PAGE.write_text(page(rows), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
