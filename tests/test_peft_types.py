@@ -265,3 +265,12 @@ def test_names_and_ranks():
     }
     assert ranks["IA3"] is None
     assert ranks["QLoRA r16"] is not None
+
+
+def test_a_plan_tries_no_ranks_of_a_method_without_one():
+    from lora_profiler.planning.plan_space import ranks_of
+    from lora_profiler.planning.planned import Space
+
+    space = Space(ranks=(8, 16))
+    kinds = {kind: ranks_of(TrainSetup(lora=LoraConfig(peft_type=kind)), space) for kind in KINDS}
+    assert kinds == {"vera": (8, 16), "ia3": (None,), "oft": (None,)}
