@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,3 +206,19 @@ def test_rows_of_kernels_come_back_as_they_were(work: Any) -> None:
     assert work._row(kernel, 7) == row(read_bytes=3, written_bytes=2, count=7)
     assert replace(kernel, count=7).count == 7
     assert isinstance(rehearsed_time(None, A100), RehearsedTime)
+
+
+def test_a_product_with_a_4_bit_weight_is_made_16_bit_first(work: Any) -> None:
+    """64 x 64 values in blocks of 64, their 64 scales in 8 bit with one block of their own."""
+    schema = ("A", "B", "shapeB", "absmax", "blocksize", "quant_type", "bias", "absmax_8bit")
+    names = [SimpleNamespace(name=name) for name in (*schema, "absmax_code", "absmax_offset")]
+    func = SimpleNamespace(_schema=SimpleNamespace(arguments=names))
+    inputs = torch.empty(2, 64, dtype=torch.bfloat16)
+    packed, scales = torch.empty(2048, dtype=torch.uint8), torch.empty(64, dtype=torch.uint8)
+    args = (inputs, packed, [64, 64], torch.empty(1), 64, "nf4")
+    more = {"absmax_8bit": scales, "absmax_code": torch.empty(256)}
+    nested, weight = work._dequantisations(func, args, more)
+    assert (nested.read_bytes, nested.written_bytes) == (64 + 4 + 1024, 64 * 4)
+    assert (weight.read_bytes, weight.written_bytes) == (2048 + 64 * 4, 64 * 64 * 2)
+    assert weight.parameters == 64 * 64 and weight.kind == "dequantise"
+    assert len(list(work._dequantisations(func, args, {}))) == 1

@@ -5,9 +5,10 @@ A step of its own, after those that memory is told of: who looks on changes no b
 """
 
 import importlib.util
+import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,9 @@ class StepWork(TorchDispatchMode):
                 self._update_launches, update_before + sum(_counted()) - before
             )
         if self._seen > seen:  # it is made of operators, which were seen
+            if func._overloadpacket.__name__ == "gemm_4bit":
+                for kernel in _dequantisations(func, args, kwargs):
+                    self._count(kernel, phase)
             return result
         try:
             kernel = self._kernel_of(func, args, kwargs, result, "forward", "")
@@ -153,6 +157,43 @@ class StepWork(TorchDispatchMode):
 
 def _counted() -> tuple[int, int]:
     return kernels.launches(), kernels.library_calls()
+
+
+def _dequantisations(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> "Iterator[Kernel]":
+    """Of bitsandbytes' product with a 4-bit weight, which calls the library itself for them: the
+    scales, where they are in 8 bit, and the weight, in the dtype of the inputs (`backends/cuda/
+    ops.py`)."""
+    from lora_profiler.kernels import Kernel
+
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    elements = math.prod(given["shapeB"])
+    scales = -(-elements // given["blocksize"])
+    if given.get("absmax_8bit") is not None:
+        read = sum(_size(given.get(name)) for name in ("absmax_8bit", "absmax", "absmax_code"))
+        yield Kernel(
+            kind="dequantise",
+            op="dequantize_blockwise",
+            phase="forward",
+            module="",
+            read_bytes=read,
+            written_bytes=4 * scales,
+        )
+    yield Kernel(
+        kind="dequantise",
+        op="dequantize_4bit",
+        phase="forward",
+        module="",
+        read_bytes=_size(given["B"]) + 4 * scales,
+        written_bytes=elements * given["A"].element_size(),
+        parameters=elements,
+    )
+
+
+def _size(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
 
 
 def _of_triton(function: Any, arguments: tuple[Any, ...]) -> "Kernel":
