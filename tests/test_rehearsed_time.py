@@ -222,3 +222,18 @@ def test_a_product_with_a_4_bit_weight_is_made_16_bit_first(work: Any) -> None:
     assert (weight.read_bytes, weight.written_bytes) == (2048 + 64 * 4, 64 * 64 * 2)
     assert weight.parameters == 64 * 64 and weight.kind == "dequantise"
     assert len(list(work._dequantisations(func, args, {}))) == 1
+
+
+def test_a_fused_update_reads_four_and_writes_three(work: Any) -> None:
+    """Weight, gradient and two states; torch's schema says that the gradient is written, too."""
+    weight, gradient, first, second = (torch.empty(64, device="meta") for _ in range(4))
+    steps = torch.empty((), device="meta")
+    looking = work.StepWork(lambda: "optimizer", None)
+    looking.begin()
+    torch._fused_adamw_(
+        [weight], [gradient], [first], [second], [], [steps], lr=1e-4, beta1=0.9, beta2=0.95,
+        weight_decay=0.1, eps=1e-8, amsgrad=False, maximize=False,
+    )  # fmt: skip
+    (update,) = looking.end()["update"]
+    assert update["read_bytes"] - 4 == 4 * 64 * 4  # beside the count of steps
+    assert update["written_bytes"] == 3 * 64 * 4

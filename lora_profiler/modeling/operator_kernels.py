@@ -77,6 +77,7 @@ _ADDS_ROWS = frozenset(
 )
 """Of the tensor that they change they touch as many elements as they are given."""
 _COPIES_FIRST = frozenset({"index_add", "index_put", "scatter_add", "index_copy", "scatter"})
+_FUSED_UPDATES = frozenset({"_fused_adam_", "_fused_adamw_", "_fused_sgd_"})
 _DEQUANTISE = frozenset({"dequantize_4bit", "dequantize_blockwise"})
 _PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "_grouped_mm"})
 _ATTENTION = re.compile(
@@ -182,6 +183,8 @@ def _traffic(
     written = _sum(new) + _sum(changed)
     if op in _WRITES_ONLY:
         return 0, written
+    if op in _FUSED_UPDATES:  # gradients are written where a scaler's factor is taken off them
+        return _sum(given), written - _sum(_tensors(args[1]))
     if op == "copy_":
         return _sum([t for t in given if t is not changed[0]]), written
     if op in _GATHERS:

@@ -102,8 +102,8 @@ class StepWork(TorchDispatchMode):
             )
         if self._seen > seen:  # it is made of operators, which were seen
             if func._overloadpacket.__name__ == "gemm_4bit":
-                for kernel in _dequantisations(func, args, kwargs):
-                    self._count(kernel, phase)
+                for each in _dequantisations(func, args, kwargs):
+                    self._count(each, phase)
             return result
         try:
             kernel = self._kernel_of(func, args, kwargs, result, "forward", "")
