@@ -130,6 +130,11 @@ def cells() -> Iterator[Cell]:
             yield _cell("trl-sft", "lora", model, card, 2, 2048, accumulation=2)
             yield _cell("trl-sft", "qlora", model, card, 2, 2048, targets="all-linear")
             yield _cell("trl-dpo", "qlora", model, card, 1, 1024)
+        for trainer in ("transformers", "trl-sft", "trl-dpo"):  # a peak in the update, and sums
+            small, of_update = (trainer, "full", _SMALL[0], card, 1, 64), {"optimizer": "adafactor"}
+            yield _cell(*small, **of_update)
+            yield _cell(*small, accumulation=3, **of_update)
+            yield _cell(trainer, "lora", _SMALL[0], card, 2, 512, accumulation=4)
         yield _cell("trl-sft", "qlora", _SEVENTY, card, 1, 1024, targets="all-linear")
         yield _cell("transformers", "qlora", _SEVENTY, card, 1, 512, checkpointing=True)
         yield _cell("trl-sft", "lora", _SEVENTY, card, 1, 1024, targets="all-linear")

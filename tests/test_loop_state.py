@@ -53,19 +53,36 @@ def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -
 
 
 @pytest.mark.parametrize(
-    ("loop_state", "columns", "scalars"), [("none", 1, 0), ("transformers", 4, 20), ("trl", 6, 16)]
+    ("loop_state", "columns", "scalars", "of_pass"),
+    [("none", 1, 0, 0), ("transformers", 4, 8, 8), ("trl", 6, 8, 4)],
 )
 def test_a_loop_s_batch_and_scalars_are_beside_the_step(
-    loop_state: str, columns: int, scalars: int
+    loop_state: str, columns: int, scalars: int, of_pass: int
 ) -> None:
-    """By hand: labels, and TRL's mask, beside the ids, of both micro-batches at once; scalars with
-    the norm of float32 gradients. The harness holds as much more."""
+    """By hand: labels, and TRL's mask, beside the ids, of both micro-batches at once; the number of
+    items, and the norm of float32 gradients; while a pass runs the loss before, and the Trainer's
+    before it is divided. The running loss is the harness' too. The harness holds as much more."""
     workload = asked(loop_state)
-    told = predict(workload, "analytic")
-    assert told.peak.bytes["inputs"] == columns * 2 * 32 * 8 + scalars
-    held = Training(torch.nn.Linear(1, 1), None, workload.setup, None).of_loop  # type: ignore[arg-type]
+    told = {
+        m.moment: m.bytes["inputs"]
+        for m in predict(workload, "analytic").moments
+        if m.step == "steady"
+    }
+    assert told["optimizer_step"] == columns * 2 * 32 * 8 + scalars
+    assert told["loss_backward"] == told["optimizer_step"] + of_pass
+    model = build_model(workload)
+    batches = Batches(workload.setup, Conditions(), model.config.vocab_size)
+    training = Training(model, make_optimizer(model, workload.setup), workload.setup, batches)
+    held: dict[str, int] = {}
+
+    def enter(step: int, phase: str) -> None:
+        kept = (training.of_loop, training.of_pass)
+        held[phase] = sum(t.numel() for t in kept if t is not None)
+
+    training.step(enter)
     beside = (columns - 1) * 2 * 32 * 8 + scalars
-    assert (0 if held is None else held.numel()) == beside
+    assert held["optimizer"] == beside
+    assert held["backward"] == beside + of_pass
 
 
 def test_dpo_without_adapters_keeps_a_second_model() -> None:

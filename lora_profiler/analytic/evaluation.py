@@ -6,7 +6,8 @@ hidden state lives then. Gradients are gone (`zero_grad`), optimizer states are 
 candidate is the loss's, and exact; those inside layers are estimates. transformers `trainer.py`,
 evaluation_loop and prediction_step: with a loss alone (no compute_metrics) nothing of one batch is
 held while the next one runs. Accelerate's float32 copy of the logits comes after the loss, whose
-own tensors are more.
+own tensors are more. A trainer's loop has the step's own batch still, and the loss of every
+sequence that was evaluated in float32, of which a batch's are counted: an estimate then.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
+from lora_profiler.support.library_memory import pass_scalar_bytes
 from lora_profiler.support.losses import AFTER_FORWARD
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 
 def evaluated(workload: Workload) -> Workload:
@@ -38,6 +40,7 @@ def evaluated(workload: Workload) -> Workload:
             setup,
             batch_size=setup.eval_batch_size,
             eval_batch_size=None,
+            accumulation=1,
             checkpointing=False,
             lora=replace(setup.lora, lora_dropout=0.0) if setup.lora else None,
         ),
@@ -57,7 +60,7 @@ def evaluation(
     setup = workload.setup
     batch = setup.batch_size
     alone: dict[Category, Polynomial] = {c: p for c, p in base.items() if c != "communication"}
-    inputs = input_bytes(setup)
+    inputs = _input_bytes(setup)
     cached = _cached(forward)
     labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
@@ -100,7 +103,7 @@ def layer_candidates(
 ) -> tuple[Candidate, ...]:
     """Of `evaluation` those inside layers, on `alone`."""
     setup, config = workload.setup, workload.model.config
-    batch, inputs, found = setup.batch_size, input_bytes(setup), list[Candidate]()
+    batch, inputs, found = setup.batch_size, _input_bytes(setup), list[Candidate]()
     cached = _cached(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
     held = (
@@ -129,6 +132,11 @@ def layer_candidates(
             for inside in layer.run.checkpointed_candidates
         ]
     return tuple(found)
+
+
+def _input_bytes(setup: TrainSetup) -> Polynomial:
+    losses = setup.batch_size * SCALAR if setup.loop_state != "none" else 0
+    return input_bytes(setup) + pass_scalar_bytes(setup) + losses
 
 
 def _cached(forward: ForwardPass) -> Polynomial:

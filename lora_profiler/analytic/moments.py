@@ -24,6 +24,7 @@ from lora_profiler.support.library_memory import (
     code_book_bytes,
     has_reference,
     loop_scalar_bytes,
+    pass_scalar_bytes,
 )
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -58,8 +59,10 @@ def moments(
     output = _logits_held(forward, setup) + summed
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
         output = output + SCALAR  # the loss before it is divided
-    ahead = merged(base | {"gradients": accumulated, "logits_and_loss": summed}, held)
-    running = merged(base | {"gradients": accumulated}, {"logits_and_loss": output})
+    of_pass: dict[Category, Polynomial] = {"inputs": constant(pass_scalar_bytes(setup))}
+    in_pass = merged(base | {"gradients": accumulated}, of_pass)
+    ahead = merged(in_pass | {"logits_and_loss": summed}, held)
+    running = merged(in_pass, {"logits_and_loss": output})
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
     in_graph = kept.held - forward.leaf_copy if setup.is_reentrant else ZERO
@@ -123,6 +126,11 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
     position ids; and what else the trainer's loop keeps."""
     return TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
+
+
+def batch_kept_bytes(setup: TrainSetup) -> Polynomial:
+    """Of a step's batch, between steps: a trainer's loop gives it up when the next one is there."""
+    return ZERO if setup.loop_state == "none" else TOKENS * (8 * batch_columns(setup))
 
 
 def persistent_only(

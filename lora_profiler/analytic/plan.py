@@ -26,7 +26,7 @@ from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
 from lora_profiler.analytic.generation import generated, generation
 from lora_profiler.analytic.losses import chunk_fact
-from lora_profiler.analytic.moments import moments, persistent_only
+from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
@@ -266,25 +266,25 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
         live: Moments = persistent_only(shards, workload, plan.adapters)
+        between = live["setup"][0].bytes
     else:
         live = moments(plan.forward, plan.kept, shards, plan.family, workload)
+        between = live["setup"][0].bytes
         if plan.evaluation is not None:
             other = evaluated(workload)
             kernel = attention_kernels(other, trains=False).plain
-            between = live["setup"][0].bytes
-            found = evaluation(plan.evaluation, between, shards, plan.family, other, kernel)
+            held = merged(between, {"inputs": batch_kept_bytes(workload.setup)})
+            found = evaluation(plan.evaluation, held, shards, plan.family, other, kernel)
             live = {**live, "evaluation": found}
         if plan.generation is not None:
             other, completion = generated(workload), workload.setup.max_completion_length
             kernel = attention_kernels(other, trains=False).plain
-            between = live["setup"][0].bytes
             drawn = generation(
                 plan.generation, between, shards, plan.family, other, completion, kernel
             )
             live = {**live, "generation": drawn}
     gathered = gathered_to_save(workload, plan.adapters, plan.copies)
     if gathered is not None:
-        between = live["setup"][0].bytes
         saved = candidate(merged(between, {"communication": constant(gathered)}))
         live = {**live, "saving": (saved,)}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))

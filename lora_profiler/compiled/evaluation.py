@@ -9,28 +9,31 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, constant
 from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
+from lora_profiler.compiled.instants import Instant
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.profile import Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
-from lora_profiler.prediction import Category
+from lora_profiler.prediction import Category, MomentName
 from lora_profiler.support.library_memory import (
     code_book_bytes,
     has_reference,
     loop_columns_beside,
     loop_scalar_bytes,
+    pass_scalar_bytes,
 )
 from lora_profiler.workload import TrainSetup, Workload
 
 _OF_REFERENCE: tuple[Category, ...] = ("parameters", "buffers")
 """What a second model is made of."""
+_BESIDE_PASSES: tuple[MomentName, ...] = ("setup", "optimizer_step")
 
 
 class Evaluation:
     """Everything of a profile that depends on the depth alone, and on what `setup` fixes. `beside`:
-    what a library holds and a trainer's loop keeps, which no trace shows."""
+    what a library holds and a trainer's loop keeps through a step, which no trace shows."""
 
     def __init__(self, profile: Profile, units: int, setup: TrainSetup) -> None:
         self.profile, self.units = profile, units
@@ -47,6 +50,7 @@ class Evaluation:
                 beside[name] = beside.get(name, ZERO) + self.persistent.get(name, ZERO)
                 self.persistent[name] = self.persistent.get(name, ZERO) * 2
         self.beside: Mapping[Category, Polynomial] = beside
+        self._of_pass = constant(pass_scalar_bytes(setup))
         self.trainable = total(profile.trainable).at(units)
         self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
 
@@ -75,16 +79,23 @@ class Evaluation:
     def _table(self, step: int) -> Table:
         return Table.of(
             [
-                instant.total(self.units) + sum_of(self.beside.values())
+                instant.total(self.units) + sum_of(self.beside.values()) + self._kept_at(instant)
                 for instant in self.profile.instants
                 if instant.step == step
             ]
         )
 
     def category(self, number: int, category: Category) -> Polynomial:
-        affine = self.profile.instants[number].live.get(category)
+        instant = self.profile.instants[number]
+        affine = instant.live.get(category)
         size = ZERO if affine is None else affine.at(self.units)
+        if category == "inputs":
+            size = size + self._kept_at(instant)
         return size + self.beside.get(category, ZERO)
+
+    def _kept_at(self, instant: Instant) -> Polynomial:
+        """What a trainer's loop keeps while a forward or backward pass runs."""
+        return ZERO if instant.moment in _BESIDE_PASSES else self._of_pass
 
     def gradients(self, values: Sequence[int]) -> dict[str, int]:
         """Bytes of gradients by module when the optimizer of step 2 begins; `values` are the sizes

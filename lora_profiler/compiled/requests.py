@@ -17,7 +17,12 @@ from lora_profiler.compiled.allocator import EMPTY_CACHE, Trials
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent
-from lora_profiler.support.library_memory import code_book_bytes, loop_bytes_beside, workspace_bytes
+from lora_profiler.support.library_memory import (
+    code_book_bytes,
+    loop_bytes_beside,
+    pass_scalar_bytes,
+    workspace_bytes,
+)
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
 PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "matmul"})
@@ -103,7 +108,7 @@ class _Asking:
             if module.kind == "Linear" and any(w.tied_to is None for w in module.weights)
         }
         self._take(code_book_bytes(workload.setup))
-        self._take(loop_bytes_beside(workload.setup))
+        self._take(loop_bytes_beside(workload.setup) + pass_scalar_bytes(workload.setup))
         tape = _events_of(evaluation)
         begins = [i for i, event in enumerate(tape) if _begins(event)]
         self._copies_output = _copies_output(tape)

@@ -13,7 +13,7 @@ from lora_profiler.harness.process_group import Spread
 from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import has_reference, loop_bytes_beside
+from lora_profiler.support.library_memory import has_reference, loop_bytes_beside, pass_scalar_bytes
 from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
@@ -128,7 +128,8 @@ class Training:
     optimizer steps.
 
     `held` is the output of the last forward pass where the setup says so. `ballast_bytes` are held
-    as well, by a tensor that nothing uses; so is `of_loop`, what the trainer's own loop keeps.
+    as well, by a tensor that nothing uses; so is `of_loop`, what the trainer's own loop keeps,
+    and `of_pass` while a pass runs.
     `spread` is how ranks share the model, whose gradients they then exchange. `reference` is a
     second model that a trainer itself keeps.
     """
@@ -152,6 +153,7 @@ class Training:
         )
         kept = loop_bytes_beside(setup) + (size_of(model) if has_reference(setup) else 0)
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
+        self.of_pass: torch.Tensor | None = None
         self.spread = spread or Spread(module=model)
         self.held: object = None
         self.steps_done = 0
@@ -175,6 +177,8 @@ class Training:
         for micro in range(accumulation):
             enter(number, "setup")
             batch = self.batches.next()
+            if (kept := pass_scalar_bytes(self.setup)) and self.of_pass is None:
+                self.of_pass = torch.zeros(kept, dtype=torch.uint8, device=self.setup.device)
             exchange = self.spread.without_exchange() if micro + 1 < accumulation else nullcontext()
             enter(number, "forward")
             with attention_context(self.setup), exchange:
@@ -186,6 +190,7 @@ class Training:
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
             if micro + 1 < accumulation:
                 del loss  # and its graph, as a function that trains on one micro-batch does
+        self.of_pass = None
         enter(number, "optimizer")
         self.optimizer.step()
         enter(number, "zero")

@@ -24,24 +24,27 @@ def code_book_bytes(setup: TrainSetup) -> int:
 
 
 class LoopHolds(NamedTuple):
-    """Of a trainer's loop, through the whole of a step: `columns` of int64 in a batch, scalars."""
+    """Of a trainer's loop: `columns` of int64 in a batch and scalars through the whole of a step,
+    and scalars while a forward or backward pass runs."""
 
     columns: int
     scalar_bytes: int
+    pass_scalar_bytes: int
 
 
 _LOOPS: Mapping[LoopState, LoopHolds] = {
-    "none": LoopHolds(1, 0),
-    "transformers": LoopHolds(2, 16),
-    "trl": LoopHolds(3, 12),
-    "trl-dpo": LoopHolds(3, 8),
+    "none": LoopHolds(1, 0, 0),
+    "transformers": LoopHolds(2, 8, 8),
+    "trl": LoopHolds(3, 8, 4),
+    "trl-dpo": LoopHolds(3, 4, 4),
 }
 """Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
-Scalars: the number of items in a batch, in int64, and the running loss; in transformers' own
-compute_loss the loss before it is divided. DPO counts no items, and keeps its loss. Sources:
+Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
+pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
+accelerate divides it. Sources:
 transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
 `dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`."""
-_INT64 = 8
+_INT64, _FLOAT32 = 8, 4
 _BESIDE_IDS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
 
@@ -62,12 +65,18 @@ def batch_columns(setup: TrainSetup) -> int:
 
 
 def loop_scalar_bytes(setup: TrainSetup) -> int:
-    """What a trainer's loop keeps of single values, the norm of gradients among them, in the dtype
-    of what trains."""
+    """What a trainer's loop keeps of single values through a step, the norm of gradients among
+    them, in the dtype of what trains. The harness' own loop sums losses of micro-batches too."""
     if setup.loop_state == "none":
         return 0
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
-    return _LOOPS[setup.loop_state].scalar_bytes + DTYPE_BYTES[trained]
+    summed = _FLOAT32 if setup.accumulation > 1 else 0
+    return _LOOPS[setup.loop_state].scalar_bytes + DTYPE_BYTES[trained] - summed
+
+
+def pass_scalar_bytes(setup: TrainSetup) -> int:
+    """What a trainer's loop keeps of single values while a forward or backward pass runs."""
+    return _LOOPS[setup.loop_state].pass_scalar_bytes
 
 
 def loop_columns_beside(setup: TrainSetup) -> int:
@@ -76,7 +85,7 @@ def loop_columns_beside(setup: TrainSetup) -> int:
 
 
 def loop_bytes_beside(setup: TrainSetup) -> int:
-    """What a trainer's loop keeps and the harness' own does not."""
+    """What a trainer's loop keeps through a step and the harness' own does not."""
     tokens = setup.batch_size * setup.seq_len
     return loop_columns_beside(setup) * tokens * _INT64 + loop_scalar_bytes(setup)
 
