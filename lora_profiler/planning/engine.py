@@ -94,6 +94,10 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     prediction, words = _predicted(workload, engine), words_beside(workload)
     if workload.model.text_side_of is not None:
         prediction = replace(prediction, exactness="estimate", error_bound=None)
+    if workload.setup.optimizer == "adafactor":
+        from lora_profiler.planning.reduction_scratch import with_reductions
+
+        prediction = with_reductions(prediction)
     if not words:
         return prediction
     return replace(prediction, assumptions=(*prediction.assumptions, *words))
