@@ -12,8 +12,9 @@ from itertools import accumulate
 from math import prod
 
 from lora_profiler.algebra.polynomial import constant
+from lora_profiler.analytic.gathered_units import Piece
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.analytic.sharding import Piece, ShardState
+from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.prediction import Collective, Phase, Traffic
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 

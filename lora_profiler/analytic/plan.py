@@ -9,43 +9,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
-from lora_profiler.algebra.polynomial import (
-    ZERO,
-    Polynomial,
-    S,
-    Table,
-    constant,
-    total,
-    undominated,
-)
-from lora_profiler.analytic.activations import Activations, activations, has_one_row
-from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, Table, constant, total, undominated
+from lora_profiler.analytic.activations import Activations, activations
+from lora_profiler.analytic.attention import attention_kernels
 from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
+from lora_profiler.analytic.forward_rules import masked_layers, rules_for, sequences_of
 from lora_profiler.analytic.generation import generated, generation
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
-from lora_profiler.analytic.persistent import (
-    Persistent,
-    adapter_dtype,
-    groups,
-    persistent,
-    rest_dtype,
-    unpacked_dtype,
-)
+from lora_profiler.analytic.persistent import Persistent, persistent
 from lora_profiler.analytic.sharding import ShardState, alone
 from lora_profiler.analytic.sharding_units import gathered_to_save, shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensor_parallel import part_of, traffic
-from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
-from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -152,7 +135,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.generation_batch_size,
         setup.max_completion_length,
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
-        _sequences(setup),
+        sequences_of(setup),
         setup.kernels,
         setup.transformers,
         setup.is_reentrant,
@@ -197,12 +180,12 @@ def _build(workload: Workload) -> Plan:
     copies = saved_modules(model, setup.lora) if setup.lora else ()
     state = persistent(model, setup, found, copies)
     kernels = attention_kernels(workload)
-    masked = _masked_layers(workload, family) if family else frozenset()
+    masked = masked_layers(workload, family) if family else frozenset()
     taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
     forward = kept = evaluation_pass = generation_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
-        rules = _rules(workload, kernels, masked)
+        rules = rules_for(workload, kernels, masked)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
@@ -253,7 +236,7 @@ def _pass_alone(
 ) -> ForwardPass:
     """The forward pass of what is `evaluated` or `generated`, without dropout."""
     kernels = attention_kernels(other, trains=False)
-    rules = _rules(other, kernels, _masked_layers(other, family))._replace(trains=False)
+    rules = rules_for(other, kernels, masked_layers(other, family))._replace(trains=False)
     return forward_pass(other.model, family, rules, found, trainable)
 
 
@@ -299,89 +282,6 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         totals=Table.of(totals),
         counts=Table.of([*counts, *numbers, states]),
     )
-
-
-def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozenset[int]) -> Rules:
-    setup, model = workload.setup, workload.model
-    return Rules(
-        device=setup.device,
-        kernel=kernels.plain,
-        masked_kernel=kernels.masked,
-        repeats_heads=not efficient_takes_grouped(workload.platform),
-        platform=workload.platform,
-        dtype=setup.dtype,
-        adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
-        lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
-        quantized=setup.quantization is not None,
-        rest_dtype=rest_dtype(setup),
-        autocast=setup.precision == "amp",
-        head=None if setup.is_litgpt_2023 else model.output_embedding,
-        keeps_inputs=setup.is_litgpt_2023,
-        one_row=has_one_row(setup),
-        seq_is_one=setup.seq_len == 1,
-        input_grads=setup.checkpointing and setup.lora is not None,
-        masked_layers=masked_layers,
-        packed=setup.is_packed,
-        liger=setup.kernels == "liger",
-        fused_norms=setup.kernels in ("liger", "foak"),
-        fast_lora=setup.lora is not None and setup.lora.fast_lora,
-        repeats_always=repeats_heads(workload),
-        reentrant=setup.is_reentrant,
-        unpacked_dtypes=_unpacked_dtypes(workload),
-        transformers=setup.transformers,
-        attended=_attended(setup),
-        chunk_rows=chunk_fact(workload),
-        loss=setup.loss,
-    )
-
-
-def _unpacked_dtypes(workload: Workload) -> tuple[tuple[str, str], ...]:
-    """Modules that are not of the usual dtype, by the names that the forward pass uses."""
-    usual = rest_dtype(workload.setup)
-    found = {}
-    for module, _ in groups(workload.model):
-        dtype = unpacked_dtype(module.name, workload.setup)
-        if dtype != usual:
-            found[module.name] = dtype
-    return tuple(found.items())
-
-
-def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
-    """Layers whose SDPA gets an explicit mask: sequences share a row, are padded, or fill the
-    layer's sliding window."""
-    setup, model = workload.setup, workload.model
-    if setup.is_flattened:
-        return frozenset()
-    windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
-    if setup.is_flash_attention_2:
-        return frozenset(windows) if setup.is_padded else frozenset()
-    return frozenset(
-        i
-        for i, w in windows.items()
-        if setup.is_packed or setup.is_padded or (w is not None and setup.seq_len >= w)
-    )
-
-
-def _sequences(setup: TrainSetup) -> tuple[int, int] | None:
-    """Where attention is told of sequences, the tokens of one, and those of the last one of a row,
-    0 if it is whole."""
-    if not setup.is_flattened or setup.packed is None:
-        return None
-    return setup.packed, setup.seq_len % setup.packed
-
-
-def _attended(setup: TrainSetup) -> Polynomial:
-    """Pairs of tokens in a row that attention computes: all of them, or where it is told of
-    sequences those of each.
-
-    A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2
-    pairs and one of r^2.
-    """
-    told = _sequences(setup)
-    if told is None:
-        return S * S
-    whole, rest = told
-    return S * whole + constant(rest * (rest - whole))
 
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:

@@ -9,12 +9,12 @@ up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when)
 compares with traces of the real wrappers under a fake process group.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
+from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
@@ -46,8 +46,8 @@ class ShardState:
     stepped: Persistent
     always: Polynomial = ZERO
     dealt: int = 1
-    units: tuple["Unit", ...] = ()
-    root: "Unit | None" = None
+    units: tuple[Unit, ...] = ()
+    root: Unit | None = None
     reshards: bool = True
     flat: bool = False
     prefetches: bool = False
@@ -233,30 +233,6 @@ class ShardState:
         return tuple(t for t in found if t.count)
 
 
-class Unit(NamedTuple):
-    """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
-    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
-    `lowered` of the part that a rank casts before it is gathered."""
-
-    share: int
-    whole: int
-    reduced: int
-    reduced_share: int
-    lowered: int = 0
-
-
-class Piece(NamedTuple):
-    """One parameter of a unit: its shape and bytes an element, and whether it trains."""
-
-    shape: tuple[int, ...]
-    itemsize: int
-    trains: bool
-
-    def share(self, world_size: int) -> int:
-        """Bytes of rank 0's chunk of the first dimension."""
-        return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
-
-
 def _repeated(traffic: Traffic, times: int) -> Traffic:
     return replace(traffic, count=traffic.count * times, size_bytes=traffic.size_bytes * times)
 
@@ -288,39 +264,6 @@ def bucket_bytes(sizes: Sequence[int], dtypes: Sequence[str]) -> list[int]:
             full.append(filling.pop(dtype))
             seen.add(dtype)
     return full + list(filling.values())
-
-
-def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
-    """A flat parameter of FSDP1: `pieces` end to end, a part each; gathered and reduced in half of
-    its bytes where shards are `wide` (torch `distributed/fsdp/_flat_param.py`)."""
-    shares = [(prod(p.shape) * p.itemsize, p.trains) for p in pieces]
-    share = -(-sum(size for size, _ in shares) // world_size)
-    reduced = -(-sum(size for size, trains in shares if trains) // world_size)
-    parts = 2 if wide else 1
-    return Unit(
-        share=share,
-        whole=share * world_size // parts,
-        reduced=reduced * world_size // parts,
-        reduced_share=reduced,
-    )
-
-
-def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) -> Unit:
-    """The unit of some parameters. `itemsize`: bytes of an element once it is gathered, and of its
-    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored."""
-    pieces = list(pieces)
-    gathered = [p if itemsize is None else p._replace(itemsize=itemsize) for p in pieces]
-    return Unit(
-        share=sum(p.share(world_size) for p in pieces),
-        whole=world_size * sum(p.share(world_size) for p in gathered),
-        reduced=world_size * sum(p.share(world_size) for p in gathered if p.trains),
-        reduced_share=sum(p.share(world_size) for p in pieces if p.trains),
-        lowered=sum(
-            low.share(world_size)
-            for low, stored in zip(gathered, pieces, strict=True)
-            if low.itemsize != stored.itemsize
-        ),
-    )
 
 
 def alone(state: Persistent) -> ShardState:
@@ -401,12 +344,4 @@ def fully_sharded(
         flat=flat,
         prefetches=setup.sharding == "fsdp1",
         order=tuple(order),
-    )
-
-
-def chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:
-    """Rank 0's part of a tensor, the rank of the adapters put in."""
-    first, *rest = (size.evaluate(1, 1, rank) for size in tensor.shape)
-    return TrainableTensor(
-        tuple(constant(size) for size in (-(-first // world_size), *rest)), tensor.dtype
     )

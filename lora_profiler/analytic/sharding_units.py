@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.deepspeed import dealt_out, partitioned_whole
+from lora_profiler.analytic.gathered_units import Piece
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
@@ -14,7 +15,6 @@ from lora_profiler.analytic.persistent import (
     unpacked_dtype,
 )
 from lora_profiler.analytic.sharding import (
-    Piece,
     ShardState,
     alone,
     fully_sharded,

@@ -1,0 +1,97 @@
+"""What the forward pass of a workload goes by: kernels, formats, which layers have a mask, and the
+pairs of tokens that attention computes."""
+
+from lora_profiler.algebra.polynomial import Polynomial, S, constant
+from lora_profiler.analytic.activations import has_one_row
+from lora_profiler.analytic.attention import AttentionKernels
+from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.losses import chunk_fact
+from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
+from lora_profiler.analytic.tensors import Rules
+from lora_profiler.support.generations import repeats_heads
+from lora_profiler.support.sdpa import efficient_takes_grouped
+from lora_profiler.workload import TrainSetup, Workload
+
+
+def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[int]) -> Rules:
+    """What the forward pass of a workload goes by. `masked`: its layers with an explicit mask."""
+    setup, model = workload.setup, workload.model
+    return Rules(
+        device=setup.device,
+        kernel=kernels.plain,
+        masked_kernel=kernels.masked,
+        repeats_heads=not efficient_takes_grouped(workload.platform),
+        platform=workload.platform,
+        dtype=setup.dtype,
+        adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
+        lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
+        quantized=setup.quantization is not None,
+        rest_dtype=rest_dtype(setup),
+        autocast=setup.precision == "amp",
+        head=None if setup.is_litgpt_2023 else model.output_embedding,
+        keeps_inputs=setup.is_litgpt_2023,
+        one_row=has_one_row(setup),
+        seq_is_one=setup.seq_len == 1,
+        input_grads=setup.checkpointing and setup.lora is not None,
+        masked_layers=masked,
+        packed=setup.is_packed,
+        liger=setup.kernels == "liger",
+        fused_norms=setup.kernels in ("liger", "foak"),
+        fast_lora=setup.lora is not None and setup.lora.fast_lora,
+        repeats_always=repeats_heads(workload),
+        reentrant=setup.is_reentrant,
+        unpacked_dtypes=_unpacked_dtypes(workload),
+        transformers=setup.transformers,
+        attended=_attended(setup),
+        chunk_rows=chunk_fact(workload),
+        loss=setup.loss,
+    )
+
+
+def _unpacked_dtypes(workload: Workload) -> tuple[tuple[str, str], ...]:
+    """Modules that are not of the usual dtype, by the names that the forward pass uses."""
+    usual = rest_dtype(workload.setup)
+    found = {}
+    for module, _ in groups(workload.model):
+        dtype = unpacked_dtype(module.name, workload.setup)
+        if dtype != usual:
+            found[module.name] = dtype
+    return tuple(found.items())
+
+
+def masked_layers(workload: Workload, family: Family) -> frozenset[int]:
+    """Layers whose SDPA gets an explicit mask: sequences share a row, are padded, or fill the
+    layer's sliding window."""
+    setup, model = workload.setup, workload.model
+    if setup.is_flattened:
+        return frozenset()
+    windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
+    if setup.is_flash_attention_2:
+        return frozenset(windows) if setup.is_padded else frozenset()
+    return frozenset(
+        i
+        for i, w in windows.items()
+        if setup.is_packed or setup.is_padded or (w is not None and setup.seq_len >= w)
+    )
+
+
+def sequences_of(setup: TrainSetup) -> tuple[int, int] | None:
+    """Where attention is told of sequences, the tokens of one, and those of the last one of a row,
+    0 if it is whole."""
+    if not setup.is_flattened or setup.packed is None:
+        return None
+    return setup.packed, setup.seq_len % setup.packed
+
+
+def _attended(setup: TrainSetup) -> Polynomial:
+    """Pairs of tokens in a row that attention computes: all of them, or where it is told of
+    sequences those of each.
+
+    A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2
+    pairs and one of r^2.
+    """
+    told = sequences_of(setup)
+    if told is None:
+        return S * S
+    whole, rest = told
+    return S * whole + constant(rest * (rest - whole))

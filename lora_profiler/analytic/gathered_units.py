@@ -1,0 +1,77 @@
+"""What FSDP gathers at once: units of parameters, whole, and a rank's share of each.
+
+Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is a chunk of the first
+dimension, rounded up), `distributed/fsdp/_flat_param.py`.
+"""
+
+from collections.abc import Iterable
+from math import prod
+from typing import NamedTuple
+
+from lora_profiler.algebra.polynomial import constant
+from lora_profiler.analytic.persistent import TrainableTensor
+
+
+class Unit(NamedTuple):
+    """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
+    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
+    `lowered` of the part that a rank casts before it is gathered."""
+
+    share: int
+    whole: int
+    reduced: int
+    reduced_share: int
+    lowered: int = 0
+
+
+class Piece(NamedTuple):
+    """One parameter of a unit: its shape and bytes an element, and whether it trains."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    trains: bool
+
+    def share(self, world_size: int) -> int:
+        """Bytes of rank 0's chunk of the first dimension."""
+        return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
+
+
+def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
+    """A flat parameter of FSDP1: `pieces` end to end, a part each; gathered and reduced in half of
+    its bytes where shards are `wide` (torch `distributed/fsdp/_flat_param.py`)."""
+    shares = [(prod(p.shape) * p.itemsize, p.trains) for p in pieces]
+    share = -(-sum(size for size, _ in shares) // world_size)
+    reduced = -(-sum(size for size, trains in shares if trains) // world_size)
+    parts = 2 if wide else 1
+    return Unit(
+        share=share,
+        whole=share * world_size // parts,
+        reduced=reduced * world_size // parts,
+        reduced_share=reduced,
+    )
+
+
+def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) -> Unit:
+    """The unit of some parameters. `itemsize`: bytes of an element once it is gathered, and of its
+    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored."""
+    pieces = list(pieces)
+    gathered = [p if itemsize is None else p._replace(itemsize=itemsize) for p in pieces]
+    return Unit(
+        share=sum(p.share(world_size) for p in pieces),
+        whole=world_size * sum(p.share(world_size) for p in gathered),
+        reduced=world_size * sum(p.share(world_size) for p in gathered if p.trains),
+        reduced_share=sum(p.share(world_size) for p in pieces if p.trains),
+        lowered=sum(
+            low.share(world_size)
+            for low, stored in zip(gathered, pieces, strict=True)
+            if low.itemsize != stored.itemsize
+        ),
+    )
+
+
+def chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:
+    """Rank 0's part of a tensor, the rank of the adapters put in."""
+    first, *rest = (size.evaluate(1, 1, rank) for size in tensor.shape)
+    return TrainableTensor(
+        tuple(constant(size) for size in (-(-first // world_size), *rest)), tensor.dtype
+    )

@@ -1,0 +1,353 @@
+"""Every option of how a model is trained, declared once."""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from lora_profiler.lora_config import LoraConfig, Quantization
+from lora_profiler.option import option
+from lora_profiler.option_values import (
+    MAX_WORLD_SIZE,
+    UNMODELLED_OPTIMIZERS,
+    Attention,
+    Device,
+    Dtype,
+    Kernels,
+    LoopState,
+    Loss,
+    Optimizer,
+    OptimizerImpl,
+    Precision,
+    Sharding,
+    Transformers,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """The fields of `TrainSetup`, whose docstring says what they mean."""
+
+    lora: LoraConfig | None = None
+    batch_size: int = field(
+        default=1,
+        metadata=option(
+            "Sequences in one micro-batch.",
+            short="-b",
+            common=True,
+            group="batch",
+            column="left",
+            words="batch {}",
+        ),
+    )
+    seq_len: int = field(
+        default=2048,
+        metadata=option(
+            "Tokens in each sequence.",
+            short="-s",
+            common=True,
+            noun="sequence length",
+            group="batch",
+            label="Sequence length, tokens",
+            tip="",
+            words="{} tokens",
+        ),
+    )
+    packed: int | None = field(
+        default=None,
+        metadata=option(
+            "Rows of --seq-len hold sequences of so many tokens; --attention flash is then"
+            " FlashAttention 2's kernel for them.",
+            metavar="TOKENS",
+            noun="packed length",
+            added=3,
+            group="batch",
+            label="Packed from sequences of, tokens",
+            tip="Sequences of this length share each row; flash attention is then FlashAttention"
+            " 2's for them.",
+            placeholder="one sequence a row",
+            words="packed from {}",
+        ),
+    )
+    accumulation: int = field(
+        default=1,
+        metadata=option(
+            "Micro-batches per optimizer step.",
+            group="batch",
+            column="right",
+            tip="",
+            words="accumulation {}",
+        ),
+    )
+    dtype: Dtype = field(
+        default="bfloat16",
+        metadata=option(
+            "Of the base weights.",
+            group="optimizer",
+            column="left",
+            label="Weights",
+            tip="Dtype of the base.",
+            words="{}",
+        ),
+    )
+    precision: Precision = field(
+        default="pure",
+        metadata=option(
+            "amp: bfloat16 autocast; fsdp-mixed: shards gathered in bfloat16, as accelerate's bf16"
+            " under FSDP.",
+            group="optimizer",
+            column="right",
+            words="{}",
+        ),
+    )
+    quantization: Quantization | None = None
+    optimizer: Optimizer = field(
+        default="adamw",
+        metadata=option(
+            f"{', '.join(get_args(Optimizer))}.",
+            unmodelled=tuple(UNMODELLED_OPTIMIZERS.items()),
+            common=True,
+            metavar="NAME",
+            group="optimizer",
+            column="left",
+            tip="",
+            words="{}",
+        ),
+    )
+    optimizer_impl: OptimizerImpl = field(
+        default="foreach",
+        metadata=option(
+            "foreach is what torch takes on CUDA.",
+            noun="optimizer implementation",
+            group="optimizer",
+            column="right",
+            label="Made of",
+            tip="The optimizer's implementation; foreach is what torch takes on CUDA.",
+            words="{}",
+        ),
+    )
+    checkpointing: bool = field(
+        default=False,
+        metadata=option(
+            "Recompute each layer in backward.",
+            common=True,
+            group="batch",
+            label="Gradient checkpointing",
+            words="checkpointing|no checkpointing",
+        ),
+    )
+    use_reentrant: bool = field(
+        default=False,
+        metadata=option(
+            "Checkpointing of the reentrant kind, the Trainer's default until transformers 5: a"
+            " layer runs again to its end, whose output and gradient stay through its backward.",
+            added=14,
+            group="batch",
+            label="Reentrant checkpointing",
+            tip="The Trainer's kind until transformers 5: a layer runs again to its end.",
+            words="reentrant|non-reentrant",
+        ),
+    )
+    attention: Attention = field(
+        default="auto",
+        metadata=option(
+            "auto is SDPA with the kernel that torch would take; flash_attention_2 is the"
+            " package's, which is told of a sliding window and gets no mask of it.",
+            group="attention",
+            words="{} attention",
+        ),
+    )
+    loss: Loss = field(
+        default="plain",
+        metadata=option(
+            "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
+            " Liger's kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce:"
+            " cut cross-entropy, as axolotl's plugin; triton: gradients written over the logits, as"
+            " Liger's cross_entropy.",
+            added=1,
+            metavar="NAME",
+            group="optimizer",
+            tip="plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's"
+            " kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce: cut"
+            " cross-entropy; triton: gradients over the logits, as Liger's cross_entropy.",
+            words="{} loss",
+            heading="{} loss",
+        ),
+    )
+    label_smoothing_factor: float = field(
+        default=0.0,
+        metadata=option(
+            "As transformers' Trainer: the loss is made of all logits by its LabelSmoother.",
+            added=6,
+            at_least=0,
+            below=1,
+            group="optimizer",
+            label="Label smoothing",
+            tip="Of transformers' Trainer, which makes the loss of all logits by its"
+            " LabelSmoother.",
+            words="label smoothing {}",
+            heading="label smoothing {}",
+        ),
+    )
+    hold_outputs: bool = field(
+        default=False,
+        metadata=option(
+            "The loop keeps the model's output, logits among it, until the next forward pass has"
+            " returned: out = model(...).",
+            added=5,
+            group="optimizer",
+            label="Outputs held",
+            tip="The loop keeps the model's output, logits among it, until the next forward pass"
+            " has returned.",
+            words="outputs held|outputs dropped",
+            heading="outputs held",
+        ),
+    )
+    loop_state: LoopState = field(
+        default="none",
+        metadata=option(
+            "What the loop itself keeps on the card: transformers' Trainer keeps labels apart from"
+            " the input ids, a running loss and the norm of gradients, and the 8-bit optimizers'"
+            " states of embeddings in 32 bit; TRL's trainers an attention mask too.",
+            added=15,
+            group="optimizer",
+            label="Kept by the loop",
+            tip="transformers: labels apart from the ids, a running loss, the norm of gradients;"
+            " 8-bit optimizers' states of embeddings in 32 bit. trl: an attention mask too.",
+            words="{}'s loop",
+        ),
+    )
+    kernels: Kernels = field(
+        default="transformers",
+        metadata=option(
+            "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
+            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin."
+            " torchtune: its own attention, which copies grouped heads. litgpt-2023: LitGPT's own"
+            " model of that year.",
+            added=4,
+            group="attention",
+            tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"
+            " rotary embedding of fms-acceleration's plugin.",
+            words="{} kernels",
+            heading="{} kernels",
+        ),
+    )
+    transformers: Transformers = field(
+        default="5",
+        metadata=option(
+            "Version whose code runs. Before 5 an expert is a layer of its own; 4.48 copies the"
+            " float32 logits to shift them; 4.45 casts them in the head, and its flash attention"
+            " repeats Mistral's grouped heads.",
+            added=14,
+            group="attention",
+            tip="Version whose code runs: what its loss holds, whether an expert is a layer of its"
+            " own, what attention copies.",
+            words="transformers {}",
+            heading="transformers {}",
+        ),
+    )
+    world_size: int = field(
+        default=1,
+        metadata=option(
+            "Ranks that train together, a batch each.",
+            added=2,
+            largest=MAX_WORLD_SIZE,
+            group="ranks",
+            label="Ranks",
+            tip="",
+            words="{} ranks",
+        ),
+    )
+    sharding: Sharding = field(
+        default="none",
+        metadata=option(
+            "What the ranks share of the model; fsdp1 is FSDP as torch had it first, of flat"
+            " parameters, whose layers run in bfloat16 under --precision amp.",
+            added=2,
+            group="ranks",
+            tip="What ranks that train together share of the model; each has a batch of its own.",
+            words="{}",
+            heading="{} over {world_size} ranks",
+        ),
+    )
+    reduce_bucket_size: int = field(
+        default=500_000_000,
+        metadata=option(
+            "Elements of DeepSpeed's bucket of gradients, with zero2 and zero3.",
+            metavar="N",
+            added=13,
+            largest=2**40,
+            group="ranks",
+            label="Reduce bucket, elements",
+            tip="Of DeepSpeed's zero2 and zero3: elements that its buffer of gradients has room"
+            " for, its own default unless a file says otherwise.",
+            words="reduce bucket {}",
+            heading="reduce bucket {}",
+        ),
+    )
+    padding: float = field(
+        default=0.0,
+        metadata=option(
+            "Share of each sequence that is padding: batches padded to their longest have an"
+            " attention mask.",
+            metavar="SHARE",
+            added=7,
+            at_least=0,
+            below=1,
+            group="batch",
+            label="Padding, share of a sequence",
+            tip="Batches padded to their longest sequence have an attention mask; any share above 0"
+            " means that.",
+            words="padding {}",
+            heading="padded",
+        ),
+    )
+    eval_batch_size: int | None = field(
+        default=None,
+        metadata=option(
+            "Sequences in one batch of evaluation between steps (per_device_eval_batch_size).",
+            metavar="N",
+            default_text="no evaluation while training",
+            noun="evaluation batch size",
+            added=8,
+            group="batch",
+            label="Evaluation batch",
+            tip="Sequences of one batch of evaluation between steps, 8 in transformers unless asked"
+            " otherwise.",
+            placeholder="no evaluation while training",
+            words="evaluation batch {}",
+            heading="evaluating batches of {}",
+        ),
+    )
+    generation_batch_size: int | None = field(
+        default=None,
+        metadata=option(
+            "Completions that transformers' generate makes at once between steps, as GRPO:"
+            " per_device_train_batch_size x steps_per_generation.",
+            metavar="N",
+            default_text="no generation",
+            noun="generation batch size",
+            added=21,
+            group="batch",
+            label="Completions at once",
+            placeholder="no generation while training",
+            words="generating {} at once",
+            heading="generating {} completions at once",
+        ),
+    )
+    max_completion_length: int | None = field(
+        default=None,
+        metadata=option(
+            "Tokens of --seq-len that are generated, the rest being the prompt.",
+            metavar="N",
+            default_text="prompts may be as long as --seq-len",
+            noun="completion length",
+            added=22,
+            group="batch",
+            label="Tokens generated",
+            placeholder="prompts may fill the sequence",
+            words="completions of {}",
+            heading="completions of {}",
+        ),
+    )
+    device: Device = field(
+        default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
+    )
