@@ -94,7 +94,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the slow tests and of each grid's cells a quarter, unless they are named."""
+    """Of the slow tests and of each grid's cells a quarter, or the grid's own share, unless they are
+    named."""
     is_recorded = config.getoption("--oracle") == "record"
     whole = config.getoption("--whole") or is_recorded
     if whole or any("::" in argument for argument in config.args):
@@ -109,7 +110,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("grid"):
             grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cells in grids.values():
-        left_out |= set(cells) - set(recording.cells_to_run(cells))
+        mark = cells[0].get_closest_marker("grid")
+        share = mark.kwargs.get("share", 1 / 4) if mark else 1.0
+        left_out |= set(cells) - set(recording.cells_to_run(cells, share))
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 

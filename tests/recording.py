@@ -211,9 +211,9 @@ def write(parts: Iterable[Cells], kept: Recording | None) -> Cells:
     return cells
 
 
-def cells_to_run(cells: list[pytest.Item]) -> list[pytest.Item]:
-    """Of a grid's tests a quarter, at least one, and those of a family whose program the last
-    commit changed; all where the libraries are not those with which the file was written."""
+def cells_to_run(cells: list[pytest.Item], share: float) -> list[pytest.Item]:
+    """Of a grid's tests a share, at least one, and those of a family whose program the last commit
+    changed; all where the libraries are not those with which the file was written."""
     assert THE is not None
     if not THE.current:
         return cells
@@ -225,7 +225,7 @@ def cells_to_run(cells: list[pytest.Item]) -> list[pytest.Item]:
         return any(isinstance(value, str) and value.startswith(changed) for value in values)
 
     return [
-        cell for cell in cells if cell is first or drawn(1 / 4, cell.nodeid) or is_changed(cell)
+        cell for cell in cells if cell is first or drawn(share, cell.nodeid) or is_changed(cell)
     ]
 
 

@@ -131,9 +131,9 @@ def test_of_a_grid_a_quarter_runs_and_all_of_a_changed_family(
         )
 
     cells = [cell(name, n) for name in ("llama", "mixtral-varied") for n in range(500)]
-    assert 200 < len(recording.cells_to_run(cells)) < 300
-    assert all(len(recording.cells_to_run([one])) == 1 for one in cells[:20])
+    assert 200 < len(recording.cells_to_run(cells, 1 / 4)) < 300
+    assert all(len(recording.cells_to_run([one], 1 / 4)) == 1 for one in cells[:20])
     monkeypatch.setenv(recording.CHANGED, "lora_profiler/analytic/families/moe.py")
-    assert set(map(id, cells[500:])) <= set(map(id, recording.cells_to_run(cells)))
+    assert set(map(id, cells[500:])) <= set(map(id, recording.cells_to_run(cells, 1 / 4)))
     monkeypatch.setattr(recording, "THE", SimpleNamespace(current=False))
-    assert recording.cells_to_run(cells) == cells
+    assert recording.cells_to_run(cells, 1 / 4) == cells
