@@ -670,10 +670,12 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
     budget.press("Enter")
     w.page.get_by_role("alert").wait_for()
     assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
+    w.settle()
     assert w.button("Start measuring").is_disabled()
     budget.fill("")
     budget.press("Enter")
     w.page.get_by_text("How long a step takes is not known").wait_for()
+    w.settle()
     assert w.button("Start measuring").is_enabled()
 
 

@@ -219,7 +219,11 @@ def read_predictions(suite: str) -> dict[str, Any]:
     return found
 
 
-WRITTEN = sorted(path.stem for path in predictions.PREDICTIONS.glob("*.json"))
+WRITTEN = sorted(
+    path.stem
+    for path in predictions.PREDICTIONS.glob("*.json")
+    if not path.stem.endswith("_rehearsed")  # peaks beside them
+)
 
 
 def test_the_campaign_was_predicted() -> None:

@@ -176,7 +176,7 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
     if strict:
         check_fields(config, source)
     rope = _rope(raw, family["rope"], source, strict=strict)
-    _derive(config, raw)
+    _derive(config, raw, source)
     if rope is not None:
         config["rope_parameters"] = rope
         config["partial_rotary_factor"] = rope.get("partial_rotary_factor", 1.0)
@@ -193,7 +193,7 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _derive(config: dict[str, Any], raw: Raw) -> None:
+def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
     """What the config classes work out in `__post_init__` and the modelling code on its first
     lines."""
     kind = raw.get("model_type")
@@ -232,6 +232,10 @@ def _derive(config: dict[str, Any], raw: Raw) -> None:
             full = [(i + 1) % every == 0 for i in range(layers)]
         else:
             window, first = config.get("sliding_window"), config.get("max_window_layers")
+            if not isinstance(first, int | None):
+                raise ModelNotFoundError(
+                    f"{source}: max_window_layers is {shown(first)}; it must be a whole number."
+                )
             full = [window is None or first is None or i < first for i in range(layers)]
         config["layer_types"] = ["full_attention" if f else "sliding_attention" for f in full]
 
