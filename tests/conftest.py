@@ -4,6 +4,7 @@ place of the rules."""
 import gc
 import os
 import signal
+import socketserver
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from lora_profiler.compiled import library
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 """Hundreds of processes import the same modules."""
+
+socketserver.BaseServer.handle_error = lambda self, request, client_address: None  # type: ignore[method-assign]
+"""A client that left is no news, least of all in what another test reads of stderr."""
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine that others use as well is no reason to fail."""

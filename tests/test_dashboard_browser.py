@@ -83,6 +83,7 @@ class Window:
 
     def tab(self, name: str) -> "Window":
         """With what is behind it drawn."""
+        self.settle()  # a run that ends meanwhile would undo the click
         self.page.get_by_role("tab", name=name, exact=True).click()
         panel = self.page.get_by_role("tabpanel", name=name, exact=True)
         panel.locator('[data-testid="stElementContainer"]').first.wait_for()
@@ -218,9 +219,8 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     w.type_into("Card", "custom:8GiB")
     w.page.locator(".lp-scale", has_text="custom:8GiB").wait_for()
     w.settings().type_into("Targets", "c_attn,c_proj")
-    w.tab("Why").page.get_by_text("targets c_attn, c_proj").first.wait_for()
     w.page.wait_for_url(re.compile("targets=c_attn"))
-    w.settle()
+    w.tab("Why").page.get_by_text("targets c_attn, c_proj").first.wait_for()
     assert "token=" not in w.page.url  # it may be handed on
     other = window()
     other.page.goto(w.page.url)
