@@ -12,6 +12,7 @@ import pytest
 
 import cases
 import truth
+from commands import Run
 from families import TINY, VARIED
 from lora_profiler.adapters import RefusedTargetsError
 from lora_profiler.adapters.oft import block_size
@@ -274,3 +275,12 @@ def test_a_plan_tries_no_ranks_of_a_method_without_one():
     space = Space(ranks=(8, 16))
     kinds = {kind: ranks_of(TrainSetup(lora=LoraConfig(peft_type=kind)), space) for kind in KINDS}
     assert kinds == {"vera": (8, 16), "ia3": (None,), "oft": (None,)}
+
+
+def test_what_peft_refuses_is_not_traced_first(run: Run) -> None:
+    done = run("gpt2", "--method", "lora", "--peft-type", "oft")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "Error: transformer.h.0.attn.c_attn is a Conv1D, which PEFT cannot adapt by OFT. Leave it"
+        " out, or take another --peft-type."
+    ]

@@ -83,8 +83,12 @@ def engines_for(
         check(workload, engine)
     if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
         return [engine] * len(workloads)
+    from lora_profiler.adapters import adapters
     from lora_profiler.planning.profiles import make_missing
 
+    for workload in workloads:
+        if workload.setup.lora is not None:
+            adapters(workload.model, workload.setup.lora)  # what PEFT refuses is not traced first
     untrusted = make_missing(workloads, other_sizes=other_sizes)
     return ["traced" if workload in untrusted else engine for workload in workloads]
 
