@@ -152,12 +152,7 @@ def _by_sft(
     model = base()
     data = datasets.Dataset.from_dict({"input_ids": rows})
     return trl.SFTTrainer(
-        model=model,
-        args=trl.SFTConfig(**arguments, **_lengths(setup)),
-        train_dataset=data,
-        eval_dataset=_for_evaluation(data, setup),
-        processing_class=_tokenizer(),
-        peft_config=_peft_config(model, setup),
+        args=trl.SFTConfig(**arguments, **_lengths(setup)), **_of_trl(setup, model, data)
     )
 
 
@@ -181,13 +176,9 @@ def _by_dpo(
     data = datasets.Dataset.from_list([pair] * _count(setup))
     model = base()
     return trl.DPOTrainer(
-        model=model,
         ref_model=base() if setup.lora is None else None,
         args=trl.DPOConfig(**arguments, **_lengths(setup)),
-        train_dataset=data,
-        eval_dataset=_for_evaluation(data, setup),
-        processing_class=_tokenizer(),
-        peft_config=_peft_config(model, setup),
+        **_of_trl(setup, model, data),
     )
 
 
@@ -213,8 +204,16 @@ def _lengths(setup: TrainSetup) -> dict[str, Any]:
     return {"max_length": setup.seq_len, **padded}
 
 
-def _peft_config(model: torch.nn.Module, setup: TrainSetup) -> Any:
-    return None if setup.lora is None else modeling.adapter_config(model, setup.lora)
+def _of_trl(setup: TrainSetup, model: torch.nn.Module, data: Any) -> dict[str, Any]:
+    """What every trainer of TRL is given."""
+    lora = setup.lora
+    return {
+        "model": model,
+        "train_dataset": data,
+        "eval_dataset": _for_evaluation(data, setup),
+        "processing_class": _tokenizer(),
+        "peft_config": None if lora is None else modeling.adapter_config(model, lora),
+    }
 
 
 def _tokenizer() -> Any:
