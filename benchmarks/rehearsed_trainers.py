@@ -50,10 +50,17 @@ class Cell:
         return json.dumps([self.trainer, self.method, self.model, self.card, dict(self.options)])
 
     @property
+    def _told(self) -> Mapping[str, Any]:
+        """With the format of the model that the trainer is handed; TRL makes its own of a name."""
+        if not self.trainer.startswith("trl"):
+            return self.options
+        return {"dtype": find_model(self.model, offline=True).dtype, **self.options}
+
+    @property
     def command(self) -> str:
         flags = " ".join(
             f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in self.options.items()
+            for name, value in self._told.items()
         )
         return (
             f"{self.model} --method {self.method} --trainer {self.trainer} {flags}"
@@ -62,7 +69,7 @@ class Cell:
 
     def workload(self, torch: str) -> Workload:
         model = find_model(self.model, offline=True)
-        setup = setup_for(model, self.trainer, self.method, **self.options)
+        setup = setup_for(model, self.trainer, self.method, **self._told)
         platform = Platform(
             capability=find_gpu(self.card).capability, torch=version_of(torch) or (0, 0)
         )

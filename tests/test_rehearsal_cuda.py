@@ -17,6 +17,7 @@ from benchmarks.first_rank import rehearsed_first_rank
 from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
 from lora_profiler.records.validate import problems
@@ -176,29 +177,25 @@ def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_an_sft_trainer_asks_for_what_the_trl_loss_predicts(batch_size: int) -> None:
-    """But for labels and attention mask, which its collator makes, and 16 bytes of its own."""
+def test_an_sft_trainer_asks_for_what_its_stack_predicts(batch_size: int) -> None:
+    """Labels and attention mask, which its collator makes, and its scalars among it."""
     pytest.importorskip("torch")
     name = "HuggingFaceTB/SmolLM2-135M"
     arguments = ("--model", name, "--batch-size", str(batch_size), "--max-length", "1024")
     script_ = ("python", str(EXAMPLES / "sft.py"), *arguments)
-    rank = answer("--gpu", "a100_sxm_80gb", "--pretend-tokenizer", "--", *script_)["rank"]
-    setup = TrainSetup(
-        lora=LoraConfig(r=16),
-        batch_size=batch_size,
-        seq_len=1024,
-        precision="amp",
-        checkpointing=True,
-        optimizer_impl="fused",
-        loss="trl",
-    )
+    rank = answer("--gpu", "a100_sxm_80gb", "--pretend-data", "--", *script_)["rank"]
     model = find_model(name, offline=True)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seq_len": 1024,
+        "rank": 16,
+        "targets": "all-linear",
+    }
+    setup = setup_for(model, "trl-sft", "lora", **options)
     platform = Platform(capability=80, torch=torch_version())
     peak = predict(Workload(model=model, setup=setup, platform=platform)).peak
-    assert peak.moment == "end_of_forward"
-    of_batch = 2 * 8 * batch_size * 1024
     rehearsed = rank["peaks"]["steady"]["requested_bytes"] - workspaces()
-    assert rehearsed == peak.total_bytes + of_batch + 16
+    assert rehearsed == peak.total_bytes
 
 
 def test_the_script_sees_its_own_peaks(tmp_path: Path) -> None:

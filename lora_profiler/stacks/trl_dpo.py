@@ -12,7 +12,7 @@ VERSIONS = (
         call="DPOTrainer",
         about=(
             "DPOConfig() and peft.LoraConfig() as they are, on a model's name: bfloat16 autocast"
-            " over the checkpoint's weights, checkpointing, max_length 1,024. A batch counts"
+            " over float32 weights, checkpointing, max_length 1,024. A batch counts"
             " pairs: the model sees twice as many rows.",
         ),
         defaults=by_method(

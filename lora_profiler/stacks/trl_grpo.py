@@ -14,7 +14,7 @@ VERSIONS = (
         call="GRPOTrainer",
         about=(
             "GRPOConfig() and peft.LoraConfig() as they are: 8 generations of up to 512 tokens a"
-            " prompt, bfloat16 autocast over the checkpoint's weights, checkpointing, beta 0"
+            " prompt, bfloat16 autocast over float32 weights, checkpointing, beta 0"
             " without a reference model. --seq-len is prompt and completion together; a batch"
             " counts completions.",
         ),

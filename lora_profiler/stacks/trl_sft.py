@@ -1,13 +1,13 @@
 """TRL's SFTTrainer: `SFTConfig` and PEFT's `LoraConfig` as they are made without arguments."""
 
-from lora_profiler.stacks.stack import CHECKPOINT_DTYPE, Options, Packing, Stack, by_method
+from lora_profiler.stacks.stack import Options, Packing, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FOREACH, ADAMW_FUSED, ALIASES, PEFT_LORA
 
 COMMON: Options = {
     "batch_size": 8,
     "seq_len": 1024,
     "accumulation": 1,
-    "dtype": CHECKPOINT_DTYPE,
+    "dtype": "float32",
     "precision": "amp",
     **ADAMW_FUSED,
     "checkpointing": True,
@@ -15,7 +15,8 @@ COMMON: Options = {
     "kernels": "transformers",
     "loop_state": "trl",
 }
-"""What SFTConfig and DPOConfig agree in."""
+"""What SFTConfig and DPOConfig agree in. Of a model's name weights are loaded in float32 (TRL 1.16,
+`trainer/utils.py`, create_model_from_path)."""
 QUANTIZED: Options = {"double_quant": False, "recipe": "trl", "adapter_dtype": "bfloat16"}
 """bitsandbytes' own default of double quantisation, and bfloat16 adapters (sft_trainer.py)."""
 HOLDS = (
@@ -35,8 +36,9 @@ VERSIONS = (
         call="SFTTrainer",
         about=(
             "SFTConfig() and peft.LoraConfig() as they are, on a model's name: bfloat16 autocast"
-            " over the checkpoint's weights, checkpointing, max_length 1,024.",
-            "`trl sft` takes other ones: --dtype float32 --rank 16 --alpha 32 --dropout 0.05.",
+            " over float32 weights, checkpointing, max_length 1,024. A model that the script loads"
+            " itself has its own format: --dtype bfloat16.",
+            "`trl sft` takes other ones: --rank 16 --alpha 32 --dropout 0.05.",
         ),
         defaults=by_method(COMMON, adapter=PEFT_LORA, base=QUANTIZED),
         packing=Packing(one_row=True),
