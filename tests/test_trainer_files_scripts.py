@@ -1,12 +1,14 @@
 """Scripts with PEFT and a Trainer: read as questions without being run, and written from them. What
 they hold when they are run is in `benchmarks/written_scripts.py`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 
+from commands import Run
 from lora_profiler import find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import setup_for
@@ -163,3 +165,36 @@ def test_a_written_script_says_what_it_cannot(tmp_path: Path) -> None:
             written("peft", asked(**usual, **more), "train.py")
     with pytest.raises(UsageError, match=r"ends in \.py"):
         written("peft", asked(**usual), "train.yaml")
+
+
+@pytest.mark.parametrize(
+    ("loading", "dtype"),
+    [
+        ('"Qwen/Qwen2.5-0.5B"', "float32"),  # by TRL, create_model_from_path
+        ('AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-0.5B")', "bfloat16"),
+        ('AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-0.5B", dtype="float32")', "float32"),
+    ],
+)
+def test_weights_are_in_the_format_that_who_loads_them_takes(
+    run: Run, tmp_path: Path, loading: str, dtype: str
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"model = {loading}\nSFTTrainer(model=model, args=SFTConfig(max_length=64)).train()\n"
+    )
+    done = run(str(script), "--format", "json")
+    assert json.loads(done.stdout)["predictions"][0]["setup"]["dtype"] == dtype
+
+
+def test_the_command_that_a_script_amounts_to_asks_the_same(run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        'model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-0.5B")\n'
+        "SFTTrainer(model=model, args=SFTConfig(max_length=64)).train()\n"
+    )
+    words = json.loads(run("read", str(script), "--format", "json").stdout)["command"]
+    asked, said = (
+        json.loads(run(*command, "--format", "json").stdout)["predictions"][0]
+        for command in (words[1:], [str(script)])
+    )
+    assert asked == said

@@ -1,5 +1,6 @@
 """`lora-profile read`: a trainer's file, key by key."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from lora_profiler.cli.click_support import (
     print_json,
 )
 from lora_profiler.cli.options import output_options
+from lora_profiler.errors import ModelNotFoundError
 
 FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "peft")
 
@@ -48,6 +50,7 @@ def read_command(
 ) -> None:
     """Show each key of a trainer's FILE as understood, and the command that it amounts to."""
     check_new_file(output, force)
+    from lora_profiler.cli.trainer_file import model_of, on_model
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
     from lora_profiler.trainer_files.reading import read_command as read_words
     from lora_profiler.trainer_files.reading import read_files
@@ -56,6 +59,10 @@ def read_command(
         file = read_words(words, Path())
     else:
         file = read_files([Path(word) for word in words], framework)
+    if file.model is not None:
+        with suppress(ModelNotFoundError):  # then without what only the model tells
+            spec = model_of(file, None, revision=file.revision or "main", offline=True)
+            file = on_model(file, spec)
     if form == "json":
         print_json({"schema_version": "1.0", **trainer_file_payload(file)}, output)
     else:

@@ -28,7 +28,7 @@ class Trainer:
         every = self.stack.defaults[method]
         own = {name: value for name, value in every.items() if name not in self.given}
         if own.get("dtype") == CHECKPOINT_DTYPE:
-            own["dtype"] = _as_loaded(model)
+            own["dtype"] = as_loaded(model)
         if options["optimizer"] != every.get("optimizer") and "optimizer" in self.given:
             own.pop("optimizer_impl", None)  # it is that of the stack's own optimizer
         kernel = self.stack.packing.attention if self.stack.packing else None
@@ -59,7 +59,7 @@ class Trainer:
         return tuple(gap.text for gap in self.stack.gaps if method in gap.methods)
 
 
-def _as_loaded(model: ModelSpec) -> str:
+def as_loaded(model: ModelSpec) -> str:
     """The dtype that `from_pretrained(dtype="auto")` gives its weights. A checkpoint whose
     config.json names none is older than the entry, and in float32; one that is stored in 8 or 4 bit
     is dequantised to bfloat16."""

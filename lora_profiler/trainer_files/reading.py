@@ -25,7 +25,13 @@ from lora_profiler.trainer_files.frameworks.peft import PEFT
 from lora_profiler.trainer_files.frameworks.torchtune import TORCHTUNE
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.frameworks.unsloth import UNSLOTH
-from lora_profiler.trainer_files.meaning import HIDDEN_SQUARED, ONE_ROW, Meaning, costs_nothing
+from lora_profiler.trainer_files.meaning import (
+    AUTO_DTYPE,
+    HIDDEN_SQUARED,
+    ONE_ROW,
+    Meaning,
+    costs_nothing,
+)
 from lora_profiler.trainer_files.settling import settled
 from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
 from lora_profiler.workload import OPTIONS
@@ -182,6 +188,9 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     assert known.stack is not None
     stack = known.stack(first)
     has_hidden_bucket = bool(options.pop(HIDDEN_SQUARED, False))
+    has_checkpoint_dtype = options.get("dtype") == AUTO_DTYPE
+    if has_checkpoint_dtype:
+        del options["dtype"]
     rows += settled(options, rows, known, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
@@ -199,6 +208,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
         options={name: value for name, value in options.items() if name not in idle},
         has_one_row=has_one_row,
         has_hidden_bucket=has_hidden_bucket,
+        has_checkpoint_dtype=has_checkpoint_dtype,
         asks=tuple(asks),
         keys=tuple(sorted(rows, key=lambda row: (row.file != first.name, row.file, row.line))),
     )

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.meaning import AUTO_DTYPE
 from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 
@@ -18,8 +17,6 @@ def settled(
 ) -> Iterator[KeyReading]:
     """Readings of what no key says alone. `options` are changed: one rank shares nothing, several
     share at least the work."""
-    if options.get("dtype") == AUTO_DTYPE:
-        del options["dtype"]  # the stack's own default
     if options.get("world_size") == 1:
         options.pop("sharding", None)
         del options["world_size"]

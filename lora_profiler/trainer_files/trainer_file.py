@@ -10,6 +10,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
+from lora_profiler.stacks.trainer import as_loaded
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
@@ -60,7 +61,8 @@ class TrainerFile:
     """A file as a question. `options` are those of a setup by name, as people write them, `methods`
     among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
     cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
-    DeepSpeed's bucket has as many elements as the square of the hidden size."""
+    DeepSpeed's bucket has as many elements as the square of the hidden size.
+    `has_checkpoint_dtype`: weights are loaded in the checkpoint's format."""
 
     name: str
     framework: str
@@ -71,6 +73,7 @@ class TrainerFile:
     options: Mapping[str, Any]
     has_one_row: bool
     has_hidden_bucket: bool
+    has_checkpoint_dtype: bool
     asks: tuple[str, ...]
     keys: tuple[KeyReading, ...]
 
@@ -152,6 +155,8 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         own["targets"] = re.sub(r"language_model\\?\.", "", pattern)
     if file.has_hidden_bucket and (hidden := model.config.get("hidden_size")):
         own["reduce_bucket_size"] = hidden**2
+    if file.has_checkpoint_dtype:
+        own["dtype"] = as_loaded(model)
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
 

@@ -129,6 +129,8 @@ def _of_the_trainer(key: str) -> Reader:
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if ADAPTED not in document.entries:
         yield ADAPTED, Meaning({"methods": ("full",)})
+    if LOADED in document.entries and _loaded_dtype(document) == AUTO_DTYPE:
+        yield "dtype", Meaning({"dtype": AUTO_DTYPE}, note="the checkpoint's")
     if document.get(ADAPTED) == "VeraConfig":
         yield "r", Meaning({"rank": 256})
     if document.get("max_length") is None and _stack(document) == "transformers":
