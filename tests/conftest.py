@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 import recording
 from commands import Done, Run
 from golden_files import Golden
-from lora_profiler.compiled import library
+from lora_profiler.compiled import evaluation, library
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -34,7 +34,9 @@ settings.register_profile("whole", patient, max_examples=120)
 @pytest.fixture(scope="module", autouse=True)
 def a_settled_heap() -> Iterator[None]:
     """What the modules before have left is nobody's any more: whoever collects garbage or looks for
-    tensors passes it by."""
+    tensors passes it by; and what was not found without the package's profiles may be found with
+    them."""
+    evaluation.forget()
     gc.collect()
     gc.freeze()
     if (bitsandbytes := sys.modules.get("bitsandbytes.optim")) is not None:
