@@ -21,7 +21,7 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.placement import find_cluster, plan
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.cluster import cluster_blocks
+from lora_profiler.report.decision.cluster import cluster_blocks
 from lora_profiler.report.render import markdown
 from lora_profiler.traced import predict as by_trace
 from lora_profiler.workload import (

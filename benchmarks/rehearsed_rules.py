@@ -36,7 +36,7 @@ from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
-from lora_profiler.report.measured_runs import setting
+from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.workload import TrainSetup, Workload, key_fields
 
 HERE = Path(__file__).parent

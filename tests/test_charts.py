@@ -22,7 +22,7 @@ from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels, palette, run_labels
+from lora_profiler.report import charts, labels, palette
 from lora_profiler.report.charts import (
     CategoryBar,
     ErrorDot,
@@ -43,6 +43,7 @@ from lora_profiler.report.charts.point_names import PLANE_PX, Spot, name_places
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn.counts import counts_chart
 from lora_profiler.report.learn.layer import LoraLayer
+from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload

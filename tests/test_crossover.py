@@ -20,7 +20,7 @@ from lora_profiler import (
     step_time,
 )
 from lora_profiler.planning.crossover import HIGHEST_RANK, Crossover
-from lora_profiler.report.crossover import sentences
+from lora_profiler.report.decision.crossover import sentences
 from lora_profiler.workload import Method
 
 MODEL = find_model("Qwen/Qwen2.5-0.5B")

@@ -42,7 +42,7 @@ from lora_profiler.records.lines import StoreError
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.comparisons import run_name
+from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
 from lora_profiler.report.page.markup import drawn

@@ -33,8 +33,8 @@ from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.engine import predict
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
-from lora_profiler.report.empirical_interval import likely_lines, nearest_peak_line
-from lora_profiler.report.evidence import (
+from lora_profiler.report.evidence.interval import likely_lines, nearest_peak_line
+from lora_profiler.report.evidence.public import (
     apart_lines,
     coverage_words,
     errors_of,

@@ -26,7 +26,8 @@ from lora_profiler.dashboard.question import METHODS, Question, completed
 from lora_profiler.dashboard.slides import as_data, is_stop, slides
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
-from lora_profiler.report.differences import answered_differently, asked_differently
+from lora_profiler.report.answer.differences import answered_differently, asked_differently
+from lora_profiler.report.answer.smallest_cards import smallest_cards_table
 from lora_profiler.report.first_screen import (
     Offer,
     Run,
@@ -36,7 +37,6 @@ from lora_profiler.report.first_screen import (
     trust,
     verdict_words,
 )
-from lora_profiler.report.smallest_cards import smallest_cards_table
 from lora_profiler.units import GIB, MIB, bytes_text, rate_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"

@@ -62,7 +62,7 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
         "report.predictions",
         "report.run_labels",
     ]
-    assert "lora_profiler.report.short_answer" in loaded
+    assert "lora_profiler.report.answer.short_answer" in loaded
     assert loaded.isdisjoint(
         {"msgspec", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)}
     )

@@ -23,7 +23,7 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import CATEGORIES, PHASES, Details, DeviceMemory, FlopCount
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
-from lora_profiler.report import labels, render, run_labels
+from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.bench import (
     bench_payload,
@@ -31,7 +31,8 @@ from lora_profiler.report.json.bench import (
     comparison_records,
     run_records,
 )
-from lora_profiler.report.measured_runs import (
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measured_runs import (
     RUN_COLUMNS,
     distinctions,
     error_summary,
@@ -39,14 +40,14 @@ from lora_profiler.report.measured_runs import (
     run_text,
     summary_table,
 )
-from lora_profiler.report.measurements import (
+from lora_profiler.report.measured.measurements import (
     alone_table,
     environment_line,
     error_table,
     record_blocks,
 )
+from lora_profiler.report.measured.speed import ratio_line, speed_lines
 from lora_profiler.report.page import report_content, write_page
-from lora_profiler.report.speed import ratio_line, speed_lines
 from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 

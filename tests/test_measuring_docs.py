@@ -29,7 +29,7 @@ from lora_profiler.records.record import (
 )
 from lora_profiler.records.statistics import half_width_limit
 from lora_profiler.records.validate import AT_REST
-from lora_profiler.report.run_labels import STAGE_LABELS
+from lora_profiler.report.measured.run_labels import STAGE_LABELS
 from lora_profiler.units import MIB
 
 ROOT = Path(__file__).resolve().parent.parent

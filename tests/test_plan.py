@@ -39,7 +39,7 @@ from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_nearest import nearest_fit
 from lora_profiler.planning.plan_space import MOST_SAVED_EACH
 from lora_profiler.planning.planned import concessions_of
-from lora_profiler.report.plan import plan_blocks
+from lora_profiler.report.decision.plan import plan_blocks
 from lora_profiler.report.render import plain
 from lora_profiler.workload import Method
 

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard_app import asked, opened, problems, sound, texts, viewed
 from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
 from lora_profiler.dashboard.link import parsed, written
-from lora_profiler.report.crossover import sentences
+from lora_profiler.report.decision.crossover import sentences
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx_4090"}
 SMALL = {"model": "openai-community/gpt2", "seq_len": "256", "gpu": "rtx_4090"}

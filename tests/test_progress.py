@@ -15,7 +15,7 @@ from lora_profiler.harness import Heartbeat, make_case
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import PHASES
 from lora_profiler.records.record import Conditions, Failure
-from lora_profiler.report import run_labels
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.progress.bench import (
     COLUMNS,
     column_widths,

@@ -50,8 +50,8 @@ from lora_profiler.rehearsal.result import (
 )
 from lora_profiler.rehearsal.symbols import Exports, exports
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.rehearsal import rehearsal_blocks, rehearsal_document
-from lora_profiler.report.rehearsal_page import rehearsal_page
+from lora_profiler.report.rehearsed.answer import rehearsal_blocks, rehearsal_document
+from lora_profiler.report.rehearsed.page import rehearsal_page
 from lora_profiler.report.render import plain
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 

@@ -22,18 +22,23 @@ from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import labels, render
+from lora_profiler.report.answer.comparison_table import comparison_table
+from lora_profiler.report.answer.explain import explain_blocks, moments_table
+from lora_profiler.report.answer.layers import (
+    cost_table,
+    group_layers,
+    layer_blocks,
+    parameter_table,
+)
+from lora_profiler.report.answer.predictions import card_table, model_blocks
+from lora_profiler.report.answer.room import room
 from lora_profiler.report.blocks import Paragraph, Row, Table
-from lora_profiler.report.comparison_table import comparison_table
-from lora_profiler.report.explain import explain_blocks, moments_table
 from lora_profiler.report.json.predict import (
     layer_records,
     predict_payload,
     predict_records,
     predict_schema,
 )
-from lora_profiler.report.layers import cost_table, group_layers, layer_blocks, parameter_table
-from lora_profiler.report.predictions import card_table, model_blocks
-from lora_profiler.report.room import room
 from lora_profiler.units import byte_unit
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -378,7 +383,7 @@ def test_layer_blocks_render_in_both_texts() -> None:
 
 
 def test_number_ranges_of_layers() -> None:
-    from lora_profiler.report.layers import _range_name
+    from lora_profiler.report.answer.layers import _range_name
 
     assert _range_name(["m.0.a", "m.1.a", "m.3.a"]) == "m.0-1,3.a"
     assert _range_name([f"m.{i}.a" for i in range(0, 12, 2)]) == "m.0..10.a"
@@ -388,7 +393,7 @@ def test_number_ranges_of_layers() -> None:
 
 def test_explained_forward_is_linear_layers_adapters_and_attention() -> None:
     """What the linear layers and adapters leave is 4 B S^2 H D per layer: scores and values."""
-    from lora_profiler.report.explain import linear_flops
+    from lora_profiler.report.answer.explain import linear_flops
 
     for answer in ask("meta-llama/Llama-3.1-8B"):
         p = answer.prediction

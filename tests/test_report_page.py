@@ -35,9 +35,10 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report import labels, palette, run_labels
+from lora_profiler.report import labels, palette
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.json.predict import predict_payload
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed

@@ -24,7 +24,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.planning.speed_gap import Cause, SpeedGap, speed_gap
 from lora_profiler.planning.timing import TimedStep, Timing, step_time
 from lora_profiler.report import labels
-from lora_profiler.report.timing import gap_line, time_lines, time_table
+from lora_profiler.report.answer.timing import gap_line, time_lines, time_table
 from lora_profiler.steptime import (
     PARTS,
     Constants,

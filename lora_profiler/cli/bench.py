@@ -318,10 +318,10 @@ def _print(
 
         write_out(csv_text(run_records([r.record for r in results])), o["output"])
     else:
-        from lora_profiler.report.bench import bench_blocks, search_blocks
+        from lora_profiler.report.measured.bench import bench_blocks, search_blocks
 
         if o["rehearse"]:
-            from lora_profiler.report.rehearsed_records import rehearsed_blocks
+            from lora_profiler.report.rehearsed.records import rehearsed_blocks
 
             print_blocks(rehearsed_blocks(results), o["form"], o["output"])
             return

@@ -48,7 +48,7 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     predictions."""
     check_new_file(output, force)
     from lora_profiler.calibration.calibrate import calibrate
-    from lora_profiler.report.calibration import calibration_blocks, calibration_payload
+    from lora_profiler.report.measured.calibration import calibration_blocks, calibration_payload
     from lora_profiler.report.progress.calibration import shown
     from lora_profiler.steptime.local import keep
 

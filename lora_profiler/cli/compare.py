@@ -207,7 +207,7 @@ def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> b
     if o["form"] in ("json", "csv"):
         _print_errors(found, metrics or PREDICTED, o)
     else:
-        from lora_profiler.report.comparisons import comparison_blocks
+        from lora_profiler.report.measured.comparisons import comparison_blocks
 
         hints = _hints(o, metrics) if o["form"] == "table" else ()
         print_blocks(
@@ -249,7 +249,7 @@ def _is_off(found: "Sequence[Scored]", chosen: Sequence[str], limit: float) -> b
     """Says on stderr how the judged claims stand to the limit; whether one is beyond it, or there
     is none."""
     from lora_profiler.comparison.errors import misses
-    from lora_profiler.report.comparisons import judgement
+    from lora_profiler.report.measured.comparisons import judgement
 
     judged = [c for s in found for c in s.comparisons if c.metric in chosen and c.is_claim]
     beyond = misses(judged, limit)
@@ -268,7 +268,7 @@ def _changes(
 ) -> bool:
     """Prints; whether the limit was broken."""
     from lora_profiler.comparison.regressions import changes, paired, setup_changes
-    from lora_profiler.report.changes import change_blocks, judgement
+    from lora_profiler.report.measured.changes import change_blocks, judgement
 
     pairs = paired(before.records, after.records)
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")

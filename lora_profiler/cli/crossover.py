@@ -66,7 +66,7 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_gpu, find_model
     from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
-    from lora_profiler.report.crossover import crossover_blocks, crossover_payload
+    from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload
     from lora_profiler.report.tracing import shown
 
     if any(given(ctx, name) for name in _SIZES):

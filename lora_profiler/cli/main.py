@@ -208,7 +208,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
     if short:
-        from lora_profiler.report.short_answer import short_blocks
+        from lora_profiler.report.answer.short_answer import short_blocks
 
         blocks = [
             block
@@ -253,8 +253,8 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
             csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
         )
     else:
+        from lora_profiler.report.answer.trainer import peak_lines
         from lora_profiler.report.blocks import paragraph
-        from lora_profiler.report.trainer import peak_lines
 
         blocks: list[Block] = []
         for one_model in answers:
@@ -270,18 +270,18 @@ def _detailed_blocks(
     answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str
 ) -> list["Block"]:
     from lora_profiler.planning.diagnostics import activation_excess
-    from lora_profiler.report.predictions import model_blocks
+    from lora_profiler.report.answer.predictions import model_blocks
 
     predictions = [a.prediction for a in answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
     blocks = model_blocks(answers, activation_excess(full, lora, engine) if full and lora else None)
     if per_layer:
-        from lora_profiler.report.layers import layer_blocks
+        from lora_profiler.report.answer.layers import layer_blocks
 
         blocks += layer_blocks(predictions)
     if explain:
-        from lora_profiler.report.explain import explain_blocks
+        from lora_profiler.report.answer.explain import explain_blocks
 
         blocks += [block for a in answers for block in explain_blocks(a)]
     return blocks

@@ -158,7 +158,7 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.catalog import find_model
     from lora_profiler.planning.network import find_network
     from lora_profiler.planning.placement import find_cluster, plan
-    from lora_profiler.report.cluster import cluster_blocks, cluster_payload
+    from lora_profiler.report.decision.cluster import cluster_blocks, cluster_payload
     from lora_profiler.report.tracing import shown
 
     cluster = find_cluster(o["cluster"])
@@ -190,8 +190,8 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     )
     from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
     from lora_profiler.planning.plan import make_plan
+    from lora_profiler.report.decision.plan import plan_blocks
     from lora_profiler.report.json.plan import plan_payload
-    from lora_profiler.report.plan import plan_blocks
 
     ((name, file),) = named([model], o["framework"])
     lookup = {key: o[key] for key in ("revision", "offline")}

@@ -137,8 +137,8 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
     from lora_profiler.planning.nearest import nearest
     from lora_profiler.planning.rehearsed_time import rehearsed_time
     from lora_profiler.rehearsal.result import EXIT_CODES, worst_of
-    from lora_profiler.report.rehearsal import rehearsal_blocks, rehearsal_document
-    from lora_profiler.report.rehearsal_page import rehearsal_page
+    from lora_profiler.report.rehearsed.answer import rehearsal_blocks, rehearsal_document
+    from lora_profiler.report.rehearsed.page import rehearsal_page
 
     result = worst_of(results)
     beside = time = None

@@ -15,7 +15,7 @@ from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.cautions import caution_lines
+from lora_profiler.report.answer.cautions import caution_lines
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.workload import Method, Workload
 

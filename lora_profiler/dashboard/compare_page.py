@@ -17,8 +17,9 @@ from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.records.record import STATUSES
-from lora_profiler.report import labels, run_labels
-from lora_profiler.report.comparisons import (
+from lora_profiler.report import labels
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.comparisons import (
     environment_lines,
     errors_table,
     largest_errors,

@@ -9,11 +9,14 @@ from lora_profiler.dashboard import evidence_table, pinned, widgets
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
+from lora_profiler.report.answer.communication import sending_lines
+from lora_profiler.report.answer.explain import explain_blocks
+from lora_profiler.report.answer.layers import layer_blocks
+from lora_profiler.report.answer.predictions import ModelParts, model_parts
+from lora_profiler.report.answer.smallest_cards import smallest_cards_table
+from lora_profiler.report.answer.timing import device_name, steps_of, time_lines
 from lora_profiler.report.charts.layer_bars import LayerQuantity
-from lora_profiler.report.communication import sending_lines
-from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.layers import layer_blocks
 from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.page.predicted import (
     answer_curve,
@@ -23,9 +26,6 @@ from lora_profiler.report.page.predicted import (
     times_drawing,
 )
 from lora_profiler.report.page.steps import layer_drawing
-from lora_profiler.report.predictions import ModelParts, model_parts
-from lora_profiler.report.smallest_cards import smallest_cards_table
-from lora_profiler.report.timing import device_name, steps_of, time_lines
 from lora_profiler.units import count_text
 
 VIEW_KEY = "view"

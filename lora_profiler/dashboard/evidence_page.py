@@ -19,8 +19,17 @@ from lora_profiler.evidence import (
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import charts
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
-from lora_profiler.report.empirical_interval import interval_words, row_label
-from lora_profiler.report.evidence import (
+from lora_profiler.report.evidence.interval import interval_words, row_label
+from lora_profiler.report.evidence.own import (
+    COUNTED,
+    KIND_TITLES,
+    KIND_WORDS,
+    kind_cards,
+    own_points,
+    worst_lines,
+    worst_table,
+)
+from lora_profiler.report.evidence.public import (
     apart_lines,
     coverage_words,
     errors_of,
@@ -33,17 +42,8 @@ from lora_profiler.report.evidence import (
     unseen_steps,
 )
 from lora_profiler.report.labels import LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
-from lora_profiler.report.own_evidence import (
-    COUNTED,
-    KIND_TITLES,
-    KIND_WORDS,
-    kind_cards,
-    own_points,
-    worst_lines,
-    worst_table,
-)
+from lora_profiler.report.measured.run_labels import ERROR_DEFINITION
 from lora_profiler.report.page.parts import Card
-from lora_profiler.report.run_labels import ERROR_DEFINITION
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
 

@@ -25,9 +25,10 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.labels import method_label
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text, count_text

@@ -8,7 +8,7 @@ import streamlit as st
 from lora_profiler.comparison.regressions import changes, paired, setup_changes
 from lora_profiler.dashboard import widgets
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.report.changes import change_blocks
+from lora_profiler.report.measured.changes import change_blocks
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.page.side_by_side import pair_table
 from lora_profiler.report.page.steps import step_drawing

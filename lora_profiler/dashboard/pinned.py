@@ -4,7 +4,7 @@ import streamlit as st
 
 from lora_profiler.dashboard import widgets
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.differences import answered_differently, asked_differently
+from lora_profiler.report.answer.differences import answered_differently, asked_differently
 from lora_profiler.report.labels import method_label
 
 _PINNED = "pinned"

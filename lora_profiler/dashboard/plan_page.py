@@ -37,10 +37,9 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report.blocks import paragraph
-from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
-from lora_profiler.report.plan import front_table, notes, question_lines
-from lora_profiler.report.plan_figure import plan_drawing
-from lora_profiler.report.plan_words import (
+from lora_profiler.report.decision.plan import front_table, notes, question_lines
+from lora_profiler.report.decision.plan_figure import plan_drawing
+from lora_profiler.report.decision.plan_words import (
     basis_words,
     binding_words,
     cost_interval_words,
@@ -57,6 +56,7 @@ from lora_profiler.report.plan_words import (
     run_words,
     trains_words,
 )
+from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
 from lora_profiler.units import bytes_text
 
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"

@@ -7,9 +7,9 @@ from lora_profiler.campaign.results import result
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard import downloads, widgets
 from lora_profiler.records.record import Record, conditions_dict
-from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
-from lora_profiler.report.measurements import alone_table, record_details
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measurements import alone_table, record_details
 from lora_profiler.report.page.composition import peaks_drawing
 from lora_profiler.report.page.parts import Drawing
 from lora_profiler.report.page.provenance import environment_table, fact_text

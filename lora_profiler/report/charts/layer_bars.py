@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_profiler.prediction import Prediction
+from lora_profiler.report.answer.layers import group_layers
 from lora_profiler.report.charts.axes import (
     bytes_axis,
     log_bytes_axis,
@@ -18,7 +19,6 @@ from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.marks import at_the_end
 from lora_profiler.report.labels import LAYER_LABELS, method_label
-from lora_profiler.report.layers import group_layers
 from lora_profiler.report.palette import FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method

@@ -10,8 +10,8 @@ from lora_profiler.report.charts.axes import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, title
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.charts.memory_curve import HEIGHT_PX, areas, names, outline, shades
+from lora_profiler.report.measured.run_labels import PHASE_LABELS
 from lora_profiler.report.palette import BODY_PX, INK, PAPER
-from lora_profiler.report.run_labels import PHASE_LABELS
 from lora_profiler.units import bytes_text, error_text
 
 _LETTER = 0.024

@@ -10,8 +10,8 @@ from lora_profiler.report.charts.figure import Figure, Limit, figure, note, titl
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.marks import hatch
 from lora_profiler.report.labels import CATEGORY_LABELS
+from lora_profiler.report.measured.run_labels import PHASE_CURVE
 from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER
-from lora_profiler.report.run_labels import PHASE_CURVE
 from lora_profiler.units import bytes_text
 
 HEIGHT_PX = 420

@@ -8,8 +8,8 @@ from lora_profiler.records.record import PhaseSample
 from lora_profiler.report.charts.axes import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, note
 from lora_profiler.report.charts.labels import lines
+from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE
 from lora_profiler.report.palette import COUNTER_MARKS, PANEL, PAPER
-from lora_profiler.report.run_labels import COUNTER_LABELS, PHASE_CURVE
 from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 380

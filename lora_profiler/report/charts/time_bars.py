@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.planning.answers import Answer
+from lora_profiler.report.answer.timing import steps_of
 from lora_profiler.report.charts.axes import ROOM
 from lora_profiler.report.charts.figure import Figure, figure, height_px, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.marks import at_the_end, segments, whisker
 from lora_profiler.report.labels import PART_LABELS, method_label
 from lora_profiler.report.palette import FAINT_INK, PART_PAINTS
-from lora_profiler.report.timing import steps_of
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import percent_text, seconds_text
 

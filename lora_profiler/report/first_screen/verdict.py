@@ -6,7 +6,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.report import labels
-from lora_profiler.report.room import room
+from lora_profiler.report.answer.room import room
 from lora_profiler.units import bytes_text
 
 

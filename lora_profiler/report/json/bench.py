@@ -13,7 +13,7 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.json.plain import plain
-from lora_profiler.report.process_group import ranks_record
+from lora_profiler.report.measured.process_group import ranks_record
 from lora_profiler.workload import setup_dict
 
 if TYPE_CHECKING:

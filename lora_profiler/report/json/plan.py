@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import Offer, PlannedRun, RunTime
+from lora_profiler.report.answer.trainer import trainer_dict
+from lora_profiler.report.decision.plan_words import nothing_sentence, run_command
 from lora_profiler.report.json.plain import plain
-from lora_profiler.report.plan_words import nothing_sentence, run_command
-from lora_profiler.report.trainer import trainer_dict
 from lora_profiler.stacks import Trainer
 from lora_profiler.workload import setup_dict
 

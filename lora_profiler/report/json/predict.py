@@ -10,9 +10,9 @@ from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
-from lora_profiler.report.communication import communication_dict
+from lora_profiler.report.answer.communication import communication_dict
+from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.json.plain import plain
-from lora_profiler.report.trainer import trainer_dict
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import setup_dict
 
@@ -235,7 +235,7 @@ def _data_part(answer: Answer) -> "types.DataPart":
     """Of an answer over data; nothing without them."""
     if answer.over_data is None:
         return {}
-    from lora_profiler.report.data import data_dict
+    from lora_profiler.report.answer.data import data_dict
 
     return {"data": data_dict(answer, answer.over_data)}
 

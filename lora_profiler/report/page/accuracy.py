@@ -8,10 +8,11 @@ from typing import Literal
 
 from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.records.record import Record
-from lora_profiler.report import charts, labels, run_labels
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
-from lora_profiler.report.comparisons import (
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.comparisons import (
     errors_table,
     largest_errors,
     largest_errors_table,

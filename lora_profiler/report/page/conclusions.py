@@ -7,13 +7,13 @@ from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
+from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.page.parts import Card
 from lora_profiler.report.page.predicted import by_model
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
 from lora_profiler.report.setup_words import title_words, training_line
-from lora_profiler.report.short_answer import remedy_lines, sureness_words, verdict_words
 from lora_profiler.units import bytes_text, change_text
 
 

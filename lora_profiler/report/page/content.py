@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.comparisons import environment_lines, not_compared_lines
+from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
 from lora_profiler.report.page.composition import composition_section
 from lora_profiler.report.page.conclusions import answer_cards, pair_cards, question_lines

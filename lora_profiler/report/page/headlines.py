@@ -7,10 +7,10 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
+from lora_profiler.report.answer.room import room
+from lora_profiler.report.answer.timing import device_name, interval_words, steps_of
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.parts import Card
-from lora_profiler.report.room import room
-from lora_profiler.report.timing import device_name, interval_words, steps_of
 from lora_profiler.units import (
     byte_unit,
     bytes_texts,

@@ -7,6 +7,8 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts, labels
+from lora_profiler.report.answer.predictions import model_parts
+from lora_profiler.report.answer.timing import device_name, time_words
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
@@ -14,8 +16,6 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.page.parts import Beside, Cards, Drawing, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
-from lora_profiler.report.predictions import model_parts
-from lora_profiler.report.timing import device_name, time_words
 from lora_profiler.units import bytes_text, count_text, percent_text
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Record
-from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.parts import Beside, Fold, Part, Section
 from lora_profiler.report.page.runs import Run
 from lora_profiler.units import bytes_text, count_text

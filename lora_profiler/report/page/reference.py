@@ -4,10 +4,10 @@ what every word and number means."""
 from collections.abc import Iterable, Mapping
 
 from lora_profiler.evidence import interval
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.empirical_interval import interval_words
-from lora_profiler.report.evidence import (
+from lora_profiler.report.evidence.interval import interval_words
+from lora_profiler.report.evidence.public import (
     apart_lines,
     coverage_words,
     errors_table,
@@ -15,6 +15,7 @@ from lora_profiler.report.evidence import (
     missed_lines,
     sources_table,
 )
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.parts import Fold, Section
 
 

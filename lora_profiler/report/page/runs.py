@@ -10,15 +10,15 @@ from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bou
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
-from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.measurements import comparison_text
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.comparisons import run_cells
+from lora_profiler.report.measured.measurements import comparison_text
+from lora_profiler.report.measured.process_group import ranks_text
+from lora_profiler.report.measured.run_labels import advice
 from lora_profiler.report.page.parts import Card, Part, Section
-from lora_profiler.report.process_group import ranks_text
-from lora_profiler.report.run_labels import advice
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 from lora_profiler.workload import Method, Workload
 

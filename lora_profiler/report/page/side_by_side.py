@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from lora_profiler.comparison.errors import PHASE_GROUPS, group_peaks
-from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import Run
 from lora_profiler.units import bytes_text, change_text, error_text, rate_text, seconds_text
 from lora_profiler.workload import setup_dict

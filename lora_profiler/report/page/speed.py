@@ -13,10 +13,10 @@ from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.measured_runs import setting
+from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.speed import ratio_line
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run, full_and_lora
-from lora_profiler.report.speed import ratio_line
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24

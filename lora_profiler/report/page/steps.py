@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from lora_profiler.comparison.errors import group_peaks, predicted_peaks
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels, run_labels
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.labels import method_label
+from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, flops_text, in_unit

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.campaign.progress import CaseRow, Progress
 from lora_profiler.harness import Heartbeat
 from lora_profiler.records.record import MEASURED
-from lora_profiler.report import run_labels
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.measured_runs import distinctions, run_row, run_text
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measured_runs import distinctions, run_row, run_text
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from lora_profiler.campaign.results import Result
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.errors import UsageError
 from lora_profiler.records.record import Record
-from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Block, Table, heading, paragraph
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.measured_runs import error_summary, summary_table
-from lora_profiler.report.measurements import environment_line, record_blocks
-from lora_profiler.report.speed import ratio_line
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measured_runs import error_summary, summary_table
+from lora_profiler.report.measured.measurements import environment_line, record_blocks
+from lora_profiler.report.measured.speed import ratio_line
 from lora_profiler.units import bytes_text, count_text
 
 IN_FULL = 3

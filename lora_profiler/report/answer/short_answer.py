@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
+from lora_profiler.report.answer.room import shared
+from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.room import shared
 from lora_profiler.report.setup_words import (
     attention_words,
     platform_words,
     title_words,
     training_line,
 )
-from lora_profiler.report.trainer import peak_lines, short_trainer_lines
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -97,7 +97,7 @@ def _question(answers: Sequence[Answer]) -> list[str]:
 def _epoch(answers: Sequence[Answer]) -> Iterator[Block]:
     """What the data say beside the worst batch; nothing without them."""
     if answers[0].over_data is not None:
-        from lora_profiler.report.data import short_lines
+        from lora_profiler.report.answer.data import short_lines
 
         yield in_lines(*short_lines(answers))
 

@@ -8,9 +8,10 @@ from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_choice import SAME, hours_of
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report import labels
+from lora_profiler.report.answer.short_answer import WIDTH, in_lines
+from lora_profiler.report.answer.trainer import short_trainer_lines
 from lora_profiler.report.blocks import Block, Row, Table, filled, heading, paragraph
-from lora_profiler.report.labels import way_label
-from lora_profiler.report.plan_words import (
+from lora_profiler.report.decision.plan_words import (
     basis_words,
     binding_words,
     cost_interval_words,
@@ -28,8 +29,7 @@ from lora_profiler.report.plan_words import (
     run_words,
     trains_words,
 )
-from lora_profiler.report.short_answer import WIDTH, in_lines
-from lora_profiler.report.trainer import short_trainer_lines
+from lora_profiler.report.labels import way_label
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup

@@ -11,7 +11,7 @@ from lora_profiler.prediction import Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.rehearsed_time import time_blocks, time_document
+from lora_profiler.report.rehearsed.step_time import time_blocks, time_document
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 _HEADS = ("requested", "allocated", "reserved")

@@ -8,10 +8,10 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
 from lora_profiler.report import labels
+from lora_profiler.report.answer.trainer import trainer_dict, trainer_lines
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
-from lora_profiler.report.trainer import trainer_dict, trainer_lines
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup, setup_dict

@@ -9,9 +9,10 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import ActivationExcess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
+from lora_profiler.report.answer.comparison_table import UNKNOWN, comparison_table
+from lora_profiler.report.answer.trainer import trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.comparison_table import UNKNOWN, comparison_table
-from lora_profiler.report.empirical_interval import likely_lines
+from lora_profiler.report.evidence.interval import likely_lines
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import (
     adapter_line,
@@ -20,7 +21,6 @@ from lora_profiler.report.setup_words import (
     title_words,
     training_line,
 )
-from lora_profiler.report.trainer import trainer_lines
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:
@@ -71,22 +71,22 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
     times = communication = None
     time_notes: list[str] = []
     if any(answer.timing for answer in answers):
-        from lora_profiler.report.timing import time_lines, time_table
+        from lora_profiler.report.answer.timing import time_lines, time_table
 
         times = time_table(answers)
         time_notes = time_lines(answers)
         if any(answer.communication for answer in answers):
-            from lora_profiler.report.communication import communication_lines
+            from lora_profiler.report.answer.communication import communication_lines
 
             time_notes += communication_lines(answers)
     if answers[0].communication is not None:
-        from lora_profiler.report.communication import communication_table
+        from lora_profiler.report.answer.communication import communication_table
 
         communication = communication_table(answers)
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
-        from lora_profiler.report.data import data_lines, epoch_table
+        from lora_profiler.report.answer.data import data_lines, epoch_table
 
         data, epoch = data_lines(answers[0]), epoch_table(answers)
     return ModelParts(
@@ -123,7 +123,7 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
 def card_table(answers: Sequence[Answer]) -> Table:
     """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and
     the largest sizes."""
-    from lora_profiler.report.room import room
+    from lora_profiler.report.answer.room import room
 
     gpu = answers[0].gpu
     assert gpu is not None

@@ -6,9 +6,10 @@ from statistics import median
 
 from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange, Side
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.comparisons import run_cells, run_name, shortened, value_text
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.comparisons import run_cells, run_name, shortened, value_text
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 from lora_profiler.workload import Method
 

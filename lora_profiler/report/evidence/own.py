@@ -16,8 +16,8 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.charts import ScatterPoint
-from lora_profiler.report.empirical_interval import row_label, setup_words
-from lora_profiler.report.evidence import graded_memory
+from lora_profiler.report.evidence.interval import row_label, setup_words
+from lora_profiler.report.evidence.public import graded_memory
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.page.parts import Card
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text

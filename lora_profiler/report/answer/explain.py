@@ -13,9 +13,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, Moment, MomentName, Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.labels import method_label
-from lora_profiler.report.memory_formulas import (
+from lora_profiler.report.answer.memory_formulas import (
     Line,
     allocator_lines,
     communication_formula,
@@ -24,6 +22,8 @@ from lora_profiler.report.memory_formulas import (
     persistent_lines,
     saved_lines,
 )
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.labels import method_label
 from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
 from lora_profiler.workload import PeftType, TrainSetup
 

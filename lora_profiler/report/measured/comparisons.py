@@ -14,11 +14,12 @@ from lora_profiler.comparison.errors import (
 )
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.measured_runs import setting
-from lora_profiler.report.measurements import environment_line
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.measurements import environment_line
 from lora_profiler.units import (
     bytes_text,
     count_text,

@@ -4,8 +4,8 @@ apart."""
 from typing import TYPE_CHECKING
 
 from lora_profiler.records.record import Record
-from lora_profiler.report import run_labels
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.measured import run_labels
 from lora_profiler.units import byte_unit, in_unit, percent_text
 
 if TYPE_CHECKING:

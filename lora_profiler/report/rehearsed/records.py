@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from lora_profiler.campaign.results import Result
 from lora_profiler.prediction import CATEGORIES
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.measurements import NAMED_PACKAGES
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measurements import NAMED_PACKAGES
 from lora_profiler.units import bytes_text, count_text
 
 

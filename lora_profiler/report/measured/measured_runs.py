@@ -9,9 +9,10 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, filled
 from lora_profiler.report.labels import method_label
+from lora_profiler.report.measured import run_labels
 from lora_profiler.units import (
     bytes_text,
     count_text,

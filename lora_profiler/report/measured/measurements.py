@@ -10,15 +10,16 @@ from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels, run_labels
+from lora_profiler.report import labels
+from lora_profiler.report.answer.predictions import exactness_lines
+from lora_profiler.report.answer.timing import predicted_time_line
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.predictions import exactness_lines
-from lora_profiler.report.process_group import ranks_lines, ranks_table
-from lora_profiler.report.run_labels import advice
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.process_group import ranks_lines, ranks_table
+from lora_profiler.report.measured.run_labels import advice
+from lora_profiler.report.measured.speed import speed_lines
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
-from lora_profiler.report.speed import speed_lines
-from lora_profiler.report.timing import predicted_time_line
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 
 NAMED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

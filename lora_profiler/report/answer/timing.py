@@ -10,7 +10,7 @@ from lora_profiler.planning.speed_gap import SpeedGap
 from lora_profiler.planning.timing import TimedStep
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.empirical_interval import row_label
+from lora_profiler.report.evidence.interval import row_label
 from lora_profiler.report.labels import method_label
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import between_text, error_text, percent_text, rate_text, seconds_text

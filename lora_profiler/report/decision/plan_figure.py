@@ -4,8 +4,8 @@ from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_choice import cost_of, hours_of
 from lora_profiler.report import charts
 from lora_profiler.report.charts import FrontPoint
+from lora_profiler.report.decision.plan_words import layout_words, price_words, run_words
 from lora_profiler.report.page.parts import Drawing
-from lora_profiler.report.plan_words import layout_words, price_words, run_words
 from lora_profiler.units import count_text
 
 

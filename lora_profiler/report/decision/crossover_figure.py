@@ -4,7 +4,7 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.planning.crossover import Crossover
 from lora_profiler.report import charts
 from lora_profiler.report.charts import Limit, MethodLine
-from lora_profiler.report.crossover import sentences
+from lora_profiler.report.decision.crossover import sentences
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.page.parts import Drawing
 from lora_profiler.units import count_text

@@ -1,0 +1,1 @@
+"""A rehearsal in words: its answer, a page, step time, records. Nothing here was measured."""
