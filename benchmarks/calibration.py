@@ -30,7 +30,6 @@ from lora_profiler.report.measured.calibration import calibration_blocks, calibr
 from lora_profiler.report.render import markdown
 from lora_profiler.steptime.fit import Fitted, Measured
 from lora_profiler.steptime.local import LocalConstants
-from lora_profiler.steptime.roofline import by_kind
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -147,8 +146,7 @@ def outcome(record: Record, local: LocalConstants) -> Outcome:
     fitted = Fitted(constants.eta, constants.beta, frozenset(constants.rows))
     row = Measured(record.case_key, load, median(record.measurement.step_seconds))
     shares = {
-        str(kind): seconds
-        for kind, seconds in by_kind(load.loads, constants.eta, constants.beta).items()
+        str(kind): seconds for kind, seconds in load.by_kind(constants.eta, constants.beta).items()
     }
     parts = {
         **shares,

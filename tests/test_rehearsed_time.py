@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import rehearsed_time as benchmark
 from lora_profiler.catalog import find_gpu
 from lora_profiler.kernels import Kernel
 from lora_profiler.planning.rehearsed_time import RehearsedTime, rehearsed_time
@@ -237,3 +238,11 @@ def test_a_fused_update_reads_four_and_writes_three(work: Any) -> None:
     (update,) = looking.end()["update"]
     assert update["read_bytes"] - 4 == 4 * 64 * 4  # beside the count of steps
     assert update["written_bytes"] == 3 * 64 * 4
+
+
+def test_rehearsed_steps_take_as_long_as_predicted_ones() -> None:
+    """Of the harness' own loop, whose kernels rules count: the committed rows priced anew."""
+    rows = [json.loads(line) for line in benchmark.ROWS.read_text().splitlines()]
+    found = [each for row in rows if (each := benchmark.compared(row))]
+    assert len(found) > 50
+    assert [row for row in found if abs(row["difference"]) > benchmark.BOUND] == []

@@ -200,6 +200,28 @@ def test_a_step_by_hand() -> None:
     assert step.tokens == 28
 
 
+def test_the_first_micro_batch_adds_its_gradients_to_none() -> None:
+    """Two gradients of 1,000 MB, each added to the one before by a kernel that moves thrice that,
+    in each of three micro-batches but the first."""
+    added = memory(3000 * MB, count=2)
+    step = Step(
+        micro=StepKernels(
+            kernels=(memory(4000 * MB), added),
+            tokens=7,
+            trainable={2: 1000 * MB},
+            trained_tensors=2,
+        ),
+        accumulation=3,
+        update_bytes=0,
+    )
+    load = loaded(step, CARD, FIXED)
+    first, more = copy_seconds(4000 * MB, CARD, FIXED), copy_seconds(3000 * MB, CARD, FIXED)
+    host = [launches * 15e-6 for launches in (1, 3)]
+    micro_batches = hypot(first / 0.5, host[0]) + 2 * hypot((first + 2 * more) / 0.5, host[1])
+    assert load.seconds(0.8, 0.5) == pytest.approx(micro_batches + 0.030)
+    assert load.by_kind(0.8, 0.5) == {"memory": pytest.approx((3 * first + 4 * more) / 0.5)}
+
+
 def test_the_update_by_optimizer() -> None:
     trainable = {2: 100, 4: 10}
     assert update_bytes(TrainSetup(optimizer_impl="fused"), trainable) == 7 * 240

@@ -2,7 +2,7 @@
 script's own step launched, weighed by the same roofline as those of a predicted one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_profiler.catalog import Gpu
@@ -87,5 +87,10 @@ def _kernels(rows: Sequence[Mapping[str, Any]]) -> list[Kernel]:
     for row in rows:
         gemm = row["gemm"]
         sizes = None if gemm is None else Gemm(batches=gemm[0], m=gemm[1], n=gemm[2], k=gemm[3])
-        found.append(Kernel(**{**row, "gemm": sizes}, phase="forward", module=""))
+        kernel = Kernel(**{**row, "gemm": sizes}, phase="forward", module="")
+        found.append(kernel)
+        if kernel.op == "_softmax_backward_data":
+            # CUDA's multiplies gradient and output first, below what a dispatcher sees (torch
+            # `native/cuda/SoftMax.cu`, softmax_backward_cuda_out)
+            found.append(replace(kernel, op="mul"))
     return found

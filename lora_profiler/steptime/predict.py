@@ -9,7 +9,7 @@ from lora_profiler.kernels import Kind, StepKernels
 from lora_profiler.prediction import FlopCount
 from lora_profiler.steptime.constants import Constants, Rates, rates_of
 from lora_profiler.steptime.families import Likeness, constants_for, half_width
-from lora_profiler.steptime.roofline import Step, by_kind, loaded
+from lora_profiler.steptime.roofline import Step, loaded
 from lora_profiler.steptime.step import step_of
 from lora_profiler.workload import TrainSetup
 
@@ -129,14 +129,7 @@ def time_of(
         calibrated=likeness in ("this machine", "fitted"),
         likeness=likeness,
         share_of_host=load.host / micro,
-        by_kind={
-            **{
-                kind: step.accumulation * each
-                for kind, each in by_kind(load.loads, eta, beta).items()
-            },
-            "update": load.update / beta,
-            "besides": load.besides,
-        },
+        by_kind={**load.by_kind(eta, beta), "update": load.update / beta, "besides": load.besides},
         constants=constants,
         rates=rates,
     )

@@ -5,10 +5,10 @@ bytes      b / (bandwidth beta), less where they fit into the cache
 product    2 m n k, in whole tiles and whole waves of them, / (peak eta)
 micro      sqrt(device^2 + host^2), host = launches x launch time; device + host where both are one
 update     likewise, its bytes at bandwidth beta
-step       accumulation x micro + update + what a step takes besides
+step       accumulation x micro + update + what a step takes besides; the first micro-batch adds its
+           gradients to none
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import hypot, log
 
@@ -61,7 +61,8 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class StepLoad:
     """A step on a card, ready for any eta and beta. `host` and `update_host`: what launching a
-    micro-batch's and the update's kernels takes."""
+    micro-batch's and the update's kernels takes; `added` and `added_host`: those that add its
+    gradients to the ones before, which the first micro-batch has none of."""
 
     loads: tuple[Load, ...]
     host: float
@@ -70,6 +71,8 @@ class StepLoad:
     besides: float
     overlaps: bool = True
     update_host: float = 0.0
+    added: Load | None = None
+    added_host: float = 0.0
 
     def device_seconds(self, eta: float, beta: float) -> float:
         return sum(load.seconds(eta, beta) for load in self.loads)
@@ -81,8 +84,23 @@ class StepLoad:
         return self._with_host(self.update / beta, self.update_host)
 
     def seconds(self, eta: float, beta: float) -> float:
-        micro_batches = self.accumulation * self.micro_seconds(eta, beta)
-        return micro_batches + self.update_seconds(beta) + self.besides
+        device = self.device_seconds(eta, beta) - self._added_seconds(eta, beta)
+        first = self._with_host(device, self.host - self.added_host)
+        further = (self.accumulation - 1) * self.micro_seconds(eta, beta)
+        return first + further + self.update_seconds(beta) + self.besides
+
+    def by_kind(self, eta: float, beta: float) -> dict[Kind, float]:
+        """Seconds on the device of all micro-batches, by kind of kernel."""
+        seconds: dict[Kind, float] = {}
+        for load in self.loads:
+            before = seconds.get(load.kind, 0.0)
+            seconds[load.kind] = before + self.accumulation * load.seconds(eta, beta)
+        if self.added:
+            seconds[self.added.kind] -= self._added_seconds(eta, beta)
+        return seconds
+
+    def _added_seconds(self, eta: float, beta: float) -> float:
+        return self.added.seconds(eta, beta) if self.added else 0.0
 
     def _with_host(self, device: float, host: float) -> float:
         return hypot(device, host) if self.overlaps else device + host
@@ -94,6 +112,7 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
     for kernel in step.micro.kernels:
         weight = (kernel.kind, *weights(kernel, rates, fixed), fresh_seconds(kernel, rates))
         counts[weight] = counts.get(weight, 0) + kernel.count
+    added = _added(step, rates, fixed)
     return StepLoad(
         loads=tuple(
             Load(kind, product, copy, rest, count, fresh)
@@ -106,7 +125,19 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
         + (step.fresh_bytes / rates.fresh_bandwidth if rates.fresh_bandwidth else 0.0),
         overlaps=not rates.is_host,
         update_host=step.update_launches * fixed.launch_seconds,
+        added=added,
+        added_host=added.count * fixed.launch_seconds if added else 0.0,
     )
+
+
+def _added(step: Step, rates: Rates, fixed: Fixed) -> Load | None:
+    """Each gradient and its sum read and the sum written (torch `accumulate_grad.h`), of tensors as
+    large as the mean one: their kernels are among those of a micro-batch of several."""
+    tensors = step.micro.trained_tensors
+    if step.accumulation == 1 or not tensors:
+        return None
+    moved = 3 * sum(size * count for size, count in step.micro.trainable.items()) // tensors
+    return Load("memory", 0.0, copy_seconds(moved, rates, fixed), 0.0, tensors)
 
 
 def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, float]:
@@ -194,11 +225,3 @@ def tiled_flops(gemm: Gemm, processors: int, sides: tuple[int, ...] = (256, 128)
     if not processors or tiles < processors:
         return flops
     return flops * (-(-tiles // processors) * processors) / tiles
-
-
-def by_kind(loads: Iterable[Load], eta: float, beta: float) -> dict[Kind, float]:
-    """Seconds on the device by kind of kernel."""
-    seconds: dict[Kind, float] = {}
-    for load in loads:
-        seconds[load.kind] = seconds.get(load.kind, 0.0) + load.seconds(eta, beta)
-    return seconds
