@@ -145,15 +145,8 @@ def outcome(record: Record, local: LocalConstants) -> Outcome:
     load = local.load(step_kernels(record.workload), record.workload.setup)
     fitted = Fitted(constants.eta, constants.beta, frozenset(constants.rows))
     row = Measured(record.case_key, load, median(record.measurement.step_seconds))
-    shares = {
-        str(kind): seconds for kind, seconds in load.by_kind(constants.eta, constants.beta).items()
-    }
-    parts = {
-        **shares,
-        "launches": load.host,
-        "update": load.update / constants.beta,
-        "besides": load.besides,
-    }
+    device = load.by_part(constants.eta, constants.beta)
+    parts = {**{str(part): seconds for part, seconds in device.items()}, "launches": load.host}
     return Outcome(record, load.seconds(constants.eta, constants.beta), fitted.error(row), parts)
 
 

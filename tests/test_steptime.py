@@ -219,7 +219,7 @@ def test_the_first_micro_batch_adds_its_gradients_to_none() -> None:
     host = [launches * 15e-6 for launches in (1, 3)]
     micro_batches = hypot(first / 0.5, host[0]) + 2 * hypot((first + 2 * more) / 0.5, host[1])
     assert load.seconds(0.8, 0.5) == pytest.approx(micro_batches + 0.030)
-    assert load.by_kind(0.8, 0.5) == {"memory": pytest.approx((3 * first + 4 * more) / 0.5)}
+    assert load.by_part(0.8, 0.5)["memory"] == pytest.approx((3 * first + 4 * more) / 0.5)
 
 
 def test_the_update_by_optimizer() -> None:

@@ -6,12 +6,12 @@ from lora_profiler.steptime.families import constants_for
 from lora_profiler.steptime.predict import (
     PARTS,
     Basis,
-    Part,
     StepTime,
     predict_step_time,
     step_time_at,
     time_of,
 )
+from lora_profiler.steptime.roofline import Part
 
 __all__ = [
     "PARTS",

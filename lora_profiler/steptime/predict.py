@@ -5,18 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_profiler.catalog import Gpu
-from lora_profiler.kernels import Kind, StepKernels
+from lora_profiler.kernels import StepKernels
 from lora_profiler.prediction import FlopCount
 from lora_profiler.steptime.constants import Constants, Rates, rates_of
 from lora_profiler.steptime.families import Likeness, constants_for, half_width
-from lora_profiler.steptime.roofline import Step, loaded
+from lora_profiler.steptime.roofline import Part, Step, loaded
 from lora_profiler.steptime.step import step_of
 from lora_profiler.workload import TrainSetup
 
 Basis = Likeness | Literal["this machine"]
 """Where the constants come from: measured on the machine at hand, or fitted to cards that are more
 or less like the one asked."""
-Part = Kind | Literal["launches", "update", "besides"]
 PARTS: tuple[Part, ...] = (
     "gemm",
     "attention_forward",
@@ -129,7 +128,7 @@ def time_of(
         calibrated=likeness in ("this machine", "fitted"),
         likeness=likeness,
         share_of_host=load.host / micro,
-        by_kind={**load.by_kind(eta, beta), "update": load.update / beta, "besides": load.besides},
+        by_kind=load.by_part(eta, beta),
         constants=constants,
         rates=rates,
     )

@@ -11,10 +11,12 @@ step       accumulation x micro + update + what a step takes besides; the first 
 
 from dataclasses import dataclass
 from math import hypot, log
+from typing import Literal
 
 from lora_profiler.kernels import Gemm, Kernel, Kind, StepKernels
 from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
 
+Part = Kind | Literal["launches", "update", "besides"]
 _SMALL_TILES = (32, 64)
 
 
@@ -89,15 +91,16 @@ class StepLoad:
         further = (self.accumulation - 1) * self.micro_seconds(eta, beta)
         return first + further + self.update_seconds(beta) + self.besides
 
-    def by_kind(self, eta: float, beta: float) -> dict[Kind, float]:
-        """Seconds on the device of all micro-batches, by kind of kernel."""
-        seconds: dict[Kind, float] = {}
+    def by_part(self, eta: float, beta: float) -> dict[Part, float]:
+        """Seconds on the device by kind of kernel, those of the update, and what a step takes
+        besides."""
+        seconds: dict[Part, float] = {}
         for load in self.loads:
             before = seconds.get(load.kind, 0.0)
             seconds[load.kind] = before + self.accumulation * load.seconds(eta, beta)
         if self.added:
             seconds[self.added.kind] -= self._added_seconds(eta, beta)
-        return seconds
+        return seconds | {"update": self.update / beta, "besides": self.besides}
 
     def _added_seconds(self, eta: float, beta: float) -> float:
         return self.added.seconds(eta, beta) if self.added else 0.0

@@ -11,7 +11,8 @@ from lora_profiler.planning.reserve import Reserve, Verdict
 from lora_profiler.planning.speed_gap import Cause
 from lora_profiler.prediction import Category, Engine, Exactness, LayerCost, MomentName, Traffic
 from lora_profiler.records.serialize import SetupFields
-from lora_profiler.steptime.predict import Basis, Part
+from lora_profiler.steptime.predict import Basis
+from lora_profiler.steptime.roofline import Part
 
 if TYPE_CHECKING:
     LeverJson = Any
