@@ -2,7 +2,7 @@
 
 The first part draws the usual options over the smallest and the largest model of each family of
 the rules; the second what the first leaves out; the third is no draw: every optimizer of
-bitsandbytes and Muon.
+bitsandbytes and Muon; the last draws float16 autocast.
 """
 
 import random
@@ -19,7 +19,7 @@ from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-SEED, FIRST, SECOND = 2026, 140, 200
+SEED, FIRST, SECOND, SCALED = 2026, 140, 200, 16
 CARDS = ("t4", "a100_sxm_80gb", "a10", "rtx_4090", "h100_sxm_80gb", "b200_180gb", "rtx_5090")
 MOST_PARAMETERS, MOST_LARGE = 9_000_000_000, 73_000_000_000
 _NO_TEXT = ("vit",)
@@ -35,7 +35,7 @@ class Configuration(NamedTuple):
 def configurations() -> Iterator[Configuration]:
     """Without packed rows, which no rehearsal can tell: transformers asks the card whether rows are
     packed, and a card that computes nothing says no."""
-    for configuration in (*_first(), *_second(), *_third()):
+    for configuration in (*_first(), *_second(), *_third(), *_scaled()):
         if not configuration.setup.is_packed:
             yield configuration
 
@@ -141,6 +141,32 @@ def _third() -> Iterator[Configuration]:
             yield Configuration("openai-community/gpt2", _adapted(setup, r=32), "a100_sxm_80gb")
     muon = replace(_adapted(TrainSetup(seq_len=128), r=64), optimizer="muon")
     yield Configuration("HuggingFaceTB/SmolLM2-135M", muon, "a10")
+
+
+def _scaled() -> Iterator[Configuration]:
+    """Float16 autocast and its scaled loss, which needs gradients in float32; every other on the
+    card that has no bfloat16."""
+    draw = random.Random(SEED + 2)
+    names = _smallest_and_largest(
+        lambda m: m.model_type in FAMILIES and m.num_parameters <= MOST_PARAMETERS // 4
+    )
+    draw.shuffle(names)
+    for number in range(SCALED):
+        usual = _usual(draw)
+        base = usual.quantization and replace(usual.quantization, recipe="stock")
+        setup = replace(
+            usual,
+            quantization=base,
+            precision="amp-float16",
+            dtype="float32" if usual.lora is None else usual.dtype,
+        )
+        card = CARDS[0] if number % 2 else draw.choice(CARDS)
+        yield Configuration(names[number % len(names)], setup, card)
+    for impl in ("foreach", "fused"):  # where the optimizer step holds the peak
+        setup = TrainSetup(
+            seq_len=128, dtype="float32", precision="amp-float16", optimizer_impl=impl
+        )
+        yield Configuration("openai-community/gpt2", setup, CARDS[0])
 
 
 def _adapted(setup: TrainSetup, r: int) -> TrainSetup:

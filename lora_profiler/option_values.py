@@ -26,7 +26,7 @@ Optimizer = Literal[
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
-Precision = Literal["pure", "amp", "fsdp-mixed"]
+Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
@@ -181,6 +181,8 @@ def check_together(setup: "TrainSetup") -> None:
             "DeepSpeed's bf16 is no autocast: it makes the weights bfloat16; take --dtype"
             " bfloat16 --precision pure."
         )
+    if setup.precision == "amp-float16":
+        _check_scaled(setup)
     if setup.sharding == "zero3" and setup.quantization is not None:
         raise UsageError(
             "how ZeRO-3 partitions a 4-bit base is not known; take --method full or lora, or"
@@ -206,6 +208,30 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"{setup.attention} attention takes no float32; use a 16-bit dtype, amp, or"
             " attention efficient."
+        )
+
+
+def _check_scaled(setup: "TrainSetup") -> None:
+    """torch's GradScaler, without which gradients vanish in float16, scales those in float32 alone
+    (torch `amp/grad_scaler.py`, _unscale_grads_)."""
+    lora, base = setup.lora, setup.quantization
+    is_trl = base is not None and base.recipe == "trl"
+    saved = lora is not None and lora.modules_to_save and setup.dtype != "float32"
+    if lora is None and setup.dtype != "float32":
+        raise UsageError(
+            "under float16 autocast the loss is scaled, and torch unscales no gradients in 16 bit;"
+            " take --dtype float32, or --method lora."
+        )
+    if lora is not None and (lora.adapter_dtype != "float32" or is_trl or saved):
+        raise UsageError(
+            "under float16 autocast the loss is scaled, and torch unscales no gradients in 16 bit;"
+            " train in float32: --adapter-dtype float32, no --recipe trl, and --modules-to-save"
+            " with --dtype float32 alone."
+        )
+    if setup.sharding not in ("none", "ddp"):
+        raise UsageError(
+            "float16 autocast is known of one process and of DDP; take --precision amp, or another"
+            " --sharding."
         )
 
 

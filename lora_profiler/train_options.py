@@ -91,7 +91,8 @@ class TrainOptions:
     precision: Precision = field(
         default="pure",
         metadata=option(
-            "amp: bfloat16 autocast; fsdp-mixed: shards gathered in bfloat16, as accelerate's bf16"
+            "amp: bfloat16 autocast; amp-float16: float16 autocast and a scaled loss, as fp16 of"
+            " transformers' Trainer; fsdp-mixed: shards gathered in bfloat16, as accelerate's bf16"
             " under FSDP.",
             group="optimizer",
             column="right",

@@ -3,7 +3,14 @@
 from dataclasses import dataclass, replace
 
 from lora_profiler.option import check_options
-from lora_profiler.option_values import DEEPSPEED_ZERO, FLAT, Method, check_together
+from lora_profiler.option_values import (
+    DEEPSPEED_ZERO,
+    FLAT,
+    Dtype,
+    Method,
+    Precision,
+    check_together,
+)
 from lora_profiler.train_options import TrainOptions
 
 
@@ -13,8 +20,9 @@ class TrainSetup(TrainOptions):
     makes it QLoRA.
 
     `batch_size` is the micro-batch, `seq_len` its padded length in tokens. `dtype` is that of the
-    base weights; `precision` "amp" runs the forward pass under bfloat16 autocast. `checkpointing`
-    is one segment a layer, non-reentrant without `use_reentrant`.
+    base weights; `precision` "amp" runs the forward pass under bfloat16 autocast, "amp-float16"
+    under float16's, with the loss scaled. `checkpointing` is one segment a layer, non-reentrant
+    without `use_reentrant`.
 
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
@@ -97,6 +105,18 @@ class TrainSetup(TrainOptions):
         """Whether layers run in bfloat16 over shards in float32, as accelerate sets FSDP's mixed
         precision (`utils/dataclasses.py`, set_mixed_precision)."""
         return self.has_flat_units and self.precision == "amp" and self.dtype == "float32"
+
+    @property
+    def autocast_dtype(self) -> Dtype | None:
+        """What products and attention run in, whatever their inputs are; None without autocast."""
+        lowered: dict[Precision, Dtype] = {"amp": "bfloat16", "amp-float16": "float16"}
+        return lowered.get(self.precision)
+
+    @property
+    def lowered_dtype(self) -> Dtype | None:
+        """The same, also where FSDP gathers weights in 16 bit; None where they are used as they
+        are."""
+        return "bfloat16" if self.precision == "fsdp-mixed" else self.autocast_dtype
 
     @property
     def is_reentrant(self) -> bool:

@@ -59,7 +59,7 @@ def has_one_row(setup: TrainSetup) -> bool:
 def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
     return smoothing(
         forward.logits,
-        is_converted=setup.precision == "amp",
+        is_converted=setup.autocast_dtype is not None,
         one_row=has_one_row(setup),
         on_cpu=setup.device == "cpu",
     )

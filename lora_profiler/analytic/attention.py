@@ -9,7 +9,7 @@ from lora_profiler.analytic.persistent import rest_dtype
 from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
-from lora_profiler.workload import Dtype, Workload
+from lora_profiler.workload import Workload
 
 
 class AttentionKernels(NamedTuple):
@@ -47,7 +47,7 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     if setup.device == "mps":
         return AttentionKernels("math", "math")
     heads = heads_of(model.config)
-    dtype: Dtype = "bfloat16" if setup.precision != "pure" else rest_dtype(setup)
+    dtype = setup.lowered_dtype or rest_dtype(setup)
     call = SdpaCall(
         dtype=dtype,
         head_dim=heads.dim,

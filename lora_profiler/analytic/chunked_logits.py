@@ -188,7 +188,7 @@ class _Product(NamedTuple):
 
     @classmethod
     def of(cls, op: Ledger, hidden: Tensor, head: Head) -> "_Product":
-        compute = "bfloat16" if op.rules.autocast else hidden.dtype
+        compute = op.rules.autocast or hidden.dtype
         size = ITEMSIZE[compute]
         return cls(
             size=size,

@@ -27,7 +27,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
         quantized=setup.quantization is not None,
         rest_dtype=rest_dtype(setup),
-        autocast=setup.precision == "amp",
+        autocast=setup.autocast_dtype,
         head=None if setup.is_litgpt_2023 else model.output_embedding,
         keeps_inputs=setup.is_litgpt_2023,
         one_row=has_one_row(setup),

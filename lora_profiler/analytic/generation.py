@@ -98,7 +98,7 @@ def cache_bytes(family: Family, workload: Workload, length: Polynomial) -> Polyn
     """Keys and values of `length` tokens of each row, in all layers."""
     setup, config = workload.setup, workload.model.config
     heads = heads_of(config)
-    computed = "bfloat16" if setup.precision == "amp" else setup.dtype
+    computed = setup.autocast_dtype or setup.dtype
     # cos and sin are as wide as the residual stream, and so are keys that they turned
     turned = setup.dtype if family.rotary_sets(config) else computed
     token = heads.key_value * heads.dim * (ITEMSIZE[computed] + ITEMSIZE[turned])

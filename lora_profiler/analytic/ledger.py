@@ -38,7 +38,7 @@ class Ledger:
 
     `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the
     layer inside a layer). `trainable` are the modules whose own weights receive gradients. `leaf`:
-    see `inputs`; `scalars`: see `scale`. `cached` are autocast's bfloat16 copies of trained
+    see `inputs`; `scalars`: see `scale`. `cached` are autocast's copies of trained
     weights, by the weight's own storage; they live until autocast is left at the end of forward.
     `returned` is what a module hands on beside its output, for which the layer has a name until it
     ends.
@@ -331,9 +331,9 @@ class Ledger:
         return ZERO if self.rules.device == "cpu" else out.bytes
 
     def lowered(self, x: Tensor) -> Tensor:
-        """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16
+        """x as autocast hands it to a product: a copy per call, unless it is in that dtype
         already."""
-        return self.cast(x, "bfloat16") if self.rules.autocast else x
+        return self.cast(x, self.rules.autocast) if self.rules.autocast else x
 
     # --- norms, embeddings ------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     mask = TOKENS - (constant(1) if op.rules.one_row else B)
     count = tokens if triton else mask
     rows = constant(TRL_TILE_ROWS) if is_capped else count
-    compute = "bfloat16" if op.rules.autocast else hidden.dtype
+    compute = op.rules.autocast or hidden.dtype
     size = ITEMSIZE[compute]
 
     copied = count * (width * ITEMSIZE[hidden.dtype])

@@ -25,6 +25,7 @@ from lora_profiler.support.library_memory import (
     has_reference,
     loop_scalar_bytes,
     pass_scalar_bytes,
+    scaler_holds,
 )
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -37,12 +38,15 @@ def moments(
     comes with the batch."""
     setup, state = workload.setup, shards.state
     gradients = state.gradient_bytes
+    scaler = scaler_holds(setup)
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
         "buffers": constant(
-            buffer_bytes(family, workload) * (1 + has_reference(setup)) + code_book_bytes(setup)
+            buffer_bytes(family, workload) * (1 + has_reference(setup))
+            + code_book_bytes(setup)
+            + scaler.lasting
         ),
         "gradients": gradients if shards.gradients_stay else ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
@@ -62,7 +66,7 @@ def moments(
     of_pass: dict[Category, Polynomial] = {"inputs": constant(pass_scalar_bytes(setup))}
     in_pass = merged(base | {"gradients": accumulated}, of_pass)
     ahead = merged(in_pass | {"logits_and_loss": summed}, held)
-    running = merged(in_pass, {"logits_and_loss": output})
+    running = merged(in_pass, {"logits_and_loss": output + scaler.backward})
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
     in_graph = kept.held - forward.leaf_copy if setup.is_reentrant else ZERO
@@ -73,7 +77,7 @@ def moments(
             base | {"gradients": ZERO},
             gradients=given,
             activations=_leaf_bytes(forward) + in_graph,
-            logits_and_loss=output + SCALAR,
+            logits_and_loss=output + SCALAR + scaler.step,
             temporaries=t,
         )
         for t in step_temporary_candidates(shards.stepped, setup)

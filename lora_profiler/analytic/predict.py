@@ -271,9 +271,7 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
     if any(a.kind == "Embedding" for a in plan.adapters):
         found.append("Activations of LoRA on an embedding are not modelled.")
-    if plan.workload.setup.precision == "amp" and any(
-        a.parameter is not None for a in plan.adapters
-    ):
+    if plan.workload.setup.autocast_dtype and any(a.parameter is not None for a in plan.adapters):
         found.append(
             "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on"
             " small models."
@@ -385,9 +383,9 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     found += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
         found.append(CUDA_RULES)
-    if setup.precision == "amp" and not setup.label_smoothing_factor:
+    if setup.autocast_dtype and not setup.label_smoothing_factor:
         found.append(
-            "Autocast to bfloat16 covers the forward pass alone; logits are not converted to"
-            " float32 afterwards."
+            f"Autocast to {setup.autocast_dtype} covers the forward pass alone; logits are not"
+            " converted to float32 afterwards."
         )
     return (*found, *_doubts(plan, setup))

@@ -79,7 +79,7 @@ def _biases(op: Ledger) -> tuple[Tensor, ...]:
     found = tuple(op.weight(op.scope, w.name) for w in module.weights if w.name != "weight")
     if op.rules.autocast:
         copied = (t for t in found if t.requires_grad and t.dtype == "float32")
-        op.cached |= {t.storage: op.fresh(t.elements, "bfloat16", True) for t in copied}
+        op.cached |= {t.storage: op.fresh(t.elements, op.rules.autocast, True) for t in copied}
     return found
 
 
@@ -91,9 +91,9 @@ def _lowered_weight(op: Ledger, weight: Tensor) -> tuple[Tensor, Polynomial]:
     `autocast_mode.cpp`, cached_cast); its gradient is converted back by the copy's own node.
     """
     own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
-    if not op.rules.autocast or weight.dtype == "bfloat16":
+    if op.rules.autocast in (None, weight.dtype):
         return weight, own
-    copy = op.fresh(weight.elements, "bfloat16", weight.requires_grad)
+    copy = op.fresh(weight.elements, op.rules.autocast, weight.requires_grad)
     if own != ZERO:
         if weight.dtype == "float32":
             op.cached[weight.storage] = copy

@@ -56,7 +56,7 @@ def overwritten_shifted_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     their gradient over them."""
     head = head_weights(op, model)
     weight, vocab = head.weight, head.vocab
-    compute = "bfloat16" if op.rules.autocast else hidden.dtype
+    compute = op.rules.autocast or hidden.dtype
     size = ITEMSIZE[compute]
     rows = labelled(op.rules.one_row)
     narrow = TOKENS * (vocab * size) if size != 4 else ZERO

@@ -89,7 +89,7 @@ class Rules(NamedTuple):
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
     modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised.
-    `autocast`: matrix products and attention run in bfloat16 whatever their inputs are.
+    `autocast`: what matrix products and attention run in whatever their inputs are.
     `input_grads`: checkpointing makes the embeddings' output require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
@@ -112,7 +112,7 @@ class Rules(NamedTuple):
     lora_dropout: float
     quantized: bool
     rest_dtype: str
-    autocast: bool
+    autocast: str | None
     head: str | None
     one_row: bool
     seq_is_one: bool

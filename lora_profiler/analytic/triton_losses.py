@@ -47,7 +47,7 @@ def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) 
     """The logits, and a float32 copy of those in 16 bit, which the gradient takes over."""
     head = head_weights(op, model)
     weight, vocab = head.weight, head.vocab
-    compute = "bfloat16" if op.rules.autocast else hidden.dtype
+    compute = op.rules.autocast or hidden.dtype
     size = ITEMSIZE[compute]
     logits, wide = TOKENS * (vocab * size), TOKENS * (vocab * 4)
     narrow, turned = (logits, logits) if size != 4 else (ZERO, wide)

@@ -23,6 +23,7 @@ from lora_profiler.support.library_memory import (
     loop_columns_beside,
     loop_scalar_bytes,
     pass_scalar_bytes,
+    scaler_holds,
 )
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -41,8 +42,9 @@ class Evaluation:
         self.persistent = {
             category: affine.at(units) for category, affine in profile.persistent.items()
         }
+        scaler = scaler_holds(setup)
         beside: dict[Category, Polynomial] = {
-            "buffers": constant(code_book_bytes(setup)),
+            "buffers": constant(code_book_bytes(setup) + scaler.lasting),
             "inputs": TOKENS * (8 * loop_columns_beside(setup)) + loop_scalar_bytes(setup),
         }
         if has_reference(setup):
@@ -50,7 +52,7 @@ class Evaluation:
                 beside[name] = beside.get(name, ZERO) + self.persistent.get(name, ZERO)
                 self.persistent[name] = self.persistent.get(name, ZERO) * 2
         self.beside: Mapping[Category, Polynomial] = beside
-        self._of_pass = constant(pass_scalar_bytes(setup))
+        self._of_pass = constant(pass_scalar_bytes(setup) + scaler.backward)
         self.trainable = total(profile.trainable).at(units)
         self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
 

@@ -97,7 +97,7 @@ class KernelChoice(NamedTuple):
 def kernel_choice(workload: Workload, platform: Platform) -> KernelChoice:
     """What `platform` takes for the calls of `workload`."""
     setup = workload.setup
-    dtype: Dtype = "bfloat16" if setup.precision != "pure" else setup.dtype
+    dtype = setup.lowered_dtype or setup.dtype
     return _kernel_choice(workload.model, dtype, platform)
 
 

@@ -21,6 +21,7 @@ from lora_profiler.support.library_memory import (
     code_book_bytes,
     loop_bytes_beside,
     pass_scalar_bytes,
+    scaler_holds,
     workspace_bytes,
 )
 from lora_profiler.workload import DTYPE_BYTES, Workload
@@ -109,6 +110,9 @@ class _Asking:
         }
         self._take(code_book_bytes(workload.setup))
         self._take(loop_bytes_beside(workload.setup) + pass_scalar_bytes(workload.setup))
+        for each in scaler_holds(workload.setup)[:2]:
+            if each:
+                self._take(each)
         tape = _events_of(evaluation)
         begins = [i for i, event in enumerate(tape) if _begins(event)]
         self._copies_output = _copies_output(tape)
@@ -262,7 +266,7 @@ class _Asking:
 
     def _scratch_of_flash(self, queries: int, keys: int) -> None:
         setup = self._workload.setup
-        width = DTYPE_BYTES["bfloat16" if setup.precision != "pure" else setup.dtype]
+        width = DTYPE_BYTES[setup.lowered_dtype or setup.dtype]
         rows = -(-setup.seq_len // FLASH_ROWS) * FLASH_ROWS
         summed = queries * _FLOAT32 // width * rows // setup.seq_len
         if self._is_cudnn and self._log_sum_exp is not None:

@@ -189,7 +189,7 @@ def _needs_bfloat16(setup: TrainSetup) -> bool:
         setup.quantization is not None and setup.quantization.recipe == "trl"
     )  # whose adapters are in bfloat16
     adapters = setup.lora is not None and (trl or setup.lora.adapter_dtype == "bfloat16")
-    return setup.dtype == "bfloat16" or setup.precision != "pure" or adapters
+    return "bfloat16" in (setup.dtype, setup.lowered_dtype) or adapters
 
 
 def _refuse_bfloat16(setup: TrainSetup, capability: tuple[int, int] | None) -> None:

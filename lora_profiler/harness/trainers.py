@@ -75,6 +75,7 @@ def _arguments(setup: TrainSetup, conditions: Conditions, folder: str) -> dict[s
         "per_device_train_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
         "bf16": setup.precision == "amp",
+        "fp16": setup.precision == "amp-float16",
         "optim": optim_of(setup),
         "gradient_checkpointing": setup.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},

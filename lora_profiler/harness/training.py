@@ -155,6 +155,9 @@ class Training:
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.of_pass: torch.Tensor | None = None
         self.spread = spread or Spread(module=model)
+        self.scaler = torch.amp.GradScaler(
+            setup.device, enabled=setup.precision == "amp-float16"
+        )  # one that is off hands on what it gets
         self.held: object = None
         self.steps_done = 0
 
@@ -186,13 +189,14 @@ class Training:
                 if accumulation > 1:
                     loss = loss / accumulation
                 enter(number, "backward")
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
             if micro + 1 < accumulation:
                 del loss  # and its graph, as a function that trains on one micro-batch does
         self.of_pass = None
         enter(number, "optimizer")
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         enter(number, "zero")
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done = number

@@ -106,9 +106,10 @@ def _loss_of(
         return _shifted_and_overwritten(setup, hidden, weight, bias, labels)
     if setup.loss in _OWN:
         return _OWN[setup.loss](setup, hidden, weight, bias, labels)
-    if setup.precision == "amp":
-        hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
-        bias = None if bias is None else bias.to(torch.bfloat16)
+    if setup.autocast_dtype:
+        lowered = getattr(torch, setup.autocast_dtype)
+        hidden, weight = hidden.to(lowered), weight.to(lowered)
+        bias = None if bias is None else bias.to(lowered)
     path = _Fused if setup.loss == "fused" else _Chunked
     if older and setup.loss == "fused":
         rows, labels = shifted(hidden, labels)
@@ -132,8 +133,8 @@ def _shifted_and_overwritten(
 def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tensor) -> Tensor:
     """The loss of transformers' own LabelSmoother, as its Trainer calls it in `compute_loss`.
 
-    Under "amp" accelerate has converted the logits to float32 (`convert_outputs_to_fp32`). Raises
-    UnbuildableError for a class of models without logits.
+    Under autocast accelerate has converted the logits to float32 (`convert_outputs_to_fp32`).
+    Raises UnbuildableError for a class of models without logits.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.trainer_pt_utils import LabelSmoother
@@ -141,7 +142,7 @@ def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tens
     base, name = within(model)
     if getattr(output, "logits", None) is None:
         raise UnbuildableError(f"{name} returns no logits to smooth; ask about one with a head.")
-    if setup.precision == "amp":
+    if setup.autocast_dtype:
         output.logits = output.logits.float()
     is_causal = type(base).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     smoother = LabelSmoother(epsilon=setup.label_smoothing_factor)

@@ -102,13 +102,13 @@ def forward(
     on to be held, logits among it where the loss path makes all of them.
 
     `batch` has input_ids and labels on the model's device, attention_mask only where something is
-    padded, position_ids only where rows are packed. Precision "amp" runs the forward pass under
-    bfloat16 autocast. Raises UnbuildableError for a class of models without a loss, UsageError for
-    one that the loss path of `setup` cannot take, or to which packed sequences are one.
+    padded, position_ids only where rows are packed. It runs under autocast where the precision says
+    so. Raises UnbuildableError for a class of models without a loss, UsageError for one that the
+    loss path of `setup` cannot take, or to which packed sequences are one.
     """
     amp: AbstractContextManager[Any] = nullcontext()
-    if setup.precision == "amp":
-        amp = torch.autocast(setup.device, torch.bfloat16)
+    if setup.autocast_dtype:
+        amp = torch.autocast(setup.device, getattr(torch, setup.autocast_dtype))
     is_smoothed = setup.label_smoothing_factor > 0
     with amp, told_apart(model) if setup.is_packed else nullcontext():
         if setup.loss != "plain":

@@ -33,7 +33,7 @@ def tiled_loss(
     labels = labels[:, 1:]
     mask = labels != IGNORED_LABEL
     rows = setup.batch_size * (setup.seq_len - len(lengths(setup)))  # without padding
-    dtype = torch.bfloat16 if setup.precision == "amp" else hidden.dtype
+    dtype = getattr(torch, setup.autocast_dtype) if setup.autocast_dtype else hidden.dtype
     taken: Tensor = _TiledHead.apply(
         hidden[:, :-1], weight, bias, labels, mask, dtype, runs_triton(setup.device), rows
     )  # type: ignore[no-untyped-call]

@@ -233,7 +233,7 @@ def changes(
         )
     flash = (
         replace(setup, attention="flash")
-        if setup.dtype != "float32" or setup.precision == "amp"
+        if setup.dtype != "float32" or setup.autocast_dtype
         else setup
     )
     if flash.is_flattened and takes_flattened(workload.model):

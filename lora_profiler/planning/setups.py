@@ -78,8 +78,8 @@ def setups(
     default is as it is stored.
 
     On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a
-    float16 base; full fine-tuning and autocast take float32 weights, since pure float16 without
-    loss scaling ends in NaN.
+    float16 base, and a trainer's autocast is float16's; what trains itself takes float32 weights,
+    since pure float16 without loss scaling ends in NaN.
 
     Raises UsageError for options that contradict each other, that the trainer cannot do, that none
     of the methods would read, or that make no sense.
@@ -131,16 +131,17 @@ def _setup(
         and base.device == "cuda"
         and "dtype" not in given
     )
+    is_narrow = precision == "pure"
     if lacks_bfloat16:
+        if precision == "amp" and "precision" not in given and options["recipe"] != "trl":
+            precision, is_narrow = "amp-float16", base.dtype != "float32"
         base = replace(base, dtype="float32")
     if method == "full":
-        return base
+        return replace(base, precision=precision)
     lora = LoraConfig(**_adapter_arguments(options, given, model))
     quantization = Quantization(**_arguments(Quantization, options, model))
     setup = replace(_with_adapter(base, lora, quantization, method, given), precision=precision)
-    if lacks_bfloat16 and precision == "pure":
-        return replace(setup, dtype="float16")
-    return setup
+    return replace(setup, dtype="float16") if lacks_bfloat16 and is_narrow else setup
 
 
 def _arguments(owner: type, options: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:

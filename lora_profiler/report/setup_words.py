@@ -34,6 +34,7 @@ def platform_words(workload: Workload) -> str:
 _PRECISION_WORDS: Mapping[Precision, str] = {
     "pure": "",
     "amp": " under bfloat16 autocast",
+    "amp-float16": " under float16 autocast",
     "fsdp-mixed": " under FSDP's mixed precision",
 }
 

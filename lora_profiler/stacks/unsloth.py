@@ -25,6 +25,7 @@ VERSIONS = (
                 "checkpointing": True,
                 "loss": "fused",
                 "kernels": "liger",
+                "attention": "efficient",  # xformers', of heads repeated for backward
                 "loop_state": "trl",
             },
             adapter={

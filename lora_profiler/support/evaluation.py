@@ -17,7 +17,7 @@ def evaluation_words(workload: Workload) -> tuple[str, ...]:
     )
     if head is None or head.out_features is None or setup.loss != "plain":
         return (words,)
-    wide = 4 if setup.precision == "amp" else DTYPE_BYTES[setup.dtype]
+    wide = 4 if setup.autocast_dtype else DTYPE_BYTES[setup.dtype]
     gathered = bytes_text(size * setup.seq_len * head.out_features * wide)
     return (
         words,

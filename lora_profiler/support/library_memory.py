@@ -23,6 +23,24 @@ def code_book_bytes(setup: TrainSetup) -> int:
     return _CODE_BOOK_BYTES if nested and setup.device == "cuda" else 0
 
 
+class ScalerHolds(NamedTuple):
+    """Of torch's GradScaler, in tensors of one value: the scale and its growth tracker from the
+    first step on, the scaled loss through backward, and in the optimizer step whether a gradient is
+    infinite, which fused optimizers are told of by a sum (torch `amp/grad_scaler.py`)."""
+
+    lasting: int
+    backward: int
+    step: int
+
+
+def scaler_holds(setup: TrainSetup) -> ScalerHolds:
+    """Bytes that a scaled loss brings, 0 without."""
+    if setup.precision != "amp-float16":
+        return ScalerHolds(0, 0, 0)
+    told = 2 if setup.optimizer_impl == "fused" else 1
+    return ScalerHolds(2 * _FLOAT32, _FLOAT32, told * _FLOAT32)
+
+
 class LoopHolds(NamedTuple):
     """Of a trainer's loop: `columns` of int64 in a batch and scalars through the whole of a step,
     and scalars while a forward or backward pass runs."""

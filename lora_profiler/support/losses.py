@@ -85,7 +85,7 @@ def check_loss(workload: Workload) -> None:
     setup = workload.setup
     if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora)):
         raise refused(workload.model.id, setup.loss, reason)
-    if setup.loss in ("torchtune", "torchtune-chunked") and setup.precision == "amp":
+    if setup.loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype:
         raise UsageError(
             f"the {setup.loss} loss is torchtune's, whose recipes have no autocast; take"
             " --precision pure, or leave --loss out."

@@ -68,7 +68,7 @@ def check_platform(workload: Workload) -> None:
     setup, platform = workload.setup, workload.platform
     if setup.device != "cuda" or platform.capability is None or platform.capability >= 80:
         return
-    half = setup.dtype == "bfloat16" or setup.precision != "pure"
+    half = (setup.lowered_dtype or setup.dtype) == "bfloat16"
     fast = setup.attention in ("flash", "cudnn", "flash_attention_2")
     if fast or (setup.attention == "efficient" and half):
         of = "" if fast else " in bfloat16"

@@ -46,6 +46,7 @@ class Autocast:
                 f"autocast on {setup.device} cannot be traced; on {' and '.join(LISTS)} it can."
             )
         self._device = setup.device
+        self._dtype: torch.dtype = getattr(torch, setup.autocast_dtype or "bfloat16")
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         self._keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, SPARE_KEY))
 
@@ -72,7 +73,7 @@ class Autocast:
     def lowered(self, *tensors: Tensor | None) -> list[Any]:
         """`tensors` as an operator of `LOWER` gets them."""
         return (
-            [self._cast(t, torch.bfloat16) for t in tensors]
+            [self._cast(t, self._dtype) for t in tensors]
             if torch.is_autocast_enabled("cpu")
             else list(tensors)
         )
@@ -122,7 +123,7 @@ class Autocast:
 
     def _rule(self, name: str) -> Cast:
         if name in LOWER[self._device]:
-            return lambda op, args, kwargs: self._all(args, kwargs, torch.bfloat16)
+            return lambda op, args, kwargs: self._all(args, kwargs, self._dtype)
         if name in PROMOTED[self._device]:
             return lambda op, args, kwargs: self._all(args, kwargs, _widest(args))
         if name in FLOAT_RESULT[self._device]:
@@ -145,7 +146,7 @@ class Autocast:
             and not tensor._is_view()
             and tensor.dtype == torch.float32
         )
-        if not weight or dtype != torch.bfloat16 or not torch.is_autocast_cache_enabled():
+        if not weight or dtype != self._dtype or not torch.is_autocast_cache_enabled():
             return tensor.to(dtype)
         known = self._weights.get(id(tensor))
         if known is None:

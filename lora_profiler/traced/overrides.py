@@ -50,7 +50,7 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
     setup = workload.setup
     with ExitStack() as stack:
         lowered = None
-        if setup.precision == "amp":
+        if setup.autocast_dtype:
             casts = Autocast(setup)
             stack.enter_context(casts.installed())
             lowered = casts.lowered

@@ -40,6 +40,11 @@ def settled(
 def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator[KeyReading]:
     """Where what is asked for has no rules on such ranks, the nearest that has."""
     optimizer, methods = usual.get("optimizer", "adamw"), options.get("methods", ())
+    if usual.get("precision") == "amp-float16" and options["sharding"] != "ddp":
+        options["precision"] = "amp"
+        what = "mixed precision in float16 on shards, answered as bfloat16's"
+        row = instead(file, "precision", "amp-float16", "amp", what)
+        yield replace(row, direction="either way")
     if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"

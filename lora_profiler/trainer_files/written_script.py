@@ -127,6 +127,7 @@ def _arguments(setup: TrainSetup) -> dict[str, Any]:
         "gradient_checkpointing": setup.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         "bf16": setup.precision == "amp",
+        "fp16": setup.precision == "amp-float16" or None,
         "optim": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
         "use_liger_kernel": setup.kernels == "liger" or None,
         "label_smoothing_factor": setup.label_smoothing_factor or None,

@@ -40,7 +40,7 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
     setups = [p.workload.setup for p in predictions]
     platform = predictions[0].workload.platform
     if setups[0].device == "cuda" and not platform.has_bfloat16:
-        wide = [s.method for s in setups if s.dtype == "bfloat16" or s.precision == "amp"]
+        wide = [s.method for s in setups if "bfloat16" in (s.dtype, s.lowered_dtype)]
         if wide:
             yield (
                 f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)}"
@@ -48,13 +48,11 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
                 " --dtype and --precision the answer takes a format that works."
             )
         else:
-            methods = {
-                dtype: [s.method for s in setups if s.dtype == dtype]
-                for dtype in dict.fromkeys(s.dtype for s in setups)
-            }
-            used = " and ".join(
-                f"{dtype} ({', '.join(dict.fromkeys(of))})" for dtype, of in methods.items()
-            )
+            methods: dict[str, dict[str, None]] = {}
+            for s in setups:
+                autocast = f" under {s.autocast_dtype} autocast" if s.autocast_dtype else ""
+                methods.setdefault(s.dtype + autocast, {})[s.method] = None
+            used = " and ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
             yield f"{platform.capability_text} has no arithmetic of bfloat16: answered in {used}."
     if any(s.method == "full" and s.dtype == "float16" for s in setups):
         yield (

@@ -43,8 +43,8 @@ def _processes(value: Any, document: Document) -> Meaning:
 
 def _precision(value: Any, document: Document) -> Meaning:
     kind = str(value).lower()
-    if kind == "bf16":
-        return Meaning({"precision": "amp"})
+    if kind in ("bf16", "fp16"):
+        return Meaning({"precision": "amp" if kind == "bf16" else "amp-float16"})
     if kind in ("no", "none", "false"):
         return NOTHING
     what = f"{kind} autocast, answered as bfloat16's"

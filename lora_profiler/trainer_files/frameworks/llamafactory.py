@@ -114,16 +114,21 @@ def _disable_checkpointing(value: Any, document: Document) -> Meaning:
     return Meaning({"checkpointing": not is_on(value)})
 
 
-def _bf16(value: Any, document: Document) -> Meaning:
-    """What is trained is cast to float32, unless pure_bf16 or ZeRO-3 stand against it."""
-    if is_off(value):
-        return NOTHING
-    is_full = document.get("finetuning_type") in ("full", "freeze")
-    zero3 = any(n in str(document.get("deepspeed", "")) for n in ("z3", "zero3"))
-    if is_full and not zero3 and not is_on(document.get("pure_bf16")):
-        note = "full fine-tuning casts the weights to float32"
-        return Meaning({"precision": "amp", "dtype": "float32"}, note=note)
-    return Meaning({"precision": "amp", "dtype": "bfloat16"})
+def _mixed(precision: str, dtype: str) -> Reader:
+    """bf16 and fp16: what is trained is cast to float32, unless pure_bf16 or ZeRO-3 stand against
+    it."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if is_off(value):
+            return NOTHING
+        is_full = document.get("finetuning_type") in ("full", "freeze")
+        zero3 = any(n in str(document.get("deepspeed", "")) for n in ("z3", "zero3"))
+        if is_full and not zero3 and not is_on(document.get("pure_bf16")):
+            note = "full fine-tuning casts the weights to float32"
+            return Meaning({"precision": precision, "dtype": "float32"}, note=note)
+        return Meaning({"precision": precision, "dtype": dtype})
+
+    return read
 
 
 def _pure_bf16(value: Any, document: Document) -> Meaning:
@@ -224,7 +229,8 @@ LLAMAFACTORY = Framework(
         "enable_liger_kernel": lambda value, document: (
             Meaning({"kernels": "liger", "loss": "fused"}) if is_on(value) else NOTHING
         ),
-        "bf16": _bf16,
+        "bf16": _mixed("amp", "bfloat16"),
+        "fp16": _mixed("amp-float16", "float16"),
         "pure_bf16": _pure_bf16,
         "upcast_layernorm": missing("norms in float32", "too low"),
         "upcast_lmhead_output": missing("logits in float32", "too low"),

@@ -166,7 +166,7 @@ def autocast(value: Any, document: Document) -> Meaning:
 def autocast_float16(value: Any, document: Document) -> Meaning:
     if is_off(value) or (value == "auto" and is_on(document.get("bf16"))):
         return NOTHING
-    return not_modelled("float16 autocast, answered as bfloat16's", "either way", precision="amp")
+    return Meaning({"precision": "amp-float16"})
 
 
 def checkpointing(value: Any, document: Document) -> Meaning:
