@@ -123,6 +123,7 @@ CASES: dict[str, Workload] = {
     "autocast, lora on attention, checkpointing": step(
         "llama", lora=ATTENTION, checkpointing=True, **AMP
     ),
+    "autocast to float16": step("llama", lora=EVERY, dtype="bfloat16", precision="amp-float16"),
     "autocast, layer norms": step("gpt2", checkpointing=True, **AMP),
     "float16": step("olmo2", dtype="float16", lora=EVERY),
     # attention

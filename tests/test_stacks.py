@@ -244,6 +244,16 @@ def test_a_card_without_bfloat16_is_asked_about_as_without_a_trainer() -> None:
         full, lora = setups(LLAMA, options, {"methods"}, turing, find_stack(name))
         assert full.dtype == "float32"
         assert lora.dtype == ("float16" if lora.precision == "pure" else "float32")
+        assert {full.precision, lora.precision} == (
+            {"pure"} if name == "transformers" else {"amp-float16"}
+        )
+    for setup in setups(LLAMA, options, {"methods"}, turing, find_stack("unsloth")):
+        # its notebooks: fp16 = not is_bfloat16_supported()
+        assert setup.precision == "amp-float16"
+        assert setup.dtype == ("float32" if setup.method == "full" else "float16")
+    given = {**options, "precision": "amp"}
+    for setup in setups(LLAMA, given, {"methods", "precision"}, turing, find_stack("trl-sft")):
+        assert setup.precision == "amp"
 
 
 @pytest.mark.parametrize(("card", "capability"), [("a100_sxm_80gb", 80), ("h100_sxm_80gb", 90)])

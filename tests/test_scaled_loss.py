@@ -1,0 +1,108 @@
+"""Float16 autocast, whose loss is scaled: held against torch's own GradScaler."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cases
+from lora_profiler.errors import UsageError
+from lora_profiler.harness.training import Batches, Training
+from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.records.record import Conditions
+from lora_profiler.support.library_memory import scaler_holds
+from lora_profiler.trainer_files.reading import read_files
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+SCALED = TrainSetup(
+    device="cpu", dtype="float32", precision="amp-float16", batch_size=2, seq_len=16, accumulation=2
+)
+
+
+def trained(setup: TrainSetup) -> tuple[torch.nn.Module, Training]:
+    torch.manual_seed(7)
+    model = build_model(Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup))
+    batches = Batches(setup, Conditions(), model.config.vocab_size)
+    return model, Training(model, make_optimizer(model, setup), setup, batches)
+
+
+def test_a_step_is_that_of_a_loop_with_a_scaler() -> None:
+    ours, training = trained(SCALED)
+    before = [parameter.detach().clone() for parameter in ours.parameters()]
+    training.step(lambda *_: None)
+    assert not all(map(torch.equal, ours.parameters(), before))  # no step skipped for an infinity
+    plain, beside = trained(SCALED)
+    scaler = torch.amp.GradScaler("cpu")
+    for _ in range(SCALED.accumulation):
+        with torch.autocast("cpu", torch.float16):
+            loss = plain(**beside.batches.next(), use_cache=False).loss
+        scaler.scale(loss / SCALED.accumulation).backward()
+    scaler.step(beside.optimizer)
+    scaler.update()
+    for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_it_holds_is_what_torch_s_own_holds() -> None:
+    scaler, weight = torch.amp.GradScaler("cpu"), torch.ones(2, requires_grad=True)
+    scaled: Any = scaler.scale(weight.sum())
+    lasting = (scaler._scale, scaler._growth_tracker)
+    scaled.backward()
+    optimizer = torch.optim.SGD([weight])
+    scaler.unscale_(optimizer)
+    found = scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values()
+    sizes = [sum(t.nbytes for t in each if t is not None) for each in (lasting, (scaled,), found)]
+    assert scaler_holds(SCALED) == tuple(sizes)
+    assert scaler_holds(replace(SCALED, precision="amp")) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "float16"},
+        {"dtype": "float16", "lora": LoraConfig(r=4, adapter_dtype="bfloat16")},
+        {"dtype": "float16", "lora": LoraConfig(r=4, modules_to_save=("lm_head",))},
+        {"lora": LoraConfig(r=4), "quantization": Quantization(recipe="trl")},
+    ],
+)
+def test_gradients_in_16_bit_are_refused_as_torch_refuses_them(change: dict[str, Any]) -> None:
+    weight = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD([weight])
+    torch.autograd.backward([scaler.scale(weight.sum())])
+    with pytest.raises(ValueError, match="unscale FP16 gradients"):
+        scaler.step(optimizer)
+    with pytest.raises(UsageError, match="torch unscales no gradients in 16 bit"):
+        replace(SCALED, **change)
+
+
+def test_shards_are_refused() -> None:
+    with pytest.raises(UsageError, match="one process and of DDP"):
+        replace(SCALED, device="cuda", world_size=2, sharding="fsdp")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "train.yaml",
+            "model_name_or_path: gpt2\nlearning_rate: 1.0e-4\nmax_length: 64\nfp16: true\n",
+        ),
+        ("lf.yaml", "model_name_or_path: gpt2\nstage: sft\nfinetuning_type: lora\nfp16: true\n"),
+        (
+            "ax.yml",
+            "base_model: gpt2\nadapter: lora\nmicro_batch_size: 1\nfp16: true\nbf16: false\n",
+        ),
+        ("accelerate.yaml", "mixed_precision: fp16\nnum_processes: 1\ndistributed_type: 'NO'\n"),
+    ],
+)
+def test_trainers_files_mean_it_by_fp16(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    paths = [tmp_path / name]
+    if name.startswith("accelerate"):
+        (tmp_path / "sft.yaml").write_text("model_name_or_path: gpt2\nmax_length: 64\n")
+        paths.insert(0, tmp_path / "sft.yaml")
+    file = read_files(paths, None)
+    assert file.options["precision"] == "amp-float16"
+    assert all(key.state != "not modelled" for key in file.keys if "fp16" in (key.key, key.value))
