@@ -572,6 +572,27 @@ for step in range(9):
 """
 
 
+SCALED = """
+import torch
+weight = torch.ones(4, device="cuda", requires_grad=True)
+optimizer = torch.optim.SGD([weight])
+optimizer.register_step_post_hook(lambda *_: print("step", flush=True))
+scaler = torch.amp.GradScaler()
+for step in range(9):
+    scaler.scale(weight.sum()).backward()
+    left = [torch.full((64,), float("inf")).cuda() for _ in range(32)]
+    del left  # what the card's memory holds from before
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+"""
+
+
+def test_a_scaled_loss_skips_no_step(tmp_path: Path) -> None:
+    """Whether a gradient is infinite nobody computes: what is read is what the memory held."""
+    assert answer("--gpu", "t4", "--", "python", script(tmp_path, SCALED))["rank"]["steps"] == 3
+
+
 def test_every_optimizer_makes_all_of_its_steps(tmp_path: Path) -> None:
     found = answer("--gpu", "t4", "--", "python", script(tmp_path, TWO_OPTIMIZERS))
     rank = found["rank"]

@@ -13,9 +13,10 @@ def _torch_imported() -> None:
 
     if torch.version.cuda is None:
         return
-    from .values import draw_no_weights, take_largest_cases
+    from .values import draw_no_weights, find_no_infinities, take_largest_cases
 
     take_largest_cases()
+    find_no_infinities()
     draw_no_weights()
     if _IS_RECORDED:
         from .recorder import Recorder

@@ -31,6 +31,20 @@ def _everything(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device).t()
 
 
+def find_no_infinities() -> None:
+    """A scaler skips the optimizer's step where a gradient is infinite, and no card has computed
+    any."""
+    torch.amp.GradScaler._maybe_opt_step = _stepped  # type: ignore[assignment]
+
+
+def _stepped(
+    scaler: torch.amp.GradScaler, optimizer: Any, state: Any, *args: Any, **kwargs: Any
+) -> Any:
+    for found in state["found_inf_per_device"].values():
+        found.item()  # the host waits for it
+    return optimizer.step(*args, **kwargs)
+
+
 def draw_no_weights() -> None:
     """Random weights are never looked at. `trunc_normal_` may draw until all values lie inside, and
     here none is ever drawn."""
