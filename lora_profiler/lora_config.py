@@ -255,8 +255,9 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """The frozen base quantised by bitsandbytes: in NF4 (block 64), with or without double
-    quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output).
+    """The frozen base quantised: by bitsandbytes in NF4 (block 64), with or without double
+    quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output); by GPTQModel as
+    GPTQ or AWQ; or in FP8 by blocks (transformers' FineGrainedFP8Config).
 
     recipe: "stock" injects adapters as PEFT does; "kbit" first runs
     `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "kbit-norms"
@@ -294,12 +295,14 @@ class Quantization:
     quant_type: QuantType = field(
         default="nf4",
         metadata=option(
-            "QLoRA: nf4 (load_in_4bit), or int8, which is LLM.int8 (load_in_8bit).",
+            "QLoRA: nf4 (load_in_4bit), int8, which is LLM.int8 (load_in_8bit), gptq, awq, or fp8"
+            " by blocks; a checkpoint that is stored so says it itself.",
             unmodelled=tuple(UNMODELLED_BASES.items()),
             added=10,
             group="base",
             label="Quantised to",
-            tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit).",
+            tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit); gptq, awq: by GPTQModel; fp8: by"
+            " blocks.",
             words="{} base",
         ),
     )

@@ -83,12 +83,19 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nf4Checkpoint:
-    """A checkpoint that bitsandbytes has packed in NF4: with double quantisation or not, and the
-    dtype its products are in."""
+class StoredBase:
+    """How a checkpoint stores the linear layers of its model, the output layer left out.
 
-    double_quant: bool
-    compute_dtype: str
+    quant_type: as `Quantization` names it. double_quant: of NF4. bits: of a weight, and group_size:
+    inputs, or in FP8 the side of a block, that share a scale, -1 for all. compute_dtype: what the
+    layers multiply in, None for whatever the model is in.
+    """
+
+    quant_type: str
+    double_quant: bool = False
+    bits: int = 4
+    group_size: int = 128
+    compute_dtype: str | None = None
 
 
 class TextSide(NamedTuple):
@@ -109,8 +116,8 @@ class ModelSpec:
     they came from: "bundled", a path, or "hub". `output_embedding` is the module that makes the
     logits, None if the class has none. `weightless` names the modules that own no parameter and
     contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
-    `published` is the whole config.json as it came, out of which the real model can be built. `nf4`
-    is set where the checkpoint is one in NF4, which is the base of QLoRA and of nothing else;
+    `published` is the whole config.json as it came, out of which the real model can be built. `stored`
+    is set where the checkpoint is a quantised base, on which adapters alone train;
     `dequantized_from` names how a checkpoint is stored whose weights are asked about as turned back
     into 16 bit. `text_side_of` is set where it stands for a model that sees.
 
@@ -131,7 +138,7 @@ class ModelSpec:
     output_embedding: str | None = field(default=None, compare=False, repr=False)
     weightless: tuple[str, ...] = field(default=(), compare=False, repr=False)
     published: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    nf4: Nf4Checkpoint | None = field(default=None, repr=False)
+    stored: StoredBase | None = field(default=None, repr=False)
     dequantized_from: str | None = field(default=None, compare=False, repr=False)
     text_side_of: TextSide | None = field(default=None, compare=False, repr=False)
 

@@ -48,7 +48,15 @@ Sharding = Literal[
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
-QuantType = Literal["nf4", "int8"]
+QuantType = Literal["nf4", "int8", "gptq", "awq", "fp8"]
+QUANT_TITLES: Mapping[str, str] = {
+    "nf4": "NF4",
+    "int8": "LLM.int8",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "fp8": "FP8",
+}
+"""As people write them."""
 PeftType = Literal["lora", "vera", "ia3", "oft"]
 
 UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
@@ -83,13 +91,10 @@ UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
 """Optimizers that people name, by what their names begin with; transformers' names among them."""
 UNMODELLED_BASES: Mapping[str, str] = {
     "fp4": "bitsandbytes' FP4 has as many bytes as its NF4; take nf4.",
-    "gptq": "GPTQModel's kernels bring its weights back to 16 bit, and none of them was traced.",
-    "awq": "GPTQModel's kernels bring its weights back to 16 bit, and none of them was traced.",
-    "fp8": "what its layers keep for backward is not known; codes of int8 have as many bytes.",
     "mxfp4": "transformers trains nothing on it; bring its weights back to 16 bit (dequantize).",
     "nvfp4": "transformers trains nothing on it.",
-    "hqq": "a whole weight is brought back to 16 bit by its package, which was not traced.",
-    "int4": "transformers trains nothing on torchao's int4; nf4 is the nearest.",
+    "hqq": "transformers 5 loads none (quantizers/quantizer_hqq.py has no operation); nf4 is near.",
+    "int4": "neither transformers nor PEFT trains on torchao's int4; nf4 is the nearest.",
     "torchao": "transformers trains on its formats of 8 bit alone, and none of those was traced.",
     "eetq": "its package's kernels were not traced; codes of int8 have as many bytes.",
     "aqlm": "its package's kernels were not traced.",

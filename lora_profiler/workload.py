@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_profiler.errors import UsageError
 from lora_profiler.lora_config import LoraConfig, Quantization
-from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
+from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, options_of
 from lora_profiler.option_values import (
     DEEPSPEED_ZERO,
@@ -15,6 +15,7 @@ from lora_profiler.option_values import (
     FLAT,
     FULLY_SHARDED,
     MAX_WORLD_SIZE,
+    QUANT_TITLES,
     UPDATES_SHARED,
     Attention,
     Device,
@@ -41,6 +42,7 @@ __all__ = [
     "FULLY_SHARDED",
     "MAX_WORLD_SIZE",
     "OPTIONS",
+    "QUANT_TITLES",
     "STORED_OPTIONS",
     "UPDATES_SHARED",
     "Attention",
@@ -79,7 +81,7 @@ STORED_OPTIONS = sorted(
 class Workload:
     """One frozen question: this model, trained with this setup, on this platform.
 
-    Raises UsageError for a setup that a checkpoint in NF4 cannot be trained with.
+    Raises UsageError for a setup that a quantised checkpoint cannot be trained with.
 
     Examples:
         >>> from lora_profiler import Workload, find_model
@@ -92,8 +94,8 @@ class Workload:
     platform: Platform = field(default_factory=Platform)
 
     def __post_init__(self) -> None:
-        if self.model.nf4 is not None:
-            _check_nf4(self.model.id, self.model.nf4, self.setup)
+        if self.model.stored is not None:
+            _check_stored(self.model.id, self.model.stored, self.setup)
 
     @property
     def key(self) -> str:
@@ -108,37 +110,37 @@ class Workload:
         return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{digest}"
 
 
-def _check_nf4(model: str, stored: Nf4Checkpoint, setup: TrainSetup) -> None:
-    """A base in 4 bit is that of QLoRA, quantised as it is stored, with its products in the dtype
-    that its config.json names."""
+def _check_stored(model: str, stored: StoredBase, setup: TrainSetup) -> None:
+    """A quantised checkpoint is the base that it is stored as, with its products in the dtype that
+    it asks for."""
+    title = QUANT_TITLES[stored.quant_type]
+    packed = f"{model} is stored in {'4 bit (NF4)' if stored.quant_type == 'nf4' else title}"
     made_from = "or ask for the model that it was made from"
     if setup.lora is None:
         raise UsageError(
-            f"{model} is stored in 4 bit (NF4), which cannot be trained in full; take --method"
-            f" qlora, {made_from}."
+            f"{packed}, which cannot be trained in full; take --method qlora, {made_from}."
         )
     if setup.quantization is None:
         raise UsageError(
-            f"{model} is stored in 4 bit (NF4), so that LoRA on it is QLoRA; take --method qlora,"
+            f"{packed}, so that LoRA on it is QLoRA; take --method qlora, {made_from}."
+        )
+    if setup.quantization.quant_type != stored.quant_type:
+        raise UsageError(
+            f"{packed}, of which no {setup.quantization.quant_type} is made; leave --quant-type out,"
             f" {made_from}."
         )
-    if setup.quantization.quant_type != "nf4":
-        raise UsageError(
-            f"{model} is stored in 4 bit (NF4), of which no"
-            f" {setup.quantization.quant_type} is made; leave --quant-type out, {made_from}."
-        )
-    if setup.quantization.double_quant != stored.double_quant:
+    if stored.quant_type == "nf4" and setup.quantization.double_quant != stored.double_quant:
         own = "with" if stored.double_quant else "without"
         raise UsageError(
             f"{model} is stored {own} double quantisation; leave the option out, {made_from}."
         )
-    if setup.dtype != stored.compute_dtype:
+    if stored.compute_dtype not in (None, setup.dtype):
         raise UsageError(
             f"{model} has its products in {stored.compute_dtype} (bnb_4bit_compute_dtype), and the"
             f" rest was asked for in {setup.dtype}, which is not modelled; take --dtype"
             f" {stored.compute_dtype}, {made_from}."
         )
-    if setup.sharding in FULLY_SHARDED:
+    if setup.sharding in FULLY_SHARDED and stored.quant_type == "nf4":
         raise UsageError(
             f"{model} is packed into bytes (bnb_4bit_quant_storage), which FSDP does not shard"
             f" beside {setup.dtype}; take --sharding ddp, {made_from}."

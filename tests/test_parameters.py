@@ -11,6 +11,7 @@ from lora_profiler.catalog import bundled_models, find_model, meta_build, model_
 from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.facts import rows
 from lora_profiler.errors import ModelNotFoundError
+from lora_profiler.support.bases import stored_base
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 
 torch = pytest.importorskip("torch")
@@ -252,7 +253,9 @@ def test_a_4_bit_base_packs_the_layers_that_transformers_would(id):
     ]
     spec, setup = find_model(id), TrainSetup(lora=LoraConfig(), quantization=Quantization())
     packed = {
-        name for name, module in spec.modules() if module_bytes(module, setup, unquantized(spec))[1]
+        name
+        for name, module in spec.modules()
+        if module_bytes(module, setup, unquantized(spec), stored_base(spec, setup))[1]
     }
     assert packed == {name for name in linear if should_convert_module(name, left_out)}
 

@@ -11,9 +11,9 @@ import cases
 import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.optimizers import state_bytes
-from lora_profiler.analytic.persistent import nf4_bytes
 from lora_profiler.analytic.plan import plan_for
 from lora_profiler.catalog import model_from_config
+from lora_profiler.support.bases import nf4_bytes
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 Sizes = dict[str, tuple[int, int, int]]

@@ -515,7 +515,7 @@ def test_mirrors_and_tuned_versions_are_known_offline(name: str, original: str) 
 def test_a_copy_in_4_bit_is_a_question_of_qlora() -> None:
     model = find_model("unsloth/llama-3-8b-bnb-4bit", offline=True)
     assert model.id == "meta-llama/Meta-Llama-3-8B"
-    assert model.nf4 is not None and model.nf4.double_quant
+    assert model.stored is not None and model.stored.double_quant
     with pytest.raises(LoraProfilerError):  # some of its layers are in 16 bit
         find_model("unsloth/Qwen3-14B-unsloth-bnb-4bit", offline=True)
     with pytest.raises(LoraProfilerError):  # nobody's mirror

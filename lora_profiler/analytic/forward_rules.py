@@ -8,6 +8,7 @@ from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
+from lora_profiler.support.bases import base_of
 from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
@@ -25,11 +26,10 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         dtype=setup.dtype,
         adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
         lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
-        quantized=setup.quantization is not None,
+        base=base_of(setup),
         rest_dtype=rest_dtype(setup),
         autocast=setup.autocast_dtype,
         head=None if setup.is_litgpt_2023 else model.output_embedding,
-        keeps_inputs=setup.is_litgpt_2023,
         one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,

@@ -22,6 +22,7 @@ from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost
+from lora_profiler.support.bases import stored_base
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
 
 
@@ -36,13 +37,14 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     for adapter in plan.adapters:
         adapted[adapter.module].append(adapter)
     copied, kept = {name for name, _ in plan.copies}, kept_in_16_bit(model, setup)
+    stored = stored_base(model, setup)
     activity, world = _activity(plan, at), setup.world_size
     is_sharded = setup.sharding in FULLY_SHARDED
 
     rows = []
     for name, module in model.modules():
         tensors = _trainable(module, adapted.get(name, []), name in copied, setup)
-        weights, quantization = module_bytes(module, setup, kept)
+        weights, quantization = module_bytes(module, setup, kept, stored)
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
         if setup.sharding == "zero3":

@@ -23,6 +23,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import Module
+from lora_profiler.support.bases import Base
 
 
 def promoted(x: Tensor, y: Tensor) -> str:
@@ -72,9 +73,13 @@ class Ledger:
         return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
 
     def is_quantized(self, module: str) -> bool:
-        """bitsandbytes replaces every nn.Linear but the output head; Conv1D layers it replaces
-        too."""
-        return self.rules.quantized and self.modules[module].is_linear and module != self.rules.head
+        """Every linear layer is replaced but the output head."""
+        return self.base(module) is not None
+
+    def base(self, module: str) -> Base | None:
+        """How a quantised layer runs, None for one that is not."""
+        is_replaced = self.modules[module].is_linear and module != self.rules.head
+        return self.rules.base if is_replaced else None
 
     def has(self, module: str, name: str = "weight") -> bool:
         return module in self.modules and any(w.name == name for w in self.modules[module].weights)

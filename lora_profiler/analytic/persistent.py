@@ -1,7 +1,7 @@
 """What lives through the whole step: weights (also in NF4), adapters, and what each trainable
 tensor brings with it.
 
-Sources: bitsandbytes `functional.py` (quantize_4bit) for NF4; PEFT `tuners/lora` for adapters;
+Sources: `support/bases.py` for quantised bases; PEFT `tuners/lora` for adapters;
 memory rules checked against real models by `tests/test_persistent.py`.
 """
 
@@ -14,14 +14,12 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.adapters.oft import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
-from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
+from lora_profiler.support.bases import layer_bytes, stored_base
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT
 from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
-
-NF4_BLOCK = 64
-NF4_NESTED_BLOCK = 256
 
 
 class TrainableTensor(NamedTuple):
@@ -97,19 +95,6 @@ def adapter_dtype(setup: TrainSetup) -> str:
     return "bfloat16" if trl else setup.lora.adapter_dtype
 
 
-def nf4_bytes(numel: int, double_quant: bool) -> tuple[int, int]:
-    """(packed weight, quantisation state) in bytes of one linear layer in NF4.
-
-    Two 4-bit values a byte; one float32 scale per block of 64, or with double quantisation one byte
-    per block, a float32 scale per 256 of those, their 256-entry code book, and an offset; and the
-    16-entry NF4 code book.
-    """
-    packed, blocks = -(-numel // 2), -(-numel // NF4_BLOCK)
-    if not double_quant:
-        return packed, 4 * blocks + 64
-    return packed, blocks + 4 * -(-blocks // NF4_NESTED_BLOCK) + 1024 + 64 + 4
-
-
 def unquantized(spec: ModelSpec) -> frozenset[str]:
     """Linear layers that stay as they are in a 4-bit model: the output layer, and the owner of the
     last parameter.
@@ -134,23 +119,21 @@ def kept_in_16_bit(spec: ModelSpec, setup: TrainSetup) -> frozenset[str]:
     return frozenset() if setup.is_litgpt_2023 else unquantized(spec)
 
 
-def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str]) -> tuple[int, int]:
+def module_bytes(
+    module: Module, setup: TrainSetup, unquantized: frozenset[str], stored: StoredBase | None
+) -> tuple[int, int]:
     """(parameters, quantisation state) in bytes of one module; tied weights count where they first
-    occur.
+    occur. `stored`: how a quantised base is.
 
     A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the
-    recipe made of it; one in int8 to that of its input. In int8 a weight has a byte an element and
-    a float32 scale for each output (bitsandbytes `nn/modules.py`, Int8Params: CB and SCB).
+    recipe made of it; one in int8 to that of its input. A bias of GPTQ or AWQ has 16 bit.
     """
-    if setup.quantization is None or not module.is_linear or module.name in unquantized:
+    if stored is None or not module.is_linear or module.name in unquantized:
         return module.num_parameters * DTYPE_BYTES[unpacked_dtype(module.name, setup)], 0
     biases = sum(w.numel for w in module.weights if w.name != "weight")
-    if setup.quantization.quant_type == "int8":
-        numel = module.weight("weight").numel
-        assert module.out_features is not None
-        return numel + biases * DTYPE_BYTES[rest_dtype(setup)], 4 * module.out_features
-    packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
-    return packed + biases * DTYPE_BYTES[setup.dtype], state
+    packed, state = layer_bytes(module, setup, stored)
+    dtype = rest_dtype(setup) if stored.quant_type == "int8" else setup.dtype
+    return packed + biases * DTYPE_BYTES[dtype], state
 
 
 def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
@@ -174,9 +157,9 @@ def persistent(
     """`copies` are the modules that `modules_to_save` duplicates, which train in the base's dtype.
     Weights of a reference model are parameters too."""
     parameters = quantization = 0
-    kept = kept_in_16_bit(spec, setup)
+    kept, stored = kept_in_16_bit(spec, setup), stored_base(spec, setup)
     for module, count in groups(spec):
-        weight, state = module_bytes(module, setup, kept)
+        weight, state = module_bytes(module, setup, kept, stored)
         parameters += weight * count
         quantization += state * count
     if has_reference(setup):

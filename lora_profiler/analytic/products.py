@@ -7,6 +7,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Storage, Tensor
+from lora_profiler.support.bases import Base
 
 
 def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
@@ -27,11 +28,16 @@ def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
 def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
     """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
 
-    A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is
-    unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
+    A packed product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`, and what
+    `support/bases.py` names beside it). Its weight is unpacked for each of its gradients: 2 or 4
+    bytes an element for the time of the product. Where the base hands the weight to torch's own
+    product, autograd keeps it as an activation.
     """
     made = x.elements * out_features // in_features
-    packed = op.scope in op.modules and op.is_quantized(op.scope)
+    base = op.base(op.scope) if op.scope in op.modules else None
+    if base is not None and base.keeps == "weight":
+        weight, base = _brought_back(op, x, weight, base), None
+    packed = base is not None
     gradients = ZERO
     if weight.storage.role == "parameter" and weight.requires_grad:
         biases = (w for w in op.modules[op.scope].weights if w.name != "weight")
@@ -44,7 +50,7 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
     out = op.fresh(made, dtype, x.requires_grad or weight.requires_grad)
     saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
-    if packed and op.rules.keeps_inputs:
+    if base is not None and base.keeps == "input":
         saved = [x]
     flops = x.elements * (2 * out_features)
     op.record(
@@ -61,6 +67,14 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         lowers=() if packed or weight is given or weight.requires_grad else (given,),
     )
     return out
+
+
+def _brought_back(op: Ledger, x: Tensor, weight: Tensor, base: Base) -> Tensor:
+    """The weight in the dtype of its scales, and then of x: GPTQModel 7.7 `qlinear/torch.py`
+    (_forward_eager), whose unpacking torch.compile makes one kernel of."""
+    made = op.fresh(weight.elements, base.scale_dtype, False)
+    op.record("dequantize", (), (made,))
+    return op.cast(made, x.dtype)
 
 
 def _product_op(op: Ledger) -> str:
@@ -103,21 +117,28 @@ def _lowered_weight(op: Ledger, weight: Tensor) -> tuple[Tensor, Polynomial]:
 
 def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py`
-    (`Linear.forward`) adds and casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones
-    y and casts before it adds, and casts nothing itself under CUDA's autocast, the only one
-    that it asks about."""
-    rules, packed = op.rules, op.is_quantized(op.scope)
+    (`Linear.forward`; `lora/gptq.py` alike) adds and casts the sum back, `lora/bnb.py`
+    (`Linear4bit.forward`) clones y and casts before it adds, and casts nothing itself under CUDA's
+    autocast, the only one that it asks about; `lora/awq.py` clones nothing and casts before it
+    scales."""
+    rules, base = op.rules, op.base(op.scope)
+    sums = base.sums if base else "linear"
+    packed = sums != "linear"
     rows, rank = x.elements.ceil_div(adapter.in_features), R
-    if packed:
+    if sums == "bitsandbytes":
         y = op.copy(y)
     leaves = packed and rules.autocast and rules.device != "cpu"
     cast = x if leaves else op.cast(x, rules.adapter_dtype)
     dropped = op.dropout(cast, rules.lora_dropout)
     inner = trained(op, dropped, rows, constant(adapter.in_features), rank)
     out_size = constant(adapter.out_features)
-    delta = op.scale(trained(op, inner, rows, rank, out_size, y.elements))
-    if packed and not leaves:
-        delta = op.cast(delta, y.dtype)
+    delta = trained(op, inner, rows, rank, out_size, y.elements)
+    if sums == "awq":
+        delta = op.scale(op.cast(delta, y.dtype))
+    else:
+        delta = op.scale(delta)
+        if packed and not leaves:
+            delta = op.cast(delta, y.dtype)
     result = op.add(y, delta)
     if not packed:
         result = op.cast(result, y.dtype)

@@ -10,7 +10,6 @@ from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
     kept_in_16_bit,
-    nf4_bytes,
     trainable_tensors,
     unpacked_dtype,
 )
@@ -23,6 +22,7 @@ from lora_profiler.analytic.sharding import (
 )
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
+from lora_profiler.support.bases import nf4_bytes
 from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 from lora_profiler.platform import Platform
+from lora_profiler.support.bases import Base
 from lora_profiler.workload import Loss, Transformers
 
 ITEMSIZE = {
@@ -87,7 +88,7 @@ class Rules(NamedTuple):
     `kernel` is attention's where there is no mask, `masked_kernel` where there is one; grouped
     heads are repeated for the efficient one where it takes none (`repeats_heads`).
 
-    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
+    `base` is how quantised layers run. `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
     modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised.
     `autocast`: what matrix products and attention run in whatever their inputs are.
     `input_grads`: checkpointing makes the embeddings' output require grad.
@@ -95,8 +96,7 @@ class Rules(NamedTuple):
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
-    fms-acceleration's. `keeps_inputs`: so do 4-bit products, as of bitsandbytes 0.41.
-    `repeats_always`: keys and values are repeated before any kernel of
+    fms-acceleration's. `repeats_always`: keys and values are repeated before any kernel of
     attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
@@ -110,7 +110,7 @@ class Rules(NamedTuple):
     dtype: str
     adapter_dtype: str
     lora_dropout: float
-    quantized: bool
+    base: Base | None
     rest_dtype: str
     autocast: str | None
     head: str | None
@@ -124,7 +124,6 @@ class Rules(NamedTuple):
     fast_lora: bool = False
     repeats_always: bool = False
     reentrant: bool = False
-    keeps_inputs: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()
     transformers: Transformers = "5"
     attended: Polynomial = S * S

@@ -70,9 +70,9 @@ def find_model(
         spec = _bundled(copy.row)
         if copy.parameters is not None:
             spec = replace(spec, text_side_of=TextSide(name, copy.parameters))
-        if copy.nf4 is None:
+        if copy.stored is None:
             return spec
-        return replace(spec, nf4=copy.nf4, dtype=copy.nf4.compute_dtype)
+        return replace(spec, stored=copy.stored, dtype=copy.stored.compute_dtype)
     if not re.fullmatch(_MODEL_ID, name):
         here = "neither a file or folder here nor" if on_disk else "not"
         raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
@@ -97,9 +97,8 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     spec = _from_config(raw, id, source, where, model_type, architecture)
     if checkpoint is None:
         return spec
-    if checkpoint.skipped is not None:
-        check_skipped(spec, checkpoint.skipped, where)
-    return replace(spec, nf4=checkpoint.nf4, dequantized_from=checkpoint.dequantized_from)
+    check_skipped(spec, checkpoint, where)
+    return replace(spec, stored=checkpoint.base, dequantized_from=checkpoint.dequantized_from)
 
 
 def _from_config(

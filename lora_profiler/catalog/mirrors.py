@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lora_profiler.catalog.facts import bare_names, facts
-from lora_profiler.model_spec import Nf4Checkpoint
+from lora_profiler.model_spec import StoredBase
 
 _MIRRORS = frozenset(
     {"unsloth", "nousresearch", "alpindale", "casperhansen", "mistral-community", "axolotl-ai-co"}
@@ -15,7 +15,7 @@ _MIRRORS = frozenset(
 _NF4_SUFFIX = "-bnb-4bit"
 _DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
 """Of checkpoints that leave some layers in 16 bit, which only their own config.json tells."""
-_NF4 = Nf4Checkpoint(double_quant=True, compute_dtype="bfloat16")
+_NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
 """As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
 _SAME_SIZES = {
     "qwen": ("-instruct", "-chat", "-base"),
@@ -112,7 +112,7 @@ class Mirrored(NamedTuple):
     `parameters` are those of the model that sees whose text side it is, where it is one."""
 
     row: dict[str, Any]
-    nf4: Nf4Checkpoint | None
+    stored: StoredBase | None
     parameters: int | None = None
 
 

@@ -1,17 +1,19 @@
 """How a checkpoint stores its weights, by `quantization_config` in its config.json: what is
 answered as it is, what refused.
 
-A 4-bit checkpoint of bitsandbytes in NF4 is the base of QLoRA. FP8 and MXFP4 are answered as 16-bit
-models where the file asks for that itself, in transformers' own word (`dequantize`). Everything
-else is refused: it is no 16-bit model, and what training on it keeps is not known here.
+A checkpoint in NF4 by bitsandbytes, of GPTQ or AWQ in the layout that their packages write by
+default, or in FP8 by blocks is the base of adapters. FP8 and MXFP4 are answered as 16-bit models
+where the file asks for that itself, in transformers' own word (`dequantize`). Everything else is
+refused: it is no 16-bit model, and what training on it keeps is not known here.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError
-from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
+from lora_profiler.model_spec import ModelSpec, StoredBase
+from lora_profiler.workload import QUANT_TITLES
 
 _KEYS = ("quantization_config", "compression_config")
 _SCHEMES = {
@@ -50,11 +52,13 @@ model."""
 
 
 class Stored(NamedTuple):
-    """NF4 as bitsandbytes stores it, with the modules left out of it (None: those that transformers
-    leaves out by itself), or the scheme of which the 16-bit weights are asked about."""
+    """A base, with the modules left out of it by a list of that name in the file (None: those that
+    transformers leaves out by itself), or the scheme of which the 16-bit weights are asked
+    about."""
 
-    nf4: Nf4Checkpoint | None = None
+    base: StoredBase | None = None
     skipped: tuple[str, ...] | None = None
+    listed_as: str = "modules_to_not_convert"
     dequantized_from: str | None = None
 
 
@@ -80,6 +84,11 @@ def stored(raw: Mapping[str, Any], where: str, original: Callable[[], str | None
         return _bitsandbytes(config, where, original)
     if method in _DEQUANTIZED_BY_TRANSFORMERS and config.get("dequantize") is True:
         return Stored(dequantized_from=scheme(method))
+    read = _READ.get(method)
+    if read is not None and (base := read(config)) is not None:
+        listed = config.get("modules_to_not_convert")
+        names = None if not listed else _names(listed, where, "modules_to_not_convert")
+        return Stored(base=base, skipped=names)
     raise _unanswered(
         where,
         _words(method, config),
@@ -94,13 +103,20 @@ def scheme(method: str) -> str:
     return _SCHEMES.get(method, method[:40])
 
 
-def check_skipped(spec: ModelSpec, skipped: tuple[str, ...], where: str) -> None:
+def check_skipped(spec: ModelSpec, stored: Stored, where: str) -> None:
     """Raises UnsupportedModelError unless the modules that are left in 16 bit are those that QLoRA
-    leaves: the output layer.
+    leaves: the output layer, which AWQ leaves whatever is listed (transformers
+    `quantizers/quantizer_awq.py`, add_default_skips).
 
     A name is compared as transformers does (`should_convert_module`): with the beginning of a
     module's, up to a dot, or its end.
     """
+    if stored.base is None or stored.skipped is None:
+        return
+    skipped = stored.skipped
+    if stored.base.quant_type == "awq":
+        skipped = (*skipped, spec.output_embedding or "")
+    title = "4 bit" if stored.base.quant_type == "nf4" else QUANT_TITLES[stored.base.quant_type]
     for name, module in spec.modules():
         if not module.is_linear:
             continue
@@ -108,9 +124,9 @@ def check_skipped(spec: ModelSpec, skipped: tuple[str, ...], where: str) -> None
             name == one or name.startswith(f"{one}.") or name.endswith(one) for one in skipped
         )
         if kept != (name == spec.output_embedding):
-            state = "stays in 16 bit" if kept else "is in 4 bit"
+            state = "stays in 16 bit" if kept else f"is in {title}"
             raise UnsupportedModelError(
-                f"{where}: by llm_int8_skip_modules {name} {state}, which QLoRA as known here does"
+                f"{where}: by {stored.listed_as} {name} {state}, which QLoRA as known here does"
                 " not do. Ask for the model that it was made from with --method qlora, which comes"
                 " close to it."
             )
@@ -144,25 +160,71 @@ def _bitsandbytes(
         raise _unanswered(where, f"bitsandbytes NF4 packed into {str(storage)[:20]}", original)
     skipped = config.get("llm_int8_skip_modules")
     if skipped is not None:
-        skipped = _names(skipped, where)
+        skipped = _names(skipped, where, "llm_int8_skip_modules")
     compute = str(config.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
     double_quant = bool(config.get("bnb_4bit_use_double_quant", False))
     return Stored(
-        nf4=Nf4Checkpoint(double_quant=double_quant, compute_dtype=compute), skipped=skipped
+        base=StoredBase(quant_type="nf4", double_quant=double_quant, compute_dtype=compute),
+        skipped=skipped,
+        listed_as="llm_int8_skip_modules",
     )
 
 
-def _names(value: object, where: str) -> tuple[str, ...]:
+def _gptq(config: Mapping[str, Any]) -> StoredBase | None:
+    """None for what is not packed into int32 alike in every layer of the blocks."""
+    layout = config.get("checkpoint_format") or config.get("format") or "gptq"
+    differs = ("dynamic", "lm_head", "modules_in_block_to_quantize", "modules_to_not_convert")
+    if layout not in ("gptq", "gptq_v2") or any(config.get(key) for key in differs):
+        return None
+    return _grouped("gptq", config.get("bits"), config.get("group_size"), (2, 3, 4, 8))
+
+
+def _awq(config: Mapping[str, Any]) -> StoredBase | None:
+    """None for what GPTQModel's GEMM layers do not hold; keys of AutoAWQ or of transformers."""
+    if str(config.get("version") or config.get("format") or "gemm").lower() != "gemm":
+        return None
+    bits, group = config.get("bits", config.get("w_bit")), config.get("group_size")
+    return _grouped("awq", bits, config.get("q_group_size", group), (4,))
+
+
+def _fp8(config: Mapping[str, Any]) -> StoredBase | None:
+    """None but for square blocks or one scale a weight in float32, and inputs quantised as they
+    come."""
+    sides = config.get("weight_block_size") or (-1, -1)
+    plain = (
+        config.get("activation_scheme", "dynamic") == "dynamic"
+        and config.get("scale_fmt") in (None, "float")
+        and not config.get("modules_to_convert")
+    )
+    if not plain or not isinstance(sides, Sequence) or len(set(sides)) != 1:
+        return None
+    return _grouped("fp8", 8, sides[0], (8,))
+
+
+def _grouped(kind: str, bits: Any, group: Any, known: tuple[int, ...]) -> StoredBase | None:
+    if bits not in known or not isinstance(group, int) or not (group == -1 or group > 0):
+        return None
+    return StoredBase(quant_type=kind, bits=bits, group_size=group)
+
+
+_READ: Mapping[str, Callable[[Mapping[str, Any]], StoredBase | None]] = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "fp8": _fp8,
+}
+
+
+def _names(value: object, where: str, key: str) -> tuple[str, ...]:
     """Names alone: transformers would take each as a pattern too."""
     if not isinstance(value, list) or len(value) > _MOST_NAMES:
         raise ModelNotFoundError(
-            f"{where}: llm_int8_skip_modules is {str(value)[:60]!r}; it must be a list of up to"
+            f"{where}: {key} is {str(value)[:60]!r}; it must be a list of up to"
             f" {_MOST_NAMES} names."
         )
     for name in value:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
             raise UnsupportedModelError(
-                f"{where}: llm_int8_skip_modules holds {str(name)[:60]!r}; names of modules are"
+                f"{where}: {key} holds {str(name)[:60]!r}; names of modules are"
                 " understood here, no patterns."
             )
     return tuple(dict.fromkeys(value))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
+from lora_profiler.support.bases import why_untraced
 from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.support.optimizers import optimizer_words, package_of
 from lora_profiler.units import short_count_text
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import QUANT_TITLES, TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
@@ -87,6 +88,8 @@ def engines_for(
     from lora_profiler.planning.profiles import make_missing
 
     for workload in workloads:
+        if not rules_know(workload) and (reason := why_untraced(workload.setup)):
+            raise UsageError(f"{workload.model.id} has layers that no rule describes, and {reason}")
         if workload.setup.lora is not None:
             adapters(workload.model, workload.setup.lora)  # what PEFT refuses is not traced first
     untrusted = make_missing(workloads, other_sizes=other_sizes)
@@ -251,13 +254,20 @@ def _text_side_words(workload: Workload) -> tuple[str, ...]:
 def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
     """What an answer says of a checkpoint that stores its weights in neither 16 nor 32 bit."""
     model = workload.model
-    if model.nf4 is not None:
+    stored = model.stored
+    if stored is not None and stored.quant_type == "nf4":
         quantised = (
-            "with double quantisation" if model.nf4.double_quant else "without double quantisation"
+            "with double quantisation" if stored.double_quant else "without double quantisation"
         )
         return (
             f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"
             " QLoRA.",
+        )
+    if stored is not None:
+        group = "one scale for all" if stored.group_size == -1 else f"groups of {stored.group_size}"
+        return (
+            f"The checkpoint is stored in {QUANT_TITLES[stored.quant_type]}, {stored.bits} bit,"
+            f" {group}: adapters on it are QLoRA.",
         )
     if model.dequantized_from is None:
         return ()

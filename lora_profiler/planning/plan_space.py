@@ -12,6 +12,7 @@ from lora_profiler.planning.placement import SHARDINGS, Cluster, world_sizes
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
 from lora_profiler.planning.reserve import judge, reserve_for
+from lora_profiler.support.bases import stored_base
 from lora_profiler.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
 
 MOST_SAVED_EACH = 16
@@ -138,8 +139,9 @@ def least_bytes(model: ModelSpec, setup: TrainSetup) -> int:
     """What no step of `setup` can do without: the weights, and of full fine-tuning with AdamW its
     states, each as large, where no other rank may hold them. Of FSDP a share, without resharding
     the weights whole, which stay gathered until backward."""
-    if setup.quantization is not None:
-        weights = model.num_parameters // 2
+    stored = stored_base(model, setup)
+    if stored is not None:
+        weights = model.num_parameters * min(4, stored.bits) // 8
     else:
         weights = model.num_parameters * DTYPE_BYTES[setup.dtype]
     states = 2 * weights if setup.lora is None and setup.optimizer == "adamw" else 0

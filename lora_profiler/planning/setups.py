@@ -7,14 +7,23 @@ from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.lora_config import IDLE_FIELDS, PEFT_NAMES
-from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
+from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, flag
 from lora_profiler.platform import Platform
 from lora_profiler.stacks.find import BARE, find_stack
 from lora_profiler.stacks.stack import Stack
 from lora_profiler.stacks.trainer import Trainer, check_able, spelled
+from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_of
-from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
+from lora_profiler.workload import (
+    OPTIONS,
+    LoraConfig,
+    Method,
+    Quantization,
+    QuantType,
+    TrainSetup,
+    Workload,
+)
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
 LORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is LoraConfig)
@@ -74,8 +83,8 @@ def setups(
 ) -> list[TrainSetup]:
     """One setup for each method, in the order asked. `options` are those of `DEFAULTS` with their
     values, `given` names those that were written down, not left to default: what `stack` says of
-    them goes before the default. For a checkpoint in NF4 LoRA means QLoRA, and what is left to
-    default is as it is stored.
+    them goes before the default. For a quantised checkpoint LoRA means QLoRA, and what is left to
+    default is as it is stored, or as its kind of base takes it.
 
     On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a
     float16 base, and a trainer's autocast is float16's; what trains itself takes float32 weights,
@@ -89,16 +98,19 @@ def setups(
     check_able(stack, options, given)
     methods = tuple(dict.fromkeys(options["methods"])) or DEFAULT_METHODS
     stored: Mapping[str, Any] = {}
-    if model.nf4 is not None:
+    if model.stored is not None:
         methods = _able_methods(methods, given)
-        stored = _as_stored(model.nf4, model.dtype, given)
+        stored = _as_stored(model.stored, model.dtype, given)
     _refuse_idle_options(methods, given)
     trainer = Trainer(stack=stack, given=given)
     made = []
     for method in methods:
         own = trainer.defaults(method, options, model)
         try:
-            setup = _setup(model, method, {**options, **own, **stored}, given, platform)
+            written = {**options, **own, **stored}
+            if method == "qlora":
+                written |= _of_base(written["quant_type"], given)
+            setup = _setup(model, method, written, given, platform)
         except UsageError as e:
             raise UsageError(f"{e}{_whose(stack, own, str(e))}") from e
         made.append(trainer.laid_out(setup))
@@ -173,18 +185,26 @@ def _adapter_arguments(
 
 
 def _able_methods(methods: tuple[Method, ...], given: Collection[str]) -> tuple[Method, ...]:
-    """Methods for a checkpoint in NF4; "full" where it was asked for, to be refused with the
+    """Methods for a quantised checkpoint; "full" where it was asked for, to be refused with the
     reason."""
     wanted = methods if "methods" in given else ("qlora",)
     return tuple(dict.fromkeys("full" if method == "full" else "qlora" for method in wanted))
 
 
-def _as_stored(
-    stored: Nf4Checkpoint, dtype: str | None, given: Collection[str]
-) -> Mapping[str, Any]:
-    """What a checkpoint in NF4 says of the options that were not given."""
-    options = {"double_quant": stored.double_quant, "dtype": dtype or stored.compute_dtype}
+def _as_stored(stored: StoredBase, dtype: str | None, given: Collection[str]) -> Mapping[str, Any]:
+    """What a quantised checkpoint says of the options that were not given."""
+    options: dict[str, Any] = {"quant_type": stored.quant_type}
+    if stored.quant_type == "nf4":
+        options["double_quant"] = stored.double_quant
+    if dtype or stored.compute_dtype:
+        options["dtype"] = dtype or stored.compute_dtype
     return {name: value for name, value in options.items() if name not in given}
+
+
+def _of_base(kind: QuantType, given: Collection[str]) -> Mapping[str, Any]:
+    """What a kind of base takes of the options that were not given."""
+    defaults = BASES[kind].defaults if kind in BASES else {}
+    return {name: value for name, value in defaults.items() if name not in given}
 
 
 def _with_adapter(

@@ -6,6 +6,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.units import count_text, short_count_text
 from lora_profiler.workload import (
+    QUANT_TITLES,
     STORED_OPTIONS,
     LoraConfig,
     Precision,
@@ -104,7 +105,7 @@ def adapter_line(setup: TrainSetup) -> str:
     line = ", ".join((line, *_heading_words(setup, LoraConfig)))
     if quantization:
         line += (
-            f", {'LLM.int8' if quantization.quant_type == 'int8' else 'NF4'} base"
+            f", {QUANT_TITLES[quantization.quant_type]} base"
             f"{' with double quantisation' if quantization.is_nested else ''},"
             f" {quantization.recipe} recipe"
         )

@@ -8,7 +8,7 @@ from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.roofline import Step
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
-from lora_profiler.workload import UPDATES_SHARED, TrainSetup
+from lora_profiler.workload import QUANT_TITLES, UPDATES_SHARED, TrainSetup
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
@@ -95,12 +95,12 @@ def _bytes_each(setup: TrainSetup, size: int) -> int:
 def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
     """The step of `setup`, whose micro-batch launches `kernels`.
 
-    Raises UsageError for an optimizer whose update is not counted, and for a base in int8.
+    Raises UsageError for an optimizer whose update is not counted, and for a base but in NF4.
     """
-    if setup.quantization is not None and setup.quantization.quant_type == "int8":
+    if setup.quantization is not None and setup.quantization.quant_type != "nf4":
         raise UsageError(
-            "the time of products in int8, and of what quantises their inputs, is not known; ask"
-            " about --quant-type nf4."
+            f"the time of products over {QUANT_TITLES[setup.quantization.quant_type]} is not known;"
+            " ask about --quant-type nf4."
         )
     moved = update_bytes(setup, kernels.trainable)
     if moved is None:

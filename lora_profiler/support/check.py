@@ -2,6 +2,7 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
+from lora_profiler.support.bases import check_base, why_untraced
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
@@ -20,6 +21,8 @@ def check(workload: Workload, engine: str) -> None:
     check_model(workload)
     check_platform(workload)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
+        raise UsageError(reason)
+    if engine not in ("auto", "analytic") and (reason := why_untraced(workload.setup)):
         raise UsageError(reason)
     check_completions(workload.setup, engine)
     if engine == "traced":
@@ -49,8 +52,9 @@ def check_completions(setup: TrainSetup, engine: str) -> None:
 
 
 def check_model(workload: Workload) -> None:
-    """Raises UsageError for adapters, a loss, packed rows or kernels that the model does not take,
+    """Raises UsageError for a base, adapters, a loss, packed rows or kernels that the model does not take,
     wherever it runs."""
+    check_base(workload)
     check_adapters(workload)
     check_loss(workload)
     check_packing(workload)

@@ -2,6 +2,7 @@
 take a trace; and memory that no profile holds, for it is no polynomial in the sizes, or not one
 process's. No torch."""
 
+from lora_profiler.support.bases import why_untraced
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.workload import TrainSetup
 
@@ -13,6 +14,8 @@ NO_GENERATION = (
 
 def why_unprofiled(setup: TrainSetup) -> str | None:
     """The reason and what to do, None where a profile can hold the setup."""
+    if reason := why_untraced(setup):
+        return reason
     if setup.loss != "plain":
         return (
             f"no profile knows the {setup.loss} loss: a chunk is a power of two of tokens, and no"

@@ -167,7 +167,7 @@ def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
     if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
         return False
     try:
-        check_loss(Workload(model=replace(model, nf4=None), setup=TrainSetup(loss=loss)))
+        check_loss(Workload(model=replace(model, stored=None), setup=TrainSetup(loss=loss)))
     except UsageError:
         return False
     return True

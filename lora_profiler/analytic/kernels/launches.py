@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lora_profiler.algebra.polynomial import Polynomial, Values
-from lora_profiler.analytic.persistent import NF4_BLOCK, NF4_NESTED_BLOCK
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
+from lora_profiler.support.bases import NF4_BLOCK, NF4_NESTED_BLOCK
 from lora_profiler.workload import Dtype
 
 _OPERATORS = {

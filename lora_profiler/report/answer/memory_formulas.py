@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lora_profiler.model_spec import Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import LayerCost, MomentName, Prediction
+from lora_profiler.support.bases import BASES
 from lora_profiler.units import bytes_text, count_text
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
@@ -84,22 +85,17 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
             _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights")),
         )
     else:
-        is_int8 = setup.quantization.quant_type == "int8"
+        packed, constants = BASES[setup.quantization.quant_type].stores
         yield (
             "weights",
             bytes_text(weights),
-            f"{'a byte a weight' if is_int8 else 'two 4-bit weights a byte'} in each linear layer;"
-            " everything else in its own dtype",
+            f"{packed} in each linear layer; everything else in its own dtype",
         )
-        per_output, plain, nested = (
-            "4 B an output, in each 8-bit layer",
-            "4 B per 64 weights, and 64 B, in each 4-bit layer",
-            "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer",
-        )
+        nested = "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer"
         yield (
             "constants",
             bytes_text(held.get("quantization_state", 0)),
-            per_output if is_int8 else nested if setup.quantization.is_nested else plain,
+            nested if setup.quantization.is_nested else constants,
         )
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
     if held.get("adapters"):

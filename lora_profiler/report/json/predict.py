@@ -14,7 +14,7 @@ from lora_profiler.report.answer.communication import communication_dict
 from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.json.plain import plain
 from lora_profiler.steptime import PARTS
-from lora_profiler.workload import setup_dict
+from lora_profiler.workload import QUANT_TITLES, setup_dict
 
 if TYPE_CHECKING:
     from lora_profiler.report.json import predict_types as types
@@ -92,7 +92,9 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
             "model_type": model.model_type,
             "source": model.source,
             "num_layers": model.num_layers,
-            "checkpoint_quantization": "NF4" if model.nf4 else model.dequantized_from,
+            "checkpoint_quantization": QUANT_TITLES[model.stored.quant_type]
+            if model.stored
+            else model.dequantized_from,
         },
         "setup": setup_dict(prediction.workload.setup),
         "platform": {

@@ -1,0 +1,253 @@
+"""Quantised bases: how many bytes a linear layer has in each, what its product keeps for backward,
+and what each does not go with. No torch.
+
+Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py`, `autograd/_functions.py`;
+GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`; transformers 5.24
+`integrations/finegrained_fp8.py`, `quantizers/quantizer_{awq,finegrained_fp8}.py`; PEFT 0.21
+`tuners/lora/{bnb,gptq,awq,layer}.py`. Held against the layers themselves by `tests/test_bases.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
+from lora_profiler.option_values import QUANT_TITLES
+from lora_profiler.support.generations import has_packed_experts
+from lora_profiler.workload import QuantType, TrainSetup, Workload
+
+NF4_BLOCK = 64
+NF4_NESTED_BLOCK = 256
+_INT32, _FLOAT32, _16_BIT = 4, 4, 2
+
+
+class LayerBytes(NamedTuple):
+    """Of one linear layer without its bias: packed weights, and what brings them back."""
+
+    weights: int
+    constants: int
+
+
+class Base(NamedTuple):
+    """How layers of one kind of base are stored and run.
+
+    layer_bytes: of (inputs, outputs, how it is stored). keeps: what autograd keeps of a product:
+    "nothing" beside what is stored, its "input", or the "weight" brought back to the input's dtype,
+    which `scale_dtype` is what it is brought back to first. sums: how PEFT's layer adds its
+    adapter: "bitsandbytes" clones the base's output and casts the adapter's to its dtype, "awq"
+    does not clone, and casts before it scales, "linear" is as over 16-bit weights. defaults: values
+    of options that were not given. stores: what `layer_bytes` are, in words of weights and of
+    constants.
+    """
+
+    layer_bytes: Callable[[int, int, StoredBase], LayerBytes]
+    stores: tuple[str, str]
+    keeps: Literal["nothing", "input", "weight"] = "nothing"
+    scale_dtype: str = ""
+    sums: Literal["bitsandbytes", "awq", "linear"] = "bitsandbytes"
+    defaults: Mapping[str, Any] = MappingProxyType({})
+
+
+def nf4_bytes(numel: int, double_quant: bool) -> LayerBytes:
+    """Two 4-bit values a byte; one float32 scale per block of 64, or with double quantisation one
+    byte per block, a float32 scale per 256 of those, their 256-entry code book, and an offset; and
+    the 16-entry NF4 code book."""
+    packed, blocks = -(-numel // 2), -(-numel // NF4_BLOCK)
+    if not double_quant:
+        return LayerBytes(packed, 4 * blocks + 64)
+    return LayerBytes(packed, blocks + 4 * -(-blocks // NF4_NESTED_BLOCK) + 1024 + 64 + 4)
+
+
+def _nf4(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
+    return nf4_bytes(inputs * outputs, stored.double_quant)
+
+
+def _int8(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
+    """CB and SCB."""
+    return LayerBytes(inputs * outputs, _FLOAT32 * outputs)
+
+
+def _groups(size: int, stored: StoredBase) -> int:
+    return 1 if stored.group_size == -1 else -(-size // stored.group_size)
+
+
+def _gptq(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
+    """qweight packs each output's inputs into int32, qzeros a group's outputs; scales in 16 bit;
+    the group of each input (g_idx, int32), in order or not; and two rows of shifts that unpacking
+    makes (wf_unsqueeze_*), int32: one for each value of a word, 36 in 3 bit."""
+    groups, bits = _groups(inputs, stored), stored.bits
+    shifts = 36 if bits == 3 else 32 // bits
+    words = -(-inputs * bits // 32) * outputs
+    zeros = groups * -(-outputs * bits // 32)
+    return LayerBytes(
+        _INT32 * words, _INT32 * (zeros + inputs + 2 * shifts) + _16_BIT * groups * outputs
+    )
+
+
+def _awq(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
+    """qweight packs each input's outputs into int32, qzeros a group's; scales in 16 bit."""
+    groups, words = _groups(inputs, stored), -(-outputs * stored.bits // 32)
+    return LayerBytes(_INT32 * inputs * words, _INT32 * groups * words + _16_BIT * groups * outputs)
+
+
+def _fp8(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
+    """A byte a weight, and a float32 scale for each block, or for all."""
+    return LayerBytes(
+        inputs * outputs, _FLOAT32 * _groups(inputs, stored) * _groups(outputs, stored)
+    )
+
+
+_STOCK: Mapping[str, Any] = MappingProxyType({"recipe": "stock"})
+BASES: Mapping[QuantType, Base] = {
+    "nf4": Base(
+        _nf4, ("two 4-bit weights a byte", "4 B per 64 weights, and 64 B, in each 4-bit layer")
+    ),
+    "int8": Base(_int8, ("a byte a weight", "4 B an output, in each 8-bit layer")),
+    "gptq": Base(
+        _gptq,
+        (
+            "weights packed into int32",
+            "zeros and 16-bit scales of each group, and 4 B an input, in each packed layer",
+        ),
+        keeps="weight",
+        scale_dtype="float16",
+        sums="linear",
+        defaults=_STOCK,
+    ),
+    "awq": Base(
+        _awq,
+        (
+            "weights packed into int32",
+            "zeros and 16-bit scales of each group, in each packed layer",
+        ),
+        sums="awq",
+        defaults=MappingProxyType({**_STOCK, "dtype": "float16"}),
+    ),
+    "fp8": Base(
+        _fp8,
+        ("a byte a weight", "4 B a block of weights, in each 8-bit layer"),
+        sums="linear",
+        defaults=_STOCK,
+    ),
+}
+_LITGPT_2023 = BASES["nf4"]._replace(keeps="input")
+"""4-bit products kept their input as of bitsandbytes 0.41."""
+
+
+def base_of(setup: TrainSetup) -> Base | None:
+    if setup.quantization is None:
+        return None
+    return _LITGPT_2023 if setup.is_litgpt_2023 else BASES[setup.quantization.quant_type]
+
+
+def stored_base(model: ModelSpec, setup: TrainSetup) -> StoredBase | None:
+    """How the base of `setup` is stored: as the checkpoint says, else as the packages do it by
+    default (4 bit in groups of 128 inputs; FP8 in blocks of 128 x 128)."""
+    quantization = setup.quantization
+    if quantization is None:
+        return None
+    return model.stored or StoredBase(
+        quant_type=quantization.quant_type, double_quant=quantization.double_quant
+    )
+
+
+def layer_bytes(module: Module, setup: TrainSetup, stored: StoredBase) -> LayerBytes:
+    """Of one linear layer of the base."""
+    assert module.in_features is not None and module.out_features is not None
+    base = BASES[setup.quantization.quant_type] if setup.quantization else BASES["nf4"]
+    return base.layer_bytes(module.in_features, module.out_features, stored)
+
+
+def is_packed_base(setup: TrainSetup) -> bool:
+    """Whether the base is one that no library here builds: known to the rules alone."""
+    base = setup.quantization
+    return base is not None and base.quant_type not in ("nf4", "int8")
+
+
+def why_untraced(setup: TrainSetup) -> str | None:
+    """Why the base's layers cannot be run here, and what to do; None where they can."""
+    if setup.quantization is None or not is_packed_base(setup):
+        return None
+    title = QUANT_TITLES[setup.quantization.quant_type]
+    return (
+        f"a base in {title} is known to the rules alone: its layers are the packages' own kernels"
+        " for CUDA; take --engine analytic, or --quant-type nf4."
+    )
+
+
+def check_base(workload: Workload) -> None:
+    """Raises UsageError for what a base packed by GPTQ or AWQ, or in FP8, does not go with."""
+    setup, base = workload.setup, workload.setup.quantization
+    if base is None or not is_packed_base(setup):
+        return
+    title = QUANT_TITLES[base.quant_type]
+    why = next((why for fails, why in _refusals(workload, base.quant_type) if fails), None)
+    if why is not None:
+        raise UsageError(f"a base in {title}: {why}")
+
+
+def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ...]:
+    """(Whether it applies, why and what to do)."""
+    setup, model, lora = workload.setup, workload.model, workload.setup.lora
+    assert setup.quantization is not None and lora is not None
+    capability = workload.platform.capability
+    return (
+        (
+            setup.device != "cuda",
+            "other devices run other kernels, which are not known; ask about --device cuda.",
+        ),
+        (
+            setup.dtype == "float32",
+            "its kernels take 16-bit inputs; take --dtype bfloat16 or float16.",
+        ),
+        (
+            kind == "awq" and setup.dtype != "float16",
+            "transformers makes the rest of the model float16 (quantizers/quantizer_awq.py,"
+            " update_dtype); take --dtype float16.",
+        ),
+        (
+            setup.precision == "amp" and kind == "awq",
+            "what autocast makes of its products is not known; take --precision pure.",
+        ),
+        (
+            setup.quantization.recipe != "stock",
+            f"--recipe {setup.quantization.recipe} is about bitsandbytes' bases; take --recipe"
+            " stock.",
+        ),
+        (
+            lora.use_dora or lora.peft_type != "lora" or lora.fast_lora,
+            "PEFT's layers over it are LoRA's alone; leave out --use-dora, --fast-lora and"
+            " --peft-type.",
+        ),
+        (
+            setup.sharding not in ("none", "ddp"),
+            "how other shardings share it is not known; take --sharding ddp.",
+        ),
+        (
+            setup.kernels not in ("transformers", "liger") or setup.transformers != "5",
+            "it is known as transformers 5 loads it; leave out --kernels and --transformers.",
+        ),
+        (
+            has_packed_experts(model),
+            "how it stores experts that transformers packs into one parameter is not known; take"
+            " --method lora.",
+        ),
+        (
+            kind == "fp8" and capability is not None and capability < 89,
+            "below sm_89 transformers brings its weights back to bfloat16"
+            " (quantizers/quantizer_finegrained_fp8.py); take --method lora.",
+        ),
+        (
+            any(_is_unpacked_by(kind, part, model) for part in model.parts),
+            f"{model.id} has layers that it does not pack as known here; take --quant-type nf4.",
+        ),
+    )
+
+
+def _is_unpacked_by(kind: QuantType, part: Module | Stack, model: ModelSpec) -> bool:
+    """Linear layers beside the blocks, which optimum's GPTQ leaves as they are, and Conv1D, which
+    transformers' AWQ and FP8 do not look for."""
+    if isinstance(part, Module):
+        return part.is_linear and part.name != model.output_embedding
+    return kind != "gptq" and any(m.kind == "Conv1D" for layer in part.kinds for m in layer)
