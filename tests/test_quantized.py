@@ -60,6 +60,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "damp_percent": 0.01,
             "desc_act": False,
             "sym": True,
+            "checkpoint_format": "marlin",
             "quant_method": "gptq",
         },
         "GPTQ, 4 bit",
@@ -69,7 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "bits": 4,
             "group_size": 128,
             "quant_method": "awq",
-            "version": "gemm",
+            "version": "gemv",
             "zero_point": True,
         },
         "AWQ, 4 bit",
@@ -80,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fp8": (
         {
-            "activation_scheme": "dynamic",
+            "activation_scheme": "static",
             "fmt": "e4m3",
             "quant_method": "fp8",
             "weight_block_size": [128, 128],

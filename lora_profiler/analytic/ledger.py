@@ -73,11 +73,10 @@ class Ledger:
         return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
 
     def is_quantized(self, module: str) -> bool:
-        """Every linear layer is replaced but the output head."""
         return self.base(module) is not None
 
     def base(self, module: str) -> Base | None:
-        """How a quantised layer runs, None for one that is not."""
+        """How a quantised layer runs: every linear one but the output head is."""
         is_replaced = self.modules[module].is_linear and module != self.rules.head
         return self.rules.base if is_replaced else None
 

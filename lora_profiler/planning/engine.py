@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.bases import why_untraced
+from lora_profiler.support.bases import base_words, why_untraced
 from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.support.optimizers import optimizer_words, package_of
@@ -111,9 +111,9 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
 
 
 def words_beside(workload: Workload) -> tuple[str, ...]:
-    """What every answer to `workload` says of its checkpoint and of an optimizer of another
+    """What every answer to `workload` says of its checkpoint, base and an optimizer of another
     package, whoever gives it."""
-    words = (*_checkpoint_words(workload), *_text_side_words(workload))
+    words = (*_checkpoint_words(workload), *base_words(workload.setup), *_text_side_words(workload))
     if package_of(workload.setup) is None:
         return words
     from lora_profiler.analytic import paged_bytes

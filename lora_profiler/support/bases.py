@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
 from lora_profiler.option_values import QUANT_TITLES
-from lora_profiler.support.generations import has_packed_experts
 from lora_profiler.workload import QuantType, TrainSetup, Workload
 
 NF4_BLOCK = 64
@@ -176,6 +175,38 @@ def why_untraced(setup: TrainSetup) -> str | None:
     )
 
 
+SPLIT_TOKENS = 1024
+"""Up to so many, AWQ's product is made in eight parts of float32 that are summed."""
+
+
+def splits_products(setup: TrainSetup) -> bool:
+    """Whether AWQ's products are made in parts (GPTQModel 7.7 `qlinear/gemm_awq.py`, AwqGemmFn)."""
+    base = setup.quantization
+    return (
+        base is not None
+        and base.quant_type == "awq"
+        and setup.batch_size * setup.seq_len <= SPLIT_TOKENS
+    )
+
+
+def base_words(setup: TrainSetup) -> tuple[str, ...]:
+    """What an answer takes for granted of a packed base, a sentence each."""
+    base, lora = setup.quantization, setup.lora
+    if base is None or lora is None or base.quant_type not in ("gptq", "awq"):
+        return ()
+    title = QUANT_TITLES[base.quant_type]
+    words = [
+        f"{title} trains by GPTQModel's kernels that have a backward: load it with backend"
+        " auto_trainable."
+    ]
+    if lora.target_modules == "all-linear":
+        words.append(
+            f"PEFT's all-linear looks for torch's linear layers, of which {title} leaves none: name"
+            " the layers in target_modules."
+        )
+    return tuple(words)
+
+
 def check_base(workload: Workload) -> None:
     """Raises UsageError for what a base packed by GPTQ or AWQ, or in FP8, does not go with."""
     setup, base = workload.setup, workload.setup.quantization
@@ -207,8 +238,8 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             " update_dtype); take --dtype float16.",
         ),
         (
-            setup.precision == "amp" and kind == "awq",
-            "what autocast makes of its products is not known; take --precision pure.",
+            setup.precision == "amp" and setup.dtype != "bfloat16",
+            "what autocast of bfloat16 makes of float16 is not known; take --precision pure.",
         ),
         (
             setup.quantization.recipe != "stock",
@@ -229,9 +260,8 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             "it is known as transformers 5 loads it; leave out --kernels and --transformers.",
         ),
         (
-            has_packed_experts(model),
-            "how it stores experts that transformers packs into one parameter is not known; take"
-            " --method lora.",
+            any("experts" in name for name, _ in model.modules()),
+            "how it stores experts is not known; take --method lora.",
         ),
         (
             kind == "fp8" and capability is not None and capability < 89,

@@ -1,0 +1,112 @@
+"""What layers of GPTQModel hold and keep, recorded with the package itself.
+
+    PYTHONPATH=GPTQMODEL python -m benchmarks.packed_layers
+
+writes `tests/data/packed_layers.json`: for each kind, width and group the bytes of a layer's
+buffers, and what autograd keeps of its product in training.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+FILE = Path(__file__).parent.parent / "tests" / "data" / "packed_layers.json"
+SHAPES = ((512, 256), (896, 128), (160, 64), (64, 160))
+GROUPS = (128, 64, 32, -1)
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+
+    for (inputs, outputs), group, bits, bias in product(
+        SHAPES, GROUPS, (2, 3, 4, 8), (False, True)
+    ):
+        layer = TorchLinear(
+            bits=bits,
+            group_size=group,
+            sym=True,
+            desc_act=False,
+            in_features=inputs,
+            out_features=outputs,
+            bias=bias,
+        )
+        layer.optimized = True  # compiled it allocates less and keeps the same
+        layer.post_init()
+        yield _row("gptq", bits, group, layer)
+    for (inputs, outputs), group, bias in product(SHAPES, GROUPS, (False, True)):
+        if inputs % group == 0:
+            yield _row("awq", 4, group, _awq_layer(inputs, outputs, group, bias))
+
+
+def _awq_layer(inputs: int, outputs: int, group: int, bias: bool) -> Any:
+    """The layer for any device, whose buffers are the card's, with the card's function: its kernels
+    replaced by the package's own unpacking in torch."""
+    from gptqmodel.nn_modules.qlinear import gemm_awq
+    from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    def unpacked(qweight: Any, scales: Any, qzeros: Any, *rest: Any) -> Any:
+        return dequantize_gemm(qweight, qzeros, scales, 4, layer.group_size)
+
+    def multiplied(x: Any, qweight: Any, scales: Any, qzeros: Any, *rest: Any, **more: Any) -> Any:
+        return torch.matmul(x, unpacked(qweight, scales, qzeros))
+
+    def forward(x: Any) -> Any:
+        packed = (layer.qweight, layer.qzeros, layer.scales)
+        return gemm_awq.AwqGemmFn.apply(x, *packed, 4, layer.group_size, layer.bias, outputs)
+
+    gemm_awq.awq_dequantize_weights = unpacked
+    gemm_awq._awq_cuda_gemm_forward = multiplied
+    layer = AwqTorchLinear(
+        bits=4,
+        group_size=group,
+        sym=False,
+        desc_act=False,
+        in_features=inputs,
+        out_features=outputs,
+        bias=bias,
+        register_buffers=True,
+    )
+    layer.post_init()
+    layer.forward = forward
+    return layer
+
+
+def _row(kind: str, bits: int, group: int, layer: Any) -> dict[str, Any]:
+    layer.train()
+    own = {t.untyped_storage().data_ptr() for t in layer.buffers()}
+    kept: list[Any] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept.append([str(tensor.dtype).removeprefix("torch."), list(tensor.shape)])
+        return tensor
+
+    x = torch.randn(2, 8, layer.in_features, dtype=torch.float16, requires_grad=True)
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    sizes = {name: t.nbytes for name, t in layer.named_buffers()}
+    return {
+        "kind": kind,
+        "bits": bits,
+        "group_size": group,
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias_bytes": sizes.pop("bias", 0),
+        "weight_bytes": sizes.pop("qweight"),
+        "constant_bytes": sum(sizes.values()),
+        "kept": kept,
+    }
+
+
+if __name__ == "__main__":
+    from importlib.metadata import version
+
+    recorded = {"gptqmodel": version("gptqmodel"), "torch": torch.__version__, "rows": list(rows())}
+    lines = ",\n".join(json.dumps(row) for row in recorded.pop("rows"))
+    FILE.write_text(f'{json.dumps(recorded)[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
