@@ -116,8 +116,8 @@ class ModelSpec:
     they came from: "bundled", a path, or "hub". `output_embedding` is the module that makes the
     logits, None if the class has none. `weightless` names the modules that own no parameter and
     contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
-    `published` is the whole config.json as it came, out of which the real model can be built. `stored`
-    is set where the checkpoint is a quantised base, on which adapters alone train;
+    `published` is the whole config.json as it came, out of which the real model can be built.
+    `stored` is set where the checkpoint is a quantised base, on which adapters alone train;
     `dequantized_from` names how a checkpoint is stored whose weights are asked about as turned back
     into 16 bit. `text_side_of` is set where it stands for a model that sees.
 

@@ -22,6 +22,9 @@ Optimizer = Literal[
     "paged_lion_8bit",
     "paged_lion_32bit",
     "muon",
+    "galore_adamw",
+    "apollo_adamw",
+    "adam_mini",
 ]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
@@ -60,19 +63,14 @@ QUANT_TITLES: Mapping[str, str] = {
 PeftType = Literal["lora", "vera", "ia3", "oft"]
 
 UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
-    "galore": (
-        "its states depend on a rank and on the matrices that it is told of, and it decomposes a"
-        " gradient in between."
+    "galore_adafactor": "its averages are sums of rows and columns of what it projects.",
+    "galore_adamw_8bit": (
+        "galore-torch 1.0 hands bitsandbytes 0.50 its clipping as another argument; take"
+        " galore_adamw."
     ),
+    "galore_adamw_layerwise": "it updates inside backward, where no gradient outlives its layer.",
     "q_galore": ("its weights and projections are quantised by kernels of its own."),
-    "apollo": (
-        "its states depend on a rank and on the matrices that it is told of, neither of which an"
-        " option says."
-    ),
-    "adam_mini": (
-        "it keeps one average of each weight, and shares the other by blocks that it finds in a"
-        " model's names."
-    ),
+    "apollo_adamw_layerwise": "it updates inside backward, where no gradient outlives its layer.",
     "ademamix": "it keeps a third average; adamw keeps two.",
     "adalomo": "it updates inside backward, where no gradient outlives its layer.",
     "lomo": "it updates inside backward, where no gradient outlives its layer.",
@@ -117,6 +115,8 @@ UNMODELLED_ADAPTERS: Mapping[str, str] = {
     ),
 }
 """PEFT's other methods."""
+PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
+"""Optimizers of packages that know of a weight's shape or name; known to the rules alone."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
@@ -180,6 +180,11 @@ def check_together(setup: "TrainSetup") -> None:
             "torch's Muon updates matrices alone, and refuses the vectors of norms, biases,"
             " magnitudes and VeRA; take it with --method lora or qlora and neither"
             " --modules-to-save nor --use-dora nor --peft-type vera, or another --optimizer."
+        )
+    if setup.optimizer in PROJECTED and (lora is not None or setup.sharding not in ("none", "ddp")):
+        raise UsageError(
+            f"{setup.optimizer} is known of whole weights on one rank alone; take it with --method"
+            " full, and --sharding none or ddp."
         )
     if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(

@@ -113,6 +113,19 @@ class TrainOptions:
             words="{}",
         ),
     )
+    optimizer_rank: int = field(
+        default=128,
+        metadata=option(
+            "Rank that GaLore and APOLLO project gradients to.",
+            metavar="N",
+            noun="optimizer rank",
+            added=23,
+            group="optimizer",
+            label="Projected to",
+            tip="Rank that GaLore and APOLLO project gradients to.",
+            words="gradients of rank {}",
+        ),
+    )
     optimizer_impl: OptimizerImpl = field(
         default="foreach",
         metadata=option(

@@ -15,6 +15,7 @@ from lora_profiler.option_values import (
     FLAT,
     FULLY_SHARDED,
     MAX_WORLD_SIZE,
+    PROJECTED,
     QUANT_TITLES,
     UPDATES_SHARED,
     Attention,
@@ -42,6 +43,7 @@ __all__ = [
     "FULLY_SHARDED",
     "MAX_WORLD_SIZE",
     "OPTIONS",
+    "PROJECTED",
     "QUANT_TITLES",
     "STORED_OPTIONS",
     "UPDATES_SHARED",
@@ -126,8 +128,8 @@ def _check_stored(model: str, stored: StoredBase, setup: TrainSetup) -> None:
         )
     if setup.quantization.quant_type != stored.quant_type:
         raise UsageError(
-            f"{packed}, of which no {setup.quantization.quant_type} is made; leave --quant-type out,"
-            f" {made_from}."
+            f"{packed}, of which no {setup.quantization.quant_type} is made; leave --quant-type"
+            f" out, {made_from}."
         )
     if stored.quant_type == "nf4" and setup.quantization.double_quant != stored.double_quant:
         own = "with" if stored.double_quant else "without"

@@ -1,7 +1,11 @@
-"""Optimizers of bitsandbytes and torchao, and torch's Muon, against the packages themselves: states
+"""Optimizers of bitsandbytes, torchao, GaLore, APOLLO and Adam-mini, and torch's Muon, against the packages themselves: states
 on the card and in unified memory, and what a step keeps for a moment."""
 
+import json
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +18,12 @@ from lora_profiler import predict as answer
 from lora_profiler.algebra.polynomial import ZERO, constant
 from lora_profiler.analytic import paged_bytes, predict
 from lora_profiler.analytic.optimizers import state_bytes, step_temporary_candidates
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.analytic.persistent import Persistent, StateKind, TrainableTensor
+from lora_profiler.analytic.projected_optimizers import step_bytes
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, second_averages
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -190,3 +195,57 @@ def test_the_compiled_step_of_torchao(name):
     )
     setup = TrainSetup(optimizer=name, device="cpu")
     assert [c.evaluate(1, 1, 1) for c in step_temporary_candidates(state, setup)] == [peak]
+
+
+# --- GaLore, APOLLO, Adam-mini --------------------------------------------------------------------
+
+PROJECTING = json.loads(
+    (Path(__file__).parent / "data" / "projected_optimizers.json").read_text("utf-8")
+)["rows"]
+
+
+@pytest.mark.parametrize("row", PROJECTING, ids=lambda r: "-".join(str(r[k]) for k in list(r)[:4]))
+def test_states_are_those_that_the_package_made_and_a_step_works_with_as_much(row):
+    """A step also makes sums of rows or columns; a CPU's 16-bit products have scratch of oneDNN's
+    beside."""
+    kind = StateKind(is_projected=True)
+    if row["optimizer"] == "adam_mini":
+        sizes = replace(cases.spec_of("llama"), config=HEADS)
+        kind = StateKind(averages=second_averages(sizes, row["name"], tuple(row["shape"])))
+    one = TrainableTensor(tuple(map(constant, row["shape"])), row["dtype"], kind)
+    setup = TrainSetup(optimizer=row["optimizer"], optimizer_rank=row.get("rank", 128))
+    assert state_bytes(one, setup).evaluate(1, 1, 1) == row["state_bytes"]
+    alone = SimpleNamespace(neighbours=[(None, one)])
+    found = [each.evaluate(1, 1, 1) for each in step_bytes(alone, setup)]
+    first = 1 if kind.is_projected else 0  # before it, a new projection, which this step makes none
+    has_scratch = row["dtype"] == "bfloat16" and row["optimizer"] != "apollo_adamw"
+    if has_scratch:
+        assert max(found[first:]) <= row["step_bytes"]
+    else:
+        assert max(found[first:]) == pytest.approx(row["step_bytes"], rel=0.025)
+
+
+HEADS = {"hidden_size": 64, "num_attention_heads": 4}
+
+
+def test_projected_states_by_hand():
+    """A Llama of 8 B, whose head is a matrix of its own: 7 linear layers in each of 32, and it."""
+    model = find_model("meta-llama/Llama-3.1-8B")
+    setup = TrainSetup(optimizer="galore_adamw", optimizer_rank=64)
+    held = predict(Workload(model=model, setup=setup)).persistent_bytes["optimizer_states"]
+    shapes = [(4096, 4096)] * 2 + [(1024, 4096)] * 2 + [(14336, 4096)] * 3
+    of_layer = sum(64 * 2 * (2 * max(shape) + min(shape)) for shape in shapes)
+    head, rest = 64 * 2 * (2 * 128_256 + 4096), 2 * 2 * (128_256 * 4096 + 65 * 4096)
+    assert held == 32 * of_layer + head + rest
+
+
+@pytest.mark.parametrize("optimizer", ["galore_adamw", "apollo_adamw", "adam_mini"])
+def test_an_optimizer_of_whole_weights_alone(optimizer):
+    found = answer(wide(optimizer=optimizer), may_trace=False)
+    assert found.engine == "analytic" and found.exactness == "estimate"
+    with pytest.raises(UsageError, match="whole weights on one rank"):
+        wide(optimizer=optimizer, lora=LoraConfig())
+    with pytest.raises(UsageError, match="whole weights on one rank"):
+        wide(optimizer=optimizer, sharding="fsdp", world_size=2)
+    with pytest.raises(UsageError, match="known to the rules alone"):
+        answer(wide(optimizer=optimizer), engine="traced")

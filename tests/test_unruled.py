@@ -119,7 +119,7 @@ def test_a_card_multiplies_as_many_numbers_in_int8():
 
 def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
     int8 = workload("llama", lora=PLAIN, quantization=INT8, device="cuda")
-    with pytest.raises(UsageError, match="products over LLM.int8"):
+    with pytest.raises(UsageError, match=r"products over LLM\.int8"):
         step_of(step_kernels(int8), int8.setup)
     dora = workload("llama", lora=DORA, device="cuda")
     step = step_of(step_kernels(dora), dora.setup)

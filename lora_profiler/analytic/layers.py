@@ -4,7 +4,7 @@ and FLOPs."""
 from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import Values, constant
+from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.deepspeed import piece_bytes
 from lora_profiler.analytic.gathered_units import Piece, chunk
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
@@ -12,15 +12,14 @@ from lora_profiler.analytic.persistent import (
     TrainableTensor,
     adapter_dtype,
     adapter_tensors,
-    has_wide_states,
     kept_in_16_bit,
     module_bytes,
-    rest_dtype,
+    whole_weights,
 )
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import Run
-from lora_profiler.model_spec import Module
+from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import LayerCost
 from lora_profiler.support.bases import stored_base
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
@@ -43,7 +42,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
 
     rows = []
     for name, module in model.modules():
-        tensors = _trainable(module, adapted.get(name, []), name in copied, setup)
+        tensors = _trainable(model, name, module, adapted.get(name, []), name in copied, setup)
         weights, quantization = module_bytes(module, setup, kept, stored)
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
@@ -120,19 +119,16 @@ def _rest(
 
 
 def _trainable(
-    module: Module, found: list[Adapter], copied: bool, setup: TrainSetup
+    model: ModelSpec,
+    name: str,
+    module: Module,
+    found: list[Adapter],
+    copied: bool,
+    setup: TrainSetup,
 ) -> list[TrainableTensor]:
     tensors = []
     if setup.lora is None or copied:
-        tensors = [
-            TrainableTensor(
-                tuple(constant(size) for size in w.shape),
-                rest_dtype(setup),
-                has_wide_states(module, setup),
-            )
-            for w in module.weights
-            if copied or w.tied_to is None
-        ]
+        tensors = list(whole_weights(model, name, module, setup, copied=copied))
     for adapter in found:
         assert setup.lora is not None
         tensors += adapter_tensors(adapter, adapter_dtype(setup), setup.lora)

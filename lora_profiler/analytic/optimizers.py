@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total, undominated
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.analytic.projected_optimizers import kept_bytes, step_bytes
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, PackageOptimizer
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, PROJECTED, TrainSetup
 
 HOST_SCALAR_BYTES = 4
 
@@ -28,6 +29,8 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     if made is not None:
         return _package_state_bytes(made, tensor, setup)
+    if setup.optimizer in PROJECTED:
+        return kept_bytes(tensor, setup)
     if setup.optimizer == "adamw":
         counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
         return tensor.bytes * 2 + (HOST_SCALAR_BYTES if counted else 0)
@@ -77,7 +80,7 @@ def paged_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
 
 
 def _on(made: PackageOptimizer, tensor: TrainableTensor) -> PackageOptimizer:
-    return made._replace(bits=32) if tensor.has_wide_states else made
+    return made._replace(bits=32) if tensor.kind.is_wide else made
 
 
 def _factored(tensor: TrainableTensor) -> Polynomial:
@@ -181,6 +184,7 @@ _TEMPORARIES: Mapping[str, Callable[[Persistent, TrainSetup], Iterator[Polynomia
     "adafactor": _adafactor,
     "muon": _muon,
     "sgd": _nothing,
+    **dict.fromkeys(PROJECTED, step_bytes),
 }
 
 

@@ -17,18 +17,31 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, prod
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
 from lora_profiler.support.bases import layer_bytes, stored_base
 from lora_profiler.support.library_memory import has_reference
-from lora_profiler.support.optimizers import widens_embeddings
+from lora_profiler.support.optimizers import second_averages, widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT
-from lora_profiler.workload import DTYPE_BYTES, Dtype, LoraConfig, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, PROJECTED, Dtype, LoraConfig, TrainSetup
+
+
+class StateKind(NamedTuple):
+    """What an optimizer makes of one tensor and not of all: `is_wide` where its states are in 32
+    bit whatever the optimizer's are; `is_projected` where they are of a projected gradient;
+    `averages` is how many second averages there are, None for one a weight."""
+
+    is_wide: bool = False
+    is_projected: bool = False
+    averages: int | None = None
+
+
+_PLAIN = StateKind()
 
 
 class TrainableTensor(NamedTuple):
-    """A tensor that receives a gradient: its shape (polynomials in the rank) and dtype, and whether
-    its optimizer states are in 32 bit whatever the optimizer's are."""
+    """A tensor that receives a gradient: its shape (polynomials in the rank), its dtype, and what
+    an optimizer makes of it."""
 
     shape: tuple[Polynomial, ...]
     dtype: str
-    has_wide_states: bool = False
+    kind: StateKind = _PLAIN
 
     @property
     def numel(self) -> Polynomial:
@@ -183,11 +196,9 @@ def trainable_tensors(
     copies: tuple[tuple[str, Module], ...],
 ) -> Iterator[TrainableTensor]:
     """The tensors that an optimizer gets, in the order of `named_parameters()`."""
-    rest = rest_dtype(setup)
     if setup.lora is None:
-        for _, module in spec.modules():
-            wide = has_wide_states(module, setup)
-            yield from (_fixed(w.shape, rest, wide) for w in module.weights if w.tied_to is None)
+        for name, module in spec.modules():
+            yield from whole_weights(spec, name, module, setup)
         return
     dtype, made = adapter_dtype(setup), {}
     saved = dict(copies)
@@ -195,33 +206,44 @@ def trainable_tensors(
         position = {name: i for i, (name, _) in enumerate(spec.modules())}
         adapters = tuple(sorted(adapters, key=lambda a: position[a.module]))
         first = position[adapters[0].module]
-        before = [module for name, module in saved.items() if position[name] < first]
-        after = [module for name, module in saved.items() if position[name] > first]
+        before = [name for name in saved if position[name] < first]
+        after = [name for name in saved if position[name] > first]
     else:
         before, after = [], []
-    for module in before:
-        wide = has_wide_states(module, setup)
-        yield from (_fixed(w.shape, rest, wide) for w in module.weights)
+    for name in before:
+        yield from whole_weights(spec, name, saved[name], setup, copied=True)
     for adapter in adapters:
         shapes = adapter.a_shape(1), adapter.b_shape(1), adapter.scales_input
         if shapes not in made:
             made[shapes] = adapter_tensors(adapter, dtype, setup.lora)
         yield from made[shapes]
-    for module in after:
-        wide = has_wide_states(module, setup)
-        yield from (_fixed(w.shape, rest, wide) for w in module.weights)
+    for name in after:
+        yield from whole_weights(spec, name, saved[name], setup, copied=True)
 
 
-def has_wide_states(module: Module, setup: TrainSetup) -> bool:
-    """Whether the module's optimizer states are in 32 bit whatever the optimizer's are."""
-    return module.kind == "Embedding" and widens_embeddings(setup)
+def whole_weights(
+    spec: ModelSpec, name: str, module: Module, setup: TrainSetup, *, copied: bool = False
+) -> Iterator[TrainableTensor]:
+    """A module's own weights where they train, tied ones where they come first, those of a copy
+    all. `name`: the module's in the model."""
+    wide = module.kind == "Embedding" and widens_embeddings(setup)
+    for weight in module.weights:
+        if not copied and weight.tied_to is not None:
+            continue
+        kind = StateKind(is_wide=True) if wide else _PLAIN
+        if setup.optimizer == "adam_mini":
+            averages = second_averages(spec, f"{name}.{weight.name}", weight.shape)
+            kind = StateKind(averages=averages)
+        elif setup.optimizer in PROJECTED and weight.name == "weight" and module.kind == "Linear":
+            kind = StateKind(is_projected=True)
+        yield _fixed(weight.shape, rest_dtype(setup), kind)
 
 
 @lru_cache(
     maxsize=1024
 )  # a model has many tensors of few shapes, and one object is counted faster than equal ones
-def _fixed(shape: tuple[int, ...], dtype: str, wide: bool = False) -> TrainableTensor:
-    return TrainableTensor(tuple(constant(size) for size in shape), dtype, wide)
+def _fixed(shape: tuple[int, ...], dtype: str, kind: StateKind = _PLAIN) -> TrainableTensor:
+    return TrainableTensor(tuple(constant(size) for size in shape), dtype, kind)
 
 
 def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[TrainableTensor, ...]:

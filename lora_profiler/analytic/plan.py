@@ -114,6 +114,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.precision,
         setup.optimizer,
         setup.optimizer_impl,
+        setup.optimizer_rank,
         setup.checkpointing,
         setup.attention,
         setup.device,

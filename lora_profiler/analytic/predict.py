@@ -23,8 +23,7 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.support.bases import SPLIT_TOKENS, splits_products
-from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.engines import left_out, why_unruled
 from lora_profiler.support.evaluation import evaluation_words, generation_words
 from lora_profiler.support.generations import version_words
 from lora_profiler.support.liger import ASSUMPTION
@@ -270,6 +269,7 @@ def _is_unchecked(setup: TrainSetup) -> bool:
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     """What is set that the ledger does not follow to the byte, a sentence each."""
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
+    found += left_out(setup)
     if any(a.kind == "Embedding" for a in plan.adapters):
         found.append("Activations of LoRA on an embedding are not modelled.")
     if plan.workload.setup.autocast_dtype and any(a.parameter is not None for a in plan.adapters):
@@ -290,11 +290,6 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
                 " in place of the biases that FSDP gathered, which stay; they are left out (0.1 %"
                 " of OPT-6.7B's peak after k-bit preparation)."
             )
-    if splits_products(setup):
-        found.append(
-            f"AWQ's products of up to {SPLIT_TOKENS:,} tokens are made in eight parts of float32"
-            " for a moment of the forward pass, which are left out: 32 B a token and output."
-        )
     if any(".experts." in adapter.module for adapter in plan.adapters):
         found.append(
             "Adapters on experts that are layers of their own: what A makes is counted for more"

@@ -88,8 +88,9 @@ class Rules(NamedTuple):
     `kernel` is attention's where there is no mask, `masked_kernel` where there is one; grouped
     heads are repeated for the efficient one where it takes none (`repeats_heads`).
 
-    `base` is how quantised layers run. `rest_dtype` is the dtype of what is not quantised, and so of the residual stream, but for
-    modules of other `unpacked_dtypes`; `head` the output layer, which never is quantised.
+    `base` is how quantised layers run. `rest_dtype` is the dtype of what is not quantised, and so
+    of the residual stream, but for modules of other `unpacked_dtypes`; `head` the output layer,
+    which never is quantised.
     `autocast`: what matrix products and attention run in whatever their inputs are.
     `input_grads`: checkpointing makes the embeddings' output require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several

@@ -12,6 +12,7 @@ from lora_profiler.harness.pretended import Pretended
 from lora_profiler.harness.trainer_refusals import MODULES, missing_for, refuse_trainer
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
+from lora_profiler.support.engines import why_untraced
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
@@ -112,6 +113,8 @@ def refuse(
         )
     if conditions.trained_by:
         _refuse_trainer(setup, conditions.trained_by, installed)
+    if reason := why_untraced(setup):
+        raise UsageError(reason)
     package = package_of(setup)
     if (setup.quantization or package == "bitsandbytes") and installed("bitsandbytes") is None:
         what = "a 4-bit base" if setup.quantization else f"optimizer {setup.optimizer}"

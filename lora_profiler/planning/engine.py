@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.bases import base_words, why_untraced
+from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
-from lora_profiler.support.engines import why_unprofiled
+from lora_profiler.support.engines import why_unprofiled, why_untraced
 from lora_profiler.support.optimizers import optimizer_words, package_of
 from lora_profiler.units import short_count_text
-from lora_profiler.workload import QUANT_TITLES, TrainSetup, Workload
+from lora_profiler.workload import PROJECTED, QUANT_TITLES, TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
@@ -114,7 +114,7 @@ def words_beside(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
     package, whoever gives it."""
     words = (*_checkpoint_words(workload), *base_words(workload.setup), *_text_side_words(workload))
-    if package_of(workload.setup) is None:
+    if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words
     from lora_profiler.analytic import paged_bytes
 

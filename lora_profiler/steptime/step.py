@@ -8,7 +8,7 @@ from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.roofline import Step
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
-from lora_profiler.workload import QUANT_TITLES, UPDATES_SHARED, TrainSetup
+from lora_profiler.workload import PROJECTED, QUANT_TITLES, UPDATES_SHARED, TrainSetup
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
@@ -34,9 +34,9 @@ def update_bytes(
 
     The packages' optimizers read weight and gradient and write the weight, and read and write each
     state, at the bits that large tensors have; paged ones as if their states lay on the card. SGD
-    has no states. The many operators of Adafactor and Muon are not counted: None.
+    has no states. The many operators of Adafactor, Muon and of those that project are not counted: None.
     """
-    if setup.optimizer in ("adafactor", "muon"):
+    if setup.optimizer in ("adafactor", "muon", *PROJECTED):
         return None
     return sum(
         _own(setup, count) * (_bytes_each(setup, size) + clipping * size)

@@ -1,9 +1,9 @@
 """Quantised bases: how many bytes a linear layer has in each, what its product keeps for backward,
 and what each does not go with. No torch.
 
-Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py`, `autograd/_functions.py`;
-GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`; transformers 5.24
-`integrations/finegrained_fp8.py`, `quantizers/quantizer_{awq,finegrained_fp8}.py`; PEFT 0.21
+Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py` (Int8Params),
+`autograd/_functions.py`; GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`;
+transformers 5.24 `integrations/finegrained_fp8.py`, `quantizers/quantizer_{awq,finegrained_fp8}.py`; PEFT 0.21
 `tuners/lora/{bnb,gptq,awq,layer}.py`. Held against the layers themselves by `tests/test_bases.py`.
 """
 
@@ -164,17 +164,6 @@ def is_packed_base(setup: TrainSetup) -> bool:
     return base is not None and base.quant_type not in ("nf4", "int8")
 
 
-def why_untraced(setup: TrainSetup) -> str | None:
-    """Why the base's layers cannot be run here, and what to do; None where they can."""
-    if setup.quantization is None or not is_packed_base(setup):
-        return None
-    title = QUANT_TITLES[setup.quantization.quant_type]
-    return (
-        f"a base in {title} is known to the rules alone: its layers are the packages' own kernels"
-        " for CUDA; take --engine analytic, or --quant-type nf4."
-    )
-
-
 SPLIT_TOKENS = 1024
 """Up to so many, AWQ's product is made in eight parts of float32 that are summed."""
 
@@ -182,11 +171,8 @@ SPLIT_TOKENS = 1024
 def splits_products(setup: TrainSetup) -> bool:
     """Whether AWQ's products are made in parts (GPTQModel 7.7 `qlinear/gemm_awq.py`, AwqGemmFn)."""
     base = setup.quantization
-    return (
-        base is not None
-        and base.quant_type == "awq"
-        and setup.batch_size * setup.seq_len <= SPLIT_TOKENS
-    )
+    is_awq = base is not None and base.quant_type == "awq"
+    return is_awq and setup.batch_size * setup.seq_len <= SPLIT_TOKENS
 
 
 def base_words(setup: TrainSetup) -> tuple[str, ...]:

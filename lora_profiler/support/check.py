@@ -2,8 +2,8 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.support.bases import check_base, why_untraced
-from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled
+from lora_profiler.support.bases import check_base
+from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
@@ -52,8 +52,8 @@ def check_completions(setup: TrainSetup, engine: str) -> None:
 
 
 def check_model(workload: Workload) -> None:
-    """Raises UsageError for a base, adapters, a loss, packed rows or kernels that the model does not take,
-    wherever it runs."""
+    """Raises UsageError for a base, adapters, a loss, packed rows or kernels that the model does
+    not take, wherever it runs."""
     check_base(workload)
     check_adapters(workload)
     check_loss(workload)

@@ -2,9 +2,9 @@
 take a trace; and memory that no profile holds, for it is no polynomial in the sizes, or not one
 process's. No torch."""
 
-from lora_profiler.support.bases import why_untraced
+from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
 from lora_profiler.support.optimizers import widens_embeddings
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import PROJECTED, QUANT_TITLES, TrainSetup
 
 NO_GENERATION = (
     "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
@@ -69,6 +69,36 @@ OUTLIERS = (
     " are there twice."
 )
 """What a trace of LLM.int8 on a card leaves out."""
+
+
+def why_untraced(setup: TrainSetup) -> str | None:
+    """Why the base's layers or the optimizer cannot be run here, and what to do; None where they
+    can."""
+    if setup.optimizer in PROJECTED:
+        return (
+            f"{setup.optimizer} is known to the rules alone, as its package's source has it; take"
+            " --engine analytic, or another --optimizer."
+        )
+    if setup.quantization is None or not is_packed_base(setup):
+        return None
+    title = QUANT_TITLES[setup.quantization.quant_type]
+    return (
+        f"a base in {title} is known to the rules alone: its layers are the packages' own kernels"
+        " for CUDA; take --engine analytic, or --quant-type nf4."
+    )
+
+
+def left_out(setup: TrainSetup) -> tuple[str, ...]:
+    """What the rules do not follow to the byte, a sentence each."""
+    found = []
+    if setup.optimizer in PROJECTED:
+        found.append("Row and column sums of the optimizer's step are left out.")
+    if splits_products(setup):
+        found.append(
+            f"AWQ's products of up to {SPLIT_TOKENS:,} tokens are made in eight parts of float32"
+            " for a moment of the forward pass, which are left out: 32 B a token and output."
+        )
+    return tuple(found)
 
 
 def why_unruled(setup: TrainSetup) -> str | None:

@@ -7,8 +7,10 @@ names.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Literal, NamedTuple
 
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.units import bytes_text
 from lora_profiler.workload import Device, Optimizer, TrainSetup
 
@@ -75,10 +77,45 @@ def widens_embeddings(setup: TrainSetup) -> bool:
     return is_bitsandbytes and setup.loop_state != "none"
 
 
+_HEADS = ("k_proj", "q_proj", "wq", "wk", "query", "key")
+_ROWS = (
+    *("embd", "embed", "wte", "lm_head", "output", "final_layer", "v_proj", "wv", "value"),
+    *("feed_forward", "linear", "mlp", "o_proj", "wo", "attn.proj"),
+)
+"""Parts of names by which Adam-mini finds queries and keys, with an average a head, and weights
+with one a row; a bias keeps all, everything else one."""
+
+
+def second_averages(model: ModelSpec, name: str, shape: tuple[int, ...]) -> int:
+    """How many of Adam-mini's a parameter has, by its full name."""
+    numel: int = prod(shape)
+    name = name.lower()
+    if "bias" in name:
+        return numel
+    if any(part in name for part in _HEADS):
+        hidden, heads = model.config["hidden_size"], model.config["num_attention_heads"]
+        return numel // int(hidden * hidden // heads)
+    return shape[0] if any(part in name for part in _ROWS) else 1
+
+
 COMPILED_STEP = (
     "torchao's step is what torch 2.13's torch.compile makes of it; compiling it, in the first"
     " step, is left out."
 )
+
+
+_PROJECTS = (
+    " projects the gradients of every linear layer (optim_target_modules all-linear) to rank"
+    " --optimizer-rank, and makes that anew every 200 steps"
+)
+_RULED: Mapping[Optimizer, str] = {
+    "galore_adamw": (
+        f"GaLore{_PROJECTS} by a decomposition in float32, which is counted with its vectors;"
+        " cuSOLVER's own workspace is left out."
+    ),
+    "apollo_adamw": f"APOLLO{_PROJECTS} by a random matrix.",
+    "adam_mini": "Adam-mini finds its blocks by the names of weights.",
+}
 
 
 def optimizer_words(setup: TrainSetup, paged_bytes: int) -> tuple[str, ...]:
@@ -86,6 +123,8 @@ def optimizer_words(setup: TrainSetup, paged_bytes: int) -> tuple[str, ...]:
     `paged_bytes` of its states are in unified memory."""
     if package_of(setup) == "torchao":
         return (COMPILED_STEP,)
+    if setup.optimizer in _RULED:
+        return (_RULED[setup.optimizer],)
     if not paged_bytes:
         return ()
     return (

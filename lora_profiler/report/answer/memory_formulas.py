@@ -47,6 +47,18 @@ _OPTIMIZERS = {
         " has 100,000 weights or more"
     ),
     "muon": "Muon keeps one state per trained weight, in that weight's dtype",
+    "galore_adamw": (
+        "GaLore keeps two averages of each linear layer's projected gradient and the projection,"
+        " and two states a weight of everything else"
+    ),
+    "apollo_adamw": (
+        "APOLLO keeps two averages of each linear layer's projected gradient and the projection,"
+        " and two states a weight of everything else"
+    ),
+    "adam_mini": (
+        "Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per"
+        " head, row or tensor"
+    ),
     "sgd": "SGD without momentum keeps nothing",
     "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
 }
