@@ -283,6 +283,58 @@ def test_methods_that_are_options(read: Any, name: str, option: str) -> None:
     assert {row.key for row in file.not_modelled} <= {"lora_mlp_kernel"}
 
 
+FULL_BY_LLAMAFACTORY = """
+model_name_or_path: meta-llama/Llama-3.1-8B
+stage: sft
+finetuning_type: {}
+cutoff_len: 2048
+per_device_train_batch_size: 1
+optim: adamw_torch
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"),
+    [
+        ("use_galore: true\ngalore_target: all", ("galore_adamw", 16)),
+        ("use_apollo: true\napollo_rank: 256", ("apollo_adamw", 256)),
+        ("use_adam_mini: true", ("adam_mini", None)),
+        ("optim_args: rank=64, update_proj_gap=100", ("adamw", 64)),
+    ],
+)
+def test_optimizers_that_project(read: Any, lines: str, options: tuple[str, int | None]) -> None:
+    file = read(FULL_BY_LLAMAFACTORY.format("full", lines))
+    assert (file.options["optimizer"], file.options.get("optimizer_rank")) == options
+    assert not file.not_modelled
+    if "use_" in lines:
+        (row,) = read(FULL_BY_LLAMAFACTORY.format("lora", lines)).not_modelled
+        assert "of adapters" in row.missing and row.direction == "too high"
+
+
+@pytest.mark.parametrize(
+    ("lines", "missing"),
+    [
+        ("optimizer: galore_adamw\noptim_target_modules: all-linear", ()),
+        ("optimizer: apollo_adamw\noptim_target_modules: [mlp]", ("optim_target_modules",)),
+        ("optimizer: galore_adamw_8bit_layerwise", ("optimizer",)),
+    ],
+)
+def test_transformers_names_of_projecting_optimizers(
+    read: Any, lines: str, missing: tuple[str, ...]
+) -> None:
+    file = read(f"base_model: gpt2\nsequence_len: 512\nmicro_batch_size: 1\n{lines}\n")
+    assert file.options["optimizer"] in ("galore_adamw", "apollo_adamw")
+    assert tuple(row.key for row in file.not_modelled) == missing
+
+
+def test_a_checkpoint_of_gptq(read: Any) -> None:
+    lines = "base_model: TheBloke/Llama-2-7B-GPTQ\ngptq: true\nsequence_len: 512\n"
+    file = read(f"{lines}micro_batch_size: 1\nadapter: lora\nlora_r: 8\nloraplus_lr_ratio: 16\n")
+    assert (file.options["methods"], file.options["quant_type"]) == (("qlora",), "gptq")
+    assert keys(file)["loraplus_lr_ratio"].state == "costs nothing"
+
+
 def test_a_muon_that_trains_more_than_matrices_is_not_torchs(read: Any) -> None:
     assert keys(read(IN_8_BIT.format("true", "muon")))["optimizer"].direction == "too high"
 

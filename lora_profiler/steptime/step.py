@@ -34,7 +34,8 @@ def update_bytes(
 
     The packages' optimizers read weight and gradient and write the weight, and read and write each
     state, at the bits that large tensors have; paged ones as if their states lay on the card. SGD
-    has no states. The many operators of Adafactor, Muon and of those that project are not counted: None.
+    has no states. The many operators of Adafactor, Muon and of those that project are not counted:
+    None.
     """
     if setup.optimizer in ("adafactor", "muon", *PROJECTED):
         return None

@@ -8,6 +8,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks.find import find_stack
+from lora_profiler.support.bases import is_packed_base
 from lora_profiler.trainer_files.document import Document, parse
 from lora_profiler.trainer_files.reading import read_document
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
@@ -40,6 +41,11 @@ def written(name: str, workload: Workload, file_name: str) -> str:
         raise UsageError(
             "a trainer's file does not say how many ranks train: its launcher does; leave out"
             " --world-size and --sharding to write one."
+        )
+    if is_packed_base(setup):
+        raise UsageError(
+            "no file is written for a checkpoint of GPTQ, AWQ or FP8: trainers load it by name,"
+            " each with keys of its own."
         )
     text, document = (_script if name == SCRIPT else _keys)(name, workload, file_name)
     _check_same(read_document(document, name), workload)

@@ -145,6 +145,13 @@ def _processor(value: Any, document: Document) -> Meaning:
     return NOTHING if is_off(value) else not_modelled(_VISION, "too low")
 
 
+def _gptq(value: Any, document: Document) -> Meaning:
+    """A checkpoint of GPTQ, on which an adapter trains."""
+    if is_off(value) or is_off(document.get("adapter")):
+        return NOTHING
+    return Meaning({"methods": ("qlora",), "quant_type": "gptq"})
+
+
 def _quantized_as(value: Any, document: Document) -> Meaning:
     if is_off(value) or is_on(document.get("model_quantization_config_kwargs.dequantize")):
         return NOTHING
@@ -239,6 +246,7 @@ AXOLOTL = Framework(
         "sample_packing": shared.one_row,
         "batch_flattening": missing("a batch laid into one row without padding", "too high"),
         "optimizer": shared.optimizer,
+        "optim_args": shared.optimizer_arguments,
         "bf16": _bf16,
         "fp16": shared.autocast_float16,
         "bfloat16": _loads("bfloat16"),
@@ -320,13 +328,13 @@ AXOLOTL = Framework(
         "relora": missing("ReLoRA", "too low"),
         "torch_compile": missing("torch.compile", "too high"),
         "qat.weight_dtype": missing("quantisation-aware training", "too low"),
-        "gptq": missing("a base in GPTQ", "too high"),
+        "gptq": _gptq,
         "model_quantization_config": _quantized_as,
         "use_onebitllms": missing("BitNet's layers", "either way"),
         "tiled_mlp": missing("a tiled MLP", "too high"),
         "fp32_norms": missing("norms in float32", "too low"),
         "use_kernels": missing("kernels from the hub", "either way"),
-        "optim_target_modules": missing("an optimizer for some modules only", "too high"),
+        "optim_target_modules": shared.optimizer_targets,
         "auto_find_batch_size": missing("a batch that the trainer chooses", "too high"),
         "resize_token_embeddings_to_32x": missing("a vocabulary rounded up to 32", "too low"),
         "use_eaft": missing("EAFT's loss", "too low"),

@@ -29,6 +29,7 @@ from lora_profiler.trainer_files.meaning import (
     switch,
     targets,
     text,
+    told_by,
 )
 
 
@@ -58,6 +59,44 @@ def _of(kind: str, meaning: Reader) -> Reader:
 
 def _kind_of(document: Document) -> str:
     return str(document.get("finetuning_type") or "lora").lower()
+
+
+def _projected(optimizer: str) -> Reader:
+    """use_galore or use_apollo, to rank 16 by default; layer by layer in backward, or of
+    adapters, it is something else."""
+    name = optimizer.partition("_")[0]
+
+    def read(value: Any, document: Document) -> Meaning:
+        if is_off(value):
+            return NOTHING
+        if _kind_of(document) != "full":
+            return not_modelled(f"{optimizer} of adapters, answered as adamw", "too high")
+        rank = size(document.get(f"{name}_rank") or 16)
+        options = {"optimizer": optimizer, "optimizer_rank": rank, "optimizer_impl": "foreach"}
+        if is_on(document.get(f"{name}_layerwise")):
+            what = "an update inside backward, answered as one after it"
+            return not_modelled(what, "too high", **options)
+        return Meaning(options)
+
+    return read
+
+
+def _projected_modules(value: Any, document: Document) -> Meaning:
+    """galore_target and apollo_target: all, or names."""
+    is_used = is_on(document.get("use_galore")) or is_on(document.get("use_apollo"))
+    return (
+        shared.optimizer_targets(None if value in ("all", ["all"]) else value, document)
+        if is_used
+        else NOTHING
+    )
+
+
+def _adam_mini(value: Any, document: Document) -> Meaning:
+    if is_off(value):
+        return NOTHING
+    if _kind_of(document) != "full":
+        return not_modelled("Adam-mini of adapters, answered as adamw", "too high")
+    return Meaning({"optimizer": "adam_mini", "optimizer_impl": "foreach"})
 
 
 def _bits(value: Any, document: Document) -> Meaning:
@@ -237,10 +276,12 @@ LLAMAFACTORY = Framework(
         "fp8": missing("products in FP8, answered in 16 bit", "either way"),
         "val_size": _validation,
         "eval_dataset": lambda value, document: NOTHING if is_off(value) else evaluated(document),
-        "use_galore": missing("GaLore, answered as adamw", "too high"),
-        "use_apollo": missing("APOLLO, answered as adamw", "too high"),
+        "use_galore": _projected("galore_adamw"),
+        "use_apollo": _projected("apollo_adamw"),
+        **dict.fromkeys(("galore_rank", "apollo_rank"), told_by("use_galore, use_apollo")),
+        **dict.fromkeys(("galore_target", "apollo_target"), _projected_modules),
         "use_badam": missing("BAdam, answered as adamw", "too high"),
-        "use_adam_mini": missing("Adam-mini, answered as adamw", "too high"),
+        "use_adam_mini": _adam_mini,
         "use_muon": missing("Muon, answered as adamw", "too high"),
         "mixture_of_depths": missing("a mixture of depths", "either way"),
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),

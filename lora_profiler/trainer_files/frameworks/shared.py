@@ -1,6 +1,7 @@
 """Names that frameworks share: optimizers, attention, checkpointing, packing."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -13,9 +14,10 @@ from lora_profiler.trainer_files.meaning import (
     is_on,
     missing,
     not_modelled,
+    size,
     text,
 )
-from lora_profiler.workload import OPTIONS
+from lora_profiler.workload import OPTIONS, PROJECTED
 
 _CHOICES = {option.name: option.choices for option in OPTIONS}
 _OPTIMIZERS: dict[str, dict[str, str]] = {
@@ -37,10 +39,8 @@ of torch's: it trains the other weights too, by AdamW."""
 _FEWER_STATES = [
     "ao_adamw_fp8",
     "muon",
-    "galore_adamw",
     "galore_adamw_8bit",
     "galore_adafactor",
-    "apollo_adamw",
     "lomo",
     "adalomo",
     "rmsprop",
@@ -117,11 +117,29 @@ def optimizer(value: Any, document: Document) -> Meaning:
     if name in _OPTIMIZERS:
         return Meaning(_OPTIMIZERS[name])
     if name in _FEWER_STATES:
-        what = f"{name}, answered as adamw"
-        return not_modelled(what, "too high", optimizer="adamw")
+        nearest = next((n for n in PROJECTED if name.startswith(n.partition("_")[0])), "adamw")
+        what = f"{name}, answered as {nearest}"
+        return not_modelled(what, "too high", optimizer=nearest)
     if name in _ABOUT_AS_MANY:
         return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
     raise ValueError("no optimizer of that name is known.")
+
+
+def optimizer_arguments(value: Any, document: Document) -> Meaning:
+    """transformers' optim_args, "rank=64, update_proj_gap=100" or a table, of which a rank costs
+    memory."""
+    given = dict(value) if isinstance(value, Mapping) else {}
+    if isinstance(value, str):
+        given = dict(p.partition("=")[::2] for p in value.replace(" ", "").split(","))
+    return Meaning({"optimizer_rank": size(given["rank"])}) if given.get("rank") else NOTHING
+
+
+def optimizer_targets(value: Any, document: Document) -> Meaning:
+    """optim_target_modules: whose gradients are projected."""
+    if is_off(value) or str(value).replace("_", "-") == "all-linear":
+        return NOTHING
+    what = "some modules' gradients projected, answered for every linear layer's"
+    return not_modelled(what, "too low")
 
 
 def initialisation(value: Any, document: Document) -> Meaning:
