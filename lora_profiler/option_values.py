@@ -25,6 +25,7 @@ Optimizer = Literal[
     "galore_adamw",
     "apollo_adamw",
     "adam_mini",
+    "lorafa",
 ]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
@@ -74,14 +75,7 @@ UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
     "ademamix": "it keeps a third average; adamw keeps two.",
     "adalomo": "it updates inside backward, where no gradient outlives its layer.",
     "lomo": "it updates inside backward, where no gradient outlives its layer.",
-    "lora_fa": (
-        "PEFT's LoRA-FA freezes A, so that layers keep no input for it; adamw counts that input and"
-        " states of A as well."
-    ),
-    "lorafa": (
-        "PEFT's LoRA-FA freezes A, so that layers keep no input for it; adamw counts that input and"
-        " states of A as well."
-    ),
+    "lora_fa": "it is lorafa.",
     "loraplus": "LoRA+ is AdamW with another learning rate for B, and as many states; take adamw.",
     "lora_plus": "LoRA+ is AdamW with another learning rate for B, and as many states; take adamw.",
     "schedule_free": "it keeps a second copy of the weights in place of an average.",
@@ -116,7 +110,9 @@ UNMODELLED_ADAPTERS: Mapping[str, str] = {
 }
 """PEFT's other methods."""
 PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
-"""Optimizers of packages that know of a weight's shape or name; known to the rules alone."""
+"""Optimizers of packages that know of a weight's shape or name."""
+RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
+"""Optimizers that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
@@ -185,6 +181,17 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"{setup.optimizer} is known of whole weights on one rank alone; take it with --method"
             " full, and --sharding none or ddp."
+        )
+    if setup.optimizer == "lorafa" and (
+        lora is None
+        or lora.use_dora
+        or lora.fast_lora
+        or lora.peft_type != "lora"
+        or setup.sharding not in ("none", "ddp")
+    ):
+        raise UsageError(
+            "PEFT's LoRA-FA trains B of plain LoRA, and is known on one rank alone; take it with"
+            " --method lora or qlora, and --sharding none or ddp."
         )
     if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(

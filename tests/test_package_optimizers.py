@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import cases
+import oracle
 import reference
 import truth
 from lora_profiler import predict as answer
@@ -22,10 +23,11 @@ from lora_profiler.analytic.persistent import Persistent, StateKind, TrainableTe
 from lora_profiler.analytic.projected_optimizers import step_bytes
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.modeling import make_optimizer
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, second_averages
 from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 
@@ -195,6 +197,66 @@ def test_the_compiled_step_of_torchao(name):
     )
     setup = TrainSetup(optimizer=name, device="cpu")
     assert [c.evaluate(1, 1, 1) for c in step_temporary_candidates(state, setup)] == [peak]
+
+
+# --- PEFT's LoRA-FA -------------------------------------------------------------------------------
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "pure"), ("float32", "amp")])
+@pytest.mark.parametrize("base", [None, Quantization()], ids=["16 bit", "nf4"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2-varied"])
+def test_what_layers_keep_where_a_is_frozen(name, base, dtype, precision, dropout, checkpointing):
+    setup = TrainSetup(
+        lora=LoraConfig(r=4, lora_dropout=dropout),
+        quantization=base,
+        dtype=dtype,
+        precision=precision,
+        checkpointing=checkpointing,
+        optimizer="lorafa",
+        batch_size=2,
+        seq_len=24,
+        device="cpu",
+    )
+    model = oracle.build(cases.CONFIGS[name], setup)
+    make_optimizer(model, setup)  # which freezes A
+    found = predict(Workload(model=cases.spec_of(name), setup=setup))
+    assert found.saved_activation_bytes == oracle.saved_activation_bytes(model, setup)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.parameters.trainable == trained < found.parameters.adapter
+
+
+def test_states_and_step_of_lorafa():
+    """Its states are kept by names. A step's own tensors are an estimate."""
+    setup = TrainSetup(
+        lora=LoraConfig(r=8), optimizer="lorafa", batch_size=2, seq_len=8, device="cpu"
+    )
+    found = predict(Workload(model=cases.spec_of("llama"), setup=setup))
+    model = oracle.build(cases.CONFIGS["llama"], setup)
+    real = make_optimizer(model, setup)
+    oracle.run_steps(model, setup, real, oracle.make_batch(model, setup), 1)
+    states = [t for s in real.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+    assert found.persistent_bytes["optimizer_states"] == sum(t.nbytes for t in states)
+    peaks = truth.tensor_peaks(cases.CONFIGS["llama"], setup)
+    assert step(found) == pytest.approx(peaks[2, "optimizer"], rel=0.01)
+    assert sum(row.parameter_bytes for row in found.layers) == sum(
+        found.persistent_bytes[name] for name in ("parameters", "adapters")
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora": None},
+        {"lora": LoraConfig(use_dora=True)},
+        {"lora": LoraConfig(), "sharding": "fsdp", "world_size": 2},
+    ],
+)
+def test_lorafa_is_of_plain_lora_on_one_rank(fields):
+    with pytest.raises(UsageError, match="B of plain LoRA"):
+        wide(optimizer="lorafa", **fields)
 
 
 # --- GaLore, APOLLO, Adam-mini --------------------------------------------------------------------

@@ -37,6 +37,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         packed=setup.is_packed,
         liger=setup.kernels == "liger",
         fused_norms=setup.kernels in ("liger", "foak"),
+        freezes_a=setup.optimizer == "lorafa",
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         repeats_always=repeats_heads(workload),
         reentrant=setup.is_reentrant,

@@ -48,7 +48,8 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
         if setup.sharding == "zero3":
             weights = sum(piece_bytes(piece, world) for piece in base_pieces(module, setup, kept))
-        own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
+        all_own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
+        own = [t for t in all_own if not t.kind.is_frozen]
         states = (
             0
             if setup.sharding in ("zero1", *DEEPSPEED_ZERO)
@@ -57,7 +58,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         gradients = (
             0 if setup.sharding in DEEPSPEED_ZERO else sum(t.bytes.evaluate(*at) for t in own)
         )
-        extra = sum(_held(t, setup, at) for t in own) if setup.lora else 0
+        extra = sum(_held(t, setup, at) for t in all_own) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(
             LayerCost(
@@ -66,7 +67,9 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
                 in_features=module.in_features,
                 out_features=module.out_features,
                 num_parameters=module.num_parameters,
-                num_trainable_parameters=sum(t.numel.evaluate(*at) for t in tensors),
+                num_trainable_parameters=sum(
+                    t.numel.evaluate(*at) for t in tensors if not t.kind.is_frozen
+                ),
                 parameter_bytes=weights + quantization + extra,
                 gradient_bytes=gradients,
                 optimizer_state_bytes=states,
@@ -131,7 +134,7 @@ def _trainable(
         tensors = list(whole_weights(model, name, module, setup, copied=copied))
     for adapter in found:
         assert setup.lora is not None
-        tensors += adapter_tensors(adapter, adapter_dtype(setup), setup.lora)
+        tensors += adapter_tensors(adapter, adapter_dtype(setup), setup)
     return tensors
 
 

@@ -31,6 +31,8 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
         return _package_state_bytes(made, tensor, setup)
     if setup.optimizer in PROJECTED:
         return kept_bytes(tensor, setup)
+    if setup.optimizer == "lorafa":
+        return tensor.bytes * 2
     if setup.optimizer == "adamw":
         counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
         return tensor.bytes * 2 + (HOST_SCALAR_BYTES if counted else 0)
@@ -158,6 +160,15 @@ def _muon(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
         yield constant(update + 2 * x + 2 * square)
 
 
+def _lorafa(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    """Of each B, gradient and denominator of the one before are still bound: the gradient that is
+    projected in bfloat16, before and after it is scaled; then it and both denominators. PEFT 0.21
+    `optimizers/lorafa.py`."""
+    for before, this in state.neighbours:
+        yield _bytes(before) * 2 + this.numel * 6
+        yield _bytes(before) + this.bytes * 2
+
+
 def _nothing(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     yield ZERO
 
@@ -183,6 +194,7 @@ _TEMPORARIES: Mapping[str, Callable[[Persistent, TrainSetup], Iterator[Polynomia
     "adamw": _adamw,
     "adafactor": _adafactor,
     "muon": _muon,
+    "lorafa": _lorafa,
     "sgd": _nothing,
     **dict.fromkeys(PROJECTED, step_bytes),
 }

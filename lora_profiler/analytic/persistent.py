@@ -19,17 +19,19 @@ from lora_profiler.support.bases import layer_bytes, stored_base
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import second_averages, widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT
-from lora_profiler.workload import DTYPE_BYTES, PROJECTED, Dtype, LoraConfig, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, PROJECTED, Dtype, TrainSetup
 
 
 class StateKind(NamedTuple):
     """What an optimizer makes of one tensor and not of all: `is_wide` where its states are in 32
     bit whatever the optimizer's are; `is_projected` where they are of a projected gradient;
-    `averages` is how many second averages there are, None for one a weight."""
+    `averages` is how many second averages there are, None for one a weight; `is_frozen` where it
+    trains nothing of it: A under LoRA-FA."""
 
     is_wide: bool = False
     is_projected: bool = False
     averages: int | None = None
+    is_frozen: bool = False
 
 
 _PLAIN = StateKind()
@@ -178,8 +180,9 @@ def persistent(
     if has_reference(setup):
         parameters *= 2
 
-    order = tuple(trainable_tensors(spec, setup, adapters, copies))
-    added = Counter(order if setup.lora is not None else ())
+    held = tuple(held_tensors(spec, setup, adapters, copies))
+    order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
+    added = Counter(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
         quantization_bytes=quantization,
@@ -189,13 +192,14 @@ def persistent(
     )
 
 
-def trainable_tensors(
+def held_tensors(
     spec: ModelSpec,
     setup: TrainSetup,
     adapters: tuple[Adapter, ...],
     copies: tuple[tuple[str, Module], ...],
 ) -> Iterator[TrainableTensor]:
-    """The tensors that an optimizer gets, in the order of `named_parameters()`."""
+    """The tensors that an optimizer gets, in the order of `named_parameters()`, and those of
+    adapters that it freezes."""
     if setup.lora is None:
         for name, module in spec.modules():
             yield from whole_weights(spec, name, module, setup)
@@ -215,7 +219,7 @@ def trainable_tensors(
     for adapter in adapters:
         shapes = adapter.a_shape(1), adapter.b_shape(1), adapter.scales_input
         if shapes not in made:
-            made[shapes] = adapter_tensors(adapter, dtype, setup.lora)
+            made[shapes] = adapter_tensors(adapter, dtype, setup)
         yield from made[shapes]
     for name in after:
         yield from whole_weights(spec, name, saved[name], setup, copied=True)
@@ -246,7 +250,7 @@ def _fixed(shape: tuple[int, ...], dtype: str, kind: StateKind = _PLAIN) -> Trai
     return TrainableTensor(tuple(constant(size) for size in shape), dtype, kind)
 
 
-def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[TrainableTensor, ...]:
+def adapter_tensors(adapter: Adapter, dtype: str, setup: TrainSetup) -> tuple[TrainableTensor, ...]:
     """What trains of one adapter, with the rank left open, as `named_parameters()` has it.
 
     LoRA: A and B, (rank, in, ...) and (out, rank, ...); with DoRA the magnitudes, one for each
@@ -255,6 +259,8 @@ def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[Tra
     what is above the diagonal of a skew-symmetric matrix (PEFT `tuners/{vera,ia3,oft}/layer.py`,
     update_layer).
     """
+    lora = setup.lora
+    assert lora is not None
     match lora.peft_type:
         case "vera":
             return _fixed((adapter.out_features,), dtype), TrainableTensor((R,), dtype)
@@ -269,7 +275,8 @@ def adapter_tensors(adapter: Adapter, dtype: str, lora: LoraConfig) -> tuple[Tra
     rank = R * adapter.rank(1)
     a = (rank, *(constant(size) for size in inner))
     b = (constant(outer), rank, *(constant(size) for size in ones))
-    pair = TrainableTensor(a, dtype), TrainableTensor(b, dtype)
+    of_a = StateKind(is_frozen=True) if setup.optimizer == "lorafa" else _PLAIN
+    pair = TrainableTensor(a, dtype, of_a), TrainableTensor(b, dtype)
     return (*pair, _fixed((outer,), dtype)) if lora.use_dora else pair
 
 

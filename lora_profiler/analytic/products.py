@@ -130,7 +130,9 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     leaves = packed and rules.autocast and rules.device != "cpu"
     cast = x if leaves else op.cast(x, rules.adapter_dtype)
     dropped = op.dropout(cast, rules.lora_dropout)
-    inner = trained(op, dropped, rows, constant(adapter.in_features), rank)
+    inner = trained(
+        op, dropped, rows, constant(adapter.in_features), rank, trains=not rules.freezes_a
+    )
     out_size = constant(adapter.out_features)
     delta = trained(op, inner, rows, rank, out_size, y.elements)
     if sums == "awq":
@@ -184,24 +186,27 @@ def trained(
     in_size: Polynomial,
     out_size: Polynomial,
     elements: Polynomial | None = None,
+    *,
+    trains: bool = True,
 ) -> Tensor:
     """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x. The
-    outcome has `elements`, as a rule those of its rows."""
+    outcome has `elements`, as a rule those of its rows. `trains`: else it is frozen, as A is under
+    LoRA-FA."""
     size = in_size * out_size
     weight, own = _lowered_weight(
-        op, Tensor(size, op.rules.adapter_dtype, True, Storage(ZERO, "parameter"))
+        op, Tensor(size, op.rules.adapter_dtype, trains, Storage(ZERO, "parameter"))
     )
     x = op.lowered(x)
-    out = op.fresh(elements or rows * out_size, x.dtype, True)
+    out = op.fresh(elements or rows * out_size, x.dtype, trains or x.requires_grad)
     flops = rows * size * 2
-    saved = (x, weight) if x.requires_grad else (x,)
+    saved = (*((x,) if trains else ()), *((weight,) if x.requires_grad else ()))
     op.record(
         "linear",
         (x, weight),
         (out,),
         saved,
         flops,
-        flops * (1 + x.requires_grad),
+        flops * (trains + x.requires_grad),
         own,
         sizes=(constant(1), rows, out_size, in_size),
     )

@@ -97,8 +97,8 @@ class Rules(NamedTuple):
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
-    fms-acceleration's. `repeats_always`: keys and values are repeated before any kernel of
-    attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
+    fms-acceleration's; `freezes_a`: B alone trains. `repeats_always`: keys and values are repeated
+    before any kernel of attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
     """
@@ -123,6 +123,7 @@ class Rules(NamedTuple):
     liger: bool = False
     fused_norms: bool = False
     fast_lora: bool = False
+    freezes_a: bool = False
     repeats_always: bool = False
     reentrant: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()

@@ -48,6 +48,12 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
         return torch.optim.AdamW(parameters, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=LEARNING_RATE, **implementation)
+    if setup.optimizer == "lorafa" and setup.lora is not None:
+        from peft.optimizers import create_lorafa_optimizer
+
+        rank, alpha = setup.lora.r, setup.lora.alpha
+        made: Any = create_lorafa_optimizer(model, r=rank, lora_alpha=alpha, lr=LEARNING_RATE)  # type: ignore[arg-type]  # PEFT declares an int and takes any number
+        return made  # type: ignore[no-any-return]
     if setup.optimizer == "muon":
         return torch.optim.Muon(parameters, lr=LEARNING_RATE)
     if setup.optimizer == "adafactor":

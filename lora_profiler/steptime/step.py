@@ -8,7 +8,7 @@ from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.roofline import Step
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
-from lora_profiler.workload import PROJECTED, QUANT_TITLES, UPDATES_SHARED, TrainSetup
+from lora_profiler.workload import QUANT_TITLES, RULED_ALONE, UPDATES_SHARED, TrainSetup
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
@@ -37,7 +37,7 @@ def update_bytes(
     has no states. The many operators of Adafactor, Muon and of those that project are not counted:
     None.
     """
-    if setup.optimizer in ("adafactor", "muon", *PROJECTED):
+    if setup.optimizer in ("adafactor", "muon", *RULED_ALONE):
         return None
     return sum(
         _own(setup, count) * (_bytes_each(setup, size) + clipping * size)

@@ -3,8 +3,8 @@ and what each does not go with. No torch.
 
 Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py` (Int8Params),
 `autograd/_functions.py`; GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`;
-transformers 5.24 `integrations/finegrained_fp8.py`, `quantizers/quantizer_awq.py`; PEFT 0.21 `tuners/lora/{bnb,gptq,awq,layer}.py`. Held against the layers themselves by
-`tests/test_bases.py`.
+transformers 5.24 `integrations/finegrained_fp8.py`, `quantizers/quantizer_awq.py`; PEFT 0.21
+`tuners/lora/{bnb,gptq,awq,layer}.py`. Held against the layers themselves by `tests/test_bases.py`.
 """
 
 from collections.abc import Callable, Mapping

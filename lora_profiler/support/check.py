@@ -83,6 +83,15 @@ def check_adapters(workload: Workload) -> None:
                 f"torch's Muon updates matrices alone, and the adapter on {kernel.module} is of a"
                 " convolution; take another --optimizer."
             )
+    if setup.optimizer == "lorafa":
+        other = next(
+            (a for a in adapters(workload.model, setup.lora) if a.parameter or a.kernel), None
+        )
+        if other is not None or why_unruled(setup):
+            raise UsageError(
+                "LoRA-FA is known of adapters on linear layers by rules alone; take --targets"
+                " attention, or --optimizer adamw."
+            )
     _check_ia3(setup)
     if not setup.lora.use_dora:
         return

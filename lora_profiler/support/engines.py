@@ -4,7 +4,7 @@ process's. No torch."""
 
 from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
 from lora_profiler.support.optimizers import widens_embeddings
-from lora_profiler.workload import PROJECTED, QUANT_TITLES, TrainSetup
+from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup
 
 NO_GENERATION = (
     "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
@@ -74,7 +74,7 @@ OUTLIERS = (
 def why_untraced(setup: TrainSetup) -> str | None:
     """Why the base's layers or the optimizer cannot be run here, and what to do; None where they
     can."""
-    if setup.optimizer in PROJECTED:
+    if setup.optimizer in RULED_ALONE:
         return (
             f"{setup.optimizer} is known to the rules alone, as its package's source has it; take"
             " --engine analytic, or another --optimizer."

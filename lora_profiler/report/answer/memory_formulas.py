@@ -55,6 +55,7 @@ _OPTIMIZERS = {
         "APOLLO keeps two averages of each linear layer's projected gradient and the projection,"
         " and two states a weight of everything else"
     ),
+    "lorafa": "LoRA-FA keeps two states per weight of B, each in that weight's dtype",
     "adam_mini": (
         "Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per"
         " head, row or tensor"
