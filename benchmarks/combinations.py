@@ -42,6 +42,13 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "LoRA, base in 16 bit": {"lora": LoraConfig()},
     "LoRA, base in NF4 (QLoRA)": {"lora": LoraConfig(), "quantization": NF4},
     "LoRA, base in LLM.int8": {"lora": LoraConfig(), "quantization": INT8},
+    "LoRA, base in GPTQ": {"lora": LoraConfig(), "quantization": Quantization(quant_type="gptq")},
+    "LoRA, base in AWQ": {
+        "lora": LoraConfig(),
+        "quantization": Quantization(quant_type="awq"),
+        "dtype": "float16",
+    },
+    "LoRA, base in FP8": {"lora": LoraConfig(), "quantization": Quantization(quant_type="fp8")},
     "DoRA, base in 16 bit": {"lora": DORA},
     "DoRA, base in NF4": {"lora": DORA, "quantization": NF4},
     "DoRA, base in LLM.int8": {"lora": DORA, "quantization": INT8},
@@ -113,14 +120,15 @@ INTRODUCTION = f"""# Every combination
 
 What `lora-profile` answers of each method, base, optimizer and sharding, and how surely. Made by
 `python -m benchmarks.combinations` out of its own answers for {MODEL}, 1 x 2,048 tokens in
-bfloat16 on CUDA, alone or as one of {WORLD_SIZE} ranks; under `tp` the optimizer's loop.
+bfloat16, over AWQ in float16, on CUDA, alone or as one of {WORLD_SIZE} ranks; under `tp` the
+optimizer's loop.
 
 - **exact**: equal to the byte by construction, where the peak falls on a moment that rules follow
   exactly, as it does here; inside a layer it is an estimate within some per cent.
   Held against real steps on a CPU (`tests/test_moments.py`, `tests/test_persistent.py`,
-  `tests/test_package_optimizers.py`), traces (`tests/test_traced.py`, `tests/test_ranks.py`) and
-  rehearsals on torch's CUDA build: a number says how many rehearsals of this very combination
-  `tests/test_rehearsed_rules.py` compares.
+  `tests/test_package_optimizers.py`, `tests/test_bases.py`), traces (`tests/test_traced.py`,
+  `tests/test_ranks.py`) and rehearsals on torch's CUDA build: a number says how many rehearsals of
+  this very combination `tests/test_rehearsed_rules.py` compares.
 - **trace**: exact by a trace, which needs torch; rules alone give a lower bound. Held against real
   steps on a CPU (`tests/test_unruled.py`).
 - **estimate** and **refused**: the number after them is the reason, below.

@@ -179,8 +179,8 @@ def check_together(setup: "TrainSetup") -> None:
         )
     if setup.optimizer in PROJECTED and (lora is not None or setup.sharding not in ("none", "ddp")):
         raise UsageError(
-            f"{setup.optimizer} is known of whole weights on one rank alone; take it with --method"
-            " full, and --sharding none or ddp."
+            f"{setup.optimizer} is known of whole weights alone; take it with --method full, on one"
+            " rank or on ranks that each hold all."
         )
     if setup.optimizer == "lorafa" and (
         lora is None
@@ -190,8 +190,8 @@ def check_together(setup: "TrainSetup") -> None:
         or setup.sharding not in ("none", "ddp")
     ):
         raise UsageError(
-            "PEFT's LoRA-FA trains B of plain LoRA, and is known on one rank alone; take it with"
-            " --method lora or qlora, and --sharding none or ddp."
+            "PEFT's LoRA-FA trains B of plain LoRA; take it with --method lora or qlora, on one"
+            " rank or on ranks that each hold all."
         )
     if setup.precision == "amp" and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(

@@ -305,7 +305,7 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
             copy + full * logit + (turned - full) * of_own + full * of_read + made * 2 + scalars,
         ]
     # a head in 4 bit, which 2023's was: unpacked to float16, and copied to bfloat16
-    unpacked = weight.elements * 4 if op.is_quantized(op.scope) else ZERO
+    unpacked = weight.elements * 4 if op.base(op.scope) else ZERO
     if unpacked != ZERO:
         op.saved.setdefault(hidden.storage, op.scope)
         back += [beside + turned * wide + last * narrow + unpacked]

@@ -67,13 +67,10 @@ class Ledger:
     def weight(self, module: str, name: str = "weight") -> Tensor:
         """The parameter as the forward pass sees it."""
         shape = self.modules[module].weight(name)
-        quantized = self.is_quantized(module)
+        quantized = self.base(module) is not None
         dtype = self.rules.dtype if quantized else self.rules.unpacked(module)
         storage = Storage(ZERO, "parameter", f"{module}.{name}")
         return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
-
-    def is_quantized(self, module: str) -> bool:
-        return self.base(module) is not None
 
     def base(self, module: str) -> Base | None:
         """How a quantised layer runs: every linear one but the output head is."""

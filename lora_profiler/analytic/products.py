@@ -162,7 +162,7 @@ def _fused(op: Ledger, x: Tensor, out_features: int, adapters: Sequence[Adapter]
         R * adapter.rank_factor * (adapter.in_features + adapter.out_features)
         for adapter in adapters
     )
-    unpacked = weight.bytes if op.is_quantized(op.scope) else ZERO
+    unpacked = weight.bytes if op.base(op.scope) else ZERO
     beside = x.bytes + (x.elements if len(kept) > 1 else ZERO)
     base, own = rows * (2 * weight.elements), rows * size * 2
     op.record(

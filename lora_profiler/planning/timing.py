@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lora_profiler._common.versions import missing
 from lora_profiler.catalog import Gpu
-from lora_profiler.errors import LoraProfilerError, UnbuildableError
+from lora_profiler.errors import LoraProfilerError, UnbuildableError, UsageError
 from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernels import StepKernels
 from lora_profiler.planning.engine import check_engine, on_card, predict
@@ -19,6 +19,7 @@ from lora_profiler.steptime import (
     rates_of,
     step_time_at,
 )
+from lora_profiler.steptime.step import check_base_timed
 from lora_profiler.workload import Workload
 
 
@@ -76,6 +77,10 @@ def step_time(
     device = device_for(workload, gpu)
     if device is None:
         return Timing(step=None, refusal=_NO_DEVICE if gpu is None else no_speed(gpu))
+    try:
+        check_base_timed(workload.setup)
+    except UsageError as e:
+        return Timing(step=None, refusal=str(e))
     try:
         kernels = _kernels(workload, engine)
     except LoraProfilerError as e:

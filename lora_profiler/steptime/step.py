@@ -93,16 +93,21 @@ def _bytes_each(setup: TrainSetup, size: int) -> int:
     return _ADAMW_PASSES[setup.optimizer_impl] * size
 
 
-def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
-    """The step of `setup`, whose micro-batch launches `kernels`.
-
-    Raises UsageError for an optimizer whose update is not counted, and for a base but in NF4.
-    """
+def check_base_timed(setup: TrainSetup) -> None:
+    """Raises UsageError for a base but in NF4."""
     if setup.quantization is not None and setup.quantization.quant_type != "nf4":
         raise UsageError(
             f"the time of products over {QUANT_TITLES[setup.quantization.quant_type]} is not known;"
             " ask about --quant-type nf4."
         )
+
+
+def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
+    """The step of `setup`, whose micro-batch launches `kernels`.
+
+    Raises UsageError for an optimizer whose update is not counted, and for a base but in NF4.
+    """
+    check_base_timed(setup)
     moved = update_bytes(setup, kernels.trainable)
     if moved is None:
         raise UsageError(

@@ -185,6 +185,8 @@ def base_words(setup: TrainSetup) -> tuple[str, ...]:
         f"{title} trains by GPTQModel's kernels that have a backward: load it with backend"
         " auto_trainable."
     ]
+    if base.quant_type == "gptq":
+        words.append("Unpacking is compiled, as the package does, and takes no memory beside.")
     if lora.target_modules == "all-linear":
         words.append(
             f"PEFT's all-linear looks for torch's linear layers, of which {title} leaves none: name"
