@@ -123,7 +123,7 @@ def test_every_option_reaches_the_setup() -> None:
         " --loss plain --world-size 4 --sharding ddp --kernels transformers --padding 0.25"
         " --hold-outputs --label-smoothing-factor 0.1 --eval-batch-size 8"
         " --reduce-bucket-size 5000 --use-reentrant --loop-state trl --transformers 5"
-        " --generation-batch-size 6 --max-completion-length 32"
+        " --generation-batch-size 6 --max-completion-length 32 --optimizer-rank 64"
         " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
@@ -163,6 +163,7 @@ def test_every_option_reaches_the_setup() -> None:
         "loop_state": "trl",
         "generation_batch_size": 6,
         "max_completion_length": 32,
+        "optimizer_rank": 64,
         "transformers": "5",
         "use_dora": True,
         "fast_lora": False,

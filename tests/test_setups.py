@@ -103,7 +103,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("padding", "eval_batch_size", "use_dora", "quant_type", "reduce_bucket_size"),
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
         *("peft_type", "feedforward_modules", "oft_block_size"),
-        *("generation_batch_size", "max_completion_length"),
+        *("generation_batch_size", "max_completion_length", "optimizer_rank"),
     ]
 
 
