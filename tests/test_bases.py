@@ -80,7 +80,8 @@ def test_a_published_checkpoint_is_as_large_as_its_index_says():
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(
-    ("dtype", "precision"), [("float16", "pure"), ("bfloat16", "pure"), ("bfloat16", "amp")]
+    ("dtype", "precision"),
+    [("float16", "pure"), ("bfloat16", "pure"), ("bfloat16", "amp"), ("float16", "amp-float16")],
 )
 @pytest.mark.parametrize("name", ["llama", "qwen2-varied"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -226,8 +226,9 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             " update_dtype); take --dtype float16.",
         ),
         (
-            setup.precision == "amp" and setup.dtype != "bfloat16",
-            "what autocast of bfloat16 makes of float16 is not known; take --precision pure.",
+            setup.autocast_dtype not in (None, setup.dtype),
+            f"what autocast makes of {setup.dtype} is known for its own dtype alone; take"
+            " --precision pure.",
         ),
         (
             setup.quantization.recipe != "stock",
