@@ -245,6 +245,15 @@ def test_layers_that_peft_does_not_find_by_itself_are_said():
     assert any("name the layers in target_modules" in words for words in said)
 
 
+def test_a_trainer_s_recipe_is_not_that_of_a_packed_base():
+    model = find_model("Qwen/Qwen2.5-7B", offline=True)
+    setup = setup_for(model, "trl-sft", "qlora", quant_type="awq", precision="amp-float16")
+    assert setup.quantization is not None and setup.quantization.recipe == "stock"
+    assert setup.dtype == "float16"
+    assert setup.lora is not None and setup.lora.adapter_dtype == "float32"
+    assert engine.predict(Workload(model=model, setup=setup)).exactness != "lower_bound"
+
+
 def test_short_products_of_awq_are_no_exact_answer():
     model = find_model("Qwen/Qwen2.5-7B", offline=True)
     setup = setup_for(model, method="qlora", quant_type="awq", seq_len=1024)

@@ -11,7 +11,7 @@ from lora_profiler.cli.options import workloads as command_line_workloads
 from lora_profiler.dashboard.answered import workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, from_params
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS, setups
+from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS, setup_for, setups
 from lora_profiler.platform import Platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
 
@@ -140,3 +140,11 @@ def test_lists_are_text_with_commas() -> None:
 def test_text_that_is_no_list_is_refused(change: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         setups(GPT2, {**DEFAULTS, "methods": ("lora",), **change}, ())
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "lorafa"])
+def test_optimizers_of_adapters_alone_are_asked_for_with_a_method_that_has_them(optimizer):
+    model = find_model("SmolLM2-135M", offline=True)
+    assert setup_for(model, method="lora", optimizer=optimizer).optimizer == optimizer
+    with pytest.raises(UsageError, match="--method lora or qlora"):
+        setup_for(model, method="full", optimizer=optimizer)

@@ -133,9 +133,11 @@ def _setup(
     platform: Platform | None,
 ) -> TrainSetup:
     arguments = _arguments(TrainSetup, options, model)
-    precision = arguments["precision"]
-    if method != "full" and precision == "fsdp-mixed":
-        arguments["precision"] = "amp"  # what it asks of weights depends on who trains
+    precision, optimizer = arguments["precision"], arguments["optimizer"]
+    if method != "full":  # what these ask of weights depends on who trains
+        arguments["optimizer"] = "adamw"
+        if precision in ("fsdp-mixed", "amp-float16"):
+            arguments["precision"] = "amp"
     base = TrainSetup(**arguments)
     lacks_bfloat16 = (
         platform is not None
@@ -152,7 +154,8 @@ def _setup(
         return replace(base, precision=precision)
     lora = LoraConfig(**_adapter_arguments(options, given, model))
     quantization = Quantization(**_arguments(Quantization, options, model))
-    setup = replace(_with_adapter(base, lora, quantization, method, given), precision=precision)
+    adapted = _with_adapter(base, lora, quantization, method, given)
+    setup = replace(adapted, precision=precision, optimizer=optimizer)
     return replace(setup, dtype="float16") if lacks_bfloat16 and is_narrow else setup
 
 

@@ -97,7 +97,8 @@ def _fp8(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
     )
 
 
-_STOCK: Mapping[str, Any] = MappingProxyType({"recipe": "stock"})
+_STOCK: Mapping[str, Any] = MappingProxyType({"recipe": "stock", "adapter_dtype": "float32"})
+"""TRL narrows adapters over bitsandbytes' bases alone."""
 BASES: Mapping[QuantType, Base] = {
     "nf4": Base(
         _nf4, ("two 4-bit weights a byte", "4 B per 64 weights, and 64 B, in each 4-bit layer")
@@ -228,7 +229,7 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
         (
             setup.autocast_dtype not in (None, setup.dtype),
             f"what autocast makes of {setup.dtype} is known for its own dtype alone; take"
-            " --precision pure.",
+            f" --precision {'amp-float16' if setup.dtype == 'float16' else 'amp'}, or pure.",
         ),
         (
             setup.quantization.recipe != "stock",
