@@ -146,7 +146,7 @@ def module_bytes(
     if stored is None or not module.is_linear or module.name in unquantized:
         return module.num_parameters * DTYPE_BYTES[unpacked_dtype(module.name, setup)], 0
     biases = sum(w.numel for w in module.weights if w.name != "weight")
-    packed, state = layer_bytes(module, setup, stored)
+    packed, state = layer_bytes(module, stored)
     dtype = rest_dtype(setup) if stored.quant_type == "int8" else setup.dtype
     return packed + biases * DTYPE_BYTES[dtype], state
 

@@ -8,7 +8,7 @@ refused: it is no 16-bit model, and what training on it keeps is not known here.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError
@@ -190,19 +190,21 @@ def _awq(config: Mapping[str, Any]) -> StoredBase | None:
 def _fp8(config: Mapping[str, Any]) -> StoredBase | None:
     """None but for square blocks or one scale a weight in float32, and inputs quantised as they
     come."""
-    sides = config.get("weight_block_size") or (-1, -1)
+    sides = config.get("weight_block_size") or [-1, -1]
     plain = (
         config.get("activation_scheme", "dynamic") == "dynamic"
         and config.get("scale_fmt") in (None, "float")
         and not config.get("modules_to_convert")
     )
-    if not plain or not isinstance(sides, Sequence) or len(set(sides)) != 1:
+    if not plain or not isinstance(sides, list) or sides[1:] != sides[:1]:
         return None
     return _grouped("fp8", 8, sides[0], (8,))
 
 
 def _grouped(kind: str, bits: Any, group: Any, known: tuple[int, ...]) -> StoredBase | None:
-    if bits not in known or not isinstance(group, int) or not (group == -1 or group > 0):
+    if type(bits) is not int or type(group) is not int or bits not in known:
+        return None
+    if group != -1 and group <= 0:
         return None
     return StoredBase(quant_type=kind, bits=bits, group_size=group)
 

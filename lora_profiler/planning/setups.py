@@ -15,15 +15,7 @@ from lora_profiler.stacks.stack import Stack
 from lora_profiler.stacks.trainer import Trainer, check_able, spelled
 from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_of
-from lora_profiler.workload import (
-    OPTIONS,
-    LoraConfig,
-    Method,
-    Quantization,
-    QuantType,
-    TrainSetup,
-    Workload,
-)
+from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
 LORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is LoraConfig)
@@ -204,7 +196,7 @@ def _as_stored(stored: StoredBase, dtype: str | None, given: Collection[str]) ->
     return {name: value for name, value in options.items() if name not in given}
 
 
-def _of_base(kind: QuantType, given: Collection[str]) -> Mapping[str, Any]:
+def _of_base(kind: str, given: Collection[str]) -> Mapping[str, Any]:
     """What a kind of base takes of the options that were not given."""
     defaults = BASES[kind].defaults if kind in BASES else {}
     return {name: value for name, value in defaults.items() if name not in given}

@@ -99,7 +99,7 @@ def _fp8(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
 
 _STOCK: Mapping[str, Any] = MappingProxyType({"recipe": "stock", "adapter_dtype": "float32"})
 """TRL narrows adapters over bitsandbytes' bases alone."""
-BASES: Mapping[QuantType, Base] = {
+BASES: Mapping[str, Base] = {
     "nf4": Base(
         _nf4, ("two 4-bit weights a byte", "4 B per 64 weights, and 64 B, in each 4-bit layer")
     ),
@@ -152,11 +152,10 @@ def stored_base(model: ModelSpec, setup: TrainSetup) -> StoredBase | None:
     )
 
 
-def layer_bytes(module: Module, setup: TrainSetup, stored: StoredBase) -> LayerBytes:
+def layer_bytes(module: Module, stored: StoredBase) -> LayerBytes:
     """Of one linear layer of the base."""
     assert module.in_features is not None and module.out_features is not None
-    base = BASES[setup.quantization.quant_type] if setup.quantization else BASES["nf4"]
-    return base.layer_bytes(module.in_features, module.out_features, stored)
+    return BASES[stored.quant_type].layer_bytes(module.in_features, module.out_features, stored)
 
 
 def is_packed_base(setup: TrainSetup) -> bool:
