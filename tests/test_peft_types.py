@@ -17,7 +17,7 @@ from families import TINY, VARIED
 from lora_profiler.adapters import RefusedTargetsError
 from lora_profiler.adapters.oft import block_size
 from lora_profiler.analytic import predict
-from lora_profiler.analytic.persistent import held_tensors
+from lora_profiler.analytic.persistent import trainable_tensors
 from lora_profiler.analytic.plan import plan_for
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
@@ -117,7 +117,7 @@ def test_peft_makes_the_same(name, kind, case):
             )  # what it finds no layer to adapt with
             assert real in (refusal.peft_error, *first), str(refusal)
         return
-    tensors = held_tensors(spec, plan.workload.setup, plan.adapters, plan.copies)
+    tensors = trainable_tensors(spec, plan.workload.setup, plan.adapters, plan.copies)
     shapes = [tuple(size.evaluate(1, 1, 3) for size in tensor.shape) for tensor in tensors]
     assert not isinstance(real, str), f"PEFT refuses with {real}"
     if plan.copies:  # norms inside the layers stand between adapters there

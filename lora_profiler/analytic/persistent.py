@@ -181,7 +181,7 @@ def persistent(
         parameters *= 2
 
     held = tuple(held_tensors(spec, setup, adapters, copies))
-    order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
+    order = tuple(trainable_tensors(spec, setup, adapters, copies))
     added = Counter(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
@@ -192,14 +192,24 @@ def persistent(
     )
 
 
+def trainable_tensors(
+    spec: ModelSpec,
+    setup: TrainSetup,
+    adapters: tuple[Adapter, ...],
+    copies: tuple[tuple[str, Module], ...],
+) -> Iterator[TrainableTensor]:
+    """The tensors that an optimizer gets, in the order of `named_parameters()`."""
+    held = held_tensors(spec, setup, adapters, copies)
+    return (tensor for tensor in held if not tensor.kind.is_frozen)
+
+
 def held_tensors(
     spec: ModelSpec,
     setup: TrainSetup,
     adapters: tuple[Adapter, ...],
     copies: tuple[tuple[str, Module], ...],
 ) -> Iterator[TrainableTensor]:
-    """The tensors that an optimizer gets, in the order of `named_parameters()`, and those of
-    adapters that it freezes."""
+    """The same with those of adapters that the optimizer freezes."""
     if setup.lora is None:
         for name, module in spec.modules():
             yield from whole_weights(spec, name, module, setup)

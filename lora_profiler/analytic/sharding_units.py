@@ -10,6 +10,7 @@ from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
     kept_in_16_bit,
+    trainable_tensors,
     unpacked_dtype,
 )
 from lora_profiler.analytic.sharding import (
@@ -38,7 +39,7 @@ def shard_state(
     setup, model = workload.setup.as_held, workload.model
     if setup.sharding == "none":
         return alone(state)
-    order = state.order
+    order = tuple(trainable_tensors(model, setup, adapters, copies))
     if setup.sharding == "ddp":
         return replicated(state, order)
     if setup.sharding == "zero1":
