@@ -93,6 +93,11 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
     found = []
     if setup.optimizer in PROJECTED:
         found.append("Row and column sums of the optimizer's step are left out.")
+    if is_packed_base(setup):
+        found.append(
+            "The packages' layers were held against on a CPU alone: what their kernels take on a"
+            " card is as their source has it."
+        )
     if splits_products(setup):
         found.append(
             f"AWQ's products of up to {SPLIT_TOKENS:,} tokens are made in eight parts of float32"
