@@ -2,8 +2,7 @@
 frame, three numbers, and what it rests on."""
 
 from dataclasses import replace
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -94,7 +93,10 @@ def _slides(model: ModelSpec, result: Answered, bars: Frame) -> None:
     """Below the bars, and drawing them while one is dragged."""
     data = as_data(slides(model, result, bars))
     mounted = st.components.v2.component(
-        "lora_profiler.slides", html='<div class="lp-slides"></div>', css=_css(), js=_script()
+        "lora_profiler.slides",
+        html='<div class="lp-slides"></div>',
+        css=widgets.own_text("slides.css"),
+        js=widgets.own_text("slides.js"),
     )
     mounted(key=_SLIDES, data={"slides": data}, on_released_change=_released)
 
@@ -106,13 +108,3 @@ def _released() -> None:
         return
     asked = question()
     change(replace(asked, options={**asked.options, sent["name"]: sent["value"]}))
-
-
-@cache
-def _script() -> str:
-    return files("lora_profiler.dashboard").joinpath("slides.js").read_text("utf-8")
-
-
-@cache
-def _css() -> str:
-    return files("lora_profiler.dashboard").joinpath("slides.css").read_text("utf-8")

@@ -2,8 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Final
 from urllib.parse import urlencode
 
@@ -60,15 +58,13 @@ def _card(svg: str, name: str) -> None:
             "Card, SVG", svg, file_name=f"{name}.svg", mime="image/svg+xml", on_click="ignore"
         )
         mounted = st.components.v2.component(
-            "lora_profiler.png", html="<button>Card, PNG</button>", css=_own("css"), js=_own("js")
+            "lora_profiler.png",
+            html="<button>Card, PNG</button>",
+            css=widgets.own_text("png.css"),
+            js=widgets.own_text("png.js"),
         )
         data = {"svg": svg, "name": f"{name}.png", "width": WIDTH, "height": HEIGHT}
         mounted(key="png", data=data, width="content")
-
-
-@cache
-def _own(suffix: str) -> str:
-    return files("lora_profiler.dashboard").joinpath(f"png.{suffix}").read_text("utf-8")
 
 
 def prefer(trainer: str) -> None:

@@ -3,7 +3,7 @@
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,10 +13,11 @@ import streamlit as st
 from lora_profiler._common.printable import printable
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Block
-from lora_profiler.report.charts import CONFIG, Figure, repainted, row_labels_px
+from lora_profiler.report.charts import Figure
 from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
 from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.report.palette import Theme
+from lora_profiler.report.svg import figure_html, figure_style
 from lora_profiler.units import clock_text, error_text
 
 if TYPE_CHECKING:
@@ -26,21 +27,21 @@ if TYPE_CHECKING:
 Width = Literal["stretch", "content"]
 MOST_WRITTEN = 1000
 """Rows of a table whose numbers are written one by one: of ten thousand that takes 3 s."""
-_LONG_ROWS_PX = 110
-"""Of the widest label of a figure's rows: with wider ones a figure needs more room."""
 Offer = tuple[str, str, str, Callable[[], str]]
 """A download: its label, file name and MIME type, and what makes the text when it is asked for."""
 
 
 def style() -> None:
     """Once a run, before anything else."""
-    st.html(f"<style>:root {{ {colour_variables(theme())} }} {_css()}</style>")
+    colours = f":root {{ {colour_variables(theme())} }}"
+    own = own_text("style.css") + template_text("blocks.css")
+    st.html(f"<style>{colours} {figure_style(theme())} {own}</style>")
 
 
 @cache
-def _css() -> str:
-    own = files("lora_profiler.dashboard").joinpath("style.css").read_text("utf-8")
-    return own + template_text("blocks.css")
+def own_text(name: str) -> str:
+    """A style sheet or a script of this folder."""
+    return files("lora_profiler.dashboard").joinpath(name).read_text("utf-8")
 
 
 def theme() -> Theme:
@@ -155,13 +156,14 @@ def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> Non
 
 
 def figure(drawn: Figure, key: str, says: str) -> None:
-    """A figure of `report.charts`. `says` is what a screen reader is told. One with words left of
-    its rows scrolls where the window is narrow (`style.css`)."""
-    shown = repainted(drawn) if theme() == "dark" else drawn
-    room = row_labels_px(drawn)
-    kind = "long_rows" if room > _LONG_ROWS_PX else "rows"
-    with st.container(key=f"{kind}.{key}") if room else nullcontext():
-        st.plotly_chart(shown, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
+    """A figure of `report.charts`. `says` is what a screen reader is told."""
+    mounted = st.components.v2.component(
+        "lora_profiler.figure",
+        html='<div class="lp-figure"></div>',
+        js=own_text("figure.js"),
+        isolate_styles=False,
+    )
+    mounted(key=key, data=figure_html(drawn, key, says))
 
 
 def written(

@@ -1,9 +1,9 @@
 """The colours of every figure, in a light and a dark variant, with a hatch or a symbol beside each:
 never colour alone.
 
-Light colours have their dark twin in `DARK_OF`, so that a figure drawn in the light is repainted
-without being drawn again. Categories are told apart under simulated protanopia and deuteranopia by
-colour, or else by hatch; a test measures it.
+A figure is drawn in light colours, under whose names a style sheet has the reader's. Categories are
+told apart under simulated protanopia and deuteranopia by colour, or else by hatch; a test measures
+it.
 """
 
 from collections.abc import Mapping
@@ -146,7 +146,3 @@ def all_colours() -> tuple[Colour, ...]:
     paints = (*CATEGORY_PAINTS.values(), REST_PAINT, SAVED_PAINT)
     marks = (*METHOD_MARKS.values(), *COUNTER_MARKS.values(), *SERIES_MARKS)
     return (*named, *(p.colour for p in paints), *(m.colour for m in marks))
-
-
-DARK_OF: Final[Mapping[str, str]] = {c.light: c.dark for c in all_colours()}
-"""The dark twin of every light colour."""

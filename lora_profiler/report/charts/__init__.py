@@ -1,10 +1,10 @@
-"""Figures of predictions and measurements, as plain dicts that plotly draws; see `figure`."""
+"""Figures of predictions and measurements, as plain dicts that `report.svg` draws; see `figure`."""
 
 from lora_profiler.report.charts.category_bars import CategoryBar, category_bars
 from lora_profiler.report.charts.claim_chart import claim_chart
 from lora_profiler.report.charts.crossover_lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.error_strip import ErrorDot, error_strip
-from lora_profiler.report.charts.figure import CONFIG, Figure, Limit, repainted, row_labels_px
+from lora_profiler.report.charts.figure import Figure, Limit
 from lora_profiler.report.charts.fit_map import FitCell, fit_map
 from lora_profiler.report.charts.identity_scatter import ScatterPoint, identity_scatter
 from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
@@ -18,7 +18,6 @@ from lora_profiler.report.charts.throughput_bars import ThroughputBar, throughpu
 from lora_profiler.report.charts.time_bars import TimeBar, time_bars, time_bars_of
 
 __all__ = [
-    "CONFIG",
     "CategoryBar",
     "ErrorDot",
     "Figure",
@@ -44,8 +43,6 @@ __all__ = [
     "memory_curve",
     "phase_samples",
     "plan_front",
-    "repainted",
-    "row_labels_px",
     "step_times",
     "throughput_bars",
     "time_bars",

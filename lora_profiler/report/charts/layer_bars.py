@@ -103,7 +103,6 @@ def layer_bars(
             _ratios(layers, positions, size, zero),
         ],
         height=_AROUND_PX + _ROW_PX * len(layers),
-        margin={"l": 8, "r": 72, "t": 12, "b": 8},  # for the words behind the longest
         x=axis,
         y=rows([_name(row) for row in layers], positions),
     )
@@ -194,7 +193,6 @@ def _marks(
                 "type": "scatter",
                 "mode": "markers",
                 "name": label(name),
-                "legendgroup": method,
                 "showlegend": symbol == mark.symbol,
                 "x": [value / size or zero for _, _, value in here],
                 "y": [at + shift for _, at, _ in here],
@@ -203,7 +201,6 @@ def _marks(
                     for row, _, value in here
                 ],
                 "hoverinfo": "text",
-                "cliponaxis": False,
                 "marker": {
                     "color": mark.colour.light,
                     "symbol": symbol,

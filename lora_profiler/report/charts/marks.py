@@ -89,7 +89,6 @@ def at_the_end(
         "text": list(texts),
         "textposition": "middle right",
         "textfont": {"size": BODY_PX, "color": ink.light},
-        "cliponaxis": False,
         "hoverinfo": "skip",
         "showlegend": False,
     }

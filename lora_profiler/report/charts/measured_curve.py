@@ -59,12 +59,10 @@ def measured_curve(
             "title": title("one step, in order"),
             "range": [0, max(at, 1.0)],
             "showticklabels": False,
-            "ticks": "",
         },
         y=axis,
         shapes=shades(labelled),
         annotations=list(names(labelled, letter=_LETTER)),
-        margin={"l": 8, "r": 16, "t": 28, "b": 8},
     )
 
 

@@ -40,13 +40,11 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
             "title": title("one step, in order"),
             "range": [-0.5, max(len(points), 1) - 0.5],
             "showticklabels": False,
-            "ticks": "",
         },
         y=axis,
         hovermode="x",
         shapes=[*shades(bands), *shapes],
         annotations=[*words, *notes],
-        margin={"l": 8, "r": 16, "t": 28, "b": 8},
     )
 
 
@@ -172,5 +170,4 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
         bgcolor=PAPER.light,
         borderpad=2,
         font={"size": BODY_PX, "color": INK.light},
-        standoff=1,
     )

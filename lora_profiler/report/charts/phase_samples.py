@@ -41,7 +41,6 @@ def phase_samples(samples: Sequence[PhaseSample]) -> Figure:
         y=axis,
         shapes=shapes,
         annotations=notes,
-        margin={"l": 8, "r": 16, "t": 28, "b": 8},
     )
 
 

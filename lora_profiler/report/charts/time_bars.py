@@ -93,7 +93,6 @@ def _intervals(bars: Sequence[TimeBar], positions: Sequence[float], size: float)
         "marker": {"size": 1, "color": FAINT_INK.light},
         "hoverinfo": "skip",
         "showlegend": False,
-        "cliponaxis": False,
         "error_x": whisker(
             [(bar.total_seconds - bar.low) / size for bar in bars],
             [(bar.high - bar.total_seconds) / size for bar in bars],

@@ -7,6 +7,7 @@ from importlib.resources import files
 from lora_profiler.report.palette import (
     BODY_PX,
     CELL_PX,
+    FONT,
     HEAD_PX,
     PAPER,
     SMALL_PX,
@@ -17,15 +18,16 @@ from lora_profiler.report.palette import (
 
 
 @cache
-def figure_style() -> str:
-    """Stands once on a page. Light, and dark where the reader asks for it on a screen."""
+def figure_style(theme: Theme | None = None) -> str:
+    """Stands once on a page. Without `theme` light, and dark where the reader asks for it on a
+    screen."""
     scale = (CELL_PX, SMALL_PX, BODY_PX, HEAD_PX)
     sizes = "".join(f".lp-plane .t{px}{{font-size:{px}px}}" for px in scale)
     own = files("lora_profiler.report.svg").joinpath("figures.css").read_text("utf-8")
+    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{_colours('dark')}}}}}\n"
     return (
-        f":root{{{_colours('light')}--lp-around:var(--c{_name(PAPER.light)})}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{_colours('dark')}}}}}\n"
-        f"{_classes()}\n{sizes}\n{own}"
+        f":root{{{_colours(theme or 'light')}--lp-around:var(--c{_name(PAPER.light)})}}\n"
+        f"{'' if theme else dark}.lp-drawing{{font-family:{FONT}}}\n{_classes()}\n{sizes}\n{own}"
     )
 
 

@@ -8,13 +8,18 @@ from typing import Any
 from lora_profiler.report.svg.axis import Axis
 from lora_profiler.report.svg.marks import Definitions, edge, fill, marker_classes, stroke
 from lora_profiler.report.svg.text import number, percent, tooltip
-from lora_profiler.report.svg.words import words
+from lora_profiler.report.svg.words import Across, words
 
 BOX = 1000
 """Width of the box that lines and areas are drawn in, which is stretched to the figure's."""
 _MOST_STRIPS = 100
 """Of a line without marks that answer when pointed at."""
 _BESIDE_PX, _ABOVE_PX = 6, 8
+_SIDES: Mapping[str, tuple[Across, int]] = {
+    "left": ("end", -_BESIDE_PX),
+    "center": ("middle", 0),
+    "right": ("start", _BESIDE_PX),
+}
 Trace = Mapping[str, Any]
 
 
@@ -233,9 +238,8 @@ def _texts(
         place = places if isinstance(places, str) else places[n]
         share, down = canvas.at(x, y)
         text = trace["text"][n].strip()
-        if place == "middle right":
-            yield words(text, percent(share), down, "m", "start", font, dx=_BESIDE_PX)
-        else:
-            away = _ABOVE_PX + 0.65 * trace.get("marker", {}).get("size", 0)
-            shift = -away if place == "top center" else away
-            yield words(text, percent(share), down + shift, "m", "middle", font)
+        upright, side = place.split()
+        away = _ABOVE_PX + 0.65 * trace.get("marker", {}).get("size", 0)
+        shift = {"top": -away, "middle": 0.0, "bottom": away}[upright]
+        across, dx = _SIDES[side]
+        yield words(text, percent(share), down + shift, "m", across, font, dx=dx)
