@@ -1,9 +1,8 @@
-"""Where the texts of plotly's figures lie, measured in a browser."""
+"""Where the texts of figures lie, measured in a browser."""
 
 from typing import Any
 
-SET_MS = 20_000
-CROWDED = """([least, overMarks]) => {
+CROWDED = """least => {
     const quad = text => {
         const b = text.getBBox(), m = text.getScreenCTM();
         return [[b.x, b.y], [b.x + b.width, b.y], [b.x + b.width, b.y + b.height], [b.x, b.y + b.height]]
@@ -23,42 +22,29 @@ CROWDED = """([least, overMarks]) => {
         return Math.max(found, 0);
     };
     const found = [];
-    for (const plot of document.querySelectorAll('.js-plotly-plot')) {
-        const around = plot.getBoundingClientRect();
-        const texts = [...plot.querySelectorAll('svg text')]
-            .filter(t => t.textContent.trim() && t.getClientRects().length && !t.closest('.modebar, .hoverlayer'))
-            .map(t => [t.textContent, quad(t), !!t.closest('.textpoint')]);
-        const marks = [...plot.querySelectorAll('.scatterlayer .points path.point')].map(p => p.getBoundingClientRect());
-        texts.forEach(([words, box, isName], n) => {
-            for (const [x] of box)
+    for (const drawing of document.querySelectorAll('.lp-drawing')) {
+        const around = drawing.getBoundingClientRect();
+        const scrolls = !!drawing.querySelector('.lp-scroll');
+        const texts = [...drawing.querySelectorAll('svg text')]
+            .filter(t => t.textContent.trim() && t.getClientRects().length)
+            .map(t => [t.textContent, quad(t)]);
+        const marks = [...drawing.querySelectorAll('use')].map(p => of(p.getBoundingClientRect()));
+        texts.forEach(([words, box], n) => {
+            if (!scrolls) for (const [x] of box)
                 if (x < around.left - 1 || x > around.right + 1) { found.push(`${words}: out of its figure`); break; }
             for (const [others, other] of texts.slice(n + 1))
                 if (depth(box, other) > least) found.push(`${words}: over ${others}`);
-            if (isName && overMarks) for (const r of marks)
-                if (depth(box, of(r)) > least) found.push(`${words}: over a mark`);
+            for (const mark of marks)
+                if (depth(box, mark) > least) found.push(`${words}: over a mark`);
         });
     }
     return found;
 }"""
-"""Texts over other texts of their figure or outside of it, and names over marks."""
-DRAWN_WIDE = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.offsetParent).every(plot => {
-    const [own, around] = [plot.querySelector('.main-svg'), plot].map(e => e?.getBoundingClientRect().width);
-    return Math.abs(own - around) < 2;
-})"""
-"""plotly has drawn every figure as wide as its place now is."""
+"""Texts over other texts or marks of their figure, or outside of it."""
 LEAST_PX = 3
 """So deep the boxes of lines lie in one another: above and below their letters they are empty."""
 
 
-def crowded(page: Any, *, over_marks: bool = True) -> list[str]:
-    """What is crowded in the figures once they are drawn as wide as their places are; plotly sets
-    words anew after it has drawn."""
-    from playwright.sync_api import TimeoutError
-
-    page.wait_for_function(DRAWN_WIDE)
-    asked = [LEAST_PX, over_marks]
-    try:
-        page.wait_for_function(f"asked => !({CROWDED})(asked).length", arg=asked, timeout=SET_MS)
-    except TimeoutError:
-        return list(page.evaluate(CROWDED, asked))
-    return []
+def crowded(page: Any) -> list[str]:
+    """What is crowded in the figures."""
+    return list(page.evaluate(CROWDED, LEAST_PX))

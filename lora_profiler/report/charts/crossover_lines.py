@@ -1,7 +1,6 @@
 """Peaks of several methods over the length of a sequence, and the lengths from which one needs more
 than another."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +34,10 @@ def crossover_lines(
     rule = {"type": "line", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dot"}}
     upright = [{**rule, "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1} for at in crossings]
     across, words = limit_line(limit, 1)
-    notes = [{**of_limit, "y": math.log10(of_limit["y"])} for of_limit in words]
-    notes += [
+    notes = [
         note(
             count_text(at),
-            x=math.log10(at),
+            x=at,
             y=1,
             yref="paper",
             yanchor="top",
@@ -60,7 +58,7 @@ def crossover_lines(
         },
         y=log_bytes_axis(min(sizes), largest_of(sizes, limit), "predicted peak"),
         shapes=[*upright, *across],
-        annotations=notes,
+        annotations=[*words, *notes],
     )
 
 

@@ -1,6 +1,7 @@
 """Predicted against measured, with the line on which both are equal."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
@@ -9,11 +10,12 @@ from lora_profiler.report.charts.axes import log_bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.marks import dot_mark, dot_name
-from lora_profiler.report.palette import FAINT_INK
+from lora_profiler.report.charts.point_names import Spot, name_places
+from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import Method
 
-_HEIGHT_PX = 460
+_HEIGHT_PX, _DOT_PX = 460, 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class ScatterPoint:
     """One record: bytes above 0 on both sides. `label` is shown when pointed at.
 
     `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow,
-    and `name` stands beside the furthest of that name.
+    and `name` stands beside the furthest of that name, where there is room.
     """
 
     label: str
@@ -56,17 +58,36 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
         "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
         "hoverinfo": "skip",
     }
-    return figure(
-        [*_points(points, word), line],
-        height=_HEIGHT_PX,
-        x=log_bytes_axis(smallest, largest, f"{word} peak"),
-        y=log_bytes_axis(smallest, largest, "predicted peak"),
+    x = log_bytes_axis(smallest, largest, f"{word} peak")
+    y = log_bytes_axis(smallest, largest, "predicted peak")
+    places = _names(points, x["range"])
+    return figure([*_points(points, places, word), line], height=_HEIGHT_PX, x=x, y=y)
+
+
+def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[ScatterPoint, str]:
+    """Where the name of the furthest point of each stands, if there is room; `ends` are those of
+    both axes, as powers of ten."""
+    low, high = ends
+
+    def share(size: int) -> float:
+        return (math.log10(size) - low) / (high - low)
+
+    spots = [
+        Spot(share(point.measured_bytes), share(point.predicted_bytes), _DOT_PX / 2)
+        for point in points
+    ]
+    hollow = sorted(
+        (n for n, point in enumerate(points) if point.not_counted),
+        key=lambda n: abs(points[n].error),
     )
+    furthest = {points[n].name: n for n in hollow}
+    found = name_places(spots, {n: points[n].name for n in reversed(furthest.values())})
+    return {points[n]: place for n, place in found.items()}
 
 
-def _points(points: Sequence[ScatterPoint], word: str) -> Iterator[dict[str, Any]]:
-    hollow = [point for point in points if point.not_counted]
-    furthest = {point.name: point for point in sorted(hollow, key=lambda point: abs(point.error))}
+def _points(
+    points: Sequence[ScatterPoint], places: Mapping[ScatterPoint, str], word: str
+) -> Iterator[dict[str, Any]]:
     for method, counted in product(get_args(Method), (True, False)):
         shown = [
             point
@@ -80,17 +101,13 @@ def _points(points: Sequence[ScatterPoint], word: str) -> Iterator[dict[str, Any
                 "name": dot_name(method, counted=counted),
                 "x": [point.measured_bytes for point in shown],
                 "y": [point.predicted_bytes for point in shown],
-                "text": [
-                    "" if counted or furthest[point.name] is not point else label(point.name)
-                    for point in shown
-                ],
-                "textposition": [
-                    "bottom center" if point.error < 0 else "top center" for point in shown
-                ],  # away from the line
+                "text": [label(point.name) if point in places else "" for point in shown],
+                "textposition": [places.get(point, "top right") for point in shown],
+                "textfont": {"size": SMALL_PX, "color": INK.light},
                 "customdata": [point.record_id for point in shown],
                 "hovertext": [_hover(point, word) for point in shown],
                 "hoverinfo": "text",
-                "marker": dot_mark(method, 9, counted=counted),
+                "marker": dot_mark(method, _DOT_PX, counted=counted),
             }
 
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 from lora_profiler.report.charts.labels import width_px
 from lora_profiler.report.palette import SMALL_PX
 
-PLANE_PX = (285, 255)
+PLANE_PX = (265, 255)
 """Width and height of a figure's plane on a phone. What has room there has it in a wider plane,
 where points only move away from each other and names keep their size."""
-_GAP_PX, _LINE_PX = 7, 13
-"""Between the middle of a point and the letters of a name, and their height: as plotly sets a line
-of SMALL_PX beside a mark of ten pixels."""
+_BESIDE_PX, _ABOVE_PX, _LINE_PX = 11, 7, 15
+"""Between the middle of a point of ten pixels and the letters of a name, across and upright, and
+the height of a line of SMALL_PX: as `report.svg` sets them."""
 _UPRIGHT, _ACROSS = ("top", "bottom", "middle"), ("right", "left", "center")
 
 
@@ -47,7 +47,7 @@ class _Box(NamedTuple):
 
 
 def name_places(spots: Sequence[Spot], names: Mapping[int, str]) -> dict[int, str]:
-    """plotly's `textposition` of each name that has room, by its spot.
+    """The `textposition` of each name that has room, by its spot.
 
     `names` are by the place of their spots, those first that matter most. A name without room is
     left out.
@@ -80,13 +80,13 @@ def _places(spot: Spot, wide: float) -> Iterator[tuple[str, _Box]]:
     them here comes to lie beside the name in a wider plane."""
     x, y = _middle(spot)
     across = {
-        "right": (x, x + _GAP_PX + wide),
-        "left": (x - _GAP_PX - wide, x),
+        "right": (x, x + _BESIDE_PX + wide),
+        "left": (x - _BESIDE_PX - wide, x),
         "center": (x - wide / 2, x + wide / 2),
     }
     upright = {
-        "top": (y - _GAP_PX - _LINE_PX, y - _GAP_PX),
-        "bottom": (y + _GAP_PX, y + _GAP_PX + _LINE_PX),
+        "top": (y - _ABOVE_PX - _LINE_PX, y - _ABOVE_PX),
+        "bottom": (y + _ABOVE_PX, y + _ABOVE_PX + _LINE_PX),
         "middle": (y - _LINE_PX / 2, y + _LINE_PX / 2),
     }
     for up, side in product(_UPRIGHT, _ACROSS):

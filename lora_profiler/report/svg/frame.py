@@ -116,7 +116,7 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
                 + "</g>"
             )
     around = _LABEL_PX + 2
-    return "".join(parts), widest + title + around, (narrow + title + around if narrow else 2.0)
+    return "".join(parts), widest + title + around, (narrow + title + around if narrow else 4.0)
 
 
 def _end(line: str) -> str:

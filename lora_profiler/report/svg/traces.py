@@ -16,9 +16,9 @@ _MOST_STRIPS = 100
 """Of a line without marks that answer when pointed at."""
 _BESIDE_PX, _ABOVE_PX = 6, 8
 _SIDES: Mapping[str, tuple[Across, int]] = {
-    "left": ("end", -_BESIDE_PX),
+    "left": ("end", -1),
     "center": ("middle", 0),
-    "right": ("start", _BESIDE_PX),
+    "right": ("start", 1),
 }
 Trace = Mapping[str, Any]
 
@@ -239,7 +239,9 @@ def _texts(
         share, down = canvas.at(x, y)
         text = trace["text"][n].strip()
         upright, side = place.split()
-        away = _ABOVE_PX + 0.65 * trace.get("marker", {}).get("size", 0)
+        size = trace.get("marker", {}).get("size", 0)
+        away = _ABOVE_PX + 0.65 * size
         shift = {"top": -away, "middle": 0.0, "bottom": away}[upright]
-        across, dx = _SIDES[side]
+        across, sign = _SIDES[side]
+        dx = sign * (_BESIDE_PX + size / 2)
         yield words(text, percent(share), down + shift, "m", across, font, dx=dx)
