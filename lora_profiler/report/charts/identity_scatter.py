@@ -23,7 +23,7 @@ class ScatterPoint:
     """One record: bytes above 0 on both sides. `label` is shown when pointed at.
 
     `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow,
-    and `name` stands beside the furthest of that name, where there is room.
+    and `name` stands beside one of those that have it, where there is room.
     """
 
     label: str
@@ -65,8 +65,8 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
 
 
 def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[ScatterPoint, str]:
-    """Where the name of the furthest point of each stands, if there is room; `ends` are those of
-    both axes, as powers of ten."""
+    """Where names stand, each at the furthest of its points that has room; `ends` are those of both
+    axes, as powers of ten."""
     low, high = ends
 
     def share(size: int) -> float:
@@ -76,12 +76,9 @@ def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[Scatte
         Spot(share(point.measured_bytes), share(point.predicted_bytes), _DOT_PX / 2)
         for point in points
     ]
-    hollow = sorted(
-        (n for n, point in enumerate(points) if point.not_counted),
-        key=lambda n: abs(points[n].error),
-    )
-    furthest = {points[n].name: n for n in hollow}
-    found = name_places(spots, {n: points[n].name for n in reversed(furthest.values())})
+    hollow = (n for n, point in enumerate(points) if point.not_counted)
+    furthest_first = sorted(hollow, key=lambda n: -abs(points[n].error))
+    found = name_places(spots, {n: points[n].name for n in furthest_first})
     return {points[n]: place for n, place in found.items()}
 
 

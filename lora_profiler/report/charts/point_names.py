@@ -49,13 +49,15 @@ class _Box(NamedTuple):
 def name_places(spots: Sequence[Spot], names: Mapping[int, str]) -> dict[int, str]:
     """The `textposition` of each name that has room, by its spot.
 
-    `names` are by the place of their spots, those first that matter most. A name without room is
-    left out.
+    `names` are by the place of their spots, those first that matter most. A name stands once, at
+    the first of its spots with room, and is left out where none has.
     """
     around = [_around(spot) for spot in spots]
     placed: dict[int, str] = {}
     taken: list[_Box] = []
     for at, name in names.items():
+        if name in (names[other] for other in placed):
+            continue
         others = [*around[:at], *around[at + 1 :], *taken]
         for position, box in _places(spots[at], width_px(name, SMALL_PX)):
             if box.is_inside and not any(map(box.meets, others)):

@@ -24,6 +24,8 @@ NARROW_PX, WIDE_PX = 340, 480
 PLANE_PX = 240
 """Of a plane on a phone: what has no room there is shown where it is wide alone."""
 _TICK_PX, _TITLE_PX, _LABEL_PX = 8, 20, 8
+_LETTER_PX, _LINE_PX = 6.5, 15
+"""Of an upright title: a letter, and every line after the first."""
 _LINE_LETTERS = 36
 """Of a line as wide as a plane on a phone."""
 _LETTERS = 17
@@ -89,7 +91,8 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
     font = rows.get("tickfont", _FAINT)
     shown = [(v, text) for v, text in canvas.y.ticks if canvas.y.holds(v)]
     widest = max((_widest(text) for _, text in shown), default=0.0)
-    title = _TITLE_PX if canvas.y.title else 0
+    lines = wrap(canvas.y.title, max(10, round(canvas.height / _LETTER_PX)))
+    title = _TITLE_PX + _LINE_PX * (len(lines) - 1) if lines else 0
     is_long = widest > PLANE_PX / 2
     parts = [
         words(text, "0", canvas.down(v), "m", "end", font, dx=-_LABEL_PX, names="wide" * is_long)
@@ -107,12 +110,12 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
             else:
                 ends = "<br>".join(_end(line) for line in lines_of(text))
                 parts.append(words(ends, "0", y, "m", "end", font, dx=-_LABEL_PX, names="narrow"))
-    if canvas.y.title:
+    if lines:
         for left, names in ((widest, "wide"), (narrow, "narrow")):
             middle = number(canvas.height / 2)
             parts.append(
                 f'<g transform="translate({number(-left - _LABEL_PX - 6)} {middle}) rotate(-90)">'
-                + words(canvas.y.title, "0", 0, "b", "middle", _FAINT, names=names)
+                + words("<br>".join(lines), "0", 0, "b", "middle", _FAINT, names=names)
                 + "</g>"
             )
     around = _LABEL_PX + 2
