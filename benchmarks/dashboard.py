@@ -266,7 +266,6 @@ def measured() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "streamlit": version("streamlit"),
-        "plotly": version("plotly"),
         "processor": cpu_model(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
@@ -284,7 +283,7 @@ def markdown(result: dict[str, Any]) -> str:
         (
             f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
             f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
-            f" streamlit {result['streamlit']}, plotly {result['plotly']}. From the key or the"
+            f" streamlit {result['streamlit']}. From the key or the"
             f" address until the numbers stand in the page. {result['records']:,} records are"
             f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
             " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"

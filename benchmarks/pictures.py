@@ -38,34 +38,34 @@ MEASURED = "page=measure&model=EleutherAI%2Fpythia-14m&method=lora&seq-len=128&d
 
 def predict(page: Any, address: str) -> None:
     page.goto(f"{address}&{QUESTION}")
-    page.locator(".js-plotly-plot").first.wait_for()
+    page.locator(".lp-drawing").first.wait_for()
 
 
 def plan(page: Any, address: str) -> None:
     page.goto(f"{address}&page=plan&{PLANNED}")
-    page.locator(".js-plotly-plot").first.wait_for()
+    page.locator(".lp-drawing").first.wait_for()
 
 
 def crossover(page: Any, address: str) -> None:
     page.goto(f"{address}&page=crossover&{CROSSED}")
-    page.locator(".js-plotly-plot").first.wait_for()
+    page.locator(".lp-drawing").first.wait_for()
 
 
 def compare(page: Any, address: str) -> None:
     page.goto(f"{address}&page=compare")
-    page.locator(".js-plotly-plot").nth(1).wait_for()
+    page.locator(".lp-drawing").nth(1).wait_for()
 
 
 def measure(page: Any, address: str) -> None:
     page.goto(f"{address}&{MEASURED}")
     page.get_by_role("button", name="Start measuring", exact=True).click()
     page.locator(".lp h2", has_text=re.compile("LoRA r16: (ok|noisy)")).wait_for(timeout=300_000)
-    page.locator(".js-plotly-plot").nth(1).wait_for()
+    page.locator(".lp-drawing").nth(1).wait_for()
 
 
 def learn(page: Any, address: str) -> None:
     page.goto(f"{address}&page=learn")
-    page.locator(".js-plotly-plot").first.wait_for()
+    page.locator(".lp-drawing").first.wait_for()
 
 
 def evidence(page: Any, address: str) -> None:

@@ -1,6 +1,7 @@
 """The dashboard without a browser: its pages run in this process, and what stands on them as
 text."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +9,22 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
+from lora_profiler.dashboard import widgets
+from lora_profiler.report.charts import Figure
+from lora_profiler.report.svg import figure_html
+
 ROOT = Path(__file__).resolve().parent.parent
+_FIGURES: dict[str, Figure] = {}
+"""By what was drawn of it."""
+
+
+def _drawn(figure: Figure, name: str, says: str) -> str:
+    html = figure_html(figure, name, says)
+    _FIGURES[html] = figure
+    return html
+
+
+widgets.figure_html = _drawn
 
 
 def opened(view: str = "", /, **params: str | list[str]) -> AppTest:
@@ -47,6 +63,21 @@ def all_texts(app: AppTest) -> str:
 def texts(app: AppTest) -> str:
     """All text of the page's own HTML, as a reader sees it; its notes and problems among it."""
     return "\n".join(map(text_of, written(app)))
+
+
+def figures(app: AppTest) -> dict[str, Figure]:
+    """Those that stand on the page, by key."""
+    return {key: _FIGURES[html] for key, html in drawings(app).items()}
+
+
+def drawings(app: AppTest) -> dict[str, str]:
+    """The same as HTML."""
+    mounted = [element.proto for element in app.get("bidi_component")]
+    return {
+        proto.id.split("-", 2)[2]: json.loads(proto.json)
+        for proto in mounted
+        if proto.component_name == "lora_profiler.figure"
+    }
 
 
 def written(app: AppTest) -> list[str]:

@@ -37,7 +37,6 @@ from lora_profiler.report.charts import (
     TimeBar,
 )
 from lora_profiler.report.charts.axes import ticks
-from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST, width_px
 from lora_profiler.report.charts.point_names import PLANE_PX, Spot, name_places
 from lora_profiler.report.labels import CATEGORY_LABELS
@@ -224,7 +223,6 @@ DOTS: list[tuple[str, float, Method]] = [
     ("gpt2", 0.0, "full"),
 ]
 LIGHT = figures()
-DARK = {name: repainted(figure) for name, figure in LIGHT.items()}
 
 
 def traces(figure: Figure, kind: str, **having: Any) -> list[dict[str, Any]]:
@@ -252,10 +250,10 @@ def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_plotly_takes_every_figure(name: str) -> None:
-    for figure in (LIGHT[name], DARK[name]):
-        found = go.Figure(figure)
-        assert len(found.data) == len(figure["data"])
-        assert json.loads(json.dumps(figure, allow_nan=False)) == figure
+    """So that `test_svg_figures` may hold what is drawn to plotly."""
+    figure = LIGHT[name]
+    assert len(go.Figure(figure).data) == len(figure["data"])
+    assert json.loads(json.dumps(figure, allow_nan=False)) == figure
 
 
 def test_plotly_would_refuse_a_wrong_attribute() -> None:
@@ -264,12 +262,8 @@ def test_plotly_would_refuse_a_wrong_attribute() -> None:
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_no_figure_has_clutter_or_an_axis_without_a_unit(name: str) -> None:
+def test_no_figure_has_an_axis_without_a_unit(name: str) -> None:
     layout = LIGHT[name]["layout"]
-    assert layout["template"] == {"layout": {}}
-    assert all(
-        layout[axis]["fixedrange"] and not layout[axis]["zeroline"] for axis in ("xaxis", "yaxis")
-    )
     assert isinstance(layout["height"], int)
     titles = [layout[axis].get("title", {}).get("text", "") for axis in ("xaxis", "yaxis")]
     assert any(titles)
@@ -281,7 +275,6 @@ def test_no_figure_has_clutter_or_an_axis_without_a_unit(name: str) -> None:
                 r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss",
                 title,
             ), title
-    assert charts.CONFIG["modeBarButtons"] == [["toImage"]]
 
 
 # --- the palette ----------------------------------------------------------------------------------
@@ -427,33 +420,7 @@ def test_all_names_have_a_look() -> None:
 
 def test_a_light_colour_has_one_dark_twin() -> None:
     pairs = {(c.light, c.dark) for c in palette.all_colours()}
-    assert len({light for light, _ in pairs}) == len(pairs) == len(palette.DARK_OF)
-
-
-@pytest.mark.parametrize("name", LIGHT)
-def test_the_dark_figure_is_the_light_one_repainted_in_every_colour(name: str) -> None:
-    light = [
-        value
-        for attribute, value in walk(LIGHT[name])
-        if is_colour_name(attribute) and isinstance(value, str)
-    ]
-    dark = [
-        value
-        for attribute, value in walk(DARK[name])
-        if is_colour_name(attribute) and isinstance(value, str)
-    ]
-    assert set(light) <= set(palette.DARK_OF)
-    assert dark == [palette.DARK_OF[value] for value in light]
-    looks_like_a_colour = [
-        v for a, v in walk(LIGHT[name]) if isinstance(v, str) and re.fullmatch("#[0-9a-f]{6}", v)
-    ]
-    assert len(looks_like_a_colour) == len(light)  # and no attribute of another name holds one
-
-
-def test_text_that_spells_a_colour_is_not_repainted() -> None:
-    bars = [CategoryBar(label=palette.PAPER.light, bytes={"parameters": 1})]
-    dark = repainted(charts.category_bars(bars))
-    assert dark["layout"]["yaxis"]["ticktext"] == [palette.PAPER.light]
+    assert len({light for light, _ in pairs}) == len(pairs)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bars", "bar"), ("long curve", "scatter")])
@@ -750,8 +717,8 @@ def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
     upright, across = layout["shapes"]
     assert (upright["x0"], upright["x1"], across["y0"]) == (3219, 3219, LIMIT.bytes)
     of_card, of_crossing = layout["annotations"]
-    assert 10 ** of_card["y"] == pytest.approx(LIMIT.bytes)
-    assert 10 ** of_crossing["x"] == pytest.approx(3219) and of_crossing["text"] == "3,219"
+    assert of_card["y"] == LIMIT.bytes and of_card["text"].startswith(LIMIT.label)
+    assert of_crossing["x"] == 3219 and of_crossing["text"] == "3,219"
     low, high = layout["yaxis"]["range"]
     assert 10**low < 5 * GIB and 10**high > LIMIT.bytes
 
@@ -763,7 +730,7 @@ SHARES = st.floats(0.1, 0.9)
 def test_names_beside_points_lie_over_nothing_however_wide_the_figure(
     at: list[tuple[float, float]], wider: float
 ) -> None:
-    """As plotly sets them: letters begin 7 pixels off the middle of their point."""
+    """As `report.svg` sets them: letters begin 11 pixels off the middle of their point."""
     names = {n: f"run {n} on a card" for n in range(min(3, len(at)))}
     placed = name_places([Spot(x, y, 4) for x, y in at], names)
     width, height = PLANE_PX[0] * wider, PLANE_PX[1]
@@ -771,7 +738,7 @@ def test_names_beside_points_lie_over_nothing_however_wide_the_figure(
     taken = []
     for n, position in placed.items():
         (up, side), (x, y), long = position.split(), marks[n], width_px(names[n], 12)
-        left = x + {"right": 7, "left": -7 - long, "center": -long / 2}[side]
+        left = x + {"right": 11, "left": -11 - long, "center": -long / 2}[side]
         top = y + {"top": -20, "bottom": 7, "middle": -6.5}[up]
         assert left >= 0 and left + long <= width and top >= 0 and top + 13 <= height
         assert not [

@@ -22,6 +22,8 @@ from dashboard_app import (
     all_texts,
     asked,
     cautions,
+    drawings,
+    figures,
     opened,
     problems,
     sound,
@@ -81,11 +83,6 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:
     """Of all tabs of Predict."""
     return {key: drawn for view in VIEWS for key, drawn in figures(viewed(app, view)).items()}
-
-
-def figures(app: AppTest) -> dict[str, dict[str, Any]]:
-    """By key."""
-    return {element.key: json.loads(element.proto.spec) for element in app.get("plotly_chart")}
 
 
 # --- predict --------------------------------------------------------------------------------------
@@ -855,7 +852,7 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     for trace in (trace for figure in drawn.values() for trace in figure["data"]):
         trace.pop("customdata", None)  # ids, which are not shown
     shown = json.dumps(drawn, ensure_ascii=False)
-    assert "alert(1)" in shown  # the name of the run, and plotly reads tags
+    assert "alert(1)" in shown  # the name of the run, and `<br>` is read
     assert not re.search(r"<(script|img|a)\b", shown)
 
 
@@ -1152,7 +1149,7 @@ def named(app: AppTest) -> None:
         *app.expander,
     ]
     assert widgets and all(widget.label.strip() for widget in widgets)
-    assert all(figure.proto.alt.strip() for figure in app.get("plotly_chart"))
+    assert all(re.search('role="img" aria-label="[^"]', html) for html in drawings(app).values())
     assert all(table.proto.alt.strip() for table in app.dataframe)
 
 

@@ -233,8 +233,8 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
         == w.page.locator(".lp-small").all_inner_texts()
     )
     for tab, plots in (("When", 1), ("Where", 2), ("What fits", 2)):
-        other.tab(tab).page.locator(".js-plotly-plot").nth(plots - 1).wait_for()
-        assert other.page.locator(".js-plotly-plot").count() == plots
+        other.tab(tab).page.locator(".lp-drawing").nth(plots - 1).wait_for()
+        assert other.page.locator(".lp-drawing").count() == plots
 
 
 def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
@@ -541,7 +541,7 @@ def test_a_plan_is_asked_in_a_form_and_taken_to_predict(window: Any, width: int)
     w.page.set_viewport_size({"width": width, "height": 900})
     w.open(f"page=plan&{PLANNED}")
     w.page.locator(".lp-verdict", has_text="Take ").wait_for()
-    w.page.locator(".js-plotly-plot").wait_for()
+    w.page.locator(".lp-drawing").wait_for()
     w.fill("Hours at most", "0.001")
     w.page.locator(".lp-verdict", has_text="No plan is within 0.001 h").wait_for()
     w.page.wait_for_url(re.compile("max-hours=0.001"))
@@ -570,7 +570,7 @@ def test_names_in_a_plan_s_figure_lie_over_nothing(window: Any, scheme: Any) -> 
     w.page.emulate_media(color_scheme=scheme)
     w.page.set_viewport_size({"width": WIDTHS[0], "height": 900})
     w.open(FRONT)
-    w.page.locator(".textpoint text", has_text="LoRA r").first.wait_for()
+    w.page.locator(".lp-drawing text", has_text="LoRA r").first.wait_for()
     for width in WIDTHS:
         w.page.set_viewport_size({"width": width, "height": 900})
         assert crowded(w.page) == [], width
@@ -707,7 +707,7 @@ def test_axe_finds_nothing_serious_and_all_that_takes_input_has_a_name(
     window: Any, page: str
 ) -> None:
     w = window().open(f"page={page}")
-    drawn = w.page.locator('.js-plotly-plot, [data-testid="stDataFrame"] canvas')
+    drawn = w.page.locator('.lp-drawing, [data-testid="stDataFrame"] canvas')
     drawn.or_(w.button("Start measuring")).first.wait_for()
     assert serious(w.settle().page) == []
     assert w.page.evaluate(NAMELESS) == []
@@ -722,8 +722,8 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     for tab in VIEWS:
         w.tab(tab)
         assert serious(w.page) == [], tab
-        for plot in w.page.locator(".js-plotly-plot").all():
-            paper = plot.evaluate("plot => plot.layout.paper_bgcolor")
+        for plot in w.page.locator(".lp-drawing").all():
+            paper = plot.evaluate("plot => getComputedStyle(plot).getPropertyValue('--lp-around')")
             assert paper == getattr(PAPER, scheme), tab
     w.settings().button("Take it along").click()
     w.button("CSV").wait_for()
@@ -759,15 +759,14 @@ def test_a_page_is_readable(window: Any, name: str, width: int, scheme: Any) -> 
     w.page.emulate_media(color_scheme=scheme)
     w.page.set_viewport_size({"width": width, "height": 900})
     w.open(EVERY_PAGE[name])
-    drawn = w.page.locator('.js-plotly-plot, [data-testid="stDataFrame"] canvas')
+    drawn = w.page.locator('.lp-drawing, [data-testid="stDataFrame"] canvas')
     drawn.or_(w.button("Start measuring")).first.wait_for()
     if name.startswith("predict"):
         w.tab(name.removeprefix("predict, "))
     w.settle()
     assert not w.page.evaluate(TOO_WIDE)
     assert w.page.get_by_role("main").count() == 1
-    # of the points that Evidence names some are near each other
-    assert crowded(w.page, over_marks=name == "plan") == []
+    assert crowded(w.page) == []
     assert serious(w.page) == []
 
 
@@ -786,7 +785,7 @@ def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: A
     assert re.search(r"LoRA r16\s+131,072\b", w.cards())
     drawn = w.page.get_by_role("img", name=re.compile("^Two paths .* A of 16 x 4096"))
     assert drawn.evaluate("image => image.complete && image.naturalWidth") > 0
-    w.page.locator(".js-plotly-plot").first.wait_for()
+    w.page.locator(".lp-drawing").first.wait_for()
     w.button("Check this claim").click()
     w.button("Cancel").wait_for()
     w.page.get_by_role(

@@ -7,6 +7,7 @@ import sys
 import time
 from base64 import b64decode
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -16,7 +17,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.mathematics import RESULTS, SHOWN
-from dashboard_app import cautions, opened, problems, texts, written
+from dashboard_app import cautions, drawings, opened, problems, texts, written
 from golden_files import Golden
 from learning import FINDINGS, document
 from lora_profiler.dashboard import check_view, following, learn_page, link
@@ -230,7 +231,7 @@ def test_what_was_found_is_shown_with_its_sentences() -> None:
     assert (
         "What was found on made/up" in shown and "2*\tShape and merge\tfails\terror 7.00" in shown
     )
-    drawn = {element.key: element.proto for element in app.get("plotly_chart")}
+    drawn = drawings(app)
     assert {
         "counts",
         "claim.trained_share",
@@ -240,7 +241,7 @@ def test_what_was_found_is_shown_with_its_sentences() -> None:
     } <= set(drawn)
     for key in ("trained_share", "gain_by_rank", "spectrum_a", "lora_of_full"):
         assert all(
-            sentence in shown and sentence in drawn[f"claim.{key}"].alt
+            sentence in shown and escape(sentence) in drawn[f"claim.{key}"]
             for sentence in caption(CHARTS[key])
         )
     app.selectbox(key="learn.of.scaling_first_update").set_value("scaling_gain").run()
@@ -251,7 +252,7 @@ def test_without_results_the_page_says_how_to_get_some(monkeypatch: pytest.Monke
     monkeypatch.setattr(learn_page, "committed_findings", lambda: None)
     app = opened(page="learn")
     assert not app.exception and "lora-profile verify checks all claims" in texts(app)
-    assert len(app.get("plotly_chart")) == 1
+    assert len(drawings(app)) == 1
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,6 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_disk_that_gets_full_leaves_no_file(
     verb: str, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if verb == "report":
-        pytest.importorskip("plotly")
     if verb == "doctor":
         monkeypatch.setattr("lora_profiler.harness.doctor.abilities", lambda *_: Abilities())
     path = tmp_path / "answer"

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard_app import asked, opened, problems, sound, texts, viewed
+from dashboard_app import asked, figures, opened, problems, sound, texts, viewed
 from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
 from lora_profiler.dashboard.link import parsed, written
 from lora_profiler.report.decision.crossover import sentences
@@ -153,8 +153,7 @@ def test_crossover_says_what_the_command_line_does() -> None:
     of_memory = [line for line in sentences(crossover(ways, gpu)) if "memory" in line]
     assert of_memory and all(line in shown for line in of_memory)
     assert "takes longer" not in shown and "highest rank at which" in shown
-    (figure,) = app.get("plotly_chart")
-    drawn = json.loads(figure.proto.spec)
+    (drawn,) = figures(app).values()
     assert {trace["name"] for trace in drawn["data"]} == {"full", "LoRA r16"}
     sound(app.toggle(key="crossover.timed").set_value(True).run())
     assert all(line in texts(app) for line in sentences(crossover(ways, gpu)))

@@ -144,7 +144,6 @@ def test_nothing_is_compared_timed_or_matched_with_a_card() -> None:
 
 
 def test_compare_and_report_count_measured_records_alone(tmp_path: Path, run: Run) -> None:
-    pytest.importorskip("plotly")
     alone = a_store(tmp_path / "alone", make_record())
     both = a_store(tmp_path / "both", make_record(), a_rehearsed_record())
     for path in (alone, both):

@@ -810,16 +810,6 @@ def test_without_its_library_the_message_says_what_to_install(
         write_page(report_content([]))
 
 
-def test_a_page_is_written_without_plotly() -> None:
-    """In a process that could not import it."""
-    code = (
-        "import sys; sys.modules['plotly'] = None\n"
-        "from lora_profiler.report.page import report_content, write_page\n"
-        "assert '<h1>Nothing to report</h1>' in write_page(report_content([]))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 # --- in a browser ---------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from lora_profiler.workload import Method
 
 Theme = Literal["light", "dark"]
 Hatch = Literal["", "/", "\\", "x", "-", "|", "+", "."]
-"""What plotly draws over a colour: `marker.pattern.shape` and `fillpattern.shape`."""
+"""What is drawn over a colour, as plotly names it."""
 
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 BODY_PX, SMALL_PX, HEAD_PX, CELL_PX = 13, 12, 14, 11
