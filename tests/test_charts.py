@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any, get_args
 
@@ -197,8 +196,8 @@ def figures() -> dict[str, Figure]:
         "no strip": charts.error_strip([]),
         "throughput": charts.throughput_bars(timed),
         "no throughput": charts.throughput_bars([]),
-        "steps": charts.step_times(measured),
-        "no steps": charts.step_times(replace(measured, step_seconds=(), warmup_seconds=())),
+        "steps": charts.step_times(measured.warmup_seconds, measured.step_seconds),
+        "no steps": charts.step_times((), ()),
         "measured curve": charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS),
         "no measured curve": charts.measured_curve([], {}, {}),
         "phases": charts.phase_samples(SAMPLES),

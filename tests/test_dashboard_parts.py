@@ -402,7 +402,7 @@ def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measurin
 
 
 def told(**fields: Any) -> str:
-    empty = dict.fromkeys(("of", "phase", "step", "done", "status", "record_id"))
+    empty = dict.fromkeys(("of", "predicted_bytes", "phase", "step", "done", "status", "record_id"))
     return json.dumps(
         {**empty, "case": 1, "model": "gpt2", "method": "full", "state": "running", **fields}
     )

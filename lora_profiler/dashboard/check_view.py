@@ -49,7 +49,7 @@ def check_arguments(claim: int) -> list[str]:
     return ["verify", "small", "--quick", "--claims", str(claim)]
 
 
-def read_claim(line: Mapping[str, Any]) -> tuple[int, ClaimState]:
+def read_claim(line: Mapping[str, Any], _: Mapping[int, ClaimState]) -> tuple[int, ClaimState]:
     """Raises TypeError for a line that is none."""
     state = ClaimState(**line)
     return state.claim, state

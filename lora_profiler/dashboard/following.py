@@ -31,6 +31,8 @@ _COMMAND = (sys.executable, "-m", "lora_profiler")
 
 Kind = Literal["measuring", "checking"]
 State = TypeVar("State")
+Reader = Callable[[Mapping[str, Any], Mapping[int, State]], tuple[int, State]]
+"""A line and what earlier ones told of each part -> a part's number and what is known of it now."""
 
 
 class AlreadyRunningError(LoraProfilerError):
@@ -41,8 +43,8 @@ class AlreadyRunningError(LoraProfilerError):
 
 @dataclass(slots=True, kw_only=True)
 class Followed(Generic[State]):
-    """A started run. `states` has the last line of JSON on stderr for each of its parts, by number,
-    as `read` makes it of them; `stderr_lines` are the others.
+    """A started run. `states` has what `read` makes of the lines of JSON on stderr for each of its
+    parts, by number; `stderr_lines` are the others.
 
     `exit_code` is None while it runs; afterwards `document` holds the JSON that it printed, None
     where it printed none.
@@ -51,7 +53,7 @@ class Followed(Generic[State]):
     command: str
     began: float
     process: "subprocess.Popen[str]"
-    read: Callable[[Mapping[str, Any]], tuple[int, State]]
+    read: "Reader[State]"
     folder: "tempfile.TemporaryDirectory[str] | None" = None
     states: dict[int, State] = field(default_factory=dict)
     stderr_lines: list[str] = field(default_factory=list)
@@ -117,7 +119,7 @@ class Followed(Generic[State]):
     def _hear(self, line: str) -> None:
         if line.startswith("{"):
             with contextlib.suppress(ValueError, TypeError):
-                number, state = self.read(json.loads(line))
+                number, state = self.read(json.loads(line), self.states)
                 self.states[number] = state
                 return
         if line.strip():
@@ -143,7 +145,7 @@ def is_busy() -> bool:
 
 def start(
     kind: Kind,
-    read: Callable[[Mapping[str, Any]], tuple[int, State]],
+    read: "Reader[State]",
     arguments: Sequence[str],
     shown: Sequence[str],
     folder: "tempfile.TemporaryDirectory[str] | None" = None,

@@ -25,13 +25,14 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.report import labels
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.charts import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
-from lora_profiler.units import bytes_text, clock_text, count_text
+from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 from lora_profiler.workload import Device
 
 _EVERY_SECONDS = 0.5
@@ -231,6 +232,34 @@ def _live() -> None:
         ending="It is being ended; what is done is stored first.",
         tip="Ends the process; what is done is kept.",
     )
+    for case in running.states.values():
+        if case.status is None:
+            _curves(case)
+
+
+def _curves(case: CaseState) -> None:
+    """What was read of a case so far, beside what was predicted of it."""
+    read = case.read
+    if read.phases:
+        size = case.predicted_bytes
+        predicted = None if size is None else Limit(label="predicted peak", bytes=size)
+        peak = max(sample.requested_peak_bytes or 0 for sample in read.phases)
+        widgets.section("Memory, phase by phase")
+        widgets.figure(
+            charts.phase_samples(read.phases, predicted),
+            "measure.memory",
+            f"A line through {len(read.phases)} phases; the largest peak so far is"
+            f" {bytes_text(peak)}.",
+        )
+    seconds = (*read.warmup_seconds, *read.step_seconds)
+    if seconds:
+        widgets.section("Time of each step")
+        widgets.figure(
+            charts.step_times(read.warmup_seconds, read.step_seconds),
+            "measure.times",
+            f"{len(read.warmup_seconds)} warm-up steps and {len(read.step_seconds)} timed ones so"
+            f" far, the last of {seconds_text(seconds[-1])}.",
+        )
 
 
 def _count(running: Measuring) -> str:

@@ -15,6 +15,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.records.lines import parsed_record
+from lora_profiler.records.readings import Readings, readings_from_dict
 from lora_profiler.records.record import Record
 from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Device
@@ -80,27 +81,31 @@ def _command(model: str, arguments: list[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseState:
-    """Where one case stands, as `bench --progress json` tells it."""
+    """Where one case stands, as `bench --progress json` tells it, and all that was read of it."""
 
     case: int
     of: int | None
     model: str
     method: str
     state: str
+    predicted_bytes: int | None
     phase: str | None
     step: int | None
     done: int | None
     status: str | None
     record_id: str | None
+    read: Readings
 
 
 Measuring = Followed[CaseState]
 
 
-def read_case(line: Mapping[str, Any]) -> tuple[int, CaseState]:
+def read_case(line: Mapping[str, Any], before: Mapping[int, CaseState]) -> tuple[int, CaseState]:
     """Raises TypeError for a line that is none."""
-    state = CaseState(**line)
-    return state.case, state
+    said = CaseState(**{**line, "read": readings_from_dict(line.get("read", {}))})
+    earlier = before.get(said.case)
+    read = said.read if earlier is None else earlier.read.with_later(said.read)
+    return said.case, replace(said, read=read)
 
 
 USUAL_STEPS = 12.0

@@ -30,6 +30,7 @@ from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_pat
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.environment import Device, Environment
+from lora_profiler.records.readings import Readings, readings_from_dict
 from lora_profiler.records.record import Conditions, Failure, Measurement, Record, Status
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.working_folder import WorkingFolder
@@ -45,12 +46,13 @@ CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Where a child stands: a stage before the first step or a phase of a step, and steps done of a
-    timing pass; and which of several ranks it is."""
+    timing pass; which of several ranks it is, and what it read since it last said so."""
 
     phase: str
     step: int | None = None
     done: int | None = None
     rank: int | None = None
+    read: Readings = field(default_factory=Readings)
 
 
 class MeasurementInterrupted(KeyboardInterrupt):
@@ -301,6 +303,7 @@ def _listen(
                         step=message["step"],
                         done=message["done"],
                         rank=message.get("rank"),
+                        read=readings_from_dict(message.get("read", {})),
                     )
                     if ended.hear(heard):
                         news.put(heard)

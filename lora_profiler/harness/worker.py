@@ -37,6 +37,7 @@ from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.readings import Readings, readings_dict
 from lora_profiler.records.record import (
     BUSY_SHARE,
     UNATTRIBUTED_SHARE,
@@ -69,6 +70,7 @@ class Run:
     resident: dict[str, int] = field(default_factory=dict)
     timed_peak_bytes: int | None = None
     other_cpu_share: float | None = None
+    _told: Readings = field(default_factory=Readings)
     _stage: str = "import"
     _entered: float = field(default_factory=time.perf_counter)
 
@@ -110,10 +112,16 @@ class Run:
         self.beat()
 
     def beat(self, done: int | None = None) -> None:
-        """Tells the parent where the run stands; one that is gone ends this process, since nobody
-        waits for its result."""
+        """Tells the parent where the run stands, and what was read since; one that is gone ends
+        this process, since nobody waits for its result."""
+        read = Readings(
+            phases=tuple(self.memory.samples),
+            warmup_seconds=tuple(self.timing.warmup_seconds),
+            step_seconds=tuple(self.timing.step_seconds),
+        )
+        news, self._told = read.since(self._told), read
         self.tell(
-            {"phase": self.where, "step": self.step, "done": done}
+            {"phase": self.where, "step": self.step, "done": done, "read": readings_dict(news)}
             | ({} if self.rank is None else {"rank": self.rank})
         )
 

@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Any
 
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report.charts.axes import bytes_axis
-from lora_profiler.report.charts.figure import Figure, figure, note
+from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import Figure, Limit, figure, note
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE
 from lora_profiler.report.palette import COUNTER_MARKS, PANEL, PAPER
@@ -15,19 +15,19 @@ from lora_profiler.units import bytes_text
 _HEIGHT_PX = 380
 
 
-def phase_samples(samples: Sequence[PhaseSample]) -> Figure:
+def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) -> Figure:
     """A record's `measurement.phases` in their order: peak within each phase and bytes at its end,
     as far as they were read.
 
     Requested, and where there is such an allocator, allocated and reserved. Steps are shaded in
-    turn and named.
+    turn and named; a line lies across at `limit`.
     """
     read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
     read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
-    axis, size = bytes_axis(
-        max((s for sizes in read.values() for s in sizes if s is not None), default=0)
-    )
+    known = [s for sizes in read.values() for s in sizes if s is not None]
+    axis, size = bytes_axis(largest_of(known, limit))
     shapes, notes = _steps(samples)
+    lines_across, words = limit_line(limit, size)
     return figure(
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
         height=_HEIGHT_PX,
@@ -39,8 +39,8 @@ def phase_samples(samples: Sequence[PhaseSample]) -> Figure:
             "range": [-0.5, max(len(samples), 1) - 0.5],
         },
         y=axis,
-        shapes=shapes,
-        annotations=notes,
+        shapes=[*shapes, *lines_across],
+        annotations=[*notes, *words],
     )
 
 

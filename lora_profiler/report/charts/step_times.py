@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lora_profiler.records.record import Measurement
 from lora_profiler.records.statistics import median_interval
 from lora_profiler.report.charts.figure import Figure, figure, note, title, values
 from lora_profiler.report.palette import ACCENT, FAINT_INK, PANEL
@@ -12,13 +11,12 @@ from lora_profiler.units import seconds_text
 _HEIGHT_PX = 300
 
 
-def step_times(measurement: Measurement) -> Figure:
-    """A dot a step in order: warm-up hollow, timed filled; the median of the timed ones with its 95
-    % interval across.
+def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
+    """Seconds of each step in order, a dot each: warm-up hollow, timed filled; the median of the
+    timed ones with its 95 % interval across.
 
     Empty where nothing was timed.
     """
-    warmup, timed = measurement.warmup_seconds, measurement.step_seconds
     unit, scale = ("s", 1.0) if max((*warmup, *timed), default=0.0) >= 1 else ("ms", 1000.0)
     data = [
         _dots("warm-up", warmup, 1, scale, "circle-open"),

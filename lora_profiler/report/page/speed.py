@@ -159,7 +159,7 @@ def step_times_drawing(run: Run) -> Drawing:
             f" {count_text(speed.steps.n)} timed ones, the median"
             f" {seconds_text(speed.steps.median)}."
         ),
-        figure=charts.step_times(measured),
+        figure=charts.step_times(measured.warmup_seconds, measured.step_seconds),
         numbers=_steps_table(measured.warmup_seconds, measured.step_seconds),
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.campaign.progress import CaseRow, Progress
 from lora_profiler.harness import Heartbeat
+from lora_profiler.records.readings import readings_dict
 from lora_profiler.records.record import MEASURED
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
@@ -130,9 +131,12 @@ def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
 
 def json_line(index: int, row: CaseRow, total: int | None) -> str:
     """Where one case stands, as an object: `status` and `record_id` once it has a record, else
-    `phase`, `step` and `done` as the measured process told them. `case` counts from 1.
+    `phase`, `step` and `done` as the measured process told them, and `read`, what it read since.
+    `case` counts from 1; `predicted_bytes` is the peak, null where a part of it is not known.
     """
-    beat, workload = row.heartbeat, row.planned.case.workload
+    workload, prediction = row.planned.case.workload, row.planned.prediction
+    is_known = prediction.saved_activation_bytes is not None
+    beat = row.heartbeat if row.state == "running" else None
     return json.dumps(
         {
             "case": index + 1,
@@ -140,9 +144,11 @@ def json_line(index: int, row: CaseRow, total: int | None) -> str:
             "model": workload.model.id,
             "method": workload.setup.method,
             "state": row.state,
-            "phase": beat.phase if beat and row.record is None else None,
-            "step": beat.step if beat and row.record is None else None,
-            "done": beat.done if beat and row.record is None else None,
+            "predicted_bytes": prediction.peak.total_bytes if is_known else None,
+            "phase": beat.phase if beat else None,
+            "step": beat.step if beat else None,
+            "done": beat.done if beat else None,
+            "read": readings_dict(beat.read) if beat else {},
             "status": row.record.measurement.status if row.record else None,
             "record_id": row.record.id if row.record else None,
         },
