@@ -644,6 +644,8 @@ def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) 
     w.page.get_by_role("cell", name=re.compile(r"^step \d+: ")).wait_for()
     assert w.button("Start measuring").is_disabled()
     assert int(w.page.get_by_role("progressbar").first.get_attribute("aria-valuenow")) > 0
+    w.page.get_by_role("img", name=re.compile("^A line through .* peak so far")).wait_for()
+    w.page.locator(".lp-plane text", has_text="predicted peak: ").wait_for()
     w.button("Cancel").click()
     w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)
     w.page.locator(".lp h2", has_text="interrupted").wait_for()

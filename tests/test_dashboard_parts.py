@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import lora_profiler
 import records
-from dashboard_app import ROOT, opened, problems, tags_of, text_of, texts
+from dashboard_app import ROOT, figures, opened, problems, tags_of, text_of, texts
 from lora_profiler._common.printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
@@ -428,6 +428,29 @@ def test_where_a_case_stands_is_said_in_words(line: str, words: str) -> None:
 def test_whatever_a_process_says_is_heard(line: str) -> None:
     found = followed(line, "{", "{}", '{"case": 1}', told(step=1, phase="forward"))
     assert list(found.states) == [1]
+
+
+def test_what_is_read_while_a_case_runs_is_drawn_at_once(nothing_measured: Path) -> None:
+    phases = [
+        {"step": 1, "phase": phase, "requested_peak_bytes": size * 2**20}
+        for phase, size in (("forward", 300), ("backward", 700))
+    ]
+    lines = [
+        told(phase="forward", step=1, predicted_bytes=2**30),
+        told(phase="backward", step=1, read={"phases": phases[:1]}, predicted_bytes=2**30),
+        told(phase="timing", read={"phases": phases[1:]}, predicted_bytes=2**30),
+        told(phase="timing", done=2, read={"warmup_seconds": [2.0]}, predicted_bytes=2**30),
+        told(phase="timing", done=1, read={"step_seconds": [1.5]}, predicted_bytes=2**30),
+    ]
+    following._started["measuring"] = followed(*lines)
+    drawn = figures(opened(page="measure", model="gpt2", seq_len="64"))
+    memory, times = drawn["measure.memory"], drawn["measure.times"]
+    assert memory["data"][0]["y"] == [300 / 1024, 700 / 1024]
+    notes = [note["text"] for note in memory["layout"]["annotations"]]
+    assert notes == ["step 1", "predicted peak: 1.00 GiB"]
+    assert [(trace["x"], trace["y"]) for trace in times["data"]] == [([1], [2.0]), ([2], [1.5])]
+    following._started["measuring"] = followed(*lines[:1])
+    assert not figures(opened(page="measure", model="gpt2", seq_len="64"))
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:

@@ -34,6 +34,7 @@ from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.harness.worker import Run, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
+from lora_profiler.records.readings import readings_from_dict
 from lora_profiler.records.record import Conditions, PhaseSample, Record, Telemetry
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.store import Store
@@ -57,6 +58,19 @@ def case(setup: TrainSetup = SETUP, conditions: Conditions = QUICK) -> Case:
 def measured(asked: Case) -> Record:
     """As the child measures it, in this process."""
     return measured_process.measured(asked, io.StringIO())
+
+
+def test_what_is_told_while_it_runs_adds_up_to_the_record() -> None:
+    """Each phase and each step once, in order, before the run is over."""
+    heartbeats = io.StringIO()
+    record = measured_process.measured(case(conditions=TIMED), heartbeats)
+    lines = [json.loads(line) for line in heartbeats.getvalue().splitlines()]
+    told = [readings_from_dict(line["read"]) for line in lines if "read" in line]
+    m = record.measurement
+    assert [p for read in told for p in read.phases] == list(m.phases) != []
+    assert [s for read in told for s in read.warmup_seconds] == list(m.warmup_seconds)
+    assert [s for read in told for s in read.step_seconds] == list(m.step_seconds) != []
+    assert sum(bool(read.warmup_seconds or read.step_seconds) for read in told) > 2
 
 
 @pytest.fixture(autouse=True)

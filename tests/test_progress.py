@@ -14,7 +14,8 @@ from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Heartbeat, make_case
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import PHASES
-from lora_profiler.records.record import Conditions, Failure
+from lora_profiler.records.readings import Readings, readings_from_dict
+from lora_profiler.records.record import Conditions, Failure, PhaseSample
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.progress.bench import (
     COLUMNS,
@@ -274,6 +275,11 @@ def test_the_row_that_runs_is_in_sight_in_a_long_list() -> None:
 # --- for other programs ---------------------------------------------------------------------------
 
 
+READ = Readings(
+    phases=(PhaseSample(step=1, phase="forward", requested_peak_bytes=5),), step_seconds=(0.25, 0.5)
+)
+
+
 def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -283,7 +289,7 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
         observer, case = progress.observer(), progress.rows[1].planned.case
         observer.started(1, case)
         observer.progressed(1, Heartbeat(phase="backward", step=2))
-        observer.progressed(1, Heartbeat(phase="timing", done=7))
+        observer.progressed(1, Heartbeat(phase="timing", done=7, read=READ))
         observer.finished(1, record_of(progress.rows[1].planned, status="noisy"), False)
     lines = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
     assert {(told["case"], told["of"], told["model"], told["method"]) for told in lines} == {
@@ -298,4 +304,11 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
         ("running", "timing", None, 7, None),
         ("done", None, None, None, "noisy"),
     ]
+    assert [readings_from_dict(told["read"]) for told in lines] == [
+        *[Readings()] * 2,
+        READ,
+        Readings(),
+    ]
+    predicted = progress.rows[1].planned.prediction.peak.total_bytes
+    assert {told["predicted_bytes"] for told in lines} == {predicted}
     assert [told["record_id"] for told in lines] == [None, None, None, progress.rows[1].record.id]  # type: ignore[union-attr]

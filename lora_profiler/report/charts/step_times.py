@@ -17,6 +17,7 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
 
     Empty where nothing was timed.
     """
+    count = len(warmup) + len(timed)
     unit, scale = ("s", 1.0) if max((*warmup, *timed), default=0.0) >= 1 else ("ms", 1000.0)
     data = [
         _dots("warm-up", warmup, 1, scale, "circle-open"),
@@ -26,7 +27,7 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
     return figure(
         [trace for trace in data if trace["x"]],
         height=_HEIGHT_PX,
-        x={"title": title("step"), "range": [0.3, len(warmup) + len(timed) + 0.7], "nticks": 12},
+        x={"title": title("step"), "range": [0.3, count + 0.7], "nticks": min(12, count + 1)},
         y=values(f"time of a step, {unit}", rangemode="tozero"),
         shapes=shapes,
         annotations=notes,

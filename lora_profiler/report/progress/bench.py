@@ -20,6 +20,7 @@ from lora_profiler.records.record import MEASURED
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import distinctions, run_row, run_text
+from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:
@@ -132,10 +133,15 @@ def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
 def json_line(index: int, row: CaseRow, total: int | None) -> str:
     """Where one case stands, as an object: `status` and `record_id` once it has a record, else
     `phase`, `step` and `done` as the measured process told them, and `read`, what it read since.
-    `case` counts from 1; `predicted_bytes` is the peak, null where a part of it is not known.
+    `case` counts from 1; `predicted_bytes` is the peak with BLAS workspaces, which a card's
+    counters hold too, null where a part of it is not known.
     """
     workload, prediction = row.planned.case.workload, row.planned.prediction
-    is_known = prediction.saved_activation_bytes is not None
+    predicted = None
+    if prediction.saved_activation_bytes is not None:
+        is_card = workload.setup.device == "cuda"
+        beside = WORKSPACES * workspace_bytes(workload.platform) if is_card else 0
+        predicted = prediction.peak.total_bytes + beside
     beat = row.heartbeat if row.state == "running" else None
     return json.dumps(
         {
@@ -144,7 +150,7 @@ def json_line(index: int, row: CaseRow, total: int | None) -> str:
             "model": workload.model.id,
             "method": workload.setup.method,
             "state": row.state,
-            "predicted_bytes": prediction.peak.total_bytes if is_known else None,
+            "predicted_bytes": predicted,
             "phase": beat.phase if beat else None,
             "step": beat.step if beat else None,
             "done": beat.done if beat else None,
