@@ -234,7 +234,7 @@ class DeviceMemory:
     def smallest_bytes(self) -> int:
         """The least that the allocator must be given to complete all steps: found by bisection,
         some tenths of a second."""
-        trials = _of("compiled.allocator", "Trials")(self.sizes, self.events)
+        trials = _of("compiled.trials", "Trials")(self.sizes, self.events)
         smallest: int = trials.smallest_capacity()
         return smallest
 

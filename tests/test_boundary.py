@@ -10,9 +10,9 @@ from benchmarks import boundary_verdicts as boundary
 from commands import THE_BUNDLE
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled import library
-from lora_profiler.compiled.allocator import Trials
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
+from lora_profiler.compiled.trials import Trials
 
 ROWS = boundary.read_rows()
 SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]

@@ -17,9 +17,10 @@ from lora_profiler.catalog.contexts import (
     published_contexts,
 )
 from lora_profiler.compiled import library
-from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN, Trials
+from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
+from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
 from lora_profiler.planning import simulated
 from lora_profiler.planning.engine import on_card

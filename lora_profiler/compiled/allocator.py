@@ -13,10 +13,11 @@ may put them anywhere: that decides between free blocks of one size. And an expa
 runs out of addresses.
 """
 
-import sys
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 from lora_profiler.units import MIB
 
@@ -91,6 +92,13 @@ class Pool:
         self.ends: dict[int, int] = {}
         self.segments: dict[int, int] = {}
         self.top = 0
+
+    def copy(self, card: Card) -> Self:
+        """The same blocks on another card."""
+        other = copy(self)
+        other.card, other.free = card, self.free.copy()
+        other.ends, other.segments = self.ends.copy(), self.segments.copy()
+        return other
 
     def take(self, size: int) -> int:
         """A block for `size` bytes, a multiple of `BLOCK`; 0 when neither the pool nor the driver
@@ -173,6 +181,11 @@ class ExpandablePool(Pool):
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.holes = {0: _ADDRESS}
 
+    def copy(self, card: Card) -> Self:
+        other = super().copy(card)
+        other.holes = self.holes.copy()
+        return other
+
     def fit(self, size: int) -> int:
         """As the source has it, a block before a hole counts as large as it could grow, and so is
         passed over for the next."""
@@ -244,6 +257,12 @@ class Allocator:
         self.card = Card(capacity_bytes)
         kind = ExpandablePool if expandable_segments else Pool
         self.small, self.large = kind(self.card, small=True), kind(self.card, small=False)
+
+    def copy(self) -> "Allocator":
+        other = copy(self)
+        other.card = copy(self.card)
+        other.small, other.large = (pool.copy(other.card) for pool in (self.small, self.large))
+        return other
 
     def allocate(self, size: int) -> int:
         """The block for a storage of `size` bytes, of which there is at least one."""
@@ -327,57 +346,3 @@ def _replayed(
     return AllocatorPeak(
         requested_bytes=most_requested, allocated_bytes=most_allocated, reserved_bytes=card.peak
     )
-
-
-class Trials:
-    """The same events on cards of several capacities, none replayed twice."""
-
-    def __init__(
-        self, sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
-    ) -> None:
-        self._sizes, self._events, self._expandable = sizes, events, expandable_segments
-        self._completed: list[tuple[int, int]] = []  # from the least that suffices to the capacity
-        self._failed: set[int] = set()
-
-    def completes(self, capacity_bytes: int) -> bool:
-        """Whether a `replay` goes through with so much memory for segments."""
-        if any(least <= capacity_bytes <= most for least, most in self._completed):
-            return True  # the same replay: what was never reserved is not needed
-        if capacity_bytes in self._failed:
-            return False
-        try:
-            self._completed.append((self._reserved_bytes(capacity_bytes), capacity_bytes))
-        except SimulatedOutOfMemoryError:
-            self._failed.add(capacity_bytes)
-            return False
-        return True
-
-    def smallest_capacity(self, within_bytes: int = GRAIN) -> int:
-        """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
-
-        It completes on the answer and not on a card `within_bytes` smaller. Memory and success are
-        not quite monotone, since a full card releases early, which can leave better gaps: a still
-        smaller card may complete by luck, and a larger one fail.
-        """
-        rounded = [-(-size // BLOCK) * BLOCK for size in self._sizes]
-        total = least = 0
-        for event in self._events:
-            if event != EMPTY_CACHE:
-                total += rounded[event] if event >= 0 else -rounded[~event]
-                least = max(least, total)
-        if not self._completed:
-            self._completed.append((self._reserved_bytes(None), sys.maxsize))
-        too_small = -(-least // GRAIN) * GRAIN - GRAIN
-        while (enough := min(self._completed)[0]) - too_small > within_bytes:
-            capacity = (too_small + enough) // 2 // GRAIN * GRAIN
-            if not self.completes(capacity):
-                too_small = capacity
-        return enough
-
-    def _reserved_bytes(self, capacity_bytes: int | None) -> int:
-        return replay(
-            self._sizes,
-            self._events,
-            capacity_bytes=capacity_bytes,
-            expandable_segments=self._expandable,
-        ).reserved_bytes

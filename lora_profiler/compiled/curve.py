@@ -4,7 +4,7 @@ each stretch."""
 from collections import Counter
 
 from lora_profiler.algebra.polynomial import Values
-from lora_profiler.compiled.evaluation import Evaluation
+from lora_profiler.compiled.evaluation import Evaluation, events_of
 from lora_profiler.prediction import PHASES, Category, CurvePoint, Phase
 
 MOST_POINTS = 400
@@ -15,7 +15,7 @@ def curve(evaluation: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
     """One steady step (step 2) in about `MOST_POINTS` stretches, none across two phases: the
     highest instant of each."""
     sizes = [size.evaluate(*at) for size in evaluation.profile.sizes]
-    events = evaluation.profile.tape.expand(evaluation.units)
+    events = events_of(evaluation)
     length = sum(1 for event in events if event.mark is None) // 2
     width = max(1, length // MOST_POINTS)
     live: Counter[Category] = Counter()

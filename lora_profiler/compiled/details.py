@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lora_profiler.compiled.allocator import replay
 from lora_profiler.compiled.curve import curve
-from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
+from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, events_of
 from lora_profiler.compiled.requests import requests_of
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import CurvePoint, Details, DeviceMemory, LayerCost, Prediction
@@ -60,7 +60,7 @@ def _layers(evaluation: Evaluation, workload: Workload) -> tuple[LayerCost, ...]
     values = [size.evaluate(*at) for size in profile.sizes]
     columns: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     loss = False
-    for event in profile.tape.expand(evaluation.units):
+    for event in events_of(evaluation):
         if event.mark is not None and not event.mark.note:
             loss = event.mark.phase == "loss"
             continue

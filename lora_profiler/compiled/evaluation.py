@@ -13,6 +13,7 @@ from lora_profiler.compiled.instants import Instant
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.profile import Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
+from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
@@ -104,7 +105,7 @@ class Evaluation:
         with numbers put in."""
         alive: dict[int, tuple[str, int]] = {}
         born = 0
-        for event in self.profile.tape.expand(self.units):
+        for event in events_of(self):
             if event.birth is not None:
                 if event.birth.category == "gradients":
                     alive[born] = (event.birth.module, values[event.birth.size])
@@ -199,6 +200,13 @@ def _fixed(setup: TrainSetup) -> TrainSetup:
     if setup.loop_state == "none":
         return fixed
     return replace(fixed, accumulation=setup.accumulation, padding=0.5 * setup.is_padded)
+
+
+@lru_cache(maxsize=6)
+def events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
+    """The whole tape, the same for every size. Of as many as a question with several methods asks
+    for, on its card and the smallest that would do: each has tens of thousands."""
+    return evaluation.profile.tape.expand(evaluation.units)
 
 
 @lru_cache(maxsize=512)

@@ -13,10 +13,11 @@ from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from lora_profiler.catalog.contexts import most_multiprocessors
-from lora_profiler.compiled.allocator import EMPTY_CACHE, Trials
-from lora_profiler.compiled.evaluation import Evaluation, tape_of
+from lora_profiler.compiled.allocator import EMPTY_CACHE
+from lora_profiler.compiled.evaluation import Evaluation, events_of, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent
+from lora_profiler.compiled.trials import Trials
 from lora_profiler.support.library_memory import (
     code_book_bytes,
     loop_bytes_beside,
@@ -83,12 +84,6 @@ def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
     return _Asking(evaluation, workload).requests
 
 
-@lru_cache(maxsize=4)
-def _events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
-    """The whole tape, the same for every size."""
-    return evaluation.profile.tape.expand(evaluation.units)
-
-
 class _Asking:
     def __init__(self, evaluation: Evaluation, workload: Workload) -> None:
         self._workload = workload
@@ -113,7 +108,7 @@ class _Asking:
         for each in scaler_holds(workload.setup)[:2]:
             if each:
                 self._take(each)
-        tape = _events_of(evaluation)
+        tape = events_of(evaluation)
         begins = [i for i, event in enumerate(tape) if _begins(event)]
         self._copies_output = _copies_output(tape)
         self._log_sum_exp = next(

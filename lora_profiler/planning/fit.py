@@ -22,7 +22,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.compiled.allocator import Trials
+    from lora_profiler.compiled.trials import Trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +171,7 @@ def _trials(prediction: Prediction) -> "Trials | None":
     memory = prediction.details.device_memory if prediction.details else None
     if memory is None:
         return None
-    from lora_profiler.compiled.allocator import Trials
+    from lora_profiler.compiled.trials import Trials
 
     return Trials(memory.sizes, memory.events)
 

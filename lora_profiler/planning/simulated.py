@@ -9,7 +9,7 @@ from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.compiled.allocator import Trials
+    from lora_profiler.compiled.trials import Trials
 
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""
