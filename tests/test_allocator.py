@@ -561,3 +561,15 @@ def test_what_was_seen_of_other_cards_changes_no_answer(expandable: bool):
         )
         for card in cards:
             assert trials.completes(card) == completes(sizes, events, card, expandable)
+
+
+@pytest.mark.parametrize("seed", [311, 352, 564, 760])
+def test_a_card_smaller_than_one_that_failed_is_judged_from_its_beginning(seed: int):
+    """Of these loads one completes on such a card, by an early release."""
+    sizes, events = random_load(seed, 200)
+    trials = Trials(sizes, events)
+    least = trials.smallest_capacity()
+    cards = range(replay(sizes, events).requested_bytes // (2 * MIB) * 2 * MIB, least, 2 * MIB)
+    expected = [completes(sizes, events, card, expandable=False) for card in cards]
+    assert [trials.completes(card) for card in cards] == expected
+    assert any(expected)

@@ -733,6 +733,22 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     assert w.page.evaluate(NAMELESS) == []
 
 
+def test_a_mark_says_what_it_stands_for_when_it_is_pointed_at(window: Any) -> None:
+    """Within the window, also at its right edge, and no more once the pointer is gone."""
+    w = window()
+    w.page.set_viewport_size({"width": 390, "height": 900})
+    w.open("page=crossover&model=gpt2&gpu=rtx_4090&method=full&method=lora")
+    tip = w.page.locator(".lp-tip")
+    assert tip.is_hidden() and w.page.locator(".lp-figure title").count() == 0
+    for place, words in ((0, "full\n128 tokens: "), (-1, "LoRA r16\n1,024 tokens: ")):
+        w.page.locator(".lp-plane use").nth(place).hover()
+        assert words in tip.inner_text()
+        box = tip.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    w.page.locator(".lp h1").hover()
+    assert tip.is_hidden()
+
+
 EVERY_PAGE = {
     "crossover": "page=crossover&model=gpt2&gpu=rtx_4090&method=full&method=lora&method=qlora",
     "plan": f"page=plan&{PLANNED}",
