@@ -14,7 +14,6 @@ HEAVY = [
     "huggingface_hub",
     "rich",
     "streamlit",
-    "plotly",
     "jinja2",
     "ray",
     "httpx",

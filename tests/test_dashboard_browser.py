@@ -385,7 +385,7 @@ FIRST_WORDS = """() => {
     }
     return seen.join(' ');
 }"""
-MOST_WORDS = 100
+MOST_WORDS = 88
 """On the first screen, all texts of buttons, fields and bars among them; before there were 779."""
 
 
@@ -399,6 +399,7 @@ def test_the_first_screen_has_few_words_and_all_of_them_in_sight(window: Any) ->
     w.page.get_by_role("slider", name="Rank").wait_for()
     text = f"{w.page.evaluate(FIRST_WORDS)} {w.page.locator('.lp-slides').inner_text()}"
     words = re.findall(r"[A-Za-z][\w'-]+", text)
+    words = [word for word in words if "_" not in word]  # an icon's name, until its font is there
     assert 50 < len(words) <= MOST_WORDS, (len(words), words)
     below = w.page.get_by_role("tab", name="When", exact=True).bounding_box()
     assert below["y"] < 900
