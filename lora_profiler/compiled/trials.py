@@ -22,7 +22,7 @@ class _Walk:
         other.allocator = self.allocator.copy()
         return other
 
-    def go_on(self, capacity: int | None, *, releases: bool) -> bool:
+    def go_on(self, capacity: int, *, releases: bool) -> bool:
         """Whether it came to the end on a card of this capacity. Where that is full it `releases`
         what it can, and stops where that is not enough; else it stops at once, with nothing
         changed."""
