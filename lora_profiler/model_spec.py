@@ -6,7 +6,7 @@ layers holds one copy of that layer: a `Stack` lists its distinct layers once an
 order they follow.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -100,10 +100,12 @@ class StoredBase:
 
 class TextSide(NamedTuple):
     """A model that sees, of which the language model alone is asked about: its name, and its
-    parameters with the vision side."""
+    parameters with the vision side. `whole` finds it as a model of its own, for questions with
+    images."""
 
     name: str
     num_parameters: int
+    whole: "Callable[[], ModelSpec]"
 
 
 @dataclass(frozen=True, kw_only=True)

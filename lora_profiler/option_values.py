@@ -1,5 +1,6 @@
 """The values that options of a setup can have, and those that do not go together."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -129,12 +130,20 @@ MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
 
 
+_IMAGE_SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
+
+
 def check_together(setup: "TrainSetup") -> None:
     """Raises UsageError for options that contradict each other."""
     if setup.world_size > 1 and setup.sharding == "none":
         raise UsageError(
             f"a world of {setup.world_size} ranks needs to know what they share; add --sharding"
             " ddp or fsdp."
+        )
+    if not re.fullmatch(_IMAGE_SIZE, setup.image_size):
+        raise UsageError(
+            f"image size is {setup.image_size[:40]!r}; write width and height in pixels, as in"
+            " 1024x768."
         )
     if setup.world_size == 1 and setup.sharding != "none":
         raise UsageError(

@@ -362,6 +362,35 @@ class TrainOptions:
             heading="completions of {}",
         ),
     )
+    images: int | None = field(
+        default=None,
+        metadata=option(
+            "Images in each sequence, of a model that sees; their tokens are part of --seq-len.",
+            metavar="N",
+            default_text="text alone",
+            noun="number of images",
+            added=24,
+            group="batch",
+            label="Images in a sequence",
+            tip="Of a model that sees; their tokens are part of the sequence.",
+            placeholder="text alone",
+            words="{} images",
+            heading="images: {} of {image_size} a sequence",
+        ),
+    )
+    image_size: str = field(
+        default="1024x768",
+        metadata=option(
+            "Pixels of each image before the model's own processor resizes it.",
+            metavar="WIDTHxHEIGHT",
+            noun="image size",
+            added=24,
+            group="batch",
+            label="Image size, pixels",
+            tip="Width x height before the model's own processor resizes it.",
+            words="images of {}",
+        ),
+    )
     device: Device = field(
         default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
     )

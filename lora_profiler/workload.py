@@ -83,7 +83,8 @@ STORED_OPTIONS = sorted(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One frozen question: this model, trained with this setup, on this platform.
+    """One frozen question: this model, trained with this setup, on this platform. With images a
+    text side is the whole model that sees, which takes torch to be known.
 
     Raises UsageError for a setup that a quantised checkpoint cannot be trained with.
 
@@ -98,6 +99,9 @@ class Workload:
     platform: Platform = field(default_factory=Platform)
 
     def __post_init__(self) -> None:
+        seen = self.model.text_side_of
+        if self.setup.images is not None and seen is not None and self.model.stored is None:
+            object.__setattr__(self, "model", seen.whole())
         if self.model.stored is not None:
             _check_stored(self.model.id, self.model.stored, self.setup)
 

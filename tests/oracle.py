@@ -286,7 +286,11 @@ Peaks = dict[tuple[int, str], int]
 
 
 def step_peaks(
-    model: torch.nn.Module, setup: TrainSetup, steps: int = 2, source: str = "allocator"
+    model: torch.nn.Module,
+    setup: TrainSetup,
+    steps: int = 2,
+    source: str = "allocator",
+    batch: Batch | None = None,
 ) -> Peaks:
     """Peak live bytes of each (step, phase), and of the whole step under (step, "step").
 
@@ -294,7 +298,7 @@ def step_peaks(
     "dispatch" follows the storages that operators return, and sees no more than those.
     """
     optimizer = make_optimizer(model, setup)
-    batch = make_batch(model, setup)
+    batch = make_batch(model, setup) if batch is None else batch
     gc.collect()
     others = {
         storage_key(t): t.untyped_storage().nbytes()

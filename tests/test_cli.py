@@ -124,6 +124,7 @@ def test_every_option_reaches_the_setup() -> None:
         " --hold-outputs --label-smoothing-factor 0.1 --eval-batch-size 8"
         " --reduce-bucket-size 5000 --use-reentrant --loop-state trl --transformers 5"
         " --generation-batch-size 6 --max-completion-length 32 --optimizer-rank 64"
+        " --image-size 640x480"
         " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
@@ -164,6 +165,8 @@ def test_every_option_reaches_the_setup() -> None:
         "generation_batch_size": 6,
         "max_completion_length": 32,
         "optimizer_rank": 64,
+        "images": None,
+        "image_size": "640x480",
         "transformers": "5",
         "use_dora": True,
         "fast_lora": False,

@@ -58,6 +58,8 @@ def another_value(name: str) -> tuple[str, Any]:
     option = SETUP_OPTIONS[name]
     if name in LISTS:
         return LISTS[name]
+    if name == "image_size":
+        return "64x32", "64x32"
     if option.kind == "choice":
         value = next(choice for choice in option.choices if choice != option.default)
         return value, value
@@ -104,6 +106,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
         *("peft_type", "feedforward_modules", "oft_block_size"),
         *("generation_batch_size", "max_completion_length", "optimizer_rank"),
+        *("images", "image_size"),
     ]
 
 

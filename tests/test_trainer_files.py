@@ -17,14 +17,14 @@ import commands
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model
-from lora_profiler.catalog.mirrors import TEXT_SIDES
+from lora_profiler.catalog.vision import vision_rows
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
 from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
-from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
+from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model, with_images
 from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import Workload
 
@@ -731,11 +731,16 @@ def test_the_text_side_of_a_model_that_sees_is_a_bundled_one() -> None:
     """What is published of the whole, less the text side, is a vision side; of one generation they
     differ in the linear layers alone that lead to the width of the text."""
     sides = {}
-    for tail, (text, whole) in TEXT_SIDES.items():
-        model = find_model(f"Qwen/{tail}", offline=True)
-        assert model.id == text
+    for name, row in vision_rows().items():
+        if "text_side" not in row:
+            continue
+        model, whole = find_model(name, offline=True), row["num_parameters"]
+        assert model.id == row["text_side"]
         assert model.text_side_of is not None and model.text_side_of.num_parameters == whole
-        sides[tail] = whole - model.num_parameters, int(model.config["hidden_size"])
+        sides[name.removeprefix("qwen/")] = (
+            whole - model.num_parameters,
+            int(model.config["hidden_size"]),
+        )
     pairs = {  # a smaller one, a larger one, and parameters for each that the text is wider
         ("qwen2-vl-2b", "qwen2-vl-7b"): 5120 + 1,
         ("qwen2.5-vl-3b", "qwen2.5-vl-7b"): 5120 + 1,
@@ -755,6 +760,29 @@ def test_targets_of_a_text_side_are_found_by_its_own_names(read: Any) -> None:
     )
     file = on_model(read(text), find_model("Qwen/Qwen2-VL-7B-Instruct", offline=True))
     assert file.options["targets"] == r"re:model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
+
+
+def test_a_file_with_images_told_is_about_the_whole_model(tmp_path: Path) -> None:
+    """Its targets are found by the names that the whole has; LLaMA-Factory's tower is frozen."""
+    pattern = r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
+    path = tmp_path / "vl.yml"
+    path.write_text(
+        "base_model: Qwen/Qwen2-VL-2B-Instruct\nprocessor_type: AutoProcessor\n"
+        "adapter: lora\nlora_r: 8\n"
+        f"lora_target_modules: '{pattern}'\nsequence_len: 128\n"
+    )
+    told = ("--images", "1", "--image-size", "64x64")
+    done = lora_profile(str(path), *told, "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    assert "vision side" not in done.stderr
+    (found,) = json.loads(done.stdout)["predictions"]
+    assert found["model"]["id"] == "Qwen/Qwen2-VL-2B-Instruct"
+    layer = 8 * (1536 + 8960) + 8 * (1536 + 1536)  # up_proj and q_proj
+    assert found["parameters"]["trainable"] == 28 * layer
+    asked = {"model_name_or_path": "Qwen/Qwen2-VL-2B-Instruct", "image_max_pixels": 4096}
+    path.write_text(json.dumps(asked | {"stage": "sft", "finetuning_type": "lora"}))
+    file = with_images(read_files([path]))
+    assert "a vision tower that is frozen" in gap_texts(file)[-1]
 
 
 def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:

@@ -10,6 +10,7 @@ from lora_profiler.harness.pretended import Pretended
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import bytes_text
+from lora_profiler.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +29,22 @@ class Refused:
     reason: str
 
 
+def _predicted(workload: Workload) -> Prediction:
+    """What profiles and rules say, but for images, of which a trace alone says anything."""
+    return predict(workload, may_trace=workload.setup.images is not None)
+
+
 def planned(case: Case, pretended: Pretended | None = None) -> Planned:
     """`case` with its prediction. Raises what `preflight.refuse_here` and the predictor raise."""
     refuse_here(case.workload, case.conditions, pretended)
-    return Planned(case=case, prediction=predict(case.workload, may_trace=False))
+    return Planned(case=case, prediction=_predicted(case.workload))
 
 
 def planned_elsewhere(case: Case) -> Planned:
     """`planned` for a case that other machines run: what this one lacks is no reason to refuse it.
     Raises UsageError."""
     refuse(case.workload, case.conditions, installed=lambda name: name, capability=lambda: None)
-    return Planned(case=case, prediction=predict(case.workload, may_trace=False))
+    return Planned(case=case, prediction=_predicted(case.workload))
 
 
 def sorted_out(

@@ -41,7 +41,7 @@ def result(record: Record, prediction: Prediction) -> Result:
 def _utilisation(record: Record, prediction: Prediction) -> Utilisation | None:
     own = utilisation(record, prediction.flops)
     setup = record.workload.setup
-    if own is None or setup.lora is None:
+    if own is None or setup.lora is None or setup.images is not None:
         return own
     full = predict(
         replace(record.workload, setup=replace(setup, lora=None, quantization=None)),

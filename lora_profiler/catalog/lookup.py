@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
@@ -11,6 +12,7 @@ from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.facts import bare_names, facts, rows
 from lora_profiler.catalog.mirrors import mirrored
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
+from lora_profiler.catalog.vision import vision_config, vision_rows
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec, TextSide
 
@@ -68,11 +70,15 @@ def find_model(
     copy = mirrored(name) if revision == "main" else None
     if copy is not None:
         spec = _bundled(copy.row)
-        if copy.parameters is not None:
-            spec = replace(spec, text_side_of=TextSide(name, copy.parameters))
+        if copy.sees is not None:
+            whole = partial(seeing_model, copy.sees["id"])
+            spec = replace(spec, text_side_of=TextSide(name, copy.sees["num_parameters"], whole))
         if copy.stored is None:
             return spec
         return replace(spec, stored=copy.stored, dtype=copy.stored.compute_dtype)
+    sees = vision_rows().get(name.lower()) if revision == "main" else None
+    if sees is not None:
+        return seeing_model(sees["id"])
     if not re.fullmatch(_MODEL_ID, name):
         here = "neither a file or folder here nor" if on_disk else "not"
         raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
@@ -80,6 +86,13 @@ def find_model(
 
     text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
     return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source="hub")
+
+
+@lru_cache(maxsize=8)
+def seeing_model(name: str) -> ModelSpec:
+    """The model of `data/vision.json` called `name`, vision tower and all. Raises
+    UnsupportedModelError without torch and transformers, which tell its weights."""
+    return model_from_config(vision_config(name), id=name, source="bundled")
 
 
 def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelSpec:
@@ -90,7 +103,7 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     nothing installed here knows what weights it has, or how training goes on them as they are
     stored.
     """
-    where = f"config.json of {id}" if source == "hub" else source
+    where = f"config.json of {id}" if source in ("hub", "bundled") else source
     model_type = cfg.model_type(raw, where)
     architecture = _architecture(raw, where)
     checkpoint = stored(raw, where, lambda: _likely_original(raw, architecture, id))

@@ -1,10 +1,12 @@
 """Other names of bundled models: mirrors, tuned versions of the same sizes, NF4 copies, and models
 that see, whose text side is one of them."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from lora_profiler.catalog.facts import bare_names, facts
+from lora_profiler.catalog.vision import vision_rows
 from lora_profiler.model_spec import StoredBase
 
 _MIRRORS = frozenset(
@@ -90,30 +92,15 @@ _RENAMED_BY = (
     | {"qwen", "deepseek-ai", "mistralai", "alignment-handbook", "tinyllama"}
     | {"openlm-research", "openai", "agentica-org", "loubnabnl", "huggingfacetb", "stabilityai"}
 )
-TEXT_SIDES = {
-    "qwen2-vl-2b-instruct": ("Qwen/Qwen2-1.5B", 2_208_985_600),
-    "qwen2-vl-7b-instruct": ("Qwen/Qwen2-7B", 8_291_375_616),
-    "qwen2.5-vl-3b-instruct": ("Qwen/Qwen2.5-3B", 3_754_622_976),
-    "qwen2.5-vl-7b-instruct": ("Qwen/Qwen2.5-7B", 8_292_166_656),
-    "qwen2.5-vl-32b-instruct": ("Qwen/Qwen2.5-32B", 33_452_718_336),
-    "qwen2.5-vl-72b-instruct": ("Qwen/Qwen2.5-72B", 73_410_777_344),
-    "qwen3-vl-2b-instruct": ("Qwen/Qwen3-1.7B", 2_127_532_032),
-    "qwen3-vl-4b-instruct": ("Qwen/Qwen3-4B", 4_437_815_808),
-    "qwen3-vl-8b-instruct": ("Qwen/Qwen3-8B", 8_767_123_696),
-    "qwen3-vl-30b-a3b-instruct": ("Qwen/Qwen3-30B-A3B", 31_070_754_032),
-}
-"""Models of Qwen that see: the bundled one whose sizes their text side has, and how many parameters
-are published of the whole. Less the text side they are vision sides that differ in what depends on
-the width of the text, and in Qwen2.5-VL's 32B and 72B in the width of the MLP, to the parameter."""
 
 
 class Mirrored(NamedTuple):
     """A bundled model's line in the data file, and how the copy is stored where that differs.
-    `parameters` are those of the model that sees whose text side it is, where it is one."""
+    `sees` is the line of the model that sees whose text side it is, where it is one."""
 
     row: dict[str, Any]
     stored: StoredBase | None
-    parameters: int | None = None
+    sees: Mapping[str, Any] | None = None
 
 
 def mirrored(name: str) -> Mirrored | None:
@@ -132,9 +119,9 @@ def mirrored(name: str) -> Mirrored | None:
         if tail.endswith(_DYNAMIC_SUFFIX):
             return None
         tail, nf4 = tail.removesuffix(_NF4_SUFFIX), _NF4
-    if owner in _MIRRORS | {"qwen"} and tail in TEXT_SIDES:
-        text, parameters = TEXT_SIDES[tail]
-        return Mirrored(facts()[text.lower()], nf4, parameters)
+    sees = vision_rows().get(f"qwen/{tail}") if owner in _MIRRORS | {"qwen"} else None
+    if sees is not None:
+        return Mirrored(facts()[sees["text_side"].lower()], nf4, sees)
     row = _original(owner, tail)
     if row is None or (nf4 and "checkpoint_quantization" in row):
         return None

@@ -165,7 +165,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
-    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
+    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, with_images, write
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
@@ -179,6 +179,8 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             spec = find_model(name, **lookup)
         else:
             spec = model_of(file, o["model"], **lookup)
+            if o["images"] is not None:
+                file, spec = with_images(file, spec)
             file = on_model(file, spec)
             note(file)
         of_model = workloads(spec, ctx, platform, file=file)

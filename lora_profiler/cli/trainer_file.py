@@ -59,6 +59,15 @@ def model_of(file: "TrainerFile", name: str | None, **lookup: Any) -> "ModelSpec
         raise type(e)(f"{place}: {e} --model asks about another.") from None
 
 
+def with_images(file: "TrainerFile", model: "ModelSpec") -> tuple["TrainerFile", "ModelSpec"]:
+    """Both where the command line tells of images: the whole model, by whose names targets are
+    found."""
+    from lora_profiler.trainer_files.trainer_file import with_images
+
+    side = model.text_side_of
+    return with_images(file), model if side is None else side.whole()
+
+
 def on_model(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
     from lora_profiler.trainer_files.trainer_file import on_model
 

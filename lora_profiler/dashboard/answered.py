@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.catalog import Gpu, find_gpu
+from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.dashboard.models import INSTEAD
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -54,10 +56,12 @@ class Answered:
 
 
 def workloads(model: ModelSpec, question: Question) -> list[Workload]:
-    """One for each method, on the card's platform. Raises UsageError."""
+    """One for each method, on the card's platform. Raises UsageError, UnsupportedModelError for a
+    model that sees, which torch would build."""
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     platform = Platform(capability=gpu.capability if gpu else None)
-    return planning_workloads(model, question.options, question.given, platform, question.stack)
+    with nothing_built(INSTEAD):
+        return planning_workloads(model, question.options, question.given, platform, question.stack)
 
 
 def answered(model: ModelSpec, question: Question) -> Answered:

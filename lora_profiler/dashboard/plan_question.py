@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
+from lora_profiler.catalog.meta_build import nothing_built
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE
+from lora_profiler.dashboard.models import INSTEAD
 from lora_profiler.dashboard.plan_data import DataFile
 from lora_profiler.dashboard.question import LONGEST_TEXT, Question, defaults_of, setup_arguments
 from lora_profiler.errors import UsageError, did_you_mean
@@ -109,14 +111,15 @@ def planned(
     if question.engine == "traced":
         raise UsageError(NOT_TRACED_HERE)
     given = question.given | {"methods"}
-    offers = offers_at(
-        asked.gpus,
-        read_prices(asked.prices),
-        None,
-        lambda gpu: workloads(
-            model, question.options, given, Platform(capability=gpu.capability), question.stack
-        ),
-    )
+    with nothing_built(INSTEAD):
+        offers = offers_at(
+            asked.gpus,
+            read_prices(asked.prices),
+            None,
+            lambda gpu: workloads(
+                model, question.options, given, Platform(capability=gpu.capability), question.stack
+            ),
+        )
     space = space_of(
         offers,
         given,

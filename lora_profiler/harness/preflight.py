@@ -61,6 +61,11 @@ def refuse_here(
     if pretended is None:
         refuse(workload, conditions)
         return
+    if workload.setup.images is not None:
+        raise UsageError(
+            "images cannot be rehearsed: a pretended card computes no values, and a model that sees"
+            " looks at its tokens; leave out one of --images and --rehearse."
+        )
     _refuse_masked(workload.setup)
     missing = pretended.missing - {"bitsandbytes", *MODULES}
     if missing:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from lora_profiler.harness.process_group import Spread
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
+from lora_profiler.modeling.images import with_images
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.library_memory import has_reference, loop_bytes_beside, pass_scalar_bytes
@@ -34,7 +36,8 @@ class Batches:
     Without padding the labels are the input ids themselves and there is no mask, as a data set of
     one long text gives them. Packed sequences come with position ids that begin anew, and without a
     label for their first token. To CUDA they go from pinned memory, as a data loader sends them: a
-    copy from any other makes the host wait for the device.
+    copy from any other makes the host wait for the device. Images are those that the model
+    `seen_by` sees.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Batches:
         vocab_size: int,
         text: torch.Tensor | None = None,
         rank: int = 0,
+        seen_by: ModelSpec | None = None,
     ) -> None:
+        self._setup, self._seen_by = setup, seen_by
         self._shape = (setup.batch_size, setup.seq_len)
         self._device = setup.device
         self._vocab_size = vocab_size
@@ -71,16 +76,19 @@ class Batches:
                 name: self._moved(t)
                 for name, t in (("input_ids", ids), ("labels", labels), ("position_ids", positions))
             }
-        if not self._padded:
+        if not self._padded and self._setup.images is None:
             ids = self._moved(ids)
             return {"input_ids": ids, "labels": ids}
+        batch = self._padded_batch(ids) if self._padded else {"input_ids": ids, "labels": ids}
+        if self._setup.images is not None and self._seen_by is not None:
+            batch = with_images(self._seen_by, self._setup, batch)
+        return {name: self._moved(tensor) for name, tensor in batch.items()}
+
+    def _padded_batch(self, ids: torch.Tensor) -> Batch:
         mask = torch.ones_like(ids)
         mask[:, ids.shape[1] - self._padded :] = 0
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
-        return {
-            name: self._moved(t)
-            for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))
-        }
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
     def for_evaluation(self, rows: int) -> Batch:
         """One of `rows` sequences, the same each time; batches of training stay what they are."""

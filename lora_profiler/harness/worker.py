@@ -148,10 +148,11 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
     vocabulary = case.workload.model.config["vocab_size"]
-    batches = Batches(setup, case.conditions, vocabulary, text, ranks.rank)
+    batches = Batches(setup, case.conditions, vocabulary, text, ranks.rank, case.workload.model)
     del text
     training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
-    padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
+    alike = Batches(setup, case.conditions, 2, seen_by=case.workload.model)
+    padded, real, supervised = token_counts(alike.next())
     run.tokens = (
         padded * setup.accumulation,
         real * setup.accumulation,
@@ -219,7 +220,8 @@ def losses_alone(case: Case) -> list[float]:
     text = modeling.text_tokens(case.text, weights) if case.text else None
     model = modeling.build_model(case.workload, weights=case.weights)
     optimizer = modeling.make_optimizer(model, setup)
-    batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text)
+    spec = case.workload.model
+    batches = Batches(setup, case.conditions, spec.config["vocab_size"], text, seen_by=spec)
     training = Training(model, optimizer, setup, batches)
     return [
         float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)

@@ -10,6 +10,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled, why_untraced
+from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.support.optimizers import optimizer_words, package_of
 from lora_profiler.units import short_count_text
 from lora_profiler.workload import PROJECTED, QUANT_TITLES, TrainSetup, Workload
@@ -82,6 +83,12 @@ def engines_for(
         raise UsageError("a rehearsal runs the step, so engine rehearsed answers `predict` alone.")
     for workload in workloads:
         check(workload, engine)
+    if any(workload.setup.images is not None for workload in workloads):
+        if engine != "traced" and not may_trace:
+            raise UsageError(NO_IMAGES)
+        for workload in workloads:
+            check(workload, "traced")
+        return ["traced"] * len(workloads)
     if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
         return [engine] * len(workloads)
     from lora_profiler.adapters import adapters
@@ -99,7 +106,7 @@ def engines_for(
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
     prediction, words = _predicted(workload, engine), words_beside(workload)
-    if workload.model.text_side_of is not None:
+    if workload.model.text_side_of is not None or is_unchecked(workload.setup):
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
         from lora_profiler.planning.reduction_scratch import with_reductions
@@ -113,7 +120,12 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
 def words_beside(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
     package, whoever gives it."""
-    words = (*_checkpoint_words(workload), *base_words(workload.setup), *_text_side_words(workload))
+    words = (
+        *_checkpoint_words(workload),
+        *base_words(workload.setup),
+        *_text_side_words(workload),
+        *image_words(workload),
+    )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words
     from lora_profiler.analytic import paged_bytes

@@ -239,7 +239,7 @@ def _refuse_idle_options(methods: Sequence[str], given: Collection[str]) -> None
 
 def _parsed(option: Option, value: Any, model: ModelSpec) -> Any:
     """The value of an option's field: a list of what people write as text."""
-    if option.kind != "text":
+    if option.kind != "text" or option.annotation is str:
         return value
     if option.annotation == tuple[int, ...]:
         return _numbers(value, option.flag)
@@ -266,7 +266,7 @@ def written_options(setup: TrainSetup) -> dict[str, Any]:
 
 def _written(option: Option, value: Any) -> Any:
     """What `_parsed` would read as `value`."""
-    if option.kind != "text":
+    if option.kind != "text" or option.annotation is str:
         return value
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or None

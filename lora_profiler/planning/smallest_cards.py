@@ -1,6 +1,7 @@
 """The smallest cards of the catalogue that a workload fits."""
 
 from lora_profiler.catalog import Gpu, bundled_gpus
+from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes_checked
 from lora_profiler.planning.reserve import held_bytes
@@ -47,8 +48,9 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
         if card.capability not in peaks:
             try:
                 peaks[card.capability] = peak_bytes_checked(own, answerer)
-            except LoraProfilerError:  # nobody knows the step with its kernels
-                peaks[card.capability] = None
+            except LoraProfilerError:  # nobody knows the step with other kernels
+                is_same = regime_of(own).kernels == regime_of(workload).kernels
+                peaks[card.capability] = prediction.peak.total_bytes if is_same else None
         peak = peaks[card.capability]
         if peak is None:
             continue

@@ -74,6 +74,8 @@ def step_time(
     """
     check_engine(engine)
     workload = on_card(workload, gpu)
+    if workload.setup.images is not None:
+        return Timing(step=None, refusal=_NO_TOWERS)
     device = device_for(workload, gpu)
     if device is None:
         return Timing(step=None, refusal=_NO_DEVICE if gpu is None else no_speed(gpu))
@@ -119,6 +121,10 @@ def is_timed(workload: Workload, gpu: Gpu | None) -> bool:
 _NO_DEVICE = (
     "a time is of a device: name a card; or let lora-profile calibrate measure this machine's"
     " processor, and ask for device cpu."
+)
+_NO_TOWERS = (
+    "the time of a step with images is not known: no measured one was held against the kernels of a"
+    " vision tower."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 

@@ -5,6 +5,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.support.bases import check_base
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
 from lora_profiler.support.generations import check_generation, check_traceable
+from lora_profiler.support.images import NO_IMAGES, check_images
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
@@ -20,6 +21,8 @@ def check(workload: Workload, engine: str) -> None:
     """
     check_model(workload)
     check_platform(workload)
+    if workload.setup.images is not None and engine not in ("auto", "traced"):
+        raise UsageError(NO_IMAGES)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
         raise UsageError(reason)
     if engine not in ("auto", "analytic") and (reason := why_untraced(workload.setup)):
@@ -60,6 +63,7 @@ def check_model(workload: Workload) -> None:
     check_packing(workload)
     check_kernels(workload)
     check_generation(workload)
+    check_images(workload)
 
 
 def check_adapters(workload: Workload) -> None:

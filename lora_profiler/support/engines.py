@@ -32,6 +32,8 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of packed rows; take --engine analytic, or traced, which traces exactly"
             " this size."
         )
+    if setup.images is not None:
+        return "no profile is of images; take --engine traced, which traces exactly this size."
     if setup.eval_batch_size is not None:
         return (
             "no profile is of evaluation between steps; take --engine analytic, or traced, which"
@@ -108,6 +110,8 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
 
 def why_unruled(setup: TrainSetup) -> str | None:
     """Whose activations the rules do not know, None where they may."""
+    if setup.images is not None:
+        return "a vision tower"
     if setup.lora is not None and setup.lora.use_dora:
         return "DoRA's layers"
     if setup.lora is not None and setup.lora.peft_type != "lora":

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
+from lora_profiler.modeling.images import with_images
 from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.effort import Size
@@ -39,7 +40,7 @@ from lora_profiler.traced.sharded_on_meta import (
 )
 from lora_profiler.traced.tracer import Listener, Trace, Tracer, two_steps
 from lora_profiler.traced.watch import effort
-from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import FULLY_SHARDED, Workload
 
 
 @dataclass(slots=True)
@@ -122,11 +123,17 @@ def _traced(
     sent: list[Sent] = []
     names = {module: plain_name(name) for name, module in model.named_modules()}
     noted = substitutes(setup.device, workload.platform)
-    tracer = Tracer(names, noted, kernels_in_python(setup), counts_host=setup.device == "cpu")
+    tracer = Tracer(
+        names,
+        noted,
+        kernels_in_python(setup),
+        counts_host=setup.device == "cpu",
+        has_data=setup.images is not None,
+    )
     noted |= noted_sums(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
         notes_what_is_sent(model, tracer, sent)
-    run = _Run(model, optimizer, setup, tracer, names, listener)
+    run = _Run(model, optimizer, workload, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run
     try:
@@ -181,13 +188,14 @@ class _Run:
         self,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        setup: TrainSetup,
+        workload: Workload,
         tracer: Tracer,
         names: dict[torch.nn.Module, str],
         listener: Listener | None,
     ) -> None:
         self._listener = listener
-        self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
+        self._workload, self._setup = workload, workload.setup
+        self._model, self._optimizer, self._tracer = model, optimizer, tracer
         self._forward_model = model
         self._module_of = {
             id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)
@@ -261,6 +269,8 @@ class _Run:
         """As the harness's `Batches.next`: without padding the labels are the ids themselves.
         Flattened rows are one."""
         setup = self._setup
+        if setup.images is not None:
+            return self._batch_with_images(rows)
         shape = (1, rows * setup.seq_len) if setup.is_flattened else (rows, setup.seq_len)
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
         if setup.is_packed:
@@ -274,6 +284,21 @@ class _Run:
         mask = torch.empty_like(ids)
         self._tracer.pad(mask)
         return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
+
+    def _batch_with_images(self, rows: int) -> dict[str, torch.Tensor]:
+        """Tokens with data, since models look for those of images, and pixels without."""
+        with _disable_current_modes():
+            ids = torch.zeros((rows, self._setup.seq_len), dtype=torch.int64)
+            batch = {"input_ids": ids, "labels": ids}
+            if self._setup.is_padded:
+                batch["attention_mask"] = mask = torch.ones_like(ids)
+                mask[:, -self._setup.padded_tokens :] = 0
+            batch = with_images(self._workload.model, self._setup, batch, "meta")
+        for tensor in batch.values():
+            self._tracer.see(tensor)
+        if self._setup.is_padded:
+            self._tracer.pad(batch["attention_mask"])
+        return batch
 
     def _whole_step(self, step: int) -> torch.Tensor:
         """As the harness's `Training.step`: the loss is held until the step is over, and the output

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.attribution import Lifetimes, Mark, spans_of
 from lora_profiler.prediction import Category
+from lora_profiler.traced.numbers_with_data import on_one_device
 from lora_profiler.traced.operators import IN_PLACE, SHORTCUTS, held_by_nobody_else
 
 aten = torch.ops.aten
@@ -99,7 +100,8 @@ class Trace:
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a trace of the storages on the meta device, and on the CPU too where host memory
-    counts (`counts_host`)."""
+    counts (`counts_host`). With `has_data` what has numbers lies on the CPU and stands for the
+    device: tokens and the sizes of images, which models that see look at."""
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kernels: Mapping[Any, Callable[..., Any]],
         *,
         counts_host: bool,
+        has_data: bool = False,
     ) -> None:
         """`substitutes` are called in place of an operator; `kernels` too, but what they call is
         traced and they are not."""
@@ -115,7 +118,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._substitutes, self._kernels = substitutes, kernels
         self.trace = Trace()
         self._names = names
-        self._devices = {"meta", "cpu"} if counts_host else {"meta"}
+        self._counts_host, self._has_data = counts_host, has_data
         self._alive: dict[int, int] = {}
         self._stack: list[str] = []
         self._sequence: list[int] = []
@@ -271,6 +274,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for index in args[1]:
                 if index is not None:
                     self._add(index, module, func)
+        if self._has_data:
+            func, args, kwargs = on_one_device(func, args, kwargs)
         substitute = self._substitutes.get(func) or SHORTCUTS.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
@@ -298,7 +303,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _add(self, tensor: torch.Tensor, module: str, func: Any) -> int | None:
         tensor = _local(tensor)
-        if tensor.device.type not in self._devices or isinstance(tensor, FakeTensor):
+        if not self._counts(tensor) or isinstance(tensor, FakeTensor):
             return None
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
@@ -314,6 +319,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trace.where.append(module)
         weakref.finalize(storage, self._remove, key, number)
         return number
+
+    def _counts(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is the device's: scalars with data are the host's."""
+        if tensor.device.type == "cpu":
+            return self._counts_host or (self._has_data and tensor.ndim > 0)
+        return tensor.device.type == "meta"
 
     def _owners(self, args: tuple[Any, ...], count: int) -> list[str] | None:
         """Modules of what an optimizer's operator returns: those of the tensors that it works on,

@@ -16,6 +16,8 @@ ONE_ROW = "one_row"
 """Among the options of a meaning: that a batch is laid into one row."""
 HIDDEN_SQUARED = "hidden_squared"
 """Among the options of a meaning: that DeepSpeed's bucket is the hidden size squared."""
+IMAGES = "images: the vision side and its inputs"
+"""What is missing of a model that sees, unless the command line tells of its images."""
 AUTO_DTYPE = "auto"
 """Of the option dtype: as the checkpoint is stored."""
 

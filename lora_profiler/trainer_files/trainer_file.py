@@ -14,7 +14,7 @@ from lora_profiler.stacks.trainer import as_loaded
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import Direction
+from lora_profiler.trainer_files.meaning import IMAGES, Direction
 from lora_profiler.workload import (
     OPTIONS,
     LoraConfig,
@@ -134,6 +134,17 @@ def gap_texts(file: TrainerFile) -> list[str]:
 def with_gaps(stack: Stack, file: TrainerFile) -> Stack:
     """The stack with what the file says and nothing models among its gaps."""
     return replace(stack, gaps=(*stack.gaps, *map(Gap, gap_texts(file))))
+
+
+def with_images(file: TrainerFile) -> TrainerFile:
+    """The file where the question tells of its images: they are missing no more. LLaMA-Factory
+    freezes the tower unless `freeze_vision_tower` is false, which no option says."""
+    keys = tuple(row for row in file.keys if row.missing != IMAGES)
+    if file.framework == "llamafactory" and all(row.key != "freeze_vision_tower" for row in keys):
+        what = "a vision tower that is frozen, answered as one that the method trains"
+        frozen = instead(file.name, "freeze_vision_tower", "(not set)", "", what)
+        keys = (*keys, replace(frozen, options={}))
+    return replace(file, keys=keys)
 
 
 def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:

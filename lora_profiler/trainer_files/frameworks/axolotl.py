@@ -7,6 +7,7 @@ from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
+    IMAGES,
     NOTHING,
     Meaning,
     costs_nothing,
@@ -30,7 +31,6 @@ from lora_profiler.trainer_files.meaning import (
 
 _KERNEL_KEYS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 _LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation")
-_VISION = "images: the vision side and its inputs"
 
 
 def _adapter(value: Any, document: Document) -> Meaning:
@@ -142,7 +142,7 @@ def _model_type(value: Any, document: Document) -> Meaning:
 
 
 def _processor(value: Any, document: Document) -> Meaning:
-    return NOTHING if is_off(value) else not_modelled(_VISION, "too low")
+    return NOTHING if is_off(value) else not_modelled(IMAGES, "too low")
 
 
 def _gptq(value: Any, document: Document) -> Meaning:
@@ -321,7 +321,7 @@ AXOLOTL = Framework(
         "num_labels": missing("a classifier's head", "too high"),
         "model_type": _model_type,
         "processor_type": _processor,
-        "is_multimodal": missing(_VISION, "too low"),
+        "is_multimodal": missing(IMAGES, "too low"),
         "unfrozen_parameters": missing("some parameters frozen", "too high"),
         "lisa_n_layers": missing("LISA, which trains a few layers at a time", "too high"),
         "spectrum_top_fraction": missing("Spectrum, which trains some layers", "too high"),

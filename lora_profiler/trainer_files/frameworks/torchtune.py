@@ -8,6 +8,7 @@ from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
+    IMAGES,
     NOTHING,
     Meaning,
     costs_nothing,
@@ -83,7 +84,6 @@ _LOSSES = {
     "CEWithChunkedOutputLoss": "torchtune-chunked",
     "CrossEntropyLoss": "plain",
 }
-_VISION = "images: the vision side and its inputs"
 _BUILDER = r"torchtune\.models\.(?P<family>\w+)\.(?P<kind>qlora_|lora_)?(?P<builder>\w+)"
 
 
@@ -110,7 +110,7 @@ def _model(value: Any, document: Document) -> Meaning:
     else:
         return Meaning(options, asks=("model",))
     if "vision" in name:
-        return not_modelled(_VISION, "too low", **options)
+        return not_modelled(IMAGES, "too low", **options)
     return Meaning(options)
 
 
@@ -196,7 +196,7 @@ def _validation(value: Any, document: Document) -> Meaning:
 
 
 def _part(value: Any, document: Document) -> Meaning:
-    return NOTHING if value in ("frozen", False, None) else not_modelled(_VISION, "too low")
+    return NOTHING if value in ("frozen", False, None) else not_modelled(IMAGES, "too low")
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -237,7 +237,7 @@ TORCHTUNE = Framework(
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,
-        "model.image_size": missing(_VISION, "too low"),
+        "model.image_size": missing(IMAGES, "too low"),
         "batch_size": sets("batch_size", size),
         "gradient_accumulation_steps": sets("accumulation", size),
         "tokenizer.max_seq_len": _length,

@@ -8,6 +8,7 @@ from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
+    IMAGES,
     NOTHING,
     Meaning,
     costs_nothing,
@@ -93,7 +94,7 @@ UNSLOTH = Framework(
         "init_lora_weights": shared.initialisation,
         "use_dora": sets("use_dora", switch),
         "use_gradient_checkpointing": _checkpointing,
-        "finetune_vision_layers": missing("images: the vision side and its inputs", "too low"),
+        "finetune_vision_layers": missing(IMAGES, "too low"),
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
         "num_labels": missing("a classifier's head", "too high"),
         "fast_inference": missing("vLLM's share of the card", "too low"),

@@ -1,0 +1,50 @@
+"""The inputs of a model that sees: pixels as its processor makes them, and tokens that stand for
+them."""
+
+from collections.abc import Mapping
+
+import torch
+
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.images import image_token, processed
+from lora_profiler.workload import TrainSetup
+
+IGNORED_LABEL = -100
+
+
+def with_images(
+    model: ModelSpec,
+    setup: TrainSetup,
+    batch: Mapping[str, torch.Tensor],
+    pixels: torch.device | str = "cpu",
+) -> dict[str, torch.Tensor]:
+    """`batch` of token ids on the CPU with the images of each of its sequences.
+
+    Those of each image follow one of text and have no label; all others are text. Pixels are
+    float32, as processors make them, and random, on the device `pixels`.
+    """
+    ids = batch["input_ids"]
+    rows, length = ids.shape
+    count, image = setup.images or 0, processed(model, setup)
+    processor = PROCESSORS[model.model_type]
+    is_image = torch.zeros(length, dtype=torch.bool)
+    for first in range(1, 1 + count * (image.tokens + 1), image.tokens + 1):
+        is_image[first : first + image.tokens] = True
+    is_image = is_image.expand(rows, length)
+    token = image_token(model)
+    text = torch.where(ids == token, 0, ids)
+    found = dict(batch) | {
+        "input_ids": torch.where(is_image, token, text),
+        "labels": batch["labels"].masked_fill(is_image, IGNORED_LABEL),
+    }
+    if processor.types:
+        found[processor.types] = is_image.to(torch.int64)
+    first, *rest = image.pixels
+    shape = (rows, count * first) if processor.layout == "rows" else (rows * count * first,)
+    found["pixel_values"] = torch.empty((*shape, *rest), device=pixels).normal_()
+    if processor.layout == "rows":
+        found["pixel_attention_mask"] = torch.ones((*shape, *rest[1:]), dtype=torch.int64)
+    if any(image.grid):
+        found["image_grid_thw"] = torch.tensor([image.grid] * rows * count)
+    return found

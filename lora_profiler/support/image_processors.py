@@ -1,0 +1,139 @@
+"""What a model's own processor makes of an image: tokens in the text, and the tensors that the
+vision tower reads.
+
+Each function is of transformers' image processor of that name, with the settings that the families'
+published preprocessor_config.json have, where those are no field of config.json. Sizes are (width,
+height) in pixels; shapes those of torch.
+"""
+
+from collections.abc import Callable, Mapping
+from math import ceil, floor, sqrt
+from typing import Any, NamedTuple
+
+Size = tuple[int, int]
+CHANNELS = 3
+MOST_UNLIKE_SIDES = 200
+"""How many times the shorter side the longer one may be (`smart_resize`)."""
+
+
+class ProcessedImage(NamedTuple):
+    """`tokens` that stand for one image in the text, each of which an embedding of the tower takes
+    the place of; the shape of its `pixel_values`; `grid` are Qwen's patches in time, height and
+    width."""
+
+    tokens: int
+    pixels: tuple[int, ...]
+    grid: tuple[int, int, int] = (0, 0, 0)
+
+
+class Processor(NamedTuple):
+    """How images of one model type are made ready: `process` one of a size by config.json, whose
+    `image_token_id` is `token` where it names none; `layout` of many in `pixel_values`, "flat"
+    where images follow one another, "rows" where each sequence has its own; `types` is the input
+    that marks their tokens, "" for none."""
+
+    process: Callable[[Mapping[str, Any], Size], ProcessedImage]
+    token: int
+    layout: str = "flat"
+    types: str = ""
+
+
+def _qwen(least: int, most: int) -> Callable[[Mapping[str, Any], Size], ProcessedImage]:
+    """Qwen2VLImageProcessor (`smart_resize`): both sides multiples of a merged patch, between
+    `least` and `most` pixels in all."""
+
+    def process(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+        vision = config["vision_config"]
+        patch, merge = vision.get("patch_size", 14), vision.get("spatial_merge_size", 2)
+        frames = vision.get("temporal_patch_size", 2)
+        width, height = _between(size, patch * merge, least, most)
+        rows, columns = height // patch, width // patch
+        return ProcessedImage(
+            tokens=rows * columns // merge**2,
+            pixels=(rows * columns, CHANNELS * frames * patch**2),
+            grid=(1, rows, columns),
+        )
+
+    return process
+
+
+def _between(size: Size, factor: int, least: int, most: int) -> Size:
+    width, height = (round(side / factor) * factor for side in size)
+    if width * height > most:
+        scale = sqrt(size[0] * size[1] / most)
+        width, height = (max(factor, floor(s / scale / factor) * factor) for s in size)
+    elif width * height < least:
+        scale = sqrt(least / (size[0] * size[1]))
+        width, height = (ceil(s * scale / factor) * factor for s in size)
+    return width, height
+
+
+def _gemma3(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """Gemma3ImageProcessor: one square whatever the size (pan and scan is off unless asked for)."""
+    side = config["vision_config"]["image_size"]
+    return ProcessedImage(config.get("mm_tokens_per_image", 256), (1, CHANNELS, side, side))
+
+
+_TILES_A_SIDE, _MOST_PIXELS_A_SIDE = 4, 4096
+
+
+def _tiles(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """Idefics3ImageProcessor, SmolVLM's too: the longest side becomes four tiles, what more there
+    is fills whole tiles, and the whole image is one tile more."""
+    vision = config["vision_config"]
+    side, patch = vision["image_size"], vision["patch_size"]
+    width, height = _longest_side(size, _TILES_A_SIDE * side)
+    ratio = width / height
+    if width >= height:
+        columns = ceil(width / side)
+        rows = ceil(int(columns * side / ratio) / side)
+    else:
+        rows = ceil(height / side)
+        columns = ceil(int(rows * side * ratio) / side)
+    tiles = rows * columns + 1 if max(rows, columns) > 1 else 1
+    of_one = (side // patch) ** 2 // config.get("scale_factor", 2) ** 2
+    return ProcessedImage(tiles * of_one, (tiles, CHANNELS, side, side))
+
+
+def _longest_side(size: Size, longest: int) -> Size:
+    """Scaled to `longest`, the other side even, then to `_MOST_PIXELS_A_SIDE` at most."""
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        width, height = longest, _even(int(longest / ratio))
+    else:
+        width, height = _even(int(longest * ratio)), longest
+    width, height = max(width, 1), max(height, 1)
+    ratio, end = width / height, _MOST_PIXELS_A_SIDE
+    if max(width, height) > end:
+        width, height = (end, int(end / ratio)) if width >= height else (int(end * ratio), end)
+    return max(width, 1), max(height, 1)
+
+
+def _even(side: int) -> int:
+    return side + side % 2
+
+
+def _llava(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """CLIPImageProcessor: the middle square; a token for each patch, the class token dropped unless
+    the strategy is "full"."""
+    vision = config["vision_config"]
+    side = vision["image_size"]
+    kept = config.get("vision_feature_select_strategy", "default") == "full"
+    return ProcessedImage((side // vision["patch_size"]) ** 2 + kept, (1, CHANNELS, side, side))
+
+
+_QWEN2 = Processor(_qwen(56**2, 16384 * 28**2), 151_655, types="mm_token_type_ids")
+_QWEN3 = Processor(_qwen(256**2, 4096**2), 151_655, types="mm_token_type_ids")
+_IDEFICS3 = Processor(_tiles, 128_257, layout="rows")
+PROCESSORS: Mapping[str, Processor] = {
+    "qwen2_vl": _QWEN2,
+    "qwen2_5_vl": _QWEN2,
+    "qwen3_vl": _QWEN3,
+    "qwen3_vl_moe": _QWEN3,
+    "gemma3": Processor(_gemma3, 262_144, types="token_type_ids"),
+    "idefics3": _IDEFICS3,
+    "smolvlm": _IDEFICS3,
+    "llava": Processor(_llava, 32_000),
+}
+"""By model type."""

@@ -1,0 +1,165 @@
+"""Tiny models that see, by type, and the batches that transformers' own image processors make for
+them."""
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from PIL import Image
+
+Config = dict[str, Any]
+VOCABULARY, IMAGE_TOKEN = 301, 300
+_TEXT: Config = {
+    "hidden_size": 48,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 4096,
+}
+_TILE: Config = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 14,
+    "image_size": 56,
+}
+_PATCHES: Config = {"depth": 2, "num_heads": 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
+_MARKS: Config = {
+    "video_token_id": 299,
+    "vision_start_token_id": 298,
+    "vision_end_token_id": 297,
+    "tie_word_embeddings": False,
+}
+
+
+def _mrope(*sections: int) -> Config:
+    return {"rope_scaling": {"rope_type": "default", "mrope_section": list(sections)}}
+
+
+def _config(model_type: str, kind: str, text: Config, vision: Config, **rest: Any) -> Config:
+    return {
+        "model_type": model_type,
+        "architectures": [f"{kind}ForConditionalGeneration"],
+        "text_config": _TEXT | text,
+        "vision_config": vision,
+        "image_token_id": IMAGE_TOKEN,
+        **rest,
+    }
+
+
+TINY: dict[str, Config] = {
+    "qwen2_vl": _config(
+        "qwen2_vl",
+        "Qwen2VL",
+        _mrope(2, 2, 2),
+        _PATCHES | {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2, "patch_size": 14},
+        **_MARKS,
+    ),
+    "qwen2_5_vl": _config(
+        "qwen2_5_vl",
+        "Qwen2_5_VL",
+        _mrope(2, 2, 2),
+        _PATCHES
+        | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 14}
+        | {"window_size": 112, "fullatt_block_indexes": [1]},
+        **_MARKS,
+    ),
+    "qwen3_vl": _config(
+        "qwen3_vl",
+        "Qwen3VL",
+        _mrope(3, 3, 2) | {"head_dim": 16},
+        _PATCHES
+        | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 16}
+        | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+        **_MARKS,
+    ),
+    "gemma3": _config(
+        "gemma3",
+        "Gemma3",
+        {"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 64},
+        _TILE | {"model_type": "siglip_vision_model"},
+        mm_tokens_per_image=4,
+    ),
+    "idefics3": _config(
+        "idefics3",
+        "Idefics3",
+        {"model_type": "llama"},
+        _TILE | {"model_type": "idefics3_vision"},
+        scale_factor=2,
+    ),
+    "smolvlm": _config(
+        "smolvlm",
+        "SmolVLM",
+        {"model_type": "llama"},
+        _TILE | {"model_type": "smolvlm_vision"},
+        scale_factor=2,
+    ),
+    "llava": _config(
+        "llava",
+        "Llava",
+        {"model_type": "llama"},
+        _TILE | {"model_type": "clip_vision_model", "projection_dim": 32},
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    ),
+}
+TYPES = {"qwen2_vl": "mm_token_type_ids", "gemma3": "token_type_ids"}
+_SETTINGS: dict[str, tuple[str, str]] = {
+    "qwen2_5_vl": ("qwen2_vl", "Qwen2VL"),
+    "qwen2_vl": ("qwen2_vl", "Qwen2VL"),
+    "qwen3_vl": ("qwen2_vl", "Qwen2VL"),
+    "gemma3": ("gemma3", "Gemma3"),
+    "idefics3": ("idefics3", "Idefics3"),
+    "smolvlm": ("smolvlm", "SmolVLM"),
+    "llava": ("llava", "Llava"),
+}
+"""Folder and class of the image processor of each type."""
+
+
+def image_processor(config: Config) -> Any:
+    """transformers' own, with what the preprocessor_config.json of published models of the type
+    says."""
+    kind, vision = config["model_type"], config["vision_config"]
+    folder, name = _SETTINGS[kind]
+    module = import_module(f"transformers.models.{folder}.image_processing_pil_{folder}")
+    made = getattr(module, f"{name}ImageProcessorPil")
+    if kind == "qwen3_vl":
+        pixels = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+        return made(size=pixels, patch_size=vision["patch_size"])
+    if folder == "qwen2_vl":
+        return made(min_pixels=3136, max_pixels=12_845_056, patch_size=vision["patch_size"])
+    side = vision["image_size"]
+    if kind == "gemma3":
+        return made(size={"height": side, "width": side})
+    if kind == "llava":
+        return made(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return made(size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side})
+
+
+def processor_inputs(config: Config, rows: int, images: int, size: tuple[int, int]) -> Any:
+    """What the image processor returns for `rows` sequences of `images` images."""
+    picture = Image.new("RGB", size, (90, 120, 200))
+    nested = config["model_type"] in ("idefics3", "smolvlm")
+    asked: Any = [[picture] * images] * rows if nested else [picture] * (images * rows)
+    made = image_processor(config)(images=asked, return_tensors="pt")
+    for unused in ("num_crops", "rows", "cols"):
+        made.pop(unused, None)
+    return dict(made)
+
+
+def batch(
+    config: Config, rows: int, length: int, images: int, tokens: int, size: tuple[int, int]
+) -> dict[str, torch.Tensor]:
+    """Text around `images` times `tokens` tokens of images, and what the image processor makes."""
+    ids = torch.randint(0, 290, (rows, length), generator=torch.Generator().manual_seed(1))
+    for first in range(3, 3 + images * (tokens + 2), tokens + 2):
+        ids[:, first : first + tokens] = IMAGE_TOKEN
+    found = {"input_ids": ids, "labels": ids.masked_fill(ids == IMAGE_TOKEN, -100)}
+    kind = config["model_type"]
+    types = "mm_token_type_ids" if kind.startswith("qwen") else TYPES.get(kind)
+    if types is not None:
+        found[types] = (ids == IMAGE_TOKEN).to(torch.int64)
+    return found | processor_inputs(config, rows, images, size)

@@ -1,0 +1,238 @@
+"""Images of models that see: tokens and tensors against transformers' own processors, traced steps
+against steps really taken on the CPU, counts against PEFT's and against published ones."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
+
+import oracle
+import seeing
+from lora_profiler.adapters import adapters
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.catalog.lookup import seeing_model
+from lora_profiler.catalog.vision import vision_rows
+from lora_profiler.errors import UsageError
+from lora_profiler.harness.training import Batches
+from lora_profiler.modeling import build_model
+from lora_profiler.modeling.build import base_model
+from lora_profiler.modeling.images import with_images
+from lora_profiler.planning.engine import predict
+from lora_profiler.planning.smallest_cards import smallest_cards
+from lora_profiler.planning.timing import step_time
+from lora_profiler.records.record import Conditions
+from lora_profiler.support.check import check
+from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.images import processed
+from lora_profiler.traced.run import trace
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from test_traced import close
+from tracing import peaks_of
+
+FULL = TrainSetup(
+    device="cpu", dtype="float32", batch_size=2, seq_len=256, images=1, image_size="196x150"
+)
+LORA = replace(FULL, lora=LoraConfig(adapter_dtype="float32"))
+TEXT_ALONE = r".*language_model.*(o_proj|down_proj)|.*text_model.*(o_proj|down_proj)"
+
+
+def workload_of(name: str, setup: TrainSetup) -> Workload:
+    model = model_from_config(seeing.TINY[name], id=f"tiny-{name}", source="test")
+    return Workload(model=model, setup=setup)
+
+
+# --- processors -----------------------------------------------------------------------------------
+
+SIZES = ((1024, 768), (640, 480), (333, 1001), (30, 20), (57, 56), (2000, 300), (448, 448))
+
+
+def test_every_processor_has_a_tiny_model() -> None:
+    assert {*seeing.TINY, "qwen3_vl_moe"} == {*PROCESSORS}
+
+
+@pytest.mark.parametrize("name", seeing.TINY)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_images_are_as_the_processor_makes_them(name: str, size: tuple[int, int]) -> None:
+    config = seeing.TINY[name]
+    workload = workload_of(name, replace(FULL, images=2, image_size="{}x{}".format(*size)))
+    ids = torch.zeros((3, 8), dtype=torch.int64)
+    mine = with_images(workload.model, workload.setup, {"input_ids": ids, "labels": ids}, "meta")
+    made = seeing.processor_inputs(config, 3, 2, size)
+    for key, tensor in made.items():
+        assert (mine[key].shape, mine[key].dtype) == (tensor.shape, tensor.dtype), key
+    if "image_grid_thw" in made:
+        assert torch.equal(mine["image_grid_thw"], made["image_grid_thw"])
+    assert {*made} == {*mine} - {"input_ids", "labels", "mm_token_type_ids", "token_type_ids"}
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+SETUPS = {
+    "full": FULL,
+    "lora": LORA,
+    "lora on text alone": replace(
+        FULL, lora=LoraConfig(target_modules=TEXT_ALONE, adapter_dtype="float32")
+    ),
+    "lora checkpointed": replace(LORA, checkpointing=True),
+    "two images": replace(LORA, images=2),
+    "padded": replace(LORA, padding=0.25),
+    "amp": replace(FULL, precision="amp"),
+    "half": replace(
+        FULL, dtype="bfloat16", lora=LoraConfig(target_modules=TEXT_ALONE, adapter_dtype="bfloat16")
+    ),
+    "qlora": replace(LORA, quantization=Quantization()),
+    "accumulated": replace(FULL, accumulation=2),
+    "fused loss": replace(LORA, loss="fused"),
+    "tiled loss": replace(FULL, loss="trl"),
+    "DoRA": replace(LORA, lora=LoraConfig(adapter_dtype="float32", use_dora=True)),
+}
+CELLS = [
+    *((name, kind) for name in seeing.TINY for kind in ("full", "lora", "lora on text alone")),
+    *(("qwen2_5_vl", kind) for kind in ("lora checkpointed", "amp", "qlora", "accumulated")),
+    *(("qwen3_vl", kind) for kind in ("lora checkpointed", "two images", "padded", "tiled loss")),
+    *(("gemma3", kind) for kind in ("half", "padded", "two images")),
+    *(("smolvlm", kind) for kind in ("two images", "qlora", "fused loss")),
+    *(("llava", kind) for kind in ("amp", "half", "lora checkpointed", "DoRA")),
+]
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize(("name", "kind"), CELLS)
+def test_real_steps(name: str, kind: str) -> None:
+    """The batch of the real step is the processor's own; the model itself refuses another number of
+    tokens than its tower makes."""
+    workload = workload_of(name, SETUPS[kind])
+    setup = workload.setup
+    found = peaks_of(trace(workload, lambda w: build_model(w, device="meta")).trace)
+    tokens, size = processed(workload.model, setup).tokens, (196, 150)
+    batch = seeing.batch(
+        seeing.TINY[name], setup.batch_size, setup.seq_len, setup.images or 0, tokens, size
+    )
+    if setup.is_padded:
+        mask = torch.ones_like(batch["input_ids"])
+        mask[:, -setup.padded_tokens :] = 0
+        batch["attention_mask"] = mask
+    close(found, oracle.step_peaks(build_model(workload), setup, batch=batch))
+
+
+def test_a_base_in_4_bit_is_that_of_transformers(tmp_path: Path) -> None:
+    """Which layers of tower and projector are packed, loaded from a checkpoint by transformers."""
+    workload = workload_of("qwen2_5_vl", SETUPS["qlora"])
+    base_model(workload.model, workload.setup).save_pretrained(tmp_path)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path, quantization_config=nf4, device_map="cpu"
+    )
+    made = build_model(workload, bare=True)
+    assert packed_layers(made) == packed_layers(loaded)
+    assert any("visual" in name for name in packed_layers(made))
+
+
+def packed_layers(model: torch.nn.Module) -> set[str]:
+    return {n for n, m in model.named_modules() if type(m).__name__ == "Linear4bit"}
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", seeing.TINY)
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj"), ("qkv", "fc1"), None])
+def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | None) -> None:
+    """Of tower and language model alike: on the real class, by PEFT itself, where it adapts any."""
+    workload = workload_of(name, replace(FULL, lora=LoraConfig(r=4, target_modules=targets)))
+    with torch.device("meta"):
+        real = base_model(workload.model, FULL, device="meta")
+        config = peft.LoraConfig(r=4, target_modules=list(targets) if targets else None)
+        if isinstance(targets, str):
+            config = peft.LoraConfig(r=4, target_modules=targets)
+        try:
+            trained, _ = peft.get_peft_model(real, config).get_nb_trainable_parameters()
+        except ValueError:
+            with pytest.raises(UsageError):
+                adapters(workload.model, workload.setup.lora)
+            return
+    found = adapters(workload.model, workload.setup.lora)
+    assert sum(adapter.num_parameters(4) for adapter in found) == trained
+    assert predict(workload).parameters.trainable == trained
+
+
+@pytest.mark.parametrize("row", vision_rows().values(), ids=lambda row: row["id"])
+def test_whole_models_have_the_parameters_that_are_published(row: dict[str, Any]) -> None:
+    model = seeing_model(row["id"])
+    assert model.num_parameters == row["num_parameters"]
+    assert model.model_type in PROCESSORS
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+def test_with_images_a_text_side_is_the_whole_model() -> None:
+    """And without them the answer goes on saying that it is of the text alone."""
+    name = "Qwen/Qwen2.5-VL-3B-Instruct"
+    text = Workload(model=find_model(name))
+    assert text.model.id == "Qwen/Qwen2.5-3B"
+    assert any("images, are left out" in words for words in predict(text).assumptions)
+    whole = replace(text, setup=replace(text.setup, images=1))
+    assert (whole.model.id, whole.model.num_parameters) == (name, 3_754_622_976)
+    assert processed(whole.model, whole.setup).tokens == 999  # 37 x 27 pairs of patches of 14
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": 20}, "need 340 tokens of tiny-llava, and a sequence has room for 256"),
+        ({"images": 15, "padding": 0.25}, "room for 192"),
+        ({"image_size": "3000x10"}, "more than 200 times"),
+        ({"packed": 64}, "what --packed asks for"),
+        ({"attention": "flash_attention_2", "device": "cuda", "dtype": "bfloat16"}, "--attention"),
+        ({"world_size": 2, "sharding": "fsdp"}, "what --sharding asks for"),
+    ],
+)
+def test_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check(workload_of("llava", replace(FULL, **changes)), "auto")
+
+
+@pytest.mark.parametrize("engine", ["analytic", "compiled", "rehearsed"])
+def test_images_are_traced_alone(engine: str) -> None:
+    with pytest.raises(UsageError, match="--engine traced"):
+        predict(workload_of("llava", FULL), engine)
+    with pytest.raises(UsageError, match="--engine traced"):
+        predict(workload_of("llava", FULL), may_trace=False)
+
+
+def test_a_model_without_a_tower_sees_nothing() -> None:
+    with pytest.raises(UsageError, match="no images of openai-community/gpt2"):
+        check(Workload(model=find_model("gpt2"), setup=FULL), "auto")
+
+
+@pytest.mark.parametrize("size", ["", "1024", "1024x", "0x5", "1024 x 768", "1e3x4", "10x123456"])
+def test_a_size_is_two_numbers(size: str) -> None:
+    with pytest.raises(UsageError, match="as in 1024x768"):
+        TrainSetup(images=1, image_size=size)
+
+
+def test_what_a_card_does_with_images_is_an_estimate() -> None:
+    """No rehearsal runs a model that looks at its tokens, and no step with images was timed."""
+    on_card = workload_of("llava", replace(FULL, device="cuda"))
+    answer = predict(on_card)
+    assert answer.exactness == "estimate"
+    assert any("none on a card was held against" in words for words in answer.assumptions)
+    assert predict(workload_of("llava", FULL)).exactness == "exact"
+    timing = step_time(on_card, find_gpu("rtx_4090"))
+    assert timing.step is None and "vision tower" in (timing.refusal or "")
+    assert smallest_cards(answer, "traced")
+
+
+def test_measured_batches_have_images() -> None:
+    workload = workload_of("smolvlm", FULL)
+    batches = Batches(FULL, Conditions(), seeing.VOCABULARY, seen_by=workload.model)
+    one, other = batches.next(), batches.next()
+    assert one["pixel_values"].shape == (2, 17, 3, 56, 56)
+    assert not torch.equal(one["pixel_values"], other["pixel_values"])
+    tokens = processed(workload.model, FULL).tokens
+    assert (one["input_ids"] == seeing.IMAGE_TOKEN).sum() == 2 * tokens
