@@ -36,6 +36,7 @@ Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
+LoraKernels = Literal["peft", "axolotl"]
 LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[

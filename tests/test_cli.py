@@ -171,6 +171,7 @@ def test_every_option_reaches_the_setup() -> None:
         "peft_type": "lora",
         "feedforward_modules": [],
         "oft_block_size": 32,
+        "lora_kernels": "peft",
     }
 
 

@@ -104,6 +104,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("fast_lora", "use_reentrant", "transformers", "loop_state"),
         *("peft_type", "feedforward_modules", "oft_block_size"),
         *("generation_batch_size", "max_completion_length", "optimizer_rank"),
+        "lora_kernels",
     ]
 
 

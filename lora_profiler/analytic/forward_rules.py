@@ -39,6 +39,8 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         fused_norms=setup.kernels in ("liger", "foak"),
         freezes_a=setup.optimizer == "lorafa",
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
+        lora_kernels=setup.lora is not None and setup.lora.lora_kernels == "axolotl",
+        nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         repeats_always=repeats_heads(workload),
         reentrant=setup.is_reentrant,
         unpacked_dtypes=_unpacked_dtypes(workload),

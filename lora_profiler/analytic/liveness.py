@@ -115,6 +115,10 @@ def _backward(
         arrived = [pending.pop(t) for t in node.outputs if t in pending]
         if not arrived:
             continue
+        if node.behind:
+            x = node.inputs[0]
+            inside = forward_bytes(node.behind, x, x, stop=len(node.behind), promotes=False)
+            candidates += [live + size for size in inside]
         made = ZERO
         sums: list[tuple[Tensor, bool]] = []
         for tensor in node.inputs:
@@ -131,7 +135,8 @@ def _backward(
             if not passes_on:
                 made = made + tensor.bytes
         live = live + made + node.gradients
-        candidates.append(live + node.workspace)
+        if not node.behind:  # else what it saved is let go before gradients are converted
+            candidates.append(live + node.workspace)
 
         for storage in node.saved:
             if storage in users:

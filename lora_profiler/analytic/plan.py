@@ -103,6 +103,7 @@ def plan_for(workload: Workload) -> Plan:
                 lora.adapter_dtype,
                 lora.use_dora,
                 lora.fast_lora,
+                lora.lora_kernels,
                 lora.peft_type,
                 lora.feedforward_modules,
                 lora.oft_block_size,

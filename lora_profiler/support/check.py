@@ -6,6 +6,7 @@ from lora_profiler.support.bases import check_base
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
+from lora_profiler.support.lora_kernels import check_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
@@ -59,6 +60,7 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+    check_lora_kernels(workload)
     check_generation(workload)
 
 

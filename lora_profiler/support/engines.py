@@ -44,7 +44,7 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of an older version of transformers; take --engine analytic, or traced,"
             " which traces exactly this size."
         )
-    if setup.lora is not None and setup.lora.fast_lora:
+    if setup.lora is not None and (setup.lora.fast_lora or setup.lora.lora_kernels != "peft"):
         return (
             "no profile is of fused adapters; take --engine analytic, or traced, which traces"
             " exactly this size."
