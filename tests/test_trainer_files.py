@@ -177,6 +177,7 @@ def test_axolotl(read: Any) -> None:
         "precision": "amp",
         "checkpointing": True,
         "attention": "flash_attention_2",
+        "lora_kernels": "peft",
     }
     assert {key.key: key.direction for key in file.not_modelled} == {
         "activation_offloading": "too high"

@@ -208,9 +208,7 @@ def _added(op: Ledger, out: Tensor, x: Tensor, y: Tensor, sizes: Sizes) -> None:
 
 def _gemm(op: Ledger, kind: str, inputs: tuple[Tensor, ...], out: Tensor, sizes: Sizes) -> None:
     m, n, k = sizes
-    op.record(
-        kind, inputs, (out,), forward_flops=m * n * k * 2, sizes=(constant(1), *sizes)
-    )
+    op.record(kind, inputs, (out,), forward_flops=m * n * k * 2, sizes=(constant(1), *sizes))
 
 
 def _factor_gradients(op: Ledger, layer: _Layer, x: Tensor, gradient: Tensor) -> _Factors:
@@ -263,7 +261,7 @@ def _low_rank_gradient(
     if is_apart:
         made = op.fresh(of_x.elements, of_x.dtype, False)
         op.record("zeros_like", (), (made,))
-    for layer, factor in zip(layers, factors, strict=True):
+    for layer, own in zip(layers, factors, strict=True):
         op.scope = layer.name
-        _added(op, made, factor.narrow, _given(layer.kept[0]), (rows, inputs, R))
+        _added(op, made, own.narrow, _given(layer.kept[0]), (rows, inputs, R))
     return made

@@ -147,9 +147,9 @@ def refuse(
         or (lora and (lora.fast_lora or lora.lora_kernels != "peft"))
     ):
         raise UsageError(
-            "older versions of libraries, fms-acceleration's and axolotl's kernels are predicted here"
-            " and not run; to measure take --transformers 5, and leave out --kernels, --fast-lora"
-            " and --lora-kernels."
+            "older versions of libraries, fms-acceleration's and axolotl's kernels are predicted"
+            " here and not run; to measure take --transformers 5, and leave out --kernels,"
+            " --fast-lora and --lora-kernels."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

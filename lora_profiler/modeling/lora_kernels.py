@@ -7,6 +7,7 @@ are taken: `monkeypatch/lora_kernels.py` (apply_lora_kernel_patches).
 """
 
 from collections.abc import Callable, Sequence
+from math import pi, sqrt
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -39,13 +40,13 @@ def glu_backward(grad: Tensor, gate: Tensor, up: Tensor, kind: str) -> None:
         acted = wide * sigmoid
         slope = sigmoid * (1 + wide * (1 - sigmoid))
     else:
-        normal = torch.distributions.Normal(0.0, 1.0)
-        acted = F.gelu(wide)
-        slope = normal.cdf(wide) + wide * normal.log_prob(wide).exp()
-    arriving = grad.float()
-    gate.copy_(arriving * up.float() * slope)
+        below = 0.5 * (1 + torch.erf(wide / sqrt(2)))
+        acted = wide * below
+        slope = below + wide * torch.exp(-wide * wide / 2) / sqrt(2 * pi)
+    of_gate, of_up = grad.float() * up.float() * slope, grad.float() * acted
     grad.copy_(acted * up.float())
-    up.copy_(arriving * acted)
+    gate.copy_(of_gate)
+    up.copy_(of_up)
 
 
 class _Layer(NamedTuple):
@@ -198,13 +199,13 @@ def with_lora_kernels(model: nn.Module, activation: str) -> None:
     have an adapter."""
     for module in model.modules():
         if hasattr(module, "q_proj") and hasattr(module, "o_proj"):
-            _join(module.q_proj, module.k_proj, module.v_proj)  # type: ignore[arg-type]
-            _join(module.o_proj)  # type: ignore[arg-type]
+            _join(module.q_proj, module.k_proj, module.v_proj)
+            _join(module.o_proj)
         elif hasattr(module, "gate_proj") and hasattr(module, "down_proj"):
             parts = [module.gate_proj, module.up_proj, module.down_proj]
             if all(hasattr(part, "lora_A") for part in parts):
                 kind = "silu" if activation in ("silu", "swish") else "gelu"
-                module.forward = MethodType(_mlp(parts, kind), module)  # type: ignore[arg-type]
+                module.forward = MethodType(_mlp(parts, kind), module)
 
 
 def _mlp(parts: Sequence[Any], kind: str) -> Callable[[Any, Tensor], Tensor]:

@@ -49,9 +49,9 @@ VERSIONS = (
             " 067b021, utils/config, normalize_config)",
             "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
             " 067b021, utils/collators)",
-            "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA kernels,"
-            " where they are known of the model and the setup; else adapters are PEFT's (axolotl"
-            " 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
+            "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"
+            " kernels, where they are known of the model and the setup; else adapters are PEFT's"
+            " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
             "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
             " preparation stays (axolotl 067b021, loaders/model.py)",
         ),

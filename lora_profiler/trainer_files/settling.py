@@ -51,11 +51,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
     kernels = usual.get("lora_kernels", "peft")
-    if {"lora", "qlora"} & set(methods) and kernels != "peft":
-        if options["sharding"] in SHARDED_APART:
-            options["lora_kernels"] = "peft"
-            what = f"LoRA kernels under {options['sharding']}, answered as PEFT's adapters"
-            yield instead(file, "lora_kernels", kernels, "peft", what)
+    if "full" not in methods and kernels != "peft" and options["sharding"] in SHARDED_APART:
+        options["lora_kernels"] = "peft"
+        what = f"LoRA kernels under {options['sharding']}, answered as PEFT's adapters"
+        yield instead(file, "lora_kernels", kernels, "peft", what)
     if options["sharding"] == "zero3" and "qlora" in methods:
         options["sharding"] = "zero2"
         what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
