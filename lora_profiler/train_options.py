@@ -160,6 +160,20 @@ class TrainOptions:
             words="reentrant|non-reentrant",
         ),
     )
+    offload_checkpoints: bool = field(
+        default=False,
+        metadata=option(
+            "Inputs of checkpointed layers wait in the host's memory, as of Unsloth's"
+            " use_gradient_checkpointing='unsloth': the last layer's stays, and two buffers that"
+            " the others come back to.",
+            added=25,
+            group="batch",
+            label="Checkpoints on the host",
+            tip="Inputs of checkpointed layers wait in the host's memory, as Unsloth does it.",
+            words="offloaded checkpoints|checkpoints on the device",
+            heading="checkpoints on the host",
+        ),
+    )
     attention: Attention = field(
         default="auto",
         metadata=option(

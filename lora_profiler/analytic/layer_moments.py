@@ -58,6 +58,8 @@ def inside_layers(
         return forward.head_gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
+        if kept.last_input is not None:
+            return kept.last_input if below == forward.num_layers else ZERO
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
 
     def found(
@@ -119,10 +121,12 @@ def inside_layers(
                 {"gradients": made(above=index), "logits_and_loss": of_loss},
             )
             within = [size + unreduced for size in run.backward_candidates]
-            where += found(running, index, within, checkpoint, sent, **extra)
+            came_back = kept.last_input is not None and index < forward.num_layers - 1
+            buffered = run.input.bytes if came_back else ZERO  # it lies where buffers are counted
+            where += found(running, index, within, checkpoint - buffered, sent, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
-                rerun = run.input.bytes + run.waiting_gradients + state
+                rerun = run.input.bytes - buffered + run.waiting_gradients + state
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first += _embedding_backward(forward, shards, running, workload)

@@ -28,6 +28,7 @@ from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -141,6 +142,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.kernels,
         setup.transformers,
         setup.is_reentrant,
+        setup.offload_checkpoints,
+        is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         workload.platform,
     )

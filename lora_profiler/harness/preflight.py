@@ -151,6 +151,11 @@ def refuse(
             " here and not run; to measure take --transformers 5, and leave out --kernels,"
             " --fast-lora and --lora-kernels."
         )
+    if setup.offload_checkpoints:
+        raise UsageError(
+            "Unsloth's offloaded checkpoints are predicted here and not run; leave out"
+            " --offload-checkpoints to measure."
+        )
     if setup.is_flash_attention_2:
         raise UsageError(
             "FlashAttention 2 is predicted here and not run; take --attention flash, torch's own."

@@ -8,6 +8,7 @@ from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.lora_kernels import check_lora_kernels
 from lora_profiler.support.losses import check_loss
+from lora_profiler.support.offloading import check_offloading
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
@@ -61,6 +62,7 @@ def check_model(workload: Workload) -> None:
     check_packing(workload)
     check_kernels(workload)
     check_lora_kernels(workload)
+    check_offloading(workload)
     check_generation(workload)
 
 
