@@ -138,6 +138,19 @@ class TrainOptions:
             words="{}",
         ),
     )
+    optimizer_in_bwd: bool = field(
+        default=False,
+        metadata=option(
+            "Each tensor is stepped, and its gradient let go, as soon as backward has made it, as"
+            " torchtune's optimizer_in_bwd.",
+            added=25,
+            group="optimizer",
+            label="Steps in backward",
+            tip="Each tensor is stepped, and its gradient let go, as soon as backward has made it.",
+            words="steps in backward|steps after backward",
+            heading="steps in backward",
+        ),
+    )
     checkpointing: bool = field(
         default=False,
         metadata=option(

@@ -43,6 +43,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         repeats_always=repeats_heads(workload),
         reentrant=setup.is_reentrant,
+        steps_in_backward=setup.optimizer_in_bwd,
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,
         attended=_attended(setup),

@@ -37,7 +37,10 @@ def inside_layers(
 
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation
-        they exist already."""
+        they exist already. What steps in backward leaves a tied head's, which waits for the
+        embedding's."""
+        if workload.setup.optimizer_in_bwd:
+            return _tied_gradient(forward, workload)
         if shards.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
         if shards.gradients_stay:
@@ -81,6 +84,8 @@ def inside_layers(
         if forward.chunks and (workload.setup.accumulation == 1 or shards.is_sharded)
         else ZERO
     )
+    if workload.setup.optimizer_in_bwd:
+        from_chunks = from_chunks and _tied_gradient(forward, workload)
     ahead: list[Candidate] = []
     last = [
         candidate(
@@ -150,6 +155,15 @@ def inside_layers(
     return {name: largest_of(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
 
 
+def _tied_gradient(forward: ForwardPass, workload: Workload) -> Polynomial:
+    """Bytes of the gradient of a head that is the embedding too."""
+    name = workload.model.output_embedding
+    head = next((module for full, module in workload.model.modules() if full == name), None)
+    if head is None or head.weights[0].tied_to is None:
+        return ZERO
+    return constant(head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype])
+
+
 def _embedding_backward(
     forward: ForwardPass,
     shards: ShardState,
@@ -163,28 +177,19 @@ def _embedding_backward(
     embedding's in. With accumulation all gradients are there from before, and the embedding's fresh
     one is made beside them.
     """
-    head = next(
-        (
-            module
-            for name, module in workload.model.modules()
-            if name == workload.model.output_embedding
-        ),
-        None,
-    )
-    tied = head is not None and head.weights[0].tied_to is not None
+    size = _tied_gradient(forward, workload)
     owned = bool(forward.head.cached) or forward.chunks is not None
-    size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
     gradients, unreduced = shards.state.gradient_bytes, ZERO
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head_gradient_bytes - size
-    if workload.setup.accumulation > 1 or shards.gradients_stay:
+    if workload.setup.accumulation > 1 or shards.gradients_stay or workload.setup.optimizer_in_bwd:
         gradients = ZERO
         if not shards.is_sharded:  # else it is among the unreduced
             unreduced = constant(
                 max(node.gradients.evaluate(1, 1, 1) for node in forward.embed.nodes)
             )
-    hidden, tied_sum = forward.embed.output.bytes + size, constant(0 if owned else 2 * size)
+    hidden, tied_sum = forward.embed.output.bytes + size, ZERO if owned else size * 2
     return [
         candidate(
             beside(running, shards.in_embedding),

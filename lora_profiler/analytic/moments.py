@@ -75,6 +75,8 @@ def moments(
     in_graph = kept.held - leaf_beside(forward, workload) if setup.is_reentrant else ZERO
     in_loss = loss_candidates(forward, kept, shards, ahead, running, setup)
     given = gradients if shards.stepped_gradients is None else shards.stepped_gradients
+    if setup.optimizer_in_bwd:
+        given = ZERO
     step = [
         candidate(
             base | {"gradients": ZERO},

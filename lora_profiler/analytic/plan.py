@@ -117,6 +117,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.optimizer,
         setup.optimizer_impl,
         setup.optimizer_rank,
+        setup.optimizer_in_bwd,
         setup.checkpointing,
         setup.attention,
         setup.device,

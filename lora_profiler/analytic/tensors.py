@@ -101,7 +101,8 @@ class Rules(NamedTuple):
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
     fms-acceleration's, `lora_kernels`: axolotl's; `freezes_a`: B alone trains. `nested_scales`:
     those of 4-bit weights are quantised too. `repeats_always`: keys and values are repeated before
-    any kernel of attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
+    any kernel of attention. `reentrant`: layers are checkpointed by that kind; `steps_in_backward`:
+    gradients of parameters go as they come. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
     """
@@ -131,6 +132,7 @@ class Rules(NamedTuple):
     nested_scales: bool = False
     repeats_always: bool = False
     reentrant: bool = False
+    steps_in_backward: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()
     transformers: Transformers = "5"
     attended: Polynomial = S * S

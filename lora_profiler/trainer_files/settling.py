@@ -50,6 +50,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
+    if usual.get("optimizer_in_bwd"):
+        options["optimizer_in_bwd"] = False
+        what = "an optimizer that steps in the backward pass of several ranks"
+        yield instead(file, "optimizer_in_bwd", True, False, what)
     kernels = usual.get("lora_kernels", "peft")
     if "full" not in methods and kernels != "peft" and options["sharding"] in SHARDED_APART:
         options["lora_kernels"] = "peft"

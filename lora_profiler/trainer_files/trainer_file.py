@@ -177,7 +177,7 @@ def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
     return True
 
 
-def instead(file: str, option: str, value: str, nearest: str, what: str) -> KeyReading:
+def instead(file: str, option: str, value: Any, nearest: Any, what: str) -> KeyReading:
     """A reading of what the stack or a key asks for and the nearest stands for; memory is saved by
     what is left out."""
     return KeyReading(

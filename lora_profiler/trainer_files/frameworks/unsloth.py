@@ -25,7 +25,6 @@ from lora_profiler.trainer_files.meaning import (
     text,
 )
 
-
 LEAST_OFFLOADED_LENGTH = 512
 
 
