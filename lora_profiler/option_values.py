@@ -257,10 +257,10 @@ def _check_scaled(setup: "TrainSetup") -> None:
 
 
 def _check_in_backward(setup: "TrainSetup") -> None:
-    if setup.lora is not None or setup.world_size > 1:
+    if setup.world_size > 1:
         raise UsageError(
-            "an optimizer that steps in backward is known of full training on one device; leave out"
-            " --optimizer-in-bwd."
+            "an optimizer that steps in backward is known of one device; leave out"
+            " --optimizer-in-bwd, or --world-size and --sharding."
         )
     if setup.accumulation > 1:
         raise UsageError(

@@ -172,6 +172,8 @@ def test_every_option_reaches_the_setup() -> None:
         "feedforward_modules": [],
         "oft_block_size": 32,
         "lora_kernels": "peft",
+        "optimizer_in_bwd": False,
+        "offload_checkpoints": False,
     }
 
 

@@ -28,6 +28,7 @@ SETUPS = {
         optimizer="paged_adamw_8bit",
         optimizer_impl="foreach",
     ),
+    "LoRA": replace(BASE, lora=LoraConfig(r=4), checkpointing=True, precision="amp"),
     "SGD": replace(BASE, optimizer="sgd", optimizer_impl="foreach"),
 }
 
@@ -76,7 +77,7 @@ def test_real_steps(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lora": LoraConfig()}, "full training on one device"),
+        ({"world_size": 2, "sharding": "ddp"}, "one device"),
         ({"accumulation": 2}, "another micro-batch"),
         ({"optimizer": "adafactor", "optimizer_impl": "foreach"}, "makes for itself"),
         ({"optimizer_impl": "foreach"}, "makes for itself"),

@@ -35,12 +35,15 @@ def inside_layers(
     per_layer = {id(layer): size for layer, size in kept.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
+    trains_all = workload.setup.lora is None
+    waiting = _tied_gradient(forward, workload) if trains_all else ZERO
+
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation
         they exist already. What steps in backward leaves a tied head's, which waits for the
         embedding's."""
         if workload.setup.optimizer_in_bwd:
-            return _tied_gradient(forward, workload)
+            return waiting
         if shards.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
         if shards.gradients_stay:
@@ -84,8 +87,8 @@ def inside_layers(
         if forward.chunks and (workload.setup.accumulation == 1 or shards.is_sharded)
         else ZERO
     )
-    if workload.setup.optimizer_in_bwd:
-        from_chunks = from_chunks and _tied_gradient(forward, workload)
+    if workload.setup.optimizer_in_bwd and forward.chunks:
+        from_chunks = waiting
     ahead: list[Candidate] = []
     last = [
         candidate(
