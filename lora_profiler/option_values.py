@@ -267,6 +267,11 @@ def _check_in_backward(setup: "TrainSetup") -> None:
             "an optimizer that steps in backward lets no gradient wait for another micro-batch;"
             " take --accumulation 1, or leave out --optimizer-in-bwd."
         )
+    if setup.precision == "amp-float16":
+        raise UsageError(
+            "a scaled loss keeps gradients until they are unscaled, and steps in backward let them"
+            " go; leave out one of --precision amp-float16 and --optimizer-in-bwd."
+        )
     is_foreach = setup.optimizer == "adamw" and setup.optimizer_impl != "fused"
     if is_foreach or setup.optimizer in _WORKING_OPTIMIZERS:
         raise UsageError(

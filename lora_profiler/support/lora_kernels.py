@@ -35,8 +35,8 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
     if setup.transformers != "5":
         return f"are not known with transformers {setup.transformers}"
     widened = base is not None and base.recipe in ("kbit", "kbit-norms")
-    if widened or (setup.precision == "amp" and setup.dtype == "float32"):
-        return "add bfloat16 to what comes in, which is float32 here: torch refuses it"
+    if widened or setup.autocast_dtype not in (None, setup.dtype):
+        return "add to a product what is in another dtype under this autocast: torch refuses it"
     return None
 
 

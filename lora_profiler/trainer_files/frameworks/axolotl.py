@@ -114,15 +114,25 @@ def _liger(value: Any, document: Document) -> Meaning:
     return not_modelled("only some of Liger's kernels, answered without them", "too high")
 
 
+def _all_lora_kernels(document: Document) -> Meaning:
+    """They run with DoRA and in float16 too, of which no rule is."""
+    has_dora = is_on(document.get("peft_use_dora"))
+    if not has_dora and is_off(document.get("fp16")):
+        return Meaning({"lora_kernels": "axolotl"})
+    of = "DoRA" if has_dora else "fp16"
+    what = f"axolotl's LoRA kernels with {of}, answered as PEFT's adapters"
+    return not_modelled(what, "too high", lora_kernels="peft")
+
+
 def _lora_kernel(value: Any, document: Document) -> Meaning:
     """Its LoRA kernels are one option: all three of them."""
     on = [key for key in LORA_KERNELS if is_on(document.get(key))]
     if not on or is_off(document.get("adapter")):
         return Meaning({"lora_kernels": "peft"}) if not on else NOTHING
-    if len(on) == len(LORA_KERNELS):
-        return Meaning({"lora_kernels": "axolotl"})
     if is_off(value):
         return NOTHING
+    if len(on) == len(LORA_KERNELS):
+        return _all_lora_kernels(document)
     what = "only some of axolotl's LoRA kernels, answered with all"
     return not_modelled(what, "too low", lora_kernels="axolotl")
 
@@ -202,7 +212,8 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     named = any(document.get(key) is not None for key in LORA_KERNELS)
     are_off = switched or any(map(is_on, beside)) or in_8_bit or over_fsdp
     if adapter in ("lora", "qlora") and not named:
-        yield "lora_mlp_kernel", Meaning({"lora_kernels": "peft" if are_off else "axolotl"})
+        off = Meaning({"lora_kernels": "peft"})
+        yield "lora_mlp_kernel", off if are_off else _all_lora_kernels(document)
 
 
 def _unquantised_full(document: Document) -> tuple[str, str] | None:
