@@ -40,8 +40,6 @@ _OPTIMIZERS = {
     "paged_adamw": ("paged_adamw_32bit", None),
     "lion_32bit": ("lion", None),
 }
-KERNELS = "axolotl's LoRA kernels"
-"""No option, but named where they are on."""
 _KERNELS = {"sdpa": "auto", "flash_attention_2": "flash_attention_2", "eager": "eager"}
 
 
@@ -113,8 +111,7 @@ def meant(file: TrainerFile) -> Held:
     """The options of the file's question, the stack's defaults beneath."""
     options = {**DEFAULTS, **usual_options(file.stack, file.options), **file.options}
     methods = file.options.get("methods", ())
-    kernels = any(KERNELS in key.missing for key in file.not_modelled)
-    return options | {"method": methods[0] if methods else "full", KERNELS: kernels}
+    return options | {"method": methods[0] if methods else "full"}
 
 
 def _touched(key: str) -> tuple[str, ...]:
@@ -163,7 +160,6 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
                 or (own.fsdp_config and own.fsdp_config.activation_checkpointing)
             ),
             **(dict(_optimizer(own.optimizer)) if own.optimizer else {}),
-            KERNELS: bool(own.lora_mlp_kernel or own.lora_qkv_kernel or own.lora_o_kernel),
         }
         if own.adapter is None or adapter:
             method = "full" if adapter is None else "qlora" if bits else "lora"
@@ -178,6 +174,8 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
             elif isinstance(own.lora_target_modules, list):
                 held["targets"] = _names(own.lora_target_modules)
             held["use_dora"] = bool(own.peft_use_dora)
+            on = own.lora_mlp_kernel or own.lora_qkv_kernel or own.lora_o_kernel
+            held["lora_kernels"] = "axolotl" if on else "peft"
         if (own.gradient_checkpointing_kwargs or {}).get("use_reentrant") is not None:
             held["use_reentrant"] = own.gradient_checkpointing_kwargs["use_reentrant"]
         kernel = own.attn_implementation

@@ -9,12 +9,13 @@ from lora_profiler.option_values import (
     UNMODELLED_ADAPTERS,
     UNMODELLED_BASES,
     Dtype,
+    LoraKernels,
     PeftType,
     QuantType,
     Recipe,
 )
 
-_OF_LORA = ("use_rslora", "use_dora", "fast_lora")
+_OF_LORA = ("use_rslora", "use_dora", "fast_lora", "lora_kernels")
 IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
     "lora": ("feedforward_modules", "oft_block_size"),
     "vera": ("lora_alpha", "feedforward_modules", "oft_block_size", *_OF_LORA),
@@ -211,6 +212,21 @@ class LoraConfig:
             tip="Of OFT: width of each rotation; PEFT takes the nearest divisor of a layer's"
             " input.",
             words="OFT blocks of {}",
+        ),
+    )
+    lora_kernels: LoraKernels = field(
+        default="peft",
+        metadata=option(
+            "axolotl: q, k and v, the attention's output and the MLP as one function each, with"
+            " their adapters, as its lora_qkv_kernel, lora_o_kernel and lora_mlp_kernel.",
+            noun="LoRA kernels",
+            added=25,
+            group="adapter",
+            label="LoRA kernels",
+            tip="axolotl: q, k and v, the attention's output and the MLP as one function each, with"
+            " their adapters.",
+            words="{}'s adapters",
+            heading="{}'s LoRA kernels",
         ),
     )
 

@@ -37,6 +37,7 @@ Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
+LoraKernels = Literal["peft", "axolotl"]
 LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
@@ -64,6 +65,7 @@ QUANT_TITLES: Mapping[str, str] = {
 """As people write them."""
 PeftType = Literal["lora", "vera", "ia3", "oft"]
 
+_WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit")
 UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
     "galore_adafactor": "its averages are sums of rows and columns of what it projects.",
     "galore_adamw_8bit": (
@@ -169,6 +171,8 @@ def check_together(setup: "TrainSetup") -> None:
             "generation is known where each rank has all weights; take --sharding ddp, or leave"
             " out --generation-batch-size."
         )
+    if setup.optimizer_in_bwd:
+        _check_in_backward(setup)
     if setup.quantization is not None and setup.lora is None:
         raise UsageError(
             "a quantised base cannot be trained in full; add a LoRA adapter (method qlora)."
@@ -258,6 +262,31 @@ def _check_scaled(setup: "TrainSetup") -> None:
         raise UsageError(
             "float16 autocast is known of one process and of DDP; take --precision amp, or another"
             " --sharding."
+        )
+
+
+def _check_in_backward(setup: "TrainSetup") -> None:
+    if setup.world_size > 1:
+        raise UsageError(
+            "an optimizer that steps in backward is known of one device; leave out"
+            " --optimizer-in-bwd, or --world-size and --sharding."
+        )
+    if setup.accumulation > 1:
+        raise UsageError(
+            "an optimizer that steps in backward lets no gradient wait for another micro-batch;"
+            " take --accumulation 1, or leave out --optimizer-in-bwd."
+        )
+    if setup.precision == "amp-float16":
+        raise UsageError(
+            "a scaled loss keeps gradients until they are unscaled, and steps in backward let them"
+            " go; leave out one of --precision amp-float16 and --optimizer-in-bwd."
+        )
+    is_foreach = setup.optimizer == "adamw" and setup.optimizer_impl != "fused"
+    if is_foreach or setup.optimizer in _WORKING_OPTIMIZERS:
+        raise UsageError(
+            "what each step in backward makes for itself is known of fused AdamW, of SGD and of"
+            " bitsandbytes' optimizers, which make nothing; take one of them, or leave out"
+            " --optimizer-in-bwd."
         )
 
 

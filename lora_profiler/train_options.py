@@ -138,6 +138,19 @@ class TrainOptions:
             words="{}",
         ),
     )
+    optimizer_in_bwd: bool = field(
+        default=False,
+        metadata=option(
+            "Each tensor is stepped, and its gradient let go, as soon as backward has made it, as"
+            " torchtune's optimizer_in_bwd.",
+            added=25,
+            group="optimizer",
+            label="Steps in backward",
+            tip="Each tensor is stepped, and its gradient let go, as soon as backward has made it.",
+            words="steps in backward|steps after backward",
+            heading="steps in backward",
+        ),
+    )
     checkpointing: bool = field(
         default=False,
         metadata=option(
@@ -158,6 +171,20 @@ class TrainOptions:
             label="Reentrant checkpointing",
             tip="The Trainer's kind until transformers 5: a layer runs again to its end.",
             words="reentrant|non-reentrant",
+        ),
+    )
+    offload_checkpoints: bool = field(
+        default=False,
+        metadata=option(
+            "Inputs of checkpointed layers wait in the host's memory, as of Unsloth's"
+            " use_gradient_checkpointing='unsloth': the last layer's stays, and two buffers that"
+            " the others come back to.",
+            added=25,
+            group="batch",
+            label="Checkpoints on the host",
+            tip="Inputs of checkpointed layers wait in the host's memory, as Unsloth does it.",
+            words="offloaded checkpoints|checkpoints on the device",
+            heading="checkpoints on the host",
         ),
     )
     attention: Attention = field(

@@ -22,7 +22,8 @@ class TrainSetup(TrainOptions):
     `batch_size` is the micro-batch, `seq_len` its padded length in tokens. `dtype` is that of the
     base weights; `precision` "amp" runs the forward pass under bfloat16 autocast, "amp-float16"
     under float16's, with the loss scaled. `checkpointing` is one segment a layer, non-reentrant
-    without `use_reentrant`.
+    without `use_reentrant`; `offload_checkpoints` is Unsloth's reentrant kind, whose layers' inputs
+    wait on the host.
 
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
@@ -120,8 +121,9 @@ class TrainSetup(TrainOptions):
 
     @property
     def is_reentrant(self) -> bool:
-        """Whether layers are checkpointed, by the reentrant kind."""
-        return self.checkpointing and self.use_reentrant
+        """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
+        is."""
+        return self.checkpointing and (self.use_reentrant or self.offload_checkpoints)
 
     @property
     def is_packed(self) -> bool:

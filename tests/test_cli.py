@@ -174,6 +174,9 @@ def test_every_option_reaches_the_setup() -> None:
         "peft_type": "lora",
         "feedforward_modules": [],
         "oft_block_size": 32,
+        "lora_kernels": "peft",
+        "optimizer_in_bwd": False,
+        "offload_checkpoints": False,
     }
 
 

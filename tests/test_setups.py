@@ -49,6 +49,7 @@ BESIDE = {
     "world_size": {"sharding": "ddp"},
     "feedforward_modules": {"peft-type": "ia3", "precision": "amp"},
     "oft_block_size": {"peft-type": "oft"},
+    "optimizer_in_bwd": {"optimizer": "sgd"},
 }
 """What an option needs beside it."""
 
@@ -74,7 +75,7 @@ def test_every_option_reaches_its_field_from_the_command_line_and_from_a_link(na
     params = {name.replace("_", "-"): text, **BESIDE.get(name, {})}
     arguments = []
     for parameter, written in params.items():
-        if SETUP_OPTIONS[name].kind == "switch":
+        if written in ("yes", "no"):
             arguments.append("--" + ("" if written == "yes" else "no-") + parameter)
         else:
             arguments += ["--" + parameter, written]
@@ -107,6 +108,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("peft_type", "feedforward_modules", "oft_block_size"),
         *("generation_batch_size", "max_completion_length", "optimizer_rank"),
         *("images", "image_size"),
+        *("lora_kernels", "optimizer_in_bwd", "offload_checkpoints"),
     ]
 
 

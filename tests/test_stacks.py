@@ -297,8 +297,8 @@ def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) 
         "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets sequence length,",
         "  dtype, precision, optimizer implementation, checkpointing, loss, rank, alpha,",
     ]
-    axolotl = run(*asked[:1], "--trainer", "axolotl", *asked[3:])
-    assert "LoRA r32: an estimate, since the loop holds what is not priced" in axolotl.stdout
+    unsloth = run(*asked[:1], "--trainer", "unsloth", *asked[3:])
+    assert "LoRA r16: an estimate, since the loop holds what is not priced" in unsloth.stdout
     assert detailed.stdout.splitlines()[4:7] == [
         "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets 1,024 tokens, float32"
         " weights, amp",

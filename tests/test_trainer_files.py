@@ -177,6 +177,7 @@ def test_axolotl(read: Any) -> None:
         "precision": "amp",
         "checkpointing": True,
         "attention": "flash_attention_2",
+        "lora_kernels": "peft",
     }
     assert {key.key: key.direction for key in file.not_modelled} == {
         "activation_offloading": "too high"
@@ -205,11 +206,17 @@ def test_what_axolotl_takes_where_nothing_is_said(read: Any) -> None:
 
 def test_axolotl_switches_its_kernels_on_where_nothing_is_said(read: Any) -> None:
     silent = AXOLOTL.replace("lora_mlp_kernel: false\n", "")
-    assert keys(read(silent))["lora_mlp_kernel"].direction == "too high"
-    assert "lora_mlp_kernel" not in keys(read(silent + "rl: dpo\n"))
+    assert read(silent).options["lora_kernels"] == "axolotl"
+    assert read(AXOLOTL).options["lora_kernels"] == "peft"
+    assert read(silent + "rl: dpo\n").options["lora_kernels"] == "peft"
     sharded = silent + "fsdp_config:\n  fsdp_version: 2\n"
-    assert "lora_mlp_kernel" not in keys(read(sharded))
-    assert "lora_mlp_kernel" in keys(read(sharded + "fsdp_version: 2\n"))
+    assert read(sharded).options["lora_kernels"] == "peft"
+    row = keys(read(sharded + "fsdp_version: 2\n"))["lora_kernels"]  # of which no rule is
+    assert row.options == {"lora_kernels": "peft"} and row.direction == "too high"
+    named = "".join(f"lora_{part}_kernel: true\n" for part in ("mlp", "qkv", "o"))
+    assert read(silent + named).options["lora_kernels"] == "axolotl"
+    some = keys(read(silent + "lora_mlp_kernel: true\n"))["lora_mlp_kernel"]
+    assert some.missing.startswith("only some of axolotl's LoRA kernels")
 
 
 def test_evaluation_has_a_batch_of_its_own(read: Any) -> None:
@@ -224,11 +231,14 @@ def test_evaluation_has_a_batch_of_its_own(read: Any) -> None:
 def test_kernels_that_are_not_known_of_a_model_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     liger = "".join(f"liger_{key}: true\n" for key in ("rope", "rms_norm", "glu_activation"))
-    path.write_text(AXOLOTL.replace("NousResearch/Llama-3.2-1B", "google/gemma-3-1b-it") + liger)
+    asked = AXOLOTL.replace("lora_mlp_kernel: false\n", "") + liger
+    path.write_text(asked.replace("NousResearch/Llama-3.2-1B", "microsoft/Phi-3-mini-4k-instruct"))
     done = lora_profile(str(path), "--format", "json")
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["setup"]["kernels"] == "transformers"
-    assert "Liger's kernels on gemma3_text" in "\n".join(prediction["assumptions"])
+    assert prediction["setup"]["lora_kernels"] == "peft"
+    for kernels in ("Liger's kernels", "axolotl's LoRA kernels"):
+        assert f"{kernels} on phi3" in "\n".join(prediction["assumptions"])
 
 
 def test_llamafactory(read: Any) -> None:
@@ -280,7 +290,7 @@ def test_methods_that_are_options(read: Any, name: str, option: str) -> None:
     row = keys(file)["peft_init_lora_weights"]
     assert row.state == "costs nothing" and "once, before training" in row.note
     assert keys(read(IN_8_BIT.format("gaussian", name)))["peft_init_lora_weights"].note == ""
-    assert {row.key for row in file.not_modelled} <= {"lora_mlp_kernel"}
+    assert file.not_modelled == ()
 
 
 FULL_BY_LLAMAFACTORY = """
@@ -394,7 +404,7 @@ def test_a_notebook_of_unsloth(read: Any) -> None:
     assert file.options["seq_len"] == 1024
     assert file.options["targets"] == "q_proj,v_proj"
     assert file.options["checkpointing"] is True
-    assert keys(file)["use_gradient_checkpointing"].direction == "too high"
+    assert keys(file)["use_gradient_checkpointing"].options["offload_checkpoints"] is True
     assert read(NOTEBOOK.replace("%%capture\n", ""), "train.py").options == file.options
 
 
@@ -617,6 +627,7 @@ VALUES: dict[str, list[Any]] = {
     "use_reentrant": [False, True],
     "loss": ["plain", "chunked", "fused", "cce", "triton", "torchtune"],
     "kernels": ["transformers", "liger"],
+    "lora_kernels": ["peft", "peft", "axolotl"],
 }
 LIKELY = {
     "peft": {

@@ -11,6 +11,7 @@ from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.support.generations import shifts_logits
+from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.workload import TrainSetup, Workload
 
 RNG_STATE_BYTES = 5056
@@ -24,7 +25,7 @@ class Activations(NamedTuple):
     being saved, `masks` and autocast's `cached` weights only until the forward pass is over.
 
     `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under
-    checkpointing.
+    checkpointing. `last_input` is the last layer's, where the others' wait on the host.
     """
 
     embed: Polynomial
@@ -39,6 +40,7 @@ class Activations(NamedTuple):
     scalars: Polynomial
     masks: Polynomial
     cached: Polynomial
+    last_input: Polynomial | None
 
     @property
     def saved(self) -> Polynomial:
@@ -48,6 +50,8 @@ class Activations(NamedTuple):
 
     @property
     def stack(self) -> Polynomial:
+        if self.last_input is not None:
+            return self.last_input
         return total(size * len(layer.indices) for layer, size in self.layers)
 
 
@@ -97,7 +101,7 @@ def activations(
             shared["attention_mask"] = mask(used)
         else:
             held = held + mask(used)
-        held = held + forward.leaf_copy
+        held = held + leaf_beside(forward, workload)
     ids = total(s.bytes for s in forward.embed.saved if s.role == "input")
     has_labels = setup.is_packed or setup.is_padded  # else they are the ids
     given = TOKENS * 8 if has_labels or ids == ZERO else ZERO
@@ -130,7 +134,16 @@ def activations(
         scalars=_host_scalars(forward, setup),
         masks=mask(used | set(family.masks(config))),
         cached=_cached(forward, setup.checkpointing),
+        last_input=forward.layers[0].run.input.bytes if is_offloaded(workload) else None,
     )
+
+
+def leaf_beside(forward: ForwardPass, workload: Workload) -> Polynomial:
+    """Bytes of the leaf that autograd holds beside what layers keep: where their inputs are moved
+    to the host, the embeddings' output is no layer's any more."""
+    if forward.leaf is not None and is_offloaded(workload):
+        return forward.leaf.bytes
+    return forward.leaf_copy
 
 
 def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial:

@@ -35,9 +35,15 @@ def inside_layers(
     per_layer = {id(layer): size for layer, size in kept.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
+    trains_all = workload.setup.lora is None
+    waiting = _tied_gradient(forward, workload) if trains_all else ZERO
+
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation
-        they exist already."""
+        they exist already. What steps in backward leaves a tied head's, which waits for the
+        embedding's."""
+        if workload.setup.optimizer_in_bwd:
+            return waiting
         if shards.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
         if shards.gradients_stay:
@@ -58,6 +64,8 @@ def inside_layers(
         return forward.head_gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
+        if kept.last_input is not None:
+            return kept.last_input if below == forward.num_layers else ZERO
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
 
     def found(
@@ -79,6 +87,8 @@ def inside_layers(
         if forward.chunks and (workload.setup.accumulation == 1 or shards.is_sharded)
         else ZERO
     )
+    if workload.setup.optimizer_in_bwd and forward.chunks:
+        from_chunks = waiting
     ahead: list[Candidate] = []
     last = [
         candidate(
@@ -119,10 +129,12 @@ def inside_layers(
                 {"gradients": made(above=index), "logits_and_loss": of_loss},
             )
             within = [size + unreduced for size in run.backward_candidates]
-            where += found(running, index, within, checkpoint, sent, **extra)
+            came_back = kept.last_input is not None and index < forward.num_layers - 1
+            buffered = run.input.bytes if came_back else ZERO  # it lies where buffers are counted
+            where += found(running, index, within, checkpoint - buffered, sent, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
-                rerun = run.input.bytes + run.waiting_gradients + state
+                rerun = run.input.bytes - buffered + run.waiting_gradients + state
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first += _embedding_backward(forward, shards, running, workload)
@@ -146,6 +158,15 @@ def inside_layers(
     return {name: largest_of(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
 
 
+def _tied_gradient(forward: ForwardPass, workload: Workload) -> Polynomial:
+    """Bytes of the gradient of a head that is the embedding too."""
+    name = workload.model.output_embedding
+    head = next((module for full, module in workload.model.modules() if full == name), None)
+    if head is None or head.weights[0].tied_to is None:
+        return ZERO
+    return constant(head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype])
+
+
 def _embedding_backward(
     forward: ForwardPass,
     shards: ShardState,
@@ -159,28 +180,19 @@ def _embedding_backward(
     embedding's in. With accumulation all gradients are there from before, and the embedding's fresh
     one is made beside them.
     """
-    head = next(
-        (
-            module
-            for name, module in workload.model.modules()
-            if name == workload.model.output_embedding
-        ),
-        None,
-    )
-    tied = head is not None and head.weights[0].tied_to is not None
+    size = _tied_gradient(forward, workload)
     owned = bool(forward.head.cached) or forward.chunks is not None
-    size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
     gradients, unreduced = shards.state.gradient_bytes, ZERO
     if shards.is_sharded:
         gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head_gradient_bytes - size
-    if workload.setup.accumulation > 1 or shards.gradients_stay:
+    if workload.setup.accumulation > 1 or shards.gradients_stay or workload.setup.optimizer_in_bwd:
         gradients = ZERO
         if not shards.is_sharded:  # else it is among the unreduced
             unreduced = constant(
                 max(node.gradients.evaluate(1, 1, 1) for node in forward.embed.nodes)
             )
-    hidden, tied_sum = forward.embed.output.bytes + size, constant(0 if owned else 2 * size)
+    hidden, tied_sum = forward.embed.output.bytes + size, ZERO if owned else size * 2
     return [
         candidate(
             beside(running, shards.in_embedding),

@@ -158,7 +158,8 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
         whole = size.evaluate(*at) if checkpointing else 0
         for index in layer.indices:
             name = f"{plan.family.stack}.{index}"
-            note(name, whole, 0)
+            waits = plan.kept.last_input is not None and index < plan.forward.num_layers - 1
+            note(name, 0 if waits else whole, 0)
             for scope, (saved, flops) in scopes.items():
                 note(f"{name}.{scope}" if scope else name, saved, flops)
     note("attention_mask" if checkpointing else "rotary_emb", plan.kept.shared.evaluate(*at), 0)

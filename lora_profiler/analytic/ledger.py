@@ -143,6 +143,7 @@ class Ledger:
         sizes: tuple[Polynomial, ...] = (),
         beside: tuple[Tensor, ...] = (),
         lowers: tuple[Tensor, ...] = (),
+        behind: tuple[Node, ...] = (),
     ) -> None:
         kept: list[Storage] = []
         requires_grad = outputs[0].requires_grad
@@ -168,6 +169,7 @@ class Ledger:
                 sizes=sizes,
                 beside=beside,
                 lowers=lowers,
+                behind=behind,
             )
         )
 

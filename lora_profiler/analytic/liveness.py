@@ -78,16 +78,21 @@ def _promoted(node: Node) -> Polynomial:
 
 
 def backward_bytes(
-    nodes: Sequence[Node], output: Tensor, *, keeps_gradient: bool = False
+    nodes: Sequence[Node],
+    output: Tensor,
+    *,
+    keeps_gradient: bool = False,
+    keeps_parameters: bool = True,
 ) -> tuple[Polynomial, ...]:
     """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is,
     parameters left out.
 
     Counted are saved tensors of these nodes (shared ones left out), activation gradients and the
     parameter gradients that these nodes leave behind. `output` is the tensor whose gradient arrives
-    first; `keeps_gradient`: somebody else holds that one until the end.
+    first; `keeps_gradient`: somebody else holds that one until the end. Without `keeps_parameters`
+    those of parameters go as soon as they are there.
     """
-    return undominated(_backward(nodes, output, keeps_gradient)[0])
+    return undominated(_backward(nodes, output, keeps_gradient, keeps_parameters)[0])
 
 
 def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
@@ -98,7 +103,10 @@ def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
 
 
 def _backward(
-    nodes: Sequence[Node], output: Tensor, keeps_gradient: bool = False
+    nodes: Sequence[Node],
+    output: Tensor,
+    keeps_gradient: bool = False,
+    keeps_parameters: bool = True,
 ) -> tuple[list[Polynomial], Polynomial]:
     """(live bytes at every node, live bytes at the end) of `backward_bytes`."""
     users: dict[Storage, int] = {}
@@ -115,6 +123,10 @@ def _backward(
         arrived = [pending.pop(t) for t in node.outputs if t in pending]
         if not arrived:
             continue
+        if node.behind:
+            x = node.inputs[0]
+            inside = forward_bytes(node.behind, x, x, stop=len(node.behind), promotes=False)
+            candidates += [live + size for size in inside]
         made = ZERO
         sums: list[tuple[Tensor, bool]] = []
         for tensor in node.inputs:
@@ -131,7 +143,10 @@ def _backward(
             if not passes_on:
                 made = made + tensor.bytes
         live = live + made + node.gradients
-        candidates.append(live + node.workspace)
+        if not node.behind:  # else what it saved is let go before gradients are converted
+            candidates.append(live + node.workspace)
+        if not keeps_parameters:
+            live = live - node.gradients
 
         for storage in node.saved:
             if storage in users:

@@ -7,7 +7,7 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant
-from lora_profiler.analytic.activations import Activations, shifted_of, smoothing_of
+from lora_profiler.analytic.activations import Activations, leaf_beside, shifted_of, smoothing_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
@@ -18,6 +18,7 @@ from lora_profiler.analytic.optimizers import step_temporary_candidates, total_s
 from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import (
     batch_columns,
@@ -27,6 +28,7 @@ from lora_profiler.support.library_memory import (
     pass_scalar_bytes,
     scaler_holds,
 )
+from lora_profiler.support.offloading import LEAST_OFFLOADED, is_offloaded
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -47,7 +49,8 @@ def moments(
             buffer_bytes(family, workload) * (1 + has_reference(setup))
             + code_book_bytes(setup)
             + scaler.lasting
-        ),
+        )
+        + checkpoint_buffer_bytes(forward, workload),
         "gradients": gradients if shards.gradients_stay else ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
         "inputs": ZERO,
@@ -69,9 +72,11 @@ def moments(
     running = merged(in_pass, {"logits_and_loss": output + scaler.backward})
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
-    in_graph = kept.held - forward.leaf_copy if setup.is_reentrant else ZERO
+    in_graph = kept.held - leaf_beside(forward, workload) if setup.is_reentrant else ZERO
     in_loss = loss_candidates(forward, kept, shards, ahead, running, setup)
     given = gradients if shards.stepped_gradients is None else shards.stepped_gradients
+    if setup.optimizer_in_bwd:
+        given = ZERO
     step = [
         candidate(
             base | {"gradients": ZERO},
@@ -89,6 +94,15 @@ def moments(
         "optimizer_step": tuple(step),
         **inside_layers(forward, kept, shards, ahead, running, workload),
     }
+
+
+def checkpoint_buffer_bytes(forward: ForwardPass, workload: Workload) -> Polynomial:
+    """Two buffers, to which layers' inputs come back from the host; each as long as one of them."""
+    if not workload.setup.offload_checkpoints or not workload.setup.checkpointing:
+        return ZERO
+    x = forward.layers[0].run.input
+    least = constant(LEAST_OFFLOADED * ITEMSIZE[x.dtype])
+    return (x.bytes if is_offloaded(workload) else least) * 2
 
 
 def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Polynomial]:

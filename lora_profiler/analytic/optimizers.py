@@ -95,15 +95,21 @@ def _factored(tensor: TrainableTensor) -> Polynomial:
 
 def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> Polynomial:
     """Bytes of all states. bitsandbytes' 8-bit optimizers share two code books among their tensors,
-    made in host memory, of which each comes to the device with the first state that needs it."""
+    made in host memory, of which each comes to the device with the first state that needs it; one
+    that steps in backward is an optimizer of its own, with its own books."""
     result = total(state_bytes(tensor, setup) * count for tensor, count in trainable.items())
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     if made is None or made.bits == 32 or made.package == "torchao":
         return result
     if setup.device == "cpu":
         return result + 2 * made.code_book_bytes
-    needed = any(_on(made, tensor).quantises(_numel(tensor, setup)) for tensor in trainable)
-    return result + (made.states * made.code_book_bytes if needed else 0)
+    needed = sum(
+        count
+        for tensor, count in trainable.items()
+        if _on(made, tensor).quantises(_numel(tensor, setup))
+    )
+    owners = needed if setup.optimizer_in_bwd else min(needed, 1)
+    return result + owners * made.states * made.code_book_bytes
 
 
 def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Polynomial, ...]:

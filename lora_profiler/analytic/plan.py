@@ -28,6 +28,7 @@ from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -103,6 +104,7 @@ def plan_for(workload: Workload) -> Plan:
                 lora.adapter_dtype,
                 lora.use_dora,
                 lora.fast_lora,
+                lora.lora_kernels,
                 lora.peft_type,
                 lora.feedforward_modules,
                 lora.oft_block_size,
@@ -115,6 +117,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.optimizer,
         setup.optimizer_impl,
         setup.optimizer_rank,
+        setup.optimizer_in_bwd,
         setup.checkpointing,
         setup.attention,
         setup.device,
@@ -140,6 +143,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.kernels,
         setup.transformers,
         setup.is_reentrant,
+        setup.offload_checkpoints,
+        is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         workload.platform,
     )

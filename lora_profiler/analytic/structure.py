@@ -55,6 +55,7 @@ class Run:
     scalars: int
     cached: tuple[Storage, ...]
     reentrant: bool = False
+    steps_in_backward: bool = False
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -71,7 +72,12 @@ class Run:
 
     @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        found = backward_bytes(self.nodes, self.output, keeps_gradient=self.reentrant)
+        found = backward_bytes(
+            self.nodes,
+            self.output,
+            keeps_gradient=self.reentrant,
+            keeps_parameters=not self.steps_in_backward,
+        )
         if not self.reentrant:
             return found
         return tuple(size + self.output.bytes for size in found)
@@ -219,6 +225,7 @@ def forward_pass(
                     op.scalars,
                     _copies(op),
                     rules.reentrant,
+                    rules.steps_in_backward,
                 )
             )
         layer.indices.append(index)
@@ -241,7 +248,16 @@ def forward_pass(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows
             )
         logits = chunks.hidden
-    head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars, _copies(op))
+    head = Run(
+        op.nodes,
+        op.saved,
+        start,
+        logits,
+        promotes,
+        op.scalars,
+        _copies(op),
+        steps_in_backward=rules.steps_in_backward,
+    )
     return ForwardPass(
         embed=embed,
         leaf=leaf,

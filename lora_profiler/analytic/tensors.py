@@ -61,7 +61,8 @@ class Node:
     `op` names the operator, after torch where it is one of torch's, and decides which kernels run
     (`kernels/`). A product has `sizes` (batches, m, n, k); `beside` is what the kernel reads but no
     gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are weights
-    that autocast copies for this node alone."""
+    that autocast copies for this node alone. `behind` is what its backward runs where that is a
+    program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
 
     module: str
     inputs: tuple[Tensor, ...]
@@ -79,6 +80,7 @@ class Node:
     sizes: tuple[Polynomial, ...] = ()
     beside: tuple[Tensor, ...] = ()
     lowers: tuple[Tensor, ...] = ()
+    behind: tuple["Node", ...] = ()
 
 
 class Rules(NamedTuple):
@@ -97,8 +99,10 @@ class Rules(NamedTuple):
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
-    fms-acceleration's; `freezes_a`: B alone trains. `repeats_always`: keys and values are repeated
-    before any kernel of attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
+    fms-acceleration's, `lora_kernels`: axolotl's; `freezes_a`: B alone trains. `nested_scales`:
+    those of 4-bit weights are quantised too. `repeats_always`: keys and values are repeated before
+    any kernel of attention. `reentrant`: layers are checkpointed by that kind; `steps_in_backward`:
+    gradients of parameters go as they come. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
     """
@@ -124,8 +128,11 @@ class Rules(NamedTuple):
     fused_norms: bool = False
     fast_lora: bool = False
     freezes_a: bool = False
+    lora_kernels: bool = False
+    nested_scales: bool = False
     repeats_always: bool = False
     reentrant: bool = False
+    steps_in_backward: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()
     transformers: Transformers = "5"
     attended: Polynomial = S * S

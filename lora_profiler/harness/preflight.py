@@ -149,11 +149,17 @@ def refuse(
     if (
         setup.transformers != "5"
         or setup.kernels in ("foak", "litgpt-2023")
-        or (lora and lora.fast_lora)
+        or (lora and (lora.fast_lora or lora.lora_kernels != "peft"))
     ):
         raise UsageError(
-            "older versions of libraries and fms-acceleration's kernels are predicted here and not"
-            " run; to measure take --transformers 5, and leave out --kernels and --fast-lora."
+            "older versions of libraries, fms-acceleration's and axolotl's kernels are predicted"
+            " here and not run; to measure take --transformers 5, and leave out --kernels,"
+            " --fast-lora and --lora-kernels."
+        )
+    if setup.offload_checkpoints:
+        raise UsageError(
+            "Unsloth's offloaded checkpoints are predicted here and not run; leave out"
+            " --offload-checkpoints to measure."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

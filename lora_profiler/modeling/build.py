@@ -103,6 +103,12 @@ def build_model(
                 from lora_profiler.modeling.foak import with_fast_lora
 
                 with_fast_lora(model)
+            if setup.lora.lora_kernels == "axolotl":
+                from lora_profiler.modeling.lora_kernels import with_lora_kernels
+
+                text = model.config.get_text_config()
+                name = "hidden_act" if hasattr(text, "hidden_act") else "hidden_activation"
+                with_lora_kernels(model, getattr(text, name))
         if setup.transformers != "5":
             from lora_profiler.modeling.generations import with_older_loss
 

@@ -73,22 +73,27 @@ class _FastLora(torch.autograd.Function):
         )
 
 
+def base_weight(packed: Any) -> Callable[[], Tensor]:
+    """What gives the weight of a base layer in the compute dtype, unpacked in each call where it is
+    in 4 bit."""
+
+    def weight() -> Tensor:
+        import bitsandbytes.functional as bnb
+
+        state = getattr(packed, "quant_state", None)
+        if state is None:
+            return packed.data  # type: ignore[no-any-return]
+        return bnb.dequantize_4bit(packed.data, state).view(state.shape)
+
+    return weight
+
+
 def with_fast_lora(model: nn.Module) -> None:
     """PEFT's linear layers run base and adapter as one function."""
-    import bitsandbytes.functional as bnb
-
     for module in model.modules():
         if not hasattr(module, "lora_A") or not hasattr(module, "base_layer"):
             continue
-        packed = module.base_layer.weight  # type: ignore[union-attr]
-
-        def weight(packed: Any = packed) -> Tensor:
-            state = getattr(packed, "quant_state", None)
-            return (
-                packed.data
-                if state is None
-                else bnb.dequantize_4bit(packed.data, state).view(state.shape)
-            )
+        weight = base_weight(module.base_layer.weight)  # type: ignore[union-attr]
 
         def forward(self: Any, x: Tensor, weight: Callable[[], Tensor] = weight) -> Tensor:
             drop = self.lora_dropout["default"]

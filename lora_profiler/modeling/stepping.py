@@ -1,7 +1,7 @@
 """The parts of one training step that depend on the setup: the optimizer, the loss, and the
 attention kernel."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -35,6 +35,38 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
     Raises UnbuildableError where its library is missing.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if setup.optimizer_in_bwd:
+        return SteppingInBackward(parameters, lambda tensor: _made(model, [tensor], setup))
+    return _made(model, parameters, setup)
+
+
+class SteppingInBackward(torch.optim.Optimizer):
+    """An optimizer for each tensor, which steps and lets the gradient go as soon as that is there
+    (torchtune 0.7 `training/memory.py`, register_optim_in_bwd_hooks)."""
+
+    def __init__(
+        self,
+        parameters: list[torch.nn.Parameter],
+        make: Callable[[torch.nn.Parameter], torch.optim.Optimizer],
+    ) -> None:
+        super().__init__(parameters, {})
+        self._each = {tensor: make(tensor) for tensor in parameters}
+        for tensor, own in self._each.items():
+            own.state = self.state
+            tensor.register_post_accumulate_grad_hook(self._step)  # type: ignore[no-untyped-call]
+
+    def _step(self, tensor: torch.Tensor) -> None:
+        own = self._each[tensor]  # type: ignore[index]
+        own.step()
+        own.zero_grad(set_to_none=True)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing is left to do."""
+
+
+def _made(
+    model: torch.nn.Module, parameters: list[torch.nn.Parameter], setup: TrainSetup
+) -> torch.optim.Optimizer:
     implementation: dict[str, Any] = {
         "foreach": setup.optimizer_impl == "foreach",
         "fused": setup.optimizer_impl == "fused",

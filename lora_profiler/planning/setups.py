@@ -15,6 +15,7 @@ from lora_profiler.stacks.stack import Stack
 from lora_profiler.stacks.trainer import Trainer, check_able, spelled
 from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_of
+from lora_profiler.support.lora_kernels import why_no_lora_kernels
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -105,8 +106,18 @@ def setups(
             setup = _setup(model, method, written, given, platform)
         except UsageError as e:
             raise UsageError(f"{e}{_whose(stack, own, str(e))}") from e
+        if "lora_kernels" not in given:
+            setup = _with_able_kernels(model, setup)
         made.append(trainer.laid_out(setup))
     return made
+
+
+def _with_able_kernels(model: ModelSpec, setup: TrainSetup) -> TrainSetup:
+    """A trainer's own LoRA kernels only where they go with the rest."""
+    lora = setup.lora
+    if lora is None or lora.lora_kernels == "peft" or not why_no_lora_kernels(model, setup):
+        return setup
+    return replace(setup, lora=replace(lora, lora_kernels="peft"))
 
 
 def _whose(stack: Stack, own: Mapping[str, Any], message: str) -> str:

@@ -38,6 +38,7 @@ VERSIONS = (
                 "dropout": 0.05,
                 "targets": "all-linear",
                 "adapter_dtype": "float32",
+                "lora_kernels": "axolotl",
             },
             base={"double_quant": True, "recipe": "stock"},
         ),
@@ -48,15 +49,13 @@ VERSIONS = (
             " 067b021, utils/config, normalize_config)",
             "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
             " 067b021, utils/collators)",
+            "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"
+            " kernels, where they are known of the model and the setup; else adapters are PEFT's"
+            " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
             "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
             " preparation stays (axolotl 067b021, loaders/model.py)",
         ),
         gaps=(
-            Gap(
-                "axolotl switches its own LoRA kernels on, but on a base in 8 bit, which keep less"
-                " than PEFT's layers: priced as PEFT's",
-                ("lora", "qlora"),
-            ),
             Gap(
                 "with SDPA or eager attention axolotl keeps norms, embeddings and head of a full"
                 " fine-tuning in float32; priced as bfloat16, as with FlashAttention",

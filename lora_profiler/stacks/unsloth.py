@@ -12,7 +12,7 @@ VERSIONS = (
         about=(
             "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
             " its 420 notebooks set: batch 2, accumulation 4, 2,048 tokens, adamw_8bit,"
-            " checkpointing.",
+            ' use_gradient_checkpointing="unsloth".',
         ),
         defaults=by_method(
             {
@@ -23,6 +23,8 @@ VERSIONS = (
                 "precision": "amp",
                 "optimizer": "adamw_8bit",
                 "checkpointing": True,
+                "use_reentrant": True,
+                "offload_checkpoints": True,
                 "loss": "fused",
                 "kernels": "liger",
                 "attention": "efficient",  # xformers', of heads repeated for backward
@@ -39,11 +41,15 @@ VERSIONS = (
         ),
         packing=Packing(one_row=True, attention="flash_attention_2"),
         aliases=ALIASES,
+        holds=(
+            "layers are checkpointed the reentrant way, and their inputs but the last one's wait in"
+            " the host's memory; two buffers take them back in turn (unsloth-zoo ce232d6,"
+            " gradient_checkpointing.py)",
+        ),
         gaps=(
             Gap(
-                "its kernels and its LoRA layers are its own, and its checkpoints go to the host's"
-                ' memory (use_gradient_checkpointing="unsloth"): priced as Liger\'s kernels with'
-                " checkpoints on the device, the nearest that has rules"
+                "its kernels and its LoRA layers are its own: priced as Liger's kernels and PEFT's"
+                " layers, the nearest that have rules"
             ),
             Gap(
                 "its loss makes as many logits at once as fill half of the card's free memory, at"

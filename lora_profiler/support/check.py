@@ -7,7 +7,9 @@ from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unr
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.images import NO_IMAGES, check_images
 from lora_profiler.support.liger import check_kernels
+from lora_profiler.support.lora_kernels import check_lora_kernels
 from lora_profiler.support.losses import check_loss
+from lora_profiler.support.offloading import check_offloading
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
@@ -62,6 +64,8 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+    check_lora_kernels(workload)
+    check_offloading(workload)
     check_generation(workload)
     check_images(workload)
 

@@ -46,11 +46,18 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of an older version of transformers; take --engine analytic, or traced,"
             " which traces exactly this size."
         )
-    if setup.lora is not None and setup.lora.fast_lora:
+    if setup.lora is not None and (setup.lora.fast_lora or setup.lora.lora_kernels != "peft"):
         return (
             "no profile is of fused adapters; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
+    if setup.optimizer_in_bwd:
+        return (
+            "no profile is of steps in backward; take --engine analytic, or traced, which traces"
+            " exactly this size."
+        )
+    if setup.offload_checkpoints:
+        return "no profile is of offloaded checkpoints; take --engine analytic."
     if setup.kernels not in ("transformers", "torchtune"):
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"

@@ -124,6 +124,10 @@ def check_traceable(workload: Workload) -> None:
     setup = workload.setup
     if setup.sharding in FLAT:
         raise UsageError("FSDP1 is known to the rules alone; take --engine analytic.")
+    if setup.offload_checkpoints:
+        raise UsageError(
+            "checkpoints on the host are known to the rules alone; take --engine analytic."
+        )
     if setup.is_litgpt_2023:
         raise UsageError("litgpt-2023 is known to the rules alone; take --engine analytic.")
     if any(".experts." in name for name, _ in workload.model.modules()):

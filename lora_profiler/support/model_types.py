@@ -22,6 +22,9 @@ class ModelType(NamedTuple):
     foak: bool = False
     """fms-acceleration's plugin has norm and rotary embedding of it
     (`fms_acceleration_foak/models/{llama,mistral,mixtral}.py`)."""
+    lora_kernels: bool = False
+    """axolotl's LoRA kernels find q, k and v, and o, where its attention has them (axolotl 067b021,
+    `monkeypatch/lora_kernels.py`, QKV_PATCHES), and the rules know them there."""
     tensor_parallel: bool = False
     """One linear layer for each of q, k, v, gate and up, and no norm over all heads."""
 
@@ -29,20 +32,23 @@ class ModelType(NamedTuple):
 MODEL_TYPES: Mapping[str, ModelType] = {
     "bloom": ModelType(packing_blind=True),
     "codegen": ModelType(learned_positions=True),
-    "gemma": ModelType(tensor_parallel=True),
-    "gemma2": ModelType(eager_only=True, tensor_parallel=True),
+    "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
+    "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
+    "gemma3_text": ModelType(lora_kernels=True),
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
-    "llama": ModelType(liger=True, foak=True, tensor_parallel=True),
-    "mistral": ModelType(liger=True, foak=True, tensor_parallel=True),
-    "mixtral": ModelType(foak=True),
+    "llama": ModelType(liger=True, foak=True, lora_kernels=True, tensor_parallel=True),
+    "mistral": ModelType(liger=True, foak=True, lora_kernels=True, tensor_parallel=True),
+    "mixtral": ModelType(foak=True, lora_kernels=True),
     "opt": ModelType(learned_positions=True, packing_blind=True),
-    "qwen2": ModelType(liger=True, tensor_parallel=True),
-    "qwen3": ModelType(liger=True, tensor_parallel=True),
+    "qwen2": ModelType(liger=True, lora_kernels=True, tensor_parallel=True),
+    "qwen3": ModelType(liger=True, lora_kernels=True, tensor_parallel=True),
+    "qwen3_moe": ModelType(lora_kernels=True),
 }
 FOAK_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.foak)
 LIGER_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.liger)
+LORA_KERNEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.lora_kernels)
 TENSOR_PARALLEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.tensor_parallel)
 
 

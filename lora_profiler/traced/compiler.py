@@ -263,10 +263,11 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
 
 
 def persistent(peaks: Sequence[Instant]) -> dict[Category, Affine]:
-    """What lives between two steps, and the gradients when the optimizer begins."""
+    """What lives between two steps, and the gradients when the optimizer begins, none where it
+    steps in backward."""
     setup = next(i for i in peaks if i.step == 2 and i.moment == "setup")
     step = next(i for i in peaks if i.step == 2 and i.moment == "optimizer_step")
-    return {**setup.live, "gradients": step.live["gradients"]}
+    return {**setup.live, "gradients": step.live.get("gradients", Affine.constant(Polynomial({})))}
 
 
 def _by_module(

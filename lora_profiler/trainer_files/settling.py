@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lora_profiler.support.lora_kernels import SHARDED_APART
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
@@ -49,6 +50,15 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
+    if usual.get("optimizer_in_bwd"):
+        options["optimizer_in_bwd"] = False
+        what = "an optimizer that steps in the backward pass of several ranks"
+        yield instead(file, "optimizer_in_bwd", True, False, what)
+    kernels = usual.get("lora_kernels", "peft")
+    if "full" not in methods and kernels != "peft" and options["sharding"] in SHARDED_APART:
+        options["lora_kernels"] = "peft"
+        what = f"LoRA kernels under {options['sharding']}, answered as PEFT's adapters"
+        yield instead(file, "lora_kernels", kernels, "peft", what)
     if options["sharding"] == "zero3" and "qlora" in methods:
         options["sharding"] = "zero2"
         what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"

@@ -11,6 +11,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.stacks.trainer import as_loaded
+from lora_profiler.support.lora_kernels import takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
@@ -155,6 +156,9 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     if asked.get("kernels") == "liger" and not type_of(model).liger:
         what = f"Liger's kernels on {model.model_type}, answered without them"
         changed.append(instead(file.name, "kernels", "liger", "transformers", what))
+    if asked.get("lora_kernels") == "axolotl" and not takes_lora_kernels(model):
+        what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
+        changed.append(instead(file.name, "lora_kernels", "axolotl", "peft", what))
     loss = asked.get("loss", "plain")
     if not _takes_loss(model, loss, asked):
         what = f"the {loss} loss on {model.model_type}, answered as plain"
@@ -184,7 +188,7 @@ def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
     return True
 
 
-def instead(file: str, option: str, value: str, nearest: str, what: str) -> KeyReading:
+def instead(file: str, option: str, value: Any, nearest: Any, what: str) -> KeyReading:
     """A reading of what the stack or a key asks for and the nearest stands for; memory is saved by
     what is left out."""
     return KeyReading(

@@ -11,7 +11,7 @@ from lora_profiler.stacks.find import find_stack
 from lora_profiler.support.bases import is_packed_base
 from lora_profiler.trainer_files.document import Document, parse
 from lora_profiler.trainer_files.reading import read_document
-from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
+from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, usual_options
 from lora_profiler.trainer_files.written_keys import KEYS
 from lora_profiler.workload import Workload, setup_dict
 
@@ -82,13 +82,18 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
     given = {} if setup.packed is None else {"packed": setup.packed}
     fitted = on_model(file, workload.model)
     options = {**fitted.beside(given), **given}
-    (back,) = setups(
-        workload.model,
-        {**DEFAULTS, **options},
-        set(options),
-        workload.platform,
-        find_stack(file.stack),
-    )
+    try:
+        (back,) = setups(
+            workload.model,
+            {**DEFAULTS, **options},
+            set(options),
+            workload.platform,
+            find_stack(file.stack),
+        )
+    except UsageError as e:  # what the trainer takes beside goes with something asked for no more
+        read, own = {**usual_options(file.stack, options), **options}, setup_dict(setup)
+        taken = [f"{flag(n)} {own[n]}" for n, v in read.items() if n in own and own[n] != v]
+        raise UsageError(f"a file of {file.title} cannot say {', '.join(taken)}: {e}") from e
     lost = [key.missing for key in fitted.not_modelled]
     values = setup_dict(replace(setup, loop_state=back.loop_state))
     others = setup_dict(back)

@@ -6,6 +6,7 @@ from typing import Any
 from lora_profiler.errors import UsageError
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
+from lora_profiler.trainer_files.frameworks.axolotl import LORA_KERNELS
 from lora_profiler.workload import Quantization, TrainSetup, Workload
 
 Keys = dict[str, Any]
@@ -60,10 +61,8 @@ def _axolotl(workload: Workload) -> Keys:
             "peft_use_rslora": lora.use_rslora or None,
             "peft_use_dora": lora.use_dora or None,
             "peft_autocast_adapter_dtype": None if lora.adapter_dtype == "float32" else False,
-            "lora_mlp_kernel": False,
-            "lora_qkv_kernel": False,
-            "lora_o_kernel": False,
         }
+        keys |= dict.fromkeys(LORA_KERNELS, lora.lora_kernels == "axolotl")
     if base is not None and not base.double_quant:
         keys["bnb_config_kwargs"] = {"bnb_4bit_use_double_quant": False}
     full = setup.precision == "pure" and setup.dtype == "bfloat16"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, constant
+from lora_profiler.analytic import lora_kernels
 from lora_profiler.analytic.families import liger
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear, matmul
@@ -225,6 +226,9 @@ def _joined(op: Ledger, x: Tensor) -> Tensor:
 
 def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
+    fused = lora_kernels.mlp(op, x, name)
+    if fused is not None:
+        return fused
     gate = linear(op, x, f"{name}.gate_proj")
     if op.rules.liger:
         product = liger.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)

@@ -19,6 +19,7 @@ from lora_profiler.analytic.families.family import (
 )
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.lora_kernels import QKV, projections
 from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 
@@ -37,7 +38,7 @@ def self_attention(
     sliding = (c.get("layer_types") or ("full_attention",) * (layer + 1))[
         layer
     ] == "sliding_attention"
-    q, k, v = (linear(op, x, f"self_attn.{name}_proj") for name in "qkv")
+    q, k, v = projections(op, x, *QKV)
     op.scope = "self_attn"
     q, k, v = (
         op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
@@ -60,7 +61,7 @@ def self_attention(
         masked=masked,
         softcap=softcap,
     )
-    out = linear(op, out, "self_attn.o_proj")
+    (out,) = projections(op, out, "self_attn.o_proj")
     op.keep(x, q, k, v)
     return out
 

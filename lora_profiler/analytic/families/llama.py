@@ -20,7 +20,7 @@ from lora_profiler.analytic.families.family import (
     window_by_layer_type,
 )
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear
+from lora_profiler.analytic.lora_kernels import QKV, projections
 from lora_profiler.analytic.tensors import Tensor
 
 
@@ -31,7 +31,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     `norms`: "none", "heads" or "all".
     """
     heads = heads_of(c)
-    q, k, v = (linear(op, x, f"self_attn.{name}_proj") for name in "qkv")
+    q, k, v = projections(op, x, *QKV)
     if norms == "all":
         q = rms_norm(op, q, "self_attn.q_norm", style="olmo")
         k = rms_norm(op, k, "self_attn.k_norm", style="olmo")
@@ -51,7 +51,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     out = attention(
         op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
     )
-    out = linear(op, out, "self_attn.o_proj")
+    (out,) = projections(op, out, "self_attn.o_proj")
     op.keep(x, q, k, v)
     return out
 

@@ -9,7 +9,7 @@ and a kernel that adds them.
 from collections.abc import Sequence
 
 from lora_profiler.analytic.kernels import products_backward as products
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, rotated
+from lora_profiler.analytic.kernels.forward import ATTENTION_OP, rotated, run_forward
 from lora_profiler.analytic.kernels.gradients import Backward, Gradient, Sent, converted, only
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.tensors import Node, Tensor
@@ -320,6 +320,16 @@ def _liger_rotary(node: Node, arrived: Sequence[Gradient | None], launches: Laun
         yield tensor, Gradient(gradient.bytes)
 
 
+def _program(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """What the function itself runs; gradients of what it was given in another dtype are
+    converted."""
+    run_forward(node.behind, launches)
+    dtype = node.outputs[0].dtype
+    for tensor in node.inputs:
+        made = Gradient(launches.bytes(tensor, dtype))
+        yield tensor, converted(made, dtype, tensor, node.module, launches)
+
+
 BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(("view", "turn", "shift"), _passed),
     **dict.fromkeys(("scale", "neg"), _again),
@@ -337,6 +347,7 @@ BACKWARD: dict[str, Backward] = {
     "halves": _halves,
     "cat": _concatenate,
     "constant_pad_nd": _pad,
+    "lora_kernels": _program,
     "expand": _expand,
     "clone": _clone,
     "add": _add,

@@ -281,6 +281,20 @@ def _liger_swiglu(node: Node, launches: Launches) -> None:
     )
 
 
+def _added(node: Node, launches: Launches) -> None:
+    """A product added where its sum lies, which comes last of the inputs."""
+    out = node.outputs[0]
+    read = sum(launches.bytes(t) for t in node.inputs)
+    launches.product(
+        node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out)
+    )
+
+
+def _glu_backward(node: Node, launches: Launches) -> None:
+    size = sum(launches.bytes(t) for t in node.inputs)
+    launches.memory(node.module, node.op, size, size)
+
+
 def rotated(node: Node, size: int, launches: Launches) -> None:
     """A tensor of that many bytes written over, by cos and sin."""
     launches.memory(node.module, "rotate", size + sum(launches.bytes(t) for t in node.beside), size)
@@ -334,6 +348,11 @@ FORWARD: dict[str, Forward] = {
     "topk": _top,
     "normalize": _normalize,
     "_grouped_mm": _grouped,
+    "unpack": lambda node, launches: unpack(node.inputs[0], node.module, launches),
+    "addmm_": _added,
+    **dict.fromkeys(("add_", "glu", "zeros_like"), _plain),
+    "glu_backward": _glu_backward,
+    "lora_kernels": _nothing,
     "liger_norm": _liger_norm,
     "liger_swiglu": _liger_swiglu,
     "liger_rotary": _liger_rotary,

@@ -29,7 +29,7 @@ from lora_profiler.trainer_files.meaning import (
     told_by,
 )
 
-_KERNEL_KEYS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 _LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation")
 
 
@@ -114,6 +114,36 @@ def _liger(value: Any, document: Document) -> Meaning:
     return not_modelled("only some of Liger's kernels, answered without them", "too high")
 
 
+def _all_lora_kernels(document: Document) -> Meaning:
+    """They run with DoRA and in float16 too, of which no rule is."""
+    has_dora = is_on(document.get("peft_use_dora"))
+    if not has_dora and is_off(document.get("fp16")):
+        return Meaning({"lora_kernels": "axolotl"})
+    of = "DoRA" if has_dora else "fp16"
+    what = f"axolotl's LoRA kernels with {of}, answered as PEFT's adapters"
+    return not_modelled(what, "too high", lora_kernels="peft")
+
+
+def _lora_kernel(value: Any, document: Document) -> Meaning:
+    """Its LoRA kernels are one option: all three of them."""
+    on = [key for key in LORA_KERNELS if is_on(document.get(key))]
+    if not on or is_off(document.get("adapter")):
+        return Meaning({"lora_kernels": "peft"}) if not on else NOTHING
+    if is_off(value):
+        return NOTHING
+    if len(on) == len(LORA_KERNELS):
+        return _all_lora_kernels(document)
+    what = "only some of axolotl's LoRA kernels, answered with all"
+    return not_modelled(what, "too low", lora_kernels="axolotl")
+
+
+def _embedding_kernel(value: Any, document: Document) -> Meaning:
+    adapted = "embed_tokens" in str(document.get("lora_target_modules"))
+    if is_off(value) or not adapted:
+        return NOTHING
+    return not_modelled("a kernel for adapters on the embedding", "either way")
+
+
 def _validation(value: Any, document: Document) -> Meaning:
     if is_off(value) or (isinstance(value, int | float | str) and number(value) == 0):
         return NOTHING
@@ -174,20 +204,16 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
             yield "lora_target_modules", Meaning({"targets": "default"})
     if document.has_under("fsdp_config") and is_off(document.get("fsdp")):
         yield "fsdp", ranks.fsdp_switch(1)(True, document)
-    switched = [key for key in _KERNEL_KEYS if document.get(key) is not None]
+    switched = any(document.get(k) is not None for k in (*LORA_KERNELS, "lora_embedding_kernel"))
     beside = [document.get(key) for key in ("rl", "trust_remote_code", "nvfp4_merge_aware")]
     in_8_bit = adapter == "lora" and is_on(document.get("load_in_8bit"))
     # of FSDP's version it sees there what stands outside fsdp_config alone
     over_fsdp = document.has_under("fsdp_config") and str(document.get("fsdp_version")) != "2"
-    if (
-        adapter in ("lora", "qlora")
-        and not switched
-        and not any(map(is_on, beside))
-        and not in_8_bit
-        and not over_fsdp
-    ):
-        what = "axolotl's LoRA kernels, which it switches on by itself"
-        yield "lora_mlp_kernel", not_modelled(what, "too high")
+    named = any(document.get(key) is not None for key in LORA_KERNELS)
+    are_off = switched or any(map(is_on, beside)) or in_8_bit or over_fsdp
+    if adapter in ("lora", "qlora") and not named:
+        off = Meaning({"lora_kernels": "peft"})
+        yield "lora_mlp_kernel", off if are_off else _all_lora_kernels(document)
 
 
 def _unquantised_full(document: Document) -> tuple[str, str] | None:
@@ -293,7 +319,8 @@ AXOLOTL = Framework(
         ),
         "liger_layer_norm": _liger_layer_norm,
         "liger_rms_norm_gated": missing("Liger's gated RMSNorm", "too high"),
-        **dict.fromkeys(_KERNEL_KEYS, missing("axolotl's LoRA kernels", "too high")),
+        **dict.fromkeys(LORA_KERNELS, _lora_kernel),
+        "lora_embedding_kernel": _embedding_kernel,
         "val_set_size": _validation,
         "test_datasets": lambda value, document: NOTHING if is_off(value) else _evaluated(document),
         "do_causal_lm_eval": missing("generation while evaluating", "too low"),

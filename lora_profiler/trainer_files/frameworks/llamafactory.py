@@ -221,6 +221,11 @@ def _two_packings(document: Document) -> tuple[str, str] | None:
     return None
 
 
+def _own_kernels(value: Any, document: Document) -> Meaning:
+    """v1/plugins/model_plugins/kernels/interface.py, _AUTO_KERNELS."""
+    return Meaning(note="applied on Ascend's NPUs alone")
+
+
 LLAMAFACTORY = Framework(
     name="llamafactory",
     title="LLaMA-Factory",
@@ -309,7 +314,7 @@ LLAMAFACTORY = Framework(
         "recompute_granularity": lambda value, document: (
             Meaning({"checkpointing": True}) if value == "full" else NOTHING
         ),
-        "use_v1_kernels": missing("LLaMA-Factory's own kernels", "too high"),
+        "use_v1_kernels": _own_kernels,
         "use_asft_loss": missing("ASFT's reference pass", "too low"),
         "use_dft_loss": missing("DFT's loss", "either way"),
         "use_eaft_loss": missing("EAFT's loss", "too low"),

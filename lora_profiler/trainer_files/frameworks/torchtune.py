@@ -161,6 +161,17 @@ def _optimizer(value: Any, document: Document) -> Meaning:
     return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
 
 
+def _in_backward(value: Any, document: Document) -> Meaning:
+    """Of full training on one device, by an optimizer that makes nothing beside its states."""
+    if is_off(value):
+        return NOTHING
+    optimizer = text(document.get("optimizer._component_")).rpartition(".")[2]
+    makes_nothing = optimizer.startswith("Paged") or is_on(document.get("optimizer.fused"))
+    if makes_nothing:
+        return Meaning({"optimizer_in_bwd": True})
+    return not_modelled("an optimizer that steps in backward", "too high")
+
+
 def _loss(value: Any, document: Document) -> Meaning:
     name = text(value).rpartition(".")[2]
     if name in _LOSSES:
@@ -244,7 +255,7 @@ TORCHTUNE = Framework(
         "dataset.packed": _packed,
         "optimizer._component_": _optimizer,
         "optimizer.fused": costs_nothing,
-        "optimizer_in_bwd": missing("an optimizer that steps in backward", "too high"),
+        "optimizer_in_bwd": _in_backward,
         "loss._component_": _loss,
         "dtype": _dtype,
         "enable_activation_checkpointing": sets("checkpointing", switch),

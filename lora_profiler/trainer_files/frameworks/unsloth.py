@@ -26,12 +26,20 @@ from lora_profiler.trainer_files.meaning import (
     text,
 )
 
+LEAST_OFFLOADED_LENGTH = 512
+
 
 def _checkpointing(value: Any, document: Document) -> Meaning:
+    """Offloaded ones are ordinary below 512 tokens (unsloth 015bdef, `models/_utils.py`,
+    apply_unsloth_gradient_checkpointing)."""
+    if value is None:
+        return NOTHING
     if value == "unsloth":
-        what = "checkpoints that Unsloth moves to the host's memory, answered as kept on the card"
-        return not_modelled(what, "too high", checkpointing=True)
-    return shared.checkpointing(value, document)
+        length = document.get("max_seq_length")
+        is_short = isinstance(length, int) and length < LEAST_OFFLOADED_LENGTH
+        return Meaning({"checkpointing": True, "offload_checkpoints": not is_short})
+    meaning = shared.checkpointing(value, document)
+    return meaning._replace(options={**meaning.options, "offload_checkpoints": False})
 
 
 def _method(document: Document) -> str:

@@ -1,0 +1,103 @@
+"""Unsloth's offloaded checkpoints: rules against its own code, rehearsed over torch's CUDA build."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import cases
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.engine import predict as predict_by
+from lora_profiler.platform import Platform
+from lora_profiler.stacks.find import find_stack
+from lora_profiler.support.offloading import LEAST_OFFLOADED
+from lora_profiler.trainer_files.reading import read_content
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+BASE = TrainSetup(
+    batch_size=4,
+    seq_len=1024,
+    lora=LoraConfig(r=16),
+    precision="amp",
+    optimizer_impl="fused",
+    checkpointing=True,
+    offload_checkpoints=True,
+)
+REHEARSED = {"plain": 2_772_195_864, "fused": 538_575_400}
+"""Bytes that backward asked for, 64 MiB for BLAS left out, of SmolLM2-135M in a loop of one's own:
+`patch_unsloth_smart_gradient_checkpointing(torch.bfloat16)` of unsloth-zoo ce232d6, adapters of
+PEFT on all linear layers, torch 2.13; `fused` with Liger-Kernel 0.8.1's loss. By `lora-profile
+rehearse --gpu h100_sxm_80gb --phases -- python FILE`."""
+
+
+def totals(setup: TrainSetup, **on: Any) -> dict[str, int]:
+    workload = Workload(model=find_model("HuggingFaceTB/SmolLM2-135M"), setup=setup, **on)
+    return {m.moment: m.total_bytes for m in predict(workload).moments if m.step == "steady"}
+
+
+@pytest.mark.parametrize("loss", REHEARSED)
+def test_the_peak_is_what_unsloths_code_asked_for(loss: Any) -> None:
+    card = find_gpu("h100_sxm_80gb")
+    found = totals(replace(BASE, loss=loss), platform=Platform(capability=card.capability))
+    assert max(found.values()) == REHEARSED[loss]
+
+
+def test_what_stays_by_hand() -> None:
+    """Of 30 layers' inputs one, and two buffers as long, beside the embeddings' output, which
+    autograd holds as a leaf; the first of them all was that already."""
+    kept = replace(BASE, offload_checkpoints=False, use_reentrant=True)
+    one = 4 * 1024 * 576 * 2
+    before, now = totals(kept)["loss_backward"], totals(BASE)["loss_backward"]
+    assert before - now == (30 - 1 - 1 - 2) * one
+
+
+def test_short_inputs_stay_and_the_buffers_are_there_all_the_same() -> None:
+    short = replace(BASE, batch_size=1)
+    kept = replace(short, offload_checkpoints=False, use_reentrant=True)
+    buffers = 2 * LEAST_OFFLOADED * 2
+    assert {m: n - buffers for m, n in totals(short).items()} == totals(kept)
+
+
+def test_layers_sum_to_the_whole() -> None:
+    workload = Workload(model=find_model("HuggingFaceTB/SmolLM2-135M"), setup=BASE)
+    prediction = predict(workload)
+    rows = sum(row.saved_activation_bytes for row in prediction.layers)
+    assert rows == prediction.saved_activation_bytes
+
+
+def test_without_checkpointing_it_says_nothing() -> None:
+    idle = replace(BASE, checkpointing=False)
+    assert totals(idle) == totals(replace(idle, offload_checkpoints=False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"device": "cpu"}, "device cpu"), ({"world_size": 2, "sharding": "fsdp"}, "all weights")],
+)
+def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:
+    setup = replace(BASE, **changes)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=said):
+        predict_by(Workload(model=cases.spec_of("llama"), setup=setup))
+    for engine in ("compiled", "traced"):
+        with pytest.raises(UsageError, match="analytic"):
+            predict_by(Workload(model=cases.spec_of("llama"), setup=BASE), engine)
+
+
+def test_unsloth_has_it_from_512_tokens_on() -> None:
+    def read(checkpointing: str, length: int = 2048) -> dict[str, Any]:
+        text = (
+            "from unsloth import FastLanguageModel\n"
+            "model, tokenizer = FastLanguageModel.from_pretrained(\n"
+            f'    model_name="unsloth/Llama-3.2-1B", max_seq_length={length})\n'
+            "model = FastLanguageModel.get_peft_model(\n"
+            f"    model, r=16, use_gradient_checkpointing={checkpointing})\n"
+            "trainer = SFTTrainer(args=SFTConfig(per_device_train_batch_size=2))\n"
+        )
+        return dict(read_content("cell.py", text.encode()).options)
+
+    assert read('"unsloth"')["offload_checkpoints"] is True
+    assert read('"unsloth"', 256)["offload_checkpoints"] is False
+    assert read("True")["offload_checkpoints"] is False
+    assert find_stack("unsloth").defaults["lora"]["offload_checkpoints"] is True

@@ -1,0 +1,106 @@
+"""An optimizer that steps in backward: it trains as one after backward does, and its memory is
+that of traces and of real steps on a CPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cases
+import oracle
+import truth
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.catalog import model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.modeling import attention_context, forward_loss, make_optimizer
+from lora_profiler.trainer_files.reading import read_content
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+BASE = TrainSetup(batch_size=2, seq_len=40, optimizer_impl="fused", optimizer_in_bwd=True)
+SETUPS = {
+    "plain": BASE,
+    "checkpointing": replace(BASE, checkpointing=True),
+    "torchtune's": replace(
+        BASE,
+        checkpointing=True,
+        loss="torchtune",
+        optimizer="paged_adamw_8bit",
+        optimizer_impl="foreach",
+    ),
+    "LoRA": replace(BASE, lora=LoraConfig(r=4), checkpointing=True, precision="amp"),
+    "SGD": replace(BASE, optimizer="sgd", optimizer_impl="foreach"),
+}
+
+
+def test_it_trains_as_an_optimizer_after_backward() -> None:
+    trained: list[dict[str, torch.Tensor]] = []
+    for in_backward in (True, False):
+        setup = replace(BASE, device="cpu", dtype="float32", optimizer_in_bwd=in_backward)
+        model = oracle.build(cases.CONFIGS["qwen2"], setup)  # of a tied head
+        optimizer = make_optimizer(model, setup)
+        torch.manual_seed(1)
+        for _ in range(2):
+            with attention_context(setup):
+                forward_loss(model, setup, oracle.make_batch(model, setup)).backward()  # type: ignore[no-untyped-call]
+            assert all((p.grad is None) == in_backward for p in model.parameters())
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append(dict(model.named_parameters()))
+    for name, parameter in trained[1].items():
+        torch.testing.assert_close(trained[0][name], parameter, msg=name)
+
+
+@pytest.mark.parametrize("what", SETUPS)
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
+    setup = SETUPS[what]
+    config = {**cases.CONFIGS[name], "vocab_size": 800}
+    mine = predict(Workload(model=model_from_config(config, id=name, source="test"), setup=setup))
+    real = truth.traced(config, setup)
+    totals = {m.moment: m.total_bytes for m in mine.moments if m.step == "steady"}
+    assert {m: totals[m] for m in EXACT_MOMENTS} == {m: real.moments[m] for m in EXACT_MOMENTS}
+    assert mine.peak.total_bytes == real.peak_bytes
+    if what in ("checkpointing", "torchtune's"):  # where a tied head's gradient waits
+        assert totals["last_layer_backward"] == real.moments["last_layer_backward"]
+        first = totals["first_layer_backward"], real.moments["first_layer_backward"]
+        assert abs(first[0] - first[1]) <= 2 * 2 * 40 * 48 * 2  # rules of a layer's inside
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_real_steps(name: str) -> None:
+    setup = replace(BASE, device="cpu", dtype="float32", seq_len=100)
+    config = {**cases.CONFIGS[name], "vocab_size": 4001}
+    mine = predict(Workload(model=model_from_config(config, id=name, source="test"), setup=setup))
+    totals = {m.moment: m.total_bytes for m in mine.moments if m.step == "steady"}
+    real = truth.peaks(config, setup)
+    assert totals["end_of_forward"] == real[2, "forward"]
+    assert totals["loss_backward"] == real[2, "backward"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"world_size": 2, "sharding": "ddp"}, "one device"),
+        ({"accumulation": 2}, "another micro-batch"),
+        ({"optimizer": "adafactor", "optimizer_impl": "foreach"}, "makes for itself"),
+        ({"optimizer_impl": "foreach"}, "makes for itself"),
+    ],
+)
+def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        replace(BASE, **changes)  # type: ignore[arg-type]
+
+
+def test_torchtune_files_have_it() -> None:
+    text = """
+model:
+  _component_: torchtune.models.llama3_2.llama3_2_1b
+optimizer:
+  _component_: {}
+optimizer_in_bwd: true
+"""
+    paged = read_content("file.yaml", text.format("bitsandbytes.optim.PagedAdamW8bit").encode())
+    assert paged.options["optimizer_in_bwd"] is True
+    plain = read_content("file.yaml", text.format("torch.optim.AdamW").encode())
+    assert [row.key for row in plain.not_modelled] == ["optimizer_in_bwd"]
