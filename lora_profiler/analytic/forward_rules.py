@@ -9,7 +9,7 @@ from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.support.bases import base_of
-from lora_profiler.support.generations import repeats_heads
+from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -40,6 +40,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         freezes_a=setup.optimizer == "lorafa",
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         repeats_always=repeats_heads(workload),
+        rotary_tables=rotary_tables(workload),
         reentrant=setup.is_reentrant,
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,

@@ -2,7 +2,7 @@
 that ops leave."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 from lora_profiler.platform import Platform
@@ -98,9 +98,10 @@ class Rules(NamedTuple):
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
     fms-acceleration's; `freezes_a`: B alone trains. `repeats_always`: keys and values are repeated
-    before any kernel of attention. `reentrant`: layers are checkpointed by that kind. `chunk_rows`:
-    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
-    is for what `trains`.
+    before any kernel of attention. `rotary_tables`: cosines and sines are made once a pass, lie in
+    a buffer, or are made at each call. `reentrant`: layers are checkpointed by that kind.
+    `chunk_rows`: tokens that the head takes at a time, None for all logits at once
+    (`losses.chunk_fact`). Dropout is for what `trains`.
     """
 
     device: str
@@ -125,6 +126,7 @@ class Rules(NamedTuple):
     fast_lora: bool = False
     freezes_a: bool = False
     repeats_always: bool = False
+    rotary_tables: Literal["once", "buffer", "each"] = "once"
     reentrant: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()
     transformers: Transformers = "5"

@@ -143,12 +143,13 @@ def refuse(
         )
     if (
         setup.transformers != "5"
-        or setup.kernels in ("foak", "litgpt-2023")
+        or setup.kernels in ("foak", "litgpt", "litgpt-2023", "torchtune")
         or (lora and lora.fast_lora)
     ):
         raise UsageError(
-            "older versions of libraries and fms-acceleration's kernels are predicted here and not"
-            " run; to measure take --transformers 5, and leave out --kernels and --fast-lora."
+            "older versions of libraries, fms-acceleration's kernels and trainers' own models are"
+            " predicted here and not run; to measure take --transformers 5, and leave out --kernels"
+            " and --fast-lora."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

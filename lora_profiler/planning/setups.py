@@ -14,7 +14,7 @@ from lora_profiler.stacks.find import BARE, find_stack
 from lora_profiler.stacks.stack import Stack
 from lora_profiler.stacks.trainer import Trainer, check_able, spelled
 from lora_profiler.support.bases import BASES
-from lora_profiler.support.generations import as_of
+from lora_profiler.support.generations import as_made
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -38,7 +38,7 @@ def workloads(
     """`setups` of `model`, each on `platform`, the usual one without."""
     platform = platform or Platform()
     return [
-        Workload(model=as_of(model, setup.transformers), setup=setup, platform=platform)
+        Workload(model=as_made(model, setup), setup=setup, platform=platform)
         for setup in setups(model, options, given, platform, stack)
     ]
 

@@ -49,7 +49,7 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of fused adapters; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
-    if setup.kernels not in ("transformers", "torchtune"):
+    if setup.kernels != "transformers":
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"
             " exactly this size."
