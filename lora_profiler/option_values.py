@@ -65,7 +65,6 @@ QUANT_TITLES: Mapping[str, str] = {
 """As people write them."""
 PeftType = Literal["lora", "vera", "ia3", "oft"]
 
-_WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit")
 UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
     "galore_adafactor": "its averages are sums of rows and columns of what it projects.",
     "galore_adamw_8bit": (
@@ -116,6 +115,7 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 """Optimizers of packages that know of a weight's shape or name."""
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
+_WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit", *RULED_ALONE)
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
