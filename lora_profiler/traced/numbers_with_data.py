@@ -7,10 +7,25 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lora_profiler.modeling.images import with_images
+from lora_profiler.workload import Workload
+
 aten = torch.ops.aten
 _INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 """Take an index with data beside a tensor without any."""
 Call = tuple[Any, tuple[Any, ...], Mapping[str, Any]]
+
+
+def batch_with_images(workload: Workload, rows: int) -> dict[str, torch.Tensor]:
+    """`rows` sequences with their images: tokens with data, since models look for those of images,
+    and pixels without."""
+    setup = workload.setup
+    ids = torch.zeros((rows, setup.seq_len), dtype=torch.int64)
+    batch = {"input_ids": ids, "labels": ids}
+    if setup.is_padded:
+        batch["attention_mask"] = mask = torch.ones_like(ids)
+        mask[:, -setup.padded_tokens :] = 0
+    return with_images(workload.model, setup, batch, "meta")
 
 
 def on_one_device(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:

@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
-from lora_profiler.modeling.images import with_images
 from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
+from lora_profiler.traced.numbers_with_data import batch_with_images
 from lora_profiler.traced.overrides import (
     device_rules,
     fallbacks_noted,
@@ -286,14 +286,8 @@ class _Run:
         return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
     def _batch_with_images(self, rows: int) -> dict[str, torch.Tensor]:
-        """Tokens with data, since models look for those of images, and pixels without."""
         with _disable_current_modes():
-            ids = torch.zeros((rows, self._setup.seq_len), dtype=torch.int64)
-            batch = {"input_ids": ids, "labels": ids}
-            if self._setup.is_padded:
-                batch["attention_mask"] = mask = torch.ones_like(ids)
-                mask[:, -self._setup.padded_tokens :] = 0
-            batch = with_images(self._workload.model, self._setup, batch, "meta")
+            batch = batch_with_images(self._workload, rows)
         for tensor in batch.values():
             self._tracer.see(tensor)
         if self._setup.is_padded:
