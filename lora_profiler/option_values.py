@@ -64,7 +64,10 @@ QUANT_TITLES: Mapping[str, str] = {
 """As people write them."""
 PeftType = Literal["lora", "vera", "ia3", "oft"]
 
-_WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit")
+_WORKING_OPTIMIZERS = (
+    *("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit"),
+    *("galore_adamw", "apollo_adamw", "adam_mini", "lorafa"),
+)
 UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
     "galore_adafactor": "its averages are sums of rows and columns of what it projects.",
     "galore_adamw_8bit": (

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, total
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.persistent import NF4_BLOCK
 from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Storage, Tensor
+from lora_profiler.support.bases import NF4_BLOCK
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
@@ -185,7 +185,7 @@ def _unpacked(op: Ledger, name: str) -> Tensor:
     too."""
     op.scope = name
     weight = op.weight(name)
-    if not op.is_quantized(name):
+    if op.base(name) is None:
         return weight
     out = op.fresh(weight.elements, op.rules.dtype, False)
     blocks = constant(-(-weight.elements.evaluate(1, 1, 1) // NF4_BLOCK))
