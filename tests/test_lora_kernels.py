@@ -163,7 +163,7 @@ def test_the_peak_is_what_axolotl_asked_for(more: str, tmp_path: Path) -> None:
     [
         ("olmo2", {}, "not of olmo2"),
         ("llama", {"device": "cpu"}, "CUDA alone"),
-        ("llama", {"quantization": Quantization(quant_type="int8")}, "no base in 8 bit"),
+        ("llama", {"quantization": Quantization(quant_type="int8")}, "no base in int8"),
         ("llama", {"lora": replace(KERNELS, use_dora=True)}, "DoRA"),
         ("llama", {"world_size": 2, "sharding": "fsdp"}, "sharding fsdp"),
         ("llama", {"dtype": "float32", "precision": "amp"}, "torch refuses"),

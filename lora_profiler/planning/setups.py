@@ -137,8 +137,9 @@ def _setup(
 ) -> TrainSetup:
     arguments = _arguments(TrainSetup, options, model)
     precision, optimizer = arguments["precision"], arguments["optimizer"]
+    in_backward = arguments["optimizer_in_bwd"]
     if method != "full":  # what these ask of weights depends on who trains
-        arguments["optimizer"] = "adamw"
+        arguments |= {"optimizer": "adamw", "optimizer_in_bwd": False}
         if precision in ("fsdp-mixed", "amp-float16"):
             arguments["precision"] = "amp"
     base = TrainSetup(**arguments)
@@ -158,7 +159,7 @@ def _setup(
     lora = LoraConfig(**_adapter_arguments(options, given, model))
     quantization = Quantization(**_arguments(Quantization, options, model))
     adapted = _with_adapter(base, lora, quantization, method, given)
-    setup = replace(adapted, precision=precision, optimizer=optimizer)
+    setup = replace(adapted, precision=precision, optimizer=optimizer, optimizer_in_bwd=in_backward)
     return replace(setup, dtype="float16") if lacks_bfloat16 and is_narrow else setup
 
 

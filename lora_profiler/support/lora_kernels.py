@@ -3,7 +3,7 @@
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.model_types import LORA_KERNEL_TYPES, type_of
-from lora_profiler.workload import FULLY_SHARDED, QUANT_TITLES, TrainSetup, Workload
+from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 SHARDED_APART = frozenset({*FULLY_SHARDED, "zero3", "tp"})
 """Shardings under which no rule says what the functions gather."""
@@ -26,12 +26,10 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
         return f"are known of {', '.join(LORA_KERNEL_TYPES)}, not of {model.model_type}"
     if setup.device != "cuda":
         return "are Triton's and run on CUDA alone"
-    if base is not None and base.quant_type == "int8":
-        return "take no base in 8 bit (its schema refuses it)"
     if base is not None and base.quant_type != "nf4":
-        return f"are not known over a base in {QUANT_TITLES[base.quant_type]}"
+        return f"take no base in {base.quant_type}, but NF4 alone"
     if setup.optimizer == "lorafa":
-        return "are not known with a frozen A"
+        return "make a gradient of A, which LoRA-FA has none of"
     if lora is not None and (lora.use_dora or lora.fast_lora):
         return f"are not known with {'DoRA' if lora.use_dora else 'fast_lora'}"
     if setup.sharding in SHARDED_APART:
@@ -47,4 +45,5 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
 def takes_lora_kernels(model: ModelSpec) -> bool:
     """Whether rules know them of the model."""
     kind = model.config.get("hidden_act") or model.config.get("hidden_activation") or ""
-    return type_of(model).lora_kernels and (kind == "silu" or "gelu" in kind)
+    is_known = type_of(model).lora_kernels and (kind == "silu" or "gelu" in kind)
+    return is_known and (model.stored is None or model.stored.quant_type == "nf4")

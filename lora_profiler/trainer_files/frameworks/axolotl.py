@@ -93,9 +93,7 @@ def _beside(meaning: Meaning, what: str, direction: Any) -> Meaning:
 
 
 def _cut_cross_entropy(value: Any, document: Document) -> Meaning:
-    if is_off(value):
-        return NOTHING
-    return Meaning({"loss": "cce"})
+    return NOTHING if is_off(value) else Meaning({"loss": "cce"})
 
 
 def _liger_layer_norm(value: Any, document: Document) -> Meaning:
@@ -115,12 +113,11 @@ def _liger(value: Any, document: Document) -> Meaning:
 
 
 def _all_lora_kernels(document: Document) -> Meaning:
-    """They run with DoRA and in float16 too, of which no rule is."""
-    has_dora = is_on(document.get("peft_use_dora"))
-    if not has_dora and is_off(document.get("fp16")):
+    """No rule is of them with DoRA or in float16, and a base in GPTQ has no weights for them."""
+    found = next((k for k in ("peft_use_dora", "fp16", "gptq") if is_on(document.get(k))), None)
+    if found is None:
         return Meaning({"lora_kernels": "axolotl"})
-    of = "DoRA" if has_dora else "fp16"
-    what = f"axolotl's LoRA kernels with {of}, answered as PEFT's adapters"
+    what = f"axolotl's LoRA kernels with {found}, answered as PEFT's adapters"
     return not_modelled(what, "too high", lora_kernels="peft")
 
 
@@ -138,8 +135,7 @@ def _lora_kernel(value: Any, document: Document) -> Meaning:
 
 
 def _embedding_kernel(value: Any, document: Document) -> Meaning:
-    adapted = "embed_tokens" in str(document.get("lora_target_modules"))
-    if is_off(value) or not adapted:
+    if is_off(value) or "embed_tokens" not in str(document.get("lora_target_modules")):
         return NOTHING
     return not_modelled("a kernel for adapters on the embedding", "either way")
 
@@ -210,8 +206,8 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     # of FSDP's version it sees there what stands outside fsdp_config alone
     over_fsdp = document.has_under("fsdp_config") and str(document.get("fsdp_version")) != "2"
     named = any(document.get(key) is not None for key in LORA_KERNELS)
-    are_off = switched or any(map(is_on, beside)) or in_8_bit or over_fsdp
     if adapter in ("lora", "qlora") and not named:
+        are_off = switched or any(map(is_on, beside)) or in_8_bit or over_fsdp
         off = Meaning({"lora_kernels": "peft"})
         yield "lora_mlp_kernel", off if are_off else _all_lora_kernels(document)
 
