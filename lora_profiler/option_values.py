@@ -36,9 +36,9 @@ Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
     "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
 ]
-Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt-2023"]
+Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023"]
 LoraKernels = Literal["peft", "axolotl"]
-LoopState = Literal["none", "transformers", "trl", "trl-dpo"]
+LoopState = Literal["none", "transformers", "trl", "trl-dpo", "llamafactory"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",
@@ -126,7 +126,7 @@ DEEPSPEED_ZERO: tuple[Sharding, ...] = ("zero2", "zero3")
 copies of what trains."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
-_WHOLE: tuple[Sharding, ...] = ("none", "ddp", "zero1", "zero2")
+WHOLE_WEIGHTS: tuple[Sharding, ...] = ("none", "ddp", "zero1", "zero2")
 """Shardings under which each rank has all weights."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
@@ -166,7 +166,7 @@ def check_together(setup: "TrainSetup") -> None:
             "label smoothing is known of transformers 5 alone; leave out one of --transformers"
             " and --label-smoothing-factor."
         )
-    if setup.generation_batch_size is not None and setup.sharding not in _WHOLE:
+    if setup.generation_batch_size is not None and setup.sharding not in WHOLE_WEIGHTS:
         raise UsageError(
             "generation is known where each rank has all weights; take --sharding ddp, or leave"
             " out --generation-batch-size."

@@ -247,7 +247,7 @@ class TrainOptions:
         metadata=option(
             "What the loop itself keeps on the card: transformers' Trainer keeps labels apart from"
             " the input ids, a running loss and the norm of gradients, and the 8-bit optimizers'"
-            " states of embeddings in 32 bit; TRL's trainers an attention mask too.",
+            " states of embeddings in 32 bit; TRL's and LLaMA-Factory's an attention mask too.",
             added=15,
             group="optimizer",
             label="Kept by the loop",
@@ -261,8 +261,8 @@ class TrainOptions:
         metadata=option(
             "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
             " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin."
-            " torchtune: its own attention, which copies grouped heads. litgpt-2023: LitGPT's own"
-            " model of that year.",
+            " torchtune, litgpt: their own models, whose attention copies grouped heads."
+            " litgpt-2023: LitGPT's own model of that year.",
             added=4,
             group="attention",
             tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"

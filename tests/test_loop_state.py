@@ -54,7 +54,7 @@ def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -
 
 @pytest.mark.parametrize(
     ("loop_state", "columns", "scalars", "of_pass"),
-    [("none", 1, 0, 0), ("transformers", 4, 8, 8), ("trl", 6, 8, 4)],
+    [("none", 1, 0, 0), ("transformers", 4, 8, 8), ("trl", 6, 8, 4), ("llamafactory", 6, 12, 8)],
 )
 def test_a_loop_s_batch_and_scalars_are_beside_the_step(
     loop_state: str, columns: int, scalars: int, of_pass: int

@@ -802,3 +802,35 @@ def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:
         assert prediction["exactness"] == "estimate"
         said = "\n".join(prediction["assumptions"])
         assert "Of unsloth/Qwen2-VL-7B-Instruct the language model alone" in said
+
+
+GRPO = """\
+model_name_or_path: Qwen/Qwen2.5-0.5B
+use_peft: true
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 4
+num_generations: 8
+max_prompt_length: 256
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "at_once", "completion", "gap"),
+    [
+        ("", 8, 512, ""),
+        ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, ""),
+        ("generation_batch_size: 24\n", 24, 512, ""),
+        ("use_vllm: true\n", None, None, "--vllm-share 0.3"),
+        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, "--vllm-share 0.5"),
+        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, ""),
+    ],
+)
+def test_what_grpo_generates_between_steps(
+    more: str, at_once: int | None, completion: int | None, gap: str
+) -> None:
+    """As `GRPOConfig.__post_init__` works it out: TRL 1.16, grpo_config.py."""
+    file = read_document(parse(GRPO + more, "grpo.yaml", None, is_json=False), "trl")
+    assert file.options["seq_len"] == 256 + (completion or 512)
+    assert file.options.get("generation_batch_size") == at_once
+    assert file.options.get("max_completion_length") == completion
+    assert [gap in key.missing for key in file.not_modelled] == [True] * bool(gap)

@@ -15,7 +15,7 @@ from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
 from lora_profiler.workload import TrainSetup, Workload
-from test_trainer_files import AXOLOTL, LLAMAFACTORY, OVER_DEEPSPEED, TRL
+from test_trainer_files import AXOLOTL, GRPO, LLAMAFACTORY, OVER_DEEPSPEED, TRL
 
 FULL = TRL.replace("use_peft: true\n", "")
 PLAIN = "output_dir: x\nper_device_train_batch_size: 2\nbf16: true\n"
@@ -232,3 +232,12 @@ def test_a_launcher_of_no_number_is_refused(tmp_path: Path) -> None:
     path.write_text(f"torchrun --nproc_per_node many {SCRIPT}\n")
     with pytest.raises(TrainerFileError, match="number of processes: it must be a number"):
         read_files([path])
+
+
+def test_generation_is_named_where_ranks_share_the_weights(read: Any) -> None:
+    whole = read(GRPO + "deepspeed: ds.json\n", ds={"zero_optimization": {"stage": 2}})
+    assert whole.options["generation_batch_size"] == 8
+    shared = read(GRPO + "deepspeed: ds.json\n", ds=STAGE_3)
+    assert "generation_batch_size" not in shared.options
+    assert "max_completion_length" not in shared.options
+    assert "generation under zero3, which gathers weights" in gaps(shared)

@@ -10,7 +10,7 @@ from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
-from lora_profiler.support.generations import shifts_logits
+from lora_profiler.support.generations import rotary_tables, shifts_logits
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -89,8 +89,8 @@ def activations(
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
         positions = S * 8
-        if setup.is_packed:
-            positions = ZERO  # they came with the batch
+        if setup.is_packed or setup.kernels == "torchtune":
+            positions = ZERO  # they came with the batch, or nobody made any
         elif family.positions_per_sample:
             positions = TOKENS * 8
         elif any(storage.bytes == positions for storage in forward.embed.saved):
@@ -181,7 +181,9 @@ def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:
 
 
 def table_bytes(forward: ForwardPass, family: Family, workload: Workload) -> Polynomial:
-    """cos and sin of each rotary set."""
+    """cos and sin of each rotary set, where a pass makes them once."""
+    if rotary_tables(workload) != "once":
+        return ZERO
     dtype = family.rotary_dtype or forward.embed.output.dtype
     positions = TOKENS if workload.setup.is_packed else S
     return total(

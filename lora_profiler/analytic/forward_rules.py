@@ -9,7 +9,7 @@ from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.support.bases import base_of
-from lora_profiler.support.generations import repeats_heads
+from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -42,6 +42,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         lora_kernels=setup.lora is not None and setup.lora.lora_kernels == "axolotl",
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         repeats_always=repeats_heads(workload),
+        rotary_tables=rotary_tables(workload),
         reentrant=setup.is_reentrant,
         steps_in_backward=setup.optimizer_in_bwd,
         unpacked_dtypes=_unpacked_dtypes(workload),

@@ -2,7 +2,7 @@
 that ops leave."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 from lora_profiler.platform import Platform
@@ -101,10 +101,10 @@ class Rules(NamedTuple):
     fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
     fms-acceleration's, `lora_kernels`: axolotl's; `freezes_a`: B alone trains. `nested_scales`:
     those of 4-bit weights are quantised too. `repeats_always`: keys and values are repeated before
-    any kernel of attention. `reentrant`: layers are checkpointed by that kind; `steps_in_backward`:
-    gradients of parameters go as they come. `chunk_rows`:
-    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
-    is for what `trains`.
+    any kernel of attention. `rotary_tables`: cosines and sines are made once a pass, lie in a
+    buffer, or are made at each call. `reentrant`: layers are checkpointed by that kind;
+    `steps_in_backward`: gradients of parameters go as they come. `chunk_rows`: tokens that the head
+    takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what `trains`.
     """
 
     device: str
@@ -131,6 +131,7 @@ class Rules(NamedTuple):
     lora_kernels: bool = False
     nested_scales: bool = False
     repeats_always: bool = False
+    rotary_tables: Literal["once", "buffer", "each"] = "once"
     reentrant: bool = False
     steps_in_backward: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()

@@ -148,12 +148,12 @@ def refuse(
         )
     if (
         setup.transformers != "5"
-        or setup.kernels in ("foak", "litgpt-2023")
+        or setup.kernels in ("foak", "litgpt", "litgpt-2023", "torchtune")
         or (lora and (lora.fast_lora or lora.lora_kernels != "peft"))
     ):
         raise UsageError(
-            "older versions of libraries, fms-acceleration's and axolotl's kernels are predicted"
-            " here and not run; to measure take --transformers 5, and leave out --kernels,"
+            "older versions of libraries, fms-acceleration's and axolotl's kernels and trainers' own"
+            " models are predicted here and not run; to measure take --transformers 5, and leave out --kernels,"
             " --fast-lora and --lora-kernels."
         )
     if setup.offload_checkpoints:

@@ -10,7 +10,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.modeling.generations import heads_repeated
 from lora_profiler.modeling.losses import loss_without_logits, smoothed_loss
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
@@ -189,7 +188,6 @@ def attention_context(setup: TrainSetup) -> Iterator[None]:
     with ExitStack() as stack:
         if setup.attention in _FORCED.get(setup.device, frozenset()):
             stack.enter_context(sdpa_kernel(_BACKENDS[setup.attention]))
-        stack.enter_context(heads_repeated(setup.kernels == "torchtune"))
         if setup.kernels in ("liger", "foak"):
             from lora_profiler.modeling.liger import rotary_in_place
 

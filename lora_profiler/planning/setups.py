@@ -14,7 +14,7 @@ from lora_profiler.stacks.find import BARE, find_stack
 from lora_profiler.stacks.stack import Stack
 from lora_profiler.stacks.trainer import Trainer, check_able, spelled
 from lora_profiler.support.bases import BASES
-from lora_profiler.support.generations import as_of
+from lora_profiler.support.generations import as_made
 from lora_profiler.support.lora_kernels import why_no_lora_kernels
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
@@ -39,7 +39,7 @@ def workloads(
     """`setups` of `model`, each on `platform`, the usual one without."""
     platform = platform or Platform()
     return [
-        Workload(model=as_of(model, setup.transformers), setup=setup, platform=platform)
+        Workload(model=as_made(model, setup), setup=setup, platform=platform)
         for setup in setups(model, options, given, platform, stack)
     ]
 

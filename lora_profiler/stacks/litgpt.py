@@ -27,7 +27,7 @@ _NEWEST = Stack(
             "checkpointing": False,
             "loss": "litgpt",
             "hold_outputs": True,
-            "kernels": "transformers",
+            "kernels": "litgpt",
         },
         adapter={
             "rank": 8,
@@ -58,6 +58,8 @@ _NEWEST = Stack(
         },
     },
     holds=(
+        "a head of its own, also where a checkpoint ties it to the embedding (LitGPT 2685705,"
+        " model.py)",
         "logits keeps its name through backward and the optimizer step (LitGPT 2685705,"
         " finetune/lora.py and full.py), in float32, which Fabric converts them to",
         "log-probabilities of all logits, in float32; under LoRA the head takes 128 tokens at a"
@@ -66,9 +68,8 @@ _NEWEST = Stack(
     ),
     gaps=(
         Gap(
-            "queries, keys and values are one matrix, with an adapter of its own kind: priced"
-            " as PEFT's on q_proj and v_proj",
-            ("lora", "qlora"),
+            "its model is its own, with norms in float32, one matrix for queries, keys and values,"
+            " and an adapter of that: priced as transformers' and PEFT's"
         ),
     ),
     refusals=(

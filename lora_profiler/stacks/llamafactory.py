@@ -28,7 +28,7 @@ VERSIONS = (
                 "use_reentrant": True,
                 "loss": "plain",
                 "kernels": "transformers",
-                "loop_state": "trl",
+                "loop_state": "llamafactory",
             },
             full={"dtype": "float32"},
             adapter={

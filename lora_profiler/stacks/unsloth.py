@@ -52,9 +52,9 @@ VERSIONS = (
                 " layers, the nearest that have rules"
             ),
             Gap(
-                "its loss makes as many logits at once as fill half of the card's free memory, at"
-                " most 4 GiB in float32, by compiled code (unsloth-zoo ce232d6,"
-                " fused_losses/cross_entropy_loss.py): priced as Liger's, in smaller chunks"
+                "its loss makes up to 2 GiB of float32 logits at once (unsloth-zoo 2026.10.9,"
+                " fused_losses/fused_linear.py), before half of the card's free memory, at most"
+                " 4 GiB (ce232d6, cross_entropy_loss.py): priced as Liger's, in smaller chunks"
             ),
         ),
         refusals=(Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),),

@@ -58,7 +58,7 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
         )
     if setup.offload_checkpoints:
         return "no profile is of offloaded checkpoints; take --engine analytic."
-    if setup.kernels not in ("transformers", "torchtune"):
+    if setup.kernels != "transformers":
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"
             " exactly this size."

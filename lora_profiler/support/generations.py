@@ -7,11 +7,11 @@ mixtral,qwen2,phi3}.py`, `integrations/sdpa_attention.py`, `loss/loss_utils.py`.
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
-from lora_profiler.workload import FLAT, Transformers, Workload
+from lora_profiler.workload import FLAT, TrainSetup, Transformers, Workload
 
 _REPEATED_BEFORE_FLASH: Final = frozenset({"mistral", "mixtral", "qwen2", "phi3"})
 """Types whose FlashAttention 2 class of 4.45 repeats keys and values to all heads; Llama's and
@@ -35,13 +35,21 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
     4.49, and by some types' of FlashAttention 2 up to 4.45."""
     setup = workload.setup
-    if setup.kernels == "torchtune":  # 0.7, modules/attention.py
-        return True
+    if setup.kernels in ("torchtune", "litgpt"):
+        return True  # 0.7, modules/attention.py; 0.5.13, model.py, CausalSelfAttention
     if not shifts_logits(setup.transformers):
         return False
     if setup.is_flash_attention_2 or setup.is_flattened:
         return setup.transformers == "4.45" and workload.model.model_type in _REPEATED_BEFORE_FLASH
     return True
+
+
+def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
+    """torchtune 0.7 keeps them in a buffer, which its Qwen casts at each call
+    (models/qwen2/_positional_embeddings.py)."""
+    if workload.setup.kernels != "torchtune":
+        return "once"
+    return "each" if workload.model.model_type.startswith("qwen") else "buffer"
 
 
 @lru_cache(maxsize=64)
@@ -58,6 +66,29 @@ def as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
         for part in model.parts
     )
     return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-{version}")
+
+
+@lru_cache(maxsize=64)
+def _untied(model: ModelSpec) -> ModelSpec:
+    parts = tuple(
+        replace(part, weights=tuple(replace(w, tied_to=None) for w in part.weights))
+        if isinstance(part, Module)
+        else part
+        for part in model.parts
+    )
+    return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-untied")
+
+
+def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
+    """`model` as the trainer of `setup` makes it: LitGPT ties no head to the embedding (0.5.13,
+    model.py, GPT)."""
+    made = as_of(model, setup.transformers)
+    is_litgpt = setup.kernels in ("litgpt", "litgpt-2023")
+    return _untied(made) if is_litgpt and any(map(_is_tied, made.parts)) else made
+
+
+def _is_tied(part: Module | Stack) -> bool:
+    return isinstance(part, Module) and any(w.tied_to is not None for w in part.weights)
 
 
 def check_generation(workload: Workload) -> None:
@@ -106,7 +137,11 @@ _KERNEL_WORDS: Final = {
         "fms-acceleration's RMSNorm and rotary embedding, Unsloth's kernels, keep and write over"
         " what their source says (876e2ed)."
     ),
-    "torchtune": "torchtune's attention copies keys and values for all heads (0.7).",
+    "torchtune": (
+        "torchtune's attention copies keys and values for all heads, and its rotary embedding keeps"
+        " tables of all positions (0.7)."
+    ),
+    "litgpt": "LitGPT's model copies keys and values for all heads, and ties no head (0.5.13).",
     "litgpt-2023": (
         "LitGPT's own Llama of 27 October 2023; bitsandbytes 0.41 keeps every input of a 4-bit"
         " layer."
@@ -128,8 +163,8 @@ def check_traceable(workload: Workload) -> None:
         raise UsageError(
             "checkpoints on the host are known to the rules alone; take --engine analytic."
         )
-    if setup.is_litgpt_2023:
-        raise UsageError("litgpt-2023 is known to the rules alone; take --engine analytic.")
+    if setup.kernels in ("litgpt", "litgpt-2023", "torchtune"):
+        raise UsageError(f"{setup.kernels} is known to the rules alone; take --engine analytic.")
     if any(".experts." in name for name, _ in workload.model.modules()):
         raise UsageError(
             f"no transformers that is installed makes the experts of {workload.model.id} layers of"

@@ -55,14 +55,17 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "transformers": LoopHolds(2, 8, 8),
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
+    "llamafactory": LoopHolds(3, 12, 8),
 }
 """Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
 Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
 pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
 accelerate divides it. Sources:
 transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
-`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`."""
+`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py` and
+`benchmarks/rehearsed_frameworks.py`."""
 _INT64, _FLOAT32 = 8, 4
+_OF_TORCHTUNE = 28
 _BESIDE_IDS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
 
@@ -93,7 +96,13 @@ def loop_scalar_bytes(setup: TrainSetup) -> int:
 
 
 def pass_scalar_bytes(setup: TrainSetup) -> int:
-    """What a trainer's loop keeps of single values while a forward or backward pass runs."""
+    """What a trainer's loop keeps of single values while a forward or backward pass runs;
+    torchtune's the labelled tokens and the loss, of a micro-batch and of the step, whose loss the
+    recipe with adapters does not detach (0.7, recipes/*_finetune_single_device.py, train;
+    benchmarks/rehearsed_frameworks.py)."""
+    if setup.kernels == "torchtune":
+        summed, detached = setup.accumulation > 1, setup.lora is None
+        return _OF_TORCHTUNE - _FLOAT32 * (summed + detached)
     return _LOOPS[setup.loop_state].pass_scalar_bytes
 
 

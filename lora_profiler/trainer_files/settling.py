@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lora_profiler.option_values import WHOLE_WEIGHTS
 from lora_profiler.support.lora_kernels import SHARDED_APART
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
@@ -46,6 +47,12 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = "mixed precision in float16 on shards, answered as bfloat16's"
         row = instead(file, "precision", "amp-float16", "amp", what)
         yield replace(row, direction="either way")
+    if "generation_batch_size" in options and options["sharding"] not in WHOLE_WEIGHTS:
+        at_once = str(options.pop("generation_batch_size"))
+        options.pop("max_completion_length", None)
+        what = f"generation under {options['sharding']}, which gathers weights"
+        row = instead(file, "generation_batch_size", at_once, "", what)
+        yield replace(row, options={}, direction="too low")
     if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"

@@ -4,7 +4,7 @@ transformers' own code."""
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, constant
+from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic import lora_kernels
 from lora_profiler.analytic.families import liger
 from lora_profiler.analytic.ledger import Ledger
@@ -86,10 +86,13 @@ def rotary(
     there is none (`always_concatenates`).
     """
     x = op.turn(x)
-    cos, sin = (
-        op.shared(f"{tables}.{t}", op.rules.positions * rotary_dim, dtype or op.rules.rest_dtype)
-        for t in ("cos", "sin")
-    )
+    made, size = op.rules.rotary_tables, op.rules.positions * rotary_dim
+    if made == "each":
+        cos, sin = (op.fresh(size, x.dtype, False) for _ in range(2))
+    else:
+        size = size if made == "once" else ZERO
+        of = dtype or op.rules.rest_dtype
+        cos, sin = (op.shared(f"{tables}.{t}", size, of) for t in ("cos", "sin"))
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
     part = x if rotary_dim == head_dim else op.slices(x, (rotated_elements, rest))[0]

@@ -146,7 +146,8 @@ def _stage(value: Any, document: Document) -> Meaning:
     if value == "rm":
         return not_modelled("a reward model's head, answered with the language model's", "too high")
     if value == "dpo" and document.get("finetuning_type", "lora") == "lora":
-        return NOTHING
+        what = "logits in float32 of both of DPO's passes (train/dpo/trainer.py), answered as one's"
+        return not_modelled(what, "too low")
     return not_modelled(f"{value}'s reference model or generation", "too low")
 
 
@@ -154,9 +155,9 @@ def _disable_checkpointing(value: Any, document: Document) -> Meaning:
     return Meaning({"checkpointing": not is_on(value)})
 
 
-def _mixed(precision: str, dtype: str) -> Reader:
-    """bf16 and fp16: what is trained is cast to float32, unless pure_bf16 or ZeRO-3 stand against
-    it."""
+def _mixed(precision: str) -> Reader:
+    """bf16 and fp16: weights are loaded in the checkpoint's format (model/loader.py), bfloat16 of
+    nearly all; what is trained is cast to float32, unless pure_bf16 or ZeRO-3 stand against it."""
 
     def read(value: Any, document: Document) -> Meaning:
         if is_off(value):
@@ -166,7 +167,7 @@ def _mixed(precision: str, dtype: str) -> Reader:
         if is_full and not zero3 and not is_on(document.get("pure_bf16")):
             note = "full fine-tuning casts the weights to float32"
             return Meaning({"precision": precision, "dtype": "float32"}, note=note)
-        return Meaning({"precision": precision, "dtype": dtype})
+        return Meaning({"precision": precision, "dtype": "bfloat16"})
 
     return read
 
@@ -274,8 +275,8 @@ LLAMAFACTORY = Framework(
         "enable_liger_kernel": lambda value, document: (
             Meaning({"kernels": "liger", "loss": "fused"}) if is_on(value) else NOTHING
         ),
-        "bf16": _mixed("amp", "bfloat16"),
-        "fp16": _mixed("amp-float16", "float16"),
+        "bf16": _mixed("amp"),
+        "fp16": _mixed("amp-float16"),
         "pure_bf16": _pure_bf16,
         "upcast_layernorm": missing("norms in float32", "too low"),
         "upcast_lmhead_output": missing("logits in float32", "too low"),

@@ -55,6 +55,7 @@ _SCRIPTS: dict[str, tuple[str, Any]] = {
     "lora_target_modules": ("targets", "default"),
 }
 """Defaults of ModelConfig, which files that name a model fill; the classes have others."""
+_COMPLETION = "max_completion_length"
 TASK = "task"
 """The trainer, as a command line names it: `trl dpo`."""
 
@@ -150,15 +151,41 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if kind not in ("sft", "dpo", "grpo"):
         yield "trainer", not_modelled(f"{kind.upper()}'s loss, answered as SFT", "too low")
     elif kind == "grpo":
-        prompt, answer = (
-            document.get(key, usual)
-            for key, usual in (("max_prompt_length", 512), ("max_completion_length", 512))
-        )
-        yield "max_length", Meaning({"seq_len": size(prompt) + size(answer)})
+        yield from _generation(document)
     if "model_name_or_path" in document.entries and not _is_plain(document):
         for key, (option, value) in _SCRIPTS.items():
             if key != "dtype" or document.get("torch_dtype") is None:
                 yield key, Meaning({option: value})
+
+
+def _generation(document: Document) -> Iterator[tuple[str, Meaning]]:
+    """What GRPO makes between steps, by transformers' generate or by vLLM (TRL 1.16,
+    grpo_config.py). Older versions cut prompts at 512."""
+    prompt, answer = (document.get(key, 512) for key in ("max_prompt_length", _COMPLETION))
+    yield "max_length", Meaning({"seq_len": size(prompt) + size(answer)})
+    yield _COMPLETION, _completion(512, document)
+    steps = document.get("steps_per_generation") or document.get("gradient_accumulation_steps", 1)
+    rows = size(document.get("per_device_train_batch_size", 8)) * size(steps)
+    yield "generation_batch_size", _at_once(rows, document)
+    yield "vllm_gpu_memory_utilization", _share(0.3, document)
+
+
+def _completion(value: Any, document: Document) -> Meaning:
+    makes = task(document) == "grpo" and is_off(document.get("use_vllm"))
+    return Meaning({"max_completion_length": size(value)}) if makes else NOTHING
+
+
+def _at_once(value: Any, document: Document) -> Meaning:
+    """Where the file says it, completions of all ranks together."""
+    makes = is_off(document.get("use_vllm")) and is_on(value)
+    return Meaning({"generation_batch_size": size(value)}) if makes else NOTHING
+
+
+def _share(value: Any, document: Document) -> Meaning:
+    """TRL's own server runs on other cards."""
+    beside = is_on(document.get("use_vllm")) and document.get("vllm_mode", "colocate") != "server"
+    what = f"vLLM's share of the card; --vllm-share {value} takes it off"
+    return not_modelled(what, "too low") if beside else NOTHING
 
 
 def _together(
@@ -230,7 +257,9 @@ TRL = Framework(
         "activation_offloading": missing("activations on the host", "too high"),
         "loss_type": _loss,
         "use_liger_loss": missing("Liger's loss of TRL", "too high"),
-        "vllm_gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
+        _COMPLETION: _completion,
+        "generation_batch_size": _at_once,
+        "vllm_gpu_memory_utilization": _share,
         "cast_lm_head_to_fp32": missing("a head in float32", "too low"),
         "sync_ref_model": missing("a reference model that follows", "too low"),
         "use_unsloth": missing("Unsloth's kernels", "too high"),

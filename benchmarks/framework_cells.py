@@ -1,0 +1,144 @@
+"""Which commands of frameworks `rehearsed_frameworks` runs: their own example files, by address,
+with as few changes as a small model needs."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Framework:
+    """`version` of what was run; `at` where its files are: repository on GitHub and commit."""
+
+    version: str
+    at: tuple[str, str]
+
+
+FRAMEWORKS = {
+    "torchtune": Framework("0.7.0", ("pytorch/torchtune", "bd2a0fc")),
+    "llamafactory": Framework("0.9.6.dev0", ("hiyouga/LLaMA-Factory", "ff6d4d1")),
+    "axolotl": Framework("0.19.0", ("axolotl-ai-cloud/axolotl", "067b021")),
+    "litgpt": Framework("0.5.13", ("Lightning-AI/litgpt", "2685705")),
+    "unsloth": Framework("2026.10.9", ("unslothai/unsloth", "")),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A configuration `file` of the framework's, with `changes` by dotted key, which both sides
+    read; `length` in tokens of every row. Of LitGPT and Unsloth, which have no file that is read
+    here, `changes` are options of LitGPT's command or fill a notebook's cells, and `words` ask for
+    the same."""
+
+    framework: str
+    file: str
+    model: str
+    card: str
+    length: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        changes = json.dumps(dict(self.changes), sort_keys=True)
+        return f"{self.framework} {self.file} {self.card} {self.length} {changes}"
+
+    @property
+    def address(self) -> str:
+        """Of the file, on GitHub."""
+        repository, commit = FRAMEWORKS[self.framework].at
+        return f"{repository}@{commit}:{self.file}" if self.file else ""
+
+
+_ONE, _EIGHT = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
+_HALF, _SMALL, _QWEN = "Qwen/Qwen2.5-0.5B", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B"
+A100, H100, T4 = "a100_sxm_80gb", "h100_sxm_80gb", "t4"
+
+
+def cells() -> Iterator[Cell]:
+    yield from _torchtune()
+    yield from _llamafactory()
+    yield from _axolotl()
+    yield from _litgpt()
+    yield from _unsloth()
+
+
+def _torchtune() -> Iterator[Cell]:
+    def cell(name: str, model: str, card: str, length: int, **changes: Any) -> Cell:
+        return Cell("torchtune", f"recipes/configs/{name}.yaml", model, card, length, changes)
+
+    once: dict[str, Any] = {"gradient_accumulation_steps": 1}
+    lora, full = "llama3_2/1B_lora_single_device", "llama3_2/1B_full_single_device"
+    yield cell(lora, _ONE, A100, 512)
+    yield cell("qwen2_5/0.5B_lora_single_device", _HALF, A100, 512, **once)
+    yield cell(full, _ONE, A100, 512)
+    yield cell(lora, _ONE, H100, 1024, **once, enable_activation_checkpointing=True)
+    yield cell("llama3_1/8B_lora_single_device", _EIGHT, H100, 512, **once)
+    yield cell("llama3_2/1B_qlora_single_device", _ONE, A100, 512, **once)
+    yield cell(lora, _ONE, T4, 512, **once, dtype="fp32")
+    yield cell("qwen2_5/0.5B_full_single_device", _HALF, A100, 512)
+    yield cell("qwen3/0.6B_lora_single_device", _QWEN, A100, 512, **once)
+
+
+def _llamafactory() -> Iterator[Cell]:
+    def cell(name: str, model: str, card: str, length: int, **changes: Any) -> Cell:
+        changes = {"model_name_or_path": model, "cutoff_len": length, **changes}
+        return Cell("llamafactory", f"examples/{name}.yaml", model, card, length, changes)
+
+    once: dict[str, Any] = {"gradient_accumulation_steps": 1}
+    lora, full = "train_lora/qwen3_lora_sft", "train_full/qwen3_full_sft"
+    yield cell(lora, _QWEN, A100, 512, **once)
+    yield cell(full, _SMALL, A100, 512, deepspeed=None)
+    yield cell(lora, _HALF, H100, 1024, **once, disable_gradient_checkpointing=True)
+    yield cell(lora, _EIGHT, H100, 1024, **once)
+    yield cell(lora, _SMALL, T4, 512, **once, bf16=None, fp16=True)
+    yield cell("train_qlora/qwen3_lora_sft_otfq", _QWEN, A100, 512, **once)
+    yield cell("train_lora/qwen3_lora_dpo", _QWEN, A100, 512, **once)
+    yield cell(lora, _SMALL, A100, 512, **once, packing=True)
+
+
+def _axolotl() -> Iterator[Cell]:
+    def cell(name: str, model: str, card: str, length: int, **changes: Any) -> Cell:
+        changes = {"base_model": model, "sequence_len": length, **changes}
+        return Cell("axolotl", f"examples/{name}", model, card, length, changes)
+
+    once = {
+        "sample_packing": False,
+        "eval_sample_packing": False,
+        "val_set_size": 0,
+        "attn_implementation": "sdpa",
+        "gradient_accumulation_steps": 1,
+    }
+    lora, qlora = "llama-3/lora-1b.yml", "llama-3/qlora-1b.yml"
+    yield cell(lora, _ONE, A100, 1024, **once)
+    yield cell(qlora, _ONE, A100, 512, **once)
+    yield cell("llama-3/fft-8b.yaml", _SMALL, H100, 512, **once)
+    yield cell(lora, _SMALL, H100, 512, **once, gradient_checkpointing=False)
+    yield cell(lora, _EIGHT, H100, 512, **once)
+
+
+def _litgpt() -> Iterator[Cell]:
+    def cell(command: str, model: str, card: str, length: int, words: str, **changes: Any) -> Cell:
+        asked = ("--method", command, *words.split())
+        return Cell("litgpt", "", model, card, length, {"finetune": command, **changes}, asked)
+
+    true: dict[str, Any] = {"precision": "bf16-true", "train.global_batch_size": 1}
+    pure = "--dtype bfloat16 --precision pure --accumulation 1"
+    yield cell("lora", _SMALL, A100, 512, "")
+    yield cell("lora", _ONE, A100, 512, f"{pure} --adapter-dtype bfloat16", **true)
+    yield cell("full", _SMALL, H100, 512, pure, **true)
+    yield cell("lora", _EIGHT, H100, 512, f"{pure} --adapter-dtype bfloat16", **true)
+    yield cell("lora", _SMALL, T4, 512, "--dtype float32 --precision pure", precision="32-true")
+
+
+def _unsloth() -> Iterator[Cell]:
+    def cell(model: str, card: str, batch: int, length: int, *, is_4_bit: bool) -> Cell:
+        method = "qlora" if is_4_bit else "lora"
+        words = f"--method {method} --batch-size {batch} --accumulation 1".split()
+        changes = {"load_in_4bit": is_4_bit, "per_device_train_batch_size": batch}
+        return Cell("unsloth", "", model, card, length, changes, tuple(words))
+
+    yield cell(_SMALL, A100, 2, 512, is_4_bit=False)
+    yield cell(_ONE, H100, 2, 1024, is_4_bit=True)
+    yield cell(_EIGHT, A100, 2, 2048, is_4_bit=True)

@@ -1,0 +1,29 @@
+"""Imported by Python as it starts, after what a rehearsal puts there. torchtune takes the tokens
+that have a label out of all; which these are a pretended card cannot tell, and a rehearsal takes
+every one. Here the data say it: all but the last of each row."""
+
+import os
+from typing import Any
+
+LABELLED = os.environ.get("REHEARSED_LABELS")
+"""'TOKENS,LABELLED' of a micro-batch."""
+
+
+def _take_labelled() -> None:
+    import torch
+
+    tokens, labelled = map(int, str(LABELLED).split(","))
+
+    def nonzero(mask: torch.Tensor) -> torch.Tensor:
+        count = labelled if mask.numel() == tokens else mask.numel()
+        return torch.empty((mask.dim(), count), dtype=torch.int64, device=mask.device).t()
+
+    _library.append(torch.library.Library("aten", "IMPL"))
+    _library[0].impl("nonzero", nonzero, "CUDA", allow_override=True)
+
+
+_library: list[Any] = []
+if LABELLED and os.environ.get("LORA_PROFILER_RUN_SETTINGS"):
+    from rehearsed.imports import after_import  # type: ignore[import-not-found]
+
+    after_import("torchtune.modules.loss", _take_labelled)

@@ -1,0 +1,40 @@
+"""What `lora-profile` says of frameworks' own example files beside what the frameworks' own
+commands asked a pretended card for, at full size."""
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.framework_cells import cells
+from benchmarks.rehearsed_frameworks import PAGE, ROWS, counted_bytes, error, is_exact, page
+from commands import Run
+from lora_profiler.stacks import Trainer, find_stack
+
+ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+DONE = [row for row in ALL if row["status"] == "done"]
+
+
+def test_the_page_says_what_the_rows_say() -> None:
+    assert PAGE.read_text("utf-8") == page(ALL)
+
+
+def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
+    assert sorted(row["key"] for row in ALL) == sorted(cell.key for cell in cells())
+    assert {row["framework"] for row in DONE} == {cell.framework for cell in cells()}
+
+
+@pytest.mark.parametrize("row", DONE, ids=lambda row: row["key"])
+def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], run: Run) -> None:
+    (answer,) = json.loads(run(*row["asked"], "--format", "json").stdout)["predictions"]
+    assert answer["peak"]["total_bytes"] == row["predicted_bytes"]
+    assert answer["exactness"] == row["exactness"]
+    assert not is_exact(row) or counted_bytes(row) == row["predicted_bytes"]
+
+
+@pytest.mark.parametrize("row", [row for row in DONE if error(row)], ids=lambda row: row["key"])
+def test_an_answer_that_is_off_says_what_is_not_priced(row: dict[str, Any]) -> None:
+    """The file's reading names it, or the framework's stack."""
+    method = row["asked"][row["asked"].index("--method") + 1]
+    gaps = Trainer(stack=find_stack(row["framework"])).gaps(method)
+    assert row["not_modelled"] or gaps
