@@ -174,6 +174,7 @@ def changes(
         lora is not None
         and lora.adapter_dtype == "float32"
         and setup.dtype != "float32"
+        and setup.precision != "amp-float16"
         and recipe == "stock"
     ):
         narrow = replace(setup, lora=replace(lora, adapter_dtype=setup.dtype))
