@@ -44,8 +44,8 @@ class TrainSetup(TrainOptions):
     None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
     rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
     and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
-    is its own attention, which copies grouped heads for all, and "litgpt-2023" LitGPT's own model
-    of October 2023 with bitsandbytes 0.41.
+    and "litgpt" are their own models as far as these differ in attention, rotary tables and tied
+    heads, and "litgpt-2023" LitGPT's own model of October 2023 with bitsandbytes 0.41.
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 
