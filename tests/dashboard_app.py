@@ -66,8 +66,9 @@ def texts(app: AppTest) -> str:
 
 
 def figures(app: AppTest) -> dict[str, Figure]:
-    """Those that stand on the page, by key."""
-    return {key: _FIGURES[html] for key, html in drawings(app).items()}
+    """Those that stand on the page, by key; what plotly draws of them as it gets it."""
+    explored = {chart.key: json.loads(chart.proto.spec) for chart in app.get("plotly_chart")}
+    return explored | {key: _FIGURES[html] for key, html in drawings(app).items()}
 
 
 def drawings(app: AppTest) -> dict[str, str]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from learning import FINDINGS
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
+from lora_profiler.dashboard.explored import dressed
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
@@ -415,6 +416,25 @@ def test_all_names_have_a_look() -> None:
     assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
     assert len({m.symbol for m in palette.SERIES_MARKS}) == len(palette.SERIES_MARKS)
     assert set(run_labels.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
+
+
+def test_what_plotly_draws_is_the_figure_in_the_reader_s_colours() -> None:
+    """Of a point whose label spells a colour."""
+    point = charts.ScatterPoint(
+        label=palette.INK.light, method="lora", predicted_bytes=2**30, measured_bytes=2**31
+    )
+    drawn = charts.identity_scatter([point])
+    light, dark = (dressed(drawn, theme) for theme in ("light", "dark"))
+    for figure in (light, dark):
+        go.Figure(figure)  # refuses what plotly does not know
+        for mine, theirs in zip(drawn["data"], figure["data"], strict=True):
+            assert (mine["x"], mine["y"], mine.get("hovertext")) == (
+                *(theirs["x"], theirs["y"]),
+                theirs.get("hovertext"),
+            )
+    text = json.dumps(dark).replace(json.dumps(drawn["data"][0]["hovertext"]), "")
+    only_light = {c.light for c in palette.all_colours()} - {c.dark for c in palette.all_colours()}
+    assert not [colour for colour in only_light if colour in text]
 
 
 def test_a_light_colour_has_one_dark_twin() -> None:

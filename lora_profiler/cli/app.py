@@ -12,7 +12,7 @@ import click
 from lora_profiler.cli.click_support import HELP_NAMES, ExampleCommand
 from lora_profiler.errors import UsageError
 
-NEEDED = ("streamlit", "pandas", "jinja2")
+NEEDED = ("streamlit", "pandas", "plotly", "jinja2")
 _PORTS_TRIED = 50
 
 

@@ -12,6 +12,7 @@ import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import downloads, link, pair_view, record_view, records, widgets
+from lora_profiler.dashboard.explored import explored
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
@@ -238,7 +239,9 @@ def _figures(chosen: Sequence[Run]) -> None:
     compared = [run for run in chosen if run.error is not None]
     shown = drawn(compared, MOST_DOTS)
     widgets.section("Peak memory, predicted against measured")
-    widgets.drawing(scatter_drawing(shown), "scatter")
+    scatter = scatter_drawing(shown)
+    explored(scatter.figure, "scatter", scatter.description)
+    widgets.small(*scatter.lines)
     widgets.section("Errors of the peak")
     by: RunGrouping = widgets.choose(
         "By", STRIPS, STRIPS[0], "strip_by", run_labels.GROUPING_LABELS

@@ -9,6 +9,7 @@ import streamlit as st
 
 from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.evidence_table import Measured
+from lora_profiler.dashboard.explored import explored
 from lora_profiler.evidence import (
     interval,
     measured_memory,
@@ -164,7 +165,7 @@ def _figures() -> None:
         f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted"
         " above, and filled."
     )
-    widgets.figure(
+    explored(
         charts.identity_scatter(points),
         f"{_KEY}memory",
         f"{caption} The table below has the numbers.",
@@ -208,7 +209,7 @@ def _own_figures() -> None:
         rows = own_rows(kind)
         widgets.section(heading)
         widgets.small(KIND_WORDS[kind])
-        widgets.figure(
+        explored(
             charts.identity_scatter(own_points(rows), COUNTED[kind]),
             f"{_KEY}{kind}",
             f"{count_text(len(rows))} peaks, predicted against what was {COUNTED[kind]}. The table"

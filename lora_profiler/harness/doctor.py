@@ -30,6 +30,7 @@ PACKAGES: dict[str, str] = {
     "nvidia-ml-py": "devices below, and --gpu auto",
     "psutil": "measuring",
     "streamlit": "dashboard",
+    "plotly": "dashboard",
     "pandas": "dashboard",
     "jinja2": "report",
     "ray": "bench --ray",
