@@ -48,6 +48,7 @@ PREDICTOR = (
     "option.py",
     "option_values.py",
     "lora_config.py",
+    "step_options.py",
     "train_options.py",
     "train_setup.py",
     "prediction.py",

@@ -38,7 +38,7 @@ def explored(drawn: Figure, key: str, says: str) -> None:
 
 
 def dressed(drawn: Figure, theme: Theme) -> Figure:
-    """The same figure for plotly, in the paper, ink and type that the SVG has of its style sheet."""
+    """The same figure for plotly, in the paper, ink and type that the style sheet gives the SVG."""
     ink, paper, faint, line = (colour(of, theme) for of in (INK, PAPER, FAINT_INK, LINE))
     small = {"size": SMALL_PX, "color": faint}
     axis = {

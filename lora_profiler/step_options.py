@@ -1,0 +1,181 @@
+"""The options of a step: its batch, its formats, its optimizer and its checkpoints."""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from lora_profiler.lora_config import LoraConfig, Quantization
+from lora_profiler.option import option
+from lora_profiler.option_values import (
+    UNMODELLED_OPTIMIZERS,
+    Dtype,
+    Optimizer,
+    OptimizerImpl,
+    Precision,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """The first fields of `TrainSetup`, whose docstring says what they mean."""
+
+    lora: LoraConfig | None = None
+    batch_size: int = field(
+        default=1,
+        metadata=option(
+            "Sequences in one micro-batch.",
+            short="-b",
+            common=True,
+            group="batch",
+            column="left",
+            words="batch {}",
+        ),
+    )
+    seq_len: int = field(
+        default=2048,
+        metadata=option(
+            "Tokens in each sequence.",
+            short="-s",
+            common=True,
+            noun="sequence length",
+            group="batch",
+            label="Sequence length, tokens",
+            tip="",
+            words="{} tokens",
+        ),
+    )
+    packed: int | None = field(
+        default=None,
+        metadata=option(
+            "Rows of --seq-len hold sequences of so many tokens; --attention flash is then"
+            " FlashAttention 2's kernel for them.",
+            metavar="TOKENS",
+            noun="packed length",
+            added=3,
+            group="batch",
+            label="Packed from sequences of, tokens",
+            tip="Sequences of this length share each row; flash attention is then FlashAttention"
+            " 2's for them.",
+            placeholder="one sequence a row",
+            words="packed from {}",
+        ),
+    )
+    accumulation: int = field(
+        default=1,
+        metadata=option(
+            "Micro-batches per optimizer step.",
+            group="batch",
+            column="right",
+            tip="",
+            words="accumulation {}",
+        ),
+    )
+    dtype: Dtype = field(
+        default="bfloat16",
+        metadata=option(
+            "Of the base weights.",
+            group="optimizer",
+            column="left",
+            label="Weights",
+            tip="Dtype of the base.",
+            words="{}",
+        ),
+    )
+    precision: Precision = field(
+        default="pure",
+        metadata=option(
+            "amp: bfloat16 autocast; amp-float16: float16 autocast and a scaled loss, as fp16 of"
+            " transformers' Trainer; fsdp-mixed: shards gathered in bfloat16, as accelerate's bf16"
+            " under FSDP.",
+            group="optimizer",
+            column="right",
+            words="{}",
+        ),
+    )
+    quantization: Quantization | None = None
+    optimizer: Optimizer = field(
+        default="adamw",
+        metadata=option(
+            f"{', '.join(get_args(Optimizer))}.",
+            unmodelled=tuple(UNMODELLED_OPTIMIZERS.items()),
+            common=True,
+            metavar="NAME",
+            group="optimizer",
+            column="left",
+            tip="",
+            words="{}",
+        ),
+    )
+    optimizer_rank: int = field(
+        default=128,
+        metadata=option(
+            "Rank that GaLore and APOLLO project gradients to.",
+            metavar="N",
+            noun="optimizer rank",
+            added=23,
+            group="optimizer",
+            label="Projected to",
+            tip="Rank that GaLore and APOLLO project gradients to.",
+            words="gradients of rank {}",
+        ),
+    )
+    optimizer_impl: OptimizerImpl = field(
+        default="foreach",
+        metadata=option(
+            "foreach is what torch takes on CUDA.",
+            noun="optimizer implementation",
+            group="optimizer",
+            column="right",
+            label="Made of",
+            tip="The optimizer's implementation; foreach is what torch takes on CUDA.",
+            words="{}",
+        ),
+    )
+    optimizer_in_bwd: bool = field(
+        default=False,
+        metadata=option(
+            "Each tensor is stepped, and its gradient let go, as soon as backward has made it, as"
+            " torchtune's optimizer_in_bwd.",
+            added=25,
+            group="optimizer",
+            label="Steps in backward",
+            tip="Each tensor is stepped, and its gradient let go, as soon as backward has made it.",
+            words="steps in backward|steps after backward",
+            heading="steps in backward",
+        ),
+    )
+    checkpointing: bool = field(
+        default=False,
+        metadata=option(
+            "Recompute each layer in backward.",
+            common=True,
+            group="batch",
+            label="Gradient checkpointing",
+            words="checkpointing|no checkpointing",
+        ),
+    )
+    use_reentrant: bool = field(
+        default=False,
+        metadata=option(
+            "Checkpointing of the reentrant kind, the Trainer's default until transformers 5: a"
+            " layer runs again to its end, whose output and gradient stay through its backward.",
+            added=14,
+            group="batch",
+            label="Reentrant checkpointing",
+            tip="The Trainer's kind until transformers 5: a layer runs again to its end.",
+            words="reentrant|non-reentrant",
+        ),
+    )
+    offload_checkpoints: bool = field(
+        default=False,
+        metadata=option(
+            "Inputs of checkpointed layers wait in the host's memory, as of Unsloth's"
+            " use_gradient_checkpointing='unsloth': the last layer's stays, and two buffers that"
+            " the others come back to.",
+            added=25,
+            group="batch",
+            label="Checkpoints on the host",
+            tip="Inputs of checkpointed layers wait in the host's memory, as Unsloth does it.",
+            words="offloaded checkpoints|checkpoints on the device",
+            heading="checkpoints on the host",
+        ),
+    )
