@@ -277,7 +277,7 @@ def changes(
                 fewer,
                 *adapted,
             )
-    if setup.batch_size > 1 and setup.batch_size % 2 == 0:
+    if not setup.optimizer_in_bwd and setup.batch_size > 1 and setup.batch_size % 2 == 0:
         half, twice = setup.batch_size // 2, setup.accumulation * 2
         smaller = replace(setup, batch_size=half, accumulation=twice)
         sized = ("inputs", "activations", "logits_and_loss", "temporaries")
