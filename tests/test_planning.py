@@ -2,6 +2,7 @@
 one."""
 
 from dataclasses import dataclass, replace
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from lora_profiler.adapters.targets import attention_targets
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.diagnostics import activation_excess, outweighed_layers
 from lora_profiler.planning.engine import peak_bytes, predict
@@ -23,7 +24,7 @@ from lora_profiler.planning.reserve import (
 )
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.units import GIB
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,32 @@ def test_a_lever_does_what_its_option_does() -> None:
         replace(case, setup=replace(case.setup, batch_size=2, accumulation=2))
     )
     assert "--method qlora" not in {lever.option for lever in levers(case, besides={"qlora"})}
+
+
+FIELDS = {option.field: option for option in OPTIONS if option.owner is TrainSetup}
+CHOICES = {name: get_args(get_type_hints(TrainSetup)[name]) for name in FIELDS}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(n, v) for n, values in CHOICES.items() for v in values if isinstance(v, str)],
+)
+@pytest.mark.parametrize("lora", [None, LoraConfig()])
+def test_whatever_is_asked_levers_are_only_what_goes_with_it(
+    name: str, value: str, lora: LoraConfig | None
+) -> None:
+    try:
+        setup = TrainSetup(batch_size=2, seq_len=64, lora=lora, **{name: value})
+        case = Workload(model=find_model("gpt2"), setup=setup)
+        before = peak_bytes(case)
+    except LoraProfilerError:
+        return
+    assert all(lever.peak_bytes < before for lever in levers(case))
+
+
+def test_a_lever_leaves_what_trains_whole_weights_alone() -> None:
+    galore = workload(optimizer="galore_adamw", checkpointing=True)
+    assert "--method lora --optimizer adamw" in {lever.option for lever in levers(galore)}
 
 
 def test_activation_excess_has_its_cause_and_its_remedy() -> None:

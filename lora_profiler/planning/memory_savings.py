@@ -1,14 +1,14 @@
 """Single changes that lower the peak, each predicted anew."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lora_profiler.errors import LoraProfilerError
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.engine import engine_for_search, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.packing import takes_flattened
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import PROJECTED, LoraConfig, Quantization, TrainSetup, Workload
 
 AWAY_FROM_HEAD = ("setup", "last_layer_forward", "optimizer_step")
 """Moments that do not depend on how the head makes the loss."""
@@ -137,31 +137,38 @@ def changes(
     setup, lora, peak = workload.setup, workload.setup.lora, prediction.peak
     everything = peak.total_bytes
 
-    def change(name: str, option: str, price: str, changed: TrainSetup, *touched: str) -> Change:
+    def change(
+        name: str, option: str, price: str, fields: Mapping[str, Any], *touched: str
+    ) -> Iterator[Change]:
+        """None where the setup does not go with it."""
+        try:
+            changed = replace(setup, **fields)
+        except UsageError:
+            return
         at_most = (
             sum(size for category, size in peak.bytes.items() if category in touched)
             if touched
             else everything
         )
         same = option.startswith(_LEARN_THE_SAME)
-        return Change(name, option, price, changed, everything, at_most, same)
+        yield Change(name, option, price, changed, everything, at_most, same)
 
     if lora is None and "lora" not in besides:
+        fields: dict[str, Any] = {"lora": LoraConfig()}
+        option = "--method lora"
+        if setup.optimizer in PROJECTED:  # of whole weights alone
+            fields["optimizer"] = "adamw"
+            option += " --optimizer adamw"
         price = "trains an update of low rank"
-        yield change(
-            "LoRA instead of full fine-tuning",
-            "--method lora",
-            price,
-            replace(setup, lora=LoraConfig()),
-        )
+        yield from change("LoRA instead of full fine-tuning", option, price, fields)
     if lora is not None and setup.quantization is None and "qlora" not in besides:
-        qlora = replace(setup, quantization=Quantization())
+        qlora = {"quantization": Quantization()}
         price = "dequantises every weight again for each use"
-        yield change("a 4-bit base (QLoRA)", "--method qlora", price, qlora, "parameters")
+        yield from change("a 4-bit base (QLoRA)", "--method qlora", price, qlora, "parameters")
     if not setup.checkpointing:
-        checkpointed = replace(setup, checkpointing=True)
+        checkpointed = {"checkpointing": True}
         price = "runs most of the forward pass twice"
-        yield change(
+        yield from change(
             "gradient checkpointing",
             "--checkpointing",
             price,
@@ -174,13 +181,12 @@ def changes(
         lora is not None
         and lora.adapter_dtype == "float32"
         and setup.dtype != "float32"
-        and setup.precision != "amp-float16"
         and recipe == "stock"
     ):
-        narrow = replace(setup, lora=replace(lora, adapter_dtype=setup.dtype))
+        narrow = {"lora": replace(lora, adapter_dtype=setup.dtype)}
         held = ("activations", "temporaries", "adapters", "gradients", "optimizer_states")
         option = f"--adapter-dtype {setup.dtype}"
-        yield change(
+        yield from change(
             f"{setup.dtype} adapters", option, "updates the adapters in 16 bit", narrow, *held
         )
     if (
@@ -188,14 +194,14 @@ def changes(
         and setup.optimizer in ("adamw", "sgd")
         and peak.moment == "optimizer_step"
     ):
-        fused = replace(setup, optimizer_impl="fused")
-        yield change(
+        fused = {"optimizer_impl": "fused"}
+        yield from change(
             "the fused optimizer", "--optimizer-impl fused", "none known", fused, "temporaries"
         )
     if setup.optimizer == "adamw":
-        eight = replace(setup, optimizer="adamw_8bit", optimizer_impl="foreach")
+        eight = {"optimizer": "adamw_8bit", "optimizer_impl": "foreach"}
         step = ("temporaries",) if peak.moment == "optimizer_step" else ()
-        yield change(
+        yield from change(
             "8-bit AdamW",
             "--optimizer adamw_8bit",
             "keeps the optimizer states in 8 bit",
@@ -204,52 +210,46 @@ def changes(
             *step,
         )
     if setup.dtype == "float32" and setup.precision == "pure":
-        yield change(
-            "bfloat16 weights",
-            "--dtype bfloat16",
-            "trains in 16 bit",
-            replace(setup, dtype="bfloat16"),
+        yield from change(
+            "bfloat16 weights", "--dtype bfloat16", "trains in 16 bit", {"dtype": "bfloat16"}
         )
     if (
         setup.loss != "fused"
         and setup.world_size == 1
         and peak.moment in ("end_of_forward", "loss_backward")
     ):
-        fused_loss = replace(setup, loss="fused")
+        fused_loss = {"loss": "fused"}
         elsewhere = max(
             m.total_bytes
             for m in prediction.moments
             if m.step == "steady" and m.moment in AWAY_FROM_HEAD
         )
-        saving = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
-        yield saving._replace(at_most=everything - elsewhere)  # these moments stay as they are
+        price = "leaves no logits to look at"
+        for saving in change("a fused loss", "--loss fused", price, fused_loss):
+            yield saving._replace(at_most=everything - elsewhere)  # these moments stay as they are
     if setup.hold_outputs:
-        dropped = replace(setup, hold_outputs=False)
+        dropped = {"hold_outputs": False}
         option, of_outputs = "--no-hold-outputs", ("logits_and_loss", "activations")
-        yield change("dropping outputs", option, "none known", dropped, *of_outputs)
+        yield from change("dropping outputs", option, "none known", dropped, *of_outputs)
     if setup.attention in ("eager", "math"):
-        fast = replace(setup, attention="auto")
-        yield change(
+        fast = {"attention": "auto"}
+        yield from change(
             "SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries"
         )
-    flash = (
-        replace(setup, attention="flash")
-        if setup.dtype != "float32" or setup.autocast_dtype
-        else setup
-    )
-    if flash.is_flattened and takes_flattened(workload.model):
+    taken = setup.attention == "flash" or setup.is_flash_attention_2
+    if setup.is_packed and setup.device == "cuda" and not taken and takes_flattened(workload.model):
         price = "needs the flash-attn package"
-        yield change(
+        yield from change(
             "FlashAttention 2 for packed rows",
             "--attention flash",
             price,
-            flash,
+            {"attention": "flash"},
             "activations",
             "temporaries",
         )
     if lora is not None and lora.lora_dropout > 0:
-        dry = replace(setup, lora=replace(lora, lora_dropout=0.0))
-        yield change(
+        dry = {"lora": replace(lora, lora_dropout=0.0)}
+        yield from change(
             "no adapter dropout",
             "--dropout 0",
             "regularises less",
@@ -260,8 +260,8 @@ def changes(
     if lora is not None:
         adapted = ("adapters", "gradients", "optimizer_states", "activations", "temporaries")
         if lora.has_rank and lora.r > 1:
-            lower = replace(setup, lora=replace(lora, r=lora.r // 2))
-            yield change(
+            lower = {"lora": replace(lora, r=lora.r // 2)}
+            yield from change(
                 f"rank {lora.r // 2}",
                 f"--rank {lora.r // 2}",
                 "an update of lower rank",
@@ -269,19 +269,19 @@ def changes(
                 *adapted,
             )
         if lora.target_modules == "all-linear":
-            fewer = replace(setup, lora=replace(lora, target_modules=None))
-            yield change(
+            fewer = {"lora": replace(lora, target_modules=None)}
+            yield from change(
                 "adapters on PEFT's default targets",
                 "--targets default",
                 "adapts fewer layers",
                 fewer,
                 *adapted,
             )
-    if not setup.optimizer_in_bwd and setup.batch_size > 1 and setup.batch_size % 2 == 0:
+    if setup.batch_size > 1 and setup.batch_size % 2 == 0:
         half, twice = setup.batch_size // 2, setup.accumulation * 2
-        smaller = replace(setup, batch_size=half, accumulation=twice)
+        smaller = {"batch_size": half, "accumulation": twice}
         sized = ("inputs", "activations", "logits_and_loss", "temporaries")
-        yield change(
+        yield from change(
             f"micro-batch {half}",
             f"-b {half} --accumulation {twice}",
             "more, smaller micro-batches a step",
