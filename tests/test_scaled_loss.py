@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import cases
+from lora_profiler.catalog import find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.planning.setups import DEFAULTS, setups
+from lora_profiler.platform import Platform
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.library_memory import scaler_holds
 from lora_profiler.trainer_files.reading import read_files
@@ -75,6 +78,18 @@ def test_gradients_in_16_bit_are_refused_as_torch_refuses_them(change: dict[str,
         scaler.step(optimizer)
     with pytest.raises(UsageError, match="torch unscales no gradients in 16 bit"):
         replace(SCALED, **change)
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+def test_weights_that_nobody_named_are_in_the_format_that_goes_with_it(capability: int) -> None:
+    options = {**DEFAULTS, "precision": "amp-float16", "methods": ("full", "lora")}
+    platform = Platform(capability=capability)
+    full, lora = setups(find_model("gpt2"), options, {"methods", "precision"}, platform)
+    assert (full.dtype, full.precision) == ("float32", "amp-float16")
+    assert (lora.dtype, lora.precision) == (
+        "float16" if capability < 80 else "bfloat16",
+        "amp-float16",
+    )
 
 
 def test_shards_are_refused() -> None:

@@ -138,6 +138,9 @@ def _setup(
     arguments = _arguments(TrainSetup, options, model)
     precision, optimizer = arguments["precision"], arguments["optimizer"]
     in_backward = arguments["optimizer_in_bwd"]
+    loaded = arguments["dtype"]
+    if method == "full" and precision == "amp-float16" and "dtype" not in given:
+        arguments["dtype"] = "float32"  # nothing else goes with it
     if method != "full":  # what these ask of weights depends on who trains
         arguments |= {"optimizer": "adamw", "optimizer_in_bwd": False}
         if precision in ("fsdp-mixed", "amp-float16"):
@@ -149,10 +152,9 @@ def _setup(
         and base.device == "cuda"
         and "dtype" not in given
     )
-    is_narrow = precision == "pure"
     if lacks_bfloat16:
         if precision == "amp" and "precision" not in given and options["recipe"] != "trl":
-            precision, is_narrow = "amp-float16", base.dtype != "float32"
+            precision = "amp-float16"
         base = replace(base, dtype="float32")
     if method == "full":
         return replace(base, precision=precision)
@@ -160,6 +162,7 @@ def _setup(
     quantization = Quantization(**_arguments(Quantization, options, model))
     adapted = _with_adapter(base, lora, quantization, method, given)
     setup = replace(adapted, precision=precision, optimizer=optimizer, optimizer_in_bwd=in_backward)
+    is_narrow = precision == "pure" or (precision == "amp-float16" and loaded != "float32")
     return replace(setup, dtype="float16") if lacks_bfloat16 and is_narrow else setup
 
 
