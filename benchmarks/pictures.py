@@ -53,7 +53,8 @@ def crossover(page: Any, address: str) -> None:
 
 def compare(page: Any, address: str) -> None:
     page.goto(f"{address}&page=compare")
-    page.locator(".lp-drawing").nth(1).wait_for()
+    page.locator(".js-plotly-plot").wait_for()
+    page.locator(".lp-drawing").wait_for()
 
 
 def measure(page: Any, address: str) -> None:
