@@ -14,7 +14,7 @@ from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import loop_bytes_beside
+from lora_profiler.support.library_memory import loop_bytes_beside, pass_scalar_bytes
 
 MODEL = find_model("EleutherAI/pythia-14m", offline=True)
 
@@ -104,3 +104,29 @@ def test_dpo_without_adapters_keeps_a_second_model() -> None:
         for w in (workload, asked("trl"))
     ]
     assert adapted[0] == adapted[1]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("lora", [None, LoraConfig()])
+def test_torchtune_keeps_the_single_values_of_its_recipe(
+    accumulation: int, lora: LoraConfig | None
+) -> None:
+    """The statements of torchtune 0.7's train(), once more: what is alive in backward of the second
+    step, beside what the harness' own loop keeps."""
+    labels, weight = torch.ones(4, dtype=torch.int64), torch.ones(4, requires_grad=True)
+    logged: Any = 0
+    for _ in range(2):
+        running: Any = 0
+        tokens: Any = 0
+        for _ in range(accumulation):
+            current_tokens = (labels != -100).sum()
+            tokens = tokens + current_tokens
+            current = weight.sum() * current_tokens
+            running = running + (current if lora else current.detach())
+            current.backward()  # type: ignore[no-untyped-call]
+            alive = [current_tokens, tokens, current, running, logged]
+        logged = running.detach().item() / tokens if lora else (running / tokens).detach().item()
+    kept = sum(t.nbytes for t in alive if isinstance(t, torch.Tensor))
+    ours = 4 if accumulation > 1 else 0
+    setup = TrainSetup(kernels="torchtune", accumulation=accumulation, lora=lora)
+    assert pass_scalar_bytes(setup) == kept - ours

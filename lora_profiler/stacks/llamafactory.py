@@ -1,6 +1,6 @@
 """LLaMA-Factory: its arguments' defaults, with bf16 as nine in ten of its examples have it."""
 
-from lora_profiler.stacks.stack import Packing, Stack, by_method
+from lora_profiler.stacks.stack import Gap, Packing, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
 
 VERSIONS = (
@@ -49,6 +49,12 @@ VERSIONS = (
             " model/adapter.py); not under ZeRO-3",
             "packed rows stay rows of the batch, with a block mask under neat_packing"
             " (LLaMA-Factory ff6d4d1, data/collator.py)",
+        ),
+        gaps=(
+            Gap(
+                "its loop keeps 8 bytes of single values more than TRL's: read off rehearsals of"
+                " its own command (0.9.6), not found in its source"
+            ),
         ),
     ),
 )

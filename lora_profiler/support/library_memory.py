@@ -62,10 +62,13 @@ Scalars: the number of items in a batch, which DPO does not count, and the runni
 pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
 accelerate divides it. Sources:
 transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
-`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py` and
-`benchmarks/rehearsed_frameworks.py`."""
+`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`.
+LLaMA-Factory's are read off `benchmarks/rehearsed_frameworks.py`, which its stack says."""
 _INT64, _FLOAT32 = 8, 4
-_OF_TORCHTUNE = 28
+_OF_TORCHTUNE = 2 * _INT64 + 2 * _FLOAT32
+"""Labelled tokens of the micro-batch and of the step, and both of the loss; with adapters the loss
+that was logged last too, which full training makes a number (torchtune 0.7
+`recipes/*_finetune_single_device.py`, train)."""
 _BESIDE_IDS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
 
@@ -96,13 +99,11 @@ def loop_scalar_bytes(setup: TrainSetup) -> int:
 
 
 def pass_scalar_bytes(setup: TrainSetup) -> int:
-    """What a trainer's loop keeps of single values while a forward or backward pass runs;
-    torchtune's the labelled tokens and the loss, of a micro-batch and of the step, whose loss the
-    recipe with adapters does not detach (0.7, recipes/*_finetune_single_device.py, train;
-    benchmarks/rehearsed_frameworks.py)."""
+    """What a trainer's loop keeps of single values while a forward or backward pass runs; of
+    several micro-batches the harness' own loop sums the losses too."""
     if setup.kernels == "torchtune":
-        summed, detached = setup.accumulation > 1, setup.lora is None
-        return _OF_TORCHTUNE - _FLOAT32 * (summed + detached)
+        logged = 0 if setup.lora is None else _FLOAT32
+        return _OF_TORCHTUNE + logged - (_FLOAT32 if setup.accumulation > 1 else 0)
     return _LOOPS[setup.loop_state].pass_scalar_bytes
 
 
