@@ -237,7 +237,7 @@ def sureness_words(answer: Answer) -> str:
     """How sure the peak is: 'the peak is exact for this loop'."""
     prediction = answer.prediction
     if answer.trainer and answer.trainer.gaps(prediction.workload.setup.method):
-        return "an estimate, since the loop holds what is not priced (--detail)"
+        return "an estimate; not all of the loop is priced (--detail)"
     if prediction.exactness == "exact":
         return "the peak is exact for this loop"
     if prediction.saved_activation_bytes is None:
