@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import recording
+import slow_tests
 from commands import Done, Run
 from golden_files import Golden
 from lora_profiler.compiled import evaluation, library
@@ -77,6 +78,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " examples of each property: all that is drawn from by a seed without it",
     )
     parser.addoption(
+        "--record-slow",
+        action="store_true",
+        help="write which tests took a second or more, of those that ran",
+    )
+    parser.addoption(
         "--oracle",
         choices=("auto", "live", "record"),
         default="auto",
@@ -99,9 +105,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         recording.THE.leave(Path(folder))
 
 
+@pytest.hookimpl(tryfirst=True)  # `-m slow` is about these marks too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of the slow tests and of each grid's cells a quarter, or the grid's own share, unless they are
-    named."""
+    named or, slow ones, stand in a file that the last commit changed."""
+    slow_tests.mark(items)
     is_recorded = config.getoption("--oracle") == "record"
     whole = config.getoption("--whole") or is_recorded
     if whole or any("::" in argument for argument in config.args):
@@ -109,7 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {
         item
         for item in items
-        if item.get_closest_marker("slow") and not recording.drawn(1 / 4, item.nodeid)
+        if item.get_closest_marker("slow")
+        and not recording.drawn(1 / 4, item.nodeid)
+        and not recording.is_changed(item.path)
     }
     grids: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -129,6 +139,8 @@ def pytest_configure(config: pytest.Config) -> None:
     recording.decide()
     recording.THE = recording.Recording("live" if whole else config.getoption("--oracle"))
     config.pluginmanager.register(recording.Totals(recording.THE), "oracle-totals")
+    if config.getoption("--record-slow") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(slow_tests.Recorder(), "slow-tests")
     if (
         signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     ):  # as in the background of a shell's script

@@ -80,6 +80,11 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
+def is_changed(file: Path) -> bool:
+    """Whether the last commit, or the working tree, changed it."""
+    return file.relative_to(ROOT).as_posix() in os.environ[CHANGED].split()
+
+
 def changed_families() -> frozenset[str]:
     """Model types whose program lies in a file that is not as before the last commit."""
     from lora_profiler.analytic.families import FAMILIES

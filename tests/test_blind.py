@@ -279,7 +279,6 @@ def percent(text: str) -> float:
     return 0.0 if text == "exact" else float(text.removesuffix(" %").replace("<", ""))
 
 
-@pytest.mark.slow
 def test_a_rehearsal_goes_the_whole_way_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

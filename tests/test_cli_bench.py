@@ -670,7 +670,6 @@ def processes_of(place: Path) -> Iterator[str]:
             yield line
 
 
-@pytest.mark.slow
 def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) -> None:
     done = lora_profile(*real(place, "--method", "full", "--format", "json"), **ONE_CORE)
     assert done.returncode == 0, done.stderr
@@ -695,7 +694,6 @@ def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) 
     assert json.loads(again.stdout)["records"] == document["records"]
 
 
-@pytest.mark.slow
 def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Path) -> None:
     arguments = real(place, "--method", "full", "--method", "lora", "--seed", "3")
     process = subprocess.Popen(

@@ -113,7 +113,6 @@ def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> N
     assert "compiled engine" in again.stdout
 
 
-@pytest.mark.slow
 def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     run: Run, config: str
 ) -> None:
@@ -156,7 +155,6 @@ def test_a_profile_that_cannot_be_trusted_leaves_the_others(
     assert "Warning: its tape changes" in done.stderr
 
 
-@pytest.mark.slow
 def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +197,6 @@ def test_auto_means_the_same_from_python_as_on_the_command_line(run: Run, config
     assert found.peak.total_bytes > first.prediction.peak.total_bytes
 
 
-@pytest.mark.slow
 def test_one_method_without_a_trusted_profile_leaves_the_other_s(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +245,6 @@ def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str
     assert "lora-profile compile" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_engine_traced_needs_no_profile(run: Run) -> None:
     (answer,) = predictions(
         run,

@@ -144,7 +144,6 @@ def test_unlike_layers_are_folded_by_their_period_or_traced_whole(family: str) -
     )
 
 
-@pytest.mark.slow
 def test_a_filled_window_is_another_profile() -> None:
     window = {"sliding_window": 48, "layer_types": ["sliding_attention"] * 7}
     short = workload("mistral", replace(BASE, seq_len=47), **window)
@@ -372,7 +371,6 @@ def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.Monkey
         compile_profile(workload("llama", BASE))
 
 
-@pytest.mark.slow
 def test_a_folded_tape_that_loses_a_tensor_at_another_depth_is_not_folded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -410,7 +408,6 @@ def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(
     )
 
 
-@pytest.mark.slow
 def test_what_runs_in_plain_torch_for_want_of_a_package_is_said() -> None:
     """The recurrence goes over chunks of 64 tokens in a Python loop, so that no profile holds
     it."""
@@ -446,7 +443,6 @@ def test_what_runs_in_plain_torch_for_want_of_a_package_is_said() -> None:
     assert said.peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
 
 
-@pytest.mark.slow
 def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -475,7 +471,6 @@ def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
 # --- relatives ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> None:
     wide = workload("llama", BASE, hidden_size=96, intermediate_size=200, vocab_size=300)
     proven = tape_signature(compiled(workload("llama", BASE)).tape)
@@ -592,7 +587,6 @@ def test_periods_that_only_transformers_fills_in_are_found(
     )
 
 
-@pytest.mark.slow
 def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
     made = compiled(workload("llama", BASE, 16, **SMOLLM3))
     assert made.layout is not None and made.layout.period == 4

@@ -1076,7 +1076,6 @@ def test_the_nearest_rows_stand_beside_an_answer() -> None:
 # --- all of them ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_no_page_loads_torch() -> None:
     """In a process of its own: every page, a model that torch would build, and a record of one."""
     code = f"""

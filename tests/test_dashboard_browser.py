@@ -653,7 +653,6 @@ def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) 
     assert "interrupted" in measured(server[2])
 
 
-@pytest.mark.slow
 def test_running_out_of_memory_is_a_result_beside_its_prediction(window: Any, server: Any) -> None:
     w = window().open(f"page=measure&{TINY}")
     budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
@@ -792,7 +791,6 @@ def test_a_page_is_readable(window: Any, name: str, width: int, scheme: Any) -> 
 # --- learn ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: Any) -> None:
     w = window().open("page=learn")
     assert re.search(r"LoRA r8\s+65,536\b", w.cards())

@@ -109,7 +109,6 @@ def test_the_tracker_sees_the_weights_that_come_and_go(
 # --- one record -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     heard: list[Heartbeat] = []

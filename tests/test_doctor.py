@@ -205,7 +205,6 @@ def test_without_torch_no_process_is_started(monkeypatch: pytest.MonkeyPatch) ->
     assert abilities() == Abilities(problem="torch is not installed")
 
 
-@pytest.mark.slow
 @needs_torch
 def test_the_command_line_s_json() -> None:
     done = subprocess.run(

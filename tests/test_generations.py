@@ -62,6 +62,7 @@ def totals(prediction: Prediction) -> dict[str, int]:
     return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 @pytest.mark.parametrize("what", SETUPS)
 def test_moments_are_those_of_the_trace(name: str, what: str) -> None:

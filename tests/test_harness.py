@@ -189,7 +189,6 @@ def test_a_budget_gives_oom_with_its_phase_and_bytes(driver: dict[str, Any], goo
     assert problems(record) == []
 
 
-@pytest.mark.slow
 def test_a_case_measured_again_is_as_ever(good: Record) -> None:
     """In other conditions, which do not time it."""
     again = measure_case(case()).measurement
@@ -203,7 +202,6 @@ def test_a_case_measured_again_is_as_ever(good: Record) -> None:
         assert getattr(again, name) == getattr(good.measurement, name), name
 
 
-@pytest.mark.slow
 def test_the_system_refusing_memory_is_oom() -> None:
     limited = textwrap.dedent("""
         import resource, runpy, sys
@@ -395,7 +393,6 @@ def test_a_loss_that_is_no_number_is_invalid(monkeypatch: pytest.MonkeyPatch) ->
     assert problems(record) == []
 
 
-@pytest.mark.slow
 def test_a_busy_machine_is_flagged() -> None:
     """Another process takes a core while steps are timed."""
     hogs: list[subprocess.Popen[bytes]] = []

@@ -139,6 +139,7 @@ def packed_layers(model: torch.nn.Module) -> set[str]:
 # --- counts ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", seeing.TINY)
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj"), ("qkv", "fc1"), None])
 def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | None) -> None:

@@ -337,7 +337,6 @@ def test_costs_that_are_not_as_claimed(
     assert sentence in " ".join(finding.sentences)
 
 
-@pytest.mark.slow
 def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
     finding = checked(cost.check, llama)
     assert [row.status in ("ok", "noisy") for row in finding.evidence.rows] == [True, True]

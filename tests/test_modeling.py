@@ -260,7 +260,6 @@ def test_weights_of_a_folder(quantization: Quantization | None, tmp_path: Path) 
         build_model(case(families.TINY["llama"] | {"vocab_size": 77}), weights=str(tmp_path))
 
 
-@pytest.mark.slow
 def test_every_bundled_model_has_a_class_that_takes_its_config() -> None:
     """One of each type and class, built on the meta device where weights cost nothing."""
     of_each = {
@@ -590,7 +589,6 @@ NOISY = """
 """
 
 
-@pytest.mark.slow
 def test_third_parties_keep_quiet_and_get_their_voice_back(tmp_path: Path) -> None:
     build_model(case("gpt2")).save_pretrained(tmp_path)
     command = [sys.executable, "-c", textwrap.dedent(NOISY), str(tmp_path)]
@@ -628,7 +626,6 @@ def test_text_goes_through_the_tokenizer_of_the_weights(tmp_path: Path) -> None:
         text_tokens(str(text), str(tmp_path / "empty"))
 
 
-@pytest.mark.slow
 def test_real_weights_on_real_text() -> None:
     weights, text = INPUTS / "SmolLM2-135M-Instruct.Q4_1.gguf", INPUTS / "shakespeare.txt"
     if not (weights.is_file() and text.is_file()):

@@ -170,7 +170,6 @@ def test_states_of_torchao(name, shape, dtype):
 
 
 @torchao
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
 def test_the_compiled_step_of_torchao(name):
     """A third step's allocations, as torch's profiler saw them."""

@@ -231,6 +231,7 @@ def drawn() -> list[tuple[str, TrainSetup]]:
     return [*found, ("llama", amp), ("llama", fused), *in_flash]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "setup"),
     drawn(),

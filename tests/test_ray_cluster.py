@@ -516,7 +516,6 @@ def measuring() -> list[psutil.Process]:
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_cluster_of_our_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -628,7 +627,6 @@ def _of_ray() -> list[str]:
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_worker_measures_in_the_environment_of_a_plain_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

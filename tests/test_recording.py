@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import recording
+import slow_tests
 from recording import Measure, Recording
 
 CONFIG = {"model_type": "llama"}
@@ -137,3 +138,9 @@ def test_of_a_grid_a_quarter_runs_and_all_of_a_changed_family(
     assert set(map(id, cells[500:])) <= set(map(id, recording.cells_to_run(cells, 1 / 4)))
     monkeypatch.setattr(recording, "THE", SimpleNamespace(current=False))
     assert recording.cells_to_run(cells, 1 / 4) == cells
+
+
+def test_what_is_named_as_slow_exists() -> None:
+    for name in slow_tests.FILE.read_text().split():
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (recording.ROOT / file).read_text(), name

@@ -699,7 +699,6 @@ def test_a_foreign_page_has_no_data() -> None:
 # --- many -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_ten_thousand_records_fit_a_page_that_holds_them_all() -> None:
     """Eight questions, each run 1,250 times with numbers of its own; every twentieth ran out of
     memory."""

@@ -186,7 +186,6 @@ def test_a_wrong_question_is_refused(
 # --- its tasks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_tasks_run_by_hand_leave_records_that_compare_reads_as_one_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

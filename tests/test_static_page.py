@@ -102,7 +102,6 @@ def test_its_peaks_and_verdicts_are_the_package_s(chromium: Any, file: Path) -> 
     assert page.wrong == []
 
 
-@pytest.mark.slow
 def test_every_model_of_the_whole_page(chromium: Any, tmp_path: Path) -> None:
     path = tmp_path / "predict.html"
     path.write_text(static_page.page(), "utf-8")

@@ -51,6 +51,7 @@ def test_it_trains_as_an_optimizer_after_backward() -> None:
         torch.testing.assert_close(trained[0][name], parameter, msg=name)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("what", SETUPS)
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_moments_are_those_of_the_trace(name: str, what: str) -> None:

@@ -645,7 +645,6 @@ def test_a_machine_without_a_card_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert usable_environment("cpu") == HERE
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not torch_version().endswith(CPU_BUILD), reason="needs a torch that was built for the CPU alone"
 )
@@ -701,7 +700,6 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")
 def test_a_bare_machine_measures(bare_python: Path, tmp_path: Path) -> None:
     """No click, rich, psutil, pynvml, jsonschema, bitsandbytes, and no git: the whole way of a

@@ -165,7 +165,6 @@ def test_compile_counts_its_profiles(run: Run, config: str) -> None:
     ] == ["tracing bloom, full, one sample", "tracing bloom, full, several samples"]
 
 
-@pytest.mark.slow
 def test_a_long_wait_names_what_is_quicker_once(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
