@@ -174,7 +174,7 @@ def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparis
     found: dict[tuple[str, str, str], list[float]] = {}
     for c in document["comparisons"]:
         if c["relative_error"] is not None and (
-            c["predicted"] or c["category"] not in ("workspace", "unattributed")
+            c["predicted"] or c["category"] not in ("communication", "unattributed")
         ):
             found.setdefault((c["metric"], c["category"], methods[c["record_id"]]), []).append(
                 c["relative_error"]

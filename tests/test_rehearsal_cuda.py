@@ -17,6 +17,7 @@ from benchmarks.first_rank import rehearsed_first_rank
 from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.comparison.errors import claims, group_peaks
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
@@ -541,8 +542,14 @@ def test_the_harness_case_asks_for_what_is_predicted_and_leaves_a_rehearsed_reco
     m = record.measurement
     assert record.is_rehearsed and problems(record) == []
     assert m.peak_requested_bytes is not None and m.workspace_bytes is not None
-    predicted = predict(record.workload).peak.total_bytes
-    assert m.peak_requested_bytes - m.workspace_bytes == predicted
+    prediction = predict(record.workload)
+    assert m.peak_requested_bytes - m.workspace_bytes == prediction.peak.total_bytes
+    numbers = claims(prediction).numbers  # as a measured record would be held against them
+    assert numbers["peak_requested_bytes"] == {"total": m.peak_requested_bytes}
+    assert numbers["attribution_bytes"]["workspace"] == m.attribution_bytes["workspace"]
+    measured = group_peaks(m.phase_peak_bytes)
+    for group in ("forward", "backward", "optimizer"):
+        assert numbers["phase_peak_bytes"][group] == measured[group], group
     assert m.attention_kernel == "flash" and len(m.ranks) == (2 if sharing else 0)
 
 

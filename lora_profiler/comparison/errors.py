@@ -17,7 +17,8 @@ from lora_profiler.prediction import (
     Step,
 )
 from lora_profiler.records.record import Measurement, Record
-from lora_profiler.workload import Method
+from lora_profiler.support.library_memory import workspaces_bytes
+from lora_profiler.workload import Method, Workload
 
 Metric = Literal[
     "peak_requested_bytes",
@@ -53,7 +54,7 @@ _CATEGORIES_OF: Mapping[Metric, tuple[str, ...]] = {
     "step1_phase_peak_bytes": tuple(PHASE_GROUPS),
 }
 
-NOT_PREDICTED: frozenset[Category] = frozenset({"workspace", "communication", "unattributed"})
+NOT_PREDICTED: frozenset[Category] = frozenset({"communication", "unattributed"})
 """Categories that no engine claims yet: their rows make the columns add up, and are no errors."""
 
 
@@ -106,7 +107,8 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     Where the engine simulates the allocator (`Prediction.device_memory`), allocated and reserved
     peaks are held against it, the reserved one as the run's segments were, expandable or not.
     Elsewhere nothing is predicted of reserved bytes, and allocated ones are held against the
-    predicted peak, although rounding and BLAS workspaces come on top.
+    predicted peak, although rounding comes on top. On a card BLAS workspaces are among what is
+    predicted, since its counters hold them too.
 
     Examples:
         >>> from pathlib import Path
@@ -191,20 +193,16 @@ def claims(prediction: Prediction) -> Claims:
     memory = prediction.device_memory
     numbers: dict[Metric, Mapping[str, int]] = {}
     if prediction.saved_activation_bytes is not None:
-        peak = prediction.peak
-        numbers["peak_requested_bytes"] = {TOTAL: peak.total_bytes}
-        numbers["peak_allocated_bytes"] = {
-            TOTAL: memory.allocated_bytes if memory else peak.total_bytes
-        }
-        numbers["attribution_bytes"] = {
-            str(category): size for category, size in peak.bytes.items()
-        }
+        peak, size = counted(prediction.workload, prediction.peak.bytes), counted_peak(prediction)
+        numbers["peak_requested_bytes"] = {TOTAL: size}
+        numbers["peak_allocated_bytes"] = {TOTAL: memory.allocated_bytes if memory else size}
+        numbers["attribution_bytes"] = {str(category): n for category, n in peak.items()}
         numbers["saved_activation_bytes"] = {TOTAL: prediction.saved_activation_bytes}
     if memory:
         numbers["peak_reserved_bytes"] = {TOTAL: memory.reserved_bytes}
     steady = _at(prediction, "steady")
-    numbers["phase_peak_bytes"] = _predicted_phases(steady)
-    numbers["step1_phase_peak_bytes"] = _predicted_phases(_at(prediction, 1))
+    numbers["phase_peak_bytes"] = _predicted_phases(prediction, steady)
+    numbers["step1_phase_peak_bytes"] = _predicted_phases(prediction, _at(prediction, 1))
     buffers = steady["setup"].bytes.get("buffers", 0) if "setup" in steady else 0
     numbers["persistent_bytes"] = {"buffers": buffers, **prediction.persistent_bytes}
     numbers["num_parameters"] = {
@@ -218,21 +216,35 @@ def claims(prediction: Prediction) -> Claims:
     )
 
 
+def counted(workload: Workload, size: Mapping[Category, int]) -> dict[Category, int]:
+    """Bytes of tensors by category as a device counts them: with BLAS workspaces on a card."""
+    beside = workspaces_bytes(workload)
+    return {**size, "workspace": beside} if beside else dict(size)
+
+
+def counted_peak(prediction: Prediction) -> int:
+    """The predicted peak in bytes as a device counts it."""
+    return prediction.peak.total_bytes + workspaces_bytes(prediction.workload)
+
+
 def _at(prediction: Prediction, step: Step) -> dict[MomentName, Moment]:
     return {m.moment: m for m in prediction.moments if m.step == step}
 
 
 def predicted_peaks(prediction: Prediction) -> dict[str, int]:
     """What is predicted of each group of `PHASE_GROUPS` in a steady step, in bytes."""
-    return _predicted_phases(_at(prediction, "steady"))
+    return _predicted_phases(prediction, _at(prediction, "steady"))
 
 
-def _predicted_phases(moments: Mapping[MomentName, Moment]) -> dict[str, int]:
+def _predicted_phases(
+    prediction: Prediction, moments: Mapping[MomentName, Moment]
+) -> dict[str, int]:
+    beside = workspaces_bytes(prediction.workload)
     phases = {
         group: [moments[name].total_bytes for name in names if name in moments]
         for group, (_, names) in PHASE_GROUPS.items()
     }
-    return {group: max(sizes) for group, sizes in phases.items() if sizes}
+    return {group: max(sizes) + beside for group, sizes in phases.items() if sizes}
 
 
 def group_peaks(peaks: Mapping[Phase, int]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from lora_profiler.evidence import (
     nearest_peak,
 )
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
+from lora_profiler.support.library_memory import workspaces_bytes
 
 DESCRIBED: Description = "nearly"
 """How well, at least, options describe the public runs that an answer is held to: a user's
@@ -51,8 +51,7 @@ def likely_peak(prediction: Prediction) -> LikelyPeak | None:
     if prediction.saved_activation_bytes is None or prediction.workload.setup.device != "cuda":
         return None
     known = command_shares()[DESCRIBED]
-    workspaces = WORKSPACES * workspace_bytes(prediction.workload.platform)
-    peak = prediction.peak.total_bytes + workspaces
+    peak = prediction.peak.total_bytes + workspaces_bytes(prediction.workload)
     width = known.half_width + (prediction.error_bound or 0.0)
     return LikelyPeak(
         nearest=nearest_peak(prediction.workload),

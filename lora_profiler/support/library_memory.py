@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lora_profiler.option_values import LoopState
 from lora_profiler.platform import Platform
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 _CODE_BOOK_BYTES = 1024
 WORKSPACES = 2
@@ -125,3 +125,11 @@ def workspace_bytes(platform: Platform) -> int:
         return 0
     is_hopper = platform.capability is not None and platform.capability >= 90
     return _HOPPER_WORKSPACE_BYTES if is_hopper else _WORKSPACE_BYTES
+
+
+def workspaces_bytes(workload: Workload) -> int:
+    """All BLAS workspaces of a training, which a card's counters hold beside its tensors; 0 on
+    other devices."""
+    if workload.setup.device != "cuda":
+        return 0
+    return WORKSPACES * workspace_bytes(workload.platform)

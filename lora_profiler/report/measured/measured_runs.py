@@ -4,7 +4,14 @@ category."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, compare, summary
+from lora_profiler.comparison.errors import (
+    TOTAL,
+    Comparison,
+    ErrorSummary,
+    compare,
+    counted_peak,
+    summary,
+)
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
@@ -51,7 +58,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
             distinction,
             run_labels.status_label(record),
             at_least + bytes_text(measured) if measured is not None else "",
-            lower + bytes_text(prediction.peak.total_bytes),
+            lower + bytes_text(counted_peak(prediction)),
             error_text(error) if error is not None else "",
             seconds_text(speed.steps.median) if speed else "",
             (

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from lora_profiler.comparison.errors import counted
 from lora_profiler.prediction import CATEGORIES
 from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, filled
@@ -91,7 +92,10 @@ def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
     if prediction is not None:
         lower = prediction.saved_activation_bytes is None
         yield CategoryBar(
-            label="predicted", bytes=prediction.peak.bytes, group=name, at_least=lower
+            label="predicted",
+            bytes=counted(prediction.workload, prediction.peak.bytes),
+            group=name,
+            at_least=lower,
         )
     yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=name)
 

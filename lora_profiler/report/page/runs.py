@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 
-from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, counted_peak, lower_bounds
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
@@ -97,7 +97,7 @@ class Run:
         prediction = self.scored.prediction
         if prediction is None or prediction.saved_activation_bytes is None:
             return None
-        return prediction.peak.total_bytes
+        return counted_peak(prediction)
 
     @property
     def error(self) -> float | None:
@@ -240,7 +240,7 @@ def _cells(run: Run) -> tuple[str, ...]:
         run_labels.status_label(record),
         _at_least(measured.peak_requested_bytes, not measured.went_through),
         ranks_text(record),
-        _at_least(prediction.peak.total_bytes if prediction else None, lower),
+        _at_least(counted_peak(prediction) if prediction else None, lower),
         comparison_text(peak) if peak else "",
         seconds_text(speed.steps.median) if speed else "",
         rate_text(tokens).removesuffix("/s") if tokens is not None else "",
@@ -305,7 +305,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
                     _where(failure.phase, failure.step) if failure else "",
                     shortened(failure.reason, LONGEST_ID) if failure else "",
                     bytes_text(bounds[PEAK]) if PEAK in bounds else "",
-                    bytes_text(prediction.peak.total_bytes) if prediction else "",
+                    bytes_text(counted_peak(prediction)) if prediction else "",
                 )
             )
         )
@@ -379,9 +379,7 @@ def run_cards(runs: Sequence[Run]) -> list[Card]:
 def _peak_card(run: Run) -> Card:
     record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
     measured, speed = record.measurement, run.speed
-    notes = [
-        f"predicted {bytes_text(prediction.peak.total_bytes)}" if prediction else "not predicted"
-    ]
+    notes = [f"predicted {bytes_text(counted_peak(prediction))}" if prediction else "not predicted"]
     notes += [comparison_text(peak)] if peak else []
     notes += (
         [rate_text(speed.tokens_per_second, "tokens")]

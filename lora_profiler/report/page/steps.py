@@ -1,8 +1,9 @@
 """Memory over one step, and what each layer costs: full fine-tuning beside LoRA."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from lora_profiler.comparison.errors import group_peaks, predicted_peaks
+from lora_profiler.comparison.errors import counted, group_peaks, predicted_peaks
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, labels
@@ -80,6 +81,10 @@ def step_drawing(run: Run) -> Drawing | None:
     if prediction is None or prediction.saved_activation_bytes is None or not peaks:
         return None
     predicted = predicted_peaks(prediction)
+    curve = [
+        replace(point, bytes=counted(prediction.workload, point.bytes))
+        for point in prediction.curve
+    ]
     word = "rehearsed" if record.is_rehearsed else "measured"
     pairs = [(group, predicted[group], peaks[group]) for group in peaks if group in predicted]
     said = "; ".join(
@@ -94,7 +99,7 @@ def step_drawing(run: Run) -> Drawing | None:
             f" was {word}. {said}."
         ),
         lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
-        figure=charts.measured_curve(prediction.curve, predicted, peaks, word=word),
+        figure=charts.measured_curve(curve, predicted, peaks, word=word),
         numbers=Table(
             title=f"Peaks of the parts of a step, predicted and {word}",
             columns=("part of the step", "predicted", word, "error"),

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.campaign.progress import CaseRow, Progress
+from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.harness import Heartbeat
 from lora_profiler.records.readings import readings_dict
 from lora_profiler.records.record import MEASURED
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import distinctions, run_row, run_text
-from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:
@@ -139,9 +139,7 @@ def json_line(index: int, row: CaseRow, total: int | None) -> str:
     workload, prediction = row.planned.case.workload, row.planned.prediction
     predicted = None
     if prediction.saved_activation_bytes is not None:
-        is_card = workload.setup.device == "cuda"
-        beside = WORKSPACES * workspace_bytes(workload.platform) if is_card else 0
-        predicted = prediction.peak.total_bytes + beside
+        predicted = counted_peak(prediction)
     beat = row.heartbeat if row.state == "running" else None
     return json.dumps(
         {

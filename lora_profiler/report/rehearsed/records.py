@@ -4,6 +4,7 @@ here is called measured."""
 from collections.abc import Sequence
 
 from lora_profiler.campaign.results import Result
+from lora_profiler.comparison.errors import counted, counted_peak
 from lora_profiler.prediction import CATEGORIES
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
@@ -47,7 +48,8 @@ def _ran_on(result: Result) -> str:
 def _bytes_beside(result: Result) -> Table:
     """The steady peak by category, and the peaks of the allocator, beside what is predicted."""
     m, prediction = result.record.measurement, result.prediction
-    rehearsed, predicted = m.attribution_bytes, prediction.peak.bytes
+    rehearsed = m.attribution_bytes
+    predicted = counted(prediction.workload, prediction.peak.bytes)
     rows = [
         _row(labels.CATEGORY_LABELS[name], rehearsed.get(name, 0), predicted.get(name, 0))
         for name in CATEGORIES
@@ -55,7 +57,7 @@ def _bytes_beside(result: Result) -> Table:
     ]
     memory = prediction.device_memory
     peaks = (
-        ("requested peak", m.peak_requested_bytes, prediction.peak.total_bytes),
+        ("requested peak", m.peak_requested_bytes, counted_peak(prediction)),
         ("allocated peak", m.peak_allocated_bytes, memory.allocated_bytes if memory else None),
         ("reserved peak", m.peak_reserved_bytes, memory.reserved_bytes if memory else None),
     )
