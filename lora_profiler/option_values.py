@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from lora_profiler import TrainSetup  # by its public name: its module imports this one
@@ -133,6 +133,8 @@ MAX_WORLD_SIZE = 2**20
 
 
 _IMAGE_SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
+FROZEN_PARTS = ("vision_tower", "multi_modal_projector", "language_model")
+"""Of a model that sees, by the names of LLaMA-Factory's `freeze_...`."""
 
 
 def check_together(setup: "TrainSetup") -> None:
@@ -147,6 +149,8 @@ def check_together(setup: "TrainSetup") -> None:
             f"image size is {setup.image_size[:40]!r}; write width and height in pixels, as in"
             " 1024x768."
         )
+    if setup.freeze:
+        _check_frozen(setup)
     if setup.world_size == 1 and setup.sharding != "none":
         raise UsageError(
             f"sharding {setup.sharding} needs several ranks; add --world-size 2 or more."
@@ -238,6 +242,28 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"{setup.attention} attention takes no float32; use a 16-bit dtype, amp, or"
             " attention efficient."
+        )
+
+
+def _check_frozen(setup: "TrainSetup") -> None:
+    unknown = next((part for part in setup.freeze if part not in FROZEN_PARTS), None)
+    if unknown is not None:
+        raise UsageError(
+            f"{unknown[:40]!r} is no part that can be frozen; accepted: {', '.join(FROZEN_PARTS)}."
+            f"{did_you_mean(unknown, FROZEN_PARTS)}"
+        )
+    if setup.images is None:
+        raise UsageError(
+            "--freeze names parts of a model that sees, which a question about text alone leaves"
+            " out; add --images N, or leave it out."
+        )
+    if {*setup.freeze} == {*FROZEN_PARTS}:
+        raise UsageError("nothing is left to train; leave a part out of --freeze.")
+    lora = setup.lora
+    if lora is not None and (lora.peft_type == "vera" or "language_model" in setup.freeze):
+        raise UsageError(
+            "adapters are kept out of the tower and the projector alone, and by methods that have"
+            " PEFT's exclude_modules, which VeRA has not; name what is adapted with --targets."
         )
 
 

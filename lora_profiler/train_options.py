@@ -251,6 +251,23 @@ class TrainOptions(StepOptions):
             words="images of {}",
         ),
     )
+    freeze: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "Parts of a model that sees which neither train nor take adapters, as LLaMA-Factory's"
+            " freeze_vision_tower: vision_tower, multi_modal_projector, language_model.",
+            metavar="PART,...",
+            default_text="what the method trains trains",
+            added=29,
+            group="batch",
+            label="Frozen with images",
+            tip="Parts which neither train nor take adapters: vision_tower, multi_modal_projector,"
+            " language_model.",
+            placeholder="none; or vision_tower",
+            words="frozen {}",
+            heading="frozen: {}",
+        ),
+    )
     device: Device = field(
         default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
     )

@@ -74,6 +74,7 @@ def setups(draw: st.DrawFn) -> TrainSetup:
     sizes["max_completion_length"] = st.none() | st.integers(1, 4096)
     sizes["images"] = st.none() | st.integers(1, 64)
     sizes["image_size"] = st.sampled_from(["1024x768", "64x64"])
+    sizes["freeze"] = st.just(())
     sizes["padding"] = st.sampled_from([0.0, 0.0, 0.25])
     sizes["label_smoothing_factor"] = st.sampled_from([0.0, 0.0, 0.1])
     lora = draw(

@@ -177,6 +177,7 @@ def test_every_option_reaches_the_setup() -> None:
         "lora_kernels": "peft",
         "optimizer_in_bwd": False,
         "offload_checkpoints": False,
+        "freeze": [],
     }
 
 

@@ -21,6 +21,7 @@ from lora_profiler.harness.training import Batches
 from lora_profiler.modeling import build_model
 from lora_profiler.modeling.build import base_model
 from lora_profiler.modeling.images import with_images
+from lora_profiler.option_values import FROZEN_PARTS
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.planning.timing import step_time
@@ -88,11 +89,20 @@ SETUPS = {
     "accumulated": replace(FULL, accumulation=2),
     "fused loss": replace(LORA, loss="fused"),
     "tiled loss": replace(FULL, loss="trl"),
+    "tower frozen": replace(FULL, freeze=("vision_tower",)),
+    "tower frozen under lora": replace(LORA, freeze=("vision_tower", "multi_modal_projector")),
+    "language model frozen": replace(FULL, freeze=("language_model",)),
+    "tower frozen, checkpointed": replace(
+        FULL, freeze=("vision_tower", "multi_modal_projector"), checkpointing=True
+    ),
     "DoRA": replace(LORA, lora=LoraConfig(adapter_dtype="float32", use_dora=True)),
 }
 CELLS = [
     *((name, kind) for name in seeing.TINY for kind in ("full", "lora", "lora on text alone")),
+    *((name, "tower frozen") for name in seeing.TINY),
     *(("qwen2_5_vl", kind) for kind in ("lora checkpointed", "amp", "qlora", "accumulated")),
+    *(("gemma3", kind) for kind in ("language model frozen", "tower frozen under lora")),
+    *(("qwen3_vl", kind) for kind in ("language model frozen", "tower frozen, checkpointed")),
     *(("qwen3_vl", kind) for kind in ("lora checkpointed", "two images", "padded", "tiled loss")),
     *(("gemma3", kind) for kind in ("half", "padded", "two images")),
     *(("smolvlm", kind) for kind in ("two images", "qlora", "fused loss")),
@@ -161,6 +171,41 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
     assert predict(workload).parameters.trainable == trained
 
 
+TOWERS = {
+    "gemma3": ("vision_tower", "multi_modal_projector"),
+    "idefics3": ("vision_model", "connector"),
+    "smolvlm": ("vision_model", "connector"),
+    "llava": ("vision_tower", "multi_modal_projector"),
+}
+"""Where the real classes have tower and projector; Qwen's projector is in its tower."""
+
+
+@pytest.mark.parametrize("name", seeing.TINY)
+def test_what_is_frozen_neither_trains_nor_has_adapters(name: str) -> None:
+    workload = workload_of(name, FULL)
+    real: Any = base_model(workload.model, FULL, device="meta")
+    paths = TOWERS.get(name, ("visual", "visual.merger"))
+    tower, projector = (
+        {n for n, p in real.named_parameters() if n.startswith(f"model.{path}.")} for path in paths
+    )
+    for part, inside in (("vision_tower", tower - projector), ("multi_modal_projector", projector)):
+        frozen = replace(workload, setup=replace(FULL, freeze=(part,)))
+        assert trained(frozen) == {n for n, _ in real.named_parameters()} - inside
+        on_all = replace(workload, setup=replace(LORA, freeze=(part,)))
+        layers = {n.removesuffix("weight") for n in inside if n.endswith("weight")}
+        adapted = trained(on_all)
+        assert adapted == {n for n in trained(workload_of(name, LORA)) if not within(n, layers)}
+
+
+def trained(workload: Workload) -> set[str]:
+    built = build_model(workload, device="meta")
+    return {n for n, p in built.named_parameters() if p.requires_grad}
+
+
+def within(name: str, layers: set[str]) -> bool:
+    return any(name.startswith(f"base_model.model.{layer}") for layer in layers)
+
+
 @pytest.mark.parametrize("row", vision_rows().values(), ids=lambda row: row["id"])
 def test_whole_models_have_the_parameters_that_are_published(row: dict[str, Any]) -> None:
     model = seeing_model(row["id"])
@@ -191,6 +236,10 @@ def test_with_images_a_text_side_is_the_whole_model() -> None:
         ({"packed": 64}, "what --packed asks for"),
         ({"attention": "flash_attention_2", "device": "cuda", "dtype": "bfloat16"}, "--attention"),
         ({"world_size": 2, "sharding": "fsdp"}, "what --sharding asks for"),
+        ({"freeze": ("vision_towel",)}, "Did you mean vision_tower"),
+        ({"freeze": ("vision_tower",), "images": None}, "add --images N"),
+        ({"freeze": FROZEN_PARTS}, "nothing is left to train"),
+        ({"freeze": ("language_model",), "lora": LoraConfig()}, "exclude_modules"),
     ],
 )
 def test_refused(changes: dict[str, Any], words: str) -> None:

@@ -42,12 +42,14 @@ LISTS = {
     "targets": ("c_attn", ("c_attn",)),
     "layers_to_transform": ("0-1,5", (0, 1, 5)),
     "modules_to_save": ("lm_head", ("lm_head",)),
+    "freeze": ("vision_tower", ("vision_tower",)),
     "feedforward_modules": ("mlp.c_proj", ("mlp.c_proj",)),
 }
 BESIDE = {
     "sharding": {"world-size": "2"},
     "world_size": {"sharding": "ddp"},
     "feedforward_modules": {"peft-type": "ia3", "precision": "amp"},
+    "freeze": {"images": "1"},
     "oft_block_size": {"peft-type": "oft"},
     "optimizer_in_bwd": {"optimizer": "sgd"},
 }
@@ -109,6 +111,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("generation_batch_size", "max_completion_length", "optimizer_rank"),
         *("images", "image_size"),
         *("lora_kernels", "optimizer_in_bwd", "offload_checkpoints"),
+        "freeze",
     ]
 
 

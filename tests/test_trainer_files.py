@@ -24,7 +24,7 @@ from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
 from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
-from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model, with_images
+from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
 from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import Workload
 
@@ -793,7 +793,11 @@ def test_a_file_with_images_told_is_about_the_whole_model(tmp_path: Path) -> Non
     asked = {"model_name_or_path": "Qwen/Qwen2-VL-2B-Instruct", "image_max_pixels": 4096}
     path.write_text(json.dumps(asked | {"stage": "sft", "finetuning_type": "lora"}))
     file = with_images(read_files([path]))
-    assert "a vision tower that is frozen" in gap_texts(file)[-1]
+    assert file.options["freeze"] == "vision_tower,multi_modal_projector"
+    path.write_text(json.dumps(asked | {"stage": "sft", "freeze_vision_tower": False}))
+    assert with_images(read_files([path])).options["freeze"] == "multi_modal_projector"
+    path.write_text("base_model: Qwen/Qwen2-VL-2B-Instruct\nfreeze_mm_modules: true\n")
+    assert with_images(read_files([path])).options["freeze"] == file.options["freeze"]
 
 
 def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:

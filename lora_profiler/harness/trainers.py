@@ -213,7 +213,7 @@ def _of_trl(setup: TrainSetup, model: torch.nn.Module, data: Any) -> dict[str, A
         "train_dataset": data,
         "eval_dataset": _for_evaluation(data, setup),
         "processing_class": _tokenizer(),
-        "peft_config": None if lora is None else modeling.adapter_config(model, lora),
+        "peft_config": None if lora is None else modeling.adapter_config(model, setup),
     }
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from lora_profiler.workload import LoraConfig, TrainSetup
+from lora_profiler.support.images import part_of
+from lora_profiler.workload import TrainSetup
 
 
 def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
@@ -22,7 +23,7 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     trl = setup.quantization is not None and setup.quantization.recipe == "trl"
     dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
     adapted = peft.get_peft_model(
-        model, adapter_config(model, lora), autocast_adapter_dtype=dtype == torch.float32
+        model, adapter_config(model, setup), autocast_adapter_dtype=dtype == torch.float32
     )
     prefix: str = adapted.base_model.prefix
     for name, parameter in adapted.named_parameters():
@@ -35,10 +36,12 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     return adapted
 
 
-def adapter_config(model: Any, lora: LoraConfig) -> Any:
-    """PEFT's config of the method that `lora` asks for. Raises what PEFT raises."""
+def adapter_config(model: Any, setup: TrainSetup) -> Any:
+    """PEFT's config of the method that the setup's `lora` asks for. Raises what PEFT raises."""
     import peft
 
+    lora = setup.lora
+    assert lora is not None
     common: dict[str, Any] = {
         "task_type": _task_type(model),
         "target_modules": (
@@ -48,6 +51,9 @@ def adapter_config(model: Any, lora: LoraConfig) -> Any:
         ),
         "modules_to_save": list(lora.modules_to_save) or None,
     }
+    if setup.freeze:
+        inside = [name for name, _ in model.named_modules() if part_of(name) in setup.freeze]
+        common["exclude_modules"] = inside
     if lora.peft_type == "ia3":
         return peft.IA3Config(**common, feedforward_modules=list(lora.feedforward_modules) or None)
     common["layers_to_transform"] = list(lora.layers_to_transform) or None
@@ -65,6 +71,13 @@ def adapter_config(model: Any, lora: LoraConfig) -> Any:
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
     )
+
+
+def freeze(model: torch.nn.Module, setup: TrainSetup) -> None:
+    """Weights of the parts that the setup freezes train no more."""
+    for name, parameter in model.named_parameters():
+        if part_of(name) in setup.freeze:
+            parameter.requires_grad_(False)
 
 
 def _task_type(model: Any) -> str | None:

@@ -16,7 +16,7 @@ import torch
 
 from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
+from lora_profiler.modeling.adapters import enable_checkpointing, freeze, inject_adapters
 from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.nf4 import base_config, prepare_for_training, quantise
@@ -78,6 +78,7 @@ def build_model(
             deferred = DeferredWeights(device)
         model = base_model(workload.model, setup, weights, device, deferred)
         _check(model, workload)
+        freeze(model, setup)
         if setup.kernels in ("liger", "foak"):
             from lora_profiler.modeling.liger import with_liger
 

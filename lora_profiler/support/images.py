@@ -24,6 +24,20 @@ def image_token(model: ModelSpec) -> int:
     return next((i for i in found if isinstance(i, int)), PROCESSORS[model.model_type].token)
 
 
+def part_of(module: str) -> str:
+    """The one of `FROZEN_PARTS` that a module is in, by its full name in a model of `PROCESSORS`,
+    as LLaMA-Factory tells them apart (model/model_utils/visual.py): Qwen3-VL's deepstack mergers
+    are of its tower."""
+    names = module.split(".")
+    if {"multi_modal_projector", "connector", "merger"} & {*names}:
+        return "multi_modal_projector"
+    return (
+        "vision_tower"
+        if {"visual", "vision_tower", "vision_model"} & {*names}
+        else "language_model"
+    )
+
+
 def check_images(workload: Workload) -> None:
     """Raises UsageError for images that the model does not see, that its sequences have no room
     for, or beside an option that no trace with images was held against."""
@@ -83,6 +97,15 @@ def is_unchecked(setup: TrainSetup) -> bool:
     return setup.images is not None and setup.device != "cpu"
 
 
+def _trained(setup: TrainSetup) -> str:
+    if setup.freeze:
+        return f"{', '.join(setup.freeze)}: neither trains nor has adapters."
+    return (
+        "Of the vision tower trains what the method says: all in full, adapters where names of"
+        " --targets are found in it."
+    )
+
+
 def image_words(workload: Workload) -> tuple[str, ...]:
     """What an answer says of its images."""
     if workload.setup.images is None:
@@ -91,9 +114,8 @@ def image_words(workload: Workload) -> tuple[str, ...]:
     pixels = " x ".join(map(str, image.pixels))
     words = (
         f"{_counted(workload.setup)} in each sequence: {image.tokens:,} tokens and {pixels} pixel"
-        " values in float32 each, as the model's processor makes them by default. Of the vision"
-        " tower trains what the method says: all in full, adapters where names of --targets are"
-        " found in it.",
+        " values in float32 each, as the model's processor makes them by default."
+        f" {_trained(workload.setup)}",
     )
     if not is_unchecked(workload.setup):
         return words

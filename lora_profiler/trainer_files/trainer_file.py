@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.option_values import FROZEN_PARTS
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.stacks.trainer import as_loaded
@@ -15,7 +16,7 @@ from lora_profiler.support.lora_kernels import takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import IMAGES, Direction
+from lora_profiler.trainer_files.meaning import IMAGES, Direction, is_on
 from lora_profiler.workload import (
     OPTIONS,
     LoraConfig,
@@ -138,14 +139,23 @@ def with_gaps(stack: Stack, file: TrainerFile) -> Stack:
 
 
 def with_images(file: TrainerFile) -> TrainerFile:
-    """The file where the question tells of its images: they are missing no more. LLaMA-Factory
-    freezes the tower unless `freeze_vision_tower` is false, which no option says."""
+    """The file where the question tells of its images: they are missing no more, and it says which
+    parts of the model that sees them are frozen."""
     keys = tuple(row for row in file.keys if row.missing != IMAGES)
-    if file.framework == "llamafactory" and all(row.key != "freeze_vision_tower" for row in keys):
-        what = "a vision tower that is frozen, answered as one that the method trains"
-        frozen = instead(file.name, "freeze_vision_tower", "(not set)", "", what)
-        keys = (*keys, replace(frozen, options={}))
-    return replace(file, keys=keys)
+    frozen = ",".join(_frozen(file.framework, {row.key: is_on(row.value) for row in file.keys}))
+    return replace(
+        file, keys=keys, options={**file.options, **({"freeze": frozen} if frozen else {})}
+    )
+
+
+def _frozen(framework: str, told: Mapping[str, bool]) -> Sequence[str]:
+    """LLaMA-Factory freezes tower and projector unless told otherwise (hparams/finetuning_args.py),
+    axolotl (utils/freeze.py) and Unsloth (FastVisionModel.get_peft_model) where told to."""
+    seeing = FROZEN_PARTS[:2]
+    if framework == "llamafactory":
+        return [part for part in FROZEN_PARTS if told.get(f"freeze_{part}", part in seeing)]
+    is_asked = told.get("freeze_mm_modules") or not told.get("finetune_vision_layers", True)
+    return seeing if is_asked else ()
 
 
 def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
