@@ -54,6 +54,7 @@ Sharding = Literal[
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
+Qat = Literal["none", "8da4w", "int8-int4", "int4", "fp8-int4", "fp8-fp8"]
 QuantType = Literal["nf4", "int8", "gptq", "awq", "fp8"]
 QUANT_TITLES: Mapping[str, str] = {
     "nf4": "NF4",

@@ -11,6 +11,7 @@ from lora_profiler.option_values import (
     Optimizer,
     OptimizerImpl,
     Precision,
+    Qat,
 )
 
 
@@ -92,6 +93,35 @@ class StepOptions:
         ),
     )
     quantization: Quantization | None = None
+    qat: Qat = field(
+        default="none",
+        metadata=option(
+            "Quantisation-aware training by torchao: linear layers multiply fake-quantised weights,"
+            " and inputs where the name has two formats. 8da4w: Int8DynActInt4WeightQATQuantizer,"
+            " torchtune's; the others are QATConfig of axolotl and Unsloth.",
+            noun="quantisation-aware training",
+            added=30,
+            group="optimizer",
+            label="Quantisation-aware",
+            tip="torchao's fake-quantised linear layers: formats of inputs and weights; 8da4w is"
+            " torchtune's quantizer.",
+            words="{} fake-quantised",
+            heading="{} fake-quantised",
+        ),
+    )
+    qat_group_size: int = field(
+        default=32,
+        metadata=option(
+            "Weights that share a scale in int4, 128 in fp8-int4 whatever is asked.",
+            metavar="N",
+            noun="group size",
+            added=30,
+            group="optimizer",
+            label="Weights a scale",
+            tip="Of quantisation-aware training in int4.",
+            words="groups of {}",
+        ),
+    )
     optimizer: Optimizer = field(
         default="adamw",
         metadata=option(

@@ -93,6 +93,10 @@ def build_model(
                 sharded=setup.sharding in FULLY_SHARDED,
             )
             prepare_for_training(model, setup.quantization, setup.checkpointing)
+        if setup.qat != "none":
+            from lora_profiler.modeling.fake_quantized import with_fake_quantizers
+
+            model = with_fake_quantizers(model, setup)
         if setup.lora is not None and not bare:
             on_stage("adapter_inject")
             place = (

@@ -131,6 +131,8 @@ def why_unruled(setup: TrainSetup) -> str | None:
         return f"{setup.lora.method_name}'s layers"
     if _is_int8(setup):
         return "layers in LLM.int8"
+    if setup.qat != "none":
+        return f"linear layers fake-quantised in {setup.qat}"
     return None
 
 
