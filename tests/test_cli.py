@@ -178,6 +178,8 @@ def test_every_option_reaches_the_setup() -> None:
         "optimizer_in_bwd": False,
         "offload_checkpoints": False,
         "freeze": [],
+        "qat": "none",
+        "qat_group_size": 32,
     }
 
 

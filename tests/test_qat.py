@@ -8,9 +8,13 @@ import pytest
 
 import oracle
 from lora_profiler.catalog import model_from_config
+from lora_profiler.errors import UsageError
 from lora_profiler.modeling import build_model
+from lora_profiler.planning.engine import predict
+from lora_profiler.support.check import check
+from lora_profiler.support.fake_quantizing import RULED
 from lora_profiler.traced.run import trace
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Qat, Quantization, TrainSetup, Workload
 from test_traced import close
 from tracing import peaks_of
 
@@ -55,6 +59,7 @@ SETUPS = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("kind", SETUPS)
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 def test_traced_steps_are_real_ones(kind: str, tied: bool) -> None:
@@ -62,3 +67,47 @@ def test_traced_steps_are_real_ones(kind: str, tied: bool) -> None:
     workload = workload_of(SETUPS[kind], tie_word_embeddings=tied, **more)
     found = peaks_of(trace(workload, lambda w: build_model(w, device="meta")).trace)
     close(found, oracle.step_peaks(build_model(workload), workload.setup))
+
+
+ON_CARDS = {
+    **{name: SETUPS[name] for name in ("lora", "checkpointed", "lora checkpointed", "amp")},
+    "full": FULL,
+    "some layers": replace(FULL, lora=LoraConfig(r=4, target_modules=("q_proj", "v_proj"))),
+    "amp lora": replace(LORA, precision="amp"),
+    "liger": replace(FULL, kernels="liger"),
+    "fsdp": replace(FULL, world_size=2, sharding="fsdp"),
+    "ddp": replace(FULL, world_size=2, sharding="ddp"),
+}
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("kind", ON_CARDS)
+@pytest.mark.parametrize("qat", RULED)
+def test_rules_say_what_a_trace_says(kind: str, qat: Qat) -> None:
+    """To the byte: the loss's backward holds all of these peaks but one."""
+    workload = workload_of(replace(ON_CARDS[kind], qat=qat, device="cuda"))
+    found = peaks_of(trace(workload, lambda w: build_model(w, device="meta")).trace)
+    assert predict(workload, "analytic").peak.total_bytes == found[2, "step"]
+
+
+def test_beside_adapters_torchtune_replaces_their_layers_alone() -> None:
+    setup = replace(LORA, qat="8da4w", lora=LoraConfig(r=4, target_modules=("q_proj",)))
+    model = build_model(workload_of(setup), device="meta")
+    replaced = [n for n, m in model.named_modules() if hasattr(m, "weight_fake_quantizer")]
+    assert len(replaced) == 3 and all(name.endswith("q_proj.base_layer") for name in replaced)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"qat_group_size": 48}, "groups of 48 do not go into the 64 inputs of"),
+        ({"qat": "fp8-int4"}, "groups of 128"),
+        ({"loss": "torchtune"}, "--loss torchtune"),
+        ({"sharding": "zero2", "world_size": 2}, "--sharding zero2"),
+        ({"lora": LoraConfig(use_dora=True)}, "--use-dora"),
+        ({"lora": LoraConfig(), "quantization": Quantization()}, "--method qlora"),
+    ],
+)
+def test_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check(workload_of(replace(FULL, **changes)), "auto")

@@ -63,6 +63,8 @@ def another_value(name: str) -> tuple[str, Any]:
         return LISTS[name]
     if name == "image_size":
         return "64x32", "64x32"
+    if name == "qat_group_size":
+        return "64", 64
     if option.kind == "choice":
         value = next(choice for choice in option.choices if choice != option.default)
         return value, value
@@ -111,7 +113,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("generation_batch_size", "max_completion_length", "optimizer_rank"),
         *("images", "image_size"),
         *("lora_kernels", "optimizer_in_bwd", "offload_checkpoints"),
-        "freeze",
+        *("freeze", "qat", "qat_group_size"),
     ]
 
 

@@ -51,7 +51,8 @@ def moments(
             + code_book_bytes(setup)
             + scaler.lasting
         )
-        + checkpoint_buffer_bytes(forward, workload),
+        + checkpoint_buffer_bytes(forward, workload)
+        + forward.scale_bytes,
         "gradients": gradients if shards.gradients_stay else ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
         "inputs": ZERO,

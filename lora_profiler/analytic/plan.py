@@ -112,6 +112,8 @@ def plan_for(workload: Workload) -> Plan:
             )
         ),
         setup.quantization,
+        setup.qat,
+        setup.qat_group_size,
         setup.dtype,
         setup.precision,
         setup.optimizer,

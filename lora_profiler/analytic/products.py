@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
+from lora_profiler.analytic.fake_quantized import fake_quantized, is_fake_quantized
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Storage, Tensor
 from lora_profiler.support.bases import Base
@@ -19,7 +20,11 @@ def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
     found = op.adapters.get(name, ())
     if found and op.rules.fast_lora:
         return _fused(op, x, module.out_features, found)
-    y = product(op, x, op.weight(name), module.in_features, module.out_features)
+    given, weight = x, op.weight(name)
+    if is_fake_quantized(op, name):
+        given, weight = fake_quantized(op, x, weight, module.in_features)
+    y = product(op, given, weight, module.in_features, module.out_features)
+    op.keep(x)
     for adapter in found:
         y = _low_rank(op, x, y, adapter)
     return y
@@ -39,7 +44,7 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         weight, base = _brought_back(op, x, weight, base), None
     packed = base is not None
     gradients = ZERO
-    if weight.storage.role == "parameter" and weight.requires_grad:
+    if weight.requires_grad and op.scope in op.modules:
         biases = (w for w in op.modules[op.scope].weights if w.name != "weight")
         gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
     given = weight

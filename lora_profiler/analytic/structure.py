@@ -16,6 +16,7 @@ from lora_profiler.analytic.chunked_logits import (
     linear_cross_entropy,
     litgpt_loss,
 )
+from lora_profiler.analytic.fake_quantized import scale_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
@@ -152,6 +153,13 @@ class ForwardPass(NamedTuple):
     logits: Tensor
     num_layers: int
     chunks: ChunkedHead | LossPath | None
+
+    @property
+    def scale_bytes(self) -> Polynomial:
+        """Of fake-quantised layers, which keep them between steps."""
+        ends = (scale_bytes(self.embed.nodes), scale_bytes(self.head.nodes))
+        layers = (scale_bytes(layer.run.nodes) * len(layer.indices) for layer in self.layers)
+        return total((*ends, *layers))
 
     @property
     def leaf_copy(self) -> Polynomial:

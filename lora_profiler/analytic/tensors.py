@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 from lora_profiler.platform import Platform
 from lora_profiler.support.bases import Base
-from lora_profiler.workload import Loss, Transformers
+from lora_profiler.workload import Loss, Qat, Transformers
 
 ITEMSIZE = {
     "float32": 4,
@@ -141,6 +141,9 @@ class Rules(NamedTuple):
     chunk_rows: int | None = None
     loss: Loss = "plain"
     trains: bool = True
+    qat: Qat = "none"
+    qat_group_size: int = 32
+    qat_adapted_alone: bool = False
 
     def unpacked(self, module: str) -> str:
         """Dtype of the weights of a module that is not quantised."""

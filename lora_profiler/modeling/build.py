@@ -19,8 +19,10 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.adapters import enable_checkpointing, freeze, inject_adapters
 from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.deferred import DeferredWeights
+from lora_profiler.modeling.fake_quantized import with_fake_quantizers
 from lora_profiler.modeling.nf4 import base_config, prepare_for_training, quantise
 from lora_profiler.modeling.third_party import quiet, refusals, require
+from lora_profiler.support.fake_quantizing import is_of_adapted_layers
 from lora_profiler.support.model_types import type_of
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
@@ -93,9 +95,7 @@ def build_model(
                 sharded=setup.sharding in FULLY_SHARDED,
             )
             prepare_for_training(model, setup.quantization, setup.checkpointing)
-        if setup.qat != "none":
-            from lora_profiler.modeling.fake_quantized import with_fake_quantizers
-
+        if setup.qat != "none" and not is_of_adapted_layers(setup):
             model = with_fake_quantizers(model, setup)
         if setup.lora is not None and not bare:
             on_stage("adapter_inject")
@@ -114,6 +114,8 @@ def build_model(
                 text = model.config.get_text_config()
                 name = "hidden_act" if hasattr(text, "hidden_act") else "hidden_activation"
                 with_lora_kernels(model, getattr(text, name))
+        if is_of_adapted_layers(setup):
+            model = with_fake_quantizers(model, setup)
         if setup.transformers != "5":
             from lora_profiler.modeling.generations import with_older_loss
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from lora_profiler.modeling.third_party import refusals, require
+from lora_profiler.support.fake_quantizing import is_of_adapted_layers
 from lora_profiler.workload import TrainSetup
 
 
@@ -13,9 +14,13 @@ def with_fake_quantizers(model: torch.nn.Module, setup: TrainSetup) -> torch.nn.
     rounds its weight, and its input, in each forward pass.
 
     8da4w as torchtune calls it (recipes/qat_single_device.py), with the model's dtype for
-    `precision`; others as axolotl does (utils/quantization.py, prepare_model_for_qat).
+    `precision`, which beside adapters replaces the layers that they are on, and no other
+    (training/quantization.py, swap_lora_linear_with_qat); others as axolotl does
+    (utils/quantization.py, prepare_model_for_qat).
     """
     require("torchao", "torchao", "Quantisation-aware training")
+    if is_of_adapted_layers(setup):
+        return _with_adapted_layers(model, setup)
     plain = {name: m for name, m in model.named_modules() if type(m) is torch.nn.Linear}
     with refusals("torchao refuses to fake-quantise this model"):
         model = _prepared(model, setup)
@@ -25,14 +30,37 @@ def with_fake_quantizers(model: torch.nn.Module, setup: TrainSetup) -> torch.nn.
     return model
 
 
+def _with_adapted_layers(model: torch.nn.Module, setup: TrainSetup) -> torch.nn.Module:
+    from torchao.quantization.qat.linear import FakeQuantizedLinear
+
+    quantizer = _quantizer(setup)
+    formats = (
+        quantizer.get_activation_fake_quantize_config(),
+        quantizer.get_weight_fake_quantize_config(),
+    )
+    for module in list(model.modules()):
+        layer: Any = getattr(module, "base_layer", None)
+        if type(layer) is torch.nn.Linear:
+            made: Any = FakeQuantizedLinear.from_linear(layer, *formats)
+            made.weight, made.bias = layer.weight, layer.bias
+            module.base_layer = made
+    return model
+
+
+def _quantizer(setup: TrainSetup) -> Any:
+    from torchao.quantization.qat import Int8DynActInt4WeightQATQuantizer
+
+    return Int8DynActInt4WeightQATQuantizer(
+        groupsize=setup.qat_group_size, precision=getattr(torch, setup.dtype)
+    )
+
+
 def _prepared(model: Any, setup: TrainSetup) -> Any:
     from torchao.quantization import quantize_
-    from torchao.quantization.qat import Int8DynActInt4WeightQATQuantizer, QATConfig
+    from torchao.quantization.qat import QATConfig
 
     if setup.qat == "8da4w":
-        return Int8DynActInt4WeightQATQuantizer(
-            groupsize=setup.qat_group_size, precision=getattr(torch, setup.dtype)
-        ).prepare(model)
+        return _quantizer(setup).prepare(model)
     quantize_(model, QATConfig(_config(setup), step="prepare"))
     return model
 

@@ -66,7 +66,8 @@ def loss_without_logits(
     layer: Any = head
     if hasattr(layer, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
         layer = layer.modules_to_save[layer.active_adapters[0]]
-    if head is None or type(layer) is not nn.Linear:
+    is_linear = type(layer) is nn.Linear or hasattr(layer, "weight_fake_quantizer")
+    if head is None or not is_linear:
         raise refused(name, setup.loss, "no plain linear layer makes its logits")
     if base.config.is_encoder_decoder or base.loss_function.__name__ != "ForCausalLMLoss":
         raise refused(name, setup.loss, "its loss is not that of the next token")

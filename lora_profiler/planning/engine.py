@@ -10,6 +10,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled, why_untraced
+from lora_profiler.support.fake_quantizing import qat_words
 from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.support.optimizers import optimizer_words, package_of
 from lora_profiler.units import short_count_text
@@ -125,6 +126,7 @@ def words_beside(workload: Workload) -> tuple[str, ...]:
         *base_words(workload.setup),
         *_text_side_words(workload),
         *image_words(workload),
+        *qat_words(workload.setup),
     )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words

@@ -4,6 +4,7 @@ from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.support.bases import check_base
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
+from lora_profiler.support.fake_quantizing import check_qat
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.images import NO_IMAGES, check_images
 from lora_profiler.support.liger import check_kernels
@@ -68,6 +69,7 @@ def check_model(workload: Workload) -> None:
     check_offloading(workload)
     check_generation(workload)
     check_images(workload)
+    check_qat(workload)
 
 
 def check_adapters(workload: Workload) -> None:

@@ -3,6 +3,7 @@ take a trace; and memory that no profile holds, for it is no polynomial in the s
 process's. No torch."""
 
 from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
+from lora_profiler.support.fake_quantizing import RULED
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup
 
@@ -131,7 +132,7 @@ def why_unruled(setup: TrainSetup) -> str | None:
         return f"{setup.lora.method_name}'s layers"
     if _is_int8(setup):
         return "layers in LLM.int8"
-    if setup.qat != "none":
+    if setup.qat not in ("none", *RULED):
         return f"linear layers fake-quantised in {setup.qat}"
     return None
 

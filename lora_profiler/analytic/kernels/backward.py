@@ -187,6 +187,20 @@ def _of_input_or_output(node: Node, arrived: Sequence[Gradient | None], launches
     yield node.inputs[0], gradient
 
 
+def _clamp(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """The gradient where what was clamped lay within both bounds: two masks, which become one."""
+    gradient, x = only(arrived), node.inputs[0]
+    size, mask = launches.bytes(x), launches.size(x.elements)
+    for op, read, written in (
+        ("ge", size, mask),
+        ("le", size, mask),
+        ("logical_and_", 2 * mask, mask),
+        ("where", mask + gradient.bytes, gradient.bytes),
+    ):
+        launches.memory(node.module, op, read, written)
+    yield x, gradient
+
+
 def _mean(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     x = node.inputs[0]
     size = launches.bytes(x)
@@ -331,7 +345,7 @@ def _program(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
 
 
 BACKWARD: dict[str, Backward] = {
-    **dict.fromkeys(("view", "turn", "shift"), _passed),
+    **dict.fromkeys(("view", "turn", "shift", "round"), _passed),
     **dict.fromkeys(("scale", "neg"), _again),
     **dict.fromkeys(("_to_copy", "mask"), _to_copy),
     **dict.fromkeys(
@@ -351,6 +365,7 @@ BACKWARD: dict[str, Backward] = {
     "expand": _expand,
     "clone": _clone,
     "add": _add,
+    "clamp": _clamp,
     "mul": _multiply,
     "mean": _mean,
     "native_dropout": _dropout,

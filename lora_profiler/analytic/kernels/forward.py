@@ -329,6 +329,8 @@ FORWARD: dict[str, Forward] = {
             "relu",
             "tanh",
             "sigmoid",
+            *("amin", "amax", "minimum", "maximum", "div", "full_like", "clamp_scale"),
+            *("sub", "rsub", "round", "reciprocal", "clamp"),
         ),
         _plain,
     ),

@@ -20,6 +20,7 @@ _OPERATORS = {
     "gelu_pytorch_tanh_backward": "gelu_backward",
     "relu_backward": "threshold_backward",
     "_to_int": "_to_copy",
+    "clamp_scale": "clamp",
 }
 """What torch calls it, where the ledger says more or transformers another name."""
 _CODE_BOOK_BYTES = 256 * 4
