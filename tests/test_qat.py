@@ -72,6 +72,7 @@ def test_traced_steps_are_real_ones(kind: str, tied: bool) -> None:
 ON_CARDS = {
     **{name: SETUPS[name] for name in ("lora", "checkpointed", "lora checkpointed", "amp")},
     "full": FULL,
+    "tied": FULL,
     "some layers": replace(FULL, lora=LoraConfig(r=4, target_modules=("q_proj", "v_proj"))),
     "amp lora": replace(LORA, precision="amp"),
     "liger": replace(FULL, kernels="liger"),
@@ -85,7 +86,9 @@ ON_CARDS = {
 @pytest.mark.parametrize("qat", RULED)
 def test_rules_say_what_a_trace_says(kind: str, qat: Qat) -> None:
     """To the byte: the loss's backward holds all of these peaks but one."""
-    workload = workload_of(replace(ON_CARDS[kind], qat=qat, device="cuda"))
+    tied = kind == "tied"
+    setup = replace(ON_CARDS[kind], qat=qat, device="cuda")
+    workload = workload_of(setup, tie_word_embeddings=tied)
     found = peaks_of(trace(workload, lambda w: build_model(w, device="meta")).trace)
     assert predict(workload, "analytic").peak.total_bytes == found[2, "step"]
 

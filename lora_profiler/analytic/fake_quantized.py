@@ -22,9 +22,12 @@ _ASYMMETRIC = ("sub", "div", "clamp_scale", "div", "round", "rsub", "clamp_scale
 
 
 def is_fake_quantized(op: Ledger, module: str) -> bool:
-    if op.rules.qat_adapted_alone and module not in op.adapters:
+    rules = op.rules
+    if rules.qat not in RULED or op.modules[module].kind != "Linear":
         return False
-    return op.rules.qat in RULED and op.modules[module].kind == "Linear"
+    if rules.qat_adapted_alone:
+        return module in op.adapters
+    return module != rules.head or rules.qat_rounds_head
 
 
 def fake_quantized(op: Ledger, x: Tensor, weight: Tensor, inputs: int) -> tuple[Tensor, Tensor]:

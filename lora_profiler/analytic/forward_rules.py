@@ -9,7 +9,7 @@ from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.support.bases import base_of
-from lora_profiler.support.fake_quantizing import is_of_adapted_layers
+from lora_profiler.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
@@ -54,6 +54,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         qat=setup.qat,
         qat_group_size=setup.qat_group_size,
         qat_adapted_alone=is_of_adapted_layers(setup),
+        qat_rounds_head=rounds_head(workload),
     )
 
 

@@ -144,6 +144,7 @@ class Rules(NamedTuple):
     qat: Qat = "none"
     qat_group_size: int = 32
     qat_adapted_alone: bool = False
+    qat_rounds_head: bool = True
 
     def unpacked(self, module: str) -> str:
         """Dtype of the weights of a module that is not quantised."""

@@ -126,7 +126,7 @@ def words_beside(workload: Workload) -> tuple[str, ...]:
         *base_words(workload.setup),
         *_text_side_words(workload),
         *image_words(workload),
-        *qat_words(workload.setup),
+        *qat_words(workload),
     )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words

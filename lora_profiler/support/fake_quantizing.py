@@ -18,14 +18,31 @@ def is_of_adapted_layers(setup: TrainSetup) -> bool:
     return setup.qat == "8da4w" and setup.lora is not None
 
 
-def qat_words(setup: TrainSetup) -> tuple[str, ...]:
+def rounds_head(workload: Workload) -> bool:
+    """Whether the head's weight is rounded where the head is called; torchtune's quantizer leaves
+    one that is tied alone, which is no linear layer there (modules/tied_linear.py)."""
+    setup, head = workload.setup, workload.model.output_embedding
+    if setup.qat != "8da4w":
+        return setup.qat != "none"
+    is_tied = any(
+        weight.tied_to
+        for name, m in workload.model.modules()
+        if name == head
+        for weight in m.weights
+    )
+    return setup.lora is None and not is_tied
+
+
+def qat_words(workload: Workload) -> tuple[str, ...]:
     """What an answer says of fake-quantised layers."""
+    setup = workload.setup
     if setup.qat == "none":
         return ()
     if is_of_adapted_layers(setup):
         which = "Every linear layer with an adapter"
     else:
-        head = "the head among them" if setup.loss == "plain" else "but the head"
+        is_head = rounds_head(workload) and setup.loss == "plain"
+        head = "the head among them" if is_head else "but the head"
         which = f"Every linear layer, {head},"
     what = "its weight" if setup.qat == "int4" else "its weight and its input"
     return (
@@ -43,7 +60,7 @@ def check_qat(workload: Workload) -> None:
     lora = setup.lora
     refused = {
         "--method qlora": setup.quantization is not None,
-        f"--loss {setup.loss}": setup.loss not in _LOSSES and not is_of_adapted_layers(setup),
+        f"--loss {setup.loss}": setup.loss not in _LOSSES and rounds_head(workload),
         f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger", "torchtune"),
         f"--sharding {setup.sharding}": setup.sharding not in ("none", "ddp", "fsdp"),
         "--generation-batch-size": setup.generation_batch_size is not None,

@@ -30,6 +30,8 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
         return f"take no base in {base.quant_type}, but NF4 alone"
     if setup.optimizer == "lorafa":
         return "make a gradient of A, which LoRA-FA has none of"
+    if setup.qat != "none":
+        return "multiply by weights as they are, not fake-quantised"
     if lora is not None and (lora.use_dora or lora.fast_lora):
         return f"are not known with {'DoRA' if lora.use_dora else 'fast_lora'}"
     if setup.sharding in SHARDED_APART:

@@ -12,6 +12,7 @@ from lora_profiler.option_values import FROZEN_PARTS
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.stacks.trainer import as_loaded
+from lora_profiler.support.fake_quantizing import rounds_head
 from lora_profiler.support.lora_kernels import takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
@@ -173,6 +174,11 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     if not _takes_loss(model, loss, asked):
         what = f"the {loss} loss on {model.model_type}, answered as plain"
         changed.append(instead(file.name, "loss", loss, "plain", what))
+    if asked.get("qat") == "8da4w" and loss.startswith("torchtune") and _rounds_head(model, asked):
+        what = "a head fake-quantised for each part of the tokens, answered as one plain loss"
+        changed.append(
+            replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
+        )
     own = {name: value for row in changed for name, value in row.options.items()}
     pattern = str(file.options.get("targets", ""))
     if model.text_side_of is not None and pattern.startswith("re:"):
@@ -183,6 +189,12 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     if file.has_checkpoint_dtype:
         own["dtype"] = as_loaded(model)
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
+
+
+def _rounds_head(model: ModelSpec, asked: Mapping[str, Any]) -> bool:
+    is_full = "full" in asked.get("methods", ())
+    setup = TrainSetup(qat="8da4w", lora=None if is_full else LoraConfig())
+    return rounds_head(Workload(model=replace(model, stored=None), setup=setup))
 
 
 def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:

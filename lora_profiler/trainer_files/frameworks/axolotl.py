@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
-from lora_profiler.trainer_files.frameworks import ranks, shared
+from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
     NOTHING,
@@ -350,7 +350,7 @@ AXOLOTL = Framework(
         "spectrum_top_fraction": missing("Spectrum, which trains some layers", "too high"),
         "relora": missing("ReLoRA", "too low"),
         "torch_compile": missing("torch.compile", "too high"),
-        "qat.weight_dtype": missing("quantisation-aware training", "too low"),
+        "qat.weight_dtype": fake_quantized.of_axolotl,
         "gptq": _gptq,
         "model_quantization_config": _quantized_as,
         "use_onebitllms": missing("BitNet's layers", "either way"),

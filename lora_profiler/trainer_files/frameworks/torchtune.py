@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import ranks, shared
+from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
     NOTHING,
@@ -262,7 +262,7 @@ TORCHTUNE = Framework(
         "ac_mode": missing("selective checkpointing", "either way"),
         "ac_option": missing("selective checkpointing", "either way"),
         "enable_activation_offloading": missing("activations on the host", "too high"),
-        "quantizer._component_": missing("quantisation-aware training", "too low"),
+        "quantizer._component_": fake_quantized.of_torchtune,
         "kd_loss._component_": missing("distillation's teacher and loss", "too low"),
         "compile": missing("torch.compile", "too high"),
         "run_val_every_n_steps": _validation,

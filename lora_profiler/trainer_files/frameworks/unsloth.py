@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
-from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks import fake_quantized, shared
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
@@ -109,7 +109,7 @@ UNSLOTH = Framework(
         "gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
         "float8_kv_cache": costs_nothing,
         "max_lora_rank": costs_nothing,
-        "qat_scheme": missing("quantisation-aware training", "too low"),
+        "qat_scheme": fake_quantized.of_unsloth,
         "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
         "offload_embedding": missing("the embedding on the host", "too high"),
         **free("unsloth"),
