@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 import oracle
+from lora_profiler.analytic.kernels.count import counted_kernels
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning.engine import predict
 from lora_profiler.support.check import check
 from lora_profiler.support.fake_quantizing import RULED
+from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.traced.run import trace
 from lora_profiler.workload import LoraConfig, Qat, Quantization, TrainSetup, Workload
 from test_traced import close
@@ -91,6 +93,16 @@ def test_rules_say_what_a_trace_says(kind: str, qat: Qat) -> None:
     workload = workload_of(setup, tie_word_embeddings=tied)
     found = peaks_of(trace(workload, lambda w: build_model(w, device="meta")).trace)
     assert predict(workload, "analytic").peak.total_bytes == found[2, "step"]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_counted_kernels_are_as_many_as_traced(kind: str) -> None:
+    """Bytes of what makes the scales are told for their final dtype: a part in five hundred."""
+    workload = workload_of(replace(ON_CARDS[kind], device="cuda"))
+    mine, traced = counted_kernels(workload).kernels, step_kernels(workload).kernels
+    assert sum(k.count for k in mine) == sum(k.count for k in traced)
+    moved = [sum(k.count * (k.read_bytes + k.written_bytes) for k in ks) for ks in (mine, traced)]
+    assert moved[0] == pytest.approx(moved[1], rel=0.002)
 
 
 def test_beside_adapters_torchtune_replaces_their_layers_alone() -> None:

@@ -12,7 +12,7 @@ from lora_profiler.analytic.kernels import products_backward as products
 from lora_profiler.analytic.kernels.forward import ATTENTION_OP, rotated, run_forward
 from lora_profiler.analytic.kernels.gradients import Backward, Gradient, Sent, converted, only
 from lora_profiler.analytic.kernels.launches import Launches
-from lora_profiler.analytic.tensors import Node, Tensor
+from lora_profiler.analytic.tensors import ITEMSIZE, Node, Tensor
 
 
 def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> None:
@@ -195,6 +195,7 @@ def _clamp(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -
         ("ge", size, mask),
         ("le", size, mask),
         ("logical_and_", 2 * mask, mask),
+        ("scalar_tensor", 0, ITEMSIZE[x.dtype]),
         ("where", mask + gradient.bytes, gradient.bytes),
     ):
         launches.memory(node.module, op, read, written)
