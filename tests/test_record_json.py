@@ -346,7 +346,8 @@ def test_schema_1_1_is_read_whole() -> None:
         (written["measurement"], LATER_OF_A_MEASUREMENT),
     ):
         for name, meant in later.items():
-            assert place.pop(name) == ([] if name == "feedforward_modules" else meant)
+            is_list = name in ("feedforward_modules", "freeze")
+            assert place.pop(name) == ([] if is_list else meant)
     written["conditions"]["padding"] = padding
     for named_by_the_setup in ("case_key", "id"):
         assert written.pop(named_by_the_setup) != data.pop(named_by_the_setup)

@@ -51,14 +51,14 @@ def moments(
             + code_book_bytes(setup)
             + scaler.lasting
         )
-        + checkpoint_buffer_bytes(forward, workload)
-        + forward.scale_bytes,
+        + checkpoint_buffer_bytes(forward, workload),
         "gradients": gradients if shards.gradients_stay else ZERO,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
         "inputs": ZERO,
     }
-    if left := long_frequency_bytes(family, workload):
-        base["activations"] = constant(left)
+    left = forward.scale_bytes + long_frequency_bytes(family, workload)
+    if left != ZERO:
+        base["activations"] = left
     base = beside(base, shards.always)
     held = held_outputs(forward, setup)
     setup_moment = candidate(merged(base, held))
