@@ -49,6 +49,10 @@ class TrainSetup(TrainOptions):
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 
+    `freeze` are parts of a model that sees, images given, which neither train nor take adapters.
+    `qat` puts torchao's fake-quantised layers in place of linear ones; `qat_group_size` weights
+    share a scale in int4.
+
     Raises UsageError for values out of range and for options that contradict each other.
 
     Examples:

@@ -68,6 +68,7 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
         "hold_outputs": not setup.hold_outputs,
         "world_size": setup.world_size == 1,
         "kernels": setup.kernels == "transformers",
+        "qat": setup.qat == "none",
         "optimizer": setup.optimizer in OPTIMIZERS,
         "optimizer_impl": setup.optimizer_impl
         in implementations.get(setup.optimizer, (setup.optimizer_impl,)),
