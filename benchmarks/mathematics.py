@@ -30,7 +30,7 @@ from lora_profiler.mathematics.verify import verify
 from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload
 from lora_profiler.report.learn import findings
-from lora_profiler.report.progress.verify import shown_checks
+from lora_profiler.report.progress.checks import shown_checks
 from lora_profiler.report.render import markdown
 
 RESULTS = Path(__file__).parent / "results"

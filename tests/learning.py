@@ -4,7 +4,7 @@ numbers that are easily checked."""
 from dataclasses import asdict
 from typing import Any
 
-from lora_profiler.report.claims.chart import Chart, Series
+from lora_profiler.report.claims.claim import Chart, Series
 from lora_profiler.report.learn.findings import ClaimFound, Findings
 from records import make_record
 

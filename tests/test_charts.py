@@ -37,11 +37,10 @@ from lora_profiler.report.charts import (
     TimeBar,
 )
 from lora_profiler.report.charts.axes import ticks
-from lora_profiler.report.charts.labels import LONGEST, width_px
+from lora_profiler.report.charts.figure import LONGEST, width_px
 from lora_profiler.report.charts.point_names import PLANE_PX, Spot, name_places
 from lora_profiler.report.labels import CATEGORY_LABELS
-from lora_profiler.report.learn.counts import counts_chart
-from lora_profiler.report.learn.layer import LoraLayer
+from lora_profiler.report.learn.layer import LoraLayer, counts_chart
 from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
@@ -902,7 +901,7 @@ def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest
     from html import unescape
 
     from lora_profiler._common.printable import printable
-    from lora_profiler.report.charts.labels import label
+    from lora_profiler.report.charts.figure import label
 
     found = label(text, longest)
     shown = unescape(found)

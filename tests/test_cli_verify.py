@@ -39,19 +39,26 @@ from lora_profiler.records.redaction import private_text
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims import CLAIMS, caption
-from lora_profiler.report.claims.chart import Chart, Series
-from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding, Verdict
+from lora_profiler.report.claims.claim import (
+    Chart,
+    Checked,
+    Claim,
+    Evidence,
+    Finding,
+    Series,
+    Verdict,
+    table,
+)
 from lora_profiler.report.claims.document import (
     document_charts,
     verify_blocks,
     verify_payload,
     verify_schema,
 )
-from lora_profiler.report.claims.numbers import table
 from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
 from lora_profiler.report.page import mathematics_content, write_page
-from lora_profiler.report.progress.verify import shown_checks
+from lora_profiler.report.progress.checks import shown_checks
 from lora_profiler.report.render import markdown, plain
 
 
@@ -347,7 +354,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lora_profiler.report.progress.verify.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_profiler.report.progress.checks.time.monotonic", lambda: now[0])
     with shown_checks(1) as watch:
         tell = watch.begin(CLAIMS[4])
         for second in range(61):

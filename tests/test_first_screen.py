@@ -27,7 +27,7 @@ from lora_profiler.dashboard.slides import as_data, is_stop, slides
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.differences import answered_differently, asked_differently
-from lora_profiler.report.answer.smallest_cards import smallest_cards_table
+from lora_profiler.report.answer.timing import smallest_cards_table
 from lora_profiler.report.first_screen import (
     Offer,
     Run,

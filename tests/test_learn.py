@@ -23,12 +23,17 @@ from learning import FINDINGS, document
 from lora_profiler.dashboard import check_view, following, learn_page, link
 from lora_profiler.report import charts
 from lora_profiler.report.claims import caption, grouped
-from lora_profiler.report.claims.chart import Series, numbers_table
-from lora_profiler.report.learn.counts import counts_chart, counts_words
+from lora_profiler.report.claims.claim import Series, numbers_table
 from lora_profiler.report.learn.findings import findings, from_json, to_json
-from lora_profiler.report.learn.flow import flow
-from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
-from lora_profiler.report.learn.matrices import matrices
+from lora_profiler.report.learn.layer import (
+    LoraLayer,
+    adam_bytes,
+    counts_chart,
+    counts_words,
+    flow,
+    gradient_bytes,
+    matrices,
+)
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS
 

@@ -277,7 +277,7 @@ def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> No
     from lora_profiler.report import render
 
     def show() -> None:
-        from lora_profiler.report.terminal import show as show_on_terminal
+        from lora_profiler.report.render import show as show_on_terminal
 
         show_on_terminal(blocks)
 

@@ -76,7 +76,7 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             for workload in workloads(spec, ctx, platform)
             for profile in _compiled(workload)
         ]
-    from lora_profiler.report.profiles import profile_blocks, profile_records
+    from lora_profiler.report.catalogues import profile_blocks, profile_records
 
     if o["form"] == "json":
         print_json({"schema_version": "1.0", "profiles": profile_records(made)}, o["output"])

@@ -89,7 +89,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.mathematics.verify import verify
     from lora_profiler.records.working_folder import WorkingFolder
     from lora_profiler.report.claims.document import verify_blocks, verify_payload
-    from lora_profiler.report.progress.verify import shown_checks
+    from lora_profiler.report.progress.checks import shown_checks
 
     request = Request(
         model=model,

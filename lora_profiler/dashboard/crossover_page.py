@@ -12,7 +12,7 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.decision.crossover import crossover_blocks, sentences
-from lora_profiler.report.decision.crossover_figure import crossover_drawing
+from lora_profiler.report.decision.figures import crossover_drawing
 
 
 def show() -> None:

@@ -13,8 +13,12 @@ from lora_profiler.report.answer.communication import sending_lines
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.layers import layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
-from lora_profiler.report.answer.smallest_cards import smallest_cards_table
-from lora_profiler.report.answer.timing import device_name, steps_of, time_lines
+from lora_profiler.report.answer.timing import (
+    device_name,
+    smallest_cards_table,
+    steps_of,
+    time_lines,
+)
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.headlines import headlines

@@ -6,13 +6,18 @@ import streamlit as st
 from lora_profiler.dashboard import check_view, link, widgets
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.claims import grouped
-from lora_profiler.report.claims.chart import Chart, numbers_table
+from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import Findings, committed_findings
-from lora_profiler.report.learn.flow import flow, flow_words
-from lora_profiler.report.learn.layer import LoraLayer
-from lora_profiler.report.learn.matrices import matrices, matrices_words
+from lora_profiler.report.learn.layer import (
+    LoraLayer,
+    counts_chart,
+    counts_words,
+    flow,
+    flow_words,
+    matrices,
+    matrices_words,
+)
 from lora_profiler.report.page.mathematics import claim_drawing, counts_drawing, layer_cards
 from lora_profiler.units import count_text
 

@@ -37,8 +37,8 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.decision.figures import plan_drawing
 from lora_profiler.report.decision.plan import front_table, notes, question_lines
-from lora_profiler.report.decision.plan_figure import plan_drawing
 from lora_profiler.report.decision.plan_words import (
     basis_words,
     binding_words,

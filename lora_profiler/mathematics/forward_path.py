@@ -25,9 +25,8 @@ from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.layer_outputs import Call, layer_calls, two_paths
 from lora_profiler.mathematics.rounding import share_of_limit
 from lora_profiler.mathematics.subject import Subject
-from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.claim import Finding, Tell, finite
 from lora_profiler.report.claims.forward_path import ForwardPath, ModelSeconds, PathCost, PathRow
-from lora_profiler.report.claims.numbers import finite
 from lora_profiler.workload import Dtype
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")

@@ -14,7 +14,7 @@ from lora_profiler.mathematics.adapters import ADAPTER, Factors, adapted, factor
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.rounding import gamma, share_of_limit, unit_roundoff
 from lora_profiler.mathematics.subject import Subject, loss_of
-from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.claim import Finding, Tell, finite, worst_of
 from lora_profiler.report.claims.initialisation import (
     FirstSteps,
     Gradients,
@@ -24,7 +24,6 @@ from lora_profiler.report.claims.initialisation import (
     Moments,
     Start,
 )
-from lora_profiler.report.claims.numbers import finite, worst_of
 from lora_profiler.workload import Dtype
 
 RANK, ALPHA = 16, 32

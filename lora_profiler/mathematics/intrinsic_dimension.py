@@ -10,9 +10,8 @@ from lora_profiler.mathematics.adapters import adapted, layout, lora_layers
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.spectrum import Spectrum, kind_rows, layer_rows, spectrum
 from lora_profiler.mathematics.subject import Subject, mean_loss, train
-from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.claim import Finding, Tell, finite
 from lora_profiler.report.claims.intrinsic_dimension import IntrinsicDimension, Losses, Rank
-from lora_profiler.report.claims.numbers import finite
 
 ALPHA = 16
 """Of LoRA at every rank, with alpha / r: claim 5 shows that one learning rate then serves all

@@ -32,9 +32,8 @@ from lora_profiler.mathematics.rounding import share_of_limit
 from lora_profiler.mathematics.subject import Subject, mean_loss
 from lora_profiler.modeling.nf4 import quantise
 from lora_profiler.modeling.third_party import quiet
-from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.claim import Finding, Tell, finite
 from lora_profiler.report.claims.merging import MergedRow, Merging, Nf4, Nf4Loss
-from lora_profiler.report.claims.numbers import finite
 from lora_profiler.workload import Dtype, Quantization
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")

@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lora_profiler.report.charts.figure import Limit, note, values
-from lora_profiler.report.charts.labels import label
+from lora_profiler.report.charts.figure import Limit, label, note, values
 from lora_profiler.report.palette import PAPER, SMALL_PX, WARNING
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
 

@@ -1,10 +1,24 @@
-"""What all figures share: axes without clutter, rows of bars, and notes."""
+"""What all figures share: axes without clutter, rows of bars, notes, text made safe and the room
+that it takes, and how marks are told apart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_profiler.report.palette import FAINT_INK, HEAD_PX, INK, SMALL_PX
+from lora_profiler._common.printable import printable
+from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.report.palette import (
+    BODY_PX,
+    FAINT_INK,
+    HEAD_PX,
+    INK,
+    METHOD_MARKS,
+    PAPER,
+    SMALL_PX,
+    Colour,
+    Paint,
+)
+from lora_profiler.workload import Method
 
 Figure = dict[str, Any]
 """{"data": [...], "layout": {...}}: JSON's own types, of the attributes of plotly those that
@@ -102,3 +116,146 @@ def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0)
     included."""
     legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
     return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))
+
+
+LONGEST = 44
+"""Characters of a label; longer ones lose their middle."""
+_ELLIPSIS = "…"
+_NARROW, _WIDE = frozenset("iljtfrI.,:;'|!()[]/ -"), frozenset("mwMW@%≥×")
+_EM_NARROW, _EM_WIDE, _EM_LARGE, _EM = 0.38, 0.95, 0.7, 0.63
+"""Widths of letters in font sizes, a little above those of common sans-serifs: room for each."""
+
+
+def label(text: str, longest: int = LONGEST) -> str:
+    """`text` as plotly shows it word for word: one line, nothing that is a tag or turns the
+    direction, at most `longest` long."""
+    return _escaped(shortened(printable(text), longest))
+
+
+def lines(*parts: str) -> str:
+    """Texts that are safe already, under each other."""
+    return "<br>".join(part for part in parts if part)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Beginning and end of a text that is too long, since names often differ at their end."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return text[: longest - 1 - end] + _ELLIPSIS + text[len(text) - end :]
+
+
+def _escaped(text: str) -> str:
+    """Where plotly reads pseudo-HTML, `<b>` and `&amp;` stand for themselves."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def width_px(text: str, font_px: float) -> float:
+    """Room for one line of `text`, in pixels."""
+    return font_px * sum(
+        _EM_NARROW
+        if letter in _NARROW
+        else _EM_WIDE
+        if letter in _WIDE
+        else _EM_LARGE
+        if letter.isupper()
+        else _EM
+        for letter in text
+    )
+
+
+def hatched(paint: Paint) -> dict[str, Any]:
+    """The marker of bars: colour and hatch, thinly parted from their neighbours."""
+    marker: dict[str, Any] = {
+        "color": paint.colour.light,
+        "line": {"width": 1, "color": PAPER.light},
+    }
+    return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
+
+
+def hatch(paint: Paint) -> dict[str, Any]:
+    """Thin strokes of paper over a colour."""
+    return {
+        "shape": paint.hatch,
+        "fillmode": "replace",
+        "bgcolor": paint.colour.light,
+        "fgcolor": PAPER.light,
+        "size": 7,
+        "solidity": 0.25,
+    }
+
+
+def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of the legend that belongs to no trace."""
+    nowhere = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "hoverinfo": "skip"}
+    return {**nowhere, "name": name, "marker": dict(marker)}
+
+
+def dot_name(method: Method, *, counted: bool) -> str:
+    """For the legend."""
+    return METHOD_LABELS[method] if counted else f"{METHOD_LABELS[method]}, not counted"
+
+
+def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
+    mark = METHOD_MARKS[method]
+    if not counted:
+        return {
+            "color": mark.colour.light,
+            "symbol": f"{mark.symbol}-open",
+            "size": size,
+            "line": {"width": 1.5},
+        }
+    edge = {"width": 0.5, "color": PAPER.light}
+    return {
+        "color": mark.colour.light,
+        "symbol": mark.symbol,
+        "size": size,
+        "opacity": 0.8,
+        "line": edge,
+    }
+
+
+def segments(
+    name: str, x: Sequence[float], y: Sequence[float], hover: Sequence[str], paint: Paint
+) -> dict[str, Any]:
+    """One part of each of several stacked bars."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "x": list(x),
+        "y": list(y),
+        "hovertext": list(hover),
+        "hoverinfo": "text",
+        "marker": hatched(paint),
+    }
+
+
+def at_the_end(
+    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = INK
+) -> dict[str, Any]:
+    """What is written behind the end of each bar."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": list(x),
+        "y": list(y),
+        "text": list(texts),
+        "textposition": "middle right",
+        "textfont": {"size": BODY_PX, "color": ink.light},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def whisker(below: Sequence[float], above: Sequence[float]) -> dict[str, Any]:
+    """How far an interval reaches to both sides of each value."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.2,
+        "width": 4,
+        "color": FAINT_INK.light,
+        "array": list(above),
+        "arrayminus": list(below),
+    }

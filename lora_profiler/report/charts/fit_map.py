@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.report.charts.figure import Figure, figure, rows, title
-from lora_profiler.report.charts.labels import lines
-from lora_profiler.report.charts.marks import key
+from lora_profiler.report.charts.figure import Figure, figure, key, lines, rows, title
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import CELL_PX, INK, VERDICT_COLOURS, VERDICT_SIGNS
 from lora_profiler.units import byte_unit, bytes_text, count_text, short_in_unit

@@ -15,9 +15,15 @@ from lora_profiler.report.charts.axes import (
     ticks,
     without_zeros,
 )
-from lora_profiler.report.charts.figure import Figure, figure, rows, values
-from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.marks import at_the_end
+from lora_profiler.report.charts.figure import (
+    Figure,
+    at_the_end,
+    figure,
+    label,
+    lines,
+    rows,
+    values,
+)
 from lora_profiler.report.labels import LAYER_LABELS, method_label
 from lora_profiler.report.palette import FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text

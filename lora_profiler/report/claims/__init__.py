@@ -13,8 +13,7 @@ from lora_profiler.report.claims import (
     scaling,
     update_size,
 )
-from lora_profiler.report.claims.chart import Chart
-from lora_profiler.report.claims.claim import Claim
+from lora_profiler.report.claims.claim import Chart, Claim
 
 CLAIMS: Final[tuple[Claim, ...]] = (
     update_size.CLAIM,

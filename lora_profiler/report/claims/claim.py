@@ -1,12 +1,144 @@
-"""What a claim is made of, and what a check of one finds."""
+"""What a claim is made of, what a check of one finds, and how its numbers are compared, written,
+tabulated and drawn."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
-from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.chart import Chart
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.units import percent_text
+
+R = TypeVar("R")
+Number = float | None
+"""None where a run or a layer came to nothing finite, or nothing was measured."""
+
+
+def finite(value: float) -> Number:
+    return value if math.isfinite(value) else None
+
+
+def worst_of(values: Iterable[Number]) -> Number:
+    """The largest; None, which stands for no number at all, is larger than any."""
+    numbers = list(values)
+    return None if None in numbers else max(n for n in numbers if n is not None)
+
+
+def at_most(value: Number, limit: float) -> bool:
+    return value is not None and value <= limit
+
+
+def number(value: Number, form: str, none: str = "none") -> str:
+    return none if value is None else format(value, form)
+
+
+def percent(share: Number, none: str = "none") -> str:
+    return none if share is None else percent_text(share)
+
+
+def limit_text(share: Number) -> str:
+    """An error as a share of what rounding can make: up to 1 it is rounding."""
+    return number(share, ".2f" if share is None or share < 1000 else ".1e")
+
+
+def shape(out_features: int, in_features: int) -> str:
+    return f"{out_features} x {in_features}"
+
+
+def table(
+    rows: Iterable[R],
+    columns: Sequence[tuple[str, Callable[[R], str]]],
+    *,
+    title: str = "",
+    left: int = 1,
+) -> Table:
+    """A row for each of `rows`; each column is its label and the text of its cell."""
+    return Table(
+        columns=tuple(label for label, _ in columns),
+        rows=tuple(Row(cells=tuple(text(row) for _, text in columns)) for row in rows),
+        title=title,
+        left=left,
+    )
+
+
+Scale = Literal["linear", "log"]
+
+SENTENCE_RANK = 8
+"""The rank that captions speak of, where it was looked at; else the highest that is lower."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line or set of points; a y that is None was not measured or came to nothing finite."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None]
+
+    @property
+    def highest(self) -> tuple[float, float] | None:
+        """The point with the largest y."""
+        return max(self.points, key=lambda point: point[1], default=None)
+
+    @property
+    def at_rank(self) -> tuple[float, float] | None:
+        """(rank, y) at the rank that captions speak of."""
+        return max((point for point in self.points if point[0] <= SENTENCE_RANK), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """`key` names it for ever; `note` is a sentence to stand below it; where `y_is_share`, y are
+    fractions of 1.
+
+    Of a chart of bars x counts the `categories` from 0; of any other there are none.
+    """
+
+    key: str
+    claim_id: int
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    x_scale: Scale = "log"
+    y_scale: Scale = "linear"
+    y_is_share: bool = False
+    categories: tuple[str, ...] = ()
+    note: str = ""
+
+
+def listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def numbers_table(chart: Chart) -> Table:
+    """Every point of the chart: a row for each x."""
+    by_series = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
+    rows = [
+        Row(
+            cells=(
+                chart.categories[int(x)] if chart.categories else f"{x:g}",
+                *(_cell(chart, points.get(x)) for points in by_series),
+            )
+        )
+        for x in sorted({x for series in chart.series for x in series.x})
+    ]
+    title = f"{chart.y_label}, by {chart.x_label}" if chart.x_label else chart.y_label
+    return Table(
+        title=title,
+        columns=(chart.x_label, *(series.label for series in chart.series)),
+        rows=tuple(rows),
+    )
+
+
+def _cell(chart: Chart, y: float | None) -> str:
+    return "" if y is None else percent_text(y) if chart.y_is_share else f"{y:.4g}"
+
 
 Verdict = Literal["holds", "holds_partly", "fails"]
 

@@ -5,9 +5,17 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.chart import Chart, Series, listed
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, percent, table
+from lora_profiler.report.claims.claim import (
+    Chart,
+    Claim,
+    Evidence,
+    Number,
+    Series,
+    Verdict,
+    listed,
+    percent,
+    table,
+)
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.units import bytes_text, error_text, percent_text, seconds_text, short_count_text
 from lora_profiler.workload import DTYPE_BYTES

@@ -10,8 +10,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.claims import CLAIMS
-from lora_profiler.report.claims.chart import Chart
-from lora_profiler.report.claims.claim import Checked, Evidence, Verdict
+from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.measured.measurements import environment_line
 from lora_profiler.units import seconds_text, short_count_text

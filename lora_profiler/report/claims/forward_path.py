@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import (
+from lora_profiler.report.claims.claim import (
+    Claim,
+    Evidence,
     Number,
+    Verdict,
     at_most,
     limit_text,
     number,

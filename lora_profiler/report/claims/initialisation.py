@@ -4,8 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, at_most, limit_text, number, table, worst_of
+from lora_profiler.report.claims.claim import (
+    Claim,
+    Evidence,
+    Number,
+    Verdict,
+    at_most,
+    limit_text,
+    number,
+    table,
+    worst_of,
+)
 from lora_profiler.units import count_text
 
 LEAST_P, MOST_Z = 1e-6, 6.0

@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from statistics import median
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.chart import Chart, Series, listed
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, number, percent, shape, table
+from lora_profiler.report.claims.claim import (
+    Chart,
+    Claim,
+    Evidence,
+    Number,
+    Series,
+    Verdict,
+    listed,
+    number,
+    percent,
+    shape,
+    table,
+)
 from lora_profiler.units import percent_text
 
 MOST_OF_GAIN = 0.9

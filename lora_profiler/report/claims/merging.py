@@ -4,9 +4,11 @@ their dtype; what merging into a 4-bit base and quantising it again is worth."""
 from dataclasses import dataclass, replace
 
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import (
+from lora_profiler.report.claims.claim import (
+    Claim,
+    Evidence,
     Number,
+    Verdict,
     at_most,
     limit_text,
     number,

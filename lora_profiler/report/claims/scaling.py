@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.claims.chart import Chart, Series
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, number, table
+from lora_profiler.report.claims.claim import (
+    Chart,
+    Claim,
+    Evidence,
+    Number,
+    Series,
+    Verdict,
+    number,
+    table,
+)
 from lora_profiler.units import percent_text
 
 LEVEL_FACTOR = 2.0

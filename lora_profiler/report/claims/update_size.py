@@ -3,9 +3,16 @@
 from dataclasses import dataclass
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.chart import Chart, Series, listed
-from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import shape, table
+from lora_profiler.report.claims.claim import (
+    Chart,
+    Claim,
+    Evidence,
+    Series,
+    Verdict,
+    listed,
+    shape,
+    table,
+)
 from lora_profiler.units import count_text, percent_text
 
 FEWER_THAN_FULL = 0.996

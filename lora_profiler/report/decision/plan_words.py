@@ -8,8 +8,8 @@ from lora_profiler.planning.plan_choice import SAME, Goal, cost_of, hours_of
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
 from lora_profiler.planning.planned import Interval, PlannedRun, RunTime
 from lora_profiler.report import labels
-from lora_profiler.report.answer.setup_command import predict_command
 from lora_profiler.report.labels import way_label
+from lora_profiler.report.setup_words import predict_command
 from lora_profiler.units import bytes_text, count_text, seconds_text, short_count_text
 from lora_profiler.workload import TrainSetup
 

@@ -9,11 +9,16 @@ from typing import Final
 
 from lora_profiler._common.versions import __version__
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.charts.labels import shortened, width_px
-from lora_profiler.report.first_screen.figures import Run, ThreeNumber, three_numbers
+from lora_profiler.report.charts.figure import shortened, width_px
 from lora_profiler.report.first_screen.frame import Frame, MemoryBar, frame
 from lora_profiler.report.first_screen.offers import offers
-from lora_profiler.report.first_screen.verdict import VerdictWords, verdict_words
+from lora_profiler.report.first_screen.texts import (
+    Run,
+    ThreeNumber,
+    VerdictWords,
+    three_numbers,
+    verdict_words,
+)
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.palette import FONT, Theme
 from lora_profiler.report.svg import picture as svg

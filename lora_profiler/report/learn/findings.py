@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
-from lora_profiler.report.claims.chart import Chart
-from lora_profiler.report.claims.claim import Verdict
+from lora_profiler.report.claims.claim import Chart, Verdict
 from lora_profiler.report.claims.document import document_charts, evidence_of, subject_lines
 
 FILE = "findings.json"

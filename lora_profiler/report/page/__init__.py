@@ -2,9 +2,8 @@
 plain data, then the page."""
 
 from lora_profiler.report.page.content import Content, report_content
-from lora_profiler.report.page.embedded import embedded_data
 from lora_profiler.report.page.mathematics import mathematics_content
-from lora_profiler.report.page.write import check_installed, write_page
+from lora_profiler.report.page.write import check_installed, embedded_data, write_page
 
 __all__ = [
     "Content",

@@ -7,7 +7,7 @@ from lora_profiler.prediction import CATEGORIES
 from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, filled
 from lora_profiler.report.charts import CategoryBar
-from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.page.parts import Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, peak_of, worst_first
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit

@@ -1,32 +1,45 @@
 """Everything that a page says, as plain data: sections of paragraphs, tables and figures, and the
 numbers for machines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_profiler.comparison.errors import Comparison
+from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored
+from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report import labels
+from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
+from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.json.predict import answer_dict
+from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
 from lora_profiler.report.page.composition import composition_section
-from lora_profiler.report.page.conclusions import answer_cards, pair_cards, question_lines
-from lora_profiler.report.page.data import page_data
 from lora_profiler.report.page.parts import Card, Section, sections
-from lora_profiler.report.page.predicted import numbers_sections, predicted_sections
-from lora_profiler.report.page.provenance import provenance_section
-from lora_profiler.report.page.reference import definitions_section, public_section
+from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
+from lora_profiler.report.page.reference import (
+    definitions_section,
+    provenance_section,
+    public_section,
+)
 from lora_profiler.report.page.runs import (
+    Run,
     failures_section,
+    full_and_lora,
     groups_alike,
     numbered,
+    peak_of,
     run_cards,
     runs_section,
 )
 from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import layers_section, steps_section
-from lora_profiler.units import count_text
+from lora_profiler.report.setup_words import title_words, training_line
+from lora_profiler.units import bytes_text, change_text, count_text
+from lora_profiler.workload import setup_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +110,147 @@ def _title(scored: Sequence[Scored], predictions: Sequence[Answer]) -> str:
         return f"{shortened(next(iter(models)))}: {what}"
     runs = f"{count_text(len(scored))} runs of " if scored else ""
     return f"{runs}{count_text(len(models))} models: {what}"
+
+
+def question_lines(answers: Sequence[Answer]) -> Iterable[str]:
+    """What was asked about each model."""
+    for members in by_model(answers):
+        predictions = [answer.prediction for answer in members]
+        dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
+        setup = predictions[0].workload.setup
+        yield f"{title_words(predictions[0])}; {training_line(setup, dtypes)}."
+
+
+def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
+    """A card for each method: its verdict and what would make it fit where a card was asked about,
+    else its peak and the smallest card."""
+    several = len(by_model(answers)) > 1
+    for answer in answers:
+        prediction = answer.prediction
+        name = method_label(prediction)
+        if several:
+            name = f"{shortened(prediction.workload.model.id)}, {name}"
+        peak = bytes_text(prediction.peak.total_bytes)
+        known = prediction.saved_activation_bytes is not None
+        if answer.gpu is None or answer.fit is None:
+            cards = answer.smallest_cards if known and answer.gpu is None else ()
+            least = [f"the smallest card: {cards[0].name}"] if cards else []
+            yield Card(
+                label=f"{name} peaks at",
+                value=peak if known else f"≥ {peak}",
+                note="; ".join([*least, sureness_words(answer)]),
+            )
+            continue
+        words = verdict_words(answer).partition(": ")[2] or verdict_words(answer).partition(", ")[2]
+        notes = [f"peak {peak}, {words}", *remedy_lines(answer), sureness_words(answer)]
+        yield Card(
+            label=f"{name} on {answer.gpu.name}",
+            value=labels.VERDICT_LABELS[answer.fit.verdict],
+            note="; ".join(notes),
+        )
+
+
+def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
+    """LoRA's peak and step time as measured, against those of the full fine-tuning that differs in
+    nothing else; nothing where no such two were run."""
+    pair = full_and_lora(groups)
+    if not pair:
+        return
+    full, lora = pair
+    name = way_label(lora.scored.record.workload.setup)
+    model = shortened(full.model)
+    if peak_of(full):
+        yield Card(
+            label=f"Peak of {name} against full",
+            value=change_text(peak_of(lora) / peak_of(full) - 1),
+            note=f"{model}: {bytes_text(peak_of(lora))} against {bytes_text(peak_of(full))}",
+        )
+    try:
+        ratio = full_against_lora([full.scored.record], [lora.scored.record])
+    except UsageError:  # not measured under the same conditions, which the records say
+        return
+    yield Card(
+        label=f"Step of {name} against full",
+        value=change_text(ratio.ratio - 1),
+        note=(
+            f"{model}: {ratio.ratio:.3f} of the time, 95 % interval {ratio.low:.3f} to"
+            f" {ratio.high:.3f}"
+        ),
+    )
+
+
+SCHEMA_VERSION = "1.0"
+MEASURED = (
+    "num_parameters",
+    "num_trainable_parameters",
+    "attention_kernel",
+    "tokens_per_step",
+    "peak_phase",
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_used_bytes",
+    "saved_activation_bytes",
+)
+"""Fields of `record.Measurement` that every record of a page has in full."""
+
+
+def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
+    """{"schema_version", "records": {name: [...]}, "comparisons": [...], "refusals": [...],
+    "predictions": [...]}.
+
+    `records` has a list for each field, with one value a record. Each of `comparisons` is one
+    metric and category of an engine: `measured` has one value a record too, null where nothing was
+    compared, and so has `difference`, which is predicted - measured; relative_error is difference /
+    measured. `predictions` are those of `predict --format json`.
+    """
+    rows = [_row(run) for run in runs]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "records": {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
+        "comparisons": _comparisons(runs),
+        "refusals": [
+            {"record_id": run.record_id, "reason": run.scored.refusal}
+            for run in runs
+            if run.scored.refusal is not None
+        ],
+        "predictions": [answer_dict(answer) for answer in answers],
+    }
+
+
+def _row(run: Run) -> dict[str, Any]:
+    record = run.scored.record
+    measured = record.measurement
+    return {
+        "record_id": run.record_id,
+        "model": record.workload.model.id,
+        "model_type": record.workload.model.model_type,
+        **setup_dict(record.workload.setup),
+        "device_name": record.environment.device.name,
+        "status": measured.status,
+        "flags": list(measured.flags),
+        "reason": measured.failure.reason if measured.failure else None,
+        **{name: getattr(measured, name) for name in MEASURED},
+        "timed_steps": len(measured.step_seconds),
+        "median_step_seconds": run.speed.steps.median if run.speed else None,
+    }
+
+
+def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    columns: dict[tuple[str, str, str], dict[int, Comparison]] = {}
+    for number, run in enumerate(runs):
+        for c in run.scored.comparisons:
+            columns.setdefault((c.metric, c.category, c.engine), {})[number] = c
+    numbers = range(len(runs))
+    return [
+        {
+            "metric": metric,
+            "category": category,
+            "engine": engine,
+            "measured": [by_run[n].measured if n in by_run else None for n in numbers],
+            "difference": [
+                by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers
+            ],
+        }
+        for (metric, category, engine), by_run in columns.items()
+    ]

@@ -7,14 +7,19 @@ from typing import Any
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.claims import caption, grouped
-from lora_profiler.report.claims.chart import Chart, numbers_table
+from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import findings
-from lora_profiler.report.learn.flow import flow
-from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
-from lora_profiler.report.learn.matrices import matrices
+from lora_profiler.report.learn.layer import (
+    LoraLayer,
+    adam_bytes,
+    counts_chart,
+    counts_words,
+    flow,
+    gradient_bytes,
+    matrices,
+)
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.page.parts import (
     Beside,

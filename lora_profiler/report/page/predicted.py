@@ -11,7 +11,7 @@ from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.timing import device_name, time_words
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
-from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.page.parts import Beside, Cards, Drawing, Part, Section

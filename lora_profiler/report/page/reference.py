@@ -1,9 +1,13 @@
-"""What stands on every page of records: how far off predictions of public measurements are, and
-what every word and number means."""
+"""What stands on every page of records: where these come from, how far off predictions of public
+measurements are, and what every word and number means."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from lora_profiler.evidence import interval
+from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.evidence.interval import interval_words
@@ -16,7 +20,109 @@ from lora_profiler.report.evidence.public import (
     sources_table,
 )
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.page.parts import Fold, Section
+from lora_profiler.report.page.parts import Beside, Fold, Part, Section
+from lora_profiler.report.page.runs import Run
+from lora_profiler.units import bytes_text, count_text
+
+MOST_ENVIRONMENTS = 12
+"""Columns of the table would be unreadable beyond; the rest is counted."""
+MOST_COMMANDS = 100
+
+
+def provenance_section(runs: Sequence[Run]) -> Section | None:
+    """Environments as they were recorded, the commands, and when the runs were made."""
+    records = [run.scored.record for run in runs]
+    if not records:
+        return None
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.environment.key, []).append(record)
+    shown = list(groups.values())[:MOST_ENVIRONMENTS]
+    parts: list[Part] = [paragraph(*_lines(records, len(groups), len(shown)))]
+    tables = tuple(
+        environment_table(_set_up(number, members), members)
+        for number, members in enumerate(shown, 1)
+    )
+    parts.append(Fold(title="Every set-up", parts=(Beside(parts=tables),)))
+    commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
+    if commands:
+        rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
+        table = Table(title="As they were given", columns=("command",), rows=rows)
+        parts.append(
+            Fold(
+                title=f"The {count_text(len(commands))} commands that made the records",
+                parts=(table,),
+            )
+        )
+    return Section(name="provenance", title="Environment and provenance", parts=tuple(parts))
+
+
+def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
+    started = sorted(r.started_at for r in records if r.started_at)
+    lines = [
+        f"{count_text(len(records))} runs in {count_text(count)} set-up{'s' if count > 1 else ''}"
+        " of machine and software."
+    ]
+    if started:
+        lines.append(f"Made from {started[0]} to {started[-1]}.")
+    if shown < count:
+        lines.append(f"Described are {shown} of them.")
+    flags = {flag for r in records for flag in r.measurement.flags}
+    lines += [
+        f"Flagged: {flag.replace('_', ' ')}, {run_labels.FLAG_DEFINITIONS[flag]}."
+        for flag in sorted(flags)
+    ]
+    return lines
+
+
+def _set_up(number: int, members: Sequence[Record]) -> str:
+    several = "s" if len(members) > 1 else ""
+    name = members[0].environment.device.name
+    return f"Set-up {number}: {name}, {count_text(len(members))} run{several}"
+
+
+def environment_table(title: str, members: Sequence[Record]) -> Table:
+    """One set-up: device, machine, packages, settings; commits and allocators as far as its records
+    differ in them."""
+    first = members[0].environment
+    facts = {**_facts(first), **_listed("commit", members), **_listed("allocator", members)}
+    rows = [Row(cells=(label, text)) for label, text in facts.items()]
+    rows.append(Row(cells=("packages",), kind="section"))
+    rows += [
+        Row(cells=(name, version), indent=1) for name, version in sorted(first.packages.items())
+    ]
+    if first.variables:
+        rows.append(Row(cells=("settings",), kind="section"))
+        rows += [
+            Row(cells=(name, value), indent=1) for name, value in sorted(first.variables.items())
+        ]
+    return Table(title=title, columns=("", ""), rows=tuple(rows), left=2)
+
+
+def _facts(environment: Environment) -> dict[str, str]:
+    document: Mapping[str, Any] = asdict(environment)
+    facts = {}
+    for path, label in run_labels.ENVIRONMENT_LABELS.items():
+        value: Any = document
+        for name in path.split("."):
+            value = value.get(name)
+        if value is not None and path not in ("commit", "allocator"):
+            facts[label] = fact_text(path, value)
+    return facts
+
+
+def fact_text(path: str, value: Any) -> str:
+    """One value of an environment or of conditions; `path` is the name of its field."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if path.endswith("_bytes") and isinstance(value, int):
+        return bytes_text(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(field: str, members: Sequence[Record]) -> dict[str, str]:
+    values = list(dict.fromkeys(v for r in members if (v := getattr(r.environment, field))))
+    return {run_labels.ENVIRONMENT_LABELS[field]: ", ".join(values)} if values else {}
 
 
 def definitions_section() -> Section:

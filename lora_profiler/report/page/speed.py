@@ -11,7 +11,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import ThroughputBar
-from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.report.measured.speed import ratio_line

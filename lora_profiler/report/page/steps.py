@@ -9,7 +9,7 @@ from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
-from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section

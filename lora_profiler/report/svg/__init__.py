@@ -2,6 +2,6 @@
 theme, and the same on paper."""
 
 from lora_profiler.report.svg.drawing import figure_html
-from lora_profiler.report.svg.style import figure_style
+from lora_profiler.report.svg.marks import figure_style
 
 __all__ = ["figure_html", "figure_style"]

@@ -10,8 +10,7 @@ from html import escape
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.charts.labels import width_px
+from lora_profiler.report.charts.figure import Figure, width_px
 from lora_profiler.report.palette import BODY_PX, SMALL_PX
 from lora_profiler.report.svg.axis import Axis, axis_of
 from lora_profiler.report.svg.frame import (
@@ -25,8 +24,8 @@ from lora_profiler.report.svg.frame import (
     shape,
 )
 from lora_profiler.report.svg.marks import Definitions
-from lora_profiler.report.svg.text import plain
 from lora_profiler.report.svg.traces import Canvas, drawn
+from lora_profiler.report.svg.words import plain
 
 _AROUND_PX, _LEGEND_PX, _LEGEND_COLUMNS = 84, 19, 3
 """What a figure's height has for its axis and its legend, which stand outside of the plane here."""

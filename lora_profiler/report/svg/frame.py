@@ -5,7 +5,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from lora_profiler.report.charts.labels import shortened, width_px
+from lora_profiler.report.charts.figure import shortened, width_px
 from lora_profiler.report.palette import FAINT_INK, HEAD_PX, LINE, SMALL_PX
 from lora_profiler.report.svg.marks import (
     Definitions,
@@ -15,9 +15,8 @@ from lora_profiler.report.svg.marks import (
     stroke,
     symbol_path,
 )
-from lora_profiler.report.svg.text import lines_of, number, percent, plain
 from lora_profiler.report.svg.traces import Canvas
-from lora_profiler.report.svg.words import Across, Upright, words
+from lora_profiler.report.svg.words import Across, Upright, lines_of, number, percent, plain, words
 
 NARROW_PX, WIDE_PX = 340, 480
 """Width of a figure on a phone, and from where on it counts as wide (`figures.css`)."""

@@ -7,8 +7,7 @@ from typing import Any
 
 from lora_profiler.report.svg.axis import Axis
 from lora_profiler.report.svg.marks import Definitions, edge, fill, marker_classes, stroke
-from lora_profiler.report.svg.text import number, percent, tooltip
-from lora_profiler.report.svg.words import Across, words
+from lora_profiler.report.svg.words import Across, number, percent, tooltip, words
 
 BOX = 1000
 """Width of the box that lines and areas are drawn in, which is stretched to the figure's."""

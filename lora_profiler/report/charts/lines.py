@@ -1,15 +1,34 @@
-"""What a claim was checked with: lines over ranks, places or learning rates, and shares by
-category."""
+"""Lines: what a claim was checked with, peaks over the length of a sequence, and the raw times of a
+run's steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lora_profiler.report.charts.axes import powers_of_ten, short_count, ticks
-from lora_profiler.report.charts.figure import Figure, figure, note, rows, values
-from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.claims.chart import Chart, Series
-from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark
-from lora_profiler.units import percent_text
+from lora_profiler.records.statistics import median_interval
+from lora_profiler.report.charts.axes import (
+    largest_of,
+    limit_line,
+    log_bytes_axis,
+    powers_of_ten,
+    short_count,
+    ticks,
+)
+from lora_profiler.report.charts.figure import (
+    Figure,
+    Limit,
+    figure,
+    label,
+    lines,
+    note,
+    rows,
+    title,
+    values,
+)
+from lora_profiler.report.claims.claim import Chart, Series
+from lora_profiler.report.palette import ACCENT, FAINT_INK, METHOD_MARKS, PANEL, SERIES_MARKS, Mark
+from lora_profiler.units import bytes_text, count_text, percent_text, seconds_text, short_count_text
+from lora_profiler.workload import Method
 
 _PLOT_PX, _LEGEND_PX, _ROW_PX = 290, 21, 34
 _MOST_TICKS = 15
@@ -35,7 +54,7 @@ def _curves(chart: Chart) -> Figure:
     ends, notes = _cut(chart)
     return figure(
         [
-            _line(chart, series, mark)
+            _series(chart, series, mark)
             for series, mark in zip(chart.series, SERIES_MARKS, strict=False)
         ],
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
@@ -63,7 +82,7 @@ def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     ]
 
 
-def _line(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
+def _series(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
     points = [
         (x, y)
         for x, y in zip(series.x, series.y, strict=True)
@@ -175,3 +194,143 @@ def _hover(chart: Chart, series: Series, where: str, y: float) -> str:
 
 def _value(chart: Chart, y: float) -> str:
     return percent_text(y) if chart.y_is_share else f"{y:.3g}"
+
+
+_CROSSOVER_PX = 420
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodLine:
+    """One method: its name, and bytes at the peak by tokens."""
+
+    method: Method
+    name: str
+    peak_bytes: Mapping[int, int]
+
+
+def crossover_lines(
+    methods: Sequence[MethodLine], crossings: Sequence[int], limit: Limit | None = None
+) -> Figure:
+    """Bytes by tokens on log scales, a line a method, with the lengths of `crossings` marked above,
+    and a line across at what a card has."""
+    lengths = sorted({tokens for line in methods for tokens in line.peak_bytes})
+    sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
+    rule = {"type": "line", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dot"}}
+    upright = [{**rule, "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1} for at in crossings]
+    across, words = limit_line(limit, 1)
+    notes = [
+        note(
+            count_text(at),
+            x=at,
+            y=1,
+            yref="paper",
+            yanchor="top",
+            xanchor="right" if number % 2 == 0 else "left",
+            xshift=-4 if number % 2 == 0 else 4,
+        )
+        for number, at in enumerate(crossings)
+    ]
+    return figure(
+        [_method(line) for line in methods],
+        height=_CROSSOVER_PX,
+        x={
+            "title": title("sequence length, tokens"),
+            "type": "log",
+            "tickmode": "array",
+            "tickvals": lengths,
+            "ticktext": [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths],
+        },
+        y=log_bytes_axis(min(sizes), largest_of(sizes, limit), "predicted peak"),
+        shapes=[*upright, *across],
+        annotations=[*words, *notes],
+    )
+
+
+def _method(line: MethodLine) -> dict[str, Any]:
+    mark = METHOD_MARKS[line.method]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label(line.name),
+        "x": list(line.peak_bytes),
+        "y": list(line.peak_bytes.values()),
+        "line": {"color": mark.colour.light, "width": 2},
+        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 8},
+        "hovertext": [
+            lines(label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
+            for tokens, size in line.peak_bytes.items()
+        ],
+        "hoverinfo": "text",
+    }
+
+
+_STEPS_PX = 300
+
+
+def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
+    """Seconds of each step in order, a dot each: warm-up hollow, timed filled; the median of the
+    timed ones with its 95 % interval across.
+
+    Empty where nothing was timed.
+    """
+    count = len(warmup) + len(timed)
+    unit, scale = ("s", 1.0) if max((*warmup, *timed), default=0.0) >= 1 else ("ms", 1000.0)
+    data = [
+        _dots("warm-up", warmup, 1, scale, "circle-open"),
+        _dots("timed", timed, 1 + len(warmup), scale, "circle"),
+    ]
+    shapes, notes = _median(timed, scale) if timed else ([], [])
+    return figure(
+        [trace for trace in data if trace["x"]],
+        height=_STEPS_PX,
+        x={"title": title("step"), "range": [0.3, count + 0.7], "nticks": min(12, count + 1)},
+        y=values(f"time of a step, {unit}", rangemode="tozero"),
+        shapes=shapes,
+        annotations=notes,
+    )
+
+
+def _dots(
+    name: str, seconds: Sequence[float], first: int, scale: float, symbol: str
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": list(range(first, first + len(seconds))),
+        "y": [scale * s for s in seconds],
+        "hovertext": [
+            f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)
+        ],
+        "hoverinfo": "text",
+        "marker": {"color": ACCENT.light, "symbol": symbol, "size": 7},
+    }
+
+
+def _median(
+    timed: Sequence[float], scale: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    low, middle, high = (scale * s for s in median_interval(timed))
+    along = {"x0": 0, "x1": 1, "xref": "paper", "layer": "below"}
+    band = {
+        "type": "rect",
+        **along,
+        "y0": low,
+        "y1": high,
+        "line": {"width": 0},
+        "fillcolor": PANEL.light,
+    }
+    line = {
+        "type": "line",
+        **along,
+        "y0": middle,
+        "y1": middle,
+        "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
+    }
+    low_text, middle_text, high_text = (
+        seconds_text(end / scale, high / scale) for end in (low, middle, high)
+    )
+    text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
+    return [band, line], [
+        note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
+    ]

@@ -1,12 +1,12 @@
-"""How far `verify` is, on stderr: on a terminal a bar for each claim, elsewhere a line when one
-begins, ends, or takes long, for another program a line of JSON whenever there is something new.
-"""
+"""How far `verify` and `calibrate` are, on stderr: bars on a terminal, elsewhere a line when
+something begins, ends, or takes long, for another program a line of JSON whenever there is
+something new."""
 
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,3 +144,27 @@ def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | JsonL
     )
     with Progress(*columns, console=console, redirect_stdout=False) as progress:
         yield Bars(progress)
+
+
+@contextmanager
+def shown() -> Iterator[Callable[[str, int, int], None]]:
+    """What is yielded is told what begins, how many pieces of work are done, and of how many."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: print(
+            f"[{done}/{total}] {what}", file=sys.stderr, flush=True
+        )
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )

@@ -1,0 +1,392 @@
+"""Memory over a step: live bytes stacked by category, as predicted and as it was read, and the
+counters of a memory pass, phase by phase."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from lora_profiler.comparison.errors import PHASE_GROUPS
+from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
+from lora_profiler.records.record import PhaseSample
+from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import (
+    Figure,
+    Limit,
+    figure,
+    hatch,
+    label,
+    lines,
+    note,
+    title,
+)
+from lora_profiler.report.labels import CATEGORY_LABELS
+from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
+from lora_profiler.report.palette import (
+    BODY_PX,
+    CATEGORY_PAINTS,
+    COUNTER_MARKS,
+    INK,
+    LINE,
+    PANEL,
+    PAPER,
+)
+from lora_profiler.units import bytes_text, error_text
+
+HEIGHT_PX = 420
+Band = tuple[str, float, float]
+"""(a part of the step, where it begins, where it ends) along the axis."""
+_LETTER = 0.014
+"""Width of a letter as a share of the figure's, at its narrowest: what decides which phases have
+room for their name."""
+
+
+def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) -> Figure:
+    """Areas from the first to the last of `points`, which are in order of time and not of equal
+    lengths of it. Empty without any.
+
+    Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
+    """
+    axis, size = bytes_axis(largest_of([point.total_bytes for point in points], limit), room=1.3)
+    bands = _bands(points)
+    places = [float(at) for at in range(len(points))]
+    shapes, notes = limit_line(limit, size)
+    words = [*names(bands), *([peak(points, places, size)] if points else [])]
+    return figure(
+        [*areas(points, places, size), outline(points, places, size)],
+        height=HEIGHT_PX,
+        x={
+            "title": title("one step, in order"),
+            "range": [-0.5, max(len(points), 1) - 0.5],
+            "showticklabels": False,
+        },
+        y=axis,
+        hovermode="x",
+        shapes=[*shades(bands), *shapes],
+        annotations=[*words, *notes],
+    )
+
+
+def _bands(points: Sequence[CurvePoint]) -> list[Band]:
+    bands = []
+    at = 0
+    for phase, members in groupby(point.phase for point in points):
+        count = len(list(members))
+        bands.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
+        at += count
+    return bands
+
+
+def shades(bands: Sequence[Band]) -> list[dict[str, Any]]:
+    """Bands in turn light and shaded, behind everything."""
+    return [
+        {
+            "type": "rect",
+            "x0": first,
+            "x1": after,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": {"width": 1, "color": LINE.light},
+            "fillcolor": (PANEL if number % 2 else PAPER).light,
+            "layer": "below",
+        }
+        for number, (_, first, after) in enumerate(bands)
+    ]
+
+
+def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, Any]]:
+    """The names of parts over their bands; a name that would run into the one before hangs in a
+    second line, or is left out. `letter` is the width of a letter as a share of the figure's."""
+    if not bands:
+        return
+    first_x, last_x = bands[0][1], bands[-1][2]
+    count = last_x - first_x
+    free = [first_x, first_x]
+    for name, first, after in bands:
+        half = count * letter * len(name) / 2
+        middle = max(first_x + half, min((first + after) / 2, last_x - half))
+        line = next((number for number, begin in enumerate(free) if middle - half >= begin), None)
+        if line is not None:
+            free[line] = middle + half + count * letter
+            yield note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
+
+
+def areas(
+    points: Sequence[CurvePoint], places: Sequence[float], size: int
+) -> Iterator[dict[str, Any]]:
+    """An area for each category, stacked; `places` are those of the points along the axis, `size`
+    the bytes of the unit."""
+    for category in _held(points):
+        paint = CATEGORY_PAINTS[category]
+        area: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "lines",
+            "name": CATEGORY_LABELS[category],
+            "x": list(places),
+            "y": [max(point.bytes.get(category, 0), 0) / size for point in points],
+            "stackgroup": "memory",
+            "fillcolor": paint.colour.light,
+            "line": {"width": 0.5, "color": PAPER.light},
+            "hoverinfo": "skip",
+        }
+        if paint.hatch:
+            area["fillpattern"] = hatch(paint)
+        yield area
+
+
+def _held(points: Sequence[CurvePoint]) -> list[Category]:
+    return [
+        category
+        for category in CATEGORIES
+        if any(point.bytes.get(category, 0) > 0 for point in points)
+    ]
+
+
+def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
+    """The sum of the areas, which also answers when pointed at."""
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(points) > 40 else "lines+markers",
+        "x": list(places),
+        "y": [point.total_bytes / size for point in points],
+        "line": {"color": INK.light, "width": 1.2},
+        "marker": {"color": INK.light, "size": 5},
+        "hovertext": [_hover(point) for point in points],
+        "hoverinfo": "text",
+        "showlegend": False,
+    }
+
+
+def _hover(point: CurvePoint) -> str:
+    parts = [
+        f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
+        for c in reversed(CATEGORIES)
+        if point.bytes.get(c)
+    ]
+    where = PHASE_CURVE[point.phase] + (f", {label(point.module)}" if point.module else "")
+    return lines(where, f"<b>{bytes_text(point.total_bytes)}</b>", *parts)
+
+
+def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
+    """The largest point, with its bytes and what ran."""
+    at = max(range(len(points)), key=lambda i: points[i].total_bytes)
+    point, share = points[at], places[at] / max(places[-1], 1)
+    where = f", {label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
+    anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
+    return note(
+        f"peak {bytes_text(point.total_bytes)}{where}",
+        x=places[at],
+        y=point.total_bytes / size,
+        showarrow=True,
+        arrowhead=6,
+        arrowsize=1,
+        arrowwidth=1,
+        arrowcolor=INK.light,
+        ax=0,
+        ay=-22,
+        xanchor=anchor,
+        bgcolor=PAPER.light,
+        borderpad=2,
+        font={"size": BODY_PX, "color": INK.light},
+    )
+
+
+_PHONE_LETTER = 0.024
+"""Width of a letter of a part's name as a share of the figure's, on a phone."""
+_NARROWEST = 0.14
+"""Of the axis: a part of a step with few points is no narrower, so that its peaks are seen."""
+
+
+def measured_curve(
+    points: Sequence[CurvePoint],
+    predicted: Mapping[str, int],
+    peaks: Mapping[str, int],
+    *,
+    word: str = "measured",
+) -> Figure:
+    """The predicted `points` of one steady step, in order, and the peak that was read in each part
+    of it beside what was `predicted`, in bytes by the groups of `comparison.errors.PHASE_GROUPS`.
+
+    A part that nothing was read of has no line. `word` is "measured", or "rehearsed" where no card
+    was there.
+    """
+    of = {phase: group for group, (phases, _) in PHASE_GROUPS.items() for phase in phases}
+    shown = [point for point in points if point.phase in of]
+    groups = [of[point.phase] for point in shown]
+    widths = _widths(groups)
+    bands: list[tuple[str, float, float]] = []
+    places: list[float] = []
+    at = 0.0
+    for group, width in widths.items():
+        bands.append((group, at, at + width))
+        count = groups.count(group)
+        places += [at + width * (n + 0.5) / count for n in range(count)]
+        at += width
+    largest = max([*(point.total_bytes for point in shown), *peaks.values()], default=0)
+    axis, size = bytes_axis(largest, room=1.3)
+    labelled = [(PHASE_LABELS[group], first, after) for group, first, after in bands]
+    return figure(
+        [
+            *areas(shown, places, size),
+            {**outline(shown, places, size), "name": "predicted", "showlegend": True},
+            *_read(bands, peaks, predicted, size, word),
+        ],
+        height=HEIGHT_PX,
+        x={
+            "title": title("one step, in order"),
+            "range": [0, max(at, 1.0)],
+            "showticklabels": False,
+        },
+        y=axis,
+        shapes=shades(labelled),
+        annotations=list(names(labelled, letter=_PHONE_LETTER)),
+    )
+
+
+def _widths(groups: Sequence[str]) -> dict[str, float]:
+    """By their points, in order of appearance."""
+    return {
+        group: max(groups.count(group) / len(groups), _NARROWEST) for group in dict.fromkeys(groups)
+    }
+
+
+def _read(
+    bands: Sequence[tuple[str, float, float]],
+    peaks: Mapping[str, int],
+    predicted: Mapping[str, int],
+    size: int,
+    word: str,
+) -> Iterator[dict[str, Any]]:
+    """A line over each part, and in its middle a mark with the prediction's error."""
+    known = [band for band in bands if band[0] in peaks]
+    heights = [peaks[group] / size for group, *_ in known]
+    yield {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [end for _, first, after in known for end in (first, after, None)],
+        "y": [end for height in heights for end in (height, height, None)],
+        "line": {"color": INK.light, "width": 2.5},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    yield {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": f"{word} peak",
+        "x": [(first + after) / 2 for _, first, after in known],
+        "y": heights,
+        "text": [_error(peaks[group], predicted.get(group)) for group, *_ in known],
+        "textposition": "top center",
+        "textfont": {"size": BODY_PX, "color": INK.light},
+        "hovertext": [
+            _read_hover(group, peaks[group], predicted.get(group), word) for group, *_ in known
+        ],
+        "hoverinfo": "text",
+        "marker": {
+            "color": PAPER.light,
+            "symbol": "diamond",
+            "size": 10,
+            "line": {"width": 2, "color": INK.light},
+        },
+    }
+
+
+def _error(read: int, predicted: int | None) -> str:
+    return error_text((predicted - read) / read) if read and predicted is not None else ""
+
+
+def _read_hover(group: str, read: int, predicted: int | None, word: str) -> str:
+    return lines(
+        PHASE_LABELS[group],
+        f"{word} {bytes_text(read)}",
+        "" if predicted is None else f"predicted {bytes_text(predicted)}",
+    )
+
+
+_SAMPLES_PX = 380
+
+
+def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) -> Figure:
+    """A record's `measurement.phases` in their order: peak within each phase and bytes at its end,
+    as far as they were read.
+
+    Requested, and where there is such an allocator, allocated and reserved. Steps are shaded in
+    turn and named; a line lies across at `limit`.
+    """
+    read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
+    read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
+    known = [s for sizes in read.values() for s in sizes if s is not None]
+    axis, size = bytes_axis(largest_of(known, limit))
+    shapes, notes = _steps(samples)
+    lines_across, words = limit_line(limit, size)
+    return figure(
+        [_line(name, sizes, samples, size) for name, sizes in read.items()],
+        height=_SAMPLES_PX,
+        x={
+            "tickmode": "array",
+            "tickvals": list(range(len(samples))),
+            "ticktext": [PHASE_CURVE[s.phase] for s in samples],
+            "tickangle": -45,
+            "range": [-0.5, max(len(samples), 1) - 0.5],
+        },
+        y=axis,
+        shapes=[*shapes, *lines_across],
+        annotations=[*notes, *words],
+    )
+
+
+def _line(
+    name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int
+) -> dict[str, Any]:
+    mark = COUNTER_MARKS[name]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": COUNTER_LABELS[name],
+        "x": list(range(len(samples))),
+        "y": [None if s is None else s / size for s in sizes],
+        "line": {
+            "color": mark.colour.light,
+            "width": 1.5,
+            "dash": "solid" if name.endswith("peak_bytes") else "dot",
+        },
+        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 7},
+        "hovertext": [
+            _sample_hover(sample, name, s) for sample, s in zip(samples, sizes, strict=True)
+        ],
+        "hoverinfo": "text",
+    }
+
+
+def _sample_hover(sample: PhaseSample, name: str, size: int | None) -> str:
+    return lines(
+        f"step {sample.step}, {PHASE_CURVE[sample.phase]}",
+        f"{COUNTER_LABELS[name]}: {'not read' if size is None else bytes_text(size)}",
+    )
+
+
+def _steps(samples: Sequence[PhaseSample]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    shapes, notes = [], []
+    at = 0
+    for number, (step, members) in enumerate(groupby(sample.step for sample in samples)):
+        count = len(list(members))
+        first, after = at - 0.5, at + count - 0.5
+        shapes.append(
+            {
+                "type": "rect",
+                "x0": first,
+                "x1": after,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "line": {"width": 0},
+                "fillcolor": (PANEL if number % 2 else PAPER).light,
+                "layer": "below",
+            }
+        )
+        if count > 1:
+            notes.append(
+                note(f"step {step}", x=(first + after) / 2, y=1, yref="paper", yanchor="top")
+            )
+        at += count
+    return shapes, notes

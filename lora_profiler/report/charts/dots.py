@@ -1,0 +1,363 @@
+"""Dots: errors in strips, predicted against measured, and the runs of a plan by hours and money."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import median
+from typing import Any, get_args
+
+from lora_profiler.report.charts.axes import log_bytes_axis, ticks
+from lora_profiler.report.charts.figure import (
+    Figure,
+    dot_mark,
+    dot_name,
+    figure,
+    label,
+    lines,
+    rows,
+    values,
+)
+from lora_profiler.report.charts.point_names import Spot, name_places
+from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
+from lora_profiler.units import bytes_text, count_text, error_text
+from lora_profiler.workload import Method
+
+_ROW_PX, _AROUND_PX = 40, 110
+_SPREAD = 0.62
+"""Height of the band in which a strip's dots lie, in strips."""
+_GOLDEN = 0.618034
+"""Multiples of it, without their whole part, spread evenly however many there are."""
+_LEAST_PERCENT = 0.1
+"""The axis reaches at least so far to either side: where all is exact, dots stand on one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDot:
+    """One error: 0.01 is predicted 1 % above what was measured. `label` is shown when pointed at,
+    with the error.
+
+    `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow.
+    """
+
+    group: str
+    label: str
+    error: float
+    method: Method
+    record_id: str = ""
+    not_counted: str = ""
+
+
+def error_strip(dots: Sequence[ErrorDot]) -> Figure:
+    """A strip for each group in order of appearance: its dots around zero, the median as a bar, how
+    many they are by its name.
+
+    The `customdata` of every dot is its record id. Within a strip the height of a dot means
+    nothing.
+    """
+    groups = list(dict.fromkeys(dot.group for dot in dots))
+    place = {group: float(number) for number, group in enumerate(groups)}
+    members = {group: [dot for dot in dots if dot.group == group] for group in groups}
+    reach = 1.1 * max([_LEAST_PERCENT, *(100 * abs(dot.error) for dot in dots)])
+    zero = {
+        "type": "line",
+        "x0": 0,
+        "x1": 0,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": FAINT_INK.light, "width": 1},
+    }
+    labels = [
+        lines(label(group, 32), f"n = {count_text(len(group_dots))}")
+        for group, group_dots in members.items()
+    ]
+    return figure(
+        [*_error_dots(dots, place), _medians(members, place)],
+        height=_AROUND_PX + _ROW_PX * len(groups),
+        x=values(
+            "error, % of what was measured (left: predicted too little)",
+            range=[-reach, reach],
+            **ticks(-reach, reach, _percent),
+        ),
+        y=rows(labels, list(place.values())),
+        shapes=[{**zero, "layer": "below"}],
+    )
+
+
+def _percent(place: float) -> str:
+    """'-20 %', '0.05 %'."""
+    return f"{round(place, 9):,g} %"
+
+
+def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    numbers: dict[str, int] = {}
+    heights = []
+    for dot in dots:
+        number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
+        heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
+    for method, counted in product(get_args(Method), (True, False)):
+        placed = zip(dots, heights, strict=True)
+        placed_dots = [
+            (dot, y)
+            for dot, y in placed
+            if dot.method == method and (not dot.not_counted) == counted
+        ]
+        if placed_dots:
+            yield {
+                "type": "scatter",
+                "mode": "markers",
+                "name": dot_name(method, counted=counted),
+                "x": [100 * dot.error for dot, _ in placed_dots],
+                "y": [y for _, y in placed_dots],
+                "customdata": [dot.record_id for dot, _ in placed_dots],
+                "hovertext": [_error_hover(dot) for dot, _ in placed_dots],
+                "hoverinfo": "text",
+                "marker": dot_mark(method, 8, counted=counted),
+            }
+
+
+def _error_hover(dot: ErrorDot) -> str:
+    why = [label(f"not counted: {dot.not_counted}", 120)] if dot.not_counted else []
+    return lines(label(dot.label, 80), error_text(dot.error), *why)
+
+
+def _medians(
+    members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
+) -> dict[str, Any]:
+    middles = {
+        group: median(dot.error for dot in group_dots) for group, group_dots in members.items()
+    }
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "median",
+        "x": [100 * middle for middle in middles.values()],
+        "y": [place[group] for group in middles],
+        "hovertext": [
+            lines(label(group), f"median {error_text(middle)}") for group, middle in middles.items()
+        ],
+        "hoverinfo": "text",
+        "marker": {
+            "symbol": "line-ns",
+            "size": 22,
+            "color": INK.light,
+            "line": {"width": 2.5, "color": INK.light},
+        },
+    }
+
+
+_SCATTER_PX, _DOT_PX = 460, 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScatterPoint:
+    """One record: bytes above 0 on both sides. `label` is shown when pointed at.
+
+    `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow,
+    and `name` stands beside one of those that have it, where there is room.
+    """
+
+    label: str
+    method: Method
+    predicted_bytes: int
+    measured_bytes: int
+    record_id: str = ""
+    not_counted: str = ""
+    name: str = ""
+
+    @property
+    def error(self) -> float:
+        return (self.predicted_bytes - self.measured_bytes) / self.measured_bytes
+
+
+def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> Figure:
+    """Measured from left to right, predicted from bottom to top, both in the same range of a log
+    scale; a trace for each method. `word` is "measured", or "rehearsed".
+
+    The `customdata` of every point is its record id.
+    """
+    sizes = [
+        size for point in points for size in (point.predicted_bytes, point.measured_bytes)
+    ] or [1, 1]
+    smallest, largest = min(sizes), max(sizes)
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"predicted = {word}",
+        "x": [smallest / 8, largest * 8],
+        "y": [smallest / 8, largest * 8],
+        "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+    x = log_bytes_axis(smallest, largest, f"{word} peak")
+    y = log_bytes_axis(smallest, largest, "predicted peak")
+    places = _names(points, x["range"])
+    return figure([*_points(points, places, word), line], height=_SCATTER_PX, x=x, y=y)
+
+
+def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[ScatterPoint, str]:
+    """Where names stand, each at the furthest of its points that has room; `ends` are those of both
+    axes, as powers of ten."""
+    low, high = ends
+
+    def share(size: int) -> float:
+        return (math.log10(size) - low) / (high - low)
+
+    spots = [
+        Spot(share(point.measured_bytes), share(point.predicted_bytes), _DOT_PX / 2)
+        for point in points
+    ]
+    hollow = (n for n, point in enumerate(points) if point.not_counted)
+    furthest_first = sorted(hollow, key=lambda n: -abs(points[n].error))
+    found = name_places(spots, {n: points[n].name for n in furthest_first})
+    return {points[n]: place for n, place in found.items()}
+
+
+def _points(
+    points: Sequence[ScatterPoint], places: Mapping[ScatterPoint, str], word: str
+) -> Iterator[dict[str, Any]]:
+    for method, counted in product(get_args(Method), (True, False)):
+        shown = [
+            point
+            for point in points
+            if point.method == method and (not point.not_counted) == counted
+        ]
+        if shown:
+            yield {
+                "type": "scatter",
+                "mode": "markers" if counted else "markers+text",
+                "name": dot_name(method, counted=counted),
+                "x": [point.measured_bytes for point in shown],
+                "y": [point.predicted_bytes for point in shown],
+                "text": [label(point.name) if point in places else "" for point in shown],
+                "textposition": [places.get(point, "top right") for point in shown],
+                "textfont": {"size": SMALL_PX, "color": INK.light},
+                "customdata": [point.record_id for point in shown],
+                "hovertext": [_point_hover(point, word) for point in shown],
+                "hoverinfo": "text",
+                "marker": dot_mark(method, _DOT_PX, counted=counted),
+            }
+
+
+def _point_hover(point: ScatterPoint, word: str) -> str:
+    return lines(
+        label(point.label, 80),
+        f"predicted {bytes_text(point.predicted_bytes)}, {word} {bytes_text(point.measured_bytes)}",
+        f"error {error_text(point.error)}",
+        *([label(f"not counted: {point.not_counted}", 120)] if point.not_counted else []),
+    )
+
+
+_FRONT_PX = 360
+_RUN_PX, _RING_PX = 10, 20
+_AROUND = 1.6
+"""How far a log axis goes beyond its ends, as a factor: some ticks are always on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """One run: its name stands beside it where `is_named` and there is room for it; `said` is shown
+    when pointed at."""
+
+    name: str
+    said: str
+    method: Method
+    hours: float
+    cost: float
+    is_named: bool = False
+    is_recommended: bool = False
+
+
+def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
+    """Hours from left to right, money from bottom to top, both on a log scale; a trace for each
+    method, and a ring around the run to take."""
+    hours, cost = _span([p.hours for p in points]), _span([p.cost for p in points])
+    spots = [
+        Spot(
+            x=_share(point.hours, hours),
+            y=_share(point.cost, cost),
+            radius_px=0.4 * (_RING_PX if point.is_recommended else _RUN_PX),
+        )
+        for point in points
+    ]
+    named = [n for n, point in enumerate(points) if point.is_named]
+    named.sort(key=lambda n: not points[n].is_recommended)
+    places = name_places(spots, {n: points[n].name for n in named})
+    return figure(
+        [*_ring(points), *_front_dots(points, places)],
+        height=_FRONT_PX,
+        x=_log_axis("hours", hours, lambda hours: f"{hours:g} h"),
+        y=_log_axis(f"cost, {currency}" if currency else "cost", cost, lambda cost: f"{cost:,g}"),
+    )
+
+
+def _front_dots(
+    points: Sequence[FrontPoint], places: Mapping[int, str]
+) -> Iterator[dict[str, Any]]:
+    for method in get_args(Method):
+        shown = [(n, point) for n, point in enumerate(points) if point.method == method]
+        if shown:
+            yield {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": METHOD_LABELS[method],
+                "x": [point.hours for _, point in shown],
+                "y": [point.cost for _, point in shown],
+                "text": [label(point.name) if n in places else "" for n, point in shown],
+                "textposition": [places.get(n, "top right") for n, _ in shown],
+                "textfont": {"size": SMALL_PX, "color": INK.light},
+                "hovertext": [
+                    lines(label(point.name), label(point.said, 120)) for _, point in shown
+                ],
+                "hoverinfo": "text",
+                "marker": dot_mark(method, _RUN_PX, counted=True),
+            }
+
+
+def _ring(points: Sequence[FrontPoint]) -> Iterator[dict[str, Any]]:
+    found = [point for point in points if point.is_recommended]
+    if found:
+        yield {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "recommended",
+            "x": [point.hours for point in found],
+            "y": [point.cost for point in found],
+            "hoverinfo": "skip",
+            "marker": {
+                "symbol": "circle-open",
+                "size": _RING_PX,
+                "color": INK.light,
+                "line": {"width": 2},
+            },
+        }
+
+
+def _span(numbers: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis around numbers above 0."""
+    return min(numbers, default=1.0) / _AROUND, max(numbers, default=1.0) * _AROUND
+
+
+def _share(number: float, span: tuple[float, float]) -> float:
+    """How far along a log axis it lies, from 0 to 1."""
+    low, high = map(math.log, span)
+    return (math.log(number) - low) / (high - low)
+
+
+def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]) -> dict[str, Any]:
+    """With ticks at round numbers, more of them where they are near each other."""
+    low, high = span
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    round_ones = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    places = [n * 10.0**power for power in powers for n in round_ones]
+    shown = [place for place in places if low <= place <= high]
+    return values(
+        what,
+        type="log",
+        range=[math.log10(low), math.log10(high)],
+        tickmode="array",
+        tickvals=shown,
+        ticktext=[text(place) for place in shown],
+    )
