@@ -2,9 +2,16 @@
 already."""
 
 import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
+from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.report.labels import CATEGORY_SHORT
+from lora_profiler.units import byte_unit, in_unit
+
+R = TypeVar("R")
+Held = Mapping[Category, int]
 RowKind = Literal["plain", "section", "total", "peak"]
 
 
@@ -27,6 +34,50 @@ class Table:
     rows: tuple[Row, ...]
     title: str = ""
     left: int = 1
+
+
+def table(
+    rows: Iterable[R],
+    columns: Sequence[tuple[str, Callable[[R], str]]],
+    *,
+    title: str = "",
+    left: int = 1,
+    kind: Callable[[R], RowKind] = lambda _: "plain",
+) -> Table:
+    """A row for each of `rows`; each column is its label and the text of its cell."""
+    return Table(
+        columns=tuple(label for label, _ in columns),
+        rows=tuple(
+            Row(cells=tuple(text(row) for _, text in columns), kind=kind(row)) for row in rows
+        ),
+        title=title,
+        left=left,
+    )
+
+
+def by_category(
+    title: str, names: Sequence[str], rows: Sequence[tuple[tuple[str, ...], Held, bool]]
+) -> Table:
+    """Bytes by category, all in the unit of the largest sum, which stands at the end. A row is
+    (cells under `names`, its bytes, whether it is the peak)."""
+    unit, size = byte_unit(max((sum(held.values()) for _, held, _ in rows), default=0))
+    shown = [c for c in CATEGORIES if any(held.get(c) for _, held, _ in rows)]
+    return Table(
+        title=f"{title}, {unit}",
+        columns=(*names, *(CATEGORY_SHORT[c] for c in shown), "sum"),
+        rows=tuple(
+            Row(
+                cells=(
+                    *cells,
+                    *(in_unit(held.get(c, 0), size) for c in shown),
+                    in_unit(sum(held.values()), size),
+                ),
+                kind="peak" if is_peak else "plain",
+            )
+            for cells, held, is_peak in rows
+        ),
+        left=len(names),
+    )
 
 
 def filled(table: Table) -> Table:

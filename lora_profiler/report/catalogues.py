@@ -9,7 +9,7 @@ from lora_profiler.catalog import CatalogEntry, Gpu
 from lora_profiler.compiled.library import cache_path
 from lora_profiler.compiled.profile import Profile, packed
 from lora_profiler.harness.doctor import Diagnosis
-from lora_profiler.report.blocks import Block, Row, Table, paragraph
+from lora_profiler.report.blocks import Block, Row, Table, paragraph, table
 from lora_profiler.units import bytes_text, short_count_text
 
 
@@ -20,21 +20,18 @@ def matching(text: str, names: Iterable[str]) -> bool:
 
 
 def models_table(entries: Sequence[CatalogEntry]) -> Table:
-    rows = [
-        Row(
-            cells=(
-                e.id,
-                e.model_type,
-                "gated" if e.gated else "",
-                short_count_text(e.num_parameters),
-                e.checkpoint_quantization or e.dtype or "?",
-                e.verification,
-            )
-        )
-        for e in entries
-    ]
-    columns = ("model", "type", "access", "parameters", "published in", "count checked")
-    return Table(columns=columns, rows=tuple(rows), left=3)
+    return table(
+        entries,
+        (
+            ("model", lambda e: e.id),
+            ("type", lambda e: e.model_type),
+            ("access", lambda e: "gated" if e.gated else ""),
+            ("parameters", lambda e: short_count_text(e.num_parameters)),
+            ("published in", lambda e: e.checkpoint_quantization or e.dtype or "?"),
+            ("count checked", lambda e: e.verification),
+        ),
+        left=3,
+    )
 
 
 def model_records(entries: Sequence[CatalogEntry]) -> list[dict[str, Any]]:
@@ -42,22 +39,19 @@ def model_records(entries: Sequence[CatalogEntry]) -> list[dict[str, Any]]:
 
 
 def gpus_table(gpus: Sequence[Gpu]) -> Table:
-    rows = [
-        Row(
-            cells=(
-                gpu.key,
-                gpu.name,
-                gpu.architecture,
-                _usable_text(gpu),
-                _number_text(gpu.bandwidth_gb_s),
-                _number_text(gpu.bf16_dense_tflops),
-                gpu.confidence,
-            )
-        )
-        for gpu in gpus
-    ]
-    columns = ("key", "card", "architecture", "usable", "GB/s", "bf16 TFLOP/s", "confidence")
-    return Table(columns=columns, rows=tuple(rows), left=3)
+    return table(
+        gpus,
+        (
+            ("key", lambda gpu: gpu.key),
+            ("card", lambda gpu: gpu.name),
+            ("architecture", lambda gpu: gpu.architecture),
+            ("usable", _usable_text),
+            ("GB/s", lambda gpu: _number_text(gpu.bandwidth_gb_s)),
+            ("bf16 TFLOP/s", lambda gpu: _number_text(gpu.bf16_dense_tflops)),
+            ("confidence", lambda gpu: gpu.confidence),
+        ),
+        left=3,
+    )
 
 
 def _usable_text(gpu: Gpu) -> str:
@@ -98,20 +92,21 @@ def doctor_table(diagnosis: Diagnosis) -> Table:
 
 
 def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
-    rows = [
-        Row(
-            cells=(
-                str(p.model["id"]),
-                str(p.setup["method"]),
-                *(_range_text(*p.valid[name]) for name in ("batch_size", "seq_len", "num_layers")),
-                str(len(p.instants)),
-                bytes_text(len(packed(p))),
-            )
+    found: list[Block] = [
+        table(
+            profiles,
+            (
+                ("model", lambda p: str(p.model["id"])),
+                ("method", lambda p: str(p.setup["method"])),
+                ("batch", lambda p: _range_text(*p.valid["batch_size"])),
+                ("tokens", lambda p: _range_text(*p.valid["seq_len"])),
+                ("layers", lambda p: _range_text(*p.valid["num_layers"])),
+                ("instants", lambda p: str(len(p.instants))),
+                ("size", lambda p: bytes_text(len(packed(p)))),
+            ),
+            left=2,
         )
-        for p in profiles
     ]
-    columns = ("model", "method", "batch", "tokens", "layers", "instants", "size")
-    found: list[Block] = [Table(columns=columns, rows=tuple(rows), left=2)]
     if profiles:
         first = profiles[0]
         made = ", ".join(f"{name} {number}" for name, number in first.versions.items())

@@ -8,7 +8,7 @@ from lora_profiler.planning.network import Communication
 from lora_profiler.prediction import Traffic
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json.plain import plain
+from lora_profiler.report.json import plain
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.units import (

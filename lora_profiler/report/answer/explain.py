@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.prediction import CATEGORIES, Moment, MomentName, Prediction
+from lora_profiler.prediction import Moment, MomentName, Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.memory_formulas import (
     Line,
@@ -22,7 +22,7 @@ from lora_profiler.report.answer.memory_formulas import (
     persistent_lines,
     saved_lines,
 )
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Table, by_category, heading, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
 from lora_profiler.workload import PeftType, TrainSetup
@@ -83,49 +83,27 @@ def _steady(prediction: Prediction) -> dict[MomentName, Moment]:
 
 def moments_table(prediction: Prediction) -> Table:
     """Moments by category, all in one unit: each row sums to its moment's total."""
-    moments = _steady(prediction)
-    categories = [c for c in CATEGORIES if any(m.bytes.get(c) for m in moments.values())]
-    unit, size = byte_unit(prediction.peak.total_bytes)
     rows = [
-        Row(
-            cells=(
-                labels.MOMENT_LABELS[name],
-                *(in_unit(moment.bytes.get(c, 0), size) for c in categories),
-                in_unit(moment.total_bytes, size),
-            ),
-            kind="peak" if name == prediction.peak.moment else "plain",
-        )
-        for name, moment in moments.items()
+        ((labels.MOMENT_LABELS[name],), moment.bytes, name == prediction.peak.moment)
+        for name, moment in _steady(prediction).items()
     ]
-    columns = ("", *(labels.CATEGORY_SHORT[c] for c in categories), "sum")
-    return Table(
-        title=f"Alive at each moment, {method_label(prediction)}, {unit}",
-        columns=columns,
-        rows=tuple(rows),
-    )
+    return by_category(f"Alive at each moment, {method_label(prediction)}", ("",), rows)
 
 
 def levers_table(prediction: Prediction, levers: Sequence[Lever]) -> Table:
     """One row a single change that lowers the peak, each predicted anew."""
     unit, size = byte_unit(prediction.peak.total_bytes)
-    rows = [
-        Row(
-            cells=(
-                lever.name,
-                lever.option,
-                lever.price,
-                in_unit(lever.peak_bytes, size),
-                in_unit(lever.saved_bytes, size),
-                percent_text(lever.saved_fraction),
-            )
-        )
-        for lever in levers
-    ]
-    title = f"What lowers the peak, {method_label(prediction)}, each predicted anew, {unit}"
-    return Table(
-        title=title,
-        columns=("change", "option", "its price", "peak then", "saved", "share"),
-        rows=tuple(rows),
+    return table(
+        levers,
+        (
+            ("change", lambda lever: lever.name),
+            ("option", lambda lever: lever.option),
+            ("its price", lambda lever: lever.price),
+            ("peak then", lambda lever: in_unit(lever.peak_bytes, size)),
+            ("saved", lambda lever: in_unit(lever.saved_bytes, size)),
+            ("share", lambda lever: percent_text(lever.saved_fraction)),
+        ),
+        title=f"What lowers the peak, {method_label(prediction)}, each predicted anew, {unit}",
         left=3,
     )
 

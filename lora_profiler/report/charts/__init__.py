@@ -21,7 +21,13 @@ from lora_profiler.report.charts.dots import (
 )
 from lora_profiler.report.charts.figure import Figure, Limit
 from lora_profiler.report.charts.fit_map import FitCell, fit_map
-from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
+from lora_profiler.report.charts.layer_bars import (
+    LayerQuantity,
+    LayerRow,
+    layer_bars,
+    layer_rows,
+    layer_text,
+)
 from lora_profiler.report.charts.lines import MethodLine, claim_chart, crossover_lines, step_times
 
 __all__ = [
@@ -45,6 +51,7 @@ __all__ = [
     "identity_scatter",
     "layer_bars",
     "layer_rows",
+    "layer_text",
     "lever_bars",
     "measured_curve",
     "memory_curve",

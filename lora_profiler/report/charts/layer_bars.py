@@ -144,14 +144,10 @@ def _short_flops(count: float) -> str:
     return without_zeros(flops_text(round(count)))
 
 
-def _text(value: int, quantity: LayerQuantity) -> str:
-    return (
-        bytes_text
-        if quantity.endswith("bytes")
-        else flops_text
-        if quantity == "flops"
-        else count_text
-    )(value)
+def layer_text(value: int, quantity: LayerQuantity) -> str:
+    if quantity.endswith("bytes"):
+        return bytes_text(value)
+    return flops_text(value) if quantity == "flops" else count_text(value)
 
 
 def _lines(
@@ -203,7 +199,9 @@ def _marks(
                 "x": [value / size or zero for _, _, value in here],
                 "y": [at + shift for _, at, _ in here],
                 "hovertext": [
-                    lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each")
+                    lines(
+                        label(row.name, 80), f"{label(name)}: {layer_text(value, quantity)} in each"
+                    )
                     for row, _, value in here
                 ],
                 "hoverinfo": "text",

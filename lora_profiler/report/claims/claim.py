@@ -10,7 +10,6 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import percent_text
 
-R = TypeVar("R")
 Number = float | None
 """None where a run or a layer came to nothing finite, or nothing was measured."""
 
@@ -44,22 +43,6 @@ def limit_text(share: Number) -> str:
 
 def shape(out_features: int, in_features: int) -> str:
     return f"{out_features} x {in_features}"
-
-
-def table(
-    rows: Iterable[R],
-    columns: Sequence[tuple[str, Callable[[R], str]]],
-    *,
-    title: str = "",
-    left: int = 1,
-) -> Table:
-    """A row for each of `rows`; each column is its label and the text of its cell."""
-    return Table(
-        columns=tuple(label for label, _ in columns),
-        rows=tuple(Row(cells=tuple(text(row) for _, text in columns)) for row in rows),
-        title=title,
-        left=left,
-    )
 
 
 Scale = Literal["linear", "log"]

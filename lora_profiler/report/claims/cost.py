@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims.claim import (
     Chart,
     Claim,
@@ -14,7 +14,6 @@ from lora_profiler.report.claims.claim import (
     Verdict,
     listed,
     percent,
-    table,
 )
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.units import bytes_text, error_text, percent_text, seconds_text, short_count_text

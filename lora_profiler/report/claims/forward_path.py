@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims.claim import (
     Claim,
     Evidence,
@@ -14,7 +14,6 @@ from lora_profiler.report.claims.claim import (
     number,
     percent,
     shape,
-    table,
     worst_of,
 )
 from lora_profiler.units import bytes_text, percent_text

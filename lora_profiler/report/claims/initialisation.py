@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims.claim import (
     Claim,
     Evidence,
@@ -12,7 +12,6 @@ from lora_profiler.report.claims.claim import (
     at_most,
     limit_text,
     number,
-    table,
     worst_of,
 )
 from lora_profiler.units import count_text

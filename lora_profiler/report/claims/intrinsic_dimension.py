@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims.claim import (
     Chart,
     Claim,
@@ -17,7 +17,6 @@ from lora_profiler.report.claims.claim import (
     number,
     percent,
     shape,
-    table,
 )
 from lora_profiler.units import percent_text
 

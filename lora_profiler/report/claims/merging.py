@@ -3,7 +3,7 @@ their dtype; what merging into a 4-bit base and quantising it again is worth."""
 
 from dataclasses import dataclass, replace
 
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.claims.claim import (
     Claim,
     Evidence,
@@ -13,7 +13,6 @@ from lora_profiler.report.claims.claim import (
     limit_text,
     number,
     percent,
-    table,
     worst_of,
 )
 

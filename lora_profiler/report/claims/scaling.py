@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.claims.claim import (
     Chart,
     Claim,
@@ -15,7 +15,6 @@ from lora_profiler.report.claims.claim import (
     Series,
     Verdict,
     number,
-    table,
 )
 from lora_profiler.units import percent_text
 

@@ -2,17 +2,8 @@
 
 from dataclasses import dataclass
 
-from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.claim import (
-    Chart,
-    Claim,
-    Evidence,
-    Series,
-    Verdict,
-    listed,
-    shape,
-    table,
-)
+from lora_profiler.report.blocks import Table, table
+from lora_profiler.report.claims.claim import Chart, Claim, Evidence, Series, Verdict, listed, shape
 from lora_profiler.units import count_text, percent_text
 
 FEWER_THAN_FULL = 0.996

@@ -9,24 +9,13 @@ from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
 from lora_profiler.report import labels
 from lora_profiler.report.answer.trainer import trainer_dict, trainer_lines
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
+from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup, setup_dict
-
-COLUMNS = (
-    "",
-    "sharding",
-    "cards needed",
-    "GiB a rank then",
-    "GiB on all",
-    "verdict",
-    "sent, GiB",
-    "step",
-    "tokens a second",
-)
 
 
 def cluster_blocks(
@@ -51,15 +40,12 @@ def cluster_blocks(
         for o in options
         if _has_lora(o)
     }
-    rows = [Row(cells=_cells(option)) for option in options]
-    title = (
-        f"{model.id} ({short_count_text(model.num_parameters)} parameters) on"
-        f" {cluster_words(cluster)}"
-    )
+    size = f"{short_count_text(model.num_parameters)} parameters"
+    title = f"{model.id} ({size}) on {cluster_words(cluster)}"
     return [
         heading(title),
         paragraph(*asked, *adapted.values()),
-        Table(columns=COLUMNS, rows=tuple(rows)),
+        _table(options),
         paragraph(*fewest_lines(options), _time_words(network)),
         paragraph(*_basis(options)),
     ]
@@ -82,30 +68,45 @@ def _has_lora(option: Option) -> bool:
     return option.whole.prediction.workload.setup.lora is not None
 
 
-def _cells(option: Option) -> tuple[str, ...]:
-    whole, least = option.whole, option.least
-    rates = option.tokens_per_second
+def _table(options: Sequence[Option]) -> Table:
+    return table(
+        options,
+        (
+            ("", lambda o: method_label(o.whole.prediction)),
+            ("sharding", lambda o: o.sharding),
+            ("cards needed", lambda o: count_text(o.least.world_size) if o.least else _NONE),
+            ("GiB a rank then", lambda o: _peak(o.least)),
+            ("GiB on all", lambda o: _peak(o.whole)),
+            ("verdict", lambda o: labels.VERDICT_LABELS[o.whole.verdict]),
+            ("sent, GiB", _sent),
+            ("step", _step),
+            ("tokens a second", _rates),
+        ),
+    )
+
+
+_NONE = "none of these"
+
+
+def _sent(option: Option) -> str:
     sent = option.communication
-    seconds = (
-        "?"
-        if option.low_seconds is None
-        else between_text(option.low_seconds, option.high_seconds or 0)
-    )
-    return (
-        method_label(whole.prediction),
-        option.sharding,
-        "none of these" if least is None else count_text(least.world_size),
-        "" if least is None else _peak(least),
-        _peak(whole),
-        labels.VERDICT_LABELS[whole.verdict],
-        "" if sent is None else in_unit(sent.sent_bytes, GIB),
-        seconds,
-        "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}",
-    )
+    return "" if sent is None else in_unit(sent.sent_bytes, GIB)
 
 
-def _peak(placement: Placement) -> str:
+def _step(option: Option) -> str:
+    low, high = option.low_seconds, option.high_seconds
+    return "?" if low is None else between_text(low, high or 0)
+
+
+def _rates(option: Option) -> str:
+    rates = option.tokens_per_second
+    return "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}"
+
+
+def _peak(placement: Placement | None) -> str:
     """A lower bound where activations are not known."""
+    if placement is None:
+        return ""
     text = in_unit(placement.prediction.peak.total_bytes, GIB)
     return text if placement.prediction.saved_activation_bytes is not None else f">= {text}"
 
@@ -176,8 +177,7 @@ def cluster_payload(
         "model": {"id": model.id, "num_parameters": model.num_parameters},
         "cluster": {
             "gpu": cluster.gpu.key,
-            "machines": cluster.machines,
-            "cards_each": cluster.cards_each,
+            **picked(cluster, "machines cards_each"),
             "usable_bytes": cluster.gpu.usable_bytes,
             "interconnect": network.key if network else None,
         },
@@ -188,8 +188,7 @@ def cluster_payload(
                 "least": _placement_dict(option.least) if option.least else None,
                 "whole": _placement_dict(option.whole),
                 "sent_bytes": option.communication.sent_bytes if option.communication else 0,
-                "low_seconds": option.low_seconds,
-                "high_seconds": option.high_seconds,
+                **picked(option, "low_seconds high_seconds"),
             }
             for option in options
         ],
@@ -199,8 +198,7 @@ def cluster_payload(
 def _placement_dict(placement: Placement) -> dict[str, Any]:
     peak = placement.prediction.peak
     return {
-        "world_size": placement.world_size,
-        "verdict": placement.verdict,
+        **picked(placement, "world_size verdict"),
         "exactness": placement.prediction.exactness,
         "peak_bytes": peak.total_bytes,
         "moment": peak.moment,

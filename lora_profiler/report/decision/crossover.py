@@ -13,6 +13,7 @@ from lora_profiler.planning.crossover import (
 )
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import training_line
 from lora_profiler.units import count_text
@@ -135,21 +136,12 @@ def crossover_payload(found: Crossover) -> dict[str, Any]:
         "gpu": found.gpu.key if found.gpu else None,
         "setups": [setup_dict(workload.setup) for workload in found.workloads],
         "points": [
-            {
-                "batch_size": point.batch_size,
-                "seq_len": point.seq_len,
-                "peak_bytes": point.peak_bytes,
-                "seconds": point.seconds,
-                "highest_rank": point.highest_rank,
-            }
+            picked(point, "batch_size seq_len peak_bytes seconds highest_rank")
             for point in found.points
         ],
         "crossings": [
             {
-                "quantity": span.quantity,
-                "dearer": span.dearer,
-                "cheaper": span.cheaper,
-                "batch_size": span.batch_size,
+                **picked(span, "quantity dearer cheaper batch_size"),
                 "first_tokens": span.first,
                 "last_tokens": span.last,
             }

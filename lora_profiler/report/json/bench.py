@@ -12,7 +12,7 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report.json.plain import plain
+from lora_profiler.report.json import picked, plain
 from lora_profiler.report.measured.process_group import ranks_record
 from lora_profiler.workload import setup_dict
 
@@ -21,20 +21,11 @@ if TYPE_CHECKING:
     from lora_profiler.report.json import bench_types as types
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
-_MEASURED = (
-    "num_parameters",
-    "num_trainable_parameters",
-    "attention_kernel",
-    "tokens_per_step",
-    "peak_phase",
-    "peak_requested_bytes",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "device_used_bytes",
-    "workspace_bytes",
-    "context_bytes",
-    "saved_activation_bytes",
+MEASURED = (
+    "num_parameters num_trainable_parameters attention_kernel tokens_per_step peak_phase"
+    " peak_requested_bytes peak_allocated_bytes peak_reserved_bytes device_used_bytes"
 )
+"""Fields of `record.Measurement` that tables of runs have in full."""
 
 
 def bench_schema() -> dict[str, Any]:
@@ -166,11 +157,7 @@ def _largest_batch_dict(found: LargestBatch) -> "types.LargestBatchJson":
     return {
         "model": workload.model.id,
         "setup": setup_dict(workload.setup) | {"batch_size": None},
-        "batch_size": found.batch_size,
-        "upper": found.upper,
-        "monotone": found.monotone,
-        "emulated": found.emulated,
-        "predicted": found.predicted,
+        **picked(found, "batch_size upper monotone emulated predicted"),
         "record_ids": [record.id for record in found.records],
     }
 
@@ -191,7 +178,7 @@ def _run_record(record: Record) -> dict[str, Any]:
         "status": measurement.status,
         "flags": _cell(measurement.flags),
         "reason": measurement.failure.reason if measurement.failure else None,
-        **{name: getattr(measurement, name) for name in _MEASURED},
+        **picked(measurement, f"{MEASURED} workspace_bytes context_bytes saved_activation_bytes"),
         "timed_steps": len(measurement.step_seconds),
         "median_step_seconds": speed.steps.median if speed else None,
         "low_step_seconds": speed.steps.low if speed else None,

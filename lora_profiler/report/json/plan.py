@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.planned import Offer, PlannedRun, RunTime
+from lora_profiler.planning.planned import Offer, PlannedRun
 from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.decision.plan_words import nothing_sentence, run_command
-from lora_profiler.report.json.plain import plain
+from lora_profiler.report.json import picked, plain
 from lora_profiler.stacks import Trainer
 from lora_profiler.workload import setup_dict
 
@@ -52,8 +52,7 @@ def plan_payload(
         "searched": {
             "effective_batch": plan.space.effective_batch,
             "ranks": list(plan.space.ranks),
-            "max_hours": plan.budget.max_hours,
-            "max_cost": plan.budget.max_cost,
+            **picked(plan.budget, "max_hours max_cost"),
         },
         "recommended": _recommended_dict(plan, more),
         "nearest": nothing_sentence(plan) if plan.recommended is None else None,
@@ -66,8 +65,7 @@ def plan_payload(
 def _offer_dict(offer: Offer) -> "types.OfferJson":
     return {
         "gpu": offer.gpu.key,
-        "machines": offer.cluster.machines,
-        "cards_each": offer.cluster.cards_each,
+        **picked(offer.cluster, "machines cards_each"),
         "price": cast("types.PriceJson", plain(offer.price)) if offer.price else None,
         "interconnect": offer.network.key if offer.network else None,
     }
@@ -89,31 +87,22 @@ def _recommended_dict(plan: TrainingPlan, more: Sequence[str]) -> "types.Recomme
 
 
 def _run_dict(run: PlannedRun, more: Sequence[str]) -> "types.RunJson":
-    worst = run.worst.setup
+    worst, time = run.worst.setup, run.time
     return {
         "gpu": run.cluster.gpu.key,
-        "machines": run.cluster.machines,
-        "cards_each": run.cluster.cards_each,
+        **picked(run.cluster, "machines cards_each"),
         "setup": setup_dict(run.setup),
         "worst_batch_size": worst.batch_size,
         "worst_seq_len": worst.seq_len,
-        "peak_bytes": run.peak_bytes,
-        "headroom_bytes": run.headroom_bytes,
-        "headroom_share": run.headroom_share,
+        **picked(run, "peak_bytes headroom_bytes headroom_share"),
         "trained_parameters": run.trained,
         "steps": run.steps,
-        "time": _time_dict(run.time) if run.time else None,
+        "time": time
+        and {
+            "step_seconds": plain(time.step),
+            **picked(time, "compute_seconds sending_seconds share_of_host basis"),
+        },
         "hours": plain(run.hours) if run.hours else None,
         "cost": plain(run.cost) if run.cost else None,
         "command": run_command(run, more),
-    }
-
-
-def _time_dict(time: RunTime) -> "types.TimeJson":
-    return {
-        "step_seconds": plain(time.step),
-        "compute_seconds": time.compute_seconds,
-        "sending_seconds": time.sending_seconds,
-        "share_of_host": time.share_of_host,
-        "basis": time.basis,
     }

@@ -12,7 +12,7 @@ from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
 from lora_profiler.report.answer.communication import communication_dict
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.json.plain import plain
+from lora_profiler.report.json import picked, plain
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
 
@@ -84,36 +84,25 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
         >>> prediction_dict(predict(workload))["peak"]["total_bytes"]
         1331468072
     """
-    model, parameters, flops = prediction.workload.model, prediction.parameters, prediction.flops
-    platform = prediction.workload.platform
+    model, platform = prediction.workload.model, prediction.workload.platform
+    stored = QUANT_TITLES[model.stored.quant_type] if model.stored else model.dequantized_from
     return {
         "model": {
-            "id": model.id,
-            "model_type": model.model_type,
-            "source": model.source,
-            "num_layers": model.num_layers,
-            "checkpoint_quantization": QUANT_TITLES[model.stored.quant_type]
-            if model.stored
-            else model.dequantized_from,
+            **picked(model, "id model_type source num_layers"),
+            "checkpoint_quantization": stored,
         },
         "setup": setup_dict(prediction.workload.setup),
         "platform": {
             "compute_capability": platform.compute_capability,
             "torch": platform.torch_text,
         },
-        "engine": prediction.engine,
-        "exactness": prediction.exactness,
-        "error_bound": prediction.error_bound,
+        **picked(prediction, "engine exactness error_bound"),
         "assumptions": list(prediction.assumptions),
         "attention_kernel": prediction.attention_kernel,
-        "parameters": {
-            "base": parameters.base,
-            "adapter": parameters.adapter,
-            "total": parameters.total,
-            "trainable": parameters.trainable,
-            "trainable_fraction": parameters.trainable_fraction,
-            "reduction_vs_full": parameters.reduction_vs_full,
-        },
+        "parameters": picked(
+            prediction.parameters,
+            "base adapter total trainable trainable_fraction reduction_vs_full",
+        ),
         "persistent_bytes": cast("types.PersistentBytes", dict(prediction.persistent_bytes)),
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "moments": [_moment_dict(moment) for moment in prediction.moments],
@@ -121,17 +110,8 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
         "device_memory": (
             _device_memory_dict(prediction.device_memory) if prediction.device_memory else None
         ),
-        "flops": (
-            {
-                "forward": flops.forward,
-                "backward": flops.backward,
-                "recompute": flops.recompute,
-                "total": flops.total,
-                "per_token": flops.per_token,
-            }
-            if flops
-            else None
-        ),
+        "flops": prediction.flops
+        and picked(prediction.flops, "forward backward recompute total per_token"),
         "step_time": None,
     }
 
@@ -139,20 +119,13 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
 def _device_memory_dict(memory: DeviceMemory) -> "types.DeviceMemoryJson":
     """`device_bytes` would add the context, which differs by card: see `fit.reserve`."""
     return {
-        "allocated_bytes": memory.allocated_bytes,
-        "reserved_bytes": memory.reserved_bytes,
-        "expandable_reserved_bytes": memory.expandable_reserved_bytes,
+        **picked(memory, "allocated_bytes reserved_bytes expandable_reserved_bytes"),
         "device_bytes": None,
     }
 
 
 def _moment_dict(moment: Moment) -> "types.MomentJson":
-    return {
-        "moment": moment.moment,
-        "step": moment.step,
-        "total_bytes": moment.total_bytes,
-        "bytes": dict(moment.bytes),
-    }
+    return {**picked(moment, "moment step total_bytes"), "bytes": dict(moment.bytes)}
 
 
 def _fit_dict(fit: Fit) -> "types.FitJson":
@@ -162,11 +135,7 @@ def _fit_dict(fit: Fit) -> "types.FitJson":
         "usable_is_estimated": fit.gpu.usable_is_estimated,
         "reserve_bytes": fit.reserve_bytes,
         "reserve": plain(fit.reserve),
-        "verdict": fit.verdict,
-        "headroom_bytes": fit.headroom_bytes,
-        "largest_batch_size": fit.largest_batch_size,
-        "longest_seq_len": fit.longest_seq_len,
-        "highest_rank": fit.highest_rank,
+        **picked(fit, "verdict headroom_bytes largest_batch_size longest_seq_len highest_rank"),
     }
 
 
@@ -179,29 +148,18 @@ def _step_time_dict(answer: Answer) -> "types.StepTimeJson | None":
         "seconds": time.seconds,
         "low_seconds": time.low,
         "high_seconds": time.high,
-        "tokens_per_second": time.tokens_per_second,
-        "mfu": time.mfu,
-        "calibrated": time.calibrated,
+        **picked(time, "tokens_per_second mfu calibrated"),
         "basis": time.likeness,
         "share_of_host": time.share_of_host,
         "launches": step.kernels.launches,
         "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
-        "constants": {
-            "family": time.constants.family,
-            "eta": time.constants.eta,
-            "beta": time.constants.beta,
-        },
+        "constants": picked(time.constants, "family eta beta"),
         "evidence": plain(step.evidence) if step.evidence else None,
-        "against_full": (
-            {
-                "flops_ratio": gap.flops_ratio,
-                "seconds_ratio": gap.seconds_ratio,
-                "gap_seconds": gap.gap_seconds,
-                "cause_seconds": dict(gap.causes),
-            }
-            if gap
-            else None
-        ),
+        "against_full": gap
+        and {
+            **picked(gap, "flops_ratio seconds_ratio gap_seconds"),
+            "cause_seconds": dict(gap.causes),
+        },
     }
 
 
@@ -210,27 +168,13 @@ def _evidence_dict(prediction: Prediction) -> "types.EvidenceJson | None":
     likely = likely_peak(prediction)
     if likely is None:
         return None
-    nearest, share, known = likely.nearest, likely.command, likely.interval
-    return {
-        "low_bytes": likely.low_bytes,
-        "high_bytes": likely.high_bytes,
-        "half_width": likely.half_width,
-        "described": likely.described,
-        "command": {
-            "half_width": share.half_width,
-            "rows": share.rows,
-            "inside": share.inside,
-            "worst": share.worst,
-        },
-        "interval": {
-            "nominal": known.nominal,
-            "half_width": known.half_width,
-            "rows": known.rows,
-            "inside": known.inside,
-            "worst": known.worst,
-        },
-        "nearest": {**asdict(nearest), "error": nearest.error},
+    evidence: types.EvidenceJson = {
+        **picked(likely, "low_bytes high_bytes half_width described"),
+        "command": picked(likely.command, "half_width rows inside worst"),
+        "interval": picked(likely.interval, "nominal half_width rows inside worst"),
+        "nearest": {**asdict(likely.nearest), "error": likely.nearest.error},
     }
+    return evidence
 
 
 def _data_part(answer: Answer) -> "types.DataPart":
@@ -250,8 +194,7 @@ def _remedy_dict(remedy: Remedy) -> "types.RemedyJson":
     return {
         "options": list(remedy.options),
         "prices": list(remedy.prices),
-        "learns_the_same": remedy.learns_the_same,
-        "peak_bytes": remedy.peak_bytes,
+        **picked(remedy, "learns_the_same peak_bytes"),
         "seconds": remedy.step.time.seconds if remedy.step else None,
         "tokens_per_second": remedy.tokens_per_second,
     }

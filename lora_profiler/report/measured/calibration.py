@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_profiler.calibration.calibrate import Calibration, FittedStep
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.json import picked
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.steptime.local import document_of
 from lora_profiler.units import error_text, flops_text, percent_text, seconds_text
@@ -56,9 +57,7 @@ def calibration_payload(found: Calibration, path: Path | None) -> dict[str, Any]
             {
                 "id": step.record.case_key,
                 "model": step.workload.model.id,
-                "method": step.workload.setup.method,
-                "batch_size": step.workload.setup.batch_size,
-                "seq_len": step.workload.setup.seq_len,
+                **picked(step.workload.setup, "method batch_size seq_len"),
                 "status": step.record.measurement.status,
                 "seconds": step.seconds,
                 "error_model_left_out": step.error,

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from lora_profiler.comparison.errors import counted
-from lora_profiler.prediction import CATEGORIES
-from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table, filled
+from lora_profiler.report import charts
+from lora_profiler.report.blocks import by_category, filled
 from lora_profiler.report.charts import CategoryBar
 from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.page.parts import Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, peak_of, worst_first
-from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
+from lora_profiler.units import bytes_text, count_text
 
 FEW, CHOSEN, WORST = 8, 8, 4
 """So few are all shown at once; of more so many are chosen, and the worst besides."""
@@ -83,7 +82,13 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
             f" largest of {bytes_text(largest)}."
         ),
         figure=charts.category_bars(bars),
-        numbers=_numbers(bars),
+        numbers=filled(
+            by_category(
+                "The numbers of the figure",
+                ("run", ""),
+                [((bar.group, bar.label), bar.bytes, False) for bar in bars],
+            )
+        ),
     )
 
 
@@ -98,22 +103,3 @@ def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
             at_least=lower,
         )
     yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=name)
-
-
-def _numbers(bars: Sequence[CategoryBar]) -> Table:
-    unit, size = byte_unit(max((bar.total_bytes for bar in bars), default=0))
-    held = [category for category in CATEGORIES if any(bar.bytes.get(category) for bar in bars)]
-    rows = tuple(
-        Row(
-            cells=(
-                bar.group,
-                bar.label,
-                *(in_unit(bar.bytes.get(c, 0), size) for c in held),
-                in_unit(bar.total_bytes, size),
-            )
-        )
-        for bar in bars
-    )
-    columns = ("run", "", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
-    title = f"The numbers of the figure, {unit}"
-    return filled(Table(title=title, columns=columns, rows=rows, left=2))

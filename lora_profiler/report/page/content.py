@@ -13,6 +13,8 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
 from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.json import picked
+from lora_profiler.report.json.bench import MEASURED
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
@@ -180,19 +182,6 @@ def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
 
 
 SCHEMA_VERSION = "1.0"
-MEASURED = (
-    "num_parameters",
-    "num_trainable_parameters",
-    "attention_kernel",
-    "tokens_per_step",
-    "peak_phase",
-    "peak_requested_bytes",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "device_used_bytes",
-    "saved_activation_bytes",
-)
-"""Fields of `record.Measurement` that every record of a page has in full."""
 
 
 def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
@@ -230,7 +219,7 @@ def _row(run: Run) -> dict[str, Any]:
         "status": measured.status,
         "flags": list(measured.flags),
         "reason": measured.failure.reason if measured.failure else None,
-        **{name: getattr(measured, name) for name in MEASURED},
+        **picked(measured, f"{MEASURED} saved_activation_bytes"),
         "timed_steps": len(measured.step_seconds),
         "median_step_seconds": run.speed.steps.median if run.speed else None,
     }

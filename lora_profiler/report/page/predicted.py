@@ -9,7 +9,7 @@ from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts, labels
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.timing import device_name, time_words
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Table, paragraph, table
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import method_label
@@ -167,21 +167,15 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
 
 
 def _fit_table(cells: Sequence[FitCell]) -> Table:
-    rows = tuple(
-        Row(
-            cells=(
-                count_text(c.batch_size),
-                count_text(c.seq_len),
-                bytes_text(c.peak_bytes) if c.peak_bytes is not None else "",
-                labels.VERDICT_LABELS[c.verdict] if c.verdict else "not known",
-            )
-        )
-        for c in cells
-    )
-    return Table(
+    return table(
+        cells,
+        (
+            ("batch", lambda c: count_text(c.batch_size)),
+            ("tokens", lambda c: count_text(c.seq_len)),
+            ("peak", lambda c: bytes_text(c.peak_bytes) if c.peak_bytes is not None else ""),
+            ("verdict", lambda c: labels.VERDICT_LABELS[c.verdict] if c.verdict else "not known"),
+        ),
         title="The numbers of the figure",
-        columns=("batch", "tokens", "peak", "verdict"),
-        rows=rows,
         left=0,
     )
 
@@ -191,19 +185,6 @@ def levers_drawing(name: str, answer: Answer) -> Drawing | None:
     if not answer.levers:
         return None
     words = "; ".join(f"{lever.name} by {bytes_text(lever.saved_bytes)}" for lever in answer.levers)
-    rows = tuple(
-        Row(
-            cells=(
-                lever.name,
-                lever.option,
-                lever.price,
-                *map(bytes_text, (lever.peak_bytes, lever.saved_bytes)),
-                percent_text(lever.saved_fraction),
-            )
-        )
-        for lever in answer.levers
-    )
-    columns = ("change", "option", "price", "peak then", "saved", "")
     return Drawing(
         name=name,
         caption=(
@@ -212,5 +193,17 @@ def levers_drawing(name: str, answer: Answer) -> Drawing | None:
         ),
         description=f"What lowers the peak: {words}.",
         figure=charts.lever_bars(answer.levers),
-        numbers=Table(title="The numbers of the figure", columns=columns, rows=rows, left=3),
+        numbers=table(
+            answer.levers,
+            (
+                ("change", lambda lever: lever.name),
+                ("option", lambda lever: lever.option),
+                ("price", lambda lever: lever.price),
+                ("peak then", lambda lever: bytes_text(lever.peak_bytes)),
+                ("saved", lambda lever: bytes_text(lever.saved_bytes)),
+                ("", lambda lever: percent_text(lever.saved_fraction)),
+            ),
+            title="The numbers of the figure",
+            left=3,
+        ),
     )

@@ -1,16 +1,17 @@
 """The records of a page, numbered: every one in a table of its own, and every one that did not go
 through with its reason."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
+from typing import Final
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, counted_peak, lower_bounds
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
-from lora_profiler.report.blocks import Row, Table, filled, paragraph
+from lora_profiler.report.blocks import Table, filled, paragraph, table
 from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
@@ -206,54 +207,56 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
 
 def runs_table(runs: Sequence[Run]) -> Table:
     """A row for each run; a column that none fills is left out."""
-    columns = (
-        "#",
-        "model",
-        "method",
-        "setup",
-        "status",
-        "peak",
-        "ranks",
-        "predicted",
-        "error",
-        "step",
-        "tokens/s",
-        "record",
-    )
-    table = Table(
+    found = table(
+        runs,
+        (
+            *NAMES,
+            ("status", lambda run: run_labels.status_label(run.scored.record)),
+            ("peak", _peak_text),
+            ("ranks", lambda run: ranks_text(run.scored.record)),
+            ("predicted", _predicted_text),
+            ("error", lambda run: comparison_text(run.peak) if run.peak else ""),
+            ("step", lambda run: seconds_text(run.speed.steps.median) if run.speed else ""),
+            ("tokens/s", tokens_text),
+            ("record", _tail),
+        ),
         title="Peak predicted and measured, time of a step",
-        columns=columns,
-        rows=tuple(Row(cells=_cells(run)) for run in runs),
         left=5,
     )
-    return filled(table)
+    return filled(found)
 
 
-def _cells(run: Run) -> tuple[str, ...]:
-    record, prediction, speed = run.scored.record, run.scored.prediction, run.speed
-    measured, peak = record.measurement, run.peak
-    tokens = speed.tokens_per_second if speed else None
-    lower = prediction is not None and prediction.saved_activation_bytes is None
-    return (
-        count_text(run.number),
-        *run.cells,
-        run_labels.status_label(record),
-        _at_least(measured.peak_requested_bytes, not measured.went_through),
-        ranks_text(record),
-        _at_least(counted_peak(prediction) if prediction else None, lower),
-        comparison_text(peak) if peak else "",
-        seconds_text(speed.steps.median) if speed else "",
-        rate_text(tokens).removesuffix("/s") if tokens is not None else "",
-        shortened(_tail(run), LONGEST_ID),
-    )
+NAMES: Final[tuple[tuple[str, Callable[[Run], str]], ...]] = (
+    ("#", lambda run: count_text(run.number)),
+    ("model", lambda run: run.cells[0]),
+    ("method", lambda run: run.cells[1]),
+    ("setup", lambda run: run.cells[2]),
+)
+"""The columns that name a run."""
+
+
+def tokens_text(run: Run) -> str:
+    """Tokens a second, without the unit."""
+    tokens = run.speed.tokens_per_second if run.speed else None
+    return rate_text(tokens).removesuffix("/s") if tokens is not None else ""
 
 
 def _tail(run: Run) -> str:
     """A record's id without the model and the method, which have columns of their own."""
     workload = run.scored.record.workload
-    return run.record_id.removeprefix(
-        f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-"
-    )
+    named = f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-"
+    return shortened(run.record_id.removeprefix(named), LONGEST_ID)
+
+
+def _peak_text(run: Run) -> str:
+    return _at_least(run.measured_bytes, not run.scored.record.measurement.went_through)
+
+
+def _predicted_text(run: Run) -> str:
+    prediction = run.scored.prediction
+    if prediction is None:
+        return ""
+    return _at_least(counted_peak(prediction), prediction.saved_activation_bytes is None)
 
 
 def _at_least(size: int | None, is_bound: bool) -> str:
@@ -285,51 +288,51 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
             paragraph("Every run went through: none ran out of memory, crashed, or was ended.")
         )
     if refused:
-        parts.append(_refusals_table(refused[:MOST_ROWS]))
+        why = ("why", lambda run: shortened(run.scored.refusal or "", 300))
+        title = "Runs that nothing could predict"
+        parts.append(table(refused[:MOST_ROWS], (*NAMES, why), title=title, left=5))
     return Section(name="failures", title="What did not go through", parts=tuple(parts))
 
 
 def failures_table(failed: Sequence[Run]) -> Table:
     """How each ended, what was known by then, what had been predicted, and what to try."""
-    rows = []
-    for run in failed:
-        record, prediction = run.scored.record, run.scored.prediction
-        status, failure = record.measurement.status, record.measurement.failure
-        bounds = lower_bounds(record)
-        rows.append(
-            Row(
-                cells=(
-                    count_text(run.number),
-                    *run.cells,
-                    run_labels.STATUS_LABELS[status],
-                    _where(failure.phase, failure.step) if failure else "",
-                    shortened(failure.reason, LONGEST_ID) if failure else "",
-                    bytes_text(bounds[PEAK]) if PEAK in bounds else "",
-                    bytes_text(counted_peak(prediction)) if prediction else "",
-                )
-            )
-        )
-    columns = (
-        "#",
-        "model",
-        "method",
-        "setup",
-        "status",
-        "where",
-        "reason",
-        "at least, by then",
-        "predicted",
-    )
-    return Table(
-        title="Runs that ended early: results too", columns=columns, rows=tuple(rows), left=7
+    return table(
+        failed,
+        (
+            *NAMES,
+            ("status", lambda run: run_labels.STATUS_LABELS[run.status]),
+            ("where", _where),
+            ("reason", _reason),
+            ("at least, by then", _least_peak),
+            ("predicted", _bare_prediction),
+        ),
+        title="Runs that ended early: results too",
+        left=7,
     )
 
 
-def _where(phase: str | None, step: int | None) -> str:
-    if phase is None:
+def _where(run: Run) -> str:
+    failure = run.scored.record.measurement.failure
+    if failure is None or failure.phase is None:
         return ""
+    phase, step = failure.phase, failure.step
     label = run_labels.PHASE_LABELS.get(phase) or run_labels.STAGE_LABELS.get(phase, phase)
     return label if step is None else f"{label}, step {step}"
+
+
+def _reason(run: Run) -> str:
+    failure = run.scored.record.measurement.failure
+    return shortened(failure.reason, LONGEST_ID) if failure else ""
+
+
+def _least_peak(run: Run) -> str:
+    least = lower_bounds(run.scored.record).get(PEAK)
+    return "" if least is None else bytes_text(least)
+
+
+def _bare_prediction(run: Run) -> str:
+    prediction = run.scored.prediction
+    return bytes_text(counted_peak(prediction)) if prediction else ""
 
 
 def _definitions(failed: Sequence[Run]) -> list[str]:
@@ -345,19 +348,6 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
         line = f"{label.capitalize()}: {meaning}."
         lines.append(" ".join([line, *(f"To try: {remedy}." for remedy in several)]))
     return lines
-
-
-def _refusals_table(refused: Sequence[Run]) -> Table:
-    rows = [
-        Row(cells=(count_text(run.number), *run.cells, shortened(run.scored.refusal or "", 300)))
-        for run in refused
-    ]
-    return Table(
-        title="Runs that nothing could predict",
-        columns=("#", "model", "method", "setup", "why"),
-        rows=tuple(rows),
-        left=5,
-    )
 
 
 # --- in short -------------------------------------------------------------------------------------
@@ -377,22 +367,17 @@ def run_cards(runs: Sequence[Run]) -> list[Card]:
 
 
 def _peak_card(run: Run) -> Card:
-    record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
-    measured, speed = record.measurement, run.speed
-    notes = [f"predicted {bytes_text(counted_peak(prediction))}" if prediction else "not predicted"]
-    notes += [comparison_text(peak)] if peak else []
+    speed, predicted = run.speed, _bare_prediction(run)
+    notes = [f"predicted {predicted}" if predicted else "not predicted"]
+    notes += [comparison_text(run.peak)] if run.peak else []
     notes += (
         [rate_text(speed.tokens_per_second, "tokens")]
         if speed and speed.tokens_per_second is not None
         else []
     )
-    size = _at_least(measured.peak_requested_bytes, not measured.went_through)
+    size, name = _peak_text(run), way_label(run.scored.record.workload.setup)
     return Card(
-        label=(
-            f"{way_label(record.workload.setup)} peaks at"
-            if size
-            else way_label(record.workload.setup)
-        ),
-        value=size or run_labels.STATUS_LABELS[measured.status],
+        label=f"{name} peaks at" if size else name,
+        value=size or run_labels.STATUS_LABELS[run.status],
         note=", ".join(notes),
     )

@@ -6,17 +6,16 @@ from dataclasses import replace
 
 from lora_profiler.comparison.mfu import Utilisation, utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
-from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.report import charts
-from lora_profiler.report.blocks import Row, Table, filled, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph, table
 from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.report.measured.speed import ratio_line
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
-from lora_profiler.report.page.runs import Run, full_and_lora
+from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24
@@ -105,43 +104,33 @@ def _bar(run: Run) -> ThroughputBar | None:
 
 
 def _numbers(picked: Sequence[Run]) -> Table:
-    rows = []
-    for run in picked:
-        if run.speed is not None:
-            flops = run.scored.prediction.flops if run.scored.prediction else None
-            used = utilisation(run.scored.record, flops)
-            rows.append(Row(cells=_row(run, run.speed, used)))
-    columns = (
-        "#",
-        "model",
-        "method",
-        "setup",
-        "tokens/s",
-        "median step",
-        "95 % interval",
-        "steps",
-        "MFU",
-        "HFU",
-        "remarks",
+    timed = [(run, run.speed.steps, _used(run)) for run in picked if run.speed is not None]
+    found = table(
+        timed,
+        (
+            *((label, lambda row, of=of: of(row[0])) for label, of in NAMES),
+            ("tokens/s", lambda row: tokens_text(row[0])),
+            ("median step", lambda row: seconds_text(row[1].median, row[1].high)),
+            ("95 % interval", lambda row: between_text(row[1].low, row[1].high)),
+            ("steps", lambda row: count_text(row[1].n)),
+            ("MFU", lambda row: percent_text(row[2].mfu) if row[2] else ""),
+            ("HFU", lambda row: percent_text(row[2].hfu) if row[2] else ""),
+            ("remarks", lambda row: _remarks(row[0])),
+        ),
+        title="Time of a step and what went through it",
+        left=4,
     )
-    title = "Time of a step and what went through it"
-    return filled(Table(title=title, columns=columns, rows=tuple(rows), left=4))
+    return filled(found)
 
 
-def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ...]:
-    steps, tokens = speed.steps, speed.tokens_per_second
+def _used(run: Run) -> Utilisation | None:
+    flops = run.scored.prediction.flops if run.scored.prediction else None
+    return utilisation(run.scored.record, flops)
+
+
+def _remarks(run: Run) -> str:
     flags = [flag.replace("_", " ") for flag in run.scored.record.measurement.flags]
-    return (
-        count_text(run.number),
-        *run.cells,
-        rate_text(tokens).removesuffix("/s") if tokens is not None else "",
-        seconds_text(steps.median, steps.high),
-        between_text(steps.low, steps.high),
-        count_text(steps.n),
-        percent_text(used.mfu) if used else "",
-        percent_text(used.hfu) if used else "",
-        "; ".join([*flags, *speed.warnings]),
-    )
+    return "; ".join([*flags, *(run.speed.warnings if run.speed else ())])
 
 
 # --- raw times ------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from lora_profiler.comparison.errors import counted, group_peaks, predicted_peak
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table, filled, paragraph
+from lora_profiler.report.blocks import Table, by_category, filled, paragraph, table
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.figure import shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
-from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, flops_text, in_unit
+from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
 ALIKE = "Full fine-tuning and LoRA: the largest two runs that differ in nothing else."
@@ -100,20 +100,15 @@ def step_drawing(run: Run) -> Drawing | None:
         ),
         lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
         figure=charts.measured_curve(curve, predicted, peaks, word=word),
-        numbers=Table(
-            title=f"Peaks of the parts of a step, predicted and {word}",
-            columns=("part of the step", "predicted", word, "error"),
-            rows=tuple(
-                Row(
-                    cells=(
-                        run_labels.PHASE_LABELS[group],
-                        bytes_text(p),
-                        bytes_text(m),
-                        error_text((p - m) / m) if m else "",
-                    )
-                )
-                for group, p, m in pairs
+        numbers=table(
+            pairs,
+            (
+                ("part of the step", lambda row: run_labels.PHASE_LABELS[row[0]]),
+                ("predicted", lambda row: bytes_text(row[1])),
+                (word, lambda row: bytes_text(row[2])),
+                ("error", lambda row: error_text(row[1] / row[2] - 1) if row[2] else ""),
             ),
+            title=f"Peaks of the parts of a step, predicted and {word}",
         ),
     )
 
@@ -151,23 +146,12 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
         max(points[i : i + stride], key=lambda point: point.total_bytes)
         for i in range(0, len(points), stride)
     ]
-    unit, size = byte_unit(max(point.total_bytes for point in points))
-    held = [c for c in labels.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
-    rows = tuple(
-        Row(
-            cells=(
-                run_labels.PHASE_CURVE[point.phase],
-                point.module,
-                *(in_unit(point.bytes.get(c, 0), size) for c in held),  # type: ignore[call-overload]
-                in_unit(point.total_bytes, size),
-            ),
-            kind="peak" if point.total_bytes == max(p.total_bytes for p in points) else "plain",
-        )
-        for point in kept
-    )
-    columns = ("phase", "module", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
-    title = f"The numbers of the figure, {unit}"
-    return filled(Table(title=title, columns=columns, rows=rows, left=2))
+    highest = max(point.total_bytes for point in points)
+    rows = [
+        ((run_labels.PHASE_CURVE[p.phase], p.module), p.bytes, p.total_bytes == highest)
+        for p in kept
+    ]
+    return filled(by_category("The numbers of the figure", ("phase", "module"), rows))
 
 
 def counters_drawing(run: Run) -> Drawing:
@@ -192,20 +176,22 @@ def _samples_table(samples: Sequence[PhaseSample]) -> Table:
         for name in run_labels.COUNTER_LABELS
         if any(getattr(s, name) is not None for s in samples)
     ]
-    unit, size = byte_unit(
-        max((getattr(s, name) or 0 for s in samples for name in names), default=0)
+    sizes = (getattr(s, name) or 0 for s in samples for name in names)
+    unit, size = byte_unit(max(sizes, default=0))
+    return table(
+        samples,
+        (
+            ("phase", lambda s: f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}"),
+            *(
+                (
+                    run_labels.COUNTER_LABELS[name],
+                    lambda s, name=name: _size(getattr(s, name), size),
+                )
+                for name in names
+            ),
+        ),
+        title=f"The numbers of the figure, {unit}",
     )
-    rows = tuple(
-        Row(
-            cells=(
-                f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}",
-                *(_size(getattr(s, name), size) for name in names),
-            )
-        )
-        for s in samples
-    )
-    columns = ("phase", *(run_labels.COUNTER_LABELS[name] for name in names))
-    return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows)
 
 
 def _size(value: int | None, size: int) -> str:
@@ -251,19 +237,15 @@ def layer_drawing(
 
 
 def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
-    names = list(rows[0].methods)
-    text = (
-        bytes_text
-        if quantity.endswith("bytes")
-        else flops_text
-        if quantity == "flops"
-        else count_text
-    )
-    cells = [
-        (row.name, f"x{count_text(row.count)}", *(text(row.values[name]) for name in names))
-        for row in rows
-    ]
-    title = f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies"
-    return Table(
-        title=title, columns=("layer", "copies", *names), rows=tuple(Row(cells=c) for c in cells)
+    return table(
+        rows,
+        (
+            ("layer", lambda row: row.name),
+            ("copies", lambda row: f"x{count_text(row.count)}"),
+            *(
+                (name, lambda row, name=name: charts.layer_text(row.values[name], quantity))
+                for name in rows[0].methods
+            ),
+        ),
+        title=f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies",
     )

@@ -2,7 +2,7 @@
 not measured."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.planning.nearest import Nearest
@@ -11,6 +11,7 @@ from lora_profiler.prediction import Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.json import picked
 from lora_profiler.report.rehearsed.step_time import time_blocks, time_document
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
@@ -125,33 +126,21 @@ def _peaks(result: Rehearsal) -> Table:
 
 
 def _phases(result: Rehearsal) -> Table:
-    rows = tuple(
-        Row(
-            cells=(
-                f"{step + ' ' if step else ''}{phase}",
-                *(count_text(peak[counter]) for counter in COUNTERS),
-            )
-        )
-        for (step, phase), peak in result.phases().items()
-    )
-    return Table(
-        title="each phase, first step and later ones",
-        columns=("rehearsed, bytes", *_HEADS),
-        rows=rows,
-    )
+    named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
+    return _counters("each phase, first step and later ones", named)
 
 
 def _ranks(results: Sequence[Rehearsal]) -> Table:
-    rows = tuple(
-        Row(
-            cells=(
-                f"rank {each.rank}",
-                *(count_text((each.peak("whole") or {}).get(counter, 0)) for counter in COUNTERS),
-            )
-        )
-        for each in results
+    named = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
+    return _counters("each rank's peak", named)
+
+
+def _counters(title: str, peaks: Mapping[str, Mapping[str, int]]) -> Table:
+    rows = (
+        Row(cells=(name, *(count_text(peak.get(counter, 0)) for counter in COUNTERS)))
+        for name, peak in peaks.items()
     )
-    return Table(title="each rank's peak", columns=("rehearsed, bytes", *_HEADS), rows=rows)
+    return Table(title=title, columns=("rehearsed, bytes", *_HEADS), rows=tuple(rows))
 
 
 def _held(result: Rehearsal) -> list[Block]:
@@ -275,11 +264,7 @@ def rehearsal_document(
         "device": "rehearsed",
         "status": result.status,
         "card": {
-            "key": card.key,
-            "name": card.name,
-            "capability": card.capability,
-            "total_bytes": card.total_bytes,
-            "context_bytes": card.context_bytes,
+            **picked(card, "key name capability total_bytes context_bytes"),
             "count": result.document["device"]["count"],
         },
         "limits": limits(result, is_custom=card.is_custom),
