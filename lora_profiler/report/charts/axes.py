@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lora_profiler.report.charts.figure import Limit, label, note, values
+from lora_profiler.report.charts.figure import Limit, across, label, note, upright, values
 from lora_profiler.report.palette import PAPER, SMALL_PX, WARNING
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
 
@@ -59,28 +59,18 @@ def limit_line(
     at, text = limit.bytes / size, f"{label(limit.label)}: {bytes_text(limit.bytes)}"
     font = {"color": WARNING.light, "size": SMALL_PX}
     if below is not None:
-        ends: dict[str, Any] = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper"}
-        side = (
+        line = upright(at, WARNING, width=1.5, dash="dash")
+        side: dict[str, Any] = (
             {"xanchor": "left", "xshift": 4}
             if limit.bytes < largest / 2
             else {"xanchor": "right", "xshift": -4}
         )
         words = note(text, x=at, y=below, yanchor="middle", font=font, **side)
     else:
-        ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": at, "y1": at}
-        words = note(
-            text,
-            x=1,
-            y=at,
-            xref="paper",
-            xanchor="right",
-            yanchor="bottom",
-            font=font,
-            bgcolor=PAPER.light,
-        )
-    return [
-        {"type": "line", **ends, "line": {"color": WARNING.light, "width": 1.5, "dash": "dash"}}
-    ], [words]
+        line = across(at, WARNING, width=1.5, dash="dash")
+        place = {"x": 1, "y": at, "xref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        words = note(text, **place, font=font, bgcolor=PAPER.light)
+    return [line], [words]
 
 
 def largest_of(totals: Sequence[int], limit: Limit | None) -> int:

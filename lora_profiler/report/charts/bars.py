@@ -1,9 +1,9 @@
 """Bars: memory by category, the time of a step by what it is spent on, tokens a second, and what
 would lower a peak."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
@@ -19,10 +19,11 @@ from lora_profiler.report.charts.figure import (
     head,
     height_px,
     label,
+    level_bars,
     lines,
     places,
     rows,
-    segments,
+    scatter,
     values,
     whisker,
 )
@@ -31,14 +32,16 @@ from lora_profiler.report.palette import (
     CATEGORY_PAINTS,
     FAINT_INK,
     METHOD_MARKS,
-    PAPER,
     PART_PAINTS,
     REST_PAINT,
     SAVED_PAINT,
+    Paint,
 )
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import bytes_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import Method
+
+B, K = TypeVar("B"), TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +69,10 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     largest = largest_of([bar.total_bytes for bar in bars], limit)
     axis, size = bytes_axis(largest)
     positions, heads = places([bar.group for bar in bars])
-    data = [
-        trace for category in CATEGORIES for trace in _category(category, bars, positions, size)
-    ]
-    data.append(_sums(bars, positions, size))
+    named = {c: (CATEGORY_LABELS[c], CATEGORY_PAINTS[c]) for c in CATEGORIES}
+    data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
+    sums = [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
+    data.append(at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
     last = max(positions, default=0.0)
     shapes, notes = limit_line(limit, size, largest, below=last + 0.9)
     return figure(
@@ -84,37 +87,38 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     )
 
 
-def _category(
-    category: Category, bars: Sequence[CategoryBar], positions: Sequence[float], size: int
-) -> Iterator[dict[str, Any]]:
-    held = [(bar, y, bar.bytes.get(category, 0)) for bar, y in zip(bars, positions, strict=True)]
-    held = [
-        (bar, y, count) for bar, y, count in held if count > 0
-    ]  # what is not attributed can be less than nothing
-    if not held:
-        return
-    name, paint = CATEGORY_LABELS[category], CATEGORY_PAINTS[category]
-    yield segments(
-        name,
-        [count / size for _, _, count in held],
-        [y for _, y, _ in held],
-        [_category_hover(bar, name, count) for bar, _, count in held],
-        paint,
-    )
-
-
-def _category_hover(bar: CategoryBar, name: str, count: int) -> str:
+def _category_hover(bar: CategoryBar, name: str, count: float) -> str:
     share = (
         f", {percent_text(count / bar.total_bytes)} of {bytes_text(bar.total_bytes)}"
         if bar.total_bytes > 0
         else ""
     )
-    return lines(label(bar.group, 80), f"{label(bar.label)}: {name}", bytes_text(count) + share)
+    size = bytes_text(int(count)) + share
+    return lines(label(bar.group, 80), f"{label(bar.label)}: {name}", size)
 
 
-def _sums(bars: Sequence[CategoryBar], positions: Sequence[float], size: int) -> dict[str, Any]:
-    texts = [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
-    return at_the_end([bar.total_bytes / size for bar in bars], positions, texts)
+def _stacked(
+    bars: Sequence[B],
+    positions: Sequence[float],
+    size: float,
+    named: Mapping[K, tuple[str, Paint]],
+    held: Callable[[B], Mapping[K, float]],
+    hover: Callable[[B, str, float], str],
+) -> list[dict[str, Any]]:
+    """A trace for each part that some bar holds any of; what is not attributed can be less than
+    nothing."""
+    traces = []
+    for part, (name, paint) in named.items():
+        shown = [
+            (bar, y, amount)
+            for bar, y in zip(bars, positions, strict=True)
+            if (amount := held(bar).get(part, 0)) > 0
+        ]
+        if shown:
+            x, y = [amount / size for *_, amount in shown], [y for _, y, _ in shown]
+            words = [hover(bar, name, amount) for bar, _, amount in shown]
+            traces.append(level_bars(name, x, y, words, hatched(paint)))
+    return traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +137,10 @@ class TimeBar:
 
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
     """A bar for each method whose time is known."""
+    known = [(a.prediction, s.time) for a, s in zip(answers, steps_of(answers), strict=True) if s]
     return [
-        TimeBar(
-            label=method_label(a.prediction), seconds=s.time.parts, low=s.time.low, high=s.time.high
-        )
-        for a, s in zip(answers, steps_of(answers), strict=True)
-        if s
+        TimeBar(label=method_label(p), seconds=time.parts, low=time.low, high=time.high)
+        for p, time in known
     ]
 
 
@@ -148,8 +150,22 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     positions: list[float] = [float(place) for place in range(len(bars))]
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
-    data = [trace for part in PARTS for trace in _part(part, bars, positions, size)]
-    data += [_intervals(bars, positions, size), _time_sums(bars, positions, size)]
+    named = {part: (PART_LABELS[part], PART_PAINTS[part]) for part in PARTS}
+    data = _stacked(bars, positions, size, named, lambda bar: bar.seconds, _part_hover)
+    sums = [f" {seconds_text(bar.total_seconds, largest)}" for bar in bars]
+    data += [
+        scatter(
+            "",
+            [bar.total_seconds / size for bar in bars],
+            positions,
+            marker={"size": 1, "color": FAINT_INK.light},
+            error_x=whisker(
+                [(bar.total_seconds - bar.low) / size for bar in bars],
+                [(bar.high - bar.total_seconds) / size for bar in bars],
+            ),
+        ),
+        at_the_end([bar.high / size for bar in bars], positions, sums),
+    ]
     return figure(
         data,
         height=height_px(positions, len(data)),
@@ -160,51 +176,9 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     )
 
 
-def _part(
-    part: Part, bars: Sequence[TimeBar], positions: Sequence[float], size: float
-) -> Iterator[dict[str, Any]]:
-    spent = [
-        (bar, y, bar.seconds.get(part, 0.0))
-        for bar, y in zip(bars, positions, strict=True)
-        if bar.seconds.get(part)
-    ]
-    if not spent:
-        return
-    name = PART_LABELS[part]
-    yield segments(
-        name,
-        [seconds / size for _, _, seconds in spent],
-        [y for _, y, _ in spent],
-        [_part_hover(bar, name, seconds) for bar, _, seconds in spent],
-        PART_PAINTS[part],
-    )
-
-
 def _part_hover(bar: TimeBar, name: str, seconds: float) -> str:
     share = f", {percent_text(seconds / bar.total_seconds)} of {seconds_text(bar.total_seconds)}"
     return lines(f"{label(bar.label)}: {name}", seconds_text(seconds) + share)
-
-
-def _intervals(bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [bar.total_seconds / size for bar in bars],
-        "y": list(positions),
-        "marker": {"size": 1, "color": FAINT_INK.light},
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "error_x": whisker(
-            [(bar.total_seconds - bar.low) / size for bar in bars],
-            [(bar.high - bar.total_seconds) / size for bar in bars],
-        ),
-    }
-
-
-def _time_sums(bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> dict[str, Any]:
-    longest = max((bar.high for bar in bars), default=0.0)
-    texts = [f" {seconds_text(bar.total_seconds, longest)}" for bar in bars]
-    return at_the_end([bar.high / size for bar in bars], positions, texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +192,6 @@ class ThroughputBar:
     low: float
     high: float
     group: str = ""
-    record_id: str = ""
 
 
 def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
@@ -226,8 +199,9 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     interval as a whisker."""
     positions, heads = places([bar.group for bar in bars])
     largest = max((bar.high for bar in bars), default=1.0)
+    numbers = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]
     return figure(
-        [*_traces(bars, positions), _numbers(bars, positions)],
+        [*_rates(bars, positions), at_the_end([bar.high for bar in bars], positions, numbers)],
         height=height_px(positions, len(get_args(Method))),
         x=values("tokens a second, median step", range=[0, ROOM * largest]),
         y=rows([label(bar.label) for bar in bars], positions),
@@ -236,45 +210,23 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     )
 
 
-def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterator[dict[str, Any]]:
+def _rates(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterator[dict[str, Any]]:
     for method in get_args(Method):
-        method_bars = [
-            (bar, y) for bar, y in zip(bars, positions, strict=True) if bar.method == method
-        ]
-        if method_bars:
-            yield {
-                "type": "bar",
-                "orientation": "h",
-                "name": METHOD_LABELS[method],
-                "x": [bar.tokens_per_second for bar, _ in method_bars],
-                "y": [y for _, y in method_bars],
-                "customdata": [bar.record_id for bar, _ in method_bars],
-                "hovertext": [_rate_hover(bar) for bar, _ in method_bars],
-                "hoverinfo": "text",
-                "marker": {
-                    "color": METHOD_MARKS[method].colour.light,
-                    "line": {"width": 1, "color": PAPER.light},
-                },
-                "error_x": whisker(
-                    [bar.tokens_per_second - bar.low for bar, _ in method_bars],
-                    [bar.high - bar.tokens_per_second for bar, _ in method_bars],
-                ),
-            }
-
-
-def _numbers(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> dict[str, Any]:
-    texts = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]
-    return at_the_end([bar.high for bar in bars], positions, texts)
+        of_method = [(b, y) for b, y in zip(bars, positions, strict=True) if b.method == method]
+        shown, y = [bar for bar, _ in of_method], [y for _, y in of_method]
+        if shown:
+            rates, paint = [b.tokens_per_second for b in shown], METHOD_MARKS[method].colour
+            marker = hatched(Paint(colour=paint))
+            trace = level_bars(METHOD_LABELS[method], rates, y, map(_rate_hover, shown), marker)
+            below = [bar.tokens_per_second - bar.low for bar in shown]
+            above = [bar.high - bar.tokens_per_second for bar in shown]
+            yield {**trace, "error_x": whisker(below, above)}
 
 
 def _rate_hover(bar: ThroughputBar) -> str:
     interval = f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}"
-    return lines(
-        label(bar.group, 80),
-        label(bar.label, 80),
-        rate_text(bar.tokens_per_second, "tokens"),
-        interval,
-    )
+    rate = rate_text(bar.tokens_per_second, "tokens")
+    return lines(label(bar.group, 80), label(bar.label, 80), rate, interval)
 
 
 _ROW_PX, _AROUND_PX = 44, 100
@@ -286,12 +238,9 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
 
     All levers of a workload begin at the same peak.
     """
-    axis, size = bytes_axis(
-        round(1.2 * max((lever.peak_bytes + lever.saved_bytes for lever in levers), default=0)),
-        "peak",
-    )
-    positions = list(range(len(levers)))
     wholes = [lever.peak_bytes + lever.saved_bytes for lever in levers]
+    axis, size = bytes_axis(round(1.2 * max(wholes, default=0)), "peak")
+    positions = list(range(len(levers)))
     hover = [
         lines(
             label(f"{lever.name} ({lever.option})", 80),
@@ -300,27 +249,21 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         )
         for lever, whole in zip(levers, wholes, strict=True)
     ]
-    bar = {
-        "type": "bar",
-        "orientation": "h",
-        "y": positions,
-        "hovertext": hover,
-        "hoverinfo": "text",
-    }
     saved = [
-        f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
+        f" {bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
         for lever in levers
     ]
-    left = {**bar, "name": "peak that is left", "x": [lever.peak_bytes / size for lever in levers]}
-    gone = {**bar, "name": "saved", "x": [lever.saved_bytes / size for lever in levers]}
-    sums = at_the_end([whole / size for whole in wholes], positions, [f" {text}" for text in saved])
+    left, gone = ([getattr(x, n) / size for x in levers] for n in ("peak_bytes", "saved_bytes"))
+    names = [lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers]
     return figure(
-        [{**left, "marker": hatched(REST_PAINT)}, {**gone, "marker": hatched(SAVED_PAINT)}, sums],
+        [
+            level_bars("peak that is left", left, positions, hover, hatched(REST_PAINT)),
+            level_bars("saved", gone, positions, hover, hatched(SAVED_PAINT)),
+            at_the_end([whole / size for whole in wholes], positions, saved),
+        ],
         height=_AROUND_PX + _ROW_PX * len(levers),
         x=axis,
-        y=rows(
-            [lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers], positions
-        ),
+        y=rows(names, positions),
         barmode="stack",
         bargap=0.35,
     )

@@ -1,7 +1,7 @@
 """Memory over a step: live bytes stacked by category, as predicted and as it was read, and the
 counters of a memory pass, phase by phase."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,12 +12,16 @@ from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
 from lora_profiler.report.charts.figure import (
     Figure,
     Limit,
+    below,
     figure,
     hatch,
     label,
     lines,
+    marker,
     note,
+    scatter,
     title,
+    upright,
 )
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
@@ -47,7 +51,7 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
     axis, size = bytes_axis(largest_of([point.total_bytes for point in points], limit), room=1.3)
-    bands = _bands(points)
+    bands = _bands(PHASE_CURVE[point.phase] for point in points)
     places = [float(at) for at in range(len(points))]
     shapes, notes = limit_line(limit, size)
     words = [*names(bands), *([peak(points, places, size)] if points else [])]
@@ -60,38 +64,29 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
             "showticklabels": False,
         },
         y=axis,
-        hovermode="x",
         shapes=[*shades(bands), *shapes],
         annotations=[*words, *notes],
     )
 
 
-def _bands(points: Sequence[CurvePoint]) -> list[Band]:
-    bands = []
+def _bands(names: Iterable[str]) -> list[Band]:
+    """Neighbours of one name together."""
+    bands: list[Band] = []
     at = 0
-    for phase, members in groupby(point.phase for point in points):
+    for name, members in groupby(names):
         count = len(list(members))
-        bands.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
+        bands.append((name, at - 0.5, at + count - 0.5))
         at += count
     return bands
 
 
-def shades(bands: Sequence[Band]) -> list[dict[str, Any]]:
+def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
     """Bands in turn light and shaded, behind everything."""
-    return [
-        {
-            "type": "rect",
-            "x0": first,
-            "x1": after,
-            "y0": 0,
-            "y1": 1,
-            "yref": "paper",
-            "line": {"width": 1, "color": LINE.light},
-            "fillcolor": (PANEL if number % 2 else PAPER).light,
-            "layer": "below",
-        }
-        for number, (_, first, after) in enumerate(bands)
-    ]
+    shapes = []
+    for number, (_, first, after) in enumerate(bands):
+        look = {"type": "rect", "fillcolor": (PANEL if number % 2 else PAPER).light}
+        shapes.append(below(upright(0, LINE, width=edge_px) | look | {"x0": first, "x1": after}))
+    return shapes
 
 
 def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, Any]]:
@@ -118,20 +113,16 @@ def areas(
     the bytes of the unit."""
     for category in _held(points):
         paint = CATEGORY_PAINTS[category]
-        area: dict[str, Any] = {
-            "type": "scatter",
-            "mode": "lines",
-            "name": CATEGORY_LABELS[category],
-            "x": list(places),
-            "y": [max(point.bytes.get(category, 0), 0) / size for point in points],
-            "stackgroup": "memory",
-            "fillcolor": paint.colour.light,
-            "line": {"width": 0.5, "color": PAPER.light},
-            "hoverinfo": "skip",
-        }
-        if paint.hatch:
-            area["fillpattern"] = hatch(paint)
-        yield area
+        yield scatter(
+            CATEGORY_LABELS[category],
+            places,
+            [max(point.bytes.get(category, 0), 0) / size for point in points],
+            mode="lines",
+            stackgroup="memory",
+            fillcolor=paint.colour.light,
+            line={"width": 0.5, "color": PAPER.light},
+            **({"fillpattern": hatch(paint)} if paint.hatch else {}),
+        )
 
 
 def _held(points: Sequence[CurvePoint]) -> list[Category]:
@@ -144,17 +135,15 @@ def _held(points: Sequence[CurvePoint]) -> list[Category]:
 
 def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
     """The sum of the areas, which also answers when pointed at."""
-    return {
-        "type": "scatter",
-        "mode": "lines" if len(points) > 40 else "lines+markers",
-        "x": list(places),
-        "y": [point.total_bytes / size for point in points],
-        "line": {"color": INK.light, "width": 1.2},
-        "marker": {"color": INK.light, "size": 5},
-        "hovertext": [_hover(point) for point in points],
-        "hoverinfo": "text",
-        "showlegend": False,
-    }
+    return scatter(
+        "",
+        places,
+        [point.total_bytes / size for point in points],
+        map(_hover, points),
+        mode="lines" if len(points) > 40 else "lines+markers",
+        line={"color": INK.light, "width": 1.2},
+        marker={"color": INK.light, "size": 5},
+    )
 
 
 def _hover(point: CurvePoint) -> str:
@@ -178,15 +167,11 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
         x=places[at],
         y=point.total_bytes / size,
         showarrow=True,
-        arrowhead=6,
-        arrowsize=1,
-        arrowwidth=1,
         arrowcolor=INK.light,
         ax=0,
         ay=-22,
         xanchor=anchor,
         bgcolor=PAPER.light,
-        borderpad=2,
         font={"size": BODY_PX, "color": INK.light},
     )
 
@@ -260,35 +245,21 @@ def _read(
     """A line over each part, and in its middle a mark with the prediction's error."""
     known = [band for band in bands if band[0] in peaks]
     heights = [peaks[group] / size for group, *_ in known]
-    yield {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [end for _, first, after in known for end in (first, after, None)],
-        "y": [end for height in heights for end in (height, height, None)],
-        "line": {"color": INK.light, "width": 2.5},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-    yield {
-        "type": "scatter",
-        "mode": "markers+text",
-        "name": f"{word} peak",
-        "x": [(first + after) / 2 for _, first, after in known],
-        "y": heights,
-        "text": [_error(peaks[group], predicted.get(group)) for group, *_ in known],
-        "textposition": "top center",
-        "textfont": {"size": BODY_PX, "color": INK.light},
-        "hovertext": [
-            _read_hover(group, peaks[group], predicted.get(group), word) for group, *_ in known
-        ],
-        "hoverinfo": "text",
-        "marker": {
-            "color": PAPER.light,
-            "symbol": "diamond",
-            "size": 10,
-            "line": {"width": 2, "color": INK.light},
-        },
-    }
+    ends = [end for _, first, after in known for end in (first, after, None)]
+    tops = [end for height in heights for end in (height, height, None)]
+    yield scatter("", ends, tops, mode="lines", line={"color": INK.light, "width": 2.5})
+    edge = {"width": 2, "color": INK.light}
+    yield scatter(
+        f"{word} peak",
+        [(first + after) / 2 for _, first, after in known],
+        heights,
+        [_read_hover(group, peaks[group], predicted.get(group), word) for group, *_ in known],
+        mode="markers+text",
+        text=[_error(peaks[group], predicted.get(group)) for group, *_ in known],
+        textposition="top center",
+        textfont={"size": BODY_PX, "color": INK.light},
+        marker={"color": PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
+    )
 
 
 def _error(read: int, predicted: int | None) -> str:
@@ -339,23 +310,16 @@ def _line(
     name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int
 ) -> dict[str, Any]:
     mark = COUNTER_MARKS[name]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": COUNTER_LABELS[name],
-        "x": list(range(len(samples))),
-        "y": [None if s is None else s / size for s in sizes],
-        "line": {
-            "color": mark.colour.light,
-            "width": 1.5,
-            "dash": "solid" if name.endswith("peak_bytes") else "dot",
-        },
-        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 7},
-        "hovertext": [
-            _sample_hover(sample, name, s) for sample, s in zip(samples, sizes, strict=True)
-        ],
-        "hoverinfo": "text",
-    }
+    dash = "solid" if name.endswith("peak_bytes") else "dot"
+    return scatter(
+        COUNTER_LABELS[name],
+        range(len(samples)),
+        [None if s is None else s / size for s in sizes],
+        [_sample_hover(sample, name, s) for sample, s in zip(samples, sizes, strict=True)],
+        mode="lines+markers",
+        line={"color": mark.colour.light, "width": 1.5, "dash": dash},
+        marker=marker(mark, 7),
+    )
 
 
 def _sample_hover(sample: PhaseSample, name: str, size: int | None) -> str:
@@ -366,27 +330,10 @@ def _sample_hover(sample: PhaseSample, name: str, size: int | None) -> str:
 
 
 def _steps(samples: Sequence[PhaseSample]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    shapes, notes = [], []
-    at = 0
-    for number, (step, members) in enumerate(groupby(sample.step for sample in samples)):
-        count = len(list(members))
-        first, after = at - 0.5, at + count - 0.5
-        shapes.append(
-            {
-                "type": "rect",
-                "x0": first,
-                "x1": after,
-                "y0": 0,
-                "y1": 1,
-                "yref": "paper",
-                "line": {"width": 0},
-                "fillcolor": (PANEL if number % 2 else PAPER).light,
-                "layer": "below",
-            }
-        )
-        if count > 1:
-            notes.append(
-                note(f"step {step}", x=(first + after) / 2, y=1, yref="paper", yanchor="top")
-            )
-        at += count
-    return shapes, notes
+    bands = _bands([f"step {sample.step}" for sample in samples])
+    notes = [
+        note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
+        for name, first, after in bands
+        if after - first > 1
+    ]
+    return shades(bands, edge_px=0), notes

@@ -10,12 +10,15 @@ from typing import Any, get_args
 from lora_profiler.report.charts.axes import log_bytes_axis, ticks
 from lora_profiler.report.charts.figure import (
     Figure,
+    below,
     dot_mark,
     dot_name,
     figure,
     label,
     lines,
     rows,
+    scatter,
+    upright,
     values,
 )
 from lora_profiler.report.charts.point_names import Spot, name_places
@@ -60,15 +63,6 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
     place = {group: float(number) for number, group in enumerate(groups)}
     members = {group: [dot for dot in dots if dot.group == group] for group in groups}
     reach = 1.1 * max([_LEAST_PERCENT, *(100 * abs(dot.error) for dot in dots)])
-    zero = {
-        "type": "line",
-        "x0": 0,
-        "x1": 0,
-        "y0": 0,
-        "y1": 1,
-        "yref": "paper",
-        "line": {"color": FAINT_INK.light, "width": 1},
-    }
     labels = [
         lines(label(group, 32), f"n = {count_text(len(group_dots))}")
         for group, group_dots in members.items()
@@ -82,7 +76,7 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
             **ticks(-reach, reach, _percent),
         ),
         y=rows(labels, list(place.values())),
-        shapes=[{**zero, "layer": "below"}],
+        shapes=[below(upright(0, FAINT_INK))],
     )
 
 
@@ -97,25 +91,26 @@ def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterato
     for dot in dots:
         number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
+    for method, counted, placed in _split(dots):
+        shown = [dots[n] for n in placed]
+        yield scatter(
+            dot_name(method, counted=counted),
+            [100 * dot.error for dot in shown],
+            [heights[n] for n in placed],
+            map(_error_hover, shown),
+            customdata=[dot.record_id for dot in shown],
+            marker=dot_mark(method, 8, counted=counted),
+        )
+
+
+def _split(dots: "Sequence[ErrorDot | ScatterPoint]") -> Iterator[tuple[Method, bool, list[int]]]:
+    """(method, whether they are counted, the places of its dots), of those that there are."""
     for method, counted in product(get_args(Method), (True, False)):
-        placed = zip(dots, heights, strict=True)
-        placed_dots = [
-            (dot, y)
-            for dot, y in placed
-            if dot.method == method and (not dot.not_counted) == counted
+        found = [
+            n for n, d in enumerate(dots) if d.method == method and (not d.not_counted) == counted
         ]
-        if placed_dots:
-            yield {
-                "type": "scatter",
-                "mode": "markers",
-                "name": dot_name(method, counted=counted),
-                "x": [100 * dot.error for dot, _ in placed_dots],
-                "y": [y for _, y in placed_dots],
-                "customdata": [dot.record_id for dot, _ in placed_dots],
-                "hovertext": [_error_hover(dot) for dot, _ in placed_dots],
-                "hoverinfo": "text",
-                "marker": dot_mark(method, 8, counted=counted),
-            }
+        if found:
+            yield method, counted, found
 
 
 def _error_hover(dot: ErrorDot) -> str:
@@ -129,23 +124,15 @@ def _medians(
     middles = {
         group: median(dot.error for dot in group_dots) for group, group_dots in members.items()
     }
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "median",
-        "x": [100 * middle for middle in middles.values()],
-        "y": [place[group] for group in middles],
-        "hovertext": [
-            lines(label(group), f"median {error_text(middle)}") for group, middle in middles.items()
-        ],
-        "hoverinfo": "text",
-        "marker": {
-            "symbol": "line-ns",
-            "size": 22,
-            "color": INK.light,
-            "line": {"width": 2.5, "color": INK.light},
-        },
-    }
+    ink = INK.light
+    edge = {"width": 2.5, "color": ink}
+    return scatter(
+        "median",
+        [100 * middle for middle in middles.values()],
+        [place[group] for group in middles],
+        [lines(label(group), f"median {error_text(m)}") for group, m in middles.items()],
+        marker={"symbol": "line-ns", "size": 22, "color": ink, "line": edge},
+    )
 
 
 _SCATTER_PX, _DOT_PX = 460, 9
@@ -182,15 +169,8 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
         size for point in points for size in (point.predicted_bytes, point.measured_bytes)
     ] or [1, 1]
     smallest, largest = min(sizes), max(sizes)
-    line = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": f"predicted = {word}",
-        "x": [smallest / 8, largest * 8],
-        "y": [smallest / 8, largest * 8],
-        "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
-        "hoverinfo": "skip",
-    }
+    ends, look = [smallest / 8, largest * 8], {"color": FAINT_INK.light, "width": 1, "dash": "dash"}
+    line = scatter(f"predicted = {word}", ends, ends, mode="lines", line=look)
     x = log_bytes_axis(smallest, largest, f"{word} peak")
     y = log_bytes_axis(smallest, largest, "predicted peak")
     places = _names(points, x["range"])
@@ -218,27 +198,20 @@ def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[Scatte
 def _points(
     points: Sequence[ScatterPoint], places: Mapping[ScatterPoint, str], word: str
 ) -> Iterator[dict[str, Any]]:
-    for method, counted in product(get_args(Method), (True, False)):
-        shown = [
-            point
-            for point in points
-            if point.method == method and (not point.not_counted) == counted
-        ]
-        if shown:
-            yield {
-                "type": "scatter",
-                "mode": "markers" if counted else "markers+text",
-                "name": dot_name(method, counted=counted),
-                "x": [point.measured_bytes for point in shown],
-                "y": [point.predicted_bytes for point in shown],
-                "text": [label(point.name) if point in places else "" for point in shown],
-                "textposition": [places.get(point, "top right") for point in shown],
-                "textfont": {"size": SMALL_PX, "color": INK.light},
-                "customdata": [point.record_id for point in shown],
-                "hovertext": [_point_hover(point, word) for point in shown],
-                "hoverinfo": "text",
-                "marker": dot_mark(method, _DOT_PX, counted=counted),
-            }
+    for method, counted, found in _split(points):
+        shown = [points[n] for n in found]
+        yield scatter(
+            dot_name(method, counted=counted),
+            [point.measured_bytes for point in shown],
+            [point.predicted_bytes for point in shown],
+            [_point_hover(point, word) for point in shown],
+            mode="markers" if counted else "markers+text",
+            text=[label(point.name) if point in places else "" for point in shown],
+            textposition=[places.get(point, "top right") for point in shown],
+            textfont={"size": SMALL_PX, "color": INK.light},
+            customdata=[point.record_id for point in shown],
+            marker=dot_mark(method, _DOT_PX, counted=counted),
+        )
 
 
 def _point_hover(point: ScatterPoint, word: str) -> str:
@@ -299,40 +272,25 @@ def _front_dots(
     for method in get_args(Method):
         shown = [(n, point) for n, point in enumerate(points) if point.method == method]
         if shown:
-            yield {
-                "type": "scatter",
-                "mode": "markers+text",
-                "name": METHOD_LABELS[method],
-                "x": [point.hours for _, point in shown],
-                "y": [point.cost for _, point in shown],
-                "text": [label(point.name) if n in places else "" for n, point in shown],
-                "textposition": [places.get(n, "top right") for n, _ in shown],
-                "textfont": {"size": SMALL_PX, "color": INK.light},
-                "hovertext": [
-                    lines(label(point.name), label(point.said, 120)) for _, point in shown
-                ],
-                "hoverinfo": "text",
-                "marker": dot_mark(method, _RUN_PX, counted=True),
-            }
+            yield scatter(
+                METHOD_LABELS[method],
+                [point.hours for _, point in shown],
+                [point.cost for _, point in shown],
+                [lines(label(point.name), label(point.said, 120)) for _, point in shown],
+                mode="markers+text",
+                text=[label(point.name) if n in places else "" for n, point in shown],
+                textposition=[places.get(n, "top right") for n, _ in shown],
+                textfont={"size": SMALL_PX, "color": INK.light},
+                marker=dot_mark(method, _RUN_PX, counted=True),
+            )
 
 
 def _ring(points: Sequence[FrontPoint]) -> Iterator[dict[str, Any]]:
     found = [point for point in points if point.is_recommended]
+    look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
     if found:
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "recommended",
-            "x": [point.hours for point in found],
-            "y": [point.cost for point in found],
-            "hoverinfo": "skip",
-            "marker": {
-                "symbol": "circle-open",
-                "size": _RING_PX,
-                "color": INK.light,
-                "line": {"width": 2},
-            },
-        }
+        x, y = [point.hours for point in found], [point.cost for point in found]
+        yield scatter("recommended", x, y, marker=look)
 
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What all figures share: axes without clutter, rows of bars, notes, text made safe and the room
 that it takes, and how marks are told apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from lora_profiler.report.palette import (
     PAPER,
     SMALL_PX,
     Colour,
+    Mark,
     Paint,
 )
 from lora_profiler.workload import Method
@@ -166,29 +167,19 @@ def width_px(text: str, font_px: float) -> float:
 
 def hatched(paint: Paint) -> dict[str, Any]:
     """The marker of bars: colour and hatch, thinly parted from their neighbours."""
-    marker: dict[str, Any] = {
-        "color": paint.colour.light,
-        "line": {"width": 1, "color": PAPER.light},
-    }
+    edge = {"width": 1, "color": PAPER.light}
+    marker = {"color": paint.colour.light, "line": edge}
     return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
 
 
 def hatch(paint: Paint) -> dict[str, Any]:
     """Thin strokes of paper over a colour."""
-    return {
-        "shape": paint.hatch,
-        "fillmode": "replace",
-        "bgcolor": paint.colour.light,
-        "fgcolor": PAPER.light,
-        "size": 7,
-        "solidity": 0.25,
-    }
+    return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": PAPER.light}
 
 
 def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of the legend that belongs to no trace."""
-    nowhere = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "hoverinfo": "skip"}
-    return {**nowhere, "name": name, "marker": dict(marker)}
+    return scatter(name, [None], [None], marker=dict(marker))
 
 
 def dot_name(method: Method, *, counted: bool) -> str:
@@ -197,62 +188,76 @@ def dot_name(method: Method, *, counted: bool) -> str:
 
 
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
-    mark = METHOD_MARKS[method]
+    shown = marker(METHOD_MARKS[method], size)
     if not counted:
-        return {
-            "color": mark.colour.light,
-            "symbol": f"{mark.symbol}-open",
-            "size": size,
-            "line": {"width": 1.5},
-        }
-    edge = {"width": 0.5, "color": PAPER.light}
-    return {
-        "color": mark.colour.light,
-        "symbol": mark.symbol,
-        "size": size,
-        "opacity": 0.8,
-        "line": edge,
-    }
+        return {**shown, "symbol": f"{shown['symbol']}-open", "line": {"width": 1.5}}
+    return {**shown, "opacity": 0.8, "line": {"width": 0.5, "color": PAPER.light}}
 
 
-def segments(
-    name: str, x: Sequence[float], y: Sequence[float], hover: Sequence[str], paint: Paint
+def marker(mark: Mark, size: int) -> dict[str, Any]:
+    return {"color": mark.colour.light, "symbol": mark.symbol, "size": size}
+
+
+def scatter(
+    name: str,
+    x: Iterable[float | None],
+    y: Iterable[float | None],
+    hover: Iterable[str] | None = None,
+    *,
+    mode: str = "markers",
+    **more: Any,
 ) -> dict[str, Any]:
-    """One part of each of several stacked bars."""
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "x": list(x),
-        "y": list(y),
-        "hovertext": list(hover),
-        "hoverinfo": "text",
-        "marker": hatched(paint),
-    }
+    """Marks, lines or words at places; without a name it is not in the legend, and without `hover`
+    it says nothing when pointed at."""
+    named = {"name": name} if name else {"showlegend": False}
+    trace = {"type": "scatter", "mode": mode, "x": list(x), "y": list(y), **named, **told(hover)}
+    return {**trace, **more}
+
+
+def level_bars(
+    name: str, x: Sequence[float], y: Sequence[float], hover: Iterable[str], marker: Any
+) -> dict[str, Any]:
+    """Bars from left to right, or one part of each of several stacked ones."""
+    trace = {"type": "bar", "orientation": "h", "name": name, "x": list(x), "y": list(y)}
+    return {**trace, **told(hover), "marker": marker}
+
+
+def told(hover: Iterable[str] | None) -> dict[str, Any]:
+    """What a trace says when pointed at."""
+    if hover is None:
+        return {"hoverinfo": "skip"}
+    return {"hovertext": list(hover), "hoverinfo": "text"}
 
 
 def at_the_end(
     x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = INK
 ) -> dict[str, Any]:
     """What is written behind the end of each bar."""
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": list(x),
-        "y": list(y),
-        "text": list(texts),
-        "textposition": "middle right",
-        "textfont": {"size": BODY_PX, "color": ink.light},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+    font = {"size": BODY_PX, "color": ink.light}
+    words = {"text": list(texts), "textposition": "middle right", "textfont": font}
+    return scatter("", x, y, mode="text", **words)
+
+
+def upright(at: float, colour: Colour, **look: Any) -> dict[str, Any]:
+    """A line from bottom to top."""
+    ends = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper"}
+    return {"type": "line", **ends, "line": {"color": colour.light, "width": 1, **look}}
+
+
+def across(at: float, colour: Colour, **look: Any) -> dict[str, Any]:
+    """A line from left to right."""
+    ends = {"y0": at, "y1": at, "x0": 0, "x1": 1, "xref": "paper"}
+    return {"type": "line", **ends, "line": {"color": colour.light, "width": 1, **look}}
+
+
+def below(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The same behind everything."""
+    return {**shape, "layer": "below"}
 
 
 def whisker(below: Sequence[float], above: Sequence[float]) -> dict[str, Any]:
     """How far an interval reaches to both sides of each value."""
     return {
-        "type": "data",
-        "symmetric": False,
         "thickness": 1.2,
         "width": 4,
         "color": FAINT_INK.light,

@@ -89,15 +89,10 @@ def _heat(
         "zmin": -0.5,
         "zmax": steps - 0.5,
         "colorscale": scale,
-        "showscale": False,
-        "xgap": 2,
-        "ygap": 2,
         "text": [[_text(cell, size) for cell in row] for row in grid],
-        "texttemplate": "%{text}",
         "textfont": {"color": INK.light, "size": CELL_PX},
         "hovertext": [[_hover(cell) for cell in row] for row in grid],
         "hoverinfo": "text",
-        "hoverongaps": False,
     }
 
 

@@ -21,7 +21,9 @@ from lora_profiler.report.charts.figure import (
     figure,
     label,
     lines,
+    marker,
     rows,
+    scatter,
     values,
 )
 from lora_profiler.report.labels import LAYER_LABELS, method_label
@@ -160,15 +162,7 @@ def _lines(
         ends = [value / size or zero for value in row.values.values()]
         x += [min(ends), max(ends), None]
         y += [at, at, None]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": x,
-        "y": y,
-        "line": {"color": LINE.light, "width": 3},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+    return scatter("", x, y, mode="lines", line={"color": LINE.light, "width": 3})
 
 
 def _marks(
@@ -191,27 +185,19 @@ def _marks(
             (mark.symbol, [h for h in held if h[2]]),
             (f"{mark.symbol}-open", [h for h in held if not h[2]]),
         ):
-            yield {
-                "type": "scatter",
-                "mode": "markers",
-                "name": label(name),
-                "showlegend": symbol == mark.symbol,
-                "x": [value / size or zero for _, _, value in here],
-                "y": [at + shift for _, at, _ in here],
-                "hovertext": [
-                    lines(
-                        label(row.name, 80), f"{label(name)}: {layer_text(value, quantity)} in each"
-                    )
-                    for row, _, value in here
-                ],
-                "hoverinfo": "text",
-                "marker": {
-                    "color": mark.colour.light,
-                    "symbol": symbol,
-                    "size": 9,
-                    "line": {"width": 1, "color": PAPER.light},
-                },
-            }
+            words = [
+                (row.name, f"{label(name)}: {layer_text(value, quantity)} in each")
+                for row, _, value in here
+            ]
+            edge = {"width": 1, "color": PAPER.light}
+            yield scatter(
+                label(name),
+                [value / size or zero for _, _, value in here],
+                [at + shift for _, at, _ in here],
+                [lines(label(row_name, 80), text) for row_name, text in words],
+                showlegend=symbol == mark.symbol,
+                marker=marker(mark, 9) | {"symbol": symbol, "line": edge},
+            )
 
 
 def _ratios(

@@ -1,7 +1,7 @@
 """Lines: what a claim was checked with, peaks over the length of a sequence, and the raw times of a
 run's steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,17 @@ from lora_profiler.report.charts.axes import (
 from lora_profiler.report.charts.figure import (
     Figure,
     Limit,
+    across,
+    below,
     figure,
     label,
     lines,
+    marker,
     note,
     rows,
+    scatter,
     title,
+    upright,
     values,
 )
 from lora_profiler.report.claims.claim import Chart, Series
@@ -60,7 +65,7 @@ def _curves(chart: Chart) -> Figure:
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
         x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
         y=values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
-        shapes=_whole(chart, "y") if chart.y_is_share else [],
+        shapes=_whole(chart, across) if chart.y_is_share else [],
         annotations=notes,
     )
 
@@ -88,26 +93,17 @@ def _series(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
         for x, y in zip(series.x, series.y, strict=True)
         if y is not None and (y > 0 or chart.y_scale == "linear")
     ]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": label(series.label, 60),
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
-        "hovertext": [_hover(chart, series, f"{chart.x_label} {x:g}", y) for x, y in points],
-        "hoverinfo": "text",
-        "line": {"color": mark.colour.light, "width": 1.75},
-        "marker": {
-            "color": mark.colour.light,
-            "symbol": mark.symbol,
-            "size": _mark_px(len(points)),
-        },
-    }
-
-
-def _mark_px(points: int) -> int:
-    """Of a line with so many; one alone stands out from the line that it lies on."""
-    return 13 if points == 1 else 4 if points > _SMALL_ABOVE else 8
+    # one mark alone stands out from the line that it lies on
+    size = 13 if len(points) == 1 else 4 if len(points) > _SMALL_ABOVE else 8
+    return scatter(
+        label(series.label, 60),
+        [x for x, _ in points],
+        [y for _, y in points],
+        [_hover(chart, series, f"{chart.x_label} {x:g}", y) for x, y in points],
+        mode="lines+markers",
+        line={"color": mark.colour.light, "width": 1.75},
+        marker=marker(mark, size),
+    )
 
 
 def _ticks(series: Sequence[Series]) -> dict[str, Any]:
@@ -125,47 +121,25 @@ def _by_category(chart: Chart) -> Figure:
         height=90 + _ROW_PX * len(places) + _LEGEND_PX * len(chart.series),
         x=values(_y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"),
         y=rows([label(text) for text in chart.categories], places, showgrid=True),
-        shapes=_whole(chart, "x"),
+        shapes=_whole(chart, upright),
     )
 
 
 def _rows(chart: Chart) -> Iterator[dict[str, Any]]:
     for series, mark in zip(chart.series, SERIES_MARKS, strict=False):
         points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": label(series.label, 60),
-            "x": [y for _, y in points],
-            "y": [float(place) for place, _ in points],
-            "hovertext": [_hover(chart, series, chart.categories[place], y) for place, y in points],
-            "hoverinfo": "text",
-            "marker": {
-                "color": mark.colour.light,
-                "symbol": mark.symbol,
-                "size": 10,
-                "opacity": 0.9,
-            },
-        }
+        yield scatter(
+            label(series.label, 60),
+            [y for _, y in points],
+            [float(place) for place, _ in points],
+            [_hover(chart, series, chart.categories[place], y) for place, y in points],
+            marker=marker(mark, 10) | {"opacity": 0.9},
+        )
 
 
-def _whole(chart: Chart, axis: str) -> list[dict[str, Any]]:
+def _whole(chart: Chart, line: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     """A line at all of it, where the chart comes near."""
-    if _largest(chart) < 0.5:
-        return []
-    along = (
-        {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
-        if axis == "y"
-        else {"y0": 0, "y1": 1, "yref": "paper", "x0": 1, "x1": 1}
-    )
-    return [
-        {
-            "type": "line",
-            **along,
-            "layer": "below",
-            "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
-        }
-    ]
+    return [below(line(1, FAINT_INK, dash="dash"))] if _largest(chart) >= 0.5 else []
 
 
 def _y_ticks(chart: Chart) -> dict[str, Any]:
@@ -215,9 +189,8 @@ def crossover_lines(
     and a line across at what a card has."""
     lengths = sorted({tokens for line in methods for tokens in line.peak_bytes})
     sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
-    rule = {"type": "line", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dot"}}
-    upright = [{**rule, "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1} for at in crossings]
-    across, words = limit_line(limit, 1)
+    rules = [upright(at, FAINT_INK, dash="dot") for at in crossings]
+    limits, words = limit_line(limit, 1)
     notes = [
         note(
             count_text(at),
@@ -241,27 +214,26 @@ def crossover_lines(
             "ticktext": [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths],
         },
         y=log_bytes_axis(min(sizes), largest_of(sizes, limit), "predicted peak"),
-        shapes=[*upright, *across],
+        shapes=[*rules, *limits],
         annotations=[*words, *notes],
     )
 
 
 def _method(line: MethodLine) -> dict[str, Any]:
     mark = METHOD_MARKS[line.method]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": label(line.name),
-        "x": list(line.peak_bytes),
-        "y": list(line.peak_bytes.values()),
-        "line": {"color": mark.colour.light, "width": 2},
-        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 8},
-        "hovertext": [
-            lines(label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
-            for tokens, size in line.peak_bytes.items()
-        ],
-        "hoverinfo": "text",
-    }
+    hover = [
+        lines(label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
+        for tokens, size in line.peak_bytes.items()
+    ]
+    return scatter(
+        label(line.name),
+        line.peak_bytes,
+        line.peak_bytes.values(),
+        hover,
+        mode="lines+markers",
+        line={"color": mark.colour.light, "width": 2},
+        marker=marker(mark, 8),
+    )
 
 
 _STEPS_PX = 300
@@ -293,40 +265,22 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
 def _dots(
     name: str, seconds: Sequence[float], first: int, scale: float, symbol: str
 ) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": list(range(first, first + len(seconds))),
-        "y": [scale * s for s in seconds],
-        "hovertext": [
-            f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)
-        ],
-        "hoverinfo": "text",
-        "marker": {"color": ACCENT.light, "symbol": symbol, "size": 7},
-    }
+    return scatter(
+        name,
+        range(first, first + len(seconds)),
+        [scale * s for s in seconds],
+        [f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)],
+        marker={"color": ACCENT.light, "symbol": symbol, "size": 7},
+    )
 
 
 def _median(
     timed: Sequence[float], scale: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     low, middle, high = (scale * s for s in median_interval(timed))
-    along = {"x0": 0, "x1": 1, "xref": "paper", "layer": "below"}
-    band = {
-        "type": "rect",
-        **along,
-        "y0": low,
-        "y1": high,
-        "line": {"width": 0},
-        "fillcolor": PANEL.light,
-    }
-    line = {
-        "type": "line",
-        **along,
-        "y0": middle,
-        "y1": middle,
-        "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
-    }
+    look = {"type": "rect", "y0": low, "y1": high, "fillcolor": PANEL.light}
+    band = below(across(0, PANEL, width=0) | look)
+    line = below(across(middle, FAINT_INK, dash="dash"))
     low_text, middle_text, high_text = (
         seconds_text(end / scale, high / scale) for end in (low, middle, high)
     )
