@@ -169,7 +169,6 @@ def figures() -> dict[str, Figure]:
             low=9.5,
             high=12.0,
             group="gpt2",
-            record_id="y",
         )
     ]
     timed_steps = [

@@ -8,7 +8,7 @@ from lora_profiler.batching.batches import Batches, Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json import picked, plain
+from lora_profiler.report.json import plain
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import (
     byte_unit,
@@ -196,16 +196,24 @@ def data_dict(answer: Answer, epoch: OverData) -> "types.DataJson":
     steps = epoch.steps_per_epoch
     return {
         "lengths": {
-            **picked(lengths, "source num_samples num_tokens mean"),
+            "source": lengths.source,
+            "num_samples": lengths.num_samples,
+            "num_tokens": lengths.num_tokens,
+            "mean": lengths.mean,
             "median": lengths.quantile(0.5),
             "p95": lengths.quantile(P95),
             "longest": lengths.longest,
             "notes": list(lengths.notes),
         },
-        **picked(data, "batching max_length pad_to_multiple_of"),
-        **picked(batches, "num_tokens cut_samples num_batches"),
+        "batching": data.batching,
+        "max_length": data.max_length,
+        "pad_to_multiple_of": data.pad_to_multiple_of,
+        "num_tokens": batches.num_tokens,
+        "cut_samples": batches.cut_samples,
+        "num_batches": batches.num_batches,
         "steps_per_epoch": steps,
-        **picked(batches, "processed_tokens padding_factor"),
+        "processed_tokens": batches.processed_tokens,
+        "padding_factor": batches.padding_factor,
         "worst": plain(epoch.worst),  # type: ignore[typeddict-item]
         "median": plain(epoch.median),  # type: ignore[typeddict-item]
         "epoch_seconds": steps * step.time.seconds if step else None,

@@ -157,7 +157,11 @@ def _largest_batch_dict(found: LargestBatch) -> "types.LargestBatchJson":
     return {
         "model": workload.model.id,
         "setup": setup_dict(workload.setup) | {"batch_size": None},
-        **picked(found, "batch_size upper monotone emulated predicted"),
+        "batch_size": found.batch_size,
+        "upper": found.upper,
+        "monotone": found.monotone,
+        "emulated": found.emulated,
+        "predicted": found.predicted,
         "record_ids": [record.id for record in found.records],
     }
 

@@ -7,7 +7,7 @@ from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import Offer, PlannedRun
 from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.decision.plan_words import nothing_sentence, run_command
-from lora_profiler.report.json import picked, plain
+from lora_profiler.report.json import plain
 from lora_profiler.stacks import Trainer
 from lora_profiler.workload import setup_dict
 
@@ -52,7 +52,8 @@ def plan_payload(
         "searched": {
             "effective_batch": plan.space.effective_batch,
             "ranks": list(plan.space.ranks),
-            **picked(plan.budget, "max_hours max_cost"),
+            "max_hours": plan.budget.max_hours,
+            "max_cost": plan.budget.max_cost,
         },
         "recommended": _recommended_dict(plan, more),
         "nearest": nothing_sentence(plan) if plan.recommended is None else None,
@@ -65,7 +66,8 @@ def plan_payload(
 def _offer_dict(offer: Offer) -> "types.OfferJson":
     return {
         "gpu": offer.gpu.key,
-        **picked(offer.cluster, "machines cards_each"),
+        "machines": offer.cluster.machines,
+        "cards_each": offer.cluster.cards_each,
         "price": cast("types.PriceJson", plain(offer.price)) if offer.price else None,
         "interconnect": offer.network.key if offer.network else None,
     }
@@ -90,18 +92,25 @@ def _run_dict(run: PlannedRun, more: Sequence[str]) -> "types.RunJson":
     worst, time = run.worst.setup, run.time
     return {
         "gpu": run.cluster.gpu.key,
-        **picked(run.cluster, "machines cards_each"),
+        "machines": run.cluster.machines,
+        "cards_each": run.cluster.cards_each,
         "setup": setup_dict(run.setup),
         "worst_batch_size": worst.batch_size,
         "worst_seq_len": worst.seq_len,
-        **picked(run, "peak_bytes headroom_bytes headroom_share"),
+        "peak_bytes": run.peak_bytes,
+        "headroom_bytes": run.headroom_bytes,
+        "headroom_share": run.headroom_share,
         "trained_parameters": run.trained,
         "steps": run.steps,
-        "time": time
-        and {
+        "time": {
             "step_seconds": plain(time.step),
-            **picked(time, "compute_seconds sending_seconds share_of_host basis"),
-        },
+            "compute_seconds": time.compute_seconds,
+            "sending_seconds": time.sending_seconds,
+            "share_of_host": time.share_of_host,
+            "basis": time.basis,
+        }
+        if time
+        else None,
         "hours": plain(run.hours) if run.hours else None,
         "cost": plain(run.cost) if run.cost else None,
         "command": run_command(run, more),

@@ -96,7 +96,9 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
             "compute_capability": platform.compute_capability,
             "torch": platform.torch_text,
         },
-        **picked(prediction, "engine exactness error_bound"),
+        "engine": prediction.engine,
+        "exactness": prediction.exactness,
+        "error_bound": prediction.error_bound,
         "assumptions": list(prediction.assumptions),
         "attention_kernel": prediction.attention_kernel,
         "parameters": picked(
@@ -119,13 +121,20 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
 def _device_memory_dict(memory: DeviceMemory) -> "types.DeviceMemoryJson":
     """`device_bytes` would add the context, which differs by card: see `fit.reserve`."""
     return {
-        **picked(memory, "allocated_bytes reserved_bytes expandable_reserved_bytes"),
+        "allocated_bytes": memory.allocated_bytes,
+        "reserved_bytes": memory.reserved_bytes,
+        "expandable_reserved_bytes": memory.expandable_reserved_bytes,
         "device_bytes": None,
     }
 
 
 def _moment_dict(moment: Moment) -> "types.MomentJson":
-    return {**picked(moment, "moment step total_bytes"), "bytes": dict(moment.bytes)}
+    return {
+        "moment": moment.moment,
+        "step": moment.step,
+        "total_bytes": moment.total_bytes,
+        "bytes": dict(moment.bytes),
+    }
 
 
 def _fit_dict(fit: Fit) -> "types.FitJson":
@@ -135,7 +144,11 @@ def _fit_dict(fit: Fit) -> "types.FitJson":
         "usable_is_estimated": fit.gpu.usable_is_estimated,
         "reserve_bytes": fit.reserve_bytes,
         "reserve": plain(fit.reserve),
-        **picked(fit, "verdict headroom_bytes largest_batch_size longest_seq_len highest_rank"),
+        "verdict": fit.verdict,
+        "headroom_bytes": fit.headroom_bytes,
+        "largest_batch_size": fit.largest_batch_size,
+        "longest_seq_len": fit.longest_seq_len,
+        "highest_rank": fit.highest_rank,
     }
 
 
@@ -148,18 +161,23 @@ def _step_time_dict(answer: Answer) -> "types.StepTimeJson | None":
         "seconds": time.seconds,
         "low_seconds": time.low,
         "high_seconds": time.high,
-        **picked(time, "tokens_per_second mfu calibrated"),
+        "tokens_per_second": time.tokens_per_second,
+        "mfu": time.mfu,
+        "calibrated": time.calibrated,
         "basis": time.likeness,
         "share_of_host": time.share_of_host,
         "launches": step.kernels.launches,
         "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
         "constants": picked(time.constants, "family eta beta"),
         "evidence": plain(step.evidence) if step.evidence else None,
-        "against_full": gap
-        and {
-            **picked(gap, "flops_ratio seconds_ratio gap_seconds"),
+        "against_full": {
+            "flops_ratio": gap.flops_ratio,
+            "seconds_ratio": gap.seconds_ratio,
+            "gap_seconds": gap.gap_seconds,
             "cause_seconds": dict(gap.causes),
-        },
+        }
+        if gap
+        else None,
     }
 
 
@@ -168,13 +186,15 @@ def _evidence_dict(prediction: Prediction) -> "types.EvidenceJson | None":
     likely = likely_peak(prediction)
     if likely is None:
         return None
-    evidence: types.EvidenceJson = {
-        **picked(likely, "low_bytes high_bytes half_width described"),
+    return {
+        "low_bytes": likely.low_bytes,
+        "high_bytes": likely.high_bytes,
+        "half_width": likely.half_width,
+        "described": likely.described,
         "command": picked(likely.command, "half_width rows inside worst"),
         "interval": picked(likely.interval, "nominal half_width rows inside worst"),
         "nearest": {**asdict(likely.nearest), "error": likely.nearest.error},
     }
-    return evidence
 
 
 def _data_part(answer: Answer) -> "types.DataPart":
@@ -194,7 +214,8 @@ def _remedy_dict(remedy: Remedy) -> "types.RemedyJson":
     return {
         "options": list(remedy.options),
         "prices": list(remedy.prices),
-        **picked(remedy, "learns_the_same peak_bytes"),
+        "learns_the_same": remedy.learns_the_same,
+        "peak_bytes": remedy.peak_bytes,
         "seconds": remedy.step.time.seconds if remedy.step else None,
         "tokens_per_second": remedy.tokens_per_second,
     }
