@@ -20,7 +20,7 @@ from lora_profiler.algebra import undominated
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
-from lora_profiler.dashboard.slides import RANKS
+from lora_profiler.dashboard.first_screen import RANKS
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.engine import peak_polynomials, predict_checked, windows_of
 from lora_profiler.planning.reserve import (

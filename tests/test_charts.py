@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from learning import FINDINGS
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
-from lora_profiler.dashboard.explored import dressed
+from lora_profiler.dashboard.widgets import dressed
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
@@ -163,12 +163,7 @@ def figures() -> dict[str, Figure]:
     ]
     timed = [
         ThroughputBar(
-            label="full",
-            method="full",
-            tokens_per_second=10.0,
-            low=9.5,
-            high=12.0,
-            group="gpt2",
+            label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2"
         )
     ]
     timed_steps = [

@@ -37,7 +37,7 @@ from lora_profiler.mathematics.subject import Subject
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.redaction import private_text
 from lora_profiler.report import claims
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims import CLAIMS, caption
 from lora_profiler.report.claims.claim import (
     Chart,
@@ -47,7 +47,6 @@ from lora_profiler.report.claims.claim import (
     Finding,
     Series,
     Verdict,
-    table,
 )
 from lora_profiler.report.claims.document import (
     document_charts,

@@ -25,7 +25,7 @@ from lora_profiler._common.printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.dashboard import downloads, following, measuring, readiness, widgets
+from lora_profiler.dashboard import downloads, following, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
 from lora_profiler.dashboard.answered import Answered, answered
@@ -522,25 +522,25 @@ def result_of(**options: Any) -> Answered:
 def test_what_bench_would_refuse_is_known_before(
     options: dict[str, Any], conditions: Conditions, says: str | None
 ) -> None:
-    found = readiness.refusal(result_of(**options), conditions)
+    found = measuring.refusal(result_of(**options), conditions)
     assert found is None if says is None else says in str(found)
 
 
 def test_how_long_it_takes_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no calibration is
     result = result_of(seq_len=32, methods=("lora",))
-    assert "lora-profile calibrate" in readiness.duration_words(result, Conditions())
-    rehearsed = readiness.duration_words(result, Conditions(rehearsed_on="t4"))
+    assert "lora-profile calibrate" in measuring.duration_words(result, Conditions())
+    rehearsed = measuring.duration_words(result, Conditions(rehearsed_on="t4"))
     assert "computes nothing" in rehearsed
     step = SimpleNamespace(step=SimpleNamespace(time=SimpleNamespace(seconds=2.0)), refusal=None)
-    monkeypatch.setattr(readiness, "step_time", lambda *_, **__: step)
+    monkeypatch.setattr(measuring, "step_time", lambda *_, **__: step)
     for conditions, words in (
         (Conditions(), "about 30 s to about a minute,"),  # 3 + 10 steps; 3 steps and 60 s
         (Conditions(no_timing=True), "takes some seconds,"),
         (Conditions(no_timing=True, repeats=20), "takes about 2 min,"),
         (Conditions(timing_seconds=4.0), "takes about 10 s,"),
     ):
-        assert words in readiness.duration_words(result, conditions)
+        assert words in measuring.duration_words(result, conditions)
 
 
 def test_the_bar_goes_on_with_every_step() -> None:

@@ -15,10 +15,9 @@ from lora_profiler.cli.bench import bench_command
 from lora_profiler.cli.main import predict_command, root
 from lora_profiler.cli.options import given as is_given
 from lora_profiler.cli.options import workloads as command_line_workloads
-from lora_profiler.dashboard.answered import answered, workloads
+from lora_profiler.dashboard.answered import answered, published_model, uploaded_model, workloads
 from lora_profiler.dashboard.link import PAGES, parsed, written
 from lora_profiler.dashboard.measuring import Conditions, bench_arguments
-from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import (
     METHODS,
     SETUP_OPTIONS,

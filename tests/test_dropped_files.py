@@ -11,8 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from commands import Run
 from dashboard_app import asked, opened, problems, sound, texts
-from lora_profiler.dashboard.answered import answered
-from lora_profiler.dashboard.models import published_model
+from lora_profiler.dashboard.answered import answered, published_model
 from lora_profiler.trainer_files.reading import read_content
 from test_trainer_files import AXOLOTL, LLAMAFACTORY, NOTEBOOK, TORCHTUNE, TRL
 

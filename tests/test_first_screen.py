@@ -20,10 +20,9 @@ from lora_profiler import (
     smallest_cards,
     step_time,
 )
-from lora_profiler.dashboard.answered import answered
-from lora_profiler.dashboard.applying import applied
+from lora_profiler.dashboard.answered import answered, applied
+from lora_profiler.dashboard.first_screen import as_data, is_stop, slides
 from lora_profiler.dashboard.question import METHODS, Question, completed
-from lora_profiler.dashboard.slides import as_data, is_stop, slides
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.differences import answered_differently, asked_differently

@@ -11,8 +11,7 @@ import pytest
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.dashboard.answered import answered
-from lora_profiler.dashboard.models import uploaded_model
+from lora_profiler.dashboard.answered import answered, uploaded_model
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import (
     LoraProfilerError,

@@ -1,25 +1,59 @@
-"""A question and all that is said about it: the one place where a page's numbers come from."""
+"""A question and all that is said about it, the one place where a page's numbers come from; and the
+questions that an offer, or a run of a plan, leads on to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
-from lora_profiler.catalog import Gpu, find_gpu
+from lora_profiler.catalog import Gpu, find_gpu, find_model, model_from_config
+from lora_profiler.catalog.config import parse
+from lora_profiler.catalog.lookup import MAX_CONFIG_BYTES
 from lora_profiler.catalog.meta_build import nothing_built
-from lora_profiler.dashboard.models import INSTEAD
-from lora_profiler.dashboard.question import Question
-from lora_profiler.errors import UsageError
+from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
+from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import workloads as planning_workloads
+from lora_profiler.planning.setups import written_options
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.cautions import caution_lines
+from lora_profiler.report.first_screen import Offer
 from lora_profiler.report.json.predict import predict_payload
-from lora_profiler.workload import Method, Workload
+from lora_profiler.workload import Method, TrainSetup, Workload
+
+INSTEAD = (
+    "The dashboard loads no torch to build it; ask on the command line, where `lora-profile"
+    " predict` builds it without weights."
+)
+
+
+@lru_cache(maxsize=64)
+def published_model(name: str, revision: str, offline: bool) -> ModelSpec:
+    """The model of a hub id, URL or alias. Raises what `find_model` raises, UnsupportedModelError
+    for what torch would build."""
+    with nothing_built(INSTEAD):
+        return find_model(name, revision=revision, offline=offline, on_disk=False)
+
+
+def uploaded_model(file_name: str, content: bytes) -> ModelSpec:
+    """The model of a config.json. Raises ModelNotFoundError for anything else,
+    UnsupportedModelError as above."""
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ModelNotFoundError(
+            f"{file_name} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few"
+            " thousand."
+        )
+    with nothing_built(INSTEAD):
+        return model_from_config(
+            parse(content, file_name), id=PurePath(file_name).stem, source=file_name
+        )
+
 
 NOT_TRACED_HERE = (
     "The traced engine runs the real step with torch, which the dashboard never loads. Trace it on"
@@ -100,3 +134,50 @@ def would_be_traced(result: Answered) -> bool:
     return result.question.engine == "auto" and any(
         is_worth_a_trace(p.workload) for p in result.predictions
     )
+
+
+def applied(offer: Offer, answer: Answer, model: ModelSpec, question: Question) -> Question | None:
+    """`question` with what `offer` changes of the setup of `answer`, whose methods are asked
+    beside; None where no question has that setup, as where a trainer lays out rows otherwise."""
+    if offer.setup is None:
+        return replace(question, gpu=offer.gpu)
+    methods = question.options["methods"]
+    if offer.setup.method not in methods:
+        methods = (*methods, offer.setup.method)
+    changed = _changed(answer.prediction.workload.setup, offer.setup, question)
+    options = completed(question.trainer, {**question.options, **changed, "methods": methods})
+    wanted = replace(question, options=options)
+    try:
+        made = [workload.setup for workload in workloads(model, wanted)]
+    except LoraProfilerError:  # another method that is asked beside cannot do it
+        return None
+    return wanted if offer.setup in made else None
+
+
+def asking(workload: Workload, question: Question) -> Question | None:
+    """`question` with the setup of `workload` in place of its own; None where no question has that
+    setup."""
+    setup = workload.setup
+    own = {n: v for n, v in written_options(setup).items() if n in SETUP_OPTIONS}
+    options = completed(question.trainer, {**own, "methods": (setup.method,)})
+    wanted = replace(question, options=options)
+    try:
+        made = [each.setup for each in workloads(workload.model, wanted)]
+    except LoraProfilerError:
+        return None
+    return wanted if made == [setup] else None
+
+
+def _changed(before: TrainSetup, after: TrainSetup, question: Question) -> dict[str, Any]:
+    """Options that differ; all of a part that was not there. A micro-batch in the question's own
+    count, where a trainer lays out several rows for one."""
+    had, has = written_options(before), written_options(after)
+    changed = {
+        name: value
+        for name, value in has.items()
+        if name in SETUP_OPTIONS and value != had.get(name, question.options[name])
+    }
+    if "batch_size" in changed:
+        rows = before.batch_size // question.options["batch_size"] or 1
+        changed["batch_size"] = after.batch_size // rows
+    return changed

@@ -11,10 +11,10 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
-from lora_profiler.dashboard import downloads, link, pair_view, record_view, records, widgets
-from lora_profiler.dashboard.explored import explored
+from lora_profiler.dashboard import downloads, link, record_view, records, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
+from lora_profiler.dashboard.widgets import explored
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.records.record import STATUSES
@@ -93,7 +93,7 @@ def _show() -> None:
         return
     _draw(chosen, len(everything))
     if len(picked.loaded) > 1:
-        pair_view.show_sets(picked.loaded)
+        record_view.show_sets(picked.loaded)
 
 
 @st.fragment(run_every=0.5)
@@ -325,9 +325,9 @@ def _table(chosen: Sequence[Run]) -> None:
         st.session_state[LINKED] = chosen[rows[0]].record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
-        other = pair_view.ask(run, chosen)
+        other = record_view.ask_other(run, chosen)
         if other is not None:
-            pair_view.show(run, other)
+            record_view.show_pair(run, other)
         record_view.show(run)
     elif linked is not None:
         widgets.caution(

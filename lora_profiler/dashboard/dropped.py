@@ -9,9 +9,8 @@ from typing import Any
 import streamlit as st
 
 from lora_profiler.dashboard import take_along, widgets
-from lora_profiler.dashboard.answered import workloads
+from lora_profiler.dashboard.answered import published_model, workloads
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.models import published_model
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.dashboard.remembered import BY_NAME, change, question, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB

@@ -9,7 +9,7 @@ import streamlit as st
 
 from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.evidence_table import Measured
-from lora_profiler.dashboard.explored import explored
+from lora_profiler.dashboard.widgets import explored
 from lora_profiler.evidence import (
     interval,
     measured_memory,

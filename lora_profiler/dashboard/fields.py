@@ -10,8 +10,8 @@ import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import widgets
+from lora_profiler.dashboard.answered import published_model, uploaded_model
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import METHODS, MOST, SETUP_OPTIONS, Question
 from lora_profiler.dashboard.remembered import (
     BY_NAME,

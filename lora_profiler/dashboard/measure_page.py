@@ -9,15 +9,7 @@ import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import (
-    following,
-    form,
-    link,
-    measuring,
-    readiness,
-    record_view,
-    widgets,
-)
+from lora_profiler.dashboard import following, form, link, measuring, record_view, widgets
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
 from lora_profiler.dashboard.question import Question
@@ -193,12 +185,12 @@ def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> Non
         for p in result.predictions
     ]
     widgets.blocks([Table(columns=("method", f"predicted peak on {on}"), rows=tuple(rows))])
-    refused = readiness.refusal(result, conditions)
+    refused = measuring.refusal(result, conditions)
     if refused is not None:
         instead = "Or rehearse it on a card that is not there: Rehearse on, beside."
         widgets.problem(refused, instead, heading="This machine cannot measure it")
     else:
-        widgets.small(readiness.duration_words(result, conditions))
+        widgets.small(measuring.duration_words(result, conditions))
     if st.button(
         "Start measuring" if conditions.rehearsed_on is None else "Start the rehearsal",
         type="primary",

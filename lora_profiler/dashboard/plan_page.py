@@ -9,17 +9,17 @@ import streamlit as st
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard import downloads, fields, form, link, sentence, take_along, widgets
-from lora_profiler.dashboard.applying import asking
+from lora_profiler.dashboard.answered import asking
 from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.once import once
-from lora_profiler.dashboard.plan_data import TYPES, DataFile
 from lora_profiler.dashboard.plan_question import (
     CHOSEN,
     DATA_LABEL,
     FIELDS,
     LARGEST_SIZE,
     OF_DATA,
+    TYPES,
+    DataFile,
     Field,
     PlanQuestion,
     data_arguments,
@@ -32,6 +32,7 @@ from lora_profiler.dashboard.question import MOST, Question
 from lora_profiler.dashboard.remembered import shown
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.dashboard.shown import Shown
+from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan

@@ -1,18 +1,20 @@
-"""What Plan asks beside the question: data, cards, prices and limits, as the command line takes
-them. Pure; a link holds it."""
+"""The data of a plan as a file that was uploaded: read as the command line reads `--data`, or a
+histogram as `--lengths`."""
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from lora_profiler.batching.batches import BATCHINGS
+from lora_profiler.batching.files import SUFFIXES, read_data
+from lora_profiler.batching.histogram import read_histogram
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.catalog.meta_build import nothing_built
-from lora_profiler.dashboard.answered import NOT_TRACED_HERE
-from lora_profiler.dashboard.models import INSTEAD
-from lora_profiler.dashboard.plan_data import DataFile
+from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE
 from lora_profiler.dashboard.question import LONGEST_TEXT, Question, defaults_of, setup_arguments
-from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.over_data import TrainingData
@@ -23,6 +25,57 @@ from lora_profiler.planning.setups import workloads
 from lora_profiler.platform import Platform
 from lora_profiler.report.first_screen import Run
 from lora_profiler.units import is_finite
+
+HISTOGRAM = ".csv"
+TYPES = tuple(suffix.removeprefix(".") for suffix in (*SUFFIXES, HISTOGRAM))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """A file and the column to read of it; `file_id` tells it from another of its name."""
+
+    name: str
+    file_id: str
+    content: bytes = field(repr=False)
+    column: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """What tells it from others, without its content."""
+        return self.name, self.file_id, self.column
+
+    @property
+    def _is_histogram(self) -> bool:
+        return PurePath(self.name).suffix.lower() == HISTOGRAM
+
+    @property
+    def arguments(self) -> tuple[str, str]:
+        """What the command line is told of it, in the folder where it lies."""
+        if self._is_histogram:
+            return "--lengths", self.name
+        return "--data", f"{self.name}#{self.column}" if self.column else self.name
+
+    def lengths(self, model: ModelSpec | None) -> SampleLengths:
+        """Of its samples, in tokens of `model`'s tokenizer where that is on this machine. Raises
+        LoraProfilerError for what cannot be read."""
+        with tempfile.TemporaryDirectory(prefix="lora_profiler-") as folder:
+            # a name that is in no message otherwise, since any may come from a browser
+            own = f"{PurePath(folder).name}{PurePath(self.name).suffix.lower()}"
+            path = Path(folder) / own
+            path.write_bytes(self.content)
+            try:
+                found = self._read(path, model)
+            except LoraProfilerError as e:
+                text = str(e).replace(str(path), self.name).replace(own, self.name)
+                raise type(e)(text) from None
+        return replace(found, source=found.source.replace(own, self.name))
+
+    def _read(self, path: Path, model: ModelSpec | None) -> SampleLengths:
+        if not self._is_histogram:
+            return read_data(f"{path}#{self.column}" if self.column else str(path), model)
+        if self.column:
+            raise UsageError(f"{path} has counts of lengths, and no column to choose.")
+        return read_histogram(path)
 
 
 class Field(NamedTuple):
@@ -238,10 +291,10 @@ def from_params(params: dict[str, list[str]]) -> tuple[PlanQuestion, tuple[str, 
     not, leaves `params`."""
     found: dict[str, Any] = {}
     complaints: list[str] = []
-    for name, field in FIELDS.items():
+    for name, asked in FIELDS.items():
         if values := params.pop(flag(name)[2:], None):
             try:
-                found[name] = _read(name, field, values[-1])
+                found[name] = _read(name, asked, values[-1])
             except UsageError as e:
                 complaints.append(str(e))
     return PlanQuestion(**found), tuple(complaints)

@@ -1,13 +1,49 @@
 """Predict: one question, its answer on one screen, and behind tabs all that it rests on."""
 
 import shlex
+from collections.abc import Callable
+from typing import get_args
 
-from lora_profiler.dashboard import details, dropped, first_screen, link, sentence, widgets
+import streamlit as st
+
+from lora_profiler.dashboard import (
+    dropped,
+    evidence_table,
+    first_screen,
+    link,
+    pinned,
+    sentence,
+    widgets,
+)
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.fields import tell
 from lora_profiler.dashboard.question import setup_arguments
 from lora_profiler.dashboard.remembered import shown
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.answers import Answer
+from lora_profiler.report import labels
+from lora_profiler.report.answer.communication import sending_lines
+from lora_profiler.report.answer.explain import explain_blocks
+from lora_profiler.report.answer.layers import layer_blocks
+from lora_profiler.report.answer.predictions import ModelParts, model_parts
+from lora_profiler.report.answer.timing import (
+    device_name,
+    smallest_cards_table,
+    steps_of,
+    time_lines,
+)
+from lora_profiler.report.charts.layer_bars import LayerQuantity
+from lora_profiler.report.labels import method_label
+from lora_profiler.report.page.headlines import headlines
+from lora_profiler.report.page.predicted import (
+    answer_curve,
+    composition_drawing,
+    fit_drawing,
+    levers_drawing,
+    times_drawing,
+)
+from lora_profiler.report.page.steps import layer_drawing
+from lora_profiler.units import count_text
 
 
 def show() -> None:
@@ -26,7 +62,7 @@ def show() -> None:
     _caution(result)
     answer = result.about(shown().about)
     first_screen.show(result, answer, inputs.model, linked=not inputs.uploaded)
-    details.show(result, answer)
+    _tabs(result, answer)
 
 
 def _caution(result: Answered) -> None:
@@ -42,3 +78,154 @@ def _caution(result: Answered) -> None:
             " too:",
             command,
         )
+
+
+VIEW_KEY = "view"
+
+
+def _tabs(result: Answered, answer: Answer) -> None:
+    """About `answer` where a tab is about one method; only the tab that is open is worked out."""
+    tabs: dict[str, Callable[[Answered, Answer], None]] = {
+        "When": _when,
+        "Where": _where,
+        "What fits": _what_fits,
+        "Compare": lambda _, answer: pinned.show(answer),
+        "Why": _why,
+    }
+    places = st.tabs(list(tabs), key=VIEW_KEY, on_change="rerun")
+    for place, draw in zip(places, tabs.values(), strict=True):
+        if place.open:
+            with place:
+                draw(result, answer)
+
+
+def _when(result: Answered, answer: Answer) -> None:
+    """Memory over the step, and where its time goes."""
+    widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
+    widgets.drawing(answer_curve("curve", answer), "curve")
+    _time(result)
+    _sending(result)
+
+
+def _where(result: Answered, answer: Answer) -> None:
+    """What holds the peak, by category and by layer."""
+    widgets.section("What the peak is made of")
+    widgets.drawing(composition_drawing("composition", result.answers), "composition")
+    _layers(result)
+
+
+def _what_fits(result: Answered, answer: Answer) -> None:
+    """Sizes and cards that fit, and what lowers the peak."""
+    label = method_label(answer.prediction)
+    widgets.section(f"What fits, {label}")
+    fitting = fit_drawing("fit_map", answer, result.question.engine)
+    if fitting is not None:
+        widgets.drawing(fitting, "fit_map")
+        _limits(answer)
+        widgets.small(
+            *(
+                f"{labels.VERDICT_LABELS[name]}: {words}."
+                for name, words in labels.VERDICT_DEFINITIONS.items()
+            )
+        )
+    elif result.gpu is None:
+        widgets.note("Choose a card to see which batch sizes and sequence lengths fit it.")
+    else:
+        widgets.note(
+            "Whether a size fits is not known, because this engine does not know the model's"
+            " activations."
+        )
+    cards = smallest_cards_table(result.answers, result.question.engine)
+    if cards is not None:
+        widgets.section("The smallest cards")
+        widgets.blocks([cards])
+    widgets.section(f"What lowers the peak, {label}")
+    nothing = ("No single change that is known here lowers this peak.",)
+    widgets.drawing(levers_drawing("levers", answer), "levers", nothing=nothing)
+    widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
+
+
+def _limits(answer: Answer) -> None:
+    """How far each size can go by itself, in words."""
+    fit = answer.fit
+    if fit is None or fit.largest_batch_size is None or fit.longest_seq_len is None:
+        return
+    sizes = {"batch": fit.largest_batch_size, "length": fit.longest_seq_len}
+    if fit.highest_rank is not None:
+        sizes["rank"] = fit.highest_rank
+    words = (
+        f"{name} up to {count_text(most)}" if most else f"no {name}" for name, most in sizes.items()
+    )
+    widgets.small(f"What fits with all else as asked: {', '.join(words)}.")
+
+
+def _why(result: Answered, answer: Answer) -> None:
+    """Numbers, formulas, caveats, and everything to take along."""
+    parts = model_parts(result.answers, result.excess)
+    widgets.section(parts.title)
+    widgets.small(*parts.setup)
+    widgets.cards(headlines(result.answers))
+    _likely(result, parts)
+    with widgets.drawer("All numbers", "numbers") as is_open:
+        if is_open:
+            widgets.blocks(parts.tables)
+    with widgets.drawer("How each number was worked out", "explain") as is_open:
+        if is_open:
+            widgets.blocks(block for a in result.answers for block in explain_blocks(a))
+    widgets.small(*parts.peaks, *parts.exactness)
+
+
+def _likely(result: Answered, parts: ModelParts) -> None:
+    """How far off the peaks may be, and the public measurements nearest to this question; nothing
+    where there are none."""
+    if not parts.likely:
+        return
+    widgets.section("What public measurements say")
+    widgets.small(*parts.likely)
+    steps = [step for step in steps_of(result.answers) if step]
+    peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
+    evidence_table.show(
+        list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
+    )
+    timed = [step.evidence for step in steps if step.evidence]
+    if timed:
+        evidence_table.show(
+            list(dict.fromkeys(timed)),
+            "nearest_steps",
+            "The measured steps nearest to this question.",
+        )
+
+
+def _time(result: Answered) -> None:
+    """Where the time of a step goes, and what there is to say about it; nothing where no device was
+    asked about."""
+    lines = time_lines(result.answers)
+    if not lines:
+        return
+    widgets.section(f"Time of one step on {device_name(result.answers)}")
+    drawing = times_drawing("times", result.answers)
+    widgets.drawing(drawing, "times", nothing=lines)
+    if drawing is not None:
+        widgets.small(*lines)
+
+
+def _sending(result: Answered) -> None:
+    """What ranks send each other in a step; nothing where there is one process."""
+    if lines := sending_lines(result.answers):
+        widgets.section("Between the ranks")
+        widgets.small(*lines)
+
+
+def _layers(result: Answered) -> None:
+    widgets.section("Layer by layer")
+    quantity: LayerQuantity = st.selectbox(
+        "What is shown of each layer",
+        get_args(LayerQuantity),
+        key="quantity",
+        format_func=labels.LAYER_LABELS.__getitem__,
+    )
+    drawing = layer_drawing("layers", result.predictions, quantity)
+    widgets.drawing(drawing, "layers", nothing=("No layer holds any of it.",))
+    with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
+        if is_open:
+            widgets.blocks(layer_blocks(result.predictions))

@@ -12,7 +12,7 @@ from pathlib import Path
 import lora_profiler
 from lora_profiler.catalog.meta_build import nothing_built
 from lora_profiler.comparison.scored import Scored, scored
-from lora_profiler.dashboard.models import INSTEAD
+from lora_profiler.dashboard.answered import INSTEAD
 from lora_profiler.records.lines import StoreError
 from lora_profiler.records.load import SUFFIX, RecordSet, newest, read_content, read_set
 from lora_profiler.records.store import default_records_path

@@ -68,7 +68,13 @@ def limit_line(
         words = note(text, x=at, y=below, yanchor="middle", font=font, **side)
     else:
         line = across(at, WARNING, width=1.5, dash="dash")
-        place = {"x": 1, "y": at, "xref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        place: dict[str, Any] = {
+            "x": 1,
+            "y": at,
+            "xref": "paper",
+            "xanchor": "right",
+            "yanchor": "bottom",
+        }
         words = note(text, **place, font=font, bgcolor=PAPER.light)
     return [line], [words]
 

@@ -41,7 +41,8 @@ from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import bytes_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import Method
 
-B, K = TypeVar("B"), TypeVar("K")
+B = TypeVar("B")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,10 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
     stored = QUANT_TITLES[model.stored.quant_type] if model.stored else model.dequantized_from
     return {
         "model": {
-            **picked(model, "id model_type source num_layers"),
+            "id": model.id,
+            "model_type": model.model_type,
+            "source": model.source,
+            "num_layers": model.num_layers,
             "checkpoint_quantization": stored,
         },
         "setup": setup_dict(prediction.workload.setup),
@@ -112,8 +115,9 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
         "device_memory": (
             _device_memory_dict(prediction.device_memory) if prediction.device_memory else None
         ),
-        "flops": prediction.flops
-        and picked(prediction.flops, "forward backward recompute total per_token"),
+        "flops": picked(prediction.flops, "forward backward recompute total per_token")
+        if prediction.flops
+        else None,
         "step_time": None,
     }
 
