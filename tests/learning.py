@@ -35,7 +35,6 @@ FINDINGS = Findings(
     charts=(
         Chart(
             key="trained_share",
-            claim_id=1,
             title="Numbers",
             x_label="rank",
             y_label="share of the full update",
@@ -48,7 +47,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="scaling_first_update",
-            claim_id=5,
             title="First update",
             x_label="rank",
             y_label="norm, relative to W",
@@ -60,7 +58,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="scaling_gain",
-            claim_id=5,
             title="Fall of the loss",
             x_label="rank",
             y_label="loss before - loss after",
@@ -72,7 +69,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="scaling_learning_rates",
-            claim_id=5,
             title="By rate",
             x_label="learning rate",
             y_label="loss",
@@ -80,7 +76,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="gain_by_rank",
-            claim_id=6,
             title="Gain kept",
             x_label="rank",
             y_label="share of the gain",
@@ -92,7 +87,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="energy_by_rank",
-            claim_id=6,
             title="Energy",
             x_label="rank",
             y_label="share of the norm",
@@ -104,7 +98,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="spectrum_a",
-            claim_id=6,
             title="a: singular values",
             x_label="number",
             y_label="relative to the largest",
@@ -116,7 +109,6 @@ FINDINGS = Findings(
         ),
         Chart(
             key="lora_of_full",
-            claim_id=7,
             title="LoRA of full",
             x_label="",
             y_label="LoRA / full, measured",

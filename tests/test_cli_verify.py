@@ -504,12 +504,7 @@ class Price(Evidence):
         series = Series(label="cents", x=(1.0, 2.0), y=tuple(map(float, self.cents)))
         return (
             Chart(
-                key="price_each",
-                claim_id=8,
-                title="Price",
-                x_label="number",
-                y_label="cents",
-                series=(series,),
+                key="price_each", title="Price", x_label="number", y_label="cents", series=(series,)
             ),
         )
 

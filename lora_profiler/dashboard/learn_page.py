@@ -4,7 +4,7 @@ of them to be checked here."""
 import streamlit as st
 
 from lora_profiler.dashboard import check_view, link, widgets
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Table, paragraph, table
 from lora_profiler.report.claims import grouped
 from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
@@ -123,18 +123,16 @@ def _found(findings: Findings) -> None:
 
 
 def _verdicts(findings: Findings) -> Table:
-    rows = [
-        Row(
-            cells=(
-                f"{c.id}{'*' if c.must_hold else ''}",
-                c.title,
-                CLAIM_VERDICT_LABELS[c.verdict],
-                c.headline,
-            )
-        )
-        for c in findings.claims
-    ]
-    return Table(columns=("", "claim", "verdict", "in numbers"), rows=tuple(rows), left=4)
+    return table(
+        findings.claims,
+        (
+            ("", lambda c: f"{c.id}{'*' if c.must_hold else ''}"),
+            ("claim", lambda c: c.title),
+            ("verdict", lambda c: CLAIM_VERDICT_LABELS[c.verdict]),
+            ("in numbers", lambda c: c.headline),
+        ),
+        left=4,
+    )
 
 
 def _chart(members: list[Chart]) -> None:

@@ -3,7 +3,7 @@ against its prediction."""
 
 from dataclasses import replace
 from functools import cache
-from typing import get_args
+from typing import Any, get_args
 
 import streamlit as st
 
@@ -17,8 +17,9 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
+from lora_profiler.prediction import Prediction
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
@@ -62,8 +63,7 @@ def _conditions() -> Conditions:
         "Rehearse on",
         [gpu.key for gpu in bundled_gpus() if gpu.vendor == "nvidia" and gpu.usable_bytes],
         index=None,
-        persist_state="session",
-        key="measure.rehearsed_on",
+        **_kept("rehearsed_on"),
         placeholder="Train for real",
         help="On a card that is not there: memory alone, without training, over the CUDA build of"
         " torch.",
@@ -74,59 +74,27 @@ def _conditions() -> Conditions:
         "Train on",
         get_args(Device),
         index=None,
-        persist_state="session",
-        key="measure.device",
+        **_kept("device"),
         placeholder="The accelerator that is there, else cpu",
     )
-    no_timing = st.toggle(
-        "Memory alone, no step times", persist_state="session", key="measure.no_timing"
-    )
+    no_timing = st.toggle("Memory alone, no step times", **_kept("no_timing"))
     steps = seconds = None
     if not no_timing:
-        steps = st.number_input(
-            "Timed steps, at least",
-            1,
-            MAX_SIZE,
-            value=None,
-            persist_state="session",
-            key="measure.steps",
-            placeholder="10",
-            format="%d",
-        )
-        seconds = st.number_input(
-            "Time no longer than, seconds",
-            1.0,
-            86_400.0,
-            value=None,
-            persist_state="session",
-            key="measure.seconds",
-            placeholder="60",
-            format="%g",
-        )
+        looks: dict[str, Any] = {"value": None, "placeholder": "10", "format": "%d"}
+        steps = st.number_input("Timed steps, at least", 1, MAX_SIZE, **_kept("steps"), **looks)
+        looks = {"value": None, "placeholder": "60", "format": "%g"}
+        most = "Time no longer than, seconds"
+        seconds = st.number_input(most, 1.0, 86_400.0, **_kept("seconds"), **looks)
     budget = st.text_input(
         "Memory budget",
-        persist_state="session",
-        key="measure.budget",
+        **_kept("budget"),
         placeholder="the device's own; or 24GiB",
         help="Emulates a device with so much memory: does it fit?",
     )
-    repeats = st.number_input(
-        "Runs of each case",
-        1,
-        100,
-        persist_state="session",
-        key="measure.repeats",
-        help="Each in a process of its own.",
-    )
-    timeout = st.number_input(
-        "End a case after, seconds",
-        10.0,
-        86_400.0,
-        1800.0,
-        persist_state="session",
-        key="measure.timeout",
-        format="%g",
-    )
+    tip = "Each in a process of its own."
+    repeats = st.number_input("Runs of each case", 1, 100, help=tip, **_kept("repeats"))
+    until = "End a case after, seconds"
+    timeout = st.number_input(until, 10.0, 86_400.0, 1800.0, format="%g", **_kept("timeout"))
     return Conditions(
         device=device,
         steps=steps,
@@ -136,6 +104,11 @@ def _conditions() -> Conditions:
         repeats=repeats,
         timeout_seconds=timeout,
     )
+
+
+def _kept(name: str) -> dict[str, Any]:
+    """What every widget here is given."""
+    return {"persist_state": "session", "key": f"measure.{name}"}
 
 
 def _as_measured(question: Question, conditions: Conditions) -> Question:
@@ -174,17 +147,8 @@ def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> Non
             " to the byte. It takes the CUDA build of torch, which lora-profile rehearse --setup"
             " FOLDER makes.",
         )
-    rows = [
-        Row(
-            cells=(
-                method_label(p),
-                ("" if p.saved_activation_bytes is not None else ">= ")
-                + bytes_text(p.peak.total_bytes),
-            )
-        )
-        for p in result.predictions
-    ]
-    widgets.blocks([Table(columns=("method", f"predicted peak on {on}"), rows=tuple(rows))])
+    columns = (("method", method_label), (f"predicted peak on {on}", _peak_text))
+    widgets.blocks([table(result.predictions, columns)])
     refused = measuring.refusal(result, conditions)
     if refused is not None:
         instead = "Or rehearse it on a card that is not there: Rehearse on, beside."
@@ -203,6 +167,11 @@ def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> Non
             widgets.problem(str(e), heading="Nothing was started")
         else:
             st.rerun()
+
+
+def _peak_text(prediction: Prediction) -> str:
+    at_least = "" if prediction.saved_activation_bytes is not None else ">= "
+    return at_least + bytes_text(prediction.peak.total_bytes)
 
 
 # --- during ---------------------------------------------------------------------------------------
@@ -262,22 +231,17 @@ def _count(running: Measuring) -> str:
 
 
 def _progress(running: Measuring) -> Table:
-    rows = [
-        Row(
-            cells=(
-                _place(case),
-                case.model,
-                labels.METHOD_LABELS.get(case.method, case.method),
-                where(case),
-            )
-        )
-        for case in running.states.values()
-    ]
-    return Table(
-        columns=("case", "model", "method", "now"),
-        rows=tuple(rows) or (Row(cells=("", "", "", "starting")),),
+    found = table(
+        running.states.values(),
+        (
+            ("case", _place),
+            ("model", lambda case: case.model),
+            ("method", lambda case: labels.METHOD_LABELS.get(case.method, case.method)),
+            ("now", where),
+        ),
         left=4,
     )
+    return found if found.rows else replace(found, rows=(Row(cells=("", "", "", "starting")),))
 
 
 def _place(case: CaseState) -> str:

@@ -62,6 +62,14 @@ def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     return ", ".join((sizes, weights, optimizer, *_heading_words(setup, TrainSetup)))
 
 
+def asked_words(predictions: Sequence[Prediction]) -> tuple[str, str]:
+    """(training line, attention words) of one setup and several methods."""
+    setup = predictions[0].workload.setup
+    dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
+    kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
+    return training_line(setup, dtypes), attention_words(setup, kernels)
+
+
 def _heading_words(setup: TrainSetup, part: type) -> list[str]:
     """What the options of `part` say where they are not the default."""
     values = setup_dict(setup)

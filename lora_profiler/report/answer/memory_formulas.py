@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lora_profiler.model_spec import Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import LayerCost, MomentName, Prediction
+from lora_profiler.report.labels import PERSISTENT_LABELS
 from lora_profiler.support.bases import BASES
 from lora_profiler.units import bytes_text, count_text
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
@@ -85,57 +86,36 @@ _IN_CHUNKS: dict[MomentName, str] = {
 
 
 def persistent_lines(prediction: Prediction) -> Iterator[Line]:
-    setup, parameters, held = (
-        prediction.workload.setup,
-        prediction.parameters,
-        prediction.persistent_bytes,
-    )
-    weights = held.get("parameters", 0)
-    if setup.quantization is None:
-        yield (
-            "weights",
-            bytes_text(weights),
-            _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights")),
-        )
-    else:
-        packed, constants = BASES[setup.quantization.quant_type].stores
-        yield (
-            "weights",
-            bytes_text(weights),
-            f"{packed} in each linear layer; everything else in its own dtype",
-        )
-        nested = "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer"
-        yield (
-            "constants",
-            bytes_text(held.get("quantization_state", 0)),
-            nested if setup.quantization.is_nested else constants,
-        )
-    trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
-    if held.get("adapters"):
-        yield (
-            "adapters",
-            bytes_text(held["adapters"]),
-            _product(
-                held["adapters"],
-                parameters.adapter,
-                "adapter weights",
-                trained,
-                _cut(setup, "weights"),
-            ),
-        )
-    gradients = held.get("gradients", 0)
-    yield (
-        "gradients",
-        bytes_text(gradients),
-        _product(
-            gradients, parameters.trainable, "trained weights", trained, _cut(setup, "gradients")
-        ),
-    )
-    yield (
-        "optimizer",
-        bytes_text(held.get("optimizer_states", 0)),
-        _optimizer_formula(prediction, trained),
-    )
+    setup, parameters = prediction.workload.setup, prediction.parameters
+    held = {name: prediction.persistent_bytes.get(name, 0) for name in PERSISTENT_LABELS}
+    base, trained = setup.quantization, setup.dtype
+    if setup.lora is not None:
+        trained = setup.lora.adapter_dtype
+
+    def product(part: str, count: int, what: str, dtype: str) -> str:
+        cut = _cut(setup, "gradients" if part == "gradients" else "weights")
+        return _product(held[part], count, what, dtype, cut)
+
+    formulas = {
+        "parameters": ("weights", product("parameters", parameters.base, "weights", setup.dtype))
+    }
+    if base is not None:
+        packed, constants = BASES[base.quant_type].stores
+        if base.is_nested:
+            constants = "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer"
+        stored = f"{packed} in each linear layer; everything else in its own dtype"
+        formulas = {
+            "parameters": ("weights", stored),
+            "quantization_state": ("constants", constants),
+        }
+    if held["adapters"]:
+        adapters = product("adapters", parameters.adapter, "adapter weights", trained)
+        formulas["adapters"] = ("adapters", adapters)
+    gradients = product("gradients", parameters.trainable, "trained weights", trained)
+    formulas["gradients"] = ("gradients", gradients)
+    formulas["optimizer_states"] = ("optimizer", _optimizer_formula(prediction, trained))
+    for part, (label, formula) in formulas.items():
+        yield label, bytes_text(held[part]), formula
 
 
 _CUT: dict[str, tuple[Sharding, ...]] = {
@@ -167,29 +147,24 @@ def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
     share it."""
     size = DTYPE_BYTES[dtype]
     text = f"{count_text(count)} {what} x {size} B ({dtype})"
-    if cut:
-        return f"{text}, {cut}"
     rest = total - count * size
-    return (
-        text
-        if rest == 0
-        else f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
-    )
+    if cut or not rest:
+        return f"{text}, {cut}" if cut else text
+    return f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
 
 
 def _optimizer_formula(prediction: Prediction, trained: str) -> str:
-    optimizer, states = (
-        prediction.workload.setup.optimizer,
+    setup, states = (
+        prediction.workload.setup,
         prediction.persistent_bytes.get("optimizer_states", 0),
     )
+    optimizer = setup.optimizer
     if optimizer != "adamw":
         return _OPTIMIZERS[optimizer]
-    product = 2 * prediction.parameters.trainable * DTYPE_BYTES[trained]
-    cut = _cut(prediction.workload.setup, "states")
-    rest = f" + {count_text(states - product)} B of step counters" if states > product else ""
-    weights = (
-        f"{count_text(prediction.parameters.trainable)} trained weights x {DTYPE_BYTES[trained]} B"
-    )
+    count, size = prediction.parameters.trainable, DTYPE_BYTES[trained]
+    over, cut = states - 2 * count * size, _cut(setup, "states")
+    rest = f" + {count_text(over)} B of step counters" if over > 0 else ""
+    weights = f"{count_text(count)} trained weights x {size} B"
     return f"2 x {weights} ({_OPTIMIZERS[optimizer]}){f', {cut}' if cut else rest}"
 
 
@@ -210,16 +185,11 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
         if size:
             sums.setdefault((stack, size), []).append(index)
     for (stack, size), indices in sums.items():
-        each = f"{count_text(size)} B"
-        per_token = (
-            f", {count_text(size // tokens)} B a token" if size % tokens < min(tokens, 4096) else ""
-        )
-        which = f"layer {indices[0]}" if len(indices) == 1 else f"{len(indices)} layers"
-        yield (
-            which,
-            bytes_text(size * len(indices)),
-            f"{len(indices)} x {each} in {stack}{per_token}",
-        )
+        count, whole = len(indices), size % tokens < min(tokens, 4096)
+        per_token = f", {count_text(size // tokens)} B a token" if whole else ""
+        which = f"layer {indices[0]}" if count == 1 else f"{count} layers"
+        formula = f"{count} x {count_text(size)} B in {stack}{per_token}"
+        yield which, bytes_text(size * count), formula
     outside = saved - sum(by_layer.values())
     kept = {
         "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
@@ -291,23 +261,19 @@ def allocator_lines(prediction: Prediction) -> Iterator[Line]:
     memory = prediction.device_memory
     if memory is None:
         return
-    yield (
-        "allocated",
-        bytes_text(memory.allocated_bytes),
-        "whole blocks: requests rounded up to 512 B, and tails not split off",
-    )
-    yield (
-        "reserved",
-        bytes_text(memory.reserved_bytes),
-        "segments taken from the driver, holes included, where there is always room",
-    )
-    yield (
-        "reserved, expandable",
-        bytes_text(memory.expandable_reserved_bytes),
-        "the same with expandable_segments:True",
-    )
-    yield (
-        "at least",
-        bytes_text(memory.smallest_bytes),
-        "the least with which all steps end, after giving segments back",
-    )
+    for what, size, formula in (
+        ("allocated", memory.allocated_bytes, _ALLOCATED),
+        ("reserved", memory.reserved_bytes, _RESERVED),
+        (
+            "reserved, expandable",
+            memory.expandable_reserved_bytes,
+            "the same with expandable_segments:True",
+        ),
+        ("at least", memory.smallest_bytes, _LEAST),
+    ):
+        yield what, bytes_text(size), formula
+
+
+_ALLOCATED = "whole blocks: requests rounded up to 512 B, and tails not split off"
+_RESERVED = "segments taken from the driver, holes included, where there is always room"
+_LEAST = "the least with which all steps end, after giving segments back"

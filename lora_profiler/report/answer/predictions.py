@@ -10,17 +10,12 @@ from lora_profiler.planning.diagnostics import ActivationExcess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import UNKNOWN, comparison_table
+from lora_profiler.report.answer.short_answer import sureness
 from lora_profiler.report.answer.trainer import trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence.interval import likely_lines
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.setup_words import (
-    adapter_line,
-    attention_words,
-    platform_words,
-    title_words,
-    training_line,
-)
+from lora_profiler.report.setup_words import adapter_line, asked_words, platform_words, title_words
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:
@@ -108,14 +103,10 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
 def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     predictions = [a.prediction for a in answers]
     workload = predictions[0].workload
-    kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
-    dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
     worst = "worst " if answers[0].over_data else ""
-    lines = [
-        worst + training_line(workload.setup, dtypes),
-        f"{attention_words(workload.setup, kernels)}, {rules}",
-    ]
+    training, attention = asked_words(predictions)
+    lines = [worst + training, f"{attention}, {rules}"]
     lines += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
 
@@ -272,13 +263,6 @@ def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def _exactness_text(prediction: Prediction) -> str:
-    if prediction.exactness == "exact":
-        return f"the peak is exact ({prediction.engine} engine)."
-    if prediction.saved_activation_bytes is None:
-        return f"the peak is a lower bound ({prediction.engine} engine)."
-    bound = (
-        f", within {100 * prediction.error_bound:g} % wherever it was checked"
-        if prediction.error_bound
-        else ""
-    )
-    return f"the peak is an estimate{bound} ({prediction.engine} engine)."
+    within = "an estimate, within {} wherever it was checked"
+    sure = sureness(prediction, "exact", "a lower bound", within, "an estimate")
+    return f"the peak is {sure} ({prediction.engine} engine)."

@@ -12,12 +12,7 @@ from lora_profiler.report.answer.room import shared
 from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.setup_words import (
-    attention_words,
-    platform_words,
-    title_words,
-    training_line,
-)
+from lora_profiler.report.setup_words import asked_words, platform_words, title_words
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -83,13 +78,10 @@ def _height(blocks: Sequence[Block]) -> int:
 
 def _question(answers: Sequence[Answer]) -> list[str]:
     predictions = [answer.prediction for answer in answers]
-    setup = predictions[0].workload.setup
     worst = "worst " if answers[0].over_data else ""
-    dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
-    kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
+    training, attention = asked_words(predictions)
     return [
-        f"{worst}{training_line(setup, dtypes)},"
-        f" {attention_words(setup, kernels)}{platform_words(predictions[0].workload)}",
+        f"{worst}{training}, {attention}{platform_words(predictions[0].workload)}",
         *short_trainer_lines(answers[0].trainer, [p.workload for p in predictions]),
     ]
 
@@ -235,16 +227,28 @@ def _trust(answers: Sequence[Answer]) -> str:
 
 def sureness_words(answer: Answer) -> str:
     """How sure the peak is: 'the peak is exact for this loop'."""
-    prediction = answer.prediction
-    if answer.trainer and answer.trainer.gaps(prediction.workload.setup.method):
+    if has_gaps(answer):
         return "an estimate; not all of the loop is priced (--detail)"
+    exact, lower = "the peak is exact for this loop", "a lower bound, activations not known"
+    return sureness(
+        answer.prediction, exact, lower, "the peak is within {}", "the peak is an estimate"
+    )
+
+
+def has_gaps(answer: Answer) -> bool:
+    """Whether the trainer's loop holds what is not priced."""
+    trainer = answer.trainer
+    return trainer is not None and bool(trainer.gaps(answer.prediction.workload.setup.method))
+
+
+def sureness(prediction: Prediction, exact: str, lower: str, within: str, estimate: str) -> str:
+    """Those words that are true of the peak; `within` has {} for the bound."""
     if prediction.exactness == "exact":
-        return "the peak is exact for this loop"
+        return exact
     if prediction.saved_activation_bytes is None:
-        return "a lower bound, activations not known"
-    if prediction.error_bound:
-        return f"the peak is within {100 * prediction.error_bound:g} %"
-    return "the peak is an estimate"
+        return lower
+    bound = prediction.error_bound
+    return within.format(f"{100 * bound:g} %") if bound else estimate
 
 
 def _more(answers: Sequence[Answer]) -> Iterator[str]:

@@ -83,7 +83,6 @@ class Chart:
     """
 
     key: str
-    claim_id: int
     title: str
     x_label: str
     y_label: str

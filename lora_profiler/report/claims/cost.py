@@ -274,7 +274,6 @@ class Cost(Evidence):
         return (
             Chart(
                 key="lora_of_full",
-                claim_id=CLAIM.id,
                 title=f"LoRA r{self.rank} as a share of full fine-tuning",
                 x_label="",
                 categories=tuple(label for _, label in _SHARES.values()),

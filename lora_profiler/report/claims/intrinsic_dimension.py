@@ -95,7 +95,6 @@ class Kind:
         curves = (("update", self.update), ("W itself", self.weight))
         return Chart(
             key=f"spectrum_{self.name}",
-            claim_id=CLAIM.id,
             title=f"{self.name.rpartition('*.')[2]}: singular values in {self.middle}",
             x_label="number of the singular value",
             y_label="relative to the largest",
@@ -230,7 +229,6 @@ class IntrinsicDimension(Evidence):
         ranks = tuple(row.rank for row in self.ranks)
         gain = Chart(
             key="gain_by_rank",
-            claim_id=CLAIM.id,
             title="How much of the gain of full fine-tuning survives at each rank",
             x_label="rank",
             y_label="share of the gain of the linear layers' update",
@@ -261,7 +259,6 @@ def _energy_chart(layers: Sequence[LayerSummary]) -> Chart:
     ]
     return Chart(
         key="energy_by_rank",
-        claim_id=CLAIM.id,
         title="Energy of each layer's update that its best approximation holds",
         x_label="rank",
         y_label="share of the squared norm",

@@ -255,7 +255,6 @@ class Scaling(Evidence):
         charts = tuple(
             Chart(
                 key=f"scaling_{name}",
-                claim_id=CLAIM.id,
                 title=title,
                 x_label="rank",
                 y_label=label,
@@ -280,7 +279,6 @@ class Scaling(Evidence):
     def _by_learning_rate(self) -> Chart:
         return Chart(
             key="scaling_learning_rates",
-            claim_id=CLAIM.id,
             title="Fall of the held-out loss by learning rate, at the lowest and the highest rank",
             x_label="learning rate",
             y_label=_LOSS_FALL,

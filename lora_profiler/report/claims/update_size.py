@@ -167,7 +167,6 @@ class UpdateSize(Evidence):
         return (
             Chart(
                 key="trained_share",
-                claim_id=CLAIM.id,
                 title="Numbers that LoRA trains, as a share of the full update",
                 x_label="rank",
                 y_label="share of the full update",

@@ -10,6 +10,7 @@ from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.room import room
+from lora_profiler.report.answer.short_answer import has_gaps, sureness
 from lora_profiler.units import bytes_text, bytes_texts
 
 
@@ -172,10 +173,11 @@ def trust(answer: Answer) -> Trust:
     """The public run nearest to the answer, and what was predicted of it; how sure the peak is
     where there is none, or where the trainer's loop holds what is not priced."""
     prediction, likely = answer.prediction, answer.likely
-    if answer.trainer and answer.trainer.gaps(prediction.workload.setup.method):
+    if has_gaps(answer):
         return Trust("An estimate: the trainer's loop holds what is not priced.")
     if likely is None:
-        return Trust(_sureness(answer))
+        lower, estimate = "A lower bound: what the layers keep is not known.", "An estimate."
+        return Trust(sureness(prediction, "Exact for this loop.", lower, "Within {}.", estimate))
     row = likely.nearest
     measured, predicted = bytes_texts([row.measured_bytes, row.predicted_bytes])
     method, name = labels.METHOD_LABELS[row.method], row.model.rpartition("/")[2]
@@ -184,14 +186,3 @@ def trust(answer: Answer) -> Trust:
         labels.SOURCE_LABELS[row.source],
         row.url,
     )
-
-
-def _sureness(answer: Answer) -> str:
-    prediction = answer.prediction
-    if prediction.saved_activation_bytes is None:
-        return "A lower bound: what the layers keep is not known."
-    if prediction.exactness == "exact":
-        return "Exact for this loop."
-    if prediction.error_bound:
-        return f"Within {100 * prediction.error_bound:g} %."
-    return "An estimate."

@@ -82,7 +82,6 @@ def counts_chart(layer: LoraLayer) -> Chart:
     x = tuple(map(float, ranks))
     return Chart(
         key="layer_counts",
-        claim_id=1,
         title="Numbers that train, by rank",
         x_label="rank",
         y_label="numbers that train",

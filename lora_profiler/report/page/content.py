@@ -39,7 +39,7 @@ from lora_profiler.report.page.runs import (
 )
 from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import layers_section, steps_section
-from lora_profiler.report.setup_words import title_words, training_line
+from lora_profiler.report.setup_words import asked_words, title_words
 from lora_profiler.units import bytes_text, change_text, count_text
 from lora_profiler.workload import setup_dict
 
@@ -118,9 +118,7 @@ def question_lines(answers: Sequence[Answer]) -> Iterable[str]:
     """What was asked about each model."""
     for members in by_model(answers):
         predictions = [answer.prediction for answer in members]
-        dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
-        setup = predictions[0].workload.setup
-        yield f"{title_words(predictions[0])}; {training_line(setup, dtypes)}."
+        yield f"{title_words(predictions[0])}; {asked_words(predictions)[0]}."
 
 
 def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
