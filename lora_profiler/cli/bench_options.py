@@ -1,13 +1,13 @@
 """The options of `bench` beside those of a setup, and which of them go together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice, complete_gpu, items
-from lora_profiler.cli.option_groups import CASES, MEASURING, OUTPUT, REHEARSING, grouped
+from lora_profiler.cli.option_groups import CASES, MEASURING, OUTPUT, REHEARSING, grouped, rare
 from lora_profiler.cli.options import given
 from lora_profiler.errors import UsageError
 from lora_profiler.option import GROUP_TITLES, flag
@@ -66,41 +66,35 @@ _OPTIONS = [
     grouped(CASES)(
         "--resume", is_flag=True, help="Leave out what is stored for this environment already."
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--rerun",
         multiple=True,
         metavar="STATUS",
         shell_complete=_complete_status,
         help="With --resume: run these again, as in --rerun oom. Repeat for several.",
-        rare=True,
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--suite",
         metavar="NAME",
         shell_complete=_complete_suite,
         help="The cases of a suite in benchmarks/suites.py.",
-        rare=True,
     ),
-    grouped(CASES)(
-        "--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote.", rare=True
-    ),
-    grouped(CASES)(
+    rare(CASES)("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
+    rare(CASES)(
         "--ray",
         metavar="auto|local|HOST:PORT",
         help=(
             "Spread the suite over a Ray cluster: the one at an address, one of this machine's own"
             " (local), or the one that this machine is part of, else its own (auto)."
         ),
-        rare=True,
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--emit",
         type=NearestChoice(EMITTED),
         metavar="sbatch",
         help="Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
-        rare=True,
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--cpus-per-case",
         type=click.IntRange(1),
         metavar="N",
@@ -108,32 +102,28 @@ _OPTIONS = [
             "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS,"
             " else 1]"
         ),
-        rare=True,
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--deadline",
         type=_SECONDS,
         metavar="SECONDS",
         help="Start no case that would not end in this time.",
-        rare=True,
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--timeout",
         type=_SECONDS,
         default=1800.0,
         metavar="SECONDS",
         help="End a case that takes longer. [default: 1800]",
-        rare=True,
     ),
-    grouped(CASES)(
+    rare(CASES)(
         "--repeats",
         type=click.IntRange(1, 1000),
         default=1,
         metavar="N",
         help="Run each case in so many processes, forth and back. [default: 1]",
-        rare=True,
     ),
-    grouped(GROUP_TITLES["ranks"])(
+    rare(GROUP_TITLES["ranks"])(
         "--nproc",
         type=click.IntRange(1),
         metavar="N",
@@ -141,97 +131,82 @@ _OPTIONS = [
             "Train in so many processes at once, as torchrun starts them: the same as --world-size,"
             " with --sharding."
         ),
-        rare=True,
     ),
-    grouped(MEASURING)(
+    rare(MEASURING)(
         "--largest-batch",
         is_flag=True,
         help="Search the largest batch that trains, beginning at the predicted one.",
-        rare=True,
     ),
     grouped(MEASURING)(
         "--budget",
         metavar="SIZE",
         help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]",
     ),
-    grouped(MEASURING)(
+    rare(MEASURING)(
         "--weights",
         default="random",
         metavar="random|hub|PATH",
         show_default=True,
         help="What the weights hold; PATH is a folder or a .gguf file.",
-        rare=True,
     ),
-    grouped(MEASURING)(
-        "--text",
-        type=Path,
-        metavar="FILE",
-        help="Train on a text instead of random tokens.",
-        rare=True,
+    rare(MEASURING)(
+        "--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."
     ),
-    grouped(MEASURING)(
+    rare(MEASURING)(
         "--seed",
         type=click.IntRange(0, 2**31 - 1),
         default=0,
         metavar="N",
         help="Of tokens and dropout. [default: 0]",
-        rare=True,
     ),
-    grouped(MEASURING)(
+    rare(MEASURING)(
         "--steps",
         type=click.IntRange(1),
         metavar="N",
         help="Time at least so many steps. [default: 10]",
-        rare=True,
     ),
-    grouped(MEASURING)(
+    rare(MEASURING)(
         "--timing-seconds",
         type=_SECONDS,
         metavar="SECONDS",
         help="Time no longer than so. [default: 60]",
-        rare=True,
     ),
-    grouped(MEASURING)(
+    rare(MEASURING)(
         "--own-loop",
         is_flag=True,
         help="With --trainer: its defaults in the harness' own loop, not the trainer itself.",
-        rare=True,
     ),
-    grouped(MEASURING)("--no-timing", is_flag=True, help="Measure memory alone.", rare=True),
-    grouped(REHEARSING)(
+    rare(MEASURING)("--no-timing", is_flag=True, help="Measure memory alone."),
+    rare(REHEARSING)(
         "--rehearse",
         is_flag=True,
         help="On a card that is not there (Linux): memory alone, kept apart from what is measured.",
-        rare=True,
     ),
-    grouped(REHEARSING)(
+    rare(REHEARSING)(
         "--gpu",
         metavar="KEY",
         shell_complete=complete_gpu,
         help="With --rehearse: the card to pretend.",
-        rare=True,
     ),
-    grouped(REHEARSING)(
+    rare(REHEARSING)(
         "--python",
         metavar="PYTHON",
         help=(
             "With --rehearse: of an environment with a CUDA build of torch."
             " [default: $LORA_PROFILER_CUDA_PYTHON, else this one]"
         ),
-        rare=True,
     ),
     grouped(OUTPUT)(
         "--report",
         metavar="FILE",
         help="Write these runs and their predictions as an HTML page too: a new file.",
     ),
-    grouped(OUTPUT)(
+    rare(OUTPUT)(
         "--progress",
         type=NearestChoice(("auto", "json")),
         default="auto",
         show_default=True,
         help="On stderr; json: one object a line, at every step, for other programs.",
-        rare=True,
     ),
 ]
 
@@ -262,12 +237,9 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
         )
         raise UsageError(f"what to train is not clear: {both}")
     for source, meant in (("suite", WITH_SUITE), ("case", WITH_CASE)):
-        for name in o:
-            if o[source] and name not in (*meant, "models") and given(ctx, name):
-                raise UsageError(
-                    f"{_option(ctx, name)} has no meaning with --{source}, whose cases fix it;"
-                    " leave it out."
-                )
+        if o[source]:
+            idle = [name for name in o if name not in (*meant, "models")]
+            _refuse(ctx, idle, f"--{source}, whose cases fix it")
     if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
         raise UsageError(
             f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
@@ -288,12 +260,15 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
             f"{flag(idle[0])} has no meaning with --no-timing; leave out one of the two."
         )
     if o["largest_batch"]:
-        idle += [name for name in ("repeats", "no_timing") if given(ctx, name)]
-        if idle:
-            raise UsageError(
-                f"{flag(idle[0])} has no meaning with --largest-batch, which times nothing; leave"
-                " it out."
-            )
+        names = (*TIMING_OPTIONS, "repeats", "no_timing")
+        _refuse(ctx, names, "--largest-batch, which times nothing")
+
+
+def _refuse(ctx: click.Context, names: Iterable[str], where: str) -> None:
+    """Raises UsageError for the first of these options that is given."""
+    for name in names:
+        if given(ctx, name):
+            raise UsageError(f"{_option(ctx, name)} has no meaning with {where}; leave it out.")
 
 
 def _check_rehearsal(ctx: click.Context) -> None:
@@ -307,12 +282,7 @@ def _check_rehearsal(ctx: click.Context) -> None:
                     "trains on the device that is there."
                 )
         return
-    for name in NOT_REHEARSED:
-        if given(ctx, name):
-            raise UsageError(
-                f"{_option(ctx, name)} has no meaning with --rehearse, which measures nothing;"
-                " leave it out."
-            )
+    _refuse(ctx, NOT_REHEARSED, "--rehearse, which measures nothing")
     if not o["gpu"] or o["gpu"].lower() == "auto":
         raise UsageError("--rehearse pretends a card that is not there; name it with --gpu KEY.")
     if o["device"] not in (None, "cuda"):
@@ -334,12 +304,8 @@ def _check_cluster_options(ctx: click.Context) -> None:
                 " --case."
             )
     if o["emit"]:
-        for name in o:
-            if name not in WITH_EMIT and given(ctx, name):
-                raise UsageError(
-                    f"{_option(ctx, name)} has no meaning with --emit, which measures nothing;"
-                    " leave it out."
-                )
+        idle = [name for name in o if name not in WITH_EMIT]
+        _refuse(ctx, idle, "--emit, which measures nothing")
         if o["output"] is None:
             raise UsageError("--emit writes a folder; name a new one with -o DIR.")
     elif given(ctx, "cpus_per_case") and not o["ray"]:

@@ -13,7 +13,7 @@ from lora_profiler.cli.click_support import (
     print_blocks,
     print_json,
 )
-from lora_profiler.cli.option_groups import WHERE, grouped
+from lora_profiler.cli.option_groups import WHERE, grouped, rare
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     given,
@@ -48,13 +48,12 @@ Examples:
 )
 @click.option("--lengths", metavar="N,N,...", help="In tokens. [default: 128 to 32,768, doubling]")
 @click.option("--batches", metavar="N,N,...", help="Sequences. [default: 1,2,4,8,16]")
-@grouped(WHERE)(
+@rare(WHERE)(
     "--engine",
     default="auto",
     metavar="auto|analytic|compiled",
     show_default=True,
     help="What answers.",
-    rare=True,
 )
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES)

@@ -23,7 +23,7 @@ from lora_profiler.cli.click_support import (
     write_out,
 )
 from lora_profiler.cli.data_options import data_options, training_data
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, grouped
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, grouped, rare
 from lora_profiler.cli.options import (
     answer_options,
     output_options,
@@ -128,31 +128,20 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
     is_flag=True,
     help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
 )
-@grouped(WHAT)(
-    "--model",
-    metavar="ID",
-    help="Of a trainer's file that names none, or in place of its own.",
-    rare=True,
+@rare(WHAT)(
+    "--model", metavar="ID", help="Of a trainer's file that names none, or in place of its own."
 )
-@grouped(OUTPUT)(
+@rare(OUTPUT)(
     "--write",
     nargs=2,
     metavar="axolotl|trl|llamafactory|torchtune|peft FILE",
     help="Write the question as a trainer's file, which trains it and reads as it.",
-    rare=True,
 )
-@grouped(WHAT)(
-    "--from",
-    "framework",
-    metavar="NAME",
-    help="Whose file MODEL is. [default: by its keys]",
-    rare=True,
+@rare(WHAT)(
+    "--from", "framework", metavar="NAME", help="Whose file MODEL is. [default: by its keys]"
 )
-@grouped(OUTPUT)(
-    "--per-layer",
-    is_flag=True,
-    help="Weights, memory and compute of every distinct layer.",
-    rare=True,
+@rare(OUTPUT)(
+    "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
 )
 @grouped(OUTPUT)(
     "--explain", is_flag=True, help="The formula behind each number, with the numbers put in."

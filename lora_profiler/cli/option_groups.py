@@ -38,6 +38,11 @@ def grouped(group: str) -> Callable[..., Callable[[F], F]]:
     return partial(click.option, cls=GroupedOption, group=group)
 
 
+def rare(group: str) -> Callable[..., Callable[[F], F]]:
+    """The same for options that --help leaves out."""
+    return partial(click.option, cls=GroupedOption, group=group, rare=True)
+
+
 def is_rare(param: click.Parameter) -> bool:
     return isinstance(param, GroupedOption) and param.rare
 

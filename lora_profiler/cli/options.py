@@ -15,7 +15,7 @@ from lora_profiler.cli.click_support import (
     complete_gpu,
     complete_trainer,
 )
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, rare
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import GROUP_TITLES, Kind, Option, beside_choices, flag
 from lora_profiler.planning.setups import DEFAULTS
@@ -86,19 +86,14 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
 
 
 _LOOKUP_OPTIONS = [
-    grouped(WHAT)(
-        "--revision",
-        default="main",
-        show_default=True,
-        help="Branch, tag or commit on the hub.",
-        rare=True,
+    rare(WHAT)(
+        "--revision", default="main", show_default=True, help="Branch, tag or commit on the hub."
     ),
-    grouped(WHAT)("--offline", is_flag=True, help="Never ask the hub.", rare=True),
+    rare(WHAT)("--offline", is_flag=True, help="Never ask the hub."),
 ]
 
-TORCH_OPTION = grouped(WHERE)(
+TORCH_OPTION = rare(WHERE)(
     "--torch",
-    rare=True,
     metavar="VERSION",
     help=(
         f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}."
@@ -115,9 +110,8 @@ _ANSWER_OPTIONS = [
             "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them."
         ),
     ),
-    grouped(WHERE)(
+    rare(WHERE)(
         "--vllm-share",
-        rare=True,
         type=FiniteRange(min=0, max=1, max_open=True),
         default=0.0,
         metavar="SHARE",
@@ -127,15 +121,13 @@ _ANSWER_OPTIONS = [
         ),
     ),
     TORCH_OPTION,
-    grouped(WHERE)(
+    rare(WHERE)(
         "--interconnect",
-        rare=True,
         metavar="nvlink4|pcie5|ndr|25GB/s|...",
         help="The link among --world-size ranks, to tell how long sending takes.",
     ),
-    grouped(WHERE)(
+    rare(WHERE)(
         "--engine",
-        rare=True,
         default="auto",
         metavar="auto|analytic|compiled|traced|rehearsed",
         show_default=True,

@@ -17,7 +17,7 @@ from lora_profiler.cli.click_support import (
     warn_of,
 )
 from lora_profiler.cli.data_options import data_options
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, rare
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     given,
@@ -101,9 +101,8 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     metavar="nvlink4|ndr|25GB/s|...",
     help="The slowest link among the ranks. [default: inside one machine that of the card]",
 )
-@grouped(WHERE)(
+@rare(WHERE)(
     "--engine",
-    rare=True,
     default="auto",
     metavar="auto|analytic|compiled|traced",
     show_default=True,
@@ -113,27 +112,19 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @data_options
 @grouped(OUTPUT)("--detail", is_flag=True, help="Every run of the front.")
-@grouped(WHAT)(
+@rare(WHAT)(
     "--model",
     "other_model",
     metavar="ID",
     help="Of a trainer's file that names none, or in place of its own.",
-    rare=True,
 )
-@grouped(OUTPUT)(
+@rare(OUTPUT)(
     "--write",
-    rare=True,
     nargs=2,
     metavar="axolotl|trl|llamafactory|torchtune|peft FILE",
     help="Write the recommended run as a trainer's file.",
 )
-@grouped(WHAT)(
-    "--from",
-    "framework",
-    metavar="NAME",
-    help="Whose file it is. [default: by its keys]",
-    rare=True,
-)
+@rare(WHAT)("--from", "framework", metavar="NAME", help="Whose file it is. [default: by its keys]")
 @output_options("table", "json", "md")
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.environment import Device, Environment
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
@@ -221,17 +221,15 @@ def subject_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _summary(claims: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [
-        Row(
-            cells=(
-                f"{claim['id']}{'*' if claim['must_hold'] else ''}",
-                claim["title"],
-                CLAIM_VERDICT_LABELS[claim["verdict"]],
-                evidence_of(claim).headline,
-                seconds_text(claim["seconds"]),
-            ),
-            kind="peak" if claim["verdict"] == "fails" else "plain",
-        )
-        for claim in claims
-    ]
-    return Table(columns=("", "claim", "verdict", "in numbers", "took"), rows=tuple(rows), left=4)
+    return table(
+        claims,
+        (
+            ("", lambda claim: f"{claim['id']}{'*' if claim['must_hold'] else ''}"),
+            ("claim", lambda claim: claim["title"]),
+            ("verdict", lambda claim: CLAIM_VERDICT_LABELS[claim["verdict"]]),
+            ("in numbers", lambda claim: evidence_of(claim).headline),
+            ("took", lambda claim: seconds_text(claim["seconds"])),
+        ),
+        left=4,
+        kind=lambda claim: "peak" if claim["verdict"] == "fails" else "plain",
+    )

@@ -1,16 +1,18 @@
 """A plan as text: the run to take first, in at most 25 lines of 80 columns, then the front."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from lora_profiler.catalog import find_model
+from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_choice import SAME, hours_of
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
 from lora_profiler.report.answer.trainer import short_trainer_lines
-from lora_profiler.report.blocks import Block, Row, Table, filled, heading, paragraph
+from lora_profiler.report.blocks import Block, Table, filled, heading, paragraph, table
 from lora_profiler.report.decision.plan_words import (
     basis_words,
     binding_words,
@@ -165,20 +167,24 @@ def _evidence() -> str | None:
 
 INTRINSIC = 6
 """The claim of `verify` about what is kept at a rank."""
-_COLUMNS = (
-    "",
-    "on",
-    "micro-batch",
-    "ckpt",
-    "loss",
-    "optimizer",
-    "sharding",
-    "peak, GiB",
-    "left",
-    "trained",
-    "time",
-    "cost",
+_COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
+    ("", lambda run: way_label(run.setup)),
+    ("on", lambda run: _on(run.cluster)),
+    ("micro-batch", lambda run: f"{run.setup.batch_size} x {run.setup.accumulation}"),
+    ("ckpt", lambda run: "yes" if run.setup.checkpointing else ""),
+    ("loss", lambda run: run.setup.loss if run.setup.loss != "plain" else ""),
+    ("optimizer", lambda run: run.setup.optimizer if run.setup.optimizer != "adamw" else ""),
+    ("sharding", lambda run: run.setup.sharding if run.setup.sharding != "none" else ""),
+    ("peak, GiB", lambda run: in_unit(run.peak_bytes, GIB)),
+    ("left", lambda run: f"{100 * run.headroom_share:.0f} %"),
+    ("trained", lambda run: short_count_text(run.trained)),
+    ("time", lambda run: hours_text(run.hours.middle) if run.hours else "?"),
+    ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
 )
+
+
+def _on(cluster: Cluster) -> str:
+    return f"{cluster.cards} x {cluster.gpu.key}" if cluster.cards > 1 else cluster.gpu.key
 
 
 def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
@@ -188,10 +194,14 @@ def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
     if not whole and len(runs) > MOST_ROWS:
         runs = _told(plan)
         title += f"; {len(runs)} of them, --detail for all"
-    rows = tuple(
-        Row(cells=_cells(run), kind="peak" if run is plan.recommended else "plain") for run in runs
+    found = table(
+        runs,
+        _COLUMNS,
+        title=title,
+        left=7,
+        kind=lambda run: "peak" if run is plan.recommended else "plain",
     )
-    return filled(Table(title=title, columns=_COLUMNS, rows=rows, left=7))
+    return filled(found)
 
 
 def _told(plan: TrainingPlan) -> list[PlannedRun]:
@@ -207,21 +217,3 @@ def _told(plan: TrainingPlan) -> list[PlannedRun]:
     if plan.recommended is not None and plan.recommended not in told:
         told = sorted([*told[: MOST_ROWS - 1], plan.recommended], key=hours_of)
     return told
-
-
-def _cells(run: PlannedRun) -> tuple[str, ...]:
-    setup, cards = run.setup, run.cluster.cards
-    return (
-        way_label(setup),
-        f"{cards} x {run.cluster.gpu.key}" if cards > 1 else run.cluster.gpu.key,
-        f"{setup.batch_size} x {setup.accumulation}",
-        "yes" if setup.checkpointing else "",
-        "" if setup.loss == "plain" else setup.loss,
-        "" if setup.optimizer == "adamw" else setup.optimizer,
-        "" if setup.sharding == "none" else setup.sharding,
-        in_unit(run.peak_bytes, GIB),
-        f"{100 * run.headroom_share:.0f} %",
-        short_count_text(run.trained),
-        hours_text(run.hours.middle) if run.hours else "?",
-        money_text(run.cost.middle, "") if run.cost else "",
-    )

@@ -7,9 +7,9 @@ from statistics import median
 from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange, Side
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.comparisons import run_cells, run_name, shortened, value_text
+from lora_profiler.report.measured.comparisons import run_columns, run_name, shortened, value_text
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 from lora_profiler.workload import Method
 
@@ -95,14 +95,14 @@ def _count(n: int, what: str) -> str:
 
 def setup_table(found: Sequence[SetupChange]) -> Table:
     """A row for each field of the environments that differs."""
-    rows = [
-        Row(cells=(field_label(c.field), _values(c.field, c.before), _values(c.field, c.after)))
-        for c in found
-    ]
-    return Table(
+    return table(
+        found,
+        (
+            ("", lambda c: field_label(c.field)),
+            ("before", lambda c: _values(c.field, c.before)),
+            ("after", lambda c: _values(c.field, c.after)),
+        ),
         title="What differs in the set-up",
-        columns=("", "before", "after"),
-        rows=tuple(rows),
         left=3,
     )
 
@@ -169,28 +169,16 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
     """A row for each change of one metric: which case, before, after, change; for times the larger
     of the two intervals too."""
     is_time = found[0].before.low is not None
-    rows = [
-        Row(
-            cells=(
-                *run_cells(run_of(c, pairs)),
-                *_numbers(c),
-                *([_half_width(max(c.before, c.after, key=_share))] if is_time else []),
-            )
-        )
-        for c in found
-    ]
-    return Table(
-        title=f"Largest changes beyond noise: {run_labels.METRIC_LABELS[found[0].metric]}",
-        columns=(
-            "model",
-            "method",
-            "setup",
-            "before",
-            "after",
-            "change",
-            *(["+-"] if is_time else []),
+    return table(
+        found,
+        (
+            *run_columns(lambda c: run_of(c, pairs)),
+            ("before", lambda c: _numbers(c)[0]),
+            ("after", lambda c: _numbers(c)[1]),
+            ("change", lambda c: _numbers(c)[2]),
+            *([("+-", _half_width)] if is_time else []),
         ),
-        rows=tuple(rows),
+        title=f"Largest changes beyond noise: {run_labels.METRIC_LABELS[found[0].metric]}",
         left=3,
     )
 
@@ -217,8 +205,9 @@ def _share(side: Side) -> float:
     return (side.high - side.low) / 2 / side.value
 
 
-def _half_width(side: Side) -> str:
-    return f"{100 * _share(side):.1f} %"
+def _half_width(change: Change) -> str:
+    """Of the larger of the two intervals."""
+    return f"{100 * max(map(_share, (change.before, change.after))):.1f} %"
 
 
 # --- a limit --------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 be compared."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lora_profiler.comparison.errors import (
     TOTAL,
@@ -15,7 +15,7 @@ from lora_profiler.comparison.errors import (
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, R, Row, Table, heading, paragraph, table
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import setting
@@ -205,28 +205,26 @@ def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Reco
     """A row each: which run, predicted, measured, error. What is compared has a column only where
     it is not all one."""
     mixed = len({(c.metric, c.category) for c in found}) > 1
-    rows = [
-        Row(
-            cells=(
-                *run_cells(records[c.record_id]),
-                *([_what(c)] if mixed else []),
-                value_text(c.metric, c.predicted),
-                value_text(c.metric, c.measured),
-                error_text(c.relative_error) if c.relative_error is not None else "-",
-            )
-        )
-        for c in found
-    ]
-    columns = (
-        "model",
-        "method",
-        "setup",
-        *(["what"] if mixed else []),
-        "predicted",
-        "measured",
-        "error",
+    return table(
+        found,
+        (
+            *run_columns(lambda c: records[c.record_id]),
+            *([("what", _what)] if mixed else []),
+            ("predicted", lambda c: value_text(c.metric, c.predicted)),
+            ("measured", lambda c: value_text(c.metric, c.measured)),
+            ("error", lambda c: "-" if c.relative_error is None else error_text(c.relative_error)),
+        ),
+        title="Largest errors",
+        left=4 if mixed else 3,
     )
-    return Table(title="Largest errors", columns=columns, rows=tuple(rows), left=4 if mixed else 3)
+
+
+def run_columns(record: Callable[[R], Record]) -> list[tuple[str, Callable[[R], str]]]:
+    """Columns that name the run behind each row."""
+    return [
+        (name, lambda row, place=place: run_cells(record(row))[place])
+        for place, name in enumerate(("model", "method", "setup"))
+    ]
 
 
 def _what(c: Comparison) -> str:

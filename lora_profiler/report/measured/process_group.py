@@ -3,8 +3,8 @@ apart."""
 
 from typing import TYPE_CHECKING
 
-from lora_profiler.records.record import Record
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.records.record import RankMeasurement, Record
+from lora_profiler.report.blocks import Table, filled, table
 from lora_profiler.report.measured import run_labels
 from lora_profiler.units import byte_unit, in_unit, percent_text
 
@@ -19,24 +19,27 @@ def ranks_table(record: Record) -> Table | None:
     if not ranks:
         return None
     unit, size = byte_unit(max((r.peak_requested_bytes or 0 for r in ranks), default=0))
-    columns = ("", f"peak, {unit}", "in", f"persistent, {unit}", "status")
-    rows = [
+    phases = run_labels.PHASE_LABELS
+
+    def text(count: int | None) -> str:
+        return "" if count is None else in_unit(count, size)
+
+    found = table(
+        ranks,
         (
-            f"rank {r.rank}",
-            in_unit(r.peak_requested_bytes, size) if r.peak_requested_bytes is not None else "",
-            run_labels.PHASE_LABELS.get(r.peak_phase, r.peak_phase) if r.peak_phase else "",
-            in_unit(sum(r.persistent_bytes.values()), size) if r.persistent_bytes else "",
-            run_labels.STATUS_LABELS[r.status],
-        )
-        for r in ranks
-    ]
-    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    return Table(
+            ("", lambda r: f"rank {r.rank}"),
+            (f"peak, {unit}", lambda r: text(r.peak_requested_bytes)),
+            ("in", lambda r: phases.get(r.peak_phase, r.peak_phase) if r.peak_phase else ""),
+            (f"persistent, {unit}", lambda r: text(_persistent_bytes(r))),
+            ("status", lambda r: run_labels.STATUS_LABELS[r.status]),
+        ),
         title="Ranks",
-        columns=tuple(columns[i] for i in used),
-        rows=tuple(Row(cells=tuple(row[i] for i in used)) for row in rows),
-        left=1,
     )
+    return filled(found)
+
+
+def _persistent_bytes(rank: RankMeasurement) -> int | None:
+    return sum(rank.persistent_bytes.values()) if rank.persistent_bytes else None
 
 
 def ranks_text(record: Record) -> str:
@@ -82,9 +85,7 @@ def ranks_record(record: Record) -> "RanksJson":
     return {
         "record_id": record.id,
         "peak_requested_bytes": peaks,
-        "persistent_bytes": [
-            sum(r.persistent_bytes.values()) if r.persistent_bytes else None for r in m.ranks
-        ],
+        "persistent_bytes": [_persistent_bytes(r) for r in m.ranks],
         "max_peak_requested_bytes": max(known, default=None),
         "imbalance": m.rank_imbalance,
     }
