@@ -28,10 +28,9 @@ def _models() -> None:
         "Search the models", key="models_text", placeholder="llama 8b; qwen3; gated"
     )
     entries = bundled_models()
+    access = {True: "gated", False: ""}
     matches = [
-        e
-        for e in entries
-        if matching(text, (e.id, *e.aliases, e.model_type, "gated" if e.gated else ""))
+        e for e in entries if matching(text, (e.id, *e.aliases, e.model_type, access[e.gated]))
     ]
     if not matches:
         near = did_you_mean(text, [e.id for e in entries])
@@ -105,13 +104,9 @@ def _cards() -> None:
 
 
 def _how_known(card: Gpu) -> str:
-    return (
-        "several sizes"
-        if card.usable_bytes is None
-        else "estimated"
-        if card.usable_is_estimated
-        else "the driver's figure"
-    )
+    if card.usable_bytes is None:
+        return "several sizes"
+    return "estimated" if card.usable_is_estimated else "the driver's figure"
 
 
 def _table(

@@ -46,22 +46,19 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
         return Link(
             page=page, question=Question(), layer=layer, complaints=(*complaints, *passed_over)
         )
-    if page == PAGES[0]:
-        if not rest:
-            return Link(page=page, question=first_question(), complaints=tuple(complaints))
-        shown, not_shown = shown_.from_params(rest)
-        question, passed_over = from_params(rest)
-        told = (*complaints, *not_shown, *passed_over)
-        return Link(page=page, question=question, shown=shown, complaints=told)
-    if page == "Plan":
-        plan, not_planned = plan_question.from_params(rest)
-        shown, not_shown = shown_.from_params(rest)
-        question, passed_over = from_params(rest)
-        told = (*complaints, *not_planned, *not_shown, *passed_over)
-        return Link(page=page, question=question, shown=shown, plan=plan, complaints=told)
+    if page == PAGES[0] and not rest:
+        return Link(page=page, question=first_question(), complaints=tuple(complaints))
     if page != "Compare":
-        question, passed_over = from_params(rest)
-        return Link(page=page, question=question, complaints=(*complaints, *passed_over))
+        plan, shown = PlanQuestion(), Shown()
+        passed_over = ()
+        if page == "Plan":
+            plan, passed_over = plan_question.from_params(rest)
+        if page in ("Plan", PAGES[0]):
+            shown, more = shown_.from_params(rest)
+            passed_over = (*passed_over, *more)
+        question, more = from_params(rest)
+        told = (*complaints, *passed_over, *more)
+        return Link(page=page, question=question, shown=shown, plan=plan, complaints=told)
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
         text = (

@@ -67,22 +67,29 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     builder.section("what the peak is made of", [p.total_bytes for p in peaks])
     for category in CATEGORIES:
         held = [p.bytes.get(category, 0) for p in peaks]
-        if any(
-            held
-        ):  # the methods' peaks may be different moments: a share of one part would say nothing
+        if any(held):
+            # the methods' peaks may be different moments: a share of one part would say nothing
             builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
     builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
 
     flops = [p.flops for p in predictions]
     if any(f is not None for f in flops):
         builder.section("compute per micro-batch")
-        builder.numbers("forward", [f.forward if f else None for f in flops], flops_text)
-        builder.numbers("backward", [f.backward if f else None for f in flops], flops_text)
-        if any(f and f.recompute for f in flops):
-            builder.numbers("recompute", [f.recompute if f else None for f in flops], flops_text)
-        builder.numbers("sum", [f.total if f else None for f in flops], flops_text, kind="total")
-        builder.numbers("per token", [f.per_token if f else None for f in flops], flops_text)
+        for label, name in _FLOPS.items():
+            counts = [getattr(f, name) if f else None for f in flops]
+            if name != "recompute" or any(counts):
+                kind = "total" if name == "total" else "plain"
+                builder.numbers(label, counts, flops_text, kind=kind)
     return Table(columns=columns, rows=tuple(builder.rows))
+
+
+_FLOPS = {
+    "forward": "forward",
+    "backward": "backward",
+    "recompute": "recompute",
+    "sum": "total",
+    "per token": "per_token",
+}
 
 
 class _Rows:
@@ -128,23 +135,17 @@ class _Rows:
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
         totals = [m.total_bytes if m else None for m in at]
-        texts = [
-            (
-                UNKNOWN
-                if m is None
-                else ("* " if m.moment == peak.moment else "") + in_unit(m.total_bytes, self.size)
-            )
-            for m, peak in zip(at, peaks, strict=True)
+        texts = [UNKNOWN if total is None else in_unit(total, self.size) for total in totals]
+        highest = [
+            m is not None and m.moment == peak.moment for m, peak in zip(at, peaks, strict=True)
         ]
-        self.texts(label, texts, self._share(totals))
+        marked = ["* " * is_peak + text for is_peak, text in zip(highest, texts, strict=True)]
+        self.texts(label, marked, self._share(totals))
 
     def _share(self, values: Sequence[int | None]) -> str:
-        if (
-            not self.ratio
-            or values[0] is None
-            or values[1] is None
-            or values[0] == 0
-            or values[0] == values[1]
-        ):
+        if not self.ratio:
             return ""
-        return percent_text(values[1] / values[0])
+        first, second = values
+        return (
+            percent_text(second / first) if first and second is not None and second != first else ""
+        )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.timing import TimedStep
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import (
@@ -31,19 +30,13 @@ def asked_differently(a: Answer, b: Answer) -> Table | None:
 def _questions(a: Answer, b: Answer) -> Iterator[tuple[str, str, str]]:
     one, other = a.prediction.workload, b.prediction.workload
     yield "model", one.model.id, other.model.id
-    yield "card", _card(a), _card(b)
-    yield "trainer", _trainer(a), _trainer(b)
+    cards = [x.gpu.name if x.gpu else "none" for x in (a, b)]
+    yield "card", cards[0], cards[1]
+    trainers = [x.trainer.stack.title if x.trainer else "a bare loop" for x in (a, b)]
+    yield "trainer", trainers[0], trainers[1]
     values, others = setup_dict(one.setup), setup_dict(other.setup)
     for name, value in values.items():
         yield _NOUNS.get(name, name), _written(name, value), _written(name, others[name])
-
-
-def _card(answer: Answer) -> str:
-    return answer.gpu.name if answer.gpu else "none"
-
-
-def _trainer(answer: Answer) -> str:
-    return answer.trainer.stack.title if answer.trainer else "a bare loop"
 
 
 def _written(name: str, value: Any) -> str:
@@ -68,12 +61,14 @@ def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
     yield "verdict", _verdict(a), _verdict(b), ""
     for name, of in _BYTES.items():
         yield _pair(name, of(a), of(b), None)
-    yield _pair("trained parameters", *_each(a, b, _trained), short_count_text)
-    yield _pair("compute per token", *_each(a, b, _flops), flops_text)
-    times = _each(a, b, lambda x: step.time.seconds if (step := _step(x)) else None)
+    trained = (x.prediction.parameters.trainable for x in (a, b))
+    yield _pair("trained parameters", *trained, short_count_text)
+    yield _pair("compute per token", *map(_flops, (a, b)), flops_text)
+    steps = [x.timing.step if x.timing else None for x in (a, b)]
+    times = [step.time.seconds if step else None for step in steps]
     longest = max((time for time in times if time is not None), default=1.0)
     yield _pair("one step", *times, lambda seconds: seconds_text(seconds, longest))
-    rates = _each(a, b, lambda x: step.time.tokens_per_second if (step := _step(x)) else None)
+    rates = (step.time.tokens_per_second if step else None for step in steps)
     yield _pair("tokens a second", *rates, rate_text)
     for name, size in _SIZES.items():
         yield _pair(name, size(a), size(b), count_text)
@@ -91,22 +86,8 @@ def _pair(
     return name, first, second, change
 
 
-def _each(
-    a: Answer, b: Answer, of: Callable[[Answer], float | None]
-) -> tuple[float | None, float | None]:
-    return of(a), of(b)
-
-
 def _verdict(answer: Answer) -> str:
     return labels.VERDICT_LABELS[answer.fit.verdict] if answer.fit else UNKNOWN
-
-
-def _step(answer: Answer) -> TimedStep | None:
-    return answer.timing.step if answer.timing else None
-
-
-def _trained(answer: Answer) -> float:
-    return answer.prediction.parameters.trainable
 
 
 def _flops(answer: Answer) -> float | None:

@@ -3,7 +3,7 @@ the sums that check it."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_profiler.prediction import LayerCost, Prediction
 from lora_profiler.report.blocks import Block, Row, Table
@@ -53,17 +53,12 @@ def group_layers(
             c.num_parameters or c.num_trainable_parameters for c in costs
         ):
             continue
-        key: tuple[object, ...] = (
-            _INDEX.sub("*", first.name),
-            first.kind,
-            first.in_features,
-            first.out_features,
-        )
+        shape = first.in_features, first.out_features
+        key: tuple[object, ...] = (_INDEX.sub("*", first.name), first.kind, *shape)
         for cost in costs:
             key += (cost.num_parameters, cost.num_trainable_parameters)
             if not parameters_only:
-                key += (cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_state_bytes)
-                key += (cost.saved_activation_bytes, cost.flops)
+                key += _values(cost)
         members.setdefault(key, []).append(costs)
     return [
         LayerGroup(name=_range_name([m[0].name for m in group]), layers=tuple(group))
@@ -114,24 +109,15 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
         sum(g.costs[i].num_trainable_parameters * g.count for g in groups)
         for i in range(len(predictions))
     ]
-    rows.append(
-        _parameter_row(
-            "all copies together", sum(g.count for g in groups), "", model, trained, kind="total"
-        )
-    )
-    columns = [
-        "layer",
-        "copies",
-        "in x out",
-        "weights in each",
-        *(f"trained, {method_label(p)}" for p in predictions),
-    ]
-    if any(t < model for t in trained):
-        columns.append("fewer")
+    count = sum(g.count for g in groups)
+    rows.append(_parameter_row("all copies together", count, "", model, trained, kind="total"))
+    names = [f"trained, {method_label(p)}" for p in predictions]
+    columns = ("layer", "copies", "in x out", "weights in each", *names, "fewer")
+    length = len(columns) - all(t >= model for t in trained)
     return Table(
         title="Trained weights per layer",
-        columns=tuple(columns),
-        rows=_same_length(rows, len(columns)),
+        columns=columns[:length],
+        rows=tuple(replace(row, cells=row.cells[:length]) for row in rows),
     )
 
 
@@ -146,10 +132,6 @@ def _parameter_row(
     )
     cells = (name, f"x{count}", shape, count_text(model), *map(count_text, trained), fewer)
     return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
-
-
-def _same_length(rows: Sequence[Row], length: int) -> tuple[Row, ...]:
-    return tuple(Row(cells=row.cells[:length], kind=row.kind, indent=row.indent) for row in rows)
 
 
 def cost_table(prediction: Prediction) -> Table:
@@ -174,30 +156,14 @@ def cost_table(prediction: Prediction) -> Table:
     if any(rest):
         rows.append(_cost_row("outside the layers", 0, rest))
     rows.append(_cost_row("all together", 0, totals, kind="total"))
-    columns = (
-        "layer",
-        "copies",
-        "weights",
-        "gradients",
-        "optimizer",
-        "saved for backward",
-        "compute",
-    )
-    return Table(
-        title=f"Memory and compute in each layer, {method_label(prediction)}",
-        columns=columns,
-        rows=tuple(rows),
-    )
+    names = ("weights", "gradients", "optimizer", "saved for backward", "compute")
+    title = f"Memory and compute in each layer, {method_label(prediction)}"
+    return Table(title=title, columns=("layer", "copies", *names), rows=tuple(rows))
 
 
 def _values(cost: LayerCost) -> tuple[int, ...]:
-    return (
-        cost.parameter_bytes,
-        cost.gradient_bytes,
-        cost.optimizer_state_bytes,
-        cost.saved_activation_bytes,
-        cost.flops,
-    )
+    held = cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_state_bytes
+    return (*held, cost.saved_activation_bytes, cost.flops)
 
 
 def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain") -> Row:
@@ -211,8 +177,5 @@ def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain")
 
 
 def _shape(cost: LayerCost) -> str:
-    return (
-        ""
-        if cost.in_features is None or cost.out_features is None
-        else shape_text(cost.in_features, cost.out_features)
-    )
+    sides = cost.in_features, cost.out_features
+    return "" if None in sides else shape_text(*sides)  # type: ignore[arg-type]  # both are known

@@ -11,7 +11,7 @@ from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.planning.speed_gap import SpeedGap
 from lora_profiler.planning.timing import TimedStep, step_time
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, RowKind, Table
 from lora_profiler.report.evidence.interval import row_label
 from lora_profiler.report.labels import method_label
 from lora_profiler.steptime import PARTS, Part
@@ -49,52 +49,39 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     longest_part = max(max(step.time.parts.values(), default=0.0) for step in known)
     is_pair = len(answers) == 2 and answers[0].prediction.workload.setup.method == "full"
 
-    def cells(
+    def row(
         label: str,
         value: Callable[[TimedStep], float],
         text: Callable[[float], str],
         *,
-        share: bool,
-    ) -> tuple[str, ...]:
+        share: bool = False,
+        kind: RowKind = "plain",
+    ) -> Row:
         found = [value(step) if step else None for step in steps]
         both = is_pair and share and found[0] and found[1]
         last = [percent_text(found[1] / found[0])] if both else []  # type: ignore[operator]  # neither is None
-        return (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
+        cells = (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
+        return Row(cells=cells, kind=kind, indent=1)
 
-    time, part_time = (
-        partial(seconds_text, largest=longest),
-        partial(seconds_text, largest=longest_part),
-    )
+    time = partial(seconds_text, largest=longest)
     rows = [
-        Row(cells=cells("time", lambda s: s.time.seconds, time, share=True), kind="peak", indent=1),
-        Row(cells=cells("at least", lambda s: s.time.low, time, share=False), indent=1),
-        Row(cells=cells("at most", lambda s: s.time.high, time, share=False), indent=1),
-        Row(
-            cells=cells(
-                _rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True
-            ),
-            indent=1,
-        ),
+        row("time", lambda s: s.time.seconds, time, share=True, kind="peak"),
+        row("at least", lambda s: s.time.low, time),
+        row("at most", lambda s: s.time.high, time),
+        row(_rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True),
     ]
     if all(step.time.mfu is not None for step in known):
-        rows.append(
-            Row(
-                cells=cells("MFU", lambda s: s.time.mfu or 0.0, percent_text, share=False), indent=1
-            )
-        )
+        rows.append(row("MFU", lambda s: s.time.mfu or 0.0, percent_text))
     rows.append(Row(cells=("where the time goes",), kind="section"))
-    for part in PARTS:
-        if any(step.time.parts.get(part) for step in known):
-            spent = partial(_seconds_of, part)
-            rows.append(
-                Row(cells=cells(labels.PART_LABELS[part], spent, part_time, share=False), indent=1)
-            )
+    part_time = partial(seconds_text, largest=longest_part)
+    rows += [
+        row(labels.PART_LABELS[part], partial(_seconds_of, part), part_time)
+        for part in PARTS
+        if any(step.time.parts.get(part) for step in known)
+    ]
     names = [method_label(answer.prediction) for answer in answers]
-    ratio = (
-        [f"{labels.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"]
-        if is_pair
-        else []
-    )
+    other = labels.METHOD_LABELS[answers[-1].prediction.workload.setup.method]
+    ratio = [f"{other} / full"] if is_pair else []
     step = "One step on average" if answers[0].over_data else "One step"
     title = f"{step} on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
     return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))

@@ -65,9 +65,8 @@ def _failure_lines(number: int, r: Result) -> list[str]:
     if measurement.went_through or measurement.failure is None:
         return []
     failure = measurement.failure
-    where = (
-        f", in {run_labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
-    )
+    phase = failure.phase
+    where = f", in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
     return [f"! #{number}, {run_labels.STATUS_LABELS[measurement.status]}{where}: {failure.reason}"]
 
 
@@ -97,10 +96,8 @@ def _ratio_line(base: Sequence[Result], lora: Sequence[Result]) -> list[str]:
     except UsageError:  # they were not measured under the same conditions, which their records say
         return []
     model = lora[0].record.workload.model.id
-    return [
-        f"{model}:"
-        f" {ratio_line(method_label(base[0].prediction), method_label(lora[0].prediction), ratio)}"
-    ]
+    names = (method_label(found[0].prediction) for found in (base, lora))
+    return [f"{model}: {ratio_line(*names, ratio)}"]
 
 
 # --- batch searches -------------------------------------------------------------------------------
@@ -159,9 +156,6 @@ def search_lines(found: LargestBatch) -> list[str]:
 
 
 def _memory_text(record: Record) -> str:
-    size = record.conditions.budget_bytes or record.environment.device.total_bytes
-    return (
-        f"{bytes_text(size)} of {record.environment.device.name}"
-        if size
-        else record.environment.device.name
-    )
+    device = record.environment.device
+    size = record.conditions.budget_bytes or device.total_bytes
+    return f"{bytes_text(size)} of {device.name}" if size else device.name

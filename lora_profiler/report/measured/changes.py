@@ -9,7 +9,13 @@ from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.comparisons import run_columns, run_name, shortened, value_text
+from lora_profiler.report.measured.comparisons import (
+    cut,
+    run_cells,
+    run_name,
+    shortened,
+    value_text,
+)
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 from lora_profiler.workload import Method
 
@@ -53,7 +59,7 @@ def outcome_lines(pairs: Sequence[Pair]) -> list[str]:
         if pair.is_lost or pair.is_won:
             before, after = _statuses(pair.before), _statuses(pair.after)
             lines.append(f"! {run_name(pair.before[0])}: {before} before, {after} after")
-    return _cut(lines, "more cases with another outcome")
+    return cut(lines, "more cases with another outcome", MOST_CASES)
 
 
 def one_sided_lines(pairs: Pairs) -> list[str]:
@@ -62,7 +68,7 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
     for word, records in (("before", pairs.only_before), ("after", pairs.only_after)):
         cases = {r.case_key + r.environment.device.name: r for r in records}
         if cases:
-            names = _cut([run_name(r) for r in cases.values()], "more", 2)
+            names = cut([run_name(r) for r in cases.values()], "more", 2)
             lines.append(f"Only {word}, {_count(len(cases), 'case')}: {'; '.join(names)}")
     if pairs.left_out:
         lines.append(
@@ -75,14 +81,6 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
 def _statuses(records: Sequence[Record]) -> str:
     return " and ".join(
         dict.fromkeys(run_labels.STATUS_LABELS[r.measurement.status] for r in records)
-    )
-
-
-def _cut(lines: list[str], what: str, count: int = MOST_CASES) -> list[str]:
-    return (
-        lines
-        if len(lines) <= count
-        else [*lines[:count], f"and {count_text(len(lines) - count)} {what}"]
     )
 
 
@@ -172,7 +170,9 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
     return table(
         found,
         (
-            *run_columns(lambda c: run_of(c, pairs)),
+            ("model", lambda c: run_cells(run_of(c, pairs))[0]),
+            ("method", lambda c: run_cells(run_of(c, pairs))[1]),
+            ("setup", lambda c: run_cells(run_of(c, pairs))[2]),
             ("before", lambda c: _numbers(c)[0]),
             ("after", lambda c: _numbers(c)[1]),
             ("change", lambda c: _numbers(c)[2]),

@@ -2,7 +2,7 @@
 be compared."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lora_profiler.comparison.errors import (
     TOTAL,
@@ -15,10 +15,10 @@ from lora_profiler.comparison.errors import (
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, R, Row, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.measured_runs import category_label, setting
 from lora_profiler.report.measured.measurements import environment_line
 from lora_profiler.units import (
     bytes_text,
@@ -71,12 +71,13 @@ def comparison_blocks(
 def environment_lines(records: Iterable[Record]) -> list[str]:
     """Device and software of the runs, each set-up once; where there are many, how many."""
     lines = list(dict.fromkeys(environment_line(record.environment) for record in records))
-    if len(lines) <= MOST_ENVIRONMENTS:
-        return lines
-    return [
-        *lines[:MOST_ENVIRONMENTS],
-        f"and {count_text(len(lines) - MOST_ENVIRONMENTS)} more set-ups",
-    ]
+    return cut(lines, "more set-ups", MOST_ENVIRONMENTS)
+
+
+def cut(lines: list[str], what: str, count: int) -> list[str]:
+    """The first so many, and how many more there are."""
+    rest = len(lines) - count
+    return [*lines[:count], f"and {count_text(rest)} {what}"] if rest > 0 else lines
 
 
 def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
@@ -131,9 +132,10 @@ def errors_table(
         if len(found) > 1:
             rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
         shown = groups if within else ()
-        rows += [
-            Row(cells=(*_group_cells(metric, within, g.group), *_error_cells(g))) for g in shown
-        ]
+        for g in shown:
+            named = zip(within, g.group, strict=True)
+            cells = (_group_label(metric, name, value) for name, value in named)
+            rows.append(Row(cells=(*cells, *_error_cells(g))))
         if len(groups) > 1 or not within:
             (whole,) = summary(members, ())
             rows.append(
@@ -145,31 +147,15 @@ def errors_table(
     return Table(title=title, columns=columns, rows=tuple(rows), left=len(names))
 
 
-def _group_cells(metric: str, by: Sequence[Grouping], group: tuple[str, ...]) -> list[str]:
-    return [_group_label(metric, name, value) for name, value in zip(by, group, strict=True)]
-
-
 def _group_label(metric: str, name: Grouping, value: str) -> str:
     if name == "method":
         return labels.METHOD_LABELS[value]
     return category_label(metric, value) if name == "category" else shortened(value)
 
 
-def category_label(metric: str, category: str) -> str:
-    """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
-    if category == TOTAL:
-        return "whole"
-    return (
-        run_labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS
-    )[category]
-
-
 def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
-    within = (
-        f"{100 * found.share_within_1_percent:.0f} %"
-        if found.share_within_1_percent in (0, 1)
-        else _whole_percent(found)
-    )
+    share = found.share_within_1_percent  # never 0 or 100 % where it is not
+    within = f"{100 * share if share in (0, 1) else min(max(round(100 * share), 1), 99):.0f} %"
     if found.mean_absolute is None or found.median is None:
         return (count_text(found.n), "", "", "", "", within)
     return (
@@ -180,11 +166,6 @@ def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
         error_text(found.worst_over) if found.worst_over is not None else "none",
         within,
     )
-
-
-def _whole_percent(found: ErrorSummary) -> str:
-    """Never 0 or 100 % where it is not."""
-    return f"{min(max(round(100 * found.share_within_1_percent), 1), 99)} %"
 
 
 # --- the largest ----------------------------------------------------------------------------------
@@ -208,7 +189,9 @@ def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Reco
     return table(
         found,
         (
-            *run_columns(lambda c: records[c.record_id]),
+            ("model", lambda c: run_cells(records[c.record_id])[0]),
+            ("method", lambda c: run_cells(records[c.record_id])[1]),
+            ("setup", lambda c: run_cells(records[c.record_id])[2]),
             *([("what", _what)] if mixed else []),
             ("predicted", lambda c: value_text(c.metric, c.predicted)),
             ("measured", lambda c: value_text(c.metric, c.measured)),
@@ -217,14 +200,6 @@ def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Reco
         title="Largest errors",
         left=4 if mixed else 3,
     )
-
-
-def run_columns(record: Callable[[R], Record]) -> list[tuple[str, Callable[[R], str]]]:
-    """Columns that name the run behind each row."""
-    return [
-        (name, lambda row, place=place: run_cells(record(row))[place])
-        for place, name in enumerate(("model", "method", "setup"))
-    ]
 
 
 def _what(c: Comparison) -> str:

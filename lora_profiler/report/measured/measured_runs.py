@@ -49,6 +49,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
         (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK), None
     )
     speed = throughput(record)
+    tokens = speed.tokens_per_second if speed else None
     at_least = "" if record.measurement.went_through else ">= "
     lower = "" if prediction.saved_activation_bytes is not None else ">= "
     return Row(
@@ -61,11 +62,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
             lower + bytes_text(counted_peak(prediction)),
             error_text(error) if error is not None else "",
             seconds_text(speed.steps.median) if speed else "",
-            (
-                rate_text(speed.tokens_per_second)
-                if speed and speed.tokens_per_second is not None
-                else ""
-            ),
+            rate_text(tokens) if tokens is not None else "",
         )
     )
 
@@ -123,16 +120,8 @@ def setting(setup: TrainSetup) -> str:
         if option.name not in ("batch_size", "seq_len", "dtype", "device")
         and own[option.name] != usual[option.name]
     ]
-    return ", ".join(
-        filter(
-            None,
-            (
-                f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}",
-                setup.dtype,
-                *rest,
-            ),
-        )
-    )
+    sizes = f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}"
+    return ", ".join(filter(None, (sizes, setup.dtype, *rest)))
 
 
 _USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
@@ -187,7 +176,10 @@ def error_summary(
             rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
         rows.append(
             Row(
-                cells=(_category_label(metric, found.group[1]), *_error_cells(found, names or {})),
+                cells=(
+                    category_label(metric, found.group[1], "all together"),
+                    *_error_cells(found, names or {}),
+                ),
                 indent=1,
             )
         )
@@ -195,12 +187,12 @@ def error_summary(
     return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
 
 
-def _category_label(metric: str, category: str) -> str:
+def category_label(metric: str, category: str, whole: str = "whole") -> str:
+    """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
     if category == TOTAL:
-        return "all together"
-    return (
-        run_labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS
-    )[category]
+        return whole
+    is_phase = metric.endswith("phase_peak_bytes")
+    return (run_labels.PHASE_LABELS if is_phase else labels.CATEGORY_LABELS)[category]
 
 
 def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ...]:
@@ -208,15 +200,6 @@ def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ..
     if found.mean_absolute is None or found.median is None or found.worst is None:
         return (count_text(found.n), "", "", "", within, "")
     absolute = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
-    return (
-        count_text(found.n),
-        absolute,
-        error_text(found.median),
-        error_text(found.worst),
-        within,
-        (
-            names.get(found.worst_record_id, found.worst_record_id)
-            if found.worst and found.worst_record_id
-            else ""
-        ),
-    )
+    worst = (found.worst_record_id or "") if found.worst else ""
+    errors = (absolute, error_text(found.median), error_text(found.worst), within)
+    return (count_text(found.n), *errors, names.get(worst, worst))

@@ -119,13 +119,8 @@ def _device_text(device: Device) -> str:
 
 def _conditions_line(record: Record) -> str:
     held = record.conditions
-    parts = [
-        (
-            f"{held.weights} weights"
-            if held.weights in ("random", "hub")
-            else f"weights of {held.weights}"
-        )
-    ]
+    of_kind = held.weights in ("random", "hub")
+    parts = [f"{held.weights} weights" if of_kind else f"weights of {held.weights}"]
     parts.append("random tokens" if held.text == "random" else f"text of {held.text}")
     if padding := record.workload.setup.padding:
         parts.append(f"{percent_text(padding)} padding")
@@ -155,17 +150,10 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     failure = record.measurement.failure
     lines = []
     if failure:
-        where = (
-            f" in {run_labels.PHASE_LABELS.get(failure.phase, failure.phase)}"
-            if failure.phase
-            else ""
-        )
+        phase = failure.phase
+        where = f" in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
         step = f", step {failure.step}" if failure.step is not None else ""
-        lines.append(
-            f"It ended{where}{step}: {failure.reason}"
-            if where or step
-            else f"It ended: {failure.reason}"
-        )
+        lines.append(f"It ended{where}{step}: {failure.reason}")
         sizes = {
             "asked for": failure.tried_bytes,
             "free": failure.free_bytes,
@@ -210,27 +198,14 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
         for category in CATEGORIES:
             found = rows.find("attribution_bytes", category)
             if found or (parts and category == "unattributed"):
-                rows.line(
-                    labels.CATEGORY_LABELS[category],
-                    found.predicted if found else 0,
-                    found.measured if found else 0,
-                    found,
-                )
+                rows.line(labels.CATEGORY_LABELS[category], found)
         if peak:
-            rows.line("peak", peak.predicted, peak.measured, peak, kind="peak")
+            rows.line("peak", peak, kind="peak")
         allocated = rows.find("peak_allocated_bytes", TOTAL)
         if allocated and not (peak and peak.measured == allocated.measured):
-            rows.line(
-                "peak allocated, rounded up", allocated.predicted, allocated.measured, allocated
-            )
-        reserved = rows.find("peak_reserved_bytes", TOTAL)
-        if reserved:
-            rows.line(
-                run_labels.METRIC_LABELS["peak_reserved_bytes"],
-                reserved.predicted,
-                reserved.measured,
-                reserved,
-            )
+            rows.line("peak allocated, rounded up", allocated)
+        if reserved := rows.find("peak_reserved_bytes", TOTAL):
+            rows.line(run_labels.METRIC_LABELS["peak_reserved_bytes"], reserved)
     rows.lines("peak of each phase", rows.of("phase_peak_bytes"), run_labels.PHASE_LABELS)
     rows.lines(
         "peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), run_labels.PHASE_LABELS
@@ -281,22 +256,13 @@ class _Rows:
         if found:
             self.section(title, found)
         for c in found:
-            self.line(names[c.category], c.predicted, c.measured, c)
+            self.line(names[c.category], c)
 
-    def line(
-        self,
-        label: str,
-        predicted: int,
-        measured: int,
-        c: Comparison | None,
-        kind: RowKind = "plain",
-    ) -> None:
-        cells = (
-            label,
-            in_unit(predicted, self._size),
-            in_unit(measured, self._size),
-            comparison_text(c) if c else "",
-        )
+    def line(self, label: str, c: Comparison | None, kind: RowKind = "plain") -> None:
+        """Nothing on either side where there is no comparison."""
+        sides = (c.predicted, c.measured) if c else (0, 0)
+        sizes = (in_unit(size, self._size) for size in sides)
+        cells = (label, *sizes, comparison_text(c) if c else "")
         self.rows.append(Row(cells=cells, kind=kind, indent=1))
 
     def sum(self, parts: Sequence[Comparison]) -> None:
@@ -324,14 +290,10 @@ def _table_notes(
     lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
     measurement = record.measurement
     if any(c.metric == "peak_requested_bytes" for c in comparisons):
-        where = (
-            f", measured in {run_labels.PHASE_LABELS[measurement.peak_phase]}"
-            if measurement.peak_phase
-            else ""
-        )
-        lines.insert(
-            0, f"The peak is predicted at {labels.MOMENT_LABELS[prediction.peak.moment]}{where}."
-        )
+        phase = measurement.peak_phase
+        where = f", measured in {run_labels.PHASE_LABELS[phase]}" if phase else ""
+        at = labels.MOMENT_LABELS[prediction.peak.moment]
+        lines.insert(0, f"The peak is predicted at {at}{where}.")
     return lines
 
 
@@ -339,12 +301,8 @@ def alone_table(record: Record) -> Table:
     """Memory beside the tensors' that was measured and that nothing predicts; only what was
     measured has a row."""
     m = record.measurement
-    requested, allocated, reserved, used = (
-        m.peak_requested_bytes,
-        m.peak_allocated_bytes,
-        m.peak_reserved_bytes,
-        m.device_used_bytes,
-    )
+    requested, allocated = m.peak_requested_bytes, m.peak_allocated_bytes
+    reserved, used = m.peak_reserved_bytes, m.device_used_bytes
     sizes = {
         "rounding": _difference(allocated, requested) or None,
         "workspace_bytes": m.workspace_bytes,
@@ -357,13 +315,10 @@ def alone_table(record: Record) -> Table:
     known = {name: size for name, size in sizes.items() if size is not None}
     unit, size = byte_unit(max(known.values(), default=0))
     inside = ("fragmentation", "outside")
-    rows = [
-        Row(
-            cells=(run_labels.ALONE_LABELS[name], in_unit(value, size)),
-            indent=2 if name in inside else 1,
-        )
-        for name, value in known.items()
-    ]
+    rows = []
+    for name, value in known.items():
+        cells = (run_labels.ALONE_LABELS[name], in_unit(value, size))
+        rows.append(Row(cells=cells, indent=2 if name in inside else 1))
     return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))
 
 
