@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.network import Communication
-from lora_profiler.prediction import Traffic
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json import plain
@@ -35,17 +34,11 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     unit, size = byte_unit(max(each.sent_bytes for each in known))
     kinds = list(dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic))
     rows = []
-    for collective, phase in kinds:
-        of_kind = [_of_kind(each, collective, phase) for each in found]
-        label = f"{labels.COLLECTIVE_LABELS[collective]}, {run_labels.PHASE_SHORT[phase]}"
-        rows.append(Row(cells=(label, *(_cell(traffic, size) for traffic in of_kind)), indent=1))
-    rows.append(
-        Row(
-            cells=("a rank sends", *(in_unit(e.sent_bytes, size) if e else "" for e in found)),
-            kind="total",
-            indent=1,
-        )
-    )
+    for kind in kinds:
+        label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
+        rows.append(Row(cells=(label, *(_cell(each, kind, size) for each in found)), indent=1))
+    sent = (in_unit(each.sent_bytes, size) if each else "" for each in found)
+    rows.append(Row(cells=("a rank sends", *sent), kind="total", indent=1))
     network = known[0].network
     if network is not None:
         label = f"at least, over {network.key}"
@@ -53,22 +46,15 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
         rows.append(Row(cells=(label, *texts), kind="peak", indent=1))
         rows += _step_rows(answers)
     columns = (unit, *(method_label(answer.prediction) for answer in answers))
-    return Table(
-        title=f"Communication of a step among {world} ranks", columns=columns, rows=tuple(rows)
-    )
+    title = f"Communication of a step among {world} ranks"
+    return Table(title=title, columns=columns, rows=tuple(rows))
 
 
-def _of_kind(each: Communication | None, collective: str, phase: str) -> Traffic | None:
-    traffic = each.traffic if each else ()
-    return next((t for t in traffic if (t.collective, t.phase) == (collective, phase)), None)
-
-
-def _cell(traffic: Traffic | None, size: int) -> str:
-    return (
-        "-"
-        if traffic is None
-        else f"{count_text(traffic.count)} x, {in_unit(traffic.size_bytes, size)}"
-    )
+def _cell(each: Communication | None, kind: tuple[str, str], size: int) -> str:
+    for traffic in each.traffic if each else ():
+        if (traffic.collective, traffic.phase) == kind:
+            return f"{count_text(traffic.count)} x, {in_unit(traffic.size_bytes, size)}"
+    return "-"
 
 
 def _step_rows(answers: Sequence[Answer]) -> list[Row]:
@@ -77,15 +63,12 @@ def _step_rows(answers: Sequence[Answer]) -> list[Row]:
     if not any(bounds):
         return []
     longest = max(b[1] for b in bounds if b)
-    return [
-        Row(
-            cells=(label, *("" if b is None else seconds_text(b[i], longest) for b in bounds)),
-            indent=1,
-        )
-        for i, label in enumerate(
-            ("step, if all of it is hidden behind compute", "step, if nothing is")
-        )
-    ]
+    ends = ("step, if all of it is hidden behind compute", "step, if nothing is")
+    rows = []
+    for end, label in enumerate(ends):
+        texts = ("" if b is None else seconds_text(b[end], longest) for b in bounds)
+        rows.append(Row(cells=(label, *texts), indent=1))
+    return rows
 
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
@@ -93,11 +76,9 @@ def step_bounds(answer: Answer) -> tuple[float, float] | None:
     known."""
     step = answer.timing.step if answer.timing else None
     seconds = answer.communication.seconds if answer.communication else None
-    return (
-        None
-        if step is None or seconds is None
-        else (max(step.time.low, seconds), step.time.high + seconds)
-    )
+    if step is None or seconds is None:
+        return None
+    return max(step.time.low, seconds), step.time.high + seconds
 
 
 def communication_lines(answers: Sequence[Answer]) -> list[str]:

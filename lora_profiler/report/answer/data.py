@@ -46,11 +46,8 @@ def data_lines(answer: Answer) -> list[str]:
         f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(P95))},"
         f" longest {count_text(lengths.longest)} tokens ({lengths.source})"
     )
-    multiple = (
-        f" to a multiple of {count_text(data.pad_to_multiple_of)}"
-        if data.pad_to_multiple_of
-        else ""
-    )
+    pad = data.pad_to_multiple_of
+    multiple = f" to a multiple of {count_text(pad)}" if pad else ""
     made = f"Batches {_MADE[data.batching]}{multiple}: {_epoch_words(epoch)}"
     return [
         f"{sizes}.",
@@ -134,12 +131,9 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
         for e in epochs
     )
     lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
-    spans = [("an epoch", 1.0)]
-    if first.data.epochs is not None and first.data.epochs != 1:
-        spans.append((f"{first.data.epochs:g} epochs", first.data.epochs))
     times = [
-        f"{name} {', '.join(_times_text(answers, number * first.steps_per_epoch))}"
-        for name, number in spans
+        f"{name} {', '.join(_times_text(answers, steps))}"
+        for name, steps in _spans(first)
         if any(_seconds(answer, 1) is not None for answer in answers)
     ]
     return lines + (["; ".join(times)] if times else [])
@@ -164,18 +158,17 @@ def epoch_table(answers: Sequence[Answer]) -> Table:
     ]
     if any(_seconds(answer, 1) is not None for answer in answers):
         rows.append(Row(cells=("time",), kind="section"))
-        steps = epochs[0].steps_per_epoch
-        rows.append(_time_row("a step, on average", answers, 1))
-        rows.append(_time_row("an epoch", answers, steps))
-        number = epochs[0].data.epochs
-        if number is not None and number != 1:
-            rows.append(_time_row(f"{number:g} epochs", answers, number * steps))
+        spans = [("a step, on average", 1.0), *_spans(epochs[0])]
+        rows += [Row(cells=(label, *_times_text(answers, n)), indent=1) for label, n in spans]
     names = [method_label(answer.prediction) for answer in answers]
     return Table(title="An epoch of the data", columns=("", *names), rows=tuple(rows))
 
 
-def _time_row(label: str, answers: Sequence[Answer], steps: float) -> Row:
-    return Row(cells=(label, *_times_text(answers, steps)), indent=1)
+def _spans(epoch: OverData) -> list[tuple[str, float]]:
+    """(an epoch, or so many, and its steps)."""
+    steps, number = epoch.steps_per_epoch, epoch.data.epochs
+    more = [] if number is None or number == 1 else [(f"{number:g} epochs", number * steps)]
+    return [("an epoch", float(steps)), *more]
 
 
 def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:

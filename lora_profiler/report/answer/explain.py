@@ -65,15 +65,11 @@ def explain_blocks(answer: Answer) -> list[Block]:
     ]
     told = labels.MOMENT_DEFINITIONS | loss_definitions(setup)
     words = [f"{labels.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
-    logits = logits_formula(prediction)
-    shared = communication_formula(answer)
-    blocks.append(
-        paragraph(
-            *words,
-            *([f"logits and loss at the peak: {logits}"] if logits else []),
-            *([f"communication at the peak: {shared}"] if shared else []),
-        )
-    )
+    if logits := logits_formula(prediction):
+        words.append(f"logits and loss at the peak: {logits}")
+    if shared := communication_formula(answer):
+        words.append(f"communication at the peak: {shared}")
+    blocks.append(paragraph(*words))
     return [*blocks, levers_table(prediction, levers)] if levers else blocks
 
 
@@ -167,22 +163,13 @@ def compute_lines(prediction: Prediction) -> Iterator[Line]:
         others = ["attention", *(["experts"] if _has_experts(prediction) else [])]
         others += ["the head's gradients"] if setup.loss == "fused" else []
         forward += f" + {' and '.join(others)} {flops_text(rest)}"
-    yield (
-        "forward",
-        flops_text(flops.forward),
-        forward if rest >= 0 else "2 x multiply-adds of every operation",
-    )
-    yield (
-        "backward",
-        flops_text(flops.backward),
-        _backward_words(setup) + f", {flops.backward / flops.forward:.2f} x forward",
-    )
+    forward = forward if rest >= 0 else "2 x multiply-adds of every operation"
+    yield "forward", flops_text(flops.forward), forward
+    backward = f"{_backward_words(setup)}, {flops.backward / flops.forward:.2f} x forward"
+    yield "backward", flops_text(flops.backward), backward
     if flops.recompute:
-        yield (
-            "recompute",
-            flops_text(flops.recompute),
-            "checkpointing runs each layer forward again, up to the last tensor needed",
-        )
+        again = "checkpointing runs each layer forward again, up to the last tensor needed"
+        yield "recompute", flops_text(flops.recompute), again
     per_token = f"{flops_text(flops.total)} / {count_text(flops.tokens)} tokens"
     yield "per token", flops_text(flops.per_token), per_token
 
@@ -214,9 +201,10 @@ def linear_flops(prediction: Prediction) -> tuple[int, int]:
     weights = sum(
         m.weight("weight").numel for _, m in prediction.workload.model.modules() if m.is_linear
     )
-    adapted = [
-        c
+    has_lora = prediction.workload.setup.lora is not None
+    adapted = sum(
+        c.num_trainable_parameters
         for c in linear
-        if prediction.workload.setup.lora and c.num_trainable_parameters != c.num_parameters
-    ]
-    return 2 * tokens * weights, 2 * tokens * sum(c.num_trainable_parameters for c in adapted)
+        if has_lora and c.num_trainable_parameters != c.num_parameters
+    )
+    return 2 * tokens * weights, 2 * tokens * adapted

@@ -138,7 +138,7 @@ def card_table(answers: Sequence[Answer]) -> Table:
         lora = answer.prediction.workload.setup.lora
         return limit(answer.fit.highest_rank) if lora is not None and lora.has_rank else "-"
 
-    known = [fit.reserve for fit in fits if fit]
+    known, length = [fit.reserve for fit in fits if fit], count_text(setup.seq_len)
     least = in_unit(known[0].least_context_bytes, size) if known else UNKNOWN
     rows = [
         row("peak", lambda f: room(f).peak),
@@ -148,21 +148,15 @@ def card_table(answers: Sequence[Answer]) -> Table:
         row(_fragmentation_label(known), lambda f: room(f).fragmentation, indent=2),
         row("headroom", lambda f: room(f).headroom),
         row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
-        row(
-            f"largest batch of {count_text(setup.seq_len)} tokens",
-            lambda f: limit(f.largest_batch_size),
-        ),
+        row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size)),
         row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
     ]
     if any(a.prediction.workload.setup.lora for a in answers):
         rows.append(Row(cells=("highest rank", *map(rank, answers)), indent=1))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
     title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{in_unit(usable, size)} {unit} usable"
-    return Table(
-        title=title,
-        columns=(unit, *(method_label(a.prediction) for a in answers)),
-        rows=tuple(rows),
-    )
+    columns = (unit, *(method_label(a.prediction) for a in answers))
+    return Table(title=title, columns=columns, rows=tuple(rows))
 
 
 def _fragmentation_label(reserves: "Sequence[Reserve]") -> str:
@@ -185,12 +179,11 @@ def _peak_lines(answers: Sequence[Answer], excess: ActivationExcess | None) -> l
 def peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
     at, label = labels.MOMENT_LABELS[peak.moment], method_label(prediction)
+    size = bytes_text(peak.total_bytes)
     if prediction.saved_activation_bytes is None:
-        return (
-            f"{label} needs at least {bytes_text(peak.total_bytes)} ({at}); its activations, which"
-            " come on top, are not known"
-        )
-    return f"{label} peaks at {bytes_text(peak.total_bytes)}: {at}"
+        unknown = "its activations, which come on top, are not known"
+        return f"{label} needs at least {size} ({at}); {unknown}"
+    return f"{label} peaks at {size}: {at}"
 
 
 def _lever_words(answer: Answer) -> str:
@@ -206,25 +199,27 @@ def _lever_words(answer: Answer) -> str:
 
 def excess_line(excess: ActivationExcess) -> str:
     """One line on why LoRA keeps more for backward than full fine-tuning."""
-    why = {
-        "adapter_dtype": (
-            "every adapted layer keeps its own copy of its input in the adapter's dtype"
-        ),
-        "dropout": "adapter dropout keeps the dropped input and a mask of every adapted layer",
-    }
-    text = (
-        f"LoRA keeps more for backward than full ({bytes_text(excess.lora_bytes)} against"
-        f" {bytes_text(excess.full_bytes)})"
-    )
+    lora, full = bytes_text(excess.lora_bytes), bytes_text(excess.full_bytes)
+    text = f"LoRA keeps more for backward than full ({lora} against {full})"
     if excess.causes:
-        text += ": " + ", and ".join(why[c] for c in excess.causes)
+        text += ": " + ", and ".join(_EXCESS[c][0] for c in excess.causes)
     if excess.remedied_bytes < excess.lora_bytes:
-        fixes = {"adapter_dtype": "adapters in the base's dtype", "dropout": "no dropout"}
-        text += (
-            f"; with {' and '.join(fixes[c] for c in excess.causes)} it would keep"
-            f" {bytes_text(excess.remedied_bytes)}"
-        )
+        fixes = " and ".join(_EXCESS[c][1] for c in excess.causes)
+        text += f"; with {fixes} it would keep {bytes_text(excess.remedied_bytes)}"
     return text + "."
+
+
+_EXCESS = {
+    "adapter_dtype": (
+        "every adapted layer keeps its own copy of its input in the adapter's dtype",
+        "adapters in the base's dtype",
+    ),
+    "dropout": (
+        "adapter dropout keeps the dropped input and a mask of every adapted layer",
+        "no dropout",
+    ),
+}
+"""What makes LoRA keep more, and what would not."""
 
 
 def _fit_notes(answer: Answer) -> list[str]:
@@ -232,19 +227,13 @@ def _fit_notes(answer: Answer) -> list[str]:
         return []
     label = method_label(answer.prediction)
     if answer.fit is None:
-        return [
-            f"{label}: whether it fits is not known, because its activations are not known to this"
-            " engine."
-        ]
-    longest, trained_for = (
-        answer.fit.longest_seq_len,
-        answer.prediction.workload.model.trained_length,
-    )
+        unknown = "because its activations are not known to this engine"
+        return [f"{label}: whether it fits is not known, {unknown}."]
+    longest = answer.fit.longest_seq_len
+    trained_for = answer.prediction.workload.model.trained_length
     if longest is None:
-        return [
-            f"{label}: which other sizes fit is not known, because the step was traced at exactly"
-            " this size."
-        ]
+        exactly = "because the step was traced at exactly this size"
+        return [f"{label}: which other sizes fit is not known, {exactly}."]
     if trained_for is not None and longest > trained_for:
         allowed, made_for = count_text(longest), count_text(trained_for)
         return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]

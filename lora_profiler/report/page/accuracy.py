@@ -83,13 +83,11 @@ def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
         return []
     errors, by_id = whole[0], {run.record_id: run for run in runs}
     exact = sum(c.predicted == c.measured for c in rows)
-    mean = percent_text(errors.mean_absolute or 0.0) if errors.mean_absolute else "exact"
+    mean = percent_text(errors.mean_absolute) if errors.mean_absolute else "exact"
     worst = error_text(errors.worst) if errors.worst is not None else "exact"
-    where = (
-        by_id[errors.worst_record_id].name
-        if errors.worst and errors.worst_record_id
-        else "every peak is equal to the byte"
-    )
+    where = "every peak is equal to the byte"
+    if errors.worst and errors.worst_record_id:
+        where = by_id[errors.worst_record_id].name
     within = sum(c.is_within(0.01) for c in rows)
     return [
         Card(
@@ -181,6 +179,9 @@ def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
     kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_GROUPS]
     order = list(labels.METHOD_LABELS.values()) if by == "method" else sorted(kept)
     what = run_labels.GROUPING_LABELS[by]
+    most = f"The {MOST_GROUPS} groups with most runs of {len(members)}."
+    shown_dots = [d for d in dots if d.group in kept]
+    shown_dots.sort(key=lambda d: order.index(d.group))
     return Drawing(
         name=f"errors-by-{by}",
         caption=(
@@ -190,14 +191,8 @@ def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
             f"Strips of errors around zero for {len(kept)} groups by {what}, with the median of"
             " each."
         ),
-        lines=(
-            (f"The {MOST_GROUPS} groups with most runs of {len(members)}.",)
-            if len(members) > MOST_GROUPS
-            else ()
-        ),
-        figure=charts.error_strip(
-            sorted((d for d in dots if d.group in kept), key=lambda d: order.index(d.group))
-        ),
+        lines=(most,) if len(members) > MOST_GROUPS else (),
+        figure=charts.error_strip(shown_dots),
     )
 
 
@@ -207,13 +202,10 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     kept, rest = whole, ""
     if len(whole) > MOST_NUMBERS:
         by_size = sorted(whole, key=lambda c: -abs(c.relative_error or 0.0))
-        kept = (
-            by_size[:WORST_DOTS] + by_size[WORST_DOTS :: -(-len(whole) // (MOST_DOTS - WORST_DOTS))]
-        )
-        rest = (
-            f" Drawn are {count_text(len(kept))} of {count_text(len(whole))}, the largest errors"
-            " among them."
-        )
+        stride = -(-len(whole) // (MOST_DOTS - WORST_DOTS))
+        kept = by_size[:WORST_DOTS] + by_size[WORST_DOTS::stride]
+        shown = f"{count_text(len(kept))} of {count_text(len(whole))}"
+        rest = f" Drawn are {shown}, the largest errors among them."
     kept.sort(key=lambda c: METRICS.index(c.metric))
     dots = [
         ErrorDot(

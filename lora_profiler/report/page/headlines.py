@@ -84,15 +84,13 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
     longest = max(step.time.high for step in steps.values())
     rows, rates = [], []
     for label, step in steps.items():
-        time, reference = step.time, full.time if full and full is not step else None
-        change = change_text(time.seconds / reference.seconds - 1) if reference else ""
-        faster = (
-            change_text(time.tokens_per_second / reference.tokens_per_second - 1)
-            if reference
-            else ""
-        )
-        rows.append((label, seconds_text(time.seconds, longest), change))
-        rates.append((label, rate_text(time.tokens_per_second), faster))
+        seconds, rate = step.time.seconds, step.time.tokens_per_second
+        change = faster = ""
+        if full and full is not step:
+            change = change_text(seconds / full.time.seconds - 1)
+            faster = change_text(rate / full.time.tokens_per_second - 1)
+        rows.append((label, seconds_text(seconds, longest), change))
+        rates.append((label, rate_text(rate), faster))
     beyond = [
         method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"
     ]
@@ -113,11 +111,9 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
 def _moments(predictions: Sequence[Prediction]) -> str:
     """When the peaks are; once where all are at the same moment."""
     at = [labels.MOMENT_LABELS[p.peak.moment] for p in predictions]
-    return (
-        at[0]
-        if len(set(at)) == 1
-        else "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
-    )
+    if len(set(at)) == 1:
+        return at[0]
+    return "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
 
 
 def _headline(
