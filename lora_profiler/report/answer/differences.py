@@ -1,6 +1,6 @@
 """Two answers side by side, and only what differs: what was asked, and what follows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lora_profiler.planning.answers import Answer
@@ -60,24 +60,25 @@ def answered_differently(a: Answer, b: Answer) -> Table | None:
 def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
     yield "verdict", _verdict(a), _verdict(b), ""
     for name, of in _BYTES.items():
-        yield _pair(name, of(a), of(b), None)
-    trained = (x.prediction.parameters.trainable for x in (a, b))
-    yield _pair("trained parameters", *trained, short_count_text)
-    yield _pair("compute per token", *map(_flops, (a, b)), flops_text)
+        yield _pair(name, (of(a), of(b)), None)
+    trained = [x.prediction.parameters.trainable for x in (a, b)]
+    yield _pair("trained parameters", trained, short_count_text)
+    yield _pair("compute per token", (_flops(a), _flops(b)), flops_text)
     steps = [x.timing.step if x.timing else None for x in (a, b)]
     times = [step.time.seconds if step else None for step in steps]
     longest = max((time for time in times if time is not None), default=1.0)
-    yield _pair("one step", *times, lambda seconds: seconds_text(seconds, longest))
-    rates = (step.time.tokens_per_second if step else None for step in steps)
-    yield _pair("tokens a second", *rates, rate_text)
+    yield _pair("one step", times, lambda seconds: seconds_text(seconds, longest))
+    rates = [step.time.tokens_per_second if step else None for step in steps]
+    yield _pair("tokens a second", rates, rate_text)
     for name, size in _SIZES.items():
-        yield _pair(name, size(a), size(b), count_text)
+        yield _pair(name, (size(a), size(b)), count_text)
 
 
 def _pair(
-    name: str, one: float | None, other: float | None, text: Callable[[Any], str] | None
+    name: str, both: Sequence[float | None], text: Callable[[Any], str] | None
 ) -> tuple[str, str, str, str]:
     """Bytes where there is no `text`: they stand in one unit."""
+    one, other = both
     if text is None:
         first, second = bytes_texts([one, other])  # type: ignore[list-item]  # bytes are ints
     else:

@@ -96,8 +96,8 @@ def _ratio_line(base: Sequence[Result], lora: Sequence[Result]) -> list[str]:
     except UsageError:  # they were not measured under the same conditions, which their records say
         return []
     model = lora[0].record.workload.model.id
-    names = (method_label(found[0].prediction) for found in (base, lora))
-    return [f"{model}: {ratio_line(*names, ratio)}"]
+    full, other = (method_label(found[0].prediction) for found in (base, lora))
+    return [f"{model}: {ratio_line(full, other, ratio)}"]
 
 
 # --- batch searches -------------------------------------------------------------------------------
