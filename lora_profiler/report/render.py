@@ -2,7 +2,6 @@
 all of them printable."""
 
 import io
-import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,9 +12,6 @@ from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 Style = Callable[[str, str], str]
 """(text, what it is: 'heading' | 'section' | 'total' | 'peak' | 'columns') -> the text, perhaps
 with colour codes."""
-
-
-_UNIT = re.compile(r"(\d) (%|B\b|[KMGT]iB|[MGTPE]?FLOP)")
 
 
 def no_style(text: str, kind: str) -> str:
@@ -45,17 +41,6 @@ def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
         ) or [""]
     text = "\n".join(lines)
     return style(text, "heading") if block.heading else text
-
-
-def _wrapped(line: str, width: int) -> str:
-    """`line` in lines of at most `width`, never broken between a number and its unit; continued
-    lines are indented."""
-    tied = _UNIT.sub("\\1\0\\2", line)
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    lines = textwrap.wrap(
-        tied, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join(lines).replace("\0", " ")
 
 
 def _plain_table(table: Table, style: Style) -> str:

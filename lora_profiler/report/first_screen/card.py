@@ -20,7 +20,7 @@ from lora_profiler.report.first_screen.texts import (
     verdict_words,
 )
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.palette import FONT, Theme
+from lora_profiler.report.palette import FONT
 from lora_profiler.report.svg import picture as svg
 from lora_profiler.units import count_text
 
@@ -32,13 +32,7 @@ _WORDS_PX: Final = (60, 36)
 _ROLES: Final = {"fits": "ink", "tight": "warning", "does_not_fit": "warning"}
 
 
-def share_card(
-    answers: Sequence[Answer],
-    answer: Answer,
-    run: Run,
-    command: Sequence[str],
-    theme: Theme = "light",
-) -> str:
+def share_card(answers: Sequence[Answer], answer: Answer, run: Run, command: Sequence[str]) -> str:
     """SVG of `answer`, one of `answers`; `command` are the words after `lora-profile`."""
     verdict, bars = verdict_words(answer), frame(answers, answer.prediction)
     question = card_question(answer)
@@ -58,7 +52,7 @@ def share_card(
             *_command(command),
         ],
         says=words,
-        theme=theme,
+        theme="light",
     )
 
 

@@ -26,11 +26,7 @@ CHANGE_DEFINITION = "change = (after - before) / before"
 
 
 def change_blocks(
-    pairs: Pairs,
-    found: Sequence[Change],
-    setup: Sequence[SetupChange],
-    worst: int,
-    hints: Sequence[str] = (),
+    pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange], worst: int
 ) -> list[Block]:
     """What `compare --against` shows. `found` are changes of the pairs, in the metrics that were
     asked for."""
@@ -49,7 +45,7 @@ def change_blocks(
         )
         if largest:
             blocks.append(largest_changes_table(largest, pairs.pairs))
-    return [*blocks, paragraph(*hints)] if hints else blocks
+    return blocks
 
 
 def outcome_lines(pairs: Sequence[Pair]) -> list[str]:
