@@ -255,3 +255,13 @@ def adapter_label(setup: "TrainSetup") -> str:
     if lora is None or lora.peft_type == "lora":
         return METHOD_LABELS[setup.method]
     return lora.method_name if base is None else f"{lora.method_name} on {base.quant_type}"
+
+
+def sureness(prediction: "Prediction", exact: str, lower: str, within: str, estimate: str) -> str:
+    """Those words that are true of the peak; `within` has {} for the bound."""
+    if prediction.exactness == "exact":
+        return exact
+    if prediction.saved_activation_bytes is None:
+        return lower
+    bound = prediction.error_bound
+    return within.format(f"{100 * bound:g} %") if bound else estimate

@@ -1,7 +1,6 @@
 """How a model is trained: in a line each, the model, its batch and weights, attention, adapters;
 and as the command that asks about it."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,6 +128,8 @@ def adapter_line(setup: TrainSetup) -> str:
 def predict_command(workload: Workload, gpu: str, *more: str) -> str:
     """`lora-profile MODEL ...` with every option that is not the default, on the card of that key,
     and `more` arguments at the end."""
+    import shlex
+
     arguments = [*setup_arguments(workload), "--gpu", gpu, *more]
     return shlex.join(["lora-profile", workload.model.id, *arguments])
 

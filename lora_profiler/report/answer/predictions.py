@@ -10,11 +10,10 @@ from lora_profiler.planning.diagnostics import ActivationExcess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import UNKNOWN, comparison_table
-from lora_profiler.report.answer.short_answer import sureness
 from lora_profiler.report.answer.trainer import trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence.interval import likely_lines
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.setup_words import adapter_line, asked_words, platform_words, title_words
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 

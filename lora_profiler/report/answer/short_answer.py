@@ -11,7 +11,7 @@ from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.answer.room import shared
 from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.setup_words import asked_words, platform_words, title_words
 from lora_profiler.units import (
     byte_unit,
@@ -239,16 +239,6 @@ def has_gaps(answer: Answer) -> bool:
     """Whether the trainer's loop holds what is not priced."""
     trainer = answer.trainer
     return trainer is not None and bool(trainer.gaps(answer.prediction.workload.setup.method))
-
-
-def sureness(prediction: Prediction, exact: str, lower: str, within: str, estimate: str) -> str:
-    """Those words that are true of the peak; `within` has {} for the bound."""
-    if prediction.exactness == "exact":
-        return exact
-    if prediction.saved_activation_bytes is None:
-        return lower
-    bound = prediction.error_bound
-    return within.format(f"{100 * bound:g} %") if bound else estimate
 
 
 def _more(answers: Sequence[Answer]) -> Iterator[str]:

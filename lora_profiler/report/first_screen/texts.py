@@ -10,7 +10,8 @@ from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.room import room
-from lora_profiler.report.answer.short_answer import has_gaps, sureness
+from lora_profiler.report.answer.short_answer import has_gaps
+from lora_profiler.report.labels import sureness
 from lora_profiler.units import bytes_text, bytes_texts
 
 
