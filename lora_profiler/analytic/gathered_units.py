@@ -15,13 +15,13 @@ from lora_profiler.analytic.persistent import TrainableTensor
 class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
     `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
-    `lowered` of the part that a rank casts before it is gathered."""
+    `sent` of the part that a rank casts, or copies from the host, before it is gathered."""
 
     share: int
     whole: int
     reduced: int
     reduced_share: int
-    lowered: int = 0
+    sent: int = 0
 
 
 class Piece(NamedTuple):
@@ -51,9 +51,16 @@ def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
     )
 
 
-def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) -> Unit:
+def unit(
+    pieces: Iterable[Piece],
+    world_size: int,
+    itemsize: int | None = None,
+    *,
+    from_host: bool = False,
+) -> Unit:
     """The unit of some parameters. `itemsize`: bytes of an element once it is gathered, and of its
-    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored."""
+    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored.
+    `from_host`: shards are copied to the card to be gathered (`CPUOffloadPolicy`)."""
     pieces = list(pieces)
     gathered = [p if itemsize is None else p._replace(itemsize=itemsize) for p in pieces]
     return Unit(
@@ -61,10 +68,10 @@ def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) 
         whole=world_size * sum(p.share(world_size) for p in gathered),
         reduced=world_size * sum(p.share(world_size) for p in gathered if p.trains),
         reduced_share=sum(p.share(world_size) for p in pieces if p.trains),
-        lowered=sum(
+        sent=sum(
             low.share(world_size)
             for low, stored in zip(gathered, pieces, strict=True)
-            if low.itemsize != stored.itemsize
+            if from_host or low.itemsize != stored.itemsize
         ),
     )
 

@@ -48,7 +48,7 @@ def loss_candidates(
         else:
             accumulates = setup.accumulation > 1
             both = _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
-        cast = ZERO if comes_after else shards.cast_as_backward_begins
+        cast = ZERO if comes_after else shards.sent_as_backward_begins
         if cast == ZERO:
             return both
         begins = candidate(after, activations=stored, temporaries=cast, **_begun(forward, kept))

@@ -129,6 +129,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.world_size,
         setup.sharding,
         setup.reduce_bucket_size,
+        setup.offload_params,
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,

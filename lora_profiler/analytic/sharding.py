@@ -9,15 +9,15 @@ up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when)
 compares with traces of the real wrappers under a fake process group.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
+from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FLAT, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
@@ -39,7 +39,7 @@ class ShardState:
     `ahead` and `back` live beside `always` in the forward pass and in backward. `masters` are
     float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
     what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
-    buffer of gradients is there from the beginning.
+    buffer of gradients is there from the beginning. `host` is what lies in the host's memory.
     """
 
     state: Persistent
@@ -58,6 +58,7 @@ class ShardState:
     masters: Polynomial = ZERO
     stepped_gradients: Polynomial | None = None
     gradients_stay: bool = False
+    host: Mapping[Category, Polynomial] = field(default_factory=dict)
 
     @property
     def trained(self) -> Polynomial:
@@ -110,9 +111,9 @@ class ShardState:
         return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
 
     @property
-    def cast_as_backward_begins(self) -> Polynomial:
-        """A rank's part of the last layer, lowered to be gathered."""
-        return constant(self.units[-1].lowered if self.units and self.reshards else 0)
+    def sent_as_backward_begins(self) -> Polynomial:
+        """A rank's part of the last layer, cast or copied from the host to be gathered."""
+        return constant(self.units[-1].sent if self.units and self.reshards else 0)
 
     def in_root_reduction(self, world_size: int) -> Polynomial:
         """The root's weights are gone, and all that it sends of gradients lies in one buffer,
@@ -317,7 +318,7 @@ def fully_sharded(
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
             return flat_unit(pieces, world, wide=setup.has_wide_shards)
-        return unit(pieces, world, gathered)
+        return unit(pieces, world, gathered, from_host=setup.offload_params)
 
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base = made(root)

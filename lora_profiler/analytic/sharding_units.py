@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.deepspeed import dealt_out, partitioned_whole
 from lora_profiler.analytic.gathered_units import Piece
+from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
@@ -83,7 +84,8 @@ def shard_state(
     for name, piece in _added(setup, adapters, copies):
         home(name).append(piece)
         adapted += piece.share(setup.world_size)
-    return fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+    shards = fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+    return kept_on_host(shards, setup) if setup.offload_params else shards
 
 
 def gathered_to_save(
@@ -93,7 +95,7 @@ def gathered_to_save(
     the host tensor by tensor; None where it has every weight anyway, and under FSDP1.
 
     FSDP2: one parameter, as accelerate asks torch's get_model_state_dict for it
-    (full_state_dict, cpu_offload). ZeRO-3: one module's own parameters (DeepSpeed
+    (full_state_dict, cpu_offload), and a shard of it that was on the host. ZeRO-3: one module's own parameters (DeepSpeed
     `runtime/engine.py`, _zero3_consolidated_16bit_state_dict).
     """
     setup, model = workload.setup.as_held, workload.model
@@ -101,7 +103,12 @@ def gathered_to_save(
     modules = [list(base_pieces(module, setup, kept)) for _, module in model.modules()]
     modules += [[piece] for _, piece in _added(setup, adapters, copies)]
     if setup.sharding in ("fsdp", "fsdp-no-reshard"):
-        return max(piece.share(1) for pieces in modules for piece in pieces)
+        shares = setup.world_size if setup.offload_params else None
+        return max(
+            piece.share(1) + (piece.share(shares) if shares else 0)
+            for pieces in modules
+            for piece in pieces
+        )
     if setup.sharding == "zero3":
         return max(sum(piece.share(1) for piece in pieces) for pieces in modules)
     return None
