@@ -275,7 +275,7 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
                 plan.generation, between, shards, plan.family, other, completion, kernel
             )
             live = {**live, "generation": drawn}
-    gathered = gathered_to_save(workload, plan.adapters, plan.copies)
+    gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)
     if gathered is not None:
         saved = candidate(merged(between, {"communication": constant(gathered)}))
         live = {**live, "saving": (saved,)}
