@@ -6,7 +6,7 @@ Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` and `_fsdp_co
 
 from dataclasses import replace
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations
 from lora_profiler.analytic.optimizers import total_state_bytes
 from lora_profiler.analytic.sharding import ShardState
@@ -38,9 +38,8 @@ def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
 
 
 def host_bytes(kept: Activations | None, shards: ShardState) -> dict[Category, Polynomial]:
-    """What a rank keeps on the host: its shards, and layers' inputs that wait there."""
+    """What a rank keeps on the host: its shards, and what layers keep that waits there."""
     found = dict(shards.host)
-    if kept is not None and kept.last_input is not None:
-        inputs = total(size * len(layer.indices) for layer, size in kept.layers)
-        found["activations"] = inputs - kept.last_input
+    if kept is not None:
+        found["activations"] = kept.moved.hosted
     return found

@@ -147,6 +147,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.transformers,
         setup.is_reentrant,
         setup.offload_checkpoints,
+        setup.offload_activations,
         is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         workload.platform,

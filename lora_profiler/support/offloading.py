@@ -22,6 +22,11 @@ def is_offloaded(workload: Workload) -> bool:
     return bool(setup.batch_size * setup.seq_len * width > LEAST_OFFLOADED)
 
 
+def moves_activations(setup: TrainSetup) -> bool:
+    """Whether what layers keep is moved as TRL and torchtune do it."""
+    return setup.offload_activations
+
+
 def check_offloading(workload: Workload) -> None:
     """Raises UsageError where nothing here says what is moved."""
     setup = workload.setup
