@@ -7,12 +7,12 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, con
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
-from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.moved_activations import Moved, moved
+from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.support.generations import rotary_tables, shifts_logits
-from lora_profiler.support.offloading import is_offloaded, moves_activations
+from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.workload import TrainSetup, Workload
 
 RNG_STATE_BYTES = 5056
@@ -135,7 +135,7 @@ def activations(
 def leaf_beside(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Bytes of the leaf that autograd holds beside what layers keep: where their inputs are moved
     to the host, the embeddings' output is no layer's any more."""
-    moves = is_offloaded(workload) or moves_activations(workload.setup)
+    moves = is_offloaded(workload) or workload.setup.offload_activations
     if forward.leaf is not None and moves:
         return forward.leaf.bytes
     return forward.leaf_copy

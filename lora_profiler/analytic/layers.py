@@ -24,7 +24,6 @@ from lora_profiler.analytic.tensors import Storage
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import LayerCost
 from lora_profiler.support.bases import stored_base
-from lora_profiler.support.offloading import moves_activations
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
 
 
@@ -166,7 +165,7 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
             at,
             keeps=not checkpointing,
             repeats=checkpointing,
-            leaves=frozenset(on_host(layer.run.nodes) if moves_activations(setup) else ()),
+            leaves=frozenset(on_host(layer.run.nodes) if setup.offload_activations else ()),
         )
         whole = size.evaluate(*at) if checkpointing else 0
         for index in layer.indices:
@@ -187,12 +186,7 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
 
 
 def _by_scope(
-    run: Run,
-    at: Values,
-    *,
-    keeps: bool,
-    repeats: bool,
-    leaves: frozenset[Storage] = frozenset(),
+    run: Run, at: Values, *, keeps: bool, repeats: bool, leaves: frozenset[Storage] = frozenset()
 ) -> dict[str, tuple[int, int]]:
     saved: dict[str, int] = defaultdict(int)
     flops: dict[str, int] = defaultdict(int)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.structure import ForwardPass, LayerRun, Run
 from lora_profiler.analytic.tensors import Node, Storage
-from lora_profiler.support.offloading import is_offloaded, moves_activations
+from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.workload import Workload
 
 LEAST_BYTES = 1024
@@ -49,13 +49,13 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
         others = entry * (forward.num_layers - 1)
         nothing = tuple((layer, ZERO) for layer, _ in kept)
         return Moved(nothing, at_end=entry, hosted=others, buffered=True)
-    if not moves_activations(setup):
+    if not setup.offload_activations:
         return Moved(kept)
     norm = list(_before_the_head(forward))
     after, moved_norm = _saved_after(norm)
     waits_on = setup.kernels == "torchtune"  # its context is left before the loss
     if setup.checkpointing:
-        apart = 1 if setup.is_reentrant else 2  # else a dummy is saved before each input
+        apart = 2  # a dummy is saved before each input
         waiting = entry * max(-(-(STASH - after) // apart), 0)
         return Moved(
             tuple((layer, ZERO) for layer, _ in kept),

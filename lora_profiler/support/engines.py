@@ -57,8 +57,8 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of steps in backward; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
-    if setup.offload_checkpoints:
-        return "no profile is of offloaded checkpoints; take --engine analytic."
+    if setup.offloads:
+        return "no profile is of what waits on the host; take --engine analytic."
     if setup.kernels != "transformers":
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"

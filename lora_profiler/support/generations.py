@@ -159,7 +159,7 @@ def check_traceable(workload: Workload) -> None:
     setup = workload.setup
     if setup.sharding in FLAT:
         raise UsageError("FSDP1 is known to the rules alone; take --engine analytic.")
-    if setup.offload_checkpoints or setup.offload_params:
+    if setup.offloads:
         raise UsageError(
             "what waits on the host is known to the rules alone; take --engine analytic."
         )

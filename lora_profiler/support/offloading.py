@@ -1,12 +1,13 @@
-"""What waits in the host's memory: layers' inputs, and FSDP's shards. No torch.
+"""What waits in the host's memory: Unsloth's checkpoints, saved tensors, FSDP's shards. No torch.
 
-Source: unsloth-zoo ce232d6, `gradient_checkpointing.py` (initialize_unsloth_gradient_checkpointing,
-UnslothCheckpointFunction): inputs of more than a million numbers are moved, the last layer's is
-not, and two buffers on the card, which grow to the longest, take them back in turn.
+Source of the first: unsloth-zoo ce232d6, `gradient_checkpointing.py`
+(initialize_unsloth_gradient_checkpointing, UnslothCheckpointFunction): inputs of more than a
+million numbers are moved, the last layer's is not, and two buffers on the card, which grow to the
+longest, take them back in turn.
 """
 
 from lora_profiler.errors import UsageError
-from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import FULLY_SHARDED, Workload
 
 LEAST_OFFLOADED = 2**20
 """Elements of an input that stays, and of each of the two buffers at first."""
@@ -22,44 +23,54 @@ def is_offloaded(workload: Workload) -> bool:
     return bool(setup.batch_size * setup.seq_len * width > LEAST_OFFLOADED)
 
 
-def moves_activations(setup: TrainSetup) -> bool:
-    """Whether what layers keep is moved as TRL and torchtune do it."""
-    return setup.offload_activations
-
-
 def check_offloading(workload: Workload) -> None:
     """Raises UsageError where nothing here says what is moved."""
     setup = workload.setup
-    if setup.offload_params:
-        _check_shards(setup)
-    if not setup.offload_checkpoints or not setup.checkpointing:
-        return
-    if setup.device != "cuda":
+    asked = {
+        "--offload-params": setup.offload_params,
+        "--offload-activations": setup.offload_activations,
+        "--offload-checkpoints": setup.offload_checkpoints and setup.checkpointing,
+    }
+    named = [name for name, is_asked in asked.items() if is_asked]
+    if named and setup.device != "cuda":
         raise UsageError(
-            f"there is no host to move checkpoints to beside device {setup.device}; leave"
-            " --offload-checkpoints out."
+            f"there is no host to move anything to beside device {setup.device}; leave"
+            f" {' and '.join(named)} out."
         )
-    if setup.sharding in FULLY_SHARDED or setup.sharding in ("zero3", "tp"):
-        raise UsageError(
-            "offloaded checkpoints are known where each rank has all weights; take --sharding ddp,"
-            " or leave out --offload-checkpoints."
-        )
-
-
-def _check_shards(setup: TrainSetup) -> None:
-    if setup.sharding not in FULLY_SHARDED:
+    if setup.offload_params and setup.sharding not in FULLY_SHARDED:
         raise UsageError(
             f"sharding {setup.sharding} keeps no shards on the host; take --sharding fsdp, or leave"
             " --offload-params out."
         )
-    if setup.device != "cuda":
+    kept = [name for name in named if name != "--offload-params"]
+    if kept and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
         raise UsageError(
-            f"there is no host to move shards to beside device {setup.device}; leave"
-            " --offload-params out."
+            "what waits on the host for backward is known where each rank has all weights; take"
+            f" --sharding ddp, or leave out {' and '.join(kept)}."
+        )
+    if len(kept) > 1:
+        raise UsageError(
+            "Unsloth moves the inputs of checkpointed layers, TRL and torchtune all that is saved;"
+            " take one of --offload-checkpoints and --offload-activations."
+        )
+    if setup.offload_activations and setup.is_reentrant:
+        raise UsageError(
+            "OffloadActivations is known of checkpoints that are not reentrant: rehearsed, it moved"
+            " what the others make again; take --no-use-reentrant, or leave --offload-activations"
+            " out."
+        )
+    if setup.offload_activations and setup.kernels == "torchtune" and not setup.checkpointing:
+        raise UsageError(
+            "torchtune's recipes offload activations with activation checkpointing alone; add"
+            " --checkpointing, or leave --offload-activations out."
         )
 
 
 PINNED = (
     "Shards and gradients on the host are pinned, which torch takes in powers of two, a tensor at a"
     " time: up to twice their bytes; optimizer states are not."
+)
+OFFLOADED_ACTIVATIONS = (
+    "Of OffloadActivations the rehearsed peaks are larger by two scalars; inside a layer all that"
+    " it keeps counts as there at once, and what the loss keeps on the host is left out."
 )

@@ -89,9 +89,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     return Table(columns=columns, rows=tuple(builder.rows))
 
 
-def _host_rows(
-    builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world_size: int
-) -> None:
+def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world_size: int) -> None:
     """A rank's tensors in the host's memory, and what all ranks of one machine keep together."""
     totals = [sum(host.values()) for host in hosted]
     builder.section("in the host's memory", [size * world_size for size in totals])

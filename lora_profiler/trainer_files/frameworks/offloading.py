@@ -1,0 +1,35 @@
+"""What waits on the host, as keys say it: FSDP's parameters, and activations in axolotl's words."""
+
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.meaning import NOTHING, Meaning, is_off, is_on, not_modelled
+
+
+def params_on_host(value: Any, document: Document) -> Meaning:
+    """With their gradients and the optimizer's states."""
+    return Meaning({"offload_params": True}) if is_on(value) else NOTHING
+
+
+def checkpointing(value: Any, document: Document) -> Meaning:
+    """axolotl's gradient_checkpointing: `offload` is an older name of activation_offloading, which
+    takes its place under an adapter (utils/schemas/validation.py, core/builders/base.py,
+    loaders/model.py)."""
+    by_name = str(value).lower() == "offload"
+    if not by_name and document.get("activation_offloading") is not True:
+        return shared.checkpointing(value, document)
+    options = {"checkpointing": is_off(document.get("adapter"))}
+    return Meaning(options | _MOVED if by_name else options)
+
+
+def activations(value: Any, document: Document) -> Meaning:
+    """axolotl's activation_offloading: by OffloadActivations where it is true."""
+    if is_off(value):
+        return NOTHING
+    if value is True:
+        return Meaning(_MOVED)
+    return not_modelled(f"activations on the host ({value}), answered as on the card", "too high")
+
+
+_MOVED = {"offload_activations": True, "use_reentrant": False}
