@@ -7,7 +7,6 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.deepspeed import piece_bytes
 from lora_profiler.analytic.gathered_units import Piece, chunk
-from lora_profiler.analytic.moved_activations import on_host
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,
@@ -161,11 +160,7 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
     moved = plan.kept.moved
     for layer, size in moved.layers:
         scopes = _by_scope(
-            layer.run,
-            at,
-            keeps=not checkpointing,
-            repeats=checkpointing,
-            leaves=frozenset(on_host(layer.run.nodes) if setup.offload_activations else ()),
+            layer.run, at, keeps=not checkpointing, repeats=checkpointing, leaves=layer.run.moved
         )
         whole = size.evaluate(*at) if checkpointing else 0
         for index in layer.indices:

@@ -8,20 +8,16 @@ its copy. TRL's moves no tensor that is saved again while it waits, so that it s
 knows of none.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
+from lora_profiler.analytic.liveness import STASH, is_moved, on_host
 from lora_profiler.analytic.structure import ForwardPass, LayerRun, Run
 from lora_profiler.analytic.tensors import Node, Storage
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.workload import Workload
-
-LEAST_BYTES = 1024
-STASH = 5
-"""Tensors saved one after the other of which the moved ones are still on the card."""
 
 
 class Moved(NamedTuple):
@@ -77,25 +73,12 @@ def _before_the_head(forward: ForwardPass) -> Iterator[Node]:
     return takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes)
 
 
-def _is_large(storage: Storage) -> bool:
-    """Whether it is moved; a size that grows with the batch is taken for large."""
-    size = storage.bytes
-    is_fixed = size == constant(size.evaluate(1, 1, 1))
-    return storage.role == "activation" and not (is_fixed and size.evaluate(1, 1, 1) < LEAST_BYTES)
-
-
-def on_host(nodes: Sequence[Node]) -> tuple[Storage, ...]:
-    """What of the saved tensors the card is rid of: those saved once."""
-    savers = Counter(storage for node in nodes for storage in node.saved)
-    return tuple(s for s, times in savers.items() if times == 1 and _is_large(s))
-
-
 def _once(nodes: Sequence[Node]) -> Polynomial:
     return total(storage.bytes for storage in on_host(nodes))
 
 
 def _hosted(run: Run) -> Polynomial:
-    return total(storage.bytes for storage in run.saved if _is_large(storage))
+    return total(storage.bytes for storage in run.saved if is_moved(storage))
 
 
 def _saved_after(norm: list[Node]) -> tuple[int, Polynomial]:
@@ -109,7 +92,7 @@ def _saved_after(norm: list[Node]) -> tuple[int, Polynomial]:
         number += weights if node.packs else 0
         for storage in node.saved:
             number += 1
-            if storage not in seen and _is_large(storage):
+            if storage not in seen and is_moved(storage):
                 seen.add(storage)
                 last, size = number, size + storage.bytes
     return last, size

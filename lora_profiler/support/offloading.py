@@ -71,6 +71,6 @@ PINNED = (
     " time: up to twice their bytes; optimizer states are not."
 )
 OFFLOADED_ACTIVATIONS = (
-    "Of OffloadActivations the rehearsed peaks are larger by two scalars; inside a layer all that"
-    " it keeps counts as there at once, and what the loss keeps on the host is left out."
+    "Of OffloadActivations the rehearsed peaks were larger by two scalars; what the loss keeps is"
+    " not counted on the host."
 )
