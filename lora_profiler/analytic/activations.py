@@ -134,9 +134,10 @@ def activations(
 
 def leaf_beside(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Bytes of the leaf that autograd holds beside what layers keep: where their inputs are moved
-    to the host, the embeddings' output is no layer's any more."""
-    moves = is_offloaded(workload) or workload.setup.offload_activations
-    if forward.leaf is not None and moves:
+    to the host, the embeddings' output is no layer's any more. torchtune makes none a leaf."""
+    setup = workload.setup
+    moves = is_offloaded(workload) or setup.offload_activations
+    if forward.leaf is not None and moves and setup.kernels != "torchtune":
         return forward.leaf.bytes
     return forward.leaf_copy
 

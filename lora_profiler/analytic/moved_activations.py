@@ -5,7 +5,7 @@ Unsloth moves the inputs of checkpointed layers but for the last one's. TRL's Of
 0.7), from which it comes, move every saved tensor of 1024 bytes and more that is no parameter, the
 head's left out. A tensor that they moved lies on the card until five more were saved: it waits for
 its copy. TRL's moves no tensor that is saved again while it waits, so that it stays; torchtune's
-knows of none.
+moves it again, and is left before the loss, so that nothing goes when that one's backward begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,15 +48,15 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     if not setup.offload_activations:
         return Moved(kept)
     norm = list(_before_the_head(forward))
-    after, moved_norm = _saved_after(norm)
-    waits_on = setup.kernels == "torchtune"  # its context is left before the loss
+    by_torchtune = setup.kernels == "torchtune"
+    after, moved_norm = _saved_after(norm, again=by_torchtune)
     if setup.checkpointing:
         apart = 2  # a dummy is saved before each input
         waiting = entry * max(-(-(STASH - after) // apart), 0)
         return Moved(
             tuple((layer, ZERO) for layer, _ in kept),
             at_end=waiting,
-            let_go=ZERO if waits_on else waiting + _once(norm),
+            let_go=ZERO if by_torchtune else waiting + _once(norm),
             behind=entry * (-(-STASH // apart) - 1),
             hosted=entry * forward.num_layers + moved_norm,
         )
@@ -81,9 +81,9 @@ def _hosted(run: Run) -> Polynomial:
     return total(storage.bytes for storage in run.saved if is_moved(storage))
 
 
-def _saved_after(norm: list[Node]) -> tuple[int, Polynomial]:
+def _saved_after(norm: list[Node], *, again: bool) -> tuple[int, Polynomial]:
     """Of the last norm: how many tensors are saved until the last that is moved, its weight among
-    them; and the bytes that are moved."""
+    them; and the bytes that are moved. `again`: what is saved twice is moved twice."""
     number = last = 0
     seen: set[Storage] = set()
     size = ZERO
@@ -92,7 +92,7 @@ def _saved_after(norm: list[Node]) -> tuple[int, Polynomial]:
         number += weights if node.packs else 0
         for storage in node.saved:
             number += 1
-            if storage not in seen and is_moved(storage):
+            if (again or storage not in seen) and is_moved(storage):
                 seen.add(storage)
                 last, size = number, size + storage.bytes
     return last, size
