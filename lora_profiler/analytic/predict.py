@@ -35,7 +35,7 @@ from lora_profiler.support.losses import (
     OWN_LOSSES,
     SMOOTHED,
 )
-from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS, PINNED
+from lora_profiler.support.offloading import PINNED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
@@ -338,8 +338,6 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "torch's foreach optimizers refuse weights of which some are cut and some whole; take"
             " forloop or fused."
         )
-    if setup.offload_activations:
-        found.append(OFFLOADED_ACTIVATIONS)
     if setup.sharding in DEEPSPEED_ZERO:
         found.append(
             "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"

@@ -4,6 +4,7 @@ process's. No torch."""
 
 from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
 from lora_profiler.support.fake_quantizing import RULED
+from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup
 
@@ -108,6 +109,8 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
             "The packages' layers were held against on a CPU alone: what their kernels take on a"
             " card is as their source has it."
         )
+    if setup.offload_activations:
+        found.append(OFFLOADED_ACTIVATIONS)
     lora = setup.lora
     if lora and lora.lora_kernels == "axolotl" and lora.lora_dropout and not setup.checkpointing:
         found.append(

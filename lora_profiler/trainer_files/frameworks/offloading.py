@@ -1,5 +1,6 @@
 """What waits on the host, as keys say it: FSDP's parameters, and activations in axolotl's words."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -20,7 +21,7 @@ def checkpointing(value: Any, document: Document) -> Meaning:
     if not by_name and document.get("activation_offloading") is not True:
         return shared.checkpointing(value, document)
     options = {"checkpointing": is_off(document.get("adapter"))}
-    return Meaning(options | _MOVED if by_name else options)
+    return _moved(document, options) if by_name else Meaning(options)
 
 
 def activations(value: Any, document: Document) -> Meaning:
@@ -28,8 +29,13 @@ def activations(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return NOTHING
     if value is True:
-        return Meaning(_MOVED)
+        return _moved(document, {})
     return not_modelled(f"activations on the host ({value}), answered as on the card", "too high")
 
 
-_MOVED = {"offload_activations": True, "use_reentrant": False}
+def _moved(document: Document, options: Mapping[str, Any]) -> Meaning:
+    """Under an adapter axolotl 0.19, rehearsed, kept less of its norms on the card."""
+    options = {**options, "offload_activations": True, "use_reentrant": False}
+    if is_off(document.get("adapter")):
+        return Meaning(options)
+    return not_modelled("what axolotl's offloading moves of norms", "too high", **options)
