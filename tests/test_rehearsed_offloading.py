@@ -19,7 +19,7 @@ from test_host_memory import (
     replace,
     totals,
 )
-from test_rehearsal_cuda import rehearse, script
+from test_rehearsal_cuda import answer, rehearse, script
 
 pytestmark = [
     pytest.mark.skipif(
@@ -29,6 +29,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
+BLAS_BYTES = 64 * 2**20
+"""Workspaces, which predictions leave out."""
 FLAT = """
 import functools, os, torch, torch.distributed as dist, transformers
 from torch.distributed.fsdp import BackwardPrefetch, CPUOffload, FullStateDictConfig
@@ -72,27 +74,15 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M", dtype=torch.bfloat16)
-words = Tokenizer(models.WordLevel({"<pad>": 0, "a": 7}, unk_token="<pad>"))
+words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "a": 7}, unk_token="<pad>"))
 args = SFTConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=4, max_steps=3,
     max_length=1024, report_to=[], save_strategy="no", optim="adamw_torch_fused", bf16=False,
     dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=CHECKPOINTING,
     activation_offloading=True)
 data = Dataset.from_dict({"input_ids": [[7] * 1024] * 64, "labels": [[7] * 1024] * 64})
 trainer = SFTTrainer(model=model, args=args, train_dataset=data, peft_config=ADAPTER,
-    processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>"))
-step = trainer.compute_loss
-def forward(*args, **options):
-    torch.cuda.reset_peak_memory_stats()
-    loss = step(*args, **options)
-    print("AHEAD", torch.cuda.memory_stats()["requested_bytes.all.peak"], flush=True)
-    torch.cuda.reset_peak_memory_stats()
-    return loss
-trainer.compute_loss = forward
-back = trainer.accelerator.backward
-def backward(*args, **options):
-    back(*args, **options)
-    print("BACK", torch.cuda.memory_stats()["requested_bytes.all.peak"], flush=True)
-trainer.accelerator.backward = backward
+    processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>",
+        eos_token="</s>"))
 trainer.train()
 """
 
@@ -113,7 +103,7 @@ def test_fsdp1_asks_for_what_is_written_down(tmp_path: Any, changes: Any, rehear
     text = FLAT.replace("PREFETCH", kind)
     done = rehearse("--gpu", "h100_sxm_80gb", "--", "python", script(tmp_path, text))
     (peak,), (saved,) = printed(done.stderr, "PEAK"), printed(done.stderr, "SAVED")
-    assert peak == f"{rehearsed + 64 * 2**20} {{True}}"  # with BLAS workspaces
+    assert peak == f"{rehearsed + BLAS_BYTES} {{True}}"
     found = totals(predict(asked(replace(SHARDS, **changes))))
     assert int(saved) == found["saving"] - found["setup"]
 
@@ -125,7 +115,8 @@ def test_trl_asks_for_what_is_written_down(
     setup = replace(ACTIVATIONS, **changes)
     adapter = 'LoraConfig(r=16, target_modules="all-linear")' if setup.lora else "None"
     text = TRL.replace("ADAPTER", adapter).replace("CHECKPOINTING", str(setup.checkpointing))
-    done = rehearse("--gpu", "h100_sxm_80gb", "--", "python", script(tmp_path, text))
-    forward, backward = (int(printed(done.stderr, word)[-1]) for word in ("AHEAD", "BACK"))
-    assert (forward, backward) == (ahead + 64 * 2**20, back + 64 * 2**20)
+    rank = answer("--gpu", "h100_sxm_80gb", "--", "python", script(tmp_path, text))["rank"]
+    found = {(r["step"], r["phase"]): r["requested_bytes"] for r in rank["phases"]}
+    assert found[2, "forward"] == ahead + BLAS_BYTES
+    assert found[2, "backward"] == back + BLAS_BYTES
     assert predict(asked(setup)).peak.total_bytes in (ahead, back - SCALARS)
