@@ -199,6 +199,17 @@ def test_saved_once_is_what_autograd_s_hooks_see_once(name: str) -> None:
     assert ours == real
 
 
+def test_layers_inputs_wait_under_fsdp_too() -> None:
+    """Nothing else is saved outside a checkpoint, so that no gathered weight is."""
+    shared = replace(ACTIVATIONS, checkpointing=True, world_size=2, sharding="fsdp")
+    prediction = predict_by(asked(shared), "analytic")
+    alone = predict_by(asked(replace(ACTIVATIONS, checkpointing=True)), "analytic")
+    assert prediction.host_bytes == alone.host_bytes
+    assert prediction.error_bound is None
+    with pytest.raises(UsageError, match="all weights"):
+        predict_by(asked(replace(shared, checkpointing=False)))
+
+
 def test_a_step_that_the_host_takes_part_in_has_no_time() -> None:
     for setup in (SHARDS, ACTIVATIONS):
         assert "to the host" in str(step_time(asked(setup), CARD).refusal)
@@ -228,6 +239,11 @@ SHARDED = "fsdp_version: 2\nfsdp_config:\n  "
         (
             f"{AXOLOTL}adapter: lora\ngradient_checkpointing: offload\n",
             {"checkpointing": False, "offload_activations": True},
+        ),
+        (
+            f"{AXOLOTL}adapter: lora\nactivation_offloading: true\n{SHARDED}offload_params: true\n"
+            "gradient_checkpointing: true\n",
+            {"checkpointing": True, "offload_params": True},
         ),
         (f"{AXOLOTL}{SHARDED}offload_params: true\n", {"sharding": "fsdp", "offload_params": True}),
         (

@@ -114,7 +114,7 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    moves_all = setup.offload_activations and not setup.checkpointing
+    moves_all = setup.offload_activations and (not setup.checkpointing or setup.world_size > 1)
     unchecked = _is_unchecked(setup) or plan.masks_in_math or moves_all
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     moments = _moments(plan, totals, at)

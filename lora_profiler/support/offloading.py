@@ -43,7 +43,8 @@ def check_offloading(workload: Workload) -> None:
             " --offload-params out."
         )
     kept = [name for name in named if name != "--offload-params"]
-    if kept and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
+    saves_weights = setup.offload_checkpoints or not setup.checkpointing
+    if kept and saves_weights and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
         raise UsageError(
             "what waits on the host for backward is known where each rank has all weights; take"
             f" --sharding ddp, or leave out {' and '.join(kept)}."

@@ -18,7 +18,8 @@ def checkpointing(value: Any, document: Document) -> Meaning:
     takes its place under an adapter (utils/schemas/validation.py, core/builders/base.py,
     loaders/model.py)."""
     by_name = str(value).lower() == "offload"
-    if not by_name and document.get("activation_offloading") is not True:
+    by_key = document.get("activation_offloading") is True
+    if not (by_name or by_key) or _is_shared(document):
         return shared.checkpointing(value, document)
     options = {"checkpointing": is_off(document.get("adapter"))}
     return _moved(document, options) if by_name else Meaning(options)
@@ -28,9 +29,16 @@ def activations(value: Any, document: Document) -> Meaning:
     """axolotl's activation_offloading: by OffloadActivations where it is true."""
     if is_off(value):
         return NOTHING
-    if value is True:
+    if value is True and not _is_shared(document):
         return _moved(document, {})
     return not_modelled(f"activations on the host ({value}), answered as on the card", "too high")
+
+
+def _is_shared(document: Document) -> bool:
+    """Whether adapters train on several cards that may share the weights: what is saved of those
+    that were gathered is not known."""
+    keys = any(document.get(key) for key in ("fsdp", "deepspeed"))
+    return is_on(document.get("adapter")) and (keys or document.has_under("fsdp_config"))
 
 
 def _moved(document: Document, options: Mapping[str, Any]) -> Meaning:
