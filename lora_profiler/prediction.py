@@ -259,7 +259,8 @@ class Prediction:
     out; None where the engine does not know it. `exactness` tells whether `peak` is exact by
     construction; `error_bound` is the largest relative error seen where it is an estimate (0.15:
     within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and
-    `traffic` is what each takes part in. `has_tape` tells that a profile can be replayed for the
+    `traffic` is what each takes part in; `host_bytes` are tensors that a rank keeps in the host's
+    memory instead of the card's. `has_tape` tells that a profile can be replayed for the
     curve and the allocator. `details` are given where no engine could work them out again from the
     workload: where the step was traced for this answer alone.
 
@@ -283,6 +284,7 @@ class Prediction:
     moments: tuple[Moment, ...]
     flops: FlopCount | None
     traffic: tuple[Traffic, ...] = ()
+    host_bytes: Mapping[Category, int] = field(default_factory=dict)
     has_tape: bool = field(default=False, repr=False, compare=False)
     details: Details | None = field(default=None, repr=False, compare=False)
 

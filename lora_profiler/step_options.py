@@ -209,3 +209,18 @@ class StepOptions:
             heading="checkpoints on the host",
         ),
     )
+    offload_activations: bool = field(
+        default=False,
+        metadata=option(
+            "What layers keep for backward waits in the host's memory, as of TRL's and axolotl's"
+            " activation_offloading and torchtune's enable_activation_offloading; with"
+            " --checkpointing that is the layers' inputs.",
+            added=32,
+            group="batch",
+            label="Activations on the host",
+            tip="What layers keep for backward waits in the host's memory, as TRL and torchtune do"
+            " it.",
+            words="offloaded activations|activations on the device",
+            heading="activations on the host",
+        ),
+    )

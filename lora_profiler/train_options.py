@@ -157,6 +157,20 @@ class TrainOptions(StepOptions):
             heading="reduce bucket {}",
         ),
     )
+    offload_params: bool = field(
+        default=False,
+        metadata=option(
+            "FSDP's shards, their gradients and optimizer states stay in the host's memory, where"
+            " the optimizer steps: CPUOffloadPolicy, or CPUOffload of FSDP1.",
+            added=31,
+            group="ranks",
+            label="Shards on the host",
+            tip="FSDP's shards, their gradients and optimizer states stay in the host's memory,"
+            " where the optimizer steps.",
+            words="shards on the host|shards on the device",
+            heading="shards on the host",
+        ),
+    )
     padding: float = field(
         default=0.0,
         metadata=option(

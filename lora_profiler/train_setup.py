@@ -23,7 +23,8 @@ class TrainSetup(TrainOptions):
     base weights; `precision` "amp" runs the forward pass under bfloat16 autocast, "amp-float16"
     under float16's, with the loss scaled. `checkpointing` is one segment a layer, non-reentrant
     without `use_reentrant`; `offload_checkpoints` is Unsloth's reentrant kind, whose layers' inputs
-    wait on the host.
+    wait on the host; with `offload_activations` everything that layers keep does, as TRL's
+    OffloadActivations moves it.
 
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
@@ -128,6 +129,11 @@ class TrainSetup(TrainOptions):
         """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
         is."""
         return self.checkpointing and (self.use_reentrant or self.offload_checkpoints)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether anything is kept in the host's memory."""
+        return self.offload_checkpoints or self.offload_activations or self.offload_params
 
     @property
     def is_packed(self) -> bool:

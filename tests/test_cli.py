@@ -180,6 +180,8 @@ def test_every_option_reaches_the_setup() -> None:
         "freeze": [],
         "qat": "none",
         "qat_group_size": 32,
+        "offload_params": False,
+        "offload_activations": False,
     }
 
 

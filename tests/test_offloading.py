@@ -74,7 +74,12 @@ def test_without_checkpointing_it_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"device": "cpu"}, "device cpu"), ({"world_size": 2, "sharding": "fsdp"}, "all weights")],
+    [
+        ({"device": "cpu"}, "device cpu"),
+        ({"world_size": 2, "sharding": "fsdp"}, "all weights"),
+        ({"world_size": 2, "sharding": "ddp", "offload_params": True}, "no shards"),
+        ({"offload_activations": True}, "take one of"),
+    ],
 )
 def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:
     setup = replace(BASE, **changes)  # type: ignore[arg-type]

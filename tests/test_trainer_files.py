@@ -48,7 +48,7 @@ learning_rate: 2e-4
 bf16: auto
 attn_implementation: flash_attention_2
 gradient_checkpointing: true
-activation_offloading: true
+activation_offloading: legacy
 lora_mlp_kernel: false
 datasets:
   - path: mhenrichsen/alpaca_2k_test
@@ -479,7 +479,8 @@ def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     assert prediction["exactness"] == "estimate"
     assert "qlora.yml, line 22, lora_what: a key that is not known" in notes
     assert (
-        "line 17, activation_offloading: activations on the host (the answer is too high)" in notes
+        "line 17, activation_offloading: activations on the host (legacy), answered as on the card"
+        " (the answer is too high)" in notes
     )
     assert "1 is not known" in done.stderr
 
@@ -523,7 +524,7 @@ def test_read_shows_every_key(tmp_path: Path) -> None:
         if line[0] not in " -":
             assert f" {key} " in shown, key
     assert "Of 19 keys" in shown
-    assert "not modelled: activations on the host (too high)" in shown
+    assert "not modelled: activations on the host (legacy)" in shown
     assert "lora-profile NousResearch/Llama-3.2-1B --trainer axolotl" in shown
 
 

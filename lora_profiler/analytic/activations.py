@@ -7,8 +7,9 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, con
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
+from lora_profiler.analytic.moved_activations import Moved, moved
 from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
-from lora_profiler.analytic.structure import ForwardPass, LayerRun
+from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.support.generations import rotary_tables, shifts_logits
 from lora_profiler.support.offloading import is_offloaded
@@ -24,13 +25,12 @@ class Activations(NamedTuple):
     is what softcapping keeps of the logits, counted in `head`; `held` and `scalars` live on without
     being saved, `masks` and autocast's `cached` weights only until the forward pass is over.
 
-    `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under
-    checkpointing. `last_input` is the last layer's, where the others' wait on the host.
+    `moved` has what is kept of each distinct layer, its own saved set or its input under
+    checkpointing, as far as it does not wait on the host.
     """
 
     embed: Polynomial
     shared: Polynomial
-    layers: tuple[tuple[LayerRun, Polynomial], ...]
     head: Polynomial
     capped: Polynomial
     loss: Polynomial
@@ -40,7 +40,7 @@ class Activations(NamedTuple):
     scalars: Polynomial
     masks: Polynomial
     cached: Polynomial
-    last_input: Polynomial | None
+    moved: Moved
 
     @property
     def saved(self) -> Polynomial:
@@ -50,9 +50,8 @@ class Activations(NamedTuple):
 
     @property
     def stack(self) -> Polynomial:
-        if self.last_input is not None:
-            return self.last_input
-        return total(size * len(layer.indices) for layer, size in self.layers)
+        layers = total(size * len(layer.indices) for layer, size in self.moved.layers)
+        return layers + self.moved.at_end
 
 
 def has_one_row(setup: TrainSetup) -> bool:
@@ -105,14 +104,9 @@ def activations(
     ids = total(s.bytes for s in forward.embed.saved if s.role == "input")
     has_labels = setup.is_packed or setup.is_padded  # else they are the ids
     given = TOKENS * 8 if has_labels or ids == ZERO else ZERO
-    layers = tuple(
-        (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes)
-        for layer in forward.layers
-    )
     return Activations(
         embed=forward.embed.saved_bytes,
         shared=total(shared.values()),
-        layers=layers,
         head=forward.head.saved_bytes,
         capped=_kept_by_softcapping(forward, workload),
         loss=(
@@ -134,14 +128,16 @@ def activations(
         scalars=_host_scalars(forward, setup),
         masks=mask(used | set(family.masks(config))),
         cached=_cached(forward, setup.checkpointing),
-        last_input=forward.layers[0].run.input.bytes if is_offloaded(workload) else None,
+        moved=moved(forward, workload),
     )
 
 
 def leaf_beside(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Bytes of the leaf that autograd holds beside what layers keep: where their inputs are moved
-    to the host, the embeddings' output is no layer's any more."""
-    if forward.leaf is not None and is_offloaded(workload):
+    to the host, the embeddings' output is no layer's any more. torchtune makes none a leaf."""
+    setup = workload.setup
+    moves = is_offloaded(workload) or setup.offload_activations
+    if forward.leaf is not None and moves and setup.kernels != "torchtune":
         return forward.leaf.bytes
     return forward.leaf_copy
 

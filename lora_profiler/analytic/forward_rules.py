@@ -46,6 +46,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         rotary_tables=rotary_tables(workload),
         reentrant=setup.is_reentrant,
         steps_in_backward=setup.optimizer_in_bwd,
+        moves_activations=setup.offload_activations and not setup.checkpointing,
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,
         attended=_attended(setup),

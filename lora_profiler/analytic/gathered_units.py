@@ -15,13 +15,19 @@ from lora_profiler.analytic.persistent import TrainableTensor
 class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
     `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
-    `lowered` of the part that a rank casts before it is gathered."""
+    `sent` of the part that a rank casts, or copies from the host, before it is gathered; `kept` of
+    it while the unit is whole."""
 
     share: int
     whole: int
     reduced: int
     reduced_share: int
-    lowered: int = 0
+    sent: int = 0
+    kept: int = 0
+
+    @property
+    def held(self) -> int:
+        return self.whole + self.kept
 
 
 class Piece(NamedTuple):
@@ -36,9 +42,12 @@ class Piece(NamedTuple):
         return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
 
 
-def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
+def flat_unit(
+    pieces: Iterable[Piece], world_size: int, *, wide: bool, from_host: bool = False
+) -> Unit:
     """A flat parameter of FSDP1: `pieces` end to end, a part each; gathered and reduced in half of
-    its bytes where shards are `wide` (torch `distributed/fsdp/_flat_param.py`)."""
+    its bytes where shards are `wide` (torch `distributed/fsdp/_flat_param.py`). A part `from_host`
+    lies on the card as long as the whole, but for a wide one, of which that is a copy in half."""
     shares = [(prod(p.shape) * p.itemsize, p.trains) for p in pieces]
     share = -(-sum(size for size, _ in shares) // world_size)
     reduced = -(-sum(size for size, trains in shares if trains) // world_size)
@@ -48,12 +57,20 @@ def flat_unit(pieces: Iterable[Piece], world_size: int, *, wide: bool) -> Unit:
         whole=share * world_size // parts,
         reduced=reduced * world_size // parts,
         reduced_share=reduced,
+        kept=share if from_host and not wide else 0,
     )
 
 
-def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) -> Unit:
+def unit(
+    pieces: Iterable[Piece],
+    world_size: int,
+    itemsize: int | None = None,
+    *,
+    from_host: bool = False,
+) -> Unit:
     """The unit of some parameters. `itemsize`: bytes of an element once it is gathered, and of its
-    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored."""
+    gradient until that is reduced (`MixedPrecisionPolicy.param_dtype`); None as it is stored.
+    `from_host`: shards are copied to the card to be gathered (`CPUOffloadPolicy`)."""
     pieces = list(pieces)
     gathered = [p if itemsize is None else p._replace(itemsize=itemsize) for p in pieces]
     return Unit(
@@ -61,10 +78,10 @@ def unit(pieces: Iterable[Piece], world_size: int, itemsize: int | None = None) 
         whole=world_size * sum(p.share(world_size) for p in gathered),
         reduced=world_size * sum(p.share(world_size) for p in gathered if p.trains),
         reduced_share=sum(p.share(world_size) for p in pieces if p.trains),
-        lowered=sum(
+        sent=sum(
             low.share(world_size)
             for low, stored in zip(gathered, pieces, strict=True)
-            if low.itemsize != stored.itemsize
+            if from_host or low.itemsize != stored.itemsize
         ),
     )
 

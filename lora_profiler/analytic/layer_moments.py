@@ -32,7 +32,7 @@ def inside_layers(
     state = constant(
         RNG_STATE_BYTES if workload.setup.device == "cpu" else 0
     )  # that of before, while a layer runs again
-    per_layer = {id(layer): size for layer, size in kept.layers}
+    per_layer = {id(layer): size for layer, size in kept.moved.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
     trains_all = workload.setup.lora is None
@@ -64,9 +64,9 @@ def inside_layers(
         return forward.head_gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
-        if kept.last_input is not None:
-            return kept.last_input if below == forward.num_layers else ZERO
-        return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
+        at_end = kept.moved.at_end - kept.moved.let_go if below == forward.num_layers else ZERO
+        layers = (per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
+        return total(layers) + at_end
 
     def found(
         base: dict[Category, Polynomial],
@@ -108,7 +108,7 @@ def inside_layers(
             before,
             newest,
             running_forward,
-            run.input.bytes + kept.masks + kept.cached,
+            run.input.bytes + kept.masks + kept.cached + kept.moved.behind,
             shards.in_forward(newest),
         )
         if shards.is_sharded:
@@ -129,7 +129,7 @@ def inside_layers(
                 {"gradients": made(above=index), "logits_and_loss": of_loss},
             )
             within = [size + unreduced for size in run.backward_candidates]
-            came_back = kept.last_input is not None and index < forward.num_layers - 1
+            came_back = kept.moved.buffered and index < forward.num_layers - 1
             buffered = run.input.bytes if came_back else ZERO  # it lies where buffers are counted
             where += found(running, index, within, checkpoint - buffered, sent, **extra)
             if checkpointing:

@@ -19,6 +19,7 @@ from lora_profiler.analytic.persistent import (
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import Run
+from lora_profiler.analytic.tensors import Storage
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import LayerCost
 from lora_profiler.support.bases import stored_base
@@ -59,6 +60,8 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
             0 if setup.sharding in DEEPSPEED_ZERO else sum(t.bytes.evaluate(*at) for t in own)
         )
         extra = sum(_held(t, setup, at) for t in all_own) if setup.lora else 0
+        if setup.offload_params:
+            weights = extra = gradients = states = 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(
             LayerCost(
@@ -149,19 +152,23 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
         if saved or flops:
             result[name] = (before[0] + saved, before[1] + flops)
 
-    model, checkpointing = plan.workload.model, plan.workload.setup.checkpointing
+    model, setup = plan.workload.model, plan.workload.setup
+    checkpointing = setup.checkpointing
     for run in (plan.forward.embed, plan.forward.head):
         for scope, (saved, flops) in _by_scope(run, at, keeps=True, repeats=False).items():
             note(scope or "model", saved, flops)
-    for layer, size in plan.kept.layers:
-        scopes = _by_scope(layer.run, at, keeps=not checkpointing, repeats=checkpointing)
+    moved = plan.kept.moved
+    for layer, size in moved.layers:
+        scopes = _by_scope(
+            layer.run, at, keeps=not checkpointing, repeats=checkpointing, leaves=layer.run.moved
+        )
         whole = size.evaluate(*at) if checkpointing else 0
         for index in layer.indices:
             name = f"{plan.family.stack}.{index}"
-            waits = plan.kept.last_input is not None and index < plan.forward.num_layers - 1
-            note(name, 0 if waits else whole, 0)
+            note(name, whole, 0)
             for scope, (saved, flops) in scopes.items():
                 note(f"{name}.{scope}" if scope else name, saved, flops)
+    note(f"{plan.family.stack}.{plan.forward.num_layers - 1}", moved.at_end.evaluate(*at), 0)
     note("attention_mask" if checkpointing else "rotary_emb", plan.kept.shared.evaluate(*at), 0)
     note("loss", plan.kept.loss.evaluate(*at), 0)
     if (chunks := plan.forward.chunks) is not None:
@@ -173,12 +180,14 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
     return result
 
 
-def _by_scope(run: Run, at: Values, *, keeps: bool, repeats: bool) -> dict[str, tuple[int, int]]:
+def _by_scope(
+    run: Run, at: Values, *, keeps: bool, repeats: bool, leaves: frozenset[Storage] = frozenset()
+) -> dict[str, tuple[int, int]]:
     saved: dict[str, int] = defaultdict(int)
     flops: dict[str, int] = defaultdict(int)
     if keeps:
         for storage, scope in run.saved.items():
-            if storage.role != "shared":
+            if storage.role != "shared" and storage not in leaves:
                 saved[scope] += storage.bytes.evaluate(*at)
     repeated = run.nodes[: run.repeated] if repeats else []
     for node in run.nodes:

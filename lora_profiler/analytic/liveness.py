@@ -8,11 +8,30 @@ not replays: Python names that outlive a last use, buffers that torch reuses in 
 that a kernel makes on its own can move a peak inside a layer by the error stated with the answer.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, total, undominated
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total, undominated
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
+
+LEAST_MOVED = 1024
+"""Bytes from which on OffloadActivations moves a tensor; a size that grows with the batch is taken
+for more."""
+STASH = 5
+"""Tensors saved one after the other of which it has the moved ones still on the card."""
+
+
+def is_moved(storage: Storage) -> bool:
+    size = storage.bytes
+    fixed = size.evaluate(1, 1, 1)
+    return storage.role == "activation" and (size != constant(fixed) or fixed >= LEAST_MOVED)
+
+
+def on_host(nodes: Sequence[Node]) -> frozenset[Storage]:
+    """What of the saved tensors OffloadActivations rids the card of: what is saved once."""
+    savers = Counter(storage for node in nodes for storage in node.saved)
+    return frozenset(s for s, times in savers.items() if times == 1 and is_moved(s))
 
 
 @dataclass(slots=True, eq=False)
@@ -34,20 +53,22 @@ def forward_bytes(
     stop: int,
     promotes: bool,
     keeps: bool = True,
+    moved: frozenset[Storage] = frozenset(),
 ) -> tuple[Polynomial, ...]:
     """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the
     storage of `start` left out.
 
     `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do.
     `keeps`: what autograd saves lives on; inside a checkpoint it is let go as soon as nothing else
-    needs it.
+    needs it. `moved` wait on the host once `STASH` tensors were saved after them.
     """
     last_use: dict[Storage, int] = {}
     kept: set[Storage] = {start.storage, output.storage}
     for i, node in enumerate(nodes):
         last_use.update((t.storage, i) for t in (*node.inputs, *node.outputs, *node.holds))
         if keeps:
-            kept.update(node.saved)
+            kept.update(s for s in node.saved if s not in moved)
+            last_use.update((s, _copied(nodes, i)) for s in node.saved if s in moved)
         else:
             last_use.update((storage, i) for storage in node.saved)
     dying: dict[int, list[Storage]] = {}
@@ -69,6 +90,16 @@ def forward_bytes(
     return undominated(candidates)
 
 
+def _copied(nodes: Sequence[Node], index: int) -> int:
+    """The node at which what `index` saved has been copied, or the last one."""
+    after = 0
+    for i, node in enumerate(nodes[index + 1 :], index + 1):
+        after += len(node.saved) + sum(t.storage.role == "parameter" for t in node.inputs)
+        if after >= STASH:
+            return i
+    return len(nodes) - 1
+
+
 def _promoted(node: Node) -> Polynomial:
     widths = [ITEMSIZE[t.dtype] for t in node.inputs]
     if len(widths) < 2 or min(widths) == max(widths):
@@ -83,6 +114,7 @@ def backward_bytes(
     *,
     keeps_gradient: bool = False,
     keeps_parameters: bool = True,
+    moved: frozenset[Storage] = frozenset(),
 ) -> tuple[Polynomial, ...]:
     """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is,
     parameters left out.
@@ -90,9 +122,10 @@ def backward_bytes(
     Counted are saved tensors of these nodes (shared ones left out), activation gradients and the
     parameter gradients that these nodes leave behind. `output` is the tensor whose gradient arrives
     first; `keeps_gradient`: somebody else holds that one until the end. Without `keeps_parameters`
-    those of parameters go as soon as they are there.
+    those of parameters go as soon as they are there. `moved` come back from the host for their node
+    and stay until the next that needs some has run.
     """
-    return undominated(_backward(nodes, output, keeps_gradient, keeps_parameters)[0])
+    return undominated(_backward(nodes, output, keeps_gradient, keeps_parameters, moved)[0])
 
 
 def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
@@ -107,22 +140,26 @@ def _backward(
     output: Tensor,
     keeps_gradient: bool = False,
     keeps_parameters: bool = True,
+    moved: frozenset[Storage] = frozenset(),
 ) -> tuple[list[Polynomial], Polynomial]:
     """(live bytes at every node, live bytes at the end) of `backward_bytes`."""
     users: dict[Storage, int] = {}
     for node in nodes:
         for storage in node.saved:
-            if storage.role != "shared":
+            if storage.role != "shared" and storage not in moved:
                 users[storage] = users.get(storage, 0) + 1
     live = total(storage.bytes for storage in users)
     pending: dict[Tensor, _Gradient] = {output: _Gradient(output.bytes, 1 + keeps_gradient)}
     live = live + output.bytes
     candidates: list[Polynomial] = []
+    before_it = ZERO  # what came back for the node before
 
     for node in reversed(nodes):
         arrived = [pending.pop(t) for t in node.outputs if t in pending]
         if not arrived:
             continue
+        back = total(storage.bytes for storage in node.saved if storage in moved)
+        live = live + back
         if node.behind:
             x = node.inputs[0]
             inside = forward_bytes(node.behind, x, x, stop=len(node.behind), promotes=False)
@@ -147,6 +184,8 @@ def _backward(
             candidates.append(live + node.workspace)
         if not keeps_parameters:
             live = live - node.gradients
+        if back != ZERO:
+            live, before_it = live - before_it, back
 
         for storage in node.saved:
             if storage in users:

@@ -28,27 +28,28 @@ def loss_candidates(
 ) -> Both:
     """What is alive while the loss is made, on `ahead`, and while its backward runs, on
     `running`."""
-    stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
+    at_end = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
+    stored = at_end - kept.moved.let_go
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
     gathered = shards.in_loss, shards.before_layers
     comes_after = setup.loss in AFTER_FORWARD or setup.label_smoothing_factor > 0
     if shards.is_sharded and comes_after:
         gathered = shards.after_forward, shards.after_forward
     before, after = beside(ahead, gathered[0]), beside(running, gathered[1])
-    in_forward = stored + last + kept.cached
+    in_forward = at_end + last + kept.cached
     logits = forward.logits
     if setup.label_smoothing_factor:
         smoothed = smoothing_of(forward, setup)
         made = candidate(before, activations=in_forward, logits_and_loss=kept.capped + logits.bytes)
-        end = [made, *_each(before, stored, kept.capped, smoothed.ahead)]
+        end = [made, *_each(before, at_end, kept.capped, smoothed.ahead)]
         return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
     if forward.chunks is not None:
         if isinstance(forward.chunks, LossPath):
-            both = _in_path(forward, forward.chunks, stored, kept, before, after, setup)
+            both = _in_path(forward, forward.chunks, at_end, kept, before, after, setup)
         else:
             accumulates = setup.accumulation > 1
-            both = _in_chunks(forward, forward.chunks, stored, kept, before, after, accumulates)
-        cast = ZERO if comes_after else shards.cast_as_backward_begins
+            both = _in_chunks(forward, forward.chunks, at_end, kept, before, after, accumulates)
+        cast = ZERO if comes_after else shards.sent_as_backward_begins
         if cast == ZERO:
             return both
         begins = candidate(after, activations=stored, temporaries=cast, **_begun(forward, kept))
@@ -94,7 +95,7 @@ def _in_path(
         ahead = ahead + path.hidden.bytes
     end = _each(before, ahead, ZERO, path.ahead)
     counted = path.output if path.is_overwritten and setup.hold_outputs else ZERO
-    back = _each(running, stored, ZERO - counted, path.back)
+    back = _each(running, stored - kept.moved.let_go, ZERO - counted, path.back)
     return largest_of(end), largest_of(back)
 
 
@@ -120,6 +121,7 @@ def _in_chunks(
     ahead = stored + kept.cached
     if chunks.hidden.storage not in forward.head.saved:
         ahead = ahead + hidden
+    stored = stored - kept.moved.let_go
 
     def found(
         base: Breakdown,

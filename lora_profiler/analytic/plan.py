@@ -129,6 +129,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.world_size,
         setup.sharding,
         setup.reduce_bucket_size,
+        setup.offload_params,
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,
@@ -146,6 +147,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.transformers,
         setup.is_reentrant,
         setup.offload_checkpoints,
+        setup.offload_activations,
         is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         workload.platform,
@@ -274,7 +276,7 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
                 plan.generation, between, shards, plan.family, other, completion, kernel
             )
             live = {**live, "generation": drawn}
-    gathered = gathered_to_save(workload, plan.adapters, plan.copies)
+    gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)
     if gathered is not None:
         saved = candidate(merged(between, {"communication": constant(gathered)}))
         live = {**live, "saving": (saved,)}

@@ -3,8 +3,9 @@ thousands of sizes."""
 
 from dataclasses import replace
 
-from lora_profiler.algebra.polynomial import Polynomial, Values
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values
 from lora_profiler.analytic.families import unmodelled
+from lora_profiler.analytic.host_memory import host_bytes
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.optimizers import paged_state_bytes
@@ -34,6 +35,7 @@ from lora_profiler.support.losses import (
     OWN_LOSSES,
     SMOOTHED,
 )
+from lora_profiler.support.offloading import PINNED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
@@ -112,7 +114,8 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    unchecked = _is_unchecked(setup) or plan.masks_in_math
+    moves_all = setup.offload_activations and (not setup.checkpointing or setup.world_size > 1)
+    unchecked = _is_unchecked(setup) or plan.masks_in_math or moves_all
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     moments = _moments(plan, totals, at)
     peak = max((m for m in moments if m.step == "steady"), key=lambda m: m.total_bytes)
@@ -148,6 +151,11 @@ def predict(workload: Workload) -> Prediction:
             else None
         ),
         traffic=plan.shards.traffic(setup),
+        host_bytes={
+            category: size.evaluate(*at)
+            for category, size in host_bytes(plan.kept, plan.shards).items()
+            if size != ZERO
+        },
     )
 
 
@@ -360,7 +368,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     found.append(rows_words(setup, plan.kernel_text))
     found += (*evaluation_words(workload), *generation_words(setup))
     if setup.world_size > 1:
-        found.append(_SHARED[setup.sharding])
+        found += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
     if setup.precision == "fsdp-mixed":
         found.append(
             "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"

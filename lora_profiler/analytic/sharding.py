@@ -9,15 +9,15 @@ up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when)
 compares with traces of the real wrappers under a fake process group.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
+from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FLAT, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
@@ -39,7 +39,7 @@ class ShardState:
     `ahead` and `back` live beside `always` in the forward pass and in backward. `masters` are
     float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
     what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
-    buffer of gradients is there from the beginning.
+    buffer of gradients is there from the beginning. `host` is what lies in the host's memory.
     """
 
     state: Persistent
@@ -58,6 +58,7 @@ class ShardState:
     masters: Polynomial = ZERO
     stepped_gradients: Polynomial | None = None
     gradients_stay: bool = False
+    host: Mapping[Category, Polynomial] = field(default_factory=dict)
 
     @property
     def trained(self) -> Polynomial:
@@ -78,9 +79,9 @@ class ShardState:
         if self.root is None:
             return self.always + self.ahead
         if self.flat:
-            return constant(self.root.whole + self.units[layer].whole)
+            return constant(self.root.held + self.units[layer].held)
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
-        return constant(self.root.whole + sum(u.whole for u in unsharded) + self.units[layer].whole)
+        return constant(self.root.held + sum(u.held for u in unsharded) + self.units[layer].held)
 
     def before_forward(self, layer: int) -> Polynomial:
         """As `in_forward`, while the buffer of the unit before is still there; before the first
@@ -90,15 +91,15 @@ class ShardState:
         if self.flat:
             return self.in_forward(layer)
         earlier = self.units[layer - 1] if layer else self.root
-        return self.in_forward(layer) + earlier.whole
+        return self.in_forward(layer) + earlier.held
 
     @property
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
             return self.always + self.ahead
-        buffer = 0 if self.flat else self.units[-1].whole
-        return constant(self.root.whole + self._left + buffer)
+        buffer = 0 if self.flat else self.units[-1].held
+        return constant(self.root.held + self._left + buffer)
 
     @property
     def before_layers(self) -> Polynomial:
@@ -106,13 +107,13 @@ class ShardState:
         if self.root is None:
             return self.always + self.back
         if self.flat:
-            return constant(self.root.whole + self.units[-1].whole * self.prefetches)
-        return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
+            return constant(self.root.held + self.units[-1].held * self.prefetches)
+        return constant(self.root.held + (self.units[-1].held if self.reshards else self._left))
 
     @property
-    def cast_as_backward_begins(self) -> Polynomial:
-        """A rank's part of the last layer, lowered to be gathered."""
-        return constant(self.units[-1].lowered if self.units and self.reshards else 0)
+    def sent_as_backward_begins(self) -> Polynomial:
+        """A rank's part of the last layer, cast or copied from the host to be gathered."""
+        return constant(self.units[-1].sent if self.units and self.reshards else 0)
 
     def in_root_reduction(self, world_size: int) -> Polynomial:
         """The root's weights are gone, and all that it sends of gradients lies in one buffer,
@@ -127,11 +128,11 @@ class ShardState:
         fetched before backward comes back to the root."""
         if self.root is None:
             return self.always + self.ahead
-        return constant(self.root.whole + self._left)
+        return constant(self.root.held + self._left)
 
     @property
     def _left(self) -> int:
-        return 0 if self.reshards else sum(u.whole for u in self.units)
+        return 0 if self.reshards else sum(u.held for u in self.units)
 
     def in_backward(self, layer: int) -> Polynomial:
         """The root's weights, the layer's, the buffer of the next one to come, and what the one
@@ -139,22 +140,22 @@ class ShardState:
         if self.root is None:
             return self.always + self.back
         if self.flat:
-            coming = self.units[layer - 1].whole * self.prefetches if layer > 0 else 0
-            return constant(self.root.whole + self.units[layer].whole + coming)
-        coming = self.units[layer - 1].whole if layer > 0 else 0
+            coming = self.units[layer - 1].held * self.prefetches if layer > 0 else 0
+            return constant(self.root.held + self.units[layer].held + coming)
+        coming = self.units[layer - 1].held if layer > 0 else 0
         held = (
-            self.units[layer].whole + coming
+            self.units[layer].held + coming
             if self.reshards
-            else sum(u.whole for u in self.units[: layer + 1])
+            else sum(u.held for u in self.units[: layer + 1])
         )
         sent = self.units[layer + 1].reduced if layer + 1 < len(self.units) else 0
-        return constant(self.root.whole + held + sent)
+        return constant(self.root.held + held + sent)
 
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
             return self.always + self.back
-        return constant(self.root.whole + (0 if self.flat else self.units[0].reduced))
+        return constant(self.root.held + (0 if self.flat else self.units[0].reduced))
 
     def reduced_above(self, layer: int) -> Polynomial:
         """Shards of the gradients of all layers with an index over `layer`."""
@@ -168,7 +169,7 @@ class ShardState:
             passing = {"end_of_forward": self.ahead, "loss_backward": self.back}.get(moment, ZERO)
             size = (self.always + passing).evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
-        root, last = self.root.whole, self.units[-1].whole
+        root, last = self.root.held, self.units[-1].held
         buffer = 0 if self.flat else last
         found: dict[MomentName, dict[Part, int]] = {
             "last_layer_forward": {
@@ -316,8 +317,10 @@ def fully_sharded(
 
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
-            return flat_unit(pieces, world, wide=setup.has_wide_shards)
-        return unit(pieces, world, gathered)
+            return flat_unit(
+                pieces, world, wide=setup.has_wide_shards, from_host=setup.offload_params
+            )
+        return unit(pieces, world, gathered, from_host=setup.offload_params)
 
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base = made(root)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.deepspeed import dealt_out, partitioned_whole
 from lora_profiler.analytic.gathered_units import Piece
+from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
@@ -83,25 +84,36 @@ def shard_state(
     for name, piece in _added(setup, adapters, copies):
         home(name).append(piece)
         adapted += piece.share(setup.world_size)
-    return fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+    shards = fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+    return kept_on_host(shards, setup) if setup.offload_params else shards
 
 
 def gathered_to_save(
-    workload: Workload, adapters: tuple[Adapter, ...], copies: Copies
+    workload: Workload, shards: ShardState, adapters: tuple[Adapter, ...], copies: Copies
 ) -> int | None:
     """Bytes that rank 0 of `workload` has on its card at once for a whole state dict, which goes to
-    the host tensor by tensor; None where it has every weight anyway, and under FSDP1.
+    the host piece by piece; None where it has every weight anyway. A part that waits on the host is
+    there beside what is made of it.
 
     FSDP2: one parameter, as accelerate asks torch's get_model_state_dict for it
-    (full_state_dict, cpu_offload). ZeRO-3: one module's own parameters (DeepSpeed
-    `runtime/engine.py`, _zero3_consolidated_16bit_state_dict).
+    (full_state_dict, cpu_offload). FSDP1: one unit, as wide as its shards (FullStateDictConfig with
+    offload_to_cpu; torch `distributed/fsdp/_unshard_param_utils.py`). ZeRO-3: one module's own
+    parameters (DeepSpeed `runtime/engine.py`, _zero3_consolidated_16bit_state_dict).
     """
     setup, model = workload.setup.as_held, workload.model
+    parts = setup.world_size + setup.offload_params
+    if setup.sharding in FLAT and shards.root is not None:
+        return max(unit.share for unit in (shards.root, *shards.units)) * parts
     kept = kept_in_16_bit(model, setup)
     modules = [list(base_pieces(module, setup, kept)) for _, module in model.modules()]
     modules += [[piece] for _, piece in _added(setup, adapters, copies)]
-    if setup.sharding in ("fsdp", "fsdp-no-reshard"):
-        return max(piece.share(1) for pieces in modules for piece in pieces)
+    if setup.sharding in FULLY_SHARDED:
+        waiting = setup.world_size if setup.offload_params else None
+        return max(
+            piece.share(1) + (piece.share(waiting) if waiting else 0)
+            for pieces in modules
+            for piece in pieces
+        )
     if setup.sharding == "zero3":
         return max(sum(piece.share(1) for piece in pieces) for pieces in modules)
     return None

@@ -19,7 +19,12 @@ from lora_profiler.analytic.chunked_logits import (
 from lora_profiler.analytic.fake_quantized import scale_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
+from lora_profiler.analytic.liveness import (
+    backward_bytes,
+    forward_bytes,
+    on_host,
+    waiting_gradients,
+)
 from lora_profiler.analytic.loss_paths import LossPath, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
@@ -46,6 +51,7 @@ class Run:
     `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`; `cached`: see `Ledger`.
     `reentrant`: checkpointing runs it again to its end, and keeps its output and that one's
     gradient until its backward is over (torch `utils/checkpoint.py`, CheckpointFunction.backward).
+    `moved`: what it saves that waits on the host.
     """
 
     nodes: list[Node]
@@ -57,6 +63,7 @@ class Run:
     cached: tuple[Storage, ...]
     reentrant: bool = False
     steps_in_backward: bool = False
+    moved: frozenset[Storage] = frozenset()
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -78,6 +85,7 @@ class Run:
             self.output,
             keeps_gradient=self.reentrant,
             keeps_parameters=not self.steps_in_backward,
+            moved=self.moved,
         )
         if not self.reentrant:
             return found
@@ -86,7 +94,12 @@ class Run:
     @cached_property
     def forward_candidates(self) -> tuple[Polynomial, ...]:
         return forward_bytes(
-            self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes
+            self.nodes,
+            self.input,
+            self.output,
+            stop=len(self.nodes),
+            promotes=self.promotes,
+            moved=self.moved,
         )
 
     @cached_property
@@ -234,6 +247,7 @@ def forward_pass(
                     _copies(op),
                     rules.reentrant,
                     rules.steps_in_backward,
+                    on_host(op.nodes) if rules.moves_activations else frozenset(),
                 )
             )
         layer.indices.append(index)

@@ -156,10 +156,10 @@ def refuse(
             " own models are predicted here and not run; to measure take --transformers 5, and"
             " leave out --kernels, --fast-lora and --lora-kernels."
         )
-    if setup.offload_checkpoints:
+    if setup.offloads:
         raise UsageError(
-            "Unsloth's offloaded checkpoints are predicted here and not run; leave out"
-            " --offload-checkpoints to measure."
+            "what waits on the host is predicted here and not run; leave out --offload-checkpoints,"
+            " --offload-activations and --offload-params to measure."
         )
     if setup.is_flash_attention_2:
         raise UsageError(

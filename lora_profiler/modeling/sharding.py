@@ -6,7 +6,12 @@ from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -51,9 +56,15 @@ def fully_sharded(model: torch.nn.Module, mesh: DeviceMesh, setup: TrainSetup) -
     reshard = None if setup.sharding == "fsdp" else False
     is_mixed = setup.precision == "fsdp-mixed"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if is_mixed else None)
-    for unit in units(model):
-        fully_shard(unit, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
-    fully_shard(model, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
+    offload = CPUOffloadPolicy() if setup.offload_params else OffloadPolicy()
+    for module in (*units(model), model):
+        fully_shard(
+            module,
+            mesh=mesh,
+            reshard_after_forward=reshard,
+            mp_policy=policy,
+            offload_policy=offload,
+        )
     return model
 
 

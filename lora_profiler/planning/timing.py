@@ -76,6 +76,8 @@ def step_time(
     workload = on_card(workload, gpu)
     if workload.setup.images is not None:
         return Timing(step=None, refusal=_NO_TOWERS)
+    if workload.setup.offload_params or workload.setup.offload_activations:
+        return Timing(step=None, refusal=_ON_THE_HOST)
     device = device_for(workload, gpu)
     if device is None:
         return Timing(step=None, refusal=_NO_DEVICE if gpu is None else no_speed(gpu))
@@ -125,6 +127,10 @@ _NO_DEVICE = (
 _NO_TOWERS = (
     "the time of a step with images is not known: no measured one was held against the kernels of a"
     " vision tower."
+)
+_ON_THE_HOST = (
+    "the time of a step with --offload-params or --offload-activations is not known: the bus to the"
+    " host and its processor take part in it."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 

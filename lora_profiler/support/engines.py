@@ -4,6 +4,7 @@ process's. No torch."""
 
 from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
 from lora_profiler.support.fake_quantizing import RULED
+from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS
 from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup
 
@@ -57,8 +58,8 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of steps in backward; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
-    if setup.offload_checkpoints:
-        return "no profile is of offloaded checkpoints; take --engine analytic."
+    if setup.offloads:
+        return "no profile is of what waits on the host; take --engine analytic."
     if setup.kernels != "transformers":
         return (
             "no profile is of fused kernels; take --engine analytic, or traced, which traces"
@@ -108,6 +109,8 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
             "The packages' layers were held against on a CPU alone: what their kernels take on a"
             " card is as their source has it."
         )
+    if setup.offload_activations:
+        found.append(OFFLOADED_ACTIVATIONS)
     lora = setup.lora
     if lora and lora.lora_kernels == "axolotl" and lora.lora_dropout and not setup.checkpointing:
         found.append(

@@ -159,9 +159,9 @@ def check_traceable(workload: Workload) -> None:
     setup = workload.setup
     if setup.sharding in FLAT:
         raise UsageError("FSDP1 is known to the rules alone; take --engine analytic.")
-    if setup.offload_checkpoints:
+    if setup.offloads:
         raise UsageError(
-            "checkpoints on the host are known to the rules alone; take --engine analytic."
+            "what waits on the host is known to the rules alone; take --engine analytic."
         )
     if setup.kernels in ("litgpt", "litgpt-2023", "torchtune"):
         raise UsageError(f"{setup.kernels} is known to the rules alone; take --engine analytic.")

@@ -1,8 +1,9 @@
-"""Unsloth's checkpoints: layers' inputs that wait in the host's memory. No torch.
+"""What waits in the host's memory: Unsloth's checkpoints, saved tensors, FSDP's shards. No torch.
 
-Source: unsloth-zoo ce232d6, `gradient_checkpointing.py` (initialize_unsloth_gradient_checkpointing,
-UnslothCheckpointFunction): inputs of more than a million numbers are moved, the last layer's is
-not, and two buffers on the card, which grow to the longest, take them back in turn.
+Source of the first: unsloth-zoo ce232d6, `gradient_checkpointing.py`
+(initialize_unsloth_gradient_checkpointing, UnslothCheckpointFunction): inputs of more than a
+million numbers are moved, the last layer's is not, and two buffers on the card, which grow to the
+longest, take them back in turn.
 """
 
 from lora_profiler.errors import UsageError
@@ -25,15 +26,52 @@ def is_offloaded(workload: Workload) -> bool:
 def check_offloading(workload: Workload) -> None:
     """Raises UsageError where nothing here says what is moved."""
     setup = workload.setup
-    if not setup.offload_checkpoints or not setup.checkpointing:
-        return
-    if setup.device != "cuda":
+    asked = {
+        "--offload-params": setup.offload_params,
+        "--offload-activations": setup.offload_activations,
+        "--offload-checkpoints": setup.offload_checkpoints and setup.checkpointing,
+    }
+    named = [name for name, is_asked in asked.items() if is_asked]
+    if named and setup.device != "cuda":
         raise UsageError(
-            f"there is no host to move checkpoints to beside device {setup.device}; leave"
-            " --offload-checkpoints out."
+            f"there is no host to move anything to beside device {setup.device}; leave"
+            f" {' and '.join(named)} out."
         )
-    if setup.sharding in FULLY_SHARDED or setup.sharding in ("zero3", "tp"):
+    if setup.offload_params and setup.sharding not in FULLY_SHARDED:
         raise UsageError(
-            "offloaded checkpoints are known where each rank has all weights; take --sharding ddp,"
-            " or leave out --offload-checkpoints."
+            f"sharding {setup.sharding} keeps no shards on the host; take --sharding fsdp, or leave"
+            " --offload-params out."
         )
+    kept = [name for name in named if name != "--offload-params"]
+    saves_weights = setup.offload_checkpoints or not setup.checkpointing
+    if kept and saves_weights and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
+        raise UsageError(
+            "what waits on the host for backward is known where each rank has all weights; take"
+            f" --sharding ddp, or leave out {' and '.join(kept)}."
+        )
+    if len(kept) > 1:
+        raise UsageError(
+            "Unsloth moves the inputs of checkpointed layers, TRL and torchtune all that is saved;"
+            " take one of --offload-checkpoints and --offload-activations."
+        )
+    if setup.offload_activations and setup.is_reentrant:
+        raise UsageError(
+            "OffloadActivations is known of checkpoints that are not reentrant: rehearsed, it moved"
+            " what the others make again; take --no-use-reentrant, or leave --offload-activations"
+            " out."
+        )
+    if setup.offload_activations and setup.kernels == "torchtune" and not setup.checkpointing:
+        raise UsageError(
+            "torchtune's recipes offload activations with activation checkpointing alone; add"
+            " --checkpointing, or leave --offload-activations out."
+        )
+
+
+PINNED = (
+    "Shards and gradients on the host are pinned, which torch takes in powers of two, a tensor at a"
+    " time: up to twice their bytes; optimizer states are not."
+)
+OFFLOADED_ACTIVATIONS = (
+    "Of OffloadActivations the rehearsed peaks were larger by two scalars; what the loss keeps is"
+    " not counted on the host."
+)

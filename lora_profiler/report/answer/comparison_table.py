@@ -1,9 +1,9 @@
 """Methods side by side: parameters, bytes that stay, activations, moments, the peak and FLOPs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment
+from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.labels import method_label
@@ -46,6 +46,10 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         if any(parts):
             builder.sizes(label, parts)
     builder.sizes("sum", totals, kind="total")
+
+    hosted = [p.host_bytes for p in predictions]
+    if any(hosted):
+        _host_rows(builder, hosted, predictions[0].workload.setup.world_size)
 
     saved = [p.saved_activation_bytes for p in predictions]
     if any(s is not None for s in saved):
@@ -90,6 +94,20 @@ _FLOPS = {
     "sum": "total",
     "per token": "per_token",
 }
+
+
+def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world_size: int) -> None:
+    """A rank's tensors in the host's memory, and what all ranks of one machine keep together."""
+    totals = [sum(host.values()) for host in hosted]
+    builder.section("in the host's memory", [size * world_size for size in totals])
+    for category in CATEGORIES:
+        held = [host.get(category, 0) for host in hosted]
+        if any(held):
+            builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
+    builder.sizes("sum", totals, kind="total", share=False)
+    if world_size > 1:
+        together = [size * world_size for size in totals]
+        builder.sizes(f"of {world_size} ranks on one machine", together, share=False)
 
 
 class _Rows:

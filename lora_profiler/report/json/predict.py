@@ -109,6 +109,7 @@ def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
             "base adapter total trainable trainable_fraction reduction_vs_full",
         ),
         "persistent_bytes": cast("types.PersistentBytes", dict(prediction.persistent_bytes)),
+        "host_bytes": dict(prediction.host_bytes),
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "moments": [_moment_dict(moment) for moment in prediction.moments],
         "peak": _moment_dict(prediction.peak),

@@ -210,6 +210,7 @@ class TrainerJson(TypedDict):
 class PredictionJson(TypedDict):
     """`error_bound` is the largest relative error seen of an estimated peak.
     `saved_activation_bytes`: everything autograd keeps at the end of forward, without parameters.
+    `host_bytes`: by category, tensors that a rank keeps in the host's memory instead of the card's.
     """
 
     model: ModelJson
@@ -222,6 +223,7 @@ class PredictionJson(TypedDict):
     attention_kernel: str
     parameters: ParametersJson
     persistent_bytes: PersistentBytes
+    host_bytes: dict[Category, int]
     saved_activation_bytes: int | None
     moments: list[MomentJson]
     peak: MomentJson

@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
-from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
+from lora_profiler.trainer_files.frameworks import fake_quantized, offloading, ranks, shared
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
     NOTHING,
@@ -276,9 +276,9 @@ AXOLOTL = Framework(
         "float32": _loads("float32"),
         "torch_dtype": sets("dtype", dtype),
         "fp8": missing("products in FP8, answered in 16 bit", "either way"),
-        "gradient_checkpointing": shared.checkpointing,
+        "gradient_checkpointing": offloading.checkpointing,
         "gradient_checkpointing_kwargs.use_reentrant": shared.reentrant,
-        "activation_offloading": missing("activations on the host", "too high"),
+        "activation_offloading": offloading.activations,
         "layer_offloading": missing("layers on the host", "too high"),
         "selective_checkpointing": missing("checkpoints of chosen operations", "too low"),
         "attn_implementation": shared.attention,

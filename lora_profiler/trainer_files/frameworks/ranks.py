@@ -3,6 +3,7 @@
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.frameworks.offloading import params_on_host
 from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
     NOTHING,
@@ -11,13 +12,11 @@ from lora_profiler.trainer_files.meaning import (
     Reader,
     is_off,
     is_on,
-    missing,
     not_modelled,
     number,
     size,
 )
 
-_OFFLOADED = "FSDP's parameters on the host"
 _VERSIONS = ("fsdp_version", "fsdp_config.fsdp_version", "fsdp_config.version")
 _PREFETCHES = ("fsdp_config.fsdp_backward_prefetch", "fsdp_config.backward_prefetch")
 _KEPT = ("FALSE", "SHARD_GRAD_OP", "2", "HYBRID_SHARD_ZERO2", "_HYBRID_SHARD_ZERO2", "5")
@@ -49,11 +48,9 @@ def fsdp_switch(usual_version: int) -> Reader:
         known = ("no_shard", "shard_grad_op", "hybrid_shard_zero2", "hybrid_shard")
         strategy = next((word for word in known if word in words), _strategy(document))
         meaning = _sharing(strategy, usual_version, document, asks=True)
-        if "offload" not in words:
+        if "offload" not in words or meaning.options.get("sharding") == "ddp":
             return meaning
-        both = "; ".join(filter(None, (meaning.missing, "FSDP's parameters offloaded to the host")))
-        direction: Direction = "either way" if meaning.missing else "too high"
-        return meaning._replace(missing=both, direction=direction)
+        return meaning._replace(options={**meaning.options, "offload_params": True})
 
     return read
 
@@ -80,12 +77,12 @@ def fsdp_settings(usual_version: int) -> Reader:
 
 def fsdp_keys(usual_version: int) -> dict[str, Reader]:
     """What stands under fsdp_config, in axolotl's, transformers' and accelerate's spelling."""
-    strategy, offload = fsdp_strategy(usual_version), missing(_OFFLOADED, "too high")
+    strategy = fsdp_strategy(usual_version)
     kinds = {
         "sharding_strategy": strategy,
         "reshard_after_forward": strategy,
-        "offload_params": offload,
-        "cpu_offload": offload,
+        "offload_params": params_on_host,
+        "cpu_offload": params_on_host,
         "activation_checkpointing": _fsdp_checkpointing,
     }
     return {f"fsdp_config.{p}{name}": r for name, r in kinds.items() for p in ("", "fsdp_")}

@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
+from lora_profiler.trainer_files.frameworks import fake_quantized, offloading, ranks, shared
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
     NOTHING,
@@ -261,13 +261,13 @@ TORCHTUNE = Framework(
         "enable_activation_checkpointing": sets("checkpointing", switch),
         "ac_mode": missing("selective checkpointing", "either way"),
         "ac_option": missing("selective checkpointing", "either way"),
-        "enable_activation_offloading": missing("activations on the host", "too high"),
+        "enable_activation_offloading": sets("offload_activations", switch),
         "quantizer._component_": fake_quantized.of_torchtune,
         "kd_loss._component_": missing("distillation's teacher and loss", "too low"),
         "compile": missing("torch.compile", "too high"),
         "run_val_every_n_steps": _validation,
-        "fsdp_cpu_offload": missing("FSDP's parameters on the host", "too high"),
-        "fsdp.cpu_offload": missing("FSDP's parameters on the host", "too high"),
+        "fsdp_cpu_offload": offloading.params_on_host,
+        "fsdp.cpu_offload": offloading.params_on_host,
         "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
         "tensor_parallel_dim": ranks.parallel("each layer", "tensor parallelism"),
         "context_parallel_dim": ranks.parallel("the sequence", "context parallelism"),

@@ -254,7 +254,7 @@ TRL = Framework(
         "max_length": _length,
         "padding_free": _packing,
         "packing": _packing,
-        "activation_offloading": missing("activations on the host", "too high"),
+        "activation_offloading": sets("offload_activations", switch),
         "loss_type": _loss,
         "use_liger_loss": missing("Liger's loss of TRL", "too high"),
         _COMPLETION: _completion,

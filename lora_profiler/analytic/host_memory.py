@@ -1,0 +1,45 @@
+"""What lies in the host's memory instead of the card's, of one rank: bytes of tensors by category.
+
+Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` and `_fsdp_collectives.py`
+(foreach_reduce) for FSDP2's shards, `distributed/fsdp/_flat_param.py` for FSDP1's.
+"""
+
+from dataclasses import replace
+
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
+from lora_profiler.analytic.activations import Activations
+from lora_profiler.analytic.optimizers import total_state_bytes
+from lora_profiler.analytic.sharding import ShardState
+from lora_profiler.prediction import Category
+from lora_profiler.workload import TrainSetup
+
+
+def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
+    """`shards` where a rank's weights, gradients and optimizer states stay on the host: what is
+    gathered and reduced comes to the card, and nothing that trains stays there. States are those
+    of the CPU's optimizer, step counters among them."""
+    share = shards.state
+    states = total_state_bytes(shards.stepped.trainable, replace(setup, device="cpu"))
+    nothing = replace(share, parameter_bytes=0, adapter_bytes=ZERO, order=())
+    root = shards.root
+    return replace(
+        shards,
+        state=nothing,
+        stepped=nothing,
+        units=tuple(unit._replace(reduced_share=0) for unit in shards.units),
+        root=None if root is None else root._replace(reduced_share=0),
+        host={
+            "parameters": constant(share.parameter_bytes),
+            "adapters": share.adapter_bytes,
+            "gradients": share.gradient_bytes,
+            "optimizer_states": states,
+        },
+    )
+
+
+def host_bytes(kept: Activations | None, shards: ShardState) -> dict[Category, Polynomial]:
+    """What a rank keeps on the host: its shards, and what layers keep that waits there."""
+    found = dict(shards.host)
+    if kept is not None:
+        found["activations"] = kept.moved.hosted
+    return found
