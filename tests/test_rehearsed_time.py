@@ -24,7 +24,7 @@ RATES = {"bandwidth": 2039e9, "tensor": 312e12}
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, over stubs that count what the test says: each operator launches one kernel."""
+    """The module, over stubs that count what the test says."""
     stubs = ModuleType(f"{INSIDE}.kernels")
     stubs.count = 0  # type: ignore[attr-defined]
     stubs.launches = lambda: stubs.count  # type: ignore[attr-defined]
@@ -74,7 +74,8 @@ def test_what_the_optimizer_runs_is_told_apart_and_launches_are_the_stubs_own(wo
     assert found["step"][0]["gemm"] == [1, 8, 8, 4]
     (update,) = found["update"]
     assert update["op"] == "_foreach_add_" and update["written_bytes"] == 2 * 8 * 4 * 4
-    assert found["launches"] == 3 and found["update_launches"] == 0
+    # what launches no kernel is a copy that the host asks for
+    assert found["launches"] == 3 + 2 and found["update_launches"] == 1
 
 
 def test_triton_s_kernels_are_read_off_their_arguments(

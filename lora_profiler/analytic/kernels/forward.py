@@ -236,6 +236,12 @@ def attention_flops(node: Node, launches: Launches, products: int) -> int:
     return flops if node.op.endswith("_masked") else flops // 2
 
 
+def is_grouped(node: Node, launches: Launches) -> bool:
+    """Whether several heads share keys and values."""
+    query, key, *_ = node.inputs
+    return launches.bytes(query) != launches.bytes(key)
+
+
 def _attention(node: Node, launches: Launches) -> None:
     """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and, where
     the kernel keeps it on the card, the generator's state. A mask comes last."""
@@ -259,6 +265,7 @@ def _attention(node: Node, launches: Launches) -> None:
         out.dtype,
         read,
         written,
+        is_grouped=is_grouped(node, launches),
     )
 
 

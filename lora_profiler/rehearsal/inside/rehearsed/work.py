@@ -54,7 +54,7 @@ class StepWork(TorchDispatchMode):
         self._unread: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
         self._tokens = 0
-        self._update_launches = self._seen = 0
+        self._update_launches = self._seen = self._copies = 0
         self._before = (0, 0)
         self._undo: list[Callable[[], None]] = []
 
@@ -73,7 +73,7 @@ class StepWork(TorchDispatchMode):
         launches, calls = _counted()
         return {
             "tokens": self._tokens,
-            "launches": launches - self._before[0],
+            "launches": launches - self._before[0] + self._copies,
             "library_calls": calls - self._before[1],
             "update_launches": self._update_launches,
             "unread": dict(self._unread),
@@ -95,11 +95,10 @@ class StepWork(TorchDispatchMode):
         update_before = self._update_launches
         phase, before, seen = self._phase(), sum(_counted()), self._seen
         result = self._run(func, args, kwargs)
+        launched = sum(_counted()) - before
         if phase == "optimizer":
             # what it is made of has been counted before it: both start from the same place
-            self._update_launches = max(
-                self._update_launches, update_before + sum(_counted()) - before
-            )
+            self._update_launches = max(self._update_launches, update_before + launched)
         if self._seen > seen:  # it is made of operators, which were seen
             if func._overloadpacket.__name__ == "gemm_4bit":
                 for each in _dequantisations(func, args, kwargs):
@@ -112,6 +111,9 @@ class StepWork(TorchDispatchMode):
             return result
         if kernel is not None:
             self._count(kernel, phase)
+            if not launched:  # a copy of all bytes as they lie, which no kernel makes
+                self._copies += 1
+                self._update_launches += phase == "optimizer"
             if func.namespace not in _KNOWN_LIBRARIES:
                 self._others[str(func._overloadpacket)] += 1
         return result
