@@ -68,7 +68,9 @@ _ADDS_ROWS = frozenset(
 _COPIES_FIRST = frozenset({"index_add", "index_put", "scatter_add", "index_copy", "scatter"})
 _FUSED_UPDATES = frozenset({"_fused_adam_", "_fused_adamw_", "_fused_sgd_"})
 _DEQUANTISE = frozenset({"dequantize_4bit", "dequantize_blockwise"})
-_PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "_grouped_mm"})
+_PRODUCTS = frozenset(
+    {"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "_grouped_mm", "gemm_4bit"}
+)
 _ATTENTION = re.compile(
     r"_(scaled_dot_product|efficient|flash|cudnn)_?(flash|efficient|cudnn)?_attention(_for_cpu)?(_forward|_backward)?$"
 )
@@ -210,6 +212,9 @@ def _traffic(
 def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
     first, second = args[1:3] if op in ("addmm", "addmm_", "baddbmm") else args[:2]
     dtype = _DTYPES[first.dtype]
+    if op == "gemm_4bit":  # bitsandbytes' own kernel, which unpacks as it multiplies
+        n, k = args[2]
+        return Gemm(m=first.numel() // k, n=n, k=k), dtype
     if op == "linear":
         return Gemm(m=first.numel() // first.shape[-1], n=second.shape[0], k=first.shape[-1]), dtype
     if (
