@@ -127,6 +127,7 @@ class Rules(NamedTuple):
     packed: bool = False
     liger: bool = False
     fused_norms: bool = False
+    rotates_pairs: bool = False
     fast_lora: bool = False
     freezes_a: bool = False
     lora_kernels: bool = False

@@ -312,6 +312,21 @@ def _liger_rotary(node: Node, launches: Launches) -> None:
         rotated(node, launches.bytes(tensor), launches)
 
 
+def _rotate_pairs(node: Node, launches: Launches) -> None:
+    """Neighbours a and b in float32: a cos - b sin and b cos + a sin, laid side by side."""
+    x, table = node.inputs[0], launches.bytes(node.beside[0], "float32") // 2
+    size, wide = launches.bytes(x), launches.bytes(x, "float32")
+    if size != wide:
+        launches.memory(node.module, "_to_copy", size, wide)
+    for _ in range(4):
+        launches.memory(node.module, "mul", wide // 2 + table, wide // 2)
+    for op in ("sub", "add"):
+        launches.memory(node.module, op, wide, wide // 2)
+    launches.memory(node.module, "stack", wide, wide)
+    if size != wide:
+        launches.memory(node.module, "_to_copy", wide, size)
+
+
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys(
         ("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing
@@ -363,4 +378,5 @@ FORWARD: dict[str, Forward] = {
     "liger_norm": _liger_norm,
     "liger_swiglu": _liger_swiglu,
     "liger_rotary": _liger_rotary,
+    "rotate_pairs": _rotate_pairs,
 }
