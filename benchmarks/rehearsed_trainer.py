@@ -1,5 +1,5 @@
-"""transformers' Trainer, TRL's SFTTrainer and DPOTrainer, each as a question says: the script that a
-rehearsal runs, argv[1] being the question in JSON, and what `rehearsed_trainers_server` imports."""
+"""transformers' Trainer, TRL's SFTTrainer and DPOTrainer, each as a question says: imported by
+`rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
 
 import json
 import os

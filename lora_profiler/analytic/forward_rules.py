@@ -13,7 +13,6 @@ from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
-
 _PAIRED = ("llama", "mistral", "gemma", "gemma2")
 """Whose features torchtune rotates in pairs of neighbours, in float32; of others it does the
 halves, as transformers (torchtune 0.7 `modules/position_embeddings.py`, `models/`)."""
