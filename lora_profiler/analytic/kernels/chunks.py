@@ -63,7 +63,8 @@ def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
 
 def path_forward(path: LossPath, launches: Launches) -> None:
     """A trainer's own loss: its products, and one pass over the logits by a kernel of its own, or
-    torch's operators on float32 copies of its parts."""
+    torch's operators on float32 copies of its parts. Copies that shift logits or labels are left
+    out, and gradients of parts that LitGPT lays together are added up as torchtune's are."""
     rows, product = _parts(path.products, path, launches)
     _logits(path, rows, product)
     if path.losses:
