@@ -97,8 +97,8 @@ CAUSES: Mapping[str, str] = {
     " norms in float32, with conversions on both sides; its rules count transformers' kernels. The"
     " host bounds these short steps, so that launches are the difference.",
     "unsloth": "Unsloth's own functions for adapters, the MLP, norms and the loss; rules count"
-    " PEFT's adapters, Liger's kernels and a loss in chunks, which launch more. That it unpacks 4-bit"
-    " weights is not seen in the rehearsal, so that its time lacks it.",
+    " PEFT's adapters, Liger's kernels and a loss in chunks, which launch more. That it"
+    " unpacks 4-bit weights is not seen in the rehearsal, so that its time lacks it.",
 }
 """Of scripts whose names begin so, why their step is not the predicted one."""
 

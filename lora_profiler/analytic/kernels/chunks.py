@@ -98,18 +98,18 @@ def path_backward(path: LossPath, launches: Launches) -> None:
     if not path.losses:
         product.memory("", "_log_softmax_backward_data", logits, logits)
     head, dtype = path.head, path.hidden.dtype
-    part, weight = launches.bytes(path.hidden) // path.products, launches.bytes(head.weight)
+    share, weight = launches.bytes(path.hidden) // path.products, launches.bytes(head.weight)
     further = replace(launches, count=path.products - 1)
     if path.hidden.requires_grad:
         back = Gemm(m=rows, n=head.width, k=head.vocab)
-        product.product("", "mm", back, dtype, logits + weight, part)
+        product.product("", "mm", back, dtype, logits + weight, share)
         if path.products > 1:
             whole = launches.bytes(path.hidden)
-            product.memory("", "slice_backward", part, part + whole)
+            product.memory("", "slice_backward", share, share + whole)
             further.memory("", "add_", 2 * whole, whole)
     if head.weight.requires_grad:
         back = Gemm(m=head.vocab, n=head.width, k=rows)
-        product.product("", "mm", back, dtype, logits + part, weight)
+        product.product("", "mm", back, dtype, logits + share, weight)
         if path.products > 1:
             further.memory("", "add_", 2 * weight, weight)
 

@@ -33,7 +33,7 @@ class _Heard:
 
 def hear_bitsandbytes() -> None:
     """Of `bitsandbytes.cextension`, before anybody takes a function out of its library."""
-    from bitsandbytes.cextension import lib  # type: ignore[import-not-found]
+    from bitsandbytes.cextension import lib
 
     for dtype, size in _SIZES.items():
         for kind, bits in (("", 8), ("_nf4", 4), ("_fp4", 4)):
