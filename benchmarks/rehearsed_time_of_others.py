@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
@@ -190,7 +190,7 @@ def operators(
     rates, (constants, _) = rates_of(gpu), constants_for(gpu)
     assert rates is not None
     times: Counter[tuple[str, int]] = Counter()
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for side, kernels in enumerate((kernels_of(row["work"]["step"]), counted)):
         for kernel in kernels:
             product, copy, rest = weights(kernel, rates, constants.fixed)
