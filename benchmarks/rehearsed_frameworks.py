@@ -211,19 +211,23 @@ def predicted(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def rehearsed(
-    python: str, cell: Cell, command: Sequence[str], library: str, folder: Path
-) -> dict[str, Any]:
-    """The steady peak of three steps, in bytes."""
+def environment_of(cell: Cell, command: Sequence[str], library: str) -> dict[str, str]:
     batch = 1
     if "--config" in command:
         batch = yaml.load(Path(command[-1]).read_text(), _Loader)["batch_size"]
-    environment = os.environ | {
+    return {
         "PYTHONPATH": f"{INSIDE}:{ROOT}:{library}",
         "REHEARSED_LABELS": f"{batch * cell.length},{batch * (cell.length - 1)}",
         "AXOLOTL_DO_NOT_TRACK": "1",
         "DISABLE_VERSION_CHECK": "1",
     }
+
+
+def rehearsed(
+    python: str, cell: Cell, command: Sequence[str], library: str, folder: Path
+) -> dict[str, Any]:
+    """The steady peak of three steps, in bytes."""
+    environment = os.environ | environment_of(cell, command, library)
     words = [sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json"]
     words += ["--gpu", cell.card, "--python", python, "--pretend-data", "--", *command]
     try:

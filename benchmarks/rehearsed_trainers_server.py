@@ -17,14 +17,12 @@ RUN = Path(os.environ["LORA_PROFILER_RUN"])
 CATALOGUE = Path(rehearsal).parents[1] / "catalog" / "data" / "models.json"
 stand_in(Settings(folder=RUN, steps=0, models=CATALOGUE, snapshot=None, pretends_data=True))
 
-import datasets  # noqa: E402
-import peft  # noqa: E402
 import transformers  # noqa: E402
-import trl  # noqa: E402
+
+from benchmarks.rehearsed_trainer import TRAINERS  # noqa: E402
 
 STEADY = 2
 """Steps before the one whose peak is told: by then optimizer states are there."""
-WORDS = "The quick brown fox jumps over the lazy dog. " * 2000
 
 
 class Peaks(transformers.TrainerCallback):  # type: ignore[misc]
@@ -35,6 +33,7 @@ class Peaks(transformers.TrainerCallback):  # type: ignore[misc]
 
 def rehearse(question: dict[str, Any]) -> dict[str, Any]:
     try:
+        question["arguments"]["max_steps"] = STEADY + 1
         trainer = TRAINERS[question["trainer"]](question)
         trainer.add_callback(Peaks())
         trainer.train()
@@ -56,75 +55,6 @@ def rehearse(question: dict[str, Any]) -> dict[str, Any]:
         },
     }
 
-
-def load(question: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of from_pretrained."""
-    found: dict[str, Any] = {"dtype": question["dtype"]}
-    if question["quantization"]:
-        found["quantization_config"] = transformers.BitsAndBytesConfig(
-            **question["quantization"]
-            | {"bnb_4bit_compute_dtype": getattr(torch, question["dtype"])}
-        )
-        found["device_map"] = {"": 0}
-    return found
-
-
-def adapters(question: dict[str, Any]) -> Any:
-    lora = question["lora"]
-    return None if lora is None else peft.LoraConfig(task_type="CAUSAL_LM", **lora)
-
-
-def common(question: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "output_dir": str(RUN / "output"),
-        "max_steps": STEADY + 1,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        **question["arguments"],
-    }
-
-
-def tokens(question: dict[str, Any], *, labels: bool) -> Any:
-    rows = torch.randint(0, 1000, (64, question["seq_len"])).tolist()
-    columns = {"input_ids": rows} | ({"labels": rows} if labels else {})
-    return datasets.Dataset.from_dict(columns)
-
-
-def by_transformers(question: dict[str, Any]) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(question["model"], **load(question))
-    config = adapters(question)
-    return transformers.Trainer(
-        model=model if config is None else peft.get_peft_model(model, config),
-        args=transformers.TrainingArguments(**common(question)),
-        train_dataset=tokens(question, labels=True),
-    )
-
-
-def by_sft(question: dict[str, Any]) -> Any:
-    return trl.SFTTrainer(
-        model=question["model"],
-        args=trl.SFTConfig(
-            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
-        ),
-        train_dataset=tokens(question, labels=False),
-        peft_config=adapters(question),
-    )
-
-
-def by_dpo(question: dict[str, Any]) -> Any:
-    pair = {"prompt": "What does it do? ", "chosen": WORDS, "rejected": WORDS[1:]}
-    return trl.DPOTrainer(
-        model=question["model"],
-        args=trl.DPOConfig(
-            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
-        ),
-        train_dataset=datasets.Dataset.from_list([pair] * 64),
-        peft_config=adapters(question),
-    )
-
-
-TRAINERS = {"transformers": by_transformers, "trl-sft": by_sft, "trl-dpo": by_dpo}
 
 if __name__ == "__main__":
     serve(rehearse)

@@ -10,6 +10,30 @@ from lora_profiler.workload import Dtype
 
 Kind = Literal["gemm", "attention_forward", "attention_backward", "dequantise", "memory"]
 Phase = Literal["forward", "backward", "recompute"]
+FILLS_FIRST = frozenset(
+    {
+        "slice_backward",
+        "select_backward",
+        "constant_pad_nd",
+        "nll_loss_backward",
+        "embedding_dense_backward",
+    }
+)
+"""They fill their output with zeros, and then write the gradient's or input's elements into it."""
+_FLASH_BACKWARD = frozenset(
+    {"_scaled_dot_product_flash_attention_backward", "_flash_attention_backward"}
+)
+
+
+def launches_of(op: str, *, is_grouped: bool = False) -> int:
+    """Kernels that one operator launches on CUDA, as the stub libraries of a rehearsal count them.
+
+    FlashAttention's backward has one for the products, one before it and one after it, and sums the
+    gradients of keys and values that several heads share (`is_grouped`), one kernel each.
+    """
+    if op in _FLASH_BACKWARD:
+        return 5 if is_grouped else 3
+    return 2 if op in FILLS_FIRST else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +52,9 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """`count` launches of one operator on one set of shapes.
+    """An operator that runs `count` times on one set of shapes, with so many `launches` each.
 
-    Bytes and FLOPs are those of one launch. `read_bytes` and `written_bytes`: every input and
+    Bytes and FLOPs are those of one time. `read_bytes` and `written_bytes`: every input and
     output tensor once, expanded dimensions once, views never. `flops` are of matrix products alone,
     attention's with only the causal half where it is causal, and with what a fused backward pass
     computes again; `dtype` is that of the products. `parameters`: weights that a dequantisation
@@ -48,6 +72,7 @@ class Kernel:
     flops: int = 0
     parameters: int = 0
     count: int = 1
+    launches: int = 1
 
     @property
     def moved_bytes(self) -> int:
@@ -69,7 +94,7 @@ class StepKernels:
 
     @property
     def launches(self) -> int:
-        return sum(kernel.count for kernel in self.kernels)
+        return sum(kernel.count * kernel.launches for kernel in self.kernels)
 
 
 def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:

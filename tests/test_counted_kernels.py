@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -181,10 +182,48 @@ def test_kernels_are_those_of_the_trace(name: str) -> None:
     assert (counted.tokens, counted.trainable) == (tokens, trainable)
 
 
+@pytest.mark.grid
+@pytest.mark.parametrize("lora", [None, PLAIN], ids=["full", "lora"])
+def test_a_loss_in_parts_launches_and_moves_what_its_stand_in_does(lora: LoraConfig | None) -> None:
+    """All but what is as large as a token's label, and parts of unequal length."""
+    changes = {"vocab_size": 4000}
+    workload = step("llama", changes, seq_len=300, attention="flash", loss="torchtune", lora=lora)
+    counted, traced = counted_kernels(workload), step_kernels(workload)
+    assert counted.launches == pytest.approx(traced.launches, rel=0.04)
+    moved, flops = (
+        [sum(k.count * each(k) for k in s.kernels) for s in (counted, traced)]
+        for each in (attrgetter("moved_bytes"), attrgetter("flops"))
+    )
+    assert moved[0] == pytest.approx(moved[1], rel=0.02)
+    assert flops[0] == pytest.approx(flops[1], rel=0.005)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("quantization", [None, NF4], ids=["lora", "qlora"])
+def test_the_reference_of_dpo_is_a_forward_pass_without_adapters(
+    quantization: Quantization | None,
+) -> None:
+    """Which a trace of full training begins with, where the base is not in 4 bit."""
+    alone, with_reference = (
+        by_kernel(
+            counted_kernels(step("llama", lora=PLAIN, quantization=quantization, loop_state=loop))
+        )
+        for loop in ("trl", "trl-dpo")
+    )
+    base = step_kernels(step("llama")).kernels
+    ahead = [k for k in base if k.phase == "forward"]
+    reference = with_reference - alone
+    assert alone - with_reference == Counter()
+    if quantization is None:
+        assert reference == by_kernel(replace(counted_kernels(step("llama")), kernels=tuple(ahead)))
+    flops = sum(k.count * k.flops for k in ahead)
+    assert sum(count * one[5] for one, count in reference.items()) == flops
+
+
 def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:
     workload = step("llama", {"num_hidden_layers": 9}, lora=EVERY)
     counted, traced = counted_kernels(workload), step_kernels(workload)
-    assert by_kernel(counted) == by_kernel(traced)
+    assert by_kernel(counted) == by_kernel(traced) and counted.launches == traced.launches
     products = [
         Counter({k.module: k.count for k in s.kernels if k.kind == "gemm"})
         for s in (counted, traced)

@@ -460,12 +460,14 @@ def _bert(row: Row) -> Replay:
     optimizer: Optimizer = "adamw_8bit" if "8bit" in row["optimizer"] else "adamw"
     if row["optimizer"] == "Adafactor":
         raise NotExpressibleError("Adafactor: the bytes of its update are not counted")
-    if row["compute_dtype"] != "fp32":
-        raise NotExpressibleError("autocast to float16, which cannot be asked")
+    accumulation = re.search(r"grad_accum (\d+)", row["conditions"])
+    assert accumulation is not None
     setup = TrainSetup(
         batch_size=int(row["batch"]),
         seq_len=512,
+        accumulation=int(accumulation[1]),
         dtype="float32",
+        precision="pure" if row["compute_dtype"] == "fp32" else "amp-float16",
         checkpointing=row["grad_checkpointing"] == "yes",
         attention="eager",
         optimizer=optimizer,

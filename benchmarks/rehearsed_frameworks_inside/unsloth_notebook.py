@@ -28,6 +28,7 @@ SFTTrainer(
     args=SFTConfig(
         output_dir=told["folder"],
         per_device_train_batch_size=told["per_device_train_batch_size"],
+        gradient_accumulation_steps=1,
         max_length=told["length"],
         dataset_text_field="text",
         optim="adamw_8bit",

@@ -100,6 +100,8 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
         back=tuple(back),
         tokens=parts.tokens,
         again=False,
+        products=TORCHTUNE_CHUNKS,
+        losses=TORCHTUNE_CHUNKS,
     )
 
 
@@ -160,6 +162,8 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
         back=tuple(back),
         tokens=TOKENS,
         again=False,
+        products=TORCHTUNE_CHUNKS,
+        losses=TORCHTUNE_CHUNKS,
     )
 
 
@@ -247,6 +251,7 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
         ),
         tokens=TOKENS,
         again=False,
+        losses=parts,
         keeps_labels=not several,
         output=wide,
     )
@@ -325,6 +330,8 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
         back=tuple(back),
         tokens=TOKENS,
         again=False,
+        products=parts,
+        losses=parts,
         unturned=rows * is_empty,
         keeps_labels=not several,
         output=TOKENS * wide,

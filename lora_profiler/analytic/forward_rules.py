@@ -14,6 +14,10 @@ from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
+_PAIRED = ("llama", "mistral", "gemma", "gemma2")
+"""Whose features torchtune rotates in pairs of neighbours, in float32; of others it does the
+halves, as transformers (torchtune 0.7 `modules/position_embeddings.py`, `models/`)."""
+
 
 def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[int]) -> Rules:
     """What the forward pass of a workload goes by. `masked`: its layers with an explicit mask."""
@@ -38,6 +42,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         packed=setup.is_packed,
         liger=setup.kernels == "liger",
         fused_norms=setup.kernels in ("liger", "foak"),
+        rotates_pairs=setup.kernels == "torchtune" and model.model_type in _PAIRED,
         freezes_a=setup.optimizer == "lorafa",
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         lora_kernels=setup.lora is not None and setup.lora.lora_kernels == "axolotl",

@@ -43,7 +43,8 @@ class LossPath(NamedTuple):
     backward makes the logits once more. `unturned`: tokens without a gradient. `keeps_labels`:
     autograd keeps those that came with the batch too. `output` are the logits that a loop which
     holds its output has a name for; `is_overwritten` where the loss's backward works in them, so
-    that `back` has them already.
+    that `back` has them already. `products` of the head, each of a part of the tokens, and parts
+    that `losses` are made of by torch's own operators; 0 where a kernel of its own makes the loss.
     """
 
     hidden: Tensor
@@ -57,6 +58,8 @@ class LossPath(NamedTuple):
     keeps_labels: bool = False
     output: Polynomial = ZERO
     is_overwritten: bool = False
+    products: int = 1
+    losses: int = 0
 
     @property
     def parameter_gradients(self) -> Polynomial:

@@ -201,9 +201,9 @@ def _build(workload: Workload) -> Plan:
         kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
         if setup.eval_batch_size is not None:
-            evaluation_pass = _pass_alone(evaluated(workload), family, found, trainable)
+            evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
         if setup.generation_batch_size is not None:
-            generation_pass = _pass_alone(generated(workload), family, found, trainable)
+            generation_pass = pass_alone(generated(workload), family, found, trainable)
     saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload,
@@ -241,10 +241,10 @@ def _shared(workload: Workload) -> Plan:
     )
 
 
-def _pass_alone(
+def pass_alone(
     other: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
 ) -> ForwardPass:
-    """The forward pass of what is `evaluated` or `generated`, without dropout."""
+    """The forward pass of what is `evaluated`, `generated` or a reference, without dropout."""
     kernels = attention_kernels(other, trains=False)
     rules = rules_for(other, kernels, masked_layers(other, family))._replace(trains=False)
     return forward_pass(other.model, family, rules, found, trainable)

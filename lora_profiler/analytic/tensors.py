@@ -98,13 +98,14 @@ class Rules(NamedTuple):
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
-    fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `fast_lora`: adapters are
-    fms-acceleration's, `lora_kernels`: axolotl's; `freezes_a`: B alone trains. `nested_scales`:
-    those of 4-bit weights are quantised too. `repeats_always`: keys and values are repeated before
-    any kernel of attention. `rotary_tables`: cosines and sines are made once a pass, lie in a
-    buffer, or are made at each call. `reentrant`: layers are checkpointed by that kind;
-    `steps_in_backward`: gradients of parameters go as they come. `moves_activations`: what layers
-    save waits on the host. `chunk_rows`: tokens that the head
+    fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `rotates_pairs`: torchtune's rotary
+    embedding of neighbours. `fast_lora`: adapters are fms-acceleration's, `lora_kernels`:
+    axolotl's; `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised
+    too. `repeats_always`: keys and values are repeated before any kernel of attention.
+    `rotary_tables`: cosines and sines are made once a pass, lie in a buffer, or are made at each
+    call. `reentrant`: layers are checkpointed by that kind; `steps_in_backward`: gradients of
+    parameters go as they come. `moves_activations`: what layers save waits on the host.
+    `chunk_rows`: tokens that the head
     takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what
     `trains`.
     """
@@ -128,6 +129,7 @@ class Rules(NamedTuple):
     packed: bool = False
     liger: bool = False
     fused_norms: bool = False
+    rotates_pairs: bool = False
     fast_lora: bool = False
     freezes_a: bool = False
     lora_kernels: bool = False

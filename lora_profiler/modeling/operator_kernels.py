@@ -1,10 +1,9 @@
 """What a device runs for one operator: a kernel with its bytes and its products, read off the
 tensors that the operator was given and gave back.
 
-One operator is one kernel, as it is on CUDA but for a few that launch two: those fill a tensor
-first, which is counted with the bytes of both. A kernel reads its inputs and writes its outputs
-once; where an operator takes a tensor of which the kernel touches some elements alone, a table says
-which. Sources: torch `aten/src/ATen/native/` (`NLLLoss.cu`, `Embedding.cu`, `Indexing.cu`,
+One operator is one `Kernel`, with the bytes of all that it launches. It reads its inputs and writes
+its outputs once; where an operator takes a tensor of which it touches some elements alone, a table
+says which. Sources: torch `aten/src/ATen/native/` (`NLLLoss.cu`, `Embedding.cu`, `Indexing.cu`,
 `TensorShape.cpp`), bitsandbytes `backends/cuda/ops.py`.
 
 It needs torch and this package's vocabulary alone: a rehearsal reads a script's operators with it,
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
+from lora_profiler.kernels import FILLS_FIRST, Gemm, Kernel, Kind, Phase, launches_of
 from lora_profiler.workload import Dtype
 
 _DTYPES: dict[torch.dtype, Dtype] = {
@@ -62,16 +61,6 @@ _WRITES_ONLY = frozenset(
 )
 _GATHERS = frozenset({"embedding", "index", "index_select", "gather"})
 """Of the first tensor they read as many elements as they write."""
-_FILLS_FIRST = frozenset(
-    {
-        "slice_backward",
-        "select_backward",
-        "constant_pad_nd",
-        "nll_loss_backward",
-        "embedding_dense_backward",
-    }
-)
-"""They fill their output with zeros, and then write the gradient's or input's elements into it."""
 _ADDS_ROWS = frozenset(
     {"index_add_", "index_put_", "_index_put_impl_", "scatter_add_", "index_copy_", "scatter_"}
 )
@@ -79,7 +68,9 @@ _ADDS_ROWS = frozenset(
 _COPIES_FIRST = frozenset({"index_add", "index_put", "scatter_add", "index_copy", "scatter"})
 _FUSED_UPDATES = frozenset({"_fused_adam_", "_fused_adamw_", "_fused_sgd_"})
 _DEQUANTISE = frozenset({"dequantize_4bit", "dequantize_blockwise"})
-_PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "_grouped_mm"})
+_PRODUCTS = frozenset(
+    {"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "_grouped_mm", "gemm_4bit"}
+)
 _ATTENTION = re.compile(
     r"_(scaled_dot_product|efficient|flash|cudnn)_?(flash|efficient|cudnn)?_attention(_for_cpu)?(_forward|_backward)?$"
 )
@@ -106,7 +97,13 @@ def kernel_of(
         return None
     read, written = _traffic(op, args, given, new, changed)
     kernel = Kernel(
-        kind=_kind(op), op=op, phase=phase, module=module, read_bytes=read, written_bytes=written
+        kind=_kind(op),
+        op=op,
+        phase=phase,
+        module=module,
+        read_bytes=read,
+        written_bytes=written,
+        launches=launches_of(op),
     )
     if kernel.kind == "gemm":
         gemm, dtype = _product(op, args)
@@ -116,6 +113,7 @@ def kernel_of(
             kernel,
             flops=_attention_flops(func, args, kwargs, kernel.kind),
             dtype=_DTYPES[given[0].dtype],
+            launches=launches_of(op, is_grouped=_is_grouped(func, args, kwargs)),
         )
     if op == "dequantize_4bit":
         return replace(kernel, parameters=new[0].numel())
@@ -200,7 +198,7 @@ def _traffic(
         op == "native_layer_norm_backward"
     ):  # x's gradient is one kernel, those of weight and bias another that reads both again
         return _sum(given) * (2 if len(new) > 1 else 1), written
-    if op in _FILLS_FIRST:
+    if op in FILLS_FIRST:
         return _sum(given), written + (_bytes(args[0]) if isinstance(args[0], Tensor) else 0)
     if op in _ADDS_ROWS or op in _COPIES_FIRST:
         rest = [t for t in given if t is not args[0]]
@@ -214,6 +212,9 @@ def _traffic(
 def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
     first, second = args[1:3] if op in ("addmm", "addmm_", "baddbmm") else args[:2]
     dtype = _DTYPES[first.dtype]
+    if op == "gemm_4bit":  # bitsandbytes' own kernel, which unpacks as it multiplies
+        n, k = args[2]
+        return Gemm(m=first.numel() // k, n=n, k=k), dtype
     if op == "linear":
         return Gemm(m=first.numel() // first.shape[-1], n=second.shape[0], k=first.shape[-1]), dtype
     if (
@@ -224,6 +225,12 @@ def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
         return Gemm(m=first.shape[0], n=second.shape[-1], k=first.shape[1]), dtype
     batches = first.shape[0] if first.ndim == 3 else 1
     return Gemm(batches=batches, m=first.shape[-2], n=second.shape[-1], k=first.shape[-1]), dtype
+
+
+def _is_grouped(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether heads share keys and values; heads come second of four dimensions, and of three."""
+    query, key = (_argument(func, args, kwargs, name) for name in ("query", "key"))
+    return bool(query.shape[1] != key.shape[1])
 
 
 def _attention_flops(

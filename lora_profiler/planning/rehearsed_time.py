@@ -44,7 +44,7 @@ def rehearsed_time(work: Mapping[str, Any] | None, gpu: Gpu) -> RehearsedTime:
         return RehearsedTime(time=None, reason=_NO_STEP)
     if "reason" in work:
         return RehearsedTime(time=None, reason=work["reason"])
-    kernels, update = _kernels(work["step"]), _kernels(work["update"])
+    kernels, update = kernels_of(work["step"]), kernels_of(work["update"])
     if any(kernel.op in _INT8 for kernel in kernels):
         return RehearsedTime(time=None, reason="the time of products in int8 is not known")
     by_bytes = {*work["other_libraries"], *(k.op for k in kernels if k.op.startswith("triton"))}
@@ -82,7 +82,8 @@ def rehearsed_step(
     )
 
 
-def _kernels(rows: Sequence[Mapping[str, Any]]) -> list[Kernel]:
+def kernels_of(rows: Sequence[Mapping[str, Any]]) -> list[Kernel]:
+    """Of "step" or "update" of a rehearsal's work."""
     found = []
     for row in rows:
         gemm = row["gemm"]

@@ -17,9 +17,9 @@ from lora_profiler.steptime.constants import Constants
 
 _CONSTANTS = Path(__file__).parent / "data" / "constants.json"
 Likeness = Literal["fitted", "same class", "other class"]
-_FOREIGN = 0.70
+_FOREIGN = 0.40
 """Half-width for a card of a class without any fitted card: A100 constants are 26 to 39 % too slow
-for GeForce cards, and 22 to 69 % for the four steps of BERT on a V100, where the host counts."""
+for GeForce cards, and off by -10 to +30 % for BERT's seven steps on a V100."""
 _UNFITTED = 0.15
 """For a card like the fitted ones, beside their own: the most that H100 and L40S rows are off by
 the A100's constants, in whole twentieths."""

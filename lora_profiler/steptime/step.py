@@ -12,6 +12,9 @@ from lora_profiler.workload import QUANT_TITLES, RULED_ALONE, UPDATES_SHARED, Tr
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
+_CLIPPING_LISTS, _CLIPPING_ONCE = 4, 8
+"""Kernels at a list of gradients, which the norm takes three of, and of the norm itself (torch
+`nn/utils/clip_grad.py`, `native/cuda/ForeachReduceOp.cu`)."""
 _ADAMW_PASSES = {"foreach": 20, "fused": 7, "forloop": 20}
 """Times that AdamW reads or writes something of an element's size: fused, 4 read and 3 written;
 else operator by operator, 12 and 8 (torch `optim/adam.py`; 2 fewer without weight decay)."""
@@ -59,12 +62,13 @@ def update_launches(setup: TrainSetup, tensors: int, elements: int) -> int:
         return sum(operators.values()) * tensors
     if setup.optimizer_impl == "fused":
         operators = {4 if setup.optimizer == "adamw" else 2: 1}
+    return sum(count * _lists(lists, tensors, elements) for lists, count in operators.items())
+
+
+def _lists(lists: int, tensors: int, elements: int) -> int:
+    """Launches of an operator that takes so many lists of tensors; 0 for no tensor."""
     by_elements = -(-elements // _LISTED_ELEMENTS)
-    return sum(
-        count * max(-(-tensors // _LISTED[lists]), by_elements)
-        for lists, count in operators.items()
-        if tensors
-    )
+    return max(-(-tensors // _LISTED[lists]), by_elements) if tensors else 0
 
 
 def fresh_bytes(setup: TrainSetup, trainable: Mapping[int, int]) -> int:
@@ -108,7 +112,8 @@ def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
     Raises UsageError for an optimizer whose update is not counted, and for a base but in NF4.
     """
     check_base_timed(setup)
-    moved = update_bytes(setup, kernels.trainable)
+    clips = setup.loop_state != "none"  # by norm, by default, in every loop that has a state
+    moved = update_bytes(setup, kernels.trainable, clipping=CLIPPING_PASSES * clips)
     if moved is None:
         raise UsageError(
             f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or"
@@ -116,10 +121,14 @@ def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
         )
     fresh = fresh_bytes(setup, kernels.trainable)
     elements = sum(_own(setup, count) for count in kernels.trainable.values())
+    launches = update_launches(setup, kernels.trained_tensors, elements)
+    if clips:
+        lists = _lists(1, kernels.trained_tensors, elements)
+        launches += _CLIPPING_LISTS * lists + _CLIPPING_ONCE
     return Step(
         micro=kernels,
         accumulation=setup.accumulation,
         update_bytes=moved,
-        update_launches=update_launches(setup, kernels.trained_tensors, elements),
+        update_launches=launches,
         fresh_bytes=fresh,
     )

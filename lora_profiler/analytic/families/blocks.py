@@ -93,6 +93,10 @@ def rotary(
         size = size if made == "once" else ZERO
         of = dtype or op.rules.rest_dtype
         cos, sin = (op.shared(f"{tables}.{t}", size, of) for t in ("cos", "sin"))
+    if op.rules.rotates_pairs:
+        out = op.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
+        op.record("rotate_pairs", (x,), (out,), (cos, sin), beside=(cos, sin))
+        return out
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
     part = x if rotary_dim == head_dim else op.slices(x, (rotated_elements, rest))[0]

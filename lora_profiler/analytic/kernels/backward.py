@@ -335,6 +335,24 @@ def _liger_rotary(node: Node, arrived: Sequence[Gradient | None], launches: Laun
         yield tensor, Gradient(gradient.bytes)
 
 
+def _rotate_pairs(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """Each neighbour was used twice, and taken out of the whole: its gradients are put into zeros
+    and added."""
+    x, table = node.inputs[0], launches.bytes(node.beside[0], "float32") // 2
+    size, wide = only(arrived).bytes, launches.bytes(x, "float32")
+    if size != wide:
+        launches.memory(node.module, "_to_copy", size, wide)
+    launches.memory(node.module, "neg", wide // 2, wide // 2)
+    for _ in range(4):
+        launches.memory(node.module, "mul", wide // 2 + table, wide // 2)
+        launches.memory(node.module, "select_backward", wide // 2, wide // 2 + wide)
+    for _ in range(3):
+        launches.memory(node.module, "add", 2 * wide, wide)
+    if size != wide:
+        launches.memory(node.module, "_to_copy", wide, size)
+    yield x, Gradient(size)
+
+
 def _program(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """What the function itself runs; gradients of what it was given in another dtype are
     converted."""
@@ -380,6 +398,7 @@ BACKWARD: dict[str, Backward] = {
     "liger_norm": _liger_norm,
     "liger_swiglu": _liger_swiglu,
     "liger_rotary": _liger_rotary,
+    "rotate_pairs": _rotate_pairs,
     "packed": products.packed,
     **dict.fromkeys(("bmm", "bmm_transposed"), products.batched),
 }

@@ -62,34 +62,74 @@ def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
 
 
 def path_forward(path: LossPath, launches: Launches) -> None:
-    """A trainer's own loss, all logits at once: its product, and one pass over them."""
-    gemm, logits, read = _path_product(path, launches)
-    launches.product("", "mm", gemm, path.hidden.dtype, read, logits)
-    launches.memory("", "_log_softmax", logits, 0)
+    """A trainer's own loss: its products, and one pass over the logits by a kernel of its own, or
+    torch's operators on float32 copies of its parts. Copies that shift logits or labels are left
+    out, and gradients of parts that LitGPT lays together are added up as torchtune's are."""
+    rows, product = _parts(path.products, path, launches)
+    _logits(path, rows, product)
+    if path.losses:
+        rows, part = _parts(path.losses, path, launches)
+        logits, wide = _logit_bytes(path, rows)
+        if logits != wide:
+            part.memory("", "_to_copy", logits, wide)
+        part.memory("", "_log_softmax", wide, wide)
+        part.memory("", "nll_loss_forward", (_INDEX + _WIDE) * rows, 2 * SCALAR)
+        part.memory("", "add_", 2 * SCALAR, SCALAR)
+    else:
+        product.memory("", "_log_softmax", _logit_bytes(path, rows)[0], 0)
     if launches.accumulates:
         launches.memory("", "div", SCALAR, SCALAR)
 
 
 def path_backward(path: LossPath, launches: Launches) -> None:
-    """The product once more where the logits are made again, and those of the gradients."""
-    gemm, logits, read = _path_product(path, launches)
-    dtype = path.hidden.dtype
+    """The product once more where the logits are made again, and those of the gradients, which
+    several parts add up."""
+    if path.losses:
+        rows, part = _parts(path.losses, path, launches)
+        logits, wide = _logit_bytes(path, rows)
+        part.memory("", "nll_loss_backward", _INDEX * rows, wide + _WIDE * rows)
+        part.memory("", "_log_softmax_backward_data", 2 * wide, wide)
+        if logits != wide:
+            part.memory("", "_to_copy", wide, logits)
+    rows, product = _parts(path.products, path, launches)
+    logits, _ = _logit_bytes(path, rows)
     if path.again:
-        launches.product("", "mm", gemm, dtype, read, logits)
-    launches.memory("", "_log_softmax_backward_data", logits, logits)
+        _logits(path, rows, product)
+    if not path.losses:
+        product.memory("", "_log_softmax_backward_data", logits, logits)
+    head, dtype = path.head, path.hidden.dtype
+    share, weight = launches.bytes(path.hidden) // path.products, launches.bytes(head.weight)
+    further = replace(launches, count=path.products - 1)
     if path.hidden.requires_grad:
-        back = Gemm(m=gemm.m, n=gemm.k, k=gemm.n)
-        launches.product("", "mm", back, dtype, read, launches.bytes(path.hidden))
-    if path.head.weight.requires_grad:
-        back = Gemm(m=gemm.n, n=gemm.k, k=gemm.m)
-        launches.product("", "mm", back, dtype, read, launches.bytes(path.head.weight))
+        back = Gemm(m=rows, n=head.width, k=head.vocab)
+        product.product("", "mm", back, dtype, logits + weight, share)
+        if path.products > 1:
+            whole = launches.bytes(path.hidden)
+            product.memory("", "slice_backward", share, share + whole)
+            further.memory("", "add_", 2 * whole, whole)
+    if head.weight.requires_grad:
+        back = Gemm(m=head.vocab, n=head.width, k=rows)
+        product.product("", "mm", back, dtype, logits + share, weight)
+        if path.products > 1:
+            further.memory("", "add_", 2 * weight, weight)
 
 
-def _path_product(path: LossPath, launches: Launches) -> tuple[Gemm, int, int]:
-    """(the head's product, bytes of the logits, bytes that it reads)."""
-    gemm = Gemm(m=launches.size(path.tokens), n=path.head.vocab, k=path.head.width)
-    logits = gemm.m * gemm.n * ITEMSIZE[path.hidden.dtype]
-    return gemm, logits, launches.bytes(path.hidden) + launches.bytes(path.head.weight)
+def _parts(count: int, path: LossPath, launches: Launches) -> tuple[int, Launches]:
+    """(tokens of one, where the kernels of all go)."""
+    return -(-launches.size(path.tokens) // max(count, 1)), replace(launches, count=max(count, 1))
+
+
+def _logit_bytes(path: LossPath, rows: int) -> tuple[int, int]:
+    """As the head makes them, and in float32."""
+    numbers = rows * path.head.vocab
+    return numbers * ITEMSIZE[path.hidden.dtype], numbers * _WIDE
+
+
+def _logits(path: LossPath, rows: int, launches: Launches) -> None:
+    gemm = Gemm(m=rows, n=path.head.vocab, k=path.head.width)
+    dtype = path.hidden.dtype
+    read = rows * path.head.width * ITEMSIZE[dtype] + launches.bytes(path.head.weight)
+    launches.product("", "mm", gemm, dtype, read, _logit_bytes(path, rows)[0])
 
 
 def _chunks(head: ChunkedHead, launches: Launches) -> Iterator[tuple[int, Launches]]:

@@ -29,7 +29,7 @@ from lora_profiler.analytic.kernels.surroundings import (
 )
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.persistent import rest_dtype
-from lora_profiler.analytic.plan import Plan, plan_for
+from lora_profiler.analytic.plan import Plan, pass_alone, plan_for
 from lora_profiler.analytic.predict import values
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
@@ -62,7 +62,11 @@ def counted_kernels(workload: Workload) -> StepKernels:
         accumulates=setup.accumulation > 1,
     )
     assert plan.family is not None
-    _ahead(forward, plan.family, workload, "eager" in plan.kernels, launches)
+    is_eager = "eager" in plan.kernels
+    if setup.loop_state == "trl-dpo":  # the reference, without a gradient
+        reference = pass_alone(workload, plan.family, (), frozenset())
+        _ahead(reference, plan.family, workload, is_eager, launches)
+    _ahead(forward, plan.family, workload, is_eager, launches)
     _back(forward, plan.family, workload, launches)
     trainable, tensors = _trainable(workload)
     return StepKernels(

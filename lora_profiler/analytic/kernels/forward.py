@@ -236,6 +236,12 @@ def attention_flops(node: Node, launches: Launches, products: int) -> int:
     return flops if node.op.endswith("_masked") else flops // 2
 
 
+def is_grouped(node: Node, launches: Launches) -> bool:
+    """Whether several heads share keys and values."""
+    query, key, *_ = node.inputs
+    return launches.bytes(query) != launches.bytes(key)
+
+
 def _attention(node: Node, launches: Launches) -> None:
     """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and, where
     the kernel keeps it on the card, the generator's state. A mask comes last."""
@@ -259,6 +265,7 @@ def _attention(node: Node, launches: Launches) -> None:
         out.dtype,
         read,
         written,
+        is_grouped=is_grouped(node, launches),
     )
 
 
@@ -303,6 +310,21 @@ def rotated(node: Node, size: int, launches: Launches) -> None:
 def _liger_rotary(node: Node, launches: Launches) -> None:
     for tensor in node.inputs:
         rotated(node, launches.bytes(tensor), launches)
+
+
+def _rotate_pairs(node: Node, launches: Launches) -> None:
+    """Neighbours a and b in float32: a cos - b sin and b cos + a sin, laid side by side."""
+    x, table = node.inputs[0], launches.bytes(node.beside[0], "float32") // 2
+    size, wide = launches.bytes(x), launches.bytes(x, "float32")
+    if size != wide:
+        launches.memory(node.module, "_to_copy", size, wide)
+    for _ in range(4):
+        launches.memory(node.module, "mul", wide // 2 + table, wide // 2)
+    for op in ("sub", "add"):
+        launches.memory(node.module, op, wide, wide // 2)
+    launches.memory(node.module, "stack", wide, wide)
+    if size != wide:
+        launches.memory(node.module, "_to_copy", wide, size)
 
 
 FORWARD: dict[str, Forward] = {
@@ -358,4 +380,5 @@ FORWARD: dict[str, Forward] = {
     "liger_norm": _liger_norm,
     "liger_swiglu": _liger_swiglu,
     "liger_rotary": _liger_rotary,
+    "rotate_pairs": _rotate_pairs,
 }

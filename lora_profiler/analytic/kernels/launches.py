@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.algebra.polynomial import Polynomial, Values
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
-from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
+from lora_profiler.kernels import Gemm, Kernel, Kind, Phase, launches_of
 from lora_profiler.support.bases import NF4_BLOCK, NF4_NESTED_BLOCK
 from lora_profiler.workload import Dtype
 
@@ -81,9 +81,19 @@ class Launches:
         self._add(scope, "gemm", op, read, written, gemm=gemm, flops=gemm.flops, dtype=dtype)
 
     def attention(
-        self, scope: str, op: str, kind: Kind, flops: int, dtype: str, read: int, written: int
+        self,
+        scope: str,
+        op: str,
+        kind: Kind,
+        flops: int,
+        dtype: str,
+        read: int,
+        written: int,
+        *,
+        is_grouped: bool,
     ) -> None:
-        self._add(scope, kind, op, read, written, flops=flops, dtype=dtype)
+        launches = launches_of(op, is_grouped=is_grouped)
+        self._add(scope, kind, op, read, written, flops=flops, dtype=dtype, launches=launches)
 
     def dequantise(self, scope: str, op: str, read: int, written: int, parameters: int = 0) -> None:
         self._add(scope, "dequantise", op, read, written, parameters=parameters)
@@ -92,6 +102,7 @@ class Launches:
         self, scope: str, kind: Kind, op: str, read: int, written: int, **computed: Any
     ) -> None:
         """`computed` are further fields of `Kernel`."""
+        computed.setdefault("launches", launches_of(op))
         self.found.append(
             Kernel(
                 kind=kind,

@@ -3,7 +3,12 @@ gradient, and what is copied, converted or unpacked for them."""
 
 from collections.abc import Sequence
 
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, attention_flops, gemm_of
+from lora_profiler.analytic.kernels.forward import (
+    ATTENTION_OP,
+    attention_flops,
+    gemm_of,
+    is_grouped,
+)
 from lora_profiler.analytic.kernels.gradients import Gradient, Sent, converted, only
 from lora_profiler.analytic.kernels.launches import Launches, unpack
 from lora_profiler.analytic.tensors import Node
@@ -112,6 +117,7 @@ def attention(node: Node, arrived: Sequence[Gradient | None], launches: Launches
         out.dtype,
         read,
         sum(launches.bytes(t) for t in node.inputs),
+        is_grouped=is_grouped(node, launches),
     )
     for tensor in node.inputs:
         as_given = node.op in ("flash", "cudnn", "cudnn_masked") and tensor.merged

@@ -282,6 +282,8 @@ class Recorder:
     def _end_work(self, optimizer: torch.optim.Optimizer) -> None:
         assert self._work is not None
         self._stepped.append(id(optimizer))
+        if self._depth:  # of several that step in backward, which goes on
+            self.phase = "backward"
         if set(self._stepped) >= {id(each) for each in self.optimizers}:
             outcome.add_work(self.settings, self._work.end())
             self._leave(0)

@@ -5,10 +5,9 @@ A step of its own, after those that memory is told of: who looks on changes no b
 """
 
 import importlib.util
-import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import kernels
+from .dequantised import LISTENERS
 
 if TYPE_CHECKING:
     from lora_profiler.kernels import Kernel
@@ -54,7 +54,7 @@ class StepWork(TorchDispatchMode):
         self._unread: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
         self._tokens = 0
-        self._update_launches = self._seen = 0
+        self._update_launches = self._seen = self._copies = 0
         self._before = (0, 0)
         self._undo: list[Callable[[], None]] = []
 
@@ -64,6 +64,8 @@ class StepWork(TorchDispatchMode):
             hook = self._model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
             self._undo.append(hook.remove)
         self._watch_triton()
+        LISTENERS.append(self._hear)
+        self._undo.append(LISTENERS.clear)
         self.__enter__()
 
     def end(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class StepWork(TorchDispatchMode):
         launches, calls = _counted()
         return {
             "tokens": self._tokens,
-            "launches": launches - self._before[0],
+            "launches": launches - self._before[0] + self._copies,
             "library_calls": calls - self._before[1],
             "update_launches": self._update_launches,
             "unread": dict(self._unread),
@@ -95,15 +97,11 @@ class StepWork(TorchDispatchMode):
         update_before = self._update_launches
         phase, before, seen = self._phase(), sum(_counted()), self._seen
         result = self._run(func, args, kwargs)
+        launched = sum(_counted()) - before
         if phase == "optimizer":
             # what it is made of has been counted before it: both start from the same place
-            self._update_launches = max(
-                self._update_launches, update_before + sum(_counted()) - before
-            )
+            self._update_launches = max(self._update_launches, update_before + launched)
         if self._seen > seen:  # it is made of operators, which were seen
-            if func._overloadpacket.__name__ == "gemm_4bit":
-                for each in _dequantisations(func, args, kwargs):
-                    self._count(each, phase)
             return result
         try:
             kernel = self._kernel_of(func, args, kwargs, result, "forward", "")
@@ -112,6 +110,9 @@ class StepWork(TorchDispatchMode):
             return result
         if kernel is not None:
             self._count(kernel, phase)
+            if not launched:  # a copy of all bytes as they lie, which no kernel makes
+                self._copies += 1
+                self._update_launches += phase == "optimizer"
             if func.namespace not in _KNOWN_LIBRARIES:
                 self._others[str(func._overloadpacket)] += 1
         return result
@@ -137,6 +138,9 @@ class StepWork(TorchDispatchMode):
             ids = tensors[0]
             self._tokens += ids.numel() if ids.dim() < 3 else ids.shape[0] * ids.shape[1]
 
+    def _hear(self, elements: int, block: int, bits: int, size: int) -> None:
+        self._count(_unpacked(elements, block, bits, size), self._phase())
+
     def _watch_triton(self) -> None:
         """Each of its kernels moves its tensors once, as far as their views reach."""
         jit = sys.modules.get("triton.runtime.jit")
@@ -159,41 +163,20 @@ def _counted() -> tuple[int, int]:
     return kernels.launches(), kernels.library_calls()
 
 
-def _dequantisations(
-    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> "Iterator[Kernel]":
-    """Of bitsandbytes' product with a 4-bit weight, which calls the library itself for them: the
-    scales, where they are in 8 bit, and the weight, in the dtype of the inputs (`backends/cuda/
-    ops.py`)."""
+def _unpacked(elements: int, block: int, bits: int, size: int) -> "Kernel":
+    """Of bitsandbytes: `bits` 4 of a weight, 8 of the scales of one, which are looked up in a code
+    book (`backends/cuda/ops.py`)."""
     from lora_profiler.kernels import Kernel
 
-    names = [argument.name for argument in func._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    elements = math.prod(given["shapeB"])
-    scales = -(-elements // given["blocksize"])
-    if given.get("absmax_8bit") is not None:
-        read = sum(_size(given.get(name)) for name in ("absmax_8bit", "absmax", "absmax_code"))
-        yield Kernel(
-            kind="dequantise",
-            op="dequantize_blockwise",
-            phase="forward",
-            module="",
-            read_bytes=read,
-            written_bytes=4 * scales,
-        )
-    yield Kernel(
+    return Kernel(
         kind="dequantise",
-        op="dequantize_4bit",
+        op="dequantize_4bit" if bits == 4 else "dequantize_blockwise",
         phase="forward",
         module="",
-        read_bytes=_size(given["B"]) + 4 * scales,
-        written_bytes=elements * given["A"].element_size(),
-        parameters=elements,
+        read_bytes=-(-elements * bits // 8) + 4 * -(-elements // block) + (bits == 8) * 1024,
+        written_bytes=elements * size,
+        parameters=elements if bits == 4 else 0,
     )
-
-
-def _size(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.numel() * tensor.element_size()
 
 
 def _of_triton(function: Any, arguments: tuple[Any, ...]) -> "Kernel":

@@ -1,0 +1,288 @@
+"""The time of a rehearsed step of trainers that others wrote, beside the step time that
+`lora-profile` tells of the same question, and where the two differ.
+
+    python -m benchmarks.rehearsed_time_of_others --python PYTHON --library NAME=FOLDER:...
+        [--clone NAME=REPOSITORY] [--only TEXT] [--again]
+
+transformers' Trainer, TRL's SFTTrainer and DPOTrainer (cells of `rehearsed_trainers`), torchtune,
+LLaMA-Factory, axolotl, LitGPT and Unsloth by their own commands (cells of `rehearsed_frameworks`,
+whose options these are). A row of `results/rehearsed_time_of_others.jsonl` is written as each ends,
+and `results/rehearsed_time_of_others.md`; what is there is not run again. --only takes cells whose
+key has the text; --again writes the page anew. Both times are predicted: nothing was measured.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.framework_cells import Cell as Command
+from benchmarks.framework_cells import cells as commands
+from benchmarks.rehearsed_frameworks import (
+    ROOT,
+    asked,
+    changed,
+    command_of,
+    environment_of,
+    profiled,
+    text_of,
+    write_data,
+)
+from benchmarks.rehearsed_time import BOUND
+from benchmarks.rehearsed_trainers import Cell as Trained
+from benchmarks.rehearsed_trainers import cells as trained
+from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.catalog import Gpu, find_gpu, find_model
+from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.errors import RehearsalError
+from lora_profiler.planning.rehearsed_time import kernels_of, rehearsed_time
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.rehearsal.build import stubs
+from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.rehearsal.compiler import find_compiler
+from lora_profiler.rehearsal.environment import read_environment
+from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.steptime import PARTS, constants_for, rates_of
+from lora_profiler.steptime.roofline import weights
+from lora_profiler.support.generations import as_made
+from lora_profiler.workload import Workload
+
+RESULTS = Path(__file__).parent / "results"
+ROWS, PAGE = (RESULTS / f"rehearsed_time_of_others.{end}" for end in ("jsonl", "md"))
+TRAINED = (
+    "transformers full HuggingFaceTB/SmolLM2-135M a100_sxm_80gb 1 512",
+    "transformers lora Qwen/Qwen3-0.6B h100_sxm_80gb 2 1024",
+    "transformers lora meta-llama/Llama-3.2-1B h100_sxm_80gb 2 1024 amp",
+    "transformers qlora meta-llama/Llama-3.2-1B a100_sxm_80gb 2 512 16",
+    "transformers full Qwen/Qwen2.5-0.5B h100_sxm_80gb 2 512 adamw_8bit",
+    "transformers qlora meta-llama/Llama-3.1-8B t4 1 1024 True float16",
+    "trl-sft full HuggingFaceTB/SmolLM2-135M a100_sxm_80gb 2 1024",
+    "trl-sft lora Qwen/Qwen3-0.6B a100_sxm_80gb 4 1024",
+    "trl-sft qlora meta-llama/Llama-3.2-1B h100_sxm_80gb 4 512",
+    "trl-sft lora meta-llama/Llama-3.1-8B h100_sxm_80gb 2 2048 2",
+    "trl-dpo lora Qwen/Qwen2.5-0.5B a100_sxm_80gb 2 1024",
+    "trl-dpo qlora meta-llama/Llama-3.1-8B h100_sxm_80gb 1 1024",
+)
+"""Of `rehearsed_trainers`: trainer, method, model, card, and values of options."""
+COMMANDS = (
+    "torchtune 1B_lora_single_device meta-llama/Llama-3.2-1B a100_sxm_80gb",
+    "torchtune 1B_lora_single_device meta-llama/Llama-3.2-1B h100_sxm_80gb",
+    "torchtune 0.5B_full_single_device Qwen/Qwen2.5-0.5B a100_sxm_80gb",
+    "torchtune 1B_full_single_device meta-llama/Llama-3.2-1B a100_sxm_80gb",
+    "llamafactory qwen3_lora_sft Qwen/Qwen3-0.6B a100_sxm_80gb",
+    "llamafactory qwen3_lora_sft HuggingFaceTB/SmolLM2-135M t4",
+    "llamafactory qwen3_lora_sft_otfq Qwen/Qwen3-0.6B a100_sxm_80gb",
+    "llamafactory qwen3_full_sft HuggingFaceTB/SmolLM2-135M a100_sxm_80gb",
+    "axolotl lora-1b meta-llama/Llama-3.2-1B a100_sxm_80gb",
+    "axolotl qlora-1b meta-llama/Llama-3.2-1B a100_sxm_80gb",
+    "axolotl lora-1b meta-llama/Llama-3.1-8B h100_sxm_80gb",
+    "litgpt lora meta-llama/Llama-3.2-1B a100_sxm_80gb",
+    "litgpt full HuggingFaceTB/SmolLM2-135M h100_sxm_80gb",
+    "unsloth lora HuggingFaceTB/SmolLM2-135M a100_sxm_80gb",
+    "unsloth qlora meta-llama/Llama-3.2-1B h100_sxm_80gb",
+)
+"""Of `framework_cells`: framework, file or method, model and card."""
+LEAST = 0.003
+MOST = 8
+CAUSES: Mapping[str, str] = {
+    "litgpt": "LitGPT's own model makes queries, keys and values by one product, and rotates and"
+    " norms in float32, with conversions on both sides; its rules count transformers' kernels. The"
+    " host bounds these short steps, so that launches are the difference.",
+    "unsloth": "Unsloth's own functions for adapters, the MLP, norms and the loss; rules count"
+    " PEFT's adapters, Liger's kernels and a loss in chunks, which launch more. That it"
+    " unpacks 4-bit weights is not seen in the rehearsal, so that its time lacks it.",
+}
+"""Of scripts whose names begin so, why their step is not the predicted one."""
+
+
+def scripts() -> dict[str, Trained | Command]:
+    """By name."""
+    named: dict[str, Trained | Command] = {}
+    for cell in trained():
+        values = map(str, cell.options.values())
+        named[" ".join([cell.trainer, cell.method, cell.model, cell.card, *values])] = cell
+    for command in commands():
+        of = Path(command.file).stem or command.words[1]
+        named.setdefault(" ".join([command.framework, of, command.model, command.card]), command)
+    return {name: named[name] for name in (*TRAINED, *COMMANDS)}
+
+
+def run(
+    python: Path,
+    cell: Trained | Command,
+    libraries: Mapping[str, str],
+    clones: Mapping[str, str],
+    folder: Path,
+) -> dict[str, Any]:
+    """The question in words, and what one step of the script launches."""
+    if isinstance(cell, Trained):
+        words = cell.command.split()
+        script = Path(__file__).parent / "rehearsed_trainer.py"
+        command = ["python", str(script), json.dumps(cell.question())]
+        variables = {"PYTHONPATH": str(ROOT)}
+    else:
+        library = libraries[cell.framework]
+        text = changed(text_of(cell, clones), cell.changes) if cell.file else ""
+        words, _ = asked(cell, text, folder)
+        command = command_of(cell, text, folder, library)
+        variables = environment_of(cell, command, library)
+    environment = read_environment(python)
+    request = Request(
+        command=tuple(command),
+        python=python,
+        card=pretended(find_gpu(cell.card), 0),
+        pretends_data=True,
+        with_work=True,
+    )
+    row = {"asked": words, "card": cell.card, "torch": environment.torch}
+    with patch.dict(os.environ, variables), chdir(folder):
+        try:
+            (rehearsal,) = rehearse(request, stubs(environment, find_compiler()), output=2)
+        except RehearsalError as error:
+            return row | {"status": "error", "error": str(error)}
+    return row | {"status": rehearsal.status, "work": rehearsal.work}
+
+
+def answered(words: Sequence[str]) -> dict[str, Any]:
+    (answer,) = profiled(*words)["predictions"]
+    return dict(answer)
+
+
+def compared(row: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Both times, and what makes them differ, as shares of the predicted one: by part, and the
+    operators that differ most, with how often each runs. `answer`: of the command, in JSON."""
+    gpu, told = find_gpu(row["card"]), answer["step_time"]
+    found, seconds = rehearsed_time(row["work"], gpu), told["seconds"]
+    assert found.time is not None, found.reason
+    parts = {
+        part: (found.time.parts.get(part, 0.0) - told["part_seconds"].get(part, 0.0)) / seconds
+        for part in PARTS
+    }
+    return {
+        **row,
+        "rehearsed_seconds": found.time.seconds,
+        "predicted_seconds": seconds,
+        "difference": found.time.seconds / seconds - 1,
+        "parts": {part: share for part, share in parts.items() if abs(share) >= LEAST},
+        "operators": operators(row, answer, gpu),
+        "launches": found.launches - row["work"]["update_launches"],
+        "counted": told["launches"] * answer["setup"]["accumulation"],
+    }
+
+
+def operators(
+    row: Mapping[str, Any], answer: Mapping[str, Any], gpu: Gpu
+) -> list[tuple[str, int, int, float]]:
+    """(name, times in the rehearsal, times in the prediction, difference of the time on the card as
+    a share of the predicted step) of those that differ most, without the update."""
+    setup = setup_from_dict(answer["setup"])
+    platform = Platform(capability=gpu.capability, torch=version_of(row["torch"]) or (0, 0))
+    model = as_made(find_model(answer["model"]["id"], offline=True), setup)
+    counted = counted_kernels(Workload(model=model, setup=setup, platform=platform)).kernels
+    rates, (constants, _) = rates_of(gpu), constants_for(gpu)
+    assert rates is not None
+    times: Counter[tuple[str, int]] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
+    for side, kernels in enumerate((kernels_of(row["work"]["step"]), counted)):
+        for kernel in kernels:
+            product, copy, rest = weights(kernel, rates, constants.fixed)
+            each = max(product / constants.eta, copy / constants.beta, rest)
+            count = kernel.count * (setup.accumulation if side else 1)
+            times[kernel.op, side] += count
+            spent[kernel.op] += (-1) ** side * count * each / answer["step_time"]["seconds"]
+    host = constants.fixed.launch_seconds / answer["step_time"]["seconds"]
+    named = [(op, times[op, 0], times[op, 1], share) for op, share in spent.items()]
+    named.sort(key=lambda each: -abs(each[3]) - host * abs(each[1] - each[2]))
+    return named[:MOST]
+
+
+def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> str:
+    found = [compared(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    found.sort(key=lambda row: -abs(row["difference"]))
+    differences = [abs(row["difference"]) for row in found]
+    within = sum(difference <= BOUND for difference in differences)
+    lines = [
+        "# The time of a rehearsed step of others",
+        "",
+        "Written by `python -m benchmarks.rehearsed_time_of_others`: one step of trainers' own code"
+        " over torch's CUDA build on pretended cards, its kernels priced by the roofline, beside"
+        " the step time that `lora-profile` tells of the same question from rules. Both are"
+        " predicted; nothing was measured.",
+        "",
+        f"{within} of {len(found)} within {BOUND:.0%}: median"
+        f" {quantile(differences[::-1], 0.5):.2%}, largest {differences[0]:.2%}. Where parts"
+        f" differ: shares of the predicted step, from {LEAST:.1%}. Launches are without the"
+        " update's.",
+        "",
+        "| script | card | rehearsed, s | predicted, s | difference | where | launches | counted |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |",
+        *(
+            f"| {row['script'].replace(' ' + row['card'], '')} | {row['card']} |"
+            f" {row['rehearsed_seconds']:.4f} | {row['predicted_seconds']:.4f} |"
+            f" {row['difference']:+.2%} |"
+            f" {', '.join(f'{part} {share:+.1%}' for part, share in row['parts'].items())} |"
+            f" {row['launches']:,} | {row['counted']:,} |"
+            for row in found
+        ),
+        "",
+        f"## Beyond {BOUND:.0%}, and why",
+    ]
+    for row in found[: len(found) - within]:
+        lines += [
+            "",
+            f"### {row['script']}: {row['difference']:+.2%}",
+            "",
+            cause_of(row["script"]),
+            "",
+            "| operator | times, rehearsed | predicted | on the card, of the step |",
+            "| --- | ---: | ---: | ---: |",
+            *(f"| {op} | {n:,} | {m:,} | {share:+.2%} |" for op, n, m, share in row["operators"]),
+        ]
+    lines += ["", "Asked:", "", *(f"- `{' '.join(row['asked'])}`" for row in found)]
+    return "\n".join([*lines, ""])
+
+
+def cause_of(script: str) -> str:
+    return next((text for start, text in CAUSES.items() if script.startswith(start)), "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--library", action="append", default=[])
+    parser.add_argument("--clone", action="append", default=[])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    libraries, clones = (
+        dict(each.split("=", 1) for each in words) for words in (options.library, options.clone)
+    )
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    known = {row["script"] for row in rows}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "data").mkdir()
+        write_data(folder / "data")
+        for script, cell in scripts().items():
+            if options.again or script in known or options.only not in script:
+                continue
+            row = {"script": script, **run(options.python, cell, libraries, clones, folder)}
+            print(script, row["status"], file=sys.stderr, flush=True)
+            rows.append(row)
+            with open(ROWS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+    PAGE.write_text(page(rows, [answered(row["asked"]) for row in rows]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""transformers' Trainer, TRL's SFTTrainer and DPOTrainer, each as a question says: imported by
+`rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import torch
+import transformers
+import trl
+
+RUN = Path(os.environ["LORA_PROFILER_RUN"])
+WORDS = "The quick brown fox jumps over the lazy dog. " * 2000
+
+
+def load(question: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of from_pretrained."""
+    found: dict[str, Any] = {"dtype": question["dtype"]}
+    if question["quantization"]:
+        found["quantization_config"] = transformers.BitsAndBytesConfig(
+            **question["quantization"]
+            | {"bnb_4bit_compute_dtype": getattr(torch, question["dtype"])}
+        )
+        found["device_map"] = {"": 0}
+    return found
+
+
+def adapters(question: dict[str, Any]) -> Any:
+    lora = question["lora"]
+    return None if lora is None else peft.LoraConfig(task_type="CAUSAL_LM", **lora)
+
+
+def common(question: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "output_dir": str(RUN / "output"),
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        **question["arguments"],
+    }
+
+
+def tokens(question: dict[str, Any], *, labels: bool) -> Any:
+    rows = torch.randint(0, 1000, (64, question["seq_len"])).tolist()
+    columns = {"input_ids": rows} | ({"labels": rows} if labels else {})
+    return datasets.Dataset.from_dict(columns)
+
+
+def by_transformers(question: dict[str, Any]) -> Any:
+    model = transformers.AutoModelForCausalLM.from_pretrained(question["model"], **load(question))
+    config = adapters(question)
+    return transformers.Trainer(
+        model=model if config is None else peft.get_peft_model(model, config),
+        args=transformers.TrainingArguments(**common(question)),
+        train_dataset=tokens(question, labels=True),
+    )
+
+
+def by_sft(question: dict[str, Any]) -> Any:
+    return trl.SFTTrainer(
+        model=question["model"],
+        args=trl.SFTConfig(
+            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
+        ),
+        train_dataset=tokens(question, labels=False),
+        peft_config=adapters(question),
+    )
+
+
+def by_dpo(question: dict[str, Any]) -> Any:
+    pair = {"prompt": "What does it do? ", "chosen": WORDS, "rejected": WORDS[1:]}
+    return trl.DPOTrainer(
+        model=question["model"],
+        args=trl.DPOConfig(
+            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
+        ),
+        train_dataset=datasets.Dataset.from_list([pair] * 64),
+        peft_config=adapters(question),
+    )
+
+
+TRAINERS = {"transformers": by_transformers, "trl-sft": by_sft, "trl-dpo": by_dpo}
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    TRAINERS[told["trainer"]](told).train()
