@@ -215,7 +215,7 @@ def rehearsed(
     python: str, cell: Cell, command: Sequence[str], library: str, folder: Path
 ) -> dict[str, Any]:
     """The steady peak of three steps, in bytes."""
-    batch = 1
+    batch = cell.changes.get("per_device_train_batch_size", 1)
     if "--config" in command:
         batch = yaml.load(Path(command[-1]).read_text(), _Loader)["batch_size"]
     environment = os.environ | {

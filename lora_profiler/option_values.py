@@ -34,11 +34,21 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
-    "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
+    "plain",
+    "chunked",
+    "fused",
+    "trl",
+    "torchtune",
+    "torchtune-chunked",
+    "cce",
+    "litgpt",
+    "triton",
+    "unsloth",
+    "llamafactory-dpo",
 ]
-Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023"]
-LoraKernels = Literal["peft", "axolotl"]
-LoopState = Literal["none", "transformers", "trl", "trl-dpo", "llamafactory"]
+Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023", "unsloth"]
+LoraKernels = Literal["peft", "axolotl", "unsloth"]
+LoopState = Literal["none", "transformers", "trl", "trl-dpo", "llamafactory", "unsloth"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",

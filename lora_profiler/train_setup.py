@@ -146,10 +146,16 @@ class TrainSetup(TrainOptions):
 
     @property
     def is_flattened(self) -> bool:
-        """Whether packed rows become one, without a mask: FlashAttention 2 is told where sequences
-        begin (`cu_seqlens`)."""
+        """Whether rows become one, without a mask: FlashAttention 2 is told where packed sequences
+        begin (`cu_seqlens`), and Unsloth where rows do."""
         taken = self.attention == "flash" or self.is_flash_attention_2
-        return self.is_packed and taken and self.device == "cuda"
+        return self.is_padding_free or (self.is_packed and taken and self.device == "cuda")
+
+    @property
+    def is_padding_free(self) -> bool:
+        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
+        `trainer.py`, padding_free)."""
+        return self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
 
     @property
     def is_flash_attention_2(self) -> bool:

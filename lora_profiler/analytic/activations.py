@@ -89,7 +89,9 @@ def activations(
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
         positions = S * 8
-        if setup.is_packed or setup.kernels == "torchtune":
+        if setup.kernels == "unsloth":
+            positions = TOKENS * 4  # in int32, for its rotary embedding
+        elif setup.is_packed or setup.kernels == "torchtune":
             positions = ZERO  # they came with the batch, or nobody made any
         elif family.positions_per_sample:
             positions = TOKENS * 8

@@ -56,6 +56,7 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
     "llamafactory": LoopHolds(3, 12, 8),
+    "unsloth": LoopHolds(3, 12, 4),
 }
 """Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
 Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
