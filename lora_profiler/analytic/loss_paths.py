@@ -43,7 +43,8 @@ class LossPath(NamedTuple):
     backward makes the logits once more. `unturned`: tokens without a gradient. `keeps_labels`:
     autograd keeps those that came with the batch too. `output` are the logits that a loop which
     holds its output has a name for; `is_overwritten` where the loss's backward works in them, so
-    that `back` has them already.
+    that `back` has them already. `is_apart`: its largest instant comes when nothing is left of the
+    hidden state and of what autocast copied.
     """
 
     hidden: Tensor
@@ -57,6 +58,7 @@ class LossPath(NamedTuple):
     keeps_labels: bool = False
     output: Polynomial = ZERO
     is_overwritten: bool = False
+    is_apart: bool = False
 
     @property
     def parameter_gradients(self) -> Polynomial:

@@ -38,10 +38,10 @@ def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     inputs = TOKENS * (_COLUMNS * _INDEX)
     own = tokens * (_INDEX + 1)  # labels as places, and which there are
     rows = B * _INDEX  # how many of a row there are
-    pairs = B * (_SCALAR // 2)
+    means = B * _SCALAR + B * (_SCALAR // 2)  # sums of rows, and the mean of each pair's chosen one
     kept_copy = weight.elements * (size * (weight.dtype != compute and hidden.requires_grad))
     kept = part + own + rows + kept_copy
-    before = kept + wide + pairs
+    before = kept + wide + means
     return LossPath(
         hidden=hidden,
         head=head,
@@ -61,4 +61,5 @@ def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         ),
         tokens=TOKENS,
         again=False,
+        is_apart=True,
     )

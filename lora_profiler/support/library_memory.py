@@ -64,7 +64,10 @@ pass runs the loss of the pass before, and in transformers' own compute_loss thi
 accelerate divides it. Sources:
 transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
 `dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`.
-LLaMA-Factory's are read off `benchmarks/rehearsed_frameworks.py`, which its stack says."""
+LLaMA-Factory 0.9.6, over transformers 5.6: the count of items (int64: its SFT trainer leaves
+model_accepts_loss_kwargs as it is) and the running loss, which is on the card from the start; the
+loss of the step before, and this one's before accelerate divides it. Unsloth 2026.10: the count,
+the running loss; the loss of the pass before."""
 _INT64, _FLOAT32 = 8, 4
 _OF_TORCHTUNE = 2 * _INT64 + 2 * _FLOAT32
 """Labelled tokens of the micro-batch and of the step, and both of the loss; with adapters the loss

@@ -107,11 +107,6 @@ def check_loss(workload: Workload) -> None:
         raise UsageError(
             "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out."
         )
-    if setup.loss == "llamafactory-dpo" and setup.lora is None:
-        raise UsageError(
-            "the llamafactory-dpo loss is known of adapters, which the reference switches off; take"
-            " --method lora or qlora."
-        )
     if setup.loss == "cce" and is_wide:
         raise UsageError(
             "the backward pass of the cce loss takes a head in 16 bit alone; take --dtype bfloat16"

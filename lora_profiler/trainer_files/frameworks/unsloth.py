@@ -54,8 +54,6 @@ def _length(value: Any, document: Document) -> Meaning:
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
-    what = "Unsloth's own kernels and loss, answered as Liger's"
-    yield "unsloth", not_modelled(what, "either way", kernels="liger", loss="fused")
     if document.get("num_generations") is not None:
         yield "trainer", not_modelled("GRPO's generation", "too low")
 
