@@ -95,6 +95,7 @@ def _llamafactory() -> Iterator[Cell]:
     yield cell(lora, _SMALL, T4, 512, **once, bf16=None, fp16=True)
     yield cell("train_qlora/qwen3_lora_sft_otfq", _QWEN, A100, 512, **once)
     yield cell("train_lora/qwen3_lora_dpo", _QWEN, A100, 512, **once)
+    yield cell("train_lora/qwen3_lora_dpo", _SMALL, A100, 512, **once, finetuning_type="full")
     yield cell(lora, _SMALL, A100, 512, **once, packing=True)
 
 

@@ -1,6 +1,6 @@
-"""Imported by Python as it starts, after what a rehearsal puts there. torchtune and Unsloth take the
-tokens that have a label out of all; which these are a pretended card cannot tell, and a rehearsal
-takes every one. Here the data say it: all but the last of each row."""
+"""Imported by Python as it starts, after what a rehearsal puts there. torchtune and Unsloth take
+the tokens that have a label out of all; which these are a pretended card cannot tell, and a
+rehearsal takes every one. Here the data say it: all but the last of each row."""
 
 import os
 from typing import Any

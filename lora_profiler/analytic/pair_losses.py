@@ -3,7 +3,8 @@
 by line.
 
 The policy's logits in float32 have a name until the metrics are made. The reference, the model with
-its adapters switched off, runs beside them and beside what autograd kept of the policy.
+its adapters switched off or a copy in bfloat16, runs beside them and beside what autograd kept of
+the policy.
 """
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, constant, total
@@ -48,9 +49,9 @@ def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         kept=kept,
         ahead=(
             inputs + copies + narrow + wide,
-            inputs + copies + wide + part * 2 + own,
-            before + inputs + copies + narrow + wide,
-            before + inputs + copies + wide + part * 2 + own,
+            inputs + kept_copy + wide + part * 2 + own,
+            before + inputs + narrow + wide,
+            before + inputs + wide + part * 2 + own,
         ),
         back=(
             kept + part * 2 + 2 * _SCALAR,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method
+from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
 
 _TRAINER = Stack(
@@ -60,8 +60,8 @@ VERSIONS = (
         name="llamafactory-dpo",
         call="DPO trainer",
         about=(
-            "stage: dpo with finetuning_type: lora, and the rest as its trainer has it. A batch"
-            " counts pairs: the model sees twice as many rows.",
+            "stage: dpo, and the rest as its trainer has it. A batch counts pairs: the model sees"
+            " twice as many rows.",
         ),
         defaults={
             method: {**own, "loss": "llamafactory-dpo", "loop_state": "trl-dpo"}
@@ -72,15 +72,9 @@ VERSIONS = (
         holds=(
             *_TRAINER.holds[:2],
             "logits of both answers in float32, of the policy and then of the reference, which is"
-            " the model with its adapters switched off (LLaMA-Factory ff6d4d1,"
-            " train/dpo/trainer.py, concatenated_forward)",
-        ),
-        gaps=(
-            Gap(
-                "the reference of a full fine-tuning is loaded in bfloat16: counted in the model's"
-                " own format",
-                ("full",),
-            ),
+            " the model with its adapters switched off, or a copy in bfloat16 (LLaMA-Factory"
+            " ff6d4d1, train/dpo/trainer.py, concatenated_forward; train/trainer_utils.py,"
+            " create_ref_model)",
         ),
         refusals=(Refusal("packed", "pairs are not packed"),),
     ),

@@ -149,11 +149,8 @@ def _stage(value: Any, document: Document) -> Meaning:
     if value == "dpo" and not _has_reference(document):
         what = "log-probabilities of all logits (train/dpo/trainer.py), answered as the plain loss"
         return not_modelled(what, "too low")
-    if value == "dpo" and document.get("finetuning_type", "lora") == "lora":
-        return Meaning(note="pairs, and the reference by adapters that are switched off")
     if value == "dpo":
-        what = "a reference model in bfloat16, counted in the format of the one that trains"
-        return not_modelled(what, "too high")
+        return Meaning(note="pairs; the reference is the model without its adapters, or a copy")
     return not_modelled(f"{value}'s reference model or generation", "too low")
 
 
