@@ -48,7 +48,7 @@ Loss = Literal[
 ]
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023", "unsloth"]
 LoraKernels = Literal["peft", "axolotl", "unsloth"]
-LoopState = Literal["none", "transformers", "trl", "trl-dpo", "llamafactory", "unsloth"]
+LoopState = Literal["none", "transformers", "trl", "trl-dpo", "axolotl", "llamafactory", "unsloth"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",

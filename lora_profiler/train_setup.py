@@ -152,6 +152,14 @@ class TrainSetup(TrainOptions):
         return self.is_padding_free or (self.is_packed and taken and self.device == "cuda")
 
     @property
+    def has_input_gradients(self) -> bool:
+        """Whether the embeddings' output is made to require a gradient though they do not train:
+        where layers are checkpointed, and by axolotl always (067b021, `loaders/adapter.py`,
+        load_adapter)."""
+        asked = self.checkpointing or self.loop_state == "axolotl"
+        return self.lora is not None and asked
+
+    @property
     def is_padding_free(self) -> bool:
         """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
         `trainer.py`, padding_free)."""

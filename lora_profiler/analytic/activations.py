@@ -104,6 +104,9 @@ def activations(
         else:
             held = held + mask(used)
         held = held + leaf_beside(forward, workload)
+    elif forward.leaf is not None:
+        first = forward.layers[0].run
+        held = forward.leaf.bytes if first.input.storage not in first.saved else forward.leaf_copy
     ids = total(s.bytes for s in forward.embed.saved if s.role == "input")
     has_labels = setup.is_packed or setup.is_padded  # else they are the ids
     given = TOKENS * 8 if has_labels or ids == ZERO else ZERO

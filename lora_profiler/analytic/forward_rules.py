@@ -33,7 +33,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         head=None if setup.is_litgpt_2023 else model.output_embedding,
         one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
-        input_grads=setup.checkpointing and setup.lora is not None,
+        input_grads=setup.has_input_gradients,
         masked_layers=masked,
         packed=setup.is_packed,
         liger=setup.kernels == "liger",

@@ -96,7 +96,7 @@ class Rules(NamedTuple):
     of the residual stream, but for modules of other `unpacked_dtypes`; `head` the output layer,
     which never is quantised.
     `autocast`: what matrix products and attention run in whatever their inputs are.
-    `input_grads`: checkpointing makes the embeddings' output require grad.
+    `input_grads`: the embeddings' output is made to require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's,

@@ -123,6 +123,8 @@ def build_model(
         if setup.checkpointing and not bare:
             with refusals(f"{workload.model.id} has no activation checkpointing"):
                 enable_checkpointing(model, setup)
+        elif setup.has_input_gradients and not bare:
+            model.enable_input_require_grads()
     return model.train()
 
 

@@ -30,7 +30,7 @@ VERSIONS = (
                 "use_reentrant": True,
                 "loss": "plain",
                 "kernels": "transformers",
-                "loop_state": "trl",
+                "loop_state": "axolotl",
             },
             adapter={
                 "rank": 32,
@@ -47,6 +47,8 @@ VERSIONS = (
         holds=(
             "layers are checkpointed the reentrant way where the file says nothing of it (axolotl"
             " 067b021, utils/config, normalize_config)",
+            "the embeddings' output requires a gradient whatever is checkpointed, where there are"
+            " adapters (axolotl 067b021, loaders/adapter.py, load_adapter)",
             "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
             " 067b021, utils/collators)",
             "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"

@@ -55,6 +55,7 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "transformers": LoopHolds(2, 8, 8),
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
+    "axolotl": LoopHolds(3, 8, 4),
     "llamafactory": LoopHolds(3, 12, 8),
     "unsloth": LoopHolds(3, 12, 4),
 }
@@ -63,7 +64,8 @@ Scalars: the number of items in a batch, which DPO does not count, and the runni
 pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
 accelerate divides it. Sources:
 transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
-`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`.
+`dpo_trainer.py`. axolotl 0.19, over transformers 5.16: the running loss, the loss of the step
+before, and this one's before accelerate divides it; no count. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`.
 LLaMA-Factory 0.9.6, over transformers 5.6: the count of items (int64: its SFT trainer leaves
 model_accepts_loss_kwargs as it is) and the running loss, which is on the card from the start; the
 loss of the step before, and this one's before accelerate divides it. Unsloth 2026.10: the count,
