@@ -101,6 +101,17 @@ def test_several_parts_by_hand() -> None:
     assert held(workload, "end_of_forward", "logits_and_loss") == by_hand
 
 
+def test_two_parts_by_hand() -> None:
+    """1,023 labelled tokens, of which the second part has 511: less than the first one, whose
+    gradient is still there."""
+    tokens, labelled, width = 1024, 1023, 2048
+    part = 511 * (width * 2 + 8 + 4 + width * 4) + 512 * width * 4
+    targets = tokens * (8 + 8 + 1) + 1 + labelled * (8 + 4)
+    by_hand = 512 * 128_256 * 4 + part + targets + tokens * width * 2 + 6 * 4
+    workload = asked(model=ONE, batch_size=1, seq_len=1024)
+    assert held(workload, "end_of_forward", "logits_and_loss") == by_hand
+
+
 def test_tiles_by_hand() -> None:
     """2,046 labelled tokens on a card of 24 GB: tiles of 16,384 words, eight splits of them."""
     tokens, labelled, width = 2048, 2046, 2048
