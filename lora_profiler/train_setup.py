@@ -160,6 +160,21 @@ class TrainSetup(TrainOptions):
         return self.lora is not None and asked
 
     @property
+    def has_wide_ends(self) -> bool:
+        """Whether norms, embeddings and head are in float32 beside linear layers in 16 bit, as
+        axolotl has them in full fine-tuning over SDPA or eager attention (067b021,
+        `loaders/model.py`, _configure_embedding_dtypes); DeepSpeed makes all alike."""
+        return (
+            self.loop_state == "axolotl"
+            and self.lora is None
+            and self.precision == "amp"
+            and self.dtype != "float32"
+            and not self.is_flash_attention_2
+            and self.loss != "cce"
+            and self.sharding in ("none", "ddp", "zero1")
+        )
+
+    @property
     def is_padding_free(self) -> bool:
         """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
         `trainer.py`, padding_free)."""

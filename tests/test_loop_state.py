@@ -166,3 +166,24 @@ def test_axolotl_makes_inputs_require_a_gradient_without_checkpointing(
     bare = predict(replace(workload, setup=replace(setup, loop_state="none")), "analytic")
     assert mine.saved_activation_bytes == real.saved_activation_bytes
     assert mine.saved_activation_bytes > bare.saved_activation_bytes  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_axolotl_trains_ends_in_float32_beside_layers_in_16_bit(
+    name: str, checkpointing: bool
+) -> None:
+    setup = TrainSetup(
+        batch_size=2, seq_len=40, precision="amp", checkpointing=checkpointing, loop_state="axolotl"
+    )
+    workload = Workload(model=cases.spec_of(name), setup=setup)
+    mine, real = predict(workload, "analytic"), predict(workload, "traced")
+    for moment in EXACT_MOMENTS - {"setup"}:
+        assert totals(mine)[moment] == totals(real)[moment]
+    assert mine.persistent_bytes == real.persistent_bytes
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    over_flash = replace(workload, setup=replace(setup, attention="flash_attention_2"))
+    narrow = predict(over_flash, "analytic").persistent_bytes["parameters"]
+    ends = [m for n, m in workload.model.modules() if "norm" in n or n.endswith(("tokens", "head"))]
+    numel = sum(w.numel for module in ends for w in module.weights if w.tied_to is None)
+    assert mine.persistent_bytes["parameters"] - narrow == 2 * numel

@@ -52,6 +52,11 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of fused adapters; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
+    if setup.has_wide_ends:
+        return (
+            "no profile is of norms and embeddings in float32 beside 16 bit; take --engine"
+            " analytic, or traced, which traces exactly this size."
+        )
     if setup.has_input_gradients and not setup.checkpointing:
         return (
             "no profile is of inputs with a gradient and no checkpointing; take --engine analytic,"
