@@ -30,8 +30,9 @@ class TrainSetup(TrainOptions):
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
     kernel does; "trl" is the tiled head of TRL's trainers, "torchtune" and "torchtune-chunked" are
     torchtune's LinearCrossEntropyLoss and CEWithChunkedOutputLoss, "litgpt" is LitGPT's loss, "cce"
-    cut cross-entropy, and "triton" a kernel that writes the gradient over all logits, as Liger's
-    `cross_entropy`. With `label_smoothing_factor` above 0 it is transformers' `LabelSmoother` that
+    cut cross-entropy, "unsloth" Unsloth's fused one, "llamafactory-dpo" LLaMA-Factory's of pairs,
+    and "triton" a kernel that writes the gradient over all logits, as Liger's `cross_entropy`.
+    With `label_smoothing_factor` above 0 it is transformers' `LabelSmoother` that
     makes it of all logits. `hold_outputs` is of a loop that writes `out = model(...)`: the output,
     all logits among it where there are any, lives until the next one takes its name; without it the
     loop keeps the loss alone. `world_size` is the number of ranks, each with a batch of its own,
@@ -45,7 +46,8 @@ class TrainSetup(TrainOptions):
     rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
     and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
     and "litgpt" are their own models as far as these differ in attention, rotary tables and tied
-    heads, and "litgpt-2023" LitGPT's own model of October 2023 with bitsandbytes 0.41.
+    heads, "litgpt-2023" LitGPT's own model of October 2023 with bitsandbytes 0.41, and "unsloth"
+    Unsloth's forward pass, which lays rows end to end.
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 

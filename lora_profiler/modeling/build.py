@@ -129,7 +129,7 @@ def build_model(
             with refusals(f"{workload.model.id} has no activation checkpointing"):
                 enable_checkpointing(model, setup)
         elif setup.has_input_gradients and not bare:
-            model.enable_input_require_grads()
+            model.enable_input_require_grads()  # type: ignore[operator]
     return model.train()
 
 
