@@ -127,6 +127,8 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
 _WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit", *RULED_ALONE)
+RULED_LOSSES: tuple[Loss, ...] = ("unsloth", "llamafactory-dpo")
+"""Losses that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""

@@ -15,7 +15,7 @@ from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.support.losses import head_of
 from lora_profiler.support.unsloth import Cut, cut_of, unsloth_fact
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 ONE, SMALL = find_model("meta-llama/Llama-3.2-1B"), find_model("HuggingFaceTB/SmolLM2-135M")
 
@@ -187,3 +187,12 @@ def test_what_it_does_not_go_with_is_refused(changes: dict[str, Any]) -> None:
     setup: TrainSetup = replace(asked().setup, offload_checkpoints=False, **changes)
     with pytest.raises(UsageError, match="nsloth"):
         predict_checked(Workload(model=SMALL, setup=setup))
+
+
+@pytest.mark.parametrize("loss", ["unsloth", "llamafactory-dpo"])
+def test_what_no_trace_makes_is_refused_there(loss: Any) -> None:
+    from lora_profiler.planning.engine import predict as predict_by
+
+    setup = TrainSetup(lora=LoraConfig(r=4), loss=loss)
+    with pytest.raises(UsageError, match="known to the rules alone"):
+        predict_by(Workload(model=SMALL, setup=setup), "traced")

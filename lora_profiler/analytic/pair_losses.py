@@ -41,7 +41,9 @@ def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     rows = B * _INDEX  # how many of a row there are
     means = B * _SCALAR + B * (_SCALAR // 2)  # sums of rows, and the mean of each pair's chosen one
     kept_copy = weight.elements * (size * (weight.dtype != compute and hidden.requires_grad))
-    kept = part + own + rows + kept_copy
+    embeds = any(m.kind == "Embedding" and name in op.trainable for name, m in model.modules())
+    ids = TOKENS * (_INDEX * embeds)  # a copy, which a trained embedding keeps
+    kept = part + own + rows + kept_copy + ids
     before = kept + wide + means
     return LossPath(
         hidden=hidden,
@@ -55,10 +57,10 @@ def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         ),
         back=(
             kept + part * 2 + 2 * _SCALAR,
-            kept_copy + wide + part + 2 * _SCALAR,
-            kept_copy + wide + narrow + 2 * _SCALAR,
-            kept_copy + (narrow if size != 4 else wide) + made_low + of_read + 2 * _SCALAR,
-            made + of_read + widened + 2 * _SCALAR,
+            kept_copy + ids + wide + part + 2 * _SCALAR,
+            kept_copy + ids + wide + narrow + 2 * _SCALAR,
+            kept_copy + ids + (narrow if size != 4 else wide) + made_low + of_read + 2 * _SCALAR,
+            made + ids + of_read + widened + 2 * _SCALAR,
         ),
         tokens=TOKENS,
         again=False,

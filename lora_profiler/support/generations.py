@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.workload import FLAT, TrainSetup, Transformers, Workload
 
 _REPEATED_BEFORE_FLASH: Final = frozenset({"mistral", "mixtral", "qwen2", "phi3"})
@@ -169,6 +170,15 @@ def check_traceable(workload: Workload) -> None:
     if setup.offload_checkpoints:
         raise UsageError(
             "checkpoints on the host are known to the rules alone; take --engine analytic."
+        )
+    if setup.loss in RULED_LOSSES:
+        raise UsageError(
+            f"the {setup.loss} loss is known to the rules alone; take --engine analytic, or another"
+            " --loss."
+        )
+    if setup.lora is not None and setup.lora.lora_kernels == "unsloth":
+        raise UsageError(
+            "Unsloth's LoRA kernels are known to the rules alone; take --engine analytic."
         )
     if setup.kernels in ("litgpt", "litgpt-2023", "torchtune", "unsloth"):
         raise UsageError(f"{setup.kernels} is known to the rules alone; take --engine analytic.")
