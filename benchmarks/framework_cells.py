@@ -153,3 +153,4 @@ def _unsloth() -> Iterator[Cell]:
     yield cell(_ONE, L4, 1024, "qlora", 4)
     yield cell(_QWEN, A100, 1024, "lora", 1, dropout=0.1)
     yield cell(_EIGHT, H100, 2944, "qlora", 2)
+    yield cell(_ONE, T4, 1024, "qlora", 1)

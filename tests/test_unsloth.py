@@ -166,6 +166,17 @@ def test_dropout_keeps_a_mask_a_layer() -> None:
     assert more == 30 * 1024 * (6 * 576 + 1536)
 
 
+def test_heads_are_repeated_where_sdpa_would_take_its_math_kernel() -> None:
+    """On a T4, whose efficient kernel takes no grouped heads."""
+    assert (
+        predict(
+            asked(model=ONE, card="t4", dtype="float16", precision="amp-float16")
+        ).attention_kernel
+        == "efficient"
+    )
+    assert predict(asked(model=ONE)).attention_kernel == "flash"
+
+
 # --- where it is asked for ------------------------------------------------------------------------
 
 
