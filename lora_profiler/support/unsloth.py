@@ -70,7 +70,8 @@ def _makes_tiles(workload: Workload, words: int) -> bool:
     """Whether the card, the head and the formats are those of the tiled pass (_ce_impl)."""
     setup, capability = workload.setup, workload.platform.capability
     lora = setup.lora
-    trains_head = lora is None or "lm_head" in lora.modules_to_save
+    name = (workload.model.output_embedding or "").rpartition(".")[2]
+    trains_head = lora is None or name in lora.modules_to_save
     is_half = setup.autocast_dtype is not None or setup.dtype != "float32"
     return (
         not trains_head
