@@ -53,7 +53,7 @@ class Cell:
 
 _ONE, _EIGHT = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
 _HALF, _SMALL, _QWEN = "Qwen/Qwen2.5-0.5B", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B"
-A100, H100, T4 = "a100_sxm_80gb", "h100_sxm_80gb", "t4"
+A100, H100, L4, T4 = "a100_sxm_80gb", "h100_sxm_80gb", "l4", "t4"
 
 
 def cells() -> Iterator[Cell]:
@@ -95,6 +95,7 @@ def _llamafactory() -> Iterator[Cell]:
     yield cell(lora, _SMALL, T4, 512, **once, bf16=None, fp16=True)
     yield cell("train_qlora/qwen3_lora_sft_otfq", _QWEN, A100, 512, **once)
     yield cell("train_lora/qwen3_lora_dpo", _QWEN, A100, 512, **once)
+    yield cell("train_lora/qwen3_lora_dpo", _SMALL, A100, 512, **once, finetuning_type="full")
     yield cell(lora, _SMALL, A100, 512, **once, packing=True)
 
 
@@ -133,12 +134,23 @@ def _litgpt() -> Iterator[Cell]:
 
 
 def _unsloth() -> Iterator[Cell]:
-    def cell(model: str, card: str, batch: int, length: int, *, is_4_bit: bool) -> Cell:
-        method = "qlora" if is_4_bit else "lora"
-        words = f"--method {method} --batch-size {batch} --accumulation 1".split()
-        changes = {"load_in_4bit": is_4_bit, "per_device_train_batch_size": batch}
-        return Cell("unsloth", "", model, card, length, changes, tuple(words))
+    def cell(
+        model: str, card: str, length: int, method: str, accumulation: int, dropout: float = 0.0
+    ) -> Cell:
+        words = f"--method {method} --batch-size 2 --accumulation {accumulation}"
+        words += f" --dropout {dropout}" if dropout else ""
+        changes = {
+            "load_in_4bit": method == "qlora",
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": accumulation,
+            "lora_dropout": dropout,
+        }
+        return Cell("unsloth", "", model, card, length, changes, tuple(words.split()))
 
-    yield cell(_SMALL, A100, 2, 512, is_4_bit=False)
-    yield cell(_ONE, H100, 2, 1024, is_4_bit=True)
-    yield cell(_EIGHT, A100, 2, 2048, is_4_bit=True)
+    yield cell(_SMALL, A100, 512, "lora", 1)
+    yield cell(_ONE, H100, 1024, "qlora", 2)
+    yield cell(_EIGHT, A100, 2048, "qlora", 1)
+    yield cell(_ONE, L4, 1024, "qlora", 4)
+    yield cell(_QWEN, A100, 1024, "lora", 1, dropout=0.1)
+    yield cell(_EIGHT, H100, 2944, "qlora", 2)
+    yield cell(_ONE, T4, 1024, "qlora", 1)

@@ -217,14 +217,15 @@ class LoraConfig:
     lora_kernels: LoraKernels = field(
         default="peft",
         metadata=option(
-            "axolotl: q, k and v, the attention's output and the MLP as one function each, with"
-            " their adapters, as its lora_qkv_kernel, lora_o_kernel and lora_mlp_kernel.",
+            "axolotl, unsloth: q, k and v, the attention's output and the MLP as one function each,"
+            " with their adapters, as axolotl's lora_qkv_kernel, lora_o_kernel and"
+            " lora_mlp_kernel.",
             noun="LoRA kernels",
             added=25,
             group="adapter",
             label="LoRA kernels",
-            tip="axolotl: q, k and v, the attention's output and the MLP as one function each, with"
-            " their adapters.",
+            tip="axolotl, unsloth: q, k and v, the attention's output and the MLP as one function"
+            " each, with their adapters.",
             words="{}'s adapters",
             heading="{}'s LoRA kernels",
         ),

@@ -34,11 +34,21 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal[
-    "plain", "chunked", "fused", "trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton"
+    "plain",
+    "chunked",
+    "fused",
+    "trl",
+    "torchtune",
+    "torchtune-chunked",
+    "cce",
+    "litgpt",
+    "triton",
+    "unsloth",
+    "llamafactory-dpo",
 ]
-Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023"]
-LoraKernels = Literal["peft", "axolotl"]
-LoopState = Literal["none", "transformers", "trl", "trl-dpo", "llamafactory"]
+Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023", "unsloth"]
+LoraKernels = Literal["peft", "axolotl", "unsloth"]
+LoopState = Literal["none", "transformers", "trl", "trl-dpo", "axolotl", "llamafactory", "unsloth"]
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",
@@ -117,6 +127,8 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
 _WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit", *RULED_ALONE)
+RULED_LOSSES: tuple[Loss, ...] = ("unsloth", "llamafactory-dpo")
+"""Losses that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""

@@ -23,6 +23,9 @@ CUDA_RULES = (
     " counts the bytes that a card would be asked for; they await a check on a GPU."
 )
 OLDEST_TORCH, NEWEST_TORCH = min(CUDNN), max(CUDNN)
+SMALL_MEMORY_BYTES = 49 << 29
+"""24.5 GiB: the memory of a card up to which Unsloth's loss makes tiles (2026.10.9,
+`fused_losses/fused_linear.py`, _SMALL_CARD_BYTES)."""
 BFLOAT16_CAPABILITY = 80
 """The first compute capability with arithmetic of bfloat16; before it torch imitates it, or
 refuses."""
@@ -32,7 +35,7 @@ refuses."""
 class Platform:
     """`capability`: the card's compute capability times ten, 75 for sm_75; None where no NVIDIA
     card is named: answers then hold for cards from sm_80 to sm_89. `torch`: major and minor
-    version.
+    version. `has_small_memory`: at most SMALL_MEMORY_BYTES.
 
     Examples:
         >>> from lora_profiler import Platform
@@ -42,6 +45,7 @@ class Platform:
 
     capability: int | None = None
     torch: tuple[int, int] = TORCH
+    has_small_memory: bool = False
 
     @property
     def has_bfloat16(self) -> bool:

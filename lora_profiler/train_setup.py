@@ -31,8 +31,9 @@ class TrainSetup(TrainOptions):
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
     kernel does; "trl" is the tiled head of TRL's trainers, "torchtune" and "torchtune-chunked" are
     torchtune's LinearCrossEntropyLoss and CEWithChunkedOutputLoss, "litgpt" is LitGPT's loss, "cce"
-    cut cross-entropy, and "triton" a kernel that writes the gradient over all logits, as Liger's
-    `cross_entropy`. With `label_smoothing_factor` above 0 it is transformers' `LabelSmoother` that
+    cut cross-entropy, "unsloth" Unsloth's fused one, "llamafactory-dpo" LLaMA-Factory's of pairs,
+    and "triton" a kernel that writes the gradient over all logits, as Liger's `cross_entropy`.
+    With `label_smoothing_factor` above 0 it is transformers' `LabelSmoother` that
     makes it of all logits. `hold_outputs` is of a loop that writes `out = model(...)`: the output,
     all logits among it where there are any, lives until the next one takes its name; without it the
     loop keeps the loss alone. `world_size` is the number of ranks, each with a batch of its own,
@@ -46,7 +47,8 @@ class TrainSetup(TrainOptions):
     rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
     and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
     and "litgpt" are their own models as far as these differ in attention, rotary tables and tied
-    heads, and "litgpt-2023" LitGPT's own model of October 2023 with bitsandbytes 0.41.
+    heads, "litgpt-2023" LitGPT's own model of October 2023 with bitsandbytes 0.41, and "unsloth"
+    Unsloth's forward pass, which lays rows end to end.
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 
@@ -152,10 +154,39 @@ class TrainSetup(TrainOptions):
 
     @property
     def is_flattened(self) -> bool:
-        """Whether packed rows become one, without a mask: FlashAttention 2 is told where sequences
-        begin (`cu_seqlens`)."""
+        """Whether rows become one, without a mask: FlashAttention 2 is told where packed sequences
+        begin (`cu_seqlens`), and Unsloth where rows do."""
         taken = self.attention == "flash" or self.is_flash_attention_2
-        return self.is_packed and taken and self.device == "cuda"
+        return self.is_padding_free or (self.is_packed and taken and self.device == "cuda")
+
+    @property
+    def has_input_gradients(self) -> bool:
+        """Whether the embeddings' output is made to require a gradient though they do not train:
+        where layers are checkpointed, and by axolotl always (067b021, `loaders/adapter.py`,
+        load_adapter)."""
+        asked = self.checkpointing or self.loop_state == "axolotl"
+        return self.lora is not None and asked
+
+    @property
+    def has_wide_ends(self) -> bool:
+        """Whether norms, embeddings and head are in float32 beside linear layers in 16 bit, as
+        axolotl has them in full fine-tuning over SDPA or eager attention (067b021,
+        `loaders/model.py`, _configure_embedding_dtypes); DeepSpeed makes all alike."""
+        return (
+            self.loop_state == "axolotl"
+            and self.lora is None
+            and self.precision == "amp"
+            and self.dtype != "float32"
+            and not self.is_flash_attention_2
+            and self.loss != "cce"
+            and self.sharding in ("none", "ddp", "zero1")
+        )
+
+    @property
+    def is_padding_free(self) -> bool:
+        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
+        `trainer.py`, padding_free)."""
+        return self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
 
     @property
     def is_flash_attention_2(self) -> bool:

@@ -300,7 +300,7 @@ def outcome(ask: Any) -> Any:
 
 
 def platform_of(question: Question) -> Platform:
-    return Platform(capability=find_gpu(question.gpu).capability if question.gpu else None)
+    return find_gpu(question.gpu).platform() if question.gpu else Platform()
 
 
 @settings(deadline=None)

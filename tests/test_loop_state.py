@@ -10,7 +10,9 @@ pytest.importorskip("bitsandbytes")
 
 import torch
 
-from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
+import cases
+from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
+from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
@@ -54,7 +56,14 @@ def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -
 
 @pytest.mark.parametrize(
     ("loop_state", "columns", "scalars", "of_pass"),
-    [("none", 1, 0, 0), ("transformers", 4, 8, 8), ("trl", 6, 8, 4), ("llamafactory", 6, 12, 8)],
+    [
+        ("none", 1, 0, 0),
+        ("transformers", 4, 8, 8),
+        ("trl", 6, 8, 4),
+        ("llamafactory", 6, 12, 8),
+        ("axolotl", 6, 8, 4),
+        ("unsloth", 6, 12, 4),
+    ],
 )
 def test_a_loop_s_batch_and_scalars_are_beside_the_step(
     loop_state: str, columns: int, scalars: int, of_pass: int
@@ -130,3 +139,51 @@ def test_torchtune_keeps_the_single_values_of_its_recipe(
     ours = 4 if accumulation > 1 else 0
     setup = TrainSetup(kernels="torchtune", accumulation=accumulation, lora=lora)
     assert pass_scalar_bytes(setup) == kept - ours
+
+
+def totals(prediction: Prediction) -> dict[str, int]:
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+
+
+@pytest.mark.parametrize("precision", ["pure", "amp"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_axolotl_makes_inputs_require_a_gradient_without_checkpointing(
+    name: str, precision: Any
+) -> None:
+    """The first layer keeps as much as the others then, which a trace of the model shows. Between
+    steps a trace has the batch still."""
+    setup = TrainSetup(
+        batch_size=2,
+        seq_len=40,
+        lora=LoraConfig(r=4, lora_dropout=0.1),
+        precision=precision,
+        loop_state="axolotl",
+    )
+    workload = Workload(model=cases.spec_of(name), setup=setup)
+    mine, real = predict(workload, "analytic"), predict(workload, "traced")
+    for moment in EXACT_MOMENTS - {"setup"}:
+        assert totals(mine)[moment] == totals(real)[moment]
+    bare = predict(replace(workload, setup=replace(setup, loop_state="none")), "analytic")
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    assert mine.saved_activation_bytes > bare.saved_activation_bytes  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_axolotl_trains_ends_in_float32_beside_layers_in_16_bit(
+    name: str, checkpointing: bool
+) -> None:
+    setup = TrainSetup(
+        batch_size=2, seq_len=40, precision="amp", checkpointing=checkpointing, loop_state="axolotl"
+    )
+    workload = Workload(model=cases.spec_of(name), setup=setup)
+    mine, real = predict(workload, "analytic"), predict(workload, "traced")
+    for moment in EXACT_MOMENTS - {"setup"}:
+        assert totals(mine)[moment] == totals(real)[moment]
+    assert mine.persistent_bytes == real.persistent_bytes
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    over_flash = replace(workload, setup=replace(setup, attention="flash_attention_2"))
+    narrow = predict(over_flash, "analytic").persistent_bytes["parameters"]
+    ends = [m for n, m in workload.model.modules() if "norm" in n or n.endswith(("tokens", "head"))]
+    numel = sum(w.numel for module in ends for w in module.weights if w.tied_to is None)
+    assert mine.persistent_bytes["parameters"] - narrow == 2 * numel

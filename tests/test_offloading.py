@@ -53,11 +53,11 @@ def test_what_stays_by_hand() -> None:
     assert before - now == (30 - 1 - 1 - 2) * one
 
 
-def test_short_inputs_stay_and_the_buffers_are_there_all_the_same() -> None:
+def test_short_inputs_stay_and_no_buffer_is_made() -> None:
     short = replace(BASE, batch_size=1)
+    assert short.batch_size * short.seq_len * 576 < LEAST_OFFLOADED
     kept = replace(short, offload_checkpoints=False, use_reentrant=True)
-    buffers = 2 * LEAST_OFFLOADED * 2
-    assert {m: n - buffers for m, n in totals(short).items()} == totals(kept)
+    assert totals(short) == totals(kept)
 
 
 def test_layers_sum_to_the_whole() -> None:

@@ -1,6 +1,6 @@
-"""Imported by Python as it starts, after what a rehearsal puts there. torchtune takes the tokens
-that have a label out of all; which these are a pretended card cannot tell, and a rehearsal takes
-every one. Here the data say it: all but the last of each row."""
+"""Imported by Python as it starts, after what a rehearsal puts there. torchtune and Unsloth take
+the tokens that have a label out of all; which these are a pretended card cannot tell, and a
+rehearsal takes every one. Here the data say it: all but the last of each row."""
 
 import os
 from typing import Any
@@ -26,4 +26,5 @@ _library: list[Any] = []
 if LABELLED and os.environ.get("LORA_PROFILER_RUN_SETTINGS"):
     from rehearsed.imports import after_import  # type: ignore[import-not-found]
 
-    after_import("torchtune.modules.loss", _take_labelled)
+    for module in ("torchtune.modules.loss", "unsloth_zoo.fused_losses.fused_linear"):
+        after_import(module, _take_labelled)

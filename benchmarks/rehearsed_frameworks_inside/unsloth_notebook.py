@@ -18,6 +18,7 @@ model = FastLanguageModel.get_peft_model(
     model,
     r=16,
     lora_alpha=16,
+    lora_dropout=told["lora_dropout"],
     target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     use_gradient_checkpointing="unsloth",
 )
@@ -28,7 +29,7 @@ SFTTrainer(
     args=SFTConfig(
         output_dir=told["folder"],
         per_device_train_batch_size=told["per_device_train_batch_size"],
-        gradient_accumulation_steps=1,
+        gradient_accumulation_steps=told["gradient_accumulation_steps"],
         max_length=told["length"],
         dataset_text_field="text",
         optim="adamw_8bit",

@@ -88,7 +88,9 @@ def activations(
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
         positions = S * 8
-        if setup.is_packed or setup.kernels == "torchtune":
+        if setup.kernels == "unsloth":
+            positions = TOKENS * 4  # in int32, for its rotary embedding
+        elif setup.is_packed or setup.kernels == "torchtune":
             positions = ZERO  # they came with the batch, or nobody made any
         elif family.positions_per_sample:
             positions = TOKENS * 8
@@ -101,6 +103,9 @@ def activations(
         else:
             held = held + mask(used)
         held = held + leaf_beside(forward, workload)
+    elif forward.leaf is not None:
+        first = forward.layers[0].run
+        held = forward.leaf.bytes if first.input.storage not in first.saved else forward.leaf_copy
     ids = total(s.bytes for s in forward.embed.saved if s.role == "input")
     has_labels = setup.is_packed or setup.is_padded  # else they are the ids
     given = TOKENS * 8 if has_labels or ids == ZERO else ZERO

@@ -56,8 +56,11 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
         one_token=setup.seq_len == 1,
     )
     grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
-    plain = call._replace(grouped=grouped and not repeats_heads(workload))
-    return AttentionKernels(
-        cuda_backend(plain, workload.platform),
-        cuda_backend(call._replace(masked=True), workload.platform),
+    plain = cuda_backend(
+        call._replace(grouped=grouped and not repeats_heads(workload)), workload.platform
     )
+    if plain == "math" and setup.kernels == "unsloth":
+        # it repeats heads rather than let SDPA come to that (2026.10.9,
+        # `utils/attention_dispatch.py`, _sdpa_takes_gqa)
+        plain = cuda_backend(call, workload.platform)
+    return AttentionKernels(plain, cuda_backend(call._replace(masked=True), workload.platform))

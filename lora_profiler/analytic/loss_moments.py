@@ -90,9 +90,11 @@ def _in_path(
     setup: TrainSetup,
 ) -> Both:
     """(end of forward, loss's backward) of a trainer's own loss."""
-    ahead = stored + kept.cached
-    if path.hidden.storage not in forward.head.saved:
-        ahead = ahead + path.hidden.bytes
+    ahead = stored
+    if not path.is_apart:
+        ahead = ahead + kept.cached
+        if path.hidden.storage not in forward.head.saved:
+            ahead = ahead + path.hidden.bytes
     end = _each(before, ahead, ZERO, path.ahead)
     counted = path.output if path.is_overwritten and setup.hold_outputs else ZERO
     back = _each(running, stored - kept.moved.let_go, ZERO - counted, path.back)

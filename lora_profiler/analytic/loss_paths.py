@@ -45,6 +45,8 @@ class LossPath(NamedTuple):
     holds its output has a name for; `is_overwritten` where the loss's backward works in them, so
     that `back` has them already. `products` of the head, each of a part of the tokens, and parts
     that `losses` are made of by torch's own operators; 0 where a kernel of its own makes the loss.
+    `is_apart`: its largest instant comes when nothing is left of the hidden state and of what
+    autocast copied.
     """
 
     hidden: Tensor
@@ -60,6 +62,7 @@ class LossPath(NamedTuple):
     is_overwritten: bool = False
     products: int = 1
     losses: int = 0
+    is_apart: bool = False
 
     @property
     def parameter_gradients(self) -> Polynomial:

@@ -115,7 +115,7 @@ def chunk_fact(workload: Workload) -> int | None:
     if setup.loss == "plain" or head is None or not head.is_linear:
         return None
     if setup.loss in OWN_LOSSES:
-        return int(loss_fact(setup, head, setup.batch_size, setup.seq_len))
+        return int(loss_fact(workload, head, setup.batch_size, setup.seq_len))
     assert head.in_features is not None and head.out_features is not None
     if head.out_features <= head.in_features:
         return 0

@@ -6,7 +6,7 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 """
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant
 from lora_profiler.analytic.activations import Activations, leaf_beside, shifted_of, smoothing_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
 from lora_profiler.analytic.families import Family
@@ -18,7 +18,6 @@ from lora_profiler.analytic.optimizers import step_temporary_candidates, total_s
 from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
-from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
 from lora_profiler.support.generations import rotary_tables
 from lora_profiler.support.library_memory import (
@@ -29,8 +28,14 @@ from lora_profiler.support.library_memory import (
     pass_scalar_bytes,
     scaler_holds,
 )
-from lora_profiler.support.offloading import LEAST_OFFLOADED, is_offloaded
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.support.lora_kernels import buffer_elements
+from lora_profiler.support.offloading import is_offloaded
+from lora_profiler.support.packing import lengths
+from lora_profiler.support.unsloth import rotary_buffer_bytes
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
+
+_LENGTH_BYTES = 4
+"""Of an int32."""
 
 
 def moments(
@@ -68,7 +73,9 @@ def moments(
     output = _logits_held(forward, setup) + summed
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
         output = output + SCALAR  # the loss before it is divided
-    of_pass: dict[Category, Polynomial] = {"inputs": constant(pass_scalar_bytes(setup))}
+    of_pass: dict[Category, Polynomial] = {
+        "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup)
+    }
     in_pass = merged(base | {"gradients": accumulated}, of_pass)
     ahead = merged(in_pass | {"logits_and_loss": summed}, held)
     running = merged(in_pass, {"logits_and_loss": output + scaler.backward})
@@ -99,12 +106,9 @@ def moments(
 
 
 def checkpoint_buffer_bytes(forward: ForwardPass, workload: Workload) -> Polynomial:
-    """Two buffers, to which layers' inputs come back from the host; each as long as one of them."""
-    if not workload.setup.offload_checkpoints or not workload.setup.checkpointing:
-        return ZERO
-    x = forward.layers[0].run.input
-    least = constant(LEAST_OFFLOADED * ITEMSIZE[x.dtype])
-    return (x.bytes if is_offloaded(workload) else least) * 2
+    """Two buffers, to which layers' inputs come back from the host; each as long as one of them,
+    and made when the first is moved."""
+    return forward.layers[0].run.input.bytes * 2 if is_offloaded(workload) else ZERO
 
 
 def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Polynomial]:
@@ -144,8 +148,20 @@ def _leaf_bytes(forward: ForwardPass) -> Polynomial:
 
 def input_bytes(setup: TrainSetup) -> Polynomial:
     """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
-    position ids; and what else the trainer's loop keeps."""
-    return TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
+    position ids; and what else the trainer's loop keeps; of rows that Unsloth lays end to end the
+    length of each."""
+    size = TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
+    if not setup.is_padding_free:
+        return size
+    return size + B * (_LENGTH_BYTES * len(lengths(setup)) * setup.accumulation)
+
+
+def _boundary_bytes(setup: TrainSetup) -> Polynomial:
+    """Where sequences begin, as attention is told: made in the first layer of a pass (Unsloth
+    2026.10.9, `utils/packing.py`, get_packed_info_from_kwargs)."""
+    if not setup.is_padding_free:
+        return ZERO
+    return B * (_LENGTH_BYTES * len(lengths(setup))) + _LENGTH_BYTES
 
 
 def batch_kept_bytes(setup: TrainSetup) -> Polynomial:
@@ -187,6 +203,10 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
     anew for each layer, but those of Llama 3.1 and 3.2 (0.7, models/*/_component_builders.py)."""
     config, setup = workload.model.config, workload.setup
     widths = sum(size for _, size in family.rotary_sets(config))
+    if setup.kernels == "unsloth":
+        return rotary_buffer_bytes(workload, widths) + DTYPE_BYTES[setup.dtype] * buffer_elements(
+            workload.model, setup
+        )
     if (kept := rotary_tables(workload)) == "once" or not widths:
         return 4 * widths + family.buffer_bytes(setup.dtype)
     of_token = 4 * widths * (2 if kept == "each" else 1)

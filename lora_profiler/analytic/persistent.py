@@ -18,7 +18,7 @@ from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
 from lora_profiler.support.bases import layer_bytes, stored_base
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import second_averages, widens_embeddings
-from lora_profiler.support.recipes import BACK_IN_16_BIT
+from lora_profiler.support.recipes import BACK_IN_16_BIT, is_wide_end
 from lora_profiler.workload import DTYPE_BYTES, PROJECTED, Dtype, TrainSetup
 
 
@@ -90,6 +90,8 @@ class Persistent:
 def rest_dtype(setup: TrainSetup) -> Dtype:
     """Dtype of embeddings and head, and so of what the layers begin with: PEFT's k-bit preparation
     turns 16-bit parameters into float32."""
+    if setup.has_wide_ends:
+        return "float32"
     if setup.quantization is not None and setup.quantization.recipe == "kbit-norms":
         return "bfloat16"
     kbit = setup.quantization is not None and setup.quantization.recipe == "kbit"
@@ -99,6 +101,8 @@ def rest_dtype(setup: TrainSetup) -> Dtype:
 def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
     """Dtype of a module that is not quantised: after k-bit preparation TRL 0.14 turned embeddings
     and head back to bfloat16 (`trainer/utils.py`, peft_module_casting_to_bf16)."""
+    if setup.has_wide_ends:
+        return "float32" if is_wide_end(name) else setup.dtype
     if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
         return rest_dtype(setup)
     return "bfloat16" if name.rpartition(".")[2] in BACK_IN_16_BIT else "float32"
@@ -178,7 +182,8 @@ def persistent(
         parameters += weight * count
         quantization += state * count
     if has_reference(setup):
-        parameters *= 2
+        is_narrow = setup.loss == "llamafactory-dpo"  # loaded in bfloat16
+        parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
 
     held = tuple(held_tensors(spec, setup, adapters, copies))
     order = tuple(trainable_tensors(spec, setup, adapters, copies))
@@ -250,7 +255,7 @@ def whole_weights(
             kind = StateKind(averages=averages)
         elif setup.optimizer in PROJECTED and weight.name == "weight" and module.kind == "Linear":
             kind = StateKind(is_projected=True)
-        yield _fixed(weight.shape, rest_dtype(setup), kind)
+        yield _fixed(weight.shape, unpacked_dtype(name, setup), kind)
 
 
 @lru_cache(

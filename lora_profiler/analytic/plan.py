@@ -150,7 +150,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.offload_activations,
         is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
-        workload.platform,
+        (workload.platform.capability, workload.platform.torch),
     )
     plan = _PLANS.get(key)
     if plan is None:

@@ -328,6 +328,10 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "Liger's loss with a copied head that trains, over several micro-batches: the one"
             " rehearsal of it asked for 380 bytes more."
         )
+    if setup.loss == "unsloth" and setup.kernels != "unsloth":
+        found.append(
+            "Unsloth compiles code of its own for this model, answered as transformers' own."
+        )
     if setup.loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED:
         found.append(
             "The loss was held against traces of transformers' model under FSDP2; torchtune and"

@@ -27,9 +27,11 @@ from lora_profiler.analytic.liveness import (
 )
 from lora_profiler.analytic.loss_paths import LossPath, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
+from lora_profiler.analytic.pair_losses import log_probabilities_of_pairs
 from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
+from lora_profiler.analytic.unsloth_loss import fused_linear_cross_entropy
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.support.generations import shifts_logits
 
@@ -40,6 +42,8 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "cce": cut_cross_entropy,
     "litgpt": litgpt_loss,
     "triton": overwritten_logits,
+    "unsloth": fused_linear_cross_entropy,
+    "llamafactory-dpo": log_probabilities_of_pairs,
 }
 """Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
+from lora_profiler.option_values import LoraKernels
 from lora_profiler.platform import Platform
 from lora_profiler.support.bases import Base
 from lora_profiler.workload import Loss, Qat, Transformers
@@ -21,7 +22,8 @@ ITEMSIZE = {
 
 
 class Storage:
-    """Bytes behind one or more tensors. `role` is "parameter" or "input" (counted elsewhere),
+    """Bytes behind one or more tensors. `role` is "parameter", "buffer" or "input" (counted
+    elsewhere),
     "shared" (made once per model, such as the rotary tables; `name` says which) or "activation"."""
 
     __slots__ = ("bytes", "name", "role")
@@ -94,19 +96,19 @@ class Rules(NamedTuple):
     of the residual stream, but for modules of other `unpacked_dtypes`; `head` the output layer,
     which never is quantised.
     `autocast`: what matrix products and attention run in whatever their inputs are.
-    `input_grads`: checkpointing makes the embeddings' output require grad.
+    `input_grads`: the embeddings' output is made to require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
-    attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's or
-    fms-acceleration's, `liger`: the MLP is Liger-Kernel's too; `rotates_pairs`: torchtune's rotary
-    embedding of neighbours. `fast_lora`: adapters are fms-acceleration's, `lora_kernels`:
-    axolotl's; `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised
-    too. `repeats_always`: keys and values are repeated before any kernel of attention.
-    `rotary_tables`: cosines and sines are made once a pass, lie in a buffer, or are made at each
-    call. `reentrant`: layers are checkpointed by that kind; `steps_in_backward`: gradients of
-    parameters go as they come. `moves_activations`: what layers save waits on the host.
-    `chunk_rows`: tokens that the head
-    takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what
+    attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's,
+    fms-acceleration's or Unsloth's, `liger`: the MLP is Liger-Kernel's too, `unsloth`: attention is
+    Unsloth's; `rotates_pairs`: torchtune's rotary embedding of neighbours. `fast_lora`: adapters
+    are fms-acceleration's, `lora_kernels`: whose functions hold layers with their adapters;
+    `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised too.
+    `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
+    cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
+    layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
+    come. `moves_activations`: what layers save waits on the host. `chunk_rows`: tokens that the
+    head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what
     `trains`.
     """
 
@@ -132,7 +134,8 @@ class Rules(NamedTuple):
     rotates_pairs: bool = False
     fast_lora: bool = False
     freezes_a: bool = False
-    lora_kernels: bool = False
+    lora_kernels: LoraKernels = "peft"
+    unsloth: bool = False
     nested_scales: bool = False
     repeats_always: bool = False
     rotary_tables: Literal["once", "buffer", "each"] = "once"

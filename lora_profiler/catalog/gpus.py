@@ -9,7 +9,7 @@ from io import StringIO
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.platform import capability_of
+from lora_profiler.platform import SMALL_MEMORY_BYTES, TORCH, Platform, capability_of
 from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
 
 _NO_NAME = frozenset(
@@ -97,6 +97,14 @@ class Gpu:
     def capability(self) -> int | None:
         """Compute capability times ten."""
         return capability_of(self.compute_capability)
+
+    def platform(self, torch: tuple[int, int] = TORCH) -> Platform:
+        """What the memory of a step on it depends on, with that version of torch."""
+        return Platform(
+            capability=self.capability,
+            torch=torch,
+            has_small_memory=0 < (self.usable_bytes or 0) <= SMALL_MEMORY_BYTES,
+        )
 
     @property
     def usable_is_estimated(self) -> bool:

@@ -190,10 +190,8 @@ def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
 def platform_of(o: Mapping[str, Any], gpu: "Gpu | None") -> Platform:
     """The card's compute capability and the torch that --torch names. Raises UsageError for a
     version without rules."""
-    return Platform(
-        capability=gpu.capability if gpu else None,
-        torch=parse_torch(o["torch"]) if o["torch"] else TORCH,
-    )
+    torch = parse_torch(o["torch"]) if o["torch"] else TORCH
+    return gpu.platform(torch) if gpu else Platform(torch=torch)
 
 
 def workloads(

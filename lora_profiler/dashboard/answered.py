@@ -93,7 +93,7 @@ def workloads(model: ModelSpec, question: Question) -> list[Workload]:
     """One for each method, on the card's platform. Raises UsageError, UnsupportedModelError for a
     model that sees, which torch would build."""
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
-    platform = Platform(capability=gpu.capability if gpu else None)
+    platform = gpu.platform() if gpu else Platform()
     with nothing_built(INSTEAD):
         return planning_workloads(model, question.options, question.given, platform, question.stack)
 

@@ -22,7 +22,6 @@ from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
 from lora_profiler.planning.planned import Amount, Budget
 from lora_profiler.planning.setups import workloads
-from lora_profiler.platform import Platform
 from lora_profiler.report.first_screen import Run
 from lora_profiler.units import is_finite
 
@@ -169,9 +168,7 @@ def planned(
             asked.gpus,
             read_prices(asked.prices),
             None,
-            lambda gpu: workloads(
-                model, question.options, given, Platform(capability=gpu.capability), question.stack
-            ),
+            lambda gpu: workloads(model, question.options, given, gpu.platform(), question.stack),
         )
     space = space_of(
         offers,

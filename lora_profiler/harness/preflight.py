@@ -10,6 +10,7 @@ from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.harness.pretended import Pretended
 from lora_profiler.harness.trainer_refusals import MODULES, missing_for, refuse_trainer
+from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
 from lora_profiler.support.engines import why_untraced
@@ -148,13 +149,17 @@ def refuse(
         )
     if (
         setup.transformers != "5"
-        or setup.kernels in ("foak", "litgpt", "litgpt-2023", "torchtune")
+        or setup.kernels in ("foak", "litgpt", "litgpt-2023", "torchtune", "unsloth")
         or (lora and (lora.fast_lora or lora.lora_kernels != "peft"))
     ):
         raise UsageError(
-            "older versions of libraries, fms-acceleration's and axolotl's kernels and trainers'"
-            " own models are predicted here and not run; to measure take --transformers 5, and"
-            " leave out --kernels, --fast-lora and --lora-kernels."
+            "older versions of libraries, fms-acceleration's, axolotl's and Unsloth's kernels and"
+            " trainers' own models are predicted here and not run; to measure take --transformers"
+            " 5, and leave out --kernels, --fast-lora and --lora-kernels."
+        )
+    if setup.loss in RULED_LOSSES:
+        raise UsageError(
+            f"the {setup.loss} loss is predicted here and not run; leave out --loss to measure."
         )
     if setup.offloads:
         raise UsageError(

@@ -24,6 +24,7 @@ from lora_profiler.modeling.nf4 import base_config, prepare_for_training, quanti
 from lora_profiler.modeling.third_party import quiet, refusals, require
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers
 from lora_profiler.support.model_types import type_of
+from lora_profiler.support.recipes import is_wide_end
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 Stage = Callable[[str], None]
@@ -81,6 +82,10 @@ def build_model(
         model = base_model(workload.model, setup, weights, device, deferred)
         _check(model, workload)
         freeze(model, setup)
+        if setup.has_wide_ends:
+            for name, module in model.named_modules():
+                if is_wide_end(name):
+                    module.float()
         if setup.kernels in ("liger", "foak"):
             from lora_profiler.modeling.liger import with_liger
 
@@ -123,6 +128,8 @@ def build_model(
         if setup.checkpointing and not bare:
             with refusals(f"{workload.model.id} has no activation checkpointing"):
                 enable_checkpointing(model, setup)
+        elif setup.has_input_gradients and not bare:
+            model.enable_input_require_grads()  # type: ignore[operator]
     return model.train()
 
 

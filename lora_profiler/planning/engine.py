@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
@@ -199,10 +200,12 @@ def _at_hand(workload: Workload) -> str:
 
 
 class HasCapability(Protocol):
-    """What a platform is told by: the compute capability of a card, times ten."""
+    """What a platform is told by: the compute capability of a card, times ten, and its memory."""
 
     @property
     def capability(self) -> int | None: ...
+
+    def platform(self, torch: tuple[int, int]) -> Platform: ...
 
 
 def on_card(workload: Workload, gpu: "HasCapability | None") -> Workload:
@@ -210,7 +213,7 @@ def on_card(workload: Workload, gpu: "HasCapability | None") -> Workload:
     capability nobody tells."""
     if gpu is None or gpu.capability is None:
         return workload
-    return replace(workload, platform=replace(workload.platform, capability=gpu.capability))
+    return replace(workload, platform=gpu.platform(workload.platform.torch))
 
 
 def windows_of(model: ModelSpec) -> tuple[int, ...]:

@@ -214,7 +214,7 @@ def changes(
             "bfloat16 weights", "--dtype bfloat16", "trains in 16 bit", {"dtype": "bfloat16"}
         )
     if (
-        setup.loss != "fused"
+        setup.loss not in ("fused", "llamafactory-dpo")  # which reads all logits
         and setup.world_size == 1
         and peak.moment in ("end_of_forward", "loss_backward")
     ):

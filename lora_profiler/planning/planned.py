@@ -15,7 +15,6 @@ from lora_profiler.planning.over_data import TrainingData
 from lora_profiler.planning.pareto import Objectives
 from lora_profiler.planning.placement import Cluster, find_cluster
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.platform import Platform
 from lora_profiler.steptime import Basis
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.units import is_finite, shown
@@ -74,7 +73,7 @@ def offers_of(
     made = []
     for name in names:
         cluster = cluster_of(name)
-        platform = Platform(capability=cluster.gpu.capability)
+        platform = cluster.gpu.platform()
         made.append(
             Offer(
                 cluster=cluster,

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from lora_profiler.catalog.contexts import context_of
 from lora_profiler.errors import UsageError
+from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.library_memory import WORKSPACES
 from lora_profiler.units import MIB
@@ -46,6 +47,7 @@ class Card(Protocol):
     def architecture(self) -> str: ...
     @property
     def capability(self) -> int | None: ...
+    def platform(self, torch: tuple[int, int]) -> Platform: ...
     @property
     def usable_bytes(self) -> int | None: ...
     @property

@@ -16,6 +16,7 @@ from lora_profiler.stacks.trainer import Trainer, check_able, spelled
 from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_made
 from lora_profiler.support.lora_kernels import why_no_lora_kernels
+from lora_profiler.support.unsloth import why_not_unsloth
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -106,16 +107,19 @@ def setups(
             setup = _setup(model, method, written, given, platform)
         except UsageError as e:
             raise UsageError(f"{e}{_whose(stack, own, str(e))}") from e
-        if "lora_kernels" not in given:
-            setup = _with_able_kernels(model, setup)
+        setup = _with_able_kernels(model, setup, given)
         made.append(trainer.laid_out(setup))
     return made
 
 
-def _with_able_kernels(model: ModelSpec, setup: TrainSetup) -> TrainSetup:
-    """A trainer's own LoRA kernels only where they go with the rest."""
+def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[str]) -> TrainSetup:
+    """A trainer's own kernels only where they go with the rest."""
+    if setup.kernels == "unsloth" and "kernels" not in given and why_not_unsloth(model, setup):
+        setup = replace(setup, kernels="transformers")
     lora = setup.lora
-    if lora is None or lora.lora_kernels == "peft" or not why_no_lora_kernels(model, setup):
+    if lora is None or lora.lora_kernels == "peft" or "lora_kernels" in given:
+        return setup
+    if not why_no_lora_kernels(model, setup):
         return setup
     return replace(setup, lora=replace(lora, lora_kernels="peft"))
 

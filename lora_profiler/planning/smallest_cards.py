@@ -6,6 +6,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes_checked
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.simulated import Judged
+from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 
 NEAR = 0.9
@@ -31,10 +32,8 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
         return ()
     answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
     needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision != "pure"
-    peaks: dict[int | None, int | None] = {
-        workload.platform.capability: prediction.peak.total_bytes
-    }
-    room_of: dict[int | None, int] = {}  # least that was seen to suffice, by capability
+    peaks: dict[Platform, int | None] = {workload.platform: prediction.peak.total_bytes}
+    room_of: dict[Platform, int] = {}  # least that was seen to suffice
     smallest: list[Gpu] = []
     for card in _by_memory():
         usable = card.usable_bytes or 0
@@ -45,19 +44,19 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
             usable < NEAR * prediction.peak.total_bytes
         ):
             continue
-        if card.capability not in peaks:
+        if own.platform not in peaks:
             try:
-                peaks[card.capability] = peak_bytes_checked(own, answerer)
+                peaks[own.platform] = peak_bytes_checked(own, answerer)
             except LoraProfilerError:  # nobody knows the step with other kernels
                 is_same = regime_of(own).kernels == regime_of(workload).kernels
-                peaks[card.capability] = prediction.peak.total_bytes if is_same else None
-        peak = peaks[card.capability]
+                peaks[own.platform] = prediction.peak.total_bytes if is_same else None
+        peak = peaks[own.platform]
         if peak is None:
             continue
         judged = Judged(own, peak, usable, card, answerer, held=held)
         room = usable - judged.bound.context_bytes
-        if room >= room_of.get(card.capability, 2 * usable) or judged.verdict == "fits":
-            room_of.setdefault(card.capability, room)
+        if room >= room_of.get(own.platform, 2 * usable) or judged.verdict == "fits":
+            room_of.setdefault(own.platform, room)
             smallest.append(card)
     return tuple(sorted(smallest, key=lambda card: -(card.usable_bytes or 0)))
 

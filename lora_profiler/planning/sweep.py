@@ -157,7 +157,7 @@ class _Plans:
         setup = self.workload.setup
         head = head_of(self.workload.model) if self._chunked else None
         if head is not None and setup.loss in OWN_LOSSES:
-            return loss_fact(setup, head, b, s) + 0 * s  # an array in any case
+            return loss_fact(self.workload, head, b, s) + 0 * s  # an array in any case
         if (
             head is None
             or head.out_features is None

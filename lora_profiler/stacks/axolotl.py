@@ -1,7 +1,7 @@
 """axolotl: its schema's defaults, and what nearly all of its examples set where the schema sets
 nothing."""
 
-from lora_profiler.stacks.stack import Gap, Packing, Stack, by_method
+from lora_profiler.stacks.stack import Packing, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
 
 VERSIONS = (
@@ -30,7 +30,7 @@ VERSIONS = (
                 "use_reentrant": True,
                 "loss": "plain",
                 "kernels": "transformers",
-                "loop_state": "trl",
+                "loop_state": "axolotl",
             },
             adapter={
                 "rank": 32,
@@ -47,20 +47,16 @@ VERSIONS = (
         holds=(
             "layers are checkpointed the reentrant way where the file says nothing of it (axolotl"
             " 067b021, utils/config, normalize_config)",
+            "the embeddings' output requires a gradient whatever is checkpointed, where there are"
+            " adapters (axolotl 067b021, loaders/adapter.py, load_adapter)",
             "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
             " 067b021, utils/collators)",
             "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"
             " kernels, where they are known of the model and the setup; else adapters are PEFT's"
             " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
             "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
-            " preparation stays (axolotl 067b021, loaders/model.py)",
-        ),
-        gaps=(
-            Gap(
-                "with SDPA or eager attention axolotl keeps norms, embeddings and head of a full"
-                " fine-tuning in float32; priced as bfloat16, as with FlashAttention",
-                ("full",),
-            ),
+            " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32"
+            " (axolotl 067b021, loaders/model.py)",
         ),
     ),
 )

@@ -16,6 +16,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "trl-grpo": "trl_grpo",
     "axolotl": "axolotl",
     "llamafactory": "llamafactory",
+    "llamafactory-dpo": "llamafactory",
     "torchtune": "torchtune",
     "litgpt": "litgpt",
     "peft-bench": "peft_bench",

@@ -7,7 +7,7 @@ VERSIONS = (
     Stack(
         name="unsloth",
         library="Unsloth",
-        version="2026.8",
+        version="2026.10",
         call="notebooks",
         about=(
             "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
@@ -25,12 +25,13 @@ VERSIONS = (
                 "checkpointing": True,
                 "use_reentrant": True,
                 "offload_checkpoints": True,
-                "loss": "fused",
-                "kernels": "liger",
-                "attention": "efficient",  # xformers', of heads repeated for backward
-                "loop_state": "trl",
+                "loss": "unsloth",
+                "loop_state": "unsloth",
             },
+            full={"kernels": "transformers"},
             adapter={
+                "kernels": "unsloth",
+                "lora_kernels": "unsloth",
                 "rank": 16,
                 "alpha": 16.0,
                 "dropout": 0.0,
@@ -39,22 +40,27 @@ VERSIONS = (
             },
             base={"double_quant": True, "recipe": "stock"},
         ),
-        packing=Packing(one_row=True, attention="flash_attention_2"),
+        packing=Packing(one_row=True),
         aliases=ALIASES,
         holds=(
             "layers are checkpointed the reentrant way, and their inputs but the last one's wait in"
-            " the host's memory; two buffers take them back in turn (unsloth-zoo ce232d6,"
+            " the host's memory; two buffers take them back in turn (unsloth-zoo 2026.10.9,"
             " gradient_checkpointing.py)",
+            "rows are laid end to end, with positions and the length of each (Unsloth 2026.10.9,"
+            " trainer.py, padding_free)",
+            "q, k and v, o, and the MLP run as one function each with their adapters; 4-bit weights"
+            " are unpacked into a buffer that stays (Unsloth 2026.10.9, kernels/fast_lora.py,"
+            " kernels/utils.py)",
+            "cosines and sines of all positions of the model stay (Unsloth 2026.10.9,"
+            " models/llama.py, LlamaRotaryEmbedding)",
+            "float32 logits of some labelled tokens at a time (unsloth-zoo 2026.10.9,"
+            " fused_losses/fused_linear.py)",
         ),
         gaps=(
             Gap(
-                "its kernels and its LoRA layers are its own: priced as Liger's kernels and PEFT's"
-                " layers, the nearest that have rules"
-            ),
-            Gap(
-                "its loss makes up to 2 GiB of float32 logits at once (unsloth-zoo 2026.10.9,"
-                " fused_losses/fused_linear.py), before half of the card's free memory, at most"
-                " 4 GiB (ce232d6, cross_entropy_loss.py): priced as Liger's, in smaller chunks"
+                "full fine-tuning runs code that it writes after transformers' and compiles: priced"
+                " as transformers' own",
+                ("full",),
             ),
         ),
         refusals=(Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),),

@@ -14,6 +14,7 @@ from lora_profiler.support.offloading import check_offloading
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
+from lora_profiler.support.unsloth import check_unsloth
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -65,6 +66,7 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+    check_unsloth(workload)
     check_lora_kernels(workload)
     check_offloading(workload)
     check_generation(workload)

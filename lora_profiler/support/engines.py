@@ -53,6 +53,16 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of fused adapters; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
+    if setup.has_wide_ends:
+        return (
+            "no profile is of norms and embeddings in float32 beside 16 bit; take --engine"
+            " analytic, or traced, which traces exactly this size."
+        )
+    if setup.has_input_gradients and not setup.checkpointing:
+        return (
+            "no profile is of inputs with a gradient and no checkpointing; take --engine analytic,"
+            " or traced, which traces exactly this size."
+        )
     if setup.optimizer_in_bwd:
         return (
             "no profile is of steps in backward; take --engine analytic, or traced, which traces"
@@ -111,12 +121,6 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
         )
     if setup.offload_activations:
         found.append(OFFLOADED_ACTIVATIONS)
-    lora = setup.lora
-    if lora and lora.lora_kernels == "axolotl" and lora.lora_dropout and not setup.checkpointing:
-        found.append(
-            "axolotl's kernels with dropout and without checkpointing asked for 0.26 % more when"
-            " axolotl itself was rehearsed."
-        )
     if splits_products(setup):
         found.append(
             f"AWQ's products of up to {SPLIT_TOKENS:,} tokens are made in eight parts of float32"

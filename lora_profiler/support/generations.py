@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.workload import FLAT, TrainSetup, Transformers, Workload
 
 _REPEATED_BEFORE_FLASH: Final = frozenset({"mistral", "mixtral", "qwen2", "phi3"})
@@ -46,7 +47,9 @@ def repeats_heads(workload: Workload) -> bool:
 
 def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
     """torchtune 0.7 keeps them in a buffer, which its Qwen casts at each call
-    (models/qwen2/_positional_embeddings.py)."""
+    (models/qwen2/_positional_embeddings.py); Unsloth in another (`support.unsloth`)."""
+    if workload.setup.kernels == "unsloth":
+        return "buffer"
     if workload.setup.kernels != "torchtune":
         return "once"
     return "each" if workload.model.model_type.startswith("qwen") else "buffer"
@@ -137,6 +140,11 @@ _KERNEL_WORDS: Final = {
         "fms-acceleration's RMSNorm and rotary embedding, Unsloth's kernels, keep and write over"
         " what their source says (876e2ed)."
     ),
+    "unsloth": (
+        "Unsloth's norms, rotary embedding and LoRA kernels keep and write over what their source"
+        " says (2026.10.9); rows are laid end to end without padding, and attention is SDPA's over"
+        " sequences of one length."
+    ),
     "torchtune": (
         "torchtune's attention copies keys and values for all heads, and its rotary embedding keeps"
         " tables of all positions (0.7)."
@@ -163,7 +171,16 @@ def check_traceable(workload: Workload) -> None:
         raise UsageError(
             "what waits on the host is known to the rules alone; take --engine analytic."
         )
-    if setup.kernels in ("litgpt", "litgpt-2023", "torchtune"):
+    if setup.loss in RULED_LOSSES:
+        raise UsageError(
+            f"the {setup.loss} loss is known to the rules alone; take --engine analytic, or another"
+            " --loss."
+        )
+    if setup.lora is not None and setup.lora.lora_kernels == "unsloth":
+        raise UsageError(
+            "Unsloth's LoRA kernels are known to the rules alone; take --engine analytic."
+        )
+    if setup.kernels in ("litgpt", "litgpt-2023", "torchtune", "unsloth"):
         raise UsageError(f"{setup.kernels} is known to the rules alone; take --engine analytic.")
     if any(".experts." in name for name, _ in workload.model.modules()):
         raise UsageError(

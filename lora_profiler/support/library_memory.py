@@ -55,15 +55,22 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "transformers": LoopHolds(2, 8, 8),
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
+    "axolotl": LoopHolds(3, 8, 4),
     "llamafactory": LoopHolds(3, 12, 8),
+    "unsloth": LoopHolds(3, 12, 4),
 }
 """Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
 Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
 pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
-accelerate divides it. Sources:
-transformers 5.24 `trainer.py` (get_batch_samples, _inner_training_loop); TRL 1.16 `sft_trainer.py`,
-`dpo_trainer.py`. Held against the trainers' own code by `benchmarks/rehearsed_trainers.py`.
-LLaMA-Factory's are read off `benchmarks/rehearsed_frameworks.py`, which its stack says."""
+accelerate divides it. Sources: transformers 5.24 `trainer.py` (get_batch_samples,
+_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`; held against the trainers' own
+code by `benchmarks/rehearsed_trainers.py`. The others are held so by
+`benchmarks/rehearsed_frameworks.py`. axolotl 0.19, over transformers 5.16: the running loss, which
+is on the card from the start, and the loss of the step before, no count; in a pass this one's
+before accelerate divides it. LLaMA-Factory 0.9.6, over transformers 5.6: the count, an int64, since
+its SFT trainer leaves model_accepts_loss_kwargs as it is, and the running loss; in a pass the loss
+of the step before, and this one's undivided. Unsloth 2026.10: the count and the running loss; in a
+pass the loss of the one before."""
 _INT64, _FLOAT32 = 8, 4
 _OF_TORCHTUNE = 2 * _INT64 + 2 * _FLOAT32
 """Labelled tokens of the micro-batch and of the step, and both of the loss; with adapters the loss
@@ -94,6 +101,7 @@ def loop_scalar_bytes(setup: TrainSetup) -> int:
     if setup.loop_state == "none":
         return 0
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
+    trained = "float32" if setup.has_wide_ends else trained
     summed = _FLOAT32 if setup.accumulation > 1 else 0
     return _LOOPS[setup.loop_state].scalar_bytes + DTYPE_BYTES[trained] - summed
 

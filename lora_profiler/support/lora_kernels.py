@@ -1,10 +1,17 @@
-"""axolotl's LoRA kernels: what they go with. No torch."""
+"""axolotl's and Unsloth's LoRA kernels: what they go with. No torch."""
 
+from functools import lru_cache
+
+from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.model_types import LORA_KERNEL_TYPES, type_of
-from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.support.unsloth import why_not_unsloth
+from lora_profiler.workload import FULLY_SHARDED, LoraConfig, TrainSetup, Workload
 
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj", "down_proj"))
+"""Layers that are one function where each has an adapter."""
 SHARDED_APART = frozenset({*FULLY_SHARDED, "zero3", "tp"})
 """Shardings under which no rule says what the functions gather."""
 
@@ -16,12 +23,20 @@ def check_lora_kernels(workload: Workload) -> None:
         return
     why = why_no_lora_kernels(workload.model, setup)
     if why is not None:
-        raise UsageError(f"axolotl's LoRA kernels {why}; leave --lora-kernels out.")
+        raise UsageError(f"{_WHOSE[setup.lora.lora_kernels]} {why}; leave --lora-kernels out.")
+
+
+_WHOSE = {"axolotl": "axolotl's LoRA kernels", "unsloth": "Unsloth's LoRA kernels"}
 
 
 def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
     """The end of 'axolotl's LoRA kernels ...', None where they can be asked for."""
     lora, base = setup.lora, setup.quantization
+    if lora is not None and lora.lora_kernels == "unsloth":
+        if why := why_not_unsloth(model, setup):
+            return why
+        if setup.dtype == "float32":
+            return "leave a base in float32 to PEFT"
     if not takes_lora_kernels(model):
         return f"are known of {', '.join(LORA_KERNEL_TYPES)}, not of {model.model_type}"
     if setup.device != "cuda":
@@ -49,3 +64,35 @@ def takes_lora_kernels(model: ModelSpec) -> bool:
     kind = model.config.get("hidden_act") or model.config.get("hidden_activation") or ""
     is_known = type_of(model).lora_kernels and (kind == "silu" or "gelu" in kind)
     return is_known and (model.stored is None or model.stored.quant_type == "nf4")
+
+
+def buffer_elements(model: ModelSpec, setup: TrainSetup) -> int:
+    """Elements of the buffer into which Unsloth's kernels unpack 4-bit weights, which is kept: as
+    many as the largest weight of a function has (Unsloth 2026.10.9, `kernels/utils.py`, _scratch).
+    0 with dropout, where each is unpacked into a tensor of its own."""
+    lora, base = setup.lora, setup.quantization
+    if lora is None or base is None or lora.lora_kernels != "unsloth" or lora.lora_dropout:
+        return 0
+    return _largest_fused(model, lora)
+
+
+@lru_cache(maxsize=64)
+def _largest_fused(model: ModelSpec, lora: LoraConfig) -> int:
+    biased = {
+        name for name, module in model.modules() if any(w.name == "bias" for w in module.weights)
+    }
+    sizes: dict[str, dict[str, int]] = {}
+    for adapter in adapters(model, lora):
+        if adapter.module not in biased:
+            place, _, name = adapter.module.rpartition(".")
+            sizes.setdefault(place, {})[name] = adapter.in_features * adapter.out_features
+    return max(
+        (
+            own[name]
+            for own in sizes.values()
+            for group in _GROUPS
+            if all(name in own for name in group)
+            for name in group
+        ),
+        default=0,
+    )

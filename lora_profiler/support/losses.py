@@ -9,6 +9,7 @@ from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.support.packing import lengths
+from lora_profiler.support.unsloth import unsloth_fact
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -21,10 +22,10 @@ TORCHTUNE_CHUNKS = 8
 """`num_output_chunks` of both of torchtune's losses."""
 LITGPT_ROWS = 128
 """LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""
-AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt"})
+AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt", "llamafactory-dpo"})
 """Losses that a trainer's loop makes of what the model has returned: torchtune's recipes
-(`_loss_step`) and LitGPT's (`fit`). The others are made inside the model's forward pass, where its
-own would be."""
+(`_loss_step`), LitGPT's (`fit`) and LLaMA-Factory's of pairs (`concatenated_forward`). The others
+are made inside the model's forward pass, where its own would be."""
 LOSS_WORDS = {
     "trl": (
         "The trl loss is the fused head of TRL 1.16, which every SFTTrainer has: logits in tiles of"
@@ -50,6 +51,15 @@ LOSS_WORDS = {
         "The triton loss is a Triton kernel that writes the gradient over the logits, a float32"
         " copy of them where they are in 16 bit: Liger's cross_entropy under transformers 5;"
         " Unsloth's under 4.48 and 4.45, over a shifted copy."
+    ),
+    "unsloth": (
+        "The unsloth loss is Unsloth 2026.10's fused cross-entropy: float32 logits of 512 to 4,096"
+        " labelled tokens at a time, or from 4,096 labelled tokens on, and always on a card of at"
+        " most 24.5 GiB, of tiles of 16,384 words; at least 4 GiB of the card are taken to be free."
+    ),
+    "llamafactory-dpo": (
+        "The llamafactory-dpo loss is LLaMA-Factory 0.9.6's of pairs: all logits in float32, twice,"
+        " of the policy and of the reference, whose pass runs beside what the policy's kept."
     ),
 }
 """What a loss path of a trainer is taken to be, by its name."""
@@ -93,6 +103,10 @@ def check_loss(workload: Workload) -> None:
     is_wide = setup.of_one_process.dtype == "float32" or (
         setup.quantization is not None and setup.quantization.recipe == "kbit"
     )
+    if setup.loss == "unsloth" and setup.device != "cuda":
+        raise UsageError(
+            "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out."
+        )
     if setup.loss == "cce" and is_wide:
         raise UsageError(
             "the backward pass of the cce loss takes a head in 16 bit alone; take --dtype bfloat16"
@@ -108,10 +122,13 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
     )
 
 
-def loss_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any) -> Any:
-    """What flips a rule of the trainer's own loss that `setup` names, with `batch` sequences of
+def loss_fact(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
+    """What flips a rule of the trainer's own loss that `workload` names, with `batch` sequences of
     `seq` tokens: whole numbers, or arrays of them."""
+    setup = workload.setup
     sequences = -(-seq // setup.packed) if setup.packed else 1
+    if setup.loss == "unsloth":
+        return unsloth_fact(workload, head, batch, seq, sequences)
     return _FACTS[setup.loss](setup, head, batch, seq, sequences)
 
 
@@ -172,8 +189,9 @@ _FACTS: Mapping[str, Callable[[TrainSetup, Module, Any, Any, Any], Any]] = {
     "cce": _sequences,
     "litgpt": _litgpt_fact,
     "triton": _nothing,
+    "llamafactory-dpo": _nothing,
 }
-OWN_LOSSES = frozenset(_FACTS)
+OWN_LOSSES = frozenset(_FACTS) | {"unsloth"}
 """Losses of trainers' own, each worked out whole."""
 
 

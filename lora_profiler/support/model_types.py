@@ -25,6 +25,8 @@ class ModelType(NamedTuple):
     lora_kernels: bool = False
     """axolotl's LoRA kernels find q, k and v, and o, where its attention has them (axolotl 067b021,
     `monkeypatch/lora_kernels.py`, QKV_PATCHES), and the rules know them there."""
+    unsloth: bool = False
+    """Unsloth has a forward pass of its own of it, whose attention and layers are Llama's."""
     tensor_parallel: bool = False
     """One linear layer for each of q, k, v, gate and up, and no norm over all heads."""
 
@@ -38,17 +40,22 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
-    "llama": ModelType(liger=True, foak=True, lora_kernels=True, tensor_parallel=True),
-    "mistral": ModelType(liger=True, foak=True, lora_kernels=True, tensor_parallel=True),
+    "llama": ModelType(
+        liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
+    ),
+    "mistral": ModelType(
+        liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
+    ),
     "mixtral": ModelType(foak=True, lora_kernels=True),
     "opt": ModelType(learned_positions=True, packing_blind=True),
-    "qwen2": ModelType(liger=True, lora_kernels=True, tensor_parallel=True),
-    "qwen3": ModelType(liger=True, lora_kernels=True, tensor_parallel=True),
+    "qwen2": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
+    "qwen3": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
     "qwen3_moe": ModelType(lora_kernels=True),
 }
 FOAK_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.foak)
 LIGER_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.liger)
 LORA_KERNEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.lora_kernels)
+UNSLOTH_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.unsloth)
 TENSOR_PARALLEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.tensor_parallel)
 
 

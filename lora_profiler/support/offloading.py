@@ -1,16 +1,14 @@
 """What waits in the host's memory: Unsloth's checkpoints, saved tensors, FSDP's shards. No torch.
 
-Source of the first: unsloth-zoo ce232d6, `gradient_checkpointing.py`
-(initialize_unsloth_gradient_checkpointing, UnslothCheckpointFunction): inputs of more than a
-million numbers are moved, the last layer's is not, and two buffers on the card, which grow to the
-longest, take them back in turn.
-"""
+Source of the first: unsloth-zoo 2026.10.9, `gradient_checkpointing.py` (UnslothCheckpointFunction):
+inputs of more than 2 MiB are moved, the last layer's is not, and two buffers on the card, which
+grow to the longest, take them back in turn; the second one where half a GiB is free. """
 
 from lora_profiler.errors import UsageError
 from lora_profiler.workload import FULLY_SHARDED, Workload
 
 LEAST_OFFLOADED = 2**20
-"""Elements of an input that stays, and of each of the two buffers at first."""
+"""Elements of an input that stays, in 16 bit."""
 
 
 def is_offloaded(workload: Workload) -> bool:

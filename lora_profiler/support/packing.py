@@ -47,6 +47,8 @@ def blind(model: str) -> UsageError:
 
 def rows_words(setup: TrainSetup, kernel: str) -> str:
     """How the rows of a micro-batch are filled, and what attention runs over them."""
+    if setup.is_padding_free:
+        return f"Rows laid end to end, without padding or mask; attention kernel: {kernel}."
     if setup.is_flattened:
         return (
             f"Rows of sequences of {setup.packed:,} tokens become one, and flash-attn's kernel is"

@@ -167,6 +167,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     if asked.get("kernels") == "liger" and not type_of(model).liger:
         what = f"Liger's kernels on {model.model_type}, answered without them"
         changed.append(instead(file.name, "kernels", "liger", "transformers", what))
+    if asked.get("loss") == "unsloth" and not type_of(model).unsloth:
+        what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
+        row = instead(file.name, "kernels", "unsloth", "transformers", what)
+        changed.append(replace(row, direction="either way"))
     if asked.get("lora_kernels") == "axolotl" and not takes_lora_kernels(model):
         what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
         changed.append(instead(file.name, "lora_kernels", "axolotl", "peft", what))

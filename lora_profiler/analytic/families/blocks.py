@@ -185,8 +185,9 @@ def attention(
         return op.copy(op.slices(out, (given,))[0])
     # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d);
     # `transpose(1, 2).contiguous()` copies one that is (b, heads, s, d) in memory
-    as_q = kernel != "efficient"
-    return op.copy(out) if as_q and q.merged and not op.rules.seq_is_one else op.view(out)
+    as_q = kernel != "efficient" and q.merged and not op.rules.seq_is_one
+    # Unsloth lays runs of sequences of one length end to end (_sdpa_packed_segments)
+    return op.copy(out) if as_q or op.rules.unsloth else op.view(out)
 
 
 def _eager(

@@ -71,6 +71,7 @@ _ALL_LOGITS = {
     "torchtune-chunked": "all logits or their gradient, and log-probabilities in float32",
     "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
     "triton": "all logits or their gradient, and in float32",
+    "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
 }
 """What lives in the loss whose path has something for each logit."""
 _IN_CHUNKS: dict[MomentName, str] = {
@@ -195,6 +196,7 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
         "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
         "chunked": "the last hidden state; final norm, rotary tables, labels",
         "fused": "the gradients that the loss has made; final norm, rotary tables",
+        "unsloth": "the gradients that the loss has made; final norm, positions",
         "trl": "the last hidden state, labels, two numbers a token; final norm, rotary tables",
         "cce": "the last hidden state, a number a token and a word; final norm, rotary tables",
         "triton": "the logits in float32, 4 B x tokens x V; final norm, rotary tables",

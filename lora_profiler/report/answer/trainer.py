@@ -35,14 +35,14 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
 
 
 def short_trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> list[str]:
-    """As `trainer_lines`, with the names alone of what the trainer sets."""
+    """As `trainer_lines`, in one sentence, with the names alone of what the trainer sets."""
     if trainer is None:
         return [BARE_LINE]
     names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
     if len(names) > _NAMED + 1:
         names[_NAMED:] = [f"and {len(names) - _NAMED} more"]
     sets = f", which sets {', '.join(names)}" if names else ""
-    return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
+    return ["; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])]
 
 
 def _for(trainer: Trainer) -> str:

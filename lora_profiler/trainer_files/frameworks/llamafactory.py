@@ -135,7 +135,8 @@ def _cut_off(value: Any, document: Document) -> Meaning:
 def _batch(value: Any, document: Document) -> Meaning:
     if value is None:
         return NOTHING
-    if document.get("stage") in ("dpo", "rm", "kto"):
+    stage = document.get("stage")
+    if stage in ("rm", "kto") or (stage == "dpo" and not _has_reference(document)):
         return Meaning({"batch_size": 2 * size(value)}, note="a row for each of the two answers")
     return Meaning({"batch_size": size(value)})
 
@@ -145,10 +146,20 @@ def _stage(value: Any, document: Document) -> Meaning:
         return NOTHING
     if value == "rm":
         return not_modelled("a reward model's head, answered with the language model's", "too high")
-    if value == "dpo" and document.get("finetuning_type", "lora") == "lora":
-        what = "logits in float32 of both of DPO's passes (train/dpo/trainer.py), answered as one's"
+    if value == "dpo" and not _has_reference(document):
+        what = "log-probabilities of all logits (train/dpo/trainer.py), answered as the plain loss"
         return not_modelled(what, "too low")
+    if value == "dpo":
+        return Meaning(note="pairs; the reference is the model without its adapters, or a copy")
     return not_modelled(f"{value}'s reference model or generation", "too low")
+
+
+def _has_reference(document: Document) -> bool:
+    """hparams/finetuning_args.py, use_ref_model."""
+    return document.get("stage") == "dpo" and document.get("pref_loss") not in _WITHOUT_REFERENCE
+
+
+_WITHOUT_REFERENCE = ("orpo", "simpo")
 
 
 def _disable_checkpointing(value: Any, document: Document) -> Meaning:
@@ -233,7 +244,7 @@ LLAMAFACTORY = Framework(
     marks=frozenset(
         {"stage", "finetuning_type", "cutoff_len", "template", "do_train", "lora_rank"}
     ),
-    stack=lambda document: "llamafactory",
+    stack=lambda document: "llamafactory-dpo" if _has_reference(document) else "llamafactory",
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
     together=_together,

@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import fake_quantized, shared
-from lora_profiler.trainer_files.frameworks.trl import TRL
+from lora_profiler.trainer_files.frameworks.trl import TRL, task
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
     NOTHING,
@@ -54,8 +54,8 @@ def _length(value: Any, document: Document) -> Meaning:
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
-    what = "Unsloth's own kernels and loss, answered as Liger's"
-    yield "unsloth", not_modelled(what, "either way", kernels="liger", loss="fused")
+    if (kind := task(document)) != "sft":
+        yield "loss", not_modelled(f"{kind.upper()}'s loss, answered as SFT's", "too low")
     if document.get("num_generations") is not None:
         yield "trainer", not_modelled("GRPO's generation", "too low")
 
@@ -79,6 +79,8 @@ UNSLOTH = Framework(
     checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
     keys={
         **TRL.keys,
+        "max_completion_length": costs_nothing,  # generation is missing as a whole
+        "generation_batch_size": costs_nothing,
         "model_name": sets("model", text),
         "max_length": _length,
         "max_seq_length": _length,

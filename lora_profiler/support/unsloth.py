@@ -1,0 +1,116 @@
+"""Unsloth 2026.10.9: how its loss cuts the tokens, what it keeps for the whole process, and what it
+takes. No torch.
+
+Its own forward pass is that of Llama, Mistral, Qwen2 and Qwen3 with adapters alone
+(`models/{llama,mistral,qwen2,qwen3}.py`); others, and full fine-tuning, run code that it writes
+after transformers' and compiles.
+"""
+
+from typing import Any, NamedTuple
+
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.option_values import DTYPE_BYTES
+from lora_profiler.support.model_types import UNSLOTH_TYPES, type_of
+from lora_profiler.workload import TrainSetup, Workload
+
+TILE_COLUMNS = 16_384
+"""Words of a tile, and of a split of the statistics: _SPLIT_COLS."""
+_LEAST_LOGITS = 512 * 151_936
+_LEAST_ROWS, MOST_ROWS = 512, 4096
+_LARGEST_BUFFER = 2 << 30
+_TILED_CAPABILITY = 80
+_SHIFT = 1 << 20
+_FIRST_TABLE, _TABLE_STEP = 32_768, 8_192
+
+
+class Cut(NamedTuple):
+    """`parts` of the labelled tokens, `rows` each but the last, which has what is left. `tiled`:
+    logits of a tile of words at a time. Of a row `sequences`."""
+
+    rows: int
+    parts: int
+    sequences: int
+    tiled: bool
+
+
+def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+    """A `Cut` as one number: unsloth-zoo `fused_losses/fused_linear.py` (fused_linear_rows,
+    _ce_impl). Half of the card's free memory would cap the buffer before 2 GiB does."""
+    assert head.in_features is not None and head.out_features is not None
+    words = head.out_features
+    tokens = batch * (seq - sequences)
+    least = min(max(_LEAST_ROWS, _power_below(_LEAST_LOGITS // words)), MOST_ROWS)
+    rows, power = least, least
+    while power < MOST_ROWS:
+        rows = rows + power * (tokens * head.in_features >= 2 * power * words)
+        power *= 2
+    cap = max(_LARGEST_BUFFER // (4 * words), 2)
+    rows = rows + (cap - rows) * (rows > cap)
+    from_tokens = 1 if workload.platform.has_small_memory else MOST_ROWS
+    tiled = (tokens >= from_tokens) * _makes_tiles(workload, words)
+    rows = rows + (MOST_ROWS - rows) * tiled
+    parts = -(-tokens // rows)
+    return ((2 * rows + tiled) * _SHIFT + parts) * _SHIFT + sequences
+
+
+def cut_of(fact: int) -> Cut:
+    """The `Cut` that `unsloth_fact` put into a number."""
+    rest, sequences = divmod(fact, _SHIFT)
+    cut, parts = divmod(rest, _SHIFT)
+    rows, tiled = divmod(cut, 2)
+    return Cut(rows, max(parts, 1), sequences, bool(tiled))
+
+
+def _power_below(number: int) -> int:
+    return 1 << max(number.bit_length() - 1, 0)
+
+
+def _makes_tiles(workload: Workload, words: int) -> bool:
+    """Whether the card, the head and the formats are those of the tiled pass (_ce_impl)."""
+    setup, capability = workload.setup, workload.platform.capability
+    lora = setup.lora
+    name = (workload.model.output_embedding or "").rpartition(".")[2]
+    trains_head = lora is None or name in lora.modules_to_save
+    is_half = setup.autocast_dtype is not None or setup.dtype != "float32"
+    return (
+        not trains_head
+        and is_half
+        and words > 2 * TILE_COLUMNS
+        and (capability is None or capability >= _TILED_CAPABILITY)
+    )
+
+
+def rotary_buffer_bytes(workload: Workload, width: int) -> int:
+    """Cosines and sines of all positions that the model may have, in its dtype, one vector of
+    frequencies, and two numbers that nothing reads: `models/llama.py` (LlamaRotaryEmbedding,
+    _PerDeviceRopeCache)."""
+    setup = workload.setup
+    length = setup.packed if setup.is_packed and setup.packed else setup.seq_len
+    positions = max(int(workload.model.config["max_position_embeddings"]), length)
+    if positions > _FIRST_TABLE:
+        positions = -(-positions // _TABLE_STEP) * _TABLE_STEP
+    size = DTYPE_BYTES[setup.dtype]
+    return 2 * positions * width * size + 2 * width + 2 * size
+
+
+def check_unsloth(workload: Workload) -> None:
+    """Raises UsageError where Unsloth's own forward pass is not known to be what runs."""
+    why = why_not_unsloth(workload.model, workload.setup)
+    if workload.setup.kernels == "unsloth" and why is not None:
+        raise UsageError(f"Unsloth's kernels {why}; leave --kernels out.")
+
+
+def why_not_unsloth(model: ModelSpec, setup: TrainSetup) -> str | None:
+    """The end of 'Unsloth's kernels ...', None where they can be asked for."""
+    if not type_of(model).unsloth:
+        return f"are known of {', '.join(UNSLOTH_TYPES)}, not of {model.model_type}"
+    if setup.lora is None:
+        return "are known of adapters, not of full fine-tuning"
+    if setup.device != "cuda":
+        return "are Triton's and run on CUDA alone"
+    if setup.sharding not in ("none", "ddp"):
+        return f"are not known under sharding {setup.sharding}"
+    if setup.transformers != "5":
+        return f"are not known with transformers {setup.transformers}"
+    return None

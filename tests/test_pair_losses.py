@@ -1,0 +1,43 @@
+"""LLaMA-Factory's loss of pairs by hand; `tests/test_rehearsed_frameworks.py` holds it to what its own
+command asked for."""
+
+from typing import Any
+
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_model
+from lora_profiler.planning.setups import setup_for
+from lora_profiler.workload import Workload
+
+MODEL, ROWS, LENGTH, WORDS = find_model("HuggingFaceTB/SmolLM2-135M"), 4, 256, 49_152
+
+
+def held(method: Any, moment: str) -> int:
+    options = {"batch_size": ROWS // 2, "seq_len": LENGTH}
+    setup = setup_for(MODEL, "llamafactory-dpo", method, **options)
+    assert setup.batch_size == ROWS
+    moments = predict(Workload(model=MODEL, setup=setup)).moments
+    steady = next(m for m in moments if m.moment == moment and m.step == "steady")
+    return steady.bytes["logits_and_loss"]
+
+
+def test_both_passes_by_hand() -> None:
+    """The policy has its logits in float32, and log-probabilities of all but the last of a row; the
+    reference the same, and a copy of the logits cut so."""
+    logits, log_shares = ROWS * LENGTH * WORDS * 4, ROWS * (LENGTH - 1) * WORDS * 4
+    labels = ROWS * (LENGTH - 1) * (8 + 1)  # as places, and which there are
+    batch = ROWS * LENGTH * 3 * 8
+    sums = ROWS * (8 + 4) + ROWS // 2 * 4  # labels of a row, its sum; a pair's mean
+    by_hand = 2 * logits + 3 * log_shares + 2 * labels + batch + sums
+    assert held("lora", "end_of_forward") == by_hand
+
+
+def test_in_full_the_policy_s_ids_and_narrow_head_stay() -> None:
+    more = held("full", "end_of_forward") - held("lora", "end_of_forward")
+    assert more == ROWS * LENGTH * 8 + 576 * WORDS * 2
+
+
+def test_backward_by_hand() -> None:
+    """Log-softmax's backward has its output, the gradient that came and the one that it makes."""
+    log_shares = ROWS * (LENGTH - 1) * WORDS * 4
+    labels = ROWS * (LENGTH - 1) * (8 + 1) + ROWS * 8
+    assert held("lora", "loss_backward") == 3 * log_shares + labels + 8
