@@ -408,6 +408,38 @@ def test_a_notebook_of_unsloth(read: Any) -> None:
     assert read(NOTEBOOK.replace("%%capture\n", ""), "train.py").options == file.options
 
 
+GRPO_NOTEBOOK = """\
+os.environ["UNSLOTH_VLLM_STANDBY"] = "1"
+max_seq_length = 1024
+model, tokenizer = FastLanguageModel.from_pretrained(
+    model_name="unsloth/Qwen3-4B-Base", max_seq_length=max_seq_length, fast_inference=True,
+    dtype=torch.bfloat16 if is_bfloat16_supported() else torch.float16,
+    gpu_memory_utilization=0.75,
+)
+model = FastLanguageModel.get_peft_model(model, r=16)
+if False:
+    model = FastLanguageModel.from_pretrained("lora", load_in_8bit=computed())
+args = GRPOConfig(
+    num_generations=4, max_prompt_length=len(longest) + 1,
+    max_completion_length=max_seq_length - len(longest) - 1,
+)
+"""
+
+
+def test_a_notebook_of_grpo_beside_vllm(read: Any) -> None:
+    """In standby vLLM gives its cache back; what it keeps are the weights that train."""
+    file = read(GRPO_NOTEBOOK, "grpo.py")
+    assert [row.key for row in file.not_modelled] == ["unsloth"]
+    assert (file.options["seq_len"], file.options["dtype"]) == (1024, "bfloat16")
+    assert file.vllm_share == 0
+    awake = read(GRPO_NOTEBOOK.replace("STANDBY", "OTHER"), "grpo.py")
+    assert awake.vllm_share == 0.75
+    assert [row.direction for row in awake.not_modelled] == ["either way", "too high"]
+    told = GRPO_NOTEBOOK.replace("len(longest) + 1", "256")
+    told = told.replace("max_seq_length - len(longest) - 1", "128")
+    assert read(told, "grpo.py").options["seq_len"] == 384
+
+
 def test_a_command_line(read: Any, tmp_path: Path) -> None:
     text = """\
 # how it was trained
@@ -819,22 +851,39 @@ max_prompt_length: 256
 
 
 @pytest.mark.parametrize(
-    ("more", "at_once", "completion", "gap"),
+    ("more", "at_once", "completion", "share"),
     [
-        ("", 8, 512, ""),
-        ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, ""),
-        ("generation_batch_size: 24\n", 24, 512, ""),
-        ("use_vllm: true\n", None, None, "--vllm-share 0.3"),
-        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, "--vllm-share 0.5"),
-        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, ""),
+        ("", 8, 512, 0),
+        ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, 0),
+        ("generation_batch_size: 24\n", 24, 512, 0),
+        ("use_vllm: true\n", None, None, 0.3),
+        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, 0.5),
+        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, 0),
+        ("use_vllm: true\nvllm_enable_sleep_mode: true\n", None, None, 0),
     ],
 )
 def test_what_grpo_generates_between_steps(
-    more: str, at_once: int | None, completion: int | None, gap: str
+    more: str, at_once: int | None, completion: int | None, share: float
 ) -> None:
     """As `GRPOConfig.__post_init__` works it out: TRL 1.16, grpo_config.py."""
     file = read_document(parse(GRPO + more, "grpo.yaml", None, is_json=False), "trl")
     assert file.options["seq_len"] == 256 + (completion or 512)
     assert file.options.get("generation_batch_size") == at_once
     assert file.options.get("max_completion_length") == completion
-    assert [gap in key.missing for key in file.not_modelled] == [True] * bool(gap)
+    assert file.vllm_share == share
+    assert not file.not_modelled
+
+
+def test_what_vllm_takes_is_no_room_for_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "grpo.yaml"
+    path.write_text(GRPO + "use_vllm: true\nvllm_gpu_memory_utilization: 0.25\n")
+
+    def left(*words: str) -> int:
+        told = ("--gpu", "custom:24GiB", "--world-size", "1", "--format", "json")
+        done = lora_profile(str(path), *words, *told)
+        (found,) = json.loads(done.stdout)["predictions"]
+        return int(found["fit"]["usable_bytes"])
+
+    assert left() == 18 * 2**30
+    assert left("--vllm-share", "0.5") == 12 * 2**30
+    assert "--vllm-share 0.25" in " ".join(lora_profile("read", str(path)).stdout.split())

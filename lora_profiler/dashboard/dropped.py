@@ -95,6 +95,8 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     lines = [f"{text}." for text in gap_texts(file)]
     if file.model is None:
         lines.append(f"It names no model of the hub: {wanted.model} stands for it.")
+    if file.vllm_share:
+        lines.append(f"vLLM takes {file.vllm_share:.0%} of the card beside, which no field says.")
     lines += [
         f"{flag(name)[2:]}: only the data or the machine tell; {value} stands for it."
         for name, value in open_ones.items()

@@ -5,6 +5,7 @@ Read in the wheels of transformers 4.45.2, 4.48.1, 4.49.0 and 4.57.3: `modeling_
 mixtral,qwen2,phi3}.py`, `integrations/sdpa_attention.py`, `loss/loss_utils.py`.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final, Literal
@@ -79,9 +80,46 @@ def _untied(model: ModelSpec) -> ModelSpec:
     return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-untied")
 
 
+@lru_cache(maxsize=64)
+def _unfused(model: ModelSpec) -> ModelSpec:
+    """A Phi-3 whose q, k and v, and gate and up, are layers apart: a Llama of its sizes."""
+    config = model.config
+    width = config["hidden_size"] // config["num_attention_heads"]
+    heads = (config["num_attention_heads"], *[config["num_key_value_heads"]] * 2)
+    apart = {
+        "self_attn.qkv_proj": dict(
+            zip(("q_proj", "k_proj", "v_proj"), (n * width for n in heads), strict=True)
+        ),
+        "mlp.gate_up_proj": dict.fromkeys(("gate_proj", "up_proj"), config["intermediate_size"]),
+    }
+
+    def split(kind: tuple[Module, ...]) -> Iterator[Module]:
+        for module in kind:
+            if module.name not in apart:
+                yield module
+                continue
+            parent = module.name.rpartition(".")[0]
+            for name, rows in apart[module.name].items():
+                weight = Weight(name="weight", shape=(rows, config["hidden_size"]))
+                yield Module(name=f"{parent}.{name}", kind=module.kind, weights=(weight,))
+
+    parts = tuple(
+        replace(part, kinds=tuple(tuple(split(kind)) for kind in part.kinds))
+        if isinstance(part, Stack)
+        else part
+        for part in model.parts
+    )
+    return replace(
+        model, model_type="llama", parts=parts, fingerprint=f"{model.fingerprint}-unfused"
+    )
+
+
 def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
     """`model` as the trainer of `setup` makes it: LitGPT ties no head to the embedding (0.5.13,
-    model.py, GPT)."""
+    model.py, GPT), torchtune's Phi-3 and Phi-4 have projections apart (0.7,
+    models/phi3/_component_builders.py)."""
+    if setup.kernels == "torchtune" and model.model_type == "phi3":
+        return _unfused(model)
     made = as_of(model, setup.transformers)
     is_litgpt = setup.kernels in ("litgpt", "litgpt-2023")
     return _untied(made) if is_litgpt and any(map(_is_tied, made.parts)) else made

@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError
 from lora_profiler.trainer_files.frameworks.peft import ADAPTED, LOADED, PREPARED, TRAINED
+from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
 
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
@@ -89,6 +90,8 @@ def _add_cell(
     for node in _in_order(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], _plain(node.value, constants)
+            if ast.unparse(target) == f"os.environ['{STANDBY}']":
+                entries.setdefault(STANDBY, Entry(STANDBY, value, start + node.lineno))
             if isinstance(target, ast.Name) and value is not _UNKNOWN:
                 constants.setdefault(target.id, value)
                 if calls == _OF_A_SCRIPT and re.fullmatch(_LENGTHS, target.id):
@@ -109,8 +112,18 @@ def _add_cell(
 
 
 def _in_order(tree: ast.AST) -> Iterator[ast.Assign | ast.Call]:
-    """Assignments before the calls of the same line, both as they stand in the file."""
-    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.Call)]
+    """Assignments before the calls of the same line, both as they stand in the file, but for what
+    stands behind `if False`."""
+    dead = {
+        id(n)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and isinstance(branch.test, ast.Constant)
+        for statement in (branch.orelse if branch.test.value else branch.body)
+        for n in ast.walk(statement)
+    }
+    nodes = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.Call) and id(n) not in dead
+    ]
     yield from sorted(nodes, key=lambda n: (n.lineno, isinstance(n, ast.Call), n.col_offset))
 
 
@@ -140,10 +153,12 @@ def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         value = _plain(node.operand, constants)
         return _UNKNOWN if value is _UNKNOWN else not value
-    if isinstance(node, ast.Call) and re.search(
-        r"is_bf(loat)?16_supported$", ast.unparse(node.func)
-    ):
+    if isinstance(node, ast.Call) and re.search(_HAS_BF16, ast.unparse(node.func)):
         return True
+    if isinstance(node, ast.IfExp):
+        test = _plain(node.test, constants)
+        kept = node.body if test else node.orelse
+        return _UNKNOWN if test is _UNKNOWN else _plain(kept, constants)
     if isinstance(node, ast.BinOp):
         left, right = _plain(node.left, constants), _plain(node.right, constants)
         if isinstance(left, int) and isinstance(right, int):

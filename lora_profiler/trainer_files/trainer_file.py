@@ -65,7 +65,8 @@ class TrainerFile:
     among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
     cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
     DeepSpeed's bucket has as many elements as the square of the hidden size.
-    `has_checkpoint_dtype`: weights are loaded in the checkpoint's format."""
+    `has_checkpoint_dtype`: weights are loaded in the checkpoint's format. `vllm_share`: of the
+    card, taken by vLLM beside the training."""
 
     name: str
     framework: str
@@ -77,6 +78,7 @@ class TrainerFile:
     has_one_row: bool
     has_hidden_bucket: bool
     has_checkpoint_dtype: bool
+    vllm_share: float
     asks: tuple[str, ...]
     keys: tuple[KeyReading, ...]
 

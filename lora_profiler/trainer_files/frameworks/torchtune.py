@@ -70,14 +70,6 @@ MODELS = {
     "qwen3.qwen3_32b": "Qwen/Qwen3-32B",
 }
 """Builders and the models of the hub that they build."""
-_FUSED = {
-    "q_proj": "qkv_proj",
-    "k_proj": "qkv_proj",
-    "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj",
-    "up_proj": "gate_up_proj",
-}
-"""Projections that torchtune has apart and transformers' Phi-3 as one."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _LOSSES = {
     "LinearCrossEntropyLoss": "torchtune",
@@ -131,11 +123,6 @@ def _targets(value: Any, document: Document) -> Meaning:
         wanted.append("lm_head")
     if not wanted:
         raise ValueError("it must name at least one projection.")
-    found = builder(document)
-    if found is not None and found["family"] in ("phi3", "phi4"):
-        fused = ",".join(dict.fromkeys(_FUSED.get(name, name) for name in wanted))
-        what = "projections that torchtune has apart, answered as transformers' fused ones"
-        return not_modelled(what, "either way", targets=fused)
     return Meaning({"targets": ",".join(dict.fromkeys(wanted))})
 
 
@@ -177,6 +164,13 @@ def _loss(value: Any, document: Document) -> Meaning:
     if name in _LOSSES:
         return Meaning({"loss": _LOSSES[name]})
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
+
+
+def _dora(value: Any, document: Document) -> Meaning:
+    """Its layer keeps more than PEFT's (modules/peft/dora.py)."""
+    if is_off(value):
+        return NOTHING
+    return not_modelled("torchtune's DoRA, answered as PEFT's", "too low", use_dora=True)
 
 
 def _length(value: Any, document: Document) -> Meaning:
@@ -244,7 +238,7 @@ TORCHTUNE = Framework(
         "model.apply_lora_to_mlp": costs_nothing,
         "model.apply_lora_to_output": costs_nothing,
         "model.quantize_base": costs_nothing,
-        "model.use_dora": sets("use_dora", switch),
+        "model.use_dora": _dora,
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,

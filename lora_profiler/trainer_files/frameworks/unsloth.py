@@ -10,23 +10,29 @@ from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
     IMAGES,
     NOTHING,
+    VLLM_SHARE,
     Meaning,
     costs_nothing,
     dtype,
     free,
+    is_off,
     is_on,
     missing,
     names,
     not_modelled,
     number,
     sets,
+    share,
     size,
     switch,
     targets,
     text,
+    told_by,
 )
 
 LEAST_OFFLOADED_LENGTH = 512
+STANDBY = "UNSLOTH_VLLM_STANDBY"
+"""Of the environment, which a notebook sets in its first cells."""
 
 
 def _checkpointing(value: Any, document: Document) -> Meaning:
@@ -52,11 +58,31 @@ def _length(value: Any, document: Document) -> Meaning:
     return Meaning({"seq_len": size(value)}) if value is not None else NOTHING
 
 
+def _rows(value: Any, document: Document) -> Meaning:
+    """Of GRPO prompt and answer are one row, max_seq_length tokens where nobody says less."""
+    prompt = document.get("max_prompt_length")
+    is_told = value is not None and prompt is not None
+    return Meaning({"seq_len": size(prompt) + size(value)}) if is_told else NOTHING
+
+
+def _share(value: Any, document: Document) -> Meaning:
+    """vLLM's weights are those that train, and in standby it gives its cache back while they do
+    (unsloth_zoo ce232d6, vllm_utils.py, load_vllm; unsloth 015bdef, models/llama.py)."""
+    if is_off(document.get("fast_inference")):
+        return NOTHING
+    if is_on(document.get(STANDBY)) or is_on(document.get("unsloth_vllm_standby")):
+        return Meaning(note="vLLM gives its cache back while the model trains, in standby")
+    what = "the base among what vLLM takes, counted beside it"
+    return not_modelled(what, "too high", **{VLLM_SHARE: share(value)})
+
+
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
     what = "Unsloth's own kernels and loss, answered as Liger's"
     yield "unsloth", not_modelled(what, "either way", kernels="liger", loss="fused")
-    if document.get("num_generations") is not None:
+    if is_on(document.get("fast_inference")):
+        yield "gpu_memory_utilization", _share(0.5, document)
+    elif document.get("num_generations") is not None:
         yield "trainer", not_modelled("GRPO's generation", "too low")
 
 
@@ -105,8 +131,10 @@ UNSLOTH = Framework(
         "finetune_vision_layers": missing(IMAGES, "too low"),
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
         "num_labels": missing("a classifier's head", "too high"),
-        "fast_inference": missing("vLLM's share of the card", "too low"),
-        "gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
+        "max_completion_length": _rows,
+        "fast_inference": told_by("gpu_memory_utilization"),
+        "gpu_memory_utilization": _share,
+        STANDBY: costs_nothing,
         "float8_kv_cache": costs_nothing,
         "max_lora_rank": costs_nothing,
         "qat_scheme": fake_quantized.of_unsloth,
@@ -115,4 +143,5 @@ UNSLOTH = Framework(
         **free("unsloth"),
     },
     under=TRL.under,
+    computed={"max_completion_length": Meaning(note="what max_seq_length leaves of a row")},
 )
