@@ -45,6 +45,12 @@ def repeats_heads(workload: Workload) -> bool:
     return True
 
 
+def has_whole_tables(model: ModelSpec) -> bool:
+    """Whether torchtune's tables are of the whole rotary width, not of half of it (0.7,
+    models/{qwen2,phi3}/_position*_embeddings.py)."""
+    return model.model_type.startswith("qwen") or model.architecture == "Phi3ForCausalLM"
+
+
 def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
     """torchtune 0.7 keeps them in a buffer, which its Qwen casts at each call
     (models/qwen2/_positional_embeddings.py)."""
