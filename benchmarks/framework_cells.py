@@ -90,7 +90,6 @@ _TUNED = {
 }
 """torchtune's recipes on one device, of one model each: what else of it is rehearsed."""
 _FACTORY = {
-    "extras/adam_mini/qwen2_full_sft": "Qwen/Qwen2-1.5B",
     "extras/loraplus/llama3_lora_sft": "meta-llama/Meta-Llama-3-8B",
     "extras/oft/llama3_oft_sft": "meta-llama/Meta-Llama-3-8B",
     "extras/pissa/llama3_lora_sft": "meta-llama/Meta-Llama-3-8B",

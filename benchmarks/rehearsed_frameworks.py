@@ -172,6 +172,7 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
             "output_dir": str(folder / "out"),
             "excess_length_strategy": "truncate",
             "special_tokens": None,
+            "tokenizer_type": "AutoTokenizer",  # Llama's class adds tokens to that of bytes
         }
         command = ["-m", "axolotl.cli.train"]
     placed.write_text(changed(text, places))

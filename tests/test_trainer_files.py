@@ -22,6 +22,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
+from lora_profiler.trainer_files.images import seen_images
 from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
@@ -406,6 +407,63 @@ def test_a_notebook_of_unsloth(read: Any) -> None:
     assert file.options["checkpointing"] is True
     assert keys(file)["use_gradient_checkpointing"].options["offload_checkpoints"] is True
     assert read(NOTEBOOK.replace("%%capture\n", ""), "train.py").options == file.options
+
+
+SEEING = """\
+base_model: llava-hf/llava-1.5-7b-hf
+processor_type: AutoProcessor
+image_size: 336
+adapter: lora
+lora_target_linear: true
+micro_batch_size: 1
+sequence_len: 2048
+lora_mlp_kernel: false
+"""
+LORA_KERNELS_ON = "lora_mlp_kernel: true\nlora_qkv_kernel: true\nlora_o_kernel: true"
+
+
+@pytest.mark.parametrize(
+    ("more", "images", "missing"),
+    [
+        ("", 1, ""),
+        ("base_model: Qwen/Qwen2.5-VL-7B-Instruct", 1, ""),
+        ("attn_implementation: flash_attention_2", 1, "FlashAttention 2 of a model that sees"),
+        (LORA_KERNELS_ON, 1, "axolotl's kernels of a model that sees"),
+        ("sample_packing: true", None, "images: the vision side"),
+        ("dp_shard_size: 8", None, "images: the vision side"),
+        ("base_model: meta-llama/Llama-3.1-8B", None, "images: the vision side"),
+        ("base_model: unsloth/Qwen2.5-VL-7B-Instruct-bnb-4bit", None, "images: the vision side"),
+    ],
+)
+def test_images_that_a_file_tells_of(
+    read: Any, more: str, images: int | None, missing: str
+) -> None:
+    """One a sequence where those of the model are priced and go with the rest."""
+    key = more.partition(":")[0] or "-"
+    kept = [line for line in SEEING.splitlines() if not line.startswith(key)]
+    file = read("\n".join([*kept, more]))
+    assert file.options["image_size"] == "336x336"
+    seen = seen_images(file, find_model(str(file.model), offline=True))
+    assert seen.options.get("images") == images
+    if images:
+        assert seen.options.get("attention", "auto") == "auto"
+        assert seen.options["lora_kernels"] == "peft"
+    assert [row.missing[: len(missing)] for row in seen.not_modelled] == [missing] * bool(missing)
+    assert "images" not in seen_images(file, None).options
+
+
+def test_the_largest_image_of_a_file_of_llama_factory(read: Any) -> None:
+    text = "model_name_or_path: Qwen/Qwen3-VL-4B-Instruct\nstage: sft\nimage_max_pixels: 262144\n"
+    assert read(text).options["image_size"] == "512x512"
+
+
+def test_a_vocabulary_rounded_up(read: Any) -> None:
+    """axolotl adds rows where the tokenizer has more words than the model has rows."""
+    text = AXOLOTL.partition("\n")[2] + "resize_token_embeddings_to_32x: true\n"
+    for model, gaps in (("microsoft/phi-2", 0), ("openai-community/gpt2", 1)):
+        spec = find_model(model, offline=True)
+        file = on_model(read(f"base_model: {model}\n{text}"), spec)
+        assert sum("rounded up" in row.missing for row in file.not_modelled) == gaps
 
 
 GRPO_NOTEBOOK = """\

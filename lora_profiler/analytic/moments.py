@@ -187,7 +187,7 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
     anew for each layer, but those of Llama 3.1 and 3.2 (0.7, models/*/_component_builders.py)."""
     config, setup = workload.model.config, workload.setup
     widths = sum(size for _, size in family.rotary_sets(config))
-    if (kept := rotary_tables(workload)) == "once" or not widths:
+    if rotary_tables(workload) == "once" or not widths:
         return 4 * widths + family.buffer_bytes(setup.dtype)
     of_token = 4 * widths * (2 if has_whole_tables(workload.model) else 1)
     scaled = (config.get("rope_parameters") or {}).get("rope_type")

@@ -168,8 +168,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             spec = find_model(name, **lookup)
         else:
             spec = model_of(file, o["model"], **lookup)
-            if o["images"] is not None:
-                file, spec = with_images(file, spec)
+            file, spec = with_images(file, spec, is_asked=o["images"] is not None)
             file = on_model(file, spec)
             note(file)
         of_model = workloads(spec, ctx, platform, file=file)

@@ -21,6 +21,7 @@ from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
+from lora_profiler.trainer_files.images import seen_images
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
 
@@ -84,7 +85,7 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     those that the file leaves open. Raises UsageError for a file that contradicts itself."""
     revision = file.revision or "main"
     wanted = replace(before, model=file.model or before.model, revision=revision)
-    model = None
+    model, file = None, seen_images(file, None)  # the page traces nothing
     with suppress(LoraProfilerError):  # the page says that there is no such model
         model = published_model(wanted.model, wanted.revision, wanted.offline)
         file = on_model(file, model)

@@ -20,6 +20,8 @@ VLLM_SHARE = "vllm_share"
 """Among the options of a meaning: what vLLM takes of the card beside the training."""
 IMAGES = "images: the vision side and its inputs"
 """What is missing of a model that sees, unless the command line tells of its images."""
+RESIZED = "resize_token_embeddings_to_32x"
+"""axolotl's key of a vocabulary that may be rounded up."""
 AUTO_DTYPE = "auto"
 """Of the option dtype: as the checkpoint is stored."""
 

@@ -17,7 +17,7 @@ from lora_profiler.support.lora_kernels import takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import IMAGES, Direction, is_on
+from lora_profiler.trainer_files.meaning import IMAGES, RESIZED, Direction, is_on
 from lora_profiler.workload import (
     OPTIONS,
     LoraConfig,
@@ -181,6 +181,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(
             replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
         )
+    resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
+    if resized and model.config.get("vocab_size", 0) % 32:
+        row = instead(file.name, RESIZED, True, "", "a vocabulary rounded up to 32")
+        changed.append(replace(row, options={}, direction="too low"))
     own = {name: value for row in changed for name, value in row.options.items()}
     pattern = str(file.options.get("targets", ""))
     if model.text_side_of is not None and pattern.startswith("re:"):

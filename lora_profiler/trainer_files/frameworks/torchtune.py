@@ -8,7 +8,6 @@ from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
 from lora_profiler.trainer_files.meaning import (
-    IMAGES,
     NOTHING,
     Meaning,
     costs_nothing,
@@ -107,7 +106,7 @@ def _model(value: Any, document: Document) -> Meaning:
     else:
         return Meaning(options, asks=("model",))
     if "vision" in name:
-        return not_modelled(IMAGES, "too low", **options)
+        return Meaning({"images": 1, **options}, note=shared.ONE_IMAGE)
     return Meaning(options)
 
 
@@ -206,7 +205,7 @@ def _validation(value: Any, document: Document) -> Meaning:
 
 
 def _part(value: Any, document: Document) -> Meaning:
-    return NOTHING if value in ("frozen", False, None) else not_modelled(IMAGES, "too low")
+    return NOTHING if value in ("frozen", False, None) else Meaning({"images": 1})
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -247,7 +246,7 @@ TORCHTUNE = Framework(
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,
-        "model.image_size": missing(IMAGES, "too low"),
+        "model.image_size": shared.images,
         "batch_size": sets("batch_size", size),
         "gradient_accumulation_steps": sets("accumulation", size),
         "tokenizer.max_seq_len": _length,

@@ -8,7 +8,6 @@ from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import fake_quantized, shared
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
-    IMAGES,
     NOTHING,
     VLLM_SHARE,
     Meaning,
@@ -128,7 +127,7 @@ UNSLOTH = Framework(
         "init_lora_weights": shared.initialisation,
         "use_dora": sets("use_dora", switch),
         "use_gradient_checkpointing": _checkpointing,
-        "finetune_vision_layers": missing(IMAGES, "too low"),
+        "finetune_vision_layers": shared.images,
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
         "num_labels": missing("a classifier's head", "too high"),
         "max_completion_length": _rows,
