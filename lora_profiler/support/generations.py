@@ -123,9 +123,13 @@ def _unfused(model: ModelSpec) -> ModelSpec:
 def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
     """`model` as the trainer of `setup` makes it: LitGPT ties no head to the embedding (0.5.13,
     model.py, GPT), torchtune's Phi-3 and Phi-4 have projections apart (0.7,
-    models/phi3/_component_builders.py)."""
+    models/phi3/_component_builders.py) and its Gemma 2 caps the hidden state before the head, not
+    the logits (models/gemma2/_component_builders.py, Gemma2FinalNorm)."""
     if setup.kernels == "torchtune" and model.model_type == "phi3":
         return _unfused(model)
+    if setup.kernels == "torchtune" and model.model_type == "gemma2":
+        config = {**model.config, "final_logit_softcapping": None}
+        return replace(model, config=config, fingerprint=f"{model.fingerprint}-uncapped")
     made = as_of(model, setup.transformers)
     is_litgpt = setup.kernels in ("litgpt", "litgpt-2023")
     return _untied(made) if is_litgpt and any(map(_is_tied, made.parts)) else made

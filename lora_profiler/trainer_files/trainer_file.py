@@ -13,6 +13,7 @@ from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.stacks.trainer import as_loaded
 from lora_profiler.support.fake_quantizing import rounds_head
+from lora_profiler.support.generations import as_made
 from lora_profiler.support.lora_kernels import takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
@@ -209,8 +210,10 @@ def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
     targets = str(asked.get("targets", "")).split(",")
     if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
         return False
+    setup = TrainSetup(loss=loss, kernels=asked.get("kernels", "transformers"))
+    made = as_made(replace(model, stored=None), setup)
     try:
-        check_loss(Workload(model=replace(model, stored=None), setup=TrainSetup(loss=loss)))
+        check_loss(Workload(model=made, setup=setup))
     except UsageError:
         return False
     return True
