@@ -407,6 +407,9 @@ def test_a_notebook_of_unsloth(read: Any) -> None:
     assert file.options["checkpointing"] is True
     assert keys(file)["use_gradient_checkpointing"].options["offload_checkpoints"] is True
     assert read(NOTEBOOK.replace("%%capture\n", ""), "train.py").options == file.options
+    fp8 = read(NOTEBOOK.replace("load_in_4bit", "load_in_fp8"), "train.py")
+    assert (fp8.options["methods"], fp8.options["quant_type"]) == (("qlora",), "fp8")
+    assert any("scale for each row" in row.missing for row in fp8.not_modelled)
 
 
 SEEING = """\

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError
-from lora_profiler.trainer_files.frameworks.peft import ADAPTED, LOADED, PREPARED, TRAINED
+from lora_profiler.trainer_files.frameworks.peft import (
+    ADAPTED,
+    LOADED,
+    PREPARED,
+    QUANTIZED,
+    STEPPED,
+    TRAINED,
+)
 from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
 
 MAX_BYTES = 16_000_000
@@ -19,7 +26,7 @@ _CONFIGURED = r"\w*(Config|Arguments|Trainer)"
 _OF_UNSLOTH = rf"Fast\w*Model\.(from_pretrained|get_peft_model)|{_CONFIGURED}"
 _OF_A_SCRIPT = (
     r"(?!Peft)\w*(Auto\w*Model|For[A-Z]|LMHead)\w*\.from_pretrained|get_peft_model"
-    rf"|prepare_model_for_kbit_training|{_CONFIGURED}"
+    rf"|prepare_model_for_kbit_training|(optimizers\.)?create_lorafa_optimizer|{_CONFIGURED}"
 )
 _ADAPTERS = (
     r"(AdaLora|Adamss|AdaptionPrompt|BOFT|Beft|Bone|C3A|CPT|Cartridge|Deft|Delora|FourierFT|Frod"
@@ -32,6 +39,8 @@ _CALLED: Mapping[str, str] = {
     r".*\.from_pretrained": LOADED,
     _ADAPTERS: ADAPTED,
     "prepare_model_for_kbit_training": PREPARED,
+    "(GPTQ|Awq|FineGrainedFP8)Config": QUANTIZED,
+    r"(optimizers\.)?create_lorafa_optimizer": STEPPED,
     r"\w*Trainer": TRAINED,
 }
 """The keys of a script that say what is called; each with the name of it."""

@@ -57,6 +57,13 @@ def _length(value: Any, document: Document) -> Meaning:
     return Meaning({"seq_len": size(value)}) if value is not None else NOTHING
 
 
+def _fp8(value: Any, document: Document) -> Meaning:
+    if is_off(value) or "r" not in document.entries:
+        return NOTHING
+    what = "a base in FP8 with a scale for each row, answered as by blocks"
+    return not_modelled(what, "either way", methods=("qlora",), quant_type="fp8")
+
+
 def _rows(value: Any, document: Document) -> Meaning:
     """Of GRPO prompt and answer are one row, max_seq_length tokens where nobody says less."""
     prompt = document.get("max_prompt_length")
@@ -114,7 +121,7 @@ UNSLOTH = Framework(
         "load_in_4bit": shared.four_bit("r"),
         "load_in_8bit": shared.eight_bit("r"),
         "load_in_16bit": costs_nothing,
-        "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
+        "load_in_fp8": _fp8,
         "full_finetuning": costs_nothing,
         "r": sets("rank", size),
         "target_modules": sets("targets", targets),
