@@ -88,6 +88,8 @@ def question(path: Path, address: str) -> Iterator[dict[str, Any]]:
     (method,) = asked["methods"]
     names = (*KEPT, *(LORA if method != "full" else ()), *(OF_A_BASE if method == "qlora" else ()))
     options = {name: asked[name] for name in names if asked.get(name) is not None}
+    if options.get("optimizer", "adamw") != "adamw":
+        options.pop("optimizer_impl", None)
     is_like = (
         model.num_parameters <= LARGEST[method]
         and model.text_side_of is None
