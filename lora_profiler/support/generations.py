@@ -59,13 +59,17 @@ def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
     return "each" if workload.model.model_type.startswith("qwen") else "buffer"
 
 
-@lru_cache(maxsize=64)
 def as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
     """`model` as that version of transformers makes it: with an expert a layer of its own before
     5. Another type whose experts are packed is returned as it is, for `check_generation` to
     refuse."""
     if version == "5" or model.model_type not in _APART:
-        return model
+        return model  # itself: an equal one may stand for another model that sees
+    return _apart_as_of(model, version)
+
+
+@lru_cache(maxsize=64)
+def _apart_as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
     parts = tuple(
         replace(part, kinds=tuple(tuple(_apart(kind)) for kind in part.kinds))
         if isinstance(part, Stack)
