@@ -29,7 +29,7 @@ from benchmarks.rehearsed_frameworks import ROWS as OWN_ROWS
 from benchmarks.trainer_files import CORPORA, configurations, git
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import predict
+from lora_profiler.planning.engine import predict, rules_know
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.trainer_files.reading import read_files
@@ -98,7 +98,7 @@ def question(path: Path, address: str) -> Iterator[dict[str, Any]]:
         and asked.get("sharding", "none") in ("none", "ddp")
         and asked.get("peft_type", "lora") == "lora"
         and options.get("precision", "amp") in ("amp", "pure")
-        and options.get("quant_type", "nf4") in ("nf4", "int8")
+        and options.get("quant_type", "nf4") == "nf4"  # the rules know no products in int8
         and _optimizer(options) in OPTIMIZERS
         and not str(options.get("targets", "")).startswith("re:")
     )
@@ -135,11 +135,10 @@ def handed(row: Mapping[str, Any]) -> dict[str, Any]:
             lora["target_modules"] = targets if targets == "all-linear" else targets.split(",")
         if saved := o.get("modules_to_save"):
             lora["modules_to_save"] = saved.split(",")
-    base = None
+    base: dict[str, Any] | None = None
     if row["method"] == "qlora":
-        doubled = {"bnb_4bit_use_double_quant": o.get("double_quant", True)}
-        four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", **doubled}
-        base = {"load_in_8bit": True} if o.get("quant_type") == "int8" else four
+        base = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        base["bnb_4bit_use_double_quant"] = o.get("double_quant", True)
     asked = {"trainer": row["trainer"], "model": row["model"], "seq_len": o["seq_len"]}
     asked |= {"dtype": o["dtype"], "quantization": base, "lora": lora, "arguments": arguments}
     return asked
@@ -151,7 +150,10 @@ def predicted(row: Mapping[str, Any]) -> dict[str, Any]:
         setup = setup_for(model, row["trainer"], row["method"], **row["options"])
         capability, torch = find_gpu(CARD).capability, version_of(row["torch"]) or (0, 0)
         platform = Platform(capability=capability, torch=torch)
-        answer = predict(Workload(model=model, setup=setup, platform=platform), may_trace=False)
+        workload = Workload(model=model, setup=setup, platform=platform)
+        if not rules_know(workload):
+            return {"refused": "its layers are known by traces alone"}
+        answer = predict(workload, may_trace=False)
     except LoraProfilerError as error:
         return {"refused": str(error)}
     return {"predicted_bytes": answer.peak.total_bytes, "exactness": answer.exactness}

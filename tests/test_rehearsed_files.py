@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rehearsed_files import PAGE, ROWS, counted_bytes, handed, key, page, predicted
+from benchmarks.rehearsed_files import PAGE, ROWS, error, handed, key, page, predicted
 from benchmarks.rehearsed_frameworks import ROWS as OWN_ROWS
 
 ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
 DONE = [row for row in ALL if row["status"] == "done" and "predicted_bytes" in row]
+WITHIN = 0.05
+"""What an estimate of rules says of itself."""
 
 
 def test_the_page_says_what_the_rows_say() -> None:
@@ -38,5 +40,5 @@ def test_an_exact_answer_is_what_the_trainer_asked_for(row: dict[str, Any]) -> N
     found = predicted(row)
     assert found["predicted_bytes"] == row["predicted_bytes"]
     assert found["exactness"] == row["exactness"]
-    if row["exactness"] == "exact":
-        assert row["predicted_bytes"] == counted_bytes(row)
+    is_exact = row["exactness"] == "exact"
+    assert abs(error(row)) <= (0 if is_exact else WITHIN)

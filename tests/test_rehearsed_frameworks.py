@@ -2,16 +2,18 @@
 commands asked a pretended card for, at full size."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from benchmarks.framework_cells import cells
-from benchmarks.rehearsed_frameworks import PAGE, ROWS, counted_bytes, is_exact, page
+from benchmarks.rehearsed_frameworks import PAGE, ROWS, counted_bytes, error, is_exact, page
 from commands import Run
 from lora_profiler.stacks import Trainer, find_stack
 
 ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+TOLD = "itself was rehearsed|the peak is a lower bound"
 DONE = [row for row in ALL if row["status"] == "done"]
 
 
@@ -34,5 +36,6 @@ def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], ru
         return
     method = row["asked"][row["asked"].index("--method") + 1]
     gaps = Trainer(stack=find_stack(row["framework"])).gaps(method)
-    told = [words for words in answer["assumptions"] if "itself was rehearsed" in words]
-    assert not is_exact(row) and (row["not_modelled"] or gaps or told)
+    told = [words for words in answer["assumptions"] if re.search(TOLD, words)]
+    within = row["error_bound"] is not None and abs(error(row)) <= row["error_bound"]
+    assert not is_exact(row) and (row["not_modelled"] or gaps or told or within)
