@@ -54,6 +54,48 @@ class Cell:
 _ONE, _EIGHT = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
 _HALF, _SMALL, _QWEN = "Qwen/Qwen2.5-0.5B", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B"
 A100, H100, L4, T4 = "a100_sxm_80gb", "h100_sxm_80gb", "l4", "t4"
+_ONCE: Mapping[str, Any] = {"gradient_accumulation_steps": 1}
+_UNPACKED: Mapping[str, Any] = {
+    "sample_packing": False,
+    "eval_sample_packing": False,
+    "val_set_size": 0,
+    "attn_implementation": "sdpa",
+    **_ONCE,
+}
+"""Of axolotl's files: no flash-attn is there, and no step evaluates."""
+_TUNED = {
+    "gemma/2B": ("google/gemma-2b", "lora"),
+    "gemma/7B": ("google/gemma-7b", "lora"),
+    "gemma2/2B": ("google/gemma-2-2b", "lora"),
+    "gemma2/9B": ("google/gemma-2-9b", "lora"),
+    "llama2/7B": ("meta-llama/Llama-2-7b-hf", "lora"),
+    "llama3/8B": ("meta-llama/Meta-Llama-3-8B", "lora dora full"),
+    "llama3_2/3B": ("meta-llama/Llama-3.2-3B", "lora"),
+    "mistral/7B": ("mistralai/Mistral-7B-v0.1", "lora"),
+    "phi3/mini": ("microsoft/Phi-3-mini-4k-instruct", "lora"),
+    "qwen2/0.5B": ("Qwen/Qwen2-0.5B", "lora full"),
+    "qwen2/1.5B": ("Qwen/Qwen2-1.5B", "lora"),
+    "qwen2_5/1.5B": ("Qwen/Qwen2.5-1.5B", "lora"),
+    "qwen2_5/3B": ("Qwen/Qwen2.5-3B", "lora"),
+    "qwen3/0.6B": ("Qwen/Qwen3-0.6B", "full"),
+    "qwen3/1.7B": ("Qwen/Qwen3-1.7B", "lora"),
+    "qwen3/4B": ("Qwen/Qwen3-4B", "lora"),
+}
+"""torchtune's recipes on one device, of one model each: what else of it is rehearsed."""
+_FACTORY = {
+    "extras/loraplus/llama3_lora_sft": "meta-llama/Meta-Llama-3-8B",
+    "extras/dft/qwen2_full_sft": "Qwen/Qwen2-1.5B",
+    "train_lora/qwen3_lora_pretrain": "Qwen/Qwen3-4B-Instruct-2507",
+    "train_qlora/qwen3_lora_sft_bnb_npu": "Qwen/Qwen3-4B-Instruct-2507",
+}
+_AXOLOTL = {
+    "archived/tiny-llama/qlora.yml": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "gemma3/gemma-3-1b-qlora.yml": "google/gemma-3-1b-it",
+    "llama-3/lora-1b-kernels.yml": "meta-llama/Llama-3.2-1B",
+    "llama-3/lora-1b-sample-packing-sequentially.yml": "meta-llama/Llama-3.2-1B",
+    "llama-3/opentelemetry-qlora.yml": "meta-llama/Llama-3.2-1B",
+}
+"""Public files as they are but for their length, and what no pretended card runs."""
 
 
 def cells() -> Iterator[Cell]:
@@ -62,23 +104,37 @@ def cells() -> Iterator[Cell]:
     yield from _axolotl()
     yield from _litgpt()
     yield from _unsloth()
+    yield from _files()
+
+
+def _files() -> Iterator[Cell]:
+    """Distinct public files, each with the model that it names."""
+    for start, (model, kinds) in _TUNED.items():
+        for kind in kinds.split():
+            file = f"recipes/configs/{start}_{kind}_single_device.yaml"
+            yield Cell("torchtune", file, model, A100, 512, _ONCE if kind != "full" else {})
+    for name, model in _FACTORY.items():
+        told = {"model_name_or_path": model, "cutoff_len": 512, **_ONCE}
+        yield Cell("llamafactory", f"examples/{name}.yaml", model, A100, 512, told)
+    for name, model in _AXOLOTL.items():
+        told = {"base_model": model, "sequence_len": 512, **_UNPACKED}
+        yield Cell("axolotl", f"examples/{name}", model, A100, 512, told)
 
 
 def _torchtune() -> Iterator[Cell]:
     def cell(name: str, model: str, card: str, length: int, **changes: Any) -> Cell:
         return Cell("torchtune", f"recipes/configs/{name}.yaml", model, card, length, changes)
 
-    once: dict[str, Any] = {"gradient_accumulation_steps": 1}
     lora, full = "llama3_2/1B_lora_single_device", "llama3_2/1B_full_single_device"
     yield cell(lora, _ONE, A100, 512)
-    yield cell("qwen2_5/0.5B_lora_single_device", _HALF, A100, 512, **once)
+    yield cell("qwen2_5/0.5B_lora_single_device", _HALF, A100, 512, **_ONCE)
     yield cell(full, _ONE, A100, 512)
-    yield cell(lora, _ONE, H100, 1024, **once, enable_activation_checkpointing=True)
-    yield cell("llama3_1/8B_lora_single_device", _EIGHT, H100, 512, **once)
-    yield cell("llama3_2/1B_qlora_single_device", _ONE, A100, 512, **once)
-    yield cell(lora, _ONE, T4, 512, **once, dtype="fp32")
+    yield cell(lora, _ONE, H100, 1024, **_ONCE, enable_activation_checkpointing=True)
+    yield cell("llama3_1/8B_lora_single_device", _EIGHT, H100, 512, **_ONCE)
+    yield cell("llama3_2/1B_qlora_single_device", _ONE, A100, 512, **_ONCE)
+    yield cell(lora, _ONE, T4, 512, **_ONCE, dtype="fp32")
     yield cell("qwen2_5/0.5B_full_single_device", _HALF, A100, 512)
-    yield cell("qwen3/0.6B_lora_single_device", _QWEN, A100, 512, **once)
+    yield cell("qwen3/0.6B_lora_single_device", _QWEN, A100, 512, **_ONCE)
 
 
 def _llamafactory() -> Iterator[Cell]:
@@ -86,17 +142,16 @@ def _llamafactory() -> Iterator[Cell]:
         changes = {"model_name_or_path": model, "cutoff_len": length, **changes}
         return Cell("llamafactory", f"examples/{name}.yaml", model, card, length, changes)
 
-    once: dict[str, Any] = {"gradient_accumulation_steps": 1}
     lora, full = "train_lora/qwen3_lora_sft", "train_full/qwen3_full_sft"
-    yield cell(lora, _QWEN, A100, 512, **once)
+    yield cell(lora, _QWEN, A100, 512, **_ONCE)
     yield cell(full, _SMALL, A100, 512, deepspeed=None)
-    yield cell(lora, _HALF, H100, 1024, **once, disable_gradient_checkpointing=True)
-    yield cell(lora, _EIGHT, H100, 1024, **once)
-    yield cell(lora, _SMALL, T4, 512, **once, bf16=None, fp16=True)
-    yield cell("train_qlora/qwen3_lora_sft_otfq", _QWEN, A100, 512, **once)
-    yield cell("train_lora/qwen3_lora_dpo", _QWEN, A100, 512, **once)
-    yield cell("train_lora/qwen3_lora_dpo", _SMALL, A100, 512, **once, finetuning_type="full")
-    yield cell(lora, _SMALL, A100, 512, **once, packing=True)
+    yield cell(lora, _HALF, H100, 1024, **_ONCE, disable_gradient_checkpointing=True)
+    yield cell(lora, _EIGHT, H100, 1024, **_ONCE)
+    yield cell(lora, _SMALL, T4, 512, **_ONCE, bf16=None, fp16=True)
+    yield cell("train_qlora/qwen3_lora_sft_otfq", _QWEN, A100, 512, **_ONCE)
+    yield cell("train_lora/qwen3_lora_dpo", _QWEN, A100, 512, **_ONCE)
+    yield cell("train_lora/qwen3_lora_dpo", _SMALL, A100, 512, **_ONCE, finetuning_type="full")
+    yield cell(lora, _SMALL, A100, 512, **_ONCE, packing=True)
 
 
 def _axolotl() -> Iterator[Cell]:
@@ -104,19 +159,12 @@ def _axolotl() -> Iterator[Cell]:
         changes = {"base_model": model, "sequence_len": length, **changes}
         return Cell("axolotl", f"examples/{name}", model, card, length, changes)
 
-    once = {
-        "sample_packing": False,
-        "eval_sample_packing": False,
-        "val_set_size": 0,
-        "attn_implementation": "sdpa",
-        "gradient_accumulation_steps": 1,
-    }
     lora, qlora = "llama-3/lora-1b.yml", "llama-3/qlora-1b.yml"
-    yield cell(lora, _ONE, A100, 1024, **once)
-    yield cell(qlora, _ONE, A100, 512, **once)
-    yield cell("llama-3/fft-8b.yaml", _SMALL, H100, 512, **once)
-    yield cell(lora, _SMALL, H100, 512, **once, gradient_checkpointing=False)
-    yield cell(lora, _EIGHT, H100, 512, **once)
+    yield cell(lora, _ONE, A100, 1024, **_UNPACKED)
+    yield cell(qlora, _ONE, A100, 512, **_UNPACKED)
+    yield cell("llama-3/fft-8b.yaml", _SMALL, H100, 512, **_UNPACKED)
+    yield cell(lora, _SMALL, H100, 512, **_UNPACKED, gradient_checkpointing=False)
+    yield cell(lora, _EIGHT, H100, 512, **_UNPACKED)
 
 
 def _litgpt() -> Iterator[Cell]:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
             capabilities={**card, "n_gpu": cards},
             env_capabilities={"torch_version": "2.9.0"},
         )
-        bits = own.load_in_4bit or own.load_in_8bit
+        bits = own.load_in_4bit or own.load_in_8bit or own.gptq
         adapter = own.adapter if own.adapter in ("lora", "qlora") else None
         held: Held = {
             "batch_size": own.micro_batch_size,
@@ -187,6 +188,7 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
             held["precision"] = "amp"
         if getattr(own, "cut_cross_entropy", None):
             held["loss"] = "cce"
+        held["images"] = 1 if own.processor_type else None
         return held
 
     return parse
@@ -219,6 +221,10 @@ def _llamafactory() -> Callable[[Mapping[str, Any]], Held]:
             "use_reentrant": model.use_reentrant_gc,
             **dict(_optimizer(training.optim)),
         }
+        if tuning.use_adam_mini:
+            held |= {"optimizer": "adam_mini", "optimizer_impl": "foreach"}
+        if "image_max_pixels" in raw:
+            held["image_size"] = "x".join([str(isqrt(model.image_max_pixels))] * 2)
         if tuning.finetuning_type in ("lora", "full"):
             bits = model.quantization_bit in (4, 8)
             full = tuning.finetuning_type == "full"

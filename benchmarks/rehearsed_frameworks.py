@@ -137,8 +137,13 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
     placed = folder / "placed.yaml"
     if cell.framework == "torchtune":
         place = write_checkpoint(folder, cell.model)
+        if re.search(r"models\.(gemma|llama2|mistral|phi3)\.\w*tokenizer", text):
+            make = [sys.executable, str(INSIDE / "pieces.py"), str(place / "original")]
+            subprocess.run(make, check=True, env=os.environ | {"PYTHONPATH": library})
         places: dict[str, Any] = {
+            "checkpointer._component_": "torchtune.training.FullModelHFCheckpointer",
             "checkpointer.checkpoint_dir": str(place),
+            "checkpointer.checkpoint_files": sorted(p.name for p in place.glob("*.safetensors")),
             "tokenizer.path": str(
                 place / ("vocab.json" if "merges_file" in text else "original/tokenizer.model")
             ),
@@ -169,6 +174,7 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
             "output_dir": str(folder / "out"),
             "excess_length_strategy": "truncate",
             "special_tokens": None,
+            "tokenizer_type": "AutoTokenizer",  # Llama's class adds tokens to that of bytes
         }
         command = ["-m", "axolotl.cli.train"]
     placed.write_text(changed(text, places))

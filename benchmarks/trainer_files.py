@@ -128,7 +128,7 @@ def tally(name: str, repository: str, folder: Path) -> Tally:
     for path in configurations(CORPORA[name], folder):
         result.files += 1
         try:
-            file = read_files([path])
+            file = with_model(read_files([path]))
         except LoraProfilerError as e:
             result.refused[str(e).partition(": ")[2][:70]] += 1
             continue
@@ -157,12 +157,25 @@ def configurations(corpus: Corpus, folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def with_model(file: Any) -> Any:
+    """With what its images are, where the model is bundled and sees them."""
+    from lora_profiler.catalog import find_model
+    from lora_profiler.trainer_files.images import seen_images
+
+    try:
+        return seen_images(file, find_model(file.model or "no model named", offline=True))
+    except ModelNotFoundError:
+        return seen_images(file, None)
+
+
 def ask(file: Any) -> None:
-    """Answers the file offline, with a length and ranks where it asks for them."""
+    """Answers the file offline, of a model that sees its text side, with a length and ranks where
+    it asks for them."""
     from lora_profiler.catalog import find_model
     from lora_profiler.planning.engine import predict
     from lora_profiler.planning.setups import DEFAULTS, workloads
     from lora_profiler.stacks import find_stack
+    from lora_profiler.trainer_files.images import seen_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     given = {
@@ -171,7 +184,7 @@ def ask(file: Any) -> None:
         if name in file.asks
     }
     model = find_model(file.model or "no model named", offline=True)
-    file = on_model(file, model)
+    file = on_model(seen_images(file, None), model)
     own = {**file.beside(given), **given}
     for workload in workloads(model, {**DEFAULTS, **own}, own, None, find_stack(file.stack)):
         predict(workload)

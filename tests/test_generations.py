@@ -10,6 +10,7 @@ import pytest
 import cases
 import truth
 from benchmarks.public_rows import models, old_code
+from lora_profiler import find_model
 from lora_profiler.adapters import adapters
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
@@ -22,7 +23,7 @@ from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
 from lora_profiler.stacks.find import find_stack
-from lora_profiler.support.generations import as_of
+from lora_profiler.support.generations import as_made, as_of
 from lora_profiler.traced.run import trace
 from lora_profiler.traced.single_size import profile_of
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Transformers, Workload
@@ -120,6 +121,17 @@ def test_experts_apart_have_todays_numbers_and_peft_finds_them_by_their_old_name
     count = packed.config["num_local_experts"]
     assert names == {"w1", "w2", "gate"}
     assert len(found) == packed.num_layers * (2 * count + 1)
+
+
+def test_torchtune_has_the_projections_of_phi_apart() -> None:
+    """Counted by hand: rank 8 on q, v and o (3,072 x 3,072) and on the MLP (3,072 x 8,192)."""
+    targets = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    setup = TrainSetup(lora=LoraConfig(r=8, target_modules=targets), kernels="torchtune")
+    phi = find_model("microsoft/Phi-3-mini-4k-instruct", offline=True)
+    made = as_made(phi, setup)
+    assert made.num_parameters == phi.num_parameters
+    found = predict(Workload(model=made, setup=setup))
+    assert found.parameters.trainable == 32 * 8 * (3 * 2 * 3072 + 3 * (3072 + 8192))
 
 
 def test_what_no_version_here_knows_is_refused() -> None:

@@ -22,6 +22,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
+from lora_profiler.trainer_files.images import seen_images
 from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
@@ -406,6 +407,98 @@ def test_a_notebook_of_unsloth(read: Any) -> None:
     assert file.options["checkpointing"] is True
     assert keys(file)["use_gradient_checkpointing"].options["offload_checkpoints"] is True
     assert read(NOTEBOOK.replace("%%capture\n", ""), "train.py").options == file.options
+    fp8 = read(NOTEBOOK.replace("load_in_4bit", "load_in_fp8"), "train.py")
+    assert (fp8.options["methods"], fp8.options["quant_type"]) == (("qlora",), "fp8")
+    assert any("scale for each row" in row.missing for row in fp8.not_modelled)
+
+
+SEEING = """\
+base_model: llava-hf/llava-1.5-7b-hf
+processor_type: AutoProcessor
+image_size: 336
+adapter: lora
+lora_target_linear: true
+micro_batch_size: 1
+sequence_len: 2048
+lora_mlp_kernel: false
+"""
+LORA_KERNELS_ON = "lora_mlp_kernel: true\nlora_qkv_kernel: true\nlora_o_kernel: true"
+
+
+@pytest.mark.parametrize(
+    ("more", "images", "missing"),
+    [
+        ("", 1, ""),
+        ("base_model: Qwen/Qwen2.5-VL-7B-Instruct", 1, ""),
+        ("attn_implementation: flash_attention_2", 1, "FlashAttention 2 of a model that sees"),
+        (LORA_KERNELS_ON, 1, "axolotl's kernels of a model that sees"),
+        ("sample_packing: true", None, "images: the vision side"),
+        ("dp_shard_size: 8", None, "images: the vision side"),
+        ("base_model: meta-llama/Llama-3.1-8B", None, "images: the vision side"),
+        ("base_model: unsloth/Qwen2.5-VL-7B-Instruct-bnb-4bit", None, "images: the vision side"),
+    ],
+)
+def test_images_that_a_file_tells_of(
+    read: Any, more: str, images: int | None, missing: str
+) -> None:
+    """One a sequence where those of the model are priced and go with the rest."""
+    key = more.partition(":")[0] or "-"
+    kept = [line for line in SEEING.splitlines() if not line.startswith(key)]
+    file = read("\n".join([*kept, more]))
+    assert file.options["image_size"] == "336x336"
+    seen = seen_images(file, find_model(str(file.model), offline=True))
+    assert seen.options.get("images") == images
+    if images:
+        assert seen.options.get("attention", "auto") == "auto"
+        assert seen.options["lora_kernels"] == "peft"
+    assert [row.missing[: len(missing)] for row in seen.not_modelled] == [missing] * bool(missing)
+    assert "images" not in seen_images(file, None).options
+
+
+def test_the_largest_image_of_a_file_of_llama_factory(read: Any) -> None:
+    text = "model_name_or_path: Qwen/Qwen3-VL-4B-Instruct\nstage: sft\nimage_max_pixels: 262144\n"
+    assert read(text).options["image_size"] == "512x512"
+
+
+def test_a_vocabulary_rounded_up(read: Any) -> None:
+    """axolotl adds rows where the tokenizer has more words than the model has rows."""
+    text = AXOLOTL.partition("\n")[2] + "resize_token_embeddings_to_32x: true\n"
+    for model, gaps in (("microsoft/phi-2", 0), ("openai-community/gpt2", 1)):
+        spec = find_model(model, offline=True)
+        file = on_model(read(f"base_model: {model}\n{text}"), spec)
+        assert sum("rounded up" in row.missing for row in file.not_modelled) == gaps
+
+
+GRPO_NOTEBOOK = """\
+os.environ["UNSLOTH_VLLM_STANDBY"] = "1"
+max_seq_length = 1024
+model, tokenizer = FastLanguageModel.from_pretrained(
+    model_name="unsloth/Qwen3-4B-Base", max_seq_length=max_seq_length, fast_inference=True,
+    dtype=torch.bfloat16 if is_bfloat16_supported() else torch.float16,
+    gpu_memory_utilization=0.75,
+)
+model = FastLanguageModel.get_peft_model(model, r=16)
+if False:
+    model = FastLanguageModel.from_pretrained("lora", load_in_8bit=computed())
+args = GRPOConfig(
+    num_generations=4, max_prompt_length=len(longest) + 1,
+    max_completion_length=max_seq_length - len(longest) - 1,
+)
+"""
+
+
+def test_a_notebook_of_grpo_beside_vllm(read: Any) -> None:
+    """In standby vLLM gives its cache back; what it keeps are the weights that train."""
+    file = read(GRPO_NOTEBOOK, "grpo.py")
+    assert [row.key for row in file.not_modelled] == ["unsloth"]
+    assert (file.options["seq_len"], file.options["dtype"]) == (1024, "bfloat16")
+    assert file.vllm_share == 0
+    awake = read(GRPO_NOTEBOOK.replace("STANDBY", "OTHER"), "grpo.py")
+    assert awake.vllm_share == 0.75
+    assert [row.direction for row in awake.not_modelled] == ["either way", "too high"]
+    told = GRPO_NOTEBOOK.replace("len(longest) + 1", "256")
+    told = told.replace("max_seq_length - len(longest) - 1", "128")
+    assert read(told, "grpo.py").options["seq_len"] == 384
 
 
 def test_a_command_line(read: Any, tmp_path: Path) -> None:
@@ -820,22 +913,39 @@ max_prompt_length: 256
 
 
 @pytest.mark.parametrize(
-    ("more", "at_once", "completion", "gap"),
+    ("more", "at_once", "completion", "share"),
     [
-        ("", 8, 512, ""),
-        ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, ""),
-        ("generation_batch_size: 24\n", 24, 512, ""),
-        ("use_vllm: true\n", None, None, "--vllm-share 0.3"),
-        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, "--vllm-share 0.5"),
-        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, ""),
+        ("", 8, 512, 0),
+        ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, 0),
+        ("generation_batch_size: 24\n", 24, 512, 0),
+        ("use_vllm: true\n", None, None, 0.3),
+        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, 0.5),
+        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, 0),
+        ("use_vllm: true\nvllm_enable_sleep_mode: true\n", None, None, 0),
     ],
 )
 def test_what_grpo_generates_between_steps(
-    more: str, at_once: int | None, completion: int | None, gap: str
+    more: str, at_once: int | None, completion: int | None, share: float
 ) -> None:
     """As `GRPOConfig.__post_init__` works it out: TRL 1.16, grpo_config.py."""
     file = read_document(parse(GRPO + more, "grpo.yaml", None, is_json=False), "trl")
     assert file.options["seq_len"] == 256 + (completion or 512)
     assert file.options.get("generation_batch_size") == at_once
     assert file.options.get("max_completion_length") == completion
-    assert [gap in key.missing for key in file.not_modelled] == [True] * bool(gap)
+    assert file.vllm_share == share
+    assert not file.not_modelled
+
+
+def test_what_vllm_takes_is_no_room_for_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "grpo.yaml"
+    path.write_text(GRPO + "use_vllm: true\nvllm_gpu_memory_utilization: 0.25\n")
+
+    def left(*words: str) -> int:
+        told = ("--gpu", "custom:24GiB", "--world-size", "1", "--format", "json")
+        done = lora_profile(str(path), *words, *told)
+        (found,) = json.loads(done.stdout)["predictions"]
+        return int(found["fit"]["usable_bytes"])
+
+    assert left() == 18 * 2**30
+    assert left("--vllm-share", "0.5") == 12 * 2**30
+    assert "--vllm-share 0.25" in " ".join(lora_profile("read", str(path)).stdout.split())

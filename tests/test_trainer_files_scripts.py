@@ -198,3 +198,30 @@ def test_the_command_that_a_script_amounts_to_asks_the_same(run: Run, tmp_path: 
         for command in (words[1:], [str(script)])
     )
     assert asked == said
+
+
+BITSANDBYTES = SCRIPT[SCRIPT.index("BitsAndBytesConfig(\n") : SCRIPT.index("    ),\n)")] + "    )"
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "gap"),
+    [
+        ("GPTQConfig(bits=4, backend='torch')", "gptq", ""),
+        ("GPTQConfig(bits=8)", "gptq", "a base in 8 bit, answered in 4"),
+        ("AwqConfig(bits=4, group_size=64)", "awq", "a scale for each 64 weights"),
+        ("FineGrainedFP8Config()", "fp8", ""),
+    ],
+)
+def test_other_packages_quantise_the_base_of_a_script(
+    read: Any, config: str, kind: str, gap: str
+) -> None:
+    file = read(SCRIPT.replace(BITSANDBYTES, config))
+    assert (file.options["methods"], file.options["quant_type"]) == (("qlora",), kind)
+    assert [row.missing[: len(gap)] for row in file.not_modelled] == [gap] * bool(gap)
+
+
+def test_a_script_whose_optimizer_is_pefts_own(read: Any) -> None:
+    steps = "optimizer = create_lorafa_optimizer(model=model, r=32, lora_alpha=64, lr=7e-5)\n"
+    file = read(SCRIPT.replace("trainer = ", f"{steps}trainer = "))
+    assert file.options["optimizer"] == "lorafa"
+    assert not file.not_modelled

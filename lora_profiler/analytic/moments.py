@@ -19,7 +19,7 @@ from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.prediction import Category
-from lora_profiler.support.generations import rotary_tables
+from lora_profiler.support.generations import has_whole_tables, rotary_tables
 from lora_profiler.support.library_memory import (
     batch_columns,
     code_book_bytes,
@@ -199,7 +199,7 @@ def persistent_only(
 def buffer_bytes(family: Family, workload: Workload) -> int:
     """Two float32 vectors of half the rotary width per rotary set, and what else the family
     registers. torchtune has one vector, and cosines and sines of all positions that the model may
-    have, in float32, of half the width or of Qwen the whole; its builders with adapters make them
+    have, in float32, of half the width or the whole; its builders with adapters make them
     anew for each layer, but those of Llama 3.1 and 3.2 (0.7, models/*/_component_builders.py)."""
     config, setup = workload.model.config, workload.setup
     widths = sum(size for _, size in family.rotary_sets(config))
@@ -207,9 +207,9 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
         return rotary_buffer_bytes(workload, widths) + DTYPE_BYTES[setup.dtype] * buffer_elements(
             workload.model, setup
         )
-    if (kept := rotary_tables(workload)) == "once" or not widths:
+    if rotary_tables(workload) == "once" or not widths:
         return 4 * widths + family.buffer_bytes(setup.dtype)
-    of_token = 4 * widths * (2 if kept == "each" else 1)
+    of_token = 4 * widths * (2 if has_whole_tables(workload.model) else 1)
     scaled = (config.get("rope_parameters") or {}).get("rope_type")
     is_shared = setup.lora is None or scaled == "llama3"
     copies = 1 if is_shared else int(config["num_hidden_layers"])

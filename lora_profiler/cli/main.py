@@ -153,7 +153,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods
     asked for."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_model
+    from lora_profiler.catalog import find_model, shared_with_vllm
     from lora_profiler.cli.trainer_file import model_of, named, note, on_model, with_images, write
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
@@ -168,12 +168,13 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             spec = find_model(name, **lookup)
         else:
             spec = model_of(file, o["model"], **lookup)
-            if o["images"] is not None:
-                file, spec = with_images(file, spec)
+            file, spec = with_images(file, spec, is_asked=o["images"] is not None)
             file = on_model(file, spec)
             note(file)
         of_model = workloads(spec, ctx, platform, file=file)
-        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec)))
+        share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
+        card = gpu and shared_with_vllm(gpu, share)
+        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec), card))
     if o["write"]:
         write(o["write"], [workload for of_model, *_ in questions for workload in of_model])
     detailed = o["detail"] or o["per_layer"] or o["explain"]
@@ -187,14 +188,14 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         found = [
             answers(
                 of_model,
-                gpu,
+                card,
                 o["engine"],
                 levers=levers,
                 network=network,
                 trainer=of_trainer,
                 data=data,
             )
-            for of_model, of_trainer, data in questions
+            for of_model, of_trainer, data, card in questions
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
@@ -218,9 +219,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 def _gpu(o: dict[str, Any]) -> "Gpu | None":
     if not o["gpu"]:
         return None
-    from lora_profiler.catalog import find_gpu, shared_with_vllm
+    from lora_profiler.catalog import find_gpu
 
-    return shared_with_vllm(find_gpu(o["gpu"]), o["vllm_share"])
+    return find_gpu(o["gpu"])
 
 
 def _network(text: str) -> "Network":

@@ -52,6 +52,7 @@ def read_command(
     check_new_file(output, force)
     from lora_profiler.cli.trainer_file import model_of, on_model
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
+    from lora_profiler.trainer_files.images import seen_images
     from lora_profiler.trainer_files.reading import read_command as read_words
     from lora_profiler.trainer_files.reading import read_files
 
@@ -62,7 +63,7 @@ def read_command(
     if file.model is not None:
         with suppress(ModelNotFoundError):  # then without what only the model tells
             spec = model_of(file, None, revision=file.revision or "main", offline=True)
-            file = on_model(file, spec)
+            file = on_model(seen_images(file, spec), spec)
     if form == "json":
         print_json({"schema_version": "1.0", **trainer_file_payload(file)}, output)
     else:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,17 @@ def model_of(file: "TrainerFile", name: str | None, **lookup: Any) -> "ModelSpec
         raise type(e)(f"{place}: {e} --model asks about another.") from None
 
 
-def with_images(file: "TrainerFile", model: "ModelSpec") -> tuple["TrainerFile", "ModelSpec"]:
-    """Both where the command line tells of images: the whole model, by whose names targets are
-    found."""
+def with_images(
+    file: "TrainerFile", model: "ModelSpec", *, is_asked: bool
+) -> tuple["TrainerFile", "ModelSpec"]:
+    """Both where the command line tells of images, or the file does and they can be traced: the
+    whole model, by whose names targets are found."""
+    from lora_profiler.trainer_files.images import seen_images
     from lora_profiler.trainer_files.trainer_file import with_images
 
+    file = seen_images(file, model if find_spec("torch") else None)
+    if not is_asked and "images" not in file.options:
+        return file, model
     side = model.text_side_of
     return with_images(file), model if side is None else side.whole()
 

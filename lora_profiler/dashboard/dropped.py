@@ -21,6 +21,7 @@ from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
+from lora_profiler.trainer_files.images import seen_images
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
 
@@ -84,7 +85,7 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     those that the file leaves open. Raises UsageError for a file that contradicts itself."""
     revision = file.revision or "main"
     wanted = replace(before, model=file.model or before.model, revision=revision)
-    model = None
+    model, file = None, seen_images(file, None)  # the page traces nothing
     with suppress(LoraProfilerError):  # the page says that there is no such model
         model = published_model(wanted.model, wanted.revision, wanted.offline)
         file = on_model(file, model)
@@ -95,6 +96,8 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     lines = [f"{text}." for text in gap_texts(file)]
     if file.model is None:
         lines.append(f"It names no model of the hub: {wanted.model} stands for it.")
+    if file.vllm_share:
+        lines.append(f"vLLM takes {file.vllm_share:.0%} of the card beside, which no field says.")
     lines += [
         f"{flag(name)[2:]}: only the data or the machine tell; {value} stands for it."
         for name, value in open_ones.items()

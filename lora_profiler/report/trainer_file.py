@@ -7,6 +7,7 @@ from typing import Any
 from lora_profiler._common.printable import printable
 from lora_profiler.option import Option, flag
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.trainer_files.meaning import VLLM_SHARE
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile
 from lora_profiler.workload import OPTIONS
 
@@ -61,7 +62,9 @@ def command_words(file: TrainerFile) -> list[str]:
         words += ["--revision", file.revision]
     given = {name: "" for name in file.asks}
     options = {name: v for name, v in file.beside(given).items() if v is not None}
-    return words + option_words(options)
+    return words + option_words(
+        options | ({VLLM_SHARE: file.vllm_share} if file.vllm_share else {})
+    )
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
@@ -70,6 +73,8 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
     for name, value in options.items():
         if (option := _KINDS.get(name)) is not None:
             words += _flag_words(option, value)
+        elif name == VLLM_SHARE:
+            words += [flag(name), str(value)]
     return words
 
 

@@ -5,6 +5,7 @@ Read in the wheels of transformers 4.45.2, 4.48.1, 4.49.0 and 4.57.3: `modeling_
 mixtral,qwen2,phi3}.py`, `integrations/sdpa_attention.py`, `loss/loss_utils.py`.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final, Literal
@@ -45,6 +46,12 @@ def repeats_heads(workload: Workload) -> bool:
     return True
 
 
+def has_whole_tables(model: ModelSpec) -> bool:
+    """Whether torchtune's tables are of the whole rotary width, not of half of it (0.7,
+    models/{qwen2,phi3}/_position*_embeddings.py)."""
+    return model.model_type.startswith("qwen") or model.architecture == "Phi3ForCausalLM"
+
+
 def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
     """torchtune 0.7 keeps them in a buffer, which its Qwen casts at each call
     (models/qwen2/_positional_embeddings.py); Unsloth in another (`support.unsloth`)."""
@@ -55,13 +62,17 @@ def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
     return "each" if workload.model.model_type.startswith("qwen") else "buffer"
 
 
-@lru_cache(maxsize=64)
 def as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
     """`model` as that version of transformers makes it: with an expert a layer of its own before
     5. Another type whose experts are packed is returned as it is, for `check_generation` to
     refuse."""
     if version == "5" or model.model_type not in _APART:
-        return model
+        return model  # itself: an equal one may stand for another model that sees
+    return _apart_as_of(model, version)
+
+
+@lru_cache(maxsize=64)
+def _apart_as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
     parts = tuple(
         replace(part, kinds=tuple(tuple(_apart(kind)) for kind in part.kinds))
         if isinstance(part, Stack)
@@ -82,9 +93,50 @@ def _untied(model: ModelSpec) -> ModelSpec:
     return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-untied")
 
 
+@lru_cache(maxsize=64)
+def _unfused(model: ModelSpec) -> ModelSpec:
+    """A Phi-3 whose q, k and v, and gate and up, are layers apart: a Llama of its sizes."""
+    config = model.config
+    width = config["hidden_size"] // config["num_attention_heads"]
+    heads = (config["num_attention_heads"], *[config["num_key_value_heads"]] * 2)
+    apart = {
+        "self_attn.qkv_proj": dict(
+            zip(("q_proj", "k_proj", "v_proj"), (n * width for n in heads), strict=True)
+        ),
+        "mlp.gate_up_proj": dict.fromkeys(("gate_proj", "up_proj"), config["intermediate_size"]),
+    }
+
+    def split(kind: tuple[Module, ...]) -> Iterator[Module]:
+        for module in kind:
+            if module.name not in apart:
+                yield module
+                continue
+            parent = module.name.rpartition(".")[0]
+            for name, rows in apart[module.name].items():
+                weight = Weight(name="weight", shape=(rows, config["hidden_size"]))
+                yield Module(name=f"{parent}.{name}", kind=module.kind, weights=(weight,))
+
+    parts = tuple(
+        replace(part, kinds=tuple(tuple(split(kind)) for kind in part.kinds))
+        if isinstance(part, Stack)
+        else part
+        for part in model.parts
+    )
+    return replace(
+        model, model_type="llama", parts=parts, fingerprint=f"{model.fingerprint}-unfused"
+    )
+
+
 def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
     """`model` as the trainer of `setup` makes it: LitGPT ties no head to the embedding (0.5.13,
-    model.py, GPT)."""
+    model.py, GPT), torchtune's Phi-3 and Phi-4 have projections apart (0.7,
+    models/phi3/_component_builders.py) and its Gemma 2 caps the hidden state before the head, not
+    the logits (models/gemma2/_component_builders.py, Gemma2FinalNorm)."""
+    if setup.kernels == "torchtune" and model.model_type == "phi3":
+        return _unfused(model)
+    if setup.kernels == "torchtune" and model.model_type == "gemma2":
+        config = {**model.config, "final_logit_softcapping": None}
+        return replace(model, config=config, fingerprint=f"{model.fingerprint}-uncapped")
     made = as_of(model, setup.transformers)
     is_litgpt = setup.kernels in ("litgpt", "litgpt-2023")
     return _untied(made) if is_litgpt and any(map(_is_tied, made.parts)) else made

@@ -2,7 +2,7 @@
 
 Source of the first: unsloth-zoo 2026.10.9, `gradient_checkpointing.py` (UnslothCheckpointFunction):
 inputs of more than 2 MiB are moved, the last layer's is not, and two buffers on the card, which
-grow to the longest, take them back in turn; the second one where half a GiB is free. """
+grow to the longest, take them back in turn; the second one where half a GiB is free."""
 
 from lora_profiler.errors import UsageError
 from lora_profiler.workload import FULLY_SHARDED, Workload

@@ -18,7 +18,8 @@ class Framework:
     """name: as `--from` takes it. marks: keys that only its files have. keys: what each means, the
     later ones overruling the earlier ones' options. under: the same for keys that begin so.
     implied: what holds without a key: its words, and what it means. together: the same of what
-    several ranks make of a stack, all options and all keys. stack: the trainer whose defaults hold,
+    several ranks make of a stack, all options and all keys. computed: what a key means whose value
+    a script works out. stack: the trainer whose defaults hold,
     by what the file says; None where the file is of no trainer, but beside one. files: keys that
     name a file beside this one."""
 
@@ -29,6 +30,7 @@ class Framework:
     under: Mapping[str, Reader] = field(default_factory=dict)
     implied: Callable[[Document], Iterator[tuple[str, Meaning]]] = lambda document: iter(())
     together: Together = lambda stack, options, keys: iter(())
+    computed: Mapping[str, Meaning] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     stack: Callable[[Document], str] | None = None
     files: tuple[str, ...] = ()

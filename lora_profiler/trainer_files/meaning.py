@@ -16,8 +16,12 @@ ONE_ROW = "one_row"
 """Among the options of a meaning: that a batch is laid into one row."""
 HIDDEN_SQUARED = "hidden_squared"
 """Among the options of a meaning: that DeepSpeed's bucket is the hidden size squared."""
+VLLM_SHARE = "vllm_share"
+"""Among the options of a meaning: what vLLM takes of the card beside the training."""
 IMAGES = "images: the vision side and its inputs"
 """What is missing of a model that sees, unless the command line tells of its images."""
+RESIZED = "resize_token_embeddings_to_32x"
+"""axolotl's key of a vocabulary that may be rounded up."""
 AUTO_DTYPE = "auto"
 """Of the option dtype: as the checkpoint is stored."""
 
@@ -129,6 +133,13 @@ def number(value: Any) -> float:
     if result - result != 0:
         raise ValueError("it must be a finite number.")
     return result
+
+
+def share(value: Any) -> float:
+    """From 0 to 1, without 1."""
+    if not 0 <= (exact := number(value)) < 1:
+        raise ValueError("it must be a share, at least 0 and below 1.")
+    return exact
 
 
 def switch(value: Any) -> bool:

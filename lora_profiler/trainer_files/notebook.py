@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError
-from lora_profiler.trainer_files.frameworks.peft import ADAPTED, LOADED, PREPARED, TRAINED
+from lora_profiler.trainer_files.frameworks.peft import (
+    ADAPTED,
+    LOADED,
+    PREPARED,
+    QUANTIZED,
+    STEPPED,
+    TRAINED,
+)
+from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
 
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
@@ -18,7 +26,7 @@ _CONFIGURED = r"\w*(Config|Arguments|Trainer)"
 _OF_UNSLOTH = rf"Fast\w*Model\.(from_pretrained|get_peft_model)|{_CONFIGURED}"
 _OF_A_SCRIPT = (
     r"(?!Peft)\w*(Auto\w*Model|For[A-Z]|LMHead)\w*\.from_pretrained|get_peft_model"
-    rf"|prepare_model_for_kbit_training|{_CONFIGURED}"
+    rf"|prepare_model_for_kbit_training|(optimizers\.)?create_lorafa_optimizer|{_CONFIGURED}"
 )
 _ADAPTERS = (
     r"(AdaLora|Adamss|AdaptionPrompt|BOFT|Beft|Bone|C3A|CPT|Cartridge|Deft|Delora|FourierFT|Frod"
@@ -31,6 +39,8 @@ _CALLED: Mapping[str, str] = {
     r".*\.from_pretrained": LOADED,
     _ADAPTERS: ADAPTED,
     "prepare_model_for_kbit_training": PREPARED,
+    "(GPTQ|Awq|FineGrainedFP8)Config": QUANTIZED,
+    r"(optimizers\.)?create_lorafa_optimizer": STEPPED,
     r"\w*Trainer": TRAINED,
 }
 """The keys of a script that say what is called; each with the name of it."""
@@ -89,6 +99,8 @@ def _add_cell(
     for node in _in_order(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], _plain(node.value, constants)
+            if ast.unparse(target) == f"os.environ['{STANDBY}']":
+                entries.setdefault(STANDBY, Entry(STANDBY, value, start + node.lineno))
             if isinstance(target, ast.Name) and value is not _UNKNOWN:
                 constants.setdefault(target.id, value)
                 if calls == _OF_A_SCRIPT and re.fullmatch(_LENGTHS, target.id):
@@ -109,8 +121,18 @@ def _add_cell(
 
 
 def _in_order(tree: ast.AST) -> Iterator[ast.Assign | ast.Call]:
-    """Assignments before the calls of the same line, both as they stand in the file."""
-    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.Call)]
+    """Assignments before the calls of the same line, both as they stand in the file, but for what
+    stands behind `if False`."""
+    dead = {
+        id(n)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and isinstance(branch.test, ast.Constant)
+        for statement in (branch.orelse if branch.test.value else branch.body)
+        for n in ast.walk(statement)
+    }
+    nodes = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.Call) and id(n) not in dead
+    ]
     yield from sorted(nodes, key=lambda n: (n.lineno, isinstance(n, ast.Call), n.col_offset))
 
 
@@ -140,10 +162,12 @@ def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         value = _plain(node.operand, constants)
         return _UNKNOWN if value is _UNKNOWN else not value
-    if isinstance(node, ast.Call) and re.search(
-        r"is_bf(loat)?16_supported$", ast.unparse(node.func)
-    ):
+    if isinstance(node, ast.Call) and re.search(_HAS_BF16, ast.unparse(node.func)):
         return True
+    if isinstance(node, ast.IfExp):
+        test = _plain(node.test, constants)
+        kept = node.body if test else node.orelse
+        return _UNKNOWN if test is _UNKNOWN else _plain(kept, constants)
     if isinstance(node, ast.BinOp):
         left, right = _plain(node.left, constants), _plain(node.right, constants)
         if isinstance(left, int) and isinstance(right, int):

@@ -29,6 +29,7 @@ from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
     HIDDEN_SQUARED,
     ONE_ROW,
+    VLLM_SHARE,
     Meaning,
     costs_nothing,
 )
@@ -184,6 +185,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     for row in rows:
         options |= row.options
     has_one_row = bool(options.pop(ONE_ROW, False))
+    vllm_share = float(options.pop(VLLM_SHARE, 0))
     methods = options.get("methods", ())
     assert known.stack is not None
     stack = known.stack(first)
@@ -209,6 +211,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
         has_one_row=has_one_row,
         has_hidden_bucket=has_hidden_bucket,
         has_checkpoint_dtype=has_checkpoint_dtype,
+        vllm_share=vllm_share,
         asks=tuple(asks),
         keys=tuple(sorted(rows, key=lambda row: (row.file != first.name, row.file, row.line))),
     )
@@ -281,16 +284,9 @@ def _computed_rows(document: Document, known: Framework) -> Iterator[KeyReading]
     for key, line in document.computed.items():
         if key in _NAMES_OF_THE_MODEL or known.reader(key) in (None, costs_nothing):
             continue
-        yield KeyReading(
-            file=document.name,
-            line=line,
-            key=key,
-            value="(computed)",
-            state="not modelled",
-            options={},
-            missing=f"a value of {key} that the script computes, left to the default",
-            direction="either way",
-        )
+        what = f"a value of {key} that the script computes, left to the default"
+        meaning = known.computed.get(key, Meaning(missing=what, direction="either way"))
+        yield _row(document, Entry(key, "(computed)", line), meaning)
 
 
 def _row(document: Document, entry: Entry, meaning: Meaning) -> KeyReading:

@@ -13,11 +13,12 @@ from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.stacks.trainer import as_loaded
 from lora_profiler.support.fake_quantizing import rounds_head
+from lora_profiler.support.generations import as_made
 from lora_profiler.support.lora_kernels import takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import IMAGES, Direction, is_on
+from lora_profiler.trainer_files.meaning import IMAGES, RESIZED, Direction, is_on
 from lora_profiler.workload import (
     OPTIONS,
     LoraConfig,
@@ -65,7 +66,8 @@ class TrainerFile:
     among them; `stack` is the trainer whose defaults hold beside; `asks` are the options that it
     cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
     DeepSpeed's bucket has as many elements as the square of the hidden size.
-    `has_checkpoint_dtype`: weights are loaded in the checkpoint's format."""
+    `has_checkpoint_dtype`: weights are loaded in the checkpoint's format. `vllm_share`: of the
+    card, taken by vLLM beside the training."""
 
     name: str
     framework: str
@@ -77,6 +79,7 @@ class TrainerFile:
     has_one_row: bool
     has_hidden_bucket: bool
     has_checkpoint_dtype: bool
+    vllm_share: float
     asks: tuple[str, ...]
     keys: tuple[KeyReading, ...]
 
@@ -183,6 +186,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(
             replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
         )
+    resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
+    if resized and model.config.get("vocab_size", 0) % 32:
+        row = instead(file.name, RESIZED, True, "", "a vocabulary rounded up to 32")
+        changed.append(replace(row, options={}, direction="too low"))
     own = {name: value for row in changed for name, value in row.options.items()}
     pattern = str(file.options.get("targets", ""))
     if model.text_side_of is not None and pattern.startswith("re:"):
@@ -207,8 +214,10 @@ def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
     targets = str(asked.get("targets", "")).split(",")
     if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
         return False
+    setup = TrainSetup(loss=loss, kernels=asked.get("kernels", "transformers"))
+    made = as_made(replace(model, stored=None), setup)
     try:
-        check_loss(Workload(model=replace(model, stored=None), setup=TrainSetup(loss=loss)))
+        check_loss(Workload(model=made, setup=setup))
     except UsageError:
         return False
     return True

@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.errors import UsageError
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
-from lora_profiler.trainer_files.frameworks.axolotl import LORA_KERNELS
+from lora_profiler.trainer_files.frameworks.axolotl_kernels import LORA_KERNELS
 from lora_profiler.workload import Quantization, TrainSetup, Workload
 
 Keys = dict[str, Any]

@@ -5,10 +5,11 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
+from lora_profiler.trainer_files.frameworks import axolotl_kernels as kernels
 from lora_profiler.trainer_files.frameworks import fake_quantized, offloading, ranks, shared
 from lora_profiler.trainer_files.meaning import (
-    IMAGES,
     NOTHING,
+    RESIZED,
     Meaning,
     costs_nothing,
     dtype,
@@ -28,9 +29,6 @@ from lora_profiler.trainer_files.meaning import (
     text,
     told_by,
 )
-
-LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
-_LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation")
 
 
 def _adapter(value: Any, document: Document) -> Meaning:
@@ -74,7 +72,7 @@ def _plugins(value: Any, document: Document) -> Meaning:
     for plugin in value if isinstance(value, list) else [value]:
         kind = str(plugin).lower()
         if "cut_cross_entropy" in kind:
-            found = _cut_cross_entropy(True, document)
+            found = kernels.cut_cross_entropy(True, document)
         elif any(word in kind for word in ("expert_parallel", "llm_compressor", "spectrum")):
             found = _beside(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too high")
         elif any(word in kind for word in (".kd", "densemixer", "diffusion", "nemo", "hatchery")):
@@ -90,54 +88,6 @@ def _beside(meaning: Meaning, what: str, direction: Any) -> Meaning:
     both = "; ".join(filter(None, (meaning.missing, what)))
     same = meaning.direction in (None, direction)
     return meaning._replace(missing=both, direction=direction if same else "either way")
-
-
-def _cut_cross_entropy(value: Any, document: Document) -> Meaning:
-    return NOTHING if is_off(value) else Meaning({"loss": "cce"})
-
-
-def _liger_layer_norm(value: Any, document: Document) -> Meaning:
-    return Meaning(note="the models that Liger's kernels are known of have RMSNorm alone")
-
-
-def _liger(value: Any, document: Document) -> Meaning:
-    """Liger's kernels are one option: all three of them."""
-    if is_off(value):
-        return NOTHING
-    on = [key for key in _LIGER if is_on(document.get(key))]
-    if is_on(document.get("liger_swiglu")) and "liger_glu_activation" not in on:
-        on.append("liger_swiglu")
-    if len(on) == len(_LIGER):
-        return Meaning({"kernels": "liger"})
-    return not_modelled("only some of Liger's kernels, answered without them", "too high")
-
-
-def _all_lora_kernels(document: Document) -> Meaning:
-    """No rule is of them with DoRA or in float16, and a base in GPTQ has no weights for them."""
-    found = next((k for k in ("peft_use_dora", "fp16", "gptq") if is_on(document.get(k))), None)
-    if found is None:
-        return Meaning({"lora_kernels": "axolotl"})
-    what = f"axolotl's LoRA kernels with {found}, answered as PEFT's adapters"
-    return not_modelled(what, "too high", lora_kernels="peft")
-
-
-def _lora_kernel(value: Any, document: Document) -> Meaning:
-    """Its LoRA kernels are one option: all three of them."""
-    on = [key for key in LORA_KERNELS if is_on(document.get(key))]
-    if not on or is_off(document.get("adapter")):
-        return Meaning({"lora_kernels": "peft"}) if not on else NOTHING
-    if is_off(value):
-        return NOTHING
-    if len(on) == len(LORA_KERNELS):
-        return _all_lora_kernels(document)
-    what = "only some of axolotl's LoRA kernels, answered with all"
-    return not_modelled(what, "too low", lora_kernels="axolotl")
-
-
-def _embedding_kernel(value: Any, document: Document) -> Meaning:
-    if is_off(value) or "embed_tokens" not in str(document.get("lora_target_modules")):
-        return NOTHING
-    return not_modelled("a kernel for adapters on the embedding", "either way")
 
 
 def _validation(value: Any, document: Document) -> Meaning:
@@ -167,8 +117,19 @@ def _model_type(value: Any, document: Document) -> Meaning:
     return NOTHING
 
 
-def _processor(value: Any, document: Document) -> Meaning:
-    return NOTHING if is_off(value) else not_modelled(IMAGES, "too low")
+def _image_size(value: Any, document: Document) -> Meaning:
+    """Brought to a width and height, or padded to a square (processing_strategies.py)."""
+    if value is None or is_off(document.get("processor_type")):
+        return NOTHING
+    width, height = map(size, value if isinstance(value, list) else [value, value])
+    return Meaning({"image_size": f"{width}x{height}"})
+
+
+def _resized(value: Any, document: Document) -> Meaning:
+    """Rows are added only where the tokenizer has more than the model (loaders/model.py)."""
+    if is_off(value):
+        return NOTHING
+    return Meaning(note="none is added where the model has rows for all, a multiple of 32")
 
 
 def _gptq(value: Any, document: Document) -> Meaning:
@@ -200,16 +161,17 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
             yield "lora_target_modules", Meaning({"targets": "default"})
     if document.has_under("fsdp_config") and is_off(document.get("fsdp")):
         yield "fsdp", ranks.fsdp_switch(1)(True, document)
-    switched = any(document.get(k) is not None for k in (*LORA_KERNELS, "lora_embedding_kernel"))
+    fields = (*kernels.LORA_KERNELS, "lora_embedding_kernel")
+    switched = any(document.get(key) is not None for key in fields)
     beside = [document.get(key) for key in ("rl", "trust_remote_code", "nvfp4_merge_aware")]
     in_8_bit = adapter == "lora" and is_on(document.get("load_in_8bit"))
     # of FSDP's version it sees there what stands outside fsdp_config alone
     over_fsdp = document.has_under("fsdp_config") and str(document.get("fsdp_version")) != "2"
-    named = any(document.get(key) is not None for key in LORA_KERNELS)
+    named = any(document.get(key) is not None for key in kernels.LORA_KERNELS)
     if adapter in ("lora", "qlora") and not named:
         are_off = switched or any(map(is_on, beside)) or in_8_bit or over_fsdp
         off = Meaning({"lora_kernels": "peft"})
-        yield "lora_mlp_kernel", off if are_off else _all_lora_kernels(document)
+        yield "lora_mlp_kernel", off if are_off else kernels.all_lora_kernels(document)
 
 
 def _unquantised_full(document: Document) -> tuple[str, str] | None:
@@ -295,7 +257,7 @@ AXOLOTL = Framework(
         "flash_attn_rms_norm": missing("FlashAttention's RMSNorm", "too high"),
         "flash_attn_fuse_mlp": missing("FlashAttention's MLP", "too high"),
         "plugins": _plugins,
-        "cut_cross_entropy": _cut_cross_entropy,
+        "cut_cross_entropy": kernels.cut_cross_entropy,
         "chunked_cross_entropy": lambda value, document: (
             not_modelled(
                 "axolotl's chunked loss, answered as --loss chunked", "too low", loss="chunked"
@@ -303,20 +265,20 @@ AXOLOTL = Framework(
             if is_on(value)
             else NOTHING
         ),
-        "liger_rms_norm": _liger,
-        "liger_rope": _liger,
-        "liger_glu_activation": _liger,
-        "liger_swiglu": _liger,
+        "liger_rms_norm": kernels.liger,
+        "liger_rope": kernels.liger,
+        "liger_glu_activation": kernels.liger,
+        "liger_swiglu": kernels.liger,
         "liger_fused_linear_cross_entropy": lambda value, document: (
             Meaning({"loss": "fused"}) if is_on(value) else NOTHING
         ),
         "liger_cross_entropy": lambda value, document: (
             Meaning({"loss": "triton"}) if is_on(value) else NOTHING
         ),
-        "liger_layer_norm": _liger_layer_norm,
+        "liger_layer_norm": kernels.liger_layer_norm,
         "liger_rms_norm_gated": missing("Liger's gated RMSNorm", "too high"),
-        **dict.fromkeys(LORA_KERNELS, _lora_kernel),
-        "lora_embedding_kernel": _embedding_kernel,
+        **dict.fromkeys(kernels.LORA_KERNELS, kernels.lora_kernel),
+        "lora_embedding_kernel": kernels.embedding_kernel,
         "val_set_size": _validation,
         "test_datasets": lambda value, document: NOTHING if is_off(value) else _evaluated(document),
         "do_causal_lm_eval": missing("generation while evaluating", "too low"),
@@ -343,8 +305,9 @@ AXOLOTL = Framework(
         "process_reward_model": missing("a reward model's head", "too high"),
         "num_labels": missing("a classifier's head", "too high"),
         "model_type": _model_type,
-        "processor_type": _processor,
-        "is_multimodal": missing(IMAGES, "too low"),
+        "processor_type": shared.images,
+        "is_multimodal": shared.images,
+        "image_size": _image_size,
         "unfrozen_parameters": missing("some parameters frozen", "too high"),
         "lisa_n_layers": missing("LISA, which trains a few layers at a time", "too high"),
         "spectrum_top_fraction": missing("Spectrum, which trains some layers", "too high"),
@@ -359,7 +322,7 @@ AXOLOTL = Framework(
         "use_kernels": missing("kernels from the hub", "either way"),
         "optim_target_modules": shared.optimizer_targets,
         "auto_find_batch_size": missing("a batch that the trainer chooses", "too high"),
-        "resize_token_embeddings_to_32x": missing("a vocabulary rounded up to 32", "too low"),
+        RESIZED: _resized,
         "use_eaft": missing("EAFT's loss", "too low"),
         "use_pose": missing("PoSE", "either way"),
         "peft_layer_replication": missing("replicated layers", "too low"),

@@ -13,7 +13,6 @@ from lora_profiler.trainer_files.frameworks.training_arguments import (
     evaluated,
 )
 from lora_profiler.trainer_files.meaning import (
-    IMAGES,
     NOTHING,
     Meaning,
     Reader,
@@ -304,8 +303,8 @@ LLAMAFACTORY = Framework(
         "mixture_of_depths": missing("a mixture of depths", "either way"),
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
         "freeze_trainable_layers": costs_nothing,
-        "image_max_pixels": missing(IMAGES, "too low"),
-        "video_max_pixels": missing(IMAGES, "too low"),
+        "image_max_pixels": shared.largest_image,
+        "video_max_pixels": lambda value, document: Meaning(note="no videos are asked about"),
         "ref_model": missing("a reference model", "too low"),
         "reward_model": missing("a reward model", "too low"),
         "ref_model_quantization_bit": missing("a reference model", "too low"),

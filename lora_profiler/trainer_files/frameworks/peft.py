@@ -31,7 +31,11 @@ from lora_profiler.trainer_files.meaning import (
 )
 
 LOADED, ADAPTED, PREPARED, TRAINED = "(loaded by)", "(adapted by)", "(prepared by)", "(trained by)"
+QUANTIZED, STEPPED = "(quantised by)", "(stepped by)"
 """Keys of a script's document: the functions and classes that it calls."""
+_BASES = {"GPTQConfig": "gptq", "AwqConfig": "awq", "FineGrainedFP8Config": "fp8"}
+_GROUP = 128
+"""Weights that share a scale, in each of them unless it says otherwise."""
 _STACKS = {"SFTTrainer": "trl-sft", "DPOTrainer": "trl-dpo", "GRPOTrainer": "trl-grpo"}
 _PEFT_TYPES = {"LoraConfig": "lora", "VeraConfig": "vera", "IA3Config": "ia3", "OFTConfig": "oft"}
 _TRAINERS = ("Trainer", *_STACKS)
@@ -45,7 +49,7 @@ def _method(document: Document) -> str:
     if ADAPTED not in document.entries:
         return "full"
     is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
-    return "qlora" if is_quantised else "lora"
+    return "qlora" if is_quantised or QUANTIZED in document.entries else "lora"
 
 
 def _model(value: Any, document: Document) -> Meaning:
@@ -71,6 +75,21 @@ def _rank(value: Any, document: Document) -> Meaning:
     if document.get(ADAPTED) == "OFTConfig":
         return missing("OFT by its number of blocks", "either way")(value, document)
     return sets("rank", size)(value, document)
+
+
+def _quantised(value: Any, document: Document) -> Meaning:
+    return NOTHING if ADAPTED not in document.entries else Meaning({"quant_type": _BASES[value]})
+
+
+def _usual(usual: int, what: str) -> Reader:
+    """A number of a quantised base that is known as it is by default alone."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if value is None or int(number(value)) == usual:
+            return NOTHING
+        return not_modelled(what.format(value), "either way")
+
+    return read
 
 
 def _prepared(value: Any, document: Document) -> Meaning:
@@ -165,6 +184,11 @@ PEFT = Framework(
         "load_in_4bit": shared.four_bit(ADAPTED),
         "load_in_8bit": shared.eight_bit(ADAPTED),
         PREPARED: _prepared,
+        QUANTIZED: _quantised,
+        STEPPED: lambda value, document: Meaning({"optimizer": "lorafa"}),
+        "bits": _usual(4, "a base in {} bit, answered in 4"),
+        "group_size": _usual(_GROUP, "a scale for each {} weights, answered for each 128"),
+        **dict.fromkeys(("desc_act", "backend", "sym", "version", "lr"), costs_nothing),
         "use_gradient_checkpointing": shared.checkpointing,
         "bnb_4bit_compute_dtype": _compute_dtype,
         "bnb_4bit_quant_type": _quant_type,

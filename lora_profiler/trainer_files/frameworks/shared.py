@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
@@ -19,6 +20,7 @@ from lora_profiler.trainer_files.meaning import (
 )
 from lora_profiler.workload import OPTIONS, PROJECTED
 
+ONE_IMAGE = "the data tell how many and how large: --images, --image-size; one a sequence here"
 _CHOICES = {option.name: option.choices for option in OPTIONS}
 _OPTIMIZERS: dict[str, dict[str, str]] = {
     "adamw": {"optimizer": "adamw"},
@@ -217,6 +219,17 @@ def reentrant(value: Any, document: Document) -> Meaning:
 
 
 selective = missing("selective checkpointing", "too low")
+
+
+def images(value: Any, document: Document) -> Meaning:
+    """A key that is on where the model sees images. How many is the data's."""
+    return Meaning({"images": 1}, note=ONE_IMAGE) if is_on(value) else NOTHING
+
+
+def largest_image(value: Any, document: Document) -> Meaning:
+    """The pixels that an image is brought down to, as a square."""
+    side = isqrt(size(value))
+    return Meaning({"images": 1, "image_size": f"{side}x{side}"}, note=ONE_IMAGE)
 
 
 def one_row(value: Any, document: Document) -> Meaning:

@@ -8,7 +8,6 @@ from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import fake_quantized, offloading, ranks, shared
 from lora_profiler.trainer_files.meaning import (
-    IMAGES,
     NOTHING,
     Meaning,
     costs_nothing,
@@ -57,11 +56,16 @@ MODELS = {
     "qwen2.qwen2_7b": "Qwen/Qwen2-7B",
     "qwen2_5.qwen2_5_0_5b": "Qwen/Qwen2.5-0.5B",
     "qwen2_5.qwen2_5_1_5b": "Qwen/Qwen2.5-1.5B",
+    "qwen2_5.qwen2_5_1_5b_instruct": "Qwen/Qwen2.5-1.5B-Instruct",
     "qwen2_5.qwen2_5_3b": "Qwen/Qwen2.5-3B",
     "qwen2_5.qwen2_5_7b": "Qwen/Qwen2.5-7B",
+    "qwen2_5.qwen2_5_7b_instruct": "Qwen/Qwen2.5-7B-Instruct",
     "qwen2_5.qwen2_5_14b": "Qwen/Qwen2.5-14B",
+    "qwen2_5.qwen2_5_14b_instruct": "Qwen/Qwen2.5-14B-Instruct",
     "qwen2_5.qwen2_5_32b": "Qwen/Qwen2.5-32B",
+    "qwen2_5.qwen2_5_32b_instruct": "Qwen/Qwen2.5-32B-Instruct",
     "qwen2_5.qwen2_5_72b": "Qwen/Qwen2.5-72B",
+    "qwen2_5.qwen2_5_72b_instruct": "Qwen/Qwen2.5-72B-Instruct",
     "qwen3.qwen3_0_6b": "Qwen/Qwen3-0.6B",
     "qwen3.qwen3_1_7b": "Qwen/Qwen3-1.7B",
     "qwen3.qwen3_4b": "Qwen/Qwen3-4B",
@@ -70,14 +74,6 @@ MODELS = {
     "qwen3.qwen3_32b": "Qwen/Qwen3-32B",
 }
 """Builders and the models of the hub that they build."""
-_FUSED = {
-    "q_proj": "qkv_proj",
-    "k_proj": "qkv_proj",
-    "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj",
-    "up_proj": "gate_up_proj",
-}
-"""Projections that torchtune has apart and transformers' Phi-3 as one."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _LOSSES = {
     "LinearCrossEntropyLoss": "torchtune",
@@ -110,7 +106,7 @@ def _model(value: Any, document: Document) -> Meaning:
     else:
         return Meaning(options, asks=("model",))
     if "vision" in name:
-        return not_modelled(IMAGES, "too low", **options)
+        return Meaning({"images": 1, **options}, note=shared.ONE_IMAGE)
     return Meaning(options)
 
 
@@ -131,11 +127,6 @@ def _targets(value: Any, document: Document) -> Meaning:
         wanted.append("lm_head")
     if not wanted:
         raise ValueError("it must name at least one projection.")
-    found = builder(document)
-    if found is not None and found["family"] in ("phi3", "phi4"):
-        fused = ",".join(dict.fromkeys(_FUSED.get(name, name) for name in wanted))
-        what = "projections that torchtune has apart, answered as transformers' fused ones"
-        return not_modelled(what, "either way", targets=fused)
     return Meaning({"targets": ",".join(dict.fromkeys(wanted))})
 
 
@@ -179,6 +170,13 @@ def _loss(value: Any, document: Document) -> Meaning:
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
 
 
+def _dora(value: Any, document: Document) -> Meaning:
+    """Its layer keeps more than PEFT's (modules/peft/dora.py)."""
+    if is_off(value):
+        return NOTHING
+    return not_modelled("torchtune's DoRA, answered as PEFT's", "too low", use_dora=True)
+
+
 def _length(value: Any, document: Document) -> Meaning:
     if value is None:
         return Meaning(asks=("seq_len",), note="null: the length is the data's")
@@ -207,7 +205,7 @@ def _validation(value: Any, document: Document) -> Meaning:
 
 
 def _part(value: Any, document: Document) -> Meaning:
-    return NOTHING if value in ("frozen", False, None) else not_modelled(IMAGES, "too low")
+    return NOTHING if value in ("frozen", False, None) else Meaning({"images": 1})
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -244,11 +242,11 @@ TORCHTUNE = Framework(
         "model.apply_lora_to_mlp": costs_nothing,
         "model.apply_lora_to_output": costs_nothing,
         "model.quantize_base": costs_nothing,
-        "model.use_dora": sets("use_dora", switch),
+        "model.use_dora": _dora,
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,
-        "model.image_size": missing(IMAGES, "too low"),
+        "model.image_size": shared.images,
         "batch_size": sets("batch_size", size),
         "gradient_accumulation_steps": sets("accumulation", size),
         "tokenizer.max_seq_len": _length,

@@ -13,6 +13,7 @@ from lora_profiler.trainer_files.frameworks.training_arguments import (
 )
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
+    VLLM_SHARE,
     Meaning,
     costs_nothing,
     dtype,
@@ -24,6 +25,7 @@ from lora_profiler.trainer_files.meaning import (
     not_modelled,
     number,
     sets,
+    share,
     size,
     switch,
     targets,
@@ -182,10 +184,14 @@ def _at_once(value: Any, document: Document) -> Meaning:
 
 
 def _share(value: Any, document: Document) -> Meaning:
-    """TRL's own server runs on other cards."""
+    """TRL's own server runs on other cards; asleep, vLLM gives back all that it has (TRL 1.16,
+    generation/vllm_generation.py)."""
     beside = is_on(document.get("use_vllm")) and document.get("vllm_mode", "colocate") != "server"
-    what = f"vLLM's share of the card; --vllm-share {value} takes it off"
-    return not_modelled(what, "too low") if beside else NOTHING
+    if not beside or value is None:
+        return NOTHING
+    if is_on(document.get("vllm_enable_sleep_mode")):
+        return Meaning(note="vLLM sleeps while the model trains")
+    return Meaning({VLLM_SHARE: share(value)})
 
 
 def _together(

@@ -8,25 +8,30 @@ from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import fake_quantized, shared
 from lora_profiler.trainer_files.frameworks.trl import TRL, task
 from lora_profiler.trainer_files.meaning import (
-    IMAGES,
     NOTHING,
+    VLLM_SHARE,
     Meaning,
     costs_nothing,
     dtype,
     free,
+    is_off,
     is_on,
     missing,
     names,
     not_modelled,
     number,
     sets,
+    share,
     size,
     switch,
     targets,
     text,
+    told_by,
 )
 
 LEAST_OFFLOADED_LENGTH = 512
+STANDBY = "UNSLOTH_VLLM_STANDBY"
+"""Of the environment, which a notebook sets in its first cells."""
 
 
 def _checkpointing(value: Any, document: Document) -> Meaning:
@@ -52,11 +57,38 @@ def _length(value: Any, document: Document) -> Meaning:
     return Meaning({"seq_len": size(value)}) if value is not None else NOTHING
 
 
+def _fp8(value: Any, document: Document) -> Meaning:
+    if is_off(value) or "r" not in document.entries:
+        return NOTHING
+    what = "a base in FP8 with a scale for each row, answered as by blocks"
+    return not_modelled(what, "either way", methods=("qlora",), quant_type="fp8")
+
+
+def _rows(value: Any, document: Document) -> Meaning:
+    """Of GRPO prompt and answer are one row, max_seq_length tokens where nobody says less."""
+    prompt = document.get("max_prompt_length")
+    is_told = value is not None and prompt is not None
+    return Meaning({"seq_len": size(prompt) + size(value)}) if is_told else NOTHING
+
+
+def _share(value: Any, document: Document) -> Meaning:
+    """vLLM's weights are those that train, and in standby it gives its cache back while they do
+    (unsloth_zoo ce232d6, vllm_utils.py, load_vllm; unsloth 015bdef, models/llama.py)."""
+    if is_off(document.get("fast_inference")):
+        return NOTHING
+    if is_on(document.get(STANDBY)) or is_on(document.get("unsloth_vllm_standby")):
+        return Meaning(note="vLLM gives its cache back while the model trains, in standby")
+    what = "the base among what vLLM takes, counted beside it"
+    return not_modelled(what, "too high", **{VLLM_SHARE: share(value)})
+
+
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
     if (kind := task(document)) != "sft":
         yield "loss", not_modelled(f"{kind.upper()}'s loss, answered as SFT's", "too low")
-    if document.get("num_generations") is not None:
+    if is_on(document.get("fast_inference")):
+        yield "gpu_memory_utilization", _share(0.5, document)
+    elif document.get("num_generations") is not None:
         yield "trainer", not_modelled("GRPO's generation", "too low")
 
 
@@ -79,7 +111,6 @@ UNSLOTH = Framework(
     checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
     keys={
         **TRL.keys,
-        "max_completion_length": costs_nothing,  # generation is missing as a whole
         "generation_batch_size": costs_nothing,
         "model_name": sets("model", text),
         "max_length": _length,
@@ -91,7 +122,7 @@ UNSLOTH = Framework(
         "load_in_4bit": shared.four_bit("r"),
         "load_in_8bit": shared.eight_bit("r"),
         "load_in_16bit": costs_nothing,
-        "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
+        "load_in_fp8": _fp8,
         "full_finetuning": costs_nothing,
         "r": sets("rank", size),
         "target_modules": sets("targets", targets),
@@ -104,11 +135,13 @@ UNSLOTH = Framework(
         "init_lora_weights": shared.initialisation,
         "use_dora": sets("use_dora", switch),
         "use_gradient_checkpointing": _checkpointing,
-        "finetune_vision_layers": missing(IMAGES, "too low"),
+        "finetune_vision_layers": shared.images,
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
         "num_labels": missing("a classifier's head", "too high"),
-        "fast_inference": missing("vLLM's share of the card", "too low"),
-        "gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
+        "max_completion_length": _rows,
+        "fast_inference": told_by("gpu_memory_utilization"),
+        "gpu_memory_utilization": _share,
+        STANDBY: costs_nothing,
         "float8_kv_cache": costs_nothing,
         "max_lora_rank": costs_nothing,
         "qat_scheme": fake_quantized.of_unsloth,
@@ -117,4 +150,5 @@ UNSLOTH = Framework(
         **free("unsloth"),
     },
     under=TRL.under,
+    computed={"max_completion_length": Meaning(note="what max_seq_length leaves of a row")},
 )
