@@ -63,7 +63,7 @@ _SHARED = {
 """How the ranks share, in words."""
 
 
-def _is_unchecked(setup: TrainSetup) -> bool:
+def is_unchecked(setup: TrainSetup) -> bool:
     """Whether the sharding's rule was held against no trace; how adapters are cut with their layers
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
@@ -150,7 +150,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"
             " while was read off its source, and held against no run."
         )
-    elif _is_unchecked(setup):
+    elif is_unchecked(setup):
         found.append("No trace and no measurement of this sharding was held against its rule.")
     if plan.workload.setup.device in ("mps", "xpu"):
         found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")

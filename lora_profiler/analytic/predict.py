@@ -4,7 +4,7 @@ thousands of sizes."""
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values
-from lora_profiler.analytic.doubts import assumptions, doubts
+from lora_profiler.analytic.doubts import assumptions, doubts, is_unchecked
 from lora_profiler.analytic.host_memory import host_bytes
 from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.optimizers import paged_state_bytes
@@ -99,7 +99,7 @@ def predict(workload: Workload) -> Prediction:
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
     moves_all = setup.offload_activations and (not setup.checkpointing or setup.world_size > 1)
-    unchecked = _is_unchecked(setup) or plan.masks_in_math or moves_all
+    unchecked = is_unchecked(setup) or plan.masks_in_math or moves_all
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     moments = _moments(plan, totals, at)
     peak = max((m for m in moments if m.step == "steady"), key=lambda m: m.total_bytes)
