@@ -96,9 +96,8 @@ CAUSES: Mapping[str, str] = {
     "litgpt": "LitGPT's own model makes queries, keys and values by one product, and rotates and"
     " norms in float32, with conversions on both sides; its rules count transformers' kernels. The"
     " host bounds these short steps, so that launches are the difference.",
-    "unsloth": "Unsloth's own functions for adapters, the MLP, norms and the loss; rules count"
-    " PEFT's adapters, Liger's kernels and a loss in chunks, which launch more. That it"
-    " unpacks 4-bit weights is not seen in the rehearsal, so that its time lacks it.",
+    "unsloth": "That it unpacks 4-bit weights, by a kernel of its own, is not seen in the"
+    " rehearsal, so that its time lacks it; launches of its kernels go by other names.",
 }
 """Of scripts whose names begin so, why their step is not the predicted one."""
 

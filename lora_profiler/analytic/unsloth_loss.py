@@ -73,6 +73,7 @@ def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         back=(kept + scaled + _DOUBLE + _SCALAR + 2 * _SCALAR, scaled + of_hidden + 2 * _SCALAR),
         tokens=labelled,
         again=False,
+        products=cut.parts,
     )
 
 
