@@ -19,7 +19,8 @@ def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
     gathered and reduced comes to the card, and nothing that trains stays there. States are those
     of the CPU's optimizer, step counters among them."""
     share = shards.state
-    states = total_state_bytes(shards.stepped.trainable, replace(setup, device="cpu"))
+    steps = replace(setup, device="cpu", attention="auto")  # FlashAttention 2 has no place there
+    states = total_state_bytes(shards.stepped.trainable, steps)
     nothing = replace(share, parameter_bytes=0, adapter_bytes=ZERO, order=())
     root = shards.root
     return replace(

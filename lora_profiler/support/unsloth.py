@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.option_values import DTYPE_BYTES
+from lora_profiler.option_values import DTYPE_BYTES, QUANT_TITLES
 from lora_profiler.support.model_types import UNSLOTH_TYPES, type_of
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -20,6 +20,8 @@ _LEAST_LOGITS = 512 * 151_936
 _LEAST_ROWS, MOST_ROWS = 512, 4096
 _LARGEST_BUFFER = 2 << 30
 _TILED_CAPABILITY = 80
+_BASES = ("nf4", "int8")
+"""In 4 and in 8 bit, by bitsandbytes."""
 _SHIFT = 1 << 20
 _FIRST_TABLE, _TABLE_STEP = 32_768, 8_192
 
@@ -113,4 +115,8 @@ def why_not_unsloth(model: ModelSpec, setup: TrainSetup) -> str | None:
         return f"are not known under sharding {setup.sharding}"
     if setup.transformers != "5":
         return f"are not known with transformers {setup.transformers}"
+    if setup.qat != "none":
+        return "are not known of fake-quantised layers"
+    if setup.quantization is not None and setup.quantization.quant_type not in _BASES:
+        return f"are not known over a base in {QUANT_TITLES[setup.quantization.quant_type]}"
     return None

@@ -55,6 +55,8 @@ def of_unsloth(value: Any, document: Document) -> Meaning:
         return not_modelled(f"{_QAT} in {scheme}", "too low")
     group = _GROUPS[scheme]
     options = {"qat": scheme.replace("phone-deployment", "int8-int4"), "qat_group_size": group}
+    options["loss"] = "plain"  # Unsloth's own is not known of a head that is rounded
     if is_on(document.get("full_finetuning")):
-        return Meaning(options)
+        what = "Unsloth's loss of a rounded head, answered as transformers'"
+        return not_modelled(what, "too high", **options)
     return not_modelled("fake-quantised adapters, answered as a base that is", "too low", **options)

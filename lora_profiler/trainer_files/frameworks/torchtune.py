@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import fake_quantized, offloading, ranks, shared
+from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
@@ -224,6 +224,15 @@ def _other_framework(document: Document) -> tuple[str, str] | None:
     return None
 
 
+def _params_on_host(value: Any, document: Document) -> Meaning:
+    """Of a recipe for several cards, which shards by FSDP2 and says nowhere else that it does."""
+    if is_off(value):
+        return NOTHING
+    reshards = not is_off(document.get("fsdp_reshard_after_forward", True))
+    sharding = {"sharding": "fsdp"} if reshards else {}
+    return Meaning({"offload_params": True, **sharding}, asks=("world_size",))
+
+
 TORCHTUNE = Framework(
     name="torchtune",
     title="torchtune",
@@ -264,8 +273,8 @@ TORCHTUNE = Framework(
         "kd_loss._component_": missing("distillation's teacher and loss", "too low"),
         "compile": missing("torch.compile", "too high"),
         "run_val_every_n_steps": _validation,
-        "fsdp_cpu_offload": offloading.params_on_host,
-        "fsdp.cpu_offload": offloading.params_on_host,
+        "fsdp_cpu_offload": _params_on_host,
+        "fsdp.cpu_offload": _params_on_host,
         "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
         "tensor_parallel_dim": ranks.parallel("each layer", "tensor parallelism"),
         "context_parallel_dim": ranks.parallel("the sequence", "context parallelism"),
