@@ -212,7 +212,9 @@ def _llamafactory() -> Callable[[Mapping[str, Any]], Held]:
         model, data, training, tuning, *_ = parser.parse_dict(
             {**own, "use_cpu": True}, allow_extra_keys=True
         )
-        pairs = 2 if tuning.stage in ("dpo", "rm", "kto") else 1
+        pairs = (
+            2 if tuning.stage in ("rm", "kto") else 1
+        )  # a batch of --trainer llamafactory-dpo is pairs
         held: Held = {
             "batch_size": training.per_device_train_batch_size * pairs,
             "accumulation": training.gradient_accumulation_steps,
