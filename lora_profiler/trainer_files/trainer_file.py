@@ -146,10 +146,20 @@ def with_images(file: TrainerFile) -> TrainerFile:
     """The file where the question tells of its images: they are missing no more, and it says which
     parts of the model that sees them are frozen."""
     keys = tuple(row for row in file.keys if row.missing != IMAGES)
-    frozen = ",".join(_frozen(file.framework, {row.key: is_on(row.value) for row in file.keys}))
-    return replace(
-        file, keys=keys, options={**file.options, **({"freeze": frozen} if frozen else {})}
-    )
+    parts = _frozen(file.framework, {row.key: is_on(row.value) for row in file.keys})
+    if not parts:
+        return replace(file, keys=keys)
+    frozen = ",".join(parts)
+    if file.framework == "llamafactory" and _is_full_under_autocast(file):
+        what = "frozen parts in bfloat16 (model/adapter.py), answered in float32 as what trains"
+        keys = (*keys, instead(file.name, "freeze", frozen, frozen, what))
+    return replace(file, keys=keys, options={**file.options, "freeze": frozen})
+
+
+def _is_full_under_autocast(file: TrainerFile) -> bool:
+    asked = {**usual_options(file.stack, file.options), **file.options}
+    is_full = next(iter(file.options.get("methods", ())), "full") == "full"
+    return is_full and asked.get("precision") == "amp"
 
 
 def _frozen(framework: str, told: Mapping[str, bool]) -> Sequence[str]:
