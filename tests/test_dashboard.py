@@ -222,9 +222,12 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
 
 
 def test_every_option_has_a_widget() -> None:
-    app = sound(opened(**GPT2, method=["full", "lora", "qlora"], sharding="zero2", world_size="2"))
-    widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
-    names = {str(widget.key).removeprefix("ask.") for widget in widgets}
+    names = set()
+    for sharding in ("zero2", "fsdp"):
+        asked = {"method": ["full", "lora", "qlora"], "sharding": sharding, "world_size": "2"}
+        app = sound(opened(**GPT2, **asked))
+        widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
+        names |= {str(widget.key).removeprefix("ask.") for widget in widgets}
     assert set(SETUP_OPTIONS) <= names
 
 

@@ -23,6 +23,7 @@ from lora_profiler.planning.reserve import (
     reserve_for,
 )
 from lora_profiler.planning.sweep import sweep
+from lora_profiler.platform import Platform
 from lora_profiler.units import GIB
 from lora_profiler.workload import OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
 
@@ -36,6 +37,9 @@ class FakeCard:
     architecture: str = "ada"
     capability: int | None = 89
     usable_is_estimated: bool = False
+
+    def platform(self, torch: tuple[int, int]) -> Platform:
+        return Platform(capability=self.capability, torch=torch)
 
 
 def workload(model: str = "gpt2", **setup: object) -> Workload:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total, undominated
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.projected_optimizers import kept_bytes, step_bytes
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, PackageOptimizer
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, PackageOptimizer, steps_in_groups
 from lora_profiler.workload import DTYPE_BYTES, PROJECTED, TrainSetup
 
 HOST_SCALAR_BYTES = 4
@@ -129,17 +129,11 @@ def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
         # the temporaries of one dtype are still bound while the next dtype's are made
         dtypes = {tensor.dtype for tensor in state.trainable}
         scalars = 8 + DTYPE_BYTES[min(dtypes)] if on_cpu and len(dtypes) == 1 else 0
-        yield (_largest_group(state) if _in_groups(setup) else state.gradient_bytes) + scalars
+        yield (_largest_group(state) if steps_in_groups(setup) else state.gradient_bytes) + scalars
     else:
         for before, this in state.neighbours:
             scalars = 8 + DTYPE_BYTES[this.dtype] if on_cpu else 0
             yield this.bytes * 2 + _bytes(before) + scalars
-
-
-def _in_groups(setup: TrainSetup) -> bool:
-    """Whether a trainer steps what has weight decay apart from norms and biases, as transformers'
-    does of a whole model (5.24, trainer.py, create_optimizer)."""
-    return setup.loop_state != "none" and setup.lora is None and setup.world_size == 1
 
 
 def _largest_group(state: Persistent) -> Polynomial:

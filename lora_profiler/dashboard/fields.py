@@ -33,7 +33,7 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
 from lora_profiler.report import labels
 from lora_profiler.stacks import TRAINERS, find_stack
-from lora_profiler.workload import DEEPSPEED_ZERO, OPTIONS, Method
+from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, OPTIONS, Method
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -304,6 +304,8 @@ def ranks(*, network: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
     if sharding in DEEPSPEED_ZERO:
         found["reduce_bucket_size"] = _widget(SETUP_OPTIONS["reduce_bucket_size"])
+    if sharding in FULLY_SHARDED:
+        found["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
     if network:
         found["interconnect"] = st.selectbox(
             "Interconnect",

@@ -13,7 +13,7 @@ from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling.losses import loss_without_logits, smoothed_loss
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, widens_embeddings
+from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, steps_in_groups, widens_embeddings
 from lora_profiler.workload import TrainSetup
 
 LEARNING_RATE = 1e-4
@@ -76,7 +76,8 @@ def _made(
         kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[setup.optimizer]
         return ZeroRedundancyOptimizer(parameters, kind, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=LEARNING_RATE, **implementation)
+        groups = _by_decay(parameters) if steps_in_groups(setup) else parameters
+        return torch.optim.AdamW(groups, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "lorafa" and setup.lora is not None:
@@ -92,6 +93,12 @@ def _made(
 
         return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]
     return _of_package(model, parameters, setup)
+
+
+def _by_decay(parameters: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    """Matrices, whose weights decay, and vectors; neither without a tensor."""
+    kinds = [[p for p in parameters if (p.dim() > 1) == is_matrix] for is_matrix in (True, False)]
+    return [{"params": kind} for kind in kinds if kind]
 
 
 def _of_package(
