@@ -24,6 +24,7 @@ from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.json.predict import prediction_dict
 from lora_profiler.trainer_files.reading import read_content
+from lora_profiler.units import GIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 CARD = find_gpu("h100_sxm_80gb")
@@ -264,3 +265,13 @@ def test_the_answer_tells_of_a_rank_and_of_all(run: Run) -> None:
     shown = run(*words.split()).stdout
     assert "in the host's memory" in shown and "of 4 ranks on one machine" in shown
     assert "powers of two" in shown
+
+
+def test_the_answer_tells_what_the_host_has_to_hold(run: Run) -> None:
+    """8,030,261,248 parameters in bfloat16, as many gradients, and two averages of each."""
+    words = ("--method", "full", "--sharding", "fsdp", "--world-size", "8", "--offload-params")
+    said = " ".join(run("meta-llama/Llama-3.1-8B", *words).stdout.split())
+    in_all = 8_030_261_248 * (2 + 2 + 2 * 2)
+    text = f"full {in_all / 8 / GIB:.2f} GiB a rank, {in_all / GIB:.2f} GiB in all"
+    assert f"in the host's memory: {text}" in said
+    assert "in the host's memory" not in run("gpt2").stdout

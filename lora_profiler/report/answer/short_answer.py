@@ -53,7 +53,7 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
         heading(title_words(predictions[0])),
         in_lines(*_question(answers)),
         _peaks(answers),
-        in_lines(_legend(predictions)),
+        in_lines(_legend(predictions), *_on_host(predictions)),
         *_epoch(answers),
     ]
     below = in_lines(_trust(answers), *_more(answers))
@@ -140,6 +140,20 @@ def _legend(predictions: Sequence[Prediction]) -> str:
     drawn = {letter for prediction in predictions for letter in _bar(prediction, largest)}
     words = ", ".join(f"{k} {name}" for k, (name, _) in _LETTERS.items() if k in drawn)
     return f"{words}; {bytes_text(largest // _BAR)} a letter"
+
+
+def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """What the host has to hold, where anything waits there."""
+    held = [(method_label(p), sum(p.host_bytes.values())) for p in predictions]
+    if any(size for _, size in held):
+        ranks = predictions[0].workload.setup.world_size
+        each = " a rank" if ranks > 1 else ""
+        told = (
+            f"{name} {bytes_text(size)}{each}"
+            + (f", {bytes_text(size * ranks)} in all" * bool(each))
+            for name, size in held
+        )
+        yield f"in the host's memory: {'; '.join(told)}"
 
 
 def _card_words(answer: Answer) -> str:
