@@ -83,10 +83,16 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "peft": {
         "model": _LLAMA_3B,
-        "method": ("full", "lora"),
-        "target_modules": ("", "q_proj v_proj", "down_proj gate_proj up_proj"),
+        "method": ("full", "lora", "dora", "rslora", "lora-fa", "ia3", "oft", "vera"),
+        "target_modules": (
+            "",
+            "q_proj v_proj",
+            "down_proj gate_proj up_proj",
+            "k_proj v_proj down_proj",
+            "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+        ),
         "compute_dtype": ("bf16 (no amp)",),
-        "optimizer": ("torch.optim.AdamW (defaults, foreach)",),
+        "optimizer": ("torch.optim.AdamW (defaults, foreach)", "PEFT create_lorafa_optimizer"),
         "parallelism": ("none",),
     },
     "torchtune-flags": {
@@ -148,9 +154,9 @@ def check_conditions(row: Row) -> None:
         raise NotExpressibleError(
             f"{row['model']} does not have the config.json of {row['model_config']!r}"
         )
-    if row["method"] == "full":
+    if row["method"] in ("full", "ia3"):
         if row["rank"]:
-            raise NotExpressibleError(f"rank {row['rank']!r} without adapters")
+            raise NotExpressibleError(f"rank {row['rank']!r} without adapters that have one")
     else:
         rank_of(row)
 

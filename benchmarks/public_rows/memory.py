@@ -338,6 +338,8 @@ def _peft(row: Row) -> MemoryRow:
         raise NotExpressibleError(
             "direction only: the cache was emptied at other times than stated"
         )
+    if workload.setup.optimizer == "lorafa":
+        raise NotExpressibleError("LoRA-FA's own optimizer is not traced")
     reserved = row["quantity"] == "max_reserved"
     tokens = 768 if reserved else PEFT_PADDED
     setup = replace(workload.setup, seq_len=tokens, hold_outputs=True)

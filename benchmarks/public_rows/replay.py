@@ -7,7 +7,8 @@ not state is said in `assumed`, in words.
 
 import csv
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -378,8 +379,33 @@ _PEFT_NAMES = re.compile(
 )
 
 
+_OTHER_METHODS: Mapping[str, LoraConfig] = {
+    "lora/llama-3.2-3B-rank32-dora": LoraConfig(r=32, use_dora=True),
+    "lora/llama-3.2-3B-rank32-lorafa": LoraConfig(r=32),
+    "lora/llama-3.2-3B-rank64-rslora": LoraConfig(r=64, use_rslora=True),
+    "ia3/llama-3.2-3B-default": LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",)),
+    "ia3/llama-3.2-3B-lr_0.001": LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",)),
+    "ia3/llama-3.2-3B-all-attn-5k-lr0.005": LoraConfig(
+        peft_type="ia3", feedforward_modules=("up_proj", "gate_proj", "down_proj")
+    ),
+    "oft/llama-3.2-3B-rank32": LoraConfig(peft_type="oft", oft_block_size=3072 // 32),
+    "vera/llama-3.2-3B-default": LoraConfig(peft_type="vera", r=256),
+}
+"""By the `peft_config` of each file; OFT's 32 are blocks of a layer's inputs, of which q and v have
+3,072."""
+
+
 def _peft(row: Row) -> Replay:
     name = row["id"].removeprefix("peft:").split("@")[0]
+    if name in _OTHER_METHODS:
+        lora = replace(
+            _OTHER_METHODS[name],
+            lora_dropout=0.0,
+            target_modules=tuple(row["target_modules"].split()),
+        )
+        optimizer: Optimizer = "lorafa" if row["method"] == "lora-fa" else "adamw"
+        setup = TrainSetup(lora=lora, optimizer=optimizer, batch_size=4, seq_len=PEFT_PADDED)
+        return _of_peft(row, setup)
     match = _PEFT_NAMES.fullmatch(name)
     if match is None or (match[1] or "") != row["rank"]:
         raise NotExpressibleError(f"what {name!r} configures is not known")
@@ -389,7 +415,10 @@ def _peft(row: Row) -> Replay:
         if match[2] != (None if "q_proj" in modules else "-target-mlp"):
             raise NotExpressibleError(f"{name!r} has no adapters on {row['target_modules']!r}")
         lora = LoraConfig(r=rank_of(row), lora_dropout=0.0, target_modules=modules)
-    setup = TrainSetup(lora=lora, batch_size=4, seq_len=PEFT_PADDED)
+    return _of_peft(row, TrainSetup(lora=lora, batch_size=4, seq_len=PEFT_PADDED))
+
+
+def _of_peft(row: Row, setup: TrainSetup) -> Replay:
     return _replay(
         row,
         Workload(model=spec_of(row), setup=setup),
