@@ -379,33 +379,49 @@ _PEFT_NAMES = re.compile(
 )
 
 
-_OTHER_METHODS: Mapping[str, LoraConfig] = {
-    "lora/llama-3.2-3B-rank32-dora": LoraConfig(r=32, use_dora=True),
-    "lora/llama-3.2-3B-rank32-lorafa": LoraConfig(r=32),
-    "lora/llama-3.2-3B-rank64-rslora": LoraConfig(r=64, use_rslora=True),
-    "ia3/llama-3.2-3B-default": LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",)),
-    "ia3/llama-3.2-3B-lr_0.001": LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",)),
-    "ia3/llama-3.2-3B-all-attn-5k-lr0.005": LoraConfig(
-        peft_type="ia3", feedforward_modules=("up_proj", "gate_proj", "down_proj")
+_QV = ("q_proj", "v_proj")
+_IA3 = LoraConfig(
+    peft_type="ia3",
+    target_modules=("k_proj", "v_proj", "down_proj"),
+    feedforward_modules=("down_proj",),
+)
+_OTHER_METHODS: Mapping[tuple[str, str, str], LoraConfig] = {
+    ("lora/llama-3.2-3B-rank32-dora", "dora", "32"): LoraConfig(
+        r=32, target_modules=_QV, use_dora=True
     ),
-    "oft/llama-3.2-3B-rank32": LoraConfig(peft_type="oft", oft_block_size=3072 // 32),
-    "vera/llama-3.2-3B-default": LoraConfig(peft_type="vera", r=256),
+    ("lora/llama-3.2-3B-rank32-lorafa", "lora-fa", "32"): LoraConfig(r=32, target_modules=_QV),
+    ("lora/llama-3.2-3B-rank64-rslora", "rslora", "64"): LoraConfig(
+        r=64, target_modules=_QV, use_rslora=True
+    ),
+    ("ia3/llama-3.2-3B-default", "ia3", ""): _IA3,
+    ("ia3/llama-3.2-3B-lr_0.001", "ia3", ""): _IA3,
+    ("ia3/llama-3.2-3B-all-attn-5k-lr0.005", "ia3", ""): LoraConfig(
+        peft_type="ia3",
+        target_modules=tuple(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        feedforward_modules=("up_proj", "gate_proj", "down_proj"),
+    ),
+    ("oft/llama-3.2-3B-rank32", "oft", "32"): LoraConfig(
+        peft_type="oft", target_modules=_QV, oft_block_size=3072 // 32
+    ),
+    ("vera/llama-3.2-3B-default", "vera", "256"): LoraConfig(
+        peft_type="vera", target_modules=_QV, r=256
+    ),
 }
-"""By the `peft_config` of each file; OFT's 32 are blocks of a layer's inputs, of which q and v have
-3,072."""
+"""By the name, method and rank of a file with that `peft_config`; OFT's 32 are blocks of a layer's
+inputs, of which q and v have 3,072."""
 
 
 def _peft(row: Row) -> Replay:
     name = row["id"].removeprefix("peft:").split("@")[0]
-    if name in _OTHER_METHODS:
-        lora = replace(
-            _OTHER_METHODS[name],
-            lora_dropout=0.0,
-            target_modules=tuple(row["target_modules"].split()),
-        )
+    if row["method"] not in ("full", "lora"):
+        config = _OTHER_METHODS.get((name, row["method"], row["rank"]))
+        if config is None or " ".join(config.target_modules or ()) != row["target_modules"]:
+            raise NotExpressibleError(f"what {name!r} configures is not known")
         optimizer: Optimizer = "lorafa" if row["method"] == "lora-fa" else "adamw"
-        setup = TrainSetup(lora=lora, optimizer=optimizer, batch_size=4, seq_len=PEFT_PADDED)
-        return _of_peft(row, setup)
+        own = replace(config, lora_dropout=0.0)
+        return _of_peft(
+            row, TrainSetup(lora=own, optimizer=optimizer, batch_size=4, seq_len=PEFT_PADDED)
+        )
     match = _PEFT_NAMES.fullmatch(name)
     if match is None or (match[1] or "") != row["rank"]:
         raise NotExpressibleError(f"what {name!r} configures is not known")

@@ -171,7 +171,7 @@ def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> Non
 
 def _peak_text(prediction: Prediction) -> str:
     at_least = "" if prediction.saved_activation_bytes is not None else ">= "
-    return at_least + bytes_text(prediction.peak.total_bytes)
+    return at_least + bytes_text(counted_peak(prediction))
 
 
 # --- during ---------------------------------------------------------------------------------------

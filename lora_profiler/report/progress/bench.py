@@ -260,7 +260,7 @@ def beat_text(beat: Heartbeat | None) -> str:
 
 def _predicted_text(row: CaseRow) -> str:
     prediction = row.planned.prediction
-    peak = bytes_text(prediction.peak.total_bytes)
+    peak = bytes_text(counted_peak(prediction))
     return peak if prediction.saved_activation_bytes is not None else f">= {peak}"
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_profiler.comparison.errors import counted, counted_peak
 from lora_profiler.planning.nearest import Nearest
 from lora_profiler.planning.rehearsed_time import RehearsedTime
 from lora_profiler.prediction import Category
@@ -182,15 +183,15 @@ def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
     held = result.document["held"]
     if nearest.prediction is None:
         return [paragraph(f"No prediction stands beside it: {nearest.reason}.")]
-    predicted = nearest.prediction.peak.bytes
+    predicted = counted(nearest.prediction.workload, nearest.prediction.peak.bytes)
     rows, categories = [], dict(held["categories"])
     for name, rehearsed_names, predicted_names in _ALIKE:
         rehearsed = sum(categories.pop(each, 0) for each in rehearsed_names)
-        counted = sum(predicted.get(each, 0) for each in predicted_names)
-        if rehearsed or counted:
-            rows.append(_beside(name, rehearsed, counted))
+        told = sum(predicted.get(each, 0) for each in predicted_names)
+        if rehearsed or told:
+            rows.append(_beside(name, rehearsed, told))
     rows += [_beside(name, count, 0) for name, count in categories.items()]
-    total = held["requested_bytes"], nearest.prediction.peak.total_bytes
+    total = held["requested_bytes"], counted_peak(nearest.prediction)
     title = (
         f"the prediction of the nearest question beside it, {nearest.prediction.exactness} there"
     )
