@@ -8,6 +8,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus
+from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import following, form, link, measuring, record_view, widgets
 from lora_profiler.dashboard.answered import Answered, answered
