@@ -20,7 +20,6 @@ from lora_profiler.algebra import undominated
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
-from lora_profiler.dashboard.first_screen import RANKS
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.engine import peak_polynomials, predict_checked, windows_of
 from lora_profiler.planning.reserve import (
@@ -29,7 +28,7 @@ from lora_profiler.planning.reserve import (
     held_bytes,
     reserve_for,
 )
-from lora_profiler.planning.sizes import BATCHES, LENGTHS, lengths
+from lora_profiler.planning.sizes import BATCHES, LENGTHS, RANKS, lengths
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check
 

@@ -22,7 +22,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
 )
 from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.planning.sizes import BATCHES, lengths
+from lora_profiler.planning.sizes import BATCHES, RANKS, lengths
 from lora_profiler.report.first_screen import (
     Frame,
     frame,
@@ -121,7 +121,6 @@ def _released() -> None:
     change(replace(asked, options={**asked.options, sent["name"]: sent["value"]}))
 
 
-RANKS = tuple(2**n for n in range(10))
 LABELS = {"seq_len": "Length", "batch_size": "Batch", "rank": "Rank"}
 
 

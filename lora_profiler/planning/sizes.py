@@ -11,6 +11,7 @@ from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
 BATCHES = tuple(2**n for n in range(7))
+RANKS = tuple(2**n for n in range(10))
 LONGEST_COLUMNS = 9
 """Lengths on a map; the longest ones that the model was made for."""
 LENGTHS = tuple(2**n for n in range(7, 18))
