@@ -201,3 +201,13 @@ def test_it_is_the_same_whenever_it_is_made() -> None:
         for seed in ("1", "2")
     }
     assert len(made) == 1
+
+
+def test_the_docs_build_it_without_streamlit() -> None:
+    """The extra `docs` brings none of what the dashboard needs."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('streamlit', 'plotly', 'pandas', 'torch')));"
+        " import benchmarks.static_page; import lora_profiler.dashboard.answered"
+    )
+    root = Path(static_page.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

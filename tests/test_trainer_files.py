@@ -888,6 +888,9 @@ def test_a_file_with_images_told_is_about_the_whole_model(tmp_path: Path) -> Non
     path.write_text(json.dumps(asked | {"stage": "sft", "finetuning_type": "lora"}))
     file = with_images(read_files([path]))
     assert file.options["freeze"] == "vision_tower,multi_modal_projector"
+    path.write_text(json.dumps(asked | {"stage": "sft", "finetuning_type": "full", "bf16": True}))
+    (narrow,) = [row for row in with_images(read_files([path])).keys if row.key == "freeze"]
+    assert narrow.direction == "too high"  # frozen parts stay in bfloat16
     path.write_text(json.dumps(asked | {"stage": "sft", "freeze_vision_tower": False}))
     assert with_images(read_files([path])).options["freeze"] == "multi_modal_projector"
     path.write_text("base_model: Qwen/Qwen2-VL-2B-Instruct\nfreeze_mm_modules: true\n")
