@@ -56,7 +56,10 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     own = question.stack.options if question.stack else ()
     if question.stack is not None:
         arguments.append("--own-loop")
+    scaled = question.options["precision"] == "amp-float16"
     for name in CPU_DEFAULTS:
+        if name == "dtype" and scaled and "full" in question.options["methods"]:
+            continue  # full and LoRA take different ones unless one is given
         if name not in question.given and name not in own:
             arguments += [flag(name), str(question.options[name])]
     if conditions.rehearsed_on is not None:
