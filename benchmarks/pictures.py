@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 REPORT = ROOT / "reports" / "cpu-epyc.html"
 WIDTH, HEIGHT = 1360, 1100
-COLOURS = 128
 """Of a picture: enough for text and areas, and small files."""
 MOST_BYTES = 150_000
 PATIENCE_MS = 180_000
@@ -92,13 +91,11 @@ SHOWN: dict[str, Callable[[Any, str], None]] = {
 
 
 def small(png: bytes) -> bytes:
-    """The picture in COLOURS colours."""
+    """The picture without what it does not need; a palette would mend rare colours into others."""
     from PIL import Image
 
     found = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
-        found, "PNG", optimize=True
-    )
+    Image.open(io.BytesIO(png)).convert("RGB").save(found, "PNG", optimize=True)
     return found.getvalue()
 
 

@@ -14,7 +14,7 @@ VERSIONS = (
             " AdamW, activation checkpointing; adapters of rank 8 on q, v, output and the MLP,"
             " accumulation 8 with them.",
             "max_seq_len is null in most: the length is the data's. Some full recipes take a"
-            " paged 8-bit AdamW and step in backward (optimizer_in_bwd), which is not modelled.",
+            " paged 8-bit AdamW and step in backward (optimizer_in_bwd).",
         ),
         defaults=by_method(
             {
