@@ -26,6 +26,9 @@ sys.dont_write_bytecode = False
 socketserver.BaseServer.handle_error = lambda self, request, client_address: None  # type: ignore[method-assign]
 """A client that left is no news, least of all in what another test reads of stderr."""
 
+SHARE = 1 / 6
+"""Of slow tests and of cells of grids, that a commit runs."""
+
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine that others use as well is no reason to fail."""
 settings.register_profile("quick", patient, max_examples=25, derandomize=True)
@@ -108,8 +111,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # `-m slow` is about these marks too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the slow tests and of each grid's cells a quarter, or the grid's own share, unless they are
-    named or, slow ones, stand in a file that the last commit changed."""
+    """Of the slow tests and of each grid's cells a share, or the grid's own, unless they are named or, slow ones, stand in a file that the last commit changed."""
     slow_tests.mark(items)
     is_recorded = config.getoption("--oracle") == "record"
     whole = config.getoption("--whole") or is_recorded
@@ -119,7 +121,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item
         for item in items
         if item.get_closest_marker("slow")
-        and not recording.drawn(1 / 4, item.nodeid)
+        and not recording.drawn(SHARE, item.nodeid)
         and not recording.is_changed(item.path)
     }
     grids: dict[str, list[pytest.Item]] = {}
@@ -128,7 +130,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cells in grids.values():
         mark = cells[0].get_closest_marker("grid")
-        share = mark.kwargs.get("share", 1 / 4) if mark else 1.0
+        share = mark.kwargs.get("share", SHARE) if mark else 1.0
         left_out |= set(cells) - set(recording.cells_to_run(cells, share))
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]

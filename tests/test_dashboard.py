@@ -197,6 +197,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
         assert "optimizer_impl" not in question.given
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("kind", "name", "value", "parameter", "text"), OPTIONS, ids=[o[1] for o in OPTIONS]
 )

@@ -117,7 +117,7 @@ def test_the_draw_is_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert draws[0] != draws[1]
 
 
-def test_of_a_grid_a_quarter_runs_and_all_of_a_changed_family(
+def test_of_a_grid_a_share_runs_and_all_of_a_changed_family(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.undo()

@@ -27,6 +27,7 @@ def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
     assert {row["framework"] for row in DONE} == {cell.framework for cell in cells()}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("row", DONE, ids=lambda row: row["key"])
 def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], run: Run) -> None:
     """And of one that is off the file's reading or the framework's stack says why."""

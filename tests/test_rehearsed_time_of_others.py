@@ -33,6 +33,7 @@ def answer(row: dict[str, Any], run: Run, known: dict[str, dict[str, Any]]) -> d
     return known[row["script"]]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("row", ALL, ids=lambda row: row["script"])
 def test_a_step_of_others_takes_what_the_command_says_or_a_cause_is_named(
     row: dict[str, Any], run: Run, answers: dict[str, dict[str, Any]]

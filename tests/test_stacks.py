@@ -308,6 +308,7 @@ def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) 
     assert "peak under a trainer's own defaults" not in short.stdout + detailed.stdout
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("key", BY_KEY)
 def test_the_short_answer_stays_short(run: Run, key: str) -> None:
     methods = (word for method in METHODS for word in ("--method", method))
