@@ -111,7 +111,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # `-m slow` is about these marks too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the slow tests and of each grid's cells a share, or the grid's own, unless they are named or, slow ones, stand in a file that the last commit changed."""
+    """Of the slow tests and of each grid's cells a share, or the grid's own, unless they are
+    named or, slow ones, stand in a file that the last commit changed."""
     slow_tests.mark(items)
     is_recorded = config.getoption("--oracle") == "record"
     whole = config.getoption("--whole") or is_recorded
