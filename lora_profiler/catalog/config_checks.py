@@ -25,64 +25,25 @@ _SIZES = {
 """Whole numbers from 1 to the bound: some 50 times the largest model published, so that a slip of a
 digit is noticed."""
 _COUNTS = {"max_window_layers": 2**31}
-_FLAGS = frozenset(
-    {
-        "tie_word_embeddings",
-        "attention_bias",
-        "mlp_bias",
-        "use_sliding_window",
-        "norm_topk_prob",
-        "use_parallel_residual",
-        "do_layer_norm_before",
-        "_remove_final_layer_norm",
-        "enable_bias",
-        "layer_norm_elementwise_affine",
-        "scale_attn_weights",
-        "scale_attn_by_inverse_layer_idx",
-        "reorder_and_upcast_attn",
-        "add_cross_attention",
-        "output_router_logits",
-        "use_bidirectional_attention",
-    }
-)
+_FLAGS = frozenset({
+    "tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "norm_topk_prob",
+    "use_parallel_residual", "do_layer_norm_before", "_remove_final_layer_norm", "enable_bias",
+    "layer_norm_elementwise_affine", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn", "add_cross_attention", "output_router_logits",
+    "use_bidirectional_attention",
+})  # fmt: skip
 _RATES = frozenset(
     {"attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout", "layerdrop"}
 )
-_POSITIVE = frozenset(
-    {
-        "rms_norm_eps",
-        "layer_norm_eps",
-        "layer_norm_epsilon",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "query_pre_attn_scalar",
-        "partial_rotary_factor",
-    }
-)
-ACTIVATIONS = frozenset(
-    {
-        "gelu",
-        "gelu_10",
-        "gelu_accurate",
-        "gelu_fast",
-        "gelu_new",
-        "gelu_python",
-        "gelu_pytorch_tanh",
-        "gelu_python_tanh",
-        "laplace",
-        "leaky_relu",
-        "linear",
-        "mish",
-        "quick_gelu",
-        "relu",
-        "relu2",
-        "relu6",
-        "sigmoid",
-        "silu",
-        "swish",
-        "tanh",
-    }
-)
+_POSITIVE = frozenset({
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "attn_logit_softcapping",
+    "final_logit_softcapping", "query_pre_attn_scalar", "partial_rotary_factor",
+})  # fmt: skip
+ACTIVATIONS = frozenset({
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python",
+    "gelu_pytorch_tanh", "gelu_python_tanh", "laplace", "leaky_relu", "linear", "mish",
+    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
+})  # fmt: skip
 """`transformers.activations.ACT2FN` without the two that own weights (prelu, xielu)."""
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 

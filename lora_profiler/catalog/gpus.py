@@ -12,24 +12,10 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.platform import SMALL_MEMORY_BYTES, TORCH, Platform, capability_of
 from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
 
-_NO_NAME = frozenset(
-    {
-        "nvidia",
-        "amd",
-        "intel",
-        "apple",
-        "geforce",
-        "radeon",
-        "instinct",
-        "tesla",
-        "rtx",
-        "rx",
-        "generation",
-        "edition",
-        "per",
-        "gpu",
-    }
-)
+_NO_NAME = frozenset({
+    "nvidia", "amd", "intel", "apple", "geforce", "radeon", "instinct", "tesla", "rtx", "rx",
+    "generation", "edition", "per", "gpu",
+})  # fmt: skip
 """Words that do not tell one card from another, so that people leave them out."""
 
 

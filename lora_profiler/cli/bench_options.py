@@ -19,18 +19,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 WITH_CASE = (
-    "case",
-    "records",
-    "resume",
-    "rerun",
-    "deadline",
-    "timeout",
-    "progress",
-    "report",
-    "form",
-    "output",
-    "force",
-)
+    "case", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "form",
+    "output", "force",
+)  # fmt: skip
 """Options that have a meaning beside --case, which fixes everything else."""
 WITH_SUITE = ("suite", "device", "ray", "cpus_per_case", "emit", *WITH_CASE[1:])
 WITH_EMIT = ("suite", "device", "cpus_per_case", "emit", "timeout", "output", "force")

@@ -28,17 +28,10 @@ if TYPE_CHECKING:
 
 GROUPINGS = ("method", "family", "model", "device", "engine", "category", "metric")
 PREDICTED = (
-    "peak_requested_bytes",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "attribution_bytes",
-    "phase_peak_bytes",
-    "step1_phase_peak_bytes",
-    "persistent_bytes",
-    "saved_activation_bytes",
-    "num_parameters",
-    "num_trainable_parameters",
-)
+    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "attribution_bytes",
+    "phase_peak_bytes", "step1_phase_peak_bytes", "persistent_bytes", "saved_activation_bytes",
+    "num_parameters", "num_trainable_parameters",
+)  # fmt: skip
 CHANGING = (
     "peak_requested_bytes",
     "peak_allocated_bytes",

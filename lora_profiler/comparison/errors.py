@@ -21,17 +21,10 @@ from lora_profiler.support.library_memory import workspaces_bytes
 from lora_profiler.workload import Method, Workload
 
 Metric = Literal[
-    "peak_requested_bytes",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "attribution_bytes",
-    "phase_peak_bytes",
-    "step1_phase_peak_bytes",
-    "persistent_bytes",
-    "saved_activation_bytes",
-    "num_parameters",
-    "num_trainable_parameters",
-]
+    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "attribution_bytes",
+    "phase_peak_bytes", "step1_phase_peak_bytes", "persistent_bytes", "saved_activation_bytes",
+    "num_parameters", "num_trainable_parameters",
+]  # fmt: skip
 METRICS: tuple[Metric, ...] = get_args(Metric)
 TOTAL = "total"
 """The category of a metric that is one number."""

@@ -10,16 +10,9 @@ from lora_profiler.steptime import Part
 from lora_profiler.steptime.roofline import Step, loaded
 
 Cause = Literal[
-    "products",
-    "adapter_products",
-    "attention",
-    "memory",
-    "adapter_memory",
-    "dequantise",
-    "launches",
-    "update",
-    "besides",
-]
+    "products", "adapter_products", "attention", "memory", "adapter_memory", "dequantise",
+    "launches", "update", "besides",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

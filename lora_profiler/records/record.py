@@ -29,16 +29,10 @@ MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
 """Statuses of a run that went through: its numbers are whole, where others are lower bounds."""
 
 Flag = Literal[
-    "busy_machine",
-    "host_bound",
-    "instrumentation_perturbed_memory",
-    "losses_not_compared",
-    "low_clock",
-    "memory_pressure",
-    "shared_device",
-    "thermal_throttling",
+    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "losses_not_compared",
+    "low_clock", "memory_pressure", "shared_device", "thermal_throttling",
     "unattributed_over_1_percent",
-]
+]  # fmt: skip
 """What makes a number worth a second look; definitions in `docs/measuring.md`."""
 
 UNATTRIBUTED_SHARE = 0.01

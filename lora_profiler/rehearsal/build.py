@@ -33,17 +33,9 @@ _HANDLES_FROM = ("libcublas", "libcublasLt", "libcudnn", "libcusolver", "libcusp
 """Libraries whose ...Create... give the caller a handle through their first argument."""
 _COMPUTE = ("libcublas", "libcublasLt", "libcusolver", "libcusparse", "libcufft", "libnccl")
 _ABOUT = (
-    "Create",
-    "Destroy",
-    "Get",
-    "Set",
-    "Init",
-    "Version",
-    "Group",
-    "Comm",
-    "bufferSize",
+    "Create", "Destroy", "Get", "Set", "Init", "Version", "Group", "Comm", "bufferSize",
     "BufferSize",
-)
+)  # fmt: skip
 _UNSUPPORTED = 9
 """CUSOLVER_STATUS_NOT_SUPPORTED."""
 _GENERATED = """extern void pretended_called(const char *, const char *, int);

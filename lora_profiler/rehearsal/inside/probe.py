@@ -6,27 +6,13 @@ import json
 import sys
 
 _NAMES = (
-    "torch",
-    "triton",
-    "bitsandbytes",
-    "flash_attn",
-    "torchvision",
-    "torchao",
-    "xformers",
+    "torch", "triton", "bitsandbytes", "flash_attn", "torchvision", "torchao", "xformers",
     "nvidia",
-)
+)  # fmt: skip
 _OF_HARNESS = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "greenlet",
-    "huggingface_hub",
-    "msgspec",
-    "peft",
-    "torch",
-    "transformers",
-    "trl",
-)
+    "accelerate", "bitsandbytes", "datasets", "greenlet", "huggingface_hub", "msgspec", "peft",
+    "torch", "transformers", "trl",
+)  # fmt: skip
 """What the harness' own case and its trainers import."""
 
 

@@ -8,14 +8,9 @@ import torch
 LARGEST_CASE: list[str] = []
 """Operators that were answered with their largest case, in the order in which they came."""
 _DRAWN = (
-    "normal_",
-    "uniform_",
-    "trunc_normal_",
-    "xavier_normal_",
-    "xavier_uniform_",
-    "kaiming_normal_",
+    "normal_", "uniform_", "trunc_normal_", "xavier_normal_", "xavier_uniform_", "kaiming_normal_",
     "kaiming_uniform_",
-)
+)  # fmt: skip
 _LARGE = 1 << 16
 _library = torch.library.Library("aten", "IMPL")
 
