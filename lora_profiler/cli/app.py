@@ -9,19 +9,17 @@ from pathlib import Path
 
 import click
 
-from lora_profiler.cli.click_support import HELP_NAMES, ExampleCommand
+from lora_profiler.cli.click_support import command
 from lora_profiler.errors import UsageError
 
 NEEDED = ("streamlit", "pandas", "plotly", "jinja2")
 _PORTS_TRIED = 50
 
 
-@click.command(
+@command(
     "app",
-    short_help="Open the dashboard on 127.0.0.1.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Open the dashboard on 127.0.0.1.",
+    """
 The dashboard answers on this machine alone, and only the browser that opens the printed address: it holds a token. It keeps
 nothing but what is measured, and asks nobody for anything: the hub is asked only for a model that is neither bundled nor cached,
 and HF_HUB_OFFLINE=1 forbids that too. Ctrl-C ends it.

@@ -20,9 +20,8 @@ from lora_profiler.cli.bench_cluster import (
 )
 from lora_profiler.cli.bench_options import bench_options, check_options
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     check_new_file,
+    command,
     complete_model,
     print_blocks,
     print_json,
@@ -48,12 +47,10 @@ NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
 """Statuses that say nothing about the case itself. Running out of memory does: it is a result."""
 
 
-@click.command(
+@command(
     "bench",
-    short_help="Train a model for real, and compare with the prediction.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Train a model for real, and compare with the prediction.",
+    """
 MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Weights are random unless --weights says
 otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C or SIGTERM ends it and keeps what
 is done.

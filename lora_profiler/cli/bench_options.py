@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice, complete_gpu, items
-from lora_profiler.cli.option_groups import CASES, MEASURING, OUTPUT, REHEARSING, grouped, rare
+from lora_profiler.cli.option_groups import (
+    CASES,
+    MEASURING,
+    OUTPUT,
+    REHEARSING,
+    grouped,
+    rare,
+    together,
+)
 from lora_profiler.cli.options import given
 from lora_profiler.errors import UsageError
 from lora_profiler.option import GROUP_TITLES, flag
@@ -47,7 +55,7 @@ def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["Co
 
 
 _SECONDS = FiniteRange(min=0, min_open=True)
-_OPTIONS = [
+bench_options = together(
     grouped(CASES)(
         "--records",
         type=Path,
@@ -199,14 +207,8 @@ _OPTIONS = [
         show_default=True,
         help="On stderr; json: one object a line, at every step, for other programs.",
     ),
-]
-
-
-def bench_options(command: F) -> F:
-    """Adds what `bench` has beside the options of a setup."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+)
+"""Adds what `bench` has beside the options of a setup."""
 
 
 def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:

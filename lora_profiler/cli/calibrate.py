@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     NearestChoice,
     check_new_file,
-    print_blocks,
-    print_json,
+    command,
+    print_answer,
     warn,
 )
 from lora_profiler.cli.options import output_options
@@ -20,12 +18,10 @@ if TYPE_CHECKING:
     from lora_profiler.workload import Device
 
 
-@click.command(
+@command(
     "calibrate",
-    short_help="Measure this machine, for predictions of its step times.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Measure this machine, for predictions of its step times.",
+    """
 Small probes find the device's rates: large sums and products, attention, 4-bit weights, and on a CPU its cache, fresh memory
 and slow operators. Then six training steps of made-up models run, {full, LoRA, QLoRA} x {few, many tokens}, and two constants
 are fitted to them. Nothing is downloaded. Two or three minutes on an idle machine; other work on it spoils what is measured.
@@ -63,10 +59,7 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
         )
     if path is None:
         warn("there is no place to keep what was measured; name a folder in LORA_PROFILER_CACHE.")
-    if form == "json":
-        print_json(calibration_payload(found, path), output)
-    else:
-        print_blocks(calibration_blocks(found, path), form, output)
+    print_answer(lambda: calibration_payload(found, path), lambda: calibration_blocks(found, path))
 
 
 def _device(asked: "Device | None") -> "Device":

@@ -153,6 +153,15 @@ class ExampleCommand(click.Command):
         _write_verbatim(self.epilog, formatter)
 
 
+def command(
+    name: str, short_help: str, epilog: str | None = None
+) -> Callable[[Callable[..., None]], click.Command]:
+    """`click.command` of a verb; `epilog` are its examples and exit codes, as they stand."""
+    return click.command(
+        name, cls=ExampleCommand, short_help=short_help, epilog=epilog, context_settings=HELP_NAMES
+    )
+
+
 def _write_verbatim(text: str | None, formatter: click.HelpFormatter) -> None:
     if text:
         formatter.write_paragraph()
@@ -285,6 +294,17 @@ def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> No
         write_out(render.markdown(blocks), output)
     else:
         write_out(render.plain(blocks, PIPE_WIDTH), output, show)
+
+
+def print_answer(
+    payload: Callable[[], Mapping[str, Any]], blocks: Callable[[], Sequence["Block"]]
+) -> None:
+    """As JSON or drawn, where the command's --format and -o say."""
+    given = click.get_current_context().params
+    if given["form"] == "json":
+        print_json(payload(), given["output"])
+    else:
+        print_blocks(blocks(), given["form"], given["output"])
 
 
 def warn(text: str) -> None:

@@ -10,16 +10,15 @@ import click
 
 from lora_profiler._common.printable import printable
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     NearestChoice,
     check_new_file,
+    command,
     print_blocks,
     print_json,
     warn,
     write_out,
 )
-from lora_profiler.cli.options import given, output_options
+from lora_profiler.cli.options import engine_option, given, output_options
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,12 +68,10 @@ class Percentage(click.ParamType[float]):
         return float(number) / 100
 
 
-@click.command(
+@command(
     "compare",
-    short_help="Hold records against predictions, or two sets of records against each other.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Hold records against predictions, or two sets of records against each other.",
+    """
 RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
 .jsonl files in them and in the folders one below. All of them together are one set; --against names the other one. Of several
 records with one id the newest counts.
@@ -109,13 +106,7 @@ Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record
     type=click.Path(),
     help="The set after: a file or folder; repeat.",
 )
-@click.option(
-    "--engine",
-    default="auto",
-    metavar="auto|analytic|compiled|traced",
-    show_default=True,
-    help="What predicts; nothing is traced.",
-)
+@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", click.option)
 @click.option(
     "--by",
     multiple=True,

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     check_new_file,
+    command,
     complete_gpu,
     complete_model,
-    print_blocks,
-    print_json,
+    print_answer,
     warn,
 )
 from lora_profiler.cli.option_groups import WHERE, grouped
@@ -30,12 +28,10 @@ if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile
 
 
-@click.command(
+@command(
     "compile",
-    short_help="Trace a model once, and keep the profile that answers for every size.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Trace a model once, and keep the profile that answers for every size.",
+    """
 MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Needs torch, transformers and PEFT, but neither
 weights nor an accelerator: the real training step runs on tensors without data. The outcome is checked against fresh traces
 and kept in the user's cache; `lora-profile predict` then answers from it in a blink, for every batch, length and rank.
@@ -78,10 +74,10 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         ]
     from lora_profiler.report.catalogues import profile_blocks, profile_records
 
-    if o["form"] == "json":
-        print_json({"schema_version": "1.0", "profiles": profile_records(made)}, o["output"])
-    else:
-        print_blocks(profile_blocks(made), o["form"], o["output"])
+    print_answer(
+        lambda: {"schema_version": "1.0", "profiles": profile_records(made)},
+        lambda: profile_blocks(made),
+    )
 
 
 def _compiled(workload: Any) -> "Sequence[Profile]":

@@ -5,17 +5,16 @@ from typing import Any
 import click
 
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     check_new_file,
+    command,
     complete_gpu,
     complete_model,
-    print_blocks,
-    print_json,
+    print_answer,
 )
-from lora_profiler.cli.option_groups import WHERE, grouped, rare
+from lora_profiler.cli.option_groups import WHERE, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
+    engine_option,
     given,
     output_options,
     platform_of,
@@ -27,12 +26,10 @@ from lora_profiler.errors import UsageError
 _SIZES = ("batch_size", "seq_len")
 
 
-@click.command(
+@command(
     "crossover",
-    short_help="From where on LoRA needs more memory, or longer, than full training.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "From where on LoRA needs more memory, or longer, than full training.",
+    """
 Examples:
   lora-profile crossover Qwen/Qwen2.5-0.5B
   lora-profile crossover meta-llama/Llama-3.1-8B --gpu a100_sxm_80gb --checkpointing
@@ -48,13 +45,7 @@ Examples:
 )
 @click.option("--lengths", metavar="N,N,...", help="In tokens. [default: 128 to 32,768, doubling]")
 @click.option("--batches", metavar="N,N,...", help="Sequences. [default: 1,2,4,8,16]")
-@rare(WHERE)(
-    "--engine",
-    default="auto",
-    metavar="auto|analytic|compiled",
-    show_default=True,
-    help="What answers.",
-)
+@engine_option("auto|analytic|compiled", "What answers.")
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES)
 @output_options("table", "json", "md")
@@ -82,10 +73,7 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
             batch_sizes=_numbers(o["batches"], "--batches") or BATCH_SIZES,
             engine=o["engine"],
         )
-    if o["form"] == "json":
-        print_json(crossover_payload(found), o["output"])
-    else:
-        print_blocks(crossover_blocks(found), o["form"], o["output"])
+    print_answer(lambda: crossover_payload(found), lambda: crossover_blocks(found))
 
 
 def _numbers(text: str | None, flag: str) -> list[int]:

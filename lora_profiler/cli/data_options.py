@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice
-from lora_profiler.cli.option_groups import DATA, grouped
+from lora_profiler.cli.option_groups import DATA, grouped, together
 from lora_profiler.cli.options import given
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE, flag
@@ -22,7 +22,7 @@ BATCHINGS = ("random", "grouped", "packed", "packed-split", "packed-wrapped", "p
 _ABOUT_DATA = ("batching", "pad_to_multiple_of", "epochs")
 
 _option = grouped(DATA)
-_OPTIONS = (
+data_options = together(
     _option(
         "--data",
         metavar="FILE[#COLUMN]",
@@ -60,12 +60,6 @@ _OPTIONS = (
         help="With --data or --lengths: how long so many take.",
     ),
 )
-
-
-def data_options(command: F) -> F:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def training_data(

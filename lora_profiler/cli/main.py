@@ -12,9 +12,10 @@ from lora_profiler._common.versions import __version__
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     DefaultGroup,
-    ExampleCommand,
     check_new_file,
+    command,
     complete_model,
+    print_answer,
     print_blocks,
     print_json,
     run,
@@ -23,9 +24,10 @@ from lora_profiler.cli.click_support import (
     write_out,
 )
 from lora_profiler.cli.data_options import data_options, training_data
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, grouped, rare
+from lora_profiler.cli.option_groups import OUTPUT, grouped, rare
 from lora_profiler.cli.options import (
     answer_options,
+    file_options,
     output_options,
     platform_of,
     setup_options,
@@ -96,12 +98,10 @@ def root(ctx: click.Context) -> None:
         gc.enable()  # other commands may go on for long
 
 
-@root.command(
+@command(
     "predict",
-    short_help="Predict memory and compute of fine-tuning a model.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Predict memory and compute of fine-tuning a model.",
+    """
 MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, a path to a config.json, or a trainer's own file
 (`lora-profile read` says of which), whose options those on the command line overrule.
 
@@ -128,18 +128,7 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
     is_flag=True,
     help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
 )
-@rare(WHAT)(
-    "--model", metavar="ID", help="Of a trainer's file that names none, or in place of its own."
-)
-@rare(OUTPUT)(
-    "--write",
-    nargs=2,
-    metavar="axolotl|trl|llamafactory|torchtune|peft FILE",
-    help="Write the question as a trainer's file, which trains it and reads as it.",
-)
-@rare(WHAT)(
-    "--from", "framework", metavar="NAME", help="Whose file MODEL is. [default: by its keys]"
-)
+@file_options("model", "MODEL", "the question as a trainer's file, which trains it and reads as it")
 @rare(OUTPUT)(
     "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
 )
@@ -287,12 +276,10 @@ def _trainer_peaks(answers: Sequence["Answer"], ctx: click.Context) -> "Sequence
     return trainer_peaks(workload.model, ctx, workload.platform)
 
 
-@root.command(
+@command(
     "models",
-    short_help="List the bundled models.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "List the bundled models.",
+    """
 Examples:
   lora-profile models                    all of them
   lora-profile models qwen3              ids, aliases and types that contain the text
@@ -313,12 +300,10 @@ def models_command(text: tuple[str, ...], form: str, output: str | None, force: 
     _print_catalogue("models", model_records(found), models_table(found), form, output)
 
 
-@root.command(
+@command(
     "gpus",
-    short_help="List the bundled cards.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "List the bundled cards.",
+    """
 Examples:
   lora-profile gpus                      all of them
   lora-profile gpus 4090                 keys, names and architectures that contain the text
@@ -344,12 +329,7 @@ def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bo
     _print_catalogue("gpus", gpu_records(found), gpus_table(found), form, output)
 
 
-@root.command(
-    "doctor",
-    short_help="Show versions, cards, cache and hub settings.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-)
+@command("doctor", "Show versions, cards, cache and hub settings.")
 @output_options("table", "json", "md")
 def doctor_command(form: str, output: str | None, force: bool) -> None:
     """Show versions, cards, cache folder and hub settings of this installation. Tokens are never
@@ -359,12 +339,10 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
     from lora_profiler.report.catalogues import doctor_table
 
     diagnosis = diagnose()
-    if form == "json":
-        print_json(
-            {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output
-        )
-    else:
-        print_blocks([doctor_table(diagnosis)], form, output)
+    print_answer(
+        lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
+        lambda: [doctor_table(diagnosis)],
+    )
 
 
 def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -> None:
@@ -377,12 +355,14 @@ def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -
 def _print_catalogue(
     name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None
 ) -> None:
-    if form == "json":
-        print_json({"schema_version": "1.0", name: records}, output)
-    elif form == "csv":
+    if form == "csv":
         from lora_profiler.report.catalogues import csv_records
         from lora_profiler.report.render import csv_text
 
         write_out(csv_text(csv_records(records)), output)
     else:
-        print_blocks([table], form, output)
+        print_answer(lambda: {"schema_version": "1.0", name: records}, lambda: [table])
+
+
+for _verb in (predict_command, models_command, gpus_command, doctor_command):
+    root.add_command(_verb)

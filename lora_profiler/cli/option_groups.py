@@ -43,6 +43,17 @@ def rare(group: str) -> Callable[..., Callable[[F], F]]:
     return partial(click.option, cls=GroupedOption, group=group, rare=True)
 
 
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Declares all of them, in this order."""
+
+    def declare(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return declare
+
+
 def is_rare(param: click.Parameter) -> bool:
     return isinstance(param, GroupedOption) and param.rare
 

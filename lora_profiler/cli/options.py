@@ -15,7 +15,7 @@ from lora_profiler.cli.click_support import (
     complete_gpu,
     complete_trainer,
 )
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, rare
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, rare, together
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import GROUP_TITLES, Kind, Option, beside_choices, flag
 from lora_profiler.planning.setups import DEFAULTS
@@ -101,7 +101,16 @@ TORCH_OPTION = rare(WHERE)(
     ),
 )
 
-_ANSWER_OPTIONS = [
+
+def engine_option(
+    engines: str, text: str, declared: Callable[..., Callable[[F], F]] | None = None
+) -> Callable[[F], F]:
+    """--engine, which takes `engines`."""
+    declared = declared or rare(WHERE)
+    return declared("--engine", default="auto", metavar=engines, show_default=True, help=text)
+
+
+answer_options = together(
     grouped(WHERE)(
         "--gpu",
         metavar="KEY|auto|custom:24GiB",
@@ -126,14 +135,12 @@ _ANSWER_OPTIONS = [
         metavar="nvlink4|pcie5|ndr|25GB/s|...",
         help="The link among --world-size ranks, to tell how long sending takes.",
     ),
-    rare(WHERE)(
-        "--engine",
-        default="auto",
-        metavar="auto|analytic|compiled|traced|rehearsed",
-        show_default=True,
-        help="What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md).",
+    engine_option(
+        "auto|analytic|compiled|traced|rehearsed",
+        "What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md).",
     ),
-]
+)
+"""Adds the options of the card to judge and of the engine."""
 
 
 def setup_options(
@@ -146,45 +153,31 @@ def setup_options(
     changes["device"] = {"default": device, "show_default": device is not None, "help": device_help}
     setup = [_click_option(option, **changes.get(option.name, {})) for option in OPTIONS]
 
-    def add(command: F) -> F:
-        return _with_options(command, [_METHOD, _TRAINER, *setup, *_LOOKUP_OPTIONS])
-
-    return add
-
-
-def answer_options(command: F) -> F:
-    """Adds the options of the card to judge and of the engine."""
-    return _with_options(command, _ANSWER_OPTIONS)
+    return together(_METHOD, _TRAINER, *setup, *_LOOKUP_OPTIONS)
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
     """Adds --format (the first is the default), -o and --force."""
-
-    def add(command: F) -> F:
-        return _with_options(
-            command,
-            [
-                grouped(OUTPUT)(
-                    "--format",
-                    "form",
-                    type=NearestChoice(formats),
-                    default=formats[0],
-                    show_default=True,
-                ),
-                grouped(OUTPUT)(
-                    "-o", "--output", metavar="FILE", help="Write to a new file instead of stdout."
-                ),
-                grouped(OUTPUT)("--force", is_flag=True, help="Let -o replace a file."),
-            ],
-        )
-
-    return add
+    in_output = grouped(OUTPUT)
+    return together(
+        in_output(
+            "--format", "form", type=NearestChoice(formats), default=formats[0], show_default=True
+        ),
+        in_output("-o", "--output", metavar="FILE", help="Write to a new file instead of stdout."),
+        in_output("--force", is_flag=True, help="Let -o replace a file."),
+    )
 
 
-def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
-    for option in reversed(options):
-        command = option(command)
-    return command
+def file_options(model: str, whose: str, written: str) -> Callable[[F], F]:
+    """Adds what can be said of a trainer's file; `model` is the parameter of --model."""
+    other_model = "Of a trainer's file that names none, or in place of its own."
+    formats = "axolotl|trl|llamafactory|torchtune|peft FILE"
+    of_file = f"Whose file {whose} is. [default: by its keys]"
+    return together(
+        rare(WHAT)("--model", model, metavar="ID", help=other_model),
+        rare(OUTPUT)("--write", nargs=2, metavar=formats, help=f"Write {written}."),
+        rare(WHAT)("--from", "framework", metavar="NAME", help=of_file),
+    )
 
 
 def platform_of(o: Mapping[str, Any], gpu: "Gpu | None") -> Platform:

@@ -7,19 +7,19 @@ from typing import Any, get_args
 import click
 
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     FiniteRange,
     check_new_file,
+    command,
     complete_model,
-    print_blocks,
-    print_json,
+    print_answer,
     warn_of,
 )
 from lora_profiler.cli.data_options import data_options
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, rare
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
+    engine_option,
+    file_options,
     given,
     output_options,
     platform_of,
@@ -38,12 +38,10 @@ _OF_PLANS = (
 """Parameters that have no meaning beside --cluster."""
 
 
-@click.command(
+@command(
     "plan",
-    short_help="Which way to train on which cards; or how to share a model among one cluster.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Which way to train on which cards; or how to share a model among one cluster.",
+    """
 Without --cluster: searches methods, ranks, micro-batches, checkpointing, loss, optimizer, and on several cards their number
 and sharding, for the runs that no other one beats in hours, money, memory left and trained parameters. With it: every
 sharding of the setup as it is, on that cluster; batch and sequence are then those of each rank.
@@ -101,30 +99,12 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     metavar="nvlink4|ndr|25GB/s|...",
     help="The slowest link among the ranks. [default: inside one machine that of the card]",
 )
-@rare(WHERE)(
-    "--engine",
-    default="auto",
-    metavar="auto|analytic|compiled|traced",
-    show_default=True,
-    help="What answers; traced with --cluster alone.",
-)
+@engine_option("auto|analytic|compiled|traced", "What answers; traced with --cluster alone.")
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @data_options
 @grouped(OUTPUT)("--detail", is_flag=True, help="Every run of the front.")
-@rare(WHAT)(
-    "--model",
-    "other_model",
-    metavar="ID",
-    help="Of a trainer's file that names none, or in place of its own.",
-)
-@rare(OUTPUT)(
-    "--write",
-    nargs=2,
-    metavar="axolotl|trl|llamafactory|torchtune|peft FILE",
-    help="Write the recommended run as a trainer's file.",
-)
-@rare(WHAT)("--from", "framework", metavar="NAME", help="Whose file it is. [default: by its keys]")
+@file_options("other_model", "it", "the recommended run as a trainer's file")
 @output_options("table", "json", "md")
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
@@ -161,10 +141,10 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         )
     whose = trainer(ctx)
     warn_of([option.whole.prediction for option in options], cluster.gpu)
-    if o["form"] == "json":
-        print_json(cluster_payload(spec, options, cluster, network, whose), o["output"])
-    else:
-        print_blocks(cluster_blocks(spec, options, cluster, network, whose), o["form"], o["output"])
+    print_answer(
+        lambda: cluster_payload(spec, options, cluster, network, whose),
+        lambda: cluster_blocks(spec, options, cluster, network, whose),
+    )
     if all(option.least is None for option in options):
         ctx.exit(1)
 
@@ -201,11 +181,10 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     whose = trainer(ctx, file)
     if o["write"] and found.recommended is not None:
         write(o["write"], [found.recommended.workload])
-    if o["form"] == "json":
-        print_json(plan_payload(found, whose, more), o["output"])
-    else:
-        blocks = plan_blocks(found, trainer=whose, more=more, whole_front=o["detail"])
-        print_blocks(blocks, o["form"], o["output"])
+    print_answer(
+        lambda: plan_payload(found, whose, more),
+        lambda: plan_blocks(found, trainer=whose, more=more, whole_front=o["detail"]),
+    )
     if found.recommended is None:
         ctx.exit(1)
 

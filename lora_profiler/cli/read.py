@@ -5,26 +5,17 @@ from pathlib import Path
 
 import click
 
-from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
-    NearestChoice,
-    check_new_file,
-    print_blocks,
-    print_json,
-)
+from lora_profiler.cli.click_support import NearestChoice, check_new_file, command, print_answer
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import ModelNotFoundError
 
 FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "peft")
 
 
-@click.command(
+@command(
     "read",
-    short_help="Show how a trainer's own file is understood, key by key.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Show how a trainer's own file is understood, key by key.",
+    """
 FILE is of axolotl, LLaMA-Factory, torchtune or TRL (YAML, or SFTConfig and TrainingArguments as JSON), an Unsloth notebook, a
 script with PEFT and a Trainer, or a text file with a command line of TRL's scripts; accelerate's or DeepSpeed's file may stand behind it. Nothing in a file is run.
 Each key is an option, costs nothing, or is not modelled; then the answer is too low, too high, or either way.
@@ -64,7 +55,7 @@ def read_command(
         with suppress(ModelNotFoundError):  # then without what only the model tells
             spec = model_of(file, None, revision=file.revision or "main", offline=True)
             file = on_model(seen_images(file, spec), spec)
-    if form == "json":
-        print_json({"schema_version": "1.0", **trainer_file_payload(file)}, output)
-    else:
-        print_blocks(trainer_file_blocks(file), form, output)
+    print_answer(
+        lambda: {"schema_version": "1.0", **trainer_file_payload(file)},
+        lambda: trainer_file_blocks(file),
+    )

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     check_new_file,
+    command,
     complete_gpu,
-    print_blocks,
-    print_json,
+    print_answer,
     warn,
     write_out,
 )
@@ -25,12 +23,10 @@ if TYPE_CHECKING:
     from lora_profiler.rehearsal.result import Rehearsal
 
 
-@click.command(
+@command(
     "rehearse",
-    short_help="Run your own training script on a card you do not have.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Run your own training script on a card you do not have.",
+    """
 COMMAND is what you would type on a machine with the card. It runs unchanged, with the CUDA build of torch of its own environment,
 over libraries that do nothing: the allocator and the choice of kernels are real, so that its bytes are those of the card;
 values and times are not. It is ended after --steps optimizer steps. Linux only.
@@ -146,11 +142,10 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         time = rehearsed_time(result.work, gpu)
         facts, torch = result.document["facts"], result.document["torch"]
         beside = nearest(facts, result.world_size, card.capability, torch)
-    if o["form"] == "json":
-        print_json(rehearsal_document(results, card, beside, time), o["output"])
-    else:
-        blocks = rehearsal_blocks(results, card, beside, time, with_phases=o["phases"])
-        print_blocks(blocks, o["form"], o["output"])
+    print_answer(
+        lambda: rehearsal_document(results, card, beside, time),
+        lambda: rehearsal_blocks(results, card, beside, time, with_phases=o["phases"]),
+    )
     if o["report"]:
         blocks = rehearsal_blocks(results, card, beside, time, with_phases=True)
         held = result.document["held"] or {"categories": {}}

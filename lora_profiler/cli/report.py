@@ -5,22 +5,15 @@ from pathlib import Path
 
 import click
 
-from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
-    check_new_file,
-    warn,
-    write_out,
-)
+from lora_profiler.cli.click_support import check_new_file, command, warn, write_out
+from lora_profiler.cli.options import engine_option
 from lora_profiler.errors import UsageError
 
 
-@click.command(
+@command(
     "report",
-    short_help="Write one HTML page of records and predictions, which opens offline.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Write one HTML page of records and predictions, which opens offline.",
+    """
 RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
 .jsonl files in them and in the folders one below. Of several records with one id the newest counts.
 
@@ -37,13 +30,7 @@ Exit code: 0 done; 2 usage, no record can be read, or a library is missing.
 )
 @click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", metavar="FILE", required=True, help="The page: a new file.")
-@click.option(
-    "--engine",
-    default="auto",
-    metavar="auto|analytic|compiled|traced",
-    show_default=True,
-    help="What predicts; nothing is traced.",
-)
+@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", click.option)
 @click.option("--title", metavar="TEXT", help="[default: what the records are of]")
 @click.option("--force", is_flag=True, help="Let -o replace a file.")
 def report_command(

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    ExampleCommand,
     NearestChoice,
     check_new_file,
+    command,
     complete_model,
-    print_blocks,
-    print_json,
+    print_answer,
 )
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
@@ -23,12 +21,10 @@ if TYPE_CHECKING:
     from lora_profiler.report.claims.claim import Claim
 
 
-@click.command(
+@command(
     "verify",
-    short_help="Check the mathematics of LoRA on a real model.",
-    cls=ExampleCommand,
-    context_settings=HELP_NAMES,
-    epilog="""
+    "Check the mathematics of LoRA on a real model.",
+    """
 MODEL is a hub id, a folder with weights, or `small`: a model of under a million parameters that is trained on the spot on
 bundled public-domain text. [default: HuggingFaceTB/SmolLM2-135M; where its weights cannot be had, small]
 
@@ -118,10 +114,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
         seed=o["seed"],
         quick=o["quick"],
     )
-    if o["form"] == "json":
-        print_json(document, o["output"])
-    else:
-        print_blocks(verify_blocks(document), o["form"], o["output"])
+    print_answer(lambda: document, lambda: verify_blocks(document))
     if any(each.is_broken for each in checked):
         ctx.exit(1)
 
