@@ -66,11 +66,8 @@ def _model(c: Config, stack: Stack, norm: Module) -> Parts:
 
 
 def _attention(c: Config, bias: bool = False, output_bias: bool = False) -> tuple[Module, ...]:
-    hidden, queries, keys = (
-        c["hidden_size"],
-        c["num_attention_heads"] * c["head_dim"],
-        c["num_key_value_heads"] * c["head_dim"],
-    )
+    hidden, size = c["hidden_size"], c["head_dim"]
+    queries, keys = c["num_attention_heads"] * size, c["num_key_value_heads"] * size
     return (
         linear("self_attn.q_proj", hidden, queries, bias),
         linear("self_attn.k_proj", hidden, keys, bias),
@@ -122,55 +119,48 @@ _FOUR_NORMS = (*_TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layer
 
 def _head_norms(c: Config, kind: str) -> tuple[Module, ...]:
     """Norms of queries and keys over one head, one weight for all heads (Qwen 3, Gemma 3)."""
-    return rms_norm("self_attn.q_norm", kind, c["head_dim"]), rms_norm(
-        "self_attn.k_norm", kind, c["head_dim"]
-    )
+    return tuple(rms_norm(f"self_attn.{of}_norm", kind, c["head_dim"]) for of in "qk")
+
+
+def _alike(
+    c: Config,
+    kind: str,
+    *,
+    bias: bool = False,
+    output_bias: bool | None = None,
+    mlp: tuple[Module, ...] = (),
+    head_norms: tuple[Module, ...] = (),
+    norms: tuple[str, ...] = _TWO_NORMS,
+) -> Parts:
+    """A llama-like model whose layers are all alike, with norms of the class `kind`; `output_bias`
+    as the other biases of attention and `mlp` a gated one without, where nothing is given."""
+    attention = _attention(c, bias, bias if output_bias is None else output_bias)
+    layers = (*attention, *head_norms, *(mlp or _gated_mlp(c)), *_norms(c, kind, *norms))
+    return _model(c, _layers(c, *layers), *_norms(c, kind, "model.norm"))
 
 
 def llama(c: Config) -> Parts:
-    bias = c["attention_bias"]
-    layers = _layers(
-        c,
-        *_attention(c, bias, bias),
-        *_gated_mlp(c, c["mlp_bias"]),
-        *_norms(c, "LlamaRMSNorm", *_TWO_NORMS),
-    )
-    return _model(c, layers, *_norms(c, "LlamaRMSNorm", "model.norm"))
+    mlp = _gated_mlp(c, c["mlp_bias"])
+    return _alike(c, "LlamaRMSNorm", bias=c["attention_bias"], mlp=mlp)
 
 
 def mistral(c: Config) -> Parts:
-    layers = _layers(c, *_attention(c), *_gated_mlp(c), *_norms(c, "MistralRMSNorm", *_TWO_NORMS))
-    return _model(c, layers, *_norms(c, "MistralRMSNorm", "model.norm"))
+    return _alike(c, "MistralRMSNorm")
 
 
 def qwen2(c: Config) -> Parts:
-    layers = _layers(
-        c, *_attention(c, bias=True), *_gated_mlp(c), *_norms(c, "Qwen2RMSNorm", *_TWO_NORMS)
-    )
-    return _model(c, layers, *_norms(c, "Qwen2RMSNorm", "model.norm"))
+    return _alike(c, "Qwen2RMSNorm", bias=True, output_bias=False)
 
 
 def qwen3(c: Config) -> Parts:
-    bias, kind = c["attention_bias"], "Qwen3RMSNorm"
-    layers = _layers(
-        c,
-        *_attention(c, bias, bias),
-        *_head_norms(c, kind),
-        *_gated_mlp(c),
-        *_norms(c, kind, *_TWO_NORMS),
-    )
-    return _model(c, layers, *_norms(c, kind, "model.norm"))
+    kind = "Qwen3RMSNorm"
+    return _alike(c, kind, bias=c["attention_bias"], head_norms=_head_norms(c, kind))
 
 
 def phi3(c: Config) -> Parts:
     """Queries, keys and values come from one projection, gate and up from another."""
-    hidden, width, heads, kv, size = (
-        c["hidden_size"],
-        c["intermediate_size"],
-        c["num_attention_heads"],
-        c["num_key_value_heads"],
-        c["head_dim"],
-    )
+    hidden, width, size = c["hidden_size"], c["intermediate_size"], c["head_dim"]
+    heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
     layers = _layers(
         c,
         linear("self_attn.o_proj", heads * size, hidden),
@@ -183,61 +173,39 @@ def phi3(c: Config) -> Parts:
 
 
 def gemma(c: Config) -> Parts:
-    bias = c["attention_bias"]
-    layers = _layers(
-        c, *_attention(c, bias, bias), *_gated_mlp(c), *_norms(c, "GemmaRMSNorm", *_TWO_NORMS)
-    )
-    return _model(c, layers, *_norms(c, "GemmaRMSNorm", "model.norm"))
+    return _alike(c, "GemmaRMSNorm", bias=c["attention_bias"])
 
 
 def gemma2(c: Config) -> Parts:
-    bias = c["attention_bias"]
-    layers = _layers(
-        c, *_attention(c, bias, bias), *_gated_mlp(c), *_norms(c, "Gemma2RMSNorm", *_FOUR_NORMS)
-    )
-    return _model(c, layers, *_norms(c, "Gemma2RMSNorm", "model.norm"))
+    return _alike(c, "Gemma2RMSNorm", bias=c["attention_bias"], norms=_FOUR_NORMS)
 
 
 def gemma3_text(c: Config) -> Parts:
     bias, kind = c["attention_bias"], "Gemma3RMSNorm"
-    layers = _layers(
-        c,
-        *_attention(c, bias, bias),
-        *_head_norms(c, kind),
-        *_gated_mlp(c),
-        *_norms(c, kind, *_FOUR_NORMS),
-    )
-    return _model(c, layers, *_norms(c, kind, "model.norm"))
+    return _alike(c, kind, bias=bias, head_norms=_head_norms(c, kind), norms=_FOUR_NORMS)
 
 
 def olmo2(c: Config) -> Parts:
     """Norms after attention and MLP only; queries and keys are normed over all heads together."""
-    bias, kind, size = c["attention_bias"], "Olmo2RMSNorm", c["head_dim"]
-    layers = _layers(
-        c,
-        *_attention(c, bias, bias),
+    kind, size = "Olmo2RMSNorm", c["head_dim"]
+    head_norms = (
         rms_norm("self_attn.q_norm", kind, c["num_attention_heads"] * size),
         rms_norm("self_attn.k_norm", kind, c["num_key_value_heads"] * size),
-        *_gated_mlp(c),
-        *_norms(c, kind, "post_attention_layernorm", "post_feedforward_layernorm"),
     )
-    return _model(c, layers, *_norms(c, kind, "model.norm"))
+    norms = ("post_attention_layernorm", "post_feedforward_layernorm")
+    return _alike(c, kind, bias=c["attention_bias"], head_norms=head_norms, norms=norms)
 
 
 def mixtral(c: Config) -> Parts:
-    router, experts = _experts(c, "Mixtral", c["intermediate_size"])
-    layers = _layers(c, *_attention(c), router, experts, *_norms(c, "MixtralRMSNorm", *_TWO_NORMS))
-    return _model(c, layers, *_norms(c, "MixtralRMSNorm", "model.norm"))
+    return _alike(c, "MixtralRMSNorm", mlp=_experts(c, "Mixtral", c["intermediate_size"]))
 
 
 def qwen3_moe(c: Config) -> Parts:
     """Expert layers, except those that `mlp_only_layers` and `decoder_sparse_step` leave dense."""
     bias, kind = c["attention_bias"], "Qwen3MoeRMSNorm"
     router, experts = _experts(c, "Qwen3Moe", c["moe_intermediate_size"])
-    attention, norms = (
-        (*_attention(c, bias, bias), *_head_norms(c, kind)),
-        _norms(c, kind, *_TWO_NORMS),
-    )
+    attention = (*_attention(c, bias, bias), *_head_norms(c, kind))
+    norms = _norms(c, kind, *_TWO_NORMS)
     mlps = {True: (experts, router), False: _gated_mlp(c)}
     dense, step = set(c["mlp_only_layers"]), c["decoder_sparse_step"]
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
@@ -294,12 +262,8 @@ def gpt_neox(c: Config) -> Parts:
 def opt(c: Config) -> Parts:
     """Learned positions with two spare rows; narrower embeddings behind projections and no final
     norm in OPT-350m."""
-    hidden, width, bias, narrow = (
-        c["hidden_size"],
-        c["intermediate_size"],
-        c["enable_bias"],
-        c["word_embed_proj_dim"],
-    )
+    hidden, width, bias = c["hidden_size"], c["intermediate_size"], c["enable_bias"]
+    narrow = c["word_embed_proj_dim"]
     affine = c["layer_norm_elementwise_affine"]
     tied = "model.decoder.embed_tokens.weight" if c["tie_word_embeddings"] else None
     parts: list[Module | Stack] = [
@@ -323,23 +287,9 @@ def opt(c: Config) -> Parts:
     return tuple(parts)
 
 
-FAMILIES: dict[str, Callable[[Config], Parts]] = {
-    family.__name__: family
-    for family in (
-        llama,
-        mistral,
-        qwen2,
-        qwen3,
-        phi3,
-        gemma,
-        gemma2,
-        gemma3_text,
-        olmo2,
-        mixtral,
-        qwen3_moe,
-        gpt2,
-        gpt_neox,
-        opt,
-    )
-}
+_ALL = (
+    llama, mistral, qwen2, qwen3, phi3, gemma, gemma2, gemma3_text, olmo2, mixtral, qwen3_moe,
+    gpt2, gpt_neox, opt,
+)  # fmt: skip
+FAMILIES: dict[str, Callable[[Config], Parts]] = {family.__name__: family for family in _ALL}
 """model_type -> the weights of its causal language model."""

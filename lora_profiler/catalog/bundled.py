@@ -1,6 +1,6 @@
 """The bundled models as a list to look through."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from lora_profiler.catalog.facts import facts, rows
 
@@ -41,20 +41,6 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
         >>> "openai-community/gpt2" in {entry.id for entry in bundled_models()}
         True
     """
-    return tuple(
-        CatalogEntry(
-            id=row["id"],
-            aliases=tuple(row["aliases"]),
-            model_type=row["model_type"],
-            architecture=row["architecture"],
-            gated=row["gated"],
-            dtype=row["dtype"],
-            checkpoint_quantization=row.get("checkpoint_quantization"),
-            num_parameters=row["num_parameters"],
-            published_num_parameters=row["published_num_parameters"],
-            published_source=row["published_source"],
-            verification=row["verification"],
-            source=row["source"],
-        )
-        for row in rows()
-    )
+    names = [f.name for f in fields(CatalogEntry)]
+    made = ({name: row.get(name) for name in names} for row in rows())
+    return tuple(CatalogEntry(**{**each, "aliases": tuple(each["aliases"])}) for each in made)

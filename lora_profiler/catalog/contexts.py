@@ -12,6 +12,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
+from typing import Any
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.catalog.gpus import bundled_gpus
@@ -62,17 +63,8 @@ def context_of(key: str) -> Context:
 
 @cache
 def published_contexts() -> tuple[PublishedContext, ...]:
-    rows = csv.DictReader(StringIO(data_text("contexts.csv")))
-    return tuple(
-        PublishedContext(
-            key=row["key"],
-            mebibytes=int(row["mebibytes"]),
-            what=row["what"],
-            source=row["source"],
-            confidence=row["confidence"],
-        )
-        for row in rows
-    )
+    rows: Any = csv.DictReader(StringIO(data_text("contexts.csv")))
+    return tuple(PublishedContext(**{**r, "mebibytes": int(r["mebibytes"])}) for r in rows)
 
 
 @cache

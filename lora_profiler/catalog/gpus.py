@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from io import StringIO
+from typing import Any
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, did_you_mean
@@ -17,6 +18,10 @@ _NO_NAME = frozenset({
     "generation", "edition", "per", "gpu",
 })  # fmt: skip
 """Words that do not tell one card from another, so that people leave them out."""
+_FIGURES = (
+    "memory_gib_marketed", "memory_bytes_usable", "bandwidth_gb_s", "bf16_dense_tflops",
+    "fp16_dense_tflops", "tf32_dense_tflops", "fp8_dense_tflops", "fp32_tflops",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,27 +62,11 @@ class Gpu:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a figure that is none, as of a card made by a program."""
-        figures = (
-            self.memory_gib_marketed,
-            self.memory_bytes_usable,
-            self.bandwidth_gb_s,
-            self.lost_share,
-            *self._peaks,
-        )
+        figures = (self.lost_share, *(getattr(self, name) for name in _FIGURES))
         if not all(figure is None or (is_finite(figure) and figure >= 0) for figure in figures):
             raise UsageError(
                 f"card {self.key[:60]!r} has a figure that is no finite number from 0 up."
             )
-
-    @property
-    def _peaks(self) -> tuple[float | None, ...]:
-        dense = (
-            self.bf16_dense_tflops,
-            self.fp16_dense_tflops,
-            self.tf32_dense_tflops,
-            self.fp8_dense_tflops,
-        )
-        return (*dense, self.fp32_tflops)
 
     @property
     def capability(self) -> int | None:
@@ -121,30 +110,14 @@ def bundled_gpus() -> tuple[Gpu, ...]:
 
 
 def _gpu(row: dict[str, str], rows: list[dict[str, str]]) -> Gpu:
-    return Gpu(
-        key=row["key"],
-        name=row["name"],
-        aliases=tuple(alias for alias in row["aliases"].split(";") if alias),
-        vendor=row["vendor"],
-        architecture=row["architecture"],
-        compute_capability=row["compute_capability"] or None,
-        memory_gib_marketed=_number(row["memory_gib_marketed"]),
-        memory_bytes_usable=int(row["memory_bytes_usable"]) if row["memory_bytes_usable"] else None,
-        bandwidth_gb_s=_number(row["bandwidth_gb_s"]),
-        bf16_dense_tflops=_number(row["bf16_dense_tflops"]),
-        fp16_dense_tflops=_number(row["fp16_dense_tflops"]),
-        tf32_dense_tflops=_number(row["tf32_dense_tflops"]),
-        fp8_dense_tflops=_number(row["fp8_dense_tflops"]),
-        fp32_tflops=_number(row["fp32_tflops"]),
-        ecc_note=row["ecc_note"],
-        source=row["source"],
-        confidence=row["confidence"],
-        lost_share=_lost_share(row, rows),
-    )
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+    """The table's columns are the class's fields."""
+    values: dict[str, Any] = {**row, "lost_share": _lost_share(row, rows)}
+    values["aliases"] = tuple(filter(None, row["aliases"].split(";")))
+    values["compute_capability"] = row["compute_capability"] or None
+    for name in _FIGURES:
+        read = int if name == "memory_bytes_usable" else float
+        values[name] = read(row[name]) if row[name] else None
+    return Gpu(**values)
 
 
 def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
