@@ -11,7 +11,7 @@ import pytest
 from lora_profiler.adapters import adapters
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog import model_from_config
-from lora_profiler.catalog.facts import rows
+from lora_profiler.catalog.bundled import rows
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import LoraConfig
 

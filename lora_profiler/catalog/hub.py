@@ -7,7 +7,7 @@ HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are read by huggingface_hub it
 
 from typing import TYPE_CHECKING, NoReturn
 
-from lora_profiler.catalog.facts import similar_names
+from lora_profiler.catalog.bundled import similar_names
 from lora_profiler.errors import ModelNotFoundError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.facts import bare_names, facts, rows
+from lora_profiler.catalog.bundled import bare_names, facts, rows
 from lora_profiler.catalog.mirrors import mirrored
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
 from lora_profiler.catalog.vision import vision_config, vision_rows

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from lora_profiler.catalog.config import data_text
-from lora_profiler.catalog.facts import facts
+from lora_profiler.catalog.bundled import facts
 
 
 @cache

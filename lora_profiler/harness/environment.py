@@ -1,8 +1,7 @@
 """The machine and software of a run, as a record keeps them: no host name, user name, path or token
 gets in.
 
-torch is imported when asked for, in the measured process only. The functions of `machine` that a
-run is watched with are importable from here too.
+torch is imported when asked for, in the measured process only.
 """
 
 import os
@@ -14,38 +13,11 @@ from typing import Any
 
 from lora_profiler._common.cpu import cpu_model
 from lora_profiler._common.versions import __version__, installed_versions
-from lora_profiler.harness.machine import (
-    CpuTimes,
-    cgroup_peak_bytes,
-    cpu_times,
-    memory_limit_bytes,
-    oom_kills,
-    other_cpu_share,
-    peak_resident_bytes,
-    physical_memory_bytes,
-    resident_bytes,
-)
+from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
 from lora_profiler.harness.nvml import Nvml, open_device, uuid_hash
 from lora_profiler.harness.pretended import is_pretended, marked
-from lora_profiler.harness.provenance import public_command, public_word, source
+from lora_profiler.harness.provenance import public_word, source
 from lora_profiler.records.environment import Device, Environment
-
-__all__ = [
-    "PACKAGES",
-    "VARIABLES",
-    "CpuTimes",
-    "cgroup_peak_bytes",
-    "cpu_times",
-    "environment",
-    "memory_limit_bytes",
-    "oom_kills",
-    "other_cpu_share",
-    "packages",
-    "peak_resident_bytes",
-    "physical_memory_bytes",
-    "public_command",
-    "resident_bytes",
-]
 
 PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "numpy", "nvidia-ml-py", "peft", "torch",

@@ -1,6 +1,6 @@
 """Single changes that lower the peak, each predicted anew."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -136,20 +136,19 @@ def changes(
         return
     setup, lora, peak = workload.setup, workload.setup.lora, prediction.peak
     everything = peak.total_bytes
+    of_pass = ("activations", "temporaries")
+    adapted = ("adapters", "gradients", "optimizer_states", *of_pass)
 
     def change(
-        name: str, option: str, price: str, fields: Mapping[str, Any], *touched: str
+        name: str, option: str, price: str, touched: Collection[str] = (), **fields: Any
     ) -> Iterator[Change]:
         """None where the setup does not go with it."""
         try:
             changed = replace(setup, **fields)
         except UsageError:
             return
-        at_most = (
-            sum(size for category, size in peak.bytes.items() if category in touched)
-            if touched
-            else everything
-        )
+        sizes = (size for category, size in peak.bytes.items() if category in touched)
+        at_most = sum(sizes) if touched else everything
         same = option.startswith(_LEARN_THE_SAME)
         yield Change(name, option, price, changed, everything, at_most, same)
 
@@ -160,131 +159,70 @@ def changes(
             fields["optimizer"] = "adamw"
             option += " --optimizer adamw"
         price = "trains an update of low rank"
-        yield from change("LoRA instead of full fine-tuning", option, price, fields)
+        yield from change("LoRA instead of full fine-tuning", option, price, **fields)
     if lora is not None and setup.quantization is None and "qlora" not in besides:
-        qlora = {"quantization": Quantization()}
-        price = "dequantises every weight again for each use"
-        yield from change("a 4-bit base (QLoRA)", "--method qlora", price, qlora, "parameters")
+        qlora = Quantization()
+        option, price = "--method qlora", "dequantises every weight again for each use"
+        yield from change("a 4-bit base (QLoRA)", option, price, ["parameters"], quantization=qlora)
     if not setup.checkpointing:
-        checkpointed = {"checkpointing": True}
+        name, option = "gradient checkpointing", "--checkpointing"
         price = "runs most of the forward pass twice"
-        yield from change(
-            "gradient checkpointing",
-            "--checkpointing",
-            price,
-            checkpointed,
-            "activations",
-            "temporaries",
-        )
+        yield from change(name, option, price, of_pass, checkpointing=True)
     recipe = setup.quantization.recipe if setup.quantization else "stock"
-    if (
-        lora is not None
-        and lora.adapter_dtype == "float32"
-        and setup.dtype != "float32"
-        and recipe == "stock"
-    ):
-        narrow = {"lora": replace(lora, adapter_dtype=setup.dtype)}
-        held = ("activations", "temporaries", "adapters", "gradients", "optimizer_states")
-        option = f"--adapter-dtype {setup.dtype}"
-        yield from change(
-            f"{setup.dtype} adapters", option, "updates the adapters in 16 bit", narrow, *held
-        )
-    if (
-        setup.optimizer_impl == "foreach"
-        and setup.optimizer in ("adamw", "sgd")
-        and peak.moment == "optimizer_step"
-    ):
-        fused = {"optimizer_impl": "fused"}
-        yield from change(
-            "the fused optimizer", "--optimizer-impl fused", "none known", fused, "temporaries"
-        )
+    is_wide = lora is not None and lora.adapter_dtype == "float32" and setup.dtype != "float32"
+    if lora is not None and is_wide and recipe == "stock":
+        narrow = replace(lora, adapter_dtype=setup.dtype)
+        name, option = f"{setup.dtype} adapters", f"--adapter-dtype {setup.dtype}"
+        yield from change(name, option, "updates the adapters in 16 bit", adapted, lora=narrow)
+    in_update = peak.moment == "optimizer_step"
+    if setup.optimizer_impl == "foreach" and setup.optimizer in ("adamw", "sgd") and in_update:
+        name, option = "the fused optimizer", "--optimizer-impl fused"
+        yield from change(name, option, "none known", ["temporaries"], optimizer_impl="fused")
     if setup.optimizer == "adamw":
         eight = {"optimizer": "adamw_8bit", "optimizer_impl": "foreach"}
-        step = ("temporaries",) if peak.moment == "optimizer_step" else ()
-        yield from change(
-            "8-bit AdamW",
-            "--optimizer adamw_8bit",
-            "keeps the optimizer states in 8 bit",
-            eight,
-            "optimizer_states",
-            *step,
-        )
+        states = ("optimizer_states", "temporaries") if in_update else ("optimizer_states",)
+        price = "keeps the optimizer states in 8 bit"
+        yield from change("8-bit AdamW", "--optimizer adamw_8bit", price, states, **eight)
     if setup.dtype == "float32" and setup.precision == "pure":
-        yield from change(
-            "bfloat16 weights", "--dtype bfloat16", "trains in 16 bit", {"dtype": "bfloat16"}
-        )
+        option, price = "--dtype bfloat16", "trains in 16 bit"
+        yield from change("bfloat16 weights", option, price, dtype="bfloat16")
     if (
         setup.loss not in ("fused", "llamafactory-dpo")  # which reads all logits
         and setup.world_size == 1
         and peak.moment in ("end_of_forward", "loss_backward")
     ):
-        fused_loss = {"loss": "fused"}
-        elsewhere = max(
-            m.total_bytes
-            for m in prediction.moments
-            if m.step == "steady" and m.moment in AWAY_FROM_HEAD
-        )
+        steady = (m for m in prediction.moments if m.step == "steady")
+        elsewhere = max(m.total_bytes for m in steady if m.moment in AWAY_FROM_HEAD)
         price = "leaves no logits to look at"
-        for saving in change("a fused loss", "--loss fused", price, fused_loss):
+        for saving in change("a fused loss", "--loss fused", price, loss="fused"):
             yield saving._replace(at_most=everything - elsewhere)  # these moments stay as they are
     if setup.hold_outputs:
-        dropped = {"hold_outputs": False}
-        option, of_outputs = "--no-hold-outputs", ("logits_and_loss", "activations")
-        yield from change("dropping outputs", option, "none known", dropped, *of_outputs)
+        outputs = ("logits_and_loss", "activations")
+        name, option = "dropping outputs", "--no-hold-outputs"
+        yield from change(name, option, "none known", outputs, hold_outputs=False)
     if setup.attention in ("eager", "math"):
-        fast = {"attention": "auto"}
-        yield from change(
-            "SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries"
-        )
+        name, option = "SDPA attention", "--attention auto"
+        yield from change(name, option, "none known", of_pass, attention="auto")
     taken = setup.attention == "flash" or setup.is_flash_attention_2
     if setup.is_packed and setup.device == "cuda" and not taken and takes_flattened(workload.model):
-        price = "needs the flash-attn package"
-        yield from change(
-            "FlashAttention 2 for packed rows",
-            "--attention flash",
-            price,
-            {"attention": "flash"},
-            "activations",
-            "temporaries",
-        )
+        name, option = "FlashAttention 2 for packed rows", "--attention flash"
+        yield from change(name, option, "needs the flash-attn package", of_pass, attention="flash")
     if lora is not None and lora.lora_dropout > 0:
-        dry = {"lora": replace(lora, lora_dropout=0.0)}
+        dry = replace(lora, lora_dropout=0.0)
         yield from change(
-            "no adapter dropout",
-            "--dropout 0",
-            "regularises less",
-            dry,
-            "activations",
-            "temporaries",
+            "no adapter dropout", "--dropout 0", "regularises less", of_pass, lora=dry
         )
-    if lora is not None:
-        adapted = ("adapters", "gradients", "optimizer_states", "activations", "temporaries")
-        if lora.has_rank and lora.r > 1:
-            lower = {"lora": replace(lora, r=lora.r // 2)}
-            yield from change(
-                f"rank {lora.r // 2}",
-                f"--rank {lora.r // 2}",
-                "an update of lower rank",
-                lower,
-                *adapted,
-            )
-        if lora.target_modules == "all-linear":
-            fewer = {"lora": replace(lora, target_modules=None)}
-            yield from change(
-                "adapters on PEFT's default targets",
-                "--targets default",
-                "adapts fewer layers",
-                fewer,
-                *adapted,
-            )
+    if lora is not None and lora.has_rank and lora.r > 1:
+        rank = lora.r // 2
+        name, option, price = f"rank {rank}", f"--rank {rank}", "an update of lower rank"
+        yield from change(name, option, price, adapted, lora=replace(lora, r=rank))
+    if lora is not None and lora.target_modules == "all-linear":
+        fewer = replace(lora, target_modules=None)
+        name, option = "adapters on PEFT's default targets", "--targets default"
+        yield from change(name, option, "adapts fewer layers", adapted, lora=fewer)
     if setup.batch_size > 1 and setup.batch_size % 2 == 0:
         half, twice = setup.batch_size // 2, setup.accumulation * 2
-        smaller = {"batch_size": half, "accumulation": twice}
+        name, option = f"micro-batch {half}", f"-b {half} --accumulation {twice}"
         sized = ("inputs", "activations", "logits_and_loss", "temporaries")
-        yield from change(
-            f"micro-batch {half}",
-            f"-b {half} --accumulation {twice}",
-            "more, smaller micro-batches a step",
-            smaller,
-            *sized,
-        )
+        price = "more, smaller micro-batches a step"
+        yield from change(name, option, price, sized, batch_size=half, accumulation=twice)
