@@ -20,15 +20,10 @@ from loading import HEAVY, modules_after
 from lora_profiler.errors import UsageError
 from lora_profiler.records import store as store_module
 from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Failure, Record
 from lora_profiler.records.serialize import record_dict, workload_dict, workload_from_dict
-from lora_profiler.records.store import (
-    Store,
-    StoreError,
-    default_records_path,
-    finished,
-    read_records,
-)
+from lora_profiler.records.store import Store, StoreError, default_records_path, finished
 from records import WORKLOAD
 from records import make_record as make_any_record
 

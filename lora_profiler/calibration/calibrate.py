@@ -3,7 +3,6 @@ with each model left out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import ceil
 from statistics import median
 
@@ -12,7 +11,7 @@ from lora_profiler.calibration.micro import Micro, measured_fixed, measured_micr
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, measure
-from lora_profiler.records.record import Record
+from lora_profiler.records.record import Record, now
 from lora_profiler.steptime import Constants, Rates, rates_of
 from lora_profiler.steptime.fit import Measured, fit, leave_out
 from lora_profiler.steptime.local import LocalConstants, Provenance, cpu_key, key_of
@@ -177,5 +176,5 @@ def _provenance(record: Record) -> Provenance:
         torch=environment.packages.get("torch", "unknown"),
         packages=environment.packages,
         platform=environment.platform,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_at=now(),
     )

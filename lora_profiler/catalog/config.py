@@ -25,14 +25,10 @@ from lora_profiler.errors import ModelNotFoundError
 
 Raw = Mapping[str, Any]
 
-_NULLABLE = frozenset(
-    {
-        "sliding_window",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "use_bidirectional_attention",
-    }
-)
+_NULLABLE = frozenset({
+    "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
+    "use_bidirectional_attention",
+})  # fmt: skip
 """Fields where null is a statement of its own; elsewhere it means that the key was left out."""
 
 _OLD_SPELLINGS = {

@@ -42,14 +42,10 @@ class Price:
 def table_prices() -> dict[str, Price]:
     """By a card's key, of the cards whose price a source gives with its date, in US dollars."""
     rows = csv.DictReader(StringIO(data_text("prices.csv")))
+    named = ("date", "provider", "source", "read_from")
     return {
         row["key"]: Price(
-            per_hour=float(row["usd_per_hour"]),
-            currency="USD",
-            date=row["date"],
-            provider=row["provider"],
-            source=row["source"],
-            read_from=row["read_from"],
+            per_hour=float(row["usd_per_hour"]), currency="USD", **{n: row[n] for n in named}
         )
         for row in rows
     }

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from lora_profiler.catalog.config import data_text
 from lora_profiler.catalog.bundled import facts
+from lora_profiler.catalog.config import data_text
 
 
 @cache

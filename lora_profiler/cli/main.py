@@ -3,6 +3,7 @@ the answer starts at once."""
 
 import gc
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
@@ -174,17 +175,10 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     if o["engine"] == "rehearsed":
         click.echo("Rehearsing each on a pretended card, some seconds each.", err=True)
     with shown():
+        ask = partial(answers, engine=o["engine"], levers=levers, network=network)
         found = [
-            answers(
-                of_model,
-                card,
-                o["engine"],
-                levers=levers,
-                network=network,
-                trainer=of_trainer,
-                data=data,
-            )
-            for of_model, of_trainer, data, card in questions
+            ask(of_model, card, trainer=whose, data=data)
+            for of_model, whose, data, card in questions
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)

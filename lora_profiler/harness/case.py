@@ -2,7 +2,7 @@
 inputs lie."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -53,14 +53,11 @@ def make_case(
 
 
 def case_dict(case: Case) -> dict[str, Any]:
-    return {
+    parts = {
         "workload": workload_dict(case.workload),
         "conditions": conditions_dict(case.conditions),
-        "repeat": case.repeat,
-        "weights": case.weights,
-        "text": case.text,
-        "command": case.command,
     }
+    return {f.name: getattr(case, f.name) for f in fields(case)} | parts
 
 
 class CaseFields(TypedDict):
@@ -76,11 +73,5 @@ def case_from_dict(data: Mapping[str, Any]) -> Case:
     """Raises RecordError for what is no case."""
     read: CaseFields = decoded(CaseFields, data, "case")
     workload, conditions = padding_in_setup(workload_of(read["workload"]), read["conditions"])
-    return Case(
-        workload=workload,
-        conditions=conditions,
-        repeat=read["repeat"],
-        weights=read["weights"],
-        text=read["text"],
-        command=read["command"],
-    )
+    values: dict[str, Any] = {**read, "workload": workload, "conditions": conditions}
+    return Case(**values)

@@ -19,6 +19,13 @@ LOST_PEER = re.compile(
 """In what a rank says when another one is gone: the other one's end is then the cause."""
 
 
+_OF_MEASUREMENT = (
+    "status", "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "peak_phase",
+    "phase_peak_bytes", "persistent_bytes", "loss",
+)  # fmt: skip
+"""What a rank tells in the terms of `Measurement`."""
+
+
 def rank_result(case_path: Path, rank: int) -> Path:
     """Where a rank leaves its own record: beside its case."""
     return case_path.with_suffix(f".rank{rank}.json")
@@ -107,16 +114,9 @@ def _rank(rank: int, record: Record | None, exit_code: int | None) -> RankMeasur
     m = record.measurement
     return RankMeasurement(
         rank=rank,
-        status=m.status,
         device=record.environment.device.name,
         exit_code=exit_code,
-        peak_requested_bytes=m.peak_requested_bytes,
-        peak_allocated_bytes=m.peak_allocated_bytes,
-        peak_reserved_bytes=m.peak_reserved_bytes,
-        peak_phase=m.peak_phase,
-        phase_peak_bytes=m.phase_peak_bytes,
-        persistent_bytes=m.persistent_bytes,
-        loss=m.loss,
+        **{name: getattr(m, name) for name in _OF_MEASUREMENT},
     )
 
 

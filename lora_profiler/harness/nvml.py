@@ -8,7 +8,6 @@ Meaning and units of the calls: NVML API reference.
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from types import TracebackType
 from typing import Any, Self
 
 from lora_profiler.harness.nvml_handle import NoDeviceError, device_handle, mig_is_on, text
@@ -43,12 +42,7 @@ class Nvml:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

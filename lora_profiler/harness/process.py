@@ -13,6 +13,8 @@ from typing import Any
 
 PARENT_VARIABLE = "LORA_PROFILER_PARENT"
 """Holds the process id of the one that waits for the result."""
+CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
+"""The measured process."""
 
 
 def python_path(environ: Mapping[str, str] = os.environ) -> str:

@@ -12,12 +12,10 @@ import platform
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,12 +24,12 @@ from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse_here
 from lora_profiler.harness.pretended import LIMITS, RUN_VARIABLE, Pretended, unknown_card
-from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_path
+from lora_profiler.harness.process import CHILD, PARENT_VARIABLE, end_group, python_path
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.readings import Readings, readings_from_dict
-from lora_profiler.records.record import Conditions, Failure, Measurement, Record, Status
+from lora_profiler.records.record import Conditions, Failure, Measurement, Record, Status, now
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Workload
@@ -40,7 +38,6 @@ TERMINATE_SECONDS = 10.0
 """What a child has between SIGTERM and SIGKILL."""
 LOG_BYTES = 4000
 DEFAULT_TIMEOUT_SECONDS = 1800.0
-CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +107,7 @@ def measure_case(
     """
     refuse_here(case.workload, case.conditions, pretended)
     child = pretended.child if pretended else child
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = now()
     with WorkingFolder() as folder:
         result = result_path or Path(folder) / "result.json"
         case_path = Path(folder) / "case.json"
@@ -370,7 +367,7 @@ def _failed(
         measurement=Measurement(status=status, failure=failure),
         repeat=case.repeat,
         started_at=started,
-        ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        ended_at=now(),
     )
 
 

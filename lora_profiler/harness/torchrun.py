@@ -10,10 +10,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from lora_profiler.errors import LoraProfilerError
@@ -21,9 +19,9 @@ from lora_profiler.harness.case import Case, case_dict, case_from_dict
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.gather import gathered, rank_result, with_reference
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.process import PARENT_VARIABLE
+from lora_profiler.harness.process import CHILD, PARENT_VARIABLE
 from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.record import Record
+from lora_profiler.records.record import Record, now
 from lora_profiler.records.serialize import record_dict, record_from_dict
 
 
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     count, *child, case_path, result_path = arguments[1:]
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # the children's
     case = case_from_dict(json.loads(Path(case_path).read_text("utf-8")))
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = now()
     kills = oom_kills()
     exits = _run_ranks(int(count), [*child, case_path, result_path])
     killed = (oom_kills() or 0) > (kills or 0)
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if record.measurement.went_through and not record.is_rehearsed:
         _tell("reference")
         record = with_reference(record, _reference_losses(case, Path(case_path)))
-    record = replace(record, ended_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    record = replace(record, ended_at=now())
     write_durably(Path(result_path), json.dumps(record_dict(record), allow_nan=False))
     return 0
 
@@ -58,18 +56,9 @@ def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    options = [
-        "--standalone",
-        "--local-addr",
-        "127.0.0.1",
-        "--nproc-per-node",
-        str(count),
-        "--max-restarts",
-        "0",
-        "--no-python",
-    ]
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--max-restarts", "0", "--no-python"]
     try:
-        run(parse_args([*options, *command]))  # type: ignore[no-untyped-call]
+        run(parse_args([*options, "--nproc-per-node", str(count), *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as e:
         exits = {rank: failure.exitcode for rank, failure in e.failures.items()}
         own = {
@@ -89,14 +78,7 @@ def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
     same = replace(case, workload=replace(case.workload, setup=alone))
     request, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
     request.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "lora_profiler.harness.entry",
-        "--losses",
-        str(request),
-        str(answer),
-    ]
+    command = [*CHILD, "--losses", str(request), str(answer)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     return tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()
 

@@ -23,6 +23,9 @@ ENDLESS_STEPS = 1_000_000
 _ROWS_OF_STEPS = 16
 """Steps until the trainer sees a row again."""
 _PAD, _END = "<|pad|>", "<|end|>"
+Arguments = dict[str, Any]
+"""Of TrainingArguments."""
+Base = Callable[[], torch.nn.Module]
 
 
 def trained_by(case: Case, batches: Batches, on_stage: Callable[[str], None]) -> TrainerLoop:
@@ -106,12 +109,7 @@ def _count(setup: TrainSetup) -> int:
     return max(_ROWS_OF_STEPS * step, setup.eval_batch_size or 0)
 
 
-def _by_transformers(
-    setup: TrainSetup,
-    arguments: dict[str, Any],
-    base: Callable[[], torch.nn.Module],
-    batches: Batches,
-) -> Any:
+def _by_transformers(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batches) -> Any:
     import transformers
 
     rows = _rows(setup, batches, _count(setup))
@@ -140,12 +138,7 @@ def _by_transformers(
     )
 
 
-def _by_sft(
-    setup: TrainSetup,
-    arguments: dict[str, Any],
-    base: Callable[[], torch.nn.Module],
-    batches: Batches,
-) -> Any:
+def _by_sft(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batches) -> Any:
     import datasets
     import trl
 
@@ -157,12 +150,7 @@ def _by_sft(
     )
 
 
-def _by_dpo(
-    setup: TrainSetup,
-    arguments: dict[str, Any],
-    base: Callable[[], torch.nn.Module],
-    batches: Batches,
-) -> Any:
+def _by_dpo(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batches) -> Any:
     """A pair is two rows. Where the model has no adapters to switch off, a second one is the
     reference."""
     import datasets

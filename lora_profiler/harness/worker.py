@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -46,6 +45,7 @@ from lora_profiler.records.record import (
     Measurement,
     Record,
     Status,
+    now,
 )
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.statistics import half_width_limit, relative_half_width
@@ -332,7 +332,7 @@ def quality(run: Run, view: DeviceView) -> Status:
 def measured(case: Case, heartbeats: IO[str]) -> Record:
     """Trains the case and returns its record, whatever happens to it."""
     run = Run(case=case, heartbeats=heartbeats, rank=own_rank())
-    started = _now()
+    started = now()
     view = DeviceView(case.workload.setup.device)
     status: Status
     failure = None
@@ -354,7 +354,7 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
         measurement=result,
         repeat=case.repeat,
         started_at=started,
-        ended_at=_now(),
+        ended_at=now(),
     )
 
 
@@ -364,10 +364,6 @@ def _leave_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def main(arguments: Sequence[str]) -> int:

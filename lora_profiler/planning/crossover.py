@@ -4,7 +4,7 @@ longer, batch by batch and rank by rank."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -21,6 +21,7 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.workload import Method, Workload
 
 Quantity = Literal["memory", "time"]
+Number = TypeVar("Number", int, float)
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 """In tokens, where nobody says otherwise; up to the length that the model was made for."""
@@ -131,18 +132,16 @@ def crossover(
         for way, answerer in zip(ready, answerers, strict=True)
     }
     sizes = sorted(set(batch_sizes))
+
+    def known(cost: "Callable[[_Costs], Number | None]") -> dict[Method, Number]:
+        return {method: found for method, c in costs.items() if (found := cost(c)) is not None}
+
     points = tuple(
         Point(
             batch_size=batch,
             seq_len=length,
-            peak_bytes={
-                m: peak for m, c in costs.items() if (peak := c.peak(batch, length)) is not None
-            },
-            seconds={
-                m: seconds
-                for m, c in costs.items()
-                if (seconds := c.seconds(batch, length)) is not None
-            },
+            peak_bytes=known(lambda c, b=batch, n=length: c.peak(b, n)),
+            seconds=known(lambda c, b=batch, n=length: c.seconds(b, n)),
             highest_rank=_highest_rank(costs, batch, length),
         )
         for batch in sizes
@@ -184,6 +183,10 @@ class _Costs:
         if rank is not None and setup.lora is not None:
             setup = replace(setup, lora=replace(setup.lora, r=rank))
         return resized(self._workload, setup, self._engine)
+
+    def of(self, quantity: Quantity, batch_size: int, seq_len: int) -> float | None:
+        cost = self.peak if quantity == "memory" else self.seconds
+        return cost(batch_size, seq_len)
 
     def peak(self, batch_size: int, seq_len: int, rank: int | None = None) -> int | None:
         key = batch_size, seq_len, rank
@@ -233,11 +236,8 @@ def _is_dearer(
     dearer: _Costs, cheaper: _Costs, quantity: Quantity, batch_size: int
 ) -> Callable[[int], bool]:
     def holds(length: int) -> bool:
-        if quantity == "memory":
-            one, other = dearer.peak(batch_size, length), cheaper.peak(batch_size, length)
-            return one is not None and other is not None and one > other
-        mine, others = dearer.seconds(batch_size, length), cheaper.seconds(batch_size, length)
-        return mine is not None and others is not None and mine > others
+        one, other = (costs.of(quantity, batch_size, length) for costs in (dearer, cheaper))
+        return one is not None and other is not None and one > other
 
     return holds
 

@@ -134,22 +134,20 @@ def over_data(
     """The epoch of the workload of `prediction`, which is that of its worst batch."""
     setup = prediction.workload.setup
     ranks = 1 if setup.sharding == "tp" else setup.world_size
-    median = batches.median
+
+    def shape(length: int, peak: int | None) -> BatchPeak:
+        return BatchPeak(
+            batch_size=batches.batch_size,
+            seq_len=length,
+            peak_bytes=peak,
+            expected_per_epoch=batches.counts[length],
+        )
+
     return OverData(
         data=data,
         batches=batches,
-        worst=BatchPeak(
-            batch_size=batches.batch_size,
-            seq_len=batches.longest,
-            peak_bytes=prediction.peak.total_bytes,
-            expected_per_epoch=batches.expected_longest,
-        ),
-        median=BatchPeak(
-            batch_size=batches.batch_size,
-            seq_len=median,
-            peak_bytes=_peak(prediction, batches, median, engine),
-            expected_per_epoch=batches.counts[median],
-        ),
+        worst=shape(batches.longest, prediction.peak.total_bytes),
+        median=shape(batches.median, _peak(prediction, batches, batches.median, engine)),
         steps_per_epoch=math.ceil(batches.num_batches / (setup.accumulation * ranks)),
     )
 

@@ -88,18 +88,9 @@ class Environment:
 
         device = self.device
         parts = [
-            self.python,
-            self.platform,
-            sorted(self.packages.items()),
-            sorted(self.variables.items()),
-            self.cpu,
-            self.threads,
-            device.kind,
-            device.name,
-            device.total_bytes,
-            device.driver,
-            device.cuda,
-            device.mig,
+            self.python, self.platform, sorted(self.packages.items()),
+            sorted(self.variables.items()), self.cpu, self.threads, device.kind, device.name,
+            device.total_bytes, device.driver, device.cuda, device.mig,
             self.allocator and self.allocator.partition(",")[0],
-        ]
+        ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

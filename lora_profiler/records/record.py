@@ -8,6 +8,7 @@ a missing phase or category was not seen.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -257,6 +258,11 @@ class Measurement:
     @property
     def went_through(self) -> bool:
         return self.status in MEASURED
+
+
+def now() -> str:
+    """UTC in ISO 8601 with seconds, as a record's times are."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

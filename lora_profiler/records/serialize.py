@@ -211,13 +211,7 @@ def workload_dict(workload: Workload) -> dict[str, Any]:
         "model": {
             "id": model.id,
             "model_type": model.model_type,
-            "source": (
-                "bundled"
-                if model.source == "bundled"
-                else "hub"
-                if model.source == "hub"
-                else "file"
-            ),
+            "source": model.source if model.source in ("bundled", "hub") else "file",
             "num_layers": model.num_layers,
             "fingerprint": model.fingerprint,
             "config": dict(model.published),

@@ -25,22 +25,10 @@ from pathlib import Path
 from lora_profiler._common.paths import user_folder
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.records.atomic_write import sync_folder
-from lora_profiler.records.check_files import check_file
 from lora_profiler.records.lines import RecordFile, StoreError, parsed_record, read_records, recency
 from lora_profiler.records.locks import exclusive, mark_in_use, sole_user
 from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.validate import problems
-
-__all__ = [
-    "Store",
-    "StoreError",
-    "check_file",
-    "default_records_path",
-    "finished",
-    "problems",
-    "read_records",
-]
 
 _LONGEST_NAME = 200
 """Of a pending file, in characters: file systems end at 255 bytes, and this run's mark and

@@ -92,17 +92,9 @@ def problems(record: Record) -> list[str]:
     """Everything that makes `record` unfit to be believed or published, a plain sentence each;
     empty for a good one."""
     checks = (
-        _status,
-        _memory,
-        _attribution,
-        _ranks,
-        _second_opinions,
-        _times,
-        _tokens,
-        _provenance,
-        _rehearsed,
-        _numbers,
-    )
+        _status, _memory, _attribution, _ranks, _second_opinions, _times, _tokens, _provenance,
+        _rehearsed, _numbers,
+    )  # fmt: skip
     found = [sentence for check in checks for sentence in check(record)]
     return [*found, *private_text(record_dict(record))]
 

@@ -143,11 +143,7 @@ def _compile(
     sources = [stub_sources() / name for name in SOURCES.get(wanted.stem, ())]
     command = [
         *compiler.command,
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-w",
-        "-fno-builtin",
+        *["-O1", "-fPIC", "-shared", "-w", "-fno-builtin"],
         f"-I{stub_sources()}",
         f"-I{environment.headers}",
         f"-DCUDA_MAJOR={environment.cuda_major}",

@@ -36,53 +36,16 @@ _MADE = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_id
 def write_tokenizer(folder: Path) -> None:
     """A token a byte, and one for each of the words that a stood-in text is made of; as many as the
     model beside it has, since scripts resize its embeddings to that."""
-    symbols, merge = _byte_symbols(), (_SPACE, WORD.strip())
-    special = ["<|pad|>", "<|end|>"]
-    known = [*symbols, "".join(merge), *special]
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    merge, special = (_SPACE, WORD.strip()), ["<|pad|>", "<|end|>"]
+    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "".join(merge), *special]
     others = range(_vocabulary_size(folder / "config.json") - len(known))
     vocabulary = {each: i for i, each in enumerate([*known, *(f"<|{n}|>" for n in others)])}
-    document: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "normalizer": None,
-        "post_processor": None,
-        "added_tokens": [
-            {
-                "id": vocabulary[each],
-                "content": each,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for each in special
-        ],
-        "pre_tokenizer": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": True,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": vocabulary,
-            "merges": [list(merge)],
-        },
-    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[merge]))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     each = "{{ message['role'] }}: {{ message['content'] }}<|end|>"
     chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
     settings = {
@@ -91,19 +54,8 @@ def write_tokenizer(folder: Path) -> None:
         "eos_token": "<|end|>",
         "chat_template": chat,
     }
-    (folder / "tokenizer.json").write_text(json.dumps(document), "utf-8")
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
-
-
-def _byte_symbols() -> list[str]:
-    """The printable characters by which byte-level tokenizers write the 256 bytes."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
 def _vocabulary_size(config: Path) -> int:
