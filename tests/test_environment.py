@@ -17,9 +17,9 @@ import pytest
 import lora_profiler
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import machine
-from lora_profiler.harness.environment import environment, public_command, resident_bytes
-from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
-from lora_profiler.harness.provenance import public_word, source
+from lora_profiler.harness.environment import environment
+from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share, resident_bytes
+from lora_profiler.harness.provenance import public_command, public_word, source
 from lora_profiler.records.decode import decoded
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.redaction import private_text

@@ -1,6 +1,6 @@
 """The batches of an epoch: which shapes there are, and how many of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from random import Random
@@ -248,22 +248,38 @@ def _share_of_batches(reached: int, total: int, batch_size: int) -> float:
 def _grouped(
     samples: list[int], batch_size: int, accumulation: int, multiple: int
 ) -> tuple[dict[int, float], tuple[int, Mapping[int, float]] | None]:
-    whole, over = divmod(len(samples), batch_size)
+    over, epochs = len(samples) % batch_size, _epochs(len(samples))
+
+    def ordered(shuffled: Sequence[int]) -> Sequence[int]:
+        return grouped_by_length(shuffled, batch_size * accumulation)
+
+    counts, lasts = _drawn(samples, batch_size, epochs, multiple, max, ordered)
+    return counts, (over, lasts) if over else None
+
+
+def _drawn(
+    values: list[int],
+    batch_size: int,
+    epochs: int,
+    multiple: int,
+    length: Callable[[Sequence[int]], int],
+    ordered: Callable[[Sequence[int]], Sequence[int]] = lambda shuffled: shuffled,
+) -> tuple[dict[int, float], dict[int, float]]:
+    """How many batches there are of each length in one of so many epochs, of whole ones and of
+    those left over; `length` is that of a batch of `values`, which are shuffled."""
+    random, whole = Random(SEED), len(values) // batch_size
     lengths: list[int] = []
     lasts: list[int] = []
-    random = Random(SEED)
-    epochs = _epochs(len(samples))
     for _ in range(epochs):
-        random.shuffle(samples)
-        ordered = grouped_by_length(samples, batch_size * accumulation)
-        longest = [
-            _padded_to(max(ordered[start : start + batch_size]), multiple)
-            for start in range(0, len(ordered), batch_size)
+        random.shuffle(values)
+        order = ordered(values)
+        made = [
+            _padded_to(length(order[start : start + batch_size]), multiple)
+            for start in range(0, len(order), batch_size)
         ]
-        lengths += longest[:whole]
-        lasts += longest[whole:]
-    rest = (over, _shares(lasts, epochs)) if over else None
-    return _shares(lengths, epochs), rest
+        lengths += made[:whole]
+        lasts += made[whole:]
+    return _shares(lengths, epochs), _shares(lasts, epochs)
 
 
 def grouped_by_length(shuffled: Sequence[int], batch_size: int) -> list[int]:
@@ -341,22 +357,11 @@ def _flattened(
     tokens = [sum(row) for row in rows]
     batch_size = min(batch_size, len(tokens))
     whole, over = divmod(len(tokens), batch_size)
-    random = Random(SEED)
     epochs = _epochs(len(tokens)) if batch_size > 1 else 1
-    lengths: list[int] = []
-    lasts: list[int] = []
-    for _ in range(epochs):
-        random.shuffle(tokens)
-        sums = [
-            _padded_to(sum(tokens[start : start + batch_size]), multiple)
-            for start in range(0, len(tokens), batch_size)
-        ]
-        lengths += sums[:whole]
-        lasts += sums[whole:]
-    counts = _shares(lengths, epochs)
+    counts, lasts = _drawn(tokens, batch_size, epochs, multiple, sum)
     longest, expected = _longest_flattened(tokens, batch_size, whole)
     counts.setdefault(_padded_to(longest, multiple), expected)  # last, as it is the longest
-    return counts, (1, _shares(lasts, epochs)) if over else None
+    return counts, (1, lasts) if over else None
 
 
 def _longest_flattened(

@@ -6,6 +6,7 @@ from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
+from lora_profiler.batching.histogram import parsed_json
 from lora_profiler.batching.rows import Columns, Sample
 from lora_profiler.batching.sample_lengths import SampleLengths, check_length, counted
 from lora_profiler.batching.token_counts import TokenCounter
@@ -121,11 +122,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     if not first[1].lstrip().startswith("["):
         yield from _json_lines(path)
         return
-    try:
-        rows = json.loads("".join(line for _, line in text))
-    except (ValueError, RecursionError) as e:
-        where = f"line {e.lineno:,}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
-        raise UsageError(f"{path} is not valid JSON, {where}.") from None
+    rows = parsed_json("".join(line for _, line in text), path)
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number:,},"
         yield where, _as_row(row, where)

@@ -35,6 +35,15 @@ def read_histogram(path: Path) -> SampleLengths:
     return SampleLengths(counts=dict(sorted(counts.items())), source=path.name)
 
 
+def parsed_json(text: str, path: Path) -> Any:
+    """Raises UsageError with the line where `text`, which is of `path`, is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
+        where = f"line {e.lineno:,}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
+        raise UsageError(f"{path} is not valid JSON, {where}.") from None
+
+
 def _of_csv(text: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
     for number, line in enumerate(text.splitlines(), start=1):
         cells = [cell.strip() for cell in line.replace(";", ",").replace("\t", ",").split(",")]
@@ -50,11 +59,7 @@ def _of_csv(text: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _of_json(text: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        where = f"line {e.lineno:,}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
-        raise UsageError(f"{path} is not valid JSON, {where}.") from None
+    document = parsed_json(text, path)
     entries = list(document.items()) if isinstance(document, dict) else document
     if not isinstance(entries, list):
         raise UsageError(f'{path} has no counts by length, as in {{"512": 30}}.')

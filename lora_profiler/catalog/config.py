@@ -82,14 +82,9 @@ def _reject_constant(name: str, source: str) -> NoReturn:
 
 
 def _kind(value: object) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "a number"
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     return names.get(type(value), "null")
 
 

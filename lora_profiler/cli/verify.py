@@ -87,14 +87,8 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.report.claims.document import verify_blocks, verify_payload
     from lora_profiler.report.progress.checks import shown_checks
 
-    request = Request(
-        model=model,
-        weights=o["weights"],
-        text=o["text"],
-        offline=o["offline"],
-        quick=o["quick"],
-        seed=o["seed"],
-    )
+    names = ("weights", "text", "offline", "quick", "seed")
+    request = Request(model=model, **{name: o[name] for name in names})
     with (
         WorkingFolder() as work,
         shown_checks(len(claims), as_json=o["progress"] == "json") as watch,

@@ -7,7 +7,7 @@ own.
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -90,9 +90,9 @@ def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
     lines += [("packages", name, _version(name)) for name in PACKAGES]
     lines += _device_lines()
     lines += [("devices", name, env[name]) for name in DEVICE_VARIABLES if name in env]
-    lines += _measuring_lines(abilities(env))
-    lines += [("measuring", name, text) for name, text in _record_lines()]
-    lines += _hub_lines(env)
+    lines += [("measuring", *line) for line in _measuring_lines(abilities(env))]
+    lines += [("measuring", *line) for line in _record_lines()]
+    lines += [("hub", *line) for line in _hub_lines(env)]
     return Diagnosis(lines=tuple(lines))
 
 
@@ -116,47 +116,30 @@ def _device_lines() -> list[tuple[str, str, str]]:
 
 def _card_text(card: Nvml) -> str:
     total, used, counter = card.total_bytes(), card.used_bytes(), card.energy_millijoules()
-    memory = (
-        "memory shared with the processor"
-        if total is None or used is None
-        else f"{bytes_text(total)}, {bytes_text(used)} in use"
-    )
-    return (
-        f"{memory}, MIG {card.mig()},"
-        f" {'energy counter' if counter is not None else 'no energy counter'}"
-    )
+    memory = "memory shared with the processor"
+    if total is not None and used is not None:
+        memory = f"{bytes_text(total)}, {bytes_text(used)} in use"
+    return f"{memory}, MIG {card.mig()}, {'no ' * (counter is None)}energy counter"
 
 
-def _measuring_lines(abilities: Abilities) -> list[tuple[str, str, str]]:
+def _measuring_lines(abilities: Abilities) -> Iterator[tuple[str, str]]:
     """What `bench` can train here, and why not."""
     missing = [name for name in MEASURING if not _installed(name)]
-    lines = []
+    devices = ", ".join(abilities.devices)
+    trains = f"yes, on {devices}" if devices else f"no: {abilities.problem}"
     if missing:
-        lines.append(
-            (
-                "full, LoRA",
-                f"no: {', '.join(missing)} not installed; pip install 'lora-profiler[measure]'",
-            )
-        )
-    elif not abilities.devices:
-        lines.append(("full, LoRA", f"no: {abilities.problem}"))
-    else:
-        lines.append(("full, LoRA", f"yes, on {', '.join(abilities.devices)}"))
-    lines.append(("QLoRA", _qlora_text(abilities, bool(missing))))
-    if abilities.devices:
-        lines.append(("torch", f"{abilities.torch}, sees {', '.join(abilities.devices)}"))
-        lines.append(
-            (
-                "bfloat16",
-                ", ".join(f"{device}: {text}" for device, text in abilities.bfloat16.items())
-                or "not known",
-            )
-        )
-    if abilities.problem and abilities.devices:
-        lines.append(("inquiry", f"stopped at {abilities.problem}"))
+        names = ", ".join(missing)
+        trains = f"no: {names} not installed; pip install 'lora-profiler[measure]'"
+    yield "full, LoRA", trains
+    yield "QLoRA", _qlora_text(abilities, bool(missing))
+    if devices:
+        bfloat16 = [f"{device}: {text}" for device, text in abilities.bfloat16.items()]
+        yield "torch", f"{abilities.torch}, sees {devices}"
+        yield "bfloat16", ", ".join(bfloat16) or "not known"
+    if abilities.problem and devices:
+        yield "inquiry", f"stopped at {abilities.problem}"
     if abilities.vram_method is not None:
-        lines.append(("memory of one process", _VRAM_METHODS[abilities.vram_method]))
-    return [("measuring", name, text) for name, text in lines]
+        yield "memory of one process", _VRAM_METHODS[abilities.vram_method]
 
 
 def _qlora_text(abilities: Abilities, incomplete: bool) -> str:
@@ -181,38 +164,21 @@ def _record_lines() -> list[tuple[str, str]]:
         return [("records", f"no place: {e}")]
 
 
-def _hub_lines(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    home = Path(
-        env.get("HF_HOME")
-        or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    ).expanduser()
+def _hub_lines(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    caches = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(env.get("HF_HOME") or caches / "huggingface").expanduser()
     cache = Path(env.get("HF_HUB_CACHE") or home / "hub").expanduser()
     token_file = Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()
     set_by = next((name for name in TOKEN_VARIABLES if env.get(name)), "")
-    token = (
-        f"set by {set_by}"
-        if set_by
-        else "set by a token file"
-        if token_file.is_file()
-        else "none (gated models need one)"
-    )
+    set_by = set_by or ("a token file" if token_file.is_file() else "")
     offline = env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    lines = [
-        ("hub", "cache folder", f"{cache} ({'exists' if cache.is_dir() else 'not there yet'})"),
-        ("hub", "token", token),
-        (
-            "hub",
-            "offline",
-            (
-                "yes, HF_HUB_OFFLINE is set: bundled, local and cached models only"
-                if offline
-                else "no"
-            ),
-        ),
-    ]
-    return lines + [
-        ("hub", name, _without_credentials(env[name])) for name in HUB_VARIABLES if name in env
-    ]
+    only = "yes, HF_HUB_OFFLINE is set: bundled, local and cached models only"
+    yield "cache folder", f"{cache} ({'exists' if cache.is_dir() else 'not there yet'})"
+    yield "token", f"set by {set_by}" if set_by else "none (gated models need one)"
+    yield "offline", only if offline else "no"
+    for name in HUB_VARIABLES:
+        if name in env:
+            yield name, _without_credentials(env[name])
 
 
 def _without_credentials(value: str) -> str:

@@ -160,16 +160,9 @@ def cpu_times(root: Path = _ROOT, allowed: frozenset[int] | None = None) -> CpuT
     )
     if not cpus:
         return None
-    own = os.times()
-    seconds = (
-        own.user
-        + own.system
-        + own.children_user
-        + own.children_system
-        + sum(map(_process_seconds, _descendants()))
-    )
+    own_seconds = sum(os.times()[:4]) + sum(map(_process_seconds, _descendants()))
     return CpuTimes(
-        own_seconds=seconds,
+        own_seconds=own_seconds,
         busy_seconds=sum(busy[cpu] for cpu in cpus),
         wall_seconds=time.perf_counter(),
         cpus=cpus,

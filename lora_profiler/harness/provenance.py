@@ -68,9 +68,8 @@ def source(package: Path = PACKAGE, environ: Mapping[str, str] | None = None) ->
 def _git(folder: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
     """What git says in `folder`; None if it refuses, is not there, or takes longer than a few
     seconds."""
-    env = {
-        name: value for name, value in environ.items() if not name.startswith("GIT_")
-    }  # a hook's GIT_DIR is another's
+    # without a hook's GIT_DIR, which is another's
+    env = {name: value for name, value in environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(
@@ -101,13 +100,8 @@ def public_command(argv: Sequence[str]) -> str:
             word.partition("=") if re.match(r"--[\w-]+=", word) else ("", "", word)
         )
         hide = hide_next or bool(equals and _SECRET_NAME.search(option))
-        public += (
-            [option, "***"]
-            if hide and option
-            else ["***"]
-            if hide
-            else [f"{option}{equals}{public_word(value)}"]
-        )
+        shown = "***" if hide else f"{option}{equals}{public_word(value)}"
+        public += [option, shown] if hide and option else [shown]
         hide_next = not equals and word.startswith("-") and bool(_SECRET_NAME.search(word))
     return shlex.join(public)
 

@@ -137,10 +137,10 @@ class Sampler:
         """Takes one sample."""
         nvml = self._nvml
         figures = {
-            "sm_clock": nvml.sm_clock_mhz(),
-            "memory_clock": nvml.memory_clock_mhz(),
-            "temperature": nvml.temperature_celsius(),
-            "power": nvml.power_watts(),
+            "sm_clock_mhz": nvml.sm_clock_mhz(),
+            "memory_clock_mhz": nvml.memory_clock_mhz(),
+            "temperature_celsius": nvml.temperature_celsius(),
+            "power_watts": nvml.power_watts(),
             "others": nvml.other_processes(self._pid),
             "used": nvml.used_bytes(),
         }
@@ -150,16 +150,14 @@ class Sampler:
         self._reasons |= nvml.throttle_reasons() or 0
 
     def telemetry(self) -> Telemetry:
-        series = self._series
+        series = {name: tuple(values) for name, values in self._series.items()}
+        others, used = series.pop("others", ()), series.pop("used", ())
         return Telemetry(
-            sm_clock_mhz=tuple(series.get("sm_clock", ())),
-            memory_clock_mhz=tuple(series.get("memory_clock", ())),
-            temperature_celsius=tuple(series.get("temperature", ())),
-            power_watts=tuple(series.get("power", ())),
+            **series,
             default_sm_clock_mhz=self._nvml.default_sm_clock_mhz(),
             throttle_reasons=self._reasons,
-            other_processes=max(series.get("others", ()), default=None),
-            used_bytes_peak=max(series.get("used", ()), default=None),
+            other_processes=max(others, default=None),
+            used_bytes_peak=max(used, default=None),
         )
 
 

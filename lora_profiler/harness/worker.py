@@ -97,14 +97,8 @@ class Run:
         if not counters.available:
             return driver_bytes(self.case.workload.setup.device)
         if stage == "memory":
-            return max(
-                (
-                    s.allocated_peak_bytes
-                    for s in self.memory.samples
-                    if s.allocated_peak_bytes is not None
-                ),
-                default=None,
-            )
+            peaks = (s.allocated_peak_bytes for s in self.memory.samples)
+            return max((peak for peak in peaks if peak is not None), default=None)
         return counters.read()["allocated_peak_bytes"]
 
     def enter(self, step: int, phase: Phase) -> None:

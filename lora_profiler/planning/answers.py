@@ -121,10 +121,14 @@ def answers(
             "--interconnect is the link among several ranks; add --world-size and --sharding, or"
             " leave it out."
         )
+    if gpu is not None:
+        from lora_profiler.planning.fit import fit
+    if any(w.setup.world_size > 1 for w in workloads):
+        from lora_profiler.planning.network import communication
     methods = frozenset(w.setup.method for w in workloads)
     batches: Sequence[Batches | None] = [None] * len(workloads)
     if data is not None:
-        from lora_profiler.planning.over_data import batches_for, worst_batch
+        from lora_profiler.planning.over_data import batches_for, over_data, worst_batch
 
         epochs = batches_for(workloads, data)
         workloads, batches = list(map(worst_batch, workloads, epochs)), epochs
@@ -153,12 +157,14 @@ def answers(
                 prediction=prediction,
                 trainer=trainer,
                 gpu=gpu,
-                fit=_judged(prediction, gpu, engine) if gpu else None,
+                fit=fit(workload, gpu, engine, prediction) if gpu else None,
                 levers=tried,
                 timing=timing,
                 speed_gap=gap,
-                communication=_sent(prediction, network) if workload.setup.world_size > 1 else None,
-                over_data=_over_data(prediction, data, epoch, engine) if data and epoch else None,
+                communication=(
+                    communication(prediction, network) if workload.setup.world_size > 1 else None
+                ),
+                over_data=over_data(prediction, data, epoch, engine) if data and epoch else None,
                 besides=methods,
             )
         )
@@ -177,26 +183,6 @@ def _of_loop(prediction: Prediction, trainer: Trainer | None) -> Prediction:
         error_bound=None,
         assumptions=(*prediction.assumptions, *words),
     )
-
-
-def _judged(prediction: Prediction, gpu: "Gpu", engine: str) -> "Fit | None":
-    from lora_profiler.planning.fit import fit
-
-    return fit(prediction.workload, gpu, engine, prediction)
-
-
-def _sent(prediction: Prediction, network: "Network | None") -> "Communication | None":
-    from lora_profiler.planning.network import communication
-
-    return communication(prediction, network)
-
-
-def _over_data(
-    prediction: Prediction, data: "TrainingData", batches: "Batches", engine: str
-) -> "OverData":
-    from lora_profiler.planning.over_data import over_data
-
-    return over_data(prediction, data, batches, engine)
 
 
 def _timed(

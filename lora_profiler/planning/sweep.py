@@ -84,9 +84,8 @@ def sweep(
         ) from error
     result = np.empty(shape, np.int64)
     if result.size:
-        plans = _Plans(
-            np, workload, engine, *(int(edge(a)) for a in arrays for edge in (np.min, np.max))
-        )
+        low, high = (tuple(int(edge(a)) for a in arrays) for edge in (np.min, np.max))
+        plans = _Plans(np, workload, engine, low, high)
         arrays = [
             a.astype(plans.dtype).reshape((1,) * (result.ndim - a.ndim) + a.shape) for a in arrays
         ]
@@ -107,30 +106,17 @@ class _Plans:
     column per monomial."""
 
     def __init__(
-        self,
-        np: Any,
-        workload: Workload,
-        engine: str,
-        b0: int,
-        b1: int,
-        s0: int,
-        s1: int,
-        r0: int,
-        r1: int,
+        self, np: Any, workload: Workload, engine: str, low: tuple[int, ...], high: tuple[int, ...]
     ) -> None:
+        """`low` and `high`: the least and the largest batch, sequence and rank."""
         self.np, self.workload = np, workload
         check_engine(engine)
         self._engine = "compiled" if engine == "auto" and not rules_know(workload) else engine
-        self.low, self.high = (b0, s0, r0), (b1, s1, r1)
+        self.low, self.high = low, high
+        (b0, s0, _), (b1, s1, r1) = low, high
         packed = workload.setup.packed
-        starts = sorted(
-            {
-                1,
-                2,
-                *(w for w in windows_of(workload.model) if w > 2),
-                *([packed + 1] if packed else []),
-            }
-        )
+        windows = [window for window in windows_of(workload.model) if window > 2]
+        starts = sorted({1, 2, *windows, *([packed + 1] if packed else [])})
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
         """Lengths [first, after) for which the same rules hold: one token, a window not yet filled,
@@ -138,11 +124,8 @@ class _Plans:
         self.rank_is_fact = counts_in_steps(workload.setup) and workload.setup.lora is not None
         self._chunked = workload.setup.loss != "plain" and rules_know(workload)
         self._matrices: dict[Key, Matrix] = {}
-        corners = (
-            [(b1, s1)]
-            if self._chunked
-            else [(b, s) for b in {min(b0, 2), min(b1, 2)} for s, _ in self.spans]
-        )
+        batches = {min(b0, 2), min(b1, 2)}
+        corners = [(b1, s1)] if self._chunked else [(b, s) for b in batches for s, _ in self.spans]
         largest = max(
             p.evaluate(b1, s1, r1)
             for b, s in corners
