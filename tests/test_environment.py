@@ -328,13 +328,8 @@ def test_a_cuda_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def git(folder: Path, *arguments: str) -> str:
     identity = (
-        "-c",
-        "user.name=A",
-        "-c",
-        "user.email=a@example.org",
-        "-c",
-        "init.defaultBranch=main",
-    )
+        "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main",
+    )  # fmt: skip
     done = subprocess.run(
         ["git", "-C", str(folder), *identity, *arguments],
         capture_output=True,

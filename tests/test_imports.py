@@ -51,17 +51,10 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
         " standalone_mode=False)"
     )
     others = [
-        "cli.bench",
-        "evidence.steps",
-        "planning.advise",
-        "planning.timing",
-        "planning.network",
-        "records.record",
-        "comparison.throughput",
-        "report.empirical_interval",
-        "report.predictions",
-        "report.run_labels",
-    ]
+        "cli.bench", "evidence.steps", "planning.advise", "planning.timing", "planning.network",
+        "records.record", "comparison.throughput", "report.empirical_interval",
+        "report.predictions", "report.run_labels",
+    ]  # fmt: skip
     assert "lora_profiler.report.answer.short_answer" in loaded
     assert loaded.isdisjoint(
         {"msgspec", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)}

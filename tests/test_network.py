@@ -69,17 +69,9 @@ def test_links_are_named_or_rates() -> None:
 
 def test_the_command_shows_and_prints_what_is_sent() -> None:
     asked = [
-        "predict",
-        "gpt2",
-        "-s",
-        "512",
-        "--world-size",
-        "4",
-        "--sharding",
-        "fsdp",
-        "--gpu",
+        "predict", "gpt2", "-s", "512", "--world-size", "4", "--sharding", "fsdp", "--gpu",
         "h100_sxm_80gb",
-    ]
+    ]  # fmt: skip
     detailed = [*asked, "--interconnect", "nvlink4", "--detail"]
     table = CliRunner().invoke(root, detailed, catch_exceptions=False)
     assert "fsdp over 4 ranks" in table.stdout

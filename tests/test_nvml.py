@@ -23,26 +23,11 @@ from lora_profiler.units import MIB
 
 ROOT = Path(__file__).parent.parent
 FIGURES = (
-    "used_bytes",
-    "total_bytes",
-    "sm_clock_mhz",
-    "memory_clock_mhz",
-    "default_sm_clock_mhz",
-    "clocks_locked",
-    "temperature_celsius",
-    "throttle_reasons",
-    "power_watts",
-    "power_limit_watts",
-    "energy_millijoules",
-    "name",
-    "uuid",
-    "uuid_hash",
-    "vbios",
-    "driver",
-    "ecc",
-    "mig",
+    "used_bytes", "total_bytes", "sm_clock_mhz", "memory_clock_mhz", "default_sm_clock_mhz",
+    "clocks_locked", "temperature_celsius", "throttle_reasons", "power_watts", "power_limit_watts",
+    "energy_millijoules", "name", "uuid", "uuid_hash", "vbios", "driver", "ecc", "mig",
     "compute_capability",
-)
+)  # fmt: skip
 
 
 def two_cards() -> FakeNvml:

@@ -81,22 +81,13 @@ CASES = [
     ("opt", {"_remove_final_layer_norm": True}),
 ]
 OTHERS = [
-    "bigscience/bloom-560m",
-    "tiiuae/falcon-7b",
-    "google/gemma-3-4b-it",
-    "openai/gpt-oss-20b",
-    "google-t5/t5-small",
-    "facebook/bart-base",
-    "google/vit-base-patch16-224",
-    "google-bert/bert-base-uncased",
-    "deepseek-ai/DeepSeek-V2-Lite",
-    "Qwen/Qwen3.5-35B-A3B",
-    "Qwen/Qwen3-Next-80B-A3B-Instruct",
-    "bigcode/gpt_bigcode-santacoder",
-    "moonshotai/Kimi-K2-Instruct",
-    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "bigscience/bloom-560m", "tiiuae/falcon-7b", "google/gemma-3-4b-it", "openai/gpt-oss-20b",
+    "google-t5/t5-small", "facebook/bart-base", "google/vit-base-patch16-224",
+    "google-bert/bert-base-uncased", "deepseek-ai/DeepSeek-V2-Lite", "Qwen/Qwen3.5-35B-A3B",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct", "bigcode/gpt_bigcode-santacoder",
+    "moonshotai/Kimi-K2-Instruct", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
     "google/gemma-4-26B-A4B",
-]
+]  # fmt: skip
 PEFT_KINDS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

@@ -263,15 +263,9 @@ def test_cards_of_the_catalogue_have_a_capability_if_and_only_if_they_are_nvidia
 
 def test_the_format_is_one_that_the_card_trains_in(run: Run) -> None:
     asked = [
-        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-        "--method",
-        "full",
-        "--method",
-        "lora",
-        "--method",
-        "qlora",
-        "--gpu",
-    ]
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "full", "--method", "lora", "--method",
+        "qlora", "--gpu",
+    ]  # fmt: skip
     old = run(*asked, "v100_sxm2_16gb", "--format", "json")
     told = [p["setup"]["dtype"] for p in json.loads(old.stdout)["predictions"]]
     assert told == ["float32", "float16", "float16"]
@@ -337,14 +331,9 @@ def test_what_is_timed_as_another_kernel_says_so(run: Run) -> None:
 def test_torch_is_asked_by_version(run: Run) -> None:
     """From 2.14 on the efficient kernel takes grouped heads."""
     asked = [
-        "meta-llama/Llama-3.2-1B",
-        "--method",
-        "lora",
-        "--dtype",
-        "float32",
-        "--gpu",
+        "meta-llama/Llama-3.2-1B", "--method", "lora", "--dtype", "float32", "--gpu",
         "a100_sxm_40gb",
-    ]
+    ]  # fmt: skip
     assert "math attention" in " ".join(run(*asked, "--torch", "2.13").stdout.split())
     assert "efficient attention" in " ".join(run(*asked, "--torch", "2.14.1").stdout.split())
     for wrong in ("2.9", "3.0", "new"):

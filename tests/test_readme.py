@@ -90,19 +90,10 @@ def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
 def test_every_command_and_option_group_is_shown() -> None:
     commands = [t.command for t in SHOWN]
     shown = (
-        "predict --help",
-        "--help",
-        "--per-layer",
-        "--explain",
-        "--gpu",
-        "--checkpointing",
-        "qlora",
-        "models",
-        "gpus",
-        "bench EleutherAI",
-        "bench --help",
+        "predict --help", "--help", "--per-layer", "--explain", "--gpu", "--checkpointing",
+        "qlora", "models", "gpus", "bench EleutherAI", "bench --help",
         "compare benchmarks/records",
-    )
+    )  # fmt: skip
     for needed in shown:
         assert any(needed in command for command in commands), needed
 

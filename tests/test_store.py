@@ -101,16 +101,9 @@ def test_an_interrupted_record_gives_way_and_never_takes_a_place(path: Path) -> 
 
 def test_finished_leaves_out_what_is_to_run_again() -> None:
     statuses = (
-        "ok",
-        "noisy",
-        "oom",
-        "host_oom",
-        "timeout",
-        "crash",
-        "unsupported",
-        "invalid",
+        "ok", "noisy", "oom", "host_oom", "timeout", "crash", "unsupported", "invalid",
         "interrupted",
-    )
+    )  # fmt: skip
     records = [failed(status, repeat) for repeat, status in enumerate(statuses)]
     by_status = {r.measurement.status: r.id for r in records}
     assert finished(records) == set(by_status.values()) - {by_status["interrupted"]}

@@ -676,16 +676,9 @@ def test_packages_that_cannot_be_imported_are_told_of(
 
 
 ABSENT = (
-    "bitsandbytes",
-    "click",
-    "jsonschema",
-    "nvidia_ml_py",
-    "psutil",
-    "pynvml",
-    "rich",
-    "lora_profiler",
-    "__editable__",
-)
+    "bitsandbytes", "click", "jsonschema", "nvidia_ml_py", "psutil", "pynvml", "rich",
+    "lora_profiler", "__editable__",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
