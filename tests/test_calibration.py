@@ -325,18 +325,11 @@ def test_a_card_keeps_its_published_peaks_and_pads() -> None:
     fixed = measured_fixed(
         replace(MICRO, dequantisation=None), card, tiny_record(records.WORKLOAD), launches=1000
     )
-    assert (fixed.fp32_product, fixed.dequantisation, fixed.cached_share) == (
-        0.5,
-        Fixed().dequantisation,
-        Fixed().cached_share,
-    )
+    told = (fixed.fp32_product, fixed.dequantisation, fixed.cached_share)
+    assert told == (0.5, Fixed().dequantisation, Fixed().cached_share)
     unknown = measured_rates(MICRO, is_cpu=False)
-    assert (unknown.tensor_flops, unknown.tile, unknown.is_host, unknown.fresh_bandwidth) == (
-        5e9,
-        (256, 128),
-        False,
-        None,
-    )
+    told = (unknown.tensor_flops, unknown.tile, unknown.is_host, unknown.fresh_bandwidth)
+    assert told == (5e9, (256, 128), False, None)
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,8 @@ def test_a_model_is_two_cases_with_the_setup_that_was_asked_for(bench: Bench) ->
     assert code == 0
     assert [case.workload.setup.method for case in bench.asked] == ["full", "lora"]
     full, lora = (case.workload.setup for case in bench.asked)
-    assert (full.batch_size, full.seq_len, full.dtype, full.device, full.optimizer) == (
-        2,
-        24,
-        "float32",
-        "cpu",
-        "sgd",
-    )
+    told = (full.batch_size, full.seq_len, full.dtype, full.device, full.optimizer)
+    assert told == (2, 24, "float32", "cpu", "sgd")
     assert lora.lora is not None
     assert lora.lora.r == 4
     assert err.startswith(f"Training on cpu; records go to {bench.store_path}.\n")
@@ -93,12 +88,8 @@ def test_every_option_of_its_own_reaches_the_case(bench: Bench, tmp_path: Path) 
     assert code == 0
     (case,), (options,) = bench.asked, bench.options
     held = case.conditions
-    assert (held.weights, held.text, case.weights, case.text) == (
-        "tiny",
-        "text.txt",
-        str(bench.model.parent),
-        str(text),
-    )
+    told = (held.weights, held.text, case.weights, case.text)
+    assert told == ("tiny", "text.txt", str(bench.model.parent), str(text))
     assert (held.seed, held.padding, held.budget_bytes) == (5, 0.0, 3 * 2**20)
     assert case.workload.setup.padding == 0.25
     assert (held.min_timed_steps, held.max_timing_seconds, held.memory_steps) == (7, 2.5, 3)

@@ -73,12 +73,8 @@ def test_json_holds_the_file_and_what_was_measured(run: Run, asked: list[str]) -
     assert document["calibration"] == json.loads(Path(document["path"]).read_text())
     assert document["measured"]["products"] == {"float32": 100e9, "bfloat16": 5e9}
     (step,) = document["steps"]
-    assert (step["model"], step["method"], step["seconds"], step["error_model_left_out"]) == (
-        "tiny-gpt2",
-        "full",
-        0.1,
-        -0.0125,
-    )
+    told = (step["model"], step["method"], step["seconds"], step["error_model_left_out"])
+    assert told == ("tiny-gpt2", "full", 0.1, -0.0125)
     assert len(document["failed"]) == 1
 
 

@@ -105,11 +105,8 @@ def test_json_keeps_to_its_schema_and_gives_nothing_away(
         (1, "holds", False),
         (4, "holds", True),
     ]
-    assert (document["seed"], document["quick"], document["model"]["text"]) == (
-        3,
-        True,
-        "The Sonnets (bundled)",
-    )
+    told = (document["seed"], document["quick"], document["model"]["text"])
+    assert told == (3, True, "The Sonnets (bundled)")
     assert document["model"]["weights"] == llama.folder.name
     assert document["environment"]["packages"]["peft"]
     assert list(private_text(document)) == []

@@ -295,12 +295,8 @@ def test_where_all_lie_on_one_side_there_is_no_worst_on_the_other() -> None:
     assert (found.worst_under, found.worst_under_record_id) == (pytest.approx(-0.03), "a")
     assert (found.worst_over, found.worst_over_record_id) == (None, None)
     (exact,) = summary([row(100, 100)])
-    assert (exact.worst, exact.worst_under, exact.worst_over, exact.median) == (
-        0.0,
-        None,
-        None,
-        0.0,
-    )
+    told = (exact.worst, exact.worst_under, exact.worst_over, exact.median)
+    assert told == (0.0, None, None, 0.0)
 
 
 def test_a_summary_by_what_only_the_records_know() -> None:
@@ -335,11 +331,8 @@ def test_a_summary_by_what_only_the_records_know() -> None:
         ("gpt2", "lora"): (1, 0.0),
         ("llama", "full"): (1, -0.2),
     }
-    assert list(errors("method", "family")) == [
-        ("full", "gpt2"),
-        ("full", "llama"),
-        ("lora", "gpt2"),
-    ]
+    told = list(errors("method", "family"))
+    assert told == [("full", "gpt2"), ("full", "llama"), ("lora", "gpt2")]
 
 
 PLACES = st.sampled_from([(TOTAL, "peak_requested_bytes"), ("activations", "attribution_bytes")])
@@ -398,11 +391,8 @@ def test_summaries_leave_out_what_nobody_predicts_and_count_what_has_no_relative
     found = {s.group[1]: s for s in summary(rows)}
     assert set(found) == {"activations", "inputs"}
     assert (found["activations"].worst, found["activations"].share_within_1_percent) == (-1.0, 0.0)
-    assert (found["inputs"].n, found["inputs"].worst, found["inputs"].mean_absolute) == (
-        1,
-        None,
-        None,
-    )
+    told = (found["inputs"].n, found["inputs"].worst, found["inputs"].mean_absolute)
+    assert told == (1, None, None)
     assert found["inputs"].share_within_1_percent == 0.0
 
 

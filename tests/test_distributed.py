@@ -190,12 +190,8 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_along(
     m = record.measurement
     assert m.status == "crash" and m.failure is not None
     assert m.failure.reason == "rank 1 was ended by signal 9 and left no result"
-    assert (m.failure.rank, m.failure.phase, m.failure.step, m.failure.exit_code) == (
-        1,
-        "backward",
-        2,
-        -9,
-    )
+    told = (m.failure.rank, m.failure.phase, m.failure.step, m.failure.exit_code)
+    assert told == (1, "backward", 2, -9)
     assert [r.exit_code for r in m.ranks] == [None, -9]
     assert len(pids()) == 2 and all(ended(pid) for pid in pids())
     assert problems(record) == []

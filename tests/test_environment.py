@@ -315,12 +315,8 @@ def test_a_cuda_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         sys.modules, "pynvml", FakeNvml(FakeDevice("GPU-1", name="NVIDIA L4", total=24_000))
     )
     device = environment("cuda", command=None, import_torch=False, environ={}).device
-    assert (device.name, device.total_bytes, device.cuda, device.driver) == (
-        "NVIDIA L4",
-        24_000,
-        None,
-        "580.65.06",
-    )
+    told = (device.name, device.total_bytes, device.cuda, device.driver)
+    assert told == ("NVIDIA L4", 24_000, None, "580.65.06")
 
 
 # --- the source tree ------------------------------------------------------------------------------
@@ -352,11 +348,8 @@ def package(tmp_path: Path) -> Path:
 
 def test_the_commit_of_a_clean_tree(package: Path) -> None:
     found = source(package, {})
-    assert (found.commit, found.dirty, found.diff_hash) == (
-        git(package, "rev-parse", "HEAD"),
-        False,
-        None,
-    )
+    told = (found.commit, found.dirty, found.diff_hash)
+    assert told == (git(package, "rev-parse", "HEAD"), False, None)
     (package.parent / "records.jsonl").write_text(
         "{}\n"
     )  # what a run writes beside the package changes no result

@@ -334,11 +334,8 @@ def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(
         "what a failed pass left would be reserved while steps are timed"
     )
     planted.remove()
-    assert (result.peak, result.steady, result.attribution) == (
-        plain.peak,
-        plain.steady,
-        plain.attribution,
-    )
+    told = (result.peak, result.steady, result.attribution)
+    assert told == (plain.peak, plain.steady, plain.attribution)
     assert result.tracked == ({} if after_steps == 3 else plain.tracked)
     assert result.saved_activation_bytes == (
         plain.saved_activation_bytes if where == "backward" else None

@@ -108,12 +108,8 @@ def test_quantised_in_place_is_what_transformers_loads(
     packed = 0
     for name, parameter in expected.items():
         mine = found[name]
-        assert (type(mine), mine.dtype, mine.shape, mine.requires_grad) == (
-            type(parameter),
-            parameter.dtype,
-            parameter.shape,
-            parameter.requires_grad,
-        )
+        told = (type(mine), mine.dtype, mine.shape, mine.requires_grad)
+        assert told == (type(parameter), parameter.dtype, parameter.shape, parameter.requires_grad)
         beside, beside_theirs = quantization_tensors(mine), quantization_tensors(parameter)
         assert [(t.dtype, t.shape) for t in beside] == [(t.dtype, t.shape) for t in beside_theirs]
         if "lora_" not in name:  # their random numbers start elsewhere

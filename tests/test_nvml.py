@@ -201,33 +201,17 @@ def test_figures_of_a_whole_card() -> None:
     with opened(library) as device:
         assert library.opened == 1
         assert (device.used_bytes(), device.total_bytes()) == (card.used, card.total)
-        assert (device.process_bytes(7), device.vram_method(7), device.other_processes(7)) == (
-            400,
-            "pid",
-            1,
-        )
-        assert (
-            device.sm_clock_mhz(),
-            device.memory_clock_mhz(),
-            device.default_sm_clock_mhz(),
-        ) == (1800, 2600, 1980)
-        assert (device.temperature_celsius(), device.power_watts(), device.power_limit_watts()) == (
-            55,
-            350.5,
-            700.0,
-        )
-        assert (device.throttle_reasons(), device.energy_millijoules(), device.clocks_locked()) == (
-            4,
-            123_456,
-            True,
-        )
+        told = (device.process_bytes(7), device.vram_method(7), device.other_processes(7))
+        assert told == (400, "pid", 1)
+        told = (device.sm_clock_mhz(), device.memory_clock_mhz(), device.default_sm_clock_mhz())
+        assert told == (1800, 2600, 1980)
+        told = (device.temperature_celsius(), device.power_watts(), device.power_limit_watts())
+        assert told == (55, 350.5, 700.0)
+        told = (device.throttle_reasons(), device.energy_millijoules(), device.clocks_locked())
+        assert told == (4, 123_456, True)
         assert device.compute_capability() == (9, 0)
-        assert (device.ecc(), device.mig(), device.vbios(), device.driver()) == (
-            True,
-            "off",
-            card.vbios,
-            "580.65.06",
-        )
+        told = (device.ecc(), device.mig(), device.vbios(), device.driver())
+        assert told == (True, "off", card.vbios, "580.65.06")
         assert device.problem == ""
     assert library.opened == 0
     assert all(getattr(device, figure)() is None for figure in FIGURES)
@@ -247,11 +231,8 @@ def test_older_drivers_and_bindings() -> None:
     assert device.used_bytes() == card.used + card.reserved
     assert device.process_bytes(7) == 400
     assert (device.temperature_celsius(), device.throttle_reasons()) == (55, 0x48)
-    assert (device.name(), device.driver(), device.uuid()) == (
-        "NVIDIA Example",
-        "580.65.06",
-        "GPU-1",
-    )
+    told = (device.name(), device.driver(), device.uuid())
+    assert told == ("NVIDIA Example", "580.65.06", "GPU-1")
 
 
 def test_memory_stays_with_the_version_that_answered_first() -> None:
@@ -284,11 +265,8 @@ def test_a_device_that_tells_nothing_raises_nothing() -> None:
     device = opened(FakeNvml(FakeDevice("GPU-1", **silent)))
     told = {figure for figure in FIGURES if getattr(device, figure)() is not None}
     assert told == {"used_bytes", "total_bytes", "name", "uuid", "uuid_hash", "driver", "mig"}
-    assert (device.process_bytes(7), device.vram_method(7), device.other_processes(7)) == (
-        None,
-        "device_delta",
-        None,
-    )
+    facts = (device.process_bytes(7), device.vram_method(7), device.other_processes(7))
+    assert facts == (None, "device_delta", None)
 
 
 @pytest.mark.parametrize(

@@ -190,9 +190,6 @@ def test_a_job_for_slurm_is_whole_or_as_it_was(
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
     monkeypatch.undo()
     emit(3, force=True)
-    assert sorted(path.name for path in (tmp_path / "job" / "cases").iterdir()) == [
-        "1.json",
-        "2.json",
-        "3.json",
-    ]
+    told = sorted(path.name for path in (tmp_path / "job" / "cases").iterdir())
+    assert told == ["1.json", "2.json", "3.json"]
     assert list(tmp_path.iterdir()) == [tmp_path / "job"]

@@ -55,12 +55,8 @@ def test_evaluation_is_a_homomorphism(p, q, at, number):
 @given(POINTS)
 def test_symbols(at):
     batch, seq, rank = at
-    assert (B.evaluate(*at), S.evaluate(*at), R.evaluate(*at), TOKENS.evaluate(*at)) == (
-        batch,
-        seq,
-        rank,
-        batch * seq,
-    )
+    told = (B.evaluate(*at), S.evaluate(*at), R.evaluate(*at), TOKENS.evaluate(*at))
+    assert told == (batch, seq, rank, batch * seq)
     for symbol, multiple in ((S32, 32), (S16, 16)):
         padded = symbol.evaluate(*at)
         assert padded % multiple == 0

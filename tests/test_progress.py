@@ -234,12 +234,8 @@ def test_rows_keep_to_the_width_and_their_numbers_stay_whole(width: int) -> None
     assert "making the optimizer" in lines[3]
     head = lines[0]
     place = head.index("status")
-    assert [text[place:].split("  ")[0].strip() for text in lines[1:5]] == [
-        "ok",
-        "out of memory",
-        "making the optimizer",
-        "waiting",
-    ]
+    told = [text[place:].split("  ")[0].strip() for text in lines[1:5]]
+    assert told == ["ok", "out of memory", "making the optimizer", "waiting"]
     end = head.index("peak") + len("peak")
     assert lines[1][:end].endswith("1.91 MiB")
 
@@ -304,11 +300,8 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
         ("running", "timing", None, 7, None),
         ("done", None, None, None, "noisy"),
     ]
-    assert [readings_from_dict(told["read"]) for told in lines] == [
-        *[Readings()] * 2,
-        READ,
-        Readings(),
-    ]
+    facts = [readings_from_dict(told["read"]) for told in lines]
+    assert facts == [*[Readings()] * 2, READ, Readings()]
     predicted = progress.rows[1].planned.prediction.peak.total_bytes
     assert {told["predicted_bytes"] for told in lines} == {predicted}
     assert [told["record_id"] for told in lines] == [None, None, None, progress.rows[1].record.id]  # type: ignore[union-attr]

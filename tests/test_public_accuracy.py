@@ -143,11 +143,8 @@ def test_a_reserve_is_raised_by_what_other_sources_were_above():
         }
         for source, measured in (("a", 104), ("a", 90), ("b", 102), ("b", 103), ("c", 50))
     ]
-    assert grade.reserved_margins(rows) == {
-        "a": pytest.approx(0.03),
-        "b": pytest.approx(0.04),
-        "c": pytest.approx(0.04),
-    }
+    told = grade.reserved_margins(rows)
+    assert told == {"a": pytest.approx(0.03), "b": pytest.approx(0.04), "c": pytest.approx(0.04)}
     assert grade.reserved_margins(rows[4:]) == {"c": 0.0}
     assert grade.reserved_margins([row | {"reading": "peak"} for row in rows]) == {}
 

@@ -174,12 +174,8 @@ def test_a_unit_by_hand() -> None:
     """Of 10 rows over 4 ranks rank 0 holds 3, and all together with padding 12; of one row
     everybody is given one."""
     found = unit([Piece((10, 7), 2, True), Piece((1,), 4, False)], 4)
-    assert (found.share, found.whole, found.reduced_share, found.reduced) == (
-        3 * 7 * 2 + 4,
-        4 * (42 + 4),
-        42,
-        4 * 42,
-    )
+    told = (found.share, found.whole, found.reduced_share, found.reduced)
+    assert told == (3 * 7 * 2 + 4, 4 * (42 + 4), 42, 4 * 42)
 
 
 def test_zero1_halves_states_where_parameters_are_even() -> None:

@@ -145,12 +145,8 @@ def test_the_command_writes_the_folder_and_only_force_writes_it_again(
     out, err = capsys.readouterr()
     assert out == ""
     assert f"cd '{folder}' && sbatch run.sbatch" in err
-    assert sorted(p.name for p in (folder / "cases").iterdir()) == [
-        "1.json",
-        "2.json",
-        "3.json",
-        "4.json",
-    ]
+    told = sorted(p.name for p in (folder / "cases").iterdir())
+    assert told == ["1.json", "2.json", "3.json", "4.json"]
     text = (folder / "run.sbatch").read_text()
     assert "--array=1-4\n" in text
     assert "--gpus-per-node=1\n" in text

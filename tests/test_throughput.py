@@ -58,14 +58,8 @@ def test_quantiles_are_numpys() -> None:
 
 def test_one_sample_has_no_deviation_and_no_drift() -> None:
     found = spread([0.3])
-    assert (found.median, found.low, found.high, found.sd, found.drift, found.mad) == (
-        0.3,
-        0.3,
-        0.3,
-        None,
-        None,
-        0.0,
-    )
+    told = (found.median, found.low, found.high, found.sd, found.drift, found.mad)
+    assert told == (0.3, 0.3, 0.3, None, None, 0.0)
 
 
 def test_drift_is_the_median_slope_and_an_outlier_does_not_move_it() -> None:
@@ -103,11 +97,8 @@ def test_what_was_not_measured_is_none() -> None:
     assert throughput(records.make_record(step_seconds=(0.1, 0.0))) is None
     found = throughput(records.make_record(nonpad_tokens_per_step=None, tokens_per_step=None))
     assert found is not None
-    assert (found.tokens_per_second, found.nonpad_tokens_per_second, found.energy) == (
-        None,
-        None,
-        None,
-    )
+    told = (found.tokens_per_second, found.nonpad_tokens_per_second, found.energy)
+    assert told == (None, None, None)
 
 
 def warnings(*seconds: float, **fields: object) -> str:

@@ -471,20 +471,13 @@ def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
 
 def test_the_nearest_row_is_of_the_method_first_and_then_of_the_card() -> None:
     mistral = nearest_step("lora", "a100_sxm_80gb", 7_241_732_096, 16384)
-    assert (mistral.model, mistral.method, mistral.tokens) == (
-        "mistralai/Mistral-7B-v0.1",
-        "lora",
-        16384,
-    )
+    told = (mistral.model, mistral.method, mistral.tokens)
+    assert told == ("mistralai/Mistral-7B-v0.1", "lora", 16384)
     assert nearest_step("qlora", "rtx_4090", 8_000_000_000, 2048).card == "rtx_4090"
     assert nearest_step("lora", "mi300x_192gb", 1, 1).method == "lora"
     assert {row.method for row in measured_steps() if row.card == "rtx_4090"} == {"lora", "qlora"}
     assert nearest_step("full", "rtx_4090", 7_000_000_000, 8192).method == "full"
     for row in measured_steps():
         found = nearest_step(row.method, row.card, row.parameters, row.tokens)
-        assert (found.method, found.card, found.parameters, found.tokens) == (
-            row.method,
-            row.card,
-            row.parameters,
-            row.tokens,
-        )
+        told = (found.method, found.card, found.parameters, found.tokens)
+        assert told == (row.method, row.card, row.parameters, row.tokens)

@@ -92,12 +92,8 @@ def test_parse_bytes_refuses(text: str) -> None:
 
 
 def test_bytes_that_stand_together_are_in_one_unit() -> None:
-    assert units.bytes_texts([2 * 2**30, 2**28, 1000, 0]) == [
-        "2.00 GiB",
-        "0.25 GiB",
-        "<0.01 GiB",
-        "0 GiB",
-    ]
+    told = units.bytes_texts([2 * 2**30, 2**28, 1000, 0])
+    assert told == ["2.00 GiB", "0.25 GiB", "<0.01 GiB", "0 GiB"]
     assert units.bytes_texts([2**28, None]) == ["256.00 MiB", "not known"] and units.bytes_texts(
         [None]
     ) == ["not known"]
