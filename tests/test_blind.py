@@ -203,10 +203,8 @@ def test_names_tell_cases_apart() -> None:
 
 def test_of_several_records_of_one_id_the_last_whole_one_counts() -> None:
     cut = replace(failed(FULL, "interrupted"), ended_at="2026-11-01T12:00:00+00:00")
-    first, second = (
-        measured(FULL),
-        replace(measured(FULL, 2_000_002), ended_at="2026-11-01T11:00:00+00:00"),
-    )
+    first = measured(FULL)
+    second = replace(measured(FULL, 2_000_002), ended_at="2026-11-01T11:00:00+00:00")
     assert blind.latest([second, cut, first]) == [second]
     assert blind.latest([cut]) == [cut]
     assert len(blind.latest([first, measured(FULL, repeat=1)])) == 2

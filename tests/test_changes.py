@@ -61,10 +61,8 @@ def test_repeats_of_a_case_stand_together() -> None:
 
 
 def test_of_two_environments_the_one_that_ran_last_counts() -> None:
-    old, new = (
-        later(records.make_record(), 11),
-        later(records.make_record(environment=OTHER_TORCH), 12),
-    )
+    old = later(records.make_record(), 11)
+    new = later(records.make_record(environment=OTHER_TORCH), 12)
     for order in ([old, new], [new, old]):
         found = paired(order, [records.make_record()])
         assert found.pairs[0].before == (new,)
@@ -176,10 +174,8 @@ def test_of_repeats_the_largest_peak_and_the_median_of_all_steps() -> None:
 def test_medians_and_their_change_are_those_of_statistics(
     old: list[float], new: list[float]
 ) -> None:
-    before, after = (
-        records.make_record(step_seconds=tuple(old)),
-        records.make_record(step_seconds=tuple(new)),
-    )
+    before = records.make_record(step_seconds=tuple(old))
+    after = records.make_record(step_seconds=tuple(new))
     step, rate = changes(paired([before], [after]).pairs, ("step_seconds", "tokens_per_second"))
     assert step.before.value == pytest.approx(statistics.median(old))
     assert step.relative_change == pytest.approx(

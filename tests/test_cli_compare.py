@@ -522,10 +522,8 @@ def hostile() -> list[Record]:
 
 def outputs(compare: Compare) -> Iterator[str]:
     strange = json.dumps(record_dict(three()[0]) | {HOSTILE: 1})
-    file, other = (
-        compare.file("h.jsonl", hostile(), f"{strange}\n"),
-        compare.file("r.jsonl", [*three(), hostile()[0]]),
-    )
+    file = compare.file("h.jsonl", hostile(), f"{strange}\n")
+    other = compare.file("r.jsonl", [*three(), hostile()[0]])
     for arguments in (
         (file,),
         (file, "--by", "device", "--by", "model"),

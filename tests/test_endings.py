@@ -60,11 +60,8 @@ class Running:
     """A bench in its own process, whose measured process has begun and sleeps."""
 
     def __init__(self, place: Path, name: str, *, nohup: bool = False, **options: Any) -> None:
-        self.temp, self.records, self.pid_file = (
-            place / "temp",
-            place / f"{name}.jsonl",
-            place / f"{name}.pid",
-        )
+        self.temp, self.records = place / "temp", place / f"{name}.jsonl"
+        self.pid_file = place / f"{name}.pid"
         self.temp.mkdir(exist_ok=True)
         (place / "tiny").mkdir(exist_ok=True)
         (place / "tiny" / "config.json").write_text(json.dumps(families.TINY["llama"]))

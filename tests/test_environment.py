@@ -581,11 +581,8 @@ def test_our_processors_are_those_of_all_threads() -> None:
 
 def test_without_proc_the_times_are_psutil_s(tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
-    before, found, after = (
-        psutil.cpu_times(percpu=True),
-        cpu_times(tmp_path),
-        psutil.cpu_times(percpu=True),
-    )
+    before, found = psutil.cpu_times(percpu=True), cpu_times(tmp_path)
+    after = psutil.cpu_times(percpu=True)
     assert found is not None
     least, most = (
         sum(t.user + t.system + t.nice for cpu, t in enumerate(times) if cpu in found.cpus)

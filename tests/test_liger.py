@@ -165,12 +165,8 @@ def test_what_a_layer_keeps_by_hand() -> None:
         for k in ("transformers", "liger")
     )  # type: ignore[arg-type]
     assert plain.saved_activation_bytes and liger.saved_activation_bytes
-    tokens, layers, width, inner = (
-        2048,
-        32,
-        model.config["hidden_size"],
-        model.config["intermediate_size"],
-    )
+    tokens, layers = 2048, 32
+    width, inner = model.config["hidden_size"], model.config["intermediate_size"]
     narrower = 2 * tokens * width  # x in 16 bit instead of 32
     norms = (
         2 * layers * narrower

@@ -52,10 +52,8 @@ def case(config: Mapping[str, Any] | str = "llama", **fields: Any) -> Workload:
 
 
 def batch_for(workload: Workload) -> dict[str, torch.Tensor]:
-    shape, words = (
-        (workload.setup.batch_size, workload.setup.seq_len),
-        workload.model.config["vocab_size"],
-    )
+    shape = (workload.setup.batch_size, workload.setup.seq_len)
+    words = workload.model.config["vocab_size"]
     ids = torch.randint(0, words, shape, generator=torch.Generator().manual_seed(1))
     return {"input_ids": ids, "labels": ids}
 

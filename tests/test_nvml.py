@@ -519,10 +519,8 @@ def test_the_real_binding_over_a_driver_library(tmp_path: Path) -> None:
     )
     whole, ambiguous, named, of_card = json.loads(done.stdout)
     rest = [1755, 2619, 41, 0x44, 123.4, None, None, "580.65.06", [9, 0]]
-    whole_uuid, slices = (
-        "GPU-11111111-aaaa-bbbb-cccc-000000000001",
-        "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}",
-    )
+    whole_uuid = "GPU-11111111-aaaa-bbbb-cccc-000000000001"
+    slices = "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}"
     assert whole == ["", whole_uuid, 1000, 80_000, 700, None, 1, "off", 5_000_000_000, *rest]
     assert "2 slices" in ambiguous[0]
     assert ambiguous[1:] == [None] * 17

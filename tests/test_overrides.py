@@ -441,10 +441,8 @@ DTYPES = [
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_casts_like_the_cpu(name, one, other):
     def dtype(device: str) -> Any:
-        x, y = (
-            torch.ones(4, 8, dtype=one, device=device),
-            torch.ones(4, 8, dtype=other, device=device),
-        )
+        x = torch.ones(4, 8, dtype=one, device=device)
+        y = torch.ones(4, 8, dtype=other, device=device)
         try:
             with torch.autocast("cpu", torch.bfloat16):
                 return OPERATIONS[name](x, y).dtype

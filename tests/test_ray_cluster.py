@@ -391,11 +391,8 @@ class Told(Machines):
     def __init__(self, *nodes: Node, **options: Any) -> None:
         super().__init__(**options)
         self.nodes, self._like = nodes, of_nodes(*nodes)
-        self.has_gpus, self.refusal, self.at_once = (
-            self._like.has_gpus,
-            self._like.refusal,
-            self._like.at_once,
-        )
+        self.has_gpus, self.refusal = self._like.has_gpus, self._like.refusal
+        self.at_once = self._like.at_once
 
 
 def on(machines: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:

@@ -84,10 +84,8 @@ def test_nothing_is_traced(engine: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_engine_that_was_asked_for_answers() -> None:
-    known, unknown = (
-        records.make_record(),
-        records.make_record(replace(records.WORKLOAD, model=find_model("microsoft/phi-2"))),
-    )
+    known = records.make_record()
+    unknown = records.make_record(replace(records.WORKLOAD, model=find_model("microsoft/phi-2")))
     assert [s.prediction.engine for s in scored([known, unknown], "analytic") if s.prediction] == [
         "analytic",
         "analytic",

@@ -358,10 +358,8 @@ def campaign_command(suite: str) -> str:
 def test_records_older_than_their_predictions_are_told_of(tiny_file: Path) -> None:
     found = json.loads(tiny_file.read_text())
     committed = datetime(2026, 11, 1, 12, tzinfo=UTC)
-    early, late = (
-        measured(cases("tiny")[0]),
-        measured(cases("tiny")[1], "2026-11-01T12:00:01+00:00"),
-    )
+    early = measured(cases("tiny")[0])
+    late = measured(cases("tiny")[1], "2026-11-01T12:00:01+00:00")
     assert [
         early.id in p for p in predictions.record_problems(found, [early, late], committed)
     ] == [True]

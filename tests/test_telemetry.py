@@ -76,13 +76,9 @@ def test_samples_are_kept_and_bits_or_ed() -> None:
     card = FakeDevice("GPU-1", processes=[(7, 1)], used=100)
     sampler = Sampler(nvml(card), 7)
     sampler.sample()
-    card.clocks, card.temperature, card.power, card.reasons, card.used = (
-        {1: 1200, 2: 2600},
-        70,
-        99_000,
-        0x44,
-        300,
-    )
+    card.clocks, card.temperature = {1: 1200, 2: 2600}, 70
+    card.power, card.reasons = 99_000, 0x44
+    card.used = 300
     card.processes = [(7, 1), (8, 1), (9, 1)]
     sampler.sample()
     card.reasons, card.used, card.processes, card.temperature = 0x01, 200, [(7, 1)], None

@@ -200,10 +200,8 @@ class Probes:
     def dequantisation(self) -> float | None:
         """Bytes/s of packed weights and scales read and of 16-bit weights (float32 ones on a CPU)
         written; None if it fails."""
-        side, kind = (
-            NF4_SIDE[self.device],
-            (torch.float32 if self.on_cpu else getattr(torch, self.half)),
-        )
+        side = NF4_SIDE[self.device]
+        kind = torch.float32 if self.on_cpu else getattr(torch, self.half)
         try:
             from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

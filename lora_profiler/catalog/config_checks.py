@@ -103,11 +103,8 @@ def check_rope(rope: Mapping[str, Any], source: str) -> None:
 
 def check_relations(config: Mapping[str, Any], source: str) -> None:
     """Relations between fields without which the attention cannot be computed."""
-    hidden, heads, kv = (
-        config["hidden_size"],
-        config["num_attention_heads"],
-        config.get("num_key_value_heads"),
-    )
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    kv = config.get("num_key_value_heads")
     if hidden % heads and config["head_dim"] == hidden // heads:
         raise ModelNotFoundError(
             f"{source}: hidden_size {hidden} does not divide into num_attention_heads {heads};"

@@ -54,10 +54,8 @@ class DeviceView:
         used = self._nvml.used_bytes() if self._nvml is not None else None
         if self._nvml is None or used is None:
             return
-        process, reserved = (
-            self._nvml.process_bytes(os.getpid()),
-            Counters(self.kind).read()["reserved_bytes"],
-        )
+        process = self._nvml.process_bytes(os.getpid())
+        reserved = Counters(self.kind).read()["reserved_bytes"]
         self.samples.append(
             DeviceSample(when=when, used_bytes=used, process_bytes=process, reserved_bytes=reserved)
         )

@@ -172,11 +172,8 @@ def _device(kind: str, torch: Any, environ: Mapping[str, str]) -> Device:
     driver = None
     if torch is not None and kind == "xpu" and torch.xpu.is_available():
         properties = torch.xpu.get_device_properties()
-        name, total, driver = (
-            str(properties.name),
-            int(properties.total_memory),
-            str(properties.driver_version),
-        )
+        name, total = str(properties.name), int(properties.total_memory)
+        driver = str(properties.driver_version)
     if torch is not None and kind == "mps" and torch.backends.mps.is_available():
         total = int(torch.mps.recommended_max_memory())
     return Device(kind=kind, name=name, total_bytes=total, driver=driver)

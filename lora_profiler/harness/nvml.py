@@ -136,10 +136,8 @@ class Nvml:
     def clocks_locked(self) -> bool | None:
         """True if the application clock was moved off its default; a lock by `nvidia-smi -lgc`
         shows nowhere, so never False."""
-        asked, default = (
-            self._int("nvmlDeviceGetApplicationsClock", _CLOCK_SM),
-            self.default_sm_clock_mhz(),
-        )
+        asked = self._int("nvmlDeviceGetApplicationsClock", _CLOCK_SM)
+        default = self.default_sm_clock_mhz()
         return True if asked and default and asked != default else None
 
     def temperature_celsius(self) -> int | None:

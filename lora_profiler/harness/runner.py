@@ -342,10 +342,8 @@ def _failed(
                 f"the time limit passed while all waited for rank {rank}; the processes were ended"
             )
     elif ended.killed_for_memory:
-        status, reason = (
-            "host_oom",
-            "the kernel ended the process because the machine ran out of memory",
-        )
+        status = "host_oom"
+        reason = "the kernel ended the process because the machine ran out of memory"
     elif ended.unreadable is not None:
         reason = without_paths(
             f"the measured process left a result that cannot be read: {ended.unreadable}"

@@ -76,10 +76,8 @@ def _with_weights(request: Request, work: Path, admit: Callable[[ModelSpec], Non
     admit(spec)
     if request.weights is not None:
         path = Path(request.weights).expanduser()
-        folder, name = (
-            (_unpacked(spec, path, work) if path.suffix == ".gguf" else path),
-            path.resolve().name,
-        )
+        folder = _unpacked(spec, path, work) if path.suffix == ".gguf" else path
+        name = path.resolve().name
     elif (here := Path(model).expanduser()).is_dir():
         folder, name = here, here.resolve().name
     else:

@@ -31,11 +31,8 @@ def activation_excess(
     dropout it keeps the dropped input and a mask as well. What is left without both is
     `remedied_bytes`.
     """
-    full_bytes, lora_bytes, setup = (
-        full.saved_activation_bytes,
-        lora.saved_activation_bytes,
-        lora.workload.setup,
-    )
+    full_bytes, lora_bytes = full.saved_activation_bytes, lora.saved_activation_bytes
+    setup = lora.workload.setup
     if full_bytes is None or lora_bytes is None or lora_bytes <= full_bytes or setup.lora is None:
         return None
     causes: list[Literal["adapter_dtype", "dropout"]] = []
