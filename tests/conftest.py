@@ -145,9 +145,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(recording.Totals(recording.THE), "oracle-totals")
     if config.getoption("--record-slow") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(slow_tests.Recorder(), "slow-tests")
-    if (
-        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    ):  # as in the background of a shell's script
+    # as in the background of a shell's script
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
     os.environ["LORA_PROFILER_CACHE"] = folder

@@ -75,9 +75,8 @@ def run(command: str) -> tuple[str, int]:
         program = Path(folder) / "lora-profile"
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lora_profiler "$@"\n')
         program.chmod(0o755)
-        (Path(folder) / "benchmarks").symlink_to(
-            ROOT / "benchmarks"
-        )  # the committed records, by the path that readers have
+        # the committed records, by the path that readers have
+        (Path(folder) / "benchmarks").symlink_to(ROOT / "benchmarks")
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env |= {
             "PATH": f"{folder}{os.pathsep}{env['PATH']}",

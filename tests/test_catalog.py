@@ -175,9 +175,8 @@ def test_attribute_names_of_gpt2_are_translated():
 
 def test_nulls_that_say_something_are_kept():
     raw = {**LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    assert (
-        model_from_config(raw, id="x", source="t").config["sliding_window"] == 4096
-    )  # the class default
+    # the class default
+    assert model_from_config(raw, id="x", source="t").config["sliding_window"] == 4096
     assert (
         model_from_config({**raw, "sliding_window": None}, id="x", source="t").config[
             "sliding_window"

@@ -167,9 +167,8 @@ def test_resume_repeats_what_was_interrupted_and_what_rerun_names(bench: Bench) 
 
 
 def test_the_deadline_leaves_cases_for_the_next_run(bench: Bench) -> None:
-    code, _, err = bench.tiny(
-        "--deadline", "100"
-    )  # a first case is taken to last 60 s, and 45 s are kept free
+    # a first case is taken to last 60 s, and 45 s are kept free
+    code, _, err = bench.tiny("--deadline", "100")
     assert (code, bench.asked) == (0, [])
     assert "Left for want of time: 2 of the cases. Run again with --resume." in err
 

@@ -153,9 +153,8 @@ def test_a_closed_terminal_ends_a_bench_alike(running: Callable[..., Running]) -
     bench = running(stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     os.close(ours)
-    bench.process.send_signal(
-        signal.SIGHUP
-    )  # as the system does where the terminal is the one that controls
+    # as the system does where the terminal is the one that controls
+    bench.process.send_signal(signal.SIGHUP)
     assert bench.ended() == 129
     check_interrupted(bench)
 

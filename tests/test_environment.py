@@ -350,9 +350,8 @@ def test_the_commit_of_a_clean_tree(package: Path) -> None:
     found = source(package, {})
     told = (found.commit, found.dirty, found.diff_hash)
     assert told == (git(package, "rev-parse", "HEAD"), False, None)
-    (package.parent / "records.jsonl").write_text(
-        "{}\n"
-    )  # what a run writes beside the package changes no result
+    # what a run writes beside the package changes no result
+    (package.parent / "records.jsonl").write_text("{}\n")
     assert source(package, {}) == found
     assert source(package, {"GIT_DIR": "/nowhere", "LORA_PROFILER_COMMIT": "f" * 40}) == found
 

@@ -153,9 +153,8 @@ def test_the_group_s_peak_is_kept_where_the_system_tells_it(good: Record) -> Non
     now, kept = cgroup_peak_bytes(), good.measurement.resident_bytes.get("cgroup_peak")
     assert (now is None) == (kept is None)
     if now is not None and kept is not None:
-        assert (
-            good.measurement.resident_bytes["peak"] / 4 < kept <= now
-        )  # the group shares pages with others, and counts others
+        # the group shares pages with others, and counts others
+        assert good.measurement.resident_bytes["peak"] / 4 < kept <= now
 
 
 def test_a_measurement_equals_its_prediction(good: Record) -> None:

@@ -342,9 +342,8 @@ def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(
     )
     assert result.peak is not None
     assert all(p.grad is None for p in run.model.parameters())
-    run.step(
-        lambda *_: None
-    )  # only now autograd lets go of the gradients that waited in its queue when backward failed
+    # only now autograd lets go of the gradients that waited in its queue when backward failed
+    run.step(lambda *_: None)
     assert one_step_peak(run) == result.peak[1], (
         "what the failed passes left would lie below every later peak"
     )

@@ -410,9 +410,8 @@ def test_the_attention_kernel_holds_in_a_recomputed_layer() -> None:
 
 
 def test_a_kernel_that_cannot_run_is_no_silent_other_one() -> None:
-    workload = case(
-        families.VARIED["gpt2"], attention="flash"
-    )  # with dropout, which the CPU's flash kernel has not
+    # with dropout, which the CPU's flash kernel has not
+    workload = case(families.VARIED["gpt2"], attention="flash")
     with (
         attention_context(workload.setup),
         pytest.warns(UserWarning),
@@ -436,9 +435,8 @@ def test_checkpointing_is_non_reentrant_and_on_only_where_asked(checkpointing: b
         if node is not None and node not in names:
             names.add(node)
             nodes += [following for following, _ in node.next_functions]
-    assert not any(
-        "CheckpointFunction" in node.name() for node in names
-    )  # what reentrant checkpointing leaves
+    # what reentrant checkpointing leaves
+    assert not any("CheckpointFunction" in node.name() for node in names)
 
 
 @pytest.mark.parametrize("implementation", ["foreach", "fused", "forloop"])

@@ -160,9 +160,8 @@ def test_a_slice_never_gets_the_card_s_figures() -> None:
     library = FakeNvml(sliced_card("1g.10gb", "3g.40gb"))
     assert opened(library, CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1
     assert opened(library, "8").used_bytes() == 1  # torch gives the slice's own UUID
-    assert (
-        opened(library, "GPU-5555", CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1
-    )  # or that of the card
+    # or that of the card
+    assert opened(library, "GPU-5555", CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1
     assert opened(library, CUDA_VISIBLE_DEVICES="MIG-8").mig() == "3g.40gb"
     for device in (
         opened(library),

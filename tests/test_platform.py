@@ -71,9 +71,8 @@ def test_rules_take_the_kernels_of_the_trace(name: str, platform: Platform, dtyp
     real = predict_once(workload)
     assert mine.attention_kernel == real.attention_kernel
     assert mine.flops == real.flops
-    if (
-        "math" in mine.attention_kernel and name == "gemma3_text-varied"
-    ):  # masks in the math kernel: said to be an estimate
+    # masks in the math kernel: said to be an estimate
+    if "math" in mine.attention_kernel and name == "gemma3_text-varied":
         assert (mine.exactness, mine.error_bound) == ("estimate", None)
         return
     assert totals(mine) == totals(real)

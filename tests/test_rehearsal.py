@@ -160,9 +160,8 @@ def test_generated_functions_return_nothing_make_handles_and_give_way_to_written
     assert handle.value
     assert library.cublasGemmEx(None) == 0
     assert library.cublasWritten() == 7
-    assert (
-        ctypes.c_long.in_dll(library, "calls").value == 1
-    )  # a product computes, a handle does not
+    # a product computes, a handle does not
+    assert ctypes.c_long.in_dll(library, "calls").value == 1
 
 
 @needs_cc
@@ -340,9 +339,8 @@ def test_two_builds_at_once_leave_one_whole_folder(
     first, second = found
     assert first.libraries == second.libraries
     assert [path.name for path in first.libraries] == ["libcudart.so.13", "libcublas.so.13"]
-    assert [path.name for path in first.folder.parent.iterdir()] == [
-        first.folder.name
-    ]  # nothing half-built stays
+    # nothing half-built stays
+    assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
     assert not stubs(environment, COMPILER).built_now
 
 
@@ -455,9 +453,8 @@ def test_a_log_gives_the_peak_of_each_phase_and_what_was_held() -> None:
     }
     assert sum(found["categories"].values()) == found["requested_bytes"]
     at_forward = held_at_peak(log, (1, "forward"), "model.layers.0")
-    assert at_forward["categories"]["logits and loss"] == 300 + (
-        2 << 20
-    )  # the layer that makes the logits is told
+    # the layer that makes the logits is told
+    assert at_forward["categories"]["logits and loss"] == 300 + (2 << 20)
     assert held_at_peak(log, (1, "optimizer"), "")["categories"]["workspaces of BLAS"] == 8_519_680
 
 

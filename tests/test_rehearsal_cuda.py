@@ -157,23 +157,19 @@ def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> 
     )
     rank = json.loads(done.stdout)["ranks"][0]
     phases = {(row["step"], row["phase"]): row["requested_bytes"] for row in rank["phases"]}
-    assert (
-        phases[0, "setup"] == 17 * MIB
-    )  # the first input too: the forward pass begins with the model's call
-    assert (
-        phases[2, "forward"] == 16 * MIB + 16 * MIB + MIB + workspaces()
-    )  # as it begins: the last step's gradients and input
+    # the first input too: the forward pass begins with the model's call
+    assert phases[0, "setup"] == 17 * MIB
+    # as it begins: the last step's gradients and input
+    assert phases[2, "forward"] == 16 * MIB + 16 * MIB + MIB + workspaces()
     assert (
         phases[2, "backward"] == phases[3, "backward"] == rank["peaks"]["steady"]["requested_bytes"]
     )
-    assert (
-        phases[2, "optimizer"] == 16 * MIB + 16 * MIB + MIB + 8 + workspaces()
-    )  # SGD in place; the loss and its gradient
+    # SGD in place; the loss and its gradient
+    assert phases[2, "optimizer"] == 16 * MIB + 16 * MIB + MIB + 8 + workspaces()
     assert rank["second_count"]["is_equal"]
     assert rank["launches"][1] == rank["launches"][2]
-    assert (
-        rank["launches"][1]["library_calls"] == 4 + 4 + 3
-    )  # forward, weights' gradients, inputs' but the first
+    # forward, weights' gradients, inputs' but the first
+    assert rank["launches"][1]["library_calls"] == 4 + 4 + 3
     assert rank["attention"] == []
 
 
@@ -446,9 +442,8 @@ def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> 
     text = LOOP.replace("model(x)", "model(x)[x > 0.5]")
     rank = answer("--gpu", "a100_sxm_80gb", "--", "python", script(tmp_path, text))["rank"]
     assert rank["largest_case"] == ["nonzero"]
-    assert any(
-        piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"]
-    )  # two indices of each element
+    # two indices of each element
+    assert any(piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"])
 
 
 def test_a_compiled_model_runs_the_same_step_each_time(tmp_path: Path) -> None:

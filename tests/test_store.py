@@ -312,9 +312,8 @@ def test_killed_at_each_point_of_a_case(path: Path, point: str) -> None:
     assert run.returncode == -signal.SIGKILL
     recovered, measured = finish_run(path, 3)
     expected = {"half a result": (0, 3), "line": (0, 2), "line on disk": (0, 2)}
-    assert (recovered, measured) == expected.get(
-        point, (1, 2)
-    )  # what was measured is never measured again
+    # what was measured is never measured again
+    assert (recovered, measured) == expected.get(point, (1, 2))
     store = Store(path)
     assert [r.repeat for r in store.records()] == [0, 1, 2]
     assert store.torn == (point == "half a line")

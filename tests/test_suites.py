@@ -495,9 +495,8 @@ def test_the_next_piece_goes_on_from_rows_that_were_carried(
     assert main(["run", "tiny", "--out", str(first)]) == 0
     lines = (first / "records.jsonl").read_text().splitlines(keepends=True)
     carried = tmp_path / "carried.jsonl"
-    carried.write_text(
-        "".join(lines[:2]) + lines[2][: len(lines[2]) // 2]
-    )  # torn by the end of the machine
+    # torn by the end of the machine
+    carried.write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
     pretended.clear()
     assert main(["run", "tiny", "--out", str(second), "--seed-rows", str(carried)]) == 0
     assert pretended == [f"{cases('tiny')[3].key}.0"]
@@ -508,9 +507,8 @@ def test_the_next_piece_goes_on_from_rows_that_were_carried(
 def test_cases_without_time_are_left_for_the_next_piece(
     tmp_path: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(["run", "tiny", "--out", str(tmp_path), "--deadline-s", "60"]) == 1
-    )  # a case may take a minute, and the margin
+    # a case may take a minute, and the margin
+    assert main(["run", "tiny", "--out", str(tmp_path), "--deadline-s", "60"]) == 1
     assert pretended == []
     assert "4 left: run again with --seed-rows" in capsys.readouterr().out
     assert main(["run", "tiny", "--out", str(tmp_path), "--deadline-s", "600", "--resume"]) == 0

@@ -118,9 +118,8 @@ def test_warnings_name_what_is_wrong() -> None:
     assert warnings(*STEADY[:9]) == "only 9 of at least 10 steps were timed"
     assert "the longest step is 6" in warnings(*STEADY, 0.17)
     assert "the shortest step is 5" in warnings(*STEADY, 0.04, 0.04)
-    assert "the standard deviation is 14 % of the mean" in warnings(
-        *([0.1, 0.13] * 6)
-    )  # 0.015 sqrt(12 / 11) / 0.115
+    # 0.015 sqrt(12 / 11) / 0.115
+    assert "the standard deviation is 14 % of the mean" in warnings(*([0.1, 0.13] * 6))
     assert "the median's interval is +-13.0 % wide, where 5 % is the aim" in warnings(
         *([0.1, 0.13] * 6)
     )

@@ -65,9 +65,8 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
     first, *others = records
     rates, card = _rates(first, micro)
     progress("tracing the steps", len(records) + 1, len(records) + 2)
-    from lora_profiler.traced.kernels import (
-        recorded,
-    )  # not before the last step is measured: torch takes memory and processors
+    # not before the last step is measured: torch takes memory and processors
+    from lora_profiler.traced.kernels import recorded
 
     fixed = measured_fixed(micro, rates, first, recorded(first.workload).launches)
     ran = [record for record in others if record.measurement.went_through]

@@ -165,9 +165,8 @@ def _from_table(
     from lora_profiler.catalog.shapes import table
 
     model_type = row.get("transformers_model_type") or row["model_type"]
-    language_type = (
-        row["config"].get("text_config", {}).get("model_type", model_type)
-    )  # what `raw` calls it does not count
+    # what `raw` calls it does not count
+    language_type = row["config"].get("text_config", {}).get("model_type", model_type)
     config = cfg.normalise(
         {**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False
     )

@@ -74,9 +74,8 @@ def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(50)  # what it logs it also raises, or it is about token ids
     try:
-        config = transformers.CONFIG_MAPPING[model_type].from_dict(
-            deepcopy(dict(raw))
-        )  # it writes into nested ones
+        # it writes into nested ones
+        config = transformers.CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(raw)))
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: PreTrainedModel = _model_class(raw, config)(config)

@@ -97,9 +97,8 @@ def settings(*, own: bool, is_named: bool) -> Iterator[str | None]:
             _OWN_ADDRESS_ONLY: "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": _token(),
-            "RAY_memory_monitor_refresh_ms": (
-                "0"
-            ),  # it would end workers for what their cases are measured for
+            # it would end workers for what their cases are measured for
+            "RAY_memory_monitor_refresh_ms": "0",
             "PYTHONPATH": python_path(),
         }
     elif (

@@ -53,9 +53,8 @@ def emit(
             suite=suite,
             timeout_seconds=timeout_seconds,
         )
-        with tempfile.TemporaryDirectory(
-            prefix=".", dir=folder.absolute().parent
-        ) as folder_beside:  # the disk may get full
+        # the disk may get full
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as folder_beside:
             write_cases(cases, Path(folder_beside) / CASES)
             (Path(folder_beside) / SCRIPT).write_text(text, "utf-8")
             folder.mkdir(exist_ok=True)

@@ -198,9 +198,8 @@ def claims(prediction: Prediction) -> Claims:
     numbers["step1_phase_peak_bytes"] = _predicted_phases(prediction, _at(prediction, 1))
     buffers = steady["setup"].bytes.get("buffers", 0) if "setup" in steady else 0
     numbers["persistent_bytes"] = {"buffers": buffers, **prediction.persistent_bytes}
-    numbers["num_parameters"] = {
-        TOTAL: prediction.parameters.base
-    }  # neither side counts adapters here
+    # neither side counts adapters here
+    numbers["num_parameters"] = {TOTAL: prediction.parameters.base}
     numbers["num_trainable_parameters"] = {TOTAL: prediction.parameters.trainable}
     return Claims(
         engine=prediction.engine,

@@ -56,14 +56,12 @@ def _timeline(tree: Any, existing: Mapping[int, int]) -> Timeline:
             timeline.marks.append(Mark(position=position, step=int(step), phase=phase, note=note))  # type: ignore[arg-type]
         elif size > 0:
             if address in alive:
-                alive[
-                    address
-                ].died = position  # unreported, as the deaths of what was there before are
+                # unreported, as the deaths of what was there before are
+                alive[address].died = position
             alive[address] = Allocation(key=address, size_bytes=size, born=position)
             timeline.allocations.append(alive[address])
-        elif (
-            address in alive
-        ):  # else it is from before, and nobody said so: its bytes were never counted
+        elif address in alive:
+            # else it is from before, and nobody said so: its bytes were never counted
             alive.pop(address).died = position
     timeline.end = len(events)
     return timeline

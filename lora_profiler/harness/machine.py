@@ -194,9 +194,8 @@ def _busy_seconds(root: Path) -> dict[int, float]:
     for line in _lines(root / "proc/stat"):
         name, *times = line.split()
         if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(
-                int, times[:8]
-            )  # user and nice hold guests' time
+            # user and nice hold guests' time
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, times[:8])
             seconds[int(name[3:])] = (user + nice + system + irq + softirq + steal) / os.sysconf(
                 "SC_CLK_TCK"
             )
@@ -226,9 +225,8 @@ def _descendants() -> list[int]:
 def _process_seconds(pid: int) -> float:
     """Processor seconds of a process and its children that it waited for; 0 if it has just gone."""
     fields = " ".join(_lines(Path(f"/proc/{pid}/stat"))).rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf(
-        "SC_CLK_TCK"
-    )  # utime, stime, cutime, cstime: proc(5)
+    # utime, stime, cutime, cstime: proc(5)
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _psutil() -> Any:

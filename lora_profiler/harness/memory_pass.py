@@ -282,12 +282,10 @@ def saved_activation_bytes(training: Training) -> int:
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        alias = (
-            tensor.detach()
-        )  # the tensor itself would hold its own node: a cycle that nobody collects
-        kept.setdefault(
-            ownership.by_storage(ownership.storage_of(tensor)), alias
-        )  # held, else its key could be used again
+        # the tensor itself would hold its own node: a cycle that nobody collects
+        alias = tensor.detach()
+        # held, else its key could be used again
+        kept.setdefault(ownership.by_storage(ownership.storage_of(tensor)), alias)
         return alias
 
     with (

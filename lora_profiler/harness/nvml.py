@@ -116,9 +116,8 @@ class Nvml:
         if listed is None:
             return None
         used = {int(p.pid): p.usedGpuMemory for p in listed}
-        return {
-            pid: int(value) if value and value < 2**63 else None for pid, value in used.items()
-        }  # 2**64-1: not available
+        # 2**64-1: not available
+        return {pid: int(value) if value and value < 2**63 else None for pid, value in used.items()}
 
     # --- clocks, heat and power -------------------------------------------------------------------
 

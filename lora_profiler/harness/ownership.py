@@ -32,9 +32,8 @@ def model_tensors(model: torch.nn.Module) -> Iterator[tuple[Category, torch.Tens
     and buffers."""
     for name, parameter in model.named_parameters():
         yield ("adapters" if is_adapter(name) else "parameters"), parameter
-    for module in (
-        model.modules()
-    ):  # whose weight is a plain shard once ranks share it; it keeps the constants itself
+    # whose weight is a plain shard once ranks share it; it keeps the constants itself
+    for module in model.modules():
         for tensor in quantization_tensors(module):
             yield "quantization_state", tensor
     for _, buffer in model.named_buffers():
@@ -54,9 +53,8 @@ def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     """Tensors that the optimizer keeps for its parameters, and the code books that bitsandbytes
     shares among them."""
-    for state in getattr(
-        optimizer, "optim", optimizer
-    ).state.values():  # ZeroRedundancyOptimizer's own part is inside
+    # ZeroRedundancyOptimizer's own part is inside
+    for state in getattr(optimizer, "optim", optimizer).state.values():
         yield from state_tensors(state)
     yield from code_books(optimizer)
 

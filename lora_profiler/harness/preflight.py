@@ -204,9 +204,8 @@ def _refuse_trainer(setup: TrainSetup, trainer: str, installed: Callable[[str], 
 
 
 def _needs_bfloat16(setup: TrainSetup) -> bool:
-    trl = (
-        setup.quantization is not None and setup.quantization.recipe == "trl"
-    )  # whose adapters are in bfloat16
+    # whose adapters are in bfloat16
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
     adapters = setup.lora is not None and (trl or setup.lora.adapter_dtype == "bfloat16")
     return "bfloat16" in (setup.dtype, setup.lowered_dtype) or adapters
 

@@ -30,9 +30,8 @@ def die_with_parent() -> None:
         return
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.environ.get(PARENT_VARIABLE, str(os.getppid())) != str(
-        os.getppid()
-    ):  # it was killed before the kernel knew
+    # it was killed before the kernel knew
+    if os.environ.get(PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):
         os._exit(1)
 
 

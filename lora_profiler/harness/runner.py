@@ -316,9 +316,8 @@ def _await_end(
     """Says with None that the child has ended. It is not reaped here: its group keeps its number
     until it has been ended."""
     if hasattr(os, "waitid"):
-        with contextlib.suppress(
-            ChildProcessError
-        ):  # ended and reaped by the other thread, which then hears nothing new
+        # ended and reaped by the other thread, which then hears nothing new
+        with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()

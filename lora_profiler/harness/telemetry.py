@@ -190,9 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
     from argparse import ArgumentParser
     from dataclasses import asdict
 
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the run decides when this ends
+    # Ctrl-C reaches the whole group; the run decides when this ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = ArgumentParser(description=main.__doc__)
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--uuid")

@@ -61,9 +61,8 @@ def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
         run(parse_args([*options, "--nproc-per-node", str(count), *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as e:
         exits = {rank: failure.exitcode for rank, failure in e.failures.items()}
-        own = {
-            rank: code for rank, code in exits.items() if code != -signal.SIGTERM
-        }  # which torchrun sends to the others
+        # which torchrun sends to the others
+        own = {rank: code for rank, code in exits.items() if code != -signal.SIGTERM}
         return own or exits
     return {}
 

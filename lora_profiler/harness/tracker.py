@@ -45,9 +45,8 @@ def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     """
     if func is not torch.ops.aten.add.Tensor or kwargs or len(args) != 2 or torch.is_grad_enabled():
         return False
-    if not hasattr(
-        torch.Tensor, "_use_count"
-    ):  # private: without it a sum is taken for a tensor of its own
+    # private: without it a sum is taken for a tensor of its own
+    if not hasattr(torch.Tensor, "_use_count"):
         return False
     a, b = args
     if (

@@ -53,9 +53,8 @@ class Batches:
         self._shape = (setup.batch_size, setup.seq_len)
         self._device = setup.device
         self._vocab_size = vocab_size
-        self._text = (
-            None if text is None else array("q", text.tolist())
-        )  # no tensor, which would count as the training's memory
+        # no tensor, which would count as the training's memory
+        self._text = None if text is None else array("q", text.tolist())
         self._ranks = setup.world_size
         self._number, self._drawn = rank, 0
         self._seed = conditions.seed
@@ -163,9 +162,8 @@ class Training:
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.of_pass: torch.Tensor | None = None
         self.spread = spread or Spread(module=model)
-        self.scaler = torch.amp.GradScaler(
-            setup.device, enabled=setup.precision == "amp-float16"
-        )  # one that is off hands on what it gets
+        # one that is off hands on what it gets
+        self.scaler = torch.amp.GradScaler(setup.device, enabled=setup.precision == "amp-float16")
         self.held: object = None
         self.steps_done = 0
 

@@ -152,9 +152,8 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
         real * setup.accumulation,
         supervised * setup.accumulation,
     )
-    empty_cache(
-        setup.device
-    )  # of what building left there, such as 16-bit weights beside their 4-bit form
+    # of what building left there, such as 16-bit weights beside their 4-bit form
+    empty_cache(setup.device)
     run.stage("memory")
     memory_pass(training, case.conditions, run.memory, run.enter)
     view.sample("first_step")

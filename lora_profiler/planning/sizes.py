@@ -50,9 +50,8 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
                 setup = replace(workload.setup, batch_size=batch, seq_len=length)
                 other = resized(workload, setup, answerer)
                 peak = peak_bytes_checked(other, answerer)
-            except (
-                LoraProfilerError
-            ):  # a size at which other rules hold, for which there is no profile
+            except LoraProfilerError:
+                # a size at which other rules hold, for which there is no profile
                 rows.append(
                     SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
                 )

@@ -68,9 +68,8 @@ class RecordFile:
             self._newlines += 1
             self._advance(line + b"\n", open_end=False)
         self._torn_end = not self._take(rest)
-        if (
-            rest and not self._torn_end
-        ):  # a torn one is read again, in case that it was still being written
+        # a torn one is read again, in case that it was still being written
+        if rest and not self._torn_end:
             self._advance(rest, open_end=True)
 
     def _advance(self, line: bytes, open_end: bool) -> None:

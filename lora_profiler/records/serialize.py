@@ -242,9 +242,8 @@ def _model(read: ModelFields) -> ModelSpec:
     if config:
         spec = model_from_config(config, id=name, source=read.get("source") or "file")
     else:
-        spec = find_model(
-            name, offline=True, on_disk=False
-        )  # no record makes this program read a file
+        # no record makes this program read a file
+        spec = find_model(name, offline=True, on_disk=False)
     if read.get("fingerprint") not in (None, spec.fingerprint):
         raise RecordError(
             f"The record's {name} is not the model that this version makes of its config."

@@ -195,9 +195,8 @@ class Store:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(descriptor)
                 except OSError:
-                    with suppress(
-                        OSError
-                    ):  # what stays behind then is a torn line, which readers pass over
+                    # what stays behind then is a torn line, which readers pass over
+                    with suppress(OSError):
                         os.ftruncate(descriptor, size)
                     raise
             finally:

@@ -22,9 +22,8 @@ class WorkingFolder(tempfile.TemporaryDirectory[str]):
         _clear()
         super().__init__(prefix=_PREFIX)
         self._held: int | None = None
-        with suppress(
-            OSError
-        ):  # a full disk: the folder can still be worked in, and is not cleared away after a kill
+        # a full disk: the folder can still be worked in, and is not cleared away after a kill
+        with suppress(OSError):
             self._held = hold(Path(self.name) / _LOCK)
 
     def cleanup(self) -> None:

@@ -169,9 +169,8 @@ def _is_of_loss(piece: Piece, head: str) -> bool:
         return False
     if head != "" and module_of(piece.label) == head:
         return True
-    for frame in (
-        piece.frames
-    ):  # the innermost first; a trainer's own functions are all called by one for the loss
+    # the innermost first; a trainer's own functions are all called by one for the loss
+    for frame in piece.frames:
         name = frame["name"].lower()
         if "loss" in name or "cross_entropy" in name:
             return True

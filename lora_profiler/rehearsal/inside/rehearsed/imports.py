@@ -19,9 +19,8 @@ class _Watched(Loader):
     def exec_module(self, module: ModuleType) -> None:
         spec = module.__spec__
         if spec is not None:
-            spec.loader = module.__loader__ = (
-                self._loader
-            )  # importlib.resources and inspect ask for it
+            # importlib.resources and inspect ask for it
+            spec.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         self._then()
 
