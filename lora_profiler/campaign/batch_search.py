@@ -171,11 +171,9 @@ def predicted_start(case: Case) -> int | None:
     if setup.device == "cuda":
         card = _card()
         usable = budget or (card.usable_bytes if card else None)
-        return (
-            None
-            if usable is None
-            else predicted_largest_batch(case.workload, usable, card or _unknown(usable))
-        )
+        if usable is None:
+            return None
+        return predicted_largest_batch(case.workload, usable, card or _unknown(usable))
     return None if budget is None else predicted_largest_batch(case.workload, budget)
 
 

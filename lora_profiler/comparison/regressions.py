@@ -198,11 +198,9 @@ def _change(pair: Pair, metric: ChangeMetric) -> Iterator[Change]:
 
 
 def _side(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
-    return (
-        _time(records, metric)
-        if metric in ("step_seconds", "tokens_per_second")
-        else _size(records, metric)
-    )
+    if metric in ("step_seconds", "tokens_per_second"):
+        return _time(records, metric)
+    return _size(records, metric)
 
 
 def _size(records: Sequence[Record], metric: ChangeMetric) -> Side | None:

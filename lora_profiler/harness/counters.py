@@ -107,8 +107,6 @@ def empty_cache(kind: str) -> None:
 def driver_bytes(kind: str) -> int | None:
     """What the Metal driver has given to this process; the only counter that MPS has beside that of
     live tensors."""
-    return (
-        int(torch.mps.driver_allocated_memory())
-        if kind == "mps" and torch.mps.is_available()
-        else None
-    )
+    if kind == "mps" and torch.mps.is_available():
+        return int(torch.mps.driver_allocated_memory())
+    return None

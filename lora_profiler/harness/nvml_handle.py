@@ -39,11 +39,9 @@ def device_handle(pynvml: Any, uuid: str | None, index: int, environ: Mapping[st
         if not named:
             return _slice_by_uuid(pynvml, f"MIG-{bare}")
         entry = entries[index] if index < len(entries) else ""
-        return (
-            _slice_by_uuid(pynvml, entry)
-            if entry.startswith("MIG-")
-            else _whole_or_only_slice(pynvml, named[0])
-        )
+        if entry.startswith("MIG-"):
+            return _slice_by_uuid(pynvml, entry)
+        return _whole_or_only_slice(pynvml, named[0])
     handles = [_resolved(pynvml, entry, cards, environ) for entry in entries[: index + 1]]
     if index >= len(handles):
         raise NoDeviceError(

@@ -42,11 +42,9 @@ def _visible_devices() -> int | None:
     cards, problem = open_cards()
     for card in cards:
         card.close()
-    return (
-        None
-        if problem
-        else len(visible_entries(os.environ.get("CUDA_VISIBLE_DEVICES"), len(cards)))
-    )
+    if problem:
+        return None
+    return len(visible_entries(os.environ.get("CUDA_VISIBLE_DEVICES"), len(cards)))
 
 
 def allocator_settings(environ: Mapping[str, str]) -> str | None:

@@ -84,11 +84,9 @@ class Spread:
     def without_exchange(self) -> AbstractContextManager[Any]:
         """For a micro-batch that others follow: DDP sends the sum of gradients once, FSDP must give
         up each whole gradient."""
-        return (
-            self.module.no_sync()
-            if isinstance(self.module, DistributedDataParallel)
-            else nullcontext()
-        )
+        if isinstance(self.module, DistributedDataParallel):
+            return self.module.no_sync()
+        return nullcontext()
 
     def settle(self) -> None:
         """After the first steps: DDP has filled its buckets anew, as large together, at addresses
@@ -127,11 +125,9 @@ def _left_by(make: Callable[[], None], kind: str) -> dict[int, int]:
     before = counters.read()["requested_bytes"] if counters.available else None
     make()
     after = counters.read()["requested_bytes"] if counters.available else None
-    return (
-        {BUCKETS: after - before}
-        if before is not None and after is not None and after > before
-        else {}
-    )
+    if before is not None and after is not None and after > before:
+        return {BUCKETS: after - before}
+    return {}
 
 
 def reshard(model: torch.nn.Module) -> None:

@@ -29,8 +29,6 @@ def share_of_limit(error: torch.Tensor, limit: torch.Tensor) -> float:
     """The largest |error| as a share of its own limit; up to 1 is rounding. 0 / 0 counts as 0, what
     is no number as infinite."""
     shares = torch.where(error == 0, torch.zeros_like(error), error.abs() / limit)
-    return (
-        torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf).max().item()
-        if shares.numel()
-        else 0.0
-    )
+    if shares.numel():
+        return torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf).max().item()
+    return 0.0

@@ -151,11 +151,9 @@ def _category(piece: Piece, log: Log, peak: Key, bytes_of_loss: set[int]) -> str
     if born[1] == "setup":
         return "held since before training"
     if born[1] == "backward":
-        return (
-            "logits and loss"
-            if piece.bytes in bytes_of_loss
-            else "temporaries of the backward pass"
-        )
+        if piece.bytes in bytes_of_loss:
+            return "logits and loss"
+        return "temporaries of the backward pass"
     if born[1] == "optimizer":
         return "temporaries of the optimizer"
     if peak[1] == "optimizer":

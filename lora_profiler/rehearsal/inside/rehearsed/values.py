@@ -52,11 +52,9 @@ def draw_no_weights() -> None:
 def _without_large(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         on_card = tensor.is_cuda and original.__name__ == "trunc_normal_"
-        return (
-            tensor
-            if on_card or (tensor.device.type == "cpu" and tensor.numel() > _LARGE)
-            else original(tensor, *args, **kwargs)
-        )
+        if on_card or (tensor.device.type == "cpu" and tensor.numel() > _LARGE):
+            return tensor
+        return original(tensor, *args, **kwargs)
 
     draw.__name__ = original.__name__
     return draw
