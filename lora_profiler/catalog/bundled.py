@@ -2,6 +2,7 @@
 list to look through."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -45,7 +46,7 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
         True
     """
     names = [f.name for f in fields(CatalogEntry)]
-    made = ({name: row.get(name) for name in names} for row in rows())
+    made: Iterator[dict[str, Any]] = ({name: row.get(name) for name in names} for row in rows())
     return tuple(CatalogEntry(**{**each, "aliases": tuple(each["aliases"])}) for each in made)
 
 

@@ -103,11 +103,11 @@ TORCH_OPTION = rare(WHERE)(
 
 
 def engine_option(
-    engines: str, text: str, declared: Callable[..., Callable[[F], F]] | None = None
+    engines: str, text: str, declared: Callable[..., Any] | None = None
 ) -> Callable[[F], F]:
     """--engine, which takes `engines`."""
-    declared = declared or rare(WHERE)
-    return declared("--engine", default="auto", metavar=engines, show_default=True, help=text)
+    make: Callable[..., Callable[[F], F]] = declared or rare(WHERE)
+    return make("--engine", default="auto", metavar=engines, show_default=True, help=text)
 
 
 answer_options = together(

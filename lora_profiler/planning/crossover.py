@@ -4,7 +4,7 @@ longer, batch by batch and rank by rank."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -21,7 +21,6 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.workload import Method, Workload
 
 Quantity = Literal["memory", "time"]
-Number = TypeVar("Number", int, float)
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 """In tokens, where nobody says otherwise; up to the length that the model was made for."""
@@ -133,20 +132,18 @@ def crossover(
     }
     sizes = sorted(set(batch_sizes))
 
-    def known(cost: "Callable[[_Costs], Number | None]") -> dict[Method, Number]:
-        return {method: found for method, c in costs.items() if (found := cost(c)) is not None}
-
-    points = tuple(
-        Point(
+    def point(batch: int, length: int) -> Point:
+        peaks = {method: c.peak(batch, length) for method, c in costs.items()}
+        seconds = {method: c.seconds(batch, length) for method, c in costs.items()}
+        return Point(
             batch_size=batch,
             seq_len=length,
-            peak_bytes=known(lambda c, b=batch, n=length: c.peak(b, n)),
-            seconds=known(lambda c, b=batch, n=length: c.seconds(b, n)),
+            peak_bytes={method: n for method, n in peaks.items() if n is not None},
+            seconds={method: s for method, s in seconds.items() if s is not None},
             highest_rank=_highest_rank(costs, batch, length),
         )
-        for batch in sizes
-        for length in kept
-    )
+
+    points = tuple(point(batch, length) for batch in sizes for length in kept)
     return Crossover(
         workloads=tuple(ready),
         gpu=gpu,
