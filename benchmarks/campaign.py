@@ -37,9 +37,8 @@ from statistics import median
 from benchmarks import blind, predictions
 from benchmarks.machine import importable, usable_environment
 from benchmarks.suites import home_device, suites
-from lora_profiler.campaign.durations import seconds_taken
 from lora_profiler.campaign.interrupts import last_when_asked, one_interrupt
-from lora_profiler.campaign.runs import Outcome, run_cases
+from lora_profiler.campaign.runs import Outcome, run_cases, seconds_taken
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, measure_case
 from lora_profiler.records.atomic_write import write_durably

@@ -46,6 +46,19 @@ class FakeDevice:
     vbios: str | None = "96.00.74.00.01"
 
 
+_PLAIN = {
+    "nvmlDeviceGetDefaultApplicationsClock": "default_clock",
+    "nvmlDeviceGetApplicationsClock": "application_clock",
+    "nvmlDeviceGetTemperature": "temperature",
+    "nvmlDeviceGetCurrentClocksThrottleReasons": "reasons",
+    "nvmlDeviceGetPowerUsage": "power",
+    "nvmlDeviceGetEnforcedPowerLimit": "power_limit",
+    "nvmlDeviceGetTotalEnergyConsumption": "energy",
+    "nvmlDeviceGetCudaComputeCapability": "capability",
+}
+"""Calls that tell a value of a device as it is."""
+
+
 class FakeNvml:
     """The module. `driver` False: there is no driver to initialise. `opened` counts initialisations
     less shutdowns."""
@@ -57,6 +70,11 @@ class FakeNvml:
         self.driver = driver
         self.as_bytes = as_bytes
         self.opened = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PLAIN:
+            raise AttributeError(name)
+        return lambda device, *_: _told(getattr(device, _PLAIN[name]))
 
     def nvmlInit(self) -> None:
         if not self.driver:
@@ -128,35 +146,11 @@ class FakeNvml:
     def nvmlDeviceGetClockInfo(self, device: FakeDevice, kind: int) -> int:
         return _told(device.clocks)[kind]
 
-    def nvmlDeviceGetDefaultApplicationsClock(self, device: FakeDevice, kind: int) -> int:
-        return _told(device.default_clock)
-
-    def nvmlDeviceGetApplicationsClock(self, device: FakeDevice, kind: int) -> int:
-        return _told(device.application_clock)
-
-    def nvmlDeviceGetTemperature(self, device: FakeDevice, sensor: int) -> int:
-        return _told(device.temperature)
-
     def nvmlDeviceGetTemperatureV(self, device: FakeDevice, sensor: int) -> int:
         return _told(None if device.old_temperature_call_only else device.temperature)
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, device: FakeDevice) -> int:
         return _told(None if device.old_reasons_call_only else device.reasons)
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, device: FakeDevice) -> int:
-        return _told(device.reasons)
-
-    def nvmlDeviceGetPowerUsage(self, device: FakeDevice) -> int:
-        return _told(device.power)
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, device: FakeDevice) -> int:
-        return _told(device.power_limit)
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, device: FakeDevice) -> int:
-        return _told(device.energy)
-
-    def nvmlDeviceGetCudaComputeCapability(self, device: FakeDevice) -> tuple[int, int]:
-        return _told(device.capability)
 
     def nvmlDeviceGetEccMode(self, device: FakeDevice) -> list[int]:
         return [_told(device.ecc)] * 2

@@ -16,7 +16,7 @@ from claim_subjects import EFFORT
 from lora_profiler.mathematics.adapters import Factors, without_numbers
 from lora_profiler.mathematics.effort import effort_for
 from lora_profiler.mathematics.initialisation import kolmogorov_smirnov, moments
-from lora_profiler.mathematics.rounding import gamma, share_of_limit, unit_roundoff
+from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
 from lora_profiler.mathematics.scaling import change_norm, update_norm
 from lora_profiler.mathematics.spectrum import kind_rows, layer_rows, spectrum
 from lora_profiler.mathematics.subject import _batches

@@ -469,7 +469,7 @@ def test_every_call_and_constant_is_pynvml_s() -> None:
     }
     assert len(calls) > 25
     assert {name for name in calls if not callable(getattr(pynvml, name, None))} == set()
-    assert {name for name in calls if not hasattr(FakeNvml, name)} <= {
+    assert {name for name in calls if not hasattr(FakeNvml(), name)} <= {
         "nvmlDeviceGetClock",
         "nvmlDeviceGetPowerManagementLimit",
     }

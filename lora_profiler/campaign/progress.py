@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
-from lora_profiler.campaign.durations import seconds_taken
 from lora_profiler.campaign.planned import Planned
+from lora_profiler.campaign.runs import kind_of, seconds_taken
 from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.records.record import Record
 
@@ -33,9 +33,7 @@ class CaseRow:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Cases of one kind take times of one size."""
-        workload = self.planned.case.workload
-        return workload.model.fingerprint, workload.setup.method
+        return kind_of(self.planned.case.workload)
 
 
 @dataclass(slots=True)

@@ -3,10 +3,10 @@ not run again."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Protocol
 
-from lora_profiler.campaign.durations import Durations, seconds_taken
 from lora_profiler.harness import (
     Case,
     Heartbeat,
@@ -17,6 +17,7 @@ from lora_profiler.harness import (
 from lora_profiler.harness.pretended import Pretended
 from lora_profiler.records.record import Failure, Record
 from lora_profiler.records.store import Store, finished
+from lora_profiler.workload import Workload
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""
@@ -28,6 +29,41 @@ EnvironmentKeys = Callable[[str, bool], frozenset[str]]
 MARGIN_SECONDS = 45.0
 """Kept free at the end of a piece with a deadline, for a case that takes longer than those before
 it."""
+FIRST_ESTIMATE_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Durations:
+    """The longest of each kind so far."""
+
+    _longest: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def note(self, workload: Workload, seconds: float) -> None:
+        """Keeps the longest. A case that took no second was refused, which says nothing of
+        others."""
+        if seconds >= 1:
+            kind = kind_of(workload)
+            self._longest[kind] = max(seconds, self._longest.get(kind, 0.0))
+
+    def expected_seconds(self, workload: Workload) -> float:
+        """The longest case of the kind so far, else of all, else a first guess."""
+        return self._longest.get(kind_of(workload)) or max(
+            self._longest.values(), default=FIRST_ESTIMATE_SECONDS
+        )
+
+
+def kind_of(workload: Workload) -> tuple[str, str]:
+    """Cases of one kind take times of one size."""
+    return workload.model.fingerprint, workload.setup.method
+
+
+def seconds_taken(record: Record) -> float | None:
+    """Wall time of a whole run, its process included; None where it was not noted."""
+    if record.started_at is None or record.ended_at is None:
+        return None
+    return (
+        datetime.fromisoformat(record.ended_at) - datetime.fromisoformat(record.started_at)
+    ).total_seconds()
 
 
 def key_of_environment(device: str, ranks: bool, pretended: Pretended | None = None) -> str:

@@ -5,7 +5,8 @@ HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are read by huggingface_hub it
 `hf_hub_download` is not used: without a network it tries again for 23 seconds.
 """
 
-from typing import TYPE_CHECKING, NoReturn
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lora_profiler.catalog.bundled import similar_names
 from lora_profiler.errors import ModelNotFoundError
@@ -25,8 +26,6 @@ def config_json(name: str, *, revision: str, offline: bool, max_bytes: int) -> b
     and the next step."""
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    from lora_profiler.catalog.limited_get import TooLargeError, TooSlowError, limited_get
 
     # The HTTP client's own base class (httpx in huggingface_hub 1.x, httpx2 in 2.x), without naming
     # the client.
@@ -125,3 +124,83 @@ def _explain(error: "HfHubHTTPError", name: str, revision: str) -> NoReturn:
             " a config.json."
         )
     raise ModelNotFoundError(message) from None
+
+
+# --- one request whose whole answer has a limit ---------------------------------------------------
+
+
+ERROR_HEADERS = ("X-Error-Code", "X-Error-Message")
+
+
+class TooSlowError(Exception):
+    """The answer was not there in time."""
+
+
+class TooLargeError(Exception):
+    """The answer has more bytes than allowed; no more than those were read."""
+
+
+def limited_get(
+    url: str, headers: dict[str, str], *, read_seconds: float, whole_seconds: float, max_bytes: int
+) -> bytes:
+    """The body that `url` answers with, redirects followed. The client's own time-out is for each
+    read, which a server that sends a byte now and then never meets: so the answer is awaited in a
+    thread, which is left alone when time is up.
+
+    Raises TooSlowError, TooLargeError, HfHubHTTPError for a status that is an error, and what the
+    client raises.
+    """
+    from huggingface_hub import close_session
+
+    body: list[bytes] = []
+    failure: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            body.append(_body(url, headers, read_seconds, max_bytes))
+        except BaseException as e:  # handed on to whoever waits
+            failure.append(e)
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(whole_seconds)
+    if thread.is_alive():
+        # its next read fails then, and the thread ends; the next request opens another session
+        close_session()
+        raise TooSlowError
+    if failure:
+        raise failure[0]
+    return body[0]
+
+
+def _body(url: str, headers: dict[str, str], read_seconds: float, max_bytes: int) -> bytes:
+    from huggingface_hub import get_session
+
+    with get_session().stream(
+        "GET", url, headers=headers, timeout=read_seconds, follow_redirects=True
+    ) as response:
+        if response.is_error:
+            _raise_for(response)
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdecimal() and int(announced) > max_bytes:
+            raise TooLargeError
+        body = b""
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > max_bytes:
+                raise TooLargeError
+        return body
+
+
+def _raise_for(response: Any) -> None:
+    """What the hub says of an error stands in its headers; the body, which would be read whole, is
+    left out.
+
+    `Any`: the client is httpx in huggingface_hub 1.x, httpx2 in 2.x.
+    """
+    from huggingface_hub import hf_raise_for_status
+
+    headers = {name: response.headers[name] for name in ERROR_HEADERS if name in response.headers}
+    hf_raise_for_status(
+        type(response)(response.status_code, headers=headers, request=response.request)
+    )

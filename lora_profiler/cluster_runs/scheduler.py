@@ -10,9 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lora_profiler.campaign.durations import Durations
 from lora_profiler.campaign.planned import Planned, Refused
-from lora_profiler.campaign.runs import MARGIN_SECONDS, Observer, durations_before, stored_before
+from lora_profiler.campaign.runs import (
+    MARGIN_SECONDS,
+    Durations,
+    Observer,
+    durations_before,
+    stored_before,
+)
 from lora_profiler.cluster_runs.ray import Begun, Ended, Event, Lost
 from lora_profiler.cluster_runs.resources import Needs, needs
 from lora_profiler.harness import Case

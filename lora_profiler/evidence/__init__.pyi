@@ -1,4 +1,8 @@
+from lora_profiler.evidence.documents import OwnKind as OwnKind
+from lora_profiler.evidence.documents import OwnRow as OwnRow
 from lora_profiler.evidence.documents import Unexpressed as Unexpressed
+from lora_profiler.evidence.documents import not_rehearsed as not_rehearsed
+from lora_profiler.evidence.documents import own_rows as own_rows
 from lora_profiler.evidence.documents import unexpressed as unexpressed
 from lora_profiler.evidence.memory import CommandShare as CommandShare
 from lora_profiler.evidence.memory import Description as Description
@@ -9,10 +13,6 @@ from lora_profiler.evidence.memory import command_shares as command_shares
 from lora_profiler.evidence.memory import interval as interval
 from lora_profiler.evidence.memory import measured_memory as measured_memory
 from lora_profiler.evidence.memory import nearest_peak as nearest_peak
-from lora_profiler.evidence.own import OwnKind as OwnKind
-from lora_profiler.evidence.own import OwnRow as OwnRow
-from lora_profiler.evidence.own import not_rehearsed as not_rehearsed
-from lora_profiler.evidence.own import own_rows as own_rows
 from lora_profiler.evidence.steps import LeftOut as LeftOut
 from lora_profiler.evidence.steps import MeasuredStep as MeasuredStep
 from lora_profiler.evidence.steps import measured_steps as measured_steps

@@ -1,11 +1,17 @@
 """The files that hold the evidence, `data/memory.json` and its like, written by the benchmarks that
-predict the rows."""
+predict the rows; and, of those, what this project itself held predictions to: training steps
+rehearsed over torch's CUDA build on cards that were only pretended, and steps that were measured on
+a machine at hand. Neither was measured on a card. A rehearsal counts bytes exactly and measures
+nothing.
+"""
 
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from lora_profiler.workload import Method
 
 Kind = Literal["memory", "command", "steps", "rehearsed", "recorded"]
 DATA = Path(__file__).parent / "data"
@@ -30,3 +36,45 @@ class Unexpressed:
 
 def unexpressed(kind: Kind) -> tuple[Unexpressed, ...]:
     return tuple(Unexpressed(**each) for each in document(kind)["left_out"])
+
+
+# --- what this project itself held predictions to -------------------------------------------------
+
+
+OwnKind = Literal["rehearsed", "recorded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRow:
+    """The steady peak of one configuration in bytes that tensors ask for: `counted_bytes`, as it
+    was rehearsed or measured, beside `predicted_bytes`.
+
+    `setup` says sizes and options in words, `where` the card by its key or the machine,
+    `says_exact` whether the prediction called itself exact.
+    """
+
+    model: str
+    method: Method
+    setup: str
+    where: str
+    counted_bytes: int
+    predicted_bytes: int
+    says_exact: bool
+
+    @property
+    def error(self) -> float:
+        """(predicted - counted) / counted."""
+        return (self.predicted_bytes - self.counted_bytes) / self.counted_bytes
+
+
+@cache
+def own_rows(kind: OwnKind) -> tuple[OwnRow, ...]:
+    """All that could be held against a prediction."""
+    found = document(kind)
+    return tuple(OwnRow(**dict(zip(found["columns"], row, strict=True))) for row in found["rows"])
+
+
+@cache
+def not_rehearsed() -> tuple[str, ...]:
+    """Configurations that were to be rehearsed and did not run to their end, with the reason."""
+    return tuple(document("rehearsed")["not_run"])

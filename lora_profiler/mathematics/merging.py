@@ -26,9 +26,9 @@ from lora_profiler.mathematics.layer_outputs import (
     layer_calls,
     merged_weight,
     one_path,
+    share_of_limit,
     two_paths,
 )
-from lora_profiler.mathematics.rounding import share_of_limit
 from lora_profiler.mathematics.subject import Subject, mean_loss
 from lora_profiler.modeling.nf4 import quantise
 from lora_profiler.modeling.third_party import quiet
