@@ -18,7 +18,8 @@ from benchmarks import public_command
 from benchmarks.public_rows import conditions, grade, old_code
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.memory import memory_row, memory_rows, repeated_heads
-from benchmarks.public_rows.replay import PEFT_PADDED, PEFT_TOKENS, replay_of, throughput_rows
+from benchmarks.public_rows.peft_runs import PADDED, TOKENS
+from benchmarks.public_rows.replay import replay_of, throughput_rows
 from benchmarks.public_rows.report import MARKS
 from benchmarks.public_rows.tape import tape_of
 from benchmarks.public_rows.typed import Typed, typed
@@ -347,10 +348,10 @@ def test_peft_s_padding_is_what_its_batches_of_lengths_in_order_give(spread, lon
     lengths = np.random.default_rng(0).lognormal(0, np.sqrt(np.log(1 + spread**2)), 200_000)
     for _ in range(30):
         kept = lengths[lengths < longest]
-        lengths = lengths * PEFT_TOKENS / kept.mean()
+        lengths = lengths * TOKENS / kept.mean()
     buckets = np.sort(kept[: len(kept) // 80 * 80].reshape(-1, 80))
     padded = buckets.reshape(-1, 20, 4).max(axis=2).mean()
-    assert padded == pytest.approx(PEFT_PADDED, abs=2.5)
+    assert padded == pytest.approx(PADDED, abs=2.5)
 
 
 # --- as the command is typed ----------------------------------------------------------------------

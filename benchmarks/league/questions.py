@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from benchmarks.public_rows import conditions
 from benchmarks.public_rows.address import address
-from benchmarks.public_rows.conditions import source_of
-from benchmarks.public_rows.replay import FUSED_LINEAR, ROWS
+from benchmarks.public_rows.conditions import FUSED_LINEAR, source_of
+from benchmarks.public_rows.replay import ROWS
 from lora_profiler.catalog import find_model
 
 Row = Mapping[str, str]

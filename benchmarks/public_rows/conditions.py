@@ -32,6 +32,10 @@ NF4 = "bnb NF4 double-quant; no fp32 upcast of non-quantised params"
 NF4_TRITON = "bnb NF4 dq; fused LoRA ops + CE/RMSNorm/RoPE kernels"
 NF4_LIGER = "bnb NF4 dq; fused LoRA + Liger FLCE"
 """The paths of fms-acceleration's benchmarks, as rows label them."""
+FUSED_LINEAR = (LIGER, NF4_LIGER)
+FUSED = (TRITON, NF4_TRITON, *FUSED_LINEAR)
+FUSED_ADAPTERS = (NF4_TRITON, NF4_LIGER)
+"""Labels of rows whose loss, norms and rotation, and whose adapters, are fused kernels."""
 
 _SAME = (
     "mistralai/Mistral-7B-v0.1",

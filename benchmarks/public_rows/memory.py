@@ -16,6 +16,9 @@ from torch import nn
 
 from benchmarks.public_rows import litgpt, models, old_code
 from benchmarks.public_rows.conditions import (
+    FUSED,
+    FUSED_ADAPTERS,
+    FUSED_LINEAR,
     NotExpressibleError,
     Row,
     check_conditions,
@@ -23,19 +26,10 @@ from benchmarks.public_rows.conditions import (
     source_of,
 )
 from benchmarks.public_rows.old_code import Change
-from benchmarks.public_rows.replay import (
-    FUSED,
-    FUSED_ADAPTERS,
-    FUSED_LINEAR,
-    PEFT_PADDED,
-    REPEATING,
-    ROWS,
-    is_liger_file,
-    replay_of,
-    torchtune_flag,
-    torchtune_workload,
-)
+from benchmarks.public_rows.peft_runs import PADDED
+from benchmarks.public_rows.replay import REPEATING, ROWS, is_liger_file, replay_of
 from benchmarks.public_rows.tape import Build, Context
+from benchmarks.public_rows.torchtune_flags import torchtune_flag, torchtune_workload
 from lora_profiler.catalog import model_from_config
 from lora_profiler.modeling.build import build_model
 from lora_profiler.traced.patching import replaced
@@ -215,9 +209,8 @@ def _fms(row: Row) -> MemoryRow:
         stack.append("fused adapters")
     sharded = int(row["n_gpus"]) > 1
     workload = one.workload
-    if (
-        sharded and workload.setup.lora is None
-    ):  # a card computes with 16-bit weights, whatever it holds shards of
+    # a card computes with 16-bit weights, whatever it holds shards of
+    if sharded and workload.setup.lora is None:
         workload = replace(workload, setup=replace(workload.setup, precision="pure"))
     return _row(
         row,
@@ -341,7 +334,7 @@ def _peft(row: Row) -> MemoryRow:
     if workload.setup.optimizer == "lorafa":
         raise NotExpressibleError("LoRA-FA's own optimizer is not traced")
     reserved = row["quantity"] == "max_reserved"
-    tokens = 768 if reserved else PEFT_PADDED
+    tokens = 768 if reserved else PADDED
     setup = replace(workload.setup, seq_len=tokens, hold_outputs=True)
     config = workload.model.config
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

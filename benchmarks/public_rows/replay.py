@@ -7,12 +7,11 @@ not state is said in `assumed`, in words.
 
 import csv
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.public_rows import conditions, models, stacks
+from benchmarks.public_rows import conditions, models, peft_runs, stacks
 from benchmarks.public_rows.conditions import (
     NotExpressibleError,
     Row,
@@ -21,17 +20,11 @@ from benchmarks.public_rows.conditions import (
     source_of,
     spec_of,
 )
+from benchmarks.public_rows.torchtune_flags import torchtune_flag, torchtune_workload
 from lora_profiler.catalog import model_from_config
 from lora_profiler.steptime.step import CLIPPING_PASSES
 from lora_profiler.traced.kernels import Build
-from lora_profiler.workload import (
-    LoraConfig,
-    Optimizer,
-    OptimizerImpl,
-    Quantization,
-    TrainSetup,
-    Workload,
-)
+from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 
 ROWS = Path(__file__).parent / "rows.csv"
 
@@ -124,12 +117,6 @@ _OLD_TRAINER = (
 )
 
 
-FUSED_LINEAR = (conditions.LIGER, conditions.NF4_LIGER)
-FUSED = (conditions.TRITON, conditions.NF4_TRITON, *FUSED_LINEAR)
-FUSED_ADAPTERS = (conditions.NF4_TRITON, conditions.NF4_LIGER)
-"""Labels of rows whose loss, norms and rotation, and whose adapters, are fused kernels."""
-
-
 def is_liger_file(row: Row) -> bool:
     """Of the two files of references, that with transformers 4.45.2; the other has 4.48.1.
 
@@ -169,11 +156,11 @@ def _fms(row: Row) -> Replay:
         checkpointing=True,
         attention="flash",
     )
-    fused = kernels in FUSED
+    fused = kernels in conditions.FUSED
     rewrites: list[stacks.Rewrite] = [stacks.reentrant]
     if liger_file and spec.model_type in REPEATING:
         rewrites.append(stacks.repeated_heads)
-    if kernels in FUSED_LINEAR:
+    if kernels in conditions.FUSED_LINEAR:
         rewrites.append(stacks.liger_loss(trains_head=lora is None))
     else:
         element = 2 if santacoder and not autocast else 4
@@ -186,7 +173,7 @@ def _fms(row: Row) -> Replay:
             rewrites.append(stacks.triton_cross_entropy(2 if santacoder else 4))
     if fused and not santacoder:
         rewrites += [stacks.fused_norms, stacks.fused_rope]
-    if kernels in FUSED_ADAPTERS and not santacoder:
+    if kernels in conditions.FUSED_ADAPTERS and not santacoder:
         rewrites.append(stacks.fused_lora)
     build = {
         (True, True): models.old_mixtral_kbit,
@@ -209,19 +196,10 @@ def _fms(row: Row) -> Replay:
 
 # --- Qwen -----------------------------------------------------------------------------------------
 
+_QWEN_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _QWEN = {
-    "Qwen/Qwen-1.8B": {
-        "hidden_size": 2048,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 5504,
-    },
-    "Qwen/Qwen-7B": {
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "intermediate_size": 11008,
-    },
+    "Qwen/Qwen-1.8B": dict(zip(_QWEN_FIELDS, (2048, 24, 16, 5504), strict=True)),
+    "Qwen/Qwen-7B": dict(zip(_QWEN_FIELDS, (4096, 32, 32, 11008), strict=True)),
 }
 """Widths of the published config.json files, whose intermediate_size is that of both halves of the
 MLP."""
@@ -287,60 +265,14 @@ def _qwen(row: Row) -> Replay:
 # --- torchtune ------------------------------------------------------------------------------------
 
 
-FLAGS = range(1, 10)
-"""Rows of the table: packed, + compile, + chunked loss, + checkpointing, + update in backward, +
-offloading, + 8-bit states; then LoRA and QLoRA, which have neither of the last but one and two."""
-
-
-def torchtune_flag(row: Row) -> int:
-    """Raises NotExpressibleError for what is no row of the table, and for another method than its
-    row's."""
-    number = row["id"].split(":")[1]
-    if not number.isdecimal() or int(number) not in FLAGS:
-        raise NotExpressibleError(f"row {number} of the table is of unstated lengths, or unknown")
-    flag = int(number)
-    method = row["method"].partition(" ")[0]
-    if method != {8: "lora", 9: "qlora"}.get(flag, "full"):
-        raise NotExpressibleError(f"row {flag} of the table is not of {row['method']!r}")
-    return flag
-
-
-def torchtune_workload(row: Row) -> Workload:
-    flag = torchtune_flag(row)
-    optimizer: Optimizer = "adamw_8bit" if flag == 7 else "adamw"
-    impl: OptimizerImpl = "foreach" if flag == 7 else "fused"
-    lora = None
-    if flag >= 8:
-        # recipes/configs/llama3_2/3B_{lora,qlora}_single_device.yaml at the commit of the table
-        lora = LoraConfig(
-            r=rank_of(row),
-            lora_alpha=128,
-            lora_dropout=0.0,
-            target_modules=("q_proj", "v_proj", "output_proj", "w1", "w2", "w3"),
-            adapter_dtype="bfloat16",
-        )
-    setup = TrainSetup(
-        lora=lora,
-        quantization=Quantization() if flag == 9 else None,
-        batch_size=2,
-        seq_len=4096,
-        checkpointing=flag >= 4,
-        attention="flash",
-        optimizer=optimizer,
-        optimizer_impl=impl,
-    )
-    return Workload(model=spec_of(row), setup=setup)
-
-
 def _torchtune(row: Row) -> Replay:
     flag = torchtune_flag(row)
     if flag >= 8:
         raise NotExpressibleError("what Inductor fuses of adapters and torchao's NF4 is not listed")
     rewrites: tuple[stacks.Rewrite, ...] = ()
     if flag >= 4:
-        rewrites += (
-            stacks.reentrant,
-        )  # a compiled layer is one function, and runs whole before it saves anything
+        # a compiled layer is one function, and runs whole before it saves anything
+        rewrites += (stacks.reentrant,)
     if flag >= 2:
         rewrites += (
             stacks.compiled_layers,
@@ -366,80 +298,13 @@ def _torchtune(row: Row) -> Replay:
 
 # --- other cards ----------------------------------------------------------------------------------
 
-PEFT_TOKENS = 4_178_051 / 20_000
-"""Of a sample on average, by the results' own count."""
-PEFT_PADDED = 217
-"""With padding: batches of 4 are padded to their longest, and are made of 80 samples in order of
-their length (`MetaMathQA/utils.py` BucketIterator). Log-normal lengths of that mean, with a spread
-of 40 to 70 % before they are cut at 1,300 characters, give 215 to 219."""
-PEFT_COUNTED = PEFT_TOKENS + 1
-"""What the benchmark counts for its tokens per second: one more a sample, for the end."""
-_PEFT_NAMES = re.compile(
-    r"full-finetuning/llama-3\.2-3B-lr_[\d.]+|lora/llama-3\.2-3B-rank(\d+)(-target-mlp)?"
-)
-
-
-_QV = ("q_proj", "v_proj")
-_IA3 = LoraConfig(
-    peft_type="ia3",
-    target_modules=("k_proj", "v_proj", "down_proj"),
-    feedforward_modules=("down_proj",),
-)
-_OTHER_METHODS: Mapping[tuple[str, str, str], LoraConfig] = {
-    ("lora/llama-3.2-3B-rank32-dora", "dora", "32"): LoraConfig(
-        r=32, target_modules=_QV, use_dora=True
-    ),
-    ("lora/llama-3.2-3B-rank32-lorafa", "lora-fa", "32"): LoraConfig(r=32, target_modules=_QV),
-    ("lora/llama-3.2-3B-rank64-rslora", "rslora", "64"): LoraConfig(
-        r=64, target_modules=_QV, use_rslora=True
-    ),
-    ("ia3/llama-3.2-3B-default", "ia3", ""): _IA3,
-    ("ia3/llama-3.2-3B-lr_0.001", "ia3", ""): _IA3,
-    ("ia3/llama-3.2-3B-all-attn-5k-lr0.005", "ia3", ""): LoraConfig(
-        peft_type="ia3",
-        target_modules=tuple(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")),
-        feedforward_modules=("up_proj", "gate_proj", "down_proj"),
-    ),
-    ("oft/llama-3.2-3B-rank32", "oft", "32"): LoraConfig(
-        peft_type="oft", target_modules=_QV, oft_block_size=3072 // 32
-    ),
-    ("vera/llama-3.2-3B-default", "vera", "256"): LoraConfig(
-        peft_type="vera", target_modules=_QV, r=256
-    ),
-}
-"""By the name, method and rank of a file with that `peft_config`; OFT's 32 are blocks of a layer's
-inputs, of which q and v have 3,072."""
-
 
 def _peft(row: Row) -> Replay:
-    name = row["id"].removeprefix("peft:").split("@")[0]
-    if row["method"] not in ("full", "lora"):
-        config = _OTHER_METHODS.get((name, row["method"], row["rank"]))
-        if config is None or " ".join(config.target_modules or ()) != row["target_modules"]:
-            raise NotExpressibleError(f"what {name!r} configures is not known")
-        optimizer: Optimizer = "lorafa" if row["method"] == "lora-fa" else "adamw"
-        own = replace(config, lora_dropout=0.0)
-        return _of_peft(
-            row, TrainSetup(lora=own, optimizer=optimizer, batch_size=4, seq_len=PEFT_PADDED)
-        )
-    match = _PEFT_NAMES.fullmatch(name)
-    if match is None or (match[1] or "") != row["rank"]:
-        raise NotExpressibleError(f"what {name!r} configures is not known")
-    lora = None
-    if row["method"] == "lora":
-        modules = tuple(row["target_modules"].split())
-        if match[2] != (None if "q_proj" in modules else "-target-mlp"):
-            raise NotExpressibleError(f"{name!r} has no adapters on {row['target_modules']!r}")
-        lora = LoraConfig(r=rank_of(row), lora_dropout=0.0, target_modules=modules)
-    return _of_peft(row, TrainSetup(lora=lora, batch_size=4, seq_len=PEFT_PADDED))
-
-
-def _of_peft(row: Row, setup: TrainSetup) -> Replay:
     return _replay(
         row,
-        Workload(model=spec_of(row), setup=setup),
-        seconds=4 * PEFT_COUNTED / float(row["value"]),
-        assumed=(f"{PEFT_PADDED} padded tokens a sample of {PEFT_TOKENS:.0f}", "no mask"),
+        Workload(model=spec_of(row), setup=peft_runs.setup_of(row)),
+        seconds=4 * peft_runs.COUNTED / float(row["value"]),
+        assumed=(f"{peft_runs.PADDED} padded tokens a sample of {peft_runs.TOKENS:.0f}", "no mask"),
     )
 
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.public_rows import conditions
-from benchmarks.public_rows.conditions import NotExpressibleError, Row, source_of
-from benchmarks.public_rows.memory import memory_row
-from benchmarks.public_rows.replay import (
-    FSDP_QLORA_TARGETS,
+from benchmarks.public_rows.conditions import (
     FUSED,
     FUSED_ADAPTERS,
     FUSED_LINEAR,
-    is_liger_file,
+    NotExpressibleError,
+    Row,
+    source_of,
 )
+from benchmarks.public_rows.memory import memory_row
+from benchmarks.public_rows.replay import FSDP_QLORA_TARGETS, is_liger_file
 
 Description = Literal["exactly", "nearly", "not"]
 
