@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from benchmarks.mathematics import RESULTS
+from benchmarks.private_text import private_text
 from claim_subjects import (
     EFFORT,
     LLAMA,
@@ -35,7 +36,6 @@ from lora_profiler.mathematics import sources, verify
 from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.records.environment import Device, Environment
-from lora_profiler.records.redaction import private_text
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims import CLAIMS, caption

@@ -17,6 +17,7 @@ import pytest
 
 import several_ranks
 import time_limit
+from benchmarks.record_checks import problems
 from lora_profiler.cli.main import main
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case, runner
@@ -26,7 +27,6 @@ from lora_profiler.harness.preflight import refuse
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.records.validate import problems
 from lora_profiler.report.measured.process_group import ranks_lines, ranks_record, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT, make_record

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import lora_profiler
+from benchmarks.private_text import private_text
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import machine
 from lora_profiler.harness.environment import environment
@@ -22,7 +23,6 @@ from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share, 
 from lora_profiler.harness.provenance import public_command, public_word, source
 from lora_profiler.records.decode import decoded
 from lora_profiler.records.environment import Environment
-from lora_profiler.records.redaction import private_text
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

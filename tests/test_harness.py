@@ -21,6 +21,7 @@ import torch
 
 import families
 import time_limit
+from benchmarks.record_checks import problems
 from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
@@ -38,7 +39,6 @@ from lora_profiler.records.readings import readings_from_dict
 from lora_profiler.records.record import Conditions, PhaseSample, Record, Telemetry
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.store import Store
-from lora_profiler.records.validate import problems
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.private_text import private_text
+from benchmarks.record_checks import check_file, check_folder, problems
 from golden_files import Golden
-from lora_profiler.records.check_files import check_file, check_folder
 from lora_profiler.records.environment import Device
 from lora_profiler.records.record import Conditions, Failure, Record
-from lora_profiler.records.redaction import private_text
 from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.records.validate import problems
 from records import LORA_WORKLOAD, PEAK, PHASE_PEAKS, make_record
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from benchmarks.record_checks import problems
 from golden_files import Golden
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
@@ -32,7 +33,6 @@ from lora_profiler.records.serialize import (
     workload_dict,
     workload_from_dict,
 )
-from lora_profiler.records.validate import problems
 from lora_profiler.workload import STORED_OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
 from record_strategies import MODELS, records, workloads
 from records import make_record

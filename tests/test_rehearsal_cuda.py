@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.record_checks import problems
 from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
@@ -21,7 +22,6 @@ from lora_profiler.comparison.errors import claims, group_peaks
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
-from lora_profiler.records.validate import problems
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.workload import LoraConfig, TrainSetup
 

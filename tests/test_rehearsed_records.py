@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.record_checks import problems
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.campaign.results import result
@@ -32,7 +33,6 @@ from lora_profiler.records.load import read_set
 from lora_profiler.records.record import Conditions, Measurement, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.records.store import Store, StoreError
-from lora_profiler.records.validate import problems
 from lora_profiler.report.measured.comparisons import comparison_blocks
 from lora_profiler.report.measured.measured_runs import run_text
 from lora_profiler.report.rehearsed.records import rehearsed_blocks

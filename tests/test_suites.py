@@ -24,6 +24,7 @@ from benchmarks import campaign, kernel_facts, machine, predictions
 from benchmarks.campaign import main
 from benchmarks.gpu_time import case_seconds, step_seconds
 from benchmarks.machine import usable_environment
+from benchmarks.record_checks import problems
 from benchmarks.suites import home_device, suites
 from lora_profiler.catalog import find_gpu
 from lora_profiler.catalog.contexts import context_of
@@ -36,7 +37,6 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
-from lora_profiler.records.validate import problems
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES: Mapping[tuple[str, str], tuple[Case, ...]] = {

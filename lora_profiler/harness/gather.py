@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.harness.case import Case
+from lora_profiler.records.doubts import unequal_loss
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Failure, Flag, Measurement, RankMeasurement, Record, Status
-from lora_profiler.records.validate import unequal_loss
 
 LOST_PEER = re.compile(
     r"gloo|NCCL|DistBackendError|TCPStore|Connection (closed|reset|refused)|Broken pipe",

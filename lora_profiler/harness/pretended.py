@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.platform import TORCH, Platform, version_of
+from lora_profiler.records.doubts import NOT_REHEARSED
 from lora_profiler.records.environment import REHEARSED, Device, Environment
 from lora_profiler.records.record import Measurement
-from lora_profiler.records.validate import NOT_REHEARSED
 
 LIMITS = (
     "Values were not computed and times mean nothing: only sizes, their order and the kernels' "

@@ -1,91 +1,83 @@
-"""What must be true of a record beyond the types of its fields."""
+"""What must be true of a record that is kept, beyond the types of its fields, and of a file of such
+records. The tests hold every committed one to it."""
 
+import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from lora_profiler.prediction import Phase
+from benchmarks.private_text import private_text
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.records.doubts import (
+    NOT_REHEARSED,
+    cross_check_peaks,
+    timing_flags,
+    unequal_loss,
+)
 from lora_profiler.records.environment import REHEARSED
-from lora_profiler.records.record import PERTURBED_SHARE, UNATTRIBUTED_SHARE, Flag, Record
-from lora_profiler.records.redaction import private_text
+from lora_profiler.records.lines import parsed_record
+from lora_profiler.records.record import SCHEMA_VERSION, UNATTRIBUTED_SHARE, Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.statistics import half_width_limit, relative_half_width
-from lora_profiler.workload import TrainSetup
-
-AT_REST: tuple[Phase, ...] = ("setup", "zero")
-"""Phases without a product in them: elsewhere kernels take memory for themselves, which no tracker
-of tensors sees."""
-LOSS_TOLERANCE = {"float32": 2e-6, "float16": 1e-4, "bfloat16": 1e-3}
-"""How far, relatively, the losses of ranks may be from those of one process, by the dtype of the
-weights: gradients are summed in another order, and Adam's first steps make a whole step of a
-rounding error around zero."""
-NOT_REHEARSED = (
-    *("step_seconds", "warmup_seconds", "phase_seconds", "block_seconds", "stage_seconds"),
-    *("other_cpu_share", "loss", "reference_loss", "telemetry", "energy", "resident_bytes"),
-    *("device_samples", "device_used_bytes", "context_bytes", "exclusive"),
-    *("nonpad_tokens_per_step", "supervised_tokens_per_step"),
-)
-"""Of a measurement: times, values, and what a driver or this host says."""
-SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
 
 
-def timing_flags(flags: Collection[Flag], device_kind: str) -> list[Flag]:
-    """Those of `flags` that make the times of a run on a device of this kind noisy.
+def check_file(path: Path) -> list[str]:
+    """What is wrong with a file of records that is to be kept, naming line and id; empty for a good
+    one. Raises OSError.
 
-    A busy host takes nothing from an accelerator that it keeps fed: there it counts only where the
-    run waited for the host.
+    Every line must be strict JSON, of the present schema or one that migrates; the keys written in
+    it must be those that its contents give; ids must differ; and `problems` must find nothing.
     """
-    harmless = device_kind != "cpu" and "host_bound" not in flags
-    return [
-        flag for flag in SPOILS_TIMES if flag in flags and not (flag == "busy_machine" and harmless)
-    ]
+    found: list[str] = []
+    seen: dict[str, int] = {}
+    text = path.read_bytes()
+    if text and not text.endswith(b"\n"):
+        found.append(f"{path}: the last line has no end; a write may have been cut off.")
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line.decode("utf-8"), parse_constant=_no_number)
+            record = parsed_record(data)
+        except (ValueError, RecursionError, LoraProfilerError) as e:
+            found.append(f"{path}, line {number}: {e}")
+            continue
+        sentences = [*_written_keys(data, record), *problems(record)]
+        if record.id in seen:
+            sentences.append(f"Line {seen[record.id]} has the same id.")
+        seen[record.id] = number
+        found += [f"{path}, line {number}, {record.id}: {sentence}" for sentence in sentences]
+    return found
 
 
-def unequal_loss(
-    losses: Sequence[float], expected: Sequence[float], setup: TrainSetup
-) -> str | None:
-    """Where the mean loss of the ranks is not that of one process on the same data; None where they
-    are equal within rounding.
-
-    Under autocast products are in bfloat16 whatever the weights are.
-    """
-    limit = LOSS_TOLERANCE["bfloat16" if setup.precision != "pure" else setup.dtype]
-    for step, (mine, one) in enumerate(zip(losses, expected, strict=False), 1):
-        if abs(mine - one) > limit * abs(one):
-            return (
-                f"the mean loss of the ranks at step {step} is {mine:.7g}, that of one process on"
-                f" the same data {one:.7g}: over {limit:g} of it apart"
-            )
-    return None
+def check_folder(folder: Path) -> tuple[int, list[str]]:
+    """How many files of records lie under `folder`, and what is wrong with them; ids must differ
+    within a file only."""
+    files = sorted(folder.rglob("*.jsonl"))
+    return len(files), [message for path in files for message in check_file(path)]
 
 
-def cross_check_peaks(
-    counted: Mapping[Phase, int],
-    tracked: Mapping[Phase, int],
-    workspace_bytes: int | None,
-    peak: int | None,
-    timed_peak_bytes: int | None,
-) -> Iterator[str]:
-    """Where two ways of measuring a peak differ by more than can be: the steady one of each phase
-    as it was `counted`, the `tracked` one, and that of the timing pass. The workspace is the
-    library's own, no tensor, so that no tracker sees it.
-    """
-    for phase, seen in tracked.items():
-        size = counted.get(phase, seen)
-        least = size - (workspace_bytes or 0) - PERTURBED_SHARE * size if phase in AT_REST else 0
-        if not least <= seen <= size + PERTURBED_SHARE * size:
-            yield f"In {phase} the tracker saw {seen} bytes, the allocator {size}: over 0.5 % apart"
-    if (
-        peak is not None
-        and timed_peak_bytes is not None
-        and abs(timed_peak_bytes - peak) > PERTURBED_SHARE * peak
+def _written_keys(data: Mapping[str, Any], record: Record) -> Iterable[str]:
+    """Keys of older schemas were made by older rules, or by none."""
+    if data["schema_version"] != SCHEMA_VERSION:
+        return
+    for name, made in (
+        ("id", record.id),
+        ("case_key", record.case_key),
+        ("environment_key", record.environment.key),
     ):
-        yield (
-            f"After the timing pass the peak was {timed_peak_bytes}, before it {peak}: over 0.5 %"
-            " apart"
-        )
+        if data.get(name) != made:
+            yield (
+                f"{name} is written as {data.get(name)!r}, but the record's contents make it"
+                f" {made!r}."
+            )
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON.")
 
 
 def problems(record: Record) -> list[str]:
