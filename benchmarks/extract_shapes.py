@@ -26,8 +26,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lora_profiler.catalog.architectures import FAMILIES
+from lora_profiler.catalog.bundled import encode
 from lora_profiler.catalog.meta_build import describe
-from lora_profiler.catalog.shapes import encode
 
 DATA = Path(__file__).parent.parent / "lora_profiler" / "catalog" / "data"
 IRRELEVANT = re.compile(

@@ -13,9 +13,8 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.planning.rehearsed import cuda_python
 from lora_profiler.platform import version_of
 from lora_profiler.records.serialize import workload_dict
-from lora_profiler.rehearsal.build import stubs
+from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.cards import pretended
-from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.units import GIB

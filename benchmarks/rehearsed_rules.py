@@ -31,9 +31,8 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
-from lora_profiler.rehearsal.build import stubs
+from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.cards import pretended
-from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.report.measured.measured_runs import setting

@@ -45,9 +45,8 @@ from lora_profiler.errors import RehearsalError
 from lora_profiler.planning.rehearsed_time import kernels_of, rehearsed_time
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_from_dict
-from lora_profiler.rehearsal.build import stubs
+from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.cards import pretended
-from lora_profiler.rehearsal.compiler import find_compiler
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.steptime import PARTS, constants_for, rates_of

@@ -31,6 +31,7 @@ from lora_profiler.planning.engine import peak_bytes as peak_bytes
 from lora_profiler.planning.engine import predict as predict
 from lora_profiler.planning.fit import Fit as Fit
 from lora_profiler.planning.fit import fit as fit
+from lora_profiler.planning.fit import smallest_cards as smallest_cards
 from lora_profiler.planning.memory_savings import Lever as Lever
 from lora_profiler.planning.memory_savings import best_lever as best_lever
 from lora_profiler.planning.memory_savings import levers as levers
@@ -45,7 +46,6 @@ from lora_profiler.planning.planned import PlannedRun as PlannedRun
 from lora_profiler.planning.planned import Space as Space
 from lora_profiler.planning.planned import offers_of as offers_of
 from lora_profiler.planning.setups import setup_for as setup_for
-from lora_profiler.planning.smallest_cards import smallest_cards as smallest_cards
 from lora_profiler.planning.sweep import sweep as sweep
 from lora_profiler.planning.timing import step_time as step_time
 from lora_profiler.platform import Platform as Platform

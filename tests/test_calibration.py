@@ -249,7 +249,7 @@ def test_probes_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_operators_are_counted_as_the_tracer_counts_them() -> None:
     pytest.importorskip("torch")
-    from lora_profiler.calibration.operators import COLUMNS, OPERATORS, ROWS, moved_bytes
+    from lora_profiler.calibration.probes import COLUMNS, OPERATORS, ROWS, moved_bytes
 
     tensor = 4 * ROWS * COLUMNS
     tensors = {

@@ -45,8 +45,8 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.diagnostics import activation_excess
+from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels

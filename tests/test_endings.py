@@ -18,9 +18,9 @@ import families
 from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
 from lora_profiler.harness import MeasurementInterrupted
 from lora_profiler.harness.case import make_case
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Failure
 from lora_profiler.records.store import Store
-from lora_profiler.records.working_folder import WorkingFolder
 from records import WORKLOAD, make_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")

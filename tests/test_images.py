@@ -14,8 +14,8 @@ import oracle
 import seeing
 from lora_profiler.adapters import adapters
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.catalog.bundled import vision_rows
 from lora_profiler.catalog.lookup import seeing_model
-from lora_profiler.catalog.vision import vision_rows
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.training import Batches
 from lora_profiler.modeling import build_model
@@ -23,7 +23,7 @@ from lora_profiler.modeling.build import base_model
 from lora_profiler.modeling.images import with_images
 from lora_profiler.option_values import FROZEN_PARTS
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.smallest_cards import smallest_cards
+from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.timing import step_time
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_profiler import Platform, TrainSetup, Workload, find_model, predict
-from lora_profiler.planning.reduction_scratch import WORDS, scratch_bytes
+from lora_profiler.planning.reserve import WORDS, scratch_bytes
 
 ROOT = Path(__file__).parents[1]
 ROWS = [

@@ -26,9 +26,16 @@ from lora_profiler.errors import RehearsalError, UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
 from lora_profiler.rehearsal import build, launch, setup
-from lora_profiler.rehearsal.build import Stubs, generated_source, stubs
+from lora_profiler.rehearsal.build import (
+    Compiler,
+    Exports,
+    Stubs,
+    exports,
+    find_compiler,
+    generated_source,
+    stubs,
+)
 from lora_profiler.rehearsal.cards import PretendedCard, pretended
-from lora_profiler.rehearsal.compiler import Compiler, find_compiler
 from lora_profiler.rehearsal.elf import read_library
 from lora_profiler.rehearsal.environment import (
     Environment,
@@ -48,7 +55,6 @@ from lora_profiler.rehearsal.result import (
     read_result,
     worst_of,
 )
-from lora_profiler.rehearsal.symbols import Exports, exports
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.rehearsed.answer import rehearsal_blocks, rehearsal_document
 from lora_profiler.report.rehearsed.page import rehearsal_page
@@ -182,7 +188,7 @@ def test_a_workspace_of_unknown_size_is_refused_and_not_read_out_of_nothing(tmp_
 def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("lora_profiler.rehearsal.compiler.find_spec", lambda name: None)
+    monkeypatch.setattr("lora_profiler.rehearsal.build.find_spec", lambda name: None)
     with pytest.raises(
         RehearsalError, match=r"gcc or clang.*\n.*lora-profiler\[rehearse\]"
     ) as refused:

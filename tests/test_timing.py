@@ -21,8 +21,7 @@ from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.planning import timing
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.speed_gap import Cause, SpeedGap, speed_gap
-from lora_profiler.planning.timing import TimedStep, Timing, step_time
+from lora_profiler.planning.timing import Cause, SpeedGap, TimedStep, Timing, speed_gap, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.timing import gap_line, time_lines, time_table
 from lora_profiler.steptime import (

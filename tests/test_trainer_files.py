@@ -17,7 +17,7 @@ import commands
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model
-from lora_profiler.catalog.vision import vision_rows
+from lora_profiler.catalog.bundled import vision_rows
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack

@@ -1,14 +1,15 @@
-"""The bundled models: `data/models.json`, one line a model with the source of every count, and the
-list to look through."""
+"""The bundled models, and the list to look through: `data/models.json`, one line a model with the
+source of every count, `data/shapes.json` and `data/vision.json`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import did_you_mean, nearest
+from lora_profiler.model_spec import Module, Stack, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
     return tuple(CatalogEntry(**{**each, "aliases": tuple(each["aliases"])}) for each in made)
 
 
-# --- the data file --------------------------------------------------------------------------------
+# --- models.json ----------------------------------------------------------------------------------
 
 
 @cache
@@ -89,3 +90,97 @@ def similar_names(name: str) -> str:
     by_tail = {full.rsplit("/", 1)[-1].lower(): full for full in reversed(ids)}
     close = [by_tail[tail] for tail in nearest(name, by_tail)]
     return f" Did you mean {', '.join(close)}?" if close else ""
+
+
+# --- shapes.json, vision.json ---------------------------------------------------------------------
+
+
+Described = tuple[tuple[Module | Stack, ...], str | None, tuple[str, ...]]
+"""(parts, output embedding, weightless modules)"""
+
+
+def table(id: str) -> Described:
+    """The weights of the bundled model called `id`, which is in `data/shapes.json`: one of those
+    whose family is not declared in `architectures`.
+
+    One line a model: `{"output": name, "weightless": [name], "parts": [part]}`. A part is a module
+    `[name, kind, [[weight, shape, tied_to?]]]` or a stack `[name, [kind's modules], [[kind,
+    repeats]]]`. Written by `benchmarks/extract_shapes.py` from transformers on the meta device.
+    """
+    text = data_text("shapes.json")
+    start = text.index(f"\n{json.dumps(id)}: ") + 1
+    line = text[start : text.index("\n", start)]
+    row = json.loads("{" + line.rstrip(",") + "}")[id]
+    return tuple(_decode(part) for part in row["parts"]), row["output"], tuple(row["weightless"])
+
+
+def encode(described: Described) -> dict[str, Any]:
+    """What `table` reads back."""
+    parts, output, weightless = described
+    return {
+        "output": output,
+        "weightless": list(weightless),
+        "parts": [_encode(part) for part in parts],
+    }
+
+
+def _encode(part: Module | Stack) -> list[Any]:
+    if isinstance(part, Module):
+        weights = [
+            [w.name, list(w.shape), w.tied_to] if w.tied_to else [w.name, list(w.shape)]
+            for w in part.weights
+        ]
+        return [part.name, part.kind, weights]
+    runs: list[list[int]] = []
+    for kind in part.order:
+        if runs and runs[-1][0] == kind:
+            runs[-1][1] += 1
+        else:
+            runs.append([kind, 1])
+    return [part.name, [[_encode(module) for module in kind] for kind in part.kinds], runs]
+
+
+def _decode(part: list[Any]) -> Module | Stack:
+    if isinstance(part[1], list):
+        name, kinds, runs = part
+        return Stack(
+            name=name,
+            kinds=tuple(tuple(_module(module) for module in kind) for kind in kinds),
+            order=tuple(kind for kind, repeats in runs for _ in range(repeats)),
+        )
+    return _module(part)
+
+
+def _module(part: list[Any]) -> Module:
+    name, kind, weights = part
+    return Module(
+        name=name,
+        kind=kind,
+        weights=tuple(
+            Weight(name=w[0], shape=tuple(w[1]), tied_to=w[2] if len(w) > 2 else None)
+            for w in weights
+        ),
+    )
+
+
+@cache
+def vision_rows() -> Mapping[str, Mapping[str, Any]]:
+    """Lower-case id -> the model's line in `data/vision.json`: the config.json of models that see,
+    with the parameters that are published of each.
+
+    `text_side` is the bundled model whose sizes the language model has, and whose fields
+    `text_config` takes where it has none of its own; it answers about text alone. Weights are read
+    off the class that transformers builds.
+    """
+    return {row["id"].lower(): row for row in json.loads(data_text("vision.json"))["models"]}
+
+
+def vision_config(id: str) -> dict[str, Any]:
+    """The config.json of the model called `id`, which is one of `vision_rows`."""
+    row = vision_rows()[id.lower()]
+    config: dict[str, Any] = dict(row["config"])
+    if "text_side" in row:
+        text = facts()[row["text_side"].lower()]["config"]
+        config["text_config"] = {**text, **config["text_config"]}
+        config["tie_word_embeddings"] = text["tie_word_embeddings"]
+    return config

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import bare_names, facts, rows
+from lora_profiler.catalog.bundled import bare_names, facts, rows, vision_config, vision_rows
 from lora_profiler.catalog.mirrors import mirrored
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
-from lora_profiler.catalog.vision import vision_config, vision_rows
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec, TextSide
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog.shapes import Described
+    from lora_profiler.catalog.bundled import Described
 
 _HUB_URL = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#]+(?:/[^/?#]+)?)(?:/(?:tree|blob|resolve)/(?P<rev>[^/?#]+))?"
 _NO_WEIGHTS = (
@@ -162,7 +161,7 @@ def _from_table(
 ) -> ModelSpec:
     """The model of `raw` with the weights of the bundled one in `row`, under the type by which
     transformers builds that."""
-    from lora_profiler.catalog.shapes import table
+    from lora_profiler.catalog.bundled import table
 
     model_type = row.get("transformers_model_type") or row["model_type"]
     # what `raw` calls it does not count

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from lora_profiler.catalog.bundled import bare_names, facts
-from lora_profiler.catalog.vision import vision_rows
+from lora_profiler.catalog.bundled import bare_names, facts, vision_rows
 from lora_profiler.model_spec import StoredBase
 
 _MIRRORS = frozenset(

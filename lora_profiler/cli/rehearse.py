@@ -171,8 +171,7 @@ def _set_up(ctx: click.Context, folder: str, command: tuple[str, ...]) -> None:
 
 
 def _rehearse(request: "Request") -> "list[Rehearsal]":
-    from lora_profiler.rehearsal.build import stubs
-    from lora_profiler.rehearsal.compiler import find_compiler
+    from lora_profiler.rehearsal.build import find_compiler, stubs
     from lora_profiler.rehearsal.environment import read_environment
     from lora_profiler.rehearsal.launch import rehearse
 

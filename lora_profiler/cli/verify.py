@@ -83,7 +83,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.mathematics.effort import effort_for
     from lora_profiler.mathematics.sources import Request, open_subject
     from lora_profiler.mathematics.verify import verify
-    from lora_profiler.records.working_folder import WorkingFolder
+    from lora_profiler.records.locks import WorkingFolder
     from lora_profiler.report.claims.document import verify_blocks, verify_payload
     from lora_profiler.report.progress.checks import shown_checks
 

@@ -24,10 +24,10 @@ from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.lines import parsed_record
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.readings import Readings, readings_from_dict
 from lora_profiler.records.record import Conditions as Recorded
 from lora_profiler.records.record import Record
-from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.units import about_text, parse_bytes
 from lora_profiler.workload import Device
 

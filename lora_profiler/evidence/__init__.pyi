@@ -1,6 +1,10 @@
+from lora_profiler.evidence.documents import LeftOut as LeftOut
+from lora_profiler.evidence.documents import MeasuredStep as MeasuredStep
 from lora_profiler.evidence.documents import OwnKind as OwnKind
 from lora_profiler.evidence.documents import OwnRow as OwnRow
 from lora_profiler.evidence.documents import Unexpressed as Unexpressed
+from lora_profiler.evidence.documents import measured_steps as measured_steps
+from lora_profiler.evidence.documents import nearest_step as nearest_step
 from lora_profiler.evidence.documents import not_rehearsed as not_rehearsed
 from lora_profiler.evidence.documents import own_rows as own_rows
 from lora_profiler.evidence.documents import unexpressed as unexpressed
@@ -13,7 +17,3 @@ from lora_profiler.evidence.memory import command_shares as command_shares
 from lora_profiler.evidence.memory import interval as interval
 from lora_profiler.evidence.memory import measured_memory as measured_memory
 from lora_profiler.evidence.memory import nearest_peak as nearest_peak
-from lora_profiler.evidence.steps import LeftOut as LeftOut
-from lora_profiler.evidence.steps import MeasuredStep as MeasuredStep
-from lora_profiler.evidence.steps import measured_steps as measured_steps
-from lora_profiler.evidence.steps import nearest_step as nearest_step

@@ -28,10 +28,10 @@ from lora_profiler.harness.process import CHILD, PARENT_VARIABLE, end_group, pyt
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.environment import Device, Environment
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.readings import Readings, readings_from_dict
 from lora_profiler.records.record import Conditions, Failure, Measurement, Record, Status, now
 from lora_profiler.records.serialize import record_from_dict
-from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Workload
 
 TERMINATE_SECONDS = 10.0

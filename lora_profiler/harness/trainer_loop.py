@@ -14,7 +14,7 @@ import torch
 from lora_profiler.harness.process_group import Spread
 from lora_profiler.harness.training import Enter, Training
 from lora_profiler.modeling import attention_context
-from lora_profiler.records.working_folder import WorkingFolder
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.workload import TrainSetup
 
 

@@ -14,8 +14,8 @@ from lora_profiler.harness.trainer_loop import TrainerLoop
 from lora_profiler.harness.trainer_refusals import name_of, optim_of
 from lora_profiler.harness.training import IGNORED_LABEL, Batches
 from lora_profiler.modeling.third_party import quiet
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Conditions
-from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import TrainSetup
 
 ENDLESS_STEPS = 1_000_000

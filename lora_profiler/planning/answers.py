@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
     from lora_profiler.planning.over_data import OverData, TrainingData
-    from lora_profiler.planning.speed_gap import SpeedGap
-    from lora_profiler.planning.timing import Timing
+    from lora_profiler.planning.timing import SpeedGap, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,7 @@ class Answer:
     @property
     def smallest_cards(self) -> "tuple[Gpu, ...]":
         """The cards of the smallest memory that suffices."""
-        from lora_profiler.planning.smallest_cards import smallest_cards
+        from lora_profiler.planning.fit import smallest_cards
 
         return smallest_cards(self.prediction)
 
@@ -195,8 +194,7 @@ def _timed(
     FLOPs suggest; with batches the mean over them."""
     if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
         return [None] * len(predictions), [None] * len(predictions)
-    from lora_profiler.planning.speed_gap import speed_gap
-    from lora_profiler.planning.timing import is_timed, step_time
+    from lora_profiler.planning.timing import is_timed, speed_gap, step_time
 
     timings: list[Timing | None] = []
     for p, engine, epoch in zip(predictions, engines, batches, strict=True):

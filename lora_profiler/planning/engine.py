@@ -111,7 +111,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     if workload.model.text_side_of is not None or is_unchecked(workload.setup):
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
-        from lora_profiler.planning.reduction_scratch import with_reductions
+        from lora_profiler.planning.reserve import with_reductions
 
         prediction = with_reductions(prediction)
     if not words:

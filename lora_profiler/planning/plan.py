@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
-from lora_profiler.planning.plan_choice import SAME, Goal, hours_of, recommended
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.plan_space import (
     Limits,
@@ -21,15 +20,19 @@ from lora_profiler.planning.plan_space import (
 )
 from lora_profiler.planning.planned import (
     HOUR,
+    SAME,
     Amount,
     Budget,
     Counts,
+    Goal,
     Offer,
     PlannedRun,
     Refused,
     Space,
     concessions_of,
     divisors,
+    hours_of,
+    recommended,
 )
 from lora_profiler.workload import TrainSetup, Workload
 

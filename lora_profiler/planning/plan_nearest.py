@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.engine import engine_for_search, predict_checked
+from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.plan_choice import cost_of, hours_of
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.plan_space import Part, parts_of, ranks_of, setups_of
-from lora_profiler.planning.planned import Offer, PlannedRun
-from lora_profiler.planning.smallest_cards import smallest_cards
+from lora_profiler.planning.planned import Offer, PlannedRun, cost_of, hours_of
 
 MOST_CARDS = 64
 """Of the same kind that are tried, in one machine after another."""

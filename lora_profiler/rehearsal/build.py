@@ -1,21 +1,24 @@
 """The stub libraries of one torch: built when first asked for, kept in the user's cache, whole or
-not there."""
+not there, by the C compiler that is there ($CC, gcc, clang, cc, or Zig's from PyPI)."""
 
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from lora_profiler._common.paths import CACHE_VARIABLE, cache_folder
 from lora_profiler.errors import RehearsalError
-from lora_profiler.rehearsal.compiler import Compiler
+from lora_profiler.rehearsal.elf import read_library
 from lora_profiler.rehearsal.environment import Environment
-from lora_profiler.rehearsal.symbols import Exports, exports
 
 SOURCES = {
     "libcudart": ("runtime.c", "card.c", "memory.c", "kernels.c", "capture.c"),
@@ -41,6 +44,107 @@ _UNSUPPORTED = 9
 _GENERATED = """extern void pretended_called(const char *, const char *, int);
 extern void *calloc(unsigned long, unsigned long);
 """
+_NVIDIA = re.compile(r"lib(cu|nv|nccl)\w*")
+_NOT_NVIDIA = re.compile(r"libcurl|libcups")
+_UNVERSIONED = (
+    ("nccl", "libnccl"),
+    ("nvshmem", "libnvshmem_host"),
+    ("cuFile", "libcufile"),
+    ("curand", "libcurand"),
+    ("nvrtc", "libnvrtc"),
+    ("cusparseLt", "libcusparseLt"),
+    ("cupti", "libcupti"),
+    ("nvml", "libnvidia-ml"),
+    ("cu", "libcuda"),
+)
+"""Whose a symbol without a version is, by what its name begins with; the first that fits."""
+_ALWAYS = {"libcuda": "libcuda.so.1", "libnvidia-ml": "libnvidia-ml.so.1"}
+"""Looked up by name while a program runs, so that no library need name them."""
+_DRIVER_CALL = re.compile(r"\b(cu[A-Z]\w+)\s*\(")
+_COMPILERS = ("gcc", "clang", "cc")
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """`version`: the first line that it says of itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def find_compiler() -> Compiler:
+    """Raises RehearsalError where there is none."""
+    for command in _candidates():
+        try:
+            done = subprocess.run(
+                [*command, "--version"], check=False, capture_output=True, text=True, timeout=60
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return Compiler(command, done.stdout.partition("\n")[0].strip())
+    raise RehearsalError(
+        "A rehearsal builds small C libraries once, and there is no C compiler here: install "
+        "gcc or clang, or\n"
+        "  pip install 'lora-profiler[rehearse]'    (ziglang, a C compiler from PyPI)"
+    )
+
+
+def _candidates() -> list[tuple[str, ...]]:
+    given = shlex.split(os.environ.get("CC", ""))
+    commands = [tuple(given)] if given else []
+    commands += [(path,) for name in _COMPILERS if (path := shutil.which(name))]
+    if find_spec("ziglang") is not None:
+        commands.append((sys.executable, "-m", "ziglang", "cc"))
+    return commands
+
+
+@dataclass(slots=True)
+class Exports:
+    """Of one stub library: `version` is what its symbols are asked under, None for none."""
+
+    soname: str
+    version: str | None = None
+    functions: set[str] = field(default_factory=set)
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.soname)
+
+
+def stem_of(soname: str) -> str:
+    return soname.partition(".so")[0]
+
+
+def exports(libraries: Iterable[Path], driver_sources: Iterable[Path] = ()) -> dict[str, Exports]:
+    """Stem -> what that library must have. `driver_sources`: C that is compiled against libcuda
+    later, as Triton's."""
+    read = [read_library(path) for path in libraries]
+    wanted = {stem: Exports(soname) for stem, soname in _ALWAYS.items()}
+    for library in read:
+        for soname in library.needed:
+            if _NVIDIA.match(soname) and not _NOT_NVIDIA.match(soname):
+                wanted.setdefault(stem_of(soname), Exports(soname))
+    for library in read:
+        for symbol in library.undefined:
+            stem = stem_of(symbol.soname) if symbol.soname else _owner(symbol.name)
+            if stem in wanted:
+                wanted[stem].functions.add(symbol.name)
+                wanted[stem].version = symbol.version or wanted[stem].version
+    for source in driver_sources:
+        wanted["libcuda"].functions |= set(
+            _DRIVER_CALL.findall(source.read_text("utf-8", "replace"))
+        )
+    return wanted
+
+
+def _owner(name: str) -> str:
+    for prefix, stem in _UNVERSIONED:
+        if re.match(prefix + r"[A-Zx_i]", name) or (
+            prefix in ("nccl", "nvshmem") and name.startswith(prefix)
+        ):
+            return stem
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

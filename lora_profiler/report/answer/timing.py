@@ -7,9 +7,8 @@ from functools import partial
 from lora_profiler.catalog import Gpu
 from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.smallest_cards import smallest_cards
-from lora_profiler.planning.speed_gap import SpeedGap
-from lora_profiler.planning.timing import TimedStep, step_time
+from lora_profiler.planning.fit import smallest_cards
+from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, RowKind, Table
 from lora_profiler.report.evidence.interval import row_label

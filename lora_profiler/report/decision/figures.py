@@ -3,7 +3,7 @@
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.crossover import Crossover
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.plan_choice import cost_of, hours_of
+from lora_profiler.planning.planned import cost_of, hours_of
 from lora_profiler.report import charts
 from lora_profiler.report.charts import FrontPoint, Limit, MethodLine
 from lora_profiler.report.decision.crossover import sentences

@@ -7,8 +7,7 @@ from typing import Final
 from lora_profiler.catalog import find_model
 from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.plan_choice import SAME, hours_of
-from lora_profiler.planning.planned import PlannedRun
+from lora_profiler.planning.planned import SAME, PlannedRun, hours_of
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
 from lora_profiler.report.answer.trainer import short_trainer_lines

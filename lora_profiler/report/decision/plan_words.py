@@ -4,9 +4,16 @@ is to be taken."""
 from collections.abc import Iterator, Sequence
 
 from lora_profiler.planning.plan import Neighbour, TrainingPlan
-from lora_profiler.planning.plan_choice import SAME, Goal, cost_of, hours_of
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
-from lora_profiler.planning.planned import Interval, PlannedRun, RunTime
+from lora_profiler.planning.planned import (
+    SAME,
+    Goal,
+    Interval,
+    PlannedRun,
+    RunTime,
+    cost_of,
+    hours_of,
+)
 from lora_profiler.report import labels
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import predict_command

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.fit import Fit
-from lora_profiler.planning.smallest_cards import smallest_cards
+from lora_profiler.planning.fit import Fit, smallest_cards
 from lora_profiler.units import bytes_text, count_text
 from lora_profiler.workload import TrainSetup
 

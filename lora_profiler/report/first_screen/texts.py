@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.room import room

@@ -4,8 +4,7 @@ checked against them, and the schema is made of them. Loaded for the schema alon
 from typing import Literal, TypedDict
 
 from lora_profiler.planning.plan import Bound
-from lora_profiler.planning.plan_choice import Goal
-from lora_profiler.planning.planned import Counts, Interval, Refused
+from lora_profiler.planning.planned import Counts, Goal, Interval, Refused
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.steptime.predict import Basis

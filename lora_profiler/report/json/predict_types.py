@@ -4,11 +4,11 @@ them, and the schema is made of them. Loaded for the schema alone."""
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from lora_profiler.batching.batches import Batching
+from lora_profiler.evidence.documents import MeasuredStep
 from lora_profiler.evidence.memory import Description, MeasuredMemory
-from lora_profiler.evidence.steps import MeasuredStep
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.planning.reserve import Reserve, Verdict
-from lora_profiler.planning.speed_gap import Cause
+from lora_profiler.planning.timing import Cause
 from lora_profiler.prediction import Category, Engine, Exactness, LayerCost, MomentName, Traffic
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.steptime.predict import Basis
