@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
@@ -199,16 +199,7 @@ def _at_hand(workload: Workload) -> str:
     return "analytic"
 
 
-class HasCapability(Protocol):
-    """What a platform is told by: the compute capability of a card, times ten, and its memory."""
-
-    @property
-    def capability(self) -> int | None: ...
-
-    def platform(self, torch: tuple[int, int]) -> Platform: ...
-
-
-def on_card(workload: Workload, gpu: "HasCapability | None") -> Workload:
+def on_card(workload: Workload, gpu: Gpu | None) -> Workload:
     """`workload` on the platform of `gpu`; as it is without a card, and on one whose compute
     capability nobody tells."""
     if gpu is None or gpu.capability is None:

@@ -18,7 +18,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
     resized,
 )
-from lora_profiler.planning.reserve import Card, Reserve, Verdict, held_bytes, judge, usable_bytes
+from lora_profiler.planning.reserve import Reserve, Verdict, held_bytes, judge, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
@@ -49,7 +49,7 @@ class Fit:
         2
     """
 
-    gpu: Card
+    gpu: Gpu
     usable_bytes: int
     peak_bytes: int
     verdict: Verdict
@@ -88,7 +88,7 @@ class Fit:
 
 
 def fit(
-    workload: Workload, gpu: Card, engine: str = "auto", prediction: Prediction | None = None
+    workload: Workload, gpu: Gpu, engine: str = "auto", prediction: Prediction | None = None
 ) -> Fit | None:
     """Whether `workload` fits on `gpu`, and how far batch, sequence and rank can grow; `prediction`
     saves asking for it again.
@@ -216,9 +216,7 @@ def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZ
     return low
 
 
-def predicted_largest_batch(
-    workload: Workload, usable: int, card: Card | None = None
-) -> int | None:
+def predicted_largest_batch(workload: Workload, usable: int, card: Gpu | None = None) -> int | None:
     """The largest micro-batch whose predicted peak, with what `card` needs besides, stays within
     `usable` bytes; 0 if not even 1.
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
+from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.prediction import Prediction, Traffic
 from lora_profiler.units import is_finite, shown
@@ -24,17 +24,6 @@ LINKS: Mapping[str, int] = {
 }
 """Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
 B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
-
-
-class Card(Protocol):
-    """What its link is told by."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def architecture(self) -> str: ...
-
-
 _SXM_LINKS = {"ampere": "nvlink3", "hopper": "nvlink4", "blackwell_dc": "nvlink5"}
 _SLOT_LINKS = {
     "volta": "pcie3",
@@ -88,7 +77,7 @@ def find_network(text: str) -> Network:
     return Network(key=text, bytes_per_second=round(float(rate[1]) * GB))
 
 
-def usual_network(card: Card) -> Network | None:
+def usual_network(card: Gpu) -> Network | None:
     """What cards like `card` send each other over inside one machine: NVLink where they are
     soldered to a board that has it, else the slot that they stand in; None where that is not known.
 

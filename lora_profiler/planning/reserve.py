@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, Protocol
+from typing import Literal
 
 from lora_profiler.catalog.contexts import context_of, most_multiprocessors
+from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.library_memory import WORKSPACES
 from lora_profiler.units import MIB
@@ -35,26 +35,6 @@ what comes and goes in a step, and some bytes. At least 19 in 20 of the simulate
 is more often 'tight'."""
 
 
-class Card(Protocol):
-    """What a verdict needs to know of a card; `catalog.find_gpu` gives one."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def vendor(self) -> str: ...
-    @property
-    def architecture(self) -> str: ...
-    @property
-    def capability(self) -> int | None: ...
-    def platform(self, torch: tuple[int, int]) -> Platform: ...
-    @property
-    def usable_bytes(self) -> int | None: ...
-    @property
-    def usable_is_estimated(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserve:
     """Memory that no tensor shows, in bytes: kept free by a verdict of 'fits', and told apart by
@@ -76,7 +56,7 @@ class Reserve:
         return self.context_bytes + self.workspace_bytes + self.fragmentation_bytes
 
 
-def usable_bytes(gpu: Card) -> int:
+def usable_bytes(gpu: Gpu) -> int:
     """What a program can have of `gpu`. Raises UsageError for a card sold with several memory
     sizes."""
     if gpu.usable_bytes is None:
@@ -92,7 +72,7 @@ def held_bytes(prediction: Prediction) -> int:
     return sum(size for name, size in sizes.items() if name != "gradients")
 
 
-def reserve_for(gpu: Card, peak: int, held: int = 0) -> Reserve:
+def reserve_for(gpu: Gpu, peak: int, held: int = 0) -> Reserve:
     """What to keep free on `gpu` beside a peak of `peak` bytes, with the bound on fragmentation;
     `held` of them live through every step, which costs no holes."""
     return Reserve(
@@ -103,21 +83,21 @@ def reserve_for(gpu: Card, peak: int, held: int = 0) -> Reserve:
     )
 
 
-def _contexts(gpu: Card) -> tuple[int, int]:
+def _contexts(gpu: Gpu) -> tuple[int, int]:
     if gpu.vendor == "apple":  # one memory for everything: no context of its own
         return 0, 0
     context = context_of(gpu.key)
     return context.least_bytes, context.most_bytes
 
 
-def workspaces_of(gpu: Card) -> int:
+def workspaces_of(gpu: Gpu) -> int:
     """Bytes of BLAS workspaces."""
     if gpu.vendor == "apple":
         return 0
     return WORKSPACES * _WORKSPACE_BYTES.get(gpu.architecture, _OLDER_WORKSPACE_BYTES)
 
 
-def judge(peak: int, usable: int, gpu: Card, held: int = 0) -> Verdict:
+def judge(peak: int, usable: int, gpu: Gpu, held: int = 0) -> Verdict:
     """The verdict on a peak of `peak` bytes, `held` of them through every step, on `gpu`, of which
     a program can have `usable` bytes, by the bound alone: 'fits' with the whole reserve, 'tight'
     without fragmentation and with the least context, else 'does_not_fit'."""

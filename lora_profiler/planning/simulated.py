@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lora_profiler.planning.reserve import Card, Reserve, Verdict, judge, reserve_for
+from lora_profiler.catalog.gpus import Gpu
+from lora_profiler.planning.reserve import Reserve, Verdict, judge, reserve_for
 from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.workload import Workload
 
@@ -36,7 +37,7 @@ class Judged:
         workload: Workload,
         peak: int,
         usable: int,
-        gpu: Card,
+        gpu: Gpu,
         engine: str = "auto",
         trials: "Trials | None" = None,
         held: int = 0,

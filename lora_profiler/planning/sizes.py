@@ -4,9 +4,10 @@ drawn from."""
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
-from lora_profiler.planning.reserve import Card, Verdict, held_bytes
+from lora_profiler.planning.reserve import Verdict, held_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
@@ -31,7 +32,7 @@ class SizeFit:
     verdict: Verdict | None
 
 
-def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[SizeFit, ...]:
+def size_fits(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> tuple[SizeFit, ...]:
     """The workload of `prediction` at every batch and length of a grid, its own among them, by
     batch and then by length.
 

@@ -124,7 +124,7 @@ if sys.platform == "win32":
                 continue
 
 
-# --- a temporary folder that goes with its owner: at the end of a block, or before the next is made
+# --- a temporary folder that goes with its owner --------------------------------------------------
 
 
 _PREFIX = "lora-profiler-"
