@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lora_profiler.catalog import Gpu, bundled_gpus
-from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
@@ -258,6 +257,8 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
         >>> smallest_cards(predict(workload))[0].memory_gib_marketed
         8.0
     """
+    from lora_profiler.compiled.regime import regime_of
+
     workload = prediction.workload
     setup = workload.setup
     if prediction.saved_activation_bytes is None or setup.device != "cuda":
