@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.private_text import private_text
+from lora_profiler.comparison.mfu import utilisation
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.prediction import FlopCount
 from lora_profiler.records.doubts import (
     NOT_REHEARSED,
     cross_check_peaks,
@@ -78,6 +80,19 @@ def _written_keys(data: Mapping[str, Any], record: Record) -> Iterable[str]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON.")
+
+
+def impossible(record: Record, flops: FlopCount | None) -> list[str]:
+    """What cannot be true of a record's speed, a sentence each: more FLOPs than the card's peak
+    allows."""
+    share = utilisation(record, flops)
+    if share is None or share.hfu <= 1:
+        return []
+    return [
+        f"{record.id} reaches {100 * share.hfu:.0f} % of the peak of {share.card.name}"
+        f" ({share.peak_flops / 1e12:g} TFLOP/s): the time, the FLOPs or the card's figure is"
+        " wrong."
+    ]
 
 
 def problems(record: Record) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.own_rows import own_document, write_rows
+from benchmarks.record_checks import impossible
 from lora_profiler.comparison.errors import Comparison, ErrorSummary, misses, summary
-from lora_profiler.comparison.mfu import impossible
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.evidence import OwnRow
 from lora_profiler.prediction import Prediction

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record_checks import check_folder
+from benchmarks.record_checks import check_folder, impossible
 from benchmarks.suites import suites
-from lora_profiler.comparison.mfu import impossible
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record

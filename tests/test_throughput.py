@@ -8,9 +8,10 @@ import numpy
 import pytest
 
 import records
+from benchmarks.record_checks import impossible
 from golden_files import Golden
 from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.mfu import card_of, impossible, peak_flops, share_of_peak, utilisation
+from lora_profiler.comparison.mfu import card_of, peak_flops, share_of_peak, utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.percentiles import MOST_POINTS, slope, spread
 from lora_profiler.comparison.throughput import throughput

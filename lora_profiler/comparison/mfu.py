@@ -92,16 +92,3 @@ def _model_flops(flops: FlopCount) -> int:
     backward is still in it: half of attention's forward FLOPs, which no field of FlopCount keeps
     apart."""
     return flops.forward + flops.backward
-
-
-def impossible(record: Record, flops: FlopCount | None) -> list[str]:
-    """What cannot be true of a record's speed, a sentence each: more FLOPs than the card's peak
-    allows."""
-    share = utilisation(record, flops)
-    if share is None or share.hfu <= 1:
-        return []
-    return [
-        f"{record.id} reaches {100 * share.hfu:.0f} % of the peak of {share.card.name}"
-        f" ({share.peak_flops / 1e12:g} TFLOP/s): the time, the FLOPs or the card's figure is"
-        " wrong."
-    ]
