@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from lora_profiler.cli.click_support import command
+from lora_profiler.cli.option_groups import option
 from lora_profiler.errors import UsageError
 
 NEEDED = ("streamlit", "pandas", "plotly", "jinja2")
@@ -32,24 +33,15 @@ Examples:
 Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included.
 """,
 )
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    metavar="N",
-    help="[default: 8501, or the next that is free]",
-)
-@click.option(
+@option("--port", "N", "[default: 8501, or the next that is free]", type=click.IntRange(1, 65535))
+@option(
     "--records",
+    "PATH",
+    "A file of records, or a folder of such files, to show beside your own. Repeat for several.",
     multiple=True,
     type=Path,
-    metavar="PATH",
-    help=(
-        "A file of records, or a folder of such files, to show beside your own. Repeat for several."
-    ),
 )
-@click.option(
-    "--no-browser", is_flag=True, help="Only serve, and print the address with its token."
-)
+@option("--no-browser", help="Only serve, and print the address with its token.")
 def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
     """Open the dashboard: predict, compare with what was measured, measure, learn, and look through
     the catalogues."""

@@ -57,155 +57,124 @@ def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["Co
 _SECONDS = FiniteRange(min=0, min_open=True)
 bench_options = together(
     grouped(CASES)(
-        "--records",
-        type=Path,
-        metavar="PATH",
-        help="The store of records. [default: in the user's data folder]",
+        "--records", "PATH", "The store of records. [default: in the user's data folder]", type=Path
     ),
-    grouped(CASES)(
-        "--resume", is_flag=True, help="Leave out what is stored for this environment already."
-    ),
+    grouped(CASES)("--resume", help="Leave out what is stored for this environment already."),
     rare(CASES)(
         "--rerun",
+        "STATUS",
+        "With --resume: run these again, as in --rerun oom. Repeat for several.",
         multiple=True,
-        metavar="STATUS",
         shell_complete=_complete_status,
-        help="With --resume: run these again, as in --rerun oom. Repeat for several.",
     ),
     rare(CASES)(
         "--suite",
-        metavar="NAME",
+        "NAME",
+        "The cases of a suite in benchmarks/suites.py.",
         shell_complete=_complete_suite,
-        help="The cases of a suite in benchmarks/suites.py.",
     ),
-    rare(CASES)("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
+    rare(CASES)("--case", "FILE", "The case in a file that --emit wrote.", type=Path),
     rare(CASES)(
         "--ray",
-        metavar="auto|local|HOST:PORT",
-        help=(
-            "Spread the suite over a Ray cluster: the one at an address, one of this machine's own"
-            " (local), or the one that this machine is part of, else its own (auto)."
-        ),
+        "auto|local|HOST:PORT",
+        "Spread the suite over a Ray cluster: the one at an address, one of this machine's own"
+        " (local), or the one that this machine is part of, else its own (auto).",
     ),
     rare(CASES)(
         "--emit",
+        "sbatch",
+        "Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
         type=NearestChoice(EMITTED),
-        metavar="sbatch",
-        help="Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
     ),
     rare(CASES)(
         "--cpus-per-case",
+        "N",
+        "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
         type=click.IntRange(1),
-        metavar="N",
-        help=(
-            "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS,"
-            " else 1]"
-        ),
     ),
     rare(CASES)(
-        "--deadline",
-        type=_SECONDS,
-        metavar="SECONDS",
-        help="Start no case that would not end in this time.",
+        "--deadline", "SECONDS", "Start no case that would not end in this time.", type=_SECONDS
     ),
     rare(CASES)(
         "--timeout",
+        "SECONDS",
+        "End a case that takes longer. [default: 1800]",
         type=_SECONDS,
         default=1800.0,
-        metavar="SECONDS",
-        help="End a case that takes longer. [default: 1800]",
     ),
     rare(CASES)(
         "--repeats",
+        "N",
+        "Run each case in so many processes, forth and back. [default: 1]",
         type=click.IntRange(1, 1000),
         default=1,
-        metavar="N",
-        help="Run each case in so many processes, forth and back. [default: 1]",
     ),
     rare(GROUP_TITLES["ranks"])(
         "--nproc",
+        "N",
+        "Train in so many processes at once, as torchrun starts them: the same as --world-size,"
+        " with --sharding.",
         type=click.IntRange(1),
-        metavar="N",
-        help=(
-            "Train in so many processes at once, as torchrun starts them: the same as --world-size,"
-            " with --sharding."
-        ),
     ),
     rare(MEASURING)(
         "--largest-batch",
-        is_flag=True,
         help="Search the largest batch that trains, beginning at the predicted one.",
     ),
     grouped(MEASURING)(
         "--budget",
-        metavar="SIZE",
-        help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]",
+        "SIZE",
+        "Emulate a device with so much memory, as in 24GiB. [default: the device's own]",
     ),
     rare(MEASURING)(
         "--weights",
+        "random|hub|PATH",
+        "What the weights hold; PATH is a folder or a .gguf file.",
         default="random",
-        metavar="random|hub|PATH",
         show_default=True,
-        help="What the weights hold; PATH is a folder or a .gguf file.",
     ),
-    rare(MEASURING)(
-        "--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."
-    ),
+    rare(MEASURING)("--text", "FILE", "Train on a text instead of random tokens.", type=Path),
     rare(MEASURING)(
         "--seed",
+        "N",
+        "Of tokens and dropout. [default: 0]",
         type=click.IntRange(0, 2**31 - 1),
         default=0,
-        metavar="N",
-        help="Of tokens and dropout. [default: 0]",
     ),
     rare(MEASURING)(
-        "--steps",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Time at least so many steps. [default: 10]",
+        "--steps", "N", "Time at least so many steps. [default: 10]", type=click.IntRange(1)
     ),
     rare(MEASURING)(
-        "--timing-seconds",
-        type=_SECONDS,
-        metavar="SECONDS",
-        help="Time no longer than so. [default: 60]",
+        "--timing-seconds", "SECONDS", "Time no longer than so. [default: 60]", type=_SECONDS
     ),
     rare(MEASURING)(
         "--own-loop",
-        is_flag=True,
         help="With --trainer: its defaults in the harness' own loop, not the trainer itself.",
     ),
-    rare(MEASURING)("--no-timing", is_flag=True, help="Measure memory alone."),
+    rare(MEASURING)("--no-timing", help="Measure memory alone."),
     rare(REHEARSING)(
         "--rehearse",
-        is_flag=True,
         help="On a card that is not there (Linux): memory alone, kept apart from what is measured.",
     ),
     rare(REHEARSING)(
-        "--gpu",
-        metavar="KEY",
-        shell_complete=complete_gpu,
-        help="With --rehearse: the card to pretend.",
+        "--gpu", "KEY", "With --rehearse: the card to pretend.", shell_complete=complete_gpu
     ),
     rare(REHEARSING)(
         "--python",
-        metavar="PYTHON",
-        help=(
-            "With --rehearse: of an environment with a CUDA build of torch."
-            " [default: $LORA_PROFILER_CUDA_PYTHON, else this one]"
-        ),
+        "PYTHON",
+        "With --rehearse: of an environment with a CUDA build of torch."
+        " [default: $LORA_PROFILER_CUDA_PYTHON, else this one]",
     ),
     grouped(OUTPUT)(
         "--report",
-        metavar="FILE",
-        help="Write these runs and their predictions as an HTML page too: a new file.",
+        "FILE",
+        "Write these runs and their predictions as an HTML page too: a new file.",
     ),
     rare(OUTPUT)(
         "--progress",
+        help="On stderr; json: one object a line, at every step, for other programs.",
         type=NearestChoice(("auto", "json")),
         default="auto",
         show_default=True,
-        help="On stderr; json: one object a line, at every step, for other programs.",
     ),
 )
 """Adds what `bench` has beside the options of a setup."""

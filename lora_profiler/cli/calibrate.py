@@ -3,8 +3,6 @@ kept."""
 
 from typing import TYPE_CHECKING
 
-import click
-
 from lora_profiler.cli.click_support import (
     NearestChoice,
     check_new_file,
@@ -12,6 +10,7 @@ from lora_profiler.cli.click_support import (
     print_answer,
     warn,
 )
+from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import output_options
 
 if TYPE_CHECKING:
@@ -33,10 +32,10 @@ Examples:
 Exit code: 0 done; 2 usage; 4 it could not be measured.
 """,
 )
-@click.option(
+@option(
     "--device",
-    type=NearestChoice(("cuda", "cpu")),
     help="What to measure. [default: cuda if it is there, else cpu]",
+    type=NearestChoice(("cuda", "cpu")),
 )
 @output_options("table", "json", "md")
 def calibrate_command(device: "Device | None", form: str, output: str | None, force: bool) -> None:

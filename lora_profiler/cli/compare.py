@@ -18,6 +18,7 @@ from lora_profiler.cli.click_support import (
     warn,
     write_out,
 )
+from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import engine_option, given, output_options
 from lora_profiler.errors import UsageError
 
@@ -99,40 +100,39 @@ Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record
 """,
 )
 @click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
-@click.option(
+@option(
     "--against",
+    "RECORDS",
+    "The set after: a file or folder; repeat.",
     multiple=True,
-    metavar="RECORDS",
     type=click.Path(),
-    help="The set after: a file or folder; repeat.",
 )
-@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", click.option)
-@click.option(
+@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", option)
+@option(
     "--by",
+    help="Gather errors by this; repeat. [default: method]",
     multiple=True,
     type=NearestChoice(GROUPINGS),
-    help="Gather errors by this; repeat. [default: method]",
 )
-@click.option(
-    "--metric",
-    "metrics",
+@option(
+    "--metric metrics",
+    "NAME|all",
+    "Which numbers; repeat. [default: peak_requested_bytes, and with --against step_seconds]",
     multiple=True,
-    metavar="NAME|all",
     type=NearestChoice([*dict.fromkeys([*PREDICTED, *CHANGING]), ALL]),
-    help="Which numbers; repeat. [default: peak_requested_bytes, and with --against step_seconds]",
 )
-@click.option(
+@option(
     "--worst",
+    help="So many of the largest are listed.",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="So many of the largest are listed.",
 )
-@click.option(
+@option(
     "--fail-above",
+    "PERCENT%",
+    "End with 1 if anything is off, or worse, by more.",
     type=Percentage(),
-    metavar="PERCENT%",
-    help="End with 1 if anything is off, or worse, by more.",
 )
 @output_options("table", "json", "csv", "md")
 @click.pass_context

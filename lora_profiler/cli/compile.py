@@ -48,10 +48,7 @@ Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or 
 )
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @grouped(WHERE)(
-    "--gpu",
-    metavar="KEY",
-    shell_complete=complete_gpu,
-    help="The card whose attention kernels hold.",
+    "--gpu", "KEY", "The card whose attention kernels hold.", shell_complete=complete_gpu
 )
 @TORCH_OPTION
 @output_options("table", "json", "md")

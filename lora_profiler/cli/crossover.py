@@ -11,7 +11,7 @@ from lora_profiler.cli.click_support import (
     complete_model,
     print_answer,
 )
-from lora_profiler.cli.option_groups import WHERE, grouped
+from lora_profiler.cli.option_groups import WHERE, grouped, option
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     engine_option,
@@ -39,12 +39,12 @@ Examples:
 @click.argument("model", metavar="MODEL", shell_complete=complete_model)
 @grouped(WHERE)(
     "--gpu",
-    metavar="KEY|custom:24GiB",
+    "KEY|custom:24GiB",
+    "Take its kernels, and compare times too.",
     shell_complete=complete_gpu,
-    help="Take its kernels, and compare times too.",
 )
-@click.option("--lengths", metavar="N,N,...", help="In tokens. [default: 128 to 32,768, doubling]")
-@click.option("--batches", metavar="N,N,...", help="Sequences. [default: 1,2,4,8,16]")
+@option("--lengths", "N,N,...", "In tokens. [default: 128 to 32,768, doubling]")
+@option("--batches", "N,N,...", "Sequences. [default: 1,2,4,8,16]")
 @engine_option("auto|analytic|compiled", "What answers.")
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES)

@@ -25,39 +25,39 @@ _option = grouped(DATA)
 data_options = together(
     _option(
         "--data",
-        metavar="FILE[#COLUMN]",
-        help="Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst"
+        "FILE[#COLUMN]",
+        "Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst"
         " batch's memory, the average one's time. --seq-len cuts them where it is given.",
     ),
     _option(
         "--lengths",
-        rare=True,
-        metavar="mean=N,max=N|FILE",
-        help="Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a"
+        "mean=N,max=N|FILE",
+        "Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a"
         " log-normal distribution, with min=, max= and samples=; or a file of length,count.",
+        rare=True,
     ),
     _option(
         "--batching",
+        help="With --data or --lengths: drawn at random and padded to the longest, grouped by"
+        " length, or packed into rows of --seq-len as TRL (packed is its bfd) or axolotl do.",
         rare=True,
         type=NearestChoice(BATCHINGS),
         default="random",
         show_default=True,
-        help="With --data or --lengths: drawn at random and padded to the longest, grouped by"
-        " length, or packed into rows of --seq-len as TRL (packed is its bfd) or axolotl do.",
     ),
     _option(
         "--pad-to-multiple-of",
+        "TOKENS",
+        "With --data or --lengths: batches are padded to a multiple.",
         rare=True,
         type=click.IntRange(1, MAX_SIZE),
-        metavar="TOKENS",
-        help="With --data or --lengths: batches are padded to a multiple.",
     ),
     _option(
         "--epochs",
+        "NUMBER",
+        "With --data or --lengths: how long so many take.",
         rare=True,
         type=FiniteRange(0, min_open=True),
-        metavar="NUMBER",
-        help="With --data or --lengths: how long so many take.",
     ),
 )
 

@@ -126,16 +126,11 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 @data_options
 @grouped(OUTPUT)(
     "--detail",
-    is_flag=True,
     help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
 )
 @file_options("model", "MODEL", "the question as a trainer's file, which trains it and reads as it")
-@rare(OUTPUT)(
-    "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
-)
-@grouped(OUTPUT)(
-    "--explain", is_flag=True, help="The formula behind each number, with the numbers put in."
-)
+@rare(OUTPUT)("--per-layer", help="Weights, memory and compute of every distinct layer.")
+@grouped(OUTPUT)("--explain", help="The formula behind each number, with the numbers put in.")
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 @collector_paused()

@@ -33,14 +33,24 @@ class GroupedOption(click.Option):
         self.rare = rare
 
 
+def option(
+    flags: str, metavar: str | None = None, help: str | None = None, **attributes: Any
+) -> Callable[[F], F]:
+    """`click.option` of `flags`, as in "-o --output"; last the parameter's name where it is another.
+    What has neither a metavar nor a type is a switch."""
+    if metavar is None and "type" not in attributes:
+        attributes["is_flag"] = True
+    return click.option(*flags.split(), metavar=metavar, help=help, **attributes)
+
+
 def grouped(group: str) -> Callable[..., Callable[[F], F]]:
-    """`click.option` for options of a group."""
-    return partial(click.option, cls=GroupedOption, group=group)
+    """`option` for options of a group."""
+    return partial(option, cls=GroupedOption, group=group)
 
 
 def rare(group: str) -> Callable[..., Callable[[F], F]]:
     """The same for options that --help leaves out."""
-    return partial(click.option, cls=GroupedOption, group=group, rare=True)
+    return partial(option, cls=GroupedOption, group=group, rare=True)
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -40,20 +40,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 _METHOD = grouped(WHAT)(
-    "--method",
-    "methods",
+    "--method methods",
+    help="Repeat for several. [default: full and lora]",
     multiple=True,
     type=NearestChoice(get_args(Method)),
-    help="Repeat for several. [default: full and lora]",
 )
 _TRAINER = grouped(WHAT)(
     "--trainer",
-    metavar="NAME[@VERSION]",
+    "NAME[@VERSION]",
+    "Whose loop and whose defaults, where no option says otherwise:"
+    f" {', '.join(TRAINERS)}. [default: {BARE}]",
     shell_complete=complete_trainer,
-    help=(
-        "Whose loop and whose defaults, where no option says otherwise:"
-        f" {', '.join(TRAINERS)}. [default: {BARE}]"
-    ),
 )
 _TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "text": str}
 
@@ -82,23 +79,25 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
         "show_default": not default,
         "rare": not declared.common,
     }
-    return grouped(GROUP_TITLES[declared.group])(*flags, **(settings | changes))
+    return grouped(GROUP_TITLES[declared.group])(" ".join(flags), **(settings | changes))
 
 
 _LOOKUP_OPTIONS = [
     rare(WHAT)(
-        "--revision", default="main", show_default=True, help="Branch, tag or commit on the hub."
+        "--revision",
+        type=str,
+        default="main",
+        show_default=True,
+        help="Branch, tag or commit on the hub.",
     ),
-    rare(WHAT)("--offline", is_flag=True, help="Never ask the hub."),
+    rare(WHAT)("--offline", help="Never ask the hub."),
 ]
 
 TORCH_OPTION = rare(WHERE)(
     "--torch",
-    metavar="VERSION",
-    help=(
-        f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}."
-        f" [default: {version_text(TORCH)}]"
-    ),
+    "VERSION",
+    f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}."
+    f" [default: {version_text(TORCH)}]",
 )
 
 
@@ -107,33 +106,29 @@ def engine_option(
 ) -> Callable[[F], F]:
     """--engine, which takes `engines`."""
     make: Callable[..., Callable[[F], F]] = declared or rare(WHERE)
-    return make("--engine", default="auto", metavar=engines, show_default=True, help=text)
+    return make("--engine", engines, text, default="auto", show_default=True)
 
 
 answer_options = together(
     grouped(WHERE)(
         "--gpu",
-        metavar="KEY|auto|custom:24GiB",
+        "KEY|auto|custom:24GiB",
+        "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them.",
         shell_complete=complete_gpu,
-        help=(
-            "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them."
-        ),
     ),
     rare(WHERE)(
         "--vllm-share",
+        "SHARE",
+        "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization."
+        " [default: 0]",
         type=FiniteRange(min=0, max=1, max_open=True),
         default=0.0,
-        metavar="SHARE",
-        help=(
-            "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization."
-            " [default: 0]"
-        ),
     ),
     TORCH_OPTION,
     rare(WHERE)(
         "--interconnect",
-        metavar="nvlink4|pcie5|ndr|25GB/s|...",
-        help="The link among --world-size ranks, to tell how long sending takes.",
+        "nvlink4|pcie5|ndr|25GB/s|...",
+        "The link among --world-size ranks, to tell how long sending takes.",
     ),
     engine_option(
         "auto|analytic|compiled|traced|rehearsed",
@@ -161,10 +156,10 @@ def output_options(*formats: str) -> Callable[[F], F]:
     in_output = grouped(OUTPUT)
     return together(
         in_output(
-            "--format", "form", type=NearestChoice(formats), default=formats[0], show_default=True
+            "--format form", type=NearestChoice(formats), default=formats[0], show_default=True
         ),
-        in_output("-o", "--output", metavar="FILE", help="Write to a new file instead of stdout."),
-        in_output("--force", is_flag=True, help="Let -o replace a file."),
+        in_output("-o --output", "FILE", "Write to a new file instead of stdout."),
+        in_output("--force", help="Let -o replace a file."),
     )
 
 
@@ -174,9 +169,9 @@ def file_options(model: str, whose: str, written: str) -> Callable[[F], F]:
     formats = "axolotl|trl|llamafactory|torchtune|peft FILE"
     of_file = f"Whose file {whose} is. [default: by its keys]"
     return together(
-        rare(WHAT)("--model", model, metavar="ID", help=other_model),
-        rare(OUTPUT)("--write", nargs=2, metavar=formats, help=f"Write {written}."),
-        rare(WHAT)("--from", "framework", metavar="NAME", help=of_file),
+        rare(WHAT)(f"--model {model}", "ID", other_model),
+        rare(OUTPUT)("--write", formats, f"Write {written}.", nargs=2),
+        rare(WHAT)("--from framework", "NAME", of_file),
     )
 
 

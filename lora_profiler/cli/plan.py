@@ -15,7 +15,7 @@ from lora_profiler.cli.click_support import (
     warn_of,
 )
 from lora_profiler.cli.data_options import data_options
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped
+from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, option
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     engine_option,
@@ -57,53 +57,39 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
 """,
 )
 @click.argument("model", metavar="MODEL|FILE", shell_complete=complete_model)
-@click.option(
-    "--gpus",
-    metavar="CARD,8xCARD,...",
-    help="Cards that could be had. [default: those with a price]",
-)
-@click.option(
-    "--tokens",
-    metavar="10M",
-    help="Of the data, padding included; --epochs of them are trained on.",
-)
+@option("--gpus", "CARD,8xCARD,...", "Cards that could be had. [default: those with a price]")
+@option("--tokens", "10M", "Of the data, padding included; --epochs of them are trained on.")
 @grouped(WHAT)(
-    "--methods",
-    "method_list",
-    metavar="full,lora,qlora",
-    help="As --method, in one list. [default: all]",
+    "--methods method_list", "full,lora,qlora", "As --method, in one list. [default: all]"
 )
-@click.option("--ranks", metavar="8..128|8,16", help="To try. [default: 8..128, doubling]")
-@click.option(
+@option("--ranks", "8..128|8,16", "To try. [default: 8..128, doubling]")
+@option(
     "--effective-batch",
-    type=click.IntRange(1, 2**20),
-    metavar="N",
-    help="Sequences of an optimizer step, all ranks together. [default: batch size x accumulation"
+    "N",
+    "Sequences of an optimizer step, all ranks together. [default: batch size x accumulation"
     " where either is given, else 16]",
+    type=click.IntRange(1, 2**20),
 )
-@click.option("--max-hours", type=FiniteRange(0, min_open=True), metavar="H")
-@click.option(
-    "--max-cost", type=FiniteRange(0, min_open=True), metavar="C", help="In the prices' currency."
-)
-@click.option(
-    "--price",
-    "prices",
-    multiple=True,
-    metavar="CARD=2.49/h",
-    help="Of an hour of a card, or of several as in 8xh100_sxm_80gb=20/h; repeat for several."
+@option("--max-hours", "H", type=FiniteRange(0, min_open=True))
+@option("--max-cost", "C", "In the prices' currency.", type=FiniteRange(0, min_open=True))
+@option(
+    "--price prices",
+    "CARD=2.49/h",
+    "Of an hour of a card, or of several as in 8xh100_sxm_80gb=20/h; repeat for several."
     " [default: a dated table, in USD]",
+    multiple=True,
 )
-@click.option("--cluster", metavar="8xCARD|16x8xCARD", help="Cards, or machines and cards in each.")
+@option("--cluster", "8xCARD|16x8xCARD", "Cards, or machines and cards in each.")
 @grouped(WHERE)(
     "--interconnect",
-    metavar="nvlink4|ndr|25GB/s|...",
-    help="The slowest link among the ranks. [default: inside one machine that of the card]",
+    "nvlink4|ndr|25GB/s|...",
+    "The slowest link among the ranks. [default: inside one machine that of the card]",
 )
 @engine_option("auto|analytic|compiled|traced", "What answers; traced with --cluster alone.")
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @data_options
-@grouped(OUTPUT)("--detail", is_flag=True, help="Every run of the front.")
+@grouped(OUTPUT)("--detail", help="Every run of the front.")
 @file_options("other_model", "it", "the recommended run as a trainer's file")
 @output_options("table", "json", "md")
 @click.pass_context

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lora_profiler.cli.click_support import NearestChoice, check_new_file, command, print_answer
+from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import ModelNotFoundError
 
@@ -29,11 +30,10 @@ Exit code: 0 done; 2 a file that is of no known trainer, contradicts itself, or 
 """,
 )
 @click.argument("words", metavar="FILE...", nargs=-1, required=True)
-@click.option(
-    "--from",
-    "framework",
-    type=NearestChoice(FRAMEWORK_NAMES),
+@option(
+    "--from framework",
     help="Whose file it is. [default: by its keys]",
+    type=NearestChoice(FRAMEWORK_NAMES),
 )
 @output_options("table", "json", "md")
 def read_command(

@@ -15,6 +15,7 @@ from lora_profiler.cli.click_support import (
     warn,
     write_out,
 )
+from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, output_options
 from lora_profiler.errors import UsageError
 
@@ -43,48 +44,31 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
 """,
 )
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--gpu",
-    metavar="KEY",
-    shell_complete=complete_gpu,
-    help="The card to pretend; custom:24GiB too.",
+@option("--gpu", "KEY", "The card to pretend; custom:24GiB too.", shell_complete=complete_gpu)
+@option(
+    "--gpus", help="How many of them.", type=click.IntRange(1, 64), default=1, show_default=True
 )
-@click.option(
-    "--gpus", type=click.IntRange(1, 64), default=1, show_default=True, help="How many of them."
+@option(
+    "--steps", help="Optimizer steps to run.", type=click.IntRange(1), default=3, show_default=True
 )
-@click.option(
-    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Optimizer steps to run."
-)
-@click.option(
-    "--python", metavar="PYTHON", help="Of the environment to run in. [default: that of COMMAND]"
-)
-@click.option(
+@option("--python", "PYTHON", "Of the environment to run in. [default: that of COMMAND]")
+@option(
     "--setup",
-    metavar="FOLDER",
-    help="Make an environment with torch's CUDA build in this new folder, and rehearse nothing.",
+    "FOLDER",
+    "Make an environment with torch's CUDA build in this new folder, and rehearse nothing.",
 )
-@click.option("--phases", is_flag=True, help="Peaks of forward, backward and optimizer too.")
-@click.option("--report", metavar="FILE", help="Write the answer as one HTML page too.")
-@click.option(
-    "--snapshot", metavar="FILE", help="Write the allocator's log for pytorch.org/memory_viz."
-)
-@click.option(
-    "--online", is_flag=True, help="Let the script download what is missing. [default: nothing is]"
-)
-@click.option(
-    "--pretend-data", is_flag=True, help="Stand in for tokenizers and data sets that are missing."
-)
-@click.option(
-    "--pretend-columns",
-    metavar="NAME,...",
-    help="Of those data sets. [default: read off the script]",
-)
-@click.option(
+@option("--phases", help="Peaks of forward, backward and optimizer too.")
+@option("--report", "FILE", "Write the answer as one HTML page too.")
+@option("--snapshot", "FILE", "Write the allocator's log for pytorch.org/memory_viz.")
+@option("--online", help="Let the script download what is missing. [default: nothing is]")
+@option("--pretend-data", help="Stand in for tokenizers and data sets that are missing.")
+@option("--pretend-columns", "NAME,...", "Of those data sets. [default: read off the script]")
+@option(
     "--pretend-tokens",
+    help="How long their texts are.",
     type=click.IntRange(1, 1 << 20),
     default=2048,
     show_default=True,
-    help="How long their texts are.",
 )
 @output_options("table", "json", "md")
 @click.pass_context

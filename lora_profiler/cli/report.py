@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lora_profiler.cli.click_support import check_new_file, command, warn, write_out
+from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import engine_option
 from lora_profiler.errors import UsageError
 
@@ -29,10 +30,10 @@ Exit code: 0 done; 2 usage, no record can be read, or a library is missing.
 """,
 )
 @click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", metavar="FILE", required=True, help="The page: a new file.")
-@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", click.option)
-@click.option("--title", metavar="TEXT", help="[default: what the records are of]")
-@click.option("--force", is_flag=True, help="Let -o replace a file.")
+@option("-o --output", "FILE", "The page: a new file.", required=True)
+@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", option)
+@option("--title", "TEXT", "[default: what the records are of]")
+@option("--force", help="Let -o replace a file.")
 def report_command(
     records: tuple[str, ...], output: str, engine: str, title: str | None, force: bool
 ) -> None:

@@ -13,6 +13,7 @@ from lora_profiler.cli.click_support import (
     complete_model,
     print_answer,
 )
+from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
 
@@ -42,31 +43,20 @@ Exit code: 0 done; 1 a claim that must hold exactly fails; 2 usage; 3 no such mo
 """,
 )
 @click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)
-@click.option("--claims", metavar="N,N", help="Check only these. [default: all seven]")
-@click.option("--quick", is_flag=True, help="Fewer ranks, steps and tokens.")
-@click.option(
-    "--weights", metavar="PATH", help="A folder or a .gguf file. [default: those of MODEL]"
+@option("--claims", "N,N", "Check only these. [default: all seven]")
+@option("--quick", help="Fewer ranks, steps and tokens.")
+@option("--weights", "PATH", "A folder or a .gguf file. [default: those of MODEL]")
+@option("--text", "FILE", "What to train on. [default: Shakespeare's sonnets, bundled]", type=Path)
+@option(
+    "--seed", "N", "Of everything drawn. [default: 0]", type=click.IntRange(0, 2**31 - 1), default=0
 )
-@click.option(
-    "--text",
-    type=Path,
-    metavar="FILE",
-    help="What to train on. [default: Shakespeare's sonnets, bundled]",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31 - 1),
-    default=0,
-    metavar="N",
-    help="Of everything drawn. [default: 0]",
-)
-@click.option("--offline", is_flag=True, help="Never ask the hub.")
-@click.option(
+@option("--offline", help="Never ask the hub.")
+@option(
     "--progress",
+    help="On stderr; json: one object a line, for other programs.",
     type=NearestChoice(("auto", "json")),
     default="auto",
     show_default=True,
-    help="On stderr; json: one object a line, for other programs.",
 )
 @output_options("table", "json", "md")
 @click.pass_context
