@@ -6,22 +6,12 @@ from typing import Any, NoReturn
 from lora_profiler.errors import ModelNotFoundError, did_you_mean
 
 _SIZES = {
-    "hidden_size": 2**20,
-    "intermediate_size": 2**24,
-    "moe_intermediate_size": 2**24,
-    "word_embed_proj_dim": 2**20,
-    "num_hidden_layers": 10_000,
-    "num_attention_heads": 2**16,
-    "num_key_value_heads": 2**16,
-    "head_dim": 2**16,
-    "vocab_size": 2**26,
-    "max_position_embeddings": 2**31,
-    "num_experts": 2**16,
-    "num_experts_per_tok": 2**16,
-    "decoder_sparse_step": 10_000,
-    "sliding_window": 2**31,
-    "sliding_window_pattern": 10_000,
-}
+    "hidden_size": 2**20, "intermediate_size": 2**24, "moe_intermediate_size": 2**24,
+    "word_embed_proj_dim": 2**20, "num_hidden_layers": 10_000, "num_attention_heads": 2**16,
+    "num_key_value_heads": 2**16, "head_dim": 2**16, "vocab_size": 2**26,
+    "max_position_embeddings": 2**31, "num_experts": 2**16, "num_experts_per_tok": 2**16,
+    "decoder_sparse_step": 10_000, "sliding_window": 2**31, "sliding_window_pattern": 10_000,
+}  # fmt: skip
 """Whole numbers from 1 to the bound: some 50 times the largest model published, so that a slip of a
 digit is noticed."""
 _COUNTS = {"max_window_layers": 2**31}

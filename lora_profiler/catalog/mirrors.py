@@ -19,19 +19,12 @@ _DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
 _NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
 """As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
 _SAME_SIZES = {
-    "qwen": ("-instruct", "-chat", "-base"),
-    "meta-llama": ("-instruct",),
-    "google": ("-it", "-pt"),
-    "mistralai": (),
-    "huggingfacetb": ("-instruct", "-base"),
-    "tiiuae": ("-instruct", "-base"),
-    "ibm-granite": ("-instruct", "-base"),
-    "allenai": ("-instruct", "-sft", "-dpo"),
-    "01-ai": ("-chat",),
-    "codellama": ("-instruct",),
-    "deepseek-ai": ("-base", "-chat"),
+    "qwen": ("-instruct", "-chat", "-base"), "meta-llama": ("-instruct",), "google": ("-it", "-pt"),
+    "mistralai": (), "huggingfacetb": ("-instruct", "-base"), "tiiuae": ("-instruct", "-base"),
+    "ibm-granite": ("-instruct", "-base"), "allenai": ("-instruct", "-sft", "-dpo"),
+    "01-ai": ("-chat",), "codellama": ("-instruct",), "deepseek-ai": ("-base", "-chat"),
     "microsoft": (),
-}
+}  # fmt: skip
 """Endings by which owners tell tuned versions apart; sizes, vocabulary and tying are those of the
 model without, or with another ending."""
 _RENAMED = {

@@ -17,29 +17,13 @@ from lora_profiler.workload import QUANT_TITLES
 
 _KEYS = ("quantization_config", "compression_config")
 _SCHEMES = {
-    "aqlm": "AQLM",
-    "auto-round": "AutoRound",
-    "awq": "AWQ",
-    "bitnet": "BitNet",
-    "compressed-tensors": "compressed-tensors",
-    "compressed_tensors": "compressed-tensors",
-    "eetq": "EETQ",
-    "fbgemm_fp8": "FBGEMM FP8",
-    "fp8": "FP8",
-    "fp_quant": "FP-Quant",
-    "gptq": "GPTQ",
-    "higgs": "HIGGS",
-    "hqq": "HQQ",
-    "modelopt": "ModelOpt",
-    "mxfp4": "MXFP4",
-    "mxfp8": "MXFP8",
-    "nvfp4": "NVFP4",
-    "quanto": "Quanto",
-    "quark": "Quark",
-    "spqr": "SpQR",
-    "torchao": "torchao",
-    "vptq": "VPTQ",
-}
+    "aqlm": "AQLM", "auto-round": "AutoRound", "awq": "AWQ", "bitnet": "BitNet",
+    "compressed-tensors": "compressed-tensors", "compressed_tensors": "compressed-tensors",
+    "eetq": "EETQ", "fbgemm_fp8": "FBGEMM FP8", "fp8": "FP8", "fp_quant": "FP-Quant",
+    "gptq": "GPTQ", "higgs": "HIGGS", "hqq": "HQQ", "modelopt": "ModelOpt", "mxfp4": "MXFP4",
+    "mxfp8": "MXFP8", "nvfp4": "NVFP4", "quanto": "Quanto", "quark": "Quark", "spqr": "SpQR",
+    "torchao": "torchao", "vptq": "VPTQ",
+}  # fmt: skip
 _UNTRAINABLE = frozenset(
     {"auto-round", "fbgemm_fp8", "higgs", "mxfp4", "nvfp4", "quark", "spqr", "vptq"}
 )

@@ -18,23 +18,13 @@ from lora_profiler.harness.nvml import Nvml, open_cards
 from lora_profiler.units import bytes_text
 
 PACKAGES: dict[str, str] = {
-    "click": "command line",
-    "rich": "tables on a terminal",
-    "huggingface_hub": "models that are not bundled",
-    "numpy": "sweep()",
-    "torch": "measuring",
-    "transformers": "measuring",
-    "peft": "measuring",
-    "accelerate": "measuring",
-    "bitsandbytes": "QLoRA and 8-bit optimizers",
-    "nvidia-ml-py": "devices below, and --gpu auto",
-    "psutil": "measuring",
-    "streamlit": "dashboard",
-    "plotly": "dashboard",
-    "pandas": "dashboard",
-    "jinja2": "report",
-    "ray": "bench --ray",
-}
+    "click": "command line", "rich": "tables on a terminal",
+    "huggingface_hub": "models that are not bundled", "numpy": "sweep()", "torch": "measuring",
+    "transformers": "measuring", "peft": "measuring", "accelerate": "measuring",
+    "bitsandbytes": "QLoRA and 8-bit optimizers", "nvidia-ml-py": "devices below, and --gpu auto",
+    "psutil": "measuring", "streamlit": "dashboard", "plotly": "dashboard", "pandas": "dashboard",
+    "jinja2": "report", "ray": "bench --ray",
+}  # fmt: skip
 """Distribution name -> what it is for here."""
 
 MEASURING = ("torch", "transformers", "peft", "accelerate")

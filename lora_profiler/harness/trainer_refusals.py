@@ -17,19 +17,12 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 """Trainers by name, and what they take beside what measuring takes."""
 MODULES = frozenset(module for needed in LIBRARIES.values() for module in needed)
 OPTIMIZERS: Mapping[Optimizer, str] = {
-    "adamw": "adamw_torch",
-    "adamw_8bit": "adamw_8bit",
-    "sgd": "sgd",
-    "adafactor": "adafactor",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "paged_adamw_32bit": "paged_adamw_32bit",
-    "adamw_torch_8bit": "adamw_torch_8bit",
-    "adamw_torch_4bit": "adamw_torch_4bit",
-    "lion": "lion_32bit",
-    "lion_8bit": "lion_8bit",
-    "paged_lion_8bit": "paged_lion_8bit",
+    "adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "sgd": "sgd", "adafactor": "adafactor",
+    "paged_adamw_8bit": "paged_adamw_8bit", "paged_adamw_32bit": "paged_adamw_32bit",
+    "adamw_torch_8bit": "adamw_torch_8bit", "adamw_torch_4bit": "adamw_torch_4bit",
+    "lion": "lion_32bit", "lion_8bit": "lion_8bit", "paged_lion_8bit": "paged_lion_8bit",
     "paged_lion_32bit": "paged_lion_32bit",
-}
+}  # fmt: skip
 """`TrainingArguments.optim` by optimizer. Of adamw_torch and sgd torch chooses the implementation:
 foreach on a card, its for-loop on a CPU."""
 

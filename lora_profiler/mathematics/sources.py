@@ -195,21 +195,11 @@ def _subject(
 # --- the small model ------------------------------------------------------------------------------
 
 CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 128,
-    "intermediate_size": 320,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 256,
-    "max_position_embeddings": 1024,
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "dtype": "float32",
-}
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128,
+    "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 256, "max_position_embeddings": 1024,
+    "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None, "dtype": "float32",
+}  # fmt: skip
 BATCH_SIZE, SEQ_LEN = 16, 64
 LEARNING_RATE = 3e-3
 

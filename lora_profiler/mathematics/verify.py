@@ -21,14 +21,9 @@ from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding,
 from lora_profiler.units import bytes_text, count_text
 
 CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Finding[Evidence]]] = {
-    1: update_size.check,
-    2: merging.check,
-    3: forward_path.check,
-    4: initialisation.check,
-    5: scaling.check,
-    6: intrinsic_dimension.check,
-    7: cost.check,
-}
+    1: update_size.check, 2: merging.check, 3: forward_path.check, 4: initialisation.check,
+    5: scaling.check, 6: intrinsic_dimension.check, 7: cost.check,
+}  # fmt: skip
 _BYTES_A_PARAMETER = {True: 32, False: 16}
 """What the claims hold at most in float32: the model as it came, a copy of it, and either training
 (gradients, two averages, the weights before and after, the update) or weights in float64."""

@@ -21,19 +21,11 @@ from lora_profiler.workload import (
 )
 
 _OPTIMIZERS: Mapping[str, Optimizer] = {
-    "AdamW": "adamw",
-    "Adam": "adamw",
-    "SGD": "sgd",
-    "AdamW8bit": "adamw_8bit",
-    "PagedAdamW32bit": "paged_adamw_32bit",
-    "PagedAdamW8bit": "paged_adamw_8bit",
-    "Lion32bit": "lion",
-    "Lion8bit": "lion_8bit",
-    "PagedLion32bit": "paged_lion_32bit",
-    "PagedLion8bit": "paged_lion_8bit",
-    "Muon": "muon",
-    "Adafactor": "adafactor",
-}
+    "AdamW": "adamw", "Adam": "adamw", "SGD": "sgd", "AdamW8bit": "adamw_8bit",
+    "PagedAdamW32bit": "paged_adamw_32bit", "PagedAdamW8bit": "paged_adamw_8bit",
+    "Lion32bit": "lion", "Lion8bit": "lion_8bit", "PagedLion32bit": "paged_lion_32bit",
+    "PagedLion8bit": "paged_lion_8bit", "Muon": "muon", "Adafactor": "adafactor",
+}  # fmt: skip
 """By the class; a rehearsal names bitsandbytes' with the bits of their states."""
 
 _PEFT_TYPES: Mapping[str, PeftType] = {

@@ -11,17 +11,10 @@ from lora_profiler.units import is_finite, shown
 
 GB = 10**9
 LINKS: Mapping[str, int] = {
-    "nvlink3": 300 * GB,
-    "nvlink4": 450 * GB,
-    "nvlink5": 900 * GB,
-    "pcie3": 16 * GB,
-    "pcie4": 32 * GB,
-    "pcie5": 64 * GB,
-    "hdr": 25 * GB,
-    "ndr": 50 * GB,
-    "100gbe": 12_500_000_000,
+    "nvlink3": 300 * GB, "nvlink4": 450 * GB, "nvlink5": 900 * GB, "pcie3": 16 * GB,
+    "pcie4": 32 * GB, "pcie5": 64 * GB, "hdr": 25 * GB, "ndr": 50 * GB, "100gbe": 12_500_000_000,
     "25gbe": 3_125_000_000,
-}
+}  # fmt: skip
 """Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
 B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
 _SXM_LINKS = {"ampere": "nvlink3", "hopper": "nvlink4", "blackwell_dc": "nvlink5"}

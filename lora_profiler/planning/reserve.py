@@ -16,14 +16,9 @@ Verdict = Literal["fits", "tight", "does_not_fit"]
 _MIB_32 = 32 * MIB
 _MIB_128 = 128 * MIB
 _WORKSPACE_BYTES = {
-    "hopper": _MIB_32,
-    "blackwell": _MIB_32,
-    "blackwell_dc": _MIB_32,
-    "cdna2": _MIB_32,
-    "rdna3": _MIB_32,
-    "cdna3": _MIB_128,
-    "cdna4": _MIB_128,
-}
+    "hopper": _MIB_32, "blackwell": _MIB_32, "blackwell_dc": _MIB_32, "cdna2": _MIB_32,
+    "rdna3": _MIB_32, "cdna3": _MIB_128, "cdna4": _MIB_128,
+}  # fmt: skip
 _OLDER_WORKSPACE_BYTES = 8_519_680
 """One BLAS workspace, per handle and stream: torch's aten/src/ATen/cuda/CUDABlas.cpp
 (parseChosenWorkspaceSize)."""

@@ -26,16 +26,9 @@ _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SHARD_BYTES = 5_000_000_000
 _DTYPES = {
-    "bfloat16": "BF16",
-    "float16": "F16",
-    "float32": "F32",
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-}
+    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64",
+    "int32": "I32", "bool": "BOOL", "uint8": "U8", "int8": "I8",
+}  # fmt: skip
 """torch's names of dtypes -> those of safetensors."""
 
 
