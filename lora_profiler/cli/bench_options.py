@@ -55,128 +55,55 @@ def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["Co
 
 
 _SECONDS = FiniteRange(min=0, min_open=True)
+# fmt: off
 bench_options = together(
-    grouped(CASES)(
-        "--records", "PATH", "The store of records. [default: in the user's data folder]", type=Path
-    ),
+    grouped(CASES)("--records", "PATH", "The store of records. [default: in the user's data folder]", type=Path),
     grouped(CASES)("--resume", help="Leave out what is stored for this environment already."),
-    rare(CASES)(
-        "--rerun",
-        "STATUS",
-        "With --resume: run these again, as in --rerun oom. Repeat for several.",
-        multiple=True,
-        shell_complete=_complete_status,
-    ),
-    rare(CASES)(
-        "--suite",
-        "NAME",
-        "The cases of a suite in benchmarks/suites.py.",
-        shell_complete=_complete_suite,
-    ),
+    rare(CASES)("--rerun", "STATUS", "With --resume: run these again, as in --rerun oom. Repeat for several.",
+        multiple=True, shell_complete=_complete_status),
+    rare(CASES)("--suite", "NAME", "The cases of a suite in benchmarks/suites.py.", shell_complete=_complete_suite),
     rare(CASES)("--case", "FILE", "The case in a file that --emit wrote.", type=Path),
-    rare(CASES)(
-        "--ray",
-        "auto|local|HOST:PORT",
-        "Spread the suite over a Ray cluster: the one at an address, one of this machine's own"
-        " (local), or the one that this machine is part of, else its own (auto).",
-    ),
-    rare(CASES)(
-        "--emit",
-        "sbatch",
+    rare(CASES)("--ray", "auto|local|HOST:PORT",
+        "Spread the suite over a Ray cluster: the one at an address, one of this machine's own (local), or the one"
+        " that this machine is part of, else its own (auto)."),
+    rare(CASES)("--emit", "sbatch",
         "Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
-        type=NearestChoice(EMITTED),
-    ),
-    rare(CASES)(
-        "--cpus-per-case",
-        "N",
+        type=NearestChoice(EMITTED)),
+    rare(CASES)("--cpus-per-case", "N",
         "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
-        type=click.IntRange(1),
-    ),
-    rare(CASES)(
-        "--deadline", "SECONDS", "Start no case that would not end in this time.", type=_SECONDS
-    ),
-    rare(CASES)(
-        "--timeout",
-        "SECONDS",
-        "End a case that takes longer. [default: 1800]",
-        type=_SECONDS,
-        default=1800.0,
-    ),
-    rare(CASES)(
-        "--repeats",
-        "N",
-        "Run each case in so many processes, forth and back. [default: 1]",
-        type=click.IntRange(1, 1000),
-        default=1,
-    ),
-    rare(GROUP_TITLES["ranks"])(
-        "--nproc",
-        "N",
-        "Train in so many processes at once, as torchrun starts them: the same as --world-size,"
-        " with --sharding.",
-        type=click.IntRange(1),
-    ),
-    rare(MEASURING)(
-        "--largest-batch",
-        help="Search the largest batch that trains, beginning at the predicted one.",
-    ),
-    grouped(MEASURING)(
-        "--budget",
-        "SIZE",
-        "Emulate a device with so much memory, as in 24GiB. [default: the device's own]",
-    ),
-    rare(MEASURING)(
-        "--weights",
-        "random|hub|PATH",
-        "What the weights hold; PATH is a folder or a .gguf file.",
-        default="random",
-        show_default=True,
-    ),
+        type=click.IntRange(1)),
+    rare(CASES)("--deadline", "SECONDS", "Start no case that would not end in this time.", type=_SECONDS),
+    rare(CASES)("--timeout", "SECONDS", "End a case that takes longer. [default: 1800]", type=_SECONDS,
+        default=1800.0),
+    rare(CASES)("--repeats", "N", "Run each case in so many processes, forth and back. [default: 1]",
+        type=click.IntRange(1, 1000), default=1),
+    rare(GROUP_TITLES["ranks"])("--nproc", "N",
+        "Train in so many processes at once, as torchrun starts them: the same as --world-size, with --sharding.",
+        type=click.IntRange(1)),
+    rare(MEASURING)("--largest-batch", help="Search the largest batch that trains, beginning at the predicted one."),
+    grouped(MEASURING)("--budget", "SIZE",
+        "Emulate a device with so much memory, as in 24GiB. [default: the device's own]"),
+    rare(MEASURING)("--weights", "random|hub|PATH", "What the weights hold; PATH is a folder or a .gguf file.",
+        default="random", show_default=True),
     rare(MEASURING)("--text", "FILE", "Train on a text instead of random tokens.", type=Path),
-    rare(MEASURING)(
-        "--seed",
-        "N",
-        "Of tokens and dropout. [default: 0]",
-        type=click.IntRange(0, 2**31 - 1),
-        default=0,
-    ),
-    rare(MEASURING)(
-        "--steps", "N", "Time at least so many steps. [default: 10]", type=click.IntRange(1)
-    ),
-    rare(MEASURING)(
-        "--timing-seconds", "SECONDS", "Time no longer than so. [default: 60]", type=_SECONDS
-    ),
-    rare(MEASURING)(
-        "--own-loop",
-        help="With --trainer: its defaults in the harness' own loop, not the trainer itself.",
-    ),
+    rare(MEASURING)("--seed", "N", "Of tokens and dropout. [default: 0]", type=click.IntRange(0, 2**31 - 1),
+        default=0),
+    rare(MEASURING)("--steps", "N", "Time at least so many steps. [default: 10]", type=click.IntRange(1)),
+    rare(MEASURING)("--timing-seconds", "SECONDS", "Time no longer than so. [default: 60]", type=_SECONDS),
+    rare(MEASURING)("--own-loop",
+        help="With --trainer: its defaults in the harness' own loop, not the trainer itself."),
     rare(MEASURING)("--no-timing", help="Measure memory alone."),
-    rare(REHEARSING)(
-        "--rehearse",
-        help="On a card that is not there (Linux): memory alone, kept apart from what is measured.",
-    ),
-    rare(REHEARSING)(
-        "--gpu", "KEY", "With --rehearse: the card to pretend.", shell_complete=complete_gpu
-    ),
-    rare(REHEARSING)(
-        "--python",
-        "PYTHON",
-        "With --rehearse: of an environment with a CUDA build of torch."
-        " [default: $LORA_PROFILER_CUDA_PYTHON, else this one]",
-    ),
-    grouped(OUTPUT)(
-        "--report",
-        "FILE",
-        "Write these runs and their predictions as an HTML page too: a new file.",
-    ),
-    rare(OUTPUT)(
-        "--progress",
-        help="On stderr; json: one object a line, at every step, for other programs.",
-        type=NearestChoice(("auto", "json")),
-        default="auto",
-        show_default=True,
-    ),
+    rare(REHEARSING)("--rehearse",
+        help="On a card that is not there (Linux): memory alone, kept apart from what is measured."),
+    rare(REHEARSING)("--gpu", "KEY", "With --rehearse: the card to pretend.", shell_complete=complete_gpu),
+    rare(REHEARSING)("--python", "PYTHON",
+        "With --rehearse: of an environment with a CUDA build of torch. [default: $LORA_PROFILER_CUDA_PYTHON, else"
+        " this one]"),
+    grouped(OUTPUT)("--report", "FILE", "Write these runs and their predictions as an HTML page too: a new file."),
+    rare(OUTPUT)("--progress", help="On stderr; json: one object a line, at every step, for other programs.",
+        type=NearestChoice(("auto", "json")), default="auto", show_default=True),
 )
+# fmt: on
 """Adds what `bench` has beside the options of a setup."""
 
 
