@@ -22,44 +22,24 @@ BATCHINGS = ("random", "grouped", "packed", "packed-split", "packed-wrapped", "p
 _ABOUT_DATA = ("batching", "pad_to_multiple_of", "epochs")
 
 _option = grouped(DATA)
+# fmt: off
 data_options = together(
-    _option(
-        "--data",
-        "FILE[#COLUMN]",
-        "Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst"
-        " batch's memory, the average one's time. --seq-len cuts them where it is given.",
-    ),
-    _option(
-        "--lengths",
-        "mean=N,max=N|FILE",
-        "Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a"
-        " log-normal distribution, with min=, max= and samples=; or a file of length,count.",
-        rare=True,
-    ),
-    _option(
-        "--batching",
-        help="With --data or --lengths: drawn at random and padded to the longest, grouped by"
-        " length, or packed into rows of --seq-len as TRL (packed is its bfd) or axolotl do.",
-        rare=True,
-        type=NearestChoice(BATCHINGS),
-        default="random",
-        show_default=True,
-    ),
-    _option(
-        "--pad-to-multiple-of",
-        "TOKENS",
-        "With --data or --lengths: batches are padded to a multiple.",
-        rare=True,
-        type=click.IntRange(1, MAX_SIZE),
-    ),
-    _option(
-        "--epochs",
-        "NUMBER",
-        "With --data or --lengths: how long so many take.",
-        rare=True,
-        type=FiniteRange(0, min_open=True),
-    ),
+    _option("--data", "FILE[#COLUMN]",
+        "Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst batch's memory, the"
+        " average one's time. --seq-len cuts them where it is given."),
+    _option("--lengths", "mean=N,max=N|FILE",
+        "Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a log-normal distribution,"
+        " with min=, max= and samples=; or a file of length,count.", rare=True),
+    _option("--batching",
+        help="With --data or --lengths: drawn at random and padded to the longest, grouped by length, or packed"
+        " into rows of --seq-len as TRL (packed is its bfd) or axolotl do.", rare=True, type=NearestChoice(BATCHINGS),
+        default="random", show_default=True),
+    _option("--pad-to-multiple-of", "TOKENS", "With --data or --lengths: batches are padded to a multiple.",
+        rare=True, type=click.IntRange(1, MAX_SIZE)),
+    _option("--epochs", "NUMBER", "With --data or --lengths: how long so many take.", rare=True,
+        type=FiniteRange(0, min_open=True)),
 )
+# fmt: on
 
 
 def training_data(

@@ -109,32 +109,21 @@ def engine_option(
     return make("--engine", engines, text, default="auto", show_default=True)
 
 
+# fmt: off
 answer_options = together(
-    grouped(WHERE)(
-        "--gpu",
-        "KEY|auto|custom:24GiB",
+    grouped(WHERE)("--gpu", "KEY|auto|custom:24GiB",
         "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them.",
-        shell_complete=complete_gpu,
-    ),
-    rare(WHERE)(
-        "--vllm-share",
-        "SHARE",
-        "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization."
-        " [default: 0]",
-        type=FiniteRange(min=0, max=1, max_open=True),
-        default=0.0,
-    ),
+        shell_complete=complete_gpu),
+    rare(WHERE)("--vllm-share", "SHARE",
+        "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization. [default: 0]",
+        type=FiniteRange(min=0, max=1, max_open=True), default=0.0),
     TORCH_OPTION,
-    rare(WHERE)(
-        "--interconnect",
-        "nvlink4|pcie5|ndr|25GB/s|...",
-        "The link among --world-size ranks, to tell how long sending takes.",
-    ),
-    engine_option(
-        "auto|analytic|compiled|traced|rehearsed",
-        "What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md).",
-    ),
+    rare(WHERE)("--interconnect", "nvlink4|pcie5|ndr|25GB/s|...",
+        "The link among --world-size ranks, to tell how long sending takes."),
+    engine_option("auto|analytic|compiled|traced|rehearsed",
+        "What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md)."),
 )
+# fmt: on
 """Adds the options of the card to judge and of the engine."""
 
 
