@@ -1,5 +1,5 @@
 """What comes with the package of this project's own rows: `lora_profiler/evidence/data`, a list a
-row, as `lora_profiler.evidence.own` reads it."""
+row, as `lora_profiler.evidence.documents` reads it."""
 
 import json
 from collections.abc import Iterable, Mapping
