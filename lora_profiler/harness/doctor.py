@@ -109,7 +109,8 @@ def _card_text(card: Nvml) -> str:
     memory = "memory shared with the processor"
     if total is not None and used is not None:
         memory = f"{bytes_text(total)}, {bytes_text(used)} in use"
-    return f"{memory}, MIG {card.mig()}, {'no ' * (counter is None)}energy counter"
+    energy = "energy counter" if counter is not None else "no energy counter"
+    return f"{memory}, MIG {card.mig()}, {energy}"
 
 
 def _measuring_lines(abilities: Abilities) -> Iterator[tuple[str, str]]:
