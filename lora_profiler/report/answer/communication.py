@@ -1,13 +1,11 @@
-"""What ranks send each other, as a table, a line and JSON."""
+"""What ranks send each other, as a table and a line."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.network import Communication
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json import plain
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.units import (
@@ -18,9 +16,6 @@ from lora_profiler.units import (
     in_unit,
     seconds_text,
 )
-
-if TYPE_CHECKING:
-    from lora_profiler.report.json.predict_types import CommunicationJson
 
 
 def communication_table(answers: Sequence[Answer]) -> Table | None:
@@ -108,20 +103,3 @@ def sending_lines(answers: Sequence[Answer]) -> list[str]:
             words += f"; with it a step takes {between_text(*bounds)}"
         lines.append(f"{words}.")
     return lines + communication_lines(answers)
-
-
-def communication_dict(answer: Answer) -> "CommunicationJson | None":
-    """None for a process alone."""
-    found = answer.communication
-    if found is None:
-        return None
-    bounds = step_bounds(answer)
-    return {
-        "world_size": answer.prediction.workload.setup.world_size,
-        "collectives": [plain(traffic) for traffic in found.traffic],
-        "sent_bytes": found.sent_bytes,
-        "interconnect": found.network.key if found.network else None,
-        "seconds": found.seconds,
-        "step_low_seconds": bounds[0] if bounds else None,
-        "step_high_seconds": bounds[1] if bounds else None,
-    }

@@ -8,7 +8,6 @@ from lora_profiler.batching.batches import Batches, Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json import plain
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import (
     byte_unit,
@@ -20,11 +19,9 @@ from lora_profiler.units import (
 )
 
 if TYPE_CHECKING:
-    from lora_profiler.report.json import predict_types as types
     from lora_profiler.workload import TrainSetup
 
 UNKNOWN = "?"
-P95 = 0.95
 _MADE: Mapping[Batching, str] = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
@@ -43,7 +40,7 @@ def data_lines(answer: Answer) -> list[str]:
     lengths = data.lengths
     sizes = (
         f"{count_text(lengths.num_samples)} samples, mean {lengths.mean:,.0f}, median"
-        f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(P95))},"
+        f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(0.95))},"
         f" longest {count_text(lengths.longest)} tokens ({lengths.source})"
     )
     pad = data.pad_to_multiple_of
@@ -180,38 +177,3 @@ def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
 def _seconds(answer: Answer, steps: float) -> float | None:
     step = answer.timing.step if answer.timing else None
     return step.time.seconds * steps if step else None
-
-
-def data_dict(answer: Answer, epoch: OverData) -> "types.DataJson":
-    """The epoch as JSON has it."""
-    data, batches, lengths = epoch.data, epoch.batches, epoch.data.lengths
-    step = answer.timing.step if answer.timing else None
-    steps = epoch.steps_per_epoch
-    return {
-        "lengths": {
-            "source": lengths.source,
-            "num_samples": lengths.num_samples,
-            "num_tokens": lengths.num_tokens,
-            "mean": lengths.mean,
-            "median": lengths.quantile(0.5),
-            "p95": lengths.quantile(P95),
-            "longest": lengths.longest,
-            "notes": list(lengths.notes),
-        },
-        "batching": data.batching,
-        "max_length": data.max_length,
-        "pad_to_multiple_of": data.pad_to_multiple_of,
-        "num_tokens": batches.num_tokens,
-        "cut_samples": batches.cut_samples,
-        "num_batches": batches.num_batches,
-        "steps_per_epoch": steps,
-        "processed_tokens": batches.processed_tokens,
-        "padding_factor": batches.padding_factor,
-        "worst": plain(epoch.worst),  # type: ignore[typeddict-item]
-        "median": plain(epoch.median),  # type: ignore[typeddict-item]
-        "epoch_seconds": steps * step.time.seconds if step else None,
-        "epoch_low_seconds": steps * step.time.low if step else None,
-        "epoch_high_seconds": steps * step.time.high if step else None,
-        "epochs": data.epochs,
-        "total_seconds": data.epochs * steps * step.time.seconds if step and data.epochs else None,
-    }

@@ -1,5 +1,5 @@
-"""What `lora-profile predict --format json` prints, as types: what builds it is checked against
-them, and the schema is made of them. Loaded for the schema alone."""
+"""What `lora-profile predict --format json` prints, as types: their keys say what is taken from an
+answer, and the schema is made of them."""
 
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
@@ -289,10 +289,6 @@ class DataJson(TypedDict):
     epoch_high_seconds: float | None
     epochs: float | None
     total_seconds: float | None
-
-
-class DataPart(TypedDict):
-    data: NotRequired[DataJson]
 
 
 class AnswerJson(PredictionJson):
