@@ -98,12 +98,14 @@ def environment_line(environment: Environment) -> str:
     parts = [_device_text(environment.device)]
     if environment.device.kind == "cpu" and environment.threads is not None:
         parts.append(f"{environment.threads} thread{'s' if environment.threads > 1 else ''}")
-    versions = [
-        f"{name} {environment.packages[name]}"
-        for name in NAMED_PACKAGES
-        if name in environment.packages
-    ]
-    return "; ".join([", ".join(parts), ", ".join([f"Python {environment.python}", *versions])])
+    versions = [f"Python {environment.python}", *package_words(environment)]
+    return "; ".join([", ".join(parts), ", ".join(versions)])
+
+
+def package_words(environment: Environment) -> list[str]:
+    """'torch 2.11.0' of each library that decides what memory is."""
+    packages = environment.packages
+    return [f"{name} {packages[name]}" for name in NAMED_PACKAGES if name in packages]
 
 
 def _device_text(device: Device) -> str:

@@ -11,10 +11,20 @@ from lora_profiler.planning.rehearsed_time import RehearsedTime
 from lora_profiler.prediction import Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.json import picked
-from lora_profiler.report.rehearsed.step_time import time_blocks, time_document
-from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
+from lora_profiler.report.rehearsed.records import beside
+from lora_profiler.steptime import PARTS, Part, StepTime
+from lora_profiler.units import (
+    byte_unit,
+    bytes_text,
+    count_text,
+    in_unit,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
 
 _HEADS = ("requested", "allocated", "reserved")
 _LARGEST_SHOWN = 5
@@ -51,9 +61,11 @@ def rehearsal_blocks(
     result = worst_of(results)
     blocks: list[Block] = [heading(_verdict(result, card)), *_failure(result), _peaks(result)]
     if with_phases:
-        blocks.append(_phases(result))
+        named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
+        blocks.append(_counters("each phase, first step and later ones", named))
     if len(results) > 1:
-        blocks.append(_ranks(results))
+        of_ranks = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
+        blocks.append(_counters("each rank's peak", of_ranks))
     blocks += _held(result)
     if nearest is not None:
         blocks += _nearest(result, nearest)
@@ -126,16 +138,6 @@ def _peaks(result: Rehearsal) -> Table:
     return Table(columns=("rehearsed, bytes", *_HEADS, ""), rows=tuple(rows))
 
 
-def _phases(result: Rehearsal) -> Table:
-    named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
-    return _counters("each phase, first step and later ones", named)
-
-
-def _ranks(results: Sequence[Rehearsal]) -> Table:
-    named = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
-    return _counters("each rank's peak", named)
-
-
 def _counters(title: str, peaks: Mapping[str, Mapping[str, int]]) -> Table:
     rows = (
         Row(cells=(name, *(count_text(peak.get(counter, 0)) for counter in COUNTERS)))
@@ -170,7 +172,7 @@ def _held(result: Rehearsal) -> list[Block]:
                 bytes_text(piece["bytes"]),
                 piece["category"],
                 piece["name"] or "-",
-                _line(piece["stack"]),
+                _place(piece["stack"][0]) if piece["stack"] else "-",
             )
         )
         for piece in held["largest"][:_LARGEST_SHOWN]
@@ -189,25 +191,15 @@ def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
         rehearsed = sum(categories.pop(each, 0) for each in rehearsed_names)
         told = sum(predicted.get(each, 0) for each in predicted_names)
         if rehearsed or told:
-            rows.append(_beside(name, rehearsed, told))
-    rows += [_beside(name, count, 0) for name, count in categories.items()]
+            rows.append(beside(name, rehearsed, told))
+    rows += [beside(name, count, 0) for name, count in categories.items()]
     total = held["requested_bytes"], counted_peak(nearest.prediction)
     title = (
         f"the prediction of the nearest question beside it, {nearest.prediction.exactness} there"
     )
     columns = ("bytes", "rehearsed", "predicted", "difference")
-    sums = Row(cells=_beside("sum", *total).cells, kind="total")
+    sums = beside("sum", *total, kind="total")
     return [Table(title=title, columns=columns, rows=(*rows, sums))]
-
-
-def _beside(name: str, rehearsed: int, predicted: int) -> Row:
-    difference = predicted - rehearsed
-    text = "equal" if not difference else f"{difference:+,}"
-    return Row(cells=(name, count_text(rehearsed), count_text(predicted), text))
-
-
-def _line(stack: Sequence[str]) -> str:
-    return _place(stack[0]) if stack else "-"
 
 
 def _place(line: str) -> str:
@@ -289,4 +281,91 @@ def _nearest_document(nearest: Nearest) -> dict[str, Any]:
         "moment": peak.moment,
         "requested_bytes": peak.total_bytes,
         "categories": dict(peak.bytes),
+    }
+
+
+# --- the time of a step ---------------------------------------------------------------------------
+
+_BOUNDS: tuple[tuple[str, tuple[Part, ...]], ...] = (
+    ("matrix products", ("gemm", "attention_forward", "attention_backward")),
+    ("moving bytes", ("memory", "dequantise", "update")),
+    ("the host, which launches kernels more slowly than the card runs them", ("launches",)),
+)
+"""What bounds a step, by the parts of its time."""
+
+
+def time_blocks(found: RehearsedTime, card: PretendedCard) -> list[Block]:
+    time = found.time
+    if time is None:
+        return [paragraph(f"The time of a step is not told: {found.reason}.")]
+    rows = [
+        Row(cells=("time", seconds_text(time.seconds)), kind="peak"),
+        Row(cells=("at least", seconds_text(time.low))),
+        Row(cells=("at most", seconds_text(time.high))),
+        Row(cells=("tokens a second", rate_text(time.tokens_per_second))),
+        Row(cells=("where the time goes",), kind="section"),
+    ]
+    longest = max(time.parts.values())
+    rows += [
+        Row(cells=(labels.PART_LABELS[part], seconds_text(time.parts[part], longest)), indent=1)
+        for part in PARTS
+        if time.parts.get(part)
+    ]
+    table = Table(
+        title=f"one step on {card.name}, predicted from the kernels that it launched",
+        columns=("", ""),
+        rows=tuple(rows),
+    )
+    return [table, paragraph(*_time_lines(found, time))]
+
+
+def _time_lines(found: RehearsedTime, time: StepTime) -> list[str]:
+    bound, share = bound_of(time)
+    lines = [
+        f"Predicted, not measured: {count_text(found.launches)} launches over"
+        f" {count_text(found.tokens)} tokens, {labels.BASIS_LABELS[time.likeness]}. The largest"
+        f" share, {percent_text(share)}, is {bound}."
+    ]
+    if found.products < found.library_calls:
+        lines.append(
+            f"{count_text(found.library_calls - found.products)} of"
+            f" {count_text(found.library_calls)} calls of BLAS and its like were not seen as"
+            " operators: what they compute is not in the time."
+        )
+    if found.by_bytes:
+        lines.append(f"Priced by the bytes of their tensors alone: {', '.join(found.by_bytes)}.")
+    if found.left_out:
+        lines.append(f"Not priced: {', '.join(found.left_out)}.")
+    return lines
+
+
+def bound_of(time: StepTime) -> tuple[str, float]:
+    """What takes the largest share of the time, in words, and that share."""
+    spent = {
+        words: sum(time.parts.get(part, 0.0) for part in parts) / time.seconds
+        for words, parts in _BOUNDS
+    }
+    words = max(spent, key=lambda each: spent[each])
+    return words, spent[words]
+
+
+def time_document(found: RehearsedTime) -> dict[str, Any]:
+    time = found.time
+    if time is None:
+        return {"reason": found.reason}
+    return {
+        "basis": "predicted",
+        "seconds": time.seconds,
+        "low_seconds": time.low,
+        "high_seconds": time.high,
+        "tokens": found.tokens,
+        "tokens_per_second": time.tokens_per_second,
+        "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
+        "bound_by": bound_of(time)[0],
+        **picked(time, "share_of_host likeness"),
+        "launches": found.launches,
+        "products_seen": found.products,
+        "library_calls": found.library_calls,
+        "priced_by_bytes": list(found.by_bytes),
+        "not_priced": list(found.left_out),
     }
