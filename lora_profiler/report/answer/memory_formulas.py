@@ -3,67 +3,48 @@ for backward, the logits, what is there for other ranks, and the allocator."""
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from lora_profiler.model_spec import Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import LayerCost, MomentName, Prediction
-from lora_profiler.report.labels import PERSISTENT_LABELS
+from lora_profiler.report.labels import PERSISTENT_LABELS, told
 from lora_profiler.support.bases import BASES
 from lora_profiler.units import bytes_text, count_text
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
-_OPTIMIZERS = {
-    "adamw": "AdamW keeps two states per trained weight, each in that weight's dtype",
-    "adamw_8bit": (
-        "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
-        " stay 32-bit"
-    ),
-    "paged_adamw_8bit": (
-        "paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a tensor has"
-        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
-    ),
-    "paged_adamw_32bit": (
-        "paged AdamW keeps two float32 states per trained weight, in unified memory where a tensor"
-        " has 100,000 weights or more"
-    ),
-    "adamw_torch_8bit": (
-        "torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights and two"
-        " code books a tensor; tensors below 4,096 weights keep whole states"
-    ),
-    "adamw_torch_4bit": (
-        "torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights and two"
-        " code books a tensor; tensors below 4,096 weights keep whole states"
-    ),
-    "lion": "Lion keeps one float32 state per trained weight",
-    "lion_8bit": (
-        "8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights stay"
-        " 32-bit"
-    ),
-    "paged_lion_8bit": (
-        "paged 8-bit Lion keeps one byte per trained weight in unified memory where a tensor has"
-        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
-    ),
-    "paged_lion_32bit": (
-        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
-        " has 100,000 weights or more"
-    ),
-    "muon": "Muon keeps one state per trained weight, in that weight's dtype",
-    "galore_adamw": (
-        "GaLore keeps two averages of each linear layer's projected gradient and the projection,"
-        " and two states a weight of everything else"
-    ),
-    "apollo_adamw": (
-        "APOLLO keeps two averages of each linear layer's projected gradient and the projection,"
-        " and two states a weight of everything else"
-    ),
-    "lorafa": "LoRA-FA keeps two states per weight of B, each in that weight's dtype",
-    "adam_mini": (
-        "Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per"
-        " head, row or tensor"
-    ),
-    "sgd": "SGD without momentum keeps nothing",
-    "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
-}
+_OPTIMIZERS: Final = told("""
+adamw: AdamW keeps two states per trained weight, each in that weight's dtype
+adamw_8bit: 8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights
+    stay 32-bit
+paged_adamw_8bit: paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a
+    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    32-bit
+paged_adamw_32bit: paged AdamW keeps two float32 states per trained weight, in unified memory
+    where a tensor has 100,000 weights or more
+adamw_torch_8bit: torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights
+    and two code books a tensor; tensors below 4,096 weights keep whole states
+adamw_torch_4bit: torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights
+    and two code books a tensor; tensors below 4,096 weights keep whole states
+lion: Lion keeps one float32 state per trained weight
+lion_8bit: 8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights
+    stay 32-bit
+paged_lion_8bit: paged 8-bit Lion keeps one byte per trained weight in unified memory where a
+    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    32-bit
+paged_lion_32bit: paged Lion keeps one float32 state per trained weight, in unified memory where a
+    tensor has 100,000 weights or more
+muon: Muon keeps one state per trained weight, in that weight's dtype
+galore_adamw: GaLore keeps two averages of each linear layer's projected gradient and the
+    projection, and two states a weight of everything else
+apollo_adamw: APOLLO keeps two averages of each linear layer's projected gradient and the
+    projection, and two states a weight of everything else
+lorafa: LoRA-FA keeps two states per weight of B, each in that weight's dtype
+adam_mini: Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per
+    head, row or tensor
+sgd: SGD without momentum keeps nothing
+adafactor: Adafactor keeps one row and one column of sums per trained matrix
+""")
 Line = tuple[str, str, str]
 """(what, its value, the formula)."""
 _ALL_LOGITS = {
