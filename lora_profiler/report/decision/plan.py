@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lora_profiler.catalog import find_model
-from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_choice import SAME, hours_of
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
 from lora_profiler.report.answer.trainer import short_trainer_lines
-from lora_profiler.report.blocks import Block, Table, filled, heading, paragraph, table
+from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, paragraph, table
 from lora_profiler.report.decision.plan_words import (
     basis_words,
     binding_words,
@@ -71,16 +70,12 @@ def _over_lines(command: str) -> list[str]:
 
 def _title(plan: TrainingPlan) -> str:
     model = plan.offers[0].workloads[0].model
-    names = list(
-        dict.fromkeys(_offer_words(offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
-    )
+    every = ((offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
+    named = (f"up to {count_text(n)} x {key}" if n > 1 else key for n, key in every)
+    names = list(dict.fromkeys(named))
     title = f"{model.id}, {short_count_text(model.num_parameters)} parameters: a plan over"
     whole = f"{title} {', '.join(names)}"
     return whole if len(whole) <= WIDTH else f"{title} {len(names)} kinds of card"
-
-
-def _offer_words(cards: int, key: str) -> str:
-    return f"up to {count_text(cards)} x {key}" if cards > 1 else key
 
 
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
@@ -138,10 +133,9 @@ def notes(plan: TrainingPlan, price_from: str = "--price KEY=2.49/h") -> Iterato
     if prices:
         first, last = min(p.date for p in prices), max(p.date for p in prices)
         dates = first if first == last else f"{first} to {last}"
-        yield (
-            f"Prices are those of {', '.join(sorted({p.provider for p in prices}))} on {dates}, and"
-            f" may have changed; {price_from} takes yours."
-        )
+        providers = ", ".join(sorted({p.provider for p in prices}))
+        changed = f"may have changed; {price_from} takes yours"
+        yield f"Prices are those of {providers} on {dates}, and {changed}."
     if not any(offer.price for offer in plan.offers):
         yield f"No price is known: {price_from} adds money."
     if any(run.time and run.time.sending_seconds is None for run in plan.front):
@@ -169,7 +163,7 @@ INTRINSIC = 6
 """The claim of `verify` about what is kept at a rank."""
 _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
     ("", lambda run: way_label(run.setup)),
-    ("on", lambda run: _on(run.cluster)),
+    ("on", lambda run: f"{run.cluster.cards} x {run.cluster.gpu.key}".removeprefix("1 x ")),
     ("micro-batch", lambda run: f"{run.setup.batch_size} x {run.setup.accumulation}"),
     ("ckpt", lambda run: "yes" if run.setup.checkpointing else ""),
     ("loss", lambda run: run.setup.loss if run.setup.loss != "plain" else ""),
@@ -183,10 +177,6 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
 )
 
 
-def _on(cluster: Cluster) -> str:
-    return f"{cluster.cards} x {cluster.gpu.key}" if cluster.cards > 1 else cluster.gpu.key
-
-
 def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
     """Its runs, the recommended one marked; not `whole`, at most `MOST_ROWS` of them."""
     runs = list(plan.front)
@@ -194,14 +184,11 @@ def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
     if not whole and len(runs) > MOST_ROWS:
         runs = _told(plan)
         title += f"; {len(runs)} of them, --detail for all"
-    found = table(
-        runs,
-        _COLUMNS,
-        title=title,
-        left=7,
-        kind=lambda run: "peak" if run is plan.recommended else "plain",
-    )
-    return filled(found)
+
+    def kind(run: PlannedRun) -> RowKind:
+        return "peak" if run is plan.recommended else "plain"
+
+    return filled(table(runs, _COLUMNS, title=title, left=7, kind=kind))
 
 
 def _told(plan: TrainingPlan) -> list[PlannedRun]:
