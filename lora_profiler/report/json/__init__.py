@@ -13,6 +13,11 @@ def picked(value: object, names: str) -> Any:
     return {name: getattr(value, name) for name in names.split()}
 
 
+def cell(value: Any) -> Any:
+    """A value in a flat file: a list as text."""
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 def part(kind: type[T], *sources: object, **own: Any) -> T:
     """An object of the TypedDict `kind`, in its order: of each key what `own` has, else the
     attribute of that name of the first of `sources` that has it, in JSON's own types.

@@ -12,7 +12,7 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record, Status
 from lora_profiler.records.serialize import RecordFields, record_dict
-from lora_profiler.report.json import part, picked
+from lora_profiler.report.json import cell, part, picked
 from lora_profiler.report.measured.process_group import rank_persistent_bytes
 from lora_profiler.workload import setup_dict
 
@@ -222,7 +222,7 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
             "case_key": c.case_key,
             "metric": c.metric,
             **{
-                side if name == "value" else f"{side}_{name}": _cell(value)
+                side if name == "value" else f"{side}_{name}": cell(value)
                 for side in _SIDES
                 for name, value in asdict(getattr(c, side)).items()
             },
@@ -268,10 +268,10 @@ def _run_record(record: Record) -> dict[str, Any]:
     return {
         "record_id": record.id,
         "model": record.workload.model.id,
-        **{name: _cell(value) for name, value in setup_dict(record.workload.setup).items()},
+        **{name: cell(value) for name, value in setup_dict(record.workload.setup).items()},
         "device_name": record.environment.device.name,
         "status": measurement.status,
-        "flags": _cell(measurement.flags),
+        "flags": cell(measurement.flags),
         "reason": measurement.failure.reason if measurement.failure else None,
         **picked(measurement, f"{MEASURED} workspace_bytes context_bytes saved_activation_bytes"),
         "timed_steps": len(measurement.step_seconds),
@@ -282,24 +282,19 @@ def _run_record(record: Record) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
-    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
 def comparison_records(
     records: Sequence[Record], comparisons: Sequence[Comparison]
 ) -> list[dict[str, Any]]:
     """One flat record a comparison for CSV, led by the model, method, family, device and status of
     its run."""
-    runs = {record.id: _run_names(record) for record in records}
-    return [{**runs[c.record_id], **asdict(c)} for c in comparisons]
-
-
-def _run_names(record: Record) -> dict[str, str]:
-    return {
-        "model": record.workload.model.id,
-        "method": record.workload.setup.method,
-        "family": record.workload.model.model_type,
-        "device": record.environment.device.name,
-        "status": record.measurement.status,
+    runs = {
+        record.id: {
+            "model": record.workload.model.id,
+            "method": record.workload.setup.method,
+            "family": record.workload.model.model_type,
+            "device": record.environment.device.name,
+            "status": record.measurement.status,
+        }
+        for record in records
     }
+    return [{**runs[c.record_id], **asdict(c)} for c in comparisons]

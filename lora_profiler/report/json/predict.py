@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.json import part
+from lora_profiler.report.json import cell, part
 from lora_profiler.report.json import predict_types as types
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
@@ -170,10 +170,8 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     for answer in answers:
         document: dict[str, Any] = {**prediction_dict(answer.prediction), **_of_answer(answer)}
         document["moments"] = {
-            f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": (
-                moment.total_bytes
-            )
-            for moment in answer.prediction.moments
+            f"{m.moment}.{m.step if m.step == 'steady' else 'step1'}": m.total_bytes
+            for m in answer.prediction.moments
         }
         del document["assumptions"]
         if answer.trainer is not None:
@@ -185,13 +183,9 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 def layer_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """One flat record a module of each prediction, led by model and method."""
     return [
-        {
-            "model": answer.prediction.workload.model.id,
-            "method": answer.prediction.workload.setup.method,
-            **asdict(layer),
-        }
-        for answer in answers
-        for layer in answer.prediction.layers
+        {"model": p.workload.model.id, "method": p.workload.setup.method, **asdict(layer)}
+        for p in (answer.prediction for answer in answers)
+        for layer in p.layers
     ]
 
 
@@ -199,10 +193,8 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     for key, item in value.items():
         if isinstance(item, Mapping):
             yield from _flat(item, f"{prefix}{key}.")
-        elif isinstance(item, list):
-            yield f"{prefix}{key}", "; ".join(map(str, item))
         else:
-            yield f"{prefix}{key}", item
+            yield f"{prefix}{key}", cell(item)
 
 
 def _aligned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, filled, heading, paragraph
+from lora_profiler.report.blocks import Block, Row, Rows, Table, filled, heading, paragraph
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import environment_line, record_blocks
@@ -52,9 +52,8 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
     """One run under `RUN_COLUMNS`. `distinction` says what sets it apart from its neighbours: see
     `distinctions`."""
     measured = record.measurement.peak_requested_bytes
-    error = next(
-        (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK), None
-    )
+    errors = (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK)
+    error = next(errors, None)
     speed = throughput(record)
     tokens = speed.tokens_per_second if speed else None
     at_least = "" if record.measurement.went_through else ">= "
@@ -77,9 +76,8 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
 def run_text(record: Record, prediction: Prediction, distinction: str = "") -> str:
     """The same on one line, for a run that has just ended: 'gpt2, full, batch 4: ok, peak 2.3 GiB,
     predicted ...'."""
-    model, method, what, status, peak, predicted, error, step, tokens = run_row(
-        record, prediction, distinction
-    ).cells
+    cells = run_row(record, prediction, distinction).cells
+    model, method, what, status, peak, predicted, error, step, tokens = cells
     parts = [
         status,
         f"peak {peak}" if peak else "",
@@ -108,11 +106,8 @@ def distinctions(workloads: Sequence[Workload]) -> list[str]:
     """For each workload, in words, the settings in which they differ; model, method and rank have
     cells of their own."""
     setups = [setup_dict(w.setup) for w in workloads]
-    differing = [
-        option
-        for option in _TOLD
-        if len({str(s[option.name]) for s in setups if s[option.name] is not None}) > 1
-    ]
+    values = ({str(s[o.name]) for s in setups if s[o.name] is not None} for o in _TOLD)
+    differing = [option for option, found in zip(_TOLD, values, strict=True) if len(found) > 1]
     return [", ".join(filter(None, (_words(o, setup) for o in differing))) for setup in setups]
 
 
@@ -175,23 +170,16 @@ def error_summary(
 
     `names` are shorter ones for the records, by id.
     """
-    rows = []
+    rows = Rows()
     metric = ""
     for found in summary(comparisons):
         if found.group[0] != metric:
             metric = found.group[0]
-            rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
-        rows.append(
-            Row(
-                cells=(
-                    category_label(metric, found.group[1], "all together"),
-                    *_error_cells(found, names or {}),
-                ),
-                indent=1,
-            )
-        )
+            rows.section(run_labels.METRIC_LABELS[metric])
+        label = category_label(metric, found.group[1], "all together")
+        rows.add(label, *_error_cells(found, names or {}))
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
-    return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
+    return Table(title="Errors over all records", columns=columns, rows=tuple(rows.rows))
 
 
 def category_label(metric: str, category: str, whole: str = "whole") -> str:
@@ -278,9 +266,8 @@ def ratio_lines(results: Sequence[Result]) -> list[str]:
     lines = []
     for lora in groups:
         workload = lora[0].record.workload
-        base = full.get(
-            replace(workload, setup=replace(workload.setup, lora=None, quantization=None))
-        )
+        whole = replace(workload.setup, lora=None, quantization=None)
+        base = full.get(replace(workload, setup=whole))
         if workload.setup.lora is not None and base is not None:
             lines += _ratio_of(base, lora)
     return lines
@@ -323,25 +310,19 @@ def search_lines(found: LargestBatch) -> list[str]:
     memory = found.records[0].conditions.budget_bytes or device.total_bytes
     within = f"{bytes_text(memory)} of {device.name}" if memory else device.name
     size = count_text(found.batch_size)
+    lines = [f"Not even one sequence trains within {within}."]
     if found.batch_size:
-        larger = [
-            r.workload.setup.batch_size
-            for r in found.records
-            if r.workload.setup.batch_size > found.batch_size
-        ]
+        sizes = (record.workload.setup.batch_size for record in found.records)
+        larger = [other for other in sizes if other > found.batch_size]
         failed = f", and {count_text(min(larger))} did not fit" if larger else ""
-        lines = [
-            f"{size} is the largest batch within {within}: it trained in two processes{failed}."
-        ]
-    else:
-        lines = [f"Not even one sequence trains within {within}."]
+        trained = f"it trained in two processes{failed}"
+        lines = [f"{size} is the largest batch within {within}: {trained}."]
     if found.predicted is not None:
         lines.append(f"Predicted: {count_text(found.predicted)}.")
     if not found.monotone:
-        lines.append(
-            f"! A larger batch, {count_text(found.upper)}, trained although a smaller one had not:"
-            f" the truth lies between {size} and {count_text(found.upper)}."
-        )
+        upper = count_text(found.upper)
+        doubt = f"trained although a smaller one had not: the truth lies between {size} and {upper}"
+        lines.append(f"! A larger batch, {upper}, {doubt}.")
     if found.emulated:
         lines.append("The memory was emulated by --budget.")
     return lines

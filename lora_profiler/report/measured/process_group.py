@@ -43,10 +43,8 @@ def ranks_text(record: Record) -> str:
     m = record.measurement
     if not m.ranks or m.rank_imbalance is None:
         return ""
-    return (
-        f"{len(m.ranks)},"
-        f" {f'up to {percent_text(m.rank_imbalance)} lower' if m.rank_imbalance else 'alike'}"
-    )
+    lower = f"up to {percent_text(m.rank_imbalance)} lower" if m.rank_imbalance else "alike"
+    return f"{len(m.ranks)}, {lower}"
 
 
 def ranks_lines(record: Record) -> list[str]:
