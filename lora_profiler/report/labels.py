@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def told(text: str) -> dict[str, str]:
     """Words by key: a line `key: words` each, which goes on in lines that are indented."""
     whole = text.strip().replace("\n    ", " ")
-    return dict(line.split(": ", 1) for line in whole.split("\n"))  # type: ignore[misc]
+    return dict(line.split(": ", 1) for line in whole.split("\n"))
 
 
 CATEGORY_LABELS: Final[dict[str, str]] = {

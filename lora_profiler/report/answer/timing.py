@@ -14,7 +14,7 @@ from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, RowKind, Table
 from lora_profiler.report.evidence.interval import row_label
 from lora_profiler.report.labels import method_label
-from lora_profiler.steptime import PARTS
+from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import between_text, error_text, percent_text, rate_text, seconds_text
 
 UNKNOWN = "?"
@@ -74,11 +74,11 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
         rows.append(row("MFU", lambda s: s.time.mfu or 0.0, percent_text))
     rows.append(Row(cells=("where the time goes",), kind="section"))
     part_time = partial(seconds_text, largest=longest_part)
-    rows += [
-        row(labels.PART_LABELS[part], lambda s, part=part: s.time.parts.get(part, 0.0), part_time)
-        for part in PARTS
-        if any(step.time.parts.get(part) for step in known)
-    ]
+
+    def part_row(part: Part) -> Row:
+        return row(labels.PART_LABELS[part], lambda s: s.time.parts.get(part, 0.0), part_time)
+
+    rows += [part_row(part) for part in PARTS if any(step.time.parts.get(part) for step in known)]
     names = [method_label(answer.prediction) for answer in answers]
     other = labels.METHOD_LABELS[answers[-1].prediction.workload.setup.method]
     ratio = [f"{other} / full"] if is_pair else []

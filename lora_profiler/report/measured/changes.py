@@ -148,10 +148,14 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
     """A row for each change of one metric: which case, before, after, change; for times the larger
     of the two intervals too."""
     is_time = found[0].before.low is not None
+
+    def run(change: Change) -> Record:
+        return run_of(change, pairs)
+
     return table(
         found,
         (
-            *run_columns(lambda c: run_of(c, pairs)),
+            *run_columns(run),
             ("before", lambda c: _numbers(c)[0]),
             ("after", lambda c: _numbers(c)[1]),
             ("change", lambda c: _numbers(c)[2]),

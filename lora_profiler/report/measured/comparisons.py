@@ -186,18 +186,25 @@ def largest(found: Iterable[F], size: Callable[[F], float | None], count: int) -
 
 def run_columns(run: Callable[[F], Record]) -> list[tuple[str, Callable[[F], str]]]:
     """Which run a row is of: columns of `run_cells`."""
-    names = ("model", "method", "setup")
-    return [(name, lambda each, i=i: run_cells(run(each))[i]) for i, name in enumerate(names)]
+
+    def cell(place: int) -> Callable[[F], str]:
+        return lambda each: run_cells(run(each))[place]
+
+    return [(name, cell(place)) for place, name in enumerate(("model", "method", "setup"))]
 
 
 def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Record]) -> Table:
     """A row each: which run, predicted, measured, error. What is compared has a column only where
     it is not all one."""
     mixed = len({(c.metric, c.category) for c in found}) > 1
+
+    def run(c: Comparison) -> Record:
+        return records[c.record_id]
+
     return table(
         found,
         (
-            *run_columns(lambda c: records[c.record_id]),
+            *run_columns(run),
             *([("what", _what)] if mixed else []),
             ("predicted", lambda c: value_text(c.metric, c.predicted)),
             ("measured", lambda c: value_text(c.metric, c.measured)),
