@@ -82,8 +82,8 @@ def _heading_words(setup: TrainSetup, part: type) -> list[str]:
 
 def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
     """'no checkpointing, flash attention'."""
-    with_ = "with" if setup.checkpointing else "no"
-    return f"{with_} checkpointing, {' / '.join(kernels)} attention"
+    checkpointing = "with checkpointing" if setup.checkpointing else "no checkpointing"
+    return f"{checkpointing}, {' / '.join(kernels)} attention"
 
 
 def adapter_line(setup: TrainSetup) -> str:

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, TypeVar, cast, get_args, is_typeddict
 
 T = TypeVar("T")
+_MISSING: Any = object()
 
 
 def picked(value: object, names: str) -> Any:
@@ -26,10 +27,12 @@ def part(kind: type[T], *sources: object, **own: Any) -> T:
     """
     found = {}
     for name, hint in kind.__annotations__.items():
-        values = (value for each in sources if (value := getattr(each, name, own)) is not own)
         if name in own:
             found[name] = own[name]
-        elif (value := next(values, own)) is not own:
+            continue
+        values = (getattr(each, name, _MISSING) for each in sources)
+        value = next((each for each in values if each is not _MISSING), _MISSING)
+        if value is not _MISSING:
             found[name] = _plain(value, hint)
         elif name in kind.__required_keys__:  # type: ignore[attr-defined]
             raise AttributeError(f"nothing has {name} of {kind.__name__}")
