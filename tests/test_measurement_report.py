@@ -150,8 +150,8 @@ def situations() -> dict[str, str]:
     flags = ("busy_machine", "unattributed_over_1_percent")
     return {
         "without parts": table(records.make_record(**dict.fromkeys(parts))),
-        "on a card": shown(on_card),
-        "with a simulated allocator": table(on_card, simulated),
+        "on a card, beside its tensors": render.plain([alone_table(on_card)]),
+        "with a simulated allocator": table(on_card, simulated).split("\n\n")[0],
         "by another kernel": shown(records.make_record(attention_kernel="flash")).split("\n\n")[1],
         "with flags": shown(records.make_record(flags=flags)).split("\n\n")[2],
         "2e13 and 3e13 FLOP in 0.1 s, which are 200 and 300 TFLOP/s of 989.4": shown(
