@@ -30,7 +30,7 @@ def predict_schema() -> dict[str, Any]:
     """
     from lora_profiler.report.json.schema import payload_schema
 
-    return payload_schema(types.PredictJson, title="lora-profile predict --format json")
+    return payload_schema(types.for_schema(), title="lora-profile predict --format json")
 
 
 def predict_payload(answers: Sequence[Answer]) -> types.PredictJson:
