@@ -12,24 +12,7 @@ from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
 from lora_profiler.report.answer.trainer import short_trainer_lines
 from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, paragraph, table
-from lora_profiler.report.decision.plan_words import (
-    basis_words,
-    binding_words,
-    cost_interval_words,
-    hours_text,
-    interval_words,
-    layout_words,
-    money_text,
-    neighbour_words,
-    nothing_sentence,
-    other_ends,
-    price_words,
-    reason,
-    room_words,
-    run_command,
-    run_words,
-    trains_words,
-)
+from lora_profiler.report.decision import plan_words as words
 from lora_profiler.report.labels import way_label
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, bytes_text, count_text, in_unit, short_count_text
@@ -50,9 +33,9 @@ def plan_blocks(
     blocks: list[Block] = [heading(_title(plan)), in_lines(*question_lines(plan, trainer))]
     if plan.recommended is not None:
         blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
-        blocks.append(paragraph(*_over_lines(run_command(plan.recommended, more))))
+        blocks.append(paragraph(*_over_lines(words.run_command(plan.recommended, more))))
     else:
-        blocks.append(in_lines(nothing_sentence(plan)))
+        blocks.append(in_lines(words.nothing_sentence(plan)))
     if plan.front:
         blocks.append(front_table(plan, whole=whole_front))
     if said := list(notes(plan)):
@@ -109,16 +92,17 @@ def _amount_words(plan: TrainingPlan) -> str:
 
 
 def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
-    yield f"Take {run_words(run)}: {price_words(run)}"
-    yield f"  {layout_words(run.setup)}"
-    yield f"  peak {bytes_text(run.peak_bytes)} a card, {room_words(run)}; {trains_words(run)}"
+    yield f"Take {words.run_words(run)}: {words.price_words(run)}"
+    yield f"  {words.layout_words(run.setup)}"
+    room, trains = words.room_words(run), words.trains_words(run)
+    yield f"  peak {bytes_text(run.peak_bytes)} a card, {room}; {trains}"
     if run.hours and run.time:
-        words = filter(None, (interval_words(run.hours), cost_interval_words(run)))
-        yield f"  {', '.join(words)}; {basis_words(run.time)}"
-    yield f"Why: {reason(plan, run)}"
-    yield f"Binds: {binding_words(plan, run)}"
-    yield from map(neighbour_words, plan.neighbours)
-    yield from other_ends(plan, run)
+        known = filter(None, (words.interval_words(run.hours), words.cost_interval_words(run)))
+        yield f"  {', '.join(known)}; {words.basis_words(run.time)}"
+    yield f"Why: {words.reason(plan, run)}"
+    yield f"Binds: {words.binding_words(plan, run)}"
+    yield from map(words.neighbour_words, plan.neighbours)
+    yield from words.other_ends(plan, run)
 
 
 # --- notes and the front --------------------------------------------------------------------------
@@ -172,8 +156,8 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
     ("peak, GiB", lambda run: in_unit(run.peak_bytes, GIB)),
     ("left", lambda run: f"{100 * run.headroom_share:.0f} %"),
     ("trained", lambda run: short_count_text(run.trained)),
-    ("time", lambda run: hours_text(run.hours.middle) if run.hours else "?"),
-    ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
+    ("time", lambda run: words.hours_text(run.hours.middle) if run.hours else "?"),
+    ("cost", lambda run: words.money_text(run.cost.middle, "") if run.cost else ""),
 )
 
 

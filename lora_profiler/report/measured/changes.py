@@ -7,7 +7,7 @@ from statistics import median
 from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Rows, Table, heading, paragraph, table
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import (
     counted,
@@ -116,21 +116,21 @@ def _values(field: str, values: Sequence[str]) -> str:
 def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Table:
     """A section for each metric, in it a row for each method and one for all. `methods` by case
     key."""
-    rows: list[Row] = []
-    measured = list(dict.fromkeys(c.metric for c in found))
-    for metric in sorted(measured, key=list(run_labels.METRIC_LABELS).index):
+    rows = Rows()
+    for metric in sorted({c.metric for c in found}, key=list(run_labels.METRIC_LABELS).index):
         members = [c for c in found if c.metric == metric]
-        rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
+        rows.section(run_labels.METRIC_LABELS[metric])
         groups = [
             (label, changed)
             for method, label in labels.METHOD_LABELS.items()
             if (changed := [c for c in members if methods[c.case_key] == method])
         ]
-        rows += [Row(cells=(label, *_change_cells(of)), indent=1) for label, of in groups]
+        for label, changed in groups:
+            rows.add(label, *_change_cells(changed))
         if len(groups) > 1:
-            rows.append(Row(cells=("all", *_change_cells(members)), indent=1, kind="total"))
+            rows.add("all", *_change_cells(members), kind="total")
     columns = ("", "cases", "median", "lowest", "highest", "beyond noise")
-    return Table(title="Changes", columns=columns, rows=tuple(rows))
+    return Table(title="Changes", columns=columns, rows=tuple(rows.rows))
 
 
 def _change_cells(found: Sequence[Change]) -> tuple[str, ...]:
