@@ -34,21 +34,11 @@ def record_of(case: Case, status: str = "ok", **measured: Any) -> Record:
         "saved_activation_bytes": None,
     }
     if status not in ("ok", "noisy"):
-        fields |= dict.fromkeys(
-            (
-                "peak_requested_bytes",
-                "peak_allocated_bytes",
-                "attribution_bytes",
-                "phase_peak_bytes",
-            )
-        )
-        fields |= {
-            "failure": Failure(reason="as planned", phase="forward", step=1),
-            "step_seconds": None,
-        }
-    return make_record(
-        case.workload, conditions=case.conditions, repeat=case.repeat, **fields | measured
-    )
+        failure = Failure(reason="as planned", phase="forward", step=1)
+        fields = dict.fromkeys(fields) | {"status": status, "failure": failure}
+        fields["step_seconds"] = None
+    whose: Any = {"conditions": case.conditions, "repeat": case.repeat}
+    return make_record(case.workload, **whose, **fields | measured)
 
 
 class Bench:
@@ -67,11 +57,7 @@ class Bench:
         self.answer: Answer = record_of
         self._capsys = capsys
         monkeypatch.setattr(session, "measure_case", self._measure)
-        monkeypatch.setattr(
-            runs,
-            "environment_of",
-            lambda device, ranks=False, pretended=None: make_record().environment,
-        )
+        monkeypatch.setattr(runs, "environment_of", lambda *a, **o: make_record().environment)
 
     def _measure(
         self, case: Case, *, progress: Callable[[Heartbeat], None], **options: Any

@@ -9,113 +9,96 @@ from lora_profiler.report.learn.findings import ClaimFound, Findings
 from records import make_record
 
 RANKS = (1.0, 8.0, 64.0)
+
+
+def chart(key: str, title: str, axes: str, lines: dict[str, tuple[Any, ...]], **more: Any) -> Chart:
+    """`axes`: the labels of x and y, parted by a semicolon; `x` is that of every line."""
+    x = more.pop("x", RANKS)
+    x_label, y_label = axes.split("; ")
+    series = tuple(Series(label=label, x=x, y=y) for label, y in lines.items())
+    return Chart(key=key, title=title, x_label=x_label, y_label=y_label, series=series, **more)
+
+
+LOG: dict[str, Any] = {"y_scale": "log"}
+SHARE: dict[str, Any] = {"y_is_share": True}
 FINDINGS = Findings(
     model="made/up",
     lines=("llama, 2 layers", "a full run, seed 0"),
     claims=(
         ClaimFound(
-            id=1,
-            title="Size of the update",
-            statement="It is large.",
-            must_hold=False,
-            verdict="holds",
-            headline="99.61 % fewer",
+            **{"id": 1, "title": "Size of the update", "statement": "It is large."},
+            **{"must_hold": False, "verdict": "holds", "headline": "99.61 % fewer"},
             finding=("So it is.",),
         ),
         ClaimFound(
-            id=2,
-            title="Shape and merge",
-            statement="They agree.",
-            must_hold=True,
-            verdict="fails",
-            headline="error 7.00",
+            **{"id": 2, "title": "Shape and merge", "statement": "They agree."},
+            **{"must_hold": True, "verdict": "fails", "headline": "error 7.00"},
             finding=("They do not.",),
         ),
     ),
     charts=(
-        Chart(
-            key="trained_share",
-            title="Numbers",
-            x_label="rank",
-            y_label="share of the full update",
-            y_scale="log",
-            y_is_share=True,
-            series=(
-                Series(label="all", x=RANKS, y=(0.01, 0.08, 0.64)),
-                Series(label="k_proj, 64 x 128", x=RANKS, y=(0.0234, 0.1875, 1.5)),
-            ),
+        chart(
+            "trained_share",
+            "Numbers",
+            "rank; share of the full update",
+            {"all": (0.01, 0.08, 0.64), "k_proj, 64 x 128": (0.0234, 0.1875, 1.5)},
+            **LOG | SHARE,
         ),
-        Chart(
-            key="scaling_first_update",
-            title="First update",
-            x_label="rank",
-            y_label="norm, relative to W",
-            y_scale="log",
-            series=(
-                Series(label="falling", x=RANKS, y=(0.08, 0.04, 0.01)),
-                Series(label="even", x=RANKS, y=(0.02, 0.03, 0.025)),
-            ),
+        chart(
+            "scaling_first_update",
+            "First update",
+            "rank; norm, relative to W",
+            {"falling": (0.08, 0.04, 0.01), "even": (0.02, 0.03, 0.025)},
+            **LOG,
         ),
-        Chart(
-            key="scaling_gain",
-            title="Fall of the loss",
-            x_label="rank",
-            y_label="loss before - loss after",
-            series=(
-                Series(label="steady", x=RANKS, y=(0.3, 0.4, 0.2)),
-                Series(label="bursting", x=RANKS, y=(0.3, 0.1, None)),
-                Series(label="useless", x=RANKS, y=(-0.1, -0.2, -0.3)),
-            ),
+        chart(
+            "scaling_gain",
+            "Fall of the loss",
+            "rank; loss before - loss after",
+            {
+                "steady": (0.3, 0.4, 0.2),
+                "bursting": (0.3, 0.1, None),
+                "useless": (-0.1, -0.2, -0.3),
+            },
         ),
-        Chart(
-            key="scaling_learning_rates",
-            title="By rate",
-            x_label="learning rate",
-            y_label="loss",
-            series=(Series(label="steady, rank 1", x=(0.001, 0.01), y=(0.1, 0.4)),),
+        chart(
+            "scaling_learning_rates",
+            "By rate",
+            "learning rate; loss",
+            {"steady, rank 1": (0.1, 0.4)},
+            x=(0.001, 0.01),
         ),
-        Chart(
-            key="gain_by_rank",
-            title="Gain kept",
-            x_label="rank",
-            y_label="share of the gain",
-            y_is_share=True,
-            series=(
-                Series(label="cut", x=RANKS, y=(0.5, 0.9, 1.0)),
-                Series(label="LoRA", x=RANKS, y=(0.6, 1.2, None)),
-            ),
+        chart(
+            "gain_by_rank",
+            "Gain kept",
+            "rank; share of the gain",
+            {"cut": (0.5, 0.9, 1.0), "LoRA": (0.6, 1.2, None)},
+            **SHARE,
         ),
-        Chart(
-            key="energy_by_rank",
-            title="Energy",
-            x_label="rank",
-            y_label="share of the norm",
-            y_is_share=True,
-            series=tuple(
-                Series(label=label, x=RANKS, y=(0.2, y, 1.0))
-                for label, y in (("most", 0.9), ("median", 0.5), ("least", 0.4))
-            ),
+        chart(
+            "energy_by_rank",
+            "Energy",
+            "rank; share of the norm",
+            {"most": (0.2, 0.9, 1.0), "median": (0.2, 0.5, 1.0), "least": (0.2, 0.4, 1.0)},
+            **SHARE,
         ),
-        Chart(
-            key="spectrum_a",
-            title="a: singular values",
-            x_label="number",
-            y_label="relative to the largest",
-            y_scale="log",
-            series=(
-                Series(label="update", x=(1, 2, 4), y=(1.0, 0.1, 0.0)),
-                Series(label="random", x=(1, 2, 4), y=(1.0, 0.9, 0.8)),
-            ),
+        chart(
+            "spectrum_a",
+            "a: singular values",
+            "number; relative to the largest",
+            {"update": (1.0, 0.1, 0.0), "random": (1.0, 0.9, 0.8)},
+            x=(1, 2, 4),
+            **LOG,
         ),
-        Chart(
-            key="lora_of_full",
-            title="LoRA of full",
-            x_label="",
-            y_label="LoRA / full, measured",
+        chart(
+            "lora_of_full",
+            "LoRA of full",
+            "; LoRA / full, measured",
+            {"bfloat16": (0.01, 1.4, None)},
+            x=(0, 1, 2),
             x_scale="linear",
-            y_is_share=True,
             categories=("trained numbers", "saved activations", "step time"),
-            series=(Series(label="bfloat16", x=(0, 1, 2), y=(0.01, 1.4, None)),),
+            **SHARE,
         ),
     ),
 )

@@ -40,14 +40,13 @@ def of_pair(before: Record, after: Record) -> tuple[Change, ...]:
 
 def test_cases_are_joined_by_their_key_whatever_the_environment() -> None:
     before = [records.make_record(), records.make_record(records.LORA_WORKLOAD)]
-    other = records.make_record(
-        replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=7))
-    )
+    seven = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=7))
+    other = records.make_record(seven)
     after = [other, records.make_record(environment=OTHER_TORCH)]
     found = paired(before, after)
-    assert [(p.case_key, p.before, p.after) for p in found.pairs] == [
-        (before[0].case_key, (before[0],), (after[1],))
-    ]
+    (pair,) = found.pairs
+    assert (pair.case_key, pair.before) == (before[0].case_key, (before[0],))
+    assert pair.after == (after[1],)
     assert found.only_before == (before[1],)
     assert found.only_after == (other,)
     assert found.left_out == 0
@@ -97,11 +96,8 @@ def test_a_case_on_several_devices_is_paired_with_the_same_device() -> None:
 def test_what_goes_through_no_more_is_lost(
     before: str, after: str, is_lost: bool, is_won: bool
 ) -> None:
-    pair = Pair(
-        case_key="k",
-        before=(records.make_record(status=before),),
-        after=(records.make_record(status=after),),
-    )
+    runs = [(records.make_record(status=status),) for status in (before, after)]
+    pair = Pair(case_key="k", before=runs[0], after=runs[1])
     assert (pair.is_lost, pair.is_won) == (is_lost, is_won)
 
 
@@ -146,9 +142,7 @@ def test_what_one_side_did_not_measure_has_no_change() -> None:
     after = records.make_record(step_seconds=None, peak_requested_bytes=None)
     assert [c.metric for c in of_pair(before, after)] == ["peak_allocated_bytes"]
     assert of_pair(before, records.make_record(status="oom")) == ()
-    assert [c.metric for c in of_pair(before, records.make_record(tokens_per_step=None))][
-        -1
-    ] == "step_seconds"
+    assert of_pair(before, records.make_record(tokens_per_step=None))[-1].metric == "step_seconds"
 
 
 def test_of_repeats_the_largest_peak_and_the_median_of_all_steps() -> None:
@@ -167,23 +161,19 @@ def test_of_repeats_the_largest_peak_and_the_median_of_all_steps() -> None:
     assert step.before.record_ids == tuple(r.id for r in runs)
 
 
-@given(
-    st.lists(st.floats(0.001, 10), min_size=1, max_size=40),
-    st.lists(st.floats(0.001, 10), min_size=1, max_size=40),
-)
+STEPS = st.lists(st.floats(0.001, 10), min_size=1, max_size=40)
+
+
+@given(STEPS, STEPS)
 def test_medians_and_their_change_are_those_of_statistics(
     old: list[float], new: list[float]
 ) -> None:
-    before = records.make_record(step_seconds=tuple(old))
-    after = records.make_record(step_seconds=tuple(new))
+    before, after = (records.make_record(step_seconds=tuple(steps)) for steps in (old, new))
     step, rate = changes(paired([before], [after]).pairs, ("step_seconds", "tokens_per_second"))
-    assert step.before.value == pytest.approx(statistics.median(old))
-    assert step.relative_change == pytest.approx(
-        statistics.median(new) / statistics.median(old) - 1, abs=1e-9
-    )
-    assert rate.relative_change == pytest.approx(
-        statistics.median(old) / statistics.median(new) - 1, abs=1e-9
-    )
+    of_old, of_new = statistics.median(old), statistics.median(new)
+    assert step.before.value == pytest.approx(of_old)
+    assert step.relative_change == pytest.approx(of_new / of_old - 1, abs=1e-9)
+    assert rate.relative_change == pytest.approx(of_old / of_new - 1, abs=1e-9)
     for side, samples in ((step.before, old), (step.after, new)):
         assert side.low is not None and side.high is not None
         assert min(samples) <= side.low <= side.value <= side.high <= max(samples)

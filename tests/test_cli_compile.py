@@ -64,39 +64,14 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
     assert [p["valid"]["batch_size"] for p in made] == [[1, 1], [2, None]]
     assert all(len(p["checked"]) == 3 and p["setup"]["method"] == "lora" for p in made)
 
-    (answer,) = predictions(
-        run,
-        "predict",
-        config,
-        "--method",
-        "lora",
-        "-b",
-        "7",
-        "-s",
-        "40",
-        "-r",
-        "5",
-        "--engine",
-        "compiled",
-    )
+    sizes = ("predict", config, "--method", "lora", "-b", "7", "-s", "40")
+    (answer,) = predictions(run, *sizes, "-r", "5", "--engine", "compiled")
     assert (answer["engine"], answer["exactness"]) == ("compiled", "exact")
     memory, peak = answer["device_memory"], answer["peak"]["total_bytes"]
     assert peak <= memory["allocated_bytes"] <= memory["reserved_bytes"]
     assert memory["expandable_reserved_bytes"] >= memory["allocated_bytes"]
 
-    words = run(
-        "predict",
-        config,
-        "--method",
-        "lora",
-        "-b",
-        "7",
-        "-s",
-        "40",
-        "--explain",
-        "--gpu",
-        "rtx_4090",
-    )
+    words = run(*sizes, "--explain", "--gpu", "rtx_4090")
     assert words.exit_code == 0, words.stderr
     assert "the peak is exact (compiled engine)" in words.stdout
     assert "caching allocator" in words.stdout
@@ -116,22 +91,10 @@ def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> N
 def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     run: Run, config: str
 ) -> None:
-    (answer,) = predictions(
-        run, "predict", config, "--method", "full", "-b", "1", "-s", "64", "--gpu", "rtx_4090"
-    )
+    asked = ("predict", config, "--method", "full", "-s", "64", "--gpu", "rtx_4090")
+    (answer,) = predictions(run, *asked, "-b", "1")
     assert answer["fit"]["largest_batch_size"] > 1
-    one_more = run(
-        "predict",
-        config,
-        "--method",
-        "full",
-        "-b",
-        str(answer["fit"]["largest_batch_size"] + 1),
-        "-s",
-        "64",
-        "--gpu",
-        "rtx_4090",
-    )
+    one_more = run(*asked, "-b", str(answer["fit"]["largest_batch_size"] + 1))
     assert "tracing" not in one_more.stderr
     assert "tight" in one_more.stdout or "does not fit" in one_more.stdout
 
@@ -212,10 +175,8 @@ def test_one_method_without_a_trusted_profile_leaves_the_other_s(
 
     monkeypatch.setattr(compiler, "compile_profile", refuse_full)
     model = find_model(config)
-    pair = [
-        Workload(model=model, setup=TrainSetup(seq_len=48, lora=lora))
-        for lora in (None, LoraConfig())
-    ]
+    setups = [TrainSetup(seq_len=48, lora=lora) for lora in (None, LoraConfig())]
+    pair = [Workload(model=model, setup=setup) for setup in setups]
     with pytest.warns(UserWarning, match="its tape changes"):
         found = answers(pair)
     assert [answer.prediction.engine for answer in found] == ["traced", "compiled"]
@@ -246,31 +207,11 @@ def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str
 
 
 def test_the_engine_traced_needs_no_profile(run: Run) -> None:
-    (answer,) = predictions(
-        run,
-        "predict",
-        "EleutherAI/pythia-14m",
-        "--method",
-        "lora",
-        "-b",
-        "2",
-        "-s",
-        "64",
-        "--engine",
-        "traced",
-    )
-    (rules,) = predictions(
-        run,
-        "predict",
-        "EleutherAI/pythia-14m",
-        "--method",
-        "lora",
-        "-b",
-        "2",
-        "-s",
-        "64",
-        "--engine",
-        "analytic",
+    asked = "predict EleutherAI/pythia-14m --method lora -b 2 -s 64 --engine"
+    answer, rules = (
+        found
+        for engine in ("traced", "analytic")
+        for found in predictions(run, *asked.split(), engine)
     )
     assert answer["engine"] == "traced"
     assert answer["peak"]["total_bytes"] == rules["peak"]["total_bytes"]
@@ -282,8 +223,7 @@ def test_a_step_that_cannot_be_traced_ends_with_4_and_the_reason(run: Run, tmp_p
     path.write_text(json.dumps({**TINY_BLOOM, "hidden_size": 30}))
     done = run("compile", str(path))
     assert done.exit_code in (3, 4)
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip()) > 20
+    assert "Traceback" not in done.stderr and len(done.stderr.strip()) > 20
 
 
 def test_without_torch_it_says_what_to_install(
@@ -295,6 +235,5 @@ def test_without_torch_it_says_what_to_install(
     for question in (("compile", config), ("predict", "gpt2", "--engine", "traced")):
         done = run(*question)
         assert done.exit_code == 4
-        assert (
-            "tracing needs torch; install them: pip install 'lora-profiler[measure]'" in done.stderr
-        )
+        missing = "tracing needs torch; install them: pip install 'lora-profiler[measure]'"
+        assert missing in done.stderr

@@ -1,5 +1,6 @@
 """`lora-profile report`, and `bench --report`, as a user meets them."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -55,10 +56,7 @@ def test_records_of_files_and_folders_become_one_page(report: Report) -> None:
     report.file("runs/a.jsonl", TWO[:1])
     code, out, err = report(str(report.folder / "runs"), report.file("b.jsonl", TWO[1:]))
     assert (code, out) == (0, "")
-    assert err.splitlines() == [
-        f"Wrote {report.page}.",
-        f"Open it in a browser: {report.page.as_uri()}",
-    ]
+    assert err == f"Wrote {report.page}.\nOpen it in a browser: {report.page.as_uri()}\n"
     text = report.page.read_text("utf-8")
     assert embedded_data(text)["records"]["record_id"] == [record.id for record in TWO]
     assert "<title>tiny-gpt2: predicted and measured</title>" in text
@@ -111,19 +109,16 @@ def test_a_wrong_question_is_refused_and_nothing_is_written(
 ) -> None:
     report.file("empty.jsonl", [])
     report.file("a.jsonl", TWO)
-    code, _, err = report(
-        *(str(report.folder / a) if a.endswith(".jsonl") else a for a in arguments)
-    )
-    assert code == 2
-    assert message in err
+    named = (str(report.folder / a) if a.endswith(".jsonl") else a for a in arguments)
+    code, _, err = report(*named)
+    assert code == 2 and message in err
     assert not report.page.exists()
 
 
 def test_the_page_needs_a_place(report: Report) -> None:
     path = report.file("a.jsonl", TWO)
-    assert (
-        "There is no folder" in report(path, output=str(report.folder / "nowhere" / "page.html"))[2]
-    )
+    nowhere = str(report.folder / "nowhere" / "page.html")
+    assert "There is no folder" in report(path, output=nowhere)[2]
     assert "is a folder" in report(path, output=str(report.folder))[2]
     with pytest.raises(SystemExit) as ended:
         main(["report", path])
@@ -133,17 +128,16 @@ def test_the_page_needs_a_place(report: Report) -> None:
 def test_a_missing_library_is_named_before_anything_is_read(
     report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
-
-    there = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "jinja2" else there(name)
-    )
+    without_jinja2(monkeypatch)
     code, _, err = report("nothing that exists")
-    assert (code, err) == (
-        2,
-        "Error: the report needs jinja2: pip install 'lora-profiler[report]'\n",
-    )
+    missing = "Error: the report needs jinja2: pip install 'lora-profiler[report]'\n"
+    assert (code, err) == (2, missing)
+
+
+def without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    without = lambda name: None if name == "jinja2" else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
 
 
 def test_the_page_is_the_same_whatever_the_order_of_hashing(report: Report) -> None:
@@ -151,20 +145,10 @@ def test_the_page_is_the_same_whatever_the_order_of_hashing(report: Report) -> N
     pages = []
     for seed in ("1", "5"):  # which order sets of these names differently
         output = report.folder / f"{seed}.html"
-        command = [
-            sys.executable,
-            "-m",
-            "lora_profiler",
-            "report",
-            path,
-            "-o",
-            str(output),
-            "--engine",
-            "analytic",
-        ]
-        subprocess.run(
-            command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed}
-        )
+        asked = ("report", path, "-o", str(output), "--engine", "analytic")
+        command = [sys.executable, "-m", "lora_profiler", *asked]
+        hashed = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(command, check=True, capture_output=True, env=hashed)
         pages.append(output.read_bytes())
     assert pages[0] == pages[1]
 
@@ -228,12 +212,7 @@ def test_a_page_that_could_not_be_written_is_refused_before_anything_starts(
     assert there.read_text() == "mine"
     assert bench.tiny("--report", str(there), "--force")[0] == 0
     assert there.read_text("utf-8").startswith("<!doctype html>")
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name)
-    )
+    without_jinja2(monkeypatch)
     code, _, err = bench.tiny("--report", str(tmp_path / "new.html"))
     assert (code, bench.asked) == (2, [])
     assert "pip install 'lora-profiler[report]'" in err

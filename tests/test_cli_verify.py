@@ -101,12 +101,10 @@ def test_json_keeps_to_its_schema_and_gives_nothing_away(
     document = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(verify_schema())
     jsonschema.validate(document, verify_schema())
-    assert [(c["id"], c["verdict"], c["must_hold"]) for c in document["claims"]] == [
-        (1, "holds", False),
-        (4, "holds", True),
-    ]
-    told = (document["seed"], document["quick"], document["model"]["text"])
-    assert told == (3, True, "The Sonnets (bundled)")
+    found = [(c["id"], c["verdict"], c["must_hold"]) for c in document["claims"]]
+    assert found == [(1, "holds", False), (4, "holds", True)]
+    assert (document["seed"], document["quick"]) == (3, True)
+    assert document["model"]["text"] == "The Sonnets (bundled)"
     assert document["model"]["weights"] == llama.folder.name
     assert document["environment"]["packages"]["peft"]
     assert list(private_text(document)) == []
@@ -141,61 +139,45 @@ def test_what_must_hold_and_does_not_ends_with_1(
     assert run("verify", str(llama.folder), "--claims", "5").exit_code == 0  # nobody is bound to it
 
 
-DIVERGED = TrainedRun(
-    rank=1,
-    factor=16.0,
-    learning_rate=1e-3,
-    first_update=0.1,
-    last_update=None,
-    whole_update=0.1,
-    first_logit_change=0.1,
-    loss=None,
-    gain=None,
+SIZES = {"whole_update": 0.1, "first_logit_change": 0.1, "last_update": None}
+RUNS = tuple(
+    TrainedRun(
+        rank=r, factor=16.0, learning_rate=1e-3, first_update=u, **SIZES, loss=None, gain=None
+    )
+    for r, u in ((1, 0.1), (8, 0.4))
 )
+WAY = Scaled(key="fixed", label="alpha / r, alpha fixed", runs=RUNS, levels=levels_of(RUNS))
 SCALING = Scaling(
-    alpha=16.0,
-    learning_rate=1e-3,
-    steps=1,
-    tokens_per_step=1,
-    base_loss=1.0,
-    trained_runs=2,
-    scalings=(
-        Scaled(
-            key="fixed",
-            label="alpha / r, alpha fixed",
-            runs=(DIVERGED, replace(DIVERGED, rank=8, first_update=0.4)),
-            levels=levels_of((DIVERGED, replace(DIVERGED, rank=8, first_update=0.4))),
-        ),
-    ),
-    learning_rates=(rate_gains("fixed", 1, (DIVERGED,)),),
+    **{"alpha": 16.0, "learning_rate": 1e-3, "steps": 1, "tokens_per_step": 1},
+    **{"base_loss": 1.0, "trained_runs": 2, "scalings": (WAY,)},
+    learning_rates=(rate_gains("fixed", 1, RUNS[:1]),),
 )
 """Training that came to nothing finite."""
 
 
+def payload(checked: Checked, note: str | None = None) -> dict[str, Any]:
+    device = Device(kind="cpu", name="test")
+    environment = Environment(python="3", platform="test", packages={}, device=device)
+    said: dict[str, Any] = {"weights": "w", "text": "t", "note": note, "seed": 0, "quick": False}
+    return verify_payload(find_model("gpt2"), environment, [checked], **said)
+
+
+DIVERGING = Checked(
+    claim=CLAIMS[4],
+    finding=Finding(verdict="holds_partly", sentences=("It diverged.",), evidence=SCALING),
+    seconds=61.0,
+)
+
+
 def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
-    finding = Finding(verdict="fails", sentences=("It diverged.",), evidence=SCALING)
-    environment = Environment(
-        python="3", platform="test", packages={}, device=Device(kind="cpu", name="test")
-    )
-    document = verify_payload(
-        find_model("gpt2"),
-        environment,
-        [Checked(claim=CLAIMS[4], finding=finding, seconds=1.0)],
-        weights="w",
-        text="t",
-        note="A note.",
-        seed=0,
-        quick=False,
-    )
+    document = payload(DIVERGING, note="A note.")
     jsonschema.validate(json.loads(json.dumps(document, allow_nan=False)), verify_schema())
     blocks = verify_blocks(document)
     assert "! A note." in plain(blocks)
     assert "none" in plain(blocks)
     assert "It diverged." in markdown(blocks)
-    assert {chart.key for chart in document_charts(document)} >= {
-        "scaling_gain",
-        "scaling_learning_rates",
-    }
+    keys = {chart.key for chart in document_charts(document)}
+    assert keys >= {"scaling_gain", "scaling_learning_rates"}
 
 
 def test_refusals_say_what_to_do(
@@ -254,11 +236,8 @@ def test_without_weights_a_small_model_is_trained_and_that_is_said(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     done = run("verify", "--offline", "--claims", "1")
     assert done.exit_code == 0
-    text = " ".join(done.stdout.split())
-    assert (
-        "! The weights of HuggingFaceTB/SmolLM2-135M could not be had: HuggingFaceTB/SmolLM2-135M"
-        " is not in the local" in text
-    )
+    text, model = " ".join(done.stdout.split()), "HuggingFaceTB/SmolLM2-135M"
+    assert f"! The weights of {model} could not be had: {model} is not in the local" in text
     assert "trained on the spot on The Tempest (bundled, public domain) in 9 steps" in text
 
 
@@ -356,13 +335,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
         for second in range(61):
             now[0] = float(second)
             tell("rank 8", second, 61)
-        watch.end(
-            Checked(
-                claim=CLAIMS[4],
-                finding=Finding(verdict="holds_partly", sentences=(), evidence=SCALING),
-                seconds=61.0,
-            )
-        )
+        watch.end(DIVERGING)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "[1/1] 5. Scaling",
@@ -377,25 +350,14 @@ def test_another_program_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> 
         tell("training it", 1, 150)
         tell("training it", 2, 150)  # too soon to be worth a line
         watch.begin(CLAIMS[4])
-        watch.end(
-            Checked(
-                claim=CLAIMS[4],
-                finding=Finding(verdict="holds_partly", sentences=(), evidence=SCALING),
-                seconds=61.0,
-            )
+        watch.end(DIVERGING)
+    assert [tuple(json.loads(line).items()) for line in capsys.readouterr().err.splitlines()] == [
+        tuple(zip(("claim", "title", "doing", "done", "total", "verdict"), told, strict=True))
+        for told in (
+            (0, "Getting the model", "training it", 1, 150, None),
+            (5, "Scaling", "", 0, None, None),
+            (5, "Scaling", "", 0, None, "holds_partly"),
         )
-    empty = {"doing": "", "done": 0, "total": None, "verdict": None}
-    assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
-        {
-            "claim": 0,
-            "title": "Getting the model",
-            "doing": "training it",
-            "done": 1,
-            "total": 150,
-            "verdict": None,
-        },
-        {"claim": 5, "title": "Scaling", **empty},
-        {"claim": 5, "title": "Scaling", **empty, "verdict": "holds_partly"},
     ]
 
 
@@ -411,11 +373,9 @@ def test_committed_results_are_whole_and_turn_into_charts() -> None:
     charts = document_charts(document)
     assert len({chart.key for chart in charts}) == len(charts)
     for chart in charts:
-        assert chart.series
-        for series in chart.series:
-            assert len(series.x) == len(series.y) > 0
-            if chart.categories:
-                assert series.x == tuple(range(len(chart.categories)))
+        assert chart.series and all(len(each.x) == len(each.y) > 0 for each in chart.series)
+        places = tuple(range(len(chart.categories)))
+        assert not places or all(each.x == places for each in chart.series)
     share = next(chart for chart in charts if chart.key == "trained_share").series[0]
     ranks = document["claims"][0]["evidence"]["model"]["ranks"]
     assert dict(zip(share.x, share.y, strict=True)) == {
@@ -498,36 +458,23 @@ class Price(Evidence):
         return (table(self.cents, (("cents each", lambda cents: f"{cents} c"),)),)
 
     def charts(self) -> tuple[Chart, ...]:
-        series = Series(label="cents", x=(1.0, 2.0), y=tuple(map(float, self.cents)))
-        return (
-            Chart(
-                key="price_each", title="Price", x_label="number", y_label="cents", series=(series,)
-            ),
-        )
+        line = Series(label="cents", x=(1.0, 2.0), y=tuple(map(float, self.cents)))
+        words = {"key": "price_each", "title": "Price", "x_label": "number", "y_label": "cents"}
+        return (Chart(**words, series=(line,)),)
 
 
 def test_a_claim_is_drawn_everywhere_from_its_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {"price_": lambda chart: (f"{len(chart.series)} line goes up.",)}
     claim = Claim(
         id=8,
         title="Price",
         statement="It is cheap.",
         evidence=Price,
-        figures={
-            "What it costs": {"price_": lambda chart: (f"{len(chart.series)} line goes up.",)}
-        },
+        figures={"What it costs": costs},
     )
     for module in (claims, claims.document):
         monkeypatch.setattr(module, "CLAIMS", (*CLAIMS, claim))
-    document = verify_payload(
-        find_model("gpt2"),
-        Environment(python="3", platform="t", packages={}, device=Device(kind="cpu", name="test")),
-        [Checked(claim=claim, finding=Price(cents=(30, 40)).finding(), seconds=1.0)],
-        weights="w",
-        text="t",
-        note=None,
-        seed=0,
-        quick=False,
-    )
+    document = payload(Checked(claim=claim, finding=Price(cents=(30, 40)).finding(), seconds=1.0))
     assert document["claims"][0]["evidence"] == {"cents": [30, 40]}
     jsonschema.validate(document, verify_schema())
     with pytest.raises(jsonschema.ValidationError, match="'many' is not of type 'integer'"):

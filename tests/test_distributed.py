@@ -27,7 +27,8 @@ from lora_profiler.harness.preflight import refuse
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.report.measured.process_group import ranks_lines, ranks_record, ranks_table
+from lora_profiler.report.json.bench import bench_payload
+from lora_profiler.report.measured.process_group import ranks_lines, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT, make_record
 from several_ranks import FULL, LORA, MODEL, SETUPS
@@ -129,7 +130,7 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
     table = ranks_table(record)
     assert table is not None and [row.cells[0] for row in table.rows] == ["rank 0", "rank 1"]
     assert len(ranks_lines(record)) == 2
-    assert ranks_record(record)["imbalance"] == m.rank_imbalance
+    assert bench_payload([record], ())["ranks"][0]["imbalance"] == m.rank_imbalance
 
 
 # --- what ends badly ------------------------------------------------------------------------------

@@ -73,10 +73,9 @@ def test_every_row_leads_to_the_file_that_its_source_names() -> None:
     for row in (*measured_memory(), *measured_steps()):
         repository, path, *_ = words[row.id].split(" ")
         where, _, line = row.url.partition("#L")
-        assert where.startswith(f"https://github.com/{repository}/blob/") and where.removesuffix(
-            "?plain=1"
-        ).endswith(f"/{path}")
-        commit = where.removeprefix(f"https://github.com/{repository}/blob/").split("/")[0]
+        blob = f"https://github.com/{repository}/blob/"
+        assert where.startswith(blob) and where.removesuffix("?plain=1").endswith(f"/{path}")
+        commit = where.removeprefix(blob).split("/")[0]
         assert commit == "HEAD" or commit in words[row.id]
         assert not line or f"line {line} " in words[row.id]
 
@@ -146,17 +145,11 @@ def test_no_row_of_a_source_sets_the_interval_that_it_is_held_to() -> None:
 
 
 def test_every_public_row_is_shown_or_left_out_with_a_reason() -> None:
-    with ROWS.open(newline="") as file:
-        count = sum(1 for _ in csv.DictReader(file))
     shown = len(measured_memory()) + len(measured_steps())
-    assert (
-        shown + sum(each.rows for kind in ("memory", "steps") for each in unexpressed(kind))
-        == count
-        == 448
-    )
-    assert all(
-        each.reason and each.example for kind in ("memory", "steps") for each in unexpressed(kind)
-    )
+    left_out = [*unexpressed("memory"), *unexpressed("steps")]
+    with ROWS.open(newline="") as file:
+        assert shown + sum(each.rows for each in left_out) == len(list(csv.DictReader(file))) == 448
+    assert all(each.reason and each.example for each in left_out)
 
 
 def test_litgpt_s_own_model_is_as_large_as_stated() -> None:
@@ -214,32 +207,25 @@ def test_what_the_interval_is_worth_beyond_the_largest_source_is_said() -> None:
     found = interval()
     others = [share for source, share in found.by_source.items() if source != "fms"]
     said = coverage_words(found)
-    assert (
-        f"of the other sources' {sum(s.rows for s in others)} peaks {sum(s.inside for s in others)}"
-        " lie inside" in said
-    )
+    rows, inside = sum(s.rows for s in others), sum(s.inside for s in others)
+    assert f"of the other sources' {rows} peaks {inside} lie inside" in said
     assert f"{found.inside} of {found.rows} lie inside" in said
 
 
 def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
-    prediction = predict(
-        Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, seq_len=4096, batch_size=4))
-    )
+    setup = TrainSetup(checkpointing=True, seq_len=4096, batch_size=4)
+    prediction = predict(Workload(model=MISTRAL, setup=setup))
     likely = likely_peak(prediction)
     peak = prediction.peak.total_bytes + 2 * 8_519_680  # the workspaces of BLAS before Hopper
-    assert (
-        likely is not None
-        and prediction.error_bound is None
-        and likely.half_width == command_shares()["nearly"].half_width
-    )
+    assert likely is not None and prediction.error_bound is None
+    assert likely.half_width == command_shares()["nearly"].half_width
     assert peak / likely.low_bytes - 1 == pytest.approx(likely.half_width, rel=1e-6)
     assert 1 - peak / likely.high_bytes == pytest.approx(likely.half_width, rel=1e-6)
 
 
 def test_an_estimate_s_own_bound_widens_the_interval() -> None:
-    prediction = predict(
-        Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, lora=LORA)), "analytic"
-    )
+    setup = TrainSetup(checkpointing=True, lora=LORA)
+    prediction = predict(Workload(model=MISTRAL, setup=setup), "analytic")
     likely = likely_peak(prediction)
     assert likely is not None and prediction.error_bound
     assert likely.half_width == command_shares()["nearly"].half_width + prediction.error_bound
@@ -247,14 +233,9 @@ def test_an_estimate_s_own_bound_widens_the_interval() -> None:
 
 def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
     assert likely_peak(predict(Workload(model=MISTRAL, setup=TrainSetup(device="cpu")))) is None
-    unknown = predict(
-        Workload(model=find_model("bigscience/bloom-560m"), setup=TrainSetup()), "analytic"
-    )
-    assert (
-        unknown.saved_activation_bytes is None
-        and likely_peak(unknown) is None
-        and likely_lines(answers([unknown.workload], engine="analytic")) == []
-    )
+    unknown = predict(Workload(model=find_model("bigscience/bloom-560m")), "analytic")
+    assert unknown.saved_activation_bytes is None and likely_peak(unknown) is None
+    assert likely_lines(answers([unknown.workload], engine="analytic")) == []
 
 
 # --- the nearest row ------------------------------------------------------------------------------
@@ -265,13 +246,8 @@ def asked(
 ) -> Workload:
     lora = None if method == "full" else LORA
     quantization = Quantization() if method == "qlora" else None
-    setup = TrainSetup(
-        lora=lora,
-        quantization=quantization,
-        checkpointing=checkpointing,
-        batch_size=tokens[0],
-        seq_len=tokens[1],
-    )
+    sizes: Any = {"batch_size": tokens[0], "seq_len": tokens[1], "checkpointing": checkpointing}
+    setup = TrainSetup(lora=lora, quantization=quantization, **sizes)
     return Workload(model=find_model(model), setup=setup)
 
 
@@ -298,11 +274,13 @@ def test_the_nearest_row_is_the_nearest_in_the_order_that_is_stated(
     ]
     rows = [row for row in rows if row.checkpointing == checkpointing] or rows
     rows = [row for row in rows if row.model_type == workload.model.model_type] or rows
+    size = workload.model.num_parameters
     times = [
-        max(a, b) / min(a, b) * max(c, d) / min(c, d)
-        for a, b, c, d in (
-            (row.parameters, workload.model.num_parameters, row.tokens, 4096) for row in rows
-        )
+        max(row.parameters, size)
+        / min(row.parameters, size)
+        * max(row.tokens, 4096)
+        / min(row.tokens, 4096)
+        for row in rows
     ]
     found = nearest_peak(workload)
     assert found in rows and log(times[rows.index(found)]) == pytest.approx(min(map(log, times)))
@@ -340,9 +318,8 @@ def test_the_method_goes_before_checkpointing_and_that_before_the_type(
 
 
 def test_a_row_that_is_no_test_says_so() -> None:
-    row = next(
-        row for row in measured_memory() if row.apart and row.cards == 1 and row.reading == "peak"
-    )
+    apart = (row for row in measured_memory() if row.apart)
+    row = next(row for row in apart if row.cards == 1 and row.reading == "peak")
     assert nearest_peak_line(row).endswith(f"with its stack replayed, and is no test: {row.apart}.")
 
 
@@ -354,16 +331,15 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
         "Peak as measured, were it as far off as public ones that options describe, exactly or but"
         " for the versions of libraries: full "
     )
-    assert (
-        "LoRA r16" in lines[0]
-        and "68 public peaks" in lines[0]
-        and "libraries and kernels replayed" in lines[0]
-        and f"of the {command_shares()['nearly'].rows} that these describe so" in lines[0]
-        and f"and {command_shares()['nearly'].inside} within what" in lines[0]
-    )
-    assert (
-        "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB" in lines[2]
-    )
+    share = command_shares()["nearly"]
+    for words in (
+        *("LoRA r16", "68 public peaks", "libraries and kernels replayed"),
+        f"of the {share.rows} that these describe so",
+        f"and {share.inside} within what",
+    ):
+        assert words in lines[0]
+    nearest = "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB"
+    assert nearest in lines[2]
 
 
 # --- in sum ---------------------------------------------------------------------------------------
@@ -373,9 +349,7 @@ def test_errors_are_those_of_numpy() -> None:
     rows = unseen_steps()
     found, errors = errors_of(rows), np.abs([row.error for row in rows])
     assert found.rows == len(rows) and found.mean == pytest.approx(errors.mean())
-    assert found.median == pytest.approx(np.quantile(errors, 0.5)) and found.p90 == pytest.approx(
-        np.quantile(errors, 0.9)
-    )
+    assert (found.median, found.p90) == pytest.approx(tuple(np.quantile(errors, (0.5, 0.9))))
     assert abs(found.worst) == errors.max()
     with pytest.raises(ValueError):
         errors_of([])
@@ -386,18 +360,15 @@ def test_tables_and_lines_hold_every_source_and_every_row_apart() -> None:
     assert set(names) == set(labels.SOURCE_LABELS.values())
     told = "\n".join(apart_lines())
     assert all(row.id in told for row in measured_memory() if row.apart)
-    assert sum(int(line.split(": ")[-1].split(" ")[0]) for line in left_out_lines("memory")) == sum(
-        each.rows for each in unexpressed("memory")
-    )
+    counts = [int(line.split(": ")[-1].split(" ")[0]) for line in left_out_lines("memory")]
+    assert counts == [each.rows for each in unexpressed("memory")]
 
 
 def test_the_report_says_how_far_off_public_rows_are() -> None:
     section = public_section()
-    paragraphs = [
-        line for part in section.parts if isinstance(part, Paragraph) for line in part.lines
-    ]
+    lines = [part.lines for part in section.parts if isinstance(part, Paragraph)]
     folds = {part.title: part for part in section.parts if isinstance(part, Fold)}
-    assert coverage_words(interval()) in paragraphs and errors_table() in section.parts
+    assert coverage_words(interval()) in sum(lines, ()) and errors_table() in section.parts
     assert folds["Predicted, but no test"].parts == (Paragraph(lines=tuple(apart_lines())),)
 
 

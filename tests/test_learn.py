@@ -48,10 +48,8 @@ def test_the_textbook_s_layer_by_hand() -> None:
     layer = LoraLayer()
     assert (layer.full, layer.a, layer.b, layer.lora) == (16_777_216, 32_768, 32_768, 65_536)
     assert 1 - layer.share > 0.996 and layer.scaling == 2
-    assert [gradient_bytes(n) + adam_bytes(n) for n in (layer.full, layer.lora)] == [
-        192 * 2**20,
-        768 * 2**10,
-    ]
+    held = [gradient_bytes(n) + adam_bytes(n) for n in (layer.full, layer.lora)]
+    assert held == [192 * 2**20, 768 * 2**10]
     assert counts_words(layer)[0] == "65,536 numbers train instead of 16,777,216: 99.61 % fewer."
     assert "fewer up to rank 2,047, since d k / (d + k) is 2,048." in counts_words(layer)[1]
     assert counts_words(LoraLayer(r=2048))[0].endswith("16,777,216: as many.")
@@ -79,14 +77,9 @@ def boxes(layer: LoraLayer) -> list[tuple[float, float]]:
 def test_matrices_are_drawn_to_one_scale(layer: LoraLayer) -> None:
     (full_width, full_height), (b_width, b_height), (a_width, a_height) = boxes(layer)
     scale = full_height / layer.d if layer.d > layer.r else a_height / layer.r
-    for drawn, numbers in (
-        (full_width, layer.k),
-        (full_height, layer.d),
-        (b_width, layer.r),
-        (b_height, layer.d),
-        (a_width, layer.k),
-        (a_height, layer.r),
-    ):
+    drawn_px = (full_width, full_height, b_width, b_height, a_width, a_height)
+    sides = (layer.k, layer.d, layer.r, layer.d, layer.k, layer.r)
+    for drawn, numbers in zip(drawn_px, sides, strict=True):
         assert drawn == pytest.approx(max(numbers * scale, 1), rel=1e-4)
     assert full_width + b_width + a_width < 440
 
@@ -98,10 +91,8 @@ def test_pictures_have_words_and_follow_the_theme() -> None:
             root = ElementTree.fromstring(draw(layer, theme))
             assert root.attrib["role"] == "img" and "16,384" in root.attrib["aria-label"]
             style = root.findtext(f"{SVG}style") or ""
-            assert (
-                getattr(INK, theme) in style
-                and getattr(METHOD_MARKS["lora"].colour, theme) in style
-            )
+            colours = (INK, METHOD_MARKS["lora"].colour)
+            assert all(getattr(colour, theme) in style for colour in colours)
         assert "prefers-color-scheme: dark" in draw(layer)
     words = " ".join(ElementTree.fromstring(flow(LoraLayer(), "light")).itertext())
     assert "x alpha / r = 2" in words and "8 x 4096" in words and "4096 x 8" in words
@@ -110,11 +101,8 @@ def test_pictures_have_words_and_follow_the_theme() -> None:
 def test_the_chart_of_counts_crosses_where_the_words_say() -> None:
     full, both, here = counts_chart(LoraLayer(d=64, k=128, r=8)).series
     assert here.x == (8.0,) and here.y == (8.0 * 192,)
-    assert [
-        r
-        for r, y, whole in zip(both.x, both.y, full.y, strict=True)
-        if y is not None and whole and y < whole
-    ] == [1, 2, 4, 8, 16, 32]
+    points = zip(both.x, both.y, full.y, strict=True)
+    assert [r for r, y, whole in points if y and whole and y < whole] == [1, 2, 4, 8, 16, 32]
     assert both.x[-1] > LoraLayer(d=64, k=128).largest_smaller_rank
 
 
@@ -134,18 +122,13 @@ def test_every_point_is_drawn_and_stands_in_the_table() -> None:
                 for x, y in zip(series.x, series.y, strict=True)
                 if y is not None and (y or chart.y_scale == "linear")
             }
-            along = (
-                zip(trace["y"], trace["x"], strict=True)
-                if chart.categories
-                else zip(trace["x"], trace["y"], strict=True)
-            )
-            assert set(along) == known
+            x, y = ("y", "x") if chart.categories else ("x", "y")
+            assert set(zip(trace[x], trace[y], strict=True)) == known
         rows = numbers_table(chart).rows
         assert len(rows) == len({x for series in chart.series for x in series.x})
     assert numbers_table(CHARTS["lora_of_full"]).rows[1].cells == ("saved activations", "140.00 %")
-    assert [chart for _, members in grouped(FINDINGS.charts) for chart in members] == list(
-        FINDINGS.charts
-    )
+    members = [chart for _, members in grouped(FINDINGS.charts) for chart in members]
+    assert members == list(FINDINGS.charts)
 
 
 def test_a_run_that_goes_wrong_does_not_press_the_others_flat() -> None:
@@ -170,9 +153,8 @@ def test_what_comes_with_the_package_is_what_the_committed_run_found() -> None:
         f"{SHOWN.name} is old: python -m benchmarks.mathematics --render"
     )
     assert len(SHOWN.read_bytes()) < 120_000
-    assert [chart for _, members in grouped(found.charts) for chart in members] == list(
-        found.charts
-    )
+    members = [chart for _, members in grouped(found.charts) for chart in members]
+    assert members == list(found.charts)
     assert all(caption(chart) for chart in found.charts)
 
 
@@ -182,17 +164,12 @@ def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
     assert embedded_data(page) == json.loads(json.dumps(document()))
     assert "1. Size of the update: holds" in page and "- Here 1,536 numbers train." in page
     assert "At rank 8 LoRA trains 18.75 % of the numbers of the full update." in page
-    assert (
-        '<td class="lp-value">65,536</td>' in page and '<td class="lp-value">0.75 MiB</td>' in page
-    )
+    assert all(f'<td class="lp-value">{text}</td>' in page for text in ("65,536", "0.75 MiB"))
     found = re.findall(r'<svg [^>]*class="lpd".*?</svg>', page, re.DOTALL)
-    assert [ElementTree.fromstring(each).attrib["aria-label"][:5] for each in found] == [
-        "Three",
-        "Two p",
-    ]
-    assert "://" not in re.sub(
-        r'xmlns="[^"]*"', "", page[: page.index('<script type="application/json" id="data"')]
-    )
+    labels = [ElementTree.fromstring(each).attrib["aria-label"] for each in found]
+    assert [label[:5] for label in labels] == ["Three", "Two p"]
+    before_data = page[: page.index('<script type="application/json" id="data"')]
+    assert "://" not in re.sub(r'xmlns="[^"]*"', "", before_data)
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -237,13 +214,8 @@ def test_what_was_found_is_shown_with_its_sentences() -> None:
         "What was found on made/up" in shown and "2*\tShape and merge\tfails\terror 7.00" in shown
     )
     drawn = drawings(app)
-    assert {
-        "counts",
-        "claim.trained_share",
-        "claim.scaling_first_update",
-        "claim.spectrum_a",
-        "claim.lora_of_full",
-    } <= set(drawn)
+    keys = ("trained_share", "scaling_first_update", "spectrum_a", "lora_of_full")
+    assert {"counts", *(f"claim.{key}" for key in keys)} <= set(drawn)
     for key in ("trained_share", "gain_by_rank", "spectrum_a", "lora_of_full"):
         assert all(
             sentence in shown and escape(sentence) in drawn[f"claim.{key}"]
@@ -285,22 +257,9 @@ for line in ({}):
     print(json.dumps(line), file=sys.stderr, flush=True)
 {}
 """
-PREPARING = {
-    "claim": 0,
-    "title": "Getting the model",
-    "doing": "training it",
-    "done": 21,
-    "total": 150,
-    "verdict": None,
-}
-CHECKED = {
-    "claim": 1,
-    "title": "Size of the update",
-    "doing": "",
-    "done": 0,
-    "total": None,
-    "verdict": "holds",
-}
+KEYS = ("claim", "title", "doing", "done", "total", "verdict")
+PREPARING = dict(zip(KEYS, (0, "Getting the model", "training it", 21, 150, None), strict=True))
+CHECKED = dict(zip(KEYS, (1, "Size of the update", "", 0, None, "holds"), strict=True))
 
 
 def process(monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, Any]], ending: str) -> None:
@@ -326,20 +285,12 @@ def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     running = check_view.present()
     assert running is not None
     until(lambda: not running.runs)
-    assert [check_view.where(state) for state in running.states.values()] == [
-        "training it, 21 of 150",
-        "holds",
-    ]
+    where = [check_view.where(state) for state in running.states.values()]
+    assert where == ["training it, 21 of 150", "holds"]
     shown = texts(app.run())
-    assert (
-        "1. Size of the update: holds" in shown
-        and "- Here 1,536 numbers train." in shown
-        and not problems(app)
-    )
-    assert (
-        running.command == "lora-profile verify small --quick --claims 1"
-        and running.command in shown
-    )
+    assert "1. Size of the update: holds" in shown and "- Here 1,536 numbers train." in shown
+    assert running.command == "lora-profile verify small --quick --claims 1"
+    assert running.command in shown and not problems(app)
 
 
 def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
@@ -357,11 +308,8 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
     assert opened(page="measure", model="gpt2").button(key="measure.start").disabled
     app.button(key="learn.cancel").click().run()
     until(lambda: not running.runs)
-    assert (
-        "Cancelled" in texts(app.run())
-        and not problems(app)
-        and not app.button(key="learn.start").disabled
-    )
+    assert "Cancelled" in texts(app.run()) and not problems(app)
+    assert not app.button(key="learn.start").disabled
 
 
 def test_why_nothing_was_checked_and_what_must_be_installed(
@@ -375,6 +323,5 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
     monkeypatch.setattr(check_view, "find_spec", lambda name: None if name == "peft" else object())
     app.run()
     assert app.button(key="learn.start").disabled
-    assert "peft must be installed here" in texts(
-        app
-    ) and "pip install 'lora-profiler[measure]'" in texts(app)
+    assert "peft must be installed here" in texts(app)
+    assert "pip install 'lora-profiler[measure]'" in texts(app)

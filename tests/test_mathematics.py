@@ -11,10 +11,14 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+import json
+
+import msgspec
 import torch
 
 from claim_subjects import EFFORT, one_thread, quietly, tiny_gpt2, tiny_llama
 from lora_profiler.analytic import predict
+from lora_profiler.errors import UsageError
 from lora_profiler.mathematics import (
     cost,
     forward_path,
@@ -159,16 +163,11 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
     evidence = finding.evidence
     assert finding.verdict == "holds"
     with adapted(llama.model(), r=16, alpha=32, seed=0, init_lora_weights="gaussian") as wrapped:
-        a = torch.cat(
-            [
-                layer.lora_A["default"].weight.detach().flatten()
-                for layer in lora_layers(wrapped).values()
-            ]
-        )
+        weights = (layer.lora_A["default"].weight for layer in lora_layers(wrapped).values())
+        a = torch.cat([weight.detach().flatten() for weight in weights])
+    deviation = 16 * a.std(unbiased=False).item()
     assert evidence.gaussian.moments.count == a.numel()
-    assert evidence.gaussian.moments.deviation == pytest.approx(
-        16 * a.std(unbiased=False).item(), rel=1e-5
-    )
+    assert evidence.gaussian.moments.deviation == pytest.approx(deviation, rel=1e-5)
     assert evidence.default.p_value > 1e-3 > 1e-9 > evidence.default.p_value_as_normal
     assert all(row.equal and row.largest_difference == 0 for row in evidence.logits)
     first, second = evidence.gradients.first, evidence.gradients.second
@@ -211,9 +210,8 @@ def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> Non
         layers = lora_layers(wrapped)
         weight = torch.cat([exact_weight(layer).flatten() for layer in layers.values()]).norm()
         train(wrapped, batches[:1], learning_rate=1e-3, seed=0)
-        update = torch.cat(
-            [layer.get_delta_weight("default").flatten() for layer in layers.values()]
-        ).norm()
+        deltas = [layer.get_delta_weight("default").flatten() for layer in layers.values()]
+        update = torch.cat(deltas).norm()
     assert run.first_update == pytest.approx((update / weight).item(), rel=1e-4)
 
 
@@ -271,15 +269,13 @@ def measured_as_predicted(workload: Workload, **changes: Any) -> Record:
         peak_requested_bytes=prediction.peak.total_bytes,
         step_seconds=(seconds,) * 6,
     )
-    environment = Environment(
-        python="3", platform="test", packages={}, device=Device(kind="cpu", name="test")
-    )
+    device = Device(kind="cpu", name="test")
     return Record(
         workload=workload,
         conditions=Conditions(),
-        environment=environment,
+        environment=Environment(python="3", platform="test", packages={}, device=device),
         measurement=replace(measurement, **changes),
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
@@ -302,22 +298,15 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     assert "exact" in finding.sentences[0]
 
 
-NOTHING: dict[str, Any] = {
-    "status": "crash",
-    "persistent_bytes": {},
-    "peak_requested_bytes": None,
-    "step_seconds": (),
-}
+STATES = {"gradients": 1, "optimizer_states": 10**9}
+NOTHING: dict[str, Any] = {"status": "crash", "persistent_bytes": {}, "step_seconds": ()}
+NOTHING["peak_requested_bytes"] = None
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "sentence"),
     [
-        (
-            {"persistent_bytes": {"gradients": 1, "optimizer_states": 10**9}},
-            "fails",
-            "did NOT keep two numbers",
-        ),
+        ({"persistent_bytes": STATES}, "fails", "did NOT keep two numbers"),
         ({"peak_requested_bytes": 10**6}, "holds_partly", "off by"),
         (NOTHING, "holds_partly", "not measured"),
     ],
@@ -329,9 +318,8 @@ def test_costs_that_are_not_as_claimed(
     llama: Subject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload, **changes)
-    )
+    answer = lambda workload, *a, **o: measured_as_predicted(workload, **changes)  # noqa: E731
+    monkeypatch.setattr(cost, "measure", answer)
     finding = checked(cost.check, llama)
     assert finding.verdict == verdict
     assert sentence in " ".join(finding.sentences)
@@ -382,29 +370,20 @@ def test_adapters_come_and_go(llama: Subject) -> None:
         assert all(layer.scaling["default"] == 2 for layer in lora_layers(wrapped).values())
         assert not wrapped.training
     with adapted(model, r=4, alpha=8, seed=3) as wrapped:
-        assert all(
-            torch.equal(factors(layer, 2.0).a, a[name])
-            for name, layer in lora_layers(wrapped).items()
-        )
+        again = {name: factors(layer, 2.0).a for name, layer in lora_layers(wrapped).items()}
+        assert all(torch.equal(again[name], a[name]) for name in again)
     assert torch.equal(model(input_ids=ids).logits, before)
 
 
 def test_a_model_too_large_for_the_machine_is_refused_before_it_is_loaded() -> None:
-    from lora_profiler.errors import UsageError
-
     check_memory(135_000_000, CLAIMS, 24 * 2**30)
     check_memory(135_000_000, CLAIMS, None)
-    with pytest.raises(
-        UsageError, match=r"8,030,261,248 parameters takes up to 239\.32 GiB .*--claims 1,2,3,4,5"
-    ):
+    said = r"8,030,261,248 parameters takes up to 239\.32 GiB .*--claims 1,2,3,4,5"
+    with pytest.raises(UsageError, match=said):
         check_memory(8_030_261_248, CLAIMS, 24 * 2**30)
 
 
 def test_a_finding_is_made_of_what_json_can_hold(llama: Subject) -> None:
-    import json
-
-    import msgspec
-
     for claim in CLAIMS[:4]:
         finding = CHECKS[claim.id](llama, EFFORT, 0, quietly)
         assert isinstance(finding.evidence, claim.evidence)

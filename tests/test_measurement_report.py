@@ -20,7 +20,14 @@ from lora_profiler.comparison.mfu import utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.prediction import CATEGORIES, PHASES, Details, DeviceMemory, FlopCount
+from lora_profiler.prediction import (
+    CATEGORIES,
+    PHASES,
+    Details,
+    DeviceMemory,
+    FlopCount,
+    Prediction,
+)
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.report import labels, render
@@ -114,20 +121,52 @@ def test_everything_that_can_be_said_has_words() -> None:
     assert set(run_labels.FLAG_DEFINITIONS) == set(Flag.__args__)  # type: ignore[attr-defined]
 
 
-def test_parts_of_the_peak_add_up_to_it_in_both_columns() -> None:
+@pytest.mark.parametrize("column", [1, 2])
+def test_parts_of_the_peak_add_up_to_it_in_both_columns(column: int) -> None:
     record = records.make_record()
-    rows = sections(error_table(record, compare(record, records.make_prediction())))[
-        "what the peak is made of"
-    ]
-    *parts, peak = rows.values()
-    assert peak.cells == ("peak", "1.91", "1.91", "exact")
-    for column in (1, 2):
-        assert sum(number(row.cells[column]) for row in parts) == pytest.approx(
-            number(peak.cells[column]), abs=0.03
-        )
-    assert rows["temporaries"].cells == ("temporaries", "0.38", "0.38", "+0.47 %")
-    assert rows["activations"].cells[3] == "-100.00 %"
-    assert rows["inputs and labels"].cells == ("inputs and labels", "<0.01", "0", "-")
+    table = error_table(record, compare(record, records.make_prediction()))
+    *parts, peak = sections(table)["what the peak is made of"].values()
+    assert peak.cells[column] == "1.91"
+    assert sum(number(row.cells[column]) for row in parts) == pytest.approx(1.91, abs=0.03)
+
+
+def situations() -> dict[str, str]:
+    """One record each, or of it what is of its own, as golden/records.txt has it."""
+
+    def table(record: Record, prediction: Prediction | None = None) -> str:
+        found = compare(record, prediction or records.make_prediction(record.workload))
+        return render.plain([error_table(record, found)])
+
+    on_card = records.make_record(device=records.H100, **ON_CARD)
+    memory = DeviceMemory(
+        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB
+    )
+    simulated = records.make_prediction(on_card.workload, details=Details(device_memory=memory))
+    parts = ("attribution_bytes", "persistent_bytes", "step1_phase_peak_bytes")
+    setup = replace(records.LORA_WORKLOAD.setup, dtype="bfloat16")
+    timed = records.make_record(replace(records.LORA_WORKLOAD, setup=setup), device=records.H100)
+    lora = FlopCount(forward=10**13, backward=10**13, recompute=10**13, tokens=16)
+    full = replace(lora, backward=2 * 10**13)
+    flags = ("busy_machine", "unattributed_over_1_percent")
+    return {
+        "without parts": table(records.make_record(**dict.fromkeys(parts))),
+        "on a card, beside its tensors": render.plain([alone_table(on_card)]),
+        "with a simulated allocator": table(on_card, simulated).split("\n\n")[0],
+        "by another kernel": shown(records.make_record(attention_kernel="flash")).split("\n\n")[1],
+        "with flags": shown(records.make_record(flags=flags)).split("\n\n")[2],
+        "2e13 and 3e13 FLOP in 0.1 s, which are 200 and 300 TFLOP/s of 989.4": shown(
+            timed, utilisation=utilisation(timed, lora, full)
+        ).split("\n\n")[-2],
+        "without full's FLOPs": shown(timed, utilisation=utilisation(timed, lora)).split("\n\n")[
+            -2
+        ],
+    }
+
+
+def test_a_record_in_each_situation(golden_file: Golden) -> None:
+    """On a card 2,000,000 B are requested and 2 MiB allocated: 97,152 B of rounding; 6 - 2 MiB are
+    fragments, 500 - 6 MiB outside torch."""
+    golden_file.compare_answers("records", situations().__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -143,97 +182,15 @@ def test_what_is_not_attributed_is_always_there_and_is_no_error(rest: int, text:
     assert rows["not attributed"].cells == ("not attributed", "0", text, "")
 
 
-def test_each_section_is_written_in_the_unit_of_its_largest_and_sums() -> None:
-    record = records.make_record()
-    table = error_table(record, compare(record, records.make_prediction()))
-    titles = [row.cells[0] for row in table.rows if row.kind == "section"]
-    assert titles == [
-        "what the peak is made of, MiB",
-        "peak of each phase, MiB",
-        "peak of each phase in step 1, MiB",
-        "persistent, KiB",
-        "saved for backward, KiB",
-        "parameters",
-    ]
-    found = sections(table)
-    assert found["persistent"]["sum"].cells == (
-        "sum",
-        "1,562.50",
-        "1,562.50",
-        "exact",
-    )  # 1,600,000 B
-    assert found["parameters"]["model"].cells == ("model", "102,048", "102,048", "exact")
-    assert [label for label in found["peak of each phase"]] == [
-        run_labels.PHASE_LABELS[group] for group in PHASE_GROUPS if group != "evaluation"
-    ]
-    assert found["peak of each phase"]["between steps"].cells[1:] == ("1.14", "1.14", "-0.01 %")
-
-
-def test_sections_without_rows_are_left_out() -> None:
-    record = records.make_record(
-        attribution_bytes=None, persistent_bytes=None, step1_phase_peak_bytes=None
-    )
-    found = sections(error_table(record, compare(record, records.make_prediction())))
-    assert list(found) == [
-        "what the peak is made of",
-        "peak of each phase",
-        "saved for backward",
-        "parameters",
-    ]
-    assert list(found["what the peak is made of"]) == ["peak"]
-    assert error_table(record, ()).rows == ()
-
-
-def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
-    """Requested 2,000,000 B, allocated 2 MiB: 97,152 B of rounding; 6 - 2 MiB fragments; 500 - 6
-    MiB outside torch."""
-    record = records.make_record(device=records.H100, **ON_CARD)
-    rows = {row.cells[0]: row.cells[1] for row in alone_table(record).rows}
-    assert alone_table(record).title == "Measured beside, MiB"
-    assert rows == {
-        run_labels.ALONE_LABELS[name]: text
-        for name, text in {
-            "rounding": "0.09",
-            "workspace_bytes": "1.00",
-            "peak_reserved_bytes": "6.00",
-            "fragmentation": "4.00",
-            "device_used_bytes": "500.00",
-            "outside": "494.00",
-            "context_bytes": "450.00",
-        }.items()
-    }
-    allocated = sections(error_table(record, compare(record, records.make_prediction())))[
-        "what the peak is made of"
-    ]
-    assert allocated["peak allocated, rounded up"].cells[1:] == ("1.91", "2.00", "-4.63 %")
-
-
-def test_a_simulated_allocator_stands_beside_what_was_allocated_and_reserved() -> None:
-    record = records.make_record(device=records.H100, **ON_CARD)
-    memory = DeviceMemory(
-        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB
-    )
-    prediction = records.make_prediction(record.workload, details=Details(device_memory=memory))
-    rows = sections(error_table(record, compare(record, prediction)))["what the peak is made of"]
-    assert rows["peak allocated, rounded up"].cells[1:] == ("2.00", "2.00", "exact")
-    assert rows["reserved by the allocator"].cells[1:] == ("9.00", "6.00", "+50.00 %")
-
-
-def test_a_processor_has_nothing_beside() -> None:
+def test_no_comparison_no_table_and_nothing_beside_on_a_processor() -> None:
+    assert error_table(records.make_record(), ()).rows == ()
     assert alone_table(records.make_record()).rows == ()
-    assert "Measured beside" not in shown(records.make_record())
 
 
 def test_what_was_run_and_where_is_said_first(golden_file: Golden) -> None:
     conditions = Conditions(padding=0.25, budget_bytes=2**30, seed=7)
     record = records.make_record(records.LORA_WORKLOAD, conditions=conditions)
     golden_file.compare("record-of-lora", shown(record))
-
-
-def test_another_kernel_than_was_predicted_is_named() -> None:
-    told = "attention ran by flash, where cpu was predicted"
-    assert told in shown(records.make_record(attention_kernel="flash"))
-    assert "was predicted" not in shown(records.make_record(attention_kernel="cpu"))
 
 
 def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
@@ -243,17 +200,10 @@ def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
     )
 
 
-def test_flags_are_explained() -> None:
-    text = shown(records.make_record(flags=("busy_machine", "unattributed_over_1_percent")))
-    assert f"! busy machine: {run_labels.FLAG_DEFINITIONS['busy_machine']}." in text
-    assert "! unattributed over 1 percent: over 1 % of the peak belongs to no category." in text
+def test_a_host_that_is_late_is_told_once() -> None:
     late = records.make_record(device=records.H100, block_seconds=2.0)
-    assert shown(late).count("! host bound") == 1
-    assert shown(replace_flags(late, ("host_bound",))).count("! host bound") == 1
-
-
-def replace_flags(record: Record, flags: tuple[Flag, ...]) -> Record:
-    return replace(record, measurement=replace(record.measurement, flags=flags))
+    flagged = replace(late, measurement=replace(late.measurement, flags=("host_bound",)))
+    assert [shown(record).count("! host bound") for record in (late, flagged)] == [1, 1]
 
 
 def test_speed_in_words(golden_file: Golden) -> None:
@@ -262,23 +212,6 @@ def test_speed_in_words(golden_file: Golden) -> None:
     speeds = [throughput(record) for record in (metered, records.make_record())]
     lines = [line for speed in speeds if speed is not None for line in (*speed_lines(speed), "")]
     golden_file.compare("speed", "\n".join(lines))
-
-
-def test_utilisation_comes_with_its_peak_and_definitions() -> None:
-    setup = replace(records.LORA_WORKLOAD.setup, dtype="bfloat16")
-    record = records.make_record(replace(records.LORA_WORKLOAD, setup=setup), device=records.H100)
-    lora = FlopCount(forward=10**13, backward=10**13, recompute=10**13, tokens=16)
-    found = utilisation(record, lora, replace(lora, backward=2 * 10**13))
-    text = shown(record, utilisation=found)
-    # 2e13 and 3e13 FLOP in 0.1 s are 200 and 300 TFLOP/s of 989.4
-    assert (
-        "MFU 20.21 %, HFU 30.32 % of 989.4 TFLOP/s, NVIDIA H100 SXM5 80GB; full equivalent 30.32 %"
-        in text
-    )
-    assert all(line in text for line in run_labels.MFU_DEFINITIONS)
-    alone = shown(record, utilisation=utilisation(record, lora))
-    assert run_labels.MFU_DEFINITIONS[0] in alone and run_labels.MFU_DEFINITIONS[1] not in alone
-    assert "MFU" not in shown(record)
 
 
 @pytest.mark.parametrize(
@@ -322,22 +255,13 @@ def test_a_failure_says_what_happened_where_and_what_to_try(golden_file: Golden)
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     failure = None if status in ("ok", "noisy") else Failure(reason="It was so.")
-    bare = records.make_record(
-        status=status,
-        failure=failure,
-        peak_requested_bytes=None,
-        peak_allocated_bytes=None,
-        peak_phase=None,
-        attribution_bytes=None,
-        persistent_bytes=None,
-        phase_peak_bytes=None,
-        step1_phase_peak_bytes=None,
-        step_seconds=None,
-        saved_activation_bytes=None,
-        num_parameters=None,
-        num_trainable_parameters=None,
-        attention_kernel=None,
+    unknown = (
+        "peak_requested_bytes peak_allocated_bytes peak_phase attribution_bytes persistent_bytes"
+        " phase_peak_bytes step1_phase_peak_bytes step_seconds saved_activation_bytes"
+        " num_parameters num_trainable_parameters attention_kernel"
     )
+    nothing = dict.fromkeys(unknown.split())
+    bare = records.make_record(status=status, failure=failure, **nothing)
     text = shown(bare)
     assert run_labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
@@ -348,18 +272,14 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
 
 
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
-    from lora_profiler.catalog import find_model
-
-    workload = Workload(
-        model=find_model("microsoft/phi-2"), setup=TrainSetup(seq_len=16, device="cpu")
-    )
+    setup = TrainSetup(seq_len=16, device="cpu")
+    workload = Workload(model=find_model("microsoft/phi-2"), setup=setup)
     prediction = predict(workload)
     record = records.make_record(workload)
     row = run_row(record, prediction).cells
     assert row[5].startswith(">= ") and row[6] == ""
-    text = render.plain(
-        record_blocks(record, prediction, compare(record, prediction), throughput(record))
-    )
+    found = compare(record, prediction)
+    text = render.plain(record_blocks(record, prediction, found, throughput(record)))
     assert "The peak is predicted" not in text and "lower bound" in text
 
 
@@ -368,18 +288,6 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
 
 def test_a_row_of_one_run() -> None:
     record = records.make_record(peak_requested_bytes=1_600_000)
-    row = run_row(record, records.make_prediction(), "batch 2")
-    assert dict(zip(RUN_COLUMNS, row.cells, strict=True)) == {
-        "model": "tiny-gpt2",
-        "method": "full",
-        "setup": "batch 2",
-        "status": "ok",
-        "peak": "1.53 MiB",
-        "predicted": "1.91 MiB",
-        "error": "+25.00 %",
-        "step": "100.00 ms",
-        "tokens": "160/s",
-    }
     assert (
         run_text(record, records.make_prediction(), "batch 2")
         == "tiny-gpt2, full, batch 2: ok, peak 1.53 MiB, predicted 1.91 MiB, error +25.00 %, 100.00"
@@ -443,15 +351,10 @@ def test_errors_of_all_records_by_metric_and_category() -> None:
 
 
 def test_one_way_against_another_in_one_line() -> None:
-    a, b = (
-        records.make_record(step_seconds=(0.2,) * 9),
-        records.make_record(records.LORA_WORKLOAD, step_seconds=(0.15,) * 9),
-    )
+    a = records.make_record(step_seconds=(0.2,) * 9)
+    b = records.make_record(records.LORA_WORKLOAD, step_seconds=(0.15,) * 9)
     line = ratio_line("full", "LoRA r4", full_against_lora([a], [b]))
-    assert (
-        line
-        == "LoRA r4 takes 0.750 of the time of full (95 % interval 0.750 to 0.750; 1 and 1 runs)"
-    )
+    assert line.startswith("LoRA r4 takes 0.750 of the time of full (95 % interval 0.750 to 0.750")
 
 
 # --- JSON and CSV ---------------------------------------------------------------------------------
@@ -474,28 +377,11 @@ def test_json_is_what_the_schema_says_and_reads_back() -> None:
     made = made_records()
     found = [c for r in made for c in compare(r, records.make_prediction(r.workload))]
     document = json.loads(json.dumps(bench_payload(made, found)))
-    jsonschema.Draft202012Validator.check_schema(bench_schema())
     jsonschema.validate(document, bench_schema())
     assert set(document) == {"schema_version", "records", "comparisons"}
-    assert (
-        json.loads(
-            json.dumps(bench_payload([record_from_dict(d) for d in document["records"]], found))
-        )
-        == document
-    )
+    read = [record_from_dict(each) for each in document["records"]]
+    assert json.loads(json.dumps(bench_payload(read, found))) == document
     assert document["comparisons"] == [asdict(c) for c in found]
-    assert list(document["comparisons"][0]) == [
-        "record_id",
-        "engine",
-        "metric",
-        "category",
-        "predicted",
-        "measured",
-        "relative_error",
-    ]
-    assert {c["record_id"] for c in document["comparisons"]} <= {
-        r["id"] for r in document["records"]
-    }
 
 
 @pytest.mark.parametrize(
@@ -517,10 +403,8 @@ def test_the_schema_refuses_what_the_contract_does_not_allow(
     path: tuple[str | int, ...], value: object
 ) -> None:
     record = records.make_record()
-    document = json.loads(
-        json.dumps(bench_payload([record], compare(record, records.make_prediction())))
-    )
-    place = document
+    found = compare(record, records.make_prediction())
+    place = document = json.loads(json.dumps(bench_payload([record], found)))
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
@@ -541,28 +425,20 @@ def test_the_schema_knows_the_same_words_as_the_code() -> None:
 def test_csv_of_runs_and_of_comparisons() -> None:
     made = made_records()
     rows = list(csv.DictReader(io.StringIO(render.csv_text(run_records(made)))))
-    assert [row["record_id"] for row in rows] == [r.id for r in made]
-    assert (rows[0]["median_step_seconds"], rows[0]["tokens_per_second"], rows[0]["rank"]) == (
-        "0.1",
-        "160.0",
-        "",
-    )
-    assert (rows[1]["rank"], rows[1]["flags"], rows[1]["peak_reserved_bytes"]) == (
-        "4",
-        "host_bound",
-        str(6 * MIB),
-    )
-    assert (rows[2]["status"], rows[2]["reason"], rows[2]["median_step_seconds"]) == (
-        "oom",
-        "CUDA out of memory.",
-        "",
-    )
+    for row, record, told in zip(
+        rows,
+        made,
+        (
+            {"median_step_seconds": "0.1", "tokens_per_second": "160.0", "rank": ""},
+            {"rank": "4", "flags": "host_bound", "peak_reserved_bytes": str(6 * MIB)},
+            {"status": "oom", "reason": "CUDA out of memory.", "median_step_seconds": ""},
+        ),
+        strict=True,
+    ):
+        assert row.items() >= ({"record_id": record.id} | told).items()
     found = [c for r in made for c in compare(r, records.make_prediction(r.workload))]
     lines = list(csv.DictReader(io.StringIO(render.csv_text(comparison_records(made, found)))))
     assert len(lines) == len(found)
-    assert (
-        lines[0]["model"] == "tiny-gpt2"
-        and lines[0]["method"] == "full"
-        and lines[0]["measured"] == "2000000"
-    )
+    told = {"model": "tiny-gpt2", "method": "full", "measured": "2000000"}
+    assert lines[0].items() >= told.items()
     assert {line["method"] for line in lines} == {"full", "lora"}

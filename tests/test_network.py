@@ -28,9 +28,8 @@ SETUP = TrainSetup(seq_len=512, world_size=WORLD, sharding="fsdp")
 
 def sent(sharding: Sharding, lora: LoraConfig | None = None) -> int:
     model = find_model("SmolLM2-135M", offline=True)
-    found = communication(
-        predict(Workload(model=model, setup=replace(SETUP, sharding=sharding, lora=lora)))
-    )
+    setup = replace(SETUP, sharding=sharding, lora=lora)
+    found = communication(predict(Workload(model=model, setup=setup)))
     assert found is not None
     return found.sent_bytes
 
@@ -53,10 +52,8 @@ def test_lora_sends_adapters_under_ddp_and_gathers_the_base_under_fsdp() -> None
 
 def test_a_process_alone_sends_nothing() -> None:
     alone = replace(SETUP, world_size=1, sharding="none")
-    assert (
-        communication(predict(Workload(model=find_model("gpt2", offline=True), setup=alone)))
-        is None
-    )
+    workload = Workload(model=find_model("gpt2", offline=True), setup=alone)
+    assert communication(predict(workload)) is None
 
 
 def test_links_are_named_or_rates() -> None:
@@ -68,27 +65,23 @@ def test_links_are_named_or_rates() -> None:
 
 
 def test_the_command_shows_and_prints_what_is_sent() -> None:
-    asked = [
-        "predict", "gpt2", "-s", "512", "--world-size", "4", "--sharding", "fsdp", "--gpu",
-        "h100_sxm_80gb",
-    ]  # fmt: skip
+    ranks = "-s 512 --world-size 4 --sharding fsdp --gpu h100_sxm_80gb"
+    asked = ["predict", "gpt2", *ranks.split()]
     detailed = [*asked, "--interconnect", "nvlink4", "--detail"]
     table = CliRunner().invoke(root, detailed, catch_exceptions=False)
     assert "fsdp over 4 ranks" in table.stdout
     assert "Communication of a step among 4 ranks" in table.stdout
     assert "reduce-scatter, backward" in table.stdout
     assert "step, if nothing is" in table.stdout
-    answer = CliRunner().invoke(
-        root, [*asked, "--interconnect", "10GB/s", "--format", "json"], catch_exceptions=False
-    )
+    in_json = [*asked, "--interconnect", "10GB/s", "--format", "json"]
+    answer = CliRunner().invoke(root, in_json, catch_exceptions=False)
     document = json.loads(answer.stdout)
     validate(document, predict_schema())
     for prediction in document["predictions"]:
         found, time = prediction["communication"], prediction["step_time"]
         assert found["seconds"] == pytest.approx(found["sent_bytes"] / 10**10)
-        assert found["step_low_seconds"] == pytest.approx(
-            max(time["low_seconds"], found["seconds"])
-        )
+        least = max(time["low_seconds"], found["seconds"])
+        assert found["step_low_seconds"] == pytest.approx(least)
         assert found["step_high_seconds"] == pytest.approx(time["high_seconds"] + found["seconds"])
 
 

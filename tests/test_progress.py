@@ -18,6 +18,7 @@ from lora_profiler.records.readings import Readings, readings_from_dict
 from lora_profiler.records.record import Conditions, Failure, PhaseSample
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.progress.bench import (
+    _WIDTHS,
     COLUMNS,
     column_widths,
     drawn,
@@ -149,13 +150,9 @@ def test_status_text(beat: Heartbeat | None, text: str) -> None:
 
 
 def test_every_status_text_fits_its_column() -> None:
-    from lora_profiler.report.progress.bench import _WIDTHS
-
-    texts = [
-        *run_labels.STAGE_LABELS.values(),
-        *(f"step 4: {run_labels.PHASE_SHORT[phase]}" for phase in PHASES),
-    ]
-    assert max(map(len, [*texts, *run_labels.STATUS_LABELS.values()])) <= _WIDTHS["status"]
+    texts = [f"step 4: {run_labels.PHASE_SHORT[phase]}" for phase in PHASES]
+    texts += [*run_labels.STAGE_LABELS.values(), *run_labels.STATUS_LABELS.values()]
+    assert max(map(len, texts)) <= _WIDTHS["status"]
 
 
 def test_a_line_for_each_start_and_end() -> None:
@@ -186,11 +183,11 @@ def test_the_footer_counts_what_ended_how() -> None:
     assert footer(progress) == "0 of 3 done; 0:00 gone. Ctrl-C keeps what is done."
     run(progress, clock, 0, 60)
     run(progress, clock, 1, 30, status="oom", failure=Failure(reason="full"))
-    expected = (
-        "2 of 3 done (1 out of memory); 1:30 gone, about 0:30 left, 3:30 to the deadline. Ctrl-C"
-        " keeps what is done."
+    done, times = (
+        "2 of 3 done (1 out of memory)",
+        "1:30 gone, about 0:30 left, 3:30 to the deadline",
     )
-    assert footer(progress, 300.0) == expected
+    assert footer(progress, 300.0) == f"{done}; {times}. Ctrl-C keeps what is done."
 
 
 # --- the live table -------------------------------------------------------------------------------
@@ -210,15 +207,8 @@ def busy(count: int = 4) -> Progress:
     ]
     progress = progress_of(*cases, clock=clock)
     run(progress, clock, 0, 7)
-    run(
-        progress,
-        clock,
-        1,
-        4000,
-        status="oom",
-        failure=Failure(reason="full"),
-        peak_requested_bytes=57 * 2**30 // 5,
-    )
+    full = Failure(reason="full")
+    run(progress, clock, 1, 4000, status="oom", failure=full, peak_requested_bytes=57 * 2**30 // 5)
     progress.observer().started(2, cases[2].case)
     progress.observer().progressed(2, Heartbeat(phase="optimizer_build"))
     return progress
@@ -229,23 +219,18 @@ def test_rows_keep_to_the_width_and_their_numbers_stay_whole(width: int) -> None
     lines = screen(busy(), width)
     assert all(len(text.rstrip()) <= width for text in lines)
     assert len(lines) == 1 + 4 + (2 if width == 80 else 1)
-    assert ">= 11.40 GiB" in lines[2]
-    assert "1:06:40" in lines[2]
-    assert "making the optimizer" in lines[3]
-    head = lines[0]
-    place = head.index("status")
-    told = [text[place:].split("  ")[0].strip() for text in lines[1:5]]
-    assert told == ["ok", "out of memory", "making the optimizer", "waiting"]
-    end = head.index("peak") + len("peak")
+    assert ">= 11.40 GiB" in lines[2] and "1:06:40" in lines[2]
+    place, end = lines[0].index("status"), lines[0].index("peak") + len("peak")
+    said = [text[place:].split("  ")[0].strip() for text in lines[1:5]]
+    assert said == ["ok", "out of memory", "making the optimizer", "waiting"]
     assert lines[1][:end].endswith("1.91 MiB")
 
 
 def test_a_wide_terminal_shows_all_columns_and_a_narrow_one_leaves_the_prediction_out() -> None:
     words = ["batch 1, checkpointing, 12 tokens"]
     assert tuple(column_widths(160, ["gpt2"], words)) == COLUMNS
-    assert "predicted" not in column_widths(100, ["gpt2"], words)
-    assert "error" in column_widths(100, ["gpt2"], words)
-    assert "error" not in column_widths(72, ["gpt2"], words)
+    left_out = {width: {*COLUMNS} - {*column_widths(width, ["gpt2"], words)} for width in (100, 72)}
+    assert left_out == {100: {"predicted"}, 72: {"predicted", "error"}}
     assert "setup" not in column_widths(160, ["gpt2"], [""])
     for width in range(60, 200):
         sizes = column_widths(width, ["a-model-with-a-long-name"], words)
@@ -288,20 +273,17 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
         observer.progressed(1, Heartbeat(phase="timing", done=7, read=READ))
         observer.finished(1, record_of(progress.rows[1].planned, status="noisy"), False)
     lines = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
-    assert {(told["case"], told["of"], told["model"], told["method"]) for told in lines} == {
-        (2, 2, "tiny-gpt2", "lora")
-    }
-    where = [
-        (told["state"], told["phase"], told["step"], told["done"], told["status"]) for told in lines
+    whose = {"case": 2, "of": 2, "model": "tiny-gpt2", "method": "lora"}
+    assert all(told.items() >= whose.items() for told in lines)
+    assert [[told[k] for k in ("state", "phase", "step", "done", "status")] for told in lines] == [
+        ["running", None, None, None, None],
+        ["running", "backward", 2, None, None],
+        ["running", "timing", None, 7, None],
+        ["done", None, None, None, "noisy"],
     ]
-    assert where == [
-        ("running", None, None, None, None),
-        ("running", "backward", 2, None, None),
-        ("running", "timing", None, 7, None),
-        ("done", None, None, None, "noisy"),
-    ]
-    facts = [readings_from_dict(told["read"]) for told in lines]
-    assert facts == [*[Readings()] * 2, READ, Readings()]
+    nothing = Readings()
+    read = [readings_from_dict(told["read"]) for told in lines]
+    assert read == [nothing, nothing, READ, nothing]
     predicted = progress.rows[1].planned.prediction.peak.total_bytes
     assert {told["predicted_bytes"] for told in lines} == {predicted}
     assert [told["record_id"] for told in lines] == [None, None, None, progress.rows[1].record.id]  # type: ignore[union-attr]

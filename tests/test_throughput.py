@@ -3,6 +3,7 @@ value, not by this program."""
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy
 import pytest
@@ -52,15 +53,14 @@ def test_quantiles_are_numpys() -> None:
         samples = [draw.lognormvariate(0, 0.3) for _ in range(n)]
         found = spread(samples)
         expected = numpy.quantile(samples, [0.1, 0.2, 0.5, 0.8, 0.9])
-        assert [found.p10, found.p20, found.median, found.p80, found.p90] == pytest.approx(
-            list(expected)
-        )
+        points = (found.p10, found.p20, found.median, found.p80, found.p90)
+        assert points == pytest.approx(tuple(expected))
 
 
 def test_one_sample_has_no_deviation_and_no_drift() -> None:
     found = spread([0.3])
-    told = (found.median, found.low, found.high, found.sd, found.drift, found.mad)
-    assert told == (0.3, 0.3, 0.3, None, None, 0.0)
+    assert (found.median, found.low, found.high) == (0.3, 0.3, 0.3)
+    assert (found.sd, found.drift, found.mad) == (None, None, 0.0)
 
 
 def test_drift_is_the_median_slope_and_an_outlier_does_not_move_it() -> None:
@@ -79,16 +79,12 @@ def test_the_slope_of_many_samples_is_that_of_all() -> None:
 def test_rates_are_counts_over_the_median_step() -> None:
     """2 x 8 tokens x 3 micro-batches in 0.1 s, half of them padding."""
     workload = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, accumulation=3))
-    found = throughput(
-        records.make_record(workload, nonpad_tokens_per_step=24, supervised_tokens_per_step=21)
-    )
-    assert found is not None
-    assert found.steps.median == 0.1
-    assert found.tokens_per_second == pytest.approx(480)
-    assert found.nonpad_tokens_per_second == pytest.approx(240)
-    assert found.supervised_tokens_per_second == pytest.approx(210)
-    assert found.samples_per_second == pytest.approx(60)
-    assert found.steps_per_second == pytest.approx(10)
+    counts = {"nonpad_tokens_per_step": 24, "supervised_tokens_per_step": 21}
+    found = throughput(records.make_record(workload, **counts))
+    assert found is not None and found.steps.median == 0.1
+    rates = {"tokens": 480, "nonpad_tokens": 240, "supervised_tokens": 210}
+    for name, rate in (rates | {"samples": 60, "steps": 10}).items():
+        assert getattr(found, f"{name}_per_second") == pytest.approx(rate)
     assert found.tokens_per_second * found.steps.median == 48
 
 
@@ -98,8 +94,7 @@ def test_what_was_not_measured_is_none() -> None:
     assert throughput(records.make_record(step_seconds=(0.1, 0.0))) is None
     found = throughput(records.make_record(nonpad_tokens_per_step=None, tokens_per_step=None))
     assert found is not None
-    told = (found.tokens_per_second, found.nonpad_tokens_per_second, found.energy)
-    assert told == (None, None, None)
+    assert found.tokens_per_second is found.nonpad_tokens_per_second is found.energy is None
 
 
 def warnings(*seconds: float, **fields: object) -> str:
@@ -119,11 +114,9 @@ def test_warnings_name_what_is_wrong() -> None:
     assert warnings(*STEADY[:9]) == "only 9 of at least 10 steps were timed"
     assert "the longest step is 6" in warnings(*STEADY, 0.17)
     assert "the shortest step is 5" in warnings(*STEADY, 0.04, 0.04)
-    # 0.015 sqrt(12 / 11) / 0.115
-    assert "the standard deviation is 14 % of the mean" in warnings(*([0.1, 0.13] * 6))
-    assert "the median's interval is +-13.0 % wide, where 5 % is the aim" in warnings(
-        *([0.1, 0.13] * 6)
-    )
+    apart = warnings(*([0.1, 0.13] * 6))
+    assert "the standard deviation is 14 % of the mean" in apart  # 0.015 sqrt(12 / 11) / 0.115
+    assert "the median's interval is +-13.0 % wide, where 5 % is the aim" in apart
     rising = warnings(*(0.1 + 0.002 * i for i in range(12)))
     assert "step times rise by 1.8 % a step" in rising
     assert "step times fall by 1.8 % a step" in warnings(*(0.122 - 0.002 * i for i in range(12)))
@@ -140,11 +133,10 @@ def test_a_gpu_s_interval_has_to_be_narrower() -> None:
 )
 def test_host_bound_is_two_clocks_that_disagree(block: float | None, bound: bool | None) -> None:
     """Twelve steps of 0.1 s: 1.2 s by the device's events."""
-    found = throughput(
-        records.make_record(device=records.H100, step_seconds=(0.1,) * 12, block_seconds=block)
-    )
+    times = {"step_seconds": (0.1,) * 12, "block_seconds": block}
+    found = throughput(records.make_record(device=records.H100, **times))
     assert found is not None and found.host_bound is bound
-    on_cpu = throughput(records.make_record(step_seconds=(0.1,) * 12, block_seconds=block))
+    on_cpu = throughput(records.make_record(**times))
     assert on_cpu is not None and on_cpu.host_bound is None
 
 
@@ -156,14 +148,10 @@ def test_energy_per_token_by_hand() -> None:
     assert found is not None and found.energy is not None
     assert found.energy.gross_joules_per_token == pytest.approx(3.75)
     assert found.energy.net_joules_per_token == pytest.approx(3.125)
-    no_idle = throughput(
-        records.make_record(energy=replace(energy, idle_joules=0.0, idle_seconds=0.0))
-    )
-    assert (
-        no_idle is not None
-        and no_idle.energy is not None
-        and no_idle.energy.net_joules_per_token is None
-    )
+    without = replace(energy, idle_joules=0.0, idle_seconds=0.0)
+    no_idle = throughput(records.make_record(energy=without))
+    assert no_idle is not None and no_idle.energy is not None
+    assert no_idle.energy.net_joules_per_token is None
     short = throughput(records.make_record(energy=replace(energy, seconds=9.9)))
     assert short is not None and short.energy is None
 
@@ -174,12 +162,9 @@ def test_energy_per_token_by_hand() -> None:
 def h100_record(
     seconds: float, dtype: str = "bfloat16", accumulation: int = 1, **setup: object
 ) -> Record:
-    changed = replace(
-        records.WORKLOAD.setup, dtype=dtype, accumulation=accumulation, device="cuda", **setup
-    )  # type: ignore[arg-type]
-    return records.make_record(
-        replace(records.WORKLOAD, setup=changed), device=records.H100, step_seconds=(seconds,) * 10
-    )
+    fields: Any = {"dtype": dtype, "accumulation": accumulation, "device": "cuda", **setup}
+    workload = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, **fields))
+    return records.make_record(workload, device=records.H100, step_seconds=(seconds,) * 10)
 
 
 def test_mfu_by_hand() -> None:
@@ -281,9 +266,8 @@ def test_the_interval_of_the_ratio_covers_what_is_true_and_nothing_far() -> None
     ratio's 0.65 %."""
     covered = 0
     for seed in range(20):
-        found = full_against_lora(
-            [timed(noisy(0.2, seed))], [timed(noisy(0.15, 100 + seed), lora=True)]
-        )
+        lora = timed(noisy(0.15, 100 + seed), lora=True)
+        found = full_against_lora([timed(noisy(0.2, seed))], [lora])
         covered += found.low <= 0.75 <= found.high
         assert 0.008 < (found.high - found.low) / found.ratio < 0.05
     assert covered >= 17
@@ -292,11 +276,9 @@ def test_the_interval_of_the_ratio_covers_what_is_true_and_nothing_far() -> None
 def test_the_interval_is_the_same_each_time_and_widens_with_unlike_processes() -> None:
     a = [timed(noisy(0.2, i), repeat=i) for i in range(3)]
     alike = [timed(noisy(0.15, 10 + i), lora=True, repeat=i) for i in range(3)]
-    unlike = [
-        timed(noisy(0.15 * f, 10 + i), lora=True, repeat=i) for i, f in enumerate((0.9, 1.0, 1.1))
-    ]
-    first, again = full_against_lora(a, alike), full_against_lora(a, alike)
-    wide = full_against_lora(a, unlike)
+    factors = enumerate((0.9, 1.0, 1.1))
+    unlike = [timed(noisy(0.15 * f, 10 + i), lora=True, repeat=i) for i, f in factors]
+    first, again, wide = (full_against_lora(a, b) for b in (alike, alike, unlike))
     assert first == again
     assert first.processes == (3, 3)
     assert wide.high - wide.low > 3 * (first.high - first.low)
@@ -331,7 +313,6 @@ def test_what_cannot_be_compared_is_refused(golden_file: Golden) -> None:
 
 def test_two_cards_of_one_model_are_two_devices() -> None:
     other = replace(records.H100, uuid_hash="bbbb")
+    a, b = timed((0.1,) * 9, device=records.H100), timed((0.1,) * 9, lora=True, device=other)
     with pytest.raises(UsageError, match="different devices"):
-        full_against_lora(
-            [timed((0.1,) * 9, device=records.H100)], [timed((0.1,) * 9, lora=True, device=other)]
-        )
+        full_against_lora([a], [b])

@@ -49,30 +49,14 @@ def ask(lora: LoraConfig | None = None, **setup: Any) -> Workload:
 
 def product(m: int, n: int, k: int, dtype: Any = "bfloat16", count: int = 1) -> Kernel:
     gemm, size = Gemm(m=m, n=n, k=k), 4 if dtype == "float32" else 2
-    return Kernel(
-        kind="gemm",
-        op="mm",
-        phase="forward",
-        module="",
-        read_bytes=size * (m + n) * k,
-        written_bytes=size * m * n,
-        dtype=dtype,
-        gemm=gemm,
-        flops=gemm.flops,
-        count=count,
-    )
+    made = copies(0, count, "gemm")
+    moved = {"read_bytes": size * (m + n) * k, "written_bytes": size * m * n}
+    return replace(made, op="mm", dtype=dtype, gemm=gemm, flops=gemm.flops, **moved)
 
 
 def copies(moved: int, count: int = 1, kind: Any = "memory") -> Kernel:
-    return Kernel(
-        kind=kind,
-        op="",
-        phase="forward",
-        module="",
-        read_bytes=moved,
-        written_bytes=moved,
-        count=count,
-    )
+    whose: dict[str, Any] = {"op": "", "phase": "forward", "module": ""}
+    return Kernel(kind=kind, read_bytes=moved, written_bytes=moved, count=count, **whose)
 
 
 def made_up(workload: Workload) -> StepKernels:
@@ -174,12 +158,8 @@ def test_a_step_is_what_its_kernels_take(
     found = timed(workload).time
     assert found.seconds == pytest.approx(by_hand(made_up(workload), PLAIN, OWN, 20))
     assert found.tokens_per_second == pytest.approx(512 / found.seconds)
-    flops = predict(workload).flops
-    assert (
-        flops is not None
-        and timed(replace(workload, setup=replace(workload.setup, accumulation=4))).flops
-        == 4 * flops.total
-    )
+    flops, four = predict(workload).flops, replace(workload.setup, accumulation=4)
+    assert flops is not None and timed(replace(workload, setup=four)).flops == 4 * flops.total
 
 
 def test_what_was_measured_on_this_machine_comes_before_the_package(
@@ -191,9 +171,8 @@ def test_what_was_measured_on_this_machine_comes_before_the_package(
     own = timed(ask())
     assert (own.time.likeness, own.time.constants, own.time.rates) == ("this machine", OWN, PLAIN)
     assert own.time.calibrated and own.evidence is None
-    assert own.time.low == pytest.approx(
-        own.time.seconds / 1.07
-    ) and own.time.high == pytest.approx(own.time.seconds / 0.93)
+    ends = (own.time.seconds / 1.07, own.time.seconds / 0.93)
+    assert (own.time.low, own.time.high) == pytest.approx(ends)
 
 
 def test_a_processor_is_timed_only_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,18 +384,12 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     full, lora = (a.timing.step.time for a in found if a.timing and a.timing.step)
     assert cells["time"][2] == f"{100 * lora.seconds / full.seconds:.2f} %"
     assert set(labels.PART_LABELS) == set(PARTS)
-    assert {
-        "matrix products",
-        "kernels that only move bytes",
-        "waiting for launches",
-        "optimizer update",
-    } <= set(cells)
+    every = ("gemm", "memory", "launches", "update")
+    assert {labels.PART_LABELS[part] for part in every} <= set(cells)
     lines = time_lines(found)
     assert any(line.startswith("LoRA r32 makes ") for line in lines)
-    assert any(
-        line.startswith("Step times, like a fitted card: ") and "a100_sxm_80gb" in line
-        for line in lines
-    )
+    (basis,) = (line for line in lines if line.startswith("Step times, like a fitted card: "))
+    assert "a100_sxm_80gb" in basis
 
 
 def test_a_step_that_does_not_fit_is_timed_with_that_said() -> None:
@@ -430,9 +403,8 @@ def test_every_basis_has_words(likeness: Any) -> None:
     (answer,) = answers([ask()], A100)
     assert answer.timing is not None and answer.timing.step is not None
     time: StepTime = replace(answer.timing.step.time, likeness=likeness)
-    changed = replace(
-        answer, timing=replace(answer.timing, step=replace(answer.timing.step, time=time))
-    )
+    step = replace(answer.timing.step, time=time)
+    changed = replace(answer, timing=replace(answer.timing, step=step))
     table = time_table([changed])
     assert table is not None and table.title.endswith(labels.BASIS_LABELS[likeness])
     assert any(labels.BASIS_DEFINITIONS[likeness] in line for line in time_lines([changed]))
@@ -451,29 +423,24 @@ def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
 
 def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
     rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
-    names = {
-        "model": "error_model_left_out",
-        "card": "error_card_left_out",
-        "all": "error_by_a100_constants",
+    names = {k: f"error_{k}_left_out" for k in ("model", "card")} | {
+        "all": "error_by_a100_constants"
     }
     assert [row["id"] for row in rows] == [found.id for found in measured_steps()]
     for row, found in zip(rows, measured_steps(), strict=True):
-        assert (found.model, found.method, found.card) == (row["model"], row["method"], row["card"])
-        assert (found.measured_seconds, found.error) == (
-            row["measured_seconds"],
-            row[names[found.left_out]],
-        )
+        for name in ("model", "method", "card", "measured_seconds"):
+            assert getattr(found, name) == row[name]
+        assert found.error == row[names[found.left_out]]
 
 
 def test_the_nearest_row_is_of_the_method_first_and_then_of_the_card() -> None:
     mistral = nearest_step("lora", "a100_sxm_80gb", 7_241_732_096, 16384)
-    told = (mistral.model, mistral.method, mistral.tokens)
-    assert told == ("mistralai/Mistral-7B-v0.1", "lora", 16384)
+    assert (mistral.model, mistral.tokens) == ("mistralai/Mistral-7B-v0.1", 16384)
     assert nearest_step("qlora", "rtx_4090", 8_000_000_000, 2048).card == "rtx_4090"
     assert nearest_step("lora", "mi300x_192gb", 1, 1).method == "lora"
     assert {row.method for row in measured_steps() if row.card == "rtx_4090"} == {"lora", "qlora"}
     assert nearest_step("full", "rtx_4090", 7_000_000_000, 8192).method == "full"
     for row in measured_steps():
-        found = nearest_step(row.method, row.card, row.parameters, row.tokens)
-        told = (found.method, found.card, found.parameters, found.tokens)
-        assert told == (row.method, row.card, row.parameters, row.tokens)
+        key = row.method, row.card, row.parameters, row.tokens
+        found = nearest_step(*key)
+        assert (found.method, found.card, found.parameters, found.tokens) == key

@@ -140,29 +140,24 @@ def test_auto_and_traced_say_how_long_before_and_while_they_trace(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     slowly(monkeypatch)
-    done = run(
-        "predict", config, "--method", "full", "-s", "64", "--engine", engine, "--format", "json"
-    )
+    options = f"--method full -s 64 --engine {engine} --format json"
+    done = run("predict", config, *options.split())
     assert done.exit_code == 0
     assert json.loads(done.stdout)["predictions"]
     first, *rest = done.stderr.splitlines()
     assert first == "tracing bloom, full, one sample: some seconds; kept for later"
     assert len(rest) > 3
-    assert all(
-        re.fullmatch(
-            r"tracing bloom, full, one sample: \d+:\d\d so far, [a-z ]*(\d+ \w+)? ?more", line
-        )
-        for line in rest
-    )
+    so_far = r"tracing bloom, full, one sample: \d+:\d\d so far, [a-z ]*(\d+ \w+)? ?more"
+    assert all(re.fullmatch(so_far, line) for line in rest)
     assert not [thread for thread in threading.enumerate() if thread.name == tracing.THREAD]
 
 
 def test_compile_counts_its_profiles(run: Run, config: str) -> None:
     done = run("compile", config, "--method", "full", "--format", "json")
     assert json.loads(done.stdout)["profiles"]
-    assert [
-        line.partition(":")[0] for line in done.stderr.splitlines() if "kept for later" in line
-    ] == ["tracing bloom, full, one sample", "tracing bloom, full, several samples"]
+    lines = [line for line in done.stderr.splitlines() if "kept for later" in line]
+    sizes = [line.partition(":")[0].removeprefix("tracing bloom, full, ") for line in lines]
+    assert sizes == ["one sample", "several samples"]
 
 
 def test_a_long_wait_names_what_is_quicker_once(
@@ -184,18 +179,8 @@ def test_ctrl_c_while_it_traces_ends_with_130_and_one_word(config: str) -> None:
         "def slow(*a, **m):\n    print('now', flush=True); time.sleep(2); return real(*a, **m)\n"
         "c.trace = slow\nfrom lora_profiler.cli.main import main; import sys; main(sys.argv[1:])"
     )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        config,
-        "-s",
-        "64",
-        "--engine",
-        "traced",
-        "--format",
-        "json",
-    ]
+    options = "-s 64 --engine traced --format json"
+    command = [sys.executable, "-c", code, config, *options.split()]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )

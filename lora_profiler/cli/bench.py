@@ -315,7 +315,7 @@ def _print(
 
         write_out(csv_text(run_records([r.record for r in results])), o["output"])
     else:
-        from lora_profiler.report.measured.bench import bench_blocks, search_blocks
+        from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks
 
         if o["rehearse"]:
             from lora_profiler.report.rehearsed.records import rehearsed_blocks

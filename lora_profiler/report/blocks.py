@@ -36,6 +36,29 @@ class Table:
     left: int = 1
 
 
+class Rows:
+    """Rows of a table as they are made; a section of bytes has all of them in the unit of its
+    largest."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.size = 1
+
+    def section(self, title: str, sizes: Iterable[int] = ()) -> None:
+        """A heading, with the unit where there are sizes."""
+        if known := list(sizes):
+            unit, self.size = byte_unit(max(known))
+            title = f"{title}, {unit}"
+        self.rows.append(Row(cells=(title,), kind="section"))
+
+    def add(self, *cells: str, kind: RowKind = "plain") -> None:
+        self.rows.append(Row(cells=cells, kind=kind, indent=1))
+
+    def text(self, size: int) -> str:
+        """A size in the unit of the section."""
+        return in_unit(size, self.size)
+
+
 def table(
     rows: Iterable[R],
     columns: Sequence[tuple[str, Callable[[R], str]]],

@@ -9,7 +9,8 @@ from lora_profiler.catalog import CatalogEntry, Gpu
 from lora_profiler.compiled.library import cache_path
 from lora_profiler.compiled.profile import Profile, packed
 from lora_profiler.harness.doctor import Diagnosis
-from lora_profiler.report.blocks import Block, Row, Table, paragraph, table
+from lora_profiler.report.blocks import Block, Rows, Table, paragraph, table
+from lora_profiler.report.json import cell, picked
 from lora_profiler.units import bytes_text, short_count_text
 
 
@@ -65,30 +66,22 @@ def _number_text(value: float | None) -> str:
 
 
 def gpu_records(gpus: Sequence[Gpu]) -> list[dict[str, Any]]:
-    return [
-        asdict(gpu)
-        | {"usable_bytes": gpu.usable_bytes, "usable_is_estimated": gpu.usable_is_estimated}
-        for gpu in gpus
-    ]
+    return [asdict(gpu) | picked(gpu, "usable_bytes usable_is_estimated") for gpu in gpus]
 
 
 def csv_records(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records with lists as text, for a flat file."""
-    return [
-        {k: "; ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in r.items()}
-        for r in records
-    ]
+    return [{name: cell(value) for name, value in record.items()} for record in records]
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:
-    rows: list[Row] = []
+    rows = Rows()
     section = ""
     for name, label, value in diagnosis.lines:
         if name != section:
-            section = name
-            rows.append(Row(cells=(section,), kind="section"))
-        rows.append(Row(cells=(label, value), indent=1))
-    return Table(columns=("", ""), rows=tuple(rows), left=2)
+            rows.section(section := name)
+        rows.add(label, value)
+    return Table(columns=("", ""), rows=tuple(rows.rows), left=2)
 
 
 def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
@@ -111,10 +104,10 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
         first = profiles[0]
         made = ", ".join(f"{name} {number}" for name, number in first.versions.items())
         deepest = max(layers for layers, *_ in first.checked)
+        traces = f"{len(first.checked)} fresh traces, one of them of all {deepest} layers"
         found.append(
             paragraph(
-                f"Each was compared with {len(first.checked)} fresh traces, one of them of all"
-                f" {deepest} layers, event by event.",
+                f"Each was compared with {traces}, event by event.",
                 f"Made with {made}; kept in {cache_path() or 'no place'}.",
             )
         )
@@ -122,6 +115,7 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
 
 
 def profile_records(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+    sizes = ("num_layers", "batch_size", "seq_len", "rank")
     return [
         {
             "key": p.key,
@@ -129,10 +123,7 @@ def profile_records(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
             "setup": dict(p.setup),
             "valid": {name: list(ends) for name, ends in p.valid.items()},
             "attention_kernels": list(p.kernels),
-            "checked": [
-                dict(zip(("num_layers", "batch_size", "seq_len", "rank"), point, strict=True))
-                for point in p.checked
-            ],
+            "checked": [dict(zip(sizes, point, strict=True)) for point in p.checked],
             "versions": dict(p.versions),
             "num_instants": len(p.instants),
             "packed_bytes": len(packed(p)),

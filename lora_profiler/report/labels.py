@@ -7,6 +7,13 @@ if TYPE_CHECKING:
     from lora_profiler.prediction import Prediction
     from lora_profiler.workload import TrainSetup
 
+
+def told(text: str) -> dict[str, str]:
+    """Words by key: a line `key: words` each, which goes on in lines that are indented."""
+    whole = text.strip().replace("\n    ", " ")
+    return dict(line.split(": ", 1) for line in whole.split("\n"))
+
+
 CATEGORY_LABELS: Final[dict[str, str]] = {
     "parameters": "weights",
     "quantization_state": "quantisation constants",
@@ -31,28 +38,23 @@ CATEGORY_SHORT: Final[dict[str, str]] = CATEGORY_LABELS | {
 }
 """The same for the heads of narrow columns."""
 
-CATEGORY_DEFINITIONS: Final[dict[str, str]] = {
-    "parameters": "the model's own weights, as they are stored for training",
-    "quantization_state": "scales and code books of a 4-bit base",
-    "adapters": (
-        "LoRA's A and B matrices, or what another method trains, and copies made for"
-        " modules_to_save"
-    ),
-    "buffers": "tensors of the model that are no parameters, such as rotary frequencies",
-    "gradients": "gradients of what is trained",
-    "optimizer_states": "what the optimizer remembers for every trained parameter",
-    "inputs": "token ids and labels of the micro-batch",
-    "activations": "what autograd keeps of the forward pass until backward needs it",
-    "logits_and_loss": (
-        "the logits, their float32 copies and gradients, and what cross-entropy keeps"
-    ),
-    "temporaries": "tensors that live for one operation or one optimizer step only",
-    "workspace": "scratch memory of BLAS libraries inside the allocator",
-    "communication": (
-        "what is there for other ranks: gathered weights, buffers of collectives, DDP's buckets"
-    ),
-    "unattributed": "known in total only",
-}
+CATEGORY_DEFINITIONS: Final = told("""
+parameters: the model's own weights, as they are stored for training
+quantization_state: scales and code books of a 4-bit base
+adapters: LoRA's A and B matrices, or what another method trains, and copies made for
+    modules_to_save
+buffers: tensors of the model that are no parameters, such as rotary frequencies
+gradients: gradients of what is trained
+optimizer_states: what the optimizer remembers for every trained parameter
+inputs: token ids and labels of the micro-batch
+activations: what autograd keeps of the forward pass until backward needs it
+logits_and_loss: the logits, their float32 copies and gradients, and what cross-entropy keeps
+temporaries: tensors that live for one operation or one optimizer step only
+workspace: scratch memory of BLAS libraries inside the allocator
+communication: what is there for other ranks: gathered weights, buffers of collectives, DDP's
+    buckets
+unattributed: known in total only
+""")
 
 MOMENT_LABELS: Final[dict[str, str]] = {
     "setup": "between steps",
@@ -67,35 +69,25 @@ MOMENT_LABELS: Final[dict[str, str]] = {
     "saving": "saving a checkpoint",
 }
 
-MOMENT_DEFINITIONS: Final[dict[str, str]] = {
-    "setup": "what is there before any token is read",
-    "last_layer_forward": "the saved activations so far, and the temporaries inside the last layer",
-    "end_of_forward": (
-        "every saved activation, and the logits with the float32 copy that cross-entropy makes"
-    ),
-    "loss_backward": (
-        "every saved activation, and the float32 gradients of the loss with respect to the logits"
-    ),
-    "last_layer_backward": (
-        "the layers that backward has not reached yet, and the gradients inside the layer it is in"
-    ),
-    "first_layer_backward": (
-        "all gradients, and what backward still holds at the first layer and the embedding"
-    ),
-    "optimizer_step": "all gradients, and the optimizer's temporaries",
-    "evaluation": (
-        "no gradients; the logits of evaluation's batch with the copies that the loss makes, or"
-        " what a layer's forward pass needs"
-    ),
-    "generation": (
-        "no gradients; keys and values of every token of the completions, and what drawing the next"
-        " one takes, or what the prompts' forward pass needs"
-    ),
-    "saving": (
-        "no gradients; what the ranks gather at once on the way to the host, where the whole state"
-        " dict is"
-    ),
-}
+MOMENT_DEFINITIONS: Final = told("""
+setup: what is there before any token is read
+last_layer_forward: the saved activations so far, and the temporaries inside the last layer
+end_of_forward: every saved activation, and the logits with the float32 copy that cross-entropy
+    makes
+loss_backward: every saved activation, and the float32 gradients of the loss with respect to the
+    logits
+last_layer_backward: the layers that backward has not reached yet, and the gradients inside the
+    layer it is in
+first_layer_backward: all gradients, and what backward still holds at the first layer and the
+    embedding
+optimizer_step: all gradients, and the optimizer's temporaries
+evaluation: no gradients; the logits of evaluation's batch with the copies that the loss makes, or
+    what a layer's forward pass needs
+generation: no gradients; keys and values of every token of the completions, and what drawing the
+    next one takes, or what the prompts' forward pass needs
+saving: no gradients; what the ranks gather at once on the way to the host, where the whole state
+    dict is
+""")
 
 PERSISTENT_LABELS: Final[dict[str, str]] = {
     "parameters": "weights",
@@ -113,14 +105,12 @@ VERDICT_LABELS: Final[dict[str, str]] = {
     "does_not_fit": "does not fit",
 }
 
-VERDICT_DEFINITIONS: Final[dict[str, str]] = {
-    "fits": (
-        "the simulated allocator completes the steps in what the card gives a program, beside the"
-        " driver's context"
-    ),
-    "tight": "the tensors have room, but only expandable segments or luck would do",
-    "does_not_fit": "the tensors and the driver's context have none",
-}
+VERDICT_DEFINITIONS: Final = told("""
+fits: the simulated allocator completes the steps in what the card gives a program, beside the
+    driver's context
+tight: the tensors have room, but only expandable segments or luck would do
+does_not_fit: the tensors and the driver's context have none
+""")
 
 LAYER_LABELS: Final[dict[str, str]] = {
     "num_trainable_parameters": "trained weights",
@@ -180,23 +170,16 @@ BASIS_LABELS: Final[dict[str, str]] = {
 }
 """How a card is known by which step times are worked out."""
 
-BASIS_DEFINITIONS: Final[dict[str, str]] = {
-    "this machine": (
-        "copies, products, launches and whole steps were measured here by lora-profile calibrate"
-    ),
-    "fitted": (
-        "the shares of its peak and of its bandwidth that a step reaches are those of public"
-        " measurements of it"
-    ),
-    "same class": (
-        "the shares of its peak and of its bandwidth that a step reaches are those of cards of its"
-        " class"
-    ),
-    "other class": (
-        "no card of its class was fitted, so that the constants are of another, and the interval is"
-        " wide"
-    ),
-}
+BASIS_DEFINITIONS: Final = told("""
+this machine: copies, products, launches and whole steps were measured here by lora-profile
+    calibrate
+fitted: the shares of its peak and of its bandwidth that a step reaches are those of public
+    measurements of it
+same class: the shares of its peak and of its bandwidth that a step reaches are those of cards of
+    its class
+other class: no card of its class was fitted, so that the constants are of another, and the
+    interval is wide
+""")
 
 LEFT_OUT_LABELS: Final[dict[str, str]] = {
     "model": "by constants fitted without its model",

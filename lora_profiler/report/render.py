@@ -46,19 +46,8 @@ def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
 def _plain_table(table: Table, style: Style) -> str:
     count = len(table.columns)
     texts = [(row, _padded(row, count)) for row in table.rows]
-    widths = [
-        max(
-            [
-                len(table.columns[i]),
-                *(
-                    len(cells[i])
-                    for row, cells in texts
-                    if row.kind != "section" or len(row.cells) > 1
-                ),
-            ]
-        )
-        for i in range(count)
-    ]
+    wide = [cells for row, cells in texts if row.kind != "section" or len(row.cells) > 1]
+    widths = [max(map(len, column)) for column in zip(table.columns, *wide, strict=True)]
     lines = [style(printable(table.title), "heading")] if table.title else []
     if any(table.columns):
         lines.append(style(_line(list(table.columns), widths, table.left), "columns"))
@@ -84,12 +73,8 @@ def _line(cells: list[str], widths: list[int], left: int) -> str:
 
 def markdown(blocks: Sequence[Block]) -> str:
     """GitHub's Markdown: headings, paragraphs, pipe tables."""
-    return (
-        "\n\n".join(
-            _markdown_table(b) if isinstance(b, Table) else _markdown_paragraph(b) for b in blocks
-        )
-        + "\n"
-    )
+    texts = (_markdown_table(b) if isinstance(b, Table) else _markdown_paragraph(b) for b in blocks)
+    return "\n\n".join(texts) + "\n"
 
 
 def _markdown_paragraph(block: Paragraph) -> str:
@@ -103,13 +88,12 @@ def _markdown_table(table: Table) -> str:
     lines = [f"### {printable(table.title)}\n"] if table.title else []
     lines += [_markdown_row(table.columns), _markdown_row(rule)]
     for row in table.rows:
-        cells = [printable(c).replace("|", "\\|") for c in row.cells] + [""] * (
-            len(table.columns) - len(row.cells)
-        )
+        cells = [printable(c).replace("|", "\\|") for c in row.cells]
+        cells += [""] * (len(table.columns) - len(row.cells))
         cells[0] = "&emsp;" * row.indent + cells[0]
-        lines.append(
-            _markdown_row([f"**{c}**" if c else c for c in cells] if row.kind != "plain" else cells)
-        )
+        if row.kind != "plain":
+            cells = [f"**{c}**" if c else c for c in cells]
+        lines.append(_markdown_row(cells))
     return "\n".join(lines)
 
 
@@ -127,10 +111,9 @@ def csv_text(records: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: printable(v) if isinstance(v, str) else v for k, v in record.items()}
-        for record in records
-    )
+    for record in records:
+        values = record.items()
+        writer.writerow({k: printable(v) if isinstance(v, str) else v for k, v in values})
     return out.getvalue()
 
 

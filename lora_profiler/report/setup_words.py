@@ -50,11 +50,9 @@ def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     methods, where they differ."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = _PRECISION_WORDS[setup.precision]
-    packed = (
-        f" packed from sequences of {count_text(setup.packed)}"
-        if setup.packed and setup.is_packed
-        else ""
-    )
+    packed = ""
+    if setup.packed and setup.is_packed:
+        packed = f" packed from sequences of {count_text(setup.packed)}"
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
     weights = f"{' / '.join(dtypes) or setup.dtype} weights{autocast}"
@@ -76,23 +74,16 @@ def _heading_words(setup: TrainSetup, part: type) -> list[str]:
     for option in STORED_OPTIONS:
         value = values[option.name]
         if option.owner is part and option.declared.heading and value not in (option.default, []):
-            shown = (
-                ", ".join(map(str, value))
-                if isinstance(value, list)
-                else f"{value:g}"
-                if isinstance(value, float)
-                else value
-            )
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            shown = f"{value:g}" if isinstance(value, float) else shown
             words.append(option.declared.heading.format(shown, **values))
     return words
 
 
 def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
     """'no checkpointing, flash attention'."""
-    return (
-        f"{'with checkpointing' if setup.checkpointing else 'no checkpointing'},"
-        f" {' / '.join(kernels)} attention"
-    )
+    checkpointing = "with checkpointing" if setup.checkpointing else "no checkpointing"
+    return f"{checkpointing}, {' / '.join(kernels)} attention"
 
 
 def adapter_line(setup: TrainSetup) -> str:
@@ -100,29 +91,20 @@ def adapter_line(setup: TrainSetup) -> str:
     default."""
     lora, quantization = setup.lora, setup.quantization
     assert lora is not None
-    targets = lora.target_modules
-    text = (
-        "PEFT's default"
-        if targets is None
-        else targets
-        if isinstance(targets, str)
-        else ", ".join(targets)
-    )
+    targets = "PEFT's default" if lora.target_modules is None else lora.target_modules
+    text = targets if isinstance(targets, str) else ", ".join(targets)
     sizes = f"rank {lora.r}, " if lora.has_rank else ""
     if lora.peft_type == "lora":
         sizes += f"alpha {lora.alpha:g}, "
     elif lora.peft_type == "oft":
         sizes += f"blocks of {lora.oft_block_size}, "
-    line = f"{labels.adapter_label(setup)}: {sizes}targets {text}"
-    line += f", {lora.adapter_dtype} adapters"
-    line = ", ".join((line, *_heading_words(setup, LoraConfig)))
+    line = f"{labels.adapter_label(setup)}: {sizes}targets {text}, {lora.adapter_dtype} adapters"
+    words = [line, *_heading_words(setup, LoraConfig)]
     if quantization:
-        line += (
-            f", {QUANT_TITLES[quantization.quant_type]} base"
-            f"{' with double quantisation' if quantization.is_nested else ''},"
-            f" {quantization.recipe} recipe"
-        )
-    return line
+        nested = " with double quantisation" if quantization.is_nested else ""
+        base = f"{QUANT_TITLES[quantization.quant_type]} base{nested}"
+        words += [base, f"{quantization.recipe} recipe"]
+    return ", ".join(words)
 
 
 def predict_command(workload: Workload, gpu: str, *more: str) -> str:
@@ -139,18 +121,14 @@ def setup_arguments(workload: Workload) -> list[str]:
     have, and those at their default, are left out."""
     values = setup_dict(workload.setup)
     arguments = ["--method", workload.setup.method]
-    for option in STORED_OPTIONS:
-        if not _is_read(option, workload):
-            continue
-        written = _written(option, values)
-        if written is not None and written != DEFAULTS[option.name]:
-            arguments += _argument(option, written)
-    return arguments
-
-
-def _is_read(option: Option, workload: Workload) -> bool:
     parts = {LoraConfig: workload.setup.lora, Quantization: workload.setup.quantization}
-    return parts.get(option.owner, workload) is not None
+    for option in STORED_OPTIONS:
+        if parts.get(option.owner, workload) is not None:
+            written = _written(option, values)
+            if written is not None and written != DEFAULTS[option.name]:
+                name = option.declared.short or option.flag
+                arguments += option_argument(option, written, name)
+    return arguments
 
 
 def _written(option: Option, values: Mapping[str, Any]) -> Any:
@@ -168,8 +146,8 @@ def _written(option: Option, values: Mapping[str, Any]) -> Any:
     return value
 
 
-def _argument(option: Option, value: Any) -> Sequence[str]:
+def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
+    """The words of a command line that give an option, under `name`, that value."""
     if option.kind == "switch":
         return [option.flag if value else flag(f"no_{option.name}")]
-    name = option.declared.short or option.flag
     return [name, f"{value:g}" if isinstance(value, float) else str(value)]

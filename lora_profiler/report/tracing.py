@@ -55,13 +55,11 @@ class _Lines:
         which = f"[{self._number}/{self._total}] " if kept and self._total > 1 else ""
         what = f"{which}tracing {_words(workload, kept)}"
         libraries = 0.0 if "torch" in sys.modules else LIBRARIES_SECONDS
-        self._say(
-            f"{what}: {self._expected(libraries, effort)}{'; kept for later' if kept else ''}"
-        )
+        later = "; kept for later" if kept else ""
+        self._say(f"{what}: {self._expected(libraries, effort)}{later}")
         self._over = threading.Event()
-        threading.Thread(
-            target=self._beat, args=(what, effort, self._over), name=THREAD, daemon=True
-        ).start()
+        told = (what, effort, self._over)
+        threading.Thread(target=self._beat, args=told, name=THREAD, daemon=True).start()
 
     def ended(self) -> None:
         self._over.set()
@@ -69,10 +67,8 @@ class _Lines:
     def _beat(self, what: str, effort: "Effort", over: threading.Event) -> None:
         began = time.monotonic()
         while not over.wait(SECONDS_BETWEEN):
-            self._say(
-                f"{what}: {clock_text(time.monotonic() - began)} so far,"
-                f" {self._expected(0.0, effort)} more"
-            )
+            so_far = clock_text(time.monotonic() - began)
+            self._say(f"{what}: {so_far} so far, {self._expected(0.0, effort)} more")
 
     def _expected(self, before: float, effort: "Effort") -> str:
         """How long it takes yet, and once, where that is long, what is quicker; of several profiles

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.option import Option, flag
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.option import flag
+from lora_profiler.report.blocks import Block, heading, paragraph, table
+from lora_profiler.report.setup_words import option_argument
 from lora_profiler.trainer_files.meaning import VLLM_SHARE
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile
 from lora_profiler.workload import OPTIONS
@@ -18,22 +19,20 @@ _KINDS = {option.name: option for option in OPTIONS}
 def trainer_file_blocks(file: TrainerFile) -> list[Block]:
     """Each key as understood, what is asked for, and the command."""
     several = len({key.file for key in file.keys}) > 1
-    rows = tuple(
-        Row(
-            cells=(
-                *((key.file,) if several else ()),
-                str(key.line) if key.line else "",
-                printable(key.key),
-                _value_text(key.value) if key.line or key.value is not None else "(not set)",
-                _reading_text(key, file.asks),
-            )
-        )
-        for key in file.keys
+    keys = table(
+        file.keys,
+        (
+            *([("file", lambda key: key.file)] if several else []),
+            ("line", lambda key: str(key.line) if key.line else ""),
+            ("key", lambda key: printable(key.key)),
+            ("value", _value_text),
+            ("reads as", lambda key: _reading_text(key, file.asks)),
+        ),
+        left=4 + several,
     )
-    columns = (*(("file",) if several else ()), "line", "key", "value", "reads as")
     blocks: list[Block] = [
         heading(printable(f"{file.name}: {file.title}, {file.model or 'no model named'}")),
-        Table(columns=columns, rows=rows, left=len(columns)),
+        keys,
         paragraph(counts_text(file)),
     ]
     if file.asks:
@@ -62,9 +61,9 @@ def command_words(file: TrainerFile) -> list[str]:
         words += ["--revision", file.revision]
     given = {name: "" for name in file.asks}
     options = {name: v for name, v in file.beside(given).items() if v is not None}
-    return words + option_words(
-        options | ({VLLM_SHARE: file.vllm_share} if file.vllm_share else {})
-    )
+    if file.vllm_share:
+        options[VLLM_SHARE] = file.vllm_share
+    return words + option_words(options)
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
@@ -72,7 +71,7 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
     words = [word for method in options.get("methods", ()) for word in ("--method", method)]
     for name, value in options.items():
         if (option := _KINDS.get(name)) is not None:
-            words += _flag_words(option, value)
+            words += option_argument(option, value, option.flag)
         elif name == VLLM_SHARE:
             words += [flag(name), str(value)]
     return words
@@ -123,14 +122,11 @@ def _reading_text(key: KeyReading, open_asks: Sequence[str]) -> str:
     return "; ".join(filter(None, parts)) or "names the model"
 
 
-def _flag_words(option: Option, value: Any) -> list[str]:
-    if option.kind == "switch":
-        return [option.flag if value else flag(f"no_{option.name}")]
-    return [option.flag, f"{value:g}" if isinstance(value, float) else str(value)]
-
-
-def _value_text(value: Any) -> str:
-    text = "null" if value is None else printable(str(value).replace("\n", " "))
+def _value_text(key: KeyReading) -> str:
+    value = key.value
+    if value is None:
+        return "null" if key.line else "(not set)"
+    text = printable(str(value).replace("\n", " "))
     return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 1]}…"
 
 

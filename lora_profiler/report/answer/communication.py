@@ -1,26 +1,14 @@
-"""What ranks send each other, as a table, a line and JSON."""
+"""What ranks send each other, as a table and a line."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.network import Communication
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json import plain
+from lora_profiler.report.blocks import Rows, Table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.units import (
-    between_text,
-    byte_unit,
-    bytes_text,
-    count_text,
-    in_unit,
-    seconds_text,
-)
-
-if TYPE_CHECKING:
-    from lora_profiler.report.json.predict_types import CommunicationJson
+from lora_profiler.units import between_text, byte_unit, bytes_text, count_text, seconds_text
 
 
 def communication_table(answers: Sequence[Answer]) -> Table | None:
@@ -32,43 +20,32 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
         return None
     world = answers[0].prediction.workload.setup.world_size
     unit, size = byte_unit(max(each.sent_bytes for each in known))
-    kinds = list(dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic))
-    rows = []
-    for kind in kinds:
+    rows = Rows()
+    rows.size = size
+    for kind in dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic):
         label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
-        rows.append(Row(cells=(label, *(_cell(each, kind, size) for each in found)), indent=1))
-    sent = (in_unit(each.sent_bytes, size) if each else "" for each in found)
-    rows.append(Row(cells=("a rank sends", *sent), kind="total", indent=1))
+        rows.add(label, *(_cell(each, kind, rows) for each in found))
+    sent = (rows.text(each.sent_bytes) if each else "" for each in found)
+    rows.add("a rank sends", *sent, kind="total")
     network = known[0].network
     if network is not None:
-        label = f"at least, over {network.key}"
-        texts = ["" if e is None or e.seconds is None else seconds_text(e.seconds) for e in found]
-        rows.append(Row(cells=(label, *texts), kind="peak", indent=1))
-        rows += _step_rows(answers)
+        texts = ("" if e is None or e.seconds is None else seconds_text(e.seconds) for e in found)
+        rows.add(f"at least, over {network.key}", *texts, kind="peak")
+        bounds = [step_bounds(answer) for answer in answers]
+        longest = max((b[1] for b in bounds if b), default=0.0)
+        ends = ("step, if all of it is hidden behind compute", "step, if nothing is")
+        for end, label in enumerate(ends if any(bounds) else ()):
+            rows.add(label, *("" if b is None else seconds_text(b[end], longest) for b in bounds))
     columns = (unit, *(method_label(answer.prediction) for answer in answers))
     title = f"Communication of a step among {world} ranks"
-    return Table(title=title, columns=columns, rows=tuple(rows))
+    return Table(title=title, columns=columns, rows=tuple(rows.rows))
 
 
-def _cell(each: Communication | None, kind: tuple[str, str], size: int) -> str:
+def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
     for traffic in each.traffic if each else ():
         if (traffic.collective, traffic.phase) == kind:
-            return f"{count_text(traffic.count)} x, {in_unit(traffic.size_bytes, size)}"
+            return f"{count_text(traffic.count)} x, {rows.text(traffic.size_bytes)}"
     return "-"
-
-
-def _step_rows(answers: Sequence[Answer]) -> list[Row]:
-    """The step as long as its compute or its sending alone, and one after the other."""
-    bounds = [step_bounds(answer) for answer in answers]
-    if not any(bounds):
-        return []
-    longest = max(b[1] for b in bounds if b)
-    ends = ("step, if all of it is hidden behind compute", "step, if nothing is")
-    rows = []
-    for end, label in enumerate(ends):
-        texts = ("" if b is None else seconds_text(b[end], longest) for b in bounds)
-        rows.append(Row(cells=(label, *texts), indent=1))
-    return rows
 
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
@@ -83,12 +60,12 @@ def step_bounds(answer: Answer) -> tuple[float, float] | None:
 
 def communication_lines(answers: Sequence[Answer]) -> list[str]:
     """What the times leave out where several ranks train and no link was named."""
-    if not any(
-        a.communication and a.communication.network is None and a.timing and a.timing.step
-        for a in answers
-    ):
-        return []
-    return ["Times are of compute alone; --interconnect adds what the ranks send each other."]
+    for a in answers:
+        if a.communication and a.communication.network is None and a.timing and a.timing.step:
+            return [
+                "Times are of compute alone; --interconnect adds what the ranks send each other."
+            ]
+    return []
 
 
 def sending_lines(answers: Sequence[Answer]) -> list[str]:
@@ -99,29 +76,11 @@ def sending_lines(answers: Sequence[Answer]) -> list[str]:
         found, bounds = answer.communication, step_bounds(answer)
         if found is None:
             continue
-        words = (
-            f"{method_label(answer.prediction)}: a rank sends {bytes_text(found.sent_bytes)} a step"
-        )
+        label = method_label(answer.prediction)
+        words = f"{label}: a rank sends {bytes_text(found.sent_bytes)} a step"
         if found.network is not None and found.seconds is not None:
             words += f", at least {seconds_text(found.seconds)} over {found.network.key}"
         if bounds is not None:
             words += f"; with it a step takes {between_text(*bounds)}"
         lines.append(f"{words}.")
     return lines + communication_lines(answers)
-
-
-def communication_dict(answer: Answer) -> "CommunicationJson | None":
-    """None for a process alone."""
-    found = answer.communication
-    if found is None:
-        return None
-    bounds = step_bounds(answer)
-    return {
-        "world_size": answer.prediction.workload.setup.world_size,
-        "collectives": [plain(traffic) for traffic in found.traffic],
-        "sent_bytes": found.sent_bytes,
-        "interconnect": found.network.key if found.network else None,
-        "seconds": found.seconds,
-        "step_low_seconds": bounds[0] if bounds else None,
-        "step_high_seconds": bounds[1] if bounds else None,
-    }

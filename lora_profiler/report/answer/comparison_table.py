@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import RowKind, Rows, Table
 from lora_profiler.report.labels import method_label
-from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
+from lora_profiler.units import count_text, flops_text, percent_text
 
 UNKNOWN = "?"
 
@@ -21,11 +21,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     predictions = [a.prediction for a in answers]
     names = [method_label(p) for p in predictions]
     ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
-    columns = (
-        ("", *names, f"{labels.METHOD_LABELS[predictions[1].workload.setup.method]} / full")
-        if ratio
-        else ("", *names)
-    )
+    other = labels.METHOD_LABELS[predictions[-1].workload.setup.method]
+    columns = ("", *names, *([f"{other} / full"] if ratio else []))
     builder = _Rows(ratio)
 
     builder.section("parameters")
@@ -44,8 +41,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     for key, label in labels.PERSISTENT_LABELS.items():
         parts = [p.persistent_bytes.get(key, 0) for p in predictions]
         if any(parts):
-            builder.sizes(label, parts)
-    builder.sizes("sum", totals, kind="total")
+            builder.numbers(label, parts)
+    builder.numbers("sum", totals, kind="total")
 
     hosted = [p.host_bytes for p in predictions]
     if any(hosted):
@@ -54,27 +51,26 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     saved = [p.saved_activation_bytes for p in predictions]
     if any(s is not None for s in saved):
         builder.section("saved for backward", [s or 0 for s in saved])
-        builder.sizes("activations and loss", saved)
+        builder.numbers("activations and loss", saved)
 
     steady = [{m.moment: m for m in p.moments if m.step == "steady"} for p in predictions]
     peaks = [p.peak for p in predictions]
-    builder.section("memory at each moment", [p.total_bytes for p in peaks])
+    builder.section("memory at each moment", (p.total_bytes for p in peaks))
     for moment in MOMENTS:
         if any(moment in s for s in steady):
             at = [s.get(moment) for s in steady]
             builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
     known = all(p.saved_activation_bytes is not None for p in predictions)
-    builder.sizes(
-        "peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak"
-    )
+    sizes = [p.total_bytes for p in peaks]
+    builder.numbers("peak" if known else "peak without activations", sizes, kind="peak")
 
-    builder.section("what the peak is made of", [p.total_bytes for p in peaks])
+    builder.section("what the peak is made of", sizes)
     for category in CATEGORIES:
         held = [p.bytes.get(category, 0) for p in peaks]
         if any(held):
             # the methods' peaks may be different moments: a share of one part would say nothing
-            builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
-    builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
+            builder.numbers(labels.CATEGORY_LABELS[category], held, share=False)
+    builder.numbers("sum", sizes, kind="total")
 
     flops = [p.flops for p in predictions]
     if any(f is not None for f in flops):
@@ -82,8 +78,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         for label, name in _FLOPS.items():
             counts = [getattr(f, name) if f else None for f in flops]
             if name != "recompute" or any(counts):
-                kind = "total" if name == "total" else "plain"
-                builder.numbers(label, counts, flops_text, kind=kind)
+                builder.numbers(label, counts, flops_text, "total" if name == "total" else "plain")
     return Table(columns=columns, rows=tuple(builder.rows))
 
 
@@ -103,67 +98,50 @@ def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world
     for category in CATEGORIES:
         held = [host.get(category, 0) for host in hosted]
         if any(held):
-            builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
-    builder.sizes("sum", totals, kind="total", share=False)
+            builder.numbers(labels.CATEGORY_LABELS[category], held, share=False)
+    builder.numbers("sum", totals, kind="total", share=False)
     if world_size > 1:
         together = [size * world_size for size in totals]
-        builder.sizes(f"of {world_size} ranks on one machine", together, share=False)
+        builder.numbers(f"of {world_size} ranks on one machine", together, share=False)
 
 
-class _Rows:
-    """Collects rows of one comparison; a section of bytes writes all its values in the unit of its
-    largest."""
+class _Rows(Rows):
+    """Of one comparison, with the share of full at the end where `ratio`."""
 
     def __init__(self, ratio: bool) -> None:
-        self.rows: list[Row] = []
+        super().__init__()
         self.ratio = ratio
-        self.size = 1
 
-    def section(self, title: str, sizes: Sequence[int] = ()) -> None:
-        if sizes:
-            unit, self.size = byte_unit(max(sizes))
-            title = f"{title}, {unit}"
-        self.rows.append(Row(cells=(title,), kind="section"))
-
-    def texts(self, label: str, texts: Sequence[str], share: str = "", kind: str = "plain") -> None:
+    def texts(
+        self, label: str, texts: Sequence[str], share: str = "", kind: RowKind = "plain"
+    ) -> None:
         if any(texts):
-            cells = (label, *texts, share) if self.ratio else (label, *texts)
-            self.rows.append(Row(cells=cells, kind=kind, indent=1))  # type: ignore[arg-type]
+            self.add(label, *texts, *([share] if self.ratio else []), kind=kind)
 
     def numbers(
         self,
         label: str,
         values: Sequence[int | None],
-        text: Callable[[int], str],
-        kind: str = "plain",
+        text: Callable[[int], str] | None = None,
+        kind: RowKind = "plain",
         *,
         share: bool = True,
     ) -> None:
-        self.texts(
-            label,
-            [UNKNOWN if v is None else text(v) for v in values],
-            self._share(values) if share else "",
-            kind,
-        )
-
-    def sizes(
-        self, label: str, values: Sequence[int | None], kind: str = "plain", *, share: bool = True
-    ) -> None:
-        self.numbers(label, values, lambda v: in_unit(v, self.size), kind, share=share)
+        """Sizes in the unit of the section where there is no `text`."""
+        told = [UNKNOWN if v is None else (text or self.text)(v) for v in values]
+        self.texts(label, told, self._share(values) if share else "", kind)
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
         totals = [m.total_bytes if m else None for m in at]
-        texts = [UNKNOWN if total is None else in_unit(total, self.size) for total in totals]
-        highest = [
-            m is not None and m.moment == peak.moment for m, peak in zip(at, peaks, strict=True)
+        marked = [
+            UNKNOWN if m is None else "* " * (m.moment == peak.moment) + self.text(m.total_bytes)
+            for m, peak in zip(at, peaks, strict=True)
         ]
-        marked = ["* " * is_peak + text for is_peak, text in zip(highest, texts, strict=True)]
         self.texts(label, marked, self._share(totals))
 
     def _share(self, values: Sequence[int | None]) -> str:
         if not self.ratio:
             return ""
         first, second = values
-        return (
-            percent_text(second / first) if first and second is not None and second != first else ""
-        )
+        is_share = first and second is not None and second != first
+        return percent_text(second / first) if is_share else ""  # type: ignore[operator]

@@ -1,14 +1,13 @@
 """What lengths of samples say, in words: the batches of an epoch, the worst one's memory, the
 average one's time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_profiler.batching.batches import Batches, Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
-from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json import plain
+from lora_profiler.report.blocks import RowKind, Rows, Table
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import (
     byte_unit,
@@ -20,11 +19,9 @@ from lora_profiler.units import (
 )
 
 if TYPE_CHECKING:
-    from lora_profiler.report.json import predict_types as types
     from lora_profiler.workload import TrainSetup
 
 UNKNOWN = "?"
-P95 = 0.95
 _MADE: Mapping[Batching, str] = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
@@ -43,7 +40,7 @@ def data_lines(answer: Answer) -> list[str]:
     lengths = data.lengths
     sizes = (
         f"{count_text(lengths.num_samples)} samples, mean {lengths.mean:,.0f}, median"
-        f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(P95))},"
+        f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(0.95))},"
         f" longest {count_text(lengths.longest)} tokens ({lengths.source})"
     )
     pad = data.pad_to_multiple_of
@@ -95,10 +92,8 @@ def _rarity(epoch: OverData) -> str:
 def _cut_lines(batches: Batches) -> list[str]:
     if not batches.cut_samples:
         return []
-    share = (
-        f"{count_text(batches.cut_samples)} samples"
-        f" ({percent_text(batches.cut_samples / batches.num_samples)})"
-    )
+    cut = percent_text(batches.cut_samples / batches.num_samples)
+    share = f"{count_text(batches.cut_samples)} samples ({cut})"
     if batches.batching == "packed-axolotl":
         return [f"{share} are longer than the row allows and left out, as axolotl does."]
     return [f"{share} are longer and cut."]
@@ -126,42 +121,36 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
         f"worst batch: {_rarity(first)}",
     ]
     unit, size = byte_unit(max(epoch.median.peak_bytes or 0 for epoch in epochs))
-    held = (
-        UNKNOWN if e.median.peak_bytes is None else in_unit(e.median.peak_bytes, size)
-        for e in epochs
-    )
+    peaks = (epoch.median.peak_bytes for epoch in epochs)
+    held = (UNKNOWN if peak is None else in_unit(peak, size) for peak in peaks)
     lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
-    times = [
-        f"{name} {', '.join(_times_text(answers, steps))}"
-        for name, steps in _spans(first)
-        if any(_seconds(answer, 1) is not None for answer in answers)
-    ]
-    return lines + (["; ".join(times)] if times else [])
+    if any(_seconds(answer, 1) is not None for answer in answers):
+        times = (f"{name} {', '.join(_times_text(answers, n))}" for name, n in _spans(first))
+        lines.append("; ".join(times))
+    return lines
 
 
 def epoch_table(answers: Sequence[Answer]) -> Table:
     """Peaks of the worst and of the median batch, and how long an epoch takes, a column a
     method."""
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
-    unit, size = byte_unit(max(epoch.worst.peak_bytes or 0 for epoch in epochs))
+    worst, median = [epoch.worst for epoch in epochs], [epoch.median for epoch in epochs]
+    rows = Rows()
+    rows.section("peak", (batch.peak_bytes or 0 for batch in worst))
 
-    def peaks(name: str, batch: Callable[[OverData], BatchPeak], *, is_worst: bool = False) -> Row:
-        held = [batch(epoch).peak_bytes for epoch in epochs]
-        cells = (UNKNOWN if peak is None else in_unit(peak, size) for peak in held)
-        label = f"{name}, {_shape_text(batch(epochs[0]))}"
-        return Row(cells=(label, *cells), kind="peak" if is_worst else "plain", indent=1)
+    def peaks(name: str, batches: Sequence[BatchPeak], kind: RowKind = "plain") -> None:
+        sizes = (batch.peak_bytes for batch in batches)
+        texts = (UNKNOWN if size is None else rows.text(size) for size in sizes)
+        rows.add(f"{name}, {_shape_text(batches[0])}", *texts, kind=kind)
 
-    rows = [
-        Row(cells=(f"peak, {unit}",), kind="section"),
-        peaks("worst batch", lambda epoch: epoch.worst, is_worst=True),
-        peaks("median batch", lambda epoch: epoch.median),
-    ]
+    peaks("worst batch", worst, "peak")
+    peaks("median batch", median)
     if any(_seconds(answer, 1) is not None for answer in answers):
-        rows.append(Row(cells=("time",), kind="section"))
-        spans = [("a step, on average", 1.0), *_spans(epochs[0])]
-        rows += [Row(cells=(label, *_times_text(answers, n)), indent=1) for label, n in spans]
+        rows.section("time")
+        for label, steps in [("a step, on average", 1.0), *_spans(epochs[0])]:
+            rows.add(label, *_times_text(answers, steps))
     names = [method_label(answer.prediction) for answer in answers]
-    return Table(title="An epoch of the data", columns=("", *names), rows=tuple(rows))
+    return Table(title="An epoch of the data", columns=("", *names), rows=tuple(rows.rows))
 
 
 def _spans(epoch: OverData) -> list[tuple[str, float]]:
@@ -180,38 +169,3 @@ def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
 def _seconds(answer: Answer, steps: float) -> float | None:
     step = answer.timing.step if answer.timing else None
     return step.time.seconds * steps if step else None
-
-
-def data_dict(answer: Answer, epoch: OverData) -> "types.DataJson":
-    """The epoch as JSON has it."""
-    data, batches, lengths = epoch.data, epoch.batches, epoch.data.lengths
-    step = answer.timing.step if answer.timing else None
-    steps = epoch.steps_per_epoch
-    return {
-        "lengths": {
-            "source": lengths.source,
-            "num_samples": lengths.num_samples,
-            "num_tokens": lengths.num_tokens,
-            "mean": lengths.mean,
-            "median": lengths.quantile(0.5),
-            "p95": lengths.quantile(P95),
-            "longest": lengths.longest,
-            "notes": list(lengths.notes),
-        },
-        "batching": data.batching,
-        "max_length": data.max_length,
-        "pad_to_multiple_of": data.pad_to_multiple_of,
-        "num_tokens": batches.num_tokens,
-        "cut_samples": batches.cut_samples,
-        "num_batches": batches.num_batches,
-        "steps_per_epoch": steps,
-        "processed_tokens": batches.processed_tokens,
-        "padding_factor": batches.padding_factor,
-        "worst": plain(epoch.worst),  # type: ignore[typeddict-item]
-        "median": plain(epoch.median),  # type: ignore[typeddict-item]
-        "epoch_seconds": steps * step.time.seconds if step else None,
-        "epoch_low_seconds": steps * step.time.low if step else None,
-        "epoch_high_seconds": steps * step.time.high if step else None,
-        "epochs": data.epochs,
-        "total_seconds": data.epochs * steps * step.time.seconds if step and data.epochs else None,
-    }

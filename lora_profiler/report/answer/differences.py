@@ -30,10 +30,10 @@ def asked_differently(a: Answer, b: Answer) -> Table | None:
 def _questions(a: Answer, b: Answer) -> Iterator[tuple[str, str, str]]:
     one, other = a.prediction.workload, b.prediction.workload
     yield "model", one.model.id, other.model.id
-    cards = [x.gpu.name if x.gpu else "none" for x in (a, b)]
-    yield "card", cards[0], cards[1]
-    trainers = [x.trainer.stack.title if x.trainer else "a bare loop" for x in (a, b)]
-    yield "trainer", trainers[0], trainers[1]
+    card, other_card = (x.gpu.name if x.gpu else "none" for x in (a, b))
+    yield "card", card, other_card
+    loop, other_loop = (x.trainer.stack.title if x.trainer else "a bare loop" for x in (a, b))
+    yield "trainer", loop, other_loop
     values, others = setup_dict(one.setup), setup_dict(other.setup)
     for name, value in values.items():
         yield _NOUNS.get(name, name), _written(name, value), _written(name, others[name])
@@ -58,12 +58,14 @@ def answered_differently(a: Answer, b: Answer) -> Table | None:
 
 
 def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
-    yield "verdict", _verdict(a), _verdict(b), ""
+    one, other = (labels.VERDICT_LABELS[x.fit.verdict] if x.fit else UNKNOWN for x in (a, b))
+    yield "verdict", one, other, ""
     for name, of in _BYTES.items():
         yield _pair(name, (of(a), of(b)), None)
     trained = [x.prediction.parameters.trainable for x in (a, b)]
     yield _pair("trained parameters", trained, short_count_text)
-    yield _pair("compute per token", (_flops(a), _flops(b)), flops_text)
+    flops = [x.prediction.flops.per_token if x.prediction.flops else None for x in (a, b)]
+    yield _pair("compute per token", flops, flops_text)
     steps = [x.timing.step if x.timing else None for x in (a, b)]
     times = [step.time.seconds if step else None for step in steps]
     longest = max((time for time in times if time is not None), default=1.0)
@@ -85,15 +87,6 @@ def _pair(
         first, second = (UNKNOWN if x is None else text(x) for x in (one, other))
     change = change_text(other / one - 1) if one and other is not None else ""
     return name, first, second, change
-
-
-def _verdict(answer: Answer) -> str:
-    return labels.VERDICT_LABELS[answer.fit.verdict] if answer.fit else UNKNOWN
-
-
-def _flops(answer: Answer) -> float | None:
-    flops = answer.prediction.flops
-    return flops.per_token if flops else None
 
 
 _BYTES: dict[str, Callable[[Answer], int | None]] = {

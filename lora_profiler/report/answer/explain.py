@@ -45,9 +45,8 @@ def explain_blocks(answer: Answer) -> list[Block]:
     lever does to the peak."""
     prediction, levers = answer.prediction, answer.levers
     setup = prediction.workload.setup
-    sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (
-        f", R = {setup.lora.r}" if setup.lora and setup.lora.has_rank else ""
-    )
+    rank = f", R = {setup.lora.r}" if setup.lora and setup.lora.has_rank else ""
+    sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}{rank}"
     lines = [f"{LEGEND} Here {sizes}."]
     for title, found in (
         ("parameters", parameter_lines(prediction)),
@@ -143,9 +142,8 @@ def _adapter_formula(prediction: Prediction) -> str:
         return _ADAPTER_FORMULAS[lora.peft_type]
     widths, rest = divmod(prediction.parameters.adapter, lora.r)
     if rest or lora.modules_to_save:
-        return (
-            "R x (in + out) of every adapted layer, and full copies of what modules_to_save names"
-        )
+        copies = "full copies of what modules_to_save names"
+        return f"R x (in + out) of every adapted layer, and {copies}"
     return f"R x (in + out) summed over adapted layers = {lora.r} x {count_text(widths)}"
 
 
@@ -176,35 +174,25 @@ def compute_lines(prediction: Prediction) -> Iterator[Line]:
 
 def _has_experts(prediction: Prediction) -> bool:
     """Whether layers of the model hold matrices that only some tokens pass."""
-    return any(
-        len(w.shape) == 3
-        for _, module in prediction.workload.model.modules()
-        for w in module.weights
-    )
+    modules = (module for _, module in prediction.workload.model.modules())
+    return any(len(w.shape) == 3 for module in modules for w in module.weights)
 
 
 def _backward_words(setup: TrainSetup) -> str:
     again = _HEAD_AGAIN.get(setup.loss, "")
     if setup.lora is None:
         return f"each matrix twice: for its input's gradient and for its own{again}"
-    return (
-        "frozen matrices once, for their input's gradient; adapters twice; nothing below the first"
-        f" adapter{again}"
-    )
+    frozen = "frozen matrices once, for their input's gradient"
+    return f"{frozen}; adapters twice; nothing below the first adapter{again}"
 
 
 def linear_flops(prediction: Prediction) -> tuple[int, int]:
     """Forward FLOPs of the linear layers, which every token passes, and of their adapters; packed
     experts are not among them."""
-    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.seq_len
-    linear = [cost for cost in prediction.layers if cost.in_features is not None]
-    weights = sum(
-        m.weight("weight").numel for _, m in prediction.workload.model.modules() if m.is_linear
-    )
-    has_lora = prediction.workload.setup.lora is not None
-    adapted = sum(
-        c.num_trainable_parameters
-        for c in linear
-        if has_lora and c.num_trainable_parameters != c.num_parameters
-    )
+    setup, modules = prediction.workload.setup, prediction.workload.model.modules()
+    tokens = setup.batch_size * setup.seq_len
+    weights = sum(m.weight("weight").numel for _, m in modules if m.is_linear)
+    linear = [c for c in prediction.layers if c.in_features is not None and setup.lora is not None]
+    trained = ((c.num_trainable_parameters, c.num_parameters) for c in linear)
+    adapted = sum(count for count, whole in trained if count != whole)
     return 2 * tokens * weights, 2 * tokens * adapted

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.prediction import LayerCost, Prediction
-from lora_profiler.report.blocks import Block, Row, Table
+from lora_profiler.report.blocks import Block, Row, RowKind, Table
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, shape_text
 
@@ -49,9 +49,8 @@ def group_layers(
         if not all(first.name in found for found in by_name):
             continue  # what one method alone has beside the modules, such as a dropout mask
         costs = (first, *(found[first.name] for found in by_name))
-        if parameters_only and not any(
-            c.num_parameters or c.num_trainable_parameters for c in costs
-        ):
+        weights = [c.num_parameters or c.num_trainable_parameters for c in costs]
+        if parameters_only and not any(weights):
             continue
         shape = first.in_features, first.out_features
         key: tuple[object, ...] = (_INDEX.sub("*", first.name), first.kind, *shape)
@@ -101,9 +100,11 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
     groups = group_layers([p.layers for p in predictions], parameters_only=True)
     rows = []
     for group in groups:
-        model = group.costs[0].num_parameters
+        first = group.costs[0]
+        sides = first.in_features, first.out_features
+        shape = "" if None in sides else shape_text(*sides)  # type: ignore[arg-type]
         trained = [c.num_trainable_parameters for c in group.costs]
-        rows.append(_parameter_row(group.name, group.count, _shape(group.costs[0]), model, trained))
+        rows.append(_parameter_row(group.name, group.count, shape, first.num_parameters, trained))
     model = sum(g.costs[0].num_parameters * g.count for g in groups)
     trained = [
         sum(g.costs[i].num_trainable_parameters * g.count for g in groups)
@@ -122,16 +123,12 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
 
 
 def _parameter_row(
-    name: str, count: int, shape: str, model: int, trained: Sequence[int], kind: str = "plain"
+    name: str, count: int, shape: str, model: int, trained: Sequence[int], kind: RowKind = "plain"
 ) -> Row:
     least = min(trained)
-    fewer = (
-        ("frozen" if least == 0 else percent_text(1 - least / model))
-        if model and least < model
-        else ""
-    )
+    fewer = "" if least >= model else percent_text(1 - least / model) if least else "frozen"
     cells = (name, f"x{count}", shape, count_text(model), *map(count_text, trained), fewer)
-    return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
+    return Row(cells=cells, kind=kind)
 
 
 def cost_table(prediction: Prediction) -> Table:
@@ -139,9 +136,7 @@ def cost_table(prediction: Prediction) -> Table:
     belongs to no layer."""
     groups = group_layers([prediction.layers])
     rows = [_cost_row(g.name, g.count, _values(g.costs[0])) for g in groups]
-    sums = [
-        sum(values) for values in zip(*(_values(cost) for cost in prediction.layers), strict=True)
-    ]
+    sums = list(map(sum, zip(*map(_values, prediction.layers), strict=True)))
     saved, flops = prediction.saved_activation_bytes, prediction.flops
     persistent = prediction.persistent_bytes
     weights = sum(persistent.get(k, 0) for k in ("parameters", "quantization_state", "adapters"))
@@ -166,16 +161,11 @@ def _values(cost: LayerCost) -> tuple[int, ...]:
     return (*held, cost.saved_activation_bytes, cost.flops)
 
 
-def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain") -> Row:
+def _cost_row(name: str, count: int, values: Sequence[int], kind: RowKind = "plain") -> Row:
     texts = (*map(bytes_text, values[:4]), flops_text(values[4]))
     cells = (
         name,
         f"x{count}" if count else "",
         *(text if value else "-" for text, value in zip(texts, values, strict=True)),
     )
-    return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
-
-
-def _shape(cost: LayerCost) -> str:
-    sides = cost.in_features, cost.out_features
-    return "" if None in sides else shape_text(*sides)  # type: ignore[arg-type]  # both are known
+    return Row(cells=cells, kind=kind)

@@ -3,67 +3,48 @@ for backward, the logits, what is there for other ranks, and the allocator."""
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from lora_profiler.model_spec import Stack
 from lora_profiler.planning.answers import Answer
-from lora_profiler.prediction import LayerCost, MomentName, Prediction
-from lora_profiler.report.labels import PERSISTENT_LABELS
+from lora_profiler.prediction import LayerCost, Prediction
+from lora_profiler.report.labels import PERSISTENT_LABELS, told
 from lora_profiler.support.bases import BASES
 from lora_profiler.units import bytes_text, count_text
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
-_OPTIMIZERS = {
-    "adamw": "AdamW keeps two states per trained weight, each in that weight's dtype",
-    "adamw_8bit": (
-        "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
-        " stay 32-bit"
-    ),
-    "paged_adamw_8bit": (
-        "paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a tensor has"
-        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
-    ),
-    "paged_adamw_32bit": (
-        "paged AdamW keeps two float32 states per trained weight, in unified memory where a tensor"
-        " has 100,000 weights or more"
-    ),
-    "adamw_torch_8bit": (
-        "torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights and two"
-        " code books a tensor; tensors below 4,096 weights keep whole states"
-    ),
-    "adamw_torch_4bit": (
-        "torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights and two"
-        " code books a tensor; tensors below 4,096 weights keep whole states"
-    ),
-    "lion": "Lion keeps one float32 state per trained weight",
-    "lion_8bit": (
-        "8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights stay"
-        " 32-bit"
-    ),
-    "paged_lion_8bit": (
-        "paged 8-bit Lion keeps one byte per trained weight in unified memory where a tensor has"
-        " 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay 32-bit"
-    ),
-    "paged_lion_32bit": (
-        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
-        " has 100,000 weights or more"
-    ),
-    "muon": "Muon keeps one state per trained weight, in that weight's dtype",
-    "galore_adamw": (
-        "GaLore keeps two averages of each linear layer's projected gradient and the projection,"
-        " and two states a weight of everything else"
-    ),
-    "apollo_adamw": (
-        "APOLLO keeps two averages of each linear layer's projected gradient and the projection,"
-        " and two states a weight of everything else"
-    ),
-    "lorafa": "LoRA-FA keeps two states per weight of B, each in that weight's dtype",
-    "adam_mini": (
-        "Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per"
-        " head, row or tensor"
-    ),
-    "sgd": "SGD without momentum keeps nothing",
-    "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
-}
+_OPTIMIZERS: Final = told("""
+adamw: AdamW keeps two states per trained weight, each in that weight's dtype
+adamw_8bit: 8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights
+    stay 32-bit
+paged_adamw_8bit: paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a
+    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    32-bit
+paged_adamw_32bit: paged AdamW keeps two float32 states per trained weight, in unified memory
+    where a tensor has 100,000 weights or more
+adamw_torch_8bit: torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights
+    and two code books a tensor; tensors below 4,096 weights keep whole states
+adamw_torch_4bit: torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights
+    and two code books a tensor; tensors below 4,096 weights keep whole states
+lion: Lion keeps one float32 state per trained weight
+lion_8bit: 8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights
+    stay 32-bit
+paged_lion_8bit: paged 8-bit Lion keeps one byte per trained weight in unified memory where a
+    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    32-bit
+paged_lion_32bit: paged Lion keeps one float32 state per trained weight, in unified memory where a
+    tensor has 100,000 weights or more
+muon: Muon keeps one state per trained weight, in that weight's dtype
+galore_adamw: GaLore keeps two averages of each linear layer's projected gradient and the
+    projection, and two states a weight of everything else
+apollo_adamw: APOLLO keeps two averages of each linear layer's projected gradient and the
+    projection, and two states a weight of everything else
+lorafa: LoRA-FA keeps two states per weight of B, each in that weight's dtype
+adam_mini: Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per
+    head, row or tensor
+sgd: SGD without momentum keeps nothing
+adafactor: Adafactor keeps one row and one column of sums per trained matrix
+""")
 Line = tuple[str, str, str]
 """(what, its value, the formula)."""
 _ALL_LOGITS = {
@@ -74,15 +55,11 @@ _ALL_LOGITS = {
     "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
 }
 """What lives in the loss whose path has something for each logit."""
-_IN_CHUNKS: dict[MomentName, str] = {
-    "end_of_forward": (
-        "every saved activation, the logits of some tokens with their float32 copy, and gradients"
-        " made so far"
-    ),
-    "loss_backward": (
-        "every saved activation, and the gradients of the last hidden state and of the head"
-    ),
-}
+_IN_CHUNKS: Final = told("""
+end_of_forward: every saved activation, the logits of some tokens with their float32 copy, and
+    gradients made so far
+loss_backward: every saved activation, and the gradients of the last hidden state and of the head
+""")
 """What is alive where the head multiplies some tokens at a time."""
 
 
@@ -138,9 +115,8 @@ _CUT_WORDS: dict[Sharding, str] = {
 
 def _cut(setup: TrainSetup, what: str) -> str:
     """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
-    return (
-        _CUT_WORDS[setup.sharding].format(setup.world_size) if setup.sharding in _CUT[what] else ""
-    )
+    is_cut = setup.sharding in _CUT[what]
+    return _CUT_WORDS[setup.sharding].format(setup.world_size) if is_cut else ""
 
 
 def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
@@ -155,11 +131,8 @@ def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
 
 
 def _optimizer_formula(prediction: Prediction, trained: str) -> str:
-    setup, states = (
-        prediction.workload.setup,
-        prediction.persistent_bytes.get("optimizer_states", 0),
-    )
-    optimizer = setup.optimizer
+    setup = prediction.workload.setup
+    states, optimizer = prediction.persistent_bytes.get("optimizer_states", 0), setup.optimizer
     if optimizer != "adamw":
         return _OPTIMIZERS[optimizer]
     count, size = prediction.parameters.trainable, DTYPE_BYTES[trained]
@@ -192,24 +165,24 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
         formula = f"{count} x {count_text(size)} B in {stack}{per_token}"
         yield which, bytes_text(size * count), formula
     outside = saved - sum(by_layer.values())
-    kept = {
-        "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
-        "chunked": "the last hidden state; final norm, rotary tables, labels",
-        "fused": "the gradients that the loss has made; final norm, rotary tables",
-        "unsloth": "the gradients that the loss has made; final norm, positions",
-        "trl": "the last hidden state, labels, two numbers a token; final norm, rotary tables",
-        "cce": "the last hidden state, a number a token and a word; final norm, rotary tables",
-        "triton": "the logits in float32, 4 B x tokens x V; final norm, rotary tables",
-    }
-    yield "elsewhere", bytes_text(outside), kept.get(prediction.workload.setup.loss, kept["plain"])
-    yield (
-        "together",
-        f"{bytes_text(saved)}, {count_text(saved)} B",
-        "every tensor storage that autograd keeps, once; no parameters",
-    )
+    kept = _KEPT.get(prediction.workload.setup.loss, _KEPT["plain"])
+    yield "elsewhere", bytes_text(outside), kept
+    every = "every tensor storage that autograd keeps, once; no parameters"
+    yield "together", f"{bytes_text(saved)}, {count_text(saved)} B", every
 
 
-def loss_definitions(setup: TrainSetup) -> dict[MomentName, str]:
+_KEPT: Final = told("""
+plain: float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels
+chunked: the last hidden state; final norm, rotary tables, labels
+fused: the gradients that the loss has made; final norm, rotary tables
+unsloth: the gradients that the loss has made; final norm, positions
+trl: the last hidden state, labels, two numbers a token; final norm, rotary tables
+cce: the last hidden state, a number a token and a word; final norm, rotary tables
+triton: the logits in float32, 4 B x tokens x V; final norm, rotary tables
+""")
+
+
+def loss_definitions(setup: TrainSetup) -> dict[str, str]:
     """The moments of a loss path that has no number for each logit, in words of their own."""
     return {} if setup.loss == "plain" or setup.loss in _ALL_LOGITS else _IN_CHUNKS
 
@@ -226,10 +199,7 @@ def logits_formula(prediction: Prediction) -> str:
     """The logits' part of the peak as bytes per logit, where the peak lies in the loss."""
     size = prediction.peak.bytes.get("logits_and_loss", 0)
     vocabulary = prediction.workload.model.config.get("vocab_size")
-    if not isinstance(vocabulary, int) or prediction.peak.moment not in (
-        "end_of_forward",
-        "loss_backward",
-    ):
+    if not isinstance(vocabulary, int) or prediction.peak.moment not in _IN_CHUNKS:
         return ""
     setup = prediction.workload.setup
     if setup.loss in _ALL_LOGITS:
@@ -237,10 +207,8 @@ def logits_formula(prediction: Prediction) -> str:
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
-    return (
-        f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)}"
-        f" logits + {count_text(rest)} B"
-    )
+    logits = f"{setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)} logits"
+    return f"{each} B x {logits} + {count_text(rest)} B"
 
 
 _PART_WORDS: dict[str, str] = {
@@ -263,17 +231,11 @@ def allocator_lines(prediction: Prediction) -> Iterator[Line]:
     memory = prediction.device_memory
     if memory is None:
         return
-    for what, size, formula in (
-        ("allocated", memory.allocated_bytes, _ALLOCATED),
-        ("reserved", memory.reserved_bytes, _RESERVED),
-        (
-            "reserved, expandable",
-            memory.expandable_reserved_bytes,
-            "the same with expandable_segments:True",
-        ),
-        ("at least", memory.smallest_bytes, _LEAST),
-    ):
-        yield what, bytes_text(size), formula
+    expandable = "the same with expandable_segments:True"
+    yield "allocated", bytes_text(memory.allocated_bytes), _ALLOCATED
+    yield "reserved", bytes_text(memory.reserved_bytes), _RESERVED
+    yield "reserved, expandable", bytes_text(memory.expandable_reserved_bytes), expandable
+    yield "at least", bytes_text(memory.smallest_bytes), _LEAST
 
 
 _ALLOCATED = "whole blocks: requests rounded up to 512 B, and tails not split off"

@@ -122,11 +122,9 @@ def card_table(answers: Sequence[Answer]) -> Table:
     usable = gpu.usable_bytes or 0
     unit, size = byte_unit(usable)
 
-    def row(
-        label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", indent: int = 1
-    ) -> Row:
+    def row(label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", of: int = 1) -> Row:
         cells = (label, *(value(f) if f else UNKNOWN for f in fits))
-        return Row(cells=cells, kind=kind, indent=indent)
+        return Row(cells=cells, kind=kind, indent=of)
 
     def limit(value: int | None) -> str:
         return UNKNOWN if value is None else count_text(value) if value else "none"
@@ -142,9 +140,9 @@ def card_table(answers: Sequence[Answer]) -> Table:
     rows = [
         row("peak", lambda f: room(f).peak),
         row("reserve for what tensors do not show", lambda f: room(f).reserve),
-        row(f"driver context and kernels (from {least})", lambda f: room(f).context, indent=2),
-        row("BLAS workspaces", lambda f: room(f).workspaces, indent=2),
-        row(_fragmentation_label(known), lambda f: room(f).fragmentation, indent=2),
+        row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2),
+        row("BLAS workspaces", lambda f: room(f).workspaces, of=2),
+        row(_fragmentation_label(known), lambda f: room(f).fragmentation, of=2),
         row("headroom", lambda f: room(f).headroom),
         row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
         row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size)),
@@ -190,10 +188,8 @@ def _lever_words(answer: Answer) -> str:
         return ""
     lever = answer.levers[0]
     saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
-    return (
-        f"{method_label(answer.prediction)}: {lever.name} ({lever.option}) lowers the peak most, by"
-        f" {saving}."
-    )
+    change = f"{lever.name} ({lever.option})"
+    return f"{method_label(answer.prediction)}: {change} lowers the peak most, by {saving}."
 
 
 def excess_line(excess: ActivationExcess) -> str:
@@ -242,15 +238,15 @@ def _fit_notes(answer: Answer) -> list[str]:
 def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
     """What each peak claims to be, and then what the answers take for granted."""
     methods: dict[str, list[str]] = {}
-    for p in predictions:
-        methods.setdefault(_exactness_text(p), []).append(method_label(p))
-    lines = [f"{', '.join(names)}: {text}" for text, names in methods.items()]
-    return lines + [
-        f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)
-    ]
-
-
-def _exactness_text(prediction: Prediction) -> str:
     within = "an estimate, within {} wherever it was checked"
-    sure = sureness(prediction, "exact", "a lower bound", within, "an estimate")
-    return f"the peak is {sure} ({prediction.engine} engine)."
+    for p in predictions:
+        sure = sureness(p, "exact", "a lower bound", within, "an estimate")
+        text = f"the peak is {sure} ({p.engine} engine)."
+        methods.setdefault(text, []).append(method_label(p))
+    lines = [f"{', '.join(names)}: {text}" for text, names in methods.items()]
+    return [*lines, *assumption_lines(predictions)]
+
+
+def assumption_lines(predictions: Sequence[Prediction]) -> list[str]:
+    """What they take for granted, each once."""
+    return [f"- {text}" for text in dict.fromkeys(t for p in predictions for t in p.assumptions)]

@@ -10,7 +10,7 @@ from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.answer.room import shared
 from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph, wrapped
+from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
 from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.setup_words import asked_words, platform_words, title_words
 from lora_profiler.units import (
@@ -62,11 +62,9 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
         return [*above, *whose, below]
     remedies = [remedy_lines(answer) for answer in answers]
     first = [words[:1] for words in remedies]
-    full, both, least = (
-        [*above, *whose, _on_card(answers, remedies), below],
-        [*above, _on_card(answers, remedies), below],
-        [*above, _on_card(answers, first), in_lines(_trust(answers))],
-    )
+    both = [*above, _on_card(answers, remedies), below]
+    least = [*above, _on_card(answers, first), in_lines(_trust(answers))]
+    full = [*above, *whose, *both[len(above) :]]
     return next((blocks for blocks in (full, both) if _height(blocks) <= MOST_LINES), least)
 
 
@@ -99,32 +97,25 @@ def _peaks(answers: Sequence[Answer]) -> Table:
     largest = max(answer.prediction.peak.total_bytes for answer in answers)
     unit, size = byte_unit(largest)
     known = all(a.prediction.saved_activation_bytes is not None for a in answers)
-    rows = [
-        Row(
-            cells=(
-                method_label(answer.prediction),
-                _bar(answer.prediction, largest),
-                _card_words(answer),
-                short_count_text(answer.prediction.parameters.trainable),
-                f"{in_unit(answer.prediction.peak.total_bytes, size)}",
-            )
-        )
-        for answer in answers
-    ]
-    peak = f"peak, {unit}" if known else f"at least, {unit}"
-    return Table(
-        columns=("", "what holds the peak", "smallest card", "trained", peak),
-        rows=tuple(rows),
+    return table(
+        answers,
+        (
+            ("", lambda a: method_label(a.prediction)),
+            ("what holds the peak", lambda a: _bar(a.prediction, largest)),
+            ("smallest card", _card_words),
+            ("trained", lambda a: short_count_text(a.prediction.parameters.trainable)),
+            (
+                f"{'peak' if known else 'at least'}, {unit}",
+                lambda a: in_unit(a.prediction.peak.total_bytes, size),
+            ),
+        ),
         left=3,
     )
 
 
 def _shares(prediction: Prediction) -> dict[str, int]:
     held = prediction.peak.bytes
-    return {
-        letter: sum(held.get(category, 0) for category in categories)
-        for letter, (_, categories) in _LETTERS.items()
-    }
+    return {k: sum(held.get(part, 0) for part in parts) for k, (_, parts) in _LETTERS.items()}
 
 
 def _bar(prediction: Prediction, largest: int) -> str:
@@ -147,12 +138,10 @@ def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:
     held = [(method_label(p), sum(p.host_bytes.values())) for p in predictions]
     if any(size for _, size in held):
         ranks = predictions[0].workload.setup.world_size
-        each = " a rank" if ranks > 1 else ""
-        told = (
-            f"{name} {bytes_text(size)}{each}"
-            + (f", {bytes_text(size * ranks)} in all" * bool(each))
-            for name, size in held
-        )
+        told = [f"{name} {bytes_text(size)}" for name, size in held]
+        if ranks > 1:
+            every = [bytes_text(size * ranks) for _, size in held]
+            told = [f"{t} a rank, {e} in all" for t, e in zip(told, every, strict=True)]
         yield f"in the host's memory: {'; '.join(told)}"
 
 
@@ -232,9 +221,7 @@ def _trust(answers: Sequence[Answer]) -> str:
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(sureness_words(answer), []).append(method_label(answer.prediction))
-    beside = dict.fromkeys(
-        words for answer in answers for words in words_beside(answer.prediction.workload)
-    )
+    beside = dict.fromkeys(w for a in answers for w in words_beside(a.prediction.workload))
     sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
     return " ".join((sure, *beside))
 
@@ -244,9 +231,8 @@ def sureness_words(answer: Answer) -> str:
     if has_gaps(answer):
         return "an estimate; not all of the loop is priced (--detail)"
     exact, lower = "the peak is exact for this loop", "a lower bound, activations not known"
-    return sureness(
-        answer.prediction, exact, lower, "the peak is within {}", "the peak is an estimate"
-    )
+    within, estimate = "the peak is within {}", "the peak is an estimate"
+    return sureness(answer.prediction, exact, lower, within, estimate)
 
 
 def has_gaps(answer: Answer) -> bool:

@@ -73,11 +73,11 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
         rows.append(row("MFU", lambda s: s.time.mfu or 0.0, percent_text))
     rows.append(Row(cells=("where the time goes",), kind="section"))
     part_time = partial(seconds_text, largest=longest_part)
-    rows += [
-        row(labels.PART_LABELS[part], partial(_seconds_of, part), part_time)
-        for part in PARTS
-        if any(step.time.parts.get(part) for step in known)
-    ]
+
+    def part_row(part: Part) -> Row:
+        return row(labels.PART_LABELS[part], lambda s: s.time.parts.get(part, 0.0), part_time)
+
+    rows += [part_row(part) for part in PARTS if any(step.time.parts.get(part) for step in known)]
     names = [method_label(answer.prediction) for answer in answers]
     other = labels.METHOD_LABELS[answers[-1].prediction.workload.setup.method]
     ratio = [f"{other} / full"] if is_pair else []
@@ -89,15 +89,8 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
 def _rate_label(answers: Sequence[Answer]) -> str:
     """Ranks have a batch each, but under tensor parallelism, where all work on one."""
     setup = answers[0].prediction.workload.setup
-    return (
-        "tokens a second"
-        if setup.world_size == 1 or setup.sharding == "tp"
-        else "tokens a second and rank"
-    )
-
-
-def _seconds_of(part: Part, step: TimedStep) -> float:
-    return step.time.parts.get(part, 0.0)
+    is_one = setup.world_size == 1 or setup.sharding == "tp"
+    return f"tokens a second{'' if is_one else ' and rank'}"
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
@@ -120,32 +113,26 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     ]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
-    lines.append(
-        f"Step times, {labels.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}."
-    )
+    basis = labels.BASIS_LABELS[known[0].time.likeness]
+    lines.append(f"Step times, {basis}: {_definition(known[0])}.")
+    kernels = (kernel for step in known for kernel in step.kernels.kernels)
+    ops = {kernel.op for kernel in kernels if kernel.kind == "attention_forward"}
     borrowed = [
-        kernel
-        for kernel in _TIMED_AS_FLASH
-        if any(kernel in op for step in known for op in _attention_ops(step))
+        words for kernel, words in _TIMED_AS_FLASH.items() if any(kernel in op for op in ops)
     ]
     if borrowed and known[0].time.likeness != "this machine":
-        names = " and ".join(_TIMED_AS_FLASH[kernel] for kernel in borrowed)
+        names = " and ".join(borrowed)
         lines.append(
             f"Attention by {names} is timed at the share of the peak that flash attention reaches:"
             " no source times it."
         )
-    return lines + list(
-        dict.fromkeys(evidence_line(step.evidence) for step in known if step.evidence)
-    )
+    evidence = (evidence_line(step.evidence) for step in known if step.evidence)
+    return [*lines, *dict.fromkeys(evidence)]
 
 
 _TIMED_AS_FLASH = {"cudnn": "cuDNN's kernel", "efficient": "the efficient kernel"}
 """Kernels of attention, by a part of their operators' names, whose speed no public measurement here
 tells."""
-
-
-def _attention_ops(step: TimedStep) -> set[str]:
-    return {kernel.op for kernel in step.kernels.kernels if kernel.kind == "attention_forward"}
 
 
 def gap_line(label: str, gap: SpeedGap) -> str:
@@ -164,14 +151,10 @@ def gap_line(label: str, gap: SpeedGap) -> str:
         f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words
     ]
     rest = gap.gap_seconds - sum(spent for _, spent in named)
-    more = (
-        f"{text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs"
-        " suggest"
-    )
-    shares = (
-        f"{percent_text(gap.flops_ratio)} of full's FLOPs in {percent_text(gap.seconds_ratio)} of"
-        " its time"
-    )
+    longer = "more" if gap.gap_seconds >= 0 else "less"
+    more = f"{text(abs(gap.gap_seconds))} {longer} than its FLOPs suggest"
+    flops, seconds = percent_text(gap.flops_ratio), percent_text(gap.seconds_ratio)
+    shares = f"{flops} of full's FLOPs in {seconds} of its time"
     why = f"it {', and '.join(said)}; all else" if said else "in all"
     return f"{label} makes {shares}, {more}: {why} {'-' if rest < 0 else '+'}{text(abs(rest))}."
 
@@ -179,33 +162,24 @@ def gap_line(label: str, gap: SpeedGap) -> str:
 def evidence_line(row: MeasuredStep) -> str:
     """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb
     took 4.93 s; ...'."""
-    error = (
-        f"the prediction's error is {error_text(row.error)} {labels.LEFT_OUT_LABELS[row.left_out]}"
-    )
-    return (
-        f"Nearest public measurement: {row_label(row)} took {seconds_text(row.measured_seconds)};"
-        f" {error}."
-    )
+    error = f"error is {error_text(row.error)} {labels.LEFT_OUT_LABELS[row.left_out]}"
+    took = f"{row_label(row)} took {seconds_text(row.measured_seconds)}"
+    return f"Nearest public measurement: {took}; the prediction's {error}."
 
 
 def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
     """'predicted: 1.23 s (1.03 s to 1.52 s), like a fitted card; error -4.20 %', beside a measured
     time."""
     error = error_text(step.time.seconds / measured_seconds - 1)
-    basis = labels.BASIS_LABELS[step.time.likeness]
-    return (
-        f"predicted: {seconds_text(step.time.seconds, step.time.high)} ({interval_words(step)}),"
-        f" {basis}; error {error}"
-    )
+    basis, time = labels.BASIS_LABELS[step.time.likeness], step.time
+    seconds = seconds_text(time.seconds, time.high)
+    return f"predicted: {seconds} ({interval_words(step)}), {basis}; error {error}"
 
 
 def time_words(answers: Sequence[Answer]) -> str:
     """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
-    pairs = [
-        (method_label(a.prediction), s)
-        for a, s in zip(answers, steps_of(answers), strict=True)
-        if s
-    ]
+    every = zip(answers, steps_of(answers), strict=True)
+    pairs = [(method_label(answer.prediction), step) for answer, step in every if step]
     longest = max((step.time.high for _, step in pairs), default=0.0)
     return "; ".join(
         f"{name}: {seconds_text(s.time.seconds, longest)} ({interval_words(s, longest)})"
@@ -219,11 +193,9 @@ def interval_words(step: TimedStep, largest: float | None = None) -> str:
 
 
 def _definition(step: TimedStep) -> str:
-    words = labels.BASIS_DEFINITIONS[step.time.likeness]
-    cards = step.time.constants.cards
-    return (
-        f"{words} ({', '.join(cards)})" if cards and step.time.likeness == "same class" else words
-    )
+    words, cards = labels.BASIS_DEFINITIONS[step.time.likeness], step.time.constants.cards
+    is_named = cards and step.time.likeness == "same class"
+    return f"{words} ({', '.join(cards)})" if is_named else words
 
 
 def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Table | None:

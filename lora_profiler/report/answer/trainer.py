@@ -26,10 +26,10 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
     for (name, value), methods in _own(trainer, workloads).items():
         words_of.setdefault(methods, []).append(_words(name, value))
     everywhere = tuple(w.setup.method for w in workloads)
-    parts = [
-        ("" if methods == everywhere else f"{_and(methods)}: ") + ", ".join(words)
-        for methods, words in words_of.items()
-    ]
+    parts = []
+    for methods, words in words_of.items():
+        of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
+        parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(words))
     sets = f", which sets {'; '.join(parts)}" if parts else ""
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
 
@@ -62,10 +62,6 @@ def _own(
     return methods_of
 
 
-def _and(methods: Sequence[Method]) -> str:
-    return " and ".join(labels.METHOD_LABELS[method] for method in methods)
-
-
 _OPTIONS = {option.name: option for option in OPTIONS}
 _WORDS = {
     "dtype": "{} weights",
@@ -86,10 +82,8 @@ def _words(name: str, value: Any) -> str:
 def _layout(trainer: Trainer, workloads: Sequence[Workload]) -> list[str]:
     setup, packing, rows = workloads[0].setup, trainer.stack.packing, trainer.stack.rows
     if rows > 1:
-        return [
-            f"a batch of {count_text(setup.batch_size // rows)} is"
-            f" {count_text(setup.batch_size)} rows of the model"
-        ]
+        batch = count_text(setup.batch_size // rows)
+        return [f"a batch of {batch} is {count_text(setup.batch_size)} rows of the model"]
     if setup.is_packed and packing is not None and packing.one_row:
         return ["packed rows of a micro-batch are laid end to end, as one row"]
     return []
@@ -99,7 +93,8 @@ def peak_lines(peaks: "Sequence[TrainerPeak]") -> list[str]:
     """A heading, and '  trl-sft  8 x 1,024  full 60.65 GiB, LoRA 18.90 GiB' for each trainer."""
     if not peaks:
         return []
-    sizes = [_sizes(of_methods) for _, of_methods in peaks]
+    setups = (of_methods[0][0].setup for _, of_methods in peaks)  # of the same size in all methods
+    sizes = [f"{count_text(setup.batch_size)} x {count_text(setup.seq_len)}" for setup in setups]
     width, of_sizes = max(len(stack.name) for stack, _ in peaks), max(map(len, sizes))
     lines = []
     for (stack, of_methods), size in zip(peaks, sizes, strict=True):
@@ -111,19 +106,10 @@ def peak_lines(peaks: "Sequence[TrainerPeak]") -> list[str]:
     return ["peak under a trainer's own defaults (--trainer NAME):", *lines]
 
 
-def _sizes(of_methods: "Sequence[tuple[Workload, int]]") -> str:
-    """Batch and tokens, which are the same for every method."""
-    setup = of_methods[0][0].setup
-    return f"{count_text(setup.batch_size)} x {count_text(setup.seq_len)}"
-
-
 def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] | None:
     """As JSON has it; null where nobody named one."""
     if trainer is None:
         return None
-    return {
-        "name": trainer.stack.name,
-        "library": trainer.stack.library or None,
-        "version": trainer.stack.version or None,
-        "from_stack": trainer.from_stack(workload),
-    }
+    stack, own = trainer.stack, trainer.from_stack(workload)
+    versions = {"library": stack.library or None, "version": stack.version or None}
+    return {"name": stack.name, **versions, "from_stack": own}

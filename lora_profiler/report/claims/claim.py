@@ -59,6 +59,12 @@ class Series:
     x: tuple[float, ...]
     y: tuple[float | None, ...]
 
+    @classmethod
+    def of(cls, label: str, rows: Iterable[object], x: str, y: str) -> Self:
+        """A point a row, of its attributes `x` and `y`."""
+        points = [(getattr(row, x), getattr(row, y)) for row in rows]
+        return cls(label=label, x=tuple(p[0] for p in points), y=tuple(p[1] for p in points))
+
     @property
     def points(self) -> list[tuple[float, float]]:
         return [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None]
@@ -101,25 +107,15 @@ def listed(words: Sequence[str]) -> str:
 def numbers_table(chart: Chart) -> Table:
     """Every point of the chart: a row for each x."""
     by_series = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
-    rows = [
-        Row(
-            cells=(
-                chart.categories[int(x)] if chart.categories else f"{x:g}",
-                *(_cell(chart, points.get(x)) for points in by_series),
-            )
-        )
-        for x in sorted({x for series in chart.series for x in series.x})
-    ]
+    rows = []
+    for x in sorted({x for series in chart.series for x in series.x}):
+        ys = (points.get(x) for points in by_series)
+        cells = (percent(y, "") if chart.y_is_share else number(y, ".4g", "") for y in ys)
+        name = chart.categories[int(x)] if chart.categories else f"{x:g}"
+        rows.append(Row(cells=(name, *cells)))
     title = f"{chart.y_label}, by {chart.x_label}" if chart.x_label else chart.y_label
-    return Table(
-        title=title,
-        columns=(chart.x_label, *(series.label for series in chart.series)),
-        rows=tuple(rows),
-    )
-
-
-def _cell(chart: Chart, y: float | None) -> str:
-    return "" if y is None else percent_text(y) if chart.y_is_share else f"{y:.4g}"
+    columns = (chart.x_label, *(series.label for series in chart.series))
+    return Table(title=title, columns=columns, rows=tuple(rows))
 
 
 Verdict = Literal["holds", "holds_partly", "fails"]

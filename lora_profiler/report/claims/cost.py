@@ -100,10 +100,6 @@ class CostRow:
         predicted, measured = self.predicted.peak, self.measured.peak
         return error_text((predicted - measured) / measured) if predicted and measured else ""
 
-    @property
-    def step_text(self) -> str:
-        return seconds_text(self.step_seconds.median) if self.step_seconds else ""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -140,10 +136,8 @@ class Pair:
         ]
         more = (self.saved_activations or 0) > 1
         remark = " It keeps more activations than full fine-tuning." if more else ""
-        return (
-            f"as a share of full in {self.dtype}{adapters}, {self.tokens} tokens:"
-            f" {', '.join(parts)}.{remark}"
-        )
+        what = f"as a share of full in {self.dtype}{adapters}, {self.tokens} tokens"
+        return f"{what}: {', '.join(parts)}.{remark}"
 
 
 def pairs_of(rows: Sequence[CostRow]) -> tuple[Pair, ...]:
@@ -231,10 +225,8 @@ class Cost(Evidence):
             return "not measured"
         pair = self.pairs[0]
         time = "" if pair.step_time is None else f", step time {percent_text(pair.step_time)}"
-        return (
-            f"of full: Adam's states {percent(pair.optimizer_states)}, peak"
-            f" {percent(pair.peak)}{time}"
-        )
+        states = percent(pair.optimizer_states)
+        return f"of full: Adam's states {states}, peak {percent(pair.peak)}{time}"
 
     def tables(self) -> tuple[Table, ...]:
         return (
@@ -250,7 +242,10 @@ class Cost(Evidence):
                     ("saved", lambda row: _size(row.measured.saved_activations)),
                     ("peak", lambda row: _size(row.measured.peak)),
                     ("predicted", lambda row: row.peak_error_text),
-                    ("step", lambda row: row.step_text),
+                    (
+                        "step",
+                        lambda r: seconds_text(r.step_seconds.median) if r.step_seconds else "",
+                    ),
                 ),
                 title="Measured",
                 left=3,
@@ -271,25 +266,22 @@ class Cost(Evidence):
         )
 
     def charts(self) -> tuple[Chart, ...]:
-        return (
-            Chart(
-                key="lora_of_full",
-                title=f"LoRA r{self.rank} as a share of full fine-tuning",
-                x_label="",
-                categories=tuple(label for _, label in _SHARES.values()),
-                y_label="LoRA / full, measured",
-                y_is_share=True,
-                x_scale="linear",
-                series=tuple(
-                    Series(
-                        label=f"{pair.dtype}, {pair.adapter_dtype} adapters, {pair.tokens} tokens",
-                        x=tuple(range(len(_SHARES))),
-                        y=pair.shares,
-                    )
-                    for pair in self.pairs
-                ),
+        x = tuple(range(len(_SHARES)))
+        names = (f"{p.dtype}, {p.adapter_dtype} adapters, {p.tokens} tokens" for p in self.pairs)
+        chart = Chart(
+            key="lora_of_full",
+            title=f"LoRA r{self.rank} as a share of full fine-tuning",
+            x_label="",
+            categories=tuple(label for _, label in _SHARES.values()),
+            y_label="LoRA / full, measured",
+            y_is_share=True,
+            x_scale="linear",
+            series=tuple(
+                Series(label=name, x=x, y=pair.shares)
+                for name, pair in zip(names, self.pairs, strict=True)
             ),
         )
+        return (chart,)
 
 
 _SHARES: Final = {

@@ -11,6 +11,7 @@ from lora_profiler.records.environment import Device, Environment
 from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
+from lora_profiler.report.json import picked
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.measured.measurements import environment_line
 from lora_profiler.units import seconds_text, short_count_text
@@ -98,14 +99,12 @@ def verify_payload(
 ) -> dict[str, Any]:
     """The whole document. Numbers that are none, as where a broken layer puts out nothing finite,
     are null."""
+    sources: dict[str, Source] = {"bundled": "bundled", "hub": "hub"}
     document = Document(
         schema_version=SCHEMA_VERSION,
         model=CheckedModel(
-            id=spec.id,
-            model_type=spec.model_type,
-            source=_source(spec),
-            num_layers=spec.num_layers,
-            num_parameters=spec.num_parameters,
+            **picked(spec, "id model_type num_layers num_parameters"),
+            source=sources.get(spec.source, "local"),  # a folder is private: no path of it
             weights=weights,
             text=text,
             note=note,
@@ -120,20 +119,11 @@ def verify_payload(
     return plain
 
 
-def _source(spec: ModelSpec) -> Source:
-    """A folder is private: its path is left out."""
-    sources: dict[str, Source] = {"bundled": "bundled", "hub": "hub"}
-    return sources.get(spec.source, "local")
-
-
 def _claim(checked: Checked) -> CheckedClaim:
     claim, finding = checked.claim, checked.finding
     return CheckedClaim(
-        id=claim.id,
-        title=claim.title,
-        statement=claim.statement,
+        **picked(claim, "id title statement must_hold"),
         verdict=finding.verdict,
-        must_hold=claim.must_hold,
         seconds=checked.seconds,
         finding=finding.sentences,
         evidence=_plain(finding.evidence),
@@ -143,12 +133,9 @@ def _claim(checked: Checked) -> CheckedClaim:
 def _plain(value: Any) -> Any:
     """`value` in JSON's own types."""
     if is_dataclass(value):
-        values = {field: getattr(value, field.name) for field in fields(value)}
-        return {
-            field.name: _plain(item)
-            for field, item in values.items()
-            if not (item is None and field.default is None)
-        }
+        values = [(field, getattr(value, field.name)) for field in fields(value)]
+        own = [(f.name, item) for f, item in values if item is not None or f.default is not None]
+        return {name: _plain(item) for name, item in own}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -209,12 +196,9 @@ def subject_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
         **{**document["environment"], "device": Device(**document["environment"]["device"])}
     )
     effort = "a quick run" if document["quick"] else "a full run"
+    size = f"{model['num_layers']} layers, {short_count_text(model['num_parameters'])} parameters"
     return (
-        (
-            f"{model['model_type']}, {model['num_layers']} layers,"
-            f" {short_count_text(model['num_parameters'])} parameters; weights: {model['weights']};"
-            f" text: {model['text']}"
-        ),
+        f"{model['model_type']}, {size}; weights: {model['weights']}; text: {model['text']}",
         f"{effort}, {seconds_text(document['seconds'])}, seed {document['seed']}",
         environment_line(environment),
     )

@@ -120,6 +120,10 @@ class Initialisation(Evidence):
     def sentences(self) -> tuple[str, ...]:
         gaussian, m = self.gaussian, self.gaussian.moments
         worst = worst_of(logits.largest_difference for logits in self.logits)
+        equal = "equal the base model's bit for bit, in float32 and bfloat16"
+        if not self._is_equal:
+            by = number(worst, ".2g", none="inf")
+            equal = f"do NOT equal the base model's: they differ by up to {by}"
         return (
             (
                 'With init_lora_weights="gaussian" A is normal with deviation 1 / r (p ='
@@ -133,15 +137,7 @@ class Initialisation(Evidence):
                 f" rank (p = {number(self.default.p_value, '.2g')}; as a normal sample p ="
                 f" {number(self.default.p_value_as_normal, '.1g')})."
             ),
-            (
-                "Before the first step the logits equal the base model's bit for bit, in float32"
-                " and bfloat16."
-                if self._is_equal
-                else (
-                    "Before the first step the logits do NOT equal the base model's: they differ by"
-                    f" up to {number(worst, '.2g', none='inf')}."
-                )
-            ),
+            f"Before the first step the logits {equal}.",
             (
                 "The first gradient of A is"
                 f" {'exactly zero' if self.gradients.first.largest_of_a == 0 else 'NOT zero'},"

@@ -92,7 +92,7 @@ class Kind:
     random: Curve
 
     def chart(self) -> Chart:
-        curves = (("update", self.update), ("W itself", self.weight))
+        curves = {"update": self.update, "W itself": self.weight, "a random matrix": self.random}
         return Chart(
             key=f"spectrum_{self.name}",
             title=f"{self.name.rpartition('*.')[2]}: singular values in {self.middle}",
@@ -101,7 +101,7 @@ class Kind:
             y_scale="log",
             series=tuple(
                 Series(label=label, x=curve.places, y=curve.values)
-                for label, curve in (*curves, ("a random matrix", self.random))
+                for label, curve in curves.items()
             ),
             note=(
                 f"Effective rank {self.update.effective_rank:.0f} of the update,"
@@ -140,10 +140,8 @@ class IntrinsicDimension(Evidence):
     @property
     def sentences(self) -> tuple[str, ...]:
         losses, low = self.losses, self._low
-        enough = next(
-            (row.rank for row in self.ranks if (row.truncated_gain_share or 0.0) >= MOST_OF_GAIN),
-            None,
-        )
+        ranks = (r.rank for r in self.ranks if (r.truncated_gain_share or 0.0) >= MOST_OF_GAIN)
+        enough = next(ranks, None)
         energies = [kind.energy_at_8 for kind in self.kinds]
         held = f"{percent_text(min(energies))} to {percent_text(max(energies))} of its energy"
         shares = sorted(
@@ -226,7 +224,7 @@ class IntrinsicDimension(Evidence):
         )
 
     def charts(self) -> tuple[Chart, ...]:
-        ranks = tuple(row.rank for row in self.ranks)
+        cut, trained = "full update cut down to the rank", "LoRA trained at the rank"
         gain = Chart(
             key="gain_by_rank",
             title="How much of the gain of full fine-tuning survives at each rank",
@@ -234,16 +232,8 @@ class IntrinsicDimension(Evidence):
             y_label="share of the gain of the linear layers' update",
             y_is_share=True,
             series=(
-                Series(
-                    label="full update cut down to the rank",
-                    x=ranks,
-                    y=tuple(row.truncated_gain_share for row in self.ranks),
-                ),
-                Series(
-                    label="LoRA trained at the rank",
-                    x=ranks,
-                    y=tuple(row.lora_gain_share for row in self.ranks),
-                ),
+                Series.of(cut, self.ranks, "rank", "truncated_gain_share"),
+                Series.of(trained, self.ranks, "rank", "lora_gain_share"),
             ),
             note="Gain is the fall of the held-out loss.",
         )
@@ -284,32 +274,24 @@ def _gain_caption(chart: Chart) -> tuple[str, ...]:
     if cut is None:
         return ()
     also = f"; LoRA trained at that rank gains {percent_text(trained[1])} of it" if trained else ""
-    return (
-        f"Cut down to rank {cut[0]:g}, the update keeps {percent_text(cut[1])} of its gain{also}.",
-    )
+    kept = f"the update keeps {percent_text(cut[1])} of its gain{also}"
+    return (f"Cut down to rank {cut[0]:g}, {kept}.",)
 
 
 def _energy_caption(chart: Chart) -> tuple[str, ...]:
     most, middle, least = (series.at_rank for series in chart.series)
     if most is None or middle is None or least is None:
         return ()
-    return (
-        (
-            f"Rank {middle[0]:g} holds {percent_text(least[1])} to {percent_text(most[1])} of a"
-            f" layer's energy, {percent_text(middle[1])} in the middle."
-        ),
-    )
+    held = f"{percent_text(least[1])} to {percent_text(most[1])} of a layer's energy"
+    return (f"Rank {middle[0]:g} holds {held}, {percent_text(middle[1])} in the middle.",)
 
 
 def _spectrum_caption(chart: Chart) -> tuple[str, ...]:
     places = []
     for series in chart.series:
         place = next((x for x, y in series.points if y <= _TENTH), None)
-        where = (
-            f"by number {place:g}"
-            if place is not None
-            else f"not at all in {max(series.x, default=0):g}"
-        )
+        never = f"not at all in {max(series.x, default=0):g}"
+        where = never if place is None else f"by number {place:g}"
         places.append(f"{where} ({series.label})")
     return (f"Singular values fall to a tenth of the largest {listed(places)}.",)
 

@@ -100,25 +100,20 @@ class Nf4:
         )
 
     def table(self, loss: Nf4Loss) -> Table:
-        rows = (
-            ("quantising the weight to NF4, error", percent(self.quantisation_error_of_weight), ""),
-            ("the update", percent(self.update_of_weight), ""),
-            (
-                "quantising the merged weight again, error",
-                percent(self.requantisation_error_of_weight),
-                "",
-            ),
-            ("held-out loss, no adapter", "", number(loss.base, ".4f")),
-            ("held-out loss, adapter beside the base", "", number(loss.unmerged, ".4f")),
-            (
-                "held-out loss, merged and quantised again",
-                "",
-                number(loss.merged_and_quantised_again, ".4f"),
-            ),
-        )
-        return Table(
-            columns=("NF4 base", "of the weight", "loss"), rows=tuple(Row(cells=r) for r in rows)
-        )
+        shares = {
+            "quantising the weight to NF4, error": self.quantisation_error_of_weight,
+            "the update": self.update_of_weight,
+            "quantising the merged weight again, error": self.requantisation_error_of_weight,
+        }
+        losses = {
+            "held-out loss, no adapter": loss.base,
+            "held-out loss, adapter beside the base": loss.unmerged,
+            "held-out loss, merged and quantised again": loss.merged_and_quantised_again,
+        }
+        rows = [(name, percent(share), "") for name, share in shares.items()]
+        rows += [(name, "", number(value, ".4f")) for name, value in losses.items()]
+        columns = ("NF4 base", "of the weight", "loss")
+        return Table(columns=columns, rows=tuple(Row(cells=cells) for cells in rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +162,8 @@ class Merging(Evidence):
 
     @property
     def headline(self) -> str:
-        lost = (
-            f"; NF4 again keeps {percent(self.nf4.update_kept)} of it" if self.nf4.checked else ""
-        )
+        kept = percent(self.nf4.update_kept)
+        lost = f"; NF4 again keeps {kept} of it" if self.nf4.checked else ""
         worst = worst_of(row.worst for row in self.rows)
         return f"error {limit_text(worst)} of rounding's limit{lost}"
 

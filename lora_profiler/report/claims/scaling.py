@@ -120,15 +120,11 @@ def levels_of(runs: Sequence[Run]) -> Levels:
     best = max(gains)
     share = max(0.0, min(gains)) / best if best > 0 else 0.0
     ranks = [run.rank for run in runs]
-    return Levels(
-        first_update=_level(ranks, [run.first_update for run in runs]),
-        last_update=_level(ranks, [run.last_update for run in runs]),
-        whole_update=_level(ranks, [run.whole_update for run in runs]),
-        first_logit_change=_level(ranks, [run.first_logit_change for run in runs]),
-        loss=LossLevel(
-            least_to_best_gain=share, best_rank=ranks[gains.index(best)], level=share >= LEVEL_GAIN
-        ),
+    loss = LossLevel(
+        least_to_best_gain=share, best_rank=ranks[gains.index(best)], level=share >= LEVEL_GAIN
     )
+    sizes = {name: _level(ranks, [getattr(run, name) for run in runs]) for name in _SIZES}
+    return Levels(**sizes, loss=loss)
 
 
 def rate_gains(key: str, rank: int, runs: Sequence[Run]) -> RateGains:
@@ -259,14 +255,7 @@ class Scaling(Evidence):
                 x_label="rank",
                 y_label=label,
                 y_scale="linear" if name == "gain" else "log",
-                series=tuple(
-                    Series(
-                        label=scaled.label,
-                        x=self._ranks,
-                        y=tuple(getattr(run, name) for run in scaled.runs),
-                    )
-                    for scaled in self.scalings
-                ),
+                series=tuple(Series.of(s.label, s.runs, "rank", name) for s in self.scalings),
                 note=(
                     f"{self.steps} steps at learning rate {self.learning_rate:g}; alpha is"
                     f" {self.alpha:g} where it is fixed."
@@ -283,10 +272,8 @@ class Scaling(Evidence):
             x_label="learning rate",
             y_label=_LOSS_FALL,
             series=tuple(
-                Series(
-                    label=f"{self._labels[row.key]}, rank {row.rank}",
-                    x=tuple(at.learning_rate for at in row.gains),
-                    y=tuple(at.gain for at in row.gains),
+                Series.of(
+                    f"{self._labels[row.key]}, rank {row.rank}", row.gains, "learning_rate", "gain"
                 )
                 for row in self.learning_rates
             ),
@@ -313,25 +300,15 @@ _SIZES: Final = {
 
 
 def _rows(scaled: Scaled) -> list[Row]:
-    sizes = [
-        Row(
-            cells=(
-                label,
-                *(number(getattr(run, name), ".1e") for run in scaled.runs),
-                getattr(scaled.levels, name).text,
-            ),
-            indent=1,
-        )
-        for name, (label, *_) in _SIZES.items()
-    ]
-    gains = [number(run.gain, "+.3f") for run in scaled.runs]
+    rows = [Row(cells=(scaled.label,), kind="section")]
+    for name, (label, *_) in _SIZES.items():
+        sizes = (number(getattr(run, name), ".1e") for run in scaled.runs)
+        rows.append(Row(cells=(label, *sizes, getattr(scaled.levels, name).text), indent=1))
+    gains = (number(run.gain, "+.3f") for run in scaled.runs)
     loss = scaled.levels.loss
     share = f"{percent_text(loss.least_to_best_gain)}{', level' if loss.level else ''}"
-    return [
-        Row(cells=(scaled.label,), kind="section"),
-        *sizes,
-        Row(cells=("fall of the held-out loss", *gains, share), indent=1, kind="total"),
-    ]
+    cells = ("fall of the held-out loss", *gains, share)
+    return [*rows, Row(cells=cells, indent=1, kind="total")]
 
 
 def _size_caption(chart: Chart) -> tuple[str, ...]:
@@ -344,10 +321,8 @@ def _size_caption(chart: Chart) -> tuple[str, ...]:
         values = [y for _, y in points]
         is_level = max(values) <= LEVEL_FACTOR * min(values)
         how = "level" if is_level else "grows" if last > first else "falls"
-        sentences.append(
-            f"{series.label}: {how}, rank {high:g} has {last / first:.3g} times what rank {low:g}"
-            " has."
-        )
+        times = f"{last / first:.3g} times what rank {low:g} has"
+        sentences.append(f"{series.label}: {how}, rank {high:g} has {times}.")
     return tuple(sentences)
 
 
@@ -366,15 +341,9 @@ def _gain_caption(chart: Chart) -> tuple[str, ...]:
 
 
 def _rate_caption(chart: Chart) -> tuple[str, ...]:
-    best = {series.label: series.highest for series in chart.series}
-    return tuple(
-        (
-            f"{label}: gains most at {point[0]:g}."
-            if point and point[1] > 0
-            else f"{label}: gains nothing at any."
-        )
-        for label, point in best.items()
-    )
+    best = ((series.label, series.highest) for series in chart.series)
+    where = {k: f"most at {at[0]:g}" if at and at[1] > 0 else "nothing at any" for k, at in best}
+    return tuple(f"{label}: gains {gained}." for label, gained in where.items())
 
 
 CLAIM = Claim(

@@ -151,11 +151,7 @@ class UpdateSize(Evidence):
         )
 
     def charts(self) -> tuple[Chart, ...]:
-        together = Series(
-            label="all adapted layers",
-            x=tuple(row.rank for row in self.model.ranks),
-            y=tuple(row.share_of_full for row in self.model.ranks),
-        )
+        together = Series.of("all adapted layers", self.model.ranks, "rank", "share_of_full")
         by_layer = (
             Series(
                 label=f"{layer.name.rpartition('*.')[2]}, {layer.shape}",
@@ -164,18 +160,17 @@ class UpdateSize(Evidence):
             )
             for layer in self.layers
         )
-        return (
-            Chart(
-                key="trained_share",
-                title="Numbers that LoRA trains, as a share of the full update",
-                x_label="rank",
-                y_label="share of the full update",
-                y_scale="log",
-                y_is_share=True,
-                series=(together, *by_layer),
-                note="Above 1, LoRA trains more numbers than the full update has.",
-            ),
+        chart = Chart(
+            key="trained_share",
+            title="Numbers that LoRA trains, as a share of the full update",
+            x_label="rank",
+            y_label="share of the full update",
+            y_scale="log",
+            y_is_share=True,
+            series=(together, *by_layer),
+            note="Above 1, LoRA trains more numbers than the full update has.",
         )
+        return (chart,)
 
 
 def _trained_share(chart: Chart) -> tuple[str, ...]:
@@ -184,21 +179,15 @@ def _trained_share(chart: Chart) -> tuple[str, ...]:
     beyond = {s.label: next((x for x, y in s.points if y > 1), None) for s in chart.series}
     first = min((rank for rank in beyond.values() if rank is not None), default=None)
     highest = max(x for s in chart.series for x in s.x)
-    small = (
-        [
-            f"At rank {point[0]:g} LoRA trains {percent_text(point[1])} of the numbers of the full"
-            " update."
-        ]
-        if point
-        else []
-    )
+    said = []
+    if point:
+        share = f"{percent_text(point[1])} of the numbers of the full update"
+        said.append(f"At rank {point[0]:g} LoRA trains {share}.")
     if first is None:
-        return (
-            *small,
-            f"Up to rank {highest:g} it trains fewer in each of the {len(layers)} kinds of layers.",
-        )
+        each = f"in each of the {len(layers)} kinds of layers"
+        return (*said, f"Up to rank {highest:g} it trains fewer {each}.")
     names = [label for label, rank in beyond.items() if rank == first]
-    return (*small, f"At rank {first:g} it trains more than the full update in {listed(names)}.")
+    return (*said, f"At rank {first:g} it trains more than the full update in {listed(names)}.")
 
 
 CLAIM = Claim(

@@ -8,6 +8,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
 from lora_profiler.report import labels
+from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.answer.trainer import trainer_dict, trainer_lines
 from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
 from lora_profiler.report.json import picked
@@ -15,7 +16,7 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
-from lora_profiler.workload import TrainSetup, setup_dict
+from lora_profiler.workload import setup_dict
 
 
 def cluster_blocks(
@@ -32,13 +33,14 @@ def cluster_blocks(
     wholes = [option.whole.prediction for option in options]
     dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
     kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
-    asked = [training_line(_of_one(setup), dtypes) + " a rank", attention_words(setup, kernels)]
+    asked = [
+        training_line(replace(setup, world_size=1, sharding="none"), dtypes) + " a rank",
+        attention_words(setup, kernels),
+    ]
     by_method = {p.workload.setup.method: p.workload for p in wholes}
     asked += trainer_lines(trainer, list(by_method.values()))
     adapted = {
-        method_label(o.whole.prediction): adapter_line(o.whole.prediction.workload.setup)
-        for o in options
-        if _has_lora(o)
+        method_label(p): adapter_line(p.workload.setup) for p in wholes if p.workload.setup.lora
     }
     size = f"{short_count_text(model.num_parameters)} parameters"
     title = f"{model.id} ({size}) on {cluster_words(cluster)}"
@@ -60,14 +62,6 @@ def cluster_words(cluster: Cluster) -> str:
     )
 
 
-def _of_one(setup: TrainSetup) -> TrainSetup:
-    return replace(setup, world_size=1, sharding="none")
-
-
-def _has_lora(option: Option) -> bool:
-    return option.whole.prediction.workload.setup.lora is not None
-
-
 def _table(options: Sequence[Option]) -> Table:
     return table(
         options,
@@ -78,7 +72,10 @@ def _table(options: Sequence[Option]) -> Table:
             ("GiB a rank then", lambda o: _peak(o.least)),
             ("GiB on all", lambda o: _peak(o.whole)),
             ("verdict", lambda o: labels.VERDICT_LABELS[o.whole.verdict]),
-            ("sent, GiB", _sent),
+            (
+                "sent, GiB",
+                lambda o: in_unit(o.communication.sent_bytes, GIB) if o.communication else "",
+            ),
             ("step", _step),
             ("tokens a second", _rates),
         ),
@@ -86,11 +83,6 @@ def _table(options: Sequence[Option]) -> Table:
 
 
 _NONE = "none of these"
-
-
-def _sent(option: Option) -> str:
-    sent = option.communication
-    return "" if sent is None else in_unit(sent.sent_bytes, GIB)
 
 
 def _step(option: Option) -> str:
@@ -118,17 +110,14 @@ def fewest_lines(options: Sequence[Option]) -> list[str]:
         mine = [o for o in options if method_label(o.whole.prediction) == label]
         fitting = [(o.least.world_size, o.sharding) for o in mine if o.least is not None]
         if not fitting:
-            lines.append(
-                f"{label}: no sharding fits; checkpointing, a shorter sequence or more cards may"
-                " help."
-            )
+            help_ = "checkpointing, a shorter sequence or more cards may help"
+            lines.append(f"{label}: no sharding fits; {help_}.")
             continue
         fewest = min(number for number, _ in fitting)
         names = [sharding for number, sharding in fitting if number == fewest]
         how = "" if fewest == 1 else f", sharded as {' or '.join(names)}"
-        lines.append(
-            f"{label}: fits on {count_text(fewest)} {'card' if fewest == 1 else 'cards'}{how}."
-        )
+        cards = f"{count_text(fewest)} {'card' if fewest == 1 else 'cards'}"
+        lines.append(f"{label}: fits on {cards}{how}.")
     return lines
 
 
@@ -137,19 +126,11 @@ def _basis(options: Sequence[Option]) -> list[str]:
     predictions = [option.whole.prediction for option in options]
     known = [p for p in predictions if p.saved_activation_bytes is not None]
     bound = max((p.error_bound or 0 for p in known), default=0)
-    doubt = (
-        f"exact, or estimates within {100 * bound:g} % wherever they were checked"
-        if bound
-        else "exact"
-    )
-    lines = (
-        [f"Peaks are {doubt}."]
-        if len(known) == len(predictions)
-        else ["Peaks are lower bounds: activations are not known."]
-    )
-    return lines + [
-        f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)
-    ]
+    within = f", or estimates within {100 * bound:g} % wherever they were checked" if bound else ""
+    lines = [f"Peaks are exact{within}."]
+    if len(known) < len(predictions):
+        lines = ["Peaks are lower bounds: activations are not known."]
+    return [*lines, *assumption_lines(predictions)]
 
 
 def _time_words(network: Network | None) -> str:

@@ -1,6 +1,7 @@
 """Where one way overtakes another, as sentences and maps."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 from lora_profiler.planning.crossover import (
@@ -57,17 +58,12 @@ def sentences(found: Crossover) -> list[str]:
     if any(point.seconds for point in found.points):
         quantities.append("time")
     lines = []
-    for quantity in quantities:
-        for dearer, cheaper in FRUGAL:
-            if dearer in names and cheaper in names:
-                spans = [
-                    crossing
-                    for crossing in found.crossings
-                    if (crossing.quantity, crossing.dearer, crossing.cheaper)
-                    == (quantity, dearer, cheaper)
-                ]
-                what = f"{names[dearer]} {_MORE[quantity]} {names[cheaper]}"
-                lines.append(f"{what}: {_where(spans, batches, lengths)}.")
+    for quantity, (dearer, cheaper) in product(quantities, FRUGAL):
+        if dearer in names and cheaper in names:
+            key = (quantity, dearer, cheaper)
+            spans = [c for c in found.crossings if (c.quantity, c.dearer, c.cheaper) == key]
+            what = f"{names[dearer]} {_MORE[quantity]} {names[cheaper]}"
+            lines.append(f"{what}: {_where(spans, batches, lengths)}.")
     return lines
 
 
@@ -95,10 +91,13 @@ def _span_words(span: Crossing, lengths: Sequence[int]) -> str:
 
 
 def _map(found: Crossover, quantity: Quantity) -> Table:
-    """Rows are batches, columns lengths; a cell names the method that costs least."""
-    return _table(
-        found, f"{_TITLES[quantity]}, by batch and tokens", lambda point: _cell(point, quantity)
-    )
+    """A cell names the method that costs least."""
+
+    def cell(point: Point) -> str:
+        least: Method | None = point.least(quantity)
+        return labels.METHOD_LABELS[least] if least else "?"
+
+    return _table(found, f"{_TITLES[quantity]}, by batch and tokens", cell)
 
 
 def _ranks(found: Crossover) -> Table:
@@ -113,6 +112,7 @@ def _ranks(found: Crossover) -> Table:
 
 
 def _table(found: Crossover, title: str, cell: Callable[[Point], str]) -> Table:
+    """Rows are batches, columns lengths."""
     lengths = sorted({point.seq_len for point in found.points})
     at = {(point.batch_size, point.seq_len): point for point in found.points}
     rows = [
@@ -120,11 +120,6 @@ def _table(found: Crossover, title: str, cell: Callable[[Point], str]) -> Table:
         for batch in sorted({point.batch_size for point in found.points})
     ]
     return Table(title=title, columns=("", *map(count_text, lengths)), rows=tuple(rows))
-
-
-def _cell(point: Point, quantity: Quantity) -> str:
-    least: Method | None = point.least(quantity)
-    return labels.METHOD_LABELS[least] if least else "?"
 
 
 def crossover_payload(found: Crossover) -> dict[str, Any]:

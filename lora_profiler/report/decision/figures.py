@@ -46,30 +46,17 @@ def crossover_drawing(
     """Peaks over lengths at `batch_size`, one of those asked about, below what `gpu` has; None
     where none is known."""
     at = [point for point in found.points if point.batch_size == batch_size]
-    lines = [
-        MethodLine(
-            method=way.setup.method,
-            name=way_label(way.setup),
-            peak_bytes={
-                point.seq_len: point.peak_bytes[way.setup.method]
-                for point in at
-                if way.setup.method in point.peak_bytes
-            },
-        )
-        for way in found.workloads
-    ]
-    known = [line for line in lines if line.peak_bytes]
+    known = []
+    for setup in (way.setup for way in found.workloads):
+        peaks = {p.seq_len: p.peak_bytes[setup.method] for p in at if setup.method in p.peak_bytes}
+        if peaks:
+            way = way_label(setup)
+            known.append(MethodLine(method=setup.method, name=way, peak_bytes=peaks))
     if not known:
         return None
-    ends = sorted(
-        {
-            end
-            for crossing in found.crossings
-            if (crossing.quantity, crossing.batch_size) == ("memory", batch_size)
-            for end in (crossing.first, crossing.last)
-            if end is not None
-        }
-    )
+    key = ("memory", batch_size)
+    spans = [(c.first, c.last) for c in found.crossings if (c.quantity, c.batch_size) == key]
+    ends = sorted({end for span in spans for end in span if end is not None})
     limit = Limit(label=gpu.name, bytes=gpu.usable_bytes) if gpu and gpu.usable_bytes else None
     return Drawing(
         name=name,

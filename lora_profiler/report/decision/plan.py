@@ -5,31 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lora_profiler.catalog import find_model
-from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import SAME, PlannedRun, hours_of
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
 from lora_profiler.report.answer.trainer import short_trainer_lines
-from lora_profiler.report.blocks import Block, Table, filled, heading, paragraph, table
-from lora_profiler.report.decision.plan_words import (
-    basis_words,
-    binding_words,
-    cost_interval_words,
-    hours_text,
-    interval_words,
-    layout_words,
-    money_text,
-    neighbour_words,
-    nothing_sentence,
-    other_ends,
-    price_words,
-    reason,
-    room_words,
-    run_command,
-    run_words,
-    trains_words,
-)
+from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, paragraph, table
+from lora_profiler.report.decision import plan_words as words
 from lora_profiler.report.labels import way_label
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, bytes_text, count_text, in_unit, short_count_text
@@ -50,9 +32,9 @@ def plan_blocks(
     blocks: list[Block] = [heading(_title(plan)), in_lines(*question_lines(plan, trainer))]
     if plan.recommended is not None:
         blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
-        blocks.append(paragraph(*_over_lines(run_command(plan.recommended, more))))
+        blocks.append(paragraph(*_over_lines(words.run_command(plan.recommended, more))))
     else:
-        blocks.append(in_lines(nothing_sentence(plan)))
+        blocks.append(in_lines(words.nothing_sentence(plan)))
     if plan.front:
         blocks.append(front_table(plan, whole=whole_front))
     if said := list(notes(plan)):
@@ -70,16 +52,12 @@ def _over_lines(command: str) -> list[str]:
 
 def _title(plan: TrainingPlan) -> str:
     model = plan.offers[0].workloads[0].model
-    names = list(
-        dict.fromkeys(_offer_words(offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
-    )
+    every = ((offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
+    named = (f"up to {count_text(n)} x {key}" if n > 1 else key for n, key in every)
+    names = list(dict.fromkeys(named))
     title = f"{model.id}, {short_count_text(model.num_parameters)} parameters: a plan over"
     whole = f"{title} {', '.join(names)}"
     return whole if len(whole) <= WIDTH else f"{title} {len(names)} kinds of card"
-
-
-def _offer_words(cards: int, key: str) -> str:
-    return f"up to {count_text(cards)} x {key}" if cards > 1 else key
 
 
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
@@ -113,16 +91,17 @@ def _amount_words(plan: TrainingPlan) -> str:
 
 
 def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
-    yield f"Take {run_words(run)}: {price_words(run)}"
-    yield f"  {layout_words(run.setup)}"
-    yield f"  peak {bytes_text(run.peak_bytes)} a card, {room_words(run)}; {trains_words(run)}"
+    yield f"Take {words.run_words(run)}: {words.price_words(run)}"
+    yield f"  {words.layout_words(run.setup)}"
+    room, trains = words.room_words(run), words.trains_words(run)
+    yield f"  peak {bytes_text(run.peak_bytes)} a card, {room}; {trains}"
     if run.hours and run.time:
-        words = filter(None, (interval_words(run.hours), cost_interval_words(run)))
-        yield f"  {', '.join(words)}; {basis_words(run.time)}"
-    yield f"Why: {reason(plan, run)}"
-    yield f"Binds: {binding_words(plan, run)}"
-    yield from map(neighbour_words, plan.neighbours)
-    yield from other_ends(plan, run)
+        known = filter(None, (words.interval_words(run.hours), words.cost_interval_words(run)))
+        yield f"  {', '.join(known)}; {words.basis_words(run.time)}"
+    yield f"Why: {words.reason(plan, run)}"
+    yield f"Binds: {words.binding_words(plan, run)}"
+    yield from map(words.neighbour_words, plan.neighbours)
+    yield from words.other_ends(plan, run)
 
 
 # --- notes and the front --------------------------------------------------------------------------
@@ -137,10 +116,9 @@ def notes(plan: TrainingPlan, price_from: str = "--price KEY=2.49/h") -> Iterato
     if prices:
         first, last = min(p.date for p in prices), max(p.date for p in prices)
         dates = first if first == last else f"{first} to {last}"
-        yield (
-            f"Prices are those of {', '.join(sorted({p.provider for p in prices}))} on {dates}, and"
-            f" may have changed; {price_from} takes yours."
-        )
+        providers = ", ".join(sorted({p.provider for p in prices}))
+        changed = f"may have changed; {price_from} takes yours"
+        yield f"Prices are those of {providers} on {dates}, and {changed}."
     if not any(offer.price for offer in plan.offers):
         yield f"No price is known: {price_from} adds money."
     if any(run.time and run.time.sending_seconds is None for run in plan.front):
@@ -168,7 +146,7 @@ INTRINSIC = 6
 """The claim of `verify` about what is kept at a rank."""
 _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
     ("", lambda run: way_label(run.setup)),
-    ("on", lambda run: _on(run.cluster)),
+    ("on", lambda run: f"{run.cluster.cards} x {run.cluster.gpu.key}".removeprefix("1 x ")),
     ("micro-batch", lambda run: f"{run.setup.batch_size} x {run.setup.accumulation}"),
     ("ckpt", lambda run: "yes" if run.setup.checkpointing else ""),
     ("loss", lambda run: run.setup.loss if run.setup.loss != "plain" else ""),
@@ -177,13 +155,9 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
     ("peak, GiB", lambda run: in_unit(run.peak_bytes, GIB)),
     ("left", lambda run: f"{100 * run.headroom_share:.0f} %"),
     ("trained", lambda run: short_count_text(run.trained)),
-    ("time", lambda run: hours_text(run.hours.middle) if run.hours else "?"),
-    ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
+    ("time", lambda run: words.hours_text(run.hours.middle) if run.hours else "?"),
+    ("cost", lambda run: words.money_text(run.cost.middle, "") if run.cost else ""),
 )
-
-
-def _on(cluster: Cluster) -> str:
-    return f"{cluster.cards} x {cluster.gpu.key}" if cluster.cards > 1 else cluster.gpu.key
 
 
 def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
@@ -193,14 +167,11 @@ def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
     if not whole and len(runs) > MOST_ROWS:
         runs = _told(plan)
         title += f"; {len(runs)} of them, --detail for all"
-    found = table(
-        runs,
-        _COLUMNS,
-        title=title,
-        left=7,
-        kind=lambda run: "peak" if run is plan.recommended else "plain",
-    )
-    return filled(found)
+
+    def kind(run: PlannedRun) -> RowKind:
+        return "peak" if run is plan.recommended else "plain"
+
+    return filled(table(runs, _COLUMNS, title=title, left=7, kind=kind))
 
 
 def _told(plan: TrainingPlan) -> list[PlannedRun]:

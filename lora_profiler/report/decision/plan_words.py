@@ -104,10 +104,8 @@ def reason(plan: TrainingPlan, run: PlannedRun) -> str:
     rival = run_words(least)
     if rival == run_words(run):
         rival = f"the same with {layout_words(least.setup)}"
-    return (
-        f"within {100 * SAME:.0f} % of {rival} ({price_words(least)}), which"
-        f" {_GOALS[plan.goal]}{within}, and it {better}."
-    )
+    near = f"within {100 * SAME:.0f} % of {rival} ({price_words(least)})"
+    return f"{near}, which {_GOALS[plan.goal]}{within}, and it {better}."
 
 
 def _limit_words(plan: TrainingPlan) -> str:
@@ -115,12 +113,9 @@ def _limit_words(plan: TrainingPlan) -> str:
     if plan.budget.max_hours is not None:
         parts.append(f"{plan.budget.max_hours:g} h")
     if plan.budget.max_cost is not None:
-        parts.append(money_text(plan.budget.max_cost, _currency(plan)))
+        currency = next((offer.price.currency for offer in plan.offers if offer.price), "")
+        parts.append(money_text(plan.budget.max_cost, currency))
     return f" within {' and '.join(parts)}" if parts else ""
-
-
-def _currency(plan: TrainingPlan) -> str:
-    return next((offer.price.currency for offer in plan.offers if offer.price), "")
 
 
 def binding_words(plan: TrainingPlan, run: PlannedRun) -> str:
@@ -130,16 +125,12 @@ def binding_words(plan: TrainingPlan, run: PlannedRun) -> str:
         return "not known without a time."
     step, free = time.step.middle, binding.without_memory_seconds
     if binding.kind == "memory" and free is not None:
-        return (
-            f"memory. If every layout fitted, a step would take {seconds_text(free, step)}, not"
-            f" {seconds_text(step)}."
-        )
+        quicker = f"{seconds_text(free, step)}, not {seconds_text(step)}"
+        return f"memory. If every layout fitted, a step would take {quicker}."
     if binding.kind == "network":
-        return (
-            f"the network. Of {seconds_text(step)} a step sending takes"
-            f" {seconds_text(time.sending_seconds or 0.0, step)}, computing"
-            f" {seconds_text(time.compute_seconds, step)}."
-        )
+        sending = seconds_text(time.sending_seconds or 0.0, step)
+        parts = f"sending takes {sending}, computing {seconds_text(time.compute_seconds, step)}"
+        return f"the network. Of {seconds_text(step)} a step {parts}."
     share = f"launching kernels alone would take {100 * time.share_of_host:.0f} % of a step"
     if binding.kind == "launch":
         return f"launches: {share}, so that a faster card helps little."
@@ -195,16 +186,14 @@ def nothing_sentence(plan: TrainingPlan) -> str:
 def _budget_words(plan: TrainingPlan, nearest: NearestRuns) -> tuple[str, str]:
     """("No plan is within 1 h", "the quickest is ...")."""
     parts = []
-    if plan.budget.max_hours is not None and nearest.quickest is not None:
-        parts.append(f"the quickest is {_nearest_words(nearest.quickest)}")
-    if plan.budget.max_cost is not None and nearest.cheapest is not None:
-        parts.append(f"the cheapest is {_nearest_words(nearest.cheapest)}")
+    for limit, name, run in (
+        (plan.budget.max_hours, "quickest", nearest.quickest),
+        (plan.budget.max_cost, "cheapest", nearest.cheapest),
+    ):
+        if limit is not None and run is not None:
+            parts.append(f"the {name} is {run_words(run)}, {price_words(run)}")
     known = "; ".join(parts) or "no time is known of these cards"
     return f"No plan is{_limit_words(plan)}", f"{known}."
-
-
-def _nearest_words(run: PlannedRun) -> str:
-    return f"{run_words(run)}, {price_words(run)}"
 
 
 def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str]:
@@ -215,10 +204,10 @@ def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str
         return "No plan can be made", why
     setup = nearest.layout.setup
     cards = f"{nearest.cards} x " if nearest.cards > 1 else ""
+    lacks = f"{bytes_text(nearest.missing_bytes)} more than {cards}{nearest.gpu.key}"
     lean = (
         f"{way_label(setup)}, {layout_words(setup)}, needs {bytes_text(nearest.peak_bytes)} a card,"
-        f" {bytes_text(nearest.missing_bytes)} more than {cards}{nearest.gpu.key} can have beside"
-        " the reserve"
+        f" {lacks} can have beside the reserve"
     )
     would = []
     if nearest.enough_cards is not None:

@@ -64,24 +64,19 @@ def nearest_peak_line(row: MeasuredMemory) -> str:
     stack replayed.'"""
     error = f"the prediction's error is {error_text(row.error)} with its stack replayed"
     apart = f", and is no test: {row.apart}" if row.apart else ""
-    return (
-        f"Nearest public measurement: {row_label(row)} peaked at {bytes_text(row.measured_bytes)};"
-        f" {error}{apart}."
-    )
+    peaked = f"{row_label(row)} peaked at {bytes_text(row.measured_bytes)}"
+    return f"Nearest public measurement: {peaked}; {error}{apart}."
 
 
 def row_label(row: "MeasuredMemory | MeasuredStep") -> str:
     """'mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb'."""
-    sizes = (
-        setup_words(row) if isinstance(row, MeasuredMemory) else f"{count_text(row.tokens)} tokens"
-    )
-    cards = f"{row.cards} x " if isinstance(row, MeasuredMemory) and row.cards > 1 else ""
+    sizes, cards = f"{count_text(row.tokens)} tokens", ""
+    if isinstance(row, MeasuredMemory):
+        sizes, cards = setup_words(row), f"{row.cards} x " if row.cards > 1 else ""
     return f"{row.model}, {labels.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
 
 
 def setup_words(row: MeasuredMemory) -> str:
     """'4 x 4,096 tokens with checkpointing'."""
-    return (
-        f"{row.batch_size} x {count_text(row.seq_len)}"
-        f" tokens{' with checkpointing' if row.checkpointing else ''}"
-    )
+    checkpointing = " with checkpointing" if row.checkpointing else ""
+    return f"{row.batch_size} x {count_text(row.seq_len)} tokens{checkpointing}"

@@ -14,7 +14,7 @@ from lora_profiler.evidence import (
     measured_steps,
     own_rows,
 )
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Rows, Table
 from lora_profiler.report.charts import ScatterPoint
 from lora_profiler.report.evidence.interval import row_label, setup_words
 from lora_profiler.report.evidence.public import graded_memory
@@ -49,58 +49,43 @@ _Shown = tuple[str, str, str, str, str]
 def kind_cards() -> list[Card]:
     """How far off the peaks of each kind were predicted."""
     graded = graded_memory()
-    worst = max(graded, key=lambda row: abs(row.error))
-    return [
-        Card(
-            label=OTHERS,
-            value=percent_text(fmean(abs(row.error) for row in graded)),
-            note=(
-                f"mean error of {count_text(len(graded))} counters, their stack replayed, nothing"
-                f" fitted; worst {error_text(worst.error)}: {worst.model},"
-                f" {METHOD_LABELS[worst.method]} on {worst.card}"
-            ),
-        ),
-        *(_own_card(kind) for kind in KIND_TITLES),
-    ]
+    counters = f"{count_text(len(graded))} counters, their stack replayed, nothing fitted"
+    cards = [_card(OTHERS, counters, graded, _worst(graded)[0].card)]
+    for kind, title in KIND_TITLES.items():
+        rows = own_rows(kind)
+        equal = sum(row.predicted_bytes == row.counted_bytes for row in rows)
+        what = f"{count_text(len(rows))} peaks; {count_text(equal)} equal to the byte"
+        cards.append(_card(title, what, rows, _worst(rows)[0].where))
+    return cards
 
 
-def _own_card(kind: OwnKind) -> Card:
-    rows = own_rows(kind)
+def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> Card:
     worst = max(rows, key=lambda row: abs(row.error))
-    equal = sum(row.predicted_bytes == row.counted_bytes for row in rows)
+    whose = f"{worst.model}, {METHOD_LABELS[worst.method]} on {where}"
     return Card(
-        label=KIND_TITLES[kind],
+        label=label,
         value=percent_text(fmean(abs(row.error) for row in rows)),
-        note=(
-            f"mean error of {count_text(len(rows))} peaks; {count_text(equal)} equal to the byte;"
-            f" worst {error_text(worst.error)}: {worst.model}, {METHOD_LABELS[worst.method]} on"
-            f" {worst.where}"
-        ),
+        note=f"mean error of {what}; worst {error_text(worst.error)}: {whose}",
     )
 
 
 def worst_table() -> Table:
     """The largest errors of each kind, and those of public rows that no stated error counts."""
     memory = measured_memory()
-    groups: list[tuple[str, Sequence[_Shown]]] = [
-        (OTHERS, [_public(row) for row in _worst(r for r in memory if r.is_graded)]),
-        (
-            f"{OTHERS}; predicted, but no test",
-            [_public(row) for row in _worst(r for r in memory if r.apart)],
-        ),
-    ]
-    steps = [_step(row) for row in _worst(measured_steps())]
-    groups.append(("Time of a step, by others, counted or not", steps))
-    groups += [
-        (title, [_own(row) for row in _worst(own_rows(kind))])
-        for kind, title in KIND_TITLES.items()
-    ]
-    rows: list[Row] = []
-    for heading, members in groups:
-        rows.append(Row(cells=(heading,), kind="section"))
-        rows += [Row(cells=cells, indent=1) for cells in members]
+    graded, apart = _worst(r for r in memory if r.is_graded), _worst(r for r in memory if r.apart)
+    groups = {
+        OTHERS: map(_public, graded),
+        f"{OTHERS}; predicted, but no test": map(_public, apart),
+        "Time of a step, by others, counted or not": map(_step, _worst(measured_steps())),
+    }
+    groups |= {title: map(_own, _worst(own_rows(kind))) for kind, title in KIND_TITLES.items()}
+    rows = Rows()
+    for heading, members in groups.items():
+        rows.section(heading)
+        for cells in members:
+            rows.add(*cells)
     columns = ("the worst of each kind", "error", "on", "predicted", "counted")
-    return Table(columns=columns, rows=tuple(rows), left=1)
+    return Table(columns=columns, rows=tuple(rows.rows), left=1)
 
 
 def worst_lines() -> list[str]:

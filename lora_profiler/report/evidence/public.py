@@ -17,7 +17,7 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Rows, Table
 from lora_profiler.units import count_text, error_text, percent_text
 
 
@@ -59,73 +59,44 @@ def errors_table() -> Table:
     """How far off predictions of public rows are: memory by tier, steps by what was left out of the
     fit."""
 
-    def row(label: str, rows: Iterable[MeasuredMemory | MeasuredStep]) -> Row:
+    def add(label: str, rows: Iterable[MeasuredMemory | MeasuredStep]) -> None:
         e = errors_of(rows)
-        return Row(
-            cells=(
-                label,
-                count_text(e.rows),
-                percent_text(e.mean),
-                percent_text(e.median),
-                percent_text(e.p90),
-                error_text(e.worst),
-            ),
-            indent=1,
-        )
+        shares = map(percent_text, (e.mean, e.median, e.p90))
+        made.add(label, count_text(e.rows), *shares, error_text(e.worst))
 
-    graded, steps = graded_memory(), measured_steps()
-    rows = [Row(cells=("memory, stacks replayed, nothing fitted",), kind="section")]
-    rows += [
-        row(labels.TIER_LABELS[tier], [r for r in graded if r.tier == tier])
-        for tier in sorted({r.tier for r in graded})
-    ]
-    rows += [row("peaks alone", [r for r in graded if r.reading == "peak"])]
-    rows += [Row(cells=("time of a step",), kind="section")]
-    rows += [
-        row(label, [r for r in steps if r.left_out == what])
-        for what, label in labels.LEFT_OUT_LABELS.items()
-    ]
-    return Table(
-        columns=("", "rows", "mean", "median", "90th percentile", "worst"), rows=tuple(rows)
-    )
+    made, graded = Rows(), graded_memory()
+    made.section("memory, stacks replayed, nothing fitted")
+    for tier in sorted({r.tier for r in graded}):
+        add(labels.TIER_LABELS[tier], (r for r in graded if r.tier == tier))
+    add("peaks alone", (r for r in graded if r.reading == "peak"))
+    made.section("time of a step")
+    for what, label in labels.LEFT_OUT_LABELS.items():
+        add(label, (r for r in measured_steps() if r.left_out == what))
+    columns = ("", "rows", "mean", "median", "90th percentile", "worst")
+    return Table(columns=columns, rows=tuple(made.rows))
 
 
 def sources_table() -> Table:
     """By source: rows, errors, and how many peaks lie within the interval that the other sources'
     errors give."""
     shares = interval().by_source
-    rows: list[Row] = []
+    rows = Rows()
     for kind, found in (("memory", graded_memory()), ("time of a step", measured_steps())):
-        rows.append(Row(cells=(kind,), kind="section"))
+        rows.section(kind)
         for source in dict.fromkeys(r.source for r in found):
             e = errors_of(r for r in found if r.source == source)
-            share = shares.get(source) if kind == "memory" else None
-            inside = (
-                f"{share.inside} of {share.rows} within {percent_text(share.half_width)}"
-                if share
-                else ""
-            )
-            cells = (
-                labels.SOURCE_LABELS[source],
-                count_text(e.rows),
-                percent_text(e.mean),
-                error_text(e.worst),
-                inside,
-            )
-            rows.append(Row(cells=cells, indent=1))
-    return Table(
-        columns=("", "rows", "mean error", "worst", "peaks, by the other sources' errors"),
-        rows=tuple(rows),
-    )
+            share, inside = shares.get(source) if kind == "memory" else None, ""
+            if share:
+                inside = f"{share.inside} of {share.rows} within {percent_text(share.half_width)}"
+            errors = (percent_text(e.mean), error_text(e.worst), inside)
+            rows.add(labels.SOURCE_LABELS[source], count_text(e.rows), *errors)
+    columns = ("", "rows", "mean error", "worst", "peaks, by the other sources' errors")
+    return Table(columns=columns, rows=tuple(rows.rows))
 
 
 def coverage_words(found: Interval) -> str:
     """How the interval fares on rows that did not set it."""
-    share, low, high = (
-        percent_text(found.inside / found.rows),
-        percent_text(found.low),
-        percent_text(found.high),
-    )
+    share, low, high = map(percent_text, (found.inside / found.rows, found.low, found.high))
     largest = max(found.by_source.items(), key=lambda item: item[1].rows)
     others = [each for source, each in found.by_source.items() if source != largest[0]]
     inside, rows = sum(each.inside for each in others), sum(each.rows for each in others)
@@ -141,8 +112,11 @@ def missed_lines() -> list[str]:
     """Graded peaks beyond the interval and steps of the furthest tenth, with what is known of
     each."""
     rows: list[MeasuredMemory | MeasuredStep] = [*measured_memory(), *measured_steps()]
-    found = [row for row in rows if row.why]
-    return _by_reason((row.why, f"{row.id} {error_text(row.error)}") for row in found)
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.why:
+            found.setdefault(row.why, []).append(f"{row.id} {error_text(row.error)}")
+    return [f"{reason}: {', '.join(texts)}." for reason, texts in found.items()]
 
 
 def apart_lines() -> list[str]:
@@ -152,12 +126,11 @@ def apart_lines() -> list[str]:
         if row.apart:
             text = f"{row.id} ({row.reading}) {error_text(row.error)}"
             found.setdefault(row.apart, {}).setdefault(_whose(row), []).append(text)
-    return [
-        f"{reason}: "
-        + "; ".join(f"{who}: {', '.join(texts)}" for who, texts in whose.items())
-        + "."
-        for reason, whose in found.items()
-    ]
+    lines = []
+    for reason, whose in found.items():
+        each = "; ".join(f"{who}: {', '.join(texts)}" for who, texts in whose.items())
+        lines.append(f"{reason}: {each}.")
+    return lines
 
 
 def not_counted_lines(rows: Iterable[MeasuredMemory]) -> list[str]:
@@ -184,10 +157,3 @@ def left_out_lines(kind: Kind) -> list[str]:
         f"{each.reason}: {count_text(each.rows)} rows, {each.example} for one"
         for each in unexpressed(kind)
     ]
-
-
-def _by_reason(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    found: dict[str, list[str]] = {}
-    for reason, row in pairs:
-        found.setdefault(reason, []).append(row)
-    return [f"{reason}: {', '.join(rows)}." for reason, rows in found.items()]

@@ -3,22 +3,18 @@ CSV."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast, get_type_hints
 
 from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.comparison.errors import Comparison, ErrorSummary, Grouping
+from lora_profiler.comparison.errors import Comparison, ErrorSummary, Grouping, Metric
 from lora_profiler.comparison.regressions import Change, Pairs, SetupChange
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.records.record import Record
-from lora_profiler.records.serialize import record_dict
-from lora_profiler.report.json import picked, plain
-from lora_profiler.report.measured.process_group import ranks_record
+from lora_profiler.records.record import Record, Status
+from lora_profiler.records.serialize import RecordFields, record_dict
+from lora_profiler.report.json import cell, part, picked
+from lora_profiler.report.measured.process_group import rank_persistent_bytes
 from lora_profiler.workload import setup_dict
-
-if TYPE_CHECKING:
-    from lora_profiler.records.serialize import RecordFields
-    from lora_profiler.report.json import bench_types as types
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 MEASURED = (
@@ -26,6 +22,96 @@ MEASURED = (
     " peak_requested_bytes peak_allocated_bytes peak_reserved_bytes device_used_bytes"
 )
 """Fields of `record.Measurement` that tables of runs have in full."""
+
+
+if TYPE_CHECKING:
+    ChangeJson = Any
+    SummaryJson = Any
+else:  # a dataclass as JSON has it, beside what follows from it or leads it
+    ChangeJson = TypedDict("ChangeJson", get_type_hints(Change) | {"is_beyond_noise": bool})
+    ChangeJson.__doc__ = """A number that a case has on both sides.
+
+    relative_change: (after - before) / before; null where it was 0 before. is_beyond_noise: bytes:
+    any difference; medians: of 6 samples or more, with intervals that lie apart.
+    """
+    _NAMES = dict.fromkeys(("engine", "method", "family", "model", "device"), NotRequired[str])
+    _ERRORS = {name: kind for name, kind in get_type_hints(ErrorSummary).items() if name != "group"}
+    SummaryJson = TypedDict("SummaryJson", {"metric": Metric, "category": str, **_NAMES, **_ERRORS})
+    SummaryJson.__doc__ = """Errors by metric, category and what --by names.
+
+    n: claims; those where 0 was measured have no relative error. worst: the largest in size, with
+    its sign; worst_under: the lowest below 0, worst_over: the highest above 0, null if none is.
+    """
+
+
+class RanksJson(TypedDict):
+    """How the ranks of a record stand to each other. `imbalance` is how much lower the lowest peak
+    is than the highest, as a share of it."""
+
+    record_id: str
+    peak_requested_bytes: list[int | None]
+    persistent_bytes: list[int | None]
+    max_peak_requested_bytes: int | None
+    imbalance: float | None
+
+
+class LargestBatchJson(TypedDict):
+    """What bench --largest-batch proved of one model and method.
+
+    setup: as in a workload, batch_size null. batch_size: trained in two processes, and one more ran
+    out of memory; 0 if not even 1 trained. upper: the largest that trained; above batch_size only
+    if not monotone: a batch trained that is larger than one that did not. emulated: a budget stood
+    in for the device's memory. predicted: where the search began. record_ids: every probe, in
+    order.
+    """
+
+    model: str
+    setup: dict[str, Any]
+    batch_size: int
+    upper: int
+    monotone: bool
+    emulated: bool
+    predicted: int | None
+    record_ids: list[str]
+
+
+class Refusal(TypedDict):
+    """A record that nothing could predict."""
+
+    record_id: str
+    reason: str
+
+
+class Outcome(TypedDict):
+    """The statuses of the runs of a case that both sides have."""
+
+    case_key: str
+    before: list[Status]
+    after: list[Status]
+
+
+class BenchJson(TypedDict):
+    """Raw samples of real runs and how predictions stand to them. Bytes are integers; what was not
+    measured is null, never 0; a missing phase or category was not seen. New keys may be added under
+    the same schema_version.
+
+    ranks: one entry a record of several ranks; absent without one. largest_batches: bench
+    --largest-batch. summaries, refusals: compare. against, changes, setup_changes, outcomes:
+    compare --against; `against` are the records after, where `records` are those before, and
+    nothing is predicted then.
+    """
+
+    schema_version: Literal["1.0"]
+    records: list[RecordFields]
+    comparisons: list[Comparison]
+    ranks: NotRequired[list[RanksJson]]
+    largest_batches: NotRequired[list[LargestBatchJson]]
+    summaries: NotRequired[list[SummaryJson]]
+    refusals: NotRequired[list[Refusal]]
+    against: NotRequired[list[RecordFields]]
+    changes: NotRequired[list[ChangeJson]]
+    setup_changes: NotRequired[list[SetupChange]]
+    outcomes: NotRequired[list[Outcome]]
 
 
 def bench_schema() -> dict[str, Any]:
@@ -36,7 +122,6 @@ def bench_schema() -> dict[str, Any]:
         >>> bench_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.bench_types import BenchJson
     from lora_profiler.report.json.schema import payload_schema
 
     title = "lora-profile bench --format json, lora-profile compare --format json"
@@ -47,7 +132,7 @@ def bench_payload(
     records: Sequence[Record],
     comparisons: Sequence[Comparison],
     largest_batches: Sequence[LargestBatch] = (),
-) -> "types.BenchJson":
+) -> BenchJson:
     """The whole document: raw samples, how predictions stand to them, how ranks stand to each
     other, and what batch searches proved. Nothing else is derived.
 
@@ -59,16 +144,16 @@ def bench_payload(
         >>> sorted(bench_payload([record], []))
         ['comparisons', 'records', 'schema_version']
     """
-    document: types.BenchJson = {
+    document: BenchJson = {
         "schema_version": SCHEMA_VERSION,
         "records": _record_fields(records),
-        "comparisons": [plain(comparison) for comparison in comparisons],
+        "comparisons": [cast(Any, asdict(comparison)) for comparison in comparisons],
     }
-    of_ranks = [ranks_record(record) for record in records if record.measurement.ranks]
+    of_ranks = [_ranks(record) for record in records if record.measurement.ranks]
     if of_ranks:
         document["ranks"] = of_ranks
     if largest_batches:
-        document["largest_batches"] = [_largest_batch_dict(found) for found in largest_batches]
+        document["largest_batches"] = [_largest_batch(found) for found in largest_batches]
     return document
 
 
@@ -76,7 +161,7 @@ def compare_payload(
     scored: Sequence[Scored],
     comparisons: Sequence[Comparison],
     summaries: Sequence[Mapping[str, Any]],
-) -> "types.BenchJson":
+) -> BenchJson:
     """The same for `compare`: with errors by group (`summary_records`), and why records could not
     be predicted."""
     return {
@@ -99,7 +184,7 @@ def summary_records(found: Sequence[ErrorSummary], by: Sequence[Grouping]) -> li
 
 def change_payload(
     pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange]
-) -> "types.BenchJson":
+) -> BenchJson:
     """Two sets against each other: `records` are those before, `against` those after; nothing is
     predicted."""
     before = [*(r for pair in pairs.pairs for r in pair.before), *pairs.only_before]
@@ -107,8 +192,8 @@ def change_payload(
     return {
         **bench_payload(before, ()),
         "against": _record_fields(after),
-        "changes": [_change_dict(change) for change in found],
-        "setup_changes": [plain(change) for change in setup],
+        "changes": [part(ChangeJson, change) for change in found],
+        "setup_changes": [cast(Any, asdict(change)) for change in setup],
         "outcomes": [
             {
                 "case_key": pair.case_key,
@@ -120,15 +205,11 @@ def change_payload(
     }
 
 
-def _record_fields(records: Sequence[Record]) -> "list[RecordFields]":
-    return [cast("RecordFields", record_dict(record)) for record in records]
+def _record_fields(records: Sequence[Record]) -> list[RecordFields]:
+    return [cast(RecordFields, record_dict(record)) for record in records]
 
 
 _SIDES = ("before", "after")
-
-
-def _change_dict(change: Change) -> dict[str, Any]:
-    return {**asdict(change), "is_beyond_noise": change.is_beyond_noise}
 
 
 def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]]:
@@ -141,7 +222,7 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
             "case_key": c.case_key,
             "metric": c.metric,
             **{
-                side if name == "value" else f"{side}_{name}": _cell(value)
+                side if name == "value" else f"{side}_{name}": cell(value)
                 for side in _SIDES
                 for name, value in asdict(getattr(c, side)).items()
             },
@@ -152,17 +233,27 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
     ]
 
 
-def _largest_batch_dict(found: LargestBatch) -> "types.LargestBatchJson":
+def _largest_batch(found: LargestBatch) -> LargestBatchJson:
     workload = found.records[0].workload
+    return part(
+        LargestBatchJson,
+        found,
+        model=workload.model.id,
+        setup=setup_dict(workload.setup) | {"batch_size": None},
+        record_ids=[record.id for record in found.records],
+    )
+
+
+def _ranks(record: Record) -> RanksJson:
+    """What each rank held and how high it went."""
+    m = record.measurement
+    peaks = [r.peak_requested_bytes for r in m.ranks]
     return {
-        "model": workload.model.id,
-        "setup": setup_dict(workload.setup) | {"batch_size": None},
-        "batch_size": found.batch_size,
-        "upper": found.upper,
-        "monotone": found.monotone,
-        "emulated": found.emulated,
-        "predicted": found.predicted,
-        "record_ids": [record.id for record in found.records],
+        "record_id": record.id,
+        "peak_requested_bytes": peaks,
+        "persistent_bytes": [rank_persistent_bytes(r) for r in m.ranks],
+        "max_peak_requested_bytes": max((p for p in peaks if p is not None), default=None),
+        "imbalance": m.rank_imbalance,
     }
 
 
@@ -177,10 +268,10 @@ def _run_record(record: Record) -> dict[str, Any]:
     return {
         "record_id": record.id,
         "model": record.workload.model.id,
-        **{name: _cell(value) for name, value in setup_dict(record.workload.setup).items()},
+        **{name: cell(value) for name, value in setup_dict(record.workload.setup).items()},
         "device_name": record.environment.device.name,
         "status": measurement.status,
-        "flags": _cell(measurement.flags),
+        "flags": cell(measurement.flags),
         "reason": measurement.failure.reason if measurement.failure else None,
         **picked(measurement, f"{MEASURED} workspace_bytes context_bytes saved_activation_bytes"),
         "timed_steps": len(measurement.step_seconds),
@@ -191,24 +282,19 @@ def _run_record(record: Record) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
-    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
 def comparison_records(
     records: Sequence[Record], comparisons: Sequence[Comparison]
 ) -> list[dict[str, Any]]:
     """One flat record a comparison for CSV, led by the model, method, family, device and status of
     its run."""
-    runs = {record.id: _run_names(record) for record in records}
-    return [{**runs[c.record_id], **asdict(c)} for c in comparisons]
-
-
-def _run_names(record: Record) -> dict[str, str]:
-    return {
-        "model": record.workload.model.id,
-        "method": record.workload.setup.method,
-        "family": record.workload.model.model_type,
-        "device": record.environment.device.name,
-        "status": record.measurement.status,
+    runs = {
+        record.id: {
+            "model": record.workload.model.id,
+            "method": record.workload.setup.method,
+            "family": record.workload.model.model_type,
+            "device": record.environment.device.name,
+            "status": record.measurement.status,
+        }
+        for record in records
     }
+    return [{**runs[c.record_id], **asdict(c)} for c in comparisons]

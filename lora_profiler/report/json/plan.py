@@ -1,21 +1,131 @@
-"""A plan as the JSON of `lora-profile plan --format json` without --cluster."""
+"""A plan as the JSON of `lora-profile plan --format json` without --cluster, and its types."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import asdict
+from typing import Any, Literal, TypedDict
 
-from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.planned import Offer, PlannedRun
+from lora_profiler.planning.plan import Bound, TrainingPlan
+from lora_profiler.planning.planned import Counts, Goal, Interval, Offer, PlannedRun, Refused
+from lora_profiler.records.serialize import SetupFields
 from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.decision.plan_words import nothing_sentence, run_command
-from lora_profiler.report.json import plain
+from lora_profiler.report.json import part
+from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.stacks import Trainer
+from lora_profiler.steptime.predict import Basis
 from lora_profiler.workload import setup_dict
 
-if TYPE_CHECKING:
-    from lora_profiler.report.json import plan_types as types
-    from lora_profiler.report.json.predict_types import TrainerJson
-
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+
+class ModelPart(TypedDict):
+    id: str
+    num_parameters: int
+
+
+class PriceJson(TypedDict):
+    """Of one card's hour. `date`, `provider` and addresses are empty for a price of the user's."""
+
+    per_hour: float
+    currency: str
+    date: str
+    provider: str
+    source: str
+    read_from: str
+
+
+class OfferJson(TypedDict):
+    """Cards that could be had, up to machines times cards_each."""
+
+    gpu: str
+    machines: int
+    cards_each: int
+    price: PriceJson | None
+    interconnect: str | None
+
+
+class AmountJson(TypedDict):
+    """`tokens` of the whole data; null with data, of which there are `num_samples`, and where
+    nobody says: times are then of a million tokens."""
+
+    tokens: int | None
+    num_samples: int | None
+    epochs: float
+
+
+class SearchedJson(TypedDict):
+    effective_batch: int
+    ranks: list[int]
+    max_hours: float | None
+    max_cost: float | None
+
+
+class TimeJson(TypedDict):
+    """Of an optimizer step, on average over the data. `sending_seconds` is null where no link is
+    known. `share_of_host`: of a micro-batch's time, what launching its kernels alone would take."""
+
+    step_seconds: Interval
+    compute_seconds: float
+    sending_seconds: float | None
+    share_of_host: float
+    basis: Basis
+
+
+class RunJson(TypedDict):
+    """One run: `worst_batch_size` rows of `worst_seq_len` tokens are the batch that `peak_bytes` is
+    of. `headroom_bytes` are left on each card beside peak and reserve. `command` asks about it."""
+
+    gpu: str
+    machines: int
+    cards_each: int
+    setup: SetupFields
+    worst_batch_size: int
+    worst_seq_len: int
+    peak_bytes: int
+    headroom_bytes: int
+    headroom_share: float
+    trained_parameters: int
+    steps: float
+    time: TimeJson | None
+    hours: Interval | None
+    cost: Interval | None
+    command: str
+
+
+class BindingJson(TypedDict):
+    kind: Bound
+    without_memory_seconds: float | None
+
+
+class NeighbourJson(TypedDict):
+    """The quickest run of the recommended method and rank with another number of its cards."""
+
+    cards: int
+    run: RunJson | None
+
+
+class RecommendedJson(TypedDict):
+    goal: Goal
+    run: RunJson
+    binding: BindingJson | None
+    neighbours: list[NeighbourJson]
+
+
+class PlanJson(TypedDict):
+    """`recommended` is null where nothing fits or nothing is within the limits: `nearest` then says
+    in a sentence what would do. `front`: the quickest first."""
+
+    schema_version: Literal["1.0"]
+    model: ModelPart
+    trainer: TrainerJson | None
+    offers: list[OfferJson]
+    amount: AmountJson
+    searched: SearchedJson
+    recommended: RecommendedJson | None
+    nearest: str | None
+    front: list[RunJson]
+    unknown: list[Refused]
+    counts: Counts
 
 
 def plan_schema() -> dict[str, Any]:
@@ -26,7 +136,6 @@ def plan_schema() -> dict[str, Any]:
         >>> plan_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.plan_types import PlanJson
     from lora_profiler.report.json.schema import payload_schema
 
     return payload_schema(PlanJson, title="lora-profile plan --format json")
@@ -34,84 +143,56 @@ def plan_schema() -> dict[str, Any]:
 
 def plan_payload(
     plan: TrainingPlan, trainer: Trainer | None = None, more: Sequence[str] = ()
-) -> "types.PlanJson":
+) -> PlanJson:
     """The whole document; bytes are integers, what is not known is null. `more` as in
     `report.plan.plan_blocks`."""
-    first = plan.offers[0].workloads[0]
-    amount, data = plan.amount, plan.amount.data
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": {"id": first.model.id, "num_parameters": first.model.num_parameters},
-        "trainer": cast("TrainerJson | None", trainer_dict(trainer, first)),
-        "offers": [_offer_dict(offer) for offer in plan.offers],
-        "amount": {
-            "tokens": amount.tokens,
-            "num_samples": data.lengths.num_samples if data else None,
-            "epochs": amount.epochs,
-        },
-        "searched": {
-            "effective_batch": plan.space.effective_batch,
-            "ranks": list(plan.space.ranks),
-            "max_hours": plan.budget.max_hours,
-            "max_cost": plan.budget.max_cost,
-        },
-        "recommended": _recommended_dict(plan, more),
-        "nearest": nothing_sentence(plan) if plan.recommended is None else None,
-        "front": [_run_dict(run, more) for run in plan.front],
-        "unknown": [plain(refused) for refused in plan.unknown],
-        "counts": plain(plan.counts),
-    }
+    first, data = plan.offers[0].workloads[0], plan.amount.data
+    recommended = plan.recommended
+    return part(
+        PlanJson,
+        plan,
+        schema_version=SCHEMA_VERSION,
+        model=part(ModelPart, first.model),
+        trainer=trainer_dict(trainer, first),
+        offers=[_offer(offer) for offer in plan.offers],
+        amount=part(
+            AmountJson, plan.amount, num_samples=data.lengths.num_samples if data else None
+        ),
+        searched=part(SearchedJson, plan.space, plan.budget),
+        recommended=_recommended(plan, recommended, more) if recommended else None,
+        nearest=nothing_sentence(plan) if recommended is None else None,
+        front=[_run(run, more) for run in plan.front],
+    )
 
 
-def _offer_dict(offer: Offer) -> "types.OfferJson":
-    return {
-        "gpu": offer.gpu.key,
-        "machines": offer.cluster.machines,
-        "cards_each": offer.cluster.cards_each,
-        "price": cast("types.PriceJson", plain(offer.price)) if offer.price else None,
-        "interconnect": offer.network.key if offer.network else None,
-    }
+def _offer(offer: Offer) -> OfferJson:
+    network = offer.network.key if offer.network else None
+    return part(OfferJson, offer, offer.cluster, gpu=offer.gpu.key, interconnect=network)
 
 
-def _recommended_dict(plan: TrainingPlan, more: Sequence[str]) -> "types.RecommendedJson | None":
-    if plan.recommended is None:
-        return None
-    binding = plan.binding
-    return {
-        "goal": plan.goal,
-        "run": _run_dict(plan.recommended, more),
-        "binding": cast("types.BindingJson", plain(binding)) if binding else None,
-        "neighbours": [
-            {"cards": each.cards, "run": _run_dict(each.run, more) if each.run else None}
+def _recommended(plan: TrainingPlan, run: PlannedRun, more: Sequence[str]) -> RecommendedJson:
+    return part(
+        RecommendedJson,
+        plan,
+        run=_run(run, more),
+        neighbours=[
+            part(NeighbourJson, each, run=_run(each.run, more) if each.run else None)
             for each in plan.neighbours
         ],
-    }
+    )
 
 
-def _run_dict(run: PlannedRun, more: Sequence[str]) -> "types.RunJson":
+def _run(run: PlannedRun, more: Sequence[str]) -> RunJson:
     worst, time = run.worst.setup, run.time
-    return {
-        "gpu": run.cluster.gpu.key,
-        "machines": run.cluster.machines,
-        "cards_each": run.cluster.cards_each,
-        "setup": setup_dict(run.setup),
-        "worst_batch_size": worst.batch_size,
-        "worst_seq_len": worst.seq_len,
-        "peak_bytes": run.peak_bytes,
-        "headroom_bytes": run.headroom_bytes,
-        "headroom_share": run.headroom_share,
-        "trained_parameters": run.trained,
-        "steps": run.steps,
-        "time": {
-            "step_seconds": plain(time.step),
-            "compute_seconds": time.compute_seconds,
-            "sending_seconds": time.sending_seconds,
-            "share_of_host": time.share_of_host,
-            "basis": time.basis,
-        }
-        if time
-        else None,
-        "hours": plain(run.hours) if run.hours else None,
-        "cost": plain(run.cost) if run.cost else None,
-        "command": run_command(run, more),
-    }
+    return part(
+        RunJson,
+        run,
+        run.cluster,
+        gpu=run.cluster.gpu.key,
+        setup=setup_dict(run.setup),
+        worst_batch_size=worst.batch_size,
+        worst_seq_len=worst.seq_len,
+        trained_parameters=run.trained,
+        time=part(TimeJson, time, step_seconds=asdict(time.step)) if time else None,
+        command=run_command(run, more),
+    )

@@ -1,20 +1,20 @@
-"""What `lora-profile predict --format json` prints, as types: what builds it is checked against
-them, and the schema is made of them. Loaded for the schema alone."""
+"""What `lora-profile predict --format json` prints, as types: their keys say what is taken from an
+answer, and the schema is made of them."""
 
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
-from lora_profiler.batching.batches import Batching
-from lora_profiler.evidence.documents import MeasuredStep
 from lora_profiler.evidence.memory import Description, MeasuredMemory
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.planning.reserve import Reserve, Verdict
-from lora_profiler.planning.timing import Cause
 from lora_profiler.prediction import Category, Engine, Exactness, LayerCost, MomentName, Traffic
-from lora_profiler.records.serialize import SetupFields
 from lora_profiler.steptime.predict import Basis
 from lora_profiler.steptime.roofline import Part
 
 if TYPE_CHECKING:
+    from lora_profiler.batching.batches import Batching
+    from lora_profiler.planning.speed_gap import Cause
+    from lora_profiler.records.serialize import SetupFields
+
     LeverJson = Any
     NearestPeak = Any
 else:  # a dataclass as JSON has it, beside what follows from its fields
@@ -115,7 +115,7 @@ class AgainstFull(TypedDict):
     flops_ratio: float
     seconds_ratio: float
     gap_seconds: float
-    cause_seconds: dict[Cause, float]
+    cause_seconds: "dict[Cause, float]"
 
 
 class StepTimeJson(TypedDict):
@@ -214,7 +214,7 @@ class PredictionJson(TypedDict):
     """
 
     model: ModelJson
-    setup: SetupFields
+    setup: "SetupFields"
     platform: PlatformJson
     engine: Engine
     exactness: Exactness
@@ -273,7 +273,7 @@ class DataJson(TypedDict):
     those of a step are, `total_seconds` too without --epochs."""
 
     lengths: LengthsJson
-    batching: Batching
+    batching: "Batching"
     max_length: int | None
     pad_to_multiple_of: int | None
     num_tokens: int
@@ -289,10 +289,6 @@ class DataJson(TypedDict):
     epoch_high_seconds: float | None
     epochs: float | None
     total_seconds: float | None
-
-
-class DataPart(TypedDict):
-    data: NotRequired[DataJson]
 
 
 class AnswerJson(PredictionJson):
@@ -322,3 +318,14 @@ class PredictJson(TypedDict):
 
     schema_version: Literal["1.0"]
     predictions: list[AnswerJson]
+
+
+def for_schema() -> type:
+    """PredictJson with those of its types whose modules no answer needs, and which take long to
+    load."""
+    from lora_profiler.batching.batches import Batching
+    from lora_profiler.planning.speed_gap import Cause
+    from lora_profiler.records.serialize import SetupFields
+
+    globals().update(Batching=Batching, Cause=Cause, SetupFields=SetupFields)
+    return PredictJson

@@ -43,16 +43,13 @@ class Findings:
 
 def findings(document: Mapping[str, Any]) -> Findings:
     """Those of a document of `report.claims`, fresh or read from a file."""
-    note = document["model"]["note"]
+    note, names = document["model"]["note"], ("id", "title", "statement", "must_hold", "verdict")
     return Findings(
         model=document["model"]["id"],
         lines=(*subject_lines(document), *([note] if note else [])),
         claims=tuple(
             ClaimFound(
-                **{
-                    name: claim[name]
-                    for name in ("id", "title", "statement", "must_hold", "verdict")
-                },
+                **{name: claim[name] for name in names},
                 headline=evidence_of(claim).headline,
                 finding=tuple(claim["finding"]),
             )
@@ -73,9 +70,8 @@ def to_json(content: Findings) -> str:
     document = _short(asdict(content))
     lines = [f'"{name}": {json.dumps(document[name])}' for name in ("model", "lines")]
     for name in ("claims", "charts"):
-        lines.append(
-            f'"{name}": [\n' + ",\n".join(json.dumps(item) for item in document[name]) + "\n]"
-        )
+        items = ",\n".join(map(json.dumps, document[name]))
+        lines.append(f'"{name}": [\n{items}\n]')
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 

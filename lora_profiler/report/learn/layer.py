@@ -100,22 +100,14 @@ def counts_words(layer: LoraLayer) -> tuple[str, ...]:
     """What the numbers of the layer say."""
     fewer = 1 - layer.share
     instead = f"{count_text(layer.lora)} numbers train instead of {count_text(layer.full)}"
-    how = (
-        f"{percent_text(fewer)} fewer"
-        if fewer > 0
-        else f"{layer.share:.3g} times as many"
-        if fewer < 0
-        else "as many"
-    )
+    how = f"{percent_text(fewer)} fewer" if fewer > 0 else "as many"
+    if fewer < 0:
+        how = f"{layer.share:.3g} times as many"
     last = layer.largest_smaller_rank
     where = f"up to rank {count_text(last)}" if last else "at no rank"
-    return (
-        f"{instead}: {how}.",
-        (
-            f"A and B have r (d + k) numbers, the full update d k: fewer {where}, since d k / (d +"
-            f" k) is {layer.full / (layer.d + layer.k):,.6g}."
-        ),
-    )
+    since = f"since d k / (d + k) is {layer.full / (layer.d + layer.k):,.6g}"
+    counts = f"A and B have r (d + k) numbers, the full update d k: fewer {where}, {since}."
+    return (f"{instead}: {how}.", counts)
 
 
 def flow(layer: LoraLayer, theme: Theme | None = None) -> str:
@@ -196,10 +188,8 @@ def _scale_text(layer: LoraLayer, scale: float) -> str:
     side = min(layer.d, layer.k, layer.r)
     if side * scale >= _THINNEST_PX:
         return "all three to one scale"
-    return (
-        f"to one scale; {count_text(side)} wide would be {side * scale:.2g} of the pixel that is"
-        " drawn"
-    )
+    wide = f"{count_text(side)} wide would be {side * scale:.2g} of the pixel that is drawn"
+    return f"to one scale; {wide}"
 
 
 def matrices_words(layer: LoraLayer) -> str:

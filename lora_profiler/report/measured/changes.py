@@ -1,17 +1,19 @@
 """Two sets of records against each other: what differs in the set-up, what changed by method, and
 the largest changes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
-from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange, Side
+from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Rows, Table, heading, paragraph, table
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import (
+    counted,
     cut,
-    run_cells,
+    largest,
+    run_columns,
     run_name,
     shortened,
     value_text,
@@ -32,7 +34,7 @@ def change_blocks(
     asked for."""
     methods = {pair.case_key: pair.before[0].workload.setup.method for pair in pairs.pairs}
     blocks: list[Block] = [
-        heading(f"Before and after: {_count(len(pairs.pairs), 'case')} on both sides")
+        heading(f"Before and after: {counted(len(pairs.pairs), 'case')} on both sides")
     ]
     lines = [*outcome_lines(pairs.pairs), *one_sided_lines(pairs)]
     blocks += [paragraph(*lines)] if lines else []
@@ -40,11 +42,9 @@ def change_blocks(
     if found:
         blocks += [changes_table(found, methods), paragraph(*_notes(found))]
     for metric in dict.fromkeys(c.metric for c in found):
-        largest = largest_changes(
-            [c for c in found if c.metric == metric and c.is_beyond_noise], worst
-        )
-        if largest:
-            blocks.append(largest_changes_table(largest, pairs.pairs))
+        beyond = [c for c in found if c.metric == metric and c.is_beyond_noise]
+        if shown := largest(beyond, _relative, worst):
+            blocks.append(largest_changes_table(shown, pairs.pairs))
     return blocks
 
 
@@ -65,10 +65,10 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
         cases = {r.case_key + r.environment.device.name: r for r in records}
         if cases:
             names = cut([run_name(r) for r in cases.values()], "more", 2)
-            lines.append(f"Only {word}, {_count(len(cases), 'case')}: {'; '.join(names)}")
+            lines.append(f"Only {word}, {counted(len(cases), 'case')}: {'; '.join(names)}")
     if pairs.left_out:
         lines.append(
-            f"Left out: {_count(pairs.left_out, 'run')} of an older environment than the newest of"
+            f"Left out: {counted(pairs.left_out, 'run')} of an older environment than the newest of"
             " the case."
         )
     return lines
@@ -80,10 +80,6 @@ def _statuses(records: Sequence[Record]) -> str:
     )
 
 
-def _count(n: int, what: str) -> str:
-    return f"{count_text(n)} {what}{'' if n == 1 else 's'}"
-
-
 # --- the set-up -----------------------------------------------------------------------------------
 
 
@@ -92,7 +88,7 @@ def setup_table(found: Sequence[SetupChange]) -> Table:
     return table(
         found,
         (
-            ("", lambda c: field_label(c.field)),
+            ("", lambda c: _field_label(c.field)),
             ("before", lambda c: _values(c.field, c.before)),
             ("after", lambda c: _values(c.field, c.after)),
         ),
@@ -101,7 +97,7 @@ def setup_table(found: Sequence[SetupChange]) -> Table:
     )
 
 
-def field_label(field: str) -> str:
+def _field_label(field: str) -> str:
     """'packages.torch' -> 'torch', 'device.driver' -> 'driver'."""
     return run_labels.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
 
@@ -120,23 +116,21 @@ def _values(field: str, values: Sequence[str]) -> str:
 def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Table:
     """A section for each metric, in it a row for each method and one for all. `methods` by case
     key."""
-    rows: list[Row] = []
-    measured = list(dict.fromkeys(c.metric for c in found))
-    for metric in sorted(measured, key=list(run_labels.METRIC_LABELS).index):
+    rows = Rows()
+    for metric in sorted({c.metric for c in found}, key=list(run_labels.METRIC_LABELS).index):
         members = [c for c in found if c.metric == metric]
-        rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
-        by_method = {
-            m: [c for c in members if methods[c.case_key] == m] for m in labels.METHOD_LABELS
-        }
-        groups = {labels.METHOD_LABELS[m]: changed for m, changed in by_method.items() if changed}
-        rows += [
-            Row(cells=(label, *_change_cells(changed)), indent=1)
-            for label, changed in groups.items()
+        rows.section(run_labels.METRIC_LABELS[metric])
+        groups = [
+            (label, changed)
+            for method, label in labels.METHOD_LABELS.items()
+            if (changed := [c for c in members if methods[c.case_key] == method])
         ]
+        for label, changed in groups:
+            rows.add(label, *_change_cells(changed))
         if len(groups) > 1:
-            rows.append(Row(cells=("all", *_change_cells(members)), indent=1, kind="total"))
+            rows.add("all", *_change_cells(members), kind="total")
     columns = ("", "cases", "median", "lowest", "highest", "beyond noise")
-    return Table(title="Changes", columns=columns, rows=tuple(rows))
+    return Table(title="Changes", columns=columns, rows=tuple(rows.rows))
 
 
 def _change_cells(found: Sequence[Change]) -> tuple[str, ...]:
@@ -150,25 +144,18 @@ def change_text(relative_change: float) -> str:
     return error_text(relative_change) if relative_change else "same"
 
 
-def largest_changes(found: Iterable[Change], count: int) -> list[Change]:
-    """The `count` largest relative changes, those from 0 first."""
-    return sorted(
-        found,
-        key=lambda c: float("inf") if c.relative_change is None else abs(c.relative_change),
-        reverse=True,
-    )[:count]
-
-
 def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Table:
     """A row for each change of one metric: which case, before, after, change; for times the larger
     of the two intervals too."""
     is_time = found[0].before.low is not None
+
+    def run(change: Change) -> Record:
+        return run_of(change, pairs)
+
     return table(
         found,
         (
-            ("model", lambda c: run_cells(run_of(c, pairs))[0]),
-            ("method", lambda c: run_cells(run_of(c, pairs))[1]),
-            ("setup", lambda c: run_cells(run_of(c, pairs))[2]),
+            *run_columns(run),
             ("before", lambda c: _numbers(c)[0]),
             ("after", lambda c: _numbers(c)[1]),
             ("change", lambda c: _numbers(c)[2]),
@@ -177,6 +164,10 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
         title=f"Largest changes beyond noise: {run_labels.METRIC_LABELS[found[0].metric]}",
         left=3,
     )
+
+
+def _relative(change: Change) -> float | None:
+    return change.relative_change
 
 
 def run_of(change: Change, pairs: Sequence[Pair]) -> Record:
@@ -195,15 +186,15 @@ def _numbers(c: Change) -> tuple[str, str, str]:
     return value_text(c.metric, c.before.value), value_text(c.metric, c.after.value), change
 
 
-def _share(side: Side) -> float:
-    """Half the interval of a median over it."""
-    assert side.low is not None and side.high is not None
-    return (side.high - side.low) / 2 / side.value
-
-
 def _half_width(change: Change) -> str:
-    """Of the larger of the two intervals."""
-    return f"{100 * max(map(_share, (change.before, change.after))):.1f} %"
+    """Half the interval of a median over it, of the larger of the two."""
+    sides = (change.before, change.after)
+    shares = (
+        (side.high - side.low) / 2 / side.value
+        for side in sides
+        if side.high is not None and side.low is not None
+    )
+    return f"{100 * max(shares):.1f} %"
 
 
 # --- a limit --------------------------------------------------------------------------------------
@@ -223,15 +214,15 @@ def judgement(
     parts = []
     if lost:
         parts.append(
-            f"No longer trained: {_count(len(lost), 'case')}, such as"
+            f"No longer trained: {counted(len(lost), 'case')}, such as"
             f" {run_name(lost[0].before[0])}."
         )
     if worse:
-        (worst,) = largest_changes(worse, 1)
+        (worst,) = largest(worse, _relative, 1)
         before, after, change = _numbers(worst)
         parts.append(
             f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of"
-            f" {_count(len(judged), 'number')} ({what}). The worst is"
+            f" {counted(len(judged), 'number')} ({what}). The worst is"
             f" {run_labels.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))}"
             f" ({worst.case_key}): {before} before, {after} after, {change}."
         )
@@ -240,7 +231,7 @@ def judgement(
     if not judged:
         return f"Nothing could be judged: no case has a number on both sides ({what})."
     return (
-        f"Not worse by more than {percent_text(limit)}: all {_count(len(judged), 'number')}"
+        f"Not worse by more than {percent_text(limit)}: all {counted(len(judged), 'number')}"
         f" ({what})."
     )
 

@@ -2,7 +2,8 @@
 be compared."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from lora_profiler.comparison.errors import (
     TOTAL,
@@ -33,6 +34,7 @@ MOST_ENVIRONMENTS = 3
 """So many are described; more are counted."""
 MOST_REASONS = 3
 LONGEST_NAME = 60
+F = TypeVar("F")
 
 
 def comparison_blocks(
@@ -47,10 +49,7 @@ def comparison_blocks(
     records = {s.record.id: s.record for s in scored}
     comparisons = [c for s in scored for c in s.comparisons if c.metric in chosen]
     blocks: list[Block] = [
-        heading(
-            f"{count_text(len(scored))} {'record' if len(scored) == 1 else 'records'}, predicted"
-            " against measured"
-        ),
+        heading(f"{counted(len(scored), 'record')}, predicted against measured"),
         paragraph(*environment_lines(records.values()), *not_compared_lines(scored)),
     ]
     if any(c.is_claim for c in comparisons):
@@ -74,6 +73,11 @@ def environment_lines(records: Iterable[Record]) -> list[str]:
     return cut(lines, "more set-ups", MOST_ENVIRONMENTS)
 
 
+def counted(n: int, what: str) -> str:
+    """'1 case', '3 cases'."""
+    return f"{count_text(n)} {what}{'' if n == 1 else 's'}"
+
+
 def cut(lines: list[str], what: str, count: int) -> list[str]:
     """The first so many, and how many more there are."""
     rest = len(lines) - count
@@ -87,18 +91,16 @@ def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     )
     lines = []
     if ended:
-        told = [
+        words = ", ".join(
             f"{count_text(ended[status])} {run_labels.STATUS_LABELS[status]}"
             for status in STATUSES
             if ended[status]
-        ]
-        lines.append(f"Not compared, for the run did not go through: {', '.join(told)}.")
+        )
+        lines.append(f"Not compared, for the run did not go through: {words}.")
     reasons = Counter(s.refusal for s in scored if s.refusal is not None)
-    lines += [
-        f"Not predicted, {count_text(n)}: {reason}"
-        for reason, n in reasons.most_common(MOST_REASONS)
-    ]
-    rest = sum(reasons.values()) - sum(n for _, n in reasons.most_common(MOST_REASONS))
+    told = reasons.most_common(MOST_REASONS)
+    lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in told]
+    rest = sum(reasons.values()) - sum(n for _, n in told)
     return [*lines, f"Not predicted for other reasons: {count_text(rest)}."] if rest else lines
 
 
@@ -131,8 +133,7 @@ def errors_table(
             continue
         if len(found) > 1:
             rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
-        shown = groups if within else ()
-        for g in shown:
+        for g in groups if within else ():
             named = zip(within, g.group, strict=True)
             cells = (_group_label(metric, name, value) for name, value in named)
             rows.append(Row(cells=(*cells, *_error_cells(g))))
@@ -158,14 +159,9 @@ def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
     within = f"{100 * share if share in (0, 1) else min(max(round(100 * share), 1), 99):.0f} %"
     if found.mean_absolute is None or found.median is None:
         return (count_text(found.n), "", "", "", "", within)
-    return (
-        count_text(found.n),
-        percent_text(found.mean_absolute) if found.mean_absolute else "exact",
-        error_text(found.median),
-        error_text(found.worst_under) if found.worst_under is not None else "none",
-        error_text(found.worst_over) if found.worst_over is not None else "none",
-        within,
-    )
+    mean = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
+    worst = ("none" if w is None else error_text(w) for w in (found.worst_under, found.worst_over))
+    return (count_text(found.n), mean, error_text(found.median), *worst, within)
 
 
 # --- the largest ----------------------------------------------------------------------------------
@@ -174,24 +170,41 @@ def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
 def largest_errors(comparisons: Iterable[Comparison], count: int) -> list[Comparison]:
     """The `count` claims with the largest relative errors, those where 0 was measured first; none
     that is exact."""
-    off = [c for c in comparisons if c.is_claim and c.predicted != c.measured]
-    return sorted(
-        off,
-        key=lambda c: float("inf") if c.relative_error is None else abs(c.relative_error),
-        reverse=True,
-    )[:count]
+    off = (c for c in comparisons if c.is_claim and c.predicted != c.measured)
+    return largest(off, lambda c: c.relative_error, count)
+
+
+def largest(found: Iterable[F], size: Callable[[F], float | None], count: int) -> list[F]:
+    """The `count` that are largest in size, those of no size first."""
+
+    def key(each: F) -> float:
+        of = size(each)
+        return float("inf") if of is None else abs(of)
+
+    return sorted(found, key=key, reverse=True)[:count]
+
+
+def run_columns(run: Callable[[F], Record]) -> list[tuple[str, Callable[[F], str]]]:
+    """Which run a row is of: columns of `run_cells`."""
+
+    def cell(place: int) -> Callable[[F], str]:
+        return lambda each: run_cells(run(each))[place]
+
+    return [(name, cell(place)) for place, name in enumerate(("model", "method", "setup"))]
 
 
 def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Record]) -> Table:
     """A row each: which run, predicted, measured, error. What is compared has a column only where
     it is not all one."""
     mixed = len({(c.metric, c.category) for c in found}) > 1
+
+    def run(c: Comparison) -> Record:
+        return records[c.record_id]
+
     return table(
         found,
         (
-            ("model", lambda c: run_cells(records[c.record_id])[0]),
-            ("method", lambda c: run_cells(records[c.record_id])[1]),
-            ("setup", lambda c: run_cells(records[c.record_id])[2]),
+            *run_columns(run),
             *([("what", _what)] if mixed else []),
             ("predicted", lambda c: value_text(c.metric, c.predicted)),
             ("measured", lambda c: value_text(c.metric, c.measured)),
@@ -251,17 +264,12 @@ def judgement(
             "Nothing could be judged: no record has both a measured and a predicted number"
             f" ({what})."
         )
-    claims = (
-        f"{count_text(len(judged))} claimed {'number' if len(judged) == 1 else 'numbers'} ({what})"
-    )
+    claims = f"{counted(len(judged), 'claimed number')} ({what})"
     if not beyond:
         return f"Within {percent_text(limit)}: all {claims}."
     (worst,) = largest_errors(beyond, 1)
-    error = (
-        error_text(worst.relative_error)
-        if worst.relative_error is not None
-        else "nothing was measured"
-    )
+    relative = worst.relative_error
+    error = "nothing was measured" if relative is None else error_text(relative)
     return (
         f"Off by more than {percent_text(limit)}: {count_text(len(beyond))} of {claims}. The worst"
         f" is {_what(worst)} of {run_name(records[worst.record_id])} ({worst.record_id}): predicted"

@@ -1,9 +1,12 @@
-"""Many records: a row for each run, live or at the end, and the errors of all of them by metric and
-category."""
+"""Many records: a row for each run, live or at the end, the errors of all of them by metric and
+category, and what `bench` shows of them in the end."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from lora_profiler.campaign.batch_search import LargestBatch
+from lora_profiler.campaign.results import Result
 from lora_profiler.comparison.errors import (
     TOTAL,
     Comparison,
@@ -12,14 +15,18 @@ from lora_profiler.comparison.errors import (
     counted_peak,
     summary,
 )
+from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.throughput import throughput
+from lora_profiler.errors import UsageError
 from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table, filled
+from lora_profiler.report.blocks import Block, Row, Rows, Table, filled, heading, paragraph
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measurements import environment_line, record_blocks
+from lora_profiler.report.measured.speed import ratio_line
 from lora_profiler.units import (
     bytes_text,
     count_text,
@@ -45,9 +52,8 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
     """One run under `RUN_COLUMNS`. `distinction` says what sets it apart from its neighbours: see
     `distinctions`."""
     measured = record.measurement.peak_requested_bytes
-    error = next(
-        (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK), None
-    )
+    errors = (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK)
+    error = next(errors, None)
     speed = throughput(record)
     tokens = speed.tokens_per_second if speed else None
     at_least = "" if record.measurement.went_through else ">= "
@@ -70,9 +76,8 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
 def run_text(record: Record, prediction: Prediction, distinction: str = "") -> str:
     """The same on one line, for a run that has just ended: 'gpt2, full, batch 4: ok, peak 2.3 GiB,
     predicted ...'."""
-    model, method, what, status, peak, predicted, error, step, tokens = run_row(
-        record, prediction, distinction
-    ).cells
+    cells = run_row(record, prediction, distinction).cells
+    model, method, what, status, peak, predicted, error, step, tokens = cells
     parts = [
         status,
         f"peak {peak}" if peak else "",
@@ -101,11 +106,8 @@ def distinctions(workloads: Sequence[Workload]) -> list[str]:
     """For each workload, in words, the settings in which they differ; model, method and rank have
     cells of their own."""
     setups = [setup_dict(w.setup) for w in workloads]
-    differing = [
-        option
-        for option in _TOLD
-        if len({str(s[option.name]) for s in setups if s[option.name] is not None}) > 1
-    ]
+    values = ({str(s[o.name]) for s in setups if s[o.name] is not None} for o in _TOLD)
+    differing = [option for option, found in zip(_TOLD, values, strict=True) if len(found) > 1]
     return [", ".join(filter(None, (_words(o, setup) for o in differing))) for setup in setups]
 
 
@@ -168,23 +170,16 @@ def error_summary(
 
     `names` are shorter ones for the records, by id.
     """
-    rows = []
+    rows = Rows()
     metric = ""
     for found in summary(comparisons):
         if found.group[0] != metric:
             metric = found.group[0]
-            rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
-        rows.append(
-            Row(
-                cells=(
-                    category_label(metric, found.group[1], "all together"),
-                    *_error_cells(found, names or {}),
-                ),
-                indent=1,
-            )
-        )
+            rows.section(run_labels.METRIC_LABELS[metric])
+        label = category_label(metric, found.group[1], "all together")
+        rows.add(label, *_error_cells(found, names or {}))
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
-    return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
+    return Table(title="Errors over all records", columns=columns, rows=tuple(rows.rows))
 
 
 def category_label(metric: str, category: str, whole: str = "whole") -> str:
@@ -203,3 +198,131 @@ def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ..
     worst = (found.worst_record_id or "") if found.worst else ""
     errors = (absolute, error_text(found.median), error_text(found.worst), within)
     return (count_text(found.n), *errors, names.get(worst, worst))
+
+
+# --- what bench shows at the end ------------------------------------------------------------------
+
+IN_FULL = 3
+"""So many records are shown one by one; of more, a row each."""
+
+
+def bench_blocks(results: Sequence[Result]) -> list[Block]:
+    """The records of one command, in their order."""
+    if len(results) > IN_FULL:
+        return _many(results)
+    blocks: list[Block] = []
+    for r in results:
+        blocks += record_blocks(
+            r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing
+        )
+    ratios = ratio_lines(results)
+    return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
+
+
+def _many(results: Sequence[Result]) -> list[Block]:
+    blocks: list[Block] = [
+        heading(f"{len(results)} records"),
+        paragraph(*dict.fromkeys(environment_line(r.record.environment) for r in results)),
+        _numbered(summary_table([(r.record, r.prediction) for r in results])),
+    ]
+    failures = [line for number, r in enumerate(results, 1) for line in _failure_lines(number, r)]
+    if failures:
+        blocks.append(paragraph(*failures))
+    comparisons = [c for r in results for c in r.comparisons]
+    if comparisons:
+        numbers = {r.record.id: f"#{number}" for number, r in enumerate(results, 1)}
+        blocks += [
+            error_summary(comparisons, numbers),
+            paragraph(f"{run_labels.ERROR_DEFINITION}."),
+        ]
+    return blocks
+
+
+def _numbered(table: Table) -> Table:
+    rows = tuple(
+        replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(table.rows, 1)
+    )
+    return replace(table, columns=("", *table.columns), rows=rows, left=table.left + 1)
+
+
+def _failure_lines(number: int, r: Result) -> list[str]:
+    m, failure = r.record.measurement, r.record.measurement.failure
+    if m.went_through or failure is None:
+        return []
+    phase = failure.phase
+    where = f", in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
+    return [f"! #{number}, {run_labels.STATUS_LABELS[m.status]}{where}: {failure.reason}"]
+
+
+def ratio_lines(results: Sequence[Result]) -> list[str]:
+    """The step times of each LoRA against those of full fine-tuning that is alike in all else, runs
+    of one case together."""
+    by_case: dict[str, list[Result]] = {}
+    for r in results:
+        if r.speed is not None:
+            by_case.setdefault(r.record.case_key, []).append(r)
+    groups = list(by_case.values())
+    full = {r[0].record.workload: r for r in groups if r[0].record.workload.setup.lora is None}
+    lines = []
+    for lora in groups:
+        workload = lora[0].record.workload
+        whole = replace(workload.setup, lora=None, quantization=None)
+        base = full.get(replace(workload, setup=whole))
+        if workload.setup.lora is not None and base is not None:
+            lines += _ratio_of(base, lora)
+    return lines
+
+
+def _ratio_of(base: Sequence[Result], lora: Sequence[Result]) -> list[str]:
+    try:
+        ratio = full_against_lora([r.record for r in base], [r.record for r in lora])
+    except UsageError:  # they were not measured under the same conditions, which their records say
+        return []
+    model = lora[0].record.workload.model.id
+    full, other = (method_label(found[0].prediction) for found in (base, lora))
+    return [f"{model}: {ratio_line(full, other, ratio)}"]
+
+
+# --- batch searches -------------------------------------------------------------------------------
+
+
+def search_blocks(found: Sequence[LargestBatch], probes: Mapping[str, Result]) -> list[Block]:
+    """Each search: what it proved, and a row for each probe. `probes` are all results by record
+    id."""
+    blocks: list[Block] = []
+    for each in found:
+        results = [probes[record.id] for record in each.records]
+        asked = results[0].record.workload
+        blocks += [
+            heading(
+                f"{asked.model.id}, {method_label(results[0].prediction)}: the largest batch of"
+                f" {count_text(asked.setup.seq_len)} tokens"
+            ),
+            summary_table([(r.record, r.prediction) for r in results]),
+            paragraph(*search_lines(each)),
+        ]
+    return blocks
+
+
+def search_lines(found: LargestBatch) -> list[str]:
+    """What is proven, what was predicted, and what a doubt is."""
+    device = found.records[0].environment.device
+    memory = found.records[0].conditions.budget_bytes or device.total_bytes
+    within = f"{bytes_text(memory)} of {device.name}" if memory else device.name
+    size = count_text(found.batch_size)
+    lines = [f"Not even one sequence trains within {within}."]
+    if found.batch_size:
+        sizes = (record.workload.setup.batch_size for record in found.records)
+        larger = [other for other in sizes if other > found.batch_size]
+        failed = f", and {count_text(min(larger))} did not fit" if larger else ""
+        trained = f"it trained in two processes{failed}"
+        lines = [f"{size} is the largest batch within {within}: {trained}."]
+    if found.predicted is not None:
+        lines.append(f"Predicted: {count_text(found.predicted)}.")
+    if not found.monotone:
+        upper = count_text(found.upper)
+        doubt = f"trained although a smaller one had not: the truth lies between {size} and {upper}"
+        lines.append(f"! A larger batch, {upper}, {doubt}.")
+    if found.emulated:
+        lines.append("The memory was emulated by --budget.")
+    return lines

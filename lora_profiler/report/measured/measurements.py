@@ -13,7 +13,7 @@ from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import exactness_lines
 from lora_profiler.report.answer.timing import predicted_time_line
-from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Row, RowKind, Rows, Table, heading, paragraph
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.process_group import ranks_lines, ranks_table
@@ -64,10 +64,10 @@ def record_details(
         blocks.append(alone)
     blocks += _ranks_blocks(record)
     if speed:
-        told = (
-            [predicted_time_line(timing.step, speed.steps.median)] if timing and timing.step else []
-        )
-        blocks.append(paragraph(*speed_lines(speed, utilisation), *told))
+        lines = speed_lines(speed, utilisation)
+        if timing and timing.step:
+            lines.append(predicted_time_line(timing.step, speed.steps.median))
+        blocks.append(paragraph(*lines))
     return [*blocks, paragraph(*exactness_lines([prediction]))]
 
 
@@ -98,12 +98,14 @@ def environment_line(environment: Environment) -> str:
     parts = [_device_text(environment.device)]
     if environment.device.kind == "cpu" and environment.threads is not None:
         parts.append(f"{environment.threads} thread{'s' if environment.threads > 1 else ''}")
-    versions = [
-        f"{name} {environment.packages[name]}"
-        for name in NAMED_PACKAGES
-        if name in environment.packages
-    ]
-    return "; ".join([", ".join(parts), ", ".join([f"Python {environment.python}", *versions])])
+    versions = [f"Python {environment.python}", *package_words(environment)]
+    return "; ".join([", ".join(parts), ", ".join(versions)])
+
+
+def package_words(environment: Environment) -> list[str]:
+    """'torch 2.11.0' of each library that decides what memory is."""
+    packages = environment.packages
+    return [f"{name} {packages[name]}" for name in NAMED_PACKAGES if name in packages]
 
 
 def _device_text(device: Device) -> str:
@@ -135,12 +137,10 @@ def _conditions_line(record: Record) -> str:
 
 def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
     status = record.measurement.status
-    flags = dict.fromkeys(
-        [*record.measurement.flags, *(["host_bound"] if speed and speed.host_bound else [])]
-    )
-    words = f"{run_labels.STATUS_LABELS[status]}: {run_labels.STATUS_DEFINITIONS[status]}."
+    late = ["host_bound"] if speed and speed.host_bound else []
+    flags = dict.fromkeys([*record.measurement.flags, *late])
     return [
-        words,
+        f"{run_labels.STATUS_LABELS[status]}: {run_labels.STATUS_DEFINITIONS[status]}.",
         *(f"! {flag.replace('_', ' ')}: {run_labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
     ]
 
@@ -165,23 +165,17 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
             lines.append(f"At that moment: {', '.join(known)}.")
         if failure.exit_code is not None:
             lines.append(f"The process ended with code {failure.exit_code}.")
-    bounds = lower_bounds(record)
     lines += [
         f"At least, by then: {run_labels.METRIC_LABELS[name]} {bytes_text(size)}."
-        for name, size in bounds.items()
+        for name, size in lower_bounds(record).items()
     ]
-    lines.append(f"Predicted: {predicted_peak_text(prediction)}.")
+    peak = prediction.peak
+    least = "" if prediction.saved_activation_bytes is not None else "at least "
+    at = labels.MOMENT_LABELS[peak.moment]
+    lines.append(f"Predicted: {least}{bytes_text(peak.total_bytes)} at {at}.")
     if (to_try := advice(record)) is not None:
         lines.append(f"To try: {to_try}.")
     return lines
-
-
-def predicted_peak_text(prediction: Prediction) -> str:
-    """'36.40 GiB at start of backward, in the loss'; 'at least' where the engine does not know the
-    activations."""
-    peak = prediction.peak
-    text = f"{bytes_text(peak.total_bytes)} at {labels.MOMENT_LABELS[peak.moment]}"
-    return text if prediction.saved_activation_bytes is not None else f"at least {text}"
 
 
 # --- predicted against measured -------------------------------------------------------------------
@@ -194,7 +188,7 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
     peak = rows.find("peak_requested_bytes", TOTAL)
     parts = rows.of("attribution_bytes")
     if parts or peak:
-        rows.section("what the peak is made of", [*parts, *([peak] if peak else [])])
+        rows.sizes("what the peak is made of", [*parts, *([peak] if peak else [])])
         for category in CATEGORIES:
             found = rows.find("attribution_bytes", category)
             if found or (parts and category == "unattributed"):
@@ -206,74 +200,54 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
             rows.line("peak allocated, rounded up", allocated)
         if reserved := rows.find("peak_reserved_bytes", TOTAL):
             rows.line(run_labels.METRIC_LABELS["peak_reserved_bytes"], reserved)
-    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), run_labels.PHASE_LABELS)
-    rows.lines(
-        "peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), run_labels.PHASE_LABELS
-    )
+    phases = run_labels.PHASE_LABELS
+    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), phases)
+    rows.lines("peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), phases)
     kept = rows.of("persistent_bytes")
     rows.lines("persistent", kept, labels.CATEGORY_LABELS)
     if kept:
         rows.sum(kept)
-    rows.lines(
-        "saved for backward", rows.of("saved_activation_bytes"), {TOTAL: "activations and loss"}
-    )
-    numbers = {
-        "model": rows.find("num_parameters", TOTAL),
-        "trained": rows.find("num_trainable_parameters", TOTAL),
-    }
-    if any(numbers.values()):
-        rows.heading("parameters")
-    for label, number in numbers.items():
-        if number:
-            rows.counts(label, number)
+    saved = {TOTAL: "activations and loss"}
+    rows.lines("saved for backward", rows.of("saved_activation_bytes"), saved)
+    counts = [("model", c) for c in rows.of("num_parameters")]
+    counts += [("trained", c) for c in rows.of("num_trainable_parameters")]
+    if counts:
+        rows.section("parameters")
+    for label, c in counts:
+        rows.add(label, count_text(c.predicted), count_text(c.measured), comparison_text(c))
     return Table(columns=("", "predicted", "measured", "error"), rows=tuple(rows.rows))
 
 
-class _Rows:
-    """Collects rows; a section of bytes writes all its values in the unit of its largest."""
+class _Rows(Rows):
+    """Of comparisons; those without one have nothing on either side."""
 
     def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        super().__init__()
         self._comparisons = comparisons
-        self._size = 1
-        self.rows: list[Row] = []
 
     def of(self, metric: Metric) -> list[Comparison]:
         return [c for c in self._comparisons if c.metric == metric]
 
     def find(self, metric: Metric, category: str) -> Comparison | None:
-        return next(
-            (c for c in self._comparisons if c.metric == metric and c.category == category), None
-        )
+        return next((c for c in self.of(metric) if c.category == category), None)
 
-    def section(self, title: str, shown: Sequence[Comparison]) -> None:
-        unit, self._size = byte_unit(max(max(c.predicted, c.measured) for c in shown))
-        self.heading(f"{title}, {unit}")
-
-    def heading(self, title: str) -> None:
-        self.rows.append(Row(cells=(title,), kind="section"))
+    def sizes(self, title: str, shown: Sequence[Comparison]) -> None:
+        self.section(title, (max(c.predicted, c.measured) for c in shown))
 
     def lines(self, title: str, found: Sequence[Comparison], names: Mapping[str, str]) -> None:
         if found:
-            self.section(title, found)
+            self.sizes(title, found)
         for c in found:
             self.line(names[c.category], c)
 
     def line(self, label: str, c: Comparison | None, kind: RowKind = "plain") -> None:
-        """Nothing on either side where there is no comparison."""
         sides = (c.predicted, c.measured) if c else (0, 0)
-        sizes = (in_unit(size, self._size) for size in sides)
-        cells = (label, *sizes, comparison_text(c) if c else "")
-        self.rows.append(Row(cells=cells, kind=kind, indent=1))
+        self.add(label, *map(self.text, sides), comparison_text(c) if c else "", kind=kind)
 
     def sum(self, parts: Sequence[Comparison]) -> None:
         predicted, measured = sum(c.predicted for c in parts), sum(c.measured for c in parts)
         error = error_text((predicted - measured) / measured) if measured else NOTHING
-        cells = ("sum", in_unit(predicted, self._size), in_unit(measured, self._size), error)
-        self.rows.append(Row(cells=cells, kind="total", indent=1))
-
-    def counts(self, label: str, c: Comparison) -> None:
-        cells = (label, count_text(c.predicted), count_text(c.measured), comparison_text(c))
-        self.rows.append(Row(cells=cells, indent=1))
+        self.add("sum", self.text(predicted), self.text(measured), error, kind="total")
 
 
 def comparison_text(c: Comparison) -> str:
@@ -315,10 +289,10 @@ def alone_table(record: Record) -> Table:
     known = {name: size for name, size in sizes.items() if size is not None}
     unit, size = byte_unit(max(known.values(), default=0))
     inside = ("fragmentation", "outside")
-    rows = []
-    for name, value in known.items():
-        cells = (run_labels.ALONE_LABELS[name], in_unit(value, size))
-        rows.append(Row(cells=cells, indent=2 if name in inside else 1))
+    rows = [
+        Row(cells=(run_labels.ALONE_LABELS[k], in_unit(v, size)), indent=1 + (k in inside))
+        for k, v in known.items()
+    ]
     return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))
 
 

@@ -1,15 +1,10 @@
 """What each of several ranks held and how high it went, the highest of them, and how far they lie
 apart."""
 
-from typing import TYPE_CHECKING
-
 from lora_profiler.records.record import RankMeasurement, Record
 from lora_profiler.report.blocks import Table, filled, table
 from lora_profiler.report.measured import run_labels
 from lora_profiler.units import byte_unit, in_unit, percent_text
-
-if TYPE_CHECKING:
-    from lora_profiler.report.json.bench_types import RanksJson
 
 
 def ranks_table(record: Record) -> Table | None:
@@ -30,7 +25,7 @@ def ranks_table(record: Record) -> Table | None:
             ("", lambda r: f"rank {r.rank}"),
             (f"peak, {unit}", lambda r: text(r.peak_requested_bytes)),
             ("in", lambda r: phases.get(r.peak_phase, r.peak_phase) if r.peak_phase else ""),
-            (f"persistent, {unit}", lambda r: text(_persistent_bytes(r))),
+            (f"persistent, {unit}", lambda r: text(rank_persistent_bytes(r))),
             ("status", lambda r: run_labels.STATUS_LABELS[r.status]),
         ),
         title="Ranks",
@@ -38,7 +33,7 @@ def ranks_table(record: Record) -> Table | None:
     return filled(found)
 
 
-def _persistent_bytes(rank: RankMeasurement) -> int | None:
+def rank_persistent_bytes(rank: RankMeasurement) -> int | None:
     return sum(rank.persistent_bytes.values()) if rank.persistent_bytes else None
 
 
@@ -48,10 +43,8 @@ def ranks_text(record: Record) -> str:
     m = record.measurement
     if not m.ranks or m.rank_imbalance is None:
         return ""
-    return (
-        f"{len(m.ranks)},"
-        f" {f'up to {percent_text(m.rank_imbalance)} lower' if m.rank_imbalance else 'alike'}"
-    )
+    lower = f"up to {percent_text(m.rank_imbalance)} lower" if m.rank_imbalance else "alike"
+    return f"{len(m.ranks)}, {lower}"
 
 
 def ranks_lines(record: Record) -> list[str]:
@@ -75,17 +68,3 @@ def ranks_lines(record: Record) -> list[str]:
             f" {m.reference_loss[steps - 1]:.6g}."
         )
     return lines
-
-
-def ranks_record(record: Record) -> "RanksJson":
-    """The same for JSON."""
-    m = record.measurement
-    peaks = [r.peak_requested_bytes for r in m.ranks]
-    known = [peak for peak in peaks if peak is not None]
-    return {
-        "record_id": record.id,
-        "peak_requested_bytes": peaks,
-        "persistent_bytes": [_persistent_bytes(r) for r in m.ranks],
-        "max_peak_requested_bytes": max(known, default=None),
-        "imbalance": m.rank_imbalance,
-    }

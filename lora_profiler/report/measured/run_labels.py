@@ -3,6 +3,8 @@ status, in display order; and of how predictions are held to them."""
 
 from typing import TYPE_CHECKING, Final
 
+from lora_profiler.report.labels import told
+
 if TYPE_CHECKING:
     from lora_profiler.records.record import Record
 
@@ -68,39 +70,29 @@ METRIC_LABELS: Final[dict[str, str]] = {
     "tokens_per_second": "tokens a second",
 }
 
-METRIC_DEFINITIONS: Final[dict[str, str]] = {
-    "peak_requested_bytes": (
-        "the most bytes that live tensors ask for at one instant of the second step or a later one"
-    ),
-    "peak_allocated_bytes": (
-        "the same with the allocator's rounding and the tails of blocks that it does not split"
-    ),
-    "attribution_bytes": "what that instant is made of, by category; the parts add up to the peak",
-    "phase_peak_bytes": "the most that tensors ask for within one phase of a steady step",
-    "step1_phase_peak_bytes": "the same in the first step, before there are optimizer states",
-    "persistent_bytes": (
-        "what is there in every step: weights, adapters, buffers, gradients, optimizer states, by"
-        " category"
-    ),
-    "saved_activation_bytes": (
-        "everything that autograd keeps at the end of the forward pass, parameters left out"
-    ),
-    "num_parameters": "the model's own weights, tied ones once; adapters are not among them",
-    "num_trainable_parameters": (
-        "weights that receive gradients: all of them in full fine-tuning, the adapters under LoRA"
-    ),
-    "peak_reserved_bytes": (
-        "what the allocator took from the driver in segments, free blocks in them included"
-    ),
-    "device_used_bytes": (
-        "what the driver says is in use on the device at the end, less what was in use while it was"
-        " idle"
-    ),
-    "step_seconds": (
-        "the median time of an optimizer step, all its micro-batches included, after the warm-up"
-    ),
-    "tokens_per_second": "padded tokens of an optimizer step over its median time",
-}
+METRIC_DEFINITIONS: Final = told("""
+peak_requested_bytes: the most bytes that live tensors ask for at one instant of the second step
+    or a later one
+peak_allocated_bytes: the same with the allocator's rounding and the tails of blocks that it does
+    not split
+attribution_bytes: what that instant is made of, by category; the parts add up to the peak
+phase_peak_bytes: the most that tensors ask for within one phase of a steady step
+step1_phase_peak_bytes: the same in the first step, before there are optimizer states
+persistent_bytes: what is there in every step: weights, adapters, buffers, gradients, optimizer
+    states, by category
+saved_activation_bytes: everything that autograd keeps at the end of the forward pass, parameters
+    left out
+num_parameters: the model's own weights, tied ones once; adapters are not among them
+num_trainable_parameters: weights that receive gradients: all of them in full fine-tuning, the
+    adapters under LoRA
+peak_reserved_bytes: what the allocator took from the driver in segments, free blocks in them
+    included
+device_used_bytes: what the driver says is in use on the device at the end, less what was in use
+    while it was idle
+step_seconds: the median time of an optimizer step, all its micro-batches included, after the
+    warm-up
+tokens_per_second: padded tokens of an optimizer step over its median time
+""")
 
 GROUPING_LABELS: Final[dict[str, str]] = {
     "metric": "what",
@@ -172,38 +164,30 @@ STATUS_LABELS: Final[dict[str, str]] = {
     "interrupted": "interrupted",
 }
 
-STATUS_DEFINITIONS: Final[dict[str, str]] = {
-    "ok": "the run went through and kept to the protocol",
-    "noisy": (
-        "the run went through and its memory is what it was, but its times scatter more than the"
-        " protocol allows"
-    ),
-    "oom": "the device had no room for an allocation",
-    "host_oom": "the operating system ended the process because the machine ran out of memory",
-    "timeout": "the run took longer than it was given and was ended",
-    "crash": "the process ended before it had a result",
-    "unsupported": "this combination cannot be trained on this device or with these libraries",
-    "invalid": "the run ended, but what it measured cannot be right",
-    "interrupted": "the run was stopped by hand, or its piece was over",
-}
+STATUS_DEFINITIONS: Final = told("""
+ok: the run went through and kept to the protocol
+noisy: the run went through and its memory is what it was, but its times scatter more than the
+    protocol allows
+oom: the device had no room for an allocation
+host_oom: the operating system ended the process because the machine ran out of memory
+timeout: the run took longer than it was given and was ended
+crash: the process ended before it had a result
+unsupported: this combination cannot be trained on this device or with these libraries
+invalid: the run ended, but what it measured cannot be right
+interrupted: the run was stopped by hand, or its piece was over
+""")
 
-STATUS_ADVICE: Final[dict[str, str]] = {
-    "oom": (
-        "a smaller batch or sequence, --checkpointing, or what `lora-profile predict` says lowers"
-        " the peak most"
-    ),
-    "host_oom": (
-        "a smaller model or batch, or a machine with more memory; other programs may hold what is"
-        " missing"
-    ),
-    "timeout": "a longer time limit, or a smaller batch or sequence",
-    "crash": "the run again with the log at hand; `lora-profile doctor` shows what is installed",
-    "unsupported": (
-        "another dtype, attention or optimizer, or what `lora-profile doctor` says is missing"
-    ),
-    "invalid": "one process, without --world-size: ranks that train together must have its losses",
-    "interrupted": "the same command with --resume",
-}
+STATUS_ADVICE: Final = told("""
+oom: a smaller batch or sequence, --checkpointing, or what `lora-profile predict` says lowers the
+    peak most
+host_oom: a smaller model or batch, or a machine with more memory; other programs may hold what is
+    missing
+timeout: a longer time limit, or a smaller batch or sequence
+crash: the run again with the log at hand; `lora-profile doctor` shows what is installed
+unsupported: another dtype, attention or optimizer, or what `lora-profile doctor` says is missing
+invalid: one process, without --world-size: ranks that train together must have its losses
+interrupted: the same command with --resume
+""")
 """What to try after each failure; `advice` knows more of some."""
 _AFTER_FLOAT16 = (
     "--dtype bfloat16, or --dtype float32 with or without --precision amp: a whole step in float16"
@@ -213,27 +197,21 @@ _AFTER_ANOTHER_DTYPE = (
     "--dtype float32, other weights or another text; the same command again gives the same loss"
 )
 
-FLAG_DEFINITIONS: Final[dict[str, str]] = {
-    "busy_machine": "other programs took processor time while steps were timed: times are too long",
-    "host_bound": (
-        "the host could not keep the device busy: times say more about Python than about the card"
-    ),
-    "instrumentation_perturbed_memory": "two ways of measuring the peak differ: memory is in doubt",
-    "losses_not_compared": (
-        "one process could not train on what the ranks trained on: nobody says that their losses"
-        " are right"
-    ),
-    "low_clock": (
-        "the card ran far below its default clock, as under a power cap or with locked clocks: it"
-        " can be faster"
-    ),
-    "memory_pressure": "the allocator had to give memory back and ask again: times are too long",
-    "shared_device": (
-        "another process used the device: what the driver says is in use is not this run's alone"
-    ),
-    "thermal_throttling": "the card slowed itself down: times are too long",
-    "unattributed_over_1_percent": "over 1 % of the peak belongs to no category",
-}
+FLAG_DEFINITIONS: Final = told("""
+busy_machine: other programs took processor time while steps were timed: times are too long
+host_bound: the host could not keep the device busy: times say more about Python than about the
+    card
+instrumentation_perturbed_memory: two ways of measuring the peak differ: memory is in doubt
+losses_not_compared: one process could not train on what the ranks trained on: nobody says that
+    their losses are right
+low_clock: the card ran far below its default clock, as under a power cap or with locked clocks:
+    it can be faster
+memory_pressure: the allocator had to give memory back and ask again: times are too long
+shared_device: another process used the device: what the driver says is in use is not this run's
+    alone
+thermal_throttling: the card slowed itself down: times are too long
+unattributed_over_1_percent: over 1 % of the peak belongs to no category
+""")
 
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
     (

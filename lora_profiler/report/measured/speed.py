@@ -14,15 +14,11 @@ def speed_lines(speed: Throughput, utilisation: Utilisation | None = None) -> li
     """A line for each kind of number; definitions follow where a utilisation is printed."""
     steps = speed.steps
     text = partial(seconds_text, largest=max(steps.high, steps.mean, steps.p90))
+    interval = f"95 % interval {text(steps.low)} to {text(steps.high)}"
+    tenths = f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}"
     lines = [
-        (
-            f"step: {text(steps.median)}, the median of {steps.n}; 95 % interval {text(steps.low)}"
-            f" to {text(steps.high)}"
-        ),
-        (
-            f"half of all within {text(steps.mad)} of it; mean {text(steps.mean)}, "
-            f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}"
-        ),
+        f"step: {text(steps.median)}, the median of {steps.n}; {interval}",
+        f"half of all within {text(steps.mad)} of it; mean {text(steps.mean)}, {tenths}",
         _rates_line(speed),
     ]
     if speed.energy:
@@ -67,8 +63,6 @@ def utilisation_lines(utilisation: Utilisation) -> list[str]:
 
 def ratio_line(name_a: str, name_b: str, ratio: Ratio) -> str:
     """'LoRA r16 takes 0.713 of the time of full (95 % interval 0.701 to 0.726; 3 and 3 runs)'."""
-    interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
     a, b = ratio.processes
-    return (
-        f"{name_b} takes {ratio.ratio:.3f} of the time of {name_a} ({interval}; {b} and {a} runs)"
-    )
+    doubt = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}; {b} and {a} runs"
+    return f"{name_b} takes {ratio.ratio:.3f} of the time of {name_a} ({doubt})"

@@ -11,13 +11,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_profiler.campaign.progress import CaseRow, Progress
 from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.harness import Heartbeat
 from lora_profiler.records.readings import readings_dict
 from lora_profiler.records.record import MEASURED
+from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import distinctions, run_row, run_text
@@ -54,17 +56,13 @@ def shown(
     `transient` takes the table away at the end, where another one is about to tell the same.
     `as_json` is for other programs.
     """
-    if as_json:
-        progress.tell = progress.beat = lambda index, row: print(
-            json_line(index, row, total), file=sys.stderr, flush=True
-        )
-        yield
-        return
-    console = _terminal()
+    console = None if as_json else _terminal()
     if console is None:
-        progress.tell = lambda index, row: print(
-            line(progress, index, row, total), file=sys.stderr, flush=True
-        )
+        say = partial(print, file=sys.stderr, flush=True)
+        if as_json:
+            progress.tell = progress.beat = lambda index, row: say(json_line(index, row, total))
+        else:
+            progress.tell = lambda index, row: say(line(progress, index, row, total))
         yield
         return
     from rich.live import Live
@@ -107,13 +105,10 @@ def line(progress: Progress, index: int, row: CaseRow, total: int | None) -> str
     what = row_distinctions(progress.rows)[index]
     if row.record is None:
         workload = row.planned.case.workload
-        name = ", ".join(
-            filter(None, (workload.model.id, method_label(row.planned.prediction), what))
-        )
-        peak = f"predicted peak {_predicted_text(row)}"
-        return (
-            f"{place} {name}: {'interrupted' if row.state == 'interrupted' else 'started'}, {peak}"
-        )
+        names = (workload.model.id, method_label(row.planned.prediction), what)
+        state = "interrupted" if row.state == "interrupted" else "started"
+        name = ", ".join(filter(None, names))
+        return f"{place} {name}: {state}, predicted peak {_predicted_text(row)}"
     text = f"{place} {run_text(row.record, row.planned.prediction, what)}"
     if row.state == "stored":
         return f"{text}; stored before, not run again"
@@ -137,27 +132,21 @@ def json_line(index: int, row: CaseRow, total: int | None) -> str:
     counters hold too, null where a part of it is not known.
     """
     workload, prediction = row.planned.case.workload, row.planned.prediction
-    predicted = None
-    if prediction.saved_activation_bytes is not None:
-        predicted = counted_peak(prediction)
+    is_known = prediction.saved_activation_bytes is not None
     beat = row.heartbeat if row.state == "running" else None
-    return json.dumps(
-        {
-            "case": index + 1,
-            "of": total,
-            "model": workload.model.id,
-            "method": workload.setup.method,
-            "state": row.state,
-            "predicted_bytes": predicted,
-            "phase": beat.phase if beat else None,
-            "step": beat.step if beat else None,
-            "done": beat.done if beat else None,
-            "read": readings_dict(beat.read) if beat else {},
-            "status": row.record.measurement.status if row.record else None,
-            "record_id": row.record.id if row.record else None,
-        },
-        allow_nan=False,
-    )
+    told: dict[str, Any] = {
+        "case": index + 1,
+        "of": total,
+        "model": workload.model.id,
+        "method": workload.setup.method,
+        "state": row.state,
+        "predicted_bytes": counted_peak(prediction) if is_known else None,
+        **(picked(beat, "phase step done") if beat else dict.fromkeys(("phase", "step", "done"))),
+        "read": readings_dict(beat.read) if beat else {},
+        "status": row.record.measurement.status if row.record else None,
+        "record_id": row.record.id if row.record else None,
+    }
+    return json.dumps(told, allow_nan=False)
 
 
 # --- the live table -------------------------------------------------------------------------------
@@ -180,10 +169,8 @@ def drawn(
     widths = column_widths(width, [_model(row) for row in progress.rows], words)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for name, size in widths.items():
-        left = name in COLUMNS[:4]
-        table.add_column(
-            name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size
-        )
+        side: Literal["left", "right"] = "left" if name in COLUMNS[:4] else "right"
+        table.add_column(name, justify=side, no_wrap=True, overflow="ellipsis", width=size)
     first, last = window(progress.rows, min(height - 4, _MOST_ROWS))
     for row, what in list(zip(progress.rows, words, strict=True))[first:last]:
         cells = dict(zip(COLUMNS, _cells(progress, row, what), strict=True))
@@ -202,12 +189,9 @@ def column_widths(width: int, models: Sequence[str], words: Sequence[str]) -> di
             break
         names.remove(name)
     longest = max(map(len, (*models, "model")))
-    of_model = (
-        min(longest, max(rest - max(map(len, ("setup", *words))) - 1, rest // 2))
-        if has_setup
-        else min(longest, rest)
-    )
-    shared = {"model": of_model, "setup": min(max(map(len, ("setup", *words))), rest - of_model)}
+    of_setup = max(map(len, ("setup", *words)))
+    of_model = min(longest, max(rest - of_setup - 1, rest // 2) if has_setup else rest)
+    shared = {"model": of_model, "setup": min(of_setup, rest - of_model)}
     return {name: (_WIDTHS | shared)[name] for name in names}
 
 
@@ -250,12 +234,8 @@ def beat_text(beat: Heartbeat | None) -> str:
         return run_labels.STAGE_LABELS["start"]
     if beat.step is not None:
         return f"step {beat.step}: {run_labels.PHASE_SHORT.get(beat.phase, beat.phase)}"
-    label = run_labels.STAGE_LABELS.get(beat.phase, beat.phase)
-    return (
-        label
-        if beat.done is None
-        else f"{label}, {count_text(beat.done)} step{'s' if beat.done != 1 else ''}"
-    )
+    done = "" if beat.done is None else f", {count_text(beat.done)} step{'s' * (beat.done != 1)}"
+    return run_labels.STAGE_LABELS.get(beat.phase, beat.phase) + done
 
 
 def _predicted_text(row: CaseRow) -> str:
@@ -273,18 +253,14 @@ def _style(row: CaseRow, column: str) -> str:
 def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
     """'2 of 8 done (1 out of memory); 3:12 gone, about 9:00 left. Ctrl-C keeps what is done.'"""
     statuses = [row.record.measurement.status for row in progress.rows if row.record is not None]
-    short = Counter(
-        run_labels.STATUS_LABELS[status] for status in statuses if status not in MEASURED
-    )
+    short = Counter(run_labels.STATUS_LABELS[each] for each in statuses if each not in MEASURED)
     counts = f"{len(statuses)} of {len(progress.rows)} done"
     if short:
         counts += f" ({', '.join(f'{count} {status}' for status, count in short.items())})"
     times = [f"{clock_text(progress.seconds_gone)} gone"]
-    left = progress.seconds_left()
-    if left:
+    if left := progress.seconds_left():
         times.append(f"about {clock_text(left)} left")
     if deadline_seconds is not None:
-        times.append(
-            f"{clock_text(max(0.0, deadline_seconds - progress.seconds_gone))} to the deadline"
-        )
+        rest = max(0.0, deadline_seconds - progress.seconds_gone)
+        times.append(f"{clock_text(rest)} to the deadline")
     return f"{counts}; {', '.join(times)}. Ctrl-C keeps what is done."

@@ -8,40 +8,42 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from lora_profiler.report.claims.claim import Checked, Claim, Tell
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.units import clock_text
 
-_SECONDS_BETWEEN_LINES = 20.0
-_SECONDS_BETWEEN_JSON = 0.25
-
 
 class Lines:
     """Plain lines, for a pipe or a log."""
+
+    between = 20.0
+    """Seconds between two that tell how far a piece of work is."""
 
     def __init__(self, count: int) -> None:
         self._count, self._begun, self._said = count, 0, time.monotonic()
 
     def prepare(self) -> Tell:
-        return self._tell("preparing")
+        return self._tell(lambda *doing: self._doing("preparing", *doing))
 
     def begin(self, claim: Claim) -> Tell:
         self._begun += 1
         self._say(f"[{self._begun}/{self._count}] {claim.id}. {claim.title}")
-        return self._tell(f"    {claim.title}")
+        return self._tell(lambda *doing: self._doing(f"    {claim.title}", *doing))
 
     def end(self, checked: Checked) -> None:
-        self._say(
-            f"    {CLAIM_VERDICT_LABELS[checked.finding.verdict]}, took"
-            f" {clock_text(checked.seconds)}"
-        )
+        verdict = CLAIM_VERDICT_LABELS[checked.finding.verdict]
+        self._say(f"    {verdict}, took {clock_text(checked.seconds)}")
 
-    def _tell(self, what: str) -> Tell:
+    def _doing(self, what: str, doing: str, done: int, total: int) -> None:
+        self._say(f"{what}: {doing} ({done} of {total})")
+
+    def _tell(self, say: Tell) -> Tell:
         def tell(doing: str, done: int, total: int) -> None:
-            if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
-                self._say(f"{what}: {doing} ({done} of {total})")
+            if time.monotonic() - self._said >= self.between:
+                say(doing, done, total)
 
         return tell
 
@@ -50,51 +52,36 @@ class Lines:
         print(text, file=sys.stderr, flush=True)
 
 
-class JsonLines:
+class JsonLines(Lines):
     """An object a line, for other programs: {"claim": its number or 0 for the preparation, "title",
     "doing", "done", "total", "verdict": null until it has one}.
     """
 
-    def __init__(self) -> None:
-        self._said = 0.0
+    between = 0.25
 
     def prepare(self) -> Tell:
-        return self._tell(0, "Getting the model")
+        self._said = 0.0
+        return self._tell(partial(self._object, 0, "Getting the model"))
 
     def begin(self, claim: Claim) -> Tell:
-        self._say(claim.id, claim.title)
-        return self._tell(claim.id, claim.title)
+        self._object(claim.id, claim.title)
+        return self._tell(partial(self._object, claim.id, claim.title))
 
     def end(self, checked: Checked) -> None:
-        self._say(checked.claim.id, checked.claim.title, verdict=checked.finding.verdict)
+        claim = checked.claim
+        self._object(claim.id, claim.title, verdict=checked.finding.verdict)
 
-    def _tell(self, number: int, title: str) -> Tell:
-        def tell(doing: str, done: int, total: int) -> None:
-            if time.monotonic() - self._said >= _SECONDS_BETWEEN_JSON:
-                self._say(number, title, doing, done, total)
-
-        return tell
-
-    def _say(
+    def _object(
         self,
-        number: int,
+        claim: int,
         title: str,
         doing: str = "",
         done: int = 0,
         total: int | None = None,
-        *,
         verdict: str | None = None,
     ) -> None:
-        self._said = time.monotonic()
-        told = {
-            "claim": number,
-            "title": title,
-            "doing": doing,
-            "done": done,
-            "total": total,
-            "verdict": verdict,
-        }
-        print(json.dumps(told, allow_nan=False), file=sys.stderr, flush=True)
+        told = {"claim": claim, "title": title, "doing": doing, "done": done, "total": total}
+        self._say(json.dumps(told | {"verdict": verdict}, allow_nan=False))
 
 
 class Bars:
@@ -123,11 +110,11 @@ class Bars:
 
 
 @contextmanager
-def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | JsonLines | Bars]:
+def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | Bars]:
     """Shows on stderr how far the checks of `count` claims are while the block runs; `as_json` is
     for other programs."""
     if as_json:
-        yield JsonLines()
+        yield JsonLines(count)
         return
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Lines(count)
@@ -150,9 +137,8 @@ def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | JsonL
 def shown() -> Iterator[Callable[[str, int, int], None]]:
     """What is yielded is told what begins, how many pieces of work are done, and of how many."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: print(
-            f"[{done}/{total}] {what}", file=sys.stderr, flush=True
-        )
+        say = partial(print, file=sys.stderr, flush=True)
+        yield lambda what, done, total: say(f"[{done}/{total}] {what}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

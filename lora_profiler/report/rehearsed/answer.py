@@ -11,10 +11,20 @@ from lora_profiler.planning.rehearsed_time import RehearsedTime
 from lora_profiler.prediction import Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report import labels
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
 from lora_profiler.report.json import picked
-from lora_profiler.report.rehearsed.step_time import time_blocks, time_document
-from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
+from lora_profiler.report.rehearsed.records import beside
+from lora_profiler.steptime import PARTS, Part, StepTime
+from lora_profiler.units import (
+    byte_unit,
+    bytes_text,
+    count_text,
+    in_unit,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
 
 _HEADS = ("requested", "allocated", "reserved")
 _LARGEST_SHOWN = 5
@@ -51,9 +61,11 @@ def rehearsal_blocks(
     result = worst_of(results)
     blocks: list[Block] = [heading(_verdict(result, card)), *_failure(result), _peaks(result)]
     if with_phases:
-        blocks.append(_phases(result))
+        named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
+        blocks.append(_counters("each phase, first step and later ones", named))
     if len(results) > 1:
-        blocks.append(_ranks(results))
+        of_ranks = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
+        blocks.append(_counters("each rank's peak", of_ranks))
     blocks += _held(result)
     if nearest is not None:
         blocks += _nearest(result, nearest)
@@ -70,70 +82,48 @@ def rehearsal_blocks(
 def _verdict(result: Rehearsal, card: PretendedCard) -> str:
     count = result.document["device"]["count"]
     cards = f"a pretended {card.name}" if count == 1 else f"{count} pretended {card.name}"
-    ended = {
-        "done": f"It runs on {cards}, rehearsed for {result.steps} steps",
-        "out_of_memory": f"It runs out of memory on {cards}",
-        "refused": f"It does not run on {cards}",
-        "error": f"The script failed on {cards}",
-        "ended": f"The script ended on {cards} after {result.steps} optimizer steps, before "
-        "those asked for",
-    }[result.status]
     reserved = (result.peak("whole") or {}).get("reserved_bytes", 0)
-    room = f": {bytes_text(reserved)} reserved of {bytes_text(card.total_bytes)}"
-    return ended + (room if result.status == "done" else "") + "."
+    room = f"{bytes_text(reserved)} reserved of {bytes_text(card.total_bytes)}"
+    steps = f"{result.steps} optimizer steps, before those asked for"
+    return {
+        "done": f"It runs on {cards}, rehearsed for {result.steps} steps: {room}.",
+        "out_of_memory": f"It runs out of memory on {cards}.",
+        "refused": f"It does not run on {cards}.",
+        "error": f"The script failed on {cards}.",
+        "ended": f"The script ended on {cards} after {steps}.",
+    }[result.status]
 
 
 def _failure(result: Rehearsal) -> list[Block]:
     error, ran_out = result.document["error"], result.document["out_of_memory"]
     lines = []
     if ran_out is not None and result.status == "out_of_memory":
-        when = (
-            "before training"
-            if ran_out["step"] == 0
-            else f"in step {ran_out['step']}, {ran_out['phase']}"
-        )
-        lines.append(
-            f"{when[0].upper()}{when[1:]}: {bytes_text(ran_out['wanted_bytes'])} more were "
-            "asked for, and "
-            f"{bytes_text(ran_out['free_bytes'])} were free on the card."
-        )
+        wanted, free = (bytes_text(ran_out[f"{name}_bytes"]) for name in ("wanted", "free"))
+        asked = f"{wanted} more were asked for, and {free} were free on the card."
+        lines.append(f"{_when(ran_out).capitalize()}: {asked}")
     elif error is not None:
-        step = error.get("step", 0)
-        lines.append("Before training." if step == 0 else f"In step {step}, {error['phase']}.")
+        lines.append(f"{_when({'step': 0} | error).capitalize()}.")
     if error is not None:
         lines.append(f"{error['type']}: {error['message']}")
         lines += [f"  {_place(line)}" for line in error.get("where", ())]
     return [paragraph(*lines)] if lines else []
 
 
+def _when(moment: Mapping[str, Any]) -> str:
+    step = moment["step"]
+    return "before training" if step == 0 else f"in step {step}, {moment['phase']}"
+
+
 def _peaks(result: Rehearsal) -> Table:
-    names = (
-        ("setup", "before training"),
-        ("first_step", "first step"),
-        ("steady", "later steps"),
-        ("whole", "peak"),
-    )
+    names = {"setup": "before training", "first_step": "first step", "steady": "later steps"}
     rows = []
-    for part, name in names:
+    for part, name in (names | {"whole": "peak"}).items():
         peak = result.peak(part)  # type: ignore[arg-type]
         if peak is not None:
-            cells = (
-                name,
-                *(count_text(peak[counter]) for counter in COUNTERS),
-                bytes_text(peak["reserved_bytes"]),
-            )
+            counts = (count_text(peak[counter]) for counter in COUNTERS)
+            cells = (name, *counts, bytes_text(peak["reserved_bytes"]))
             rows.append(Row(cells=cells, kind="peak" if part == "whole" else "plain"))
     return Table(columns=("rehearsed, bytes", *_HEADS, ""), rows=tuple(rows))
-
-
-def _phases(result: Rehearsal) -> Table:
-    named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
-    return _counters("each phase, first step and later ones", named)
-
-
-def _ranks(results: Sequence[Rehearsal]) -> Table:
-    named = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
-    return _counters("each rank's peak", named)
 
 
 def _counters(title: str, peaks: Mapping[str, Mapping[str, int]]) -> Table:
@@ -149,33 +139,30 @@ def _held(result: Rehearsal) -> list[Block]:
     if held is None:
         return []
     unit, size = byte_unit(held["requested_bytes"])
-    where = "before training" if held["step"] == 0 else f"in step {held['step']}, {held['phase']}"
     moment = "as memory ran out" if result.status == "out_of_memory" else "at the peak"
-    categories = [
-        Row(cells=(name, in_unit(count, size), count_text(count)))
-        for name, count in held["categories"].items()
-    ]
-    total = Row(
-        cells=("sum", in_unit(held["requested_bytes"], size), count_text(held["requested_bytes"])),
-        kind="total",
+    sums = [*held["categories"].items(), ("sum", held["requested_bytes"])]
+    what = table(
+        sums,
+        (
+            ("", lambda each: each[0]),
+            (unit, lambda each: in_unit(each[1], size)),
+            ("requested bytes", lambda each: count_text(each[1])),
+        ),
+        title=f"what was held {moment} {_when(held)}",
+        kind=lambda each: "total" if each is sums[-1] else "plain",
     )
-    what = Table(
-        title=f"what was held {moment} {where}",
-        columns=("", unit, "requested bytes"),
-        rows=(*categories, total),
+    largest = table(
+        held["largest"][:_LARGEST_SHOWN],
+        (
+            ("", lambda piece: bytes_text(piece["bytes"])),
+            ("", lambda piece: piece["category"]),
+            ("", lambda piece: piece["name"] or "-"),
+            ("", lambda piece: _place(piece["stack"][0]) if piece["stack"] else "-"),
+        ),
+        title="the largest of it",
+        left=4,
     )
-    largest = tuple(
-        Row(
-            cells=(
-                bytes_text(piece["bytes"]),
-                piece["category"],
-                piece["name"] or "-",
-                _line(piece["stack"]),
-            )
-        )
-        for piece in held["largest"][:_LARGEST_SHOWN]
-    )
-    return [what, Table(title="the largest of it", columns=("", "", "", ""), rows=largest, left=4)]
+    return [what, largest]
 
 
 def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
@@ -189,25 +176,15 @@ def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
         rehearsed = sum(categories.pop(each, 0) for each in rehearsed_names)
         told = sum(predicted.get(each, 0) for each in predicted_names)
         if rehearsed or told:
-            rows.append(_beside(name, rehearsed, told))
-    rows += [_beside(name, count, 0) for name, count in categories.items()]
+            rows.append(beside(name, rehearsed, told))
+    rows += [beside(name, count, 0) for name, count in categories.items()]
     total = held["requested_bytes"], counted_peak(nearest.prediction)
     title = (
         f"the prediction of the nearest question beside it, {nearest.prediction.exactness} there"
     )
     columns = ("bytes", "rehearsed", "predicted", "difference")
-    sums = Row(cells=_beside("sum", *total).cells, kind="total")
+    sums = beside("sum", *total, kind="total")
     return [Table(title=title, columns=columns, rows=(*rows, sums))]
-
-
-def _beside(name: str, rehearsed: int, predicted: int) -> Row:
-    difference = predicted - rehearsed
-    text = "equal" if not difference else f"{difference:+,}"
-    return Row(cells=(name, count_text(rehearsed), count_text(predicted), text))
-
-
-def _line(stack: Sequence[str]) -> str:
-    return _place(stack[0]) if stack else "-"
 
 
 def _place(line: str) -> str:
@@ -217,38 +194,24 @@ def _place(line: str) -> str:
 
 def _ran(result: Rehearsal) -> list[str]:
     document, facts = result.document, result.document["facts"]
-    lines = [
-        f"torch {document['torch']} over a pretended card of compute capability "
-        f"{document['device']['compute_capability']}."
-    ]
+    capability = document["device"]["compute_capability"]
+    lines = [f"torch {document['torch']} over a pretended card of compute capability {capability}."]
     if "model" in facts:
-        optimizers = (
-            ", ".join(name.rpartition(".")[2] for name in facts["optimizers"]) or "no optimizer yet"
-        )
-        lines.append(
-            f"{facts['model']}: {facts['parameters']:,} parameters, "
-            f"{facts['trained_parameters']:,} trained; {optimizers}."
-        )
+        names = ", ".join(name.rpartition(".")[2] for name in facts["optimizers"])
+        counts = f"{facts['parameters']:,} parameters, {facts['trained_parameters']:,} trained"
+        lines.append(f"{facts['model']}: {counts}; {names or 'no optimizer yet'}.")
     if result.launches is not None:
         kernels, calls = result.launches
-        attention = (
-            ", ".join(document["attention"])
-            or "no fused kernel: the scores were kept, or there is no attention"
-        )
-        lines.append(
-            f"A step launches {kernels:,} kernels and makes {calls:,} calls of BLAS and its "
-            f"like. Attention: {attention}."
-        )
+        none = "no fused kernel: the scores were kept, or there is no attention"
+        attention = ", ".join(document["attention"]) or none
+        launched = f"{kernels:,} kernels and makes {calls:,} calls of BLAS and its like"
+        lines.append(f"A step launches {launched}. Attention: {attention}.")
     if document["retries"]:
         lines.append(f"The allocator gave its cache back {document['retries']} times to go on.")
-    if document["second_count"]["is_equal"]:
-        lines.append("The requested peak is equal to a second count, of the allocator's own log.")
-    else:
-        lines.append(
-            "A second count, of the allocator's own log, says "
-            f"{document['second_count']['requested_bytes']:,} bytes requested."
-        )
-    return lines
+    second, log = document["second_count"], "second count, of the allocator's own log"
+    if second["is_equal"]:
+        return [*lines, f"The requested peak is equal to a {log}."]
+    return [*lines, f"A {log}, says {second['requested_bytes']:,} bytes requested."]
 
 
 def rehearsal_document(
@@ -289,4 +252,90 @@ def _nearest_document(nearest: Nearest) -> dict[str, Any]:
         "moment": peak.moment,
         "requested_bytes": peak.total_bytes,
         "categories": dict(peak.bytes),
+    }
+
+
+# --- the time of a step ---------------------------------------------------------------------------
+
+_BOUNDS: tuple[tuple[str, tuple[Part, ...]], ...] = (
+    ("matrix products", ("gemm", "attention_forward", "attention_backward")),
+    ("moving bytes", ("memory", "dequantise", "update")),
+    ("the host, which launches kernels more slowly than the card runs them", ("launches",)),
+)
+"""What bounds a step, by the parts of its time."""
+
+
+def time_blocks(found: RehearsedTime, card: PretendedCard) -> list[Block]:
+    time = found.time
+    if time is None:
+        return [paragraph(f"The time of a step is not told: {found.reason}.")]
+    rows = [
+        Row(cells=("time", seconds_text(time.seconds)), kind="peak"),
+        Row(cells=("at least", seconds_text(time.low))),
+        Row(cells=("at most", seconds_text(time.high))),
+        Row(cells=("tokens a second", rate_text(time.tokens_per_second))),
+        Row(cells=("where the time goes",), kind="section"),
+    ]
+    longest = max(time.parts.values())
+    rows += [
+        Row(cells=(labels.PART_LABELS[part], seconds_text(time.parts[part], longest)), indent=1)
+        for part in PARTS
+        if time.parts.get(part)
+    ]
+    table = Table(
+        title=f"one step on {card.name}, predicted from the kernels that it launched",
+        columns=("", ""),
+        rows=tuple(rows),
+    )
+    return [table, paragraph(*_time_lines(found, time))]
+
+
+def _time_lines(found: RehearsedTime, time: StepTime) -> list[str]:
+    bound, share = bound_of(time)
+    launches = f"{count_text(found.launches)} launches over {count_text(found.tokens)} tokens"
+    lines = [
+        f"Predicted, not measured: {launches}, {labels.BASIS_LABELS[time.likeness]}. The largest"
+        f" share, {percent_text(share)}, is {bound}."
+    ]
+    if found.products < found.library_calls:
+        unseen = count_text(found.library_calls - found.products)
+        calls = f"{count_text(found.library_calls)} calls of BLAS and its like"
+        not_seen = "not seen as operators: what they compute is not in the time"
+        lines.append(f"{unseen} of {calls} were {not_seen}.")
+    if found.by_bytes:
+        lines.append(f"Priced by the bytes of their tensors alone: {', '.join(found.by_bytes)}.")
+    if found.left_out:
+        lines.append(f"Not priced: {', '.join(found.left_out)}.")
+    return lines
+
+
+def bound_of(time: StepTime) -> tuple[str, float]:
+    """What takes the largest share of the time, in words, and that share."""
+    spent = {
+        words: sum(time.parts.get(part, 0.0) for part in parts) / time.seconds
+        for words, parts in _BOUNDS
+    }
+    words = max(spent, key=lambda each: spent[each])
+    return words, spent[words]
+
+
+def time_document(found: RehearsedTime) -> dict[str, Any]:
+    time = found.time
+    if time is None:
+        return {"reason": found.reason}
+    return {
+        "basis": "predicted",
+        "seconds": time.seconds,
+        "low_seconds": time.low,
+        "high_seconds": time.high,
+        "tokens": found.tokens,
+        "tokens_per_second": time.tokens_per_second,
+        "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
+        "bound_by": bound_of(time)[0],
+        **picked(time, "share_of_host likeness"),
+        "launches": found.launches,
+        "products_seen": found.products,
+        "library_calls": found.library_calls,
+        "priced_by_bytes": list(found.by_bytes),
+        "not_priced": list(found.left_out),
     }
