@@ -22,22 +22,29 @@ from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels, palette
-from lora_profiler.report.charts import (
+from lora_profiler.report import labels, palette
+from lora_profiler.report.charts.bars import (
     CategoryBar,
-    ErrorDot,
-    Figure,
-    FitCell,
-    FrontPoint,
-    LayerRow,
-    Limit,
-    MethodLine,
-    ScatterPoint,
     ThroughputBar,
     TimeBar,
+    category_bars,
+    lever_bars,
+    throughput_bars,
+    time_bars,
 )
-from lora_profiler.report.charts.axes import ticks
-from lora_profiler.report.charts.figure import LONGEST, width_px
+from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
+from lora_profiler.report.charts.dots import (
+    ErrorDot,
+    FrontPoint,
+    ScatterPoint,
+    error_strip,
+    identity_scatter,
+    plan_front,
+)
+from lora_profiler.report.charts.fit_map import FitCell, fit_map
+from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
+from lora_profiler.report.charts.lines import MethodLine, claim_chart, crossover_lines, step_times
+from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, width_px
 from lora_profiler.report.charts.point_names import PLANE_PX, Spot, name_places
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn.layer import LoraLayer, counts_chart
@@ -147,7 +154,7 @@ PLANNED = [
 def figures() -> dict[str, Figure]:
     """Every chart with something to show, and with nothing."""
     measured = make_record().measurement
-    rows = {q: charts.layer_rows(PREDICTIONS, q) for q in get_args(charts.LayerQuantity)}
+    rows = {q: layer_rows(PREDICTIONS, q) for q in get_args(LayerQuantity)}
     bars = [
         CategoryBar(label=str(i), bytes=p.peak.bytes, group=f"run {i}", at_least=bool(i))
         for i, p in enumerate(PREDICTIONS)
@@ -171,40 +178,40 @@ def figures() -> dict[str, Figure]:
         TimeBar(label="LoRA", seconds={"gemm": 0.5, "launches": 0.0}, low=0.4, high=0.7),
     ]
     return {
-        "times": charts.time_bars(timed_steps),
-        "short times": charts.time_bars(
+        "times": time_bars(timed_steps),
+        "short times": time_bars(
             [TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)]
         ),
-        "no times": charts.time_bars([]),
-        "bars": charts.category_bars(bars, limit=LIMIT),
-        "bars of every category": charts.category_bars([every]),
-        "no bars": charts.category_bars([]),
-        "long curve": charts.memory_curve(curve(300), limit=LIMIT),
-        "short curve": charts.memory_curve(PREDICTIONS[1].curve),
-        "no curve": charts.memory_curve([]),
-        **{q: charts.layer_bars(rows[q], q) for q in rows},
-        "no layers": charts.layer_bars([]),
-        "scatter": charts.identity_scatter(points),
-        "no scatter": charts.identity_scatter([]),
-        "strip": charts.error_strip(dots),
-        "no strip": charts.error_strip([]),
-        "throughput": charts.throughput_bars(timed),
-        "no throughput": charts.throughput_bars([]),
-        "steps": charts.step_times(measured.warmup_seconds, measured.step_seconds),
-        "no steps": charts.step_times((), ()),
-        "measured curve": charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS),
-        "no measured curve": charts.measured_curve([], {}, {}),
-        "phases": charts.phase_samples(SAMPLES),
-        "no phases": charts.phase_samples([]),
-        "levers": charts.lever_bars(LEVERS),
-        "no levers": charts.lever_bars([]),
-        "fit": charts.fit_map(CELLS),
-        "no fit": charts.fit_map([]),
-        "crossover": charts.crossover_lines(CROSSING, [3219, 4133], LIMIT),
-        "no crossover": charts.crossover_lines([], []),
-        "plan": charts.plan_front(PLANNED, "USD"),
-        "no plan": charts.plan_front([], ""),
-        **{chart.key: charts.claim_chart(chart) for chart in FINDINGS.charts},
+        "no times": time_bars([]),
+        "bars": category_bars(bars, limit=LIMIT),
+        "bars of every category": category_bars([every]),
+        "no bars": category_bars([]),
+        "long curve": memory_curve(curve(300), limit=LIMIT),
+        "short curve": memory_curve(PREDICTIONS[1].curve),
+        "no curve": memory_curve([]),
+        **{q: layer_bars(rows[q], q) for q in rows},
+        "no layers": layer_bars([]),
+        "scatter": identity_scatter(points),
+        "no scatter": identity_scatter([]),
+        "strip": error_strip(dots),
+        "no strip": error_strip([]),
+        "throughput": throughput_bars(timed),
+        "no throughput": throughput_bars([]),
+        "steps": step_times(measured.warmup_seconds, measured.step_seconds),
+        "no steps": step_times((), ()),
+        "measured curve": measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS),
+        "no measured curve": measured_curve([], {}, {}),
+        "phases": phase_samples(SAMPLES),
+        "no phases": phase_samples([]),
+        "levers": lever_bars(LEVERS),
+        "no levers": lever_bars([]),
+        "fit": fit_map(CELLS),
+        "no fit": fit_map([]),
+        "crossover": crossover_lines(CROSSING, [3219, 4133], LIMIT),
+        "no crossover": crossover_lines([], []),
+        "plan": plan_front(PLANNED, "USD"),
+        "no plan": plan_front([], ""),
+        **{chart.key: claim_chart(chart) for chart in FINDINGS.charts},
     }
 
 
@@ -413,10 +420,10 @@ def test_all_names_have_a_look() -> None:
 
 def test_what_plotly_draws_is_the_figure_in_the_reader_s_colours() -> None:
     """Of a point whose label spells a colour."""
-    point = charts.ScatterPoint(
+    point = ScatterPoint(
         label=palette.INK.light, method="lora", predicted_bytes=2**30, measured_bytes=2**31
     )
-    drawn = charts.identity_scatter([point])
+    drawn = identity_scatter([point])
     light, dark = (dressed(drawn, theme) for theme in ("light", "dark"))
     for figure in (light, dark):
         go.Figure(figure)  # refuses what plotly does not know
@@ -466,7 +473,7 @@ def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(
         TimeBar(label=str(i), seconds=spent, low=total / (1 + width), high=total / (1 - width))
         for i, (spent, total) in enumerate(zip(found, totals, strict=True))
     ]
-    figure = charts.time_bars(bars)
+    figure = time_bars(bars)
     size = {"s": 1.0, "ms": 1e-3}[figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]]
     drawn: dict[float, float] = {}
     for trace in traces(figure, "bar"):
@@ -497,7 +504,7 @@ SIZES = st.dictionaries(st.sampled_from(CATEGORIES), st.integers(0, 2**45), min_
 def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(
     found: list[dict[Any, int]],
 ) -> None:
-    figure = charts.category_bars(
+    figure = category_bars(
         [CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)]
     )
     unit = figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]
@@ -521,7 +528,7 @@ def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() ->
         for group in ("a", "b")
         for label in ("p", "m")
     ]
-    layout = charts.category_bars(bars, limit=Limit(label="card", bytes=3 * GIB))["layout"]
+    layout = category_bars(bars, limit=Limit(label="card", bytes=3 * GIB))["layout"]
     heads = {note["text"]: note["y"] for note in layout["annotations"]}
     assert set(heads) == {"a", "b", "card: 3.00 GiB"}
     places = layout["yaxis"]["tickvals"]
@@ -531,7 +538,7 @@ def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() ->
 
 
 def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
-    figure = charts.category_bars(
+    figure = category_bars(
         [CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})]
     )
     assert [t["name"] for t in traces(figure, "bar")] == ["weights"]
@@ -539,9 +546,9 @@ def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
 
 
 def test_equal_labels_stay_two_bars() -> None:
-    layout = charts.category_bars(
-        [CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)]
-    )["layout"]
+    layout = category_bars([CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)])[
+        "layout"
+    ]
     assert len(set(layout["yaxis"]["tickvals"])) == 2
 
 
@@ -551,7 +558,7 @@ def test_equal_labels_stay_two_bars() -> None:
 def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
     points: Sequence[CurvePoint],
 ) -> None:
-    figure = charts.memory_curve(points)
+    figure = memory_curve(points)
     layout = figure["layout"]
     areas = [t for t in figure["data"] if "stackgroup" in t]
     outline = figure["data"][-1]
@@ -579,7 +586,7 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
 def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
     """Every part has a line at the peak that was read in it, across just that part; and the error:
     6 of 5 GiB are 20 % too much, 7 of 8 are 12.5 % too little."""
-    figure = charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS, word="rehearsed")
+    figure = measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS, word="rehearsed")
     data, layout = figure["data"], figure["layout"]
     lines = next(t for t in data if t.get("mode") == "lines" and t.get("showlegend") is False)
     ends = [(x, y) for x, y in zip(lines["x"], lines["y"], strict=True) if x is not None]
@@ -618,7 +625,7 @@ def test_every_point_of_the_scatter_is_within_both_axes_and_ticks_are_true(
         )
         for i, (p, m) in enumerate(sizes)
     ]
-    figure = charts.identity_scatter(points)
+    figure = identity_scatter(points)
     layout = figure["layout"]
     assert layout["xaxis"]["range"] == layout["yaxis"]["range"]
     low, high = layout["xaxis"]["range"]
@@ -656,11 +663,11 @@ def test_strips_hold_every_error_and_the_median_of_each_group() -> None:
 
 
 def test_rows_of_layers_add_up_to_the_model() -> None:
-    rows = charts.layer_rows(PREDICTIONS)
+    rows = layer_rows(PREDICTIONS)
     for prediction, label in zip(PREDICTIONS, ("full", "LoRA r8"), strict=True):
         assert sum(row.count * row.values[label] for row in rows) == prediction.parameters.trainable
         assert rows[0].methods[label] == prediction.workload.setup.method
-    saved = charts.layer_rows(PREDICTIONS, "saved_activation_bytes")
+    saved = layer_rows(PREDICTIONS, "saved_activation_bytes")
     assert (
         sum(row.count * row.values["LoRA r8"] for row in saved)
         == PREDICTIONS[1].saved_activation_bytes
@@ -677,7 +684,7 @@ def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
         )
         for n, a, b in (("q_proj", 16_777_216, 65_536), ("norm", 4096, 0))
     ]
-    figure = charts.layer_bars(rows)
+    figure = layer_bars(rows)
     marks = {
         (t["name"], t["marker"]["symbol"]): t["x"]
         for t in traces(figure, "scatter", mode="markers")
@@ -725,7 +732,7 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
 
 
 def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
-    layout = charts.crossover_lines(CROSSING, [3219], LIMIT)["layout"]
+    layout = crossover_lines(CROSSING, [3219], LIMIT)["layout"]
     upright, across = layout["shapes"]
     assert (upright["x0"], upright["x1"], across["y0"]) == (3219, 3219, LIMIT.bytes)
     of_card, of_crossing = layout["annotations"]
@@ -766,7 +773,7 @@ def test_names_beside_points_lie_over_nothing_however_wide_the_figure(
 
 
 def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> None:
-    figure = charts.plan_front(PLANNED, "USD")
+    figure = plan_front(PLANNED, "USD")
     ring, *dots = figure["data"]
     assert {(x, y) for dot in dots for x, y in zip(dot["x"], dot["y"], strict=True)} == {
         (point.hours, point.cost) for point in PLANNED
@@ -780,7 +787,7 @@ def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> Non
 
 
 def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:
-    figure = charts.fit_map([FitCell(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
+    figure = fit_map([FitCell(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
     (heat,) = traces(figure, "heatmap")
     assert (heat["z"], heat["text"]) == ([[None]], [[""]])
 
@@ -819,21 +826,21 @@ def hostile(text: str) -> list[Figure]:
     row = LayerRow(name=text, count=2, values={text: 5}, methods={text: "full"})
     point = CurvePoint(phase="forward", module=text, bytes={"activations": 5})
     return [
-        charts.category_bars([bar], limit=Limit(label=text, bytes=1)),
-        charts.memory_curve([point], limit=Limit(label=text, bytes=9)),
-        charts.layer_bars([row]),
-        charts.identity_scatter(
+        category_bars([bar], limit=Limit(label=text, bytes=1)),
+        memory_curve([point], limit=Limit(label=text, bytes=9)),
+        layer_bars([row]),
+        identity_scatter(
             [ScatterPoint(label=text, method="full", predicted_bytes=1, measured_bytes=2)]
         ),
-        charts.error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
-        charts.throughput_bars(
+        error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
+        throughput_bars(
             [
                 ThroughputBar(
                     label=text, method="lora", tokens_per_second=1.0, low=1.0, high=1.0, group=text
                 )
             ]
         ),
-        charts.lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
+        lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
     ]
 
 
@@ -868,7 +875,7 @@ def test_ticks_are_few_and_round_and_within(low: float, length: float) -> None:
 
 def test_axes_write_numbers_as_the_text_does() -> None:
     """No 100k beside 100 K, and no minus but the one of the text."""
-    errors = charts.error_strip(
+    errors = error_strip(
         [ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)]
     )
     assert errors["layout"]["xaxis"]["ticktext"] == [
@@ -880,9 +887,7 @@ def test_axes_write_numbers_as_the_text_does() -> None:
         "20 %",
         "30 %",
     ]
-    numbers = charts.claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"][
-        "yaxis"
-    ]
+    numbers = claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"]["yaxis"]
     assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [
         10_000,
         100_000,
@@ -895,7 +900,7 @@ def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest
     from html import unescape
 
     from lora_profiler._common.printable import printable
-    from lora_profiler.report.charts.figure import label
+    from lora_profiler.report.charts.plot import label
 
     found = label(text, longest)
     shown = unescape(found)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from browser import NEEDED, PROGRAM, PROGRAMS
-from lora_profiler.report.charts import Figure
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, all_colours
 from lora_profiler.report.svg import figure_html, figure_style

@@ -18,8 +18,7 @@ from lora_profiler.evidence import (
     own_rows,
 )
 from lora_profiler.evidence.documents import Kind
-from lora_profiler.report import charts
-from lora_profiler.report.charts import ErrorDot, ScatterPoint
+from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
 from lora_profiler.report.evidence.interval import interval_words, row_label
 from lora_profiler.report.evidence.own import (
     COUNTED,
@@ -166,9 +165,7 @@ def _figures() -> None:
         " above, and filled."
     )
     explored(
-        charts.identity_scatter(points),
-        f"{_KEY}memory",
-        f"{caption} The table below has the numbers.",
+        identity_scatter(points), f"{_KEY}memory", f"{caption} The table below has the numbers."
     )
     widgets.small(caption, *not_counted_lines(peaks))
     steps = measured_steps()
@@ -190,9 +187,7 @@ def _figures() -> None:
         f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are"
         " counted above, and filled: those predicted by constants fitted without their model."
     )
-    widgets.figure(
-        charts.error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers."
-    )
+    widgets.figure(error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers.")
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
     widgets.small(
         caption,
@@ -210,7 +205,7 @@ def _own_figures() -> None:
         widgets.section(heading)
         widgets.small(KIND_WORDS[kind])
         explored(
-            charts.identity_scatter(own_points(rows), COUNTED[kind]),
+            identity_scatter(own_points(rows), COUNTED[kind]),
             f"{_KEY}{kind}",
             f"{count_text(len(rows))} peaks, predicted against what was {COUNTED[kind]}. The table"
             " below has the numbers.",

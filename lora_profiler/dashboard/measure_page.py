@@ -19,9 +19,11 @@ from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.prediction import Prediction
-from lora_profiler.report import charts, labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, table
-from lora_profiler.report.charts import Limit
+from lora_profiler.report.charts.curves import phase_samples
+from lora_profiler.report.charts.lines import step_times
+from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
@@ -208,7 +210,7 @@ def _curves(case: CaseState) -> None:
         peak = max(sample.requested_peak_bytes or 0 for sample in read.phases)
         widgets.section("Memory, phase by phase")
         widgets.figure(
-            charts.phase_samples(read.phases, predicted),
+            phase_samples(read.phases, predicted),
             "measure.memory",
             f"A line through {len(read.phases)} phases; the largest peak so far is"
             f" {bytes_text(peak)}.",
@@ -217,7 +219,7 @@ def _curves(case: CaseState) -> None:
     if seconds:
         widgets.section("Time of each step")
         widgets.figure(
-            charts.step_times(read.warmup_seconds, read.step_seconds),
+            step_times(read.warmup_seconds, read.step_seconds),
             "measure.times",
             f"{len(read.warmup_seconds)} warm-up steps and {len(read.step_seconds)} timed ones so"
             f" far, the last of {seconds_text(seconds[-1])}.",

@@ -13,7 +13,7 @@ import streamlit as st
 from lora_profiler._common.printable import printable
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Block
-from lora_profiler.report.charts import Figure
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
 from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.report.palette import (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.report.charts.figure import Figure, figure, key, lines, rows, title
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import CELL_PX, INK, VERDICT_COLOURS, VERDICT_SIGNS
 from lora_profiler.units import byte_unit, bytes_text, count_text, short_in_unit
@@ -42,27 +43,27 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
     ]
     verdicts = {cell.verdict for cell in cells}
     keys = [
-        key(
+        plot.key(
             f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
             {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
         )
         for v in _VERDICTS
         if v in verdicts
     ]
-    return figure(
+    return plot.figure(
         [_heat(grid, lengths, size), *keys],
         height=_AROUND_PX + _ROW_PX * len(batches),
         x={
-            "title": title(f"sequence length, tokens; peaks in {unit}"),
+            "title": plot.title(f"sequence length, tokens; peaks in {unit}"),
             "tickmode": "array",
             "tickvals": list(range(len(lengths))),
             "ticktext": [count_text(length) for length in lengths],
             "range": [-0.5, len(lengths) - 0.5],
         },
-        y=rows(
+        y=plot.rows(
             [count_text(batch) for batch in batches],
             range(len(batches)),
-            title=title("batch size"),
+            title=plot.title("batch size"),
             range=[len(batches) - 0.5, -0.5],
         ),
         shapes=marks,
@@ -107,8 +108,8 @@ def _hover(cell: FitCell | None) -> str:
         return ""
     sizes = f"batch {count_text(cell.batch_size)} x {count_text(cell.seq_len)} tokens"
     if cell.peak_bytes is None or cell.verdict is None:
-        return lines(sizes, "not known")
-    return lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
+        return plot.lines(sizes, "not known")
+    return plot.lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
 
 
 def _outline(row: int, column: int) -> Mapping[str, Any]:

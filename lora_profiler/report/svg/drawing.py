@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.charts.figure import Figure, width_px
+from lora_profiler.report.charts.plot import Figure, width_px
 from lora_profiler.report.palette import BODY_PX, SMALL_PX
 from lora_profiler.report.svg.axis import Axis, axis_of
 from lora_profiler.report.svg.frame import (
