@@ -20,6 +20,7 @@ from lora_profiler.catalog import find_model
 from lora_profiler.dashboard.widgets import dressed
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
+from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels, palette
@@ -41,7 +42,7 @@ from lora_profiler.report.charts.dots import (
     identity_scatter,
     plan_front,
 )
-from lora_profiler.report.charts.fit_map import FitCell, fit_map
+from lora_profiler.report.charts.fit_map import fit_map
 from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
 from lora_profiler.report.charts.lines import MethodLine, claim_chart, crossover_lines, step_times
 from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, width_px
@@ -102,13 +103,7 @@ CROSSING = [
     ),
 ]
 CELLS = [
-    FitCell(
-        batch_size=b,
-        seq_len=s,
-        peak_bytes=b * s * MIB,
-        verdict=VERDICTS[(b > 1) + (s > 64)],
-        is_asked=(b, s) == (2, 64),
-    )
+    SizeFit(batch_size=b, seq_len=s, peak_bytes=b * s * MIB, verdict=VERDICTS[(b > 1) + (s > 64)])
     for b in (1, 2)
     for s in (32, 64, 128)
 ]
@@ -205,7 +200,7 @@ def figures() -> dict[str, Figure]:
         "no phases": phase_samples([]),
         "levers": lever_bars(LEVERS),
         "no levers": lever_bars([]),
-        "fit": fit_map(CELLS),
+        "fit": fit_map(CELLS, (2, 64)),
         "no fit": fit_map([]),
         "crossover": crossover_lines(CROSSING, [3219, 4133], LIMIT),
         "no crossover": crossover_lines([], []),
@@ -787,7 +782,7 @@ def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> Non
 
 
 def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:
-    figure = fit_map([FitCell(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
+    figure = fit_map([SizeFit(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
     (heat,) = traces(figure, "heatmap")
     assert (heat["z"], heat["text"]) == ([[None]], [[""]])
 

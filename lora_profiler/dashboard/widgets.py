@@ -12,23 +12,12 @@ import streamlit as st
 
 from lora_profiler._common.printable import printable
 from lora_profiler.dashboard.following import Followed
+from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
 from lora_profiler.report.page.parts import Card, Drawing
-from lora_profiler.report.palette import (
-    BODY_PX,
-    FAINT_INK,
-    FONT,
-    INK,
-    LINE,
-    PANEL,
-    PAPER,
-    SMALL_PX,
-    Theme,
-    all_colours,
-    colour,
-)
+from lora_profiler.report.palette import Theme
 from lora_profiler.report.svg import figure_html, figure_style
 from lora_profiler.units import clock_text, error_text
 
@@ -270,8 +259,11 @@ def explored(drawn: Figure, key: str, says: str) -> None:
 
 def dressed(drawn: Figure, theme: Theme) -> Figure:
     """The same figure for plotly, in the paper, ink and type that the style sheet gives the SVG."""
-    ink, paper, faint, line = (colour(of, theme) for of in (INK, PAPER, FAINT_INK, LINE))
-    small = {"size": SMALL_PX, "color": faint}
+    ink, paper, faint, line = (
+        palette.colour(of, theme)
+        for of in (palette.INK, palette.PAPER, palette.FAINT_INK, palette.LINE)
+    )
+    small = {"size": palette.SMALL_PX, "color": faint}
     axis = {
         "automargin": True,
         "gridcolor": line,
@@ -281,23 +273,23 @@ def dressed(drawn: Figure, theme: Theme) -> Figure:
     }
     entries = sum(bool(trace.get("name")) for trace in drawn["data"])
     look = {
-        "font": {"family": FONT, "size": BODY_PX, "color": ink},
+        "font": {"family": palette.FONT, "size": palette.BODY_PX, "color": ink},
         "paper_bgcolor": paper,
         "plot_bgcolor": paper,
         "margin": {"l": 8, "r": 16, "t": 12 + _LEGEND_PX * entries, "b": 8},
         "hovermode": "closest",
         "hoverlabel": {
-            "bgcolor": colour(PANEL, theme),
+            "bgcolor": palette.colour(palette.PANEL, theme),
             "bordercolor": line,
             "align": "left",
-            "font": {"family": FONT, "size": BODY_PX, "color": ink},
+            "font": {"family": palette.FONT, "size": palette.BODY_PX, "color": ink},
         },
         "legend": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "font": small},
         "modebar": {"bgcolor": paper, "color": faint, "activecolor": ink},
         "xaxis": axis,
         "yaxis": axis,
     }
-    dark = {} if theme == "light" else {of.light: of.dark for of in all_colours()}
+    dark = {} if theme == "light" else {of.light: of.dark for of in palette.all_colours()}
     layout = _repainted(drawn["layout"], dark, is_colour=False)
     return {
         "data": _repainted(drawn["data"], dark, is_colour=False),

@@ -8,19 +8,12 @@ from typing import Any, TypeVar, get_args
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.report import palette
 from lora_profiler.report.answer.timing import steps_of
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.labels import CATEGORY_LABELS, METHOD_LABELS, PART_LABELS, method_label
-from lora_profiler.report.palette import (
-    CATEGORY_PAINTS,
-    FAINT_INK,
-    METHOD_MARKS,
-    PART_PAINTS,
-    REST_PAINT,
-    SAVED_PAINT,
-    Paint,
-)
+from lora_profiler.report.palette import Paint
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import bytes_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import Method
@@ -54,7 +47,7 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     largest = plot.largest_of([bar.total_bytes for bar in bars], limit)
     axis, size = plot.bytes_axis(largest)
     positions, heads = plot.places([bar.group for bar in bars])
-    named = {c: (CATEGORY_LABELS[c], CATEGORY_PAINTS[c]) for c in CATEGORIES}
+    named = {c: (CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
     sums = [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
@@ -137,7 +130,7 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     positions: list[float] = [float(place) for place in range(len(bars))]
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
-    named = {part: (PART_LABELS[part], PART_PAINTS[part]) for part in PARTS}
+    named = {part: (PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
     data = _stacked(bars, positions, size, named, lambda bar: bar.seconds, _part_hover)
     sums = [f" {seconds_text(bar.total_seconds, largest)}" for bar in bars]
     data += [
@@ -145,7 +138,7 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
             "",
             [bar.total_seconds / size for bar in bars],
             positions,
-            marker={"size": 1, "color": FAINT_INK.light},
+            marker={"size": 1, "color": palette.FAINT_INK.light},
             error_x=plot.whisker(
                 [(bar.total_seconds - bar.low) / size for bar in bars],
                 [(bar.high - bar.total_seconds) / size for bar in bars],
@@ -202,7 +195,7 @@ def _rates(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterato
         of_method = [(b, y) for b, y in zip(bars, positions, strict=True) if b.method == method]
         shown, y = [bar for bar, _ in of_method], [y for _, y in of_method]
         if shown:
-            rates, paint = [b.tokens_per_second for b in shown], METHOD_MARKS[method].colour
+            rates, paint = [b.tokens_per_second for b in shown], palette.METHOD_MARKS[method].colour
             marker = plot.hatched(Paint(colour=paint))
             trace = plot.level_bars(
                 METHOD_LABELS[method], rates, y, map(_rate_hover, shown), marker
@@ -248,8 +241,10 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
     ]
     return plot.figure(
         [
-            plot.level_bars("peak that is left", left, positions, hover, plot.hatched(REST_PAINT)),
-            plot.level_bars("saved", gone, positions, hover, plot.hatched(SAVED_PAINT)),
+            plot.level_bars(
+                "peak that is left", left, positions, hover, plot.hatched(palette.REST_PAINT)
+            ),
+            plot.level_bars("saved", gone, positions, hover, plot.hatched(palette.SAVED_PAINT)),
             plot.at_the_end([whole / size for whole in wholes], positions, saved),
         ],
         height=_AROUND_PX + _ROW_PX * len(levers),

@@ -8,19 +8,11 @@ from typing import Any
 from lora_profiler.comparison.errors import PHASE_GROUPS
 from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
 from lora_profiler.records.record import PhaseSample
+from lora_profiler.report import palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
-from lora_profiler.report.palette import (
-    BODY_PX,
-    CATEGORY_PAINTS,
-    COUNTER_MARKS,
-    INK,
-    LINE,
-    PANEL,
-    PAPER,
-)
 from lora_profiler.units import bytes_text, error_text
 
 HEIGHT_PX = 420
@@ -73,9 +65,11 @@ def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
     """Bands in turn light and shaded, behind everything."""
     shapes = []
     for number, (_, first, after) in enumerate(bands):
-        look = {"type": "rect", "fillcolor": (PANEL if number % 2 else PAPER).light}
+        look = {"type": "rect", "fillcolor": (palette.PANEL if number % 2 else palette.PAPER).light}
         shapes.append(
-            plot.below(plot.upright(0, LINE, width=edge_px) | look | {"x0": first, "x1": after})
+            plot.below(
+                plot.upright(0, palette.LINE, width=edge_px) | look | {"x0": first, "x1": after}
+            )
         )
     return shapes
 
@@ -103,7 +97,7 @@ def areas(
     """An area for each category, stacked; `places` are those of the points along the axis, `size`
     the bytes of the unit."""
     for category in _held(points):
-        paint = CATEGORY_PAINTS[category]
+        paint = palette.CATEGORY_PAINTS[category]
         yield plot.scatter(
             CATEGORY_LABELS[category],
             places,
@@ -111,7 +105,7 @@ def areas(
             mode="lines",
             stackgroup="memory",
             fillcolor=paint.colour.light,
-            line={"width": 0.5, "color": PAPER.light},
+            line={"width": 0.5, "color": palette.PAPER.light},
             **({"fillpattern": plot.hatch(paint)} if paint.hatch else {}),
         )
 
@@ -132,8 +126,8 @@ def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) ->
         [point.total_bytes / size for point in points],
         map(_hover, points),
         mode="lines" if len(points) > 40 else "lines+markers",
-        line={"color": INK.light, "width": 1.2},
-        marker={"color": INK.light, "size": 5},
+        line={"color": palette.INK.light, "width": 1.2},
+        marker={"color": palette.INK.light, "size": 5},
     )
 
 
@@ -158,12 +152,12 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
         x=places[at],
         y=point.total_bytes / size,
         showarrow=True,
-        arrowcolor=INK.light,
+        arrowcolor=palette.INK.light,
         ax=0,
         ay=-22,
         xanchor=anchor,
-        bgcolor=PAPER.light,
-        font={"size": BODY_PX, "color": INK.light},
+        bgcolor=palette.PAPER.light,
+        font={"size": palette.BODY_PX, "color": palette.INK.light},
     )
 
 
@@ -238,8 +232,10 @@ def _read(
     heights = [peaks[group] / size for group, *_ in known]
     ends = [end for _, first, after in known for end in (first, after, None)]
     tops = [end for height in heights for end in (height, height, None)]
-    yield plot.scatter("", ends, tops, mode="lines", line={"color": INK.light, "width": 2.5})
-    edge = {"width": 2, "color": INK.light}
+    yield plot.scatter(
+        "", ends, tops, mode="lines", line={"color": palette.INK.light, "width": 2.5}
+    )
+    edge = {"width": 2, "color": palette.INK.light}
     yield plot.scatter(
         f"{word} peak",
         [(first + after) / 2 for _, first, after in known],
@@ -248,8 +244,8 @@ def _read(
         mode="markers+text",
         text=[_error(peaks[group], predicted.get(group)) for group, *_ in known],
         textposition="top center",
-        textfont={"size": BODY_PX, "color": INK.light},
-        marker={"color": PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
+        textfont={"size": palette.BODY_PX, "color": palette.INK.light},
+        marker={"color": palette.PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
     )
 
 
@@ -300,7 +296,7 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
 def _line(
     name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int
 ) -> dict[str, Any]:
-    mark = COUNTER_MARKS[name]
+    mark = palette.COUNTER_MARKS[name]
     dash = "solid" if name.endswith("peak_bytes") else "dot"
     return plot.scatter(
         COUNTER_LABELS[name],

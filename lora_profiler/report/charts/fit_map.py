@@ -2,10 +2,10 @@
 and words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from lora_profiler.planning.reserve import Verdict
+from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
@@ -16,21 +16,10 @@ _ROW_PX, _AROUND_PX = 34, 110
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitCell:
-    """One size; `peak_bytes` and `verdict` None where nothing answers. `is_asked` marks the cell of
-    the question itself."""
-
-    batch_size: int
-    seq_len: int
-    peak_bytes: int | None
-    verdict: Verdict | None
-    is_asked: bool = False
-
-
-def fit_map(cells: Sequence[FitCell]) -> Figure:
+def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> Figure:
     """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak
-    and a sign of its verdict. All peaks are in one unit, that of the largest that fits."""
+    and a sign of its verdict; around that of the batch and length `asked` a frame. All peaks are in
+    one unit, that of the largest that fits."""
     known = [cell for cell in cells if cell.peak_bytes is not None]
     fitting = [cell.peak_bytes or 0 for cell in known if cell.verdict == "fits"]
     unit, size = byte_unit(max(fitting or [cell.peak_bytes or 0 for cell in known], default=0))
@@ -38,9 +27,9 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
     batches = sorted({cell.batch_size for cell in cells}, reverse=True)
     by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
     grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
-    marks = [
-        _outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked
-    ]
+    marks = []
+    if asked is not None and asked in by_size:
+        marks = [_outline(batches.index(asked[0]), lengths.index(asked[1]))]
     verdicts = {cell.verdict for cell in cells}
     keys = [
         plot.key(
@@ -71,7 +60,7 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
 
 
 def _heat(
-    grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int], size: int
+    grid: Sequence[Sequence[SizeFit | None]], lengths: Sequence[int], size: int
 ) -> dict[str, Any]:
     steps = len(_VERDICTS)
     scale = [
@@ -97,13 +86,13 @@ def _heat(
     }
 
 
-def _text(cell: FitCell | None, size: int) -> str:
+def _text(cell: SizeFit | None, size: int) -> str:
     if cell is None or cell.peak_bytes is None or cell.verdict is None:
         return ""
     return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
 
 
-def _hover(cell: FitCell | None) -> str:
+def _hover(cell: SizeFit | None) -> str:
     if cell is None:
         return ""
     sizes = f"batch {count_text(cell.batch_size)} x {count_text(cell.seq_len)} tokens"

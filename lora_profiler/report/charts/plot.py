@@ -7,20 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler._common.printable import printable
+from lora_profiler.report import palette
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import (
-    BODY_PX,
-    FAINT_INK,
-    HEAD_PX,
-    INK,
-    METHOD_MARKS,
-    PAPER,
-    SMALL_PX,
-    WARNING,
-    Colour,
-    Mark,
-    Paint,
-)
+from lora_profiler.report.palette import Colour, Mark, Paint
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
 from lora_profiler.workload import Method
 
@@ -71,20 +60,20 @@ def rows(
         "tickvals": list(positions),
         "ticktext": list(labels),
         "range": ends,
-        "tickfont": {"size": SMALL_PX, "color": INK.light},
+        "tickfont": {"size": palette.SMALL_PX, "color": palette.INK.light},
         **changes,
     }
 
 
 def note(text: str, *, x: float, y: float, **changes: Any) -> dict[str, Any]:
     """Safe text at a place of the figure, without an arrow unless `changes` asks for one."""
-    faint = {"size": SMALL_PX, "color": FAINT_INK.light}
+    faint = {"size": palette.SMALL_PX, "color": palette.FAINT_INK.light}
     return {"text": text, "x": x, "y": y, "showarrow": False, "font": faint, **changes}
 
 
 def head(text: str, *, y: float) -> dict[str, Any]:
     """The heading of a group of rows, at their left end."""
-    font = {"size": HEAD_PX, "color": INK.light}
+    font = {"size": palette.HEAD_PX, "color": palette.INK.light}
     return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
 
 
@@ -170,14 +159,14 @@ def width_px(text: str, font_px: float) -> float:
 
 def hatched(paint: Paint) -> dict[str, Any]:
     """The marker of bars: colour and hatch, thinly parted from their neighbours."""
-    edge = {"width": 1, "color": PAPER.light}
+    edge = {"width": 1, "color": palette.PAPER.light}
     marker = {"color": paint.colour.light, "line": edge}
     return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
 
 
 def hatch(paint: Paint) -> dict[str, Any]:
     """Thin strokes of paper over a colour."""
-    return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": PAPER.light}
+    return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": palette.PAPER.light}
 
 
 def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,10 +180,10 @@ def dot_name(method: Method, *, counted: bool) -> str:
 
 
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
-    shown = marker(METHOD_MARKS[method], size)
+    shown = marker(palette.METHOD_MARKS[method], size)
     if not counted:
         return {**shown, "symbol": f"{shown['symbol']}-open", "line": {"width": 1.5}}
-    return {**shown, "opacity": 0.8, "line": {"width": 0.5, "color": PAPER.light}}
+    return {**shown, "opacity": 0.8, "line": {"width": 0.5, "color": palette.PAPER.light}}
 
 
 def marker(mark: Mark, size: int) -> dict[str, Any]:
@@ -233,10 +222,10 @@ def told(hover: Iterable[str] | None) -> dict[str, Any]:
 
 
 def at_the_end(
-    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = INK
+    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = palette.INK
 ) -> dict[str, Any]:
     """What is written behind the end of each bar."""
-    font = {"size": BODY_PX, "color": ink.light}
+    font = {"size": palette.BODY_PX, "color": ink.light}
     words = {"text": list(texts), "textposition": "middle right", "textfont": font}
     return scatter("", x, y, mode="text", **words)
 
@@ -263,13 +252,13 @@ def whisker(below: Sequence[float], above: Sequence[float]) -> dict[str, Any]:
     return {
         "thickness": 1.2,
         "width": 4,
-        "color": FAINT_INK.light,
+        "color": palette.FAINT_INK.light,
         "array": list(above),
         "arrayminus": list(below),
     }
 
 
-# --- axes and their ticks, written as everywhere else: plotly's own write 100k ---------------------
+# --- axes and their ticks, written as everywhere else: plotly's own write 100k -------------------
 
 ROOM = 1.16
 """How far an axis goes beyond its largest value, for the text at the end of bars."""
@@ -318,9 +307,9 @@ def limit_line(
     if limit is None:
         return [], []
     at, text = limit.bytes / size, f"{label(limit.label)}: {bytes_text(limit.bytes)}"
-    font = {"color": WARNING.light, "size": SMALL_PX}
+    font = {"color": palette.WARNING.light, "size": palette.SMALL_PX}
     if below is not None:
-        line = upright(at, WARNING, width=1.5, dash="dash")
+        line = upright(at, palette.WARNING, width=1.5, dash="dash")
         side: dict[str, Any] = (
             {"xanchor": "left", "xshift": 4}
             if limit.bytes < largest / 2
@@ -328,7 +317,7 @@ def limit_line(
         )
         words = note(text, x=at, y=below, yanchor="middle", font=font, **side)
     else:
-        line = across(at, WARNING, width=1.5, dash="dash")
+        line = across(at, palette.WARNING, width=1.5, dash="dash")
         place: dict[str, Any] = {
             "x": 1,
             "y": at,
@@ -336,7 +325,7 @@ def limit_line(
             "xanchor": "right",
             "yanchor": "bottom",
         }
-        words = note(text, **place, font=font, bgcolor=PAPER.light)
+        words = note(text, **place, font=font, bgcolor=palette.PAPER.light)
     return [line], [words]
 
 
@@ -347,14 +336,17 @@ def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
 
 def ticks(low: float, high: float, text: Callable[[float], str]) -> dict[str, Any]:
     """At round numbers from `low` to `high`, which is more."""
-    rough = (high - low) / _MOST_ROUND_TICKS
+    places = round_places(low, high, _MOST_ROUND_TICKS)
+    return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
+
+
+def round_places(low: float, high: float, most: int) -> list[float]:
+    """About `most` round numbers from `low` to `high`, which is more."""
+    rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough))
     step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
-    places = [
-        number * step
-        for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    ]
-    return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -> dict[str, Any]:

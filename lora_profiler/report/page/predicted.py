@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import activation_excess
-from lora_profiler.planning.sizes import size_fits
+from lora_profiler.planning.sizes import SizeFit, size_fits
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.timing import device_name, time_words
@@ -17,7 +17,7 @@ from lora_profiler.report.charts.bars import (
     time_bars,
     time_bars_of,
 )
-from lora_profiler.report.charts.fit_map import FitCell, fit_map
+from lora_profiler.report.charts.fit_map import fit_map
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.headlines import headlines
@@ -145,16 +145,7 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
     if answer.gpu is None:
         return None
     setup = answer.prediction.workload.setup
-    cells = [
-        FitCell(
-            batch_size=s.batch_size,
-            seq_len=s.seq_len,
-            peak_bytes=s.peak_bytes,
-            verdict=s.verdict,
-            is_asked=(s.batch_size, s.seq_len) == (setup.batch_size, setup.seq_len),
-        )
-        for s in size_fits(answer.prediction, answer.gpu, engine)
-    ]
+    cells = size_fits(answer.prediction, answer.gpu, engine)
     if not cells:
         return None
     fitting = sum(cell.verdict == "fits" for cell in cells)
@@ -168,12 +159,12 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
             f"Which batch sizes and sequence lengths fit {answer.gpu.name}: of a grid of"
             f" {count_text(len(cells))} sizes {count_text(fitting)}."
         ),
-        figure=fit_map(cells),
+        figure=fit_map(cells, (setup.batch_size, setup.seq_len)),
         numbers=_fit_table(cells),
     )
 
 
-def _fit_table(cells: Sequence[FitCell]) -> Table:
+def _fit_table(cells: Sequence[SizeFit]) -> Table:
     return table(
         cells,
         (
