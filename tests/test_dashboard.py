@@ -34,7 +34,7 @@ from dashboard_app import (
     written,
 )
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
-from lora_profiler.dashboard import first_question, predict_page
+from lora_profiler.dashboard import link, predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import (
     interval,
@@ -91,9 +91,9 @@ def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:
 def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method on the usual card, where this machine has none: the verdict first, and the
     rest behind tabs."""
-    monkeypatch.setattr(first_question, "_card", lambda: "rtx_4090")
+    monkeypatch.setattr(link, "_card", lambda: "rtx_4090")
     app = sound(opened())
-    assert asked(app) == first_question.first_question()
+    assert asked(app) == link.first_question()
     assert {"gpu", "model", "method"} == set(app.query_params)
     setup = TrainSetup()
     lora = replace(setup, lora=LoraConfig())

@@ -22,12 +22,13 @@ from lora_profiler.dashboard.question import (
     METHODS,
     SETUP_OPTIONS,
     Question,
+    Shown,
+    about_of,
     completed,
     from_params,
     predict_arguments,
     to_params,
 )
-from lora_profiler.dashboard.shown import Shown, about_of
 from lora_profiler.errors import (
     LoraProfilerError,
     ModelNotFoundError,

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
-from lora_profiler.dashboard import downloads, form, link, widgets
+from lora_profiler.dashboard import downloads, link, remembered, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.catalogues import gpu_records, matching, model_records
@@ -16,7 +16,7 @@ from lora_profiler.units import GIB, count_text
 
 
 def show() -> None:
-    link.write(link.written("Catalogue", form.question()))
+    link.write(link.written("Catalogue", remembered.question()))
     widgets.title("Catalogue", "What is known without a network: choose a row to ask about it.")
     _models()
     _cards()
@@ -56,7 +56,7 @@ def _models() -> None:
     )
     if chosen is not None:
         name = matches[chosen].id
-        _button(f"Predict {name}", "models_go", replace(form.question(), model=name))
+        _button(f"Predict {name}", "models_go", replace(remembered.question(), model=name))
     widgets.downloads("models", downloads.of_rows("models", "models", model_records(matches)))
 
 
@@ -99,7 +99,7 @@ def _cards() -> None:
         )
     elif chosen is not None:
         card = matches[chosen]
-        _button(f"Judge {card.name}", "cards_go", replace(form.question(), gpu=card.key))
+        _button(f"Judge {card.name}", "cards_go", replace(remembered.question(), gpu=card.key))
     widgets.downloads("cards", downloads.of_rows("cards", "cards", gpu_records(matches)))
 
 
@@ -113,22 +113,9 @@ def _table(
     key: str, columns: dict[str, list[Any]], formats: dict[str, str], says: str
 ) -> int | None:
     """A table to sort and choose a row of; the place of the chosen row. `says` stands under it."""
-    picked = st.dataframe(
-        pd.DataFrame(columns),
-        hide_index=True,
-        key=key,
-        on_select="rerun",
-        selection_mode="single-row",
-        height=360,
-        column_config={
-            name: st.column_config.NumberColumn(format=text) for name, text in formats.items()
-        },
-        alt=says,
-        placeholder="-",
-    )
+    row = widgets.chosen_row(pd.DataFrame(columns), key, says, formats=formats, height=360)
     widgets.small(says)
-    rows = [row for row in picked["selection"]["rows"] if row < len(next(iter(columns.values())))]
-    return rows[0] if rows else None
+    return row
 
 
 def _button(label: str, key: str, question: Question) -> None:
@@ -137,6 +124,6 @@ def _button(label: str, key: str, question: Question) -> None:
 
 
 def _predict(question: Question) -> None:
-    form.seed(question)
+    remembered.seed(question)
     st.session_state[link.PAGE_KEY] = "Predict"
     link.changed_here()

@@ -298,31 +298,18 @@ def _table(chosen: Sequence[Run]) -> None:
             "device": [run.device for run in chosen],
         }
     )
-    number = {
-        name: st.column_config.NumberColumn(format="%,.2f")
-        for name in (predicted, measured, "step, ms")
-    }
-    shown = widgets.written(frame, {"error, %": widgets.percents_off})
-    picked = st.dataframe(
-        shown,
-        hide_index=True,
-        placeholder="-",
-        key="runs",
-        on_select="rerun",
-        selection_mode="single-row",
-        column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%,.0f")},
-        alt=(
-            "One row a record: what was run, how it ended, predicted and measured peak, error, step"
-            " time, tokens a second"
-        ),
+    row = widgets.chosen_row(
+        widgets.written(frame, {"error, %": widgets.percents_off}),
+        "runs",
+        "One row a record: what was run, how it ended, predicted and measured peak, error, step"
+        " time, tokens a second",
+        formats={**dict.fromkeys((predicted, measured, "step, ms"), "%,.2f"), "tokens/s": "%,.0f"},
     )
-    rows = [row for row in picked["selection"]["rows"] if row < len(chosen)]
     linked = st.session_state[LINKED]
-    run = (
-        chosen[rows[0]] if rows else next((run for run in chosen if run.record_id == linked), None)
-    )
-    if rows:
-        st.session_state[LINKED] = chosen[rows[0]].record_id
+    run = next((run for run in chosen if run.record_id == linked), None)
+    if row is not None:
+        run = chosen[row]
+        st.session_state[LINKED] = run.record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
         other = record_view.ask_other(run, chosen)

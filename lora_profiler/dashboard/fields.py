@@ -12,7 +12,14 @@ from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import widgets
 from lora_profiler.dashboard.answered import published_model, uploaded_model
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.question import METHODS, MOST, SETUP_OPTIONS, Question
+from lora_profiler.dashboard.question import (
+    METHODS,
+    MOST,
+    NUMBERS,
+    SETUP_OPTIONS,
+    Question,
+    about_of,
+)
 from lora_profiler.dashboard.remembered import (
     BY_NAME,
     UPLOAD,
@@ -25,7 +32,6 @@ from lora_profiler.dashboard.remembered import (
     with_linked,
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.shown import NUMBERS, about_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import MAX_SIZE, Group, Option

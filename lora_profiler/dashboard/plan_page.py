@@ -8,7 +8,15 @@ import streamlit as st
 
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
-from lora_profiler.dashboard import downloads, fields, form, link, sentence, take_along, widgets
+from lora_profiler.dashboard import (
+    downloads,
+    fields,
+    link,
+    remembered,
+    sentence,
+    take_along,
+    widgets,
+)
 from lora_profiler.dashboard.answered import asking
 from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.link import changed_here
@@ -28,10 +36,9 @@ from lora_profiler.dashboard.plan_question import (
     plan_arguments,
     planned,
 )
-from lora_profiler.dashboard.question import MOST, Question
+from lora_profiler.dashboard.question import MOST, Question, Shown
 from lora_profiler.dashboard.remembered import shown
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.shown import Shown
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
@@ -240,7 +247,7 @@ def _actions(
 
 def _see(wanted: Question) -> None:
     changed_here()
-    form.seed(wanted, shown=shown())
+    remembered.seed(wanted, shown=shown())
     st.session_state[link.PAGE_KEY] = link.PAGES[0]
 
 

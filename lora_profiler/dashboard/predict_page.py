@@ -6,15 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import (
-    dropped,
-    evidence_table,
-    first_screen,
-    link,
-    pinned,
-    sentence,
-    widgets,
-)
+from lora_profiler.dashboard import dropped, evidence_page, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.fields import tell
 from lora_profiler.dashboard.question import setup_arguments
@@ -89,7 +81,7 @@ def _tabs(result: Answered, answer: Answer) -> None:
         "When": _when,
         "Where": _where,
         "What fits": _what_fits,
-        "Compare": lambda _, answer: pinned.show(answer),
+        "Compare": lambda _, answer: first_screen.show_pinned(answer),
         "Why": _why,
     }
     places = st.tabs(list(tabs), key=VIEW_KEY, on_change="rerun")
@@ -184,12 +176,12 @@ def _likely(result: Answered, parts: ModelParts) -> None:
     widgets.small(*parts.likely)
     steps = [step for step in steps_of(result.answers) if step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
-    evidence_table.show(
+    evidence_page.rows_table(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )
     timed = [step.evidence for step in steps if step.evidence]
     if timed:
-        evidence_table.show(
+        evidence_page.rows_table(
             list(dict.fromkeys(timed)),
             "nearest_steps",
             "The measured steps nearest to this question.",

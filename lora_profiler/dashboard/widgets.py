@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import streamlit as st
 
 from lora_profiler._common.printable import printable
-from lora_profiler.dashboard.following import Followed
 from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import Figure
@@ -19,7 +18,7 @@ from lora_profiler.report.page.markup import colour_variables, drawn, environmen
 from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.report.palette import Theme
 from lora_profiler.report.svg import figure_html, figure_style
-from lora_profiler.units import clock_text, error_text
+from lora_profiler.units import error_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -123,29 +122,6 @@ def note(*lines: str, heading: str = "") -> None:
     st.html(drawn("note", "note", lines, heading))
 
 
-def under_way(
-    running: Followed[Any],
-    title: str,
-    progress: Block,
-    *,
-    bar: tuple[float, str] | None = None,
-    key: str,
-    ending: str,
-    tip: str,
-) -> None:
-    """A run that goes on in a process of its own: how far it is, `bar` as a share of all with its
-    words, and a button that ends it."""
-    section(title)
-    if bar is not None:
-        st.progress(*bar)
-    blocks([progress])
-    small(f"{clock_text(running.seconds)} gone; {running.command}")
-    if running.cancelled:
-        note(ending)
-    else:
-        st.button("Cancel", key=key, on_click=running.cancel, help=tip)
-
-
 def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> None:
     """A figure and the lines under it, else why there is `nothing` to draw. Its caption is the
     section's head, its numbers stand in the page's tables."""
@@ -173,6 +149,27 @@ def written(
     """A table to sort whose numbers of these columns read as they do elsewhere; one of very many
     rows would take too long."""
     return frame.style.format(texts, na_rep="-") if len(frame) <= MOST_WRITTEN else frame
+
+
+def chosen_row(shown: "DataFrame | Styler", key: str, says: str, **looks: Any) -> int | None:
+    """A table to sort and choose a row of, and the place of the chosen row; numbers of the columns
+    in `formats` are written so. `says` is what a screen reader is told."""
+    formats: Mapping[str, str] = looks.pop("formats")
+    picked = st.dataframe(
+        shown,
+        hide_index=True,
+        placeholder="-",
+        key=key,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            name: st.column_config.NumberColumn(format=text) for name, text in formats.items()
+        },
+        alt=says,
+        **looks,
+    )
+    count = len(getattr(shown, "data", shown))  # of a styled one
+    return next((row for row in picked["selection"]["rows"] if row < count), None)
 
 
 def percents_off(percents: float) -> str:
