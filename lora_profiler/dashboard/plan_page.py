@@ -64,7 +64,7 @@ from lora_profiler.report.decision.plan_words import (
     run_words,
     trains_words,
 )
-from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
+from lora_profiler.report.first_screen.texts import ThreeNumber, VerdictWords
 from lora_profiler.units import bytes_text
 
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"

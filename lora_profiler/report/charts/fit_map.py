@@ -40,7 +40,7 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
         if v in verdicts
     ]
     return plot.figure(
-        [_heat(grid, lengths, size), *keys],
+        [_cells(grid, size), *keys],
         height=_AROUND_PX + _ROW_PX * len(batches),
         x={
             "title": plot.title(f"sequence length, tokens; peaks in {unit}"),
@@ -59,30 +59,19 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
     )
 
 
-def _heat(
-    grid: Sequence[Sequence[SizeFit | None]], lengths: Sequence[int], size: int
-) -> dict[str, Any]:
-    steps = len(_VERDICTS)
-    scale = [
-        [(i + side) / steps, VERDICT_COLOURS[v].light]
-        for i, v in enumerate(_VERDICTS)
-        for side in (0, 1)
-    ]
+def _cells(grid: Sequence[Sequence[SizeFit | None]], size: int) -> dict[str, Any]:
+    """No trace of plotly's: a colour for each cell, None where nothing is drawn."""
     return {
-        "type": "heatmap",
-        "x": list(range(len(lengths))),
+        "type": "cells",
+        "x": list(range(len(grid[0]) if grid else 0)),
         "y": list(range(len(grid))),
-        "z": [
-            [_VERDICTS.index(cell.verdict) if cell and cell.verdict else None for cell in row]
+        "colours": [
+            [VERDICT_COLOURS[c.verdict].light if c and c.verdict else None for c in row]
             for row in grid
         ],
-        "zmin": -0.5,
-        "zmax": steps - 0.5,
-        "colorscale": scale,
         "text": [[_text(cell, size) for cell in row] for row in grid],
         "textfont": {"color": INK.light, "size": CELL_PX},
         "hovertext": [[_hover(cell) for cell in row] for row in grid],
-        "hoverinfo": "text",
     }
 
 

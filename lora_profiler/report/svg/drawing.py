@@ -74,7 +74,7 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
     keys = legend(data, canvas.definitions)
     margins = {"l": left, "r": right, "ln": narrow_left, "rn": narrow_right, "b": below_px}
     style = "".join(f"--{key}:{round(px)}px;" for key, px in margins.items())
-    least = _CELL_PX * len(data[0]["x"]) if data and data[0]["type"] == "heatmap" else 0
+    least = _CELL_PX * len(data[0]["x"]) if data and data[0]["type"] == "cells" else 0
     style += f"--least:{least}px;" if least else ""
     scrolls = f' class="lp-scroll" role="region" tabindex="0" aria-label="{told}"'
     return (
