@@ -166,7 +166,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
 
 def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     app = opened(**GPT2, method="lora", rank="4")
-    chosen = next(element for element in app.selectbox if element.key == "ask.trainer")
+    chosen = app.selectbox(key="ask.trainer")
     sound(chosen.set_value("trl-sft").run())
     question = asked(app)
     assert (question.trainer, question.options["rank"]) == ("trl-sft", 4)
@@ -178,7 +178,7 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     assert app.query_params["trainer"] in ("trl-sft", ["trl-sft"])
     assert "batch-size" not in app.query_params
     assert "for TRL 1.16's SFTTrainer" in texts(viewed(app, "Why"))
-    sound(next(e for e in app.selectbox if e.key == "ask.trainer").set_value(None).run())
+    sound(app.selectbox(key="ask.trainer").set_value(None).run())
     assert asked(app).options == {**DEFAULTS, "methods": ("lora",), "rank": 4, "seq_len": 256}
 
 
@@ -187,7 +187,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
     app = opened(**GPT2, method="lora", trainer="trl-sft")
     assert asked(app).options["optimizer_impl"] == "fused"
     for optimizer, implementation in (("adamw_8bit", "foreach"), ("adamw", "fused")):
-        box = next(e for e in app.selectbox if e.key == "ask.optimizer")
+        box = app.selectbox(key="ask.optimizer")
         sound(box.set_value(optimizer).run())
         question = asked(app)
         assert question.options["optimizer"] == optimizer
@@ -253,7 +253,7 @@ def test_layers_are_chosen_with_a_list_of_names() -> None:
 def test_methods_stand_side_by_side_and_bring_their_options() -> None:
     app = sound(opened(**GPT2, method=["full"]))
     assert not [n for n in app.number_input if n.key == "ask.rank"]
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "qlora"]).run())
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [16]
     assert app.query_params["method"] == ["full", "qlora"]
@@ -268,17 +268,17 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
 
 def test_options_come_back_with_their_method() -> None:
     app = opened(**GPT2, rank="64")
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full"]).run())
     assert asked(app).options["rank"] == 16 and "rank" not in app.query_params
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "lora"]).run())
     assert asked(app).options["rank"] == 64
 
 
 def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     app = opened(**GPT2)
-    card = next(box for box in app.selectbox if box.key == "ask.gpu")
+    card = app.selectbox(key="ask.gpu")
     sound(card.set_value("rtx_4090").run())
     assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
     setup = TrainSetup(seq_len=256)
@@ -369,7 +369,7 @@ def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
         )
     )
     assert "if it fitted" not in texts(app)
-    box = next(box for box in app.selectbox if box.key == "ask.about")
+    box = app.selectbox(key="ask.about")
     assert "if it fitted" in texts(sound(box.set_value("full").run()))
     shown = texts(viewed(app, "Why")).partition("llama, 32 layers")[2]
     step, rate = (
@@ -420,12 +420,12 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
     app = sound(opened(**GPT2))
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
     for method, label in (("full", "full"), ("qlora", "QLoRA r16")):
-        chosen = next(box for box in app.selectbox if box.key == "ask.about")
+        chosen = app.selectbox(key="ask.about")
         sound(chosen.set_value(method).run())
         assert f"Memory over one step, {label}" in texts(app)
         assert app.query_params["about"] in (method, [method])
     assert asked(app).options["methods"] == ("full", "lora", "qlora")
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "lora"]).run())
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
 
@@ -433,7 +433,7 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
 @pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
     app = viewed(opened(**GPT2), "Where")
-    box = next(box for box in app.selectbox if box.key == "quantity")
+    box = app.selectbox(key="quantity")
     sound(box.set_value(quantity).run())
     assert "layers" in figures(app)
 
@@ -456,7 +456,7 @@ def test_a_drawer_is_filled_when_it_is_opened(view: str, drawer: str, says: str)
 def test_what_is_refused_is_said_and_the_page_stays_alive() -> None:
     app = opened(**GPT2, optimizer="adafactor", optimizer_impl="fused")
     assert "adafactor has no fused implementation" in problems(app)[0]
-    box = next(box for box in app.selectbox if box.key == "ask.optimizer_impl")
+    box = app.selectbox(key="ask.optimizer_impl")
     sound(box.set_value("foreach").run())
 
 
@@ -473,7 +473,7 @@ def test_the_traced_engine_says_what_to_do() -> None:
 def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
     app = opened(**GPT2, rank="zero", records="/etc/passwd")
     assert len(cautions(app)) == 2 and "rank is 'zero'" in cautions(app)[0]
-    found = next(n for n in app.number_input if n.key == "ask.batch_size")
+    found = app.number_input(key="ask.batch_size")
     sound(found.set_value(2).run())
     assert not cautions(app)
 
@@ -516,7 +516,7 @@ def test_an_unknown_model_is_refused_with_the_nearest() -> None:
 
 def test_a_config_is_uploaded_and_has_no_link() -> None:
     app = opened(**GPT2)
-    origin = next(group for group in app.segmented_control if group.key == "ask.origin")
+    origin = app.segmented_control(key="ask.origin")
     sound(origin.set_value("A config.json").run())
     assert "Choose a file" in texts(app) and "model" not in app.query_params
     content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
@@ -532,9 +532,7 @@ def test_a_config_is_uploaded_and_has_no_link() -> None:
 
 def test_a_model_that_torch_would_build_is_told_where_to_ask() -> None:
     app = opened(**GPT2)
-    next(group for group in app.segmented_control if group.key == "ask.origin").set_value(
-        "A config.json"
-    ).run()
+    app.segmented_control(key="ask.origin").set_value("A config.json").run()
     app.file_uploader(key="config_json").set_value(
         ("x.json", b'{"model_type": "mamba"}', "application/json")
     )
@@ -626,28 +624,24 @@ def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
         ("status", "oom", 1),
         ("model", "tiny-gpt2", 4),
     ):
-        box = next(box for box in app.multiselect if box.key == f"filter.{name}")
+        box = app.multiselect(key=f"filter.{name}")
         sound(box.set_value([value]).run())
         assert len(frame(app)) == left, name
-        next(box for box in app.multiselect if box.key == f"filter.{name}").set_value([]).run()
-    next(box for box in app.multiselect if box.key == "filter.method").set_value(["lora"]).run()
-    next(box for box in app.multiselect if box.key == "filter.status").set_value(["oom"]).run()
+        app.multiselect(key=f"filter.{name}").set_value([]).run()
+    app.multiselect(key="filter.method").set_value(["lora"]).run()
+    app.multiselect(key="filter.status").set_value(["oom"]).run()
     assert "None of the 4 records" in texts(sound(app))
 
 
 def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
     app = sound(opened(page="compare"))
-    next(box for box in app.multiselect if box.key == "filter.method").set_value(["qlora"]).run()
+    app.multiselect(key="filter.method").set_value(["qlora"]).run()
     few = len(frame(app))
-    page = next(group for group in app.segmented_control if group.key == "page")
+    page = app.segmented_control(key="page")
     sound(page.set_value("Predict").run())
-    next(n for n in app.number_input if n.key == "ask.rank").set_value(5).run()
+    app.number_input(key="ask.rank").set_value(5).run()
     for name in ("Compare", "Predict"):
-        sound(
-            next(group for group in app.segmented_control if group.key == "page")
-            .set_value(name)
-            .run()
-        )
+        sound(app.segmented_control(key="page").set_value(name).run())
         if name == "Compare":
             assert len(frame(app)) == few
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5] and app.query_params[
@@ -874,18 +868,14 @@ def test_models_and_cards_are_searchable() -> None:
     assert len(app.dataframe[0].value) == len(bundled_models()) and len(
         app.dataframe[1].value
     ) == len(bundled_gpus())
-    next(field for field in app.text_input if field.key == "models_text").set_value(
-        "llama 8b"
-    ).run()
+    app.text_input(key="models_text").set_value("llama 8b").run()
     names = app.dataframe[0].value["model"].tolist()
     assert "meta-llama/Llama-3.1-8B" in names and all(
         "8b" in str(row).lower() for row in app.dataframe[0].value.values.tolist()
     )
-    next(field for field in app.text_input if field.key == "cards_text").set_value("h100").run()
+    app.text_input(key="cards_text").set_value("h100").run()
     assert 0 < len(sound(app).dataframe[1].value) < 10
-    next(field for field in app.text_input if field.key == "models_text").set_value(
-        "<b>nothing"
-    ).run()
+    app.text_input(key="models_text").set_value("<b>nothing").run()
     assert "No bundled model is called '<b>nothing'" in texts(sound(app))
 
 
@@ -982,7 +972,7 @@ def test_a_number_of_a_table_reads_as_it_does_in_the_text() -> None:
         error_text(row.error).removesuffix(" %") for row in rows
     ]
     assert list(cells(app)["measured, GiB"]) == [f"{row.measured_bytes / GIB:,.2f}" for row in rows]
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
+    app.segmented_control(key="evidence.kind").set_value("steps").run()
     assert list(cells(app)["measured"]) == [
         seconds_text(row.measured_seconds) for row in measured_steps()
     ]
@@ -1005,13 +995,11 @@ def test_evidence_is_narrowed_by_source_method_and_card() -> None:
 
 def test_evidence_of_steps_is_another_table() -> None:
     app = sound(opened(page="evidence"))
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
+    app.segmented_control(key="evidence.kind").set_value("steps").run()
     assert list(rows_of(app, "measured")["id"]) == [row.id for row in measured_steps()]
     app.multiselect(key="evidence.source").set_value(["qwen"]).run()
     assert set(rows_of(sound(app), "measured")["source"]) == {"Qwen's README"}
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value(
-        "memory"
-    ).run()  # which has none of Qwen's
+    app.segmented_control(key="evidence.kind").set_value("memory").run()  # which has none of Qwen's
     assert len(rows_of(sound(app))) == len(measured_memory())
 
 
@@ -1048,7 +1036,7 @@ def test_what_was_rehearsed_never_passes_for_measured() -> None:
         assert figure["layout"]["xaxis"]["title"]["text"] == f"{word} peak"
         told = [text for trace in figure["data"] for text in trace.get("hovertext", ())]
         assert told and all(f", {word} " in text for text in told)
-    choice = next(g for g in app.segmented_control if g.key == "evidence.kind")
+    choice = app.segmented_control(key="evidence.kind")
     choice.set_value("rehearsed").run()
     table = rows_of(sound(app), "counted, GiB")
     assert len(table) == len(own_rows("rehearsed")) and "measured, GiB" not in table
@@ -1093,7 +1081,7 @@ app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
 app.session_state["take_along"] = True
 assert "What lowers the peak" in all_texts(app) and app.download_button
-next(g for g in app.segmented_control if g.key == "ask.origin").set_value("A config.json").run()
+app.segmented_control(key="ask.origin").set_value("A config.json").run()
 app.file_uploader(key="config_json").set_value(("x.json", b'{{"model_type": "mamba"}}', "application/json"))
 assert not app.run().exception
 app = opened(page="compare")

@@ -487,11 +487,11 @@ def test_what_this_machine_cannot_hold_is_refused_before_it_is_started(
     nothing_measured: Path,
 ) -> None:
     app = opened(page="measure", model=LARGE.model, method=["full"])
-    next(box for box in app.selectbox if box.key == "measure.device").set_value("cpu").run()
+    app.selectbox(key="measure.device").set_value("cpu").run()
     (problem,) = problems(app)
     assert problem.startswith("This machine cannot measure it\n")
     assert "by its prediction, and this machine has" in problem
-    start = next(button for button in app.button if button.key == "measure.start")
+    start = app.button(key="measure.start")
     assert start.disabled and not app.exception
 
 
@@ -575,9 +575,9 @@ def test_a_rehearsal_without_its_environment_says_how_to_make_one(
 ) -> None:
     monkeypatch.setenv("LORA_PROFILER_CUDA_PYTHON", str(nothing_measured / "none"))
     app = opened(page="measure", model="EleutherAI/pythia-14m", seq_len="32", method=["lora"])
-    next(b for b in app.selectbox if b.key == "measure.rehearsed_on").set_value("rtx_4090").run()
+    app.selectbox(key="measure.rehearsed_on").set_value("rtx_4090").run()
     assert "Rehearse EleutherAI/pythia-14m on rtx_4090" in texts(app) and not problems(app)
-    next(button for button in app.button if button.key == "measure.start").click().run()
+    app.button(key="measure.start").click().run()
     found = ended(measuring.present())  # type: ignore[arg-type]
     assert measuring.is_rehearsal(found)
     (problem,) = problems(app.run())

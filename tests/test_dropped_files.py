@@ -76,7 +76,7 @@ def test_the_page_answers_a_file_as_the_command_does(
     assert address["model"] in (question.model, [question.model])
     app.session_state["take_along"] = True
     sound(app.run())
-    chosen = next(box for box in app.selectbox if box.key == "trainer_file").value
+    chosen = app.selectbox(key="trainer_file").value
     assert chosen == {"qlora.yml": "axolotl", "full.yaml": "llamafactory"}.get(name, chosen)
 
 

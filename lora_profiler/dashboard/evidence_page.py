@@ -23,28 +23,8 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
+from lora_profiler.report.evidence import own, public
 from lora_profiler.report.evidence.interval import interval_words, row_label
-from lora_profiler.report.evidence.own import (
-    COUNTED,
-    KIND_TITLES,
-    KIND_WORDS,
-    kind_cards,
-    own_points,
-    worst_lines,
-    worst_table,
-)
-from lora_profiler.report.evidence.public import (
-    apart_lines,
-    coverage_words,
-    errors_of,
-    errors_table,
-    graded_memory,
-    left_out_lines,
-    missed_lines,
-    not_counted_lines,
-    sources_table,
-    unseen_steps,
-)
 from lora_profiler.report.labels import (
     LEFT_OUT_LABELS,
     METHOD_LABELS,
@@ -90,10 +70,10 @@ def show() -> None:
         " others and published, rehearsed without a card, measured here on a CPU.",
         f"{ERROR_DEFINITION}.",
     )
-    widgets.cards(kind_cards())
+    widgets.cards(own.kind_cards())
     widgets.section("The worst rows of each kind")
-    widgets.blocks([worst_table()])
-    widgets.small(*worst_lines())
+    widgets.blocks([own.worst_table()])
+    widgets.small(*own.worst_lines())
     widgets.section("Measured on cards, by others")
     widgets.small(
         "A row of memory is predicted with the libraries and kernels that ran it, and nothing was"
@@ -102,32 +82,34 @@ def show() -> None:
     widgets.cards(_cards())
     widgets.note(
         f"{interval_words(interval())}.",
-        coverage_words(interval()),
+        public.coverage_words(interval()),
         heading="How far off a predicted peak may be",
     )
     widgets.section("By how much is published, and by what was left out")
-    widgets.blocks([errors_table()])
+    widgets.blocks([public.errors_table()])
     widgets.section("By source")
-    widgets.blocks([sources_table()])
+    widgets.blocks([public.sources_table()])
     _figures()
     _own_figures()
     _rows()
-    _told("Misses, and what is known of them", missed_lines(), "No row is beyond the interval.")
-    _told("Predicted, but no test", apart_lines(), "Every row is a test.")
+    _told(
+        "Misses, and what is known of them", public.missed_lines(), "No row is beyond the interval."
+    )
+    _told("Predicted, but no test", public.apart_lines(), "Every row is a test.")
     with widgets.drawer("What no question here says", f"{_KEY}left_out") as is_open:
         if is_open:
             for kind in _KINDS:
                 widgets.section(f"Left out: {_WORDS[kind]}")
-                widgets.small(*left_out_lines(kind))
+                widgets.small(*public.left_out_lines(kind))
 
 
 def _cards() -> list[Card]:
-    memory, steps, peak_interval = graded_memory(), unseen_steps(), interval()
+    memory, steps, peak_interval = public.graded_memory(), public.unseen_steps(), interval()
     tiers = {
-        tier: errors_of(row for row in memory if row.tier == tier)
+        tier: public.errors_of(row for row in memory if row.tier == tier)
         for tier in sorted({row.tier for row in memory})
     }
-    time = errors_of(steps)
+    time = public.errors_of(steps)
     return [
         Card(
             label="Memory, mean error",
@@ -186,7 +168,7 @@ def _figures() -> None:
     explored(
         identity_scatter(points), f"{_KEY}memory", f"{caption} The table below has the numbers."
     )
-    widgets.small(caption, *not_counted_lines(peaks))
+    widgets.small(caption, *public.not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
@@ -203,8 +185,8 @@ def _figures() -> None:
     ]
     widgets.section("Time of a step, errors by source")
     caption = (
-        f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are"
-        " counted above, and filled: those predicted by constants fitted without their model."
+        f"{count_text(len(public.unseen_steps()))} of the {count_text(len(steps))} public steps"
+        " shown are counted above, and filled: those predicted by constants fitted without their model."
     )
     widgets.figure(error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers.")
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
@@ -219,15 +201,15 @@ def _figures() -> None:
 
 def _own_figures() -> None:
     """What was rehearsed and what was measured here, each by itself."""
-    for kind, heading in KIND_TITLES.items():
+    for kind, heading in own.KIND_TITLES.items():
         rows = own_rows(kind)
         widgets.section(heading)
-        widgets.small(KIND_WORDS[kind])
+        widgets.small(own.KIND_WORDS[kind])
         explored(
-            identity_scatter(own_points(rows), COUNTED[kind]),
+            identity_scatter(own.own_points(rows), own.COUNTED[kind]),
             f"{_KEY}{kind}",
-            f"{count_text(len(rows))} peaks, predicted against what was {COUNTED[kind]}. The table"
-            " below has the numbers.",
+            f"{count_text(len(rows))} peaks, predicted against what was {own.COUNTED[kind]}. The"
+            " table below has the numbers.",
         )
     with widgets.drawer("What did not run to its end", f"{_KEY}not_run") as is_open:
         if is_open:
