@@ -43,7 +43,7 @@ from lora_profiler.evidence import (
     not_rehearsed,
     own_rows,
 )
-from lora_profiler.planning.answers import answers
+from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.smallest_cards import smallest_cards
@@ -78,6 +78,28 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["app.py"])
     yield
+
+
+def of_gpt2(gpu: str | None = None, methods: str = "full lora", **more: Any) -> list[Answer]:
+    """The answers to `GPT2`, worked out without the page."""
+    lora = replace(TrainSetup(seq_len=256), lora=LoraConfig())
+    ways = {
+        "full": TrainSetup(seq_len=256),
+        "lora": lora,
+        "qlora": replace(lora, quantization=Quantization()),
+    }
+    workloads = [Workload(model=find_model("gpt2"), setup=ways[m]) for m in methods.split()]
+    return answers(workloads, find_gpu(gpu) if gpu else None, **more)
+
+
+def sums_of_bars(figure: dict[str, Any]) -> list[float]:
+    """How long each stack of bars is, from the first."""
+    sums: dict[float, float] = {}
+    for trace in figure["data"]:
+        if trace["type"] == "bar":
+            for place, length in zip(trace["y"], trace["x"], strict=True):
+                sums[place] = sums.get(place, 0.0) + length
+    return [sums[place] for place in sorted(sums)]
 
 
 def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:
@@ -212,13 +234,8 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
     assert question.options.get(name, getattr(question, name, None)) == value
     if parameter:
         assert app.query_params[parameter] == [text] or app.query_params[parameter] == text
-    silent = {
-        "alpha",
-        "engine",
-        "revision",
-        "offline",
-        "device",
-    }  # cost nothing, or change words that stand in closed drawers
+    # cost nothing, or change words that stand in closed drawers
+    silent = {"alpha", "engine", "revision", "offline", "device"}
     assert (texts(app) != before) or name in silent
 
 
@@ -233,9 +250,7 @@ def test_every_option_has_a_widget() -> None:
 
 
 def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
-    setups = [TrainSetup(seq_len=256), TrainSetup(seq_len=256, lora=LoraConfig(r=16))]
-    workloads = [Workload(model=find_model("gpt2"), setup=setup) for setup in setups]
-    both = answers(workloads, find_gpu("l4"), levers="all")
+    both = of_gpt2("l4", levers="all")
     excess = activation_excess(*(answer.prediction for answer in both))
     paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
     shown = all_texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
@@ -257,9 +272,7 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
     sound(methods.set_value(["full", "qlora"]).run())
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [16]
     assert app.query_params["method"] == ["full", "qlora"]
-    setup = TrainSetup(seq_len=256)
-    qlora = replace(setup, lora=LoraConfig(), quantization=Quantization())
-    found = answers([Workload(model=find_model("gpt2"), setup=s) for s in (setup, qlora)])
+    found = of_gpt2(methods="full qlora")
     peaks = bytes_texts([answer.prediction.peak.total_bytes for answer in found])
     shown = texts(viewed(app, "Why"))
     assert f"full\t{peaks[0]}" in shown and f"QLoRA r16\t{peaks[1]}" in shown
@@ -281,13 +294,8 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     card = app.selectbox(key="ask.gpu")
     sound(card.set_value("rtx_4090").run())
     assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
-    setup = TrainSetup(seq_len=256)
-    workloads = [
-        Workload(model=find_model("gpt2"), setup=s)
-        for s in (setup, replace(setup, lora=LoraConfig()))
-    ]
     shown = texts(viewed(app, "Why"))
-    for answer in answers(workloads, find_gpu("rtx_4090")):
+    for answer in of_gpt2("rtx_4090"):
         assert answer.fit is not None
         assert labels.VERDICT_LABELS[answer.fit.verdict] in shown
         assert f"{room(answer.fit).headroom}\n" in shown
@@ -325,16 +333,8 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
     assert "times" not in all_figures(sound(opened(**GPT2)))
     app = sound(opened(**GPT2, gpu="rtx_4090"))
     drawn_times = figures(app)["times"]
-    setup = TrainSetup(seq_len=256)
-    workloads = [
-        Workload(model=find_model("gpt2"), setup=s)
-        for s in (setup, replace(setup, lora=LoraConfig()))
-    ]
-    times = [
-        a.timing.step.time
-        for a in answers(workloads, find_gpu("rtx_4090"))
-        if a.timing and a.timing.step
-    ]
+    steps = [a.timing.step for a in of_gpt2("rtx_4090") if a.timing]
+    times = [step.time for step in steps if step]
     assert len(times) == 2
     lora_time = times[1]
     assert f"Tokens a second{lora_time.tokens_per_second:,.0f}" in texts(app)
@@ -348,14 +348,8 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
             in shown
         )
         assert rate_text(time.tokens_per_second) in shown
-    sums: dict[float, float] = {}
-    for trace in drawn_times["data"]:
-        if trace["type"] == "bar":
-            for place, milliseconds in zip(trace["y"], trace["x"], strict=True):
-                sums[place] = sums.get(place, 0.0) + milliseconds / 1000
-    assert [sums[place] for place in sorted(sums)] == pytest.approx(
-        [time.seconds for time in times]
-    )
+    sums = [milliseconds / 1000 for milliseconds in sums_of_bars(drawn_times)]
+    assert sums == pytest.approx([time.seconds for time in times])
     assert shown.count("LoRA r16 makes ") == 1
 
 
@@ -394,20 +388,9 @@ def test_figures_show_the_numbers_of_the_answer() -> None:
     """The bars of the peak add up to the peak of every method, and the levers are those of the
     answer."""
     drawn = all_figures(sound(opened(**GPT2, method=["full", "lora"])))
-    setup = TrainSetup(seq_len=256)
-    workloads = [
-        Workload(model=find_model("gpt2"), setup=s)
-        for s in (setup, replace(setup, lora=LoraConfig()))
-    ]
-    found = answers(workloads, levers="all")
-    sums: dict[float, float] = {}
-    for trace in drawn["composition"]["data"]:
-        if trace["type"] == "bar":
-            for place, gib in zip(trace["y"], trace["x"], strict=True):
-                sums[place] = sums.get(place, 0) + gib
-    assert [round(sums[place] * 2**30) for place in sorted(sums)] == [
-        a.prediction.peak.total_bytes for a in found
-    ]
+    found = of_gpt2(levers="all")
+    sums = [round(gib * GIB) for gib in sums_of_bars(drawn["composition"])]
+    assert sums == [a.prediction.peak.total_bytes for a in found]
     words = json.dumps(drawn["levers"])
     assert found[1].levers and all(
         bytes_text(lever.saved_bytes) in words for lever in found[1].levers
@@ -460,14 +443,18 @@ def test_what_is_refused_is_said_and_the_page_stays_alive() -> None:
     sound(box.set_value("foreach").run())
 
 
-def test_a_card_without_a_fixed_memory_and_a_card_on_a_cpu_are_refused_in_words() -> None:
-    assert "device is cpu" in problems(opened(**GPT2, gpu="rtx_4090", device="cpu"))[0]
-    assert "no card 'rtx_409'" in problems(opened(**GPT2, gpu="rtx_409"))[0]
-
-
-def test_the_traced_engine_says_what_to_do() -> None:
-    assert "command line" in problems(opened(**GPT2, engine="traced"))[0]
-    assert "compile" in problems(opened(**GPT2, engine="compiled"))[0]
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"gpu": "rtx_4090", "device": "cpu"}, "device is cpu"),
+        ({"gpu": "rtx_409"}, "no card 'rtx_409'"),
+        ({"engine": "traced"}, "command line"),
+        ({"engine": "compiled"}, "compile"),
+        ({"model": "meta-llama/Llama-3.1-8C"}, "Did you mean meta-llama/Llama-3.1-8B"),
+    ],
+)
+def test_what_has_no_answer_is_refused_in_words(asked: dict[str, Any], says: str) -> None:
+    assert says in problems(opened(**{**GPT2, **asked}))[0]
 
 
 def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
@@ -507,11 +494,6 @@ def test_an_address_changed_from_outside_is_followed() -> None:
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [32]
     app.query_params["page"] = "catalogue"
     assert "183 of 183 models" in texts(sound(app.run()))
-
-
-def test_an_unknown_model_is_refused_with_the_nearest() -> None:
-    app = opened(model="meta-llama/Llama-3.1-8C")
-    assert "Did you mean meta-llama/Llama-3.1-8B" in problems(app)[0]
 
 
 def test_a_config_is_uploaded_and_has_no_link() -> None:
@@ -775,14 +757,8 @@ def test_named_files_and_folders_are_shown_and_missing_ones_told(
     named = stored(tmp_path / "named.jsonl", records.make_record())
     stored(tmp_path / "more" / "a.jsonl", records.make_record(repeat=1))
     stored(tmp_path / "not-named.jsonl", records.make_record(repeat=2))
-    arguments = [
-        "--records",
-        str(named),
-        "--records",
-        str(tmp_path / "more"),
-        "--records",
-        str(tmp_path / "gone.jsonl"),
-    ]
+    paths = (named, tmp_path / "more", tmp_path / "gone.jsonl")
+    arguments = [word for path in paths for word in ("--records", str(path))]
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
     app = opened(page="compare")
     assert len(frame(app)) == 2
@@ -827,22 +803,24 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     app.run()
     assert not app.exception
     assert texts(app).count("<script>alert(1)</script>") >= 4
-    allowed = {
-        "div",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "section",
-        "strong",
-    }
+    allowed = set(
+        [
+            "div",
+            "h1",
+            "h2",
+            "h3",
+            "p",
+            "table",
+            "caption",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+            "section",
+            "strong",
+        ]
+    )
     assert all(tags_of(html) <= allowed for html in written(app))
     for element in (*app.markdown, *app.caption, *app.error, *app.warning, *app.info):
         assert "http://x.invalid" not in element.value
@@ -907,12 +885,10 @@ def test_evidence_is_all_there_with_an_address_each() -> None:
     assert "what holds them was not found" in shown
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     drawn = figures(app)
-    points = [
-        point for trace in drawn["evidence.memory"]["data"] for point in trace.get("customdata", ())
-    ]
-    assert sorted(points) == sorted(row.id for row in peaks)
-    dots = [dot for trace in drawn["evidence.steps"]["data"] for dot in trace.get("customdata", ())]
-    assert sorted(dots) == sorted(row.id for row in measured_steps())
+    for key, rows in (("memory", peaks), ("steps", measured_steps())):
+        traces = drawn[f"evidence.{key}"]["data"]
+        ids = [id_ for trace in traces for id_ in trace.get("customdata", ())]
+        assert sorted(ids) == sorted(row.id for row in rows)
     app.session_state["evidence.left_out"] = True
     assert "cards, FSDP FULL_SHARD: communication is not modelled" in texts(app.run())
 
@@ -1102,20 +1078,9 @@ def _record_of_mamba() -> bytes:
 
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
-    for page in (
-        "predict",
-        "plan",
-        "crossover",
-        "compare",
-        "measure",
-        "learn",
-        "evidence",
-        "catalogue",
-    ):
-        app = opened(
-            page=page,
-            **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}),
-        )
+    for page in map(str.lower, link.PAGES):
+        alone = page in ("compare", "learn")
+        app = opened(page=page, **({} if alone else {"model": "gpt2", "gpu": "rtx_4090"}))
         if page == "predict":
             app.session_state["take_along"] = True
             for view in VIEWS:
@@ -1125,20 +1090,11 @@ def test_every_widget_and_figure_has_words() -> None:
 
 def named(app: AppTest) -> None:
     """Every widget, figure and table of the page."""
-    widgets = [
-        *app.button,
-        *app.selectbox,
-        *app.number_input,
-        *app.text_input,
-        *app.toggle,
-        *app.multiselect,
-        *app.pills,
-        *app.segmented_control,
-        *app.select_slider,
-        *app.download_button,
-        *app.file_uploader,
-        *app.expander,
-    ]
+    kinds = (
+        "button selectbox number_input text_input toggle multiselect pills segmented_control"
+        " select_slider download_button file_uploader expander"
+    )
+    widgets = [widget for kind in kinds.split() for widget in getattr(app, kind)]
     assert widgets and all(widget.label.strip() for widget in widgets)
     assert all(re.search('role="img" aria-label="[^"]', html) for html in drawings(app).values())
     assert all(chart.proto.alt.strip() for chart in app.get("plotly_chart"))

@@ -184,9 +184,10 @@ def _figures() -> None:
         for row in steps
     ]
     widgets.section("Time of a step, errors by source")
+    unseen, shown = count_text(len(public.unseen_steps())), count_text(len(steps))
     caption = (
-        f"{count_text(len(public.unseen_steps()))} of the {count_text(len(steps))} public steps"
-        " shown are counted above, and filled: those predicted by constants fitted without their model."
+        f"{unseen} of the {shown} public steps shown are counted above, and filled: those predicted"
+        " by constants fitted without their model."
     )
     widgets.figure(error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers.")
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
