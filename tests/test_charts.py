@@ -21,7 +21,7 @@ from lora_profiler.dashboard.widgets import dressed
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.planning.sizes import SizeFit
-from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
+from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels, palette
 from lora_profiler.report.charts.bars import (
@@ -111,7 +111,7 @@ CELLS = [
 
 def curve(count: int) -> list[CurvePoint]:
     """Phases in order, an activation more at each point up to two thirds, then one less."""
-    phases: list[Phase] = [
+    phases: list[Any] = [
         "setup",
         "forward",
         "forward",
@@ -228,6 +228,15 @@ def traces(figure: Figure, kind: str, **having: Any) -> list[dict[str, Any]]:
     ]
 
 
+def lengths_of_bars(figure: Figure, size: float) -> dict[float, float]:
+    """Of each stack of bars, by its place, in units of 1 / `size`."""
+    drawn: dict[float, float] = {}
+    for trace in traces(figure, "bar"):
+        for x, y in zip(trace["x"], trace["y"], strict=True):
+            drawn[y] = drawn.get(y, 0.0) + x * size
+    return drawn
+
+
 def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """(name of the nearest attribute, value) of everything in a figure that holds nothing else."""
     if isinstance(value, Mapping):
@@ -340,67 +349,38 @@ def test_the_contrast_of_black_and_white_is_known() -> None:
 def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_symbol(
     theme: palette.Theme, sight: str
 ) -> None:
-    looks = {
-        "categories": [
-            (p.hatch, palette.colour(p.colour, theme), name)
-            for name, p in palette.CATEGORY_PAINTS.items()
-        ],
-        "parts": [
-            (p.hatch, palette.colour(p.colour, theme), name)
-            for name, p in palette.PART_PAINTS.items()
-        ],
-        "methods": [
-            ("", palette.colour(m.colour, theme), name) for name, m in palette.METHOD_MARKS.items()
-        ],
-    }
-    for found in looks.values():
-        for (hatch, a, name_a), (other, b, name_b) in itertools.combinations(found, 2):
+    paints = (palette.CATEGORY_PAINTS, palette.PART_PAINTS)
+    looks = [
+        *([(p.hatch, p.colour, name) for name, p in of.items()] for of in paints),
+        [("", mark.colour, name) for name, mark in palette.METHOD_MARKS.items()],
+    ]
+    for found in looks:
+        for (hatch, one, name_a), (other, two, name_b) in itertools.combinations(found, 2):
+            a, b = (palette.colour(colour, theme) for colour in (one, two))
             far = math.dist(seen(a, sight), seen(b, sight))
             assert far >= APART or hatch != other, (name_a, name_b, far)
-    main = (
-        "parameters",
-        "adapters",
-        "gradients",
-        "optimizer_states",
-        "activations",
-        "logits_and_loss",
-        "temporaries",
-    )
-    for name_a, name_b in itertools.combinations(
-        main, 2
-    ):  # what fills nearly all of every bar needs no hatch
-        a, b = (
-            palette.colour(palette.CATEGORY_PAINTS[name].colour, theme) for name in (name_a, name_b)
-        )  # type: ignore[index]
-        assert math.dist(seen(a, sight), seen(b, sight)) >= APART, (name_a, name_b)
+    # what fills nearly all of every bar needs no hatch
+    main = "parameters adapters gradients optimizer_states activations logits_and_loss temporaries"
+    by_name: Mapping[Any, palette.Paint] = palette.CATEGORY_PAINTS
+    for pair in itertools.combinations(main.split(), 2):
+        a, b = (palette.colour(by_name[name].colour, theme) for name in pair)
+        assert math.dist(seen(a, sight), seen(b, sight)) >= APART, pair
 
 
 @pytest.mark.parametrize("theme", get_args(palette.Theme))
 def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
-    paper, panel, ink, faint, accent, warning = (
-        palette.colour(c, theme)
-        for c in (
-            palette.PAPER,
-            palette.PANEL,
-            palette.INK,
-            palette.FAINT_INK,
-            palette.ACCENT,
-            palette.WARNING,
-        )
-    )
-    for paint in palette.CATEGORY_PAINTS.values():
-        assert contrast(palette.colour(paint.colour, theme), paper) >= 3
-    for mark in (
-        *palette.METHOD_MARKS.values(),
-        *palette.COUNTER_MARKS.values(),
-        *palette.SERIES_MARKS,
-    ):
-        assert contrast(palette.colour(mark.colour, theme), paper) >= 3
-    for text in (ink, faint, accent, warning):
+    def shown(*colours: palette.Colour) -> list[str]:
+        return [palette.colour(colour, theme) for colour in colours]
+
+    paper, panel, ink = shown(palette.PAPER, palette.PANEL, palette.INK)
+    marks = (*palette.METHOD_MARKS.values(), *palette.COUNTER_MARKS.values(), *palette.SERIES_MARKS)
+    for colour in shown(*(it.colour for it in (*palette.CATEGORY_PAINTS.values(), *marks))):
+        assert contrast(colour, paper) >= 3
+    for text in (ink, *shown(palette.FAINT_INK, palette.ACCENT, palette.WARNING)):
         assert contrast(text, paper) >= 4.5
         assert contrast(text, panel) >= 4.5
-    for behind in palette.VERDICT_COLOURS.values():
-        assert contrast(ink, palette.colour(behind, theme)) >= 4.5
+    for behind in shown(*palette.VERDICT_COLOURS.values()):
+        assert contrast(ink, behind) >= 4.5
 
 
 def test_all_names_have_a_look() -> None:
@@ -471,10 +451,7 @@ def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(
     ]
     figure = time_bars(bars)
     size = {"s": 1.0, "ms": 1e-3}[figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]]
-    drawn: dict[float, float] = {}
-    for trace in traces(figure, "bar"):
-        for x, y in zip(trace["x"], trace["y"], strict=True):
-            drawn[y] = drawn.get(y, 0.0) + x * size
+    drawn = lengths_of_bars(figure, size)
     (whiskers,) = traces(figure, "scatter", mode="markers")
     (ends,) = traces(figure, "scatter", mode="text")
     assert [drawn[y] for y in ends["y"]] == pytest.approx(totals)
@@ -505,10 +482,7 @@ def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(
     )
     unit = figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]
     size = {byte_unit(10**n)[0]: byte_unit(10**n)[1] for n in range(16)}[unit]
-    drawn: dict[float, float] = {}
-    for trace in traces(figure, "bar"):
-        for x, y in zip(trace["x"], trace["y"], strict=True):
-            drawn[y] = drawn.get(y, 0.0) + x * size
+    drawn = lengths_of_bars(figure, size)
     (ends,) = traces(figure, "scatter", mode="text")
     totals = [sum(held.values()) for held in found]
     assert [drawn.get(y, 0.0) for y in ends["y"]] == pytest.approx(totals)
@@ -871,15 +845,7 @@ def test_axes_write_numbers_as_the_text_does() -> None:
     errors = error_strip(
         [ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)]
     )
-    assert errors["layout"]["xaxis"]["ticktext"] == [
-        "-30 %",
-        "-20 %",
-        "-10 %",
-        "0 %",
-        "10 %",
-        "20 %",
-        "30 %",
-    ]
+    assert errors["layout"]["xaxis"]["ticktext"] == [f"{n} %" for n in range(-30, 40, 10)]
     numbers = claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"]["yaxis"]
     assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [
         10_000,

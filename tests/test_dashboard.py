@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -69,15 +68,6 @@ HOSTILE = (
     " src=x onerror=1> `c` **b**"
 )
 GPT2 = {"model": "openai-community/gpt2", "seq_len": "256"}
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No records but those of the checkout, no hub, no arguments of the test runner."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    yield
 
 
 def of_gpt2(gpu: str | None = None, methods: str = "full lora", **more: Any) -> list[Answer]:
@@ -1051,6 +1041,8 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import all_texts, opened
+
+pytestmark = pytest.mark.usefixtures("own_window")
 for page in ("predict", "plan", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
     assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")

@@ -17,7 +17,7 @@ import pytest
 
 import records
 from accessibility import serious
-from browser import NEEDED, PROGRAM, PROGRAMS
+from browser import PROGRAM, require
 from dashboard_app import VIEWS
 from figure_texts import crowded
 from lora_profiler import Workload, find_model, setup_for
@@ -106,9 +106,7 @@ class Window:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path, str]]:
     """(process, address, folder of the user's data, address with the token) of `lora-profile app`
     as anybody starts it."""
-    if PROGRAM is None:
-        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
-        pytest.fail(reason) if NEEDED else pytest.skip(reason)
+    require()
     folder = tmp_path_factory.mktemp("data")
     with served(folder) as (process, port, entrance):
         yield process, f"http://127.0.0.1:{port}", folder, entrance

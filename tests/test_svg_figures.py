@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from browser import NEEDED, PROGRAM, PROGRAMS
+from browser import launched
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, all_colours
@@ -111,10 +111,6 @@ def test_names_from_elsewhere_are_text(text: str) -> None:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Every figure twice on one page: as SVG, and drawn by plotly's own script."""
-    if PROGRAM is None:
-        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
-        pytest.fail(reason) if NEEDED else pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
     from plotly.offline import get_plotlyjs
 
     parts = [
@@ -133,13 +129,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         f"{''.join(parts)}<script>{get_plotlyjs()}</script><script>{script}</script>",
         "utf-8",
     )
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
+    with launched() as found:
         opened = found.new_page(viewport={"width": 1000, "height": 900})
         opened.goto(path.as_uri())
         opened.locator(f"#plotly-{len(LIGHT) - 1} .main-svg").first.wait_for()
         yield opened
-        found.close()
 
 
 BARS = ".lp-plane g:not([opacity]) > rect"

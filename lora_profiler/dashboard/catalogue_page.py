@@ -1,8 +1,9 @@
 """Catalogue: the bundled models and cards, to search, to sort, and to take to the page of
 predictions."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -14,6 +15,8 @@ from lora_profiler.errors import did_you_mean
 from lora_profiler.report.catalogues import gpu_records, matching, model_records
 from lora_profiler.units import GIB, count_text
 
+E = TypeVar("E")
+
 
 def show() -> None:
     link.write(link.written("Catalogue", remembered.question()))
@@ -23,37 +26,27 @@ def show() -> None:
 
 
 def _models() -> None:
-    widgets.section("Models")
-    text = st.text_input(
-        "Search the models", key="models_text", placeholder="llama 8b; qwen3; gated"
-    )
-    entries = bundled_models()
-    access = {True: "gated", False: ""}
-    matches = [
-        e for e in entries if matching(text, (e.id, *e.aliases, e.model_type, access[e.gated]))
-    ]
-    if not matches:
-        near = did_you_mean(text, [e.id for e in entries])
-        widgets.note(
-            f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page"
-            " Predict."
-        )
-        return
-    chosen = _table(
+    entries, access = bundled_models(), {True: "gated", False: ""}
+    matches = _found(
         "models",
-        {
-            "model": [e.id for e in matches],
-            "type": [e.model_type for e in matches],
-            "parameters, M": [e.num_parameters / 1e6 for e in matches],
-            "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in matches],
-            "access": ["gated" if e.gated else "open" for e in matches],
-            "count checked": [e.verification for e in matches],
-            "also called": [", ".join(e.aliases) for e in matches],
-            "source": [e.source for e in matches],
-        },
-        {"parameters, M": "%,.1f"},
-        f"{count_text(len(matches))} of {count_text(len(entries))} models",
+        entries,
+        lambda e: (e.id, *e.aliases, e.model_type, access[e.gated]),
+        "llama 8b; qwen3; gated",
+        "Any hub id can be typed on the page Predict.",
     )
+    if not matches:
+        return
+    columns = {
+        "model": [e.id for e in matches],
+        "type": [e.model_type for e in matches],
+        "parameters, M": [e.num_parameters / 1e6 for e in matches],
+        "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in matches],
+        "access": ["gated" if e.gated else "open" for e in matches],
+        "count checked": [e.verification for e in matches],
+        "also called": [", ".join(e.aliases) for e in matches],
+        "source": [e.source for e in matches],
+    }
+    chosen = _table("models", columns, {"parameters, M": "%,.1f"}, len(entries))
     if chosen is not None:
         name = matches[chosen].id
         _button(f"Predict {name}", "models_go", replace(remembered.question(), model=name))
@@ -61,37 +54,29 @@ def _models() -> None:
 
 
 def _cards() -> None:
-    widgets.section("Cards")
-    text = st.text_input("Search the cards", key="cards_text", placeholder="4090; h100; amd")
     cards = bundled_gpus()
-    matches = [
-        c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))
-    ]
-    if not matches:
-        near = did_you_mean(text, [c.key for c in cards])
-        widgets.note(
-            f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that"
-            " size."
-        )
-        return
-    chosen = _table(
+    matches = _found(
         "cards",
-        {
-            "card": [c.name for c in matches],
-            "key": [c.key for c in matches],
-            "architecture": [c.architecture for c in matches],
-            "usable, GiB": [
-                None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches
-            ],
-            "usable is": [_how_known(c) for c in matches],
-            "bandwidth, GB/s": [c.bandwidth_gb_s for c in matches],
-            "bf16, TFLOP/s": [c.bf16_dense_tflops for c in matches],
-            "confidence": [c.confidence for c in matches],
-            "source": [c.source for c in matches],
-        },
-        {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"},
-        f"{count_text(len(matches))} of {count_text(len(cards))} cards",
+        cards,
+        lambda c: (c.key, c.name, *c.aliases, c.vendor, c.architecture),
+        "4090; h100; amd",
+        "custom:24GiB stands for any card of that size.",
     )
+    if not matches:
+        return
+    columns = {
+        "card": [c.name for c in matches],
+        "key": [c.key for c in matches],
+        "architecture": [c.architecture for c in matches],
+        "usable, GiB": [None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches],
+        "usable is": [_how_known(c) for c in matches],
+        "bandwidth, GB/s": [c.bandwidth_gb_s for c in matches],
+        "bf16, TFLOP/s": [c.bf16_dense_tflops for c in matches],
+        "confidence": [c.confidence for c in matches],
+        "source": [c.source for c in matches],
+    }
+    formats = {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"}
+    chosen = _table("cards", columns, formats, len(cards))
     if chosen is not None and matches[chosen].usable_bytes is None:
         widgets.note(
             f"{matches[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on"
@@ -103,6 +88,24 @@ def _cards() -> None:
     widgets.downloads("cards", downloads.of_rows("cards", "cards", gpu_records(matches)))
 
 
+def _found(
+    what: str,
+    entries: Sequence[E],
+    words: Callable[[E], tuple[str, ...]],
+    example: str,
+    instead: str,
+) -> list[E]:
+    """Those whose words, the first of which is its name, match what is searched for; says what to
+    do `instead` where none does."""
+    widgets.section(what.capitalize())
+    text = st.text_input(f"Search the {what}", key=f"{what}_text", placeholder=example)
+    matches = [entry for entry in entries if matching(text, words(entry))]
+    if not matches:
+        near = did_you_mean(text, [words(entry)[0] for entry in entries])
+        widgets.note(f"No bundled {what[:-1]} is called {text!r}.{near} {instead}")
+    return matches
+
+
 def _how_known(card: Gpu) -> str:
     if card.usable_bytes is None:
         return "several sizes"
@@ -110,10 +113,12 @@ def _how_known(card: Gpu) -> str:
 
 
 def _table(
-    key: str, columns: dict[str, list[Any]], formats: dict[str, str], says: str
+    what: str, columns: dict[str, list[Any]], formats: dict[str, str], of: int
 ) -> int | None:
-    """A table to sort and choose a row of; the place of the chosen row. `says` stands under it."""
-    row = widgets.chosen_row(pd.DataFrame(columns), key, says, formats=formats, height=360)
+    """A table to sort and choose a row of; the place of the chosen row."""
+    frame = pd.DataFrame(columns)
+    says = f"{count_text(len(frame))} of {count_text(of)} {what}"
+    row = widgets.chosen_row(frame, what, says, formats=formats, height=360)
     widgets.small(says)
     return row
 

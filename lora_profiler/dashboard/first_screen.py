@@ -138,28 +138,17 @@ def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slide, ...
     """
     if any(answer.prediction.saved_activation_bytes is None for answer in result.answers):
         return ()
-    return tuple(
-        slide
-        for name in _names(result)
-        if len((slide := _slide(name, model, result, shown)).stops) > 1
-    )
-
-
-def _names(result: Answered) -> tuple[str, ...]:
-    adapted = any(p.workload.setup.lora for p in result.predictions)
-    return tuple(name for name in LABELS if adapted or name != "rank")
-
-
-def _slide(name: str, model: ModelSpec, result: Answered, shown: Frame) -> Slide:
-    asked = result.question.options[name]
-    found = dict(_frames(name, _stops(name, asked, model), model, result, shown))
-    return Slide(
-        name=name,
-        label=LABELS[name],
-        stops=tuple(found),
-        place=list(found).index(asked) if asked in found else 0,
-        frames=tuple(found.values()),
-    )
+    is_adapted = any(p.workload.setup.lora for p in result.predictions)
+    found = []
+    for name, label in LABELS.items():
+        asked = result.question.options[name]
+        frames = dict(_frames(name, _stops(name, asked, model), model, result, shown))
+        if len(frames) > 1 and (is_adapted or name != "rank"):
+            stops = tuple(frames)
+            place = stops.index(asked) if asked in stops else 0
+            bars = tuple(frames.values())
+            found.append(Slide(name=name, label=label, stops=stops, place=place, frames=bars))
+    return tuple(found)
 
 
 def _stops(name: str, asked: int, model: ModelSpec) -> Sequence[int]:
