@@ -779,12 +779,6 @@ def test_counters_that_were_not_read_are_gaps() -> None:
     assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
 
 
-def test_throughput_has_its_interval() -> None:
-    (bar,) = traces(LIGHT["throughput"], "bar")
-    assert bar["x"] == [10.0]
-    assert (bar["error_x"]["arrayminus"], bar["error_x"]["array"]) == ([0.5], [2.0])
-
-
 # --- text from elsewhere --------------------------------------------------------------------------
 
 

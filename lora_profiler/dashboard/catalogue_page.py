@@ -118,7 +118,7 @@ def _table(
     """A table to sort and choose a row of; the place of the chosen row."""
     frame = pd.DataFrame(columns)
     says = f"{count_text(len(frame))} of {count_text(of)} {what}"
-    row = widgets.chosen_row(frame, what, says, formats=formats, height=360)
+    row = widgets.chosen_row(frame, what, says, formats, height=360)
     widgets.small(says)
     return row
 

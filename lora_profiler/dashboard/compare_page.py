@@ -291,7 +291,7 @@ def _table(chosen: Sequence[Run]) -> None:
         "runs",
         "One row a record: what was run, how it ended, predicted and measured peak, error, step"
         " time, tokens a second",
-        formats={**dict.fromkeys((predicted, measured, "step, ms"), "%,.2f"), "tokens/s": "%,.0f"},
+        {**dict.fromkeys((predicted, measured, "step, ms"), "%,.2f"), "tokens/s": "%,.0f"},
     )
     linked = st.session_state[LINKED]
     run = next((run for run in chosen if run.record_id == linked), None)

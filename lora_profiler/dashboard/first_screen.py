@@ -141,9 +141,11 @@ def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slide, ...
     is_adapted = any(p.workload.setup.lora for p in result.predictions)
     found = []
     for name, label in LABELS.items():
+        if name == "rank" and not is_adapted:
+            continue
         asked = result.question.options[name]
         frames = dict(_frames(name, _stops(name, asked, model), model, result, shown))
-        if len(frames) > 1 and (is_adapted or name != "rank"):
+        if len(frames) > 1:
             stops = tuple(frames)
             place = stops.index(asked) if asked in stops else 0
             bars = tuple(frames.values())

@@ -151,10 +151,16 @@ def written(
     return frame.style.format(texts, na_rep="-") if len(frame) <= MOST_WRITTEN else frame
 
 
-def chosen_row(shown: "DataFrame | Styler", key: str, says: str, **looks: Any) -> int | None:
+def chosen_row(
+    shown: "DataFrame | Styler",
+    key: str,
+    says: str,
+    formats: Mapping[str, str],
+    *,
+    height: int | Literal["auto"] = "auto",
+) -> int | None:
     """A table to sort and choose a row of, and the place of the chosen row; numbers of the columns
     in `formats` are written so. `says` is what a screen reader is told."""
-    formats: Mapping[str, str] = looks.pop("formats")
     picked = st.dataframe(
         shown,
         hide_index=True,
@@ -162,11 +168,11 @@ def chosen_row(shown: "DataFrame | Styler", key: str, says: str, **looks: Any) -
         key=key,
         on_select="rerun",
         selection_mode="single-row",
+        height=height,
         column_config={
             name: st.column_config.NumberColumn(format=text) for name, text in formats.items()
         },
         alt=says,
-        **looks,
     )
     count = len(getattr(shown, "data", shown))  # of a styled one
     return next((row for row in picked["selection"]["rows"] if row < count), None)
