@@ -36,7 +36,7 @@ def _models() -> None:
     )
     if not matches:
         return
-    columns = {
+    columns: dict[str, list[Any]] = {
         "model": [e.id for e in matches],
         "type": [e.model_type for e in matches],
         "parameters, M": [e.num_parameters / 1e6 for e in matches],
@@ -64,7 +64,7 @@ def _cards() -> None:
     )
     if not matches:
         return
-    columns = {
+    columns: dict[str, list[Any]] = {
         "card": [c.name for c in matches],
         "key": [c.key for c in matches],
         "architecture": [c.architecture for c in matches],

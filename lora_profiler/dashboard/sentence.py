@@ -79,12 +79,13 @@ def ask_in_column() -> Asked:
         found["model"] = fields.model()
     found["trainer"] = fields.trainer()
     found["methods"] = fields.methods()
-    for head, name, is_open in (
+    groups: tuple[tuple[str, Group, bool], ...] = (
         ("Batch and length", "batch", True),
         ("Adapter", "adapter", True),
         ("4-bit base", "base", False),
         ("Weights and optimizer", "optimizer", False),
-    ):
+    )
+    for head, name, is_open in groups:
         if _has(name):
             with st.expander(head, expanded=is_open):
                 found |= fields.group(name)

@@ -102,7 +102,8 @@ def _by_method(
             words = beside(shown)
             yield plot.scatter(
                 plot.dot_name(method, counted=counted),
-                *([values[n] for n in shown] for values in (x, y)),
+                [x[n] for n in shown],
+                [y[n] for n in shown],
                 [hover[n] for n in shown],
                 mode="markers+text" if words and not counted else "markers",
                 **words,
