@@ -63,6 +63,8 @@ from lora_profiler.units import (
 )
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
+pytestmark = pytest.mark.usefixtures("own_window")
+
 HOSTILE = (
     "<script>alert(1)</script> $x$ :red[y] [a](http://x.invalid) ![i](http://x.invalid/i.png) <img"
     " src=x onerror=1> `c` **b**"
@@ -1041,8 +1043,6 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import all_texts, opened
-
-pytestmark = pytest.mark.usefixtures("own_window")
 for page in ("predict", "plan", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
     assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")
