@@ -39,11 +39,9 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
     return plot.figure(
         [*areas(points, places, size), outline(points, places, size)],
         height=HEIGHT_PX,
-        x={
-            "title": plot.title("one step, in order"),
-            "range": [-0.5, max(len(points), 1) - 0.5],
-            "showticklabels": False,
-        },
+        x=plot.axis(
+            "one step, in order", range=[-0.5, max(len(points), 1) - 0.5], showticklabels=False
+        ),
         y=axis,
         shapes=[*shades(bands), *shapes],
         annotations=[*words, *notes],
@@ -202,11 +200,7 @@ def measured_curve(
             *_read(bands, peaks, predicted, size, word),
         ],
         height=HEIGHT_PX,
-        x={
-            "title": plot.title("one step, in order"),
-            "range": [0, max(at, 1.0)],
-            "showticklabels": False,
-        },
+        x=plot.axis("one step, in order", range=[0, max(at, 1.0)], showticklabels=False),
         y=axis,
         shapes=shades(labelled),
         annotations=list(names(labelled, letter=_PHONE_LETTER)),
@@ -281,9 +275,7 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
         height=_SAMPLES_PX,
         x={
-            "tickmode": "array",
-            "tickvals": list(range(len(samples))),
-            "ticktext": [PHASE_CURVE[s.phase] for s in samples],
+            **plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples]),
             "tickangle": -45,
             "range": [-0.5, max(len(samples), 1) - 0.5],
         },

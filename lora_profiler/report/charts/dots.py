@@ -307,7 +307,5 @@ def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]
         what,
         type="log",
         range=[math.log10(low), math.log10(high)],
-        tickmode="array",
-        tickvals=shown,
-        ticktext=[text(place) for place in shown],
+        **plot.ticks_at(shown, map(text, shown)),
     )

@@ -42,18 +42,15 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
     return plot.figure(
         [_cells(grid, size), *keys],
         height=_AROUND_PX + _ROW_PX * len(batches),
-        x={
-            "title": plot.title(f"sequence length, tokens; peaks in {unit}"),
-            "tickmode": "array",
-            "tickvals": list(range(len(lengths))),
-            "ticktext": [count_text(length) for length in lengths],
-            "range": [-0.5, len(lengths) - 0.5],
-        },
+        x=plot.axis(
+            f"sequence length, tokens; peaks in {unit}",
+            **plot.ticks_at(range(len(lengths)), map(count_text, lengths)),
+            range=[-0.5, len(lengths) - 0.5],
+        ),
         y=plot.rows(
             [count_text(batch) for batch in batches],
             range(len(batches)),
-            title=plot.title("batch size"),
-            range=[len(batches) - 0.5, -0.5],
+            **plot.axis("batch size", range=[len(batches) - 0.5, -0.5]),
         ),
         shapes=marks,
     )

@@ -89,7 +89,7 @@ def _ticks(series: Sequence[Series]) -> dict[str, Any]:
     places = sorted({x for line in series for x in line.x})
     if len(places) > _MOST_TICKS:
         return {"tickformat": "~g", "nticks": 6}
-    return {"tickmode": "array", "tickvals": places, "ticktext": [f"{x:g}" for x in places]}
+    return plot.ticks_at(places, [f"{x:g}" for x in places])
 
 
 def _by_category(chart: Chart) -> Figure:
@@ -173,6 +173,7 @@ def crossover_lines(
     sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
     rules = [plot.upright(at, FAINT_INK, dash="dot") for at in crossings]
     limits, words = plot.limit_line(limit, 1)
+    texts = [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths]
     notes = [
         plot.note(
             count_text(at),
@@ -188,13 +189,7 @@ def crossover_lines(
     return plot.figure(
         [_method(line) for line in methods],
         height=_CROSSOVER_PX,
-        x={
-            "title": plot.title("sequence length, tokens"),
-            "type": "log",
-            "tickmode": "array",
-            "tickvals": lengths,
-            "ticktext": [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths],
-        },
+        x=plot.axis("sequence length, tokens", type="log", **plot.ticks_at(lengths, texts)),
         y=plot.log_bytes_axis(min(sizes), plot.largest_of(sizes, limit), "predicted peak"),
         shapes=[*rules, *limits],
         annotations=[*words, *notes],
@@ -237,7 +232,7 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
     return plot.figure(
         [trace for trace in data if trace["x"]],
         height=_STEPS_PX,
-        x={"title": plot.title("step"), "range": [0.3, count + 0.7], "nticks": min(12, count + 1)},
+        x=plot.axis("step", range=[0.3, count + 0.7], nticks=min(12, count + 1)),
         y=plot.values(f"time of a step, {unit}", rangemode="tozero"),
         shapes=shapes,
         annotations=notes,

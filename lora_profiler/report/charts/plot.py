@@ -39,14 +39,18 @@ def figure(
     return {"data": list(data), "layout": {"height": height, "xaxis": x, "yaxis": y, **layout}}
 
 
-def title(text: str) -> dict[str, Any]:
-    """An axis title."""
-    return {"text": text}
+def axis(title: str, **options: Any) -> dict[str, Any]:
+    return {"title": {"text": title}, **options}
 
 
 def values(axis_title: str, **changes: Any) -> dict[str, Any]:
     """An axis of numbers, with thin lines across."""
-    return {"title": title(axis_title), "showgrid": True, "nticks": 8, **changes}
+    return axis(axis_title, **{"showgrid": True, "nticks": 8, **changes})
+
+
+def ticks_at(places: Iterable[float], texts: Iterable[str]) -> dict[str, Any]:
+    """Ticks of an axis, a text each."""
+    return {"tickmode": "array", "tickvals": list(places), "ticktext": list(texts)}
 
 
 def rows(
@@ -56,9 +60,7 @@ def rows(
     that equal labels stay two; the axis goes on `below` the last of them."""
     ends = [max(positions, default=0.0) + below, -0.6]
     return {
-        "tickmode": "array",
-        "tickvals": list(positions),
-        "ticktext": list(labels),
+        **ticks_at(positions, labels),
         "range": ends,
         "tickfont": {"size": palette.SMALL_PX, "color": palette.INK.light},
         **changes,
@@ -276,7 +278,7 @@ def bytes_axis(
     return values(f"{what}, {unit}", range=[0, room * max(largest, 1) / size]), size
 
 
-def log_bytes_axis(smallest: int, largest: int, what: str, **changes: Any) -> dict[str, Any]:
+def log_bytes_axis(smallest: int, largest: int, what: str) -> dict[str, Any]:
     """A log axis of plain bytes from below `smallest` to above `largest`, both above 0, with ticks
     at powers of two."""
     low, high = math.log2(smallest) - 0.5, math.log2(largest) + 0.5
@@ -284,15 +286,13 @@ def log_bytes_axis(smallest: int, largest: int, what: str, **changes: Any) -> di
         low, high = (low + high) / 2 - 1.5, (low + high) / 2 + 1.5
     step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), 20)
     powers = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    sizes = [2**power for power in powers if power >= 0]
     scale = math.log10(2)
     return values(
         what,
         type="log",
         range=[low * scale, high * scale],
-        tickmode="array",
-        tickvals=[2**p for p in powers if p >= 0],
-        ticktext=[without_zeros(bytes_text(2**p)) for p in powers if p >= 0],
-        **changes,
+        **ticks_at(sizes, [without_zeros(bytes_text(size)) for size in sizes]),
     )
 
 
@@ -307,17 +307,9 @@ def limit_line(
     if limit is None:
         return [], []
     at, text = limit.bytes / size, f"{label(limit.label)}: {bytes_text(limit.bytes)}"
+    look = {"width": 1.5, "dash": "dash"}
     font = {"color": palette.WARNING.light, "size": palette.SMALL_PX}
-    if below is not None:
-        line = upright(at, palette.WARNING, width=1.5, dash="dash")
-        side: dict[str, Any] = (
-            {"xanchor": "left", "xshift": 4}
-            if limit.bytes < largest / 2
-            else {"xanchor": "right", "xshift": -4}
-        )
-        words = note(text, x=at, y=below, yanchor="middle", font=font, **side)
-    else:
-        line = across(at, palette.WARNING, width=1.5, dash="dash")
+    if below is None:
         place: dict[str, Any] = {
             "x": 1,
             "y": at,
@@ -326,7 +318,10 @@ def limit_line(
             "yanchor": "bottom",
         }
         words = note(text, **place, font=font, bgcolor=palette.PAPER.light)
-    return [line], [words]
+        return [across(at, palette.WARNING, **look)], [words]
+    anchor, shift = ("left", 4) if limit.bytes < largest / 2 else ("right", -4)
+    side: dict[str, Any] = {"xanchor": anchor, "xshift": shift, "yanchor": "middle"}
+    return [upright(at, palette.WARNING, **look)], [note(text, x=at, y=below, font=font, **side)]
 
 
 def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
@@ -337,7 +332,7 @@ def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
 def ticks(low: float, high: float, text: Callable[[float], str]) -> dict[str, Any]:
     """At round numbers from `low` to `high`, which is more."""
     places = round_places(low, high, _MOST_ROUND_TICKS)
-    return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
+    return ticks_at(places, map(text, places))
 
 
 def round_places(low: float, high: float, most: int) -> list[float]:
@@ -356,7 +351,7 @@ def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -
         for power in range(math.ceil(math.log10(smallest)), math.floor(math.log10(largest)) + 1)
         if power >= 0
     ]
-    return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
+    return ticks_at(places, map(text, places))
 
 
 def short_count(count: float) -> str:
