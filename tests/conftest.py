@@ -36,6 +36,15 @@ settings.register_profile("quick", patient, max_examples=25, derandomize=True)
 settings.register_profile("whole", patient, max_examples=120)
 
 
+@pytest.fixture
+def own_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For pages of the dashboard: no records but those of the checkout, no hub, no arguments of the
+    test runner."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+
+
 @pytest.fixture(scope="module", autouse=True)
 def a_settled_heap() -> Iterator[None]:
     """What the modules before have left is nobody's any more: whoever collects garbage or looks for

@@ -10,7 +10,7 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from lora_profiler.dashboard import widgets
-from lora_profiler.report.charts import Figure
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.svg import figure_html
 
 ROOT = Path(__file__).resolve().parent.parent

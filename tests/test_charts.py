@@ -20,24 +20,32 @@ from lora_profiler.catalog import find_model
 from lora_profiler.dashboard.widgets import dressed
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
+from lora_profiler.planning.sizes import SizeFit
+from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels, palette
-from lora_profiler.report.charts import (
+from lora_profiler.report import labels, palette
+from lora_profiler.report.charts.bars import (
     CategoryBar,
-    ErrorDot,
-    Figure,
-    FitCell,
-    FrontPoint,
-    LayerRow,
-    Limit,
-    MethodLine,
-    ScatterPoint,
     ThroughputBar,
     TimeBar,
+    category_bars,
+    lever_bars,
+    throughput_bars,
+    time_bars,
 )
-from lora_profiler.report.charts.axes import ticks
-from lora_profiler.report.charts.figure import LONGEST, width_px
+from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
+from lora_profiler.report.charts.dots import (
+    ErrorDot,
+    FrontPoint,
+    ScatterPoint,
+    error_strip,
+    identity_scatter,
+    plan_front,
+)
+from lora_profiler.report.charts.fit_map import fit_map
+from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
+from lora_profiler.report.charts.lines import MethodLine, claim_chart, crossover_lines, step_times
+from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, width_px
 from lora_profiler.report.charts.point_names import PLANE_PX, Spot, name_places
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn.layer import LoraLayer, counts_chart
@@ -95,13 +103,7 @@ CROSSING = [
     ),
 ]
 CELLS = [
-    FitCell(
-        batch_size=b,
-        seq_len=s,
-        peak_bytes=b * s * MIB,
-        verdict=VERDICTS[(b > 1) + (s > 64)],
-        is_asked=(b, s) == (2, 64),
-    )
+    SizeFit(batch_size=b, seq_len=s, peak_bytes=b * s * MIB, verdict=VERDICTS[(b > 1) + (s > 64)])
     for b in (1, 2)
     for s in (32, 64, 128)
 ]
@@ -109,7 +111,7 @@ CELLS = [
 
 def curve(count: int) -> list[CurvePoint]:
     """Phases in order, an activation more at each point up to two thirds, then one less."""
-    phases: list[Phase] = [
+    phases: list[Any] = [
         "setup",
         "forward",
         "forward",
@@ -147,7 +149,7 @@ PLANNED = [
 def figures() -> dict[str, Figure]:
     """Every chart with something to show, and with nothing."""
     measured = make_record().measurement
-    rows = {q: charts.layer_rows(PREDICTIONS, q) for q in get_args(charts.LayerQuantity)}
+    rows = {q: layer_rows(PREDICTIONS, q) for q in get_args(LayerQuantity)}
     bars = [
         CategoryBar(label=str(i), bytes=p.peak.bytes, group=f"run {i}", at_least=bool(i))
         for i, p in enumerate(PREDICTIONS)
@@ -171,40 +173,40 @@ def figures() -> dict[str, Figure]:
         TimeBar(label="LoRA", seconds={"gemm": 0.5, "launches": 0.0}, low=0.4, high=0.7),
     ]
     return {
-        "times": charts.time_bars(timed_steps),
-        "short times": charts.time_bars(
+        "times": time_bars(timed_steps),
+        "short times": time_bars(
             [TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)]
         ),
-        "no times": charts.time_bars([]),
-        "bars": charts.category_bars(bars, limit=LIMIT),
-        "bars of every category": charts.category_bars([every]),
-        "no bars": charts.category_bars([]),
-        "long curve": charts.memory_curve(curve(300), limit=LIMIT),
-        "short curve": charts.memory_curve(PREDICTIONS[1].curve),
-        "no curve": charts.memory_curve([]),
-        **{q: charts.layer_bars(rows[q], q) for q in rows},
-        "no layers": charts.layer_bars([]),
-        "scatter": charts.identity_scatter(points),
-        "no scatter": charts.identity_scatter([]),
-        "strip": charts.error_strip(dots),
-        "no strip": charts.error_strip([]),
-        "throughput": charts.throughput_bars(timed),
-        "no throughput": charts.throughput_bars([]),
-        "steps": charts.step_times(measured.warmup_seconds, measured.step_seconds),
-        "no steps": charts.step_times((), ()),
-        "measured curve": charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS),
-        "no measured curve": charts.measured_curve([], {}, {}),
-        "phases": charts.phase_samples(SAMPLES),
-        "no phases": charts.phase_samples([]),
-        "levers": charts.lever_bars(LEVERS),
-        "no levers": charts.lever_bars([]),
-        "fit": charts.fit_map(CELLS),
-        "no fit": charts.fit_map([]),
-        "crossover": charts.crossover_lines(CROSSING, [3219, 4133], LIMIT),
-        "no crossover": charts.crossover_lines([], []),
-        "plan": charts.plan_front(PLANNED, "USD"),
-        "no plan": charts.plan_front([], ""),
-        **{chart.key: charts.claim_chart(chart) for chart in FINDINGS.charts},
+        "no times": time_bars([]),
+        "bars": category_bars(bars, limit=LIMIT),
+        "bars of every category": category_bars([every]),
+        "no bars": category_bars([]),
+        "long curve": memory_curve(curve(300), limit=LIMIT),
+        "short curve": memory_curve(PREDICTIONS[1].curve),
+        "no curve": memory_curve([]),
+        **{q: layer_bars(rows[q], q) for q in rows},
+        "no layers": layer_bars([]),
+        "scatter": identity_scatter(points),
+        "no scatter": identity_scatter([]),
+        "strip": error_strip(dots),
+        "no strip": error_strip([]),
+        "throughput": throughput_bars(timed),
+        "no throughput": throughput_bars([]),
+        "steps": step_times(measured.warmup_seconds, measured.step_seconds),
+        "no steps": step_times((), ()),
+        "measured curve": measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS),
+        "no measured curve": measured_curve([], {}, {}),
+        "phases": phase_samples(SAMPLES),
+        "no phases": phase_samples([]),
+        "levers": lever_bars(LEVERS),
+        "no levers": lever_bars([]),
+        "fit": fit_map(CELLS, (2, 64)),
+        "no fit": fit_map([]),
+        "crossover": crossover_lines(CROSSING, [3219, 4133], LIMIT),
+        "no crossover": crossover_lines([], []),
+        "plan": plan_front(PLANNED, "USD"),
+        "no plan": plan_front([], ""),
+        **{chart.key: claim_chart(chart) for chart in FINDINGS.charts},
     }
 
 
@@ -226,6 +228,15 @@ def traces(figure: Figure, kind: str, **having: Any) -> list[dict[str, Any]]:
     ]
 
 
+def lengths_of_bars(figure: Figure, size: float) -> dict[float, float]:
+    """Of each stack of bars, by its place, in units of 1 / `size`."""
+    drawn: dict[float, float] = {}
+    for trace in traces(figure, "bar"):
+        for x, y in zip(trace["x"], trace["y"], strict=True):
+            drawn[y] = drawn.get(y, 0.0) + x * size
+    return drawn
+
+
 def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """(name of the nearest attribute, value) of everything in a figure that holds nothing else."""
     if isinstance(value, Mapping):
@@ -243,9 +254,10 @@ def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_plotly_takes_every_figure(name: str) -> None:
-    """So that `test_svg_figures` may hold what is drawn to plotly."""
+    """So that `test_svg_figures` may hold what is drawn to plotly; but for the cells of a map."""
     figure = LIGHT[name]
-    assert len(go.Figure(figure).data) == len(figure["data"])
+    known = [trace for trace in figure["data"] if trace["type"] != "cells"]
+    assert len(go.Figure({**figure, "data": known}).data) == len(known)
     assert json.loads(json.dumps(figure, allow_nan=False)) == figure
 
 
@@ -337,67 +349,38 @@ def test_the_contrast_of_black_and_white_is_known() -> None:
 def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_symbol(
     theme: palette.Theme, sight: str
 ) -> None:
-    looks = {
-        "categories": [
-            (p.hatch, palette.colour(p.colour, theme), name)
-            for name, p in palette.CATEGORY_PAINTS.items()
-        ],
-        "parts": [
-            (p.hatch, palette.colour(p.colour, theme), name)
-            for name, p in palette.PART_PAINTS.items()
-        ],
-        "methods": [
-            ("", palette.colour(m.colour, theme), name) for name, m in palette.METHOD_MARKS.items()
-        ],
-    }
-    for found in looks.values():
-        for (hatch, a, name_a), (other, b, name_b) in itertools.combinations(found, 2):
+    paints = (palette.CATEGORY_PAINTS, palette.PART_PAINTS)
+    looks = [
+        *([(p.hatch, p.colour, name) for name, p in of.items()] for of in paints),
+        [("", mark.colour, name) for name, mark in palette.METHOD_MARKS.items()],
+    ]
+    for found in looks:
+        for (hatch, one, name_a), (other, two, name_b) in itertools.combinations(found, 2):
+            a, b = (palette.colour(colour, theme) for colour in (one, two))
             far = math.dist(seen(a, sight), seen(b, sight))
             assert far >= APART or hatch != other, (name_a, name_b, far)
-    main = (
-        "parameters",
-        "adapters",
-        "gradients",
-        "optimizer_states",
-        "activations",
-        "logits_and_loss",
-        "temporaries",
-    )
-    for name_a, name_b in itertools.combinations(
-        main, 2
-    ):  # what fills nearly all of every bar needs no hatch
-        a, b = (
-            palette.colour(palette.CATEGORY_PAINTS[name].colour, theme) for name in (name_a, name_b)
-        )  # type: ignore[index]
-        assert math.dist(seen(a, sight), seen(b, sight)) >= APART, (name_a, name_b)
+    # what fills nearly all of every bar needs no hatch
+    main = "parameters adapters gradients optimizer_states activations logits_and_loss temporaries"
+    by_name: Mapping[Any, palette.Paint] = palette.CATEGORY_PAINTS
+    for pair in itertools.combinations(main.split(), 2):
+        a, b = (palette.colour(by_name[name].colour, theme) for name in pair)
+        assert math.dist(seen(a, sight), seen(b, sight)) >= APART, pair
 
 
 @pytest.mark.parametrize("theme", get_args(palette.Theme))
 def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
-    paper, panel, ink, faint, accent, warning = (
-        palette.colour(c, theme)
-        for c in (
-            palette.PAPER,
-            palette.PANEL,
-            palette.INK,
-            palette.FAINT_INK,
-            palette.ACCENT,
-            palette.WARNING,
-        )
-    )
-    for paint in palette.CATEGORY_PAINTS.values():
-        assert contrast(palette.colour(paint.colour, theme), paper) >= 3
-    for mark in (
-        *palette.METHOD_MARKS.values(),
-        *palette.COUNTER_MARKS.values(),
-        *palette.SERIES_MARKS,
-    ):
-        assert contrast(palette.colour(mark.colour, theme), paper) >= 3
-    for text in (ink, faint, accent, warning):
+    def shown(*colours: palette.Colour) -> list[str]:
+        return [palette.colour(colour, theme) for colour in colours]
+
+    paper, panel, ink = shown(palette.PAPER, palette.PANEL, palette.INK)
+    marks = (*palette.METHOD_MARKS.values(), *palette.COUNTER_MARKS.values(), *palette.SERIES_MARKS)
+    for colour in shown(*(it.colour for it in (*palette.CATEGORY_PAINTS.values(), *marks))):
+        assert contrast(colour, paper) >= 3
+    for text in (ink, *shown(palette.FAINT_INK, palette.ACCENT, palette.WARNING)):
         assert contrast(text, paper) >= 4.5
         assert contrast(text, panel) >= 4.5
-    for behind in palette.VERDICT_COLOURS.values():
-        assert contrast(ink, palette.colour(behind, theme)) >= 4.5
+    for behind in shown(*palette.VERDICT_COLOURS.values()):
+        assert contrast(ink, behind) >= 4.5
 
 
 def test_all_names_have_a_look() -> None:
@@ -413,10 +396,10 @@ def test_all_names_have_a_look() -> None:
 
 def test_what_plotly_draws_is_the_figure_in_the_reader_s_colours() -> None:
     """Of a point whose label spells a colour."""
-    point = charts.ScatterPoint(
+    point = ScatterPoint(
         label=palette.INK.light, method="lora", predicted_bytes=2**30, measured_bytes=2**31
     )
-    drawn = charts.identity_scatter([point])
+    drawn = identity_scatter([point])
     light, dark = (dressed(drawn, theme) for theme in ("light", "dark"))
     for figure in (light, dark):
         go.Figure(figure)  # refuses what plotly does not know
@@ -466,12 +449,9 @@ def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(
         TimeBar(label=str(i), seconds=spent, low=total / (1 + width), high=total / (1 - width))
         for i, (spent, total) in enumerate(zip(found, totals, strict=True))
     ]
-    figure = charts.time_bars(bars)
+    figure = time_bars(bars)
     size = {"s": 1.0, "ms": 1e-3}[figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]]
-    drawn: dict[float, float] = {}
-    for trace in traces(figure, "bar"):
-        for x, y in zip(trace["x"], trace["y"], strict=True):
-            drawn[y] = drawn.get(y, 0.0) + x * size
+    drawn = lengths_of_bars(figure, size)
     (whiskers,) = traces(figure, "scatter", mode="markers")
     (ends,) = traces(figure, "scatter", mode="text")
     assert [drawn[y] for y in ends["y"]] == pytest.approx(totals)
@@ -497,15 +477,12 @@ SIZES = st.dictionaries(st.sampled_from(CATEGORIES), st.integers(0, 2**45), min_
 def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(
     found: list[dict[Any, int]],
 ) -> None:
-    figure = charts.category_bars(
+    figure = category_bars(
         [CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)]
     )
     unit = figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]
     size = {byte_unit(10**n)[0]: byte_unit(10**n)[1] for n in range(16)}[unit]
-    drawn: dict[float, float] = {}
-    for trace in traces(figure, "bar"):
-        for x, y in zip(trace["x"], trace["y"], strict=True):
-            drawn[y] = drawn.get(y, 0.0) + x * size
+    drawn = lengths_of_bars(figure, size)
     (ends,) = traces(figure, "scatter", mode="text")
     totals = [sum(held.values()) for held in found]
     assert [drawn.get(y, 0.0) for y in ends["y"]] == pytest.approx(totals)
@@ -521,7 +498,7 @@ def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() ->
         for group in ("a", "b")
         for label in ("p", "m")
     ]
-    layout = charts.category_bars(bars, limit=Limit(label="card", bytes=3 * GIB))["layout"]
+    layout = category_bars(bars, limit=Limit(label="card", bytes=3 * GIB))["layout"]
     heads = {note["text"]: note["y"] for note in layout["annotations"]}
     assert set(heads) == {"a", "b", "card: 3.00 GiB"}
     places = layout["yaxis"]["tickvals"]
@@ -531,7 +508,7 @@ def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() ->
 
 
 def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
-    figure = charts.category_bars(
+    figure = category_bars(
         [CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})]
     )
     assert [t["name"] for t in traces(figure, "bar")] == ["weights"]
@@ -539,9 +516,9 @@ def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
 
 
 def test_equal_labels_stay_two_bars() -> None:
-    layout = charts.category_bars(
-        [CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)]
-    )["layout"]
+    layout = category_bars([CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)])[
+        "layout"
+    ]
     assert len(set(layout["yaxis"]["tickvals"])) == 2
 
 
@@ -551,7 +528,7 @@ def test_equal_labels_stay_two_bars() -> None:
 def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
     points: Sequence[CurvePoint],
 ) -> None:
-    figure = charts.memory_curve(points)
+    figure = memory_curve(points)
     layout = figure["layout"]
     areas = [t for t in figure["data"] if "stackgroup" in t]
     outline = figure["data"][-1]
@@ -579,7 +556,7 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
 def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
     """Every part has a line at the peak that was read in it, across just that part; and the error:
     6 of 5 GiB are 20 % too much, 7 of 8 are 12.5 % too little."""
-    figure = charts.measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS, word="rehearsed")
+    figure = measured_curve(curve(9), PREDICTED_PEAKS, READ_PEAKS, word="rehearsed")
     data, layout = figure["data"], figure["layout"]
     lines = next(t for t in data if t.get("mode") == "lines" and t.get("showlegend") is False)
     ends = [(x, y) for x, y in zip(lines["x"], lines["y"], strict=True) if x is not None]
@@ -618,7 +595,7 @@ def test_every_point_of_the_scatter_is_within_both_axes_and_ticks_are_true(
         )
         for i, (p, m) in enumerate(sizes)
     ]
-    figure = charts.identity_scatter(points)
+    figure = identity_scatter(points)
     layout = figure["layout"]
     assert layout["xaxis"]["range"] == layout["yaxis"]["range"]
     low, high = layout["xaxis"]["range"]
@@ -656,11 +633,11 @@ def test_strips_hold_every_error_and_the_median_of_each_group() -> None:
 
 
 def test_rows_of_layers_add_up_to_the_model() -> None:
-    rows = charts.layer_rows(PREDICTIONS)
+    rows = layer_rows(PREDICTIONS)
     for prediction, label in zip(PREDICTIONS, ("full", "LoRA r8"), strict=True):
         assert sum(row.count * row.values[label] for row in rows) == prediction.parameters.trainable
         assert rows[0].methods[label] == prediction.workload.setup.method
-    saved = charts.layer_rows(PREDICTIONS, "saved_activation_bytes")
+    saved = layer_rows(PREDICTIONS, "saved_activation_bytes")
     assert (
         sum(row.count * row.values["LoRA r8"] for row in saved)
         == PREDICTIONS[1].saved_activation_bytes
@@ -677,7 +654,7 @@ def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
         )
         for n, a, b in (("q_proj", 16_777_216, 65_536), ("norm", 4096, 0))
     ]
-    figure = charts.layer_bars(rows)
+    figure = layer_bars(rows)
     marks = {
         (t["name"], t["marker"]["symbol"]): t["x"]
         for t in traces(figure, "scatter", mode="markers")
@@ -702,20 +679,17 @@ def test_levers_are_cut_from_the_peak() -> None:
 
 def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
     figure = LIGHT["fit"]
-    (heat,) = traces(figure, "heatmap")
+    (cells,) = traces(figure, "cells")
     columns, rows = figure["layout"]["xaxis"]["ticktext"], figure["layout"]["yaxis"]["ticktext"]
     assert (columns, rows) == (["32", "64", "128"], ["2", "1"])
     for cell in CELLS:
         row, column = rows.index(str(cell.batch_size)), columns.index(str(cell.seq_len))
         assert cell.verdict is not None
         sign, mib = palette.VERDICT_SIGNS[cell.verdict], cell.batch_size * cell.seq_len
-        assert heat["text"][row][column] == f"{sign}{mib:.{0 if mib >= 100 else 1}f}"
-        assert f"{mib}.00 MiB" in heat["hovertext"][row][column]
-        assert labels.VERDICT_LABELS[cell.verdict] in heat["hovertext"][row][column]
-        place = (heat["z"][row][column] - heat["zmin"]) / (heat["zmax"] - heat["zmin"])
-        steps = zip(heat["colorscale"][::2], heat["colorscale"][1::2], strict=True)
-        (painted,) = ({first[1], last[1]} for first, last in steps if first[0] < place < last[0])
-        assert painted == {palette.VERDICT_COLOURS[cell.verdict].light}
+        assert cells["text"][row][column] == f"{sign}{mib:.{0 if mib >= 100 else 1}f}"
+        assert f"{mib}.00 MiB" in cells["hovertext"][row][column]
+        assert labels.VERDICT_LABELS[cell.verdict] in cells["hovertext"][row][column]
+        assert cells["colours"][row][column] == palette.VERDICT_COLOURS[cell.verdict].light
     assert figure["layout"]["xaxis"]["title"]["text"].endswith("; peaks in MiB")
     (asked,) = figure["layout"]["shapes"]
     assert (asked["x0"], asked["y0"]) == (columns.index("64") - 0.5, rows.index("2") - 0.5)
@@ -725,7 +699,7 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
 
 
 def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
-    layout = charts.crossover_lines(CROSSING, [3219], LIMIT)["layout"]
+    layout = crossover_lines(CROSSING, [3219], LIMIT)["layout"]
     upright, across = layout["shapes"]
     assert (upright["x0"], upright["x1"], across["y0"]) == (3219, 3219, LIMIT.bytes)
     of_card, of_crossing = layout["annotations"]
@@ -766,7 +740,7 @@ def test_names_beside_points_lie_over_nothing_however_wide_the_figure(
 
 
 def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> None:
-    figure = charts.plan_front(PLANNED, "USD")
+    figure = plan_front(PLANNED, "USD")
     ring, *dots = figure["data"]
     assert {(x, y) for dot in dots for x, y in zip(dot["x"], dot["y"], strict=True)} == {
         (point.hours, point.cost) for point in PLANNED
@@ -780,9 +754,9 @@ def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> Non
 
 
 def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:
-    figure = charts.fit_map([FitCell(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
-    (heat,) = traces(figure, "heatmap")
-    assert (heat["z"], heat["text"]) == ([[None]], [[""]])
+    figure = fit_map([SizeFit(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
+    (cells,) = traces(figure, "cells")
+    assert (cells["colours"], cells["text"]) == ([[None]], [[""]])
 
 
 def test_raw_times_are_all_there_with_their_median() -> None:
@@ -805,12 +779,6 @@ def test_counters_that_were_not_read_are_gaps() -> None:
     assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
 
 
-def test_throughput_has_its_interval() -> None:
-    (bar,) = traces(LIGHT["throughput"], "bar")
-    assert bar["x"] == [10.0]
-    assert (bar["error_x"]["arrayminus"], bar["error_x"]["array"]) == ([0.5], [2.0])
-
-
 # --- text from elsewhere --------------------------------------------------------------------------
 
 
@@ -819,21 +787,21 @@ def hostile(text: str) -> list[Figure]:
     row = LayerRow(name=text, count=2, values={text: 5}, methods={text: "full"})
     point = CurvePoint(phase="forward", module=text, bytes={"activations": 5})
     return [
-        charts.category_bars([bar], limit=Limit(label=text, bytes=1)),
-        charts.memory_curve([point], limit=Limit(label=text, bytes=9)),
-        charts.layer_bars([row]),
-        charts.identity_scatter(
+        category_bars([bar], limit=Limit(label=text, bytes=1)),
+        memory_curve([point], limit=Limit(label=text, bytes=9)),
+        layer_bars([row]),
+        identity_scatter(
             [ScatterPoint(label=text, method="full", predicted_bytes=1, measured_bytes=2)]
         ),
-        charts.error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
-        charts.throughput_bars(
+        error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
+        throughput_bars(
             [
                 ThroughputBar(
                     label=text, method="lora", tokens_per_second=1.0, low=1.0, high=1.0, group=text
                 )
             ]
         ),
-        charts.lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
+        lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
     ]
 
 
@@ -868,21 +836,11 @@ def test_ticks_are_few_and_round_and_within(low: float, length: float) -> None:
 
 def test_axes_write_numbers_as_the_text_does() -> None:
     """No 100k beside 100 K, and no minus but the one of the text."""
-    errors = charts.error_strip(
+    errors = error_strip(
         [ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)]
     )
-    assert errors["layout"]["xaxis"]["ticktext"] == [
-        "-30 %",
-        "-20 %",
-        "-10 %",
-        "0 %",
-        "10 %",
-        "20 %",
-        "30 %",
-    ]
-    numbers = charts.claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"][
-        "yaxis"
-    ]
+    assert errors["layout"]["xaxis"]["ticktext"] == [f"{n} %" for n in range(-30, 40, 10)]
+    numbers = claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"]["yaxis"]
     assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [
         10_000,
         100_000,
@@ -895,7 +853,7 @@ def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest
     from html import unescape
 
     from lora_profiler._common.printable import printable
-    from lora_profiler.report.charts.figure import label
+    from lora_profiler.report.charts.plot import label
 
     found = label(text, longest)
     shown = unescape(found)

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -34,7 +33,7 @@ from dashboard_app import (
     written,
 )
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
-from lora_profiler.dashboard import first_question, predict_page
+from lora_profiler.dashboard import link, predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import (
     interval,
@@ -43,7 +42,7 @@ from lora_profiler.evidence import (
     not_rehearsed,
     own_rows,
 )
-from lora_profiler.planning.answers import answers
+from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.setups import DEFAULTS
@@ -64,6 +63,8 @@ from lora_profiler.units import (
 )
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
+pytestmark = pytest.mark.usefixtures("own_window")
+
 HOSTILE = (
     "<script>alert(1)</script> $x$ :red[y] [a](http://x.invalid) ![i](http://x.invalid/i.png) <img"
     " src=x onerror=1> `c` **b**"
@@ -71,13 +72,26 @@ HOSTILE = (
 GPT2 = {"model": "openai-community/gpt2", "seq_len": "256"}
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No records but those of the checkout, no hub, no arguments of the test runner."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    yield
+def of_gpt2(gpu: str | None = None, methods: str = "full lora", **more: Any) -> list[Answer]:
+    """The answers to `GPT2`, worked out without the page."""
+    lora = replace(TrainSetup(seq_len=256), lora=LoraConfig())
+    ways = {
+        "full": TrainSetup(seq_len=256),
+        "lora": lora,
+        "qlora": replace(lora, quantization=Quantization()),
+    }
+    workloads = [Workload(model=find_model("gpt2"), setup=ways[m]) for m in methods.split()]
+    return answers(workloads, find_gpu(gpu) if gpu else None, **more)
+
+
+def sums_of_bars(figure: dict[str, Any]) -> list[float]:
+    """How long each stack of bars is, from the first."""
+    sums: dict[float, float] = {}
+    for trace in figure["data"]:
+        if trace["type"] == "bar":
+            for place, length in zip(trace["y"], trace["x"], strict=True):
+                sums[place] = sums.get(place, 0.0) + length
+    return [sums[place] for place in sorted(sums)]
 
 
 def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:
@@ -91,9 +105,9 @@ def all_figures(app: AppTest) -> dict[str, dict[str, Any]]:
 def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method on the usual card, where this machine has none: the verdict first, and the
     rest behind tabs."""
-    monkeypatch.setattr(first_question, "_card", lambda: "rtx_4090")
+    monkeypatch.setattr(link, "_card", lambda: "rtx_4090")
     app = sound(opened())
-    assert asked(app) == first_question.first_question()
+    assert asked(app) == link.first_question()
     assert {"gpu", "model", "method"} == set(app.query_params)
     setup = TrainSetup()
     lora = replace(setup, lora=LoraConfig())
@@ -166,7 +180,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
 
 def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     app = opened(**GPT2, method="lora", rank="4")
-    chosen = next(element for element in app.selectbox if element.key == "ask.trainer")
+    chosen = app.selectbox(key="ask.trainer")
     sound(chosen.set_value("trl-sft").run())
     question = asked(app)
     assert (question.trainer, question.options["rank"]) == ("trl-sft", 4)
@@ -178,7 +192,7 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     assert app.query_params["trainer"] in ("trl-sft", ["trl-sft"])
     assert "batch-size" not in app.query_params
     assert "for TRL 1.16's SFTTrainer" in texts(viewed(app, "Why"))
-    sound(next(e for e in app.selectbox if e.key == "ask.trainer").set_value(None).run())
+    sound(app.selectbox(key="ask.trainer").set_value(None).run())
     assert asked(app).options == {**DEFAULTS, "methods": ("lora",), "rank": 4, "seq_len": 256}
 
 
@@ -187,7 +201,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
     app = opened(**GPT2, method="lora", trainer="trl-sft")
     assert asked(app).options["optimizer_impl"] == "fused"
     for optimizer, implementation in (("adamw_8bit", "foreach"), ("adamw", "fused")):
-        box = next(e for e in app.selectbox if e.key == "ask.optimizer")
+        box = app.selectbox(key="ask.optimizer")
         sound(box.set_value(optimizer).run())
         question = asked(app)
         assert question.options["optimizer"] == optimizer
@@ -212,13 +226,8 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
     assert question.options.get(name, getattr(question, name, None)) == value
     if parameter:
         assert app.query_params[parameter] == [text] or app.query_params[parameter] == text
-    silent = {
-        "alpha",
-        "engine",
-        "revision",
-        "offline",
-        "device",
-    }  # cost nothing, or change words that stand in closed drawers
+    # cost nothing, or change words that stand in closed drawers
+    silent = {"alpha", "engine", "revision", "offline", "device"}
     assert (texts(app) != before) or name in silent
 
 
@@ -233,9 +242,7 @@ def test_every_option_has_a_widget() -> None:
 
 
 def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
-    setups = [TrainSetup(seq_len=256), TrainSetup(seq_len=256, lora=LoraConfig(r=16))]
-    workloads = [Workload(model=find_model("gpt2"), setup=setup) for setup in setups]
-    both = answers(workloads, find_gpu("l4"), levers="all")
+    both = of_gpt2("l4", levers="all")
     excess = activation_excess(*(answer.prediction for answer in both))
     paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
     shown = all_texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
@@ -253,13 +260,11 @@ def test_layers_are_chosen_with_a_list_of_names() -> None:
 def test_methods_stand_side_by_side_and_bring_their_options() -> None:
     app = sound(opened(**GPT2, method=["full"]))
     assert not [n for n in app.number_input if n.key == "ask.rank"]
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "qlora"]).run())
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [16]
     assert app.query_params["method"] == ["full", "qlora"]
-    setup = TrainSetup(seq_len=256)
-    qlora = replace(setup, lora=LoraConfig(), quantization=Quantization())
-    found = answers([Workload(model=find_model("gpt2"), setup=s) for s in (setup, qlora)])
+    found = of_gpt2(methods="full qlora")
     peaks = bytes_texts([answer.prediction.peak.total_bytes for answer in found])
     shown = texts(viewed(app, "Why"))
     assert f"full\t{peaks[0]}" in shown and f"QLoRA r16\t{peaks[1]}" in shown
@@ -268,26 +273,21 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
 
 def test_options_come_back_with_their_method() -> None:
     app = opened(**GPT2, rank="64")
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full"]).run())
     assert asked(app).options["rank"] == 16 and "rank" not in app.query_params
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "lora"]).run())
     assert asked(app).options["rank"] == 64
 
 
 def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     app = opened(**GPT2)
-    card = next(box for box in app.selectbox if box.key == "ask.gpu")
+    card = app.selectbox(key="ask.gpu")
     sound(card.set_value("rtx_4090").run())
     assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
-    setup = TrainSetup(seq_len=256)
-    workloads = [
-        Workload(model=find_model("gpt2"), setup=s)
-        for s in (setup, replace(setup, lora=LoraConfig()))
-    ]
     shown = texts(viewed(app, "Why"))
-    for answer in answers(workloads, find_gpu("rtx_4090")):
+    for answer in of_gpt2("rtx_4090"):
         assert answer.fit is not None
         assert labels.VERDICT_LABELS[answer.fit.verdict] in shown
         assert f"{room(answer.fit).headroom}\n" in shown
@@ -325,16 +325,8 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
     assert "times" not in all_figures(sound(opened(**GPT2)))
     app = sound(opened(**GPT2, gpu="rtx_4090"))
     drawn_times = figures(app)["times"]
-    setup = TrainSetup(seq_len=256)
-    workloads = [
-        Workload(model=find_model("gpt2"), setup=s)
-        for s in (setup, replace(setup, lora=LoraConfig()))
-    ]
-    times = [
-        a.timing.step.time
-        for a in answers(workloads, find_gpu("rtx_4090"))
-        if a.timing and a.timing.step
-    ]
+    steps = [a.timing.step for a in of_gpt2("rtx_4090") if a.timing]
+    times = [step.time for step in steps if step]
     assert len(times) == 2
     lora_time = times[1]
     assert f"Tokens a second{lora_time.tokens_per_second:,.0f}" in texts(app)
@@ -348,14 +340,8 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
             in shown
         )
         assert rate_text(time.tokens_per_second) in shown
-    sums: dict[float, float] = {}
-    for trace in drawn_times["data"]:
-        if trace["type"] == "bar":
-            for place, milliseconds in zip(trace["y"], trace["x"], strict=True):
-                sums[place] = sums.get(place, 0.0) + milliseconds / 1000
-    assert [sums[place] for place in sorted(sums)] == pytest.approx(
-        [time.seconds for time in times]
-    )
+    sums = [milliseconds / 1000 for milliseconds in sums_of_bars(drawn_times)]
+    assert sums == pytest.approx([time.seconds for time in times])
     assert shown.count("LoRA r16 makes ") == 1
 
 
@@ -369,7 +355,7 @@ def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
         )
     )
     assert "if it fitted" not in texts(app)
-    box = next(box for box in app.selectbox if box.key == "ask.about")
+    box = app.selectbox(key="ask.about")
     assert "if it fitted" in texts(sound(box.set_value("full").run()))
     shown = texts(viewed(app, "Why")).partition("llama, 32 layers")[2]
     step, rate = (
@@ -394,20 +380,9 @@ def test_figures_show_the_numbers_of_the_answer() -> None:
     """The bars of the peak add up to the peak of every method, and the levers are those of the
     answer."""
     drawn = all_figures(sound(opened(**GPT2, method=["full", "lora"])))
-    setup = TrainSetup(seq_len=256)
-    workloads = [
-        Workload(model=find_model("gpt2"), setup=s)
-        for s in (setup, replace(setup, lora=LoraConfig()))
-    ]
-    found = answers(workloads, levers="all")
-    sums: dict[float, float] = {}
-    for trace in drawn["composition"]["data"]:
-        if trace["type"] == "bar":
-            for place, gib in zip(trace["y"], trace["x"], strict=True):
-                sums[place] = sums.get(place, 0) + gib
-    assert [round(sums[place] * 2**30) for place in sorted(sums)] == [
-        a.prediction.peak.total_bytes for a in found
-    ]
+    found = of_gpt2(levers="all")
+    sums = [round(gib * GIB) for gib in sums_of_bars(drawn["composition"])]
+    assert sums == [a.prediction.peak.total_bytes for a in found]
     words = json.dumps(drawn["levers"])
     assert found[1].levers and all(
         bytes_text(lever.saved_bytes) in words for lever in found[1].levers
@@ -420,12 +395,12 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
     app = sound(opened(**GPT2))
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
     for method, label in (("full", "full"), ("qlora", "QLoRA r16")):
-        chosen = next(box for box in app.selectbox if box.key == "ask.about")
+        chosen = app.selectbox(key="ask.about")
         sound(chosen.set_value(method).run())
         assert f"Memory over one step, {label}" in texts(app)
         assert app.query_params["about"] in (method, [method])
     assert asked(app).options["methods"] == ("full", "lora", "qlora")
-    methods = next(group for group in app.pills if group.key == "ask.methods")
+    methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "lora"]).run())
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
 
@@ -433,7 +408,7 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
 @pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
     app = viewed(opened(**GPT2), "Where")
-    box = next(box for box in app.selectbox if box.key == "quantity")
+    box = app.selectbox(key="quantity")
     sound(box.set_value(quantity).run())
     assert "layers" in figures(app)
 
@@ -456,24 +431,28 @@ def test_a_drawer_is_filled_when_it_is_opened(view: str, drawer: str, says: str)
 def test_what_is_refused_is_said_and_the_page_stays_alive() -> None:
     app = opened(**GPT2, optimizer="adafactor", optimizer_impl="fused")
     assert "adafactor has no fused implementation" in problems(app)[0]
-    box = next(box for box in app.selectbox if box.key == "ask.optimizer_impl")
+    box = app.selectbox(key="ask.optimizer_impl")
     sound(box.set_value("foreach").run())
 
 
-def test_a_card_without_a_fixed_memory_and_a_card_on_a_cpu_are_refused_in_words() -> None:
-    assert "device is cpu" in problems(opened(**GPT2, gpu="rtx_4090", device="cpu"))[0]
-    assert "no card 'rtx_409'" in problems(opened(**GPT2, gpu="rtx_409"))[0]
-
-
-def test_the_traced_engine_says_what_to_do() -> None:
-    assert "command line" in problems(opened(**GPT2, engine="traced"))[0]
-    assert "compile" in problems(opened(**GPT2, engine="compiled"))[0]
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"gpu": "rtx_4090", "device": "cpu"}, "device is cpu"),
+        ({"gpu": "rtx_409"}, "no card 'rtx_409'"),
+        ({"engine": "traced"}, "command line"),
+        ({"engine": "compiled"}, "compile"),
+        ({"model": "meta-llama/Llama-3.1-8C"}, "Did you mean meta-llama/Llama-3.1-8B"),
+    ],
+)
+def test_what_has_no_answer_is_refused_in_words(asked: dict[str, Any], says: str) -> None:
+    assert says in problems(opened(**{**GPT2, **asked}))[0]
 
 
 def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
     app = opened(**GPT2, rank="zero", records="/etc/passwd")
     assert len(cautions(app)) == 2 and "rank is 'zero'" in cautions(app)[0]
-    found = next(n for n in app.number_input if n.key == "ask.batch_size")
+    found = app.number_input(key="ask.batch_size")
     sound(found.set_value(2).run())
     assert not cautions(app)
 
@@ -509,14 +488,9 @@ def test_an_address_changed_from_outside_is_followed() -> None:
     assert "183 of 183 models" in texts(sound(app.run()))
 
 
-def test_an_unknown_model_is_refused_with_the_nearest() -> None:
-    app = opened(model="meta-llama/Llama-3.1-8C")
-    assert "Did you mean meta-llama/Llama-3.1-8B" in problems(app)[0]
-
-
 def test_a_config_is_uploaded_and_has_no_link() -> None:
     app = opened(**GPT2)
-    origin = next(group for group in app.segmented_control if group.key == "ask.origin")
+    origin = app.segmented_control(key="ask.origin")
     sound(origin.set_value("A config.json").run())
     assert "Choose a file" in texts(app) and "model" not in app.query_params
     content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
@@ -532,9 +506,7 @@ def test_a_config_is_uploaded_and_has_no_link() -> None:
 
 def test_a_model_that_torch_would_build_is_told_where_to_ask() -> None:
     app = opened(**GPT2)
-    next(group for group in app.segmented_control if group.key == "ask.origin").set_value(
-        "A config.json"
-    ).run()
+    app.segmented_control(key="ask.origin").set_value("A config.json").run()
     app.file_uploader(key="config_json").set_value(
         ("x.json", b'{"model_type": "mamba"}', "application/json")
     )
@@ -626,28 +598,24 @@ def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
         ("status", "oom", 1),
         ("model", "tiny-gpt2", 4),
     ):
-        box = next(box for box in app.multiselect if box.key == f"filter.{name}")
+        box = app.multiselect(key=f"filter.{name}")
         sound(box.set_value([value]).run())
         assert len(frame(app)) == left, name
-        next(box for box in app.multiselect if box.key == f"filter.{name}").set_value([]).run()
-    next(box for box in app.multiselect if box.key == "filter.method").set_value(["lora"]).run()
-    next(box for box in app.multiselect if box.key == "filter.status").set_value(["oom"]).run()
+        app.multiselect(key=f"filter.{name}").set_value([]).run()
+    app.multiselect(key="filter.method").set_value(["lora"]).run()
+    app.multiselect(key="filter.status").set_value(["oom"]).run()
     assert "None of the 4 records" in texts(sound(app))
 
 
 def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
     app = sound(opened(page="compare"))
-    next(box for box in app.multiselect if box.key == "filter.method").set_value(["qlora"]).run()
+    app.multiselect(key="filter.method").set_value(["qlora"]).run()
     few = len(frame(app))
-    page = next(group for group in app.segmented_control if group.key == "page")
+    page = app.segmented_control(key="page")
     sound(page.set_value("Predict").run())
-    next(n for n in app.number_input if n.key == "ask.rank").set_value(5).run()
+    app.number_input(key="ask.rank").set_value(5).run()
     for name in ("Compare", "Predict"):
-        sound(
-            next(group for group in app.segmented_control if group.key == "page")
-            .set_value(name)
-            .run()
-        )
+        sound(app.segmented_control(key="page").set_value(name).run())
         if name == "Compare":
             assert len(frame(app)) == few
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5] and app.query_params[
@@ -781,14 +749,8 @@ def test_named_files_and_folders_are_shown_and_missing_ones_told(
     named = stored(tmp_path / "named.jsonl", records.make_record())
     stored(tmp_path / "more" / "a.jsonl", records.make_record(repeat=1))
     stored(tmp_path / "not-named.jsonl", records.make_record(repeat=2))
-    arguments = [
-        "--records",
-        str(named),
-        "--records",
-        str(tmp_path / "more"),
-        "--records",
-        str(tmp_path / "gone.jsonl"),
-    ]
+    paths = (named, tmp_path / "more", tmp_path / "gone.jsonl")
+    arguments = [word for path in paths for word in ("--records", str(path))]
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
     app = opened(page="compare")
     assert len(frame(app)) == 2
@@ -833,22 +795,24 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     app.run()
     assert not app.exception
     assert texts(app).count("<script>alert(1)</script>") >= 4
-    allowed = {
-        "div",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "section",
-        "strong",
-    }
+    allowed = set(
+        [
+            "div",
+            "h1",
+            "h2",
+            "h3",
+            "p",
+            "table",
+            "caption",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+            "section",
+            "strong",
+        ]
+    )
     assert all(tags_of(html) <= allowed for html in written(app))
     for element in (*app.markdown, *app.caption, *app.error, *app.warning, *app.info):
         assert "http://x.invalid" not in element.value
@@ -874,18 +838,14 @@ def test_models_and_cards_are_searchable() -> None:
     assert len(app.dataframe[0].value) == len(bundled_models()) and len(
         app.dataframe[1].value
     ) == len(bundled_gpus())
-    next(field for field in app.text_input if field.key == "models_text").set_value(
-        "llama 8b"
-    ).run()
+    app.text_input(key="models_text").set_value("llama 8b").run()
     names = app.dataframe[0].value["model"].tolist()
     assert "meta-llama/Llama-3.1-8B" in names and all(
         "8b" in str(row).lower() for row in app.dataframe[0].value.values.tolist()
     )
-    next(field for field in app.text_input if field.key == "cards_text").set_value("h100").run()
+    app.text_input(key="cards_text").set_value("h100").run()
     assert 0 < len(sound(app).dataframe[1].value) < 10
-    next(field for field in app.text_input if field.key == "models_text").set_value(
-        "<b>nothing"
-    ).run()
+    app.text_input(key="models_text").set_value("<b>nothing").run()
     assert "No bundled model is called '<b>nothing'" in texts(sound(app))
 
 
@@ -917,12 +877,10 @@ def test_evidence_is_all_there_with_an_address_each() -> None:
     assert "what holds them was not found" in shown
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     drawn = figures(app)
-    points = [
-        point for trace in drawn["evidence.memory"]["data"] for point in trace.get("customdata", ())
-    ]
-    assert sorted(points) == sorted(row.id for row in peaks)
-    dots = [dot for trace in drawn["evidence.steps"]["data"] for dot in trace.get("customdata", ())]
-    assert sorted(dots) == sorted(row.id for row in measured_steps())
+    for key, rows in (("memory", peaks), ("steps", measured_steps())):
+        traces = drawn[f"evidence.{key}"]["data"]
+        ids = [id_ for trace in traces for id_ in trace.get("customdata", ())]
+        assert sorted(ids) == sorted(row.id for row in rows)
     app.session_state["evidence.left_out"] = True
     assert "cards, FSDP FULL_SHARD: communication is not modelled" in texts(app.run())
 
@@ -982,7 +940,7 @@ def test_a_number_of_a_table_reads_as_it_does_in_the_text() -> None:
         error_text(row.error).removesuffix(" %") for row in rows
     ]
     assert list(cells(app)["measured, GiB"]) == [f"{row.measured_bytes / GIB:,.2f}" for row in rows]
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
+    app.segmented_control(key="evidence.kind").set_value("steps").run()
     assert list(cells(app)["measured"]) == [
         seconds_text(row.measured_seconds) for row in measured_steps()
     ]
@@ -1005,13 +963,11 @@ def test_evidence_is_narrowed_by_source_method_and_card() -> None:
 
 def test_evidence_of_steps_is_another_table() -> None:
     app = sound(opened(page="evidence"))
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
+    app.segmented_control(key="evidence.kind").set_value("steps").run()
     assert list(rows_of(app, "measured")["id"]) == [row.id for row in measured_steps()]
     app.multiselect(key="evidence.source").set_value(["qwen"]).run()
     assert set(rows_of(sound(app), "measured")["source"]) == {"Qwen's README"}
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value(
-        "memory"
-    ).run()  # which has none of Qwen's
+    app.segmented_control(key="evidence.kind").set_value("memory").run()  # which has none of Qwen's
     assert len(rows_of(sound(app))) == len(measured_memory())
 
 
@@ -1048,7 +1004,7 @@ def test_what_was_rehearsed_never_passes_for_measured() -> None:
         assert figure["layout"]["xaxis"]["title"]["text"] == f"{word} peak"
         told = [text for trace in figure["data"] for text in trace.get("hovertext", ())]
         assert told and all(f", {word} " in text for text in told)
-    choice = next(g for g in app.segmented_control if g.key == "evidence.kind")
+    choice = app.segmented_control(key="evidence.kind")
     choice.set_value("rehearsed").run()
     table = rows_of(sound(app), "counted, GiB")
     assert len(table) == len(own_rows("rehearsed")) and "measured, GiB" not in table
@@ -1093,7 +1049,7 @@ app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
 app.session_state["take_along"] = True
 assert "What lowers the peak" in all_texts(app) and app.download_button
-next(g for g in app.segmented_control if g.key == "ask.origin").set_value("A config.json").run()
+app.segmented_control(key="ask.origin").set_value("A config.json").run()
 app.file_uploader(key="config_json").set_value(("x.json", b'{{"model_type": "mamba"}}', "application/json"))
 assert not app.run().exception
 app = opened(page="compare")
@@ -1114,20 +1070,9 @@ def _record_of_mamba() -> bytes:
 
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
-    for page in (
-        "predict",
-        "plan",
-        "crossover",
-        "compare",
-        "measure",
-        "learn",
-        "evidence",
-        "catalogue",
-    ):
-        app = opened(
-            page=page,
-            **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}),
-        )
+    for page in map(str.lower, link.PAGES):
+        alone = page in ("compare", "learn")
+        app = opened(page=page, **({} if alone else {"model": "gpt2", "gpu": "rtx_4090"}))
         if page == "predict":
             app.session_state["take_along"] = True
             for view in VIEWS:
@@ -1137,20 +1082,11 @@ def test_every_widget_and_figure_has_words() -> None:
 
 def named(app: AppTest) -> None:
     """Every widget, figure and table of the page."""
-    widgets = [
-        *app.button,
-        *app.selectbox,
-        *app.number_input,
-        *app.text_input,
-        *app.toggle,
-        *app.multiselect,
-        *app.pills,
-        *app.segmented_control,
-        *app.select_slider,
-        *app.download_button,
-        *app.file_uploader,
-        *app.expander,
-    ]
+    kinds = (
+        "button selectbox number_input text_input toggle multiselect pills segmented_control"
+        " select_slider download_button file_uploader expander"
+    )
+    widgets = [widget for kind in kinds.split() for widget in getattr(app, kind)]
     assert widgets and all(widget.label.strip() for widget in widgets)
     assert all(re.search('role="img" aria-label="[^"]', html) for html in drawings(app).values())
     assert all(chart.proto.alt.strip() for chart in app.get("plotly_chart"))

@@ -17,7 +17,7 @@ import pytest
 
 import records
 from accessibility import serious
-from browser import NEEDED, PROGRAM, PROGRAMS
+from browser import PROGRAM, require
 from dashboard_app import VIEWS
 from figure_texts import crowded
 from lora_profiler import Workload, find_model, setup_for
@@ -67,6 +67,11 @@ class Window:
         field.fill(text)
         field.press("Enter")
 
+    def write(self, label: str, text: str) -> None:
+        field = self.page.get_by_role("textbox", name=label, exact=True)
+        field.fill(text)
+        field.press("Enter")
+
     def type_into(self, label: str, text: str) -> None:
         """A value that is not on the list of a box that takes such."""
         self.settle()  # a run that ends meanwhile draws the box anew
@@ -106,9 +111,7 @@ class Window:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path, str]]:
     """(process, address, folder of the user's data, address with the token) of `lora-profile app`
     as anybody starts it."""
-    if PROGRAM is None:
-        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
-        pytest.fail(reason) if NEEDED else pytest.skip(reason)
+    require()
     folder = tmp_path_factory.mktemp("data")
     with served(folder) as (process, port, entrance):
         yield process, f"http://127.0.0.1:{port}", folder, entrance
@@ -655,9 +658,7 @@ def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) 
 
 def test_running_out_of_memory_is_a_result_beside_its_prediction(window: Any, server: Any) -> None:
     w = window().open(f"page=measure&{TINY}")
-    budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
-    budget.fill("60MiB")
-    budget.press("Enter")
+    w.write("Memory budget", "60MiB")
     w.button("Start measuring").click()
     w.page.locator(".lp h2", has_text="LoRA r16: out of memory").wait_for(timeout=60_000)
     w.page.locator(".lp p", has_text="Predicted: ").wait_for()
@@ -667,15 +668,12 @@ def test_running_out_of_memory_is_a_result_beside_its_prediction(window: Any, se
 
 def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
     w = window().open(f"page=measure&{TINY}")
-    budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
-    budget.fill("much")
-    budget.press("Enter")
+    w.write("Memory budget", "much")
     w.page.get_by_role("alert").wait_for()
     assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
     w.settle()
     assert w.button("Start measuring").is_disabled()
-    budget.fill("")
-    budget.press("Enter")
+    w.write("Memory budget", "")
     w.page.get_by_text("How long a step takes is not known").wait_for()
     w.settle()
     assert w.button("Start measuring").is_enabled()

@@ -55,28 +55,26 @@ def refusal(server: Served, **headers: str) -> int | None:
     return None
 
 
+OTHERS = (None, "http://localhost:9999", "http://127.0.0.1:9999")
+
+
 @pytest.mark.parametrize(
-    "origin", [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://127.0.0.1:{port}"]
+    ("origin", "has_cookie"),
+    [
+        *((origin, False) for origin in (*OTHERS, "http://127.0.0.1:{port}")),
+        *((origin, True) for origin in (*OTHERS, "http://localhost:{port}", "null")),
+    ],
 )
-def test_without_the_token_nobody_starts_a_process(origin: str | None, server: Served) -> None:
+def test_without_the_token_or_from_another_page_nobody_starts_a_process(
+    origin: str | None, has_cookie: bool, server: Served
+) -> None:
+    """With the cookie too, as a page of another port would have it, to which the browser sends
+    it."""
     headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
+    if has_cookie:
+        headers["Cookie"] = cookie_of(server.address)
     with watching(server, 2) as started:
         refused = refusal(server, **headers)
-    assert not started.result()
-    assert refused == 403
-
-
-@pytest.mark.parametrize(
-    "origin",
-    [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://localhost:{port}", "null"],
-)
-def test_with_the_cookie_alone_no_other_page_starts_a_process(
-    origin: str | None, server: Served
-) -> None:
-    """As a page of another port would have it, to which the browser sends the cookie too."""
-    headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
-    with watching(server, 2) as started:
-        refused = refusal(server, Cookie=cookie_of(server.address), **headers)
     assert not started.result()
     assert refused == 403
 
@@ -84,12 +82,8 @@ def test_with_the_cookie_alone_no_other_page_starts_a_process(
 def test_its_own_page_starts_one(server: Served) -> None:
     """So that the refusals above are no fault of the client's."""
     with watching(server, 60) as started:
-        assert (
-            refusal(
-                server, Cookie=cookie_of(server.address), Origin=f"http://127.0.0.1:{server.port}"
-            )
-            is None
-        )
+        own = {"Cookie": cookie_of(server.address), "Origin": f"http://127.0.0.1:{server.port}"}
+        assert refusal(server, **own) is None
     assert started.result()
     for process in psutil.Process(server.process.pid).children(recursive=True):
         process.kill()
@@ -98,13 +92,8 @@ def test_its_own_page_starts_one(server: Served) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "",
-        "?page=measure",
-        "?token=",
-        "?token=%C3%A9",
-        "_stcore/host-config",
-        "static/index.html",
-        "media/x",
+        *("", "?page=measure", "?token=", "?token=%C3%A9"),
+        *("_stcore/host-config", "static/index.html", "media/x"),
     ],
 )
 def test_without_the_token_nothing_is_answered(path: str, server: Served) -> None:
@@ -146,16 +135,8 @@ def test_the_token_stands_where_other_users_see_nothing(server: Served) -> None:
 def test_streamlit_run_has_the_same_door_and_a_token_of_its_own(
     server: Served, tmp_path: Path
 ) -> None:
-    command = (
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(ROOT / "app.py"),
-        "--server.headless",
-        "true",
-        "--server.port",
-    )
+    options = ("--server.headless", "true", "--server.port")
+    command = (sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), *options)
     with served(tmp_path, *command) as other:
         assert token_of(other) != token_of(server)
         assert asked(f"http://127.0.0.1:{other.port}/").status == 403
@@ -202,10 +183,8 @@ def test_an_origin_from_elsewhere_makes_the_server_ask_nobody(tmp_path: Path) ->
         for origin in ("http://evil.invalid", "http://192.0.2.1:80", "http://127.0.0.1:9999"):
             for cookie in ("", cookie_of(found.address)):
                 assert refusal(found, Cookie=cookie, Origin=origin) == 403
-        assert (
-            refusal(found, Cookie=cookie_of(found.address), Origin=f"http://127.0.0.1:{found.port}")
-            is None
-        )
+        own = {"Cookie": cookie_of(found.address), "Origin": f"http://127.0.0.1:{found.port}"}
+        assert refusal(found, **own) is None
     assert not log.exists(), log.read_text()
 
 

@@ -237,10 +237,8 @@ def test_any_upload_is_records_or_a_refusal(content: bytes) -> None:
 
 
 def test_an_upload_is_lines_or_what_bench_printed() -> None:
-    record, newer = (
-        records.make_record(),
-        replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00"),
-    )
+    record = records.make_record()
+    newer = replace(record, ended_at="2026-11-02T00:00:00+00:00")
     (only,) = shown_records.uploaded("x.jsonl", lines(newer, record), "auto").scored
     assert only.record == newer  # of one id the one that ended last
     document = dict(json.loads(downloads.of_records(scored([record]), "x")[0][3]()))
@@ -252,10 +250,8 @@ def test_an_upload_is_lines_or_what_bench_printed() -> None:
 
 
 def test_several_sources_are_one_set(tmp_path: Path) -> None:
-    record, newer = (
-        records.make_record(),
-        replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00"),
-    )
+    record = records.make_record()
+    newer = replace(record, ended_at="2026-11-02T00:00:00+00:00")
     one = shown_records.Loaded(scored=tuple(scored([newer])), warnings=("a",))
     other = shown_records.Loaded(
         scored=tuple(scored([record, records.make_record(repeat=1)])), warnings=("b",)
@@ -267,21 +263,13 @@ def test_several_sources_are_one_set(tmp_path: Path) -> None:
 
 def some_runs() -> Any:
     failed = {"status": "oom", "failure": Failure(reason="no room"), "step_seconds": None}
-    return runs(
-        shown_records.Loaded(
-            scored=tuple(
-                scored(
-                    [
-                        records.make_record(),
-                        records.make_record(records.LORA_WORKLOAD),
-                        records.make_record(device=records.H100),
-                        records.make_record(records.LORA_WORKLOAD, repeat=1, **failed),
-                    ]
-                )
-            ),
-            warnings=(),
-        )
-    )
+    found = [
+        records.make_record(),
+        records.make_record(records.LORA_WORKLOAD),
+        records.make_record(device=records.H100),
+        records.make_record(records.LORA_WORKLOAD, repeat=1, **failed),
+    ]
+    return runs(shown_records.Loaded(scored=tuple(scored(found)), warnings=()))
 
 
 @given(
@@ -487,11 +475,11 @@ def test_what_this_machine_cannot_hold_is_refused_before_it_is_started(
     nothing_measured: Path,
 ) -> None:
     app = opened(page="measure", model=LARGE.model, method=["full"])
-    next(box for box in app.selectbox if box.key == "measure.device").set_value("cpu").run()
+    app.selectbox(key="measure.device").set_value("cpu").run()
     (problem,) = problems(app)
     assert problem.startswith("This machine cannot measure it\n")
     assert "by its prediction, and this machine has" in problem
-    start = next(button for button in app.button if button.key == "measure.start")
+    start = app.button(key="measure.start")
     assert start.disabled and not app.exception
 
 
@@ -544,23 +532,22 @@ def test_how_long_it_takes_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_bar_goes_on_with_every_step() -> None:
-    def states(*lines: str) -> list[Any]:
-        return list(followed(*lines).states.values())
+    def share(*lines: str) -> float:
+        return measuring.share(followed(*lines).states.values())
 
-    one = told(of=2)
     shares = [
-        measuring.share(states(line))
-        for line in (
-            told(of=2, phase="load"),
-            told(of=2, phase="forward", step=1),
-            told(of=2, phase="forward", step=3),
-            told(of=2, phase="timing", done=1),
-            told(of=2, phase="timing", done=500),
-            told(of=2, status="ok"),
+        share(told(of=2, **at))
+        for at in (
+            {"phase": "load"},
+            {"phase": "forward", "step": 1},
+            {"phase": "forward", "step": 3},
+            {"phase": "timing", "done": 1},
+            {"phase": "timing", "done": 500},
+            {"status": "ok"},
         )
     ]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 0.5
-    assert measuring.share(states(one)) == 0 and measuring.share([]) == 0
+    assert share(told(of=2)) == share() == 0
 
 
 def test_a_rehearsal_asks_bench_for_its_card_and_times_nothing() -> None:
@@ -575,13 +562,20 @@ def test_a_rehearsal_without_its_environment_says_how_to_make_one(
 ) -> None:
     monkeypatch.setenv("LORA_PROFILER_CUDA_PYTHON", str(nothing_measured / "none"))
     app = opened(page="measure", model="EleutherAI/pythia-14m", seq_len="32", method=["lora"])
-    next(b for b in app.selectbox if b.key == "measure.rehearsed_on").set_value("rtx_4090").run()
+    app.selectbox(key="measure.rehearsed_on").set_value("rtx_4090").run()
     assert "Rehearse EleutherAI/pythia-14m on rtx_4090" in texts(app) and not problems(app)
-    next(button for button in app.button if button.key == "measure.start").click().run()
+    app.button(key="measure.start").click().run()
     found = ended(measuring.present())  # type: ignore[arg-type]
     assert measuring.is_rehearsal(found)
     (problem,) = problems(app.run())
     assert problem.startswith("Nothing was measured\n") and "none" in problem
+
+
+def started(monkeypatch: pytest.MonkeyPatch, code: str, model: str = "gpt2") -> Measuring:
+    """A measurement of that model, in whose place Python runs `code`."""
+    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", code))
+    asked = Question(model=model)
+    return measuring.start(find_model(model), asked, Conditions(), uploaded=False)
 
 
 SLEEPS = """
@@ -604,12 +598,9 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
 ) -> None:
     """One that winds up at Ctrl-C, and one that does not hear it."""
     monkeypatch.setattr(following, "WIND_UP_SECONDS", 5.0 if what == "default_int_handler" else 0.3)
-    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", SLEEPS.format(what)))
-    found = measuring.start(
-        find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False
-    )
+    found = started(monkeypatch, SLEEPS.format(what))
     with pytest.raises(AlreadyRunningError, match="spoil each other"):
-        measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
+        started(monkeypatch, "")
     deadline = time.monotonic() + 60
     while not found.stderr_lines and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -645,10 +636,7 @@ def test_a_record_that_ran_out_of_memory_is_a_result(
         step_seconds=None,
     )
     document = {"schema_version": "1.0", "records": [record_dict(record)], "comparisons": []}
-    monkeypatch.setattr(
-        following, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})")
-    )
-    ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
+    ended(started(monkeypatch, f"print({json.dumps(document)!r})"))
     app = opened(page="measure", model="gpt2", seq_len="64")
     assert not app.exception and not problems(app)
     assert (
@@ -661,9 +649,6 @@ def test_a_record_that_ran_out_of_memory_is_a_result(
 def test_what_is_no_record_spoils_no_page(
     nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        following, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')')
-    )
-    ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
+    ended(started(monkeypatch, 'print(\'{"records": [{"a": 1}]}\')'))
     app = opened(page="measure", model="gpt2", seq_len="64")
     assert "schema_version" in problems(app)[0]

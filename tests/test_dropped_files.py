@@ -2,8 +2,6 @@
 and nothing read that it names."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,8 @@ from lora_profiler.dashboard.answered import answered, published_model
 from lora_profiler.trainer_files.reading import read_content
 from test_trainer_files import AXOLOTL, LLAMAFACTORY, NOTEBOOK, TORCHTUNE, TRL
 
+pytestmark = pytest.mark.usefixtures("own_window")
+
 BAD = {
     "list.yaml": (b"- a\n- b\n", "list.yaml holds no keys"),
     "torn.yaml": (b"base_model: [a\n", "torn.yaml, line 2: not valid YAML"),
@@ -25,14 +25,6 @@ BAD = {
     "empty.json": (b"{", "empty.json is not valid JSON"),
     "none.ipynb": (b"{}", "none.ipynb is no notebook"),
 }
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    yield
 
 
 def drop(app: AppTest, name: str, content: bytes | str) -> AppTest:
@@ -76,7 +68,7 @@ def test_the_page_answers_a_file_as_the_command_does(
     assert address["model"] in (question.model, [question.model])
     app.session_state["take_along"] = True
     sound(app.run())
-    chosen = next(box for box in app.selectbox if box.key == "trainer_file").value
+    chosen = app.selectbox(key="trainer_file").value
     assert chosen == {"qlora.yml": "axolotl", "full.yaml": "llamafactory"}.get(name, chosen)
 
 

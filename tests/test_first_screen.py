@@ -23,19 +23,14 @@ from lora_profiler import (
 from lora_profiler.dashboard.answered import answered, applied
 from lora_profiler.dashboard.first_screen import as_data, is_stop, slides
 from lora_profiler.dashboard.question import METHODS, Question, completed
+from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.differences import answered_differently, asked_differently
 from lora_profiler.report.answer.timing import smallest_cards_table
-from lora_profiler.report.first_screen import (
-    Offer,
-    Run,
-    frame,
-    offers,
-    three_numbers,
-    trust,
-    verdict_words,
-)
+from lora_profiler.report.first_screen.frame import frame
+from lora_profiler.report.first_screen.offers import Offer, offers
+from lora_profiler.report.first_screen.texts import Run, three_numbers, trust, verdict_words
 from lora_profiler.units import GIB, MIB, bytes_text, rate_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
@@ -46,6 +41,13 @@ def asked(
 ) -> Question:
     chosen = completed(trainer, {"methods": METHODS, **options})
     return Question(model=model, gpu=gpu, trainer=trainer, options=chosen, offline=True)
+
+
+def one(model: str = LLAMA, gpu: str | None = None, **setup: Any) -> Answer:
+    """The answer to LoRA of that setup."""
+    asked = TrainSetup(**{"lora": LoraConfig(), **setup})
+    workload = Workload(model=find_model(model), setup=asked)
+    return answers([workload], find_gpu(gpu) if gpu else None)[0]
 
 
 QUESTIONS = (
@@ -107,9 +109,7 @@ def test_an_offer_that_no_question_has_gets_no_button() -> None:
 
 
 def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits() -> None:
-    setup = TrainSetup(lora=LoraConfig())
-    gpu = find_gpu("rtx_4090")
-    (lora,) = answers([Workload(model=find_model(LLAMA), setup=setup)], gpu)
+    gpu, lora = find_gpu("rtx_4090"), one(gpu="rtx_4090")
     remedies = advise(lora.prediction.workload, gpu)
     offered = [offer.setup for offer in offers(lora) if offer.setup is not None]
     assert offered == [r.workload.setup for r in remedies[:3]]
@@ -119,9 +119,8 @@ def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits(
     before, after = lora.timing.step.time.tokens_per_second, remedies[0].tokens_per_second
     assert after is not None
     assert f"{round(100 * (1 - after / before))} % slower" in first.text
-    small = Workload(model=find_model(GPT2), setup=replace(setup, seq_len=256))
-    (answer,) = answers([small], gpu)
-    judged = fit(small, gpu)
+    answer = one(GPT2, "rtx_4090", seq_len=256)
+    judged = fit(answer.prediction.workload, gpu)
     assert judged is not None
     assert [offer.text for offer in offers(answer)] == [
         f"Up to batch {judged.largest_batch_size:,}",
@@ -219,9 +218,8 @@ def test_what_a_browser_may_not_send_is_no_stop(name: Any, value: Any) -> None:
 
 def test_hours_are_steps_of_the_step_time() -> None:
     """By hand: 3 epochs of 10,485,760 tokens, 8 x 1,024 x 4 a step, are 960 steps."""
-    setup = TrainSetup(lora=LoraConfig(), batch_size=8, seq_len=1024, accumulation=4)
-    workload = Workload(model=find_model(GPT2), setup=setup)
-    step = step_time(workload, find_gpu("rtx_4090")).step
+    answer = one(GPT2, "rtx_4090", batch_size=8, seq_len=1024, accumulation=4)
+    step = step_time(answer.prediction.workload, find_gpu("rtx_4090")).step
     assert step is not None
     found = run_time(step, 10_485_760, 3)
     for mine, of_step in (
@@ -230,7 +228,6 @@ def test_hours_are_steps_of_the_step_time() -> None:
         (found.high, step.time.high),
     ):
         assert mine == pytest.approx(960 * of_step)
-    (answer,) = answers([workload], find_gpu("rtx_4090"))
     peak, rate, hours = three_numbers(answer, Run(tokens=10_485_760, epochs=3, price=0.5))
     assert peak.value == bytes_text(answer.prediction.peak.total_bytes)
     assert rate.value == f"{step.time.tokens_per_second:,.0f}"
@@ -240,61 +237,48 @@ def test_hours_are_steps_of_the_step_time() -> None:
 
 
 def test_a_number_that_is_not_known_is_not_there() -> None:
-    workload = Workload(model=find_model(GPT2), setup=TrainSetup(seq_len=256))
-    for gpu in (None, find_gpu("custom:24GiB")):
-        (answer,) = answers([workload], gpu)
+    for gpu in (None, "custom:24GiB"):
+        answer = one(GPT2, gpu, lora=None, seq_len=256)
         assert [number.label for number in three_numbers(answer, Run())] == ["Peak"]
 
 
 def test_the_verdict_says_what_is_enough_without_a_card() -> None:
-    workload = Workload(model=find_model(LLAMA), setup=TrainSetup(lora=LoraConfig()))
-    (answer,) = answers([workload])
+    answer = one()
     words = verdict_words(answer)
     card = smallest_cards(answer.prediction)[0]
     assert words.words == "Needs 36.40 GiB"
     assert words.numbers == f"a card of {card.memory_gib_marketed:g} GB is enough"
-    on_cpu = replace(workload, setup=replace(workload.setup, device="cpu"))
-    (answer,) = answers([on_cpu])
+    answer = one(device="cpu")
     assert "card" not in verdict_words(answer).numbers and not offers(answer)
 
 
 def test_what_it_rests_on_is_the_nearest_public_run_with_its_address() -> None:
-    workload = Workload(model=find_model(LLAMA), setup=TrainSetup(lora=LoraConfig()))
-    (answer,) = answers([workload], find_gpu("rtx_4090"))
+    answer = one(gpu="rtx_4090")
     likely = answer.likely
     assert likely is not None
     told = trust(answer)
     assert told.url == likely.nearest.url and told.url.startswith("https://")
     assert f"{likely.nearest.measured_bytes / GIB:.2f} GiB" in told.text
-    on_cpu = replace(workload, setup=replace(workload.setup, device="cpu"))
-    (answer,) = answers([on_cpu])
+    answer = one(device="cpu")
     assert trust(answer).url == "" and trust(answer).text
 
 
 def test_differences_are_those_and_no_others() -> None:
-    gpu = find_gpu("rtx_4090")
-    model = find_model(GPT2)
-    one, other = answers(
-        [
-            Workload(model=model, setup=TrainSetup(seq_len=256, lora=LoraConfig(r=rank)))
-            for rank in (8, 16)
-        ],
-        gpu,
-    )
-    asked_, found = asked_differently(one, other), answered_differently(one, other)
+    first, other = (one(GPT2, "rtx_4090", seq_len=256, lora=LoraConfig(r=rank)) for rank in (8, 16))
+    asked_, found = asked_differently(first, other), answered_differently(first, other)
     assert asked_ is not None and found is not None
     assert [row.cells for row in asked_.rows] == [("rank", "8", "16"), ("alpha", "16", "32")]
     rows = {row.cells[0]: row.cells[1:] for row in found.rows}
     assert "verdict" not in rows
-    peaks = [a.prediction.peak.total_bytes for a in (one, other)]
+    peaks = [a.prediction.peak.total_bytes for a in (first, other)]
     assert rows["peak"][:2] == tuple(f"{peak / MIB:.2f} MiB" for peak in peaks)
     assert rows["peak"][2] == f"{100 * (peaks[1] / peaks[0] - 1):+.1f} %"
-    assert asked_differently(one, one) is None and answered_differently(one, one) is None
+    assert asked_differently(first, first) is None and answered_differently(first, first) is None
 
 
 def test_smallest_cards_stand_with_the_fastest_first() -> None:
-    workload = Workload(model=find_model(GPT2), setup=TrainSetup(lora=LoraConfig(), seq_len=256))
-    (answer,) = answers([workload])
+    answer = one(GPT2, seq_len=256)
+    workload = answer.prediction.workload
     table = smallest_cards_table([answer])
     assert table is not None
     cards = smallest_cards(predict(workload))

@@ -21,7 +21,7 @@ from dashboard_app import cautions, drawings, opened, problems, texts, written
 from golden_files import Golden
 from learning import FINDINGS, document
 from lora_profiler.dashboard import check_view, following, learn_page, link
-from lora_profiler.report import charts
+from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Series, numbers_table
 from lora_profiler.report.learn.findings import findings, from_json, to_json
@@ -115,7 +115,7 @@ def test_what_is_seen_is_worked_out_from_the_numbers(golden_file: Golden) -> Non
 
 def test_every_point_is_drawn_and_stands_in_the_table() -> None:
     for chart in FINDINGS.charts:
-        drawn = charts.claim_chart(chart)
+        drawn = claim_chart(chart)
         for trace, series in zip(drawn["data"], chart.series, strict=True):
             known = {
                 (x, y)
@@ -134,10 +134,10 @@ def test_every_point_is_drawn_and_stands_in_the_table() -> None:
 def test_a_run_that_goes_wrong_does_not_press_the_others_flat() -> None:
     wrong = Series(label="wrong", x=(1.0, 8.0), y=(0.1, -9.0))
     chart = replace(CHARTS["scaling_gain"], series=(*CHARTS["scaling_gain"].series, wrong))
-    layout = charts.claim_chart(chart)["layout"]
+    layout = claim_chart(chart)["layout"]
     assert layout["yaxis"]["range"] == pytest.approx([-0.42, 0.42])
     assert [each["text"] for each in layout["annotations"]] == ["1 point lies below, down to -9"]
-    assert "range" not in charts.claim_chart(CHARTS["scaling_gain"])["layout"]["yaxis"]
+    assert "range" not in claim_chart(CHARTS["scaling_gain"])["layout"]["yaxis"]
 
 
 def test_findings_are_read_as_they_were_written() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -18,26 +16,16 @@ from lora_profiler.dashboard.plan_question import PlanQuestion
 from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.report.json.plan import plan_payload
 
+pytestmark = pytest.mark.usefixtures("own_window")
+
 SMALL = {"page": "plan", "model": "openai-community/gpt2", "method": "lora", "seq_len": "256"}
 CARDS = {**SMALL, "gpus": "t4, l4", "ranks": "8"}
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    yield
 
 
 def found(app: AppTest) -> TrainingPlan:
     """The plan that is on the page."""
     plan: TrainingPlan = app.session_state["once.plan"][-1][1]
     return plan
-
-
-def box(app: AppTest, kind: str, key: str) -> Any:
-    return next(element for element in getattr(app, kind) if element.key == key)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +113,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
     if "batching" in more or "pad_to_multiple_of" in more:  # which a link can say, without data
         assert "is about the lengths of samples; add Data file" in problems(app)[0]
     app.file_uploader(key="plan.upload").set_value((name, content, "application/octet-stream"))
-    box(app, "text_input", "plan.column").set_value(column)
+    app.text_input(key="plan.column").set_value(column)
     app.session_state["take_along"] = True
     sound(app.run())
     plan = found(app)
@@ -142,7 +130,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
     for field in ("batching", "pad_to_multiple_of"):
         if field in more:
             kind = "selectbox" if field == "batching" else "number_input"
-            box(app, kind, f"plan.{field}").set_value(None)
+            getattr(app, kind)(key=f"plan.{field}").set_value(None)
     assert plan.amount.data.lengths.source not in texts(sound(app.run()))
 
 
@@ -185,7 +173,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
     content = b'{"a": "b", "c": "d"}'
     app.file_uploader(key="plan.upload").set_value(("e.jsonl", content, "text/plain"))
     for column, says in (("", "'a', 'c'. Known"), ("b", "'b'"), ("../../etc", "etc")):
-        box(app, "text_input", "plan.column").set_value(column)
+        app.text_input(key="plan.column").set_value(column)
         (problem,) = problems(app.run())
         assert says in problem and "e.jsonl" in problem, problem
 
@@ -219,12 +207,12 @@ def test_nothing_is_searched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_profiler.dashboard.plan_question.make_plan", counted)
     app = sound(opened(**CARDS))
     first = texts(app)
-    sound(box(app, "text_input", "plan.ranks").set_value("16").run())
+    sound(app.text_input(key="plan.ranks").set_value("16").run())
     assert app.query_params["ranks"] in ("16", ["16"]) and texts(app) != first
-    sound(box(app, "text_input", "plan.ranks").set_value("8").run())
+    sound(app.text_input(key="plan.ranks").set_value("8").run())
     assert texts(app) == first and len(searched) == 2
     for page in ("Learn", "Plan"):  # what was asked is still there after another page
-        sound(box(app, "segmented_control", "page").set_value(page).run())
+        sound(app.segmented_control(key="page").set_value(page).run())
     assert texts(app) == first and len(searched) == 2
     assert app.session_state["plan.asked"] == PlanQuestion(gpus="t4, l4", ranks="8")
 
@@ -242,6 +230,6 @@ def test_a_run_is_seen_in_predict_with_the_same_peak() -> None:
 
 def test_sizes_of_other_pages_are_none_of_the_plan_s() -> None:
     app = sound(opened(**{**CARDS, "page": "predict", "batch_size": "7", "checkpointing": "yes"}))
-    sound(box(app, "segmented_control", "page").set_value("Plan").run())
+    sound(app.segmented_control(key="page").set_value("Plan").run())
     assert found(app).space.effective_batch == 16 and found(app).space.checkpointing is None
     assert "batch-size" not in app.query_params and "checkpointing" not in app.query_params

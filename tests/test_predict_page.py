@@ -3,10 +3,6 @@ B, and what is taken along."""
 
 import json
 import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -17,24 +13,14 @@ from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu,
 from lora_profiler.dashboard.link import parsed, written
 from lora_profiler.report.decision.crossover import sentences
 
+pytestmark = pytest.mark.usefixtures("own_window")
+
 LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx_4090"}
 SMALL = {"model": "openai-community/gpt2", "seq_len": "256", "gpu": "rtx_4090"}
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    yield
-
-
 def address(app: AppTest) -> dict[str, list[str]]:
     return {n: [v] if isinstance(v, str) else list(v) for n, v in app.query_params.items()}
-
-
-def box(app: AppTest, kind: str, key: str) -> Any:
-    return next(element for element in getattr(app, kind) if element.key == key)
 
 
 # --- apply ----------------------------------------------------------------------------------------
@@ -43,10 +29,10 @@ def box(app: AppTest, kind: str, key: str) -> Any:
 def test_apply_makes_it_fit_and_shows_in_the_settings_and_the_address() -> None:
     app = sound(opened(**LLAMA, method=["full", "lora", "qlora"]))
     assert re.search(r"Does not fit: 36\.40 and [\d.]+ reserve, of 23\.50 GiB", texts(app))
-    assert not box(app, "toggle", "ask.checkpointing").value
+    assert not app.toggle(key="ask.checkpointing").value
     sound(app.button(key="apply.0").click().run())
     assert re.search(r"Fits: 18\.89 and [\d.]+ reserve, of 23\.50 GiB", texts(app))
-    assert box(app, "toggle", "ask.checkpointing").value
+    assert app.toggle(key="ask.checkpointing").value
     assert address(app)["checkpointing"] == ["yes"]
     again = opened(**{name.replace("-", "_"): v for name, v in address(app).items()})
     assert asked(again) == asked(app) and texts(again) == texts(app)
@@ -59,14 +45,14 @@ def test_apply_of_another_method_asks_it_beside_and_is_about_it() -> None:
     question = asked(app)
     assert question.options["methods"] == ("lora", "qlora")
     assert question.options["targets"] == "default"
-    assert box(app, "selectbox", "ask.about").value == "qlora"
+    assert app.selectbox(key="ask.about").value == "qlora"
     assert address(app)["about"] == ["qlora"]
     assert "Fits: 18.84 and" in texts(app)
 
 
 def test_apply_keeps_an_uploaded_model() -> None:
     app = opened(gpu="custom:1GiB", method="lora", seq_len="256")
-    sound(box(app, "segmented_control", "ask.origin").set_value("A config.json").run())
+    sound(app.segmented_control(key="ask.origin").set_value("A config.json").run())
     content = json.dumps(dict(find_model("gpt2").published)).encode()
     app.file_uploader(key="config_json").set_value(("mine.json", content, "application/json"))
     sound(app.run())
@@ -86,7 +72,7 @@ def test_tokens_epochs_and_price_make_hours_and_cost_and_are_in_the_address() ->
     app = sound(opened(**SMALL))
     assert "tokens" not in address(app) and "costs" not in texts(app)
     for key, value in (("ask.millions", 2.5), ("ask.epochs", 2.0), ("ask.price", 0.4)):
-        sound(box(app, "number_input", key).set_value(value).run())
+        sound(app.number_input(key=key).set_value(value).run())
     found = address(app)
     assert (found["tokens"], found["epochs"], found["price"]) == (["2500000"], ["2"], ["0.4"])
     shown = texts(app)
@@ -94,8 +80,8 @@ def test_tokens_epochs_and_price_make_hours_and_cost_and_are_in_the_address() ->
     again = opened(**{name.replace("-", "_"): v for name, v in found.items()})
     assert texts(again) == shown
     for n in ("Catalogue", "Predict"):  # what was typed is still there after another page
-        sound(box(app, "segmented_control", "page").set_value(n).run())
-    assert box(app, "number_input", "ask.epochs").value == 2.0 and texts(app) == shown
+        sound(app.segmented_control(key="page").set_value(n).run())
+    assert app.number_input(key="ask.epochs").value == 2.0 and texts(app) == shown
 
 
 # --- A against B ----------------------------------------------------------------------------------
@@ -106,7 +92,7 @@ def test_what_is_pinned_is_compared_with_what_is_asked_next() -> None:
     assert "Pin an answer as A" in texts(app)
     sound(app.button(key="pin").click().run())
     assert "nothing differs yet" in texts(app)
-    sound(box(app, "number_input", "ask.rank").set_value(64).run())
+    sound(app.number_input(key="ask.rank").set_value(64).run())
     shown = texts(app)
     assert "A, LoRA r16, and B, LoRA r64" in shown
     assert "\trank\t16\t64" in shown and "\tverdict" not in shown and "\tcard" not in shown
@@ -127,10 +113,10 @@ def test_link_command_and_trainer_s_file_ask_the_same() -> None:
         "lora-profile openai-community/gpt2 --trainer trl-sft --method lora --seq-len 256"
         " --gpu rtx_4090"
     )
-    sound(box(app, "selectbox", "trainer_file").set_value("trl").run())
+    sound(app.selectbox(key="trainer_file").set_value("trl").run())
     (file,) = [button for button in app.download_button if button.label == "Trainer's file"]
     assert file.proto.url
-    sound(box(app, "selectbox", "trainer_file").set_value("torchtune").run())
+    sound(app.selectbox(key="trainer_file").set_value("torchtune").run())
     assert "torchtune has no builder of openai-community/gpt2" in texts(app)
     assert "Trainer's file" not in [button.label for button in app.download_button]
 
@@ -163,4 +149,4 @@ def test_crossover_of_one_method_is_refused_in_words() -> None:
     app = opened(page="crossover", model="openai-community/gpt2", method="lora")
     assert "a crossover is between methods" in problems(app)[0]
     assert written("Crossover", asked(app))["page"] == ["crossover"]
-    sound(box(app, "pills", "ask.methods").set_value(["full", "lora"]).run())
+    sound(app.pills(key="ask.methods").set_value(["full", "lora"]).run())

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from accessibility import serious
 from benchmarks.reports import RECORDS, REPORTS, machines
-from browser import NEEDED, PROGRAM, PROGRAMS
+from browser import launched
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import main
 from lora_profiler.comparison.errors import METRICS, compare
@@ -252,19 +252,7 @@ def test_the_order_of_columns_is_that_of_comparisons() -> None:
 def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
     rows = [row for row in READ.cells if row and re.fullmatch(r"\d+", row[0]) and len(row) > 9]
     assert [row[0] for row in rows] == [str(n) for n in range(1, 8)]
-    first = dict(
-        zip(
-            ("#", "model", "method", "setup", "status", "peak", "predicted", "error"),
-            rows[0],
-            strict=False,
-        )
-    )
-    assert (first["model"], first["method"], first["status"], first["peak"]) == (
-        "tiny-gpt2",
-        "full",
-        "ok",
-        "1.91 MiB",
-    )
+    assert rows[0][1:3] + rows[0][4:6] == ["tiny-gpt2", "full", "ok", "1.91 MiB"]
     for row, record in zip(rows, some_records(), strict=True):
         assert row[4] == run_labels.STATUS_LABELS[record.measurement.status]
         assert record.id.endswith(row[-1]) and len(row[-1]) > 20
@@ -341,6 +329,10 @@ def every_part(content: Content) -> Iterator[Part]:
 # --- figures --------------------------------------------------------------------------------------
 
 
+def by_name(content: Content) -> dict[str, Drawing]:
+    return {d.name: d for section in content.sections for d in drawings(section.parts)}
+
+
 def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
     wanted = [d for section in CONTENT.sections for d in drawings(section.parts)]
     placed = [a for tag, a in READ.elements if tag == "div" and a.get("class") == "figure"]
@@ -349,37 +341,41 @@ def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
     assert [(a["role"], a["aria-label"]) for a in planes] == [
         ("img", d.description) for d in wanted
     ]
-    assert {"scatter", "errors-by-family", "errors-by-metric", "peaks", "throughput"} <= {
-        d.name for d in wanted
-    }
-    assert {"step-1", "step-2", "layers-num-trainable-parameters", "steps-1"} <= {
-        d.name for d in wanted
-    }
-    assert {"curve-1", "curve-2", "counters-2"} <= {d.name for d in wanted}
-    assert {
-        "p0-bars",
-        "p0-times",
-        "p0-curve-0",
-        "p0-fit-1",
-        "p0-levers-0",
-        "p0-layers-saved-activation-bytes",
-    } <= {d.name for d in wanted}
+    assert {d.name for d in wanted} >= set(
+        [
+            "scatter",
+            "errors-by-family",
+            "errors-by-metric",
+            "peaks",
+            "throughput",
+            "step-1",
+            "step-2",
+            "steps-1",
+            "curve-1",
+            "curve-2",
+            "counters-2",
+            "layers-num-trainable-parameters",
+            "p0-bars",
+            "p0-times",
+            "p0-curve-0",
+            "p0-fit-1",
+            "p0-levers-0",
+            "p0-layers-saved-activation-bytes",
+        ]
+    )
+    # their captions name a table
     elsewhere = {d.name for d in wanted if d.numbers is None}
-    assert elsewhere == {
-        "scatter",
-        "errors-by-family",
-        "errors-by-metric",
-        "p0-bars",
-        "p0-times",
-    }  # their captions name a table
+    assert elsewhere == set(
+        ["scatter", "errors-by-family", "errors-by-metric", "p0-bars", "p0-times"]
+    )
     assert all("numbers are in the table" in d.caption for d in wanted if d.numbers is None)
 
 
 def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
-    by_name = {d.name: d for section in CONTENT.sections for d in drawings(section.parts)}
+    drawn = by_name(CONTENT)
     points = [
         pair
-        for trace in by_name["scatter"].figure["data"]
+        for trace in drawn["scatter"].figure["data"]
         if trace["mode"] == "markers"
         for pair in zip(trace["x"], trace["y"], strict=True)
     ]
@@ -395,7 +391,7 @@ def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
     ]
     assert Counter(points) == Counter(expected)
     assert len(expected) >= 4
-    bars = by_name["peaks"].figure["layout"]
+    bars = drawn["peaks"].figure["layout"]
     said = [
         s.record.measurement
         for s in FOUND
@@ -415,9 +411,9 @@ def test_full_is_shown_beside_the_lora_that_differs_in_nothing_else() -> None:
 
 def test_prediction_and_measurement_of_a_step_are_held_against_each_other() -> None:
     """In the words and numbers of the comparison, part by part."""
-    by_name = {d.name: d for section in CONTENT.sections for d in drawings(section.parts)}
+    drawn = by_name(CONTENT)
     for number in (1, 2):
-        table = by_name[f"step-{number}"].numbers
+        table = drawn[f"step-{number}"].numbers
         assert table is not None and len(table.rows) == 4
         for c in FOUND[number - 1].comparisons:
             if c.metric == "phase_peak_bytes":
@@ -513,28 +509,23 @@ def test_of_many_runs_the_worst_are_shown_besides_the_largest_and_the_rest_in_fo
         for c in s.comparisons
         if c.metric == "peak_requested_bytes"
     }
-    by_name = {
-        d.name: d for section in report_content(found).sections for d in drawings(section.parts)
-    }
-    heads = [
-        note["text"].split(" ")[0]
-        for note in by_name["peaks-worst"].figure["layout"]["annotations"]
-    ]
-    assert heads == [f"#{n}" for n in sorted(errors, key=lambda n: -errors[n])[:4]]
-    largest = [
-        note["text"].split(" ")[0] for note in by_name["peaks"].figure["layout"]["annotations"]
-    ]
-    assert largest == ["#6", "#11"]  # 3.6 MB the first full one, and the only LoRA
-    assert by_name["peaks-0"].figure["layout"]["yaxis"]["ticktext"].count("measured") == 11
+    drawn = by_name(report_content(found))
+
+    def heads(name: str) -> list[str]:
+        notes = drawn[name].figure["layout"]["annotations"]
+        return [note["text"].split(" ")[0] for note in notes]
+
+    worst = sorted(errors, key=lambda n: -errors[n])[:4]
+    assert heads("peaks-worst") == [f"#{n}" for n in worst]
+    assert heads("peaks") == ["#6", "#11"]  # 3.6 MB the first full one, and the only LoRA
+    assert drawn["peaks-0"].figure["layout"]["yaxis"]["ticktext"].count("measured") == 11
 
 
 def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> None:
     """Ten steps: the interval of the median is from the second smallest to the second largest
     (Conover), 0.10 to 0.11 s here."""
-    (drawing,) = (
-        d for section in CONTENT.sections for d in drawings(section.parts) if d.name == "throughput"
-    )
-    bar = next(trace for trace in drawing.figure["data"] if trace["type"] == "bar")
+    data = by_name(CONTENT)["throughput"].figure["data"]
+    bar = next(trace for trace in data if trace["type"] == "bar")
     tokens = 16
     assert bar["x"][0] == pytest.approx(tokens / 0.1)
     assert bar["x"][0] - bar["error_x"]["arrayminus"][0] == pytest.approx(tokens / 0.11)
@@ -545,15 +536,8 @@ def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> N
 
 
 def test_nothing_is_asked_of_anybody() -> None:
-    assert not {tag for tag, _ in READ.elements} & {
-        "link",
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "base",
-        "form",
-    }
+    asking = set(["link", "img", "iframe", "object", "embed", "base", "form"])
+    assert not {tag for tag, _ in READ.elements} & asking
     for tag, attributes in READ.elements:
         assert not {
             name
@@ -819,17 +803,8 @@ def test_without_its_library_the_message_says_what_to_install(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if PROGRAM is None:
-        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
-        pytest.fail(reason) if NEEDED else pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=PROGRAM, args=["--no-sandbox", "--disable-background-networking"]
-        )
+    with launched("--disable-background-networking") as found:
         yield found
-        found.close()
 
 
 class Opened:

@@ -14,7 +14,7 @@ import pytest
 
 from accessibility import serious
 from benchmarks import static_page
-from browser import NEEDED, PROGRAM, PROGRAMS
+from browser import launched
 from lora_profiler import LoraConfig, Workload, find_gpu, find_model, predict
 from lora_profiler.planning.engine import on_card, peak_bytes
 from lora_profiler.planning.reserve import held_bytes
@@ -28,15 +28,8 @@ SOME = ("meta-llama/Llama-3.1-8B", "google/gemma-3-1b-it", "openai-community/gpt
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    if PROGRAM is None:
-        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
-        pytest.fail(reason) if NEEDED else pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
+    with launched() as found:
         yield found
-        found.close()
 
 
 def opened(chromium: Any, path: Path, width: int = 1280, scheme: Any = "light") -> Any:

@@ -1,97 +1,82 @@
 """Catalogue: the bundled models and cards, to search, to sort, and to take to the page of
 predictions."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
 
 from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
-from lora_profiler.dashboard import downloads, form, link, widgets
+from lora_profiler.dashboard import downloads, link, remembered, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.catalogues import gpu_records, matching, model_records
 from lora_profiler.units import GIB, count_text
 
+E = TypeVar("E")
+
 
 def show() -> None:
-    link.write(link.written("Catalogue", form.question()))
+    link.write(link.written("Catalogue", remembered.question()))
     widgets.title("Catalogue", "What is known without a network: choose a row to ask about it.")
     _models()
     _cards()
 
 
 def _models() -> None:
-    widgets.section("Models")
-    text = st.text_input(
-        "Search the models", key="models_text", placeholder="llama 8b; qwen3; gated"
-    )
-    entries = bundled_models()
-    access = {True: "gated", False: ""}
-    matches = [
-        e for e in entries if matching(text, (e.id, *e.aliases, e.model_type, access[e.gated]))
-    ]
-    if not matches:
-        near = did_you_mean(text, [e.id for e in entries])
-        widgets.note(
-            f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page"
-            " Predict."
-        )
-        return
-    chosen = _table(
+    entries, access = bundled_models(), {True: "gated", False: ""}
+    matches = _found(
         "models",
-        {
-            "model": [e.id for e in matches],
-            "type": [e.model_type for e in matches],
-            "parameters, M": [e.num_parameters / 1e6 for e in matches],
-            "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in matches],
-            "access": ["gated" if e.gated else "open" for e in matches],
-            "count checked": [e.verification for e in matches],
-            "also called": [", ".join(e.aliases) for e in matches],
-            "source": [e.source for e in matches],
-        },
-        {"parameters, M": "%,.1f"},
-        f"{count_text(len(matches))} of {count_text(len(entries))} models",
+        entries,
+        lambda e: (e.id, *e.aliases, e.model_type, access[e.gated]),
+        "llama 8b; qwen3; gated",
+        "Any hub id can be typed on the page Predict.",
     )
+    if not matches:
+        return
+    columns: dict[str, list[Any]] = {
+        "model": [e.id for e in matches],
+        "type": [e.model_type for e in matches],
+        "parameters, M": [e.num_parameters / 1e6 for e in matches],
+        "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in matches],
+        "access": ["gated" if e.gated else "open" for e in matches],
+        "count checked": [e.verification for e in matches],
+        "also called": [", ".join(e.aliases) for e in matches],
+        "source": [e.source for e in matches],
+    }
+    chosen = _table("models", columns, {"parameters, M": "%,.1f"}, len(entries))
     if chosen is not None:
         name = matches[chosen].id
-        _button(f"Predict {name}", "models_go", replace(form.question(), model=name))
+        _button(f"Predict {name}", "models_go", replace(remembered.question(), model=name))
     widgets.downloads("models", downloads.of_rows("models", "models", model_records(matches)))
 
 
 def _cards() -> None:
-    widgets.section("Cards")
-    text = st.text_input("Search the cards", key="cards_text", placeholder="4090; h100; amd")
     cards = bundled_gpus()
-    matches = [
-        c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))
-    ]
-    if not matches:
-        near = did_you_mean(text, [c.key for c in cards])
-        widgets.note(
-            f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that"
-            " size."
-        )
-        return
-    chosen = _table(
+    matches = _found(
         "cards",
-        {
-            "card": [c.name for c in matches],
-            "key": [c.key for c in matches],
-            "architecture": [c.architecture for c in matches],
-            "usable, GiB": [
-                None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches
-            ],
-            "usable is": [_how_known(c) for c in matches],
-            "bandwidth, GB/s": [c.bandwidth_gb_s for c in matches],
-            "bf16, TFLOP/s": [c.bf16_dense_tflops for c in matches],
-            "confidence": [c.confidence for c in matches],
-            "source": [c.source for c in matches],
-        },
-        {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"},
-        f"{count_text(len(matches))} of {count_text(len(cards))} cards",
+        cards,
+        lambda c: (c.key, c.name, *c.aliases, c.vendor, c.architecture),
+        "4090; h100; amd",
+        "custom:24GiB stands for any card of that size.",
     )
+    if not matches:
+        return
+    columns: dict[str, list[Any]] = {
+        "card": [c.name for c in matches],
+        "key": [c.key for c in matches],
+        "architecture": [c.architecture for c in matches],
+        "usable, GiB": [None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches],
+        "usable is": [_how_known(c) for c in matches],
+        "bandwidth, GB/s": [c.bandwidth_gb_s for c in matches],
+        "bf16, TFLOP/s": [c.bf16_dense_tflops for c in matches],
+        "confidence": [c.confidence for c in matches],
+        "source": [c.source for c in matches],
+    }
+    formats = {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"}
+    chosen = _table("cards", columns, formats, len(cards))
     if chosen is not None and matches[chosen].usable_bytes is None:
         widgets.note(
             f"{matches[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on"
@@ -99,8 +84,26 @@ def _cards() -> None:
         )
     elif chosen is not None:
         card = matches[chosen]
-        _button(f"Judge {card.name}", "cards_go", replace(form.question(), gpu=card.key))
+        _button(f"Judge {card.name}", "cards_go", replace(remembered.question(), gpu=card.key))
     widgets.downloads("cards", downloads.of_rows("cards", "cards", gpu_records(matches)))
+
+
+def _found(
+    what: str,
+    entries: Sequence[E],
+    words: Callable[[E], tuple[str, ...]],
+    example: str,
+    instead: str,
+) -> list[E]:
+    """Those whose words, the first of which is its name, match what is searched for; says what to
+    do `instead` where none does."""
+    widgets.section(what.capitalize())
+    text = st.text_input(f"Search the {what}", key=f"{what}_text", placeholder=example)
+    matches = [entry for entry in entries if matching(text, words(entry))]
+    if not matches:
+        near = did_you_mean(text, [words(entry)[0] for entry in entries])
+        widgets.note(f"No bundled {what[:-1]} is called {text!r}.{near} {instead}")
+    return matches
 
 
 def _how_known(card: Gpu) -> str:
@@ -110,25 +113,14 @@ def _how_known(card: Gpu) -> str:
 
 
 def _table(
-    key: str, columns: dict[str, list[Any]], formats: dict[str, str], says: str
+    what: str, columns: dict[str, list[Any]], formats: dict[str, str], of: int
 ) -> int | None:
-    """A table to sort and choose a row of; the place of the chosen row. `says` stands under it."""
-    picked = st.dataframe(
-        pd.DataFrame(columns),
-        hide_index=True,
-        key=key,
-        on_select="rerun",
-        selection_mode="single-row",
-        height=360,
-        column_config={
-            name: st.column_config.NumberColumn(format=text) for name, text in formats.items()
-        },
-        alt=says,
-        placeholder="-",
-    )
+    """A table to sort and choose a row of; the place of the chosen row."""
+    frame = pd.DataFrame(columns)
+    says = f"{count_text(len(frame))} of {count_text(of)} {what}"
+    row = widgets.chosen_row(frame, what, says, formats, height=360)
     widgets.small(says)
-    rows = [row for row in picked["selection"]["rows"] if row < len(next(iter(columns.values())))]
-    return rows[0] if rows else None
+    return row
 
 
 def _button(label: str, key: str, question: Question) -> None:
@@ -137,6 +129,6 @@ def _button(label: str, key: str, question: Question) -> None:
 
 
 def _predict(question: Question) -> None:
-    form.seed(question)
+    remembered.seed(question)
     st.session_state[link.PAGE_KEY] = "Predict"
     link.changed_here()

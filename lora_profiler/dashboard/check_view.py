@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import following, widgets
+from lora_profiler.dashboard import followed_view, following, widgets
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.claims import CLAIMS
@@ -17,7 +17,6 @@ from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.units import clock_text
 
-_EVERY_SECONDS = 0.5
 NEEDED = ("torch", "transformers", "peft")
 INSTALL = "pip install 'lora-profiler[measure]'"
 
@@ -92,35 +91,14 @@ def show() -> None:
             f"{INSTALL} brings them.",
             heading=f"To check a claim, {', '.join(lacking)} must be installed here",
         )
-    if st.button(
-        "Check this claim",
-        type="primary",
-        key="learn.start",
-        disabled=bool(lacking) or following.is_busy(),
-    ):
-        try:
-            start(chosen)
-        except (following.AlreadyRunningError, OSError) as e:
-            widgets.problem(str(e), heading="Nothing was started")
-        else:
-            st.rerun()
-    running = present()
-    if running is None:
-        return
-    if running.runs:
-        _live()
-    else:
-        _after(running)
+    followed_view.start_button(
+        "Check this claim", "learn.start", lambda: start(chosen), disabled=bool(lacking)
+    )
+    followed_view.show("checking", _going, _after)
 
 
-@st.fragment(run_every=_EVERY_SECONDS)
-def _live() -> None:
-    """Drawn anew by itself twice a second, without the rest of the page, until the process has
-    ended."""
-    running = present()
-    if running is None or not running.runs:
-        st.rerun()
-    widgets.under_way(
+def _going(running: Checking) -> None:
+    followed_view.under_way(
         running,
         "Checking",
         _progress(running),

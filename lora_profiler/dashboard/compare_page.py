@@ -19,21 +19,9 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.records.record import STATUSES
 from lora_profiler.report import labels
-from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.comparisons import (
-    environment_lines,
-    errors_table,
-    largest_errors,
-    largest_errors_table,
-    not_compared_lines,
-)
-from lora_profiler.report.page.accuracy import (
-    RunGrouping,
-    drawn,
-    drawn_words,
-    errors_drawing,
-    scatter_drawing,
-)
+from lora_profiler.report.measured import comparisons, run_labels
+from lora_profiler.report.page import accuracy
+from lora_profiler.report.page.accuracy import RunGrouping
 from lora_profiler.report.page.runs import Run, numbered
 from lora_profiler.units import byte_unit, count_text
 
@@ -219,12 +207,12 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
     widgets.title(
         f"{count_text(len(chosen))}{of_all} {'record' if total == 1 else 'records'}, predicted"
         " against measured",
-        *environment_lines(by_id.values()),
-        *not_compared_lines(scored),
+        *comparisons.environment_lines(by_id.values()),
+        *comparisons.not_compared_lines(scored),
     )
     peaks = [c for s in scored for c in s.comparisons if c.metric == "peak_requested_bytes"]
     if peaks:
-        widgets.blocks([errors_table(peaks, ("method",), by_id)])
+        widgets.blocks([comparisons.errors_table(peaks, ("method",), by_id)])
         _figures(chosen)
     else:
         widgets.note(
@@ -237,17 +225,17 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
 
 def _figures(chosen: Sequence[Run]) -> None:
     compared = [run for run in chosen if run.error is not None]
-    shown = drawn(compared, MOST_DOTS)
+    shown = accuracy.drawn(compared, MOST_DOTS)
     widgets.section("Peak memory, predicted against measured")
-    scatter = scatter_drawing(shown)
+    scatter = accuracy.scatter_drawing(shown)
     explored(scatter.figure, "scatter", scatter.description)
     widgets.small(*scatter.lines)
     widgets.section("Errors of the peak")
     by: RunGrouping = widgets.choose(
         "By", STRIPS, STRIPS[0], "strip_by", run_labels.GROUPING_LABELS
     )  # type: ignore[assignment]
-    widgets.drawing(errors_drawing(shown, by), "strip")
-    for words in drawn_words(shown, compared):
+    widgets.drawing(accuracy.errors_drawing(shown, by), "strip")
+    for words in accuracy.drawn_words(shown, compared):
         widgets.small(*words.lines)
 
 
@@ -266,13 +254,13 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
                 key="errors_by",
                 format_func=run_labels.GROUPING_LABELS.__getitem__,
             )
-            comparisons = [c for s in scored for c in s.comparisons if c.metric == chosen]
-            if not any(c.is_claim for c in comparisons):
+            compared = [c for s in scored for c in s.comparisons if c.metric == chosen]
+            if not any(c.is_claim for c in compared):
                 widgets.note("Nothing is predicted of it in these records.")
                 return
-            blocks = [errors_table(comparisons, by, by_id)]
-            if largest := largest_errors(comparisons, _WORST):
-                blocks.append(largest_errors_table(largest, by_id))
+            blocks = [comparisons.errors_table(compared, by, by_id)]
+            if largest := comparisons.largest_errors(compared, _WORST):
+                blocks.append(comparisons.largest_errors_table(largest, by_id))
             widgets.blocks(blocks)
             widgets.small(f"{run_labels.ERROR_DEFINITION}.")
 
@@ -298,31 +286,18 @@ def _table(chosen: Sequence[Run]) -> None:
             "device": [run.device for run in chosen],
         }
     )
-    number = {
-        name: st.column_config.NumberColumn(format="%,.2f")
-        for name in (predicted, measured, "step, ms")
-    }
-    shown = widgets.written(frame, {"error, %": widgets.percents_off})
-    picked = st.dataframe(
-        shown,
-        hide_index=True,
-        placeholder="-",
-        key="runs",
-        on_select="rerun",
-        selection_mode="single-row",
-        column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%,.0f")},
-        alt=(
-            "One row a record: what was run, how it ended, predicted and measured peak, error, step"
-            " time, tokens a second"
-        ),
+    row = widgets.chosen_row(
+        widgets.written(frame, {"error, %": widgets.percents_off}),
+        "runs",
+        "One row a record: what was run, how it ended, predicted and measured peak, error, step"
+        " time, tokens a second",
+        {**dict.fromkeys((predicted, measured, "step, ms"), "%,.2f"), "tokens/s": "%,.0f"},
     )
-    rows = [row for row in picked["selection"]["rows"] if row < len(chosen)]
     linked = st.session_state[LINKED]
-    run = (
-        chosen[rows[0]] if rows else next((run for run in chosen if run.record_id == linked), None)
-    )
-    if rows:
-        st.session_state[LINKED] = chosen[rows[0]].record_id
+    run = next((run for run in chosen if run.record_id == linked), None)
+    if row is not None:
+        run = chosen[row]
+        st.session_state[LINKED] = run.record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
         other = record_view.ask_other(run, chosen)

@@ -11,10 +11,9 @@ import streamlit as st
 from lora_profiler.dashboard import take_along, widgets
 from lora_profiler.dashboard.answered import published_model, workloads
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
+from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
 from lora_profiler.dashboard.remembered import BY_NAME, change, question, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.shown import about_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag

@@ -3,14 +3,18 @@ where each can be looked up."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import get_args
+from dataclasses import asdict
+from typing import Any, get_args
 
+import pandas as pd
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
-from lora_profiler.dashboard.evidence_table import Measured
+from lora_profiler.dashboard import downloads, link, remembered, widgets
 from lora_profiler.dashboard.widgets import explored
 from lora_profiler.evidence import (
+    MeasuredMemory,
+    MeasuredStep,
+    OwnRow,
     interval,
     measured_memory,
     measured_steps,
@@ -18,36 +22,21 @@ from lora_profiler.evidence import (
     own_rows,
 )
 from lora_profiler.evidence.documents import Kind
-from lora_profiler.report import charts
-from lora_profiler.report.charts import ErrorDot, ScatterPoint
+from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
+from lora_profiler.report.evidence import own, public
 from lora_profiler.report.evidence.interval import interval_words, row_label
-from lora_profiler.report.evidence.own import (
-    COUNTED,
-    KIND_TITLES,
-    KIND_WORDS,
-    kind_cards,
-    own_points,
-    worst_lines,
-    worst_table,
+from lora_profiler.report.labels import (
+    LEFT_OUT_LABELS,
+    METHOD_LABELS,
+    READING_LABELS,
+    SOURCE_LABELS,
 )
-from lora_profiler.report.evidence.public import (
-    apart_lines,
-    coverage_words,
-    errors_of,
-    errors_table,
-    graded_memory,
-    left_out_lines,
-    missed_lines,
-    not_counted_lines,
-    sources_table,
-    unseen_steps,
-)
-from lora_profiler.report.labels import LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
 from lora_profiler.report.measured.run_labels import ERROR_DEFINITION
 from lora_profiler.report.page.parts import Card
-from lora_profiler.units import count_text, error_text, percent_text
+from lora_profiler.units import GIB, count_text, error_text, percent_text, seconds_text
 from lora_profiler.workload import Method
 
+Measured = MeasuredMemory | MeasuredStep | OwnRow
 _KEY = "evidence."
 _KINDS: tuple[Kind, ...] = ("memory", "steps")
 _WORDS = {
@@ -55,6 +44,15 @@ _WORDS = {
     "steps": "time of a step, by others",
     "rehearsed": "rehearsed",
     "recorded": "measured here",
+}
+OWN = "this project"
+_TEXTS: dict[str, Callable[[float], str]] = {
+    "counted, GiB": widgets.two_decimals,
+    "measured, GiB": widgets.two_decimals,
+    "predicted, GiB": widgets.two_decimals,
+    "measured": seconds_text,
+    "predicted": seconds_text,
+    "error, %": widgets.percents_off,
 }
 _READ: dict[str, Callable[[], Sequence[Measured]]] = {
     "memory": measured_memory,
@@ -65,17 +63,17 @@ _READ: dict[str, Callable[[], Sequence[Measured]]] = {
 
 
 def show() -> None:
-    link.write(link.written("Evidence", form.question()))
+    link.write(link.written("Evidence", remembered.question()))
     widgets.title(
         "Evidence",
         "What predictions were held to, in three kinds that are never mixed: measured on cards by"
         " others and published, rehearsed without a card, measured here on a CPU.",
         f"{ERROR_DEFINITION}.",
     )
-    widgets.cards(kind_cards())
+    widgets.cards(own.kind_cards())
     widgets.section("The worst rows of each kind")
-    widgets.blocks([worst_table()])
-    widgets.small(*worst_lines())
+    widgets.blocks([own.worst_table()])
+    widgets.small(*own.worst_lines())
     widgets.section("Measured on cards, by others")
     widgets.small(
         "A row of memory is predicted with the libraries and kernels that ran it, and nothing was"
@@ -84,32 +82,34 @@ def show() -> None:
     widgets.cards(_cards())
     widgets.note(
         f"{interval_words(interval())}.",
-        coverage_words(interval()),
+        public.coverage_words(interval()),
         heading="How far off a predicted peak may be",
     )
     widgets.section("By how much is published, and by what was left out")
-    widgets.blocks([errors_table()])
+    widgets.blocks([public.errors_table()])
     widgets.section("By source")
-    widgets.blocks([sources_table()])
+    widgets.blocks([public.sources_table()])
     _figures()
     _own_figures()
     _rows()
-    _told("Misses, and what is known of them", missed_lines(), "No row is beyond the interval.")
-    _told("Predicted, but no test", apart_lines(), "Every row is a test.")
+    _told(
+        "Misses, and what is known of them", public.missed_lines(), "No row is beyond the interval."
+    )
+    _told("Predicted, but no test", public.apart_lines(), "Every row is a test.")
     with widgets.drawer("What no question here says", f"{_KEY}left_out") as is_open:
         if is_open:
             for kind in _KINDS:
                 widgets.section(f"Left out: {_WORDS[kind]}")
-                widgets.small(*left_out_lines(kind))
+                widgets.small(*public.left_out_lines(kind))
 
 
 def _cards() -> list[Card]:
-    memory, steps, peak_interval = graded_memory(), unseen_steps(), interval()
+    memory, steps, peak_interval = public.graded_memory(), public.unseen_steps(), interval()
     tiers = {
-        tier: errors_of(row for row in memory if row.tier == tier)
+        tier: public.errors_of(row for row in memory if row.tier == tier)
         for tier in sorted({row.tier for row in memory})
     }
-    time = errors_of(steps)
+    time = public.errors_of(steps)
     return [
         Card(
             label="Memory, mean error",
@@ -166,11 +166,9 @@ def _figures() -> None:
         " above, and filled."
     )
     explored(
-        charts.identity_scatter(points),
-        f"{_KEY}memory",
-        f"{caption} The table below has the numbers.",
+        identity_scatter(points), f"{_KEY}memory", f"{caption} The table below has the numbers."
     )
-    widgets.small(caption, *not_counted_lines(peaks))
+    widgets.small(caption, *public.not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
@@ -186,13 +184,12 @@ def _figures() -> None:
         for row in steps
     ]
     widgets.section("Time of a step, errors by source")
+    unseen, shown = count_text(len(public.unseen_steps())), count_text(len(steps))
     caption = (
-        f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are"
-        " counted above, and filled: those predicted by constants fitted without their model."
+        f"{unseen} of the {shown} public steps shown are counted above, and filled: those predicted"
+        " by constants fitted without their model."
     )
-    widgets.figure(
-        charts.error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers."
-    )
+    widgets.figure(error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers.")
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
     widgets.small(
         caption,
@@ -205,15 +202,15 @@ def _figures() -> None:
 
 def _own_figures() -> None:
     """What was rehearsed and what was measured here, each by itself."""
-    for kind, heading in KIND_TITLES.items():
+    for kind, heading in own.KIND_TITLES.items():
         rows = own_rows(kind)
         widgets.section(heading)
-        widgets.small(KIND_WORDS[kind])
+        widgets.small(own.KIND_WORDS[kind])
         explored(
-            charts.identity_scatter(own_points(rows), COUNTED[kind]),
+            identity_scatter(own.own_points(rows), own.COUNTED[kind]),
             f"{_KEY}{kind}",
-            f"{count_text(len(rows))} peaks, predicted against what was {COUNTED[kind]}. The table"
-            " below has the numbers.",
+            f"{count_text(len(rows))} peaks, predicted against what was {own.COUNTED[kind]}. The"
+            " table below has the numbers.",
         )
     with widgets.drawer("What did not run to its end", f"{_KEY}not_run") as is_open:
         if is_open:
@@ -228,29 +225,26 @@ def _rows() -> None:
     places = st.columns(3)
     with places[0]:
         sources = _several(
-            "Source",
-            list(dict.fromkeys(evidence_table.source_of(row) for row in rows)),
-            "source",
-            SOURCE_LABELS,
+            "Source", list(dict.fromkeys(source_of(row) for row in rows)), "source", SOURCE_LABELS
         )
     with places[1]:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
-        cards = _several("Card", sorted({evidence_table.card_of(row) for row in rows}), "card")
+        cards = _several("Card", sorted({card_of(row) for row in rows}), "card")
     matches = [
         row
         for row in rows
-        if (not sources or evidence_table.source_of(row) in sources)
+        if (not sources or source_of(row) in sources)
         and (not methods or row.method in methods)
-        and (not cards or evidence_table.card_of(row) in cards)
+        and (not cards or card_of(row) in cards)
     ]
     if not matches:
         widgets.note("No row is of all that was chosen.")
         return
-    evidence_table.show(
+    rows_table(
         matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
     )
-    documents = evidence_table.records(matches)
+    documents = records(matches)
     widgets.downloads("evidence", downloads.of_rows(kind, f"evidence-{kind}", documents))
 
 
@@ -272,3 +266,91 @@ def _several(
 def _told(heading: str, lines: Sequence[str], nothing: str) -> None:
     widgets.section(heading)
     widgets.small(*(lines or (nothing,)))
+
+
+# --- measurements as a table to sort, each with the address where it was published ----------------
+
+
+def rows_table(rows: Sequence[Measured], key: str, says: str) -> None:
+    """All of one kind. `says` stands under the table."""
+    columns = [_columns(row) for row in rows]
+    shown = widgets.written(
+        pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]}
+    )
+    st.dataframe(
+        shown,
+        hide_index=True,
+        key=key,
+        alt=says,
+        placeholder="-",
+        height="auto" if len(rows) < 9 else 360,
+        column_config={"published": st.column_config.LinkColumn(display_text="source")},
+    )
+    widgets.small(says)
+
+
+def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The rows for machines."""
+    return [{**asdict(row), "error": row.error} for row in rows]
+
+
+def source_of(row: Measured) -> str:
+    """Who counted."""
+    return OWN if isinstance(row, OwnRow) else row.source
+
+
+def card_of(row: Measured) -> str:
+    return row.where if isinstance(row, OwnRow) else row.card
+
+
+def _columns(row: Measured) -> dict[str, Any]:
+    if isinstance(row, OwnRow):
+        of_kind = _own(row)
+    else:
+        of_kind = _memory(row) if isinstance(row, MeasuredMemory) else _step(row)
+    return {"model": row.model, "method": METHOD_LABELS[row.method], **of_kind}
+
+
+def _own(row: OwnRow) -> dict[str, Any]:
+    return {
+        "counted, GiB": row.counted_bytes / GIB,
+        "predicted, GiB": row.predicted_bytes / GIB,
+        "error, %": 100 * row.error,
+        "setup": row.setup,
+        "on": row.where,
+        "says exact": row.says_exact,
+    }
+
+
+def _memory(row: MeasuredMemory) -> dict[str, Any]:
+    return {
+        "measured, GiB": row.measured_bytes / GIB,
+        "predicted, GiB": row.predicted_bytes / GIB,
+        "error, %": 100 * row.error,
+        "published": row.url,
+        "batch": row.batch_size,
+        "tokens": row.seq_len,
+        "checkpointing": row.checkpointing,
+        "card": row.card,
+        "cards": row.cards,
+        "counter": READING_LABELS[row.reading],
+        "source": SOURCE_LABELS[row.source],
+        "stack": row.stack,
+        "tier": row.tier,
+        "no test, because": row.apart or None,
+        "id": row.id,
+    }
+
+
+def _step(row: MeasuredStep) -> dict[str, Any]:
+    return {
+        "measured": row.measured_seconds,
+        "predicted": row.measured_seconds * (1 + row.error),
+        "error, %": 100 * row.error,
+        "published": row.url,
+        "tokens a step": row.tokens,
+        "card": row.card,
+        "source": SOURCE_LABELS[row.source],
+        "left out of the fit": row.left_out,
+        "id": row.id,
+    }

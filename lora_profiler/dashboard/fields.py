@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus, bundled_models
-from lora_profiler.dashboard import widgets
+from lora_profiler.dashboard import remembered, widgets
 from lora_profiler.dashboard.answered import published_model, uploaded_model
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.question import METHODS, MOST, SETUP_OPTIONS, Question
-from lora_profiler.dashboard.remembered import (
-    BY_NAME,
-    UPLOAD,
-    asked_methods,
-    choose_method,
-    complaints,
-    is_text_field,
-    kept,
-    values,
-    with_linked,
+from lora_profiler.dashboard.question import (
+    METHODS,
+    MOST,
+    NUMBERS,
+    SETUP_OPTIONS,
+    Question,
+    about_of,
 )
+from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.shown import NUMBERS, about_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import MAX_SIZE, Group, Option
@@ -59,7 +55,9 @@ class Asked:
 
 
 def origin() -> str:
-    chosen = st.segmented_control("Model", (BY_NAME, UPLOAD), **kept("origin"), required=True)
+    chosen = st.segmented_control(
+        "Model", (BY_NAME, UPLOAD), **remembered.kept("origin"), required=True
+    )
     return chosen or BY_NAME
 
 
@@ -98,7 +96,7 @@ def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: boo
 def tell(asked: Asked) -> None:
     """Says in the place where it is called what the link asked in vain, and why there is no
     model."""
-    for text in complaints():
+    for text in remembered.complaints():
         widgets.caution(f"Passed over in the link: {text}")
     if asked.refusal is not None:
         widgets.problem(asked.refusal, heading="There is no such model here")
@@ -120,9 +118,9 @@ def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
         format_func=labels.METHOD_LABELS.__getitem__,
         help="Several stand side by side; with none chosen, full and LoRA do.",
         label_visibility=label,
-        **kept("methods"),
+        **remembered.kept("methods"),
     )
-    return asked_methods(chosen)
+    return remembered.asked_methods(chosen)
 
 
 def about() -> Method:
@@ -132,7 +130,7 @@ def about() -> Method:
     chosen: Method = st.selectbox(
         "Method",
         METHODS,
-        **kept("about") | {"on_change": choose_method},
+        **remembered.kept("about") | {"on_change": remembered.choose_method},
         format_func=labels.METHOD_LABELS.__getitem__,
         label_visibility="collapsed",
         width=105,
@@ -148,9 +146,9 @@ def size(name: str, width: int) -> Any:
 def trainer() -> str | None:
     return st.selectbox(
         "Trainer",
-        with_linked("trainer", TRAINERS),
+        remembered.with_linked("trainer", TRAINERS),
         index=None,
-        **kept("trainer"),
+        **remembered.kept("trainer"),
         placeholder="A bare loop",
         format_func=lambda name: f"{name} · {find_stack(name).title}",
         help="Sets what nobody has set to its own defaults, and says what its loop holds.",
@@ -161,8 +159,8 @@ def model(width: Width = "stretch") -> str:
     names = [name for entry in bundled_models() for name in (entry.id, *entry.aliases)]
     chosen = st.selectbox(
         "Model's name",
-        with_linked("model", names),
-        **kept("model"),
+        remembered.with_linked("model", names),
+        **remembered.kept("model"),
         accept_new_options=True,
         placeholder="Search, or type a hub id",
         label_visibility="collapsed",
@@ -180,9 +178,9 @@ def card(width: Width = "stretch", label: LabelVisibility = "visible") -> str | 
     names = {card.key: card.name for card in bundled_gpus()}
     return st.selectbox(
         "Card",
-        with_linked("gpu", [*keys, "auto"]),
+        remembered.with_linked("gpu", [*keys, "auto"]),
         index=None,
-        **kept("gpu"),
+        **remembered.kept("gpu"),
         accept_new_options=True,
         placeholder="None: search, or type custom:24GiB",
         format_func=lambda key: names.get(key, key),
@@ -212,7 +210,7 @@ def _of_run(name: str, label: str, least: float, most: float, width: int, **more
         format="%g",
         placeholder="none",
         width=width,
-        **kept(name),
+        **remembered.kept(name),
         **more,
     )
 
@@ -239,11 +237,13 @@ def group(name: Group, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
 
 def _widget(option: Option) -> Any:
     if option.kind == "choice":
-        return st.selectbox(_label(option), option.choices, help=_tip(option), **kept(option.name))
+        return st.selectbox(
+            _label(option), option.choices, help=_tip(option), **remembered.kept(option.name)
+        )
     if option.kind == "switch":
-        return st.toggle(_label(option), help=_tip(option), **kept(option.name))
+        return st.toggle(_label(option), help=_tip(option), **remembered.kept(option.name))
     if option.kind == "text":
-        return _text(option) if is_text_field(option) else _suggested(option)
+        return _text(option) if remembered.is_text_field(option) else _suggested(option)
     return _number(option)
 
 
@@ -267,7 +267,9 @@ def _number(option: Option, **more: Any) -> Any:
         looks = {"min_value": 0.0, "max_value": most, "step": step, "format": "%g"}
     if option.default is None:
         looks |= {"value": None, "placeholder": declared.placeholder or declared.default_text}
-    return st.number_input(_label(option), help=_tip(option), **looks, **kept(option.name), **more)
+    return st.number_input(
+        _label(option), help=_tip(option), **looks, **remembered.kept(option.name), **more
+    )
 
 
 def _text(option: Option) -> str | None:
@@ -276,7 +278,7 @@ def _text(option: Option) -> str | None:
         _label(option),
         placeholder=option.declared.placeholder,
         help=_tip(option),
-        **kept(option.name),
+        **remembered.kept(option.name),
     )
     return text.strip() or None
 
@@ -285,8 +287,8 @@ def _suggested(option: Option) -> str:
     """Text that begins with some suggestions."""
     text: str | None = st.selectbox(
         _label(option),
-        with_linked(option.name, _TARGETS),
-        **kept(option.name),
+        remembered.with_linked(option.name, _TARGETS),
+        **remembered.kept(option.name),
         accept_new_options=True,
         help=_tip(option),
     )
@@ -298,7 +300,7 @@ def ranks(*, network: bool) -> dict[str, Any]:
     sharding = _widget(SETUP_OPTIONS["sharding"])
     if sharding == "none":
         return {"sharding": sharding, "world_size": 1, "interconnect": None}
-    own = kept("world_size")
+    own = remembered.kept("world_size")
     st.session_state[own["key"]] = max(2, st.session_state[own["key"]])
     world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), 2, MAX_SIZE, **own)
     found: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
@@ -309,9 +311,9 @@ def ranks(*, network: bool) -> dict[str, Any]:
     if network:
         found["interconnect"] = st.selectbox(
             "Interconnect",
-            with_linked("interconnect", list(LINKS)),
+            remembered.with_linked("interconnect", list(LINKS)),
             index=None,
-            **kept("interconnect"),
+            **remembered.kept("interconnect"),
             accept_new_options=True,
             placeholder="None: search, or type 25GB/s",
             help="The slowest link among the ranks.",
@@ -324,14 +326,14 @@ def engine() -> dict[str, Any]:
         "auto: a compiled profile where there is one, else the rules. Nothing is traced in this"
         " window."
     )
-    return {"engine": st.selectbox("Engine", ENGINES, help=says, **kept("engine"))}
+    return {"engine": st.selectbox("Engine", ENGINES, help=says, **remembered.kept("engine"))}
 
 
 def look_up() -> dict[str, Any]:
     revision = st.text_input(
-        "Revision", help="Branch, tag or commit on the hub.", **kept("revision")
+        "Revision", help="Branch, tag or commit on the hub.", **remembered.kept("revision")
     )
     return {
         "revision": revision.strip() or "main",
-        "offline": st.toggle("Never ask the hub", **kept("offline")),
+        "offline": st.toggle("Never ask the hub", **remembered.kept("offline")),
     }

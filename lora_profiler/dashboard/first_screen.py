@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, fields, link, pinned, take_along, widgets
+from lora_profiler.dashboard import downloads, fields, link, take_along, widgets
 from lora_profiler.dashboard.answered import Answered, applied, workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, predict_arguments
 from lora_profiler.dashboard.remembered import change, question, shown
@@ -23,17 +23,12 @@ from lora_profiler.planning.engine import (
 )
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, RANKS, lengths
-from lora_profiler.report.first_screen import (
-    Frame,
-    frame,
-    offers,
-    three_numbers,
-    trust,
-    verdict_words,
-)
+from lora_profiler.report.answer.differences import answered_differently, asked_differently
 from lora_profiler.report.first_screen.card import share_card
-from lora_profiler.report.first_screen.frame import framed, judged
-from lora_profiler.report.labels import way_label
+from lora_profiler.report.first_screen.frame import Frame, frame, framed, judged
+from lora_profiler.report.first_screen.offers import offers
+from lora_profiler.report.first_screen.texts import three_numbers, trust, verdict_words
+from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.units import count_text
 
 _SLIDES = "slides"
@@ -69,7 +64,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
                 downloads.of_answers(result),
                 partial(share_card, result.answers, answer, shown().run, command),
             )
-            pinned.button(answer)
+            _pin_button(answer)
 
 
 def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
@@ -143,28 +138,19 @@ def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slide, ...
     """
     if any(answer.prediction.saved_activation_bytes is None for answer in result.answers):
         return ()
-    return tuple(
-        slide
-        for name in _names(result)
-        if len((slide := _slide(name, model, result, shown)).stops) > 1
-    )
-
-
-def _names(result: Answered) -> tuple[str, ...]:
-    adapted = any(p.workload.setup.lora for p in result.predictions)
-    return tuple(name for name in LABELS if adapted or name != "rank")
-
-
-def _slide(name: str, model: ModelSpec, result: Answered, shown: Frame) -> Slide:
-    asked = result.question.options[name]
-    found = dict(_frames(name, _stops(name, asked, model), model, result, shown))
-    return Slide(
-        name=name,
-        label=LABELS[name],
-        stops=tuple(found),
-        place=list(found).index(asked) if asked in found else 0,
-        frames=tuple(found.values()),
-    )
+    is_adapted = any(p.workload.setup.lora for p in result.predictions)
+    found = []
+    for name, label in LABELS.items():
+        if name == "rank" and not is_adapted:
+            continue
+        asked = result.question.options[name]
+        frames = dict(_frames(name, _stops(name, asked, model), model, result, shown))
+        if len(frames) > 1:
+            stops = tuple(frames)
+            place = stops.index(asked) if asked in stops else 0
+            bars = tuple(frames.values())
+            found.append(Slide(name=name, label=label, stops=stops, place=place, frames=bars))
+    return tuple(found)
 
 
 def _stops(name: str, asked: int, model: ModelSpec) -> Sequence[int]:
@@ -240,3 +226,33 @@ def is_stop(name: object, value: object) -> bool:
         and not isinstance(value, bool)
         and 1 <= value <= SETUP_OPTIONS[name].declared.largest
     )
+
+
+# --- one answer kept as A while the question goes on to B -----------------------------------------
+
+_PINNED = "pinned"
+
+
+def _pin_button(answer: Answer) -> None:
+    st.button("Pin as A", key="pin", on_click=_pin, args=(answer,), help="To compare with.")
+
+
+def _pin(answer: Answer) -> None:
+    st.session_state[_PINNED] = answer
+
+
+def show_pinned(answer: Answer) -> None:
+    """What differs between the answer that was pinned and the present one."""
+    pinned: Answer | None = st.session_state.get(_PINNED)
+    if pinned is None:
+        widgets.note("Pin an answer as A, change the question, and see here what differs.")
+        return
+    asked, found = asked_differently(pinned, answer), answered_differently(pinned, answer)
+    widgets.section(
+        f"A, {method_label(pinned.prediction)}, and B, {method_label(answer.prediction)}"
+    )
+    tables = [table for table in (asked, found) if table is not None]
+    if tables:
+        widgets.blocks(tables)
+    else:
+        widgets.note("This is A: nothing differs yet.")

@@ -1,22 +1,31 @@
 """The address of the window: which page it shows and what is asked there, read when it changes from
 outside, else written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import streamlit as st
 
+from lora_profiler.catalog import find_gpu
 from lora_profiler.dashboard import plan_question
-from lora_profiler.dashboard import shown as shown_
-from lora_profiler.dashboard.first_question import first_question
 from lora_profiler.dashboard.plan_question import PlanQuestion
-from lora_profiler.dashboard.question import Question, from_params, to_params
-from lora_profiler.dashboard.shown import Shown
-from lora_profiler.errors import did_you_mean
+from lora_profiler.dashboard.question import (
+    METHODS,
+    Question,
+    Shown,
+    from_params,
+    shown_from_params,
+    shown_to_params,
+    to_params,
+)
+from lora_profiler.errors import LoraProfilerError, did_you_mean
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.report.learn.layer import LoraLayer
 
 PAGES = ("Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
 PAGE_KEY = "page"
+USUAL_CARD = "rtx_4090"
 _STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."
 
 Params = dict[str, list[str]]
@@ -34,6 +43,20 @@ class Link:
     record: str | None = None
     layer: LoraLayer = field(default_factory=LoraLayer)
     complaints: tuple[str, ...]
+
+
+def first_question() -> Question:
+    """What is asked where nobody has asked, so that a page opens on an answer: every method of the
+    first model on this machine's card, or the usual one."""
+    return Question(options={**DEFAULTS, "methods": METHODS}, gpu=_card())
+
+
+@cache
+def _card() -> str:
+    try:
+        return find_gpu("auto").key
+    except LoraProfilerError:  # no driver, no card, or several kinds
+        return USUAL_CARD
 
 
 def parsed(params: Mapping[str, Sequence[str]]) -> Link:
@@ -54,18 +77,20 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
         if page == "Plan":
             plan, passed_over = plan_question.from_params(rest)
         if page in ("Plan", PAGES[0]):
-            shown, more = shown_.from_params(rest)
+            shown, more = shown_from_params(rest)
             passed_over = (*passed_over, *more)
         question, more = from_params(rest)
         told = (*complaints, *passed_over, *more)
         return Link(page=page, question=question, shown=shown, plan=plan, complaints=told)
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
-        text = (
-            f"The page Compare has no option {name[:60]!r}.{did_you_mean(name[:60], ('record',))}"
-        )
+        text = _no_option("Compare", name, ("record",))
         complaints.append(f"{text} {_STARTED_WITH}" if name == "records" else text)
     return Link(page=page, question=Question(), record=record, complaints=tuple(complaints))
+
+
+def _no_option(page: str, name: str, known: Iterable[str]) -> str:
+    return f"The page {page} has no option {name[:60]!r}.{did_you_mean(name[:60], known)}"
 
 
 def _page(name: str, complaints: list[str]) -> str:
@@ -92,7 +117,7 @@ def written(
     if question is not None:
         params |= to_params(question)
         if shown is not None:
-            params |= shown_.to_params(shown, question.options["methods"])
+            params |= shown_to_params(shown, question.options["methods"])
     if plan is not None:
         params |= plan_question.to_params(plan)
     if layer is not None:
@@ -164,9 +189,7 @@ def layer_from(params: Mapping[str, Sequence[str]]) -> tuple[LoraLayer, tuple[st
     layer, complaints = LoraLayer(), []
     for name, values in params.items():
         if name not in LAYER_STEPS:
-            complaints.append(
-                f"The page Learn has no option {name[:60]!r}.{did_you_mean(name[:60], LAYER_STEPS)}"
-            )
+            complaints.append(_no_option("Learn", name, LAYER_STEPS))
             continue
         steps = {str(step): step for step in LAYER_STEPS[name]}
         if values[-1] in steps:

@@ -2,7 +2,7 @@
 against its prediction."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, get_args
 
 import streamlit as st
@@ -10,8 +10,9 @@ import streamlit as st
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import following, form, link, measuring, record_view, widgets
+from lora_profiler.dashboard import followed_view, link, measuring, record_view, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered
+from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
@@ -19,9 +20,11 @@ from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.prediction import Prediction
-from lora_profiler.report import charts, labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, table
-from lora_profiler.report.charts import Limit
+from lora_profiler.report.charts.curves import phase_samples
+from lora_profiler.report.charts.lines import step_times
+from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
@@ -29,17 +32,14 @@ from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 from lora_profiler.workload import Device
 
-_EVERY_SECONDS = 0.5
-
 
 def show() -> None:
     with st.sidebar:
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
-        inputs = form.ask()
-    form.tell(inputs)
+        inputs = sentence.ask_in_column()
+    tell(inputs)
     link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
-    running = measuring.present()
     if inputs.model is not None:
         try:
             result = answered(inputs.model, _as_measured(inputs.question, conditions))
@@ -47,12 +47,7 @@ def show() -> None:
             widgets.problem(str(e), heading="This question cannot be measured")
         else:
             _before(result, inputs, conditions)
-    if running is None:
-        return
-    if running.runs:
-        _live()
-    else:
-        _after(running)
+    followed_view.show("measuring", _going, _after)
 
 
 # --- before ---------------------------------------------------------------------------------------
@@ -131,7 +126,7 @@ def device_here() -> Device:
     return present_device()
 
 
-def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> None:
+def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
     on = conditions.rehearsed_on or result.question.options["device"]
     model = result.predictions[0].workload.model
     if conditions.rehearsed_on is None:
@@ -156,18 +151,12 @@ def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> Non
         widgets.problem(refused, instead, heading="This machine cannot measure it")
     else:
         widgets.small(measuring.duration_words(result, conditions))
-    if st.button(
+    followed_view.start_button(
         "Start measuring" if conditions.rehearsed_on is None else "Start the rehearsal",
-        type="primary",
-        key="measure.start",
-        disabled=following.is_busy() or refused is not None,
-    ):
-        try:
-            measuring.start(model, result.question, conditions, uploaded=inputs.uploaded)
-        except (LoraProfilerError, OSError) as e:
-            widgets.problem(str(e), heading="Nothing was started")
-        else:
-            st.rerun()
+        "measure.start",
+        partial(measuring.start, model, result.question, conditions, uploaded=inputs.uploaded),
+        disabled=refused is not None,
+    )
 
 
 def _peak_text(prediction: Prediction) -> str:
@@ -178,14 +167,8 @@ def _peak_text(prediction: Prediction) -> str:
 # --- during ---------------------------------------------------------------------------------------
 
 
-@st.fragment(run_every=_EVERY_SECONDS)
-def _live() -> None:
-    """Drawn anew by itself twice a second, without the rest of the page, until the process has
-    ended."""
-    running = measuring.present()
-    if running is None or not running.runs:
-        st.rerun()
-    widgets.under_way(
+def _going(running: Measuring) -> None:
+    followed_view.under_way(
         running,
         "Rehearsing" if measuring.is_rehearsal(running) else "Measuring",
         _progress(running),
@@ -208,7 +191,7 @@ def _curves(case: CaseState) -> None:
         peak = max(sample.requested_peak_bytes or 0 for sample in read.phases)
         widgets.section("Memory, phase by phase")
         widgets.figure(
-            charts.phase_samples(read.phases, predicted),
+            phase_samples(read.phases, predicted),
             "measure.memory",
             f"A line through {len(read.phases)} phases; the largest peak so far is"
             f" {bytes_text(peak)}.",
@@ -217,7 +200,7 @@ def _curves(case: CaseState) -> None:
     if seconds:
         widgets.section("Time of each step")
         widgets.figure(
-            charts.step_times(read.warmup_seconds, read.step_seconds),
+            step_times(read.warmup_seconds, read.step_seconds),
             "measure.times",
             f"{len(read.warmup_seconds)} warm-up steps and {len(read.step_seconds)} timed ones so"
             f" far, the last of {seconds_text(seconds[-1])}.",

@@ -65,22 +65,19 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     if conditions.rehearsed_on is not None:
         arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
         return _command(model, arguments)
+    default, c = Conditions(), conditions
     named = {
-        "--device": conditions.device,
-        "--steps": conditions.steps,
-        "--timing-seconds": conditions.timing_seconds,
-        "--budget": conditions.budget,
-        "--repeats": conditions.repeats if conditions.repeats > 1 else None,
-        "--timeout": (
-            conditions.timeout_seconds
-            if conditions.timeout_seconds != Conditions().timeout_seconds
-            else None
-        ),
+        "--device": c.device,
+        "--steps": c.steps,
+        "--timing-seconds": c.timing_seconds,
+        "--budget": c.budget,
+        "--repeats": c.repeats if c.repeats > 1 else None,
+        "--timeout": None if c.timeout_seconds == default.timeout_seconds else c.timeout_seconds,
     }
     for name, value in named.items():
         if value is not None:
             arguments += [name, f"{value:g}" if isinstance(value, float) else str(value)]
-    if conditions.no_timing:
+    if c.no_timing:
         arguments.append("--no-timing")
     return _command(model, arguments)
 

@@ -8,56 +8,33 @@ import streamlit as st
 
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
-from lora_profiler.dashboard import downloads, fields, form, link, sentence, take_along, widgets
+from lora_profiler.dashboard import (
+    downloads,
+    fields,
+    link,
+    plan_question,
+    remembered,
+    sentence,
+    take_along,
+    widgets,
+)
 from lora_profiler.dashboard.answered import asking
 from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.link import changed_here
-from lora_profiler.dashboard.plan_question import (
-    CHOSEN,
-    DATA_LABEL,
-    FIELDS,
-    LARGEST_SIZE,
-    OF_DATA,
-    TYPES,
-    DataFile,
-    Field,
-    PlanQuestion,
-    data_arguments,
-    in_words,
-    open_question,
-    plan_arguments,
-    planned,
-)
-from lora_profiler.dashboard.question import MOST, Question
+from lora_profiler.dashboard.plan_question import DataFile, Field, PlanQuestion
+from lora_profiler.dashboard.question import MOST, Question, Shown
 from lora_profiler.dashboard.remembered import shown
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.shown import Shown
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun
 from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.decision import plan_words
 from lora_profiler.report.decision.figures import plan_drawing
 from lora_profiler.report.decision.plan import front_table, notes, question_lines
-from lora_profiler.report.decision.plan_words import (
-    basis_words,
-    binding_words,
-    cost_interval_words,
-    hours_text,
-    interval_words,
-    layout_words,
-    money_text,
-    neighbour_words,
-    nothing_words,
-    other_ends,
-    reason,
-    room_words,
-    run_command,
-    run_words,
-    trains_words,
-)
-from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
+from lora_profiler.report.first_screen.texts import ThreeNumber, VerdictWords
 from lora_profiler.units import bytes_text
 
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"
@@ -66,16 +43,16 @@ _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"
 def seed(asked: PlanQuestion) -> None:
     """Sets the form, wherever it is drawn next."""
     st.session_state[_ASKED] = asked
-    for name in FIELDS:
+    for name in plan_question.FIELDS:
         st.session_state.pop(_KEY + name, None)
 
 
 def show() -> None:
-    inputs = sentence.ask_plan(_form, CHOSEN)
+    inputs = sentence.ask_plan(_form, plan_question.CHOSEN)
     tell(inputs)
     asked: PlanQuestion = st.session_state[_ASKED]
     file: DataFile | None = st.session_state[_FILE]
-    question = open_question(inputs.question)
+    question = plan_question.open_question(inputs.question)
     run = replace(shown().run, price=None)
     linked = None if inputs.uploaded else question
     params = link.written("Plan", linked, shown=Shown(run=run), plan=asked)
@@ -88,11 +65,11 @@ def show() -> None:
         plan = once(
             "plan",
             (question, asked, run, model.fingerprint, file and file.identity),
-            lambda: planned(model, question, asked, run, lengths),
+            lambda: plan_question.planned(model, question, asked, run, lengths),
             "Searching all ways to train",
         )
     except LoraProfilerError as e:
-        widgets.problem(in_words(str(e)), heading="This plan cannot be made")
+        widgets.problem(plan_question.in_words(str(e)), heading="This plan cannot be made")
         return
     with st.container(key="plan"):
         if plan.recommended is None:
@@ -110,17 +87,23 @@ def show() -> None:
 def _form() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall", key="plan_form"):
         fields.run(with_price=False)
-        said = {name: _field(name, field) for name, field in FIELDS.items() if name not in OF_DATA}
-        with st.popover(DATA_LABEL):
+        said = {
+            name: _field(name, field)
+            for name, field in plan_question.FIELDS.items()
+            if name not in plan_question.OF_DATA
+        }
+        with st.popover(plan_question.DATA_LABEL):
             st.session_state[_FILE] = _data_file()
-            said |= {name: _field(name, FIELDS[name]) for name in OF_DATA}
+            said |= {
+                name: _field(name, plan_question.FIELDS[name]) for name in plan_question.OF_DATA
+            }
     st.session_state[_ASKED] = PlanQuestion(**said)
 
 
 def _data_file() -> DataFile | None:
     found = st.file_uploader(
         "Samples: JSONL, JSON, Parquet, Arrow, text; or a CSV of length,count",
-        type=list(TYPES),
+        type=list(plan_question.TYPES),
         key=_KEY + "upload",
         on_change=changed_here,
         max_upload_size=UPLOAD_MIB,
@@ -168,7 +151,9 @@ def _field(name: str, field: Field) -> Any:
     if field.kind == "batching":
         return st.selectbox(field.label, BATCHINGS, index=None, **looks)
     if field.kind == "size":
-        return st.number_input(field.label, 1, LARGEST_SIZE, value=None, step=1, **looks)
+        return st.number_input(
+            field.label, 1, plan_question.LARGEST_SIZE, value=None, step=1, **looks
+        )
     return st.number_input(
         field.label, 1e-3, float(MOST), value=None, step=1.0, format="%g", **looks
     )
@@ -180,31 +165,42 @@ def _field(name: str, field: Field) -> Any:
 def _take(plan: TrainingPlan, run: PlannedRun) -> None:
     left, right = st.columns([2, 1], gap="large")
     with left:
-        words = VerdictWords(words=f"Take {run_words(run)}", numbers="", verdict=None)
+        words = VerdictWords(words=f"Take {plan_words.run_words(run)}", numbers="", verdict=None)
         widgets.piece("verdict", words)
-        widgets.small(layout_words(run.setup), trains_words(run))
-        why, binds = f"Why: {reason(plan, run)}", f"Binds: {binding_words(plan, run)}"
+        widgets.small(plan_words.layout_words(run.setup), plan_words.trains_words(run))
+        why, binds = (
+            f"Why: {plan_words.reason(plan, run)}",
+            f"Binds: {plan_words.binding_words(plan, run)}",
+        )
         widgets.blocks([paragraph(why, binds)])
-        widgets.small(*map(neighbour_words, plan.neighbours), *other_ends(plan, run))
+        widgets.small(
+            *map(plan_words.neighbour_words, plan.neighbours), *plan_words.other_ends(plan, run)
+        )
     with right:
         widgets.piece("numbers", _numbers(run))
 
 
 def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
     found = [
-        ThreeNumber(label="Peak a card", value=bytes_text(run.peak_bytes), note=room_words(run))
+        ThreeNumber(
+            label="Peak a card", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
+        )
     ]
     if run.hours and run.time:
-        note = f"{interval_words(run.hours)}; {basis_words(run.time)}"
-        found.append(ThreeNumber(label="Time", value=hours_text(run.hours.middle), note=note))
+        note = f"{plan_words.interval_words(run.hours)}; {plan_words.basis_words(run.time)}"
+        found.append(
+            ThreeNumber(label="Time", value=plan_words.hours_text(run.hours.middle), note=note)
+        )
     if run.cost and run.price:
-        cost = money_text(run.cost.middle, run.price.currency)
-        found.append(ThreeNumber(label="Cost", value=cost, note=cost_interval_words(run)))
+        cost = plan_words.money_text(run.cost.middle, run.price.currency)
+        found.append(
+            ThreeNumber(label="Cost", value=cost, note=plan_words.cost_interval_words(run))
+        )
     return tuple(found)
 
 
 def _nothing(plan: TrainingPlan) -> None:
-    head, rest = nothing_words(plan)
+    head, rest = plan_words.nothing_words(plan)
     widgets.piece("verdict", VerdictWords(words=head, numbers="", verdict="does_not_fit"))
     widgets.blocks([paragraph(rest[:1].upper() + rest[1:])])
 
@@ -220,14 +216,14 @@ def _actions(
 ) -> None:
     """The run's command, the plan's, and Predict on the run."""
     amount = shown().run
-    more = data_arguments(asked, amount, file)
-    st.code(run_command(run, more), language=None, wrap_lines=True)
+    more = plan_question.data_arguments(asked, amount, file)
+    st.code(plan_words.run_command(run, more), language=None, wrap_lines=True)
     if inputs.uploaded:
         question = replace(question, model=f"{run.workload.model.id}.json")
     with st.container(horizontal=True, gap="small", key="actions"):
         take_along.show(
             None if inputs.uploaded or file else params,
-            plan_arguments(question, asked, amount, file),
+            plan_question.plan_arguments(question, asked, amount, file),
             run.workload,
             downloads.of_plan(plan, question.whose, more),
         )
@@ -240,7 +236,7 @@ def _actions(
 
 def _see(wanted: Question) -> None:
     changed_here()
-    form.seed(wanted, shown=shown())
+    remembered.seed(wanted, shown=shown())
     st.session_state[link.PAGE_KEY] = link.PAGES[0]
 
 
@@ -254,5 +250,5 @@ def _front(plan: TrainingPlan, question: Question) -> None:
     widgets.small(
         *question_lines(plan, question.whose),
         *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
-        *notes(plan, f"the field {FIELDS['price'].label}"),
+        *notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
     )

@@ -4,6 +4,7 @@ histogram as `--lengths`."""
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +14,17 @@ from lora_profiler.batching.histogram import read_histogram
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.catalog.meta_build import nothing_built
 from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE
-from lora_profiler.dashboard.question import LONGEST_TEXT, Question, defaults_of, setup_arguments
-from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
+from lora_profiler.dashboard.question import (
+    Question,
+    as_number,
+    defaults_of,
+    read_choice,
+    read_size,
+    read_text,
+    setup_arguments,
+    taken,
+)
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.over_data import TrainingData
@@ -22,7 +32,7 @@ from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
 from lora_profiler.planning.planned import Amount, Budget
 from lora_profiler.planning.setups import workloads
-from lora_profiler.report.first_screen import Run
+from lora_profiler.report.first_screen.texts import Run
 from lora_profiler.units import is_finite
 
 HISTOGRAM = ".csv"
@@ -87,33 +97,10 @@ class Field(NamedTuple):
     width_px: int = 120
 
 
-FIELDS: Mapping[str, Field] = {
-    "gpus": Field("text", "Cards", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 240),
-    "max_hours": Field("number", "Hours at most", "no limit"),
-    "max_cost": Field("number", "Cost at most", "no limit", "In the prices' currency."),
-    "lengths": Field(
-        "text",
-        "Lengths of samples",
-        "instead of tokens",
-        "As in mean=600,max=4096,samples=50000: two of mean, median, p95 and sigma.",
-        240,
-    ),
-    "price": Field(
-        "text",
-        "Prices",
-        "a dated table, USD",
-        "Of an hour of a card, as in rtx_4090=0.74/h, l4=0.7/h; with one, only yours count.",
-        200,
-    ),
-    "ranks": Field("text", "Ranks", "8..128", "Doubling, or as in 8,16.", 100),
-    "effective_batch": Field(
-        "size", "Effective batch", "16", "Sequences of an optimizer step, all cards together.", 150
-    ),
-    "batching": Field(
-        "batching", "Batching", BATCHINGS[0], "How a trainer makes batches of the samples.", 200
-    ),
-    "pad_to_multiple_of": Field("size", "Pad to a multiple of", "none", "In tokens.", 200),
-}
+def _field(*of: Any) -> Any:
+    return field(default=None, metadata={"field": Field(*of)})
+
+
 OF_DATA = ("batching", "pad_to_multiple_of")
 """Fields that have a meaning beside samples alone."""
 DATA_LABEL = "Data file"
@@ -126,21 +113,46 @@ CHOSEN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanQuestion:
-    """What the form says, a field each of `FIELDS`; None where it says nothing."""
+    """What the form says, a field each; None where it says nothing."""
 
-    gpus: str | None = None
-    max_hours: float | None = None
-    max_cost: float | None = None
-    lengths: str | None = None
-    price: str | None = None
-    ranks: str | None = None
-    effective_batch: int | None = None
-    batching: str | None = None
-    pad_to_multiple_of: int | None = None
+    gpus: str | None = _field(
+        "text", "Cards", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 240
+    )
+    max_hours: float | None = _field("number", "Hours at most", "no limit")
+    max_cost: float | None = _field(
+        "number", "Cost at most", "no limit", "In the prices' currency."
+    )
+    lengths: str | None = _field(
+        "text",
+        "Lengths of samples",
+        "instead of tokens",
+        "As in mean=600,max=4096,samples=50000: two of mean, median, p95 and sigma.",
+        240,
+    )
+    price: str | None = _field(
+        "text",
+        "Prices",
+        "a dated table, USD",
+        "Of an hour of a card, as in rtx_4090=0.74/h, l4=0.7/h; with one, only yours count.",
+        200,
+    )
+    ranks: str | None = _field("text", "Ranks", "8..128", "Doubling, or as in 8,16.", 100)
+    effective_batch: int | None = _field(
+        "size", "Effective batch", "16", "Sequences of an optimizer step, all cards together.", 150
+    )
+    batching: str | None = _field(
+        "batching", "Batching", BATCHINGS[0], "How a trainer makes batches of the samples.", 200
+    )
+    pad_to_multiple_of: int | None = _field(
+        "size", "Pad to a multiple of", "none", "In tokens.", 200
+    )
 
     @property
     def prices(self) -> list[str]:
         return [part.strip() for part in self.price.split(",")] if self.price else []
+
+
+FIELDS: Mapping[str, Field] = {of.name: of.metadata["field"] for of in fields(PlanQuestion)}
 
 
 def open_question(question: Question) -> Question:
@@ -279,50 +291,28 @@ def _text(value: object) -> str:
 
 def to_params(asked: PlanQuestion) -> dict[str, list[str]]:
     """The query parameters, of whatever is said."""
-    said = {field.name: getattr(asked, field.name) for field in fields(asked)}
+    said = {name: getattr(asked, name) for name in FIELDS}
     return {flag(n)[2:]: [_text(value)] for n, value in said.items() if value is not None}
 
 
 def from_params(params: dict[str, list[str]]) -> tuple[PlanQuestion, tuple[str, ...]]:
     """What a link asks, and a sentence for whatever of it is passed over. What was understood, or
     not, leaves `params`."""
-    found: dict[str, Any] = {}
-    complaints: list[str] = []
-    for name, asked in FIELDS.items():
-        if values := params.pop(flag(name)[2:], None):
-            try:
-                found[name] = _read(name, asked, values[-1])
-            except UsageError as e:
-                complaints.append(str(e))
-    return PlanQuestion(**found), tuple(complaints)
+    names = {flag(name)[2:]: name for name in FIELDS}
+    found, complaints = taken(params, {said: partial(_read, name) for said, name in names.items()})
+    asked = PlanQuestion(**{names[said]: value for said, value in found.items()})
+    return asked, tuple(complaints)
 
 
-def _read(name: str, field: Field, text: str) -> Any:
-    if field.kind == "text":
-        if not text.strip() or len(text) > LONGEST_TEXT or not text.isprintable():
-            raise UsageError(
-                f"{flag(name)[2:]} is empty, longer than {LONGEST_TEXT} characters, or no plain"
-                " text."
-            )
-        return text
-    if field.kind == "batching":
-        if text not in BATCHINGS:
-            raise UsageError(
-                f"batching is {text[:60]!r}; accepted: {', '.join(BATCHINGS)}."
-                f"{did_you_mean(text[:60], BATCHINGS)}"
-            )
-        return text
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if field.kind == "size":
-        if not (text.isdecimal() and 1 <= number <= LARGEST_SIZE):
-            raise UsageError(
-                f"{flag(name)[2:]} is {text[:60]!r}; it must be a whole number from 1 to"
-                f" {LARGEST_SIZE}."
-            )
-        return int(text)
+def _read(name: str, text: str) -> Any:
+    kind = FIELDS[name].kind
+    if kind == "text":
+        return read_text(name, text)
+    if kind == "batching":
+        return read_choice(name, BATCHINGS, text)
+    if kind == "size":
+        return read_size(name, LARGEST_SIZE, text)
+    number = as_number(text)
     if not is_finite(number) or number <= 0:
         raise UsageError(f"{flag(name)[2:]} is {text[:60]!r}; it must be a number above 0.")
     return number

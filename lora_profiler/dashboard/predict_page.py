@@ -6,15 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import (
-    dropped,
-    evidence_table,
-    first_screen,
-    link,
-    pinned,
-    sentence,
-    widgets,
-)
+from lora_profiler.dashboard import dropped, evidence_page, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.fields import tell
 from lora_profiler.dashboard.question import setup_arguments
@@ -22,26 +14,15 @@ from lora_profiler.dashboard.remembered import shown
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
+from lora_profiler.report.answer import timing
 from lora_profiler.report.answer.communication import sending_lines
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.layers import layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
-from lora_profiler.report.answer.timing import (
-    device_name,
-    smallest_cards_table,
-    steps_of,
-    time_lines,
-)
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.labels import method_label
+from lora_profiler.report.page import predicted
 from lora_profiler.report.page.headlines import headlines
-from lora_profiler.report.page.predicted import (
-    answer_curve,
-    composition_drawing,
-    fit_drawing,
-    levers_drawing,
-    times_drawing,
-)
 from lora_profiler.report.page.steps import layer_drawing
 from lora_profiler.units import count_text
 
@@ -89,7 +70,7 @@ def _tabs(result: Answered, answer: Answer) -> None:
         "When": _when,
         "Where": _where,
         "What fits": _what_fits,
-        "Compare": lambda _, answer: pinned.show(answer),
+        "Compare": lambda _, answer: first_screen.show_pinned(answer),
         "Why": _why,
     }
     places = st.tabs(list(tabs), key=VIEW_KEY, on_change="rerun")
@@ -102,7 +83,7 @@ def _tabs(result: Answered, answer: Answer) -> None:
 def _when(result: Answered, answer: Answer) -> None:
     """Memory over the step, and where its time goes."""
     widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
-    widgets.drawing(answer_curve("curve", answer), "curve")
+    widgets.drawing(predicted.answer_curve("curve", answer), "curve")
     _time(result)
     _sending(result)
 
@@ -110,7 +91,7 @@ def _when(result: Answered, answer: Answer) -> None:
 def _where(result: Answered, answer: Answer) -> None:
     """What holds the peak, by category and by layer."""
     widgets.section("What the peak is made of")
-    widgets.drawing(composition_drawing("composition", result.answers), "composition")
+    widgets.drawing(predicted.composition_drawing("composition", result.answers), "composition")
     _layers(result)
 
 
@@ -118,7 +99,7 @@ def _what_fits(result: Answered, answer: Answer) -> None:
     """Sizes and cards that fit, and what lowers the peak."""
     label = method_label(answer.prediction)
     widgets.section(f"What fits, {label}")
-    fitting = fit_drawing("fit_map", answer, result.question.engine)
+    fitting = predicted.fit_drawing("fit_map", answer, result.question.engine)
     if fitting is not None:
         widgets.drawing(fitting, "fit_map")
         _limits(answer)
@@ -135,13 +116,13 @@ def _what_fits(result: Answered, answer: Answer) -> None:
             "Whether a size fits is not known, because this engine does not know the model's"
             " activations."
         )
-    cards = smallest_cards_table(result.answers, result.question.engine)
+    cards = timing.smallest_cards_table(result.answers, result.question.engine)
     if cards is not None:
         widgets.section("The smallest cards")
         widgets.blocks([cards])
     widgets.section(f"What lowers the peak, {label}")
     nothing = ("No single change that is known here lowers this peak.",)
-    widgets.drawing(levers_drawing("levers", answer), "levers", nothing=nothing)
+    widgets.drawing(predicted.levers_drawing("levers", answer), "levers", nothing=nothing)
     widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
@@ -182,14 +163,14 @@ def _likely(result: Answered, parts: ModelParts) -> None:
         return
     widgets.section("What public measurements say")
     widgets.small(*parts.likely)
-    steps = [step for step in steps_of(result.answers) if step]
+    steps = [step for step in timing.steps_of(result.answers) if step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
-    evidence_table.show(
+    evidence_page.rows_table(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )
     timed = [step.evidence for step in steps if step.evidence]
     if timed:
-        evidence_table.show(
+        evidence_page.rows_table(
             list(dict.fromkeys(timed)),
             "nearest_steps",
             "The measured steps nearest to this question.",
@@ -199,11 +180,11 @@ def _likely(result: Answered, parts: ModelParts) -> None:
 def _time(result: Answered) -> None:
     """Where the time of a step goes, and what there is to say about it; nothing where no device was
     asked about."""
-    lines = time_lines(result.answers)
+    lines = timing.time_lines(result.answers)
     if not lines:
         return
-    widgets.section(f"Time of one step on {device_name(result.answers)}")
-    drawing = times_drawing("times", result.answers)
+    widgets.section(f"Time of one step on {timing.device_name(result.answers)}")
+    drawing = predicted.times_drawing("times", result.answers)
     widgets.drawing(drawing, "times", nothing=lines)
     if drawing is not None:
         widgets.small(*lines)

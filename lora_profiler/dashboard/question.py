@@ -1,15 +1,17 @@
-"""The question of a page: what a link holds, and what the command line would be asked. Pure;
-widgets are made elsewhere."""
+"""The question of a page: what a link holds, what the command line would be asked, and what is
+shown of its answer. Pure; widgets are made elsewhere."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
+from lora_profiler.report.first_screen.texts import Run
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
 from lora_profiler.workload import OPTIONS, Method
 
@@ -126,7 +128,7 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
         try:
             if parameter == "method":
                 options["methods"] = tuple(
-                    _choice("method", value, METHODS) for value in dict.fromkeys(values)
+                    read_choice("method", METHODS, value) for value in dict.fromkeys(values)
                 )
                 continue
             name = _PARAMETERS.get(parameter)
@@ -164,7 +166,24 @@ def idle_options(methods: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def _choice(name: str, text: str, accepted: tuple[str, ...]) -> str:
+def taken(
+    params: dict[str, list[str]], readers: Mapping[str, Callable[[str], Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """What `readers` make of the last value of each parameter of their names, and a sentence for
+    each that is passed over. What was understood, or not, leaves `params`."""
+    found: dict[str, Any] = {}
+    complaints: list[str] = []
+    for name, read in readers.items():
+        if values := params.pop(name, None):
+            try:
+                found[name] = read(values[-1])
+            except UsageError as e:
+                complaints.append(str(e))
+    return found, complaints
+
+
+def read_choice(name: str, accepted: Sequence[str], text: str) -> str:
+    """One of `accepted`. Raises UsageError, as all of these do."""
     if text not in accepted:
         shown = text[:60]
         raise UsageError(
@@ -174,55 +193,54 @@ def _choice(name: str, text: str, accepted: tuple[str, ...]) -> str:
     return text
 
 
-def _read(name: str, text: str) -> Any:
-    """The value that a link gives for an option. Raises UsageError."""
-    if name == "engine":
-        return _choice(name, text, ENGINES)
-    if name == "trainer":
-        return find_stack(text).key if "@" in text else find_stack(text).name
-    if name == "offline":
-        return _read_switch(name, text)
-    option = SETUP_OPTIONS.get(name)
-    if option is None or option.kind == "text":
-        return _read_text(name, text)
-    if option.kind == "choice":
-        return _choice(name, text, option.choices)
-    if option.kind == "switch":
-        return _read_switch(name, text)
-    return _read_size(name, text) if option.kind == "size" else _read_number(option, text)
-
-
-def _read_switch(name: str, text: str) -> bool:
-    return _choice(name, text, tuple(_WORDS.values())) == _WORDS[True]
-
-
-def _read_size(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= MAX_SIZE):
+def read_size(name: str, most: int, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= most):
         raise UsageError(
-            f"{flag(name)[2:]} is {text[:60]!r}; it must be a whole number from 1 to {MAX_SIZE}."
+            f"{flag(name)[2:]} is {text[:60]!r}; it must be a whole number from 1 to {most}."
         )
     return int(text)
 
 
-def _read_number(option: Option, text: str) -> float:
+def read_text(name: str, text: str) -> str:
+    if not text.strip() or len(text) > LONGEST_TEXT or not text.isprintable():
+        raise UsageError(
+            f"{flag(name)[2:]} is empty, longer than {LONGEST_TEXT} characters, or no plain text."
+        )
+    return text
+
+
+def as_number(text: str) -> float:
+    """NaN for what is none."""
     try:
-        number = float(text)
+        return float(text)
     except ValueError:
-        number = math.nan
+        return math.nan
+
+
+def _read(name: str, text: str) -> Any:
+    """The value that a link gives for an option. Raises UsageError."""
+    if name == "engine":
+        return read_choice(name, ENGINES, text)
+    if name == "trainer":
+        return find_stack(text).key if "@" in text else find_stack(text).name
+    option = SETUP_OPTIONS.get(name)
+    if name == "offline" or (option is not None and option.kind == "switch"):
+        return read_choice(name, tuple(_WORDS.values()), text) == _WORDS[True]
+    if option is None or option.kind == "text":
+        return read_text(name, text)
+    if option.kind == "choice":
+        return read_choice(name, option.choices, text)
+    return read_size(name, MAX_SIZE, text) if option.kind == "size" else _read_number(option, text)
+
+
+def _read_number(option: Option, text: str) -> float:
+    number = as_number(text)
     if not (option.is_in_range(number) and number <= MOST):
         of = "" if option.declared.at_least is None else "of "
         most = f" and up to {MOST}" if option.declared.below is None else ""
         accepted = f"a number {of}{option.range_text}{most}"
         raise UsageError(f"{option.flag[2:]} is {text[:60]!r}; it must be {accepted}.")
     return number
-
-
-def _read_text(name: str, text: str) -> str:
-    if not text.strip() or len(text) > LONGEST_TEXT or not text.isprintable():
-        raise UsageError(
-            f"{flag(name)[2:]} is empty, longer than {LONGEST_TEXT} characters, or no plain text."
-        )
-    return text
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -263,3 +281,67 @@ def predict_arguments(question: Question) -> list[str]:
         if question.model.startswith("-")
         else [question.model, *arguments]
     )
+
+
+# --- what is shown of its answer: the method it is about, and the training whose time is told ----
+
+
+class Number(NamedTuple):
+    """A field of `Run`: above 0, or from 0 on, and up to `most`; at least 1 where it is whole."""
+
+    most: float
+    may_be_zero: bool = False
+    is_whole: bool = False
+
+
+NUMBERS: Mapping[str, Number] = {
+    "tokens": Number(1e15, is_whole=True),
+    "epochs": Number(1e6),
+    "price": Number(1e6, may_be_zero=True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """`about` is None where nobody chose a method: `about_of` does then."""
+
+    about: Method | None = None
+    run: Run = field(default_factory=Run)
+
+
+def about_of(methods: Sequence[Method]) -> Method:
+    """The method that a page is about where nobody chose one: LoRA, else the last asked."""
+    return "lora" if "lora" in methods else methods[-1]
+
+
+def shown_to_params(shown: Shown, methods: Sequence[Method]) -> dict[str, list[str]]:
+    """The query parameters, of whatever is not the default."""
+    params: dict[str, list[str]] = {}
+    if shown.about is not None and shown.about != about_of(methods):
+        params["about"] = [shown.about]
+    default = Run()
+    for name in NUMBERS:
+        value = getattr(shown.run, name)
+        if value != getattr(default, name):
+            params[name] = [f"{value:.15g}"]
+    return params
+
+
+def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, ...]]:
+    """What a link shows, and a sentence for whatever of it is passed over. What was understood, or
+    not, leaves `params`."""
+    readers: dict[str, Callable[[str], Any]] = {"about": partial(read_choice, "about", METHODS)}
+    readers |= {name: partial(_read_of_run, name) for name in NUMBERS}
+    found, complaints = taken(params, readers)
+    return Shown(about=found.pop("about", None), run=Run(**found)), tuple(complaints)
+
+
+def _read_of_run(name: str, text: str) -> float:
+    bounds, number = NUMBERS[name], as_number(text)
+    too_small = number < 1 if bounds.is_whole else number == 0 and not bounds.may_be_zero
+    if not 0 <= number <= bounds.most or too_small:
+        least = "from 1 on" if bounds.is_whole else "from 0 on" if bounds.may_be_zero else "above 0"
+        raise UsageError(
+            f"{name} is {text[:60]!r}; it must be a number {least} and up to {bounds.most:.15g}."
+        )
+    return float(round(number)) if bounds.is_whole else number

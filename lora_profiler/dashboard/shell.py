@@ -12,12 +12,12 @@ from lora_profiler.dashboard import (
     compare_page,
     crossover_page,
     evidence_page,
-    form,
     learn_page,
     link,
     measure_page,
     plan_page,
     predict_page,
+    remembered,
     widgets,
 )
 from lora_profiler.errors import LoraProfilerError
@@ -54,7 +54,7 @@ def show() -> None:
     if address is not None:
         st.session_state[link.PAGE_KEY] = address.page
         st.session_state[compare_page.LINKED] = address.record
-        form.seed(address.question, address.complaints, address.shown)
+        remembered.seed(address.question, address.complaints, address.shown)
         plan_page.seed(address.plan)
         learn_page.seed(address.layer)
     page = st.segmented_control(

@@ -11,26 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import streamlit as st
 
 from lora_profiler._common.printable import printable
-from lora_profiler.dashboard.following import Followed
+from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block
-from lora_profiler.report.charts import Figure
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
 from lora_profiler.report.page.parts import Card, Drawing
-from lora_profiler.report.palette import (
-    BODY_PX,
-    FAINT_INK,
-    FONT,
-    INK,
-    LINE,
-    PANEL,
-    PAPER,
-    SMALL_PX,
-    Theme,
-    all_colours,
-    colour,
-)
+from lora_profiler.report.palette import Theme
 from lora_profiler.report.svg import figure_html, figure_style
-from lora_profiler.units import clock_text, error_text
+from lora_profiler.units import error_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -134,29 +122,6 @@ def note(*lines: str, heading: str = "") -> None:
     st.html(drawn("note", "note", lines, heading))
 
 
-def under_way(
-    running: Followed[Any],
-    title: str,
-    progress: Block,
-    *,
-    bar: tuple[float, str] | None = None,
-    key: str,
-    ending: str,
-    tip: str,
-) -> None:
-    """A run that goes on in a process of its own: how far it is, `bar` as a share of all with its
-    words, and a button that ends it."""
-    section(title)
-    if bar is not None:
-        st.progress(*bar)
-    blocks([progress])
-    small(f"{clock_text(running.seconds)} gone; {running.command}")
-    if running.cancelled:
-        note(ending)
-    else:
-        st.button("Cancel", key=key, on_click=running.cancel, help=tip)
-
-
 def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> None:
     """A figure and the lines under it, else why there is `nothing` to draw. Its caption is the
     section's head, its numbers stand in the page's tables."""
@@ -184,6 +149,33 @@ def written(
     """A table to sort whose numbers of these columns read as they do elsewhere; one of very many
     rows would take too long."""
     return frame.style.format(texts, na_rep="-") if len(frame) <= MOST_WRITTEN else frame
+
+
+def chosen_row(
+    shown: "DataFrame | Styler",
+    key: str,
+    says: str,
+    formats: Mapping[str, str],
+    *,
+    height: int | Literal["auto"] = "auto",
+) -> int | None:
+    """A table to sort and choose a row of, and the place of the chosen row; numbers of the columns
+    in `formats` are written so. `says` is what a screen reader is told."""
+    picked = st.dataframe(
+        shown,
+        hide_index=True,
+        placeholder="-",
+        key=key,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=height,
+        column_config={
+            name: st.column_config.NumberColumn(format=text) for name, text in formats.items()
+        },
+        alt=says,
+    )
+    count = len(getattr(shown, "data", shown))  # of a styled one
+    return next((row for row in picked["selection"]["rows"] if row < count), None)
 
 
 def percents_off(percents: float) -> str:
@@ -270,8 +262,11 @@ def explored(drawn: Figure, key: str, says: str) -> None:
 
 def dressed(drawn: Figure, theme: Theme) -> Figure:
     """The same figure for plotly, in the paper, ink and type that the style sheet gives the SVG."""
-    ink, paper, faint, line = (colour(of, theme) for of in (INK, PAPER, FAINT_INK, LINE))
-    small = {"size": SMALL_PX, "color": faint}
+    ink, paper, faint, line = (
+        palette.colour(of, theme)
+        for of in (palette.INK, palette.PAPER, palette.FAINT_INK, palette.LINE)
+    )
+    small = {"size": palette.SMALL_PX, "color": faint}
     axis = {
         "automargin": True,
         "gridcolor": line,
@@ -281,23 +276,23 @@ def dressed(drawn: Figure, theme: Theme) -> Figure:
     }
     entries = sum(bool(trace.get("name")) for trace in drawn["data"])
     look = {
-        "font": {"family": FONT, "size": BODY_PX, "color": ink},
+        "font": {"family": palette.FONT, "size": palette.BODY_PX, "color": ink},
         "paper_bgcolor": paper,
         "plot_bgcolor": paper,
         "margin": {"l": 8, "r": 16, "t": 12 + _LEGEND_PX * entries, "b": 8},
         "hovermode": "closest",
         "hoverlabel": {
-            "bgcolor": colour(PANEL, theme),
+            "bgcolor": palette.colour(palette.PANEL, theme),
             "bordercolor": line,
             "align": "left",
-            "font": {"family": FONT, "size": BODY_PX, "color": ink},
+            "font": {"family": palette.FONT, "size": palette.BODY_PX, "color": ink},
         },
         "legend": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "font": small},
         "modebar": {"bgcolor": paper, "color": faint, "activecolor": ink},
         "xaxis": axis,
         "yaxis": axis,
     }
-    dark = {} if theme == "light" else {of.light: of.dark for of in all_colours()}
+    dark = {} if theme == "light" else {of.light: of.dark for of in palette.all_colours()}
     layout = _repainted(drawn["layout"], dark, is_colour=False)
     return {
         "data": _repainted(drawn["data"], dark, is_colour=False),

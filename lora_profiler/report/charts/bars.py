@@ -8,35 +8,12 @@ from typing import Any, TypeVar, get_args
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.report import palette
 from lora_profiler.report.answer.timing import steps_of
-from lora_profiler.report.charts.axes import ROOM, bytes_axis, largest_of, limit_line
-from lora_profiler.report.charts.figure import (
-    Figure,
-    Limit,
-    at_the_end,
-    figure,
-    hatched,
-    head,
-    height_px,
-    label,
-    level_bars,
-    lines,
-    places,
-    rows,
-    scatter,
-    values,
-    whisker,
-)
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.labels import CATEGORY_LABELS, METHOD_LABELS, PART_LABELS, method_label
-from lora_profiler.report.palette import (
-    CATEGORY_PAINTS,
-    FAINT_INK,
-    METHOD_MARKS,
-    PART_PAINTS,
-    REST_PAINT,
-    SAVED_PAINT,
-    Paint,
-)
+from lora_profiler.report.palette import Paint
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import bytes_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import Method
@@ -67,23 +44,25 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
 
     Categories keep their order, colour and hatch; those that no bar has are left out of the legend.
     """
-    largest = largest_of([bar.total_bytes for bar in bars], limit)
-    axis, size = bytes_axis(largest)
-    positions, heads = places([bar.group for bar in bars])
-    named = {c: (CATEGORY_LABELS[c], CATEGORY_PAINTS[c]) for c in CATEGORIES}
+    largest = plot.largest_of([bar.total_bytes for bar in bars], limit)
+    axis, size = plot.bytes_axis(largest)
+    positions, heads = plot.places([bar.group for bar in bars])
+    named = {c: (CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
     sums = [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
-    data.append(at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
+    data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
     last = max(positions, default=0.0)
-    shapes, notes = limit_line(limit, size, largest, below=last + 0.9)
-    return figure(
+    shapes, notes = plot.limit_line(limit, size, largest, below=last + 0.9)
+    return plot.figure(
         data,
-        height=height_px(positions, len(data), 0.7 if limit else 0.0),
+        height=plot.height_px(positions, len(data), 0.7 if limit else 0.0),
         x=axis,
-        y=rows([label(bar.label) for bar in bars], positions, below=1.3 if limit else 0.6),
+        y=plot.rows(
+            [plot.label(bar.label) for bar in bars], positions, below=1.3 if limit else 0.6
+        ),
         barmode="stack",
         bargap=0.25,
-        annotations=[*(head(label(text, 100), y=y) for text, y in heads), *notes],
+        annotations=[*(plot.head(plot.label(text, 100), y=y) for text, y in heads), *notes],
         shapes=shapes,
     )
 
@@ -95,7 +74,7 @@ def _category_hover(bar: CategoryBar, name: str, count: float) -> str:
         else ""
     )
     size = bytes_text(int(count)) + share
-    return lines(label(bar.group, 80), f"{label(bar.label)}: {name}", size)
+    return plot.lines(plot.label(bar.group, 80), f"{plot.label(bar.label)}: {name}", size)
 
 
 def _stacked(
@@ -118,7 +97,7 @@ def _stacked(
         if shown:
             x, y = [amount / size for *_, amount in shown], [y for _, y, _ in shown]
             words = [hover(bar, name, amount) for bar, _, amount in shown]
-            traces.append(level_bars(name, x, y, words, hatched(paint)))
+            traces.append(plot.level_bars(name, x, y, words, plot.hatched(paint)))
     return traces
 
 
@@ -151,27 +130,27 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     positions: list[float] = [float(place) for place in range(len(bars))]
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
-    named = {part: (PART_LABELS[part], PART_PAINTS[part]) for part in PARTS}
+    named = {part: (PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
     data = _stacked(bars, positions, size, named, lambda bar: bar.seconds, _part_hover)
     sums = [f" {seconds_text(bar.total_seconds, largest)}" for bar in bars]
     data += [
-        scatter(
+        plot.scatter(
             "",
             [bar.total_seconds / size for bar in bars],
             positions,
-            marker={"size": 1, "color": FAINT_INK.light},
-            error_x=whisker(
+            marker={"size": 1, "color": palette.FAINT_INK.light},
+            error_x=plot.whisker(
                 [(bar.total_seconds - bar.low) / size for bar in bars],
                 [(bar.high - bar.total_seconds) / size for bar in bars],
             ),
         ),
-        at_the_end([bar.high / size for bar in bars], positions, sums),
+        plot.at_the_end([bar.high / size for bar in bars], positions, sums),
     ]
-    return figure(
+    return plot.figure(
         data,
-        height=height_px(positions, len(data)),
-        x=values(f"time of one step, {unit}", range=[0, ROOM * largest / size]),
-        y=rows([label(bar.label) for bar in bars], positions),
+        height=plot.height_px(positions, len(data)),
+        x=plot.values(f"time of one step, {unit}", range=[0, plot.ROOM * largest / size]),
+        y=plot.rows([plot.label(bar.label) for bar in bars], positions),
         barmode="stack",
         bargap=0.25,
     )
@@ -179,7 +158,7 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
 
 def _part_hover(bar: TimeBar, name: str, seconds: float) -> str:
     share = f", {percent_text(seconds / bar.total_seconds)} of {seconds_text(bar.total_seconds)}"
-    return lines(f"{label(bar.label)}: {name}", seconds_text(seconds) + share)
+    return plot.lines(f"{plot.label(bar.label)}: {name}", seconds_text(seconds) + share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,16 +177,16 @@ class ThroughputBar:
 def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its
     interval as a whisker."""
-    positions, heads = places([bar.group for bar in bars])
+    positions, heads = plot.places([bar.group for bar in bars])
     largest = max((bar.high for bar in bars), default=1.0)
     numbers = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]
-    return figure(
-        [*_rates(bars, positions), at_the_end([bar.high for bar in bars], positions, numbers)],
-        height=height_px(positions, len(get_args(Method))),
-        x=values("tokens a second, median step", range=[0, ROOM * largest]),
-        y=rows([label(bar.label) for bar in bars], positions),
+    return plot.figure(
+        [*_rates(bars, positions), plot.at_the_end([bar.high for bar in bars], positions, numbers)],
+        height=plot.height_px(positions, len(get_args(Method))),
+        x=plot.values("tokens a second, median step", range=[0, plot.ROOM * largest]),
+        y=plot.rows([plot.label(bar.label) for bar in bars], positions),
         bargap=0.35,
-        annotations=[head(label(text, 100), y=y) for text, y in heads],
+        annotations=[plot.head(plot.label(text, 100), y=y) for text, y in heads],
     )
 
 
@@ -216,18 +195,20 @@ def _rates(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterato
         of_method = [(b, y) for b, y in zip(bars, positions, strict=True) if b.method == method]
         shown, y = [bar for bar, _ in of_method], [y for _, y in of_method]
         if shown:
-            rates, paint = [b.tokens_per_second for b in shown], METHOD_MARKS[method].colour
-            marker = hatched(Paint(colour=paint))
-            trace = level_bars(METHOD_LABELS[method], rates, y, map(_rate_hover, shown), marker)
+            rates, paint = [b.tokens_per_second for b in shown], palette.METHOD_MARKS[method].colour
+            marker = plot.hatched(Paint(colour=paint))
+            trace = plot.level_bars(
+                METHOD_LABELS[method], rates, y, map(_rate_hover, shown), marker
+            )
             below = [bar.tokens_per_second - bar.low for bar in shown]
             above = [bar.high - bar.tokens_per_second for bar in shown]
-            yield {**trace, "error_x": whisker(below, above)}
+            yield {**trace, "error_x": plot.whisker(below, above)}
 
 
 def _rate_hover(bar: ThroughputBar) -> str:
     interval = f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}"
     rate = rate_text(bar.tokens_per_second, "tokens")
-    return lines(label(bar.group, 80), label(bar.label, 80), rate, interval)
+    return plot.lines(plot.label(bar.group, 80), plot.label(bar.label, 80), rate, interval)
 
 
 _ROW_PX, _AROUND_PX = 44, 100
@@ -240,13 +221,13 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
     All levers of a workload begin at the same peak.
     """
     wholes = [lever.peak_bytes + lever.saved_bytes for lever in levers]
-    axis, size = bytes_axis(round(1.2 * max(wholes, default=0)), "peak")
+    axis, size = plot.bytes_axis(round(1.2 * max(wholes, default=0)), "peak")
     positions = list(range(len(levers)))
     hover = [
-        lines(
-            label(f"{lever.name} ({lever.option})", 80),
+        plot.lines(
+            plot.label(f"{lever.name} ({lever.option})", 80),
             f"{bytes_text(lever.peak_bytes)} instead of {bytes_text(whole)}",
-            f"price: {label(lever.price, 80)}",
+            f"price: {plot.label(lever.price, 80)}",
         )
         for lever, whole in zip(levers, wholes, strict=True)
     ]
@@ -255,16 +236,20 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         for lever in levers
     ]
     left, gone = ([getattr(x, n) / size for x in levers] for n in ("peak_bytes", "saved_bytes"))
-    names = [lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers]
-    return figure(
+    names = [
+        plot.lines(plot.label(lever.name, 40), plot.label(lever.option, 40)) for lever in levers
+    ]
+    return plot.figure(
         [
-            level_bars("peak that is left", left, positions, hover, hatched(REST_PAINT)),
-            level_bars("saved", gone, positions, hover, hatched(SAVED_PAINT)),
-            at_the_end([whole / size for whole in wholes], positions, saved),
+            plot.level_bars(
+                "peak that is left", left, positions, hover, plot.hatched(palette.REST_PAINT)
+            ),
+            plot.level_bars("saved", gone, positions, hover, plot.hatched(palette.SAVED_PAINT)),
+            plot.at_the_end([whole / size for whole in wholes], positions, saved),
         ],
         height=_AROUND_PX + _ROW_PX * len(levers),
         x=axis,
-        y=rows(names, positions),
+        y=plot.rows(names, positions),
         barmode="stack",
         bargap=0.35,
     )

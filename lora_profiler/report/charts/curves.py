@@ -8,32 +8,11 @@ from typing import Any
 from lora_profiler.comparison.errors import PHASE_GROUPS
 from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
-from lora_profiler.report.charts.figure import (
-    Figure,
-    Limit,
-    below,
-    figure,
-    hatch,
-    label,
-    lines,
-    marker,
-    note,
-    scatter,
-    title,
-    upright,
-)
+from lora_profiler.report import palette
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
-from lora_profiler.report.palette import (
-    BODY_PX,
-    CATEGORY_PAINTS,
-    COUNTER_MARKS,
-    INK,
-    LINE,
-    PANEL,
-    PAPER,
-)
 from lora_profiler.units import bytes_text, error_text
 
 HEIGHT_PX = 420
@@ -50,19 +29,19 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
 
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
-    axis, size = bytes_axis(largest_of([point.total_bytes for point in points], limit), room=1.3)
+    axis, size = plot.bytes_axis(
+        plot.largest_of([point.total_bytes for point in points], limit), room=1.3
+    )
     bands = _bands(PHASE_CURVE[point.phase] for point in points)
     places = [float(at) for at in range(len(points))]
-    shapes, notes = limit_line(limit, size)
+    shapes, notes = plot.limit_line(limit, size)
     words = [*names(bands), *([peak(points, places, size)] if points else [])]
-    return figure(
+    return plot.figure(
         [*areas(points, places, size), outline(points, places, size)],
         height=HEIGHT_PX,
-        x={
-            "title": title("one step, in order"),
-            "range": [-0.5, max(len(points), 1) - 0.5],
-            "showticklabels": False,
-        },
+        x=plot.axis(
+            "one step, in order", range=[-0.5, max(len(points), 1) - 0.5], showticklabels=False
+        ),
         y=axis,
         shapes=[*shades(bands), *shapes],
         annotations=[*words, *notes],
@@ -84,8 +63,12 @@ def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
     """Bands in turn light and shaded, behind everything."""
     shapes = []
     for number, (_, first, after) in enumerate(bands):
-        look = {"type": "rect", "fillcolor": (PANEL if number % 2 else PAPER).light}
-        shapes.append(below(upright(0, LINE, width=edge_px) | look | {"x0": first, "x1": after}))
+        look = {"type": "rect", "fillcolor": (palette.PANEL if number % 2 else palette.PAPER).light}
+        shapes.append(
+            plot.below(
+                plot.upright(0, palette.LINE, width=edge_px) | look | {"x0": first, "x1": after}
+            )
+        )
     return shapes
 
 
@@ -103,7 +86,7 @@ def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, 
         line = next((number for number, begin in enumerate(free) if middle - half >= begin), None)
         if line is not None:
             free[line] = middle + half + count * letter
-            yield note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
+            yield plot.note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
 
 
 def areas(
@@ -112,16 +95,16 @@ def areas(
     """An area for each category, stacked; `places` are those of the points along the axis, `size`
     the bytes of the unit."""
     for category in _held(points):
-        paint = CATEGORY_PAINTS[category]
-        yield scatter(
+        paint = palette.CATEGORY_PAINTS[category]
+        yield plot.scatter(
             CATEGORY_LABELS[category],
             places,
             [max(point.bytes.get(category, 0), 0) / size for point in points],
             mode="lines",
             stackgroup="memory",
             fillcolor=paint.colour.light,
-            line={"width": 0.5, "color": PAPER.light},
-            **({"fillpattern": hatch(paint)} if paint.hatch else {}),
+            line={"width": 0.5, "color": palette.PAPER.light},
+            **({"fillpattern": plot.hatch(paint)} if paint.hatch else {}),
         )
 
 
@@ -135,14 +118,14 @@ def _held(points: Sequence[CurvePoint]) -> list[Category]:
 
 def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
     """The sum of the areas, which also answers when pointed at."""
-    return scatter(
+    return plot.scatter(
         "",
         places,
         [point.total_bytes / size for point in points],
         map(_hover, points),
         mode="lines" if len(points) > 40 else "lines+markers",
-        line={"color": INK.light, "width": 1.2},
-        marker={"color": INK.light, "size": 5},
+        line={"color": palette.INK.light, "width": 1.2},
+        marker={"color": palette.INK.light, "size": 5},
     )
 
 
@@ -152,27 +135,27 @@ def _hover(point: CurvePoint) -> str:
         for c in reversed(CATEGORIES)
         if point.bytes.get(c)
     ]
-    where = PHASE_CURVE[point.phase] + (f", {label(point.module)}" if point.module else "")
-    return lines(where, f"<b>{bytes_text(point.total_bytes)}</b>", *parts)
+    where = PHASE_CURVE[point.phase] + (f", {plot.label(point.module)}" if point.module else "")
+    return plot.lines(where, f"<b>{bytes_text(point.total_bytes)}</b>", *parts)
 
 
 def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
     """The largest point, with its bytes and what ran."""
     at = max(range(len(points)), key=lambda i: points[i].total_bytes)
     point, share = points[at], places[at] / max(places[-1], 1)
-    where = f", {label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
+    where = f", {plot.label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
     anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
-    return note(
+    return plot.note(
         f"peak {bytes_text(point.total_bytes)}{where}",
         x=places[at],
         y=point.total_bytes / size,
         showarrow=True,
-        arrowcolor=INK.light,
+        arrowcolor=palette.INK.light,
         ax=0,
         ay=-22,
         xanchor=anchor,
-        bgcolor=PAPER.light,
-        font={"size": BODY_PX, "color": INK.light},
+        bgcolor=palette.PAPER.light,
+        font={"size": palette.BODY_PX, "color": palette.INK.light},
     )
 
 
@@ -208,20 +191,16 @@ def measured_curve(
         places += [at + width * (n + 0.5) / count for n in range(count)]
         at += width
     largest = max([*(point.total_bytes for point in shown), *peaks.values()], default=0)
-    axis, size = bytes_axis(largest, room=1.3)
+    axis, size = plot.bytes_axis(largest, room=1.3)
     labelled = [(PHASE_LABELS[group], first, after) for group, first, after in bands]
-    return figure(
+    return plot.figure(
         [
             *areas(shown, places, size),
             {**outline(shown, places, size), "name": "predicted", "showlegend": True},
             *_read(bands, peaks, predicted, size, word),
         ],
         height=HEIGHT_PX,
-        x={
-            "title": title("one step, in order"),
-            "range": [0, max(at, 1.0)],
-            "showticklabels": False,
-        },
+        x=plot.axis("one step, in order", range=[0, max(at, 1.0)], showticklabels=False),
         y=axis,
         shapes=shades(labelled),
         annotations=list(names(labelled, letter=_PHONE_LETTER)),
@@ -247,9 +226,11 @@ def _read(
     heights = [peaks[group] / size for group, *_ in known]
     ends = [end for _, first, after in known for end in (first, after, None)]
     tops = [end for height in heights for end in (height, height, None)]
-    yield scatter("", ends, tops, mode="lines", line={"color": INK.light, "width": 2.5})
-    edge = {"width": 2, "color": INK.light}
-    yield scatter(
+    yield plot.scatter(
+        "", ends, tops, mode="lines", line={"color": palette.INK.light, "width": 2.5}
+    )
+    edge = {"width": 2, "color": palette.INK.light}
+    yield plot.scatter(
         f"{word} peak",
         [(first + after) / 2 for _, first, after in known],
         heights,
@@ -257,8 +238,8 @@ def _read(
         mode="markers+text",
         text=[_error(peaks[group], predicted.get(group)) for group, *_ in known],
         textposition="top center",
-        textfont={"size": BODY_PX, "color": INK.light},
-        marker={"color": PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
+        textfont={"size": palette.BODY_PX, "color": palette.INK.light},
+        marker={"color": palette.PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
     )
 
 
@@ -267,7 +248,7 @@ def _error(read: int, predicted: int | None) -> str:
 
 
 def _read_hover(group: str, read: int, predicted: int | None, word: str) -> str:
-    return lines(
+    return plot.lines(
         PHASE_LABELS[group],
         f"{word} {bytes_text(read)}",
         "" if predicted is None else f"predicted {bytes_text(predicted)}",
@@ -287,16 +268,14 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
     read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
     read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
     known = [s for sizes in read.values() for s in sizes if s is not None]
-    axis, size = bytes_axis(largest_of(known, limit))
+    axis, size = plot.bytes_axis(plot.largest_of(known, limit))
     shapes, notes = _steps(samples)
-    lines_across, words = limit_line(limit, size)
-    return figure(
+    lines_across, words = plot.limit_line(limit, size)
+    return plot.figure(
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
         height=_SAMPLES_PX,
         x={
-            "tickmode": "array",
-            "tickvals": list(range(len(samples))),
-            "ticktext": [PHASE_CURVE[s.phase] for s in samples],
+            **plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples]),
             "tickangle": -45,
             "range": [-0.5, max(len(samples), 1) - 0.5],
         },
@@ -309,21 +288,21 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
 def _line(
     name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int
 ) -> dict[str, Any]:
-    mark = COUNTER_MARKS[name]
+    mark = palette.COUNTER_MARKS[name]
     dash = "solid" if name.endswith("peak_bytes") else "dot"
-    return scatter(
+    return plot.scatter(
         COUNTER_LABELS[name],
         range(len(samples)),
         [None if s is None else s / size for s in sizes],
         [_sample_hover(sample, name, s) for sample, s in zip(samples, sizes, strict=True)],
         mode="lines+markers",
         line={"color": mark.colour.light, "width": 1.5, "dash": dash},
-        marker=marker(mark, 7),
+        marker=plot.marker(mark, 7),
     )
 
 
 def _sample_hover(sample: PhaseSample, name: str, size: int | None) -> str:
-    return lines(
+    return plot.lines(
         f"step {sample.step}, {PHASE_CURVE[sample.phase]}",
         f"{COUNTER_LABELS[name]}: {'not read' if size is None else bytes_text(size)}",
     )
@@ -332,7 +311,7 @@ def _sample_hover(sample: PhaseSample, name: str, size: int | None) -> str:
 def _steps(samples: Sequence[PhaseSample]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     bands = _bands([f"step {sample.step}" for sample in samples])
     notes = [
-        note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
+        plot.note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
         for name, first, after in bands
         if after - first > 1
     ]

@@ -3,24 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any, get_args
 
-from lora_profiler.report.charts.axes import log_bytes_axis, ticks
-from lora_profiler.report.charts.figure import (
-    Figure,
-    below,
-    dot_mark,
-    dot_name,
-    figure,
-    label,
-    lines,
-    rows,
-    scatter,
-    upright,
-    values,
-)
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.charts.point_names import Spot, name_places
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
@@ -64,19 +53,19 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
     members = {group: [dot for dot in dots if dot.group == group] for group in groups}
     reach = 1.1 * max([_LEAST_PERCENT, *(100 * abs(dot.error) for dot in dots)])
     labels = [
-        lines(label(group, 32), f"n = {count_text(len(group_dots))}")
+        plot.lines(plot.label(group, 32), f"n = {count_text(len(group_dots))}")
         for group, group_dots in members.items()
     ]
-    return figure(
+    return plot.figure(
         [*_error_dots(dots, place), _medians(members, place)],
         height=_AROUND_PX + _ROW_PX * len(groups),
-        x=values(
+        x=plot.values(
             "error, % of what was measured (left: predicted too little)",
             range=[-reach, reach],
-            **ticks(-reach, reach, _percent),
+            **plot.ticks(-reach, reach, _percent),
         ),
-        y=rows(labels, list(place.values())),
-        shapes=[below(upright(0, FAINT_INK))],
+        y=plot.rows(labels, list(place.values())),
+        shapes=[plot.below(plot.upright(0, FAINT_INK))],
     )
 
 
@@ -91,31 +80,53 @@ def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterato
     for dot in dots:
         number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
-    for method, counted, placed in _split(dots):
-        shown = [dots[n] for n in placed]
-        yield scatter(
-            dot_name(method, counted=counted),
-            [100 * dot.error for dot in shown],
-            [heights[n] for n in placed],
-            map(_error_hover, shown),
-            customdata=[dot.record_id for dot in shown],
-            marker=dot_mark(method, 8, counted=counted),
-        )
+    errors = [100 * dot.error for dot in dots]
+    return _by_method(dots, errors, heights, list(map(_error_hover, dots)), 8)
 
 
-def _split(dots: "Sequence[ErrorDot | ScatterPoint]") -> Iterator[tuple[Method, bool, list[int]]]:
-    """(method, whether they are counted, the places of its dots), of those that there are."""
+def _by_method(
+    dots: "Sequence[ErrorDot | ScatterPoint]",
+    x: Sequence[float],
+    y: Sequence[float],
+    hover: Sequence[str],
+    size: int,
+    beside: Callable[[Sequence[int]], dict[str, Any]] = lambda _: {},
+) -> Iterator[dict[str, Any]]:
+    """A trace for each method and whether its dots are counted; `beside` has the words that stand
+    beside some, by their places."""
     for method, counted in product(get_args(Method), (True, False)):
-        found = [
+        shown = [
             n for n, d in enumerate(dots) if d.method == method and (not d.not_counted) == counted
         ]
-        if found:
-            yield method, counted, found
+        if shown:
+            words = beside(shown)
+            yield plot.scatter(
+                plot.dot_name(method, counted=counted),
+                [x[n] for n in shown],
+                [y[n] for n in shown],
+                [hover[n] for n in shown],
+                mode="markers+text" if words and not counted else "markers",
+                **words,
+                customdata=[dots[n].record_id for n in shown],
+                marker=plot.dot_mark(method, size, counted=counted),
+            )
+
+
+def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]) -> dict[str, Any]:
+    """Of `shown` those whose name has a place."""
+    return {
+        "text": [plot.label(names[n]) if n in places else "" for n in shown],
+        "textposition": [places.get(n, "top right") for n in shown],
+        "textfont": {"size": SMALL_PX, "color": INK.light},
+    }
 
 
 def _error_hover(dot: ErrorDot) -> str:
-    why = [label(f"not counted: {dot.not_counted}", 120)] if dot.not_counted else []
-    return lines(label(dot.label, 80), error_text(dot.error), *why)
+    return plot.lines(plot.label(dot.label, 80), error_text(dot.error), _why(dot))
+
+
+def _why(dot: "ErrorDot | ScatterPoint") -> str:
+    return plot.label(f"not counted: {dot.not_counted}", 120) if dot.not_counted else ""
 
 
 def _medians(
@@ -126,11 +137,11 @@ def _medians(
     }
     ink = INK.light
     edge = {"width": 2.5, "color": ink}
-    return scatter(
+    return plot.scatter(
         "median",
         [100 * middle for middle in middles.values()],
         [place[group] for group in middles],
-        [lines(label(group), f"median {error_text(m)}") for group, m in middles.items()],
+        [plot.lines(plot.label(group), f"median {error_text(m)}") for group, m in middles.items()],
         marker={"symbol": "line-ns", "size": 22, "color": ink, "line": edge},
     )
 
@@ -165,19 +176,21 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
 
     The `customdata` of every point is its record id.
     """
-    sizes = [
-        size for point in points for size in (point.predicted_bytes, point.measured_bytes)
-    ] or [1, 1]
+    measured = [point.measured_bytes for point in points]
+    predicted = [point.predicted_bytes for point in points]
+    sizes = [*measured, *predicted] or [1]
     smallest, largest = min(sizes), max(sizes)
     ends, look = [smallest / 8, largest * 8], {"color": FAINT_INK.light, "width": 1, "dash": "dash"}
-    line = scatter(f"predicted = {word}", ends, ends, mode="lines", line=look)
-    x = log_bytes_axis(smallest, largest, f"{word} peak")
-    y = log_bytes_axis(smallest, largest, "predicted peak")
-    places = _names(points, x["range"])
-    return figure([*_points(points, places, word), line], height=_SCATTER_PX, x=x, y=y)
+    line = plot.scatter(f"predicted = {word}", ends, ends, mode="lines", line=look)
+    x = plot.log_bytes_axis(smallest, largest, f"{word} peak")
+    y = plot.log_bytes_axis(smallest, largest, "predicted peak")
+    hover = [_point_hover(point, word) for point in points]
+    beside = partial(_named, [point.name for point in points], _places(points, x["range"]))
+    dots = _by_method(points, measured, predicted, hover, _DOT_PX, beside)
+    return plot.figure([*dots, line], height=_SCATTER_PX, x=x, y=y)
 
 
-def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[ScatterPoint, str]:
+def _places(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[int, str]:
     """Where names stand, each at the furthest of its points that has room; `ends` are those of both
     axes, as powers of ten."""
     low, high = ends
@@ -191,35 +204,15 @@ def _names(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[Scatte
     ]
     hollow = (n for n, point in enumerate(points) if point.not_counted)
     furthest_first = sorted(hollow, key=lambda n: -abs(points[n].error))
-    found = name_places(spots, {n: points[n].name for n in furthest_first})
-    return {points[n]: place for n, place in found.items()}
-
-
-def _points(
-    points: Sequence[ScatterPoint], places: Mapping[ScatterPoint, str], word: str
-) -> Iterator[dict[str, Any]]:
-    for method, counted, found in _split(points):
-        shown = [points[n] for n in found]
-        yield scatter(
-            dot_name(method, counted=counted),
-            [point.measured_bytes for point in shown],
-            [point.predicted_bytes for point in shown],
-            [_point_hover(point, word) for point in shown],
-            mode="markers" if counted else "markers+text",
-            text=[label(point.name) if point in places else "" for point in shown],
-            textposition=[places.get(point, "top right") for point in shown],
-            textfont={"size": SMALL_PX, "color": INK.light},
-            customdata=[point.record_id for point in shown],
-            marker=dot_mark(method, _DOT_PX, counted=counted),
-        )
+    return name_places(spots, {n: points[n].name for n in furthest_first})
 
 
 def _point_hover(point: ScatterPoint, word: str) -> str:
-    return lines(
-        label(point.label, 80),
+    return plot.lines(
+        plot.label(point.label, 80),
         f"predicted {bytes_text(point.predicted_bytes)}, {word} {bytes_text(point.measured_bytes)}",
         f"error {error_text(point.error)}",
-        *([label(f"not counted: {point.not_counted}", 120)] if point.not_counted else []),
+        _why(point),
     )
 
 
@@ -258,7 +251,7 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
     named = [n for n, point in enumerate(points) if point.is_named]
     named.sort(key=lambda n: not points[n].is_recommended)
     places = name_places(spots, {n: points[n].name for n in named})
-    return figure(
+    return plot.figure(
         [*_ring(points), *_front_dots(points, places)],
         height=_FRONT_PX,
         x=_log_axis("hours", hours, lambda hours: f"{hours:g} h"),
@@ -270,18 +263,17 @@ def _front_dots(
     points: Sequence[FrontPoint], places: Mapping[int, str]
 ) -> Iterator[dict[str, Any]]:
     for method in get_args(Method):
-        shown = [(n, point) for n, point in enumerate(points) if point.method == method]
+        shown = [n for n, point in enumerate(points) if point.method == method]
+        here = [points[n] for n in shown]
         if shown:
-            yield scatter(
+            yield plot.scatter(
                 METHOD_LABELS[method],
-                [point.hours for _, point in shown],
-                [point.cost for _, point in shown],
-                [lines(label(point.name), label(point.said, 120)) for _, point in shown],
+                [point.hours for point in here],
+                [point.cost for point in here],
+                [plot.lines(plot.label(p.name), plot.label(p.said, 120)) for p in here],
                 mode="markers+text",
-                text=[label(point.name) if n in places else "" for n, point in shown],
-                textposition=[places.get(n, "top right") for n, _ in shown],
-                textfont={"size": SMALL_PX, "color": INK.light},
-                marker=dot_mark(method, _RUN_PX, counted=True),
+                **_named([point.name for point in points], places, shown),
+                marker=plot.dot_mark(method, _RUN_PX, counted=True),
             )
 
 
@@ -290,7 +282,7 @@ def _ring(points: Sequence[FrontPoint]) -> Iterator[dict[str, Any]]:
     look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
     if found:
         x, y = [point.hours for point in found], [point.cost for point in found]
-        yield scatter("recommended", x, y, marker=look)
+        yield plot.scatter("recommended", x, y, marker=look)
 
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:
@@ -311,11 +303,9 @@ def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]
     round_ones = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
     places = [n * 10.0**power for power in powers for n in round_ones]
     shown = [place for place in places if low <= place <= high]
-    return values(
+    return plot.values(
         what,
         type="log",
         range=[math.log10(low), math.log10(high)],
-        tickmode="array",
-        tickvals=shown,
-        ticktext=[text(place) for place in shown],
+        **plot.ticks_at(shown, map(text, shown)),
     )

@@ -2,11 +2,12 @@
 and words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.report.charts.figure import Figure, figure, key, lines, rows, title
+from lora_profiler.planning.sizes import SizeFit
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import CELL_PX, INK, VERDICT_COLOURS, VERDICT_SIGNS
 from lora_profiler.units import byte_unit, bytes_text, count_text, short_in_unit
@@ -15,21 +16,10 @@ _ROW_PX, _AROUND_PX = 34, 110
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitCell:
-    """One size; `peak_bytes` and `verdict` None where nothing answers. `is_asked` marks the cell of
-    the question itself."""
-
-    batch_size: int
-    seq_len: int
-    peak_bytes: int | None
-    verdict: Verdict | None
-    is_asked: bool = False
-
-
-def fit_map(cells: Sequence[FitCell]) -> Figure:
+def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> Figure:
     """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak
-    and a sign of its verdict. All peaks are in one unit, that of the largest that fits."""
+    and a sign of its verdict; around that of the batch and length `asked` a frame. All peaks are in
+    one unit, that of the largest that fits."""
     known = [cell for cell in cells if cell.peak_bytes is not None]
     fitting = [cell.peak_bytes or 0 for cell in known if cell.verdict == "fits"]
     unit, size = byte_unit(max(fitting or [cell.peak_bytes or 0 for cell in known], default=0))
@@ -37,78 +27,64 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
     batches = sorted({cell.batch_size for cell in cells}, reverse=True)
     by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
     grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
-    marks = [
-        _outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked
-    ]
+    marks = []
+    if asked is not None and asked in by_size:
+        marks = [_outline(batches.index(asked[0]), lengths.index(asked[1]))]
     verdicts = {cell.verdict for cell in cells}
     keys = [
-        key(
+        plot.key(
             f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
             {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
         )
         for v in _VERDICTS
         if v in verdicts
     ]
-    return figure(
-        [_heat(grid, lengths, size), *keys],
+    return plot.figure(
+        [_cells(grid, size), *keys],
         height=_AROUND_PX + _ROW_PX * len(batches),
-        x={
-            "title": title(f"sequence length, tokens; peaks in {unit}"),
-            "tickmode": "array",
-            "tickvals": list(range(len(lengths))),
-            "ticktext": [count_text(length) for length in lengths],
-            "range": [-0.5, len(lengths) - 0.5],
-        },
-        y=rows(
+        x=plot.axis(
+            f"sequence length, tokens; peaks in {unit}",
+            **plot.ticks_at(range(len(lengths)), map(count_text, lengths)),
+            range=[-0.5, len(lengths) - 0.5],
+        ),
+        y=plot.rows(
             [count_text(batch) for batch in batches],
             range(len(batches)),
-            title=title("batch size"),
-            range=[len(batches) - 0.5, -0.5],
+            **plot.axis("batch size", range=[len(batches) - 0.5, -0.5]),
         ),
         shapes=marks,
     )
 
 
-def _heat(
-    grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int], size: int
-) -> dict[str, Any]:
-    steps = len(_VERDICTS)
-    scale = [
-        [(i + side) / steps, VERDICT_COLOURS[v].light]
-        for i, v in enumerate(_VERDICTS)
-        for side in (0, 1)
-    ]
+def _cells(grid: Sequence[Sequence[SizeFit | None]], size: int) -> dict[str, Any]:
+    """No trace of plotly's: a colour for each cell, None where nothing is drawn."""
     return {
-        "type": "heatmap",
-        "x": list(range(len(lengths))),
+        "type": "cells",
+        "x": list(range(len(grid[0]) if grid else 0)),
         "y": list(range(len(grid))),
-        "z": [
-            [_VERDICTS.index(cell.verdict) if cell and cell.verdict else None for cell in row]
+        "colours": [
+            [VERDICT_COLOURS[c.verdict].light if c and c.verdict else None for c in row]
             for row in grid
         ],
-        "zmin": -0.5,
-        "zmax": steps - 0.5,
-        "colorscale": scale,
         "text": [[_text(cell, size) for cell in row] for row in grid],
         "textfont": {"color": INK.light, "size": CELL_PX},
         "hovertext": [[_hover(cell) for cell in row] for row in grid],
-        "hoverinfo": "text",
     }
 
 
-def _text(cell: FitCell | None, size: int) -> str:
+def _text(cell: SizeFit | None, size: int) -> str:
     if cell is None or cell.peak_bytes is None or cell.verdict is None:
         return ""
     return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
 
 
-def _hover(cell: FitCell | None) -> str:
+def _hover(cell: SizeFit | None) -> str:
     if cell is None:
         return ""
     sizes = f"batch {count_text(cell.batch_size)} x {count_text(cell.seq_len)} tokens"
     if cell.peak_bytes is None or cell.verdict is None:
-        return lines(sizes, "not known")
-    return lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
+        return plot.lines(sizes, "not known")
+    return plot.lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
 
 
 def _outline(row: int, column: int) -> Mapping[str, Any]:

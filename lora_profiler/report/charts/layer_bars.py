@@ -7,25 +7,8 @@ from typing import Any, Literal
 
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.layers import group_layers
-from lora_profiler.report.charts.axes import (
-    bytes_axis,
-    log_bytes_axis,
-    powers_of_ten,
-    short_count,
-    ticks,
-    without_zeros,
-)
-from lora_profiler.report.charts.figure import (
-    Figure,
-    at_the_end,
-    figure,
-    label,
-    lines,
-    marker,
-    rows,
-    scatter,
-    values,
-)
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import LAYER_LABELS, method_label
 from lora_profiler.report.palette import FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
@@ -104,7 +87,7 @@ def layer_bars(
     log = largest > _FAR_APART * smallest
     axis, size, zero = _axis(quantity, smallest, largest, log=log)
     positions = list(range(len(layers)))
-    return figure(
+    return plot.figure(
         [
             _lines(layers, positions, size, zero),
             *_marks(layers, positions, size, zero, quantity),
@@ -112,12 +95,12 @@ def layer_bars(
         ],
         height=_AROUND_PX + _ROW_PX * len(layers),
         x=axis,
-        y=rows([_name(row) for row in layers], positions),
+        y=plot.rows([_name(row) for row in layers], positions),
     )
 
 
 def _name(row: LayerRow) -> str:
-    return f"{label(row.name, 40)}{f' x{count_text(row.count)}' if row.count > 1 else ''}"
+    return f"{plot.label(row.name, 40)}{f' x{count_text(row.count)}' if row.count > 1 else ''}"
 
 
 def _axis(
@@ -127,23 +110,31 @@ def _axis(
     what = f"{LAYER_LABELS[quantity]} in each{', log scale' if log else ''}"
     if quantity.endswith("bytes"):
         if log:
-            axis = log_bytes_axis(smallest, 4 * largest, what)
+            axis = plot.log_bytes_axis(smallest, 4 * largest, what)
             return axis, 1, _EDGE * 10 ** axis["range"][0]
-        axis, size = bytes_axis(round(1.1 * largest), what)
+        axis, size = plot.bytes_axis(round(1.1 * largest), what)
         return axis, size, 0
     if not log:
-        return values(what, range=[0, 1.3 * largest], **ticks(0, 1.3 * largest, short_count)), 1, 0
+        return (
+            plot.values(
+                what, range=[0, 1.3 * largest], **plot.ticks(0, 1.3 * largest, plot.short_count)
+            ),
+            1,
+            0,
+        )
     low, high = math.log10(smallest) - 0.35, math.log10(largest) + 0.75
-    text = _short_flops if quantity == "flops" else short_count
+    text = _short_flops if quantity == "flops" else plot.short_count
     return (
-        values(what, type="log", range=[low, high], **powers_of_ten(10**low, 10**high, text)),
+        plot.values(
+            what, type="log", range=[low, high], **plot.powers_of_ten(10**low, 10**high, text)
+        ),
         1,
         _EDGE * 10**low,
     )
 
 
 def _short_flops(count: float) -> str:
-    return without_zeros(flops_text(round(count)))
+    return plot.without_zeros(flops_text(round(count)))
 
 
 def layer_text(value: int, quantity: LayerQuantity) -> str:
@@ -162,7 +153,7 @@ def _lines(
         ends = [value / size or zero for value in row.values.values()]
         x += [min(ends), max(ends), None]
         y += [at, at, None]
-    return scatter("", x, y, mode="lines", line={"color": LINE.light, "width": 3})
+    return plot.scatter("", x, y, mode="lines", line={"color": LINE.light, "width": 3})
 
 
 def _marks(
@@ -186,17 +177,17 @@ def _marks(
             (f"{mark.symbol}-open", [h for h in held if not h[2]]),
         ):
             words = [
-                (row.name, f"{label(name)}: {layer_text(value, quantity)} in each")
+                (row.name, f"{plot.label(name)}: {layer_text(value, quantity)} in each")
                 for row, _, value in here
             ]
             edge = {"width": 1, "color": PAPER.light}
-            yield scatter(
-                label(name),
+            yield plot.scatter(
+                plot.label(name),
                 [value / size or zero for _, _, value in here],
                 [at + shift for _, at, _ in here],
-                [lines(label(row_name, 80), text) for row_name, text in words],
+                [plot.lines(plot.label(row_name, 80), text) for row_name, text in words],
                 showlegend=symbol == mark.symbol,
-                marker=marker(mark, 9) | {"symbol": symbol, "line": edge},
+                marker=plot.marker(mark, 9) | {"symbol": symbol, "line": edge},
             )
 
 
@@ -206,7 +197,7 @@ def _ratios(
     """At the end of each row, how its last method stands to its first."""
     ends = [max(row.values.values()) / size or zero for row in layers]
     texts = [f"  {_ratio(list(row.values.values()))}" for row in layers]
-    return at_the_end(ends, positions, texts, FAINT_INK)
+    return plot.at_the_end(ends, positions, texts, FAINT_INK)
 
 
 def _ratio(held: Sequence[int]) -> str:

@@ -6,30 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.records.statistics import median_interval
-from lora_profiler.report.charts.axes import (
-    largest_of,
-    limit_line,
-    log_bytes_axis,
-    powers_of_ten,
-    short_count,
-    ticks,
-)
-from lora_profiler.report.charts.figure import (
-    Figure,
-    Limit,
-    across,
-    below,
-    figure,
-    label,
-    lines,
-    marker,
-    note,
-    rows,
-    scatter,
-    title,
-    upright,
-    values,
-)
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.claims.claim import Chart, Series
 from lora_profiler.report.palette import ACCENT, FAINT_INK, METHOD_MARKS, PANEL, SERIES_MARKS, Mark
 from lora_profiler.units import bytes_text, count_text, percent_text, seconds_text, short_count_text
@@ -57,15 +35,15 @@ def claim_chart(chart: Chart) -> Figure:
 
 def _curves(chart: Chart) -> Figure:
     ends, notes = _cut(chart)
-    return figure(
+    return plot.figure(
         [
             _series(chart, series, mark)
             for series, mark in zip(chart.series, SERIES_MARKS, strict=False)
         ],
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
-        x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
-        y=values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
-        shapes=_whole(chart, across) if chart.y_is_share else [],
+        x=plot.values(plot.label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
+        y=plot.values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
+        shapes=_whole(chart, plot.across) if chart.y_is_share else [],
         annotations=notes,
     )
 
@@ -83,7 +61,7 @@ def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         f" {_value(chart, min(below))}"
     )
     return {"range": [-_ROOM * best, _ROOM * best]}, [
-        note(text, x=0, xref="paper", xanchor="left", y=0, yref="paper", yanchor="bottom")
+        plot.note(text, x=0, xref="paper", xanchor="left", y=0, yref="paper", yanchor="bottom")
     ]
 
 
@@ -95,14 +73,14 @@ def _series(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
     ]
     # one mark alone stands out from the line that it lies on
     size = 13 if len(points) == 1 else 4 if len(points) > _SMALL_ABOVE else 8
-    return scatter(
-        label(series.label, 60),
+    return plot.scatter(
+        plot.label(series.label, 60),
         [x for x, _ in points],
         [y for _, y in points],
         [_hover(chart, series, f"{chart.x_label} {x:g}", y) for x, y in points],
         mode="lines+markers",
         line={"color": mark.colour.light, "width": 1.75},
-        marker=marker(mark, size),
+        marker=plot.marker(mark, size),
     )
 
 
@@ -111,35 +89,37 @@ def _ticks(series: Sequence[Series]) -> dict[str, Any]:
     places = sorted({x for line in series for x in line.x})
     if len(places) > _MOST_TICKS:
         return {"tickformat": "~g", "nticks": 6}
-    return {"tickmode": "array", "tickvals": places, "ticktext": [f"{x:g}" for x in places]}
+    return plot.ticks_at(places, [f"{x:g}" for x in places])
 
 
 def _by_category(chart: Chart) -> Figure:
     places = [float(number) for number in range(len(chart.categories))]
-    return figure(
+    return plot.figure(
         list(_rows(chart)),
         height=90 + _ROW_PX * len(places) + _LEGEND_PX * len(chart.series),
-        x=values(_y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"),
-        y=rows([label(text) for text in chart.categories], places, showgrid=True),
-        shapes=_whole(chart, upright),
+        x=plot.values(
+            _y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"
+        ),
+        y=plot.rows([plot.label(text) for text in chart.categories], places, showgrid=True),
+        shapes=_whole(chart, plot.upright),
     )
 
 
 def _rows(chart: Chart) -> Iterator[dict[str, Any]]:
     for series, mark in zip(chart.series, SERIES_MARKS, strict=False):
         points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-        yield scatter(
-            label(series.label, 60),
+        yield plot.scatter(
+            plot.label(series.label, 60),
             [y for _, y in points],
             [float(place) for place, _ in points],
             [_hover(chart, series, chart.categories[place], y) for place, y in points],
-            marker=marker(mark, 10) | {"opacity": 0.9},
+            marker=plot.marker(mark, 10) | {"opacity": 0.9},
         )
 
 
 def _whole(chart: Chart, line: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     """A line at all of it, where the chart comes near."""
-    return [below(line(1, FAINT_INK, dash="dash"))] if _largest(chart) >= 0.5 else []
+    return [plot.below(line(1, FAINT_INK, dash="dash"))] if _largest(chart) >= 0.5 else []
 
 
 def _y_ticks(chart: Chart) -> dict[str, Any]:
@@ -148,9 +128,9 @@ def _y_ticks(chart: Chart) -> dict[str, Any]:
     if chart.y_is_share or largest < _LARGE:
         return {"tickformat": ".1~%" if chart.y_is_share else "~g", "nticks": 6}
     if chart.y_scale == "linear":
-        return ticks(0, largest, short_count)
-    return powers_of_ten(
-        min(y for series in chart.series for y in series.y if y), largest, short_count
+        return plot.ticks(0, largest, plot.short_count)
+    return plot.powers_of_ten(
+        min(y for series in chart.series for y in series.y if y), largest, plot.short_count
     )
 
 
@@ -159,11 +139,13 @@ def _largest(chart: Chart) -> float:
 
 
 def _y_title(chart: Chart) -> str:
-    return f"{label(chart.y_label, 60)}, %" if chart.y_is_share else label(chart.y_label, 60)
+    return (
+        f"{plot.label(chart.y_label, 60)}, %" if chart.y_is_share else plot.label(chart.y_label, 60)
+    )
 
 
 def _hover(chart: Chart, series: Series, where: str, y: float) -> str:
-    return lines(label(series.label, 80), f"{label(where, 80)}: {_value(chart, y)}")
+    return plot.lines(plot.label(series.label, 80), f"{plot.label(where, 80)}: {_value(chart, y)}")
 
 
 def _value(chart: Chart, y: float) -> str:
@@ -189,10 +171,11 @@ def crossover_lines(
     and a line across at what a card has."""
     lengths = sorted({tokens for line in methods for tokens in line.peak_bytes})
     sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
-    rules = [upright(at, FAINT_INK, dash="dot") for at in crossings]
-    limits, words = limit_line(limit, 1)
+    rules = [plot.upright(at, FAINT_INK, dash="dot") for at in crossings]
+    limits, words = plot.limit_line(limit, 1)
+    texts = [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths]
     notes = [
-        note(
+        plot.note(
             count_text(at),
             x=at,
             y=1,
@@ -203,17 +186,11 @@ def crossover_lines(
         )
         for number, at in enumerate(crossings)
     ]
-    return figure(
+    return plot.figure(
         [_method(line) for line in methods],
         height=_CROSSOVER_PX,
-        x={
-            "title": title("sequence length, tokens"),
-            "type": "log",
-            "tickmode": "array",
-            "tickvals": lengths,
-            "ticktext": [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths],
-        },
-        y=log_bytes_axis(min(sizes), largest_of(sizes, limit), "predicted peak"),
+        x=plot.axis("sequence length, tokens", type="log", **plot.ticks_at(lengths, texts)),
+        y=plot.log_bytes_axis(min(sizes), plot.largest_of(sizes, limit), "predicted peak"),
         shapes=[*rules, *limits],
         annotations=[*words, *notes],
     )
@@ -222,17 +199,17 @@ def crossover_lines(
 def _method(line: MethodLine) -> dict[str, Any]:
     mark = METHOD_MARKS[line.method]
     hover = [
-        lines(label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
+        plot.lines(plot.label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
         for tokens, size in line.peak_bytes.items()
     ]
-    return scatter(
-        label(line.name),
+    return plot.scatter(
+        plot.label(line.name),
         line.peak_bytes,
         line.peak_bytes.values(),
         hover,
         mode="lines+markers",
         line={"color": mark.colour.light, "width": 2},
-        marker=marker(mark, 8),
+        marker=plot.marker(mark, 8),
     )
 
 
@@ -252,11 +229,11 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
         _dots("timed", timed, 1 + len(warmup), scale, "circle"),
     ]
     shapes, notes = _median(timed, scale) if timed else ([], [])
-    return figure(
+    return plot.figure(
         [trace for trace in data if trace["x"]],
         height=_STEPS_PX,
-        x={"title": title("step"), "range": [0.3, count + 0.7], "nticks": min(12, count + 1)},
-        y=values(f"time of a step, {unit}", rangemode="tozero"),
+        x=plot.axis("step", range=[0.3, count + 0.7], nticks=min(12, count + 1)),
+        y=plot.values(f"time of a step, {unit}", rangemode="tozero"),
         shapes=shapes,
         annotations=notes,
     )
@@ -265,7 +242,7 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
 def _dots(
     name: str, seconds: Sequence[float], first: int, scale: float, symbol: str
 ) -> dict[str, Any]:
-    return scatter(
+    return plot.scatter(
         name,
         range(first, first + len(seconds)),
         [scale * s for s in seconds],
@@ -279,12 +256,12 @@ def _median(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     low, middle, high = (scale * s for s in median_interval(timed))
     look = {"type": "rect", "y0": low, "y1": high, "fillcolor": PANEL.light}
-    band = below(across(0, PANEL, width=0) | look)
-    line = below(across(middle, FAINT_INK, dash="dash"))
+    band = plot.below(plot.across(0, PANEL, width=0) | look)
+    line = plot.below(plot.across(middle, FAINT_INK, dash="dash"))
     low_text, middle_text, high_text = (
         seconds_text(end / scale, high / scale) for end in (low, middle, high)
     )
     text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
     return [band, line], [
-        note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
+        plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from lora_profiler.report.charts.figure import width_px
+from lora_profiler.report.charts.plot import width_px
 from lora_profiler.report.palette import SMALL_PX
 
 PLANE_PX = (265, 255)

@@ -4,8 +4,9 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.planning.crossover import Crossover
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import cost_of, hours_of
-from lora_profiler.report import charts
-from lora_profiler.report.charts import FrontPoint, Limit, MethodLine
+from lora_profiler.report.charts.dots import FrontPoint, plan_front
+from lora_profiler.report.charts.lines import MethodLine, crossover_lines
+from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.decision.crossover import sentences
 from lora_profiler.report.decision.plan_words import layout_words, price_words, run_words
 from lora_profiler.report.labels import way_label
@@ -36,7 +37,7 @@ def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
         name=name,
         caption="Hours and money of the runs that no other one beats.",
         description=f"{count_text(len(runs))} runs by hours and cost. {'. '.join(said)}.",
-        figure=charts.plan_front(points, runs[0].price.currency if runs[0].price else ""),
+        figure=plan_front(points, runs[0].price.currency if runs[0].price else ""),
     )
 
 
@@ -62,5 +63,5 @@ def crossover_drawing(
         name=name,
         caption=f"The peak of each method over the length, at batch {count_text(batch_size)}.",
         description=" ".join(sentences(found)),
-        figure=charts.crossover_lines(known, ends, limit),
+        figure=crossover_lines(known, ends, limit),
     )

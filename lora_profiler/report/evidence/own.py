@@ -15,7 +15,7 @@ from lora_profiler.evidence import (
     own_rows,
 )
 from lora_profiler.report.blocks import Rows, Table
-from lora_profiler.report.charts import ScatterPoint
+from lora_profiler.report.charts.dots import ScatterPoint
 from lora_profiler.report.evidence.interval import row_label, setup_words
 from lora_profiler.report.evidence.public import graded_memory
 from lora_profiler.report.labels import METHOD_LABELS

@@ -9,7 +9,7 @@ from typing import Final
 
 from lora_profiler._common.versions import __version__
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.charts.figure import shortened, width_px
+from lora_profiler.report.charts.plot import shortened, width_px
 from lora_profiler.report.first_screen.frame import Frame, MemoryBar, frame
 from lora_profiler.report.first_screen.offers import offers
 from lora_profiler.report.first_screen.texts import (

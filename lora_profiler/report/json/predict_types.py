@@ -3,6 +3,7 @@ answer, and the schema is made of them."""
 
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
+from lora_profiler.evidence.documents import MeasuredStep
 from lora_profiler.evidence.memory import Description, MeasuredMemory
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.planning.reserve import Reserve, Verdict
@@ -12,7 +13,7 @@ from lora_profiler.steptime.roofline import Part
 
 if TYPE_CHECKING:
     from lora_profiler.batching.batches import Batching
-    from lora_profiler.planning.speed_gap import Cause
+    from lora_profiler.planning.timing import Cause
     from lora_profiler.records.serialize import SetupFields
 
     LeverJson = Any
@@ -324,7 +325,7 @@ def for_schema() -> type:
     """PredictJson with those of its types whose modules no answer needs, and which take long to
     load."""
     from lora_profiler.batching.batches import Batching
-    from lora_profiler.planning.speed_gap import Cause
+    from lora_profiler.planning.timing import Cause
     from lora_profiler.records.serialize import SetupFields
 
     globals().update(Batching=Batching, Cause=Cause, SetupFields=SetupFields)

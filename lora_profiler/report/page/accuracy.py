@@ -8,9 +8,9 @@ from typing import Literal
 
 from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.records.record import Record
-from lora_profiler.report import charts, labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
-from lora_profiler.report.charts import ErrorDot, ScatterPoint
+from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import (
     errors_table,
@@ -168,7 +168,7 @@ def scatter_drawing(shown: Sequence[Run]) -> Drawing:
             f"A scatter plot of {count_text(len(points))} runs{span}, and the line on which both"
             " sides are equal."
         ),
-        figure=charts.identity_scatter(points),
+        figure=identity_scatter(points),
     )
 
 
@@ -192,7 +192,7 @@ def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
             " each."
         ),
         lines=(most,) if len(members) > MOST_GROUPS else (),
-        figure=charts.error_strip(shown_dots),
+        figure=error_strip(shown_dots),
     )
 
 
@@ -226,7 +226,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
             f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the"
             " median of each."
         ),
-        figure=charts.error_strip(dots),
+        figure=error_strip(dots),
     )
 
 

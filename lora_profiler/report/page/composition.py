@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from lora_profiler.comparison.errors import counted
-from lora_profiler.report import charts
 from lora_profiler.report.blocks import by_category, filled
-from lora_profiler.report.charts import CategoryBar
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.bars import CategoryBar, category_bars
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.parts import Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, peak_of, worst_first
 from lora_profiler.units import bytes_text, count_text
@@ -81,7 +80,7 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
             f"Stacked bars in pairs for {count_text(len(members))} run{'s' if several else ''}, the"
             f" largest of {bytes_text(largest)}."
         ),
-        figure=charts.category_bars(bars),
+        figure=category_bars(bars),
         numbers=filled(
             by_category(
                 "The numbers of the figure",

@@ -12,7 +12,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.json import picked
 from lora_profiler.report.json.bench import MEASURED
 from lora_profiler.report.json.predict import answer_dict

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.palette import Colour, Theme, colour
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ be, and every number of it."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.report import charts
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
+from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.claims.document import claim_blocks
@@ -94,7 +94,7 @@ def counts_drawing(layer: LoraLayer) -> Drawing:
         name="counts",
         caption=f"{counted.title}.",
         description=" ".join((f"{counted.title}.", *counts_words(layer))),
-        figure=charts.claim_chart(counted),
+        figure=claim_chart(counted),
         numbers=numbers_table(counted),
     )
 
@@ -147,7 +147,7 @@ def claim_drawing(chart: Chart) -> Drawing:
         caption=f"{chart.title}.",
         description=" ".join((f"{chart.title}.", *words)),
         lines=words,
-        figure=charts.claim_chart(chart),
+        figure=claim_chart(chart),
         numbers=numbers_table(chart),
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lora_profiler.report.blocks import Paragraph, Table
-from lora_profiler.report.charts import Figure
+from lora_profiler.report.charts.plot import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

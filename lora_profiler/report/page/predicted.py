@@ -5,13 +5,20 @@ from collections.abc import Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import activation_excess
-from lora_profiler.planning.sizes import size_fits
-from lora_profiler.report import charts, labels
+from lora_profiler.planning.sizes import SizeFit, size_fits
+from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.timing import device_name, time_words
 from lora_profiler.report.blocks import Table, paragraph, table
-from lora_profiler.report.charts import CategoryBar, FitCell, Limit
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.bars import (
+    CategoryBar,
+    category_bars,
+    lever_bars,
+    time_bars,
+    time_bars_of,
+)
+from lora_profiler.report.charts.fit_map import fit_map
+from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.page.parts import Beside, Cards, Drawing, Part, Section
@@ -98,7 +105,7 @@ def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
             "The predicted peak of each method, by category; the numbers are in the table below."
         ),
         description=f"Stacked bars of the peak by category. {words}.",
-        figure=charts.category_bars(bars, limit=_limit(answers[0])),
+        figure=category_bars(bars, limit=_limit(answers[0])),
     )
 
 
@@ -112,7 +119,7 @@ def _held(bar: CategoryBar) -> str:
 
 def times_drawing(name: str, answers: Sequence[Answer]) -> Drawing | None:
     """Where the time of each method's step goes; None where no time is known."""
-    bars = charts.time_bars_of(answers)
+    bars = time_bars_of(answers)
     if not bars:
         return None
     return Drawing(
@@ -122,7 +129,7 @@ def times_drawing(name: str, answers: Sequence[Answer]) -> Drawing | None:
             " table below."
         ),
         description=f"Stacked bars of where the time of one step goes. {time_words(answers)}.",
-        figure=charts.time_bars(bars),
+        figure=time_bars(bars),
     )
 
 
@@ -138,16 +145,7 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
     if answer.gpu is None:
         return None
     setup = answer.prediction.workload.setup
-    cells = [
-        FitCell(
-            batch_size=s.batch_size,
-            seq_len=s.seq_len,
-            peak_bytes=s.peak_bytes,
-            verdict=s.verdict,
-            is_asked=(s.batch_size, s.seq_len) == (setup.batch_size, setup.seq_len),
-        )
-        for s in size_fits(answer.prediction, answer.gpu, engine)
-    ]
+    cells = size_fits(answer.prediction, answer.gpu, engine)
     if not cells:
         return None
     fitting = sum(cell.verdict == "fits" for cell in cells)
@@ -161,12 +159,12 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
             f"Which batch sizes and sequence lengths fit {answer.gpu.name}: of a grid of"
             f" {count_text(len(cells))} sizes {count_text(fitting)}."
         ),
-        figure=charts.fit_map(cells),
+        figure=fit_map(cells, (setup.batch_size, setup.seq_len)),
         numbers=_fit_table(cells),
     )
 
 
-def _fit_table(cells: Sequence[FitCell]) -> Table:
+def _fit_table(cells: Sequence[SizeFit]) -> Table:
     return table(
         cells,
         (
@@ -192,7 +190,7 @@ def levers_drawing(name: str, answer: Answer) -> Drawing | None:
             " predicted anew."
         ),
         description=f"What lowers the peak: {words}.",
-        figure=charts.lever_bars(answer.levers),
+        figure=lever_bars(answer.levers),
         numbers=table(
             answer.levers,
             (

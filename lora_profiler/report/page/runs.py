@@ -12,7 +12,7 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
 from lora_profiler.report.blocks import Table, filled, paragraph, table
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import run_cells

@@ -7,10 +7,10 @@ from dataclasses import replace
 from lora_profiler.comparison.mfu import Utilisation, utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.errors import UsageError
-from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, filled, paragraph, table
-from lora_profiler.report.charts import ThroughputBar
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars
+from lora_profiler.report.charts.lines import step_times
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.report.measured.speed import ratio_line
@@ -83,7 +83,7 @@ def _drawing(picked: Sequence[Run]) -> Drawing:
             f"Bars for {count_text(len(bars))} runs; the fastest"
             f" {rate_text(fastest.tokens_per_second, 'tokens')}."
         ),
-        figure=charts.throughput_bars(bars),
+        figure=throughput_bars(bars),
         numbers=_numbers(picked),
     )
 
@@ -148,7 +148,7 @@ def step_times_drawing(run: Run) -> Drawing:
             f" {count_text(speed.steps.n)} timed ones, the median"
             f" {seconds_text(speed.steps.median)}."
         ),
-        figure=charts.step_times(measured.warmup_seconds, measured.step_seconds),
+        figure=step_times(measured.warmup_seconds, measured.step_seconds),
         numbers=_steps_table(measured.warmup_seconds, measured.step_seconds),
     )
 

@@ -6,10 +6,17 @@ from dataclasses import replace
 from lora_profiler.comparison.errors import counted, group_peaks, predicted_peaks
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, labels
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Table, by_category, filled, paragraph, table
-from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
-from lora_profiler.report.charts.figure import shortened
+from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
+from lora_profiler.report.charts.layer_bars import (
+    LayerQuantity,
+    LayerRow,
+    layer_bars,
+    layer_rows,
+    layer_text,
+)
+from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
@@ -99,7 +106,7 @@ def step_drawing(run: Run) -> Drawing | None:
             f" was {word}. {said}."
         ),
         lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
-        figure=charts.measured_curve(curve, predicted, peaks, word=word),
+        figure=measured_curve(curve, predicted, peaks, word=word),
         numbers=table(
             pairs,
             (
@@ -128,7 +135,7 @@ def curve_drawing(
             f" {bytes_text(peak.total_bytes)} in"
             f" {run_labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
-        figure=charts.memory_curve(points, limit=limit),
+        figure=memory_curve(points, limit=limit),
         numbers=_curve_table(points),
     )
 
@@ -165,7 +172,7 @@ def counters_drawing(run: Run) -> Drawing:
             f"Lines through {len(samples)} phases of several steps; the largest peak is"
             f" {bytes_text(max(peaks))}."
         ),
-        figure=charts.phase_samples(samples),
+        figure=phase_samples(samples),
         numbers=_samples_table(samples),
     )
 
@@ -211,7 +218,7 @@ def layer_drawing(
     name: str, predictions: Sequence[Prediction], quantity: LayerQuantity
 ) -> Drawing | None:
     """One quantity of every kind of layer; None where no layer holds any."""
-    rows = charts.layer_rows(predictions, quantity)
+    rows = layer_rows(predictions, quantity)
     if not rows:
         return None
     names = " and ".join(method_label(p) for p in predictions)
@@ -231,7 +238,7 @@ def layer_drawing(
             f"{labels.LAYER_LABELS[quantity]}: for each of {count_text(len(rows))} kinds of layer a"
             f" mark for {names}, hollow for nothing."
         ),
-        figure=charts.layer_bars(rows, quantity),
+        figure=layer_bars(rows, quantity),
         numbers=_layers_table(rows, quantity),
     )
 
@@ -243,7 +250,7 @@ def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
             ("layer", lambda row: row.name),
             ("copies", lambda row: f"x{count_text(row.count)}"),
             *(
-                (name, lambda row, name=name: charts.layer_text(row.values[name], quantity))
+                (name, lambda row, name=name: layer_text(row.values[name], quantity))
                 for name in rows[0].methods
             ),
         ),

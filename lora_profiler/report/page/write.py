@@ -4,8 +4,8 @@ that reaches out."""
 import base64
 import hashlib
 import json
+import re
 import zlib
-from html.parser import HTMLParser
 from typing import Any
 
 from lora_profiler._common.versions import __version__
@@ -114,36 +114,11 @@ def json_text(document: Any) -> str:
 def embedded_data(page: str) -> dict[str, Any]:
     """The numbers embedded in a page that `write_page` made, back as they went in. Raises
     ValueError where there are none."""
-    reader = _Reader()
-    reader.feed(page)
-    if reader.text is None:
+    found = re.search(rf'<script[^>]*id="{DATA_ID}"([^>]*)>([^<]*)</script>', page)
+    if found is None:
         raise ValueError("this page holds no data of lora-profiler.")
-    text = (
-        zlib.decompress(base64.b64decode(reader.text)).decode("utf-8")
-        if reader.is_packed
-        else reader.text
-    )
+    is_packed, text = "data-packed" in found[1], found[2]
+    if is_packed:
+        text = zlib.decompress(base64.b64decode(text)).decode("utf-8")
     document: dict[str, Any] = json.loads(text)
     return document
-
-
-class _Reader(HTMLParser):
-    """Finds the element with the id `DATA_ID`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: str | None = None
-        self.is_packed = False
-        self._within = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
-        if tag == "script" and attributes.get("id") == DATA_ID:
-            self._within, self.text, self.is_packed = True, "", "data-packed" in attributes
-
-    def handle_endtag(self, tag: str) -> None:
-        self._within = False
-
-    def handle_data(self, data: str) -> None:
-        if self._within and self.text is not None:
-            self.text += data

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_NICE = (1, 2, 5, 10)
+from lora_profiler.report.charts.plot import round_places
+
 _PADDING = 0.05
 """Of the span, at either end of an axis whose range is not given."""
 _FORMATS: Mapping[str, str] = {"~g": ",g", ".0%": ".0%", ".1~%": ".1%", "": ",.10g"}
@@ -68,18 +69,8 @@ def _ticks(
         found = zip(options["tickvals"], options["ticktext"], strict=True)
         return [(value, text) for value, text in found]
     low, high = min(first, last), max(first, last)
-    places = _powers(low, high) if is_log else _round(low, high, options.get("nticks", 6))
+    places = _powers(low, high) if is_log else round_places(low, high, options.get("nticks", 6))
     return [(place, _written(place, options.get("tickformat", ""))) for place in places]
-
-
-def _round(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(nice * power for nice in _NICE if nice * power >= rough * (1 - 1e-9))
-    return [
-        round(n * step, 12)
-        for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    ]
 
 
 def _powers(low: float, high: float) -> list[float]:

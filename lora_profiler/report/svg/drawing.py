@@ -10,19 +10,11 @@ from html import escape
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.charts.figure import Figure, width_px
+from lora_profiler.report.charts.plot import Figure, width_px
 from lora_profiler.report.palette import BODY_PX, SMALL_PX
+from lora_profiler.report.svg import frame
 from lora_profiler.report.svg.axis import Axis, axis_of
-from lora_profiler.report.svg.frame import (
-    NARROW_PX,
-    WIDE_PX,
-    below,
-    beside,
-    grid,
-    legend,
-    notes,
-    shape,
-)
+from lora_profiler.report.svg.frame import NARROW_PX, WIDE_PX
 from lora_profiler.report.svg.marks import Definitions
 from lora_profiler.report.svg.traces import Canvas, drawn
 from lora_profiler.report.svg.words import plain
@@ -55,26 +47,26 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
     )
     angle = layout["xaxis"].get("tickangle", 0)
     has_room = _has_room(data, layout, canvas)
-    labels, left, narrow_left = beside(canvas, layout["yaxis"], above=has_room)
+    labels, left, narrow_left = frame.beside(canvas, layout["yaxis"], above=has_room)
     if angle and canvas.x.ticks:  # the first of them leans to the left
         lean = 0.75 * width_px(plain(canvas.x.ticks[0][1]), SMALL_PX)
         left, narrow_left = max(left, lean), max(narrow_left, lean)
-    ticks, below_px = below(canvas, angle, left)
+    ticks, below_px = frame.below(canvas, angle, left)
     right, narrow_right = _right(data, canvas, left, narrow_left)
     shapes, words = layout.get("shapes", []), layout.get("annotations", [])
     parts = [
-        *(shape(s, canvas) for s in shapes if s.get("layer") == "below"),
-        grid(canvas),
+        *(frame.shape(s, canvas) for s in shapes if s.get("layer") == "below"),
+        frame.grid(canvas),
         *(part for trace in data for part in drawn(trace, canvas, layout)),
-        *(shape(s, canvas) for s in shapes if s.get("layer") != "below"),
+        *(frame.shape(s, canvas) for s in shapes if s.get("layer") != "below"),
         ticks,
         labels,
-        *notes(words, canvas, left, narrow_left),
+        *frame.notes(words, canvas, left, narrow_left),
     ]
-    keys = legend(data, canvas.definitions)
+    keys = frame.legend(data, canvas.definitions)
     margins = {"l": left, "r": right, "ln": narrow_left, "rn": narrow_right, "b": below_px}
     style = "".join(f"--{key}:{round(px)}px;" for key, px in margins.items())
-    least = _CELL_PX * len(data[0]["x"]) if data and data[0]["type"] == "heatmap" else 0
+    least = _CELL_PX * len(data[0]["x"]) if data and data[0]["type"] == "cells" else 0
     style += f"--least:{least}px;" if least else ""
     scrolls = f' class="lp-scroll" role="region" tabindex="0" aria-label="{told}"'
     return (

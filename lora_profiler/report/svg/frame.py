@@ -5,7 +5,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from lora_profiler.report.charts.figure import shortened, width_px
+from lora_profiler.report.charts.plot import shortened, width_px
 from lora_profiler.report.palette import FAINT_INK, HEAD_PX, LINE, SMALL_PX
 from lora_profiler.report.svg.marks import (
     Definitions,

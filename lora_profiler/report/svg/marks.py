@@ -7,17 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from lora_profiler.report.palette import (
-    BODY_PX,
-    CELL_PX,
-    FONT,
-    HEAD_PX,
-    PAPER,
-    SMALL_PX,
-    Theme,
-    all_colours,
-    colour,
-)
+from lora_profiler.report import palette
+from lora_profiler.report.palette import Theme
 
 _HATCHES: Final[Mapping[str, str]] = {
     "/": "M-1,8L8,-1M-1,1L1,-1M6,8L8,6",
@@ -134,32 +125,35 @@ def marker_classes(marker: Mapping[str, Any]) -> str:
     line = marker.get("line", {})
     if symbol.endswith("-open") or symbol == "line-ns":
         return f"n {stroke(colour)}"
-    return f"{fill(colour)} {stroke(line.get('color', PAPER.light))}" if line else fill(colour)
+    return (
+        f"{fill(colour)} {stroke(line.get('color', palette.PAPER.light))}" if line else fill(colour)
+    )
 
 
 @cache
 def figure_style(theme: Theme | None = None) -> str:
     """Stands once on a page. Without `theme` light, and dark where the reader asks for it on a
     screen."""
-    scale = (CELL_PX, SMALL_PX, BODY_PX, HEAD_PX)
+    scale = (palette.CELL_PX, palette.SMALL_PX, palette.BODY_PX, palette.HEAD_PX)
     sizes = "".join(f".lp-plane .t{px}{{font-size:{px}px}}" for px in scale)
     own = files("lora_profiler.report.svg").joinpath("figures.css").read_text("utf-8")
     dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{_colours('dark')}}}}}\n"
     return (
-        f":root{{{_colours(theme or 'light')}--lp-around:var(--c{_name(PAPER.light)})}}\n"
-        f"{'' if theme else dark}.lp-drawing{{font-family:{FONT}}}\n{_classes()}\n{sizes}\n{own}"
+        f":root{{{_colours(theme or 'light')}--lp-around:var(--c{_name(palette.PAPER.light)})}}\n"
+        f"{'' if theme else dark}.lp-drawing{{font-family:{palette.FONT}}}\n"
+        f"{_classes()}\n{sizes}\n{own}"
     )
 
 
 def _colours(theme: Theme) -> str:
     """Each under the name of what it is in the light."""
-    found = {_name(of.light): colour(of, theme) for of in all_colours()}
+    found = {_name(of.light): palette.colour(of, theme) for of in palette.all_colours()}
     return "".join(f"--c{name}:{value};" for name, value in found.items())
 
 
 def _classes() -> str:
     """One that fills and one that draws for every colour: `marks.fill`, `marks.stroke`."""
-    names = dict.fromkeys(_name(of.light) for of in all_colours())
+    names = dict.fromkeys(_name(of.light) for of in palette.all_colours())
     return "".join(f".f{n}{{fill:var(--c{n})}}.s{n}{{stroke:var(--c{n})}}" for n in names)
 
 

@@ -4,37 +4,25 @@ picture says what it is."""
 from html import escape
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.palette import (
-    ACCENT,
-    FAINT_INK,
-    FONT,
-    INK,
-    LINE,
-    METHOD_MARKS,
-    PANEL,
-    PAPER,
-    WARNING,
-    Colour,
-    Theme,
-    colour,
-)
+from lora_profiler.report import palette
+from lora_profiler.report.palette import Colour, Theme
 
 _FILLS: dict[str, Colour] = {
-    "ink": INK,
-    "faint": FAINT_INK,
-    "panel": PANEL,
-    "paper": PAPER,
-    "accent": ACCENT,
-    "warning": WARNING,
-    "full": METHOD_MARKS["full"].colour,
-    "lora": METHOD_MARKS["lora"].colour,
+    "ink": palette.INK,
+    "faint": palette.FAINT_INK,
+    "panel": palette.PANEL,
+    "paper": palette.PAPER,
+    "accent": palette.ACCENT,
+    "warning": palette.WARNING,
+    "full": palette.METHOD_MARKS["full"].colour,
+    "lora": palette.METHOD_MARKS["lora"].colour,
 }
 _STROKES: dict[str, Colour] = {
-    "line": FAINT_INK,
-    "edge": LINE,
-    "frame": INK,
-    "accent-line": ACCENT,
-    "warning-line": WARNING,
+    "line": palette.FAINT_INK,
+    "edge": palette.LINE,
+    "frame": palette.INK,
+    "accent-line": palette.ACCENT,
+    "warning-line": palette.WARNING,
     "full-line": _FILLS["full"],
     "lora-line": _FILLS["lora"],
 }
@@ -55,7 +43,7 @@ def picture(
 def style(theme: Theme | None) -> str:
     """The rules of every role and size."""
     sizes = ".lpd .small{font-size:12px}.lpd .big{font-size:17px}.lpd .mid{text-anchor:middle}"
-    common = f".lpd text{{font:13px {FONT}}}{sizes}"
+    common = f".lpd text{{font:13px {palette.FONT}}}{sizes}"
     if theme is not None:
         return common + _rules(theme)
     return (
@@ -65,9 +53,11 @@ def style(theme: Theme | None) -> str:
 
 
 def _rules(theme: Theme) -> str:
-    fills = "".join(f".lpd .{name}{{fill:{colour(of, theme)}}}" for name, of in _FILLS.items())
+    fills = "".join(
+        f".lpd .{name}{{fill:{palette.colour(of, theme)}}}" for name, of in _FILLS.items()
+    )
     return fills + "".join(
-        f".lpd .{name}{{stroke:{colour(of, theme)}}}" for name, of in _STROKES.items()
+        f".lpd .{name}{{stroke:{palette.colour(of, theme)}}}" for name, of in _STROKES.items()
     )
 
 

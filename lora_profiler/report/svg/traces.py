@@ -1,4 +1,4 @@
-"""What a figure shows: bars, areas, lines, marks, words, cells, each trace of plotly's as SVG."""
+"""What a figure shows: bars, areas, lines, marks, words, cells, each trace of a figure as SVG."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ def drawn(trace: Trace, canvas: Canvas, layout: Mapping[str, Any]) -> Iterator[s
     """The SVG of one trace, below the next one's."""
     if trace["type"] == "bar":
         yield from _bars(trace, canvas, layout.get("bargap", 0.2))
-    elif trace["type"] == "heatmap":
+    elif trace["type"] == "cells":
         yield from _cells(trace, canvas)
     elif "stackgroup" in trace:
         yield _area(trace, canvas)
@@ -99,18 +99,13 @@ def _whiskers(trace: Trace, canvas: Canvas) -> Iterator[str]:
 
 
 def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
-    # steps of one colour each, of which both ends are given
-    steps = trace["colorscale"][1::2]
-    low, high = trace["zmin"], trace["zmax"]
     font = trace["textfont"]
     tall = abs(canvas.height / (canvas.y.last - canvas.y.first))
     for row, y in enumerate(trace["y"]):
         for column, x in enumerate(trace["x"]):
-            value = trace["z"][row][column]
-            if value is None:
+            colour = trace["colours"][row][column]
+            if colour is None:
                 continue
-            share = (value - low) / (high - low)
-            colour = next(colour for end, colour in steps if share <= end)
             left, right = canvas.x.share(x - 0.5), canvas.x.share(x + 0.5)
             top = canvas.down(y) - tall / 2
             yield (

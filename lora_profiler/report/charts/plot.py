@@ -1,24 +1,16 @@
-"""What all figures share: axes without clutter, rows of bars, notes, text made safe and the room
-that it takes, and how marks are told apart."""
+"""What all figures share: axes without clutter and their ticks, rows of bars, notes, text made safe
+and the room that it takes, and how marks are told apart."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler._common.printable import printable
+from lora_profiler.report import palette
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import (
-    BODY_PX,
-    FAINT_INK,
-    HEAD_PX,
-    INK,
-    METHOD_MARKS,
-    PAPER,
-    SMALL_PX,
-    Colour,
-    Mark,
-    Paint,
-)
+from lora_profiler.report.palette import Colour, Mark, Paint
+from lora_profiler.units import byte_unit, bytes_text, short_count_text
 from lora_profiler.workload import Method
 
 Figure = dict[str, Any]
@@ -47,14 +39,18 @@ def figure(
     return {"data": list(data), "layout": {"height": height, "xaxis": x, "yaxis": y, **layout}}
 
 
-def title(text: str) -> dict[str, Any]:
-    """An axis title."""
-    return {"text": text}
+def axis(title: str, **options: Any) -> dict[str, Any]:
+    return {"title": {"text": title}, **options}
 
 
 def values(axis_title: str, **changes: Any) -> dict[str, Any]:
     """An axis of numbers, with thin lines across."""
-    return {"title": title(axis_title), "showgrid": True, "nticks": 8, **changes}
+    return axis(axis_title, **{"showgrid": True, "nticks": 8, **changes})
+
+
+def ticks_at(places: Iterable[float], texts: Iterable[str]) -> dict[str, Any]:
+    """Ticks of an axis, a text each."""
+    return {"tickmode": "array", "tickvals": list(places), "ticktext": list(texts)}
 
 
 def rows(
@@ -64,24 +60,22 @@ def rows(
     that equal labels stay two; the axis goes on `below` the last of them."""
     ends = [max(positions, default=0.0) + below, -0.6]
     return {
-        "tickmode": "array",
-        "tickvals": list(positions),
-        "ticktext": list(labels),
+        **ticks_at(positions, labels),
         "range": ends,
-        "tickfont": {"size": SMALL_PX, "color": INK.light},
+        "tickfont": {"size": palette.SMALL_PX, "color": palette.INK.light},
         **changes,
     }
 
 
 def note(text: str, *, x: float, y: float, **changes: Any) -> dict[str, Any]:
     """Safe text at a place of the figure, without an arrow unless `changes` asks for one."""
-    faint = {"size": SMALL_PX, "color": FAINT_INK.light}
+    faint = {"size": palette.SMALL_PX, "color": palette.FAINT_INK.light}
     return {"text": text, "x": x, "y": y, "showarrow": False, "font": faint, **changes}
 
 
 def head(text: str, *, y: float) -> dict[str, Any]:
     """The heading of a group of rows, at their left end."""
-    font = {"size": HEAD_PX, "color": INK.light}
+    font = {"size": palette.HEAD_PX, "color": palette.INK.light}
     return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
 
 
@@ -167,14 +161,14 @@ def width_px(text: str, font_px: float) -> float:
 
 def hatched(paint: Paint) -> dict[str, Any]:
     """The marker of bars: colour and hatch, thinly parted from their neighbours."""
-    edge = {"width": 1, "color": PAPER.light}
+    edge = {"width": 1, "color": palette.PAPER.light}
     marker = {"color": paint.colour.light, "line": edge}
     return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
 
 
 def hatch(paint: Paint) -> dict[str, Any]:
     """Thin strokes of paper over a colour."""
-    return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": PAPER.light}
+    return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": palette.PAPER.light}
 
 
 def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +182,10 @@ def dot_name(method: Method, *, counted: bool) -> str:
 
 
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
-    shown = marker(METHOD_MARKS[method], size)
+    shown = marker(palette.METHOD_MARKS[method], size)
     if not counted:
         return {**shown, "symbol": f"{shown['symbol']}-open", "line": {"width": 1.5}}
-    return {**shown, "opacity": 0.8, "line": {"width": 0.5, "color": PAPER.light}}
+    return {**shown, "opacity": 0.8, "line": {"width": 0.5, "color": palette.PAPER.light}}
 
 
 def marker(mark: Mark, size: int) -> dict[str, Any]:
@@ -230,10 +224,10 @@ def told(hover: Iterable[str] | None) -> dict[str, Any]:
 
 
 def at_the_end(
-    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = INK
+    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = palette.INK
 ) -> dict[str, Any]:
     """What is written behind the end of each bar."""
-    font = {"size": BODY_PX, "color": ink.light}
+    font = {"size": palette.BODY_PX, "color": ink.light}
     words = {"text": list(texts), "textposition": "middle right", "textfont": font}
     return scatter("", x, y, mode="text", **words)
 
@@ -260,7 +254,110 @@ def whisker(below: Sequence[float], above: Sequence[float]) -> dict[str, Any]:
     return {
         "thickness": 1.2,
         "width": 4,
-        "color": FAINT_INK.light,
+        "color": palette.FAINT_INK.light,
         "array": list(above),
         "arrayminus": list(below),
     }
+
+
+# --- axes and their ticks, written as everywhere else: plotly's own write 100k -------------------
+
+ROOM = 1.16
+"""How far an axis goes beyond its largest value, for the text at the end of bars."""
+_STEPS = (1, 2, 3, 5, 10)
+_MOST_TICKS = 9
+_MOST_ROUND_TICKS = 8
+
+
+def bytes_axis(
+    largest: int, what: str = "memory", room: float = ROOM
+) -> tuple[dict[str, Any], int]:
+    """(axis, bytes in its unit): from 0 to `room` times `largest` bytes. Values are drawn as bytes
+    / unit."""
+    unit, size = byte_unit(largest)
+    return values(f"{what}, {unit}", range=[0, room * max(largest, 1) / size]), size
+
+
+def log_bytes_axis(smallest: int, largest: int, what: str) -> dict[str, Any]:
+    """A log axis of plain bytes from below `smallest` to above `largest`, both above 0, with ticks
+    at powers of two."""
+    low, high = math.log2(smallest) - 0.5, math.log2(largest) + 0.5
+    if high - low < 3:
+        low, high = (low + high) / 2 - 1.5, (low + high) / 2 + 1.5
+    step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), 20)
+    powers = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    sizes = [2**power for power in powers if power >= 0]
+    scale = math.log10(2)
+    return values(
+        what,
+        type="log",
+        range=[low * scale, high * scale],
+        **ticks_at(sizes, [without_zeros(bytes_text(size)) for size in sizes]),
+    )
+
+
+def limit_line(
+    limit: Limit | None, size: int, largest: int = 0, *, below: float | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(shapes, annotations) of a limit's line, none without one.
+
+    Where bytes go from left to right, the line is upright, and `below` is the place on the other
+    axis where its name has room, on the side of the line where more is left up to `largest` bytes.
+    """
+    if limit is None:
+        return [], []
+    at, text = limit.bytes / size, f"{label(limit.label)}: {bytes_text(limit.bytes)}"
+    look = {"width": 1.5, "dash": "dash"}
+    font = {"color": palette.WARNING.light, "size": palette.SMALL_PX}
+    if below is None:
+        place: dict[str, Any] = {
+            "x": 1,
+            "y": at,
+            "xref": "paper",
+            "xanchor": "right",
+            "yanchor": "bottom",
+        }
+        words = note(text, **place, font=font, bgcolor=palette.PAPER.light)
+        return [across(at, palette.WARNING, **look)], [words]
+    anchor, shift = ("left", 4) if limit.bytes < largest / 2 else ("right", -4)
+    side: dict[str, Any] = {"xanchor": anchor, "xshift": shift, "yanchor": "middle"}
+    return [upright(at, palette.WARNING, **look)], [note(text, x=at, y=below, font=font, **side)]
+
+
+def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
+    """The largest number of bytes that a figure shows."""
+    return max([*totals, limit.bytes if limit else 0], default=0)
+
+
+def ticks(low: float, high: float, text: Callable[[float], str]) -> dict[str, Any]:
+    """At round numbers from `low` to `high`, which is more."""
+    places = round_places(low, high, _MOST_ROUND_TICKS)
+    return ticks_at(places, map(text, places))
+
+
+def round_places(low: float, high: float, most: int) -> list[float]:
+    """About `most` round numbers from `low` to `high`, which is more."""
+    rough = (high - low) / most
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -> dict[str, Any]:
+    """At every power of ten of a log axis between two numbers above 0."""
+    places = [
+        10**power
+        for power in range(math.ceil(math.log10(smallest)), math.floor(math.log10(largest)) + 1)
+        if power >= 0
+    ]
+    return ticks_at(places, map(text, places))
+
+
+def short_count(count: float) -> str:
+    """'10 M', '100 K' of a whole number."""
+    return without_zeros(short_count_text(round(count)))
+
+
+def without_zeros(text: str) -> str:
+    return text.replace(".00 ", " ").replace(".0 ", " ")
