@@ -135,7 +135,13 @@ class TrainSetup(TrainOptions):
     @property
     def offloads(self) -> bool:
         """Whether anything is kept in the host's memory."""
-        return self.offload_checkpoints or self.offload_activations or self.offload_params
+        shards = self.offload_params or self.offloads_by_deepspeed
+        return self.offload_checkpoints or self.offload_activations or shards
+
+    @property
+    def offloads_by_deepspeed(self) -> bool:
+        """Whether DeepSpeed keeps weights or the optimizer elsewhere."""
+        return (self.offload_optimizer_device, self.offload_param_device) != ("none", "none")
 
     @property
     def is_packed(self) -> bool:

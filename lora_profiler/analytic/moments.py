@@ -94,7 +94,7 @@ def moments(
             logits_and_loss=output + SCALAR + scaler.step,
             temporaries=t,
         )
-        for t in step_temporary_candidates(shards.stepped, setup)
+        for t in step_temporary_candidates(shards.at_once or shards.stepped, setup)
     ]
     return {
         "setup": (setup_moment,),
@@ -189,7 +189,7 @@ def persistent_only(
     base = beside(base, shards.always)
     given = shards.stepped_gradients or state.gradient_bytes
     step = base | {"gradients": given, "inputs": input_bytes(workload.setup)}
-    temporaries = step_temporary_candidates(shards.stepped, workload.setup)
+    temporaries = step_temporary_candidates(shards.at_once or shards.stepped, workload.setup)
     return {
         "setup": (candidate(base),),
         "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries),

@@ -130,6 +130,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.sharding,
         setup.reduce_bucket_size,
         setup.offload_params,
+        setup.offload_optimizer_device,
+        setup.offload_param_device,
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,

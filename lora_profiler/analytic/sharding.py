@@ -17,6 +17,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.analytic.zero3_fetching import Gathered
 from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FLAT, TrainSetup
 
@@ -30,20 +31,21 @@ class ShardState:
     """Bytes that a rank holds at each instant because there are others.
 
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its
-    optimizer works on; `always` lives from the wrapping on. `units` are the layers that are
+    optimizer works on, `at_once` the most in one step of it where that is less; `always` lives from the wrapping on. `units` are the layers that are
     gathered one by one, `root` is the unit of the rest; without units gradients stay whole. `flat`
     are FSDP1's units, of which none is on its way beside the one that runs, but in backward the
     next where it `prefetches`.
     `reshards` says whether a layer's weights go again after its forward pass. `order` are all
     tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come.
-    `ahead` and `back` live beside `always` in the forward pass and in backward. `masters` are
-    float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
+    `back` lives beside `always` in the layers' backward pass; `fetched` are weights that ZeRO-3 has
+    gathered. `masters` are float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
     what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
     buffer of gradients is there from the beginning. `host` is what lies in the host's memory.
     """
 
     state: Persistent
     stepped: Persistent
+    at_once: Persistent | None = None
     always: Polynomial = ZERO
     dealt: int = 1
     units: tuple[Unit, ...] = ()
@@ -53,8 +55,8 @@ class ShardState:
     prefetches: bool = False
     order: tuple[TrainableTensor, ...] = ()
     exchanged: tuple[Traffic, ...] = ()
-    ahead: Polynomial = ZERO
     back: Polynomial = ZERO
+    fetched: Gathered | None = None
     masters: Polynomial = ZERO
     stepped_gradients: Polynomial | None = None
     gradients_stay: bool = False
@@ -77,7 +79,7 @@ class ShardState:
         """The root's weights, those of the layer, and the buffer that brought them, kept until the
         next layer's has come."""
         if self.root is None:
-            return self.always + self.ahead
+            return self.always + (self.fetched.forward[layer] if self.fetched else 0)
         if self.flat:
             return constant(self.root.held + self.units[layer].held)
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
@@ -86,9 +88,7 @@ class ShardState:
     def before_forward(self, layer: int) -> Polynomial:
         """As `in_forward`, while the buffer of the unit before is still there; before the first
         layer that is the root's."""
-        if self.root is None:
-            return self.always + self.ahead
-        if self.flat:
+        if self.root is None or self.flat:
             return self.in_forward(layer)
         earlier = self.units[layer - 1] if layer else self.root
         return self.in_forward(layer) + earlier.held
@@ -97,7 +97,7 @@ class ShardState:
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
-            return self.always + self.ahead
+            return self.always + (self.fetched.loss if self.fetched else 0)
         buffer = 0 if self.flat else self.units[-1].held
         return constant(self.root.held + self._left + buffer)
 
@@ -105,7 +105,7 @@ class ShardState:
     def before_layers(self) -> Polynomial:
         """While backward is in the loss and the head: the last layer is on its way already."""
         if self.root is None:
-            return self.always + self.back
+            return self.in_loss
         if self.flat:
             return constant(self.root.held + self.units[-1].held * self.prefetches)
         return constant(self.root.held + (self.units[-1].held if self.reshards else self._left))
@@ -127,7 +127,7 @@ class ShardState:
         """In a loss that is made of what the root has returned: no buffer is left, and none is
         fetched before backward comes back to the root."""
         if self.root is None:
-            return self.always + self.ahead
+            return self.in_loss
         return constant(self.root.held + self._left)
 
     @property
@@ -138,7 +138,7 @@ class ShardState:
         """The root's weights, the layer's, the buffer of the next one to come, and what the one
         before sent off as gradients."""
         if self.root is None:
-            return self.always + self.back
+            return self.always + self.back + (self.fetched.backward[layer] if self.fetched else 0)
         if self.flat:
             coming = self.units[layer - 1].held * self.prefetches if layer > 0 else 0
             return constant(self.root.held + self.units[layer].held + coming)
@@ -154,8 +154,16 @@ class ShardState:
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
-            return self.always + self.back
+            return self.always + self.back + (self.fetched.embedding if self.fetched else 0)
         return constant(self.root.held + (0 if self.flat else self.units[0].reduced))
+
+    def fullest(self, indices: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of layers that are alike those beside which ZeRO-3 has gathered most, in forward and in
+        backward."""
+        if self.fetched is None:
+            return (), ()
+        ahead, back = self.fetched.forward, self.fetched.backward
+        return (max(indices, key=lambda i: ahead[i]),), (max(indices, key=lambda i: back[i]),)
 
     def reduced_above(self, layer: int) -> Polynomial:
         """Shards of the gradients of all layers with an index over `layer`."""
@@ -166,8 +174,8 @@ class ShardState:
         moment inside a layer's backward, which one moment's name does not tell apart. `rank` is
         that of the adapters."""
         if self.root is None:
-            passing = {"end_of_forward": self.ahead, "loss_backward": self.back}.get(moment, ZERO)
-            size = (self.always + passing).evaluate(1, 1, rank)
+            is_loss = moment in ("end_of_forward", "loss_backward")
+            size = (self.in_loss if is_loss else self.always).evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.held, self.units[-1].held
         buffer = 0 if self.flat else last

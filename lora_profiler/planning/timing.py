@@ -76,7 +76,7 @@ def step_time(
     workload = on_card(workload, gpu)
     if workload.setup.images is not None:
         return Timing(step=None, refusal=_NO_TOWERS)
-    if workload.setup.offload_params or workload.setup.offload_activations:
+    if workload.setup.offloads and not workload.setup.offload_checkpoints:
         return Timing(step=None, refusal=_ON_THE_HOST)
     device = device_for(workload, gpu)
     if device is None:
@@ -129,8 +129,8 @@ _NO_TOWERS = (
     " vision tower."
 )
 _ON_THE_HOST = (
-    "the time of a step with --offload-params or --offload-activations is not known: the bus to the"
-    " host and its processor take part in it."
+    "the time of a step that keeps shards, weights, states or activations on the host is not known:"
+    " the bus to it and its processor take part."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 
