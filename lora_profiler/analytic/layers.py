@@ -86,8 +86,9 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     states_of_all = total_state_bytes(plan.shards.stepped.trainable, setup) + plan.shards.masters
     shared_states = states_of_all.evaluate(*at) - sum(r.optimizer_state_bytes for r in rows)
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
-    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding in DEEPSPEED_ZERO else 0
-    if shared_states or dealt:
+    is_dealt = setup.sharding in DEEPSPEED_ZERO
+    dealt = plan.state.gradient_bytes.evaluate(*at) if is_dealt else 0
+    if shared_states or is_dealt:
         state = plan.state
         held = state.parameter_bytes + state.quantization_bytes + state.adapter_bytes.evaluate(*at)
         padding = held - sum(r.parameter_bytes for r in rows)

@@ -83,7 +83,9 @@ def check_adapters(workload: Workload) -> None:
     if setup.lora is None:
         return
     layers = why_unruled(setup)
-    if layers and setup.sharding not in ("none", "ddp"):
+    whole_layers = setup.lora.peft_type != "lora" or setup.lora.use_dora
+    traced = ("none", "ddp", *(("fsdp", "fsdp-no-reshard") if whole_layers else ()))
+    if layers and setup.sharding not in traced:
         raise UsageError(
             f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
             " against them; take --sharding ddp, or ask without."
