@@ -84,13 +84,14 @@ class TrainSetup(TrainOptions):
         if self.precision == "fsdp-mixed" and lora is not None:
             lora = replace(lora, adapter_dtype="bfloat16")
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
+        keeps_autocast = self.gathers_adapters_low
         return replace(
             held,
             lora=lora,
             world_size=1,
             sharding="none",
             dtype="bfloat16" if is_lowered else self.dtype,
-            precision="pure" if is_lowered else self.precision,
+            precision="pure" if is_lowered and not keeps_autocast else self.precision,
         )
 
     @property
@@ -113,6 +114,11 @@ class TrainSetup(TrainOptions):
         """Whether layers run in bfloat16 over shards in float32, as accelerate sets FSDP's mixed
         precision (`utils/dataclasses.py`, set_mixed_precision)."""
         return self.has_flat_units and self.precision == "amp" and self.dtype == "float32"
+
+    @property
+    def gathers_adapters_low(self) -> bool:
+        """Whether FSDP1 gathers float32 adapters in bfloat16, so that autocast copies none."""
+        return self.has_flat_units and self.precision == "amp" and self.lora is not None
 
     @property
     def autocast_dtype(self) -> Dtype | None:

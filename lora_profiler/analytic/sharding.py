@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
+from lora_profiler.analytic.gathered_units import (
+    Piece,
+    Unit,
+    adapted_unit,
+    chunk,
+    flat_unit,
+    unit,
+)
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.zero3_fetching import Gathered
@@ -107,7 +114,7 @@ class ShardState:
         if self.root is None:
             return self.in_loss
         if self.flat:
-            return constant(self.root.held + self.units[-1].held * self.prefetches)
+            return constant(self.root.held + self.units[-1].coming * self.prefetches)
         return constant(self.root.held + (self.units[-1].held if self.reshards else self._left))
 
     @property
@@ -140,7 +147,7 @@ class ShardState:
         if self.root is None:
             return self.always + self.back + (self.fetched.backward[layer] if self.fetched else 0)
         if self.flat:
-            coming = self.units[layer - 1].held * self.prefetches if layer > 0 else 0
+            coming = self.units[layer - 1].coming * self.prefetches if layer > 0 else 0
             return constant(self.root.held + self.units[layer].held + coming)
         coming = self.units[layer - 1].held if layer > 0 else 0
         held = (
@@ -231,14 +238,11 @@ class ShardState:
             ("backward", again),
         ]
         found = [
-            _summed("all_gather", phase, [u.whole for u in units], setup)
+            _summed("all_gather", phase, [(u.whole, 1 + u.adapters) for u in units], setup)
             for phase, units in gathers
         ]
-        found.append(
-            _summed(
-                "reduce_scatter", "backward", [u.reduced for u in all_units if u.reduced], setup
-            )
-        )
+        reduced = [(u.reduced, u.adapters or 1) for u in all_units if u.reduced]
+        found.append(_summed("reduce_scatter", "backward", reduced, setup))
         return tuple(t for t in found if t.count)
 
 
@@ -247,11 +251,15 @@ def _repeated(traffic: Traffic, times: int) -> Traffic:
 
 
 def _summed(
-    collective: Collective, phase: Phase, sizes: Sequence[int], setup: TrainSetup
+    collective: Collective, phase: Phase, sent: Sequence[tuple[int, int]], setup: TrainSetup
 ) -> Traffic:
+    """Of units of which each has (bytes, collectives) of a micro-batch."""
     times = setup.accumulation
     return Traffic(
-        collective=collective, phase=phase, count=times * len(sizes), size_bytes=times * sum(sizes)
+        collective=collective,
+        phase=phase,
+        count=times * sum(count for _, count in sent),
+        size_bytes=times * sum(size for size, _ in sent),
     )
 
 
@@ -323,16 +331,28 @@ def fully_sharded(
     known: dict[tuple[Piece, ...], Unit] = {}
     flat = setup.sharding in FLAT
 
+    def alone(piece: Piece) -> Unit:
+        is_wide = piece.itemsize == 4 and setup.precision == "amp"
+        return flat_unit([piece], world, wide=is_wide, from_host=setup.offload_params)
+
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
-            return flat_unit(
-                pieces, world, wide=setup.has_wide_shards, from_host=setup.offload_params
+            is_apart = setup.lora is not None
+            base = flat_unit(
+                [p for p in pieces if not (is_apart and p.trains)],
+                world,
+                wide=setup.has_wide_shards,
+                from_host=setup.offload_params,
             )
+            return adapted_unit(base, [alone(p) for p in pieces if p.trains]) if is_apart else base
         return unit(pieces, world, gathered, from_host=setup.offload_params)
 
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base = made(root)
-    if flat:
+    if flat and setup.lora is not None:
+        sizes = [(t.numel.evaluate(1, 1, rank), t.dtype) for t in order]
+        own = tuple(TrainableTensor((constant(-(-n // world)),), dtype) for n, dtype in sizes)
+    elif flat:
         dtype = order[0].dtype
         numels = [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
         own = tuple(TrainableTensor((constant(n),), dtype) for n in numels if n)

@@ -2,6 +2,7 @@
 holds."""
 
 from collections.abc import Iterator
+from math import prod
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.deepspeed import Weights, dealt_out, partitioned_whole
@@ -81,7 +82,9 @@ def shard_state(
         home(name).extend(base_pieces(module, setup, kept))
     for name, piece in _added(setup, adapters, copies):
         home(name).append(piece)
-        adapted += piece.share(setup.world_size)
+        flat = setup.sharding in FLAT
+        parts = -(-prod(piece.shape) // setup.world_size) * piece.itemsize
+        adapted += parts if flat else piece.share(setup.world_size)
     shards = fully_sharded(state, order, list(layers.values()), root, adapted, setup)
     return kept_on_host(shards, setup) if setup.offload_params else shards
 

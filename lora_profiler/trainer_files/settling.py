@@ -80,9 +80,9 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         yield instead(file, "sharding", "zero3", "zero2", what)
         options.pop("offload_param_device", None)
     if options["sharding"] in FLAT:
-        has_adapter = {"lora", "qlora"} & set(methods)
-        of = "an adapter" if has_adapter else f"the {usual.get('loss')} loss"
-        if has_adapter or usual.get("loss") not in _LOSSES_OF_FSDP1:
+        is_4_bit = "qlora" in methods
+        of = "a 4-bit base" if is_4_bit else f"the {usual.get('loss')} loss"
+        if is_4_bit or usual.get("loss") not in _LOSSES_OF_FSDP1:
             named, options["sharding"] = options["sharding"], "fsdp"
             row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
             yield replace(row, direction="either way")
@@ -103,8 +103,12 @@ def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading
         made = {"precision": "pure", "dtype": "bfloat16"}
         note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
     elif options["sharding"] in FLAT:
-        made = {"precision": "amp", "dtype": "float32"}
-        note = "under FSDP1 bf16 is its own mixed precision: shards are kept in float32"
+        made = {"precision": "amp"}
+        if "lora" in options.get("methods", ()):
+            made["adapter_dtype"] = "float32"
+        if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
+            made["dtype"] = "float32"
+        note = "under FSDP1 bf16 is its own mixed precision: what trains is kept in float32"
     elif options["sharding"] in FULLY_SHARDED:
         made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
         if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
