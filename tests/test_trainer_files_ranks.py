@@ -118,12 +118,10 @@ def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
 
 
 def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) -> None:
-    adapters = read(TRL, OVER_FSDP + "  fsdp_version: 1\n")
-    assert adapters.options["sharding"] == "fsdp"
-    assert gaps(adapters) == ["FSDP1 of an adapter, answered as FSDP2"]
-    assert {key.direction for key in adapters.not_modelled} == {"either way"}
     loss = read(FULL, OVER_FSDP + "  fsdp_version: 1\n")
+    assert loss.options["sharding"] == "fsdp"
     assert gaps(loss) == ["FSDP1 of the trl loss, answered as FSDP2"]
+    assert {key.direction for key in loss.not_modelled} == {"either way"}
     kept = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: SHARD_GRAD_OP\n")
     assert gaps(kept) == ["FSDP1 that keeps layers whole, answered as FSDP2"]
     in_a_node = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: HYBRID_SHARD\n")

@@ -11,6 +11,7 @@ from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
+    adapter_tensors,
     kept_in_16_bit,
     trainable_tensors,
     unpacked_dtype,
@@ -162,10 +163,11 @@ def _added(
     """The tensors that PEFT adds, by the module that they stand beside."""
     if setup.lora is None:
         return
-    itemsize = DTYPE_BYTES[adapter_dtype(setup)]
+    dtype, rank = adapter_dtype(setup), setup.lora.r
     for adapter in adapters:
-        for shape in (adapter.a_shape(setup.lora.r), adapter.b_shape(setup.lora.r)):
-            yield adapter.module, Piece(shape, itemsize, True)
+        for tensor in adapter_tensors(adapter, dtype, setup):
+            shape = tuple(size.evaluate(1, 1, rank) for size in tensor.shape)
+            yield adapter.module, Piece(shape, DTYPE_BYTES[dtype], not tensor.kind.is_frozen)
     for name, module in copies:
         for weight in module.weights:
             yield name, Piece(weight.shape, DTYPE_BYTES[unpacked_dtype(name, setup)], True)

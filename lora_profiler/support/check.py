@@ -83,8 +83,9 @@ def check_adapters(workload: Workload) -> None:
     if setup.lora is None:
         return
     layers = why_unruled(setup)
-    whole_layers = setup.lora.peft_type != "lora" or setup.lora.use_dora
-    traced = ("none", "ddp", *(("fsdp", "fsdp-no-reshard") if whole_layers else ()))
+    of_peft = setup.lora.peft_type != "lora" or setup.lora.use_dora
+    over_fsdp2 = of_peft and setup.quantization is None and setup.images is None
+    traced = ("none", "ddp", *(("fsdp", "fsdp-no-reshard") if over_fsdp2 else ()))
     if layers and setup.sharding not in traced:
         raise UsageError(
             f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
