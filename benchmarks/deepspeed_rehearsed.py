@@ -181,7 +181,11 @@ def _rehearse(case: dict[str, Any]) -> None:
     workspaces = 2 * 2**25  # of cuBLAS and cuBLASLt on Hopper
     bytes_ = {name: size - workspaces for name, size in found.items()}
     packages = ("deepspeed", "torch", "transformers", "peft")
-    said = {**bytes_, "host": _on_host(engine, optimizer), "versions": {p: version(p) for p in packages}}
+    said = {
+        **bytes_,
+        "host": _on_host(engine, optimizer),
+        "versions": {p: version(p) for p in packages},
+    }
     print("FOUND " + json.dumps(said), file=sys.stderr, flush=True)
     os._exit(0)
 

@@ -84,14 +84,13 @@ class TrainSetup(TrainOptions):
         if self.precision == "fsdp-mixed" and lora is not None:
             lora = replace(lora, adapter_dtype="bfloat16")
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
-        keeps_autocast = self.gathers_adapters_low
         return replace(
             held,
             lora=lora,
             world_size=1,
             sharding="none",
             dtype="bfloat16" if is_lowered else self.dtype,
-            precision="pure" if is_lowered and not keeps_autocast else self.precision,
+            precision="pure" if is_lowered and not self.gathers_adapters_low else self.precision,
         )
 
     @property

@@ -12,8 +12,9 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.platform import Platform
+from lora_profiler.support.check import check
 from lora_profiler.traced.single_size import predict_once as by_trace
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 CARD = find_gpu("h100_sxm_80gb")
 BLAS_BYTES = 64 * 2**20
@@ -158,8 +159,18 @@ def test_each_adapter_is_gathered_and_reduced_for_itself() -> None:
     assert found["reduce_scatter", "backward"].size_bytes == trained * 2
 
 
-def test_a_4_bit_base_is_refused_still() -> None:
-    from lora_profiler.workload import Quantization
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantization": Quantization()}, "a 4-bit base"),
+        ({"lora": LoraConfig(modules_to_save=("lm_head",))}, "modules that train whole"),
+    ],
+)
+def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=f"FSDP1 is not known of {words}"):
+        predict(asked(**FLAT, **changes))
 
-    with pytest.raises(UsageError, match="FSDP1 is not known of a 4-bit base"):
-        predict(asked(quantization=Quantization(), **FLAT))
+
+def test_other_adapters_over_fsdp1_are_refused() -> None:
+    with pytest.raises(UsageError, match="IA3's layers are known by traces alone"):
+        check(of("ia3", FLAT), "traced")

@@ -118,6 +118,12 @@ def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
 
 
 def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) -> None:
+    adapters = LLAMAFACTORY.replace("finetuning_type: full", "finetuning_type: lora")
+    flat = read(adapters, OVER_FSDP + "  fsdp_version: 1\n").options
+    assert (flat["sharding"], flat["precision"]) == ("fsdp1-no-prefetch", "amp")
+    assert flat["adapter_dtype"] == "float32" and flat.get("dtype") != "float32"
+    saved = read(adapters + "additional_target: lm_head\n", OVER_FSDP + "  fsdp_version: 1\n")
+    assert "FSDP1 of modules_to_save, answered as FSDP2" in gaps(saved)
     loss = read(FULL, OVER_FSDP + "  fsdp_version: 1\n")
     assert loss.options["sharding"] == "fsdp"
     assert gaps(loss) == ["FSDP1 of the trl loss, answered as FSDP2"]
@@ -267,7 +273,9 @@ deepspeed_config:
 
 def test_stage_1_moves_what_is_answered_as_on_the_card(read: Any) -> None:
     zero = {"zero_optimization": {"stage": 1, **MOVED}}
-    assert "states of stage 1 on the host" in gaps(read(PLAIN_MODEL + "deepspeed: ds.json\n", ds=zero))
+    assert "states of stage 1 on the host" in gaps(
+        read(PLAIN_MODEL + "deepspeed: ds.json\n", ds=zero)
+    )
 
 
 # --- launchers ------------------------------------------------------------------------------------

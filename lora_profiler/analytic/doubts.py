@@ -177,7 +177,9 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     if setup.world_size > 1:
         found += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
         found += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
-        found += [ON_NVME] * ("nvme" in (setup.offload_optimizer_device, setup.offload_param_device))
+        found += [ON_NVME] * (
+            "nvme" in (setup.offload_optimizer_device, setup.offload_param_device)
+        )
     if setup.precision == "fsdp-mixed":
         found.append(
             "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"

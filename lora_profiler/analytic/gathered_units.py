@@ -16,8 +16,8 @@ class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
     `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
     `sent` of the part that a rank casts, or copies from the host, before it is gathered; `kept` of
-    it while the unit is whole. `adapters` are gathered and reduced each for itself: `within` is what
-    of `whole` is theirs, `widest` the largest."""
+    it while the unit is whole. So many `adapters` are gathered and reduced each for itself:
+    `within` is what of `whole` is theirs, `widest` of the largest."""
 
     share: int
     whole: int

@@ -14,14 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.analytic.gathered_units import (
-    Piece,
-    Unit,
-    adapted_unit,
-    chunk,
-    flat_unit,
-    unit,
-)
+from lora_profiler.analytic.gathered_units import Piece, Unit, adapted_unit, chunk, flat_unit, unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.zero3_fetching import Gathered
@@ -38,16 +31,17 @@ class ShardState:
     """Bytes that a rank holds at each instant because there are others.
 
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its
-    optimizer works on, `at_once` the most in one step of it where that is less; `always` lives from the wrapping on. `units` are the layers that are
-    gathered one by one, `root` is the unit of the rest; without units gradients stay whole. `flat`
-    are FSDP1's units, of which none is on its way beside the one that runs, but in backward the
-    next where it `prefetches`.
-    `reshards` says whether a layer's weights go again after its forward pass. `order` are all
-    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come.
-    `back` lives beside `always` in the layers' backward pass; `fetched` are weights that ZeRO-3 has
-    gathered. `masters` are float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
-    what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
-    buffer of gradients is there from the beginning. `host` is what lies in the host's memory.
+    optimizer works on, `at_once` the most in one step of it where that is less; `always` lives from
+    the wrapping on. `units` are the layers that are gathered one by one, `root` is the unit of the
+    rest; without units gradients stay whole. `flat` are FSDP1's units, of which none is on its way
+    beside the one that runs, but in backward the next where it `prefetches`. `reshards` says
+    whether a layer's weights go again after its forward pass. `order` are all tensors that train,
+    whole. `dealt` is over how many ranks gradients are dealt out as they come. `back` lives beside
+    `always` in the layers' backward pass; `fetched` are weights that ZeRO-3 has gathered. `masters`
+    are float32 copies of what the rank updates, counted among optimizer states, and
+    `stepped_gradients` what the optimizer is given where that is no gradient of `state`. With
+    `gradients_stay` the buffer of gradients is there from the beginning. `host` is what lies in the
+    host's memory.
     """
 
     state: Persistent

@@ -65,6 +65,11 @@ def shard_state(
         )
     if setup.sharding in FLAT and setup.quantization is not None:
         raise UsageError("FSDP1 is not known of a 4-bit base; take --sharding fsdp.")
+    if setup.sharding in FLAT and copies:
+        raise UsageError(
+            "FSDP1 is not known of modules that train whole beside adapters; take --sharding fsdp,"
+            " or leave --modules-to-save out."
+        )
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {
         f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))

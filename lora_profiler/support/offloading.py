@@ -93,8 +93,8 @@ PINNED = (
     " time: up to twice their bytes; optimizer states are not."
 )
 PINNED_BY_DEEPSPEED = (
-    "DeepSpeed pins gradients and 16-bit weights on the host, under ZeRO-2 the float32 ones too, and"
-    " torch takes pinned memory in powers of two, a tensor at a time: up to twice their bytes."
+    "DeepSpeed pins gradients and 16-bit weights on the host, under ZeRO-2 the float32 ones too,"
+    " and torch takes pinned memory in powers of two, a tensor at a time: up to twice their bytes."
 )
 ON_NVME = (
     "What NVMe holds is counted nowhere, the host's buffers for it are read off DeepSpeed's source"

@@ -80,9 +80,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         yield instead(file, "sharding", "zero3", "zero2", what)
         options.pop("offload_param_device", None)
     if options["sharding"] in FLAT:
-        is_4_bit = "qlora" in methods
-        of = "a 4-bit base" if is_4_bit else f"the {usual.get('loss')} loss"
-        if is_4_bit or usual.get("loss") not in _LOSSES_OF_FSDP1:
+        of = f"the {usual.get('loss')} loss" if usual.get("loss") not in _LOSSES_OF_FSDP1 else ""
+        of = "modules_to_save" if options.get("modules_to_save") else of
+        of = "a 4-bit base" if "qlora" in methods else of
+        if of:
             named, options["sharding"] = options["sharding"], "fsdp"
             row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
             yield replace(row, direction="either way")
@@ -104,10 +105,8 @@ def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading
         note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
     elif options["sharding"] in FLAT:
         made = {"precision": "amp"}
-        if "lora" in options.get("methods", ()):
-            made["adapter_dtype"] = "float32"
-        if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
-            made["dtype"] = "float32"
+        is_lora = "lora" in options.get("methods", ())
+        made["adapter_dtype" if is_lora else "dtype"] = "float32"
         note = "under FSDP1 bf16 is its own mixed precision: what trains is kept in float32"
     elif options["sharding"] in FULLY_SHARDED:
         made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
