@@ -174,3 +174,11 @@ def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: s
 def test_other_adapters_over_fsdp1_are_refused() -> None:
     with pytest.raises(UsageError, match="IA3's layers are known by traces alone"):
         check(of("ia3", FLAT), "traced")
+
+
+def test_the_layer_above_is_there_still_as_one_comes_back() -> None:
+    """Where weights are all that counts: Llama-3.2-1B on eight ranks, 16 tokens each, which the
+    same script asked for so many bytes of; a layer of it has 121,643,008."""
+    small = asked(**FLAT, batch_size=1, seq_len=16, world_size=8)
+    found = predict(replace(small, model=find_model("meta-llama/Llama-3.2-1B")))
+    assert found.peak.total_bytes == pytest.approx(1_122_883_768, rel=0.002)

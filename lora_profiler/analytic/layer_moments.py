@@ -134,6 +134,9 @@ def inside_layers(
             came_back = kept.moved.buffered and index < forward.num_layers - 1
             buffered = run.input.bytes if came_back else ZERO  # it lies where buffers are counted
             where += found(running, index, within, checkpoint - buffered, sent, **extra)
+            if lingers := shards.lingering(index):
+                comes = [run.output.bytes]
+                where += found(running, index, comes, checkpoint, sent + lingers, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
                 rerun = run.input.bytes - buffered + run.waiting_gradients + state

@@ -152,6 +152,13 @@ class ShardState:
         sent = self.units[layer + 1].reduced if layer + 1 < len(self.units) else 0
         return constant(self.root.held + held + sent)
 
+    def lingering(self, layer: int) -> int:
+        """Bytes of the layer above while `layer` comes back: a frozen flat parameter goes with the
+        gradient of its layer's input, which brings the next one first (torch
+        `distributed/fsdp/_runtime_utils.py`, _register_post_backward_reshard_only_hook)."""
+        above = self.units[layer + 1 : layer + 2]
+        return sum(u.coming for u in above if self.flat and u.adapters)
+
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
