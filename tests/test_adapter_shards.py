@@ -47,27 +47,35 @@ OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     ({**FLAT, "checkpointing": True}, 409_741_384, 459_475_000),
     ({**FLAT, "sharding": "fsdp1"}, 807_856_680, 864_670_488),
     ({**FLAT, "precision": "pure"}, 964_651_688, 1_014_385_304),
+    ({**FLAT, "dtype": "float32"}, 875_114_184, 924_847_800),
+    ({**FLAT, "dtype": "float32", "lora": None}, 1_092_431_124, 1_142_754_564),
 ]
-"""The same of `FullyShardedDataParallel` wrapped by PEFT's `fsdp_auto_wrap_policy`, in forward and
-in backward, MixedPrecision as accelerate sets it under amp."""
+"""The same of `FullyShardedDataParallel`, with adapters wrapped by PEFT's `fsdp_auto_wrap_policy`,
+in forward and in backward, MixedPrecision as accelerate sets it under amp."""
 SCRIPT = """
-import os, torch, torch.distributed as dist, transformers, peft
+import functools, os, torch, torch.distributed as dist, transformers, peft
 from contextlib import nullcontext
 from torch.distributed.fsdp import BackwardPrefetch, MixedPrecision
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from peft.utils.other import fsdp_auto_wrap_policy
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = "LlamaDecoderLayer"
 torch.cuda.set_device(0)
 dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=4)
 name, low = "HuggingFaceTB/SmolLM2-135M", torch.bfloat16
-model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=low)
-model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.DTYPE)
+policy = functools.partial(
+    transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer})
+if ADAPTED:
+    model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+    policy = fsdp_auto_wrap_policy(model)
 if CHECKPOINTING:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
 os.environ.pop("LORA_PROFILER_RUN", None)  # the other ranks are not there
 mixed = MixedPrecision(param_dtype=low, reduce_dtype=low, buffer_dtype=low) if AMP else None
-model = FSDP(model, use_orig_params=True, auto_wrap_policy=fsdp_auto_wrap_policy(model),
+model = FSDP(model, use_orig_params=True, auto_wrap_policy=policy,
     mixed_precision=mixed, device_id=torch.device("cuda:0"), backward_prefetch=PREFETCH)
 model.train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
@@ -124,10 +132,10 @@ def test_fsdp2_asks_for_what_is_written_down(
 
 @pytest.mark.parametrize(("changes", "ahead", "back"), OVER_FSDP1)
 def test_rules_are_what_fsdp1_asks_for(changes: dict[str, Any], ahead: int, back: int) -> None:
-    found = {
-        m.moment: m.total_bytes for m in predict(asked(**changes)).moments if m.step == "steady"
-    }
+    prediction = predict(asked(**changes))
+    found = {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
     assert (found["end_of_forward"], found["loss_backward"]) == (ahead, back)
+    assert prediction.exactness == "exact"
 
 
 @rehearses
@@ -141,7 +149,10 @@ def test_fsdp1_asks_for_what_is_written_down(
 
     setup = asked(**changes).setup
     kind = "BackwardPrefetch.BACKWARD_PRE" if setup.sharding == "fsdp1" else "None"
-    words = {"CHECKPOINTING": setup.checkpointing, "AMP": setup.precision == "amp"}
+    words = {
+        **{"CHECKPOINTING": setup.checkpointing, "AMP": setup.precision == "amp"},
+        **{"DTYPE": setup.dtype, "ADAPTED": setup.lora is not None},
+    }
     text = SCRIPT.replace("PREFETCH", kind)
     for word, value in words.items():
         text = text.replace(word, str(value))

@@ -149,14 +149,14 @@ def partitioned_whole(
         ),
     )
     if on_host:
-        parts: dict[Category, int] = {
+        waiting: dict[Category, int] = {
             "parameters": sum(_part(p, world) for p in base),
             "adapters": sum(_part(p, world) for p in weights.added),
         }
         if setup.offload_param_device == "nvme":
             pool = PARAM_BUFFER_ELEMENTS + min(own, PARAM_HOST_ELEMENTS)
-            parts = {"parameters": pool * size}
-        found = replace(found, host={c: constant(n) for c, n in parts.items() if n})
+            waiting = {"parameters": pool * size}
+        found = replace(found, host={c: constant(n) for c, n in waiting.items() if n})
     if setup.offload_optimizer_device == "none":
         return found
     in_float32 = 4 if setup.offload_optimizer_device == "cpu" else 0

@@ -69,7 +69,8 @@ def is_unchecked(setup: TrainSetup) -> bool:
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    return setup.sharding in FLAT or cuts_adapters or shares_states
+    own_loss = setup.sharding in FLAT and setup.loss != "plain"
+    return own_loss or cuts_adapters or shares_states
 
 
 def doubts(plan: Plan, setup: TrainSetup) -> list[str]:

@@ -4,7 +4,7 @@ Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is a
 dimension, rounded up), `distributed/fsdp/_flat_param.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -68,6 +68,16 @@ def flat_unit(
         reduced_share=reduced,
         kept=share if from_host and not wide else 0,
     )
+
+
+def first_part(pieces: Iterable[Piece], world_size: int) -> Iterator[int]:
+    """Elements of each tensor that rank 0 has of a flat parameter, of those of which it has any."""
+    numels = [prod(piece.shape) for piece in pieces]
+    left = -(-sum(numels) // world_size)
+    for numel in numels:
+        if left:
+            yield min(numel, left)
+            left -= min(numel, left)
 
 
 def adapted_unit(base: Unit, own: Sequence[Unit]) -> Unit:

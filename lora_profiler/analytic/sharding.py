@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.analytic.gathered_units import Piece, Unit, adapted_unit, chunk, flat_unit, unit
+from lora_profiler.analytic.gathered_units import (
+    Piece,
+    Unit,
+    adapted_unit,
+    chunk,
+    first_part,
+    flat_unit,
+    unit,
+)
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.zero3_fetching import Gathered
@@ -326,7 +334,8 @@ def fully_sharded(
     setup: TrainSetup,
 ) -> ShardState:
     """Each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
-    rank's bytes of adapters. FSDP1's optimizer sees one flat tensor a unit."""
+    rank's bytes of adapters. FSDP1's optimizer sees what is the rank's of each tensor
+    (use_orig_params)."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
     known: dict[tuple[Piece, ...], Unit] = {}
@@ -355,8 +364,8 @@ def fully_sharded(
         own = tuple(TrainableTensor((constant(-(-n // world)),), dtype) for n, dtype in sizes)
     elif flat:
         dtype = order[0].dtype
-        numels = [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
-        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels if n)
+        numels = [n for pieces in (root, *layers) for n in first_part(pieces, world)]
+        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels)
     else:
         chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
         own = tuple(chunks[tensor] for tensor in order)

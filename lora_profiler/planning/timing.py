@@ -129,8 +129,8 @@ _NO_TOWERS = (
     " vision tower."
 )
 _ON_THE_HOST = (
-    "the time of a step that keeps shards, weights, states or activations on the host is not known:"
-    " the bus to it and its processor take part."
+    "the time of a step that keeps shards, states or activations on the host is not known: the bus"
+    " to the host and its processor take part in it."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 
