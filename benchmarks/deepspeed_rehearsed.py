@@ -36,6 +36,7 @@ CASES: list[dict[str, Any]] = [
         (_OF_SMALL, 3, "full", True, _BOTH, {}),
         (_OF_SMALL, 3, "lora", False, [], {}),
         (_OF_SMALL, 3, "lora", True, ["param"], {}),
+        (_OF_SMALL, 3, "full", True, [], {"model": {**SMALL, "tied": 1}}),
         (_OF_QWEN, 2, "full", True, [], {}),
         (_OF_QWEN, 2, "full", True, [], {"bucket": 500_000_000}),
         (_OF_QWEN, 2, "full", True, _STATES, {"bucket": 200_000_000, "ranks": 16}),
@@ -63,6 +64,7 @@ def config_of(model: dict[str, int]) -> dict[str, Any]:
         "num_hidden_layers": model["layers"],
         "num_attention_heads": heads,
         "num_key_value_heads": heads // 2,
+        "tie_word_embeddings": bool(model.get("tied")),
     }
 
 
@@ -131,6 +133,7 @@ def _rehearse(case: dict[str, Any]) -> None:
         model: Any = transformers.LlamaForCausalLM(
             transformers.LlamaConfig(**config_of(case["model"]))
         )
+    model.tie_weights()
     torch.set_default_dtype(torch.float32)
     if case["method"] == "lora":
         model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))

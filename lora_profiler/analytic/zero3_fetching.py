@@ -53,7 +53,7 @@ def gathered(
     places = {-1: embed, **dict(enumerate(layers)), last: head}
     of = {i: [(i, j, n) for j, n in enumerate(numels)] for i, numels in places.items()}
     if is_tied:
-        of[last] = of[-1]
+        of[last] = of[-1][:1]
     order = [(False, i, weight) for i, own in of.items() for weight in own]
     for i in range(last, -1 - into_embedding, -1):
         again = of[i] if runs_again and 0 <= i < last else []
