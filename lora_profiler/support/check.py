@@ -85,7 +85,9 @@ def check_adapters(workload: Workload) -> None:
         return
     layers = why_unruled(setup)
     of_peft = setup.lora.peft_type != "lora" or setup.lora.use_dora
-    over_fsdp2 = of_peft and setup.quantization is None and setup.images is None
+    mixes_dora = setup.lora.use_dora and setup.precision == "fsdp-mixed"
+    is_16_bit = setup.quantization is None and setup.images is None
+    over_fsdp2 = of_peft and is_16_bit and not mixes_dora
     traced = ("none", "ddp", *(("fsdp", "fsdp-no-reshard") if over_fsdp2 else ()))
     if layers and setup.sharding not in traced:
         raise UsageError(
