@@ -127,8 +127,9 @@ optimizer's loop.
   exactly, as it does here; inside a layer it is an estimate within some per cent.
   Held against real steps on a CPU (`tests/test_moments.py`, `tests/test_persistent.py`,
   `tests/test_package_optimizers.py`, `tests/test_bases.py`), traces (`tests/test_traced.py`,
-  `tests/test_ranks.py`) and rehearsals on torch's CUDA build: a number says how many rehearsals of
-  this very combination `tests/test_rehearsed_rules.py` compares.
+  `tests/test_ranks.py`), torch's FSDP1 and DeepSpeed rehearsed (`tests/test_adapter_shards.py`,
+  `tests/test_deepspeed_rehearsed.py`) and rehearsals on torch's CUDA build: a number says how many
+  rehearsals of this very combination `tests/test_rehearsed_rules.py` compares.
 - **trace**: exact by a trace, which needs torch; rules alone give a lower bound. Held against real
   steps on a CPU (`tests/test_unruled.py`).
 - **estimate** and **refused**: the number after them is the reason, below.

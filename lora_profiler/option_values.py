@@ -62,6 +62,7 @@ Sharding = Literal[
     "fsdp1-no-prefetch",
     "tp",
 ]
+OffloadDevice = Literal["none", "cpu", "nvme"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
 Qat = Literal["none", "8da4w", "int8-int4", "int4", "fp8-int4", "fp8-fp8"]

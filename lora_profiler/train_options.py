@@ -10,6 +10,7 @@ from lora_profiler.option_values import (
     Kernels,
     LoopState,
     Loss,
+    OffloadDevice,
     Sharding,
     Transformers,
 )
@@ -169,6 +170,35 @@ class TrainOptions(StepOptions):
             " where the optimizer steps.",
             words="shards on the host|shards on the device",
             heading="shards on the host",
+        ),
+    )
+    offload_optimizer_device: OffloadDevice = field(
+        default="none",
+        metadata=option(
+            "Where DeepSpeed's zero2 and zero3 keep float32 weights and optimizer states, and step:"
+            " offload_optimizer of its file.",
+            noun="offload_optimizer device",
+            added=39,
+            group="ranks",
+            label="Optimizer kept on",
+            tip="Of DeepSpeed's zero2 and zero3: where float32 weights and states wait, and the"
+            " optimizer steps.",
+            words="optimizer offloaded: {}",
+            heading="optimizer offloaded to {}",
+        ),
+    )
+    offload_param_device: OffloadDevice = field(
+        default="none",
+        metadata=option(
+            "Where zero3 keeps a rank's part of the weights until they are gathered: offload_param"
+            " of DeepSpeed's file.",
+            noun="offload_param device",
+            added=40,
+            group="ranks",
+            label="Weights kept on",
+            tip="Of DeepSpeed's zero3: where a rank's part of the weights waits.",
+            words="weights offloaded: {}",
+            heading="weights offloaded to {}",
         ),
     )
     padding: float = field(

@@ -90,7 +90,7 @@ class TrainSetup(TrainOptions):
             world_size=1,
             sharding="none",
             dtype="bfloat16" if is_lowered else self.dtype,
-            precision="pure" if is_lowered else self.precision,
+            precision="pure" if is_lowered and not self.gathers_adapters_low else self.precision,
         )
 
     @property
@@ -115,6 +115,11 @@ class TrainSetup(TrainOptions):
         return self.has_flat_units and self.precision == "amp" and self.dtype == "float32"
 
     @property
+    def gathers_adapters_low(self) -> bool:
+        """Whether FSDP1 gathers float32 adapters in bfloat16, so that autocast copies none."""
+        return self.has_flat_units and self.precision == "amp" and self.lora is not None
+
+    @property
     def autocast_dtype(self) -> Dtype | None:
         """What products and attention run in, whatever their inputs are; None without autocast."""
         lowered: dict[Precision, Dtype] = {"amp": "bfloat16", "amp-float16": "float16"}
@@ -135,7 +140,13 @@ class TrainSetup(TrainOptions):
     @property
     def offloads(self) -> bool:
         """Whether anything is kept in the host's memory."""
-        return self.offload_checkpoints or self.offload_activations or self.offload_params
+        shards = self.offload_params or self.offloads_by_deepspeed
+        return self.offload_checkpoints or self.offload_activations or shards
+
+    @property
+    def offloads_by_deepspeed(self) -> bool:
+        """Whether DeepSpeed keeps weights or the optimizer elsewhere."""
+        return (self.offload_optimizer_device, self.offload_param_device) != ("none", "none")
 
     @property
     def is_packed(self) -> bool:

@@ -170,8 +170,9 @@ def test_flat_units_are_worked_out_by_hand() -> None:
     assert ahead["last_layer_backward"] - plain["last_layer_backward"] == fetched
     assert ahead["end_of_forward"] == plain["end_of_forward"]
     wide = sharded(dtype="float32", precision="amp")
-    assert wide["optimizer_step"] - plain["optimizer_step"] == 5 * 2 * count // 4
-    assert wide["end_of_forward"] - plain["end_of_forward"] == 3 * 2 * count // 4
+    halved = 2 * (12 // 2) * 2  # the rotary buffers, which accelerate has in bfloat16 then
+    assert wide["optimizer_step"] - plain["optimizer_step"] == 5 * 2 * count // 4 - halved
+    assert wide["end_of_forward"] - plain["end_of_forward"] == 3 * 2 * count // 4 - halved
 
 
 def test_flat_units_refuse_what_nothing_says_of_them() -> None:

@@ -118,12 +118,16 @@ def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
 
 
 def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) -> None:
-    adapters = read(TRL, OVER_FSDP + "  fsdp_version: 1\n")
-    assert adapters.options["sharding"] == "fsdp"
-    assert gaps(adapters) == ["FSDP1 of an adapter, answered as FSDP2"]
-    assert {key.direction for key in adapters.not_modelled} == {"either way"}
+    adapters = LLAMAFACTORY.replace("finetuning_type: full", "finetuning_type: lora")
+    flat = read(adapters, OVER_FSDP + "  fsdp_version: 1\n").options
+    assert (flat["sharding"], flat["precision"]) == ("fsdp1-no-prefetch", "amp")
+    assert flat["adapter_dtype"] == "float32" and flat.get("dtype") != "float32"
+    saved = read(adapters + "additional_target: lm_head\n", OVER_FSDP + "  fsdp_version: 1\n")
+    assert "FSDP1 of modules_to_save, answered as FSDP2" in gaps(saved)
     loss = read(FULL, OVER_FSDP + "  fsdp_version: 1\n")
+    assert loss.options["sharding"] == "fsdp"
     assert gaps(loss) == ["FSDP1 of the trl loss, answered as FSDP2"]
+    assert {key.direction for key in loss.not_modelled} == {"either way"}
     kept = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: SHARD_GRAD_OP\n")
     assert gaps(kept) == ["FSDP1 that keeps layers whole, answered as FSDP2"]
     in_a_node = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: HYBRID_SHARD\n")
@@ -202,6 +206,76 @@ def test_what_deepspeed_does_otherwise_than_known_is_said(read: Any) -> None:
     assert gaps(file) == ["limits of ZeRO-3 other than its defaults"]
     first = read(PLAIN_MODEL + "deepspeed: ds.json\n", ds={"zero_optimization": {"stage": 1}})
     assert {key.direction for key in first.not_modelled} == {"too low"}
+
+
+MOVED = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
+BOTH = {**MOVED, "offload_param": {"device": "nvme", "nvme_path": "/nvme"}}
+
+
+def moved(file: TrainerFile) -> tuple[str, str]:
+    found = (file.options.get(f"offload_{what}_device", "none") for what in ("optimizer", "param"))
+    optimizer, param = found
+    return optimizer, param
+
+
+@pytest.mark.parametrize(
+    ("zero", "expected"),
+    [
+        ({"stage": 2, **MOVED}, ("cpu", "none")),
+        ({"stage": 3, **BOTH}, ("cpu", "nvme")),
+        ({"stage": 2, **BOTH}, ("cpu", "none")),  # whose weights stay
+        ({"stage": 2, "cpu_offload": True}, ("cpu", "none")),
+        ({"stage": 3, "offload_optimizer": {"device": "none"}}, ("none", "none")),
+    ],
+)
+def test_what_deepspeed_keeps_on_the_host(
+    read: Any, zero: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    file = read(PLAIN_MODEL + "deepspeed: ds.json\n", ds={"zero_optimization": zero})
+    assert moved(file) == expected
+    assert gaps(file) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ds_z2_offload_config.json", ("cpu", "none")),
+        ("ds_z3_offload_config.json", ("cpu", "cpu")),
+        ("zero3_bf16_cpuoffload_params.json", ("none", "cpu")),
+        ("zero3_bf16_cpuoffload_all.json", ("cpu", "cpu")),
+    ],
+)
+def test_a_name_tells_what_is_kept_on_the_host(
+    read: Any, name: str, expected: tuple[str, str]
+) -> None:
+    """LLaMA-Factory's and axolotl's."""
+    assert moved(read(PLAIN_MODEL + f"deepspeed: elsewhere/{name}\n")) == expected
+
+
+def test_accelerate_s_own_keys_keep_on_the_host(read: Any) -> None:
+    beside = """\
+distributed_type: DEEPSPEED
+num_processes: 8
+deepspeed_config:
+  zero_stage: 3
+  offload_optimizer_device: cpu
+  offload_param_device: cpu
+"""
+    file = read(PLAIN_MODEL, beside)
+    assert (moved(file), gaps(file)) == (("cpu", "cpu"), [])
+    one = read(PLAIN_MODEL, beside.replace("num_processes: 8", "num_processes: 1"))
+    assert moved(one) == ("none", "none")
+    assert gaps(one) == ["DeepSpeed's offloading of one rank"] * 2
+    paged = read(PLAIN_MODEL + "optim: paged_adamw_8bit\n", beside)
+    assert paged.options["optimizer"] == "adamw"
+    assert gaps(paged) == ["paged_adamw_8bit on the host, answered as DeepSpeed's CPUAdam"]
+
+
+def test_stage_1_moves_what_is_answered_as_on_the_card(read: Any) -> None:
+    zero = {"zero_optimization": {"stage": 1, **MOVED}}
+    assert "states of stage 1 on the host" in gaps(
+        read(PLAIN_MODEL + "deepspeed: ds.json\n", ds=zero)
+    )
 
 
 # --- launchers ------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
     ("options", "words"),
     [
         (
-            {"lora": DORA, "world_size": 2, "sharding": "fsdp"},
+            {"lora": DORA, "world_size": 2, "sharding": "fsdp1"},
             "DoRA's layers are known by traces alone",
         ),
         (

@@ -1,31 +1,38 @@
-"""ZeRO-2 and ZeRO-3 as DeepSpeed makes them: what a rank holds.
+"""ZeRO-2 and ZeRO-3 as DeepSpeed makes them: what a rank holds, on its card and on the host.
 
 Sources: DeepSpeed 0.19.8, `runtime/zero/stage_1_and_2.py`, `stage3.py`, `partition_parameters.py`
 and `config.py` (its defaults). What lives through the step was measured with DeepSpeed over gloo
-(`benchmarks/deepspeed_ranks.py`) and is equal to the byte; what lives for a while is read off the
-source.
+(`benchmarks/deepspeed_ranks.py`) and is equal to the byte; what lives for a while was rehearsed
+(`benchmarks/deepspeed_rehearsed.py`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from math import prod
+from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import constant
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.gathered_units import Piece
+from lora_profiler.analytic.optimizers import total_state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.sharding import ShardState
-from lora_profiler.prediction import Collective, Phase, Traffic
+from lora_profiler.analytic.zero3_fetching import Gathered, gathered
+from lora_profiler.prediction import Category, Collective, Phase, Traffic
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
-LIVE_ELEMENTS = 1_000_000_000
-"""DeepSpeed's default of `stage3_max_live_parameters`."""
 PERSISTENT_ELEMENTS = 100_000
 """DeepSpeed's default of `stage3_param_persistence_threshold`: no larger weight stays whole."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's default of `sub_group_size`: ZeRO-3 updates no more at once."""
 ALIGNMENT = 2
 """Elements to which a rank's part of the flat weights is padded (`nccl_start_alignment_factor`)."""
+OPTIMIZER_BUFFERS = 4
+"""DeepSpeed's default of `offload_optimizer.buffer_count`, each as long as a sub-group."""
+PARAM_BUFFER_ELEMENTS = 5 * 100_000_000
+"""DeepSpeed's defaults of `offload_param.buffer_count` and `buffer_size`."""
+PARAM_HOST_ELEMENTS = 1_000_000_000
+"""DeepSpeed's default of `offload_param.max_in_cpu`."""
 
 _STAGE_2: tuple[tuple[Collective, Phase], ...] = (
     ("reduce_scatter", "backward"),
@@ -38,10 +45,24 @@ _STAGE_3: tuple[tuple[Collective, Phase], ...] = (
 )
 
 
+class Weights(NamedTuple):
+    """A model's parameters in the order in which they run: of the embedding, each layer, the head,
+    and what PEFT adds. `is_tied`: the head has the embedding's."""
+
+    embed: tuple[Piece, ...]
+    layers: tuple[tuple[Piece, ...], ...]
+    head: tuple[Piece, ...]
+    added: tuple[Piece, ...]
+    is_tied: bool
+
+
 def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
     """ZeRO-2: weights whole, those that train in one flat tensor, of which each rank updates a part
     in float32. Gradients of the part stay once they are reduced, those that it cuts through whole;
-    the bucket is there through backward."""
+    the bucket is there in the layers' backward, and a copy of what it holds while that is reduced.
+
+    With the optimizer on the host the part is updated there, in float32, and goes back through a
+    copy in 16 bit; gradients go there through one buffer on each side, as long as the longest."""
     rank, size = setup.lora.r if setup.lora else 1, DTYPE_BYTES[setup.dtype]
     numels = [tensor.numel.evaluate(1, 1, rank) for tensor in order]
     whole = sum(numels)
@@ -49,17 +70,29 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     part = -(-whole // unit) * unit // setup.world_size
     kept = max(_overlapping(numels, part))
     padded = part * setup.world_size - whole
-    return replace(
-        _stepping(state, [part], kept, setup),
+    reduced = min(setup.reduce_bucket_size, whole)
+    found = replace(
+        _stepping(state, part),
         state=replace(
             state,
             parameter_bytes=state.parameter_bytes + padded * size,
-            order=_flat([kept], setup.dtype),
+            order=_flat(kept, setup.dtype),
         ),
-        back=constant(setup.reduce_bucket_size * size),
+        back=constant((setup.reduce_bucket_size + reduced) * size),
         dealt=setup.world_size,
         order=tuple(order),
         exchanged=tuple(_sent(collective, phase, whole * size) for collective, phase in _STAGE_2),
+    )
+    if setup.offload_optimizer_device == "none":
+        return found
+    longest = max(numels) * size
+    waiting = kept * size if setup.accumulation > 1 else 0
+    return _updated_on_host(
+        replace(found, always=constant(longest)),
+        setup,
+        group=part,
+        weights=part * size,
+        gradients=part * 4 + longest + waiting,
     )
 
 
@@ -78,40 +111,35 @@ def _overlapping(numels: Sequence[int], part: int) -> list[int]:
 
 
 def partitioned_whole(
-    state: Persistent,
-    setup: TrainSetup,
-    order: Sequence[TrainableTensor],
-    base: Iterable[Piece],
-    added: Iterable[Piece],
+    state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor], weights: Weights
 ) -> ShardState:
     """ZeRO-3: of each weight a part; small ones stay whole beside it once they were gathered. The
     buffer of gradients and the bucket are there from the beginning.
 
-    Gathered weights are kept as long as `LIVE_ELEMENTS` allow, since each is used again within
-    `stage3_max_reuse_distance`: all of a model that is smaller.
-    """
+    With weights on the host their parts are there, with the optimizer there the buffer of gradients
+    and a float32 copy of it too; the bucket is on the card, and so is what was gathered."""
     world, size = setup.world_size, DTYPE_BYTES[setup.dtype]
     rank = setup.lora.r if setup.lora else 1
-    base, added = list(base), list(added)
-    trained = [-(-t.numel.evaluate(1, 1, rank) // world) for t in order]
-    gathered = [n for n in map(_numel, (*base, *added)) if n > PERSISTENT_ELEMENTS]
-    live = constant(min(sum(gathered), LIVE_ELEMENTS) * size)
-    whole = sum(gathered) * size
+    base = [*weights.embed, *(p for layer in weights.layers for p in layer), *weights.head]
+    parts = [-(-t.numel.evaluate(1, 1, rank) // world) for t in order]
+    own, group = sum(parts), _longest_group(parts)
+    whole = sum(_numel(p) * p.itemsize for p in (*base, *weights.added) if _is_gathered(p))
     reduced = sum(t.numel.evaluate(1, 1, rank) for t in order) * size
-    groups = [min(sum(trained), SUB_GROUP_ELEMENTS)]
-    found = _stepping(state, [sum(trained)], sum(trained), setup)
-    return replace(
-        found,
+    on_host = setup.offload_param_device != "none"
+    found = replace(
+        _stepping(state, own),
         state=replace(
             state,
-            parameter_bytes=sum(piece_bytes(piece, world) for piece in base),
-            adapter_bytes=constant(sum(piece_bytes(piece, world) for piece in added)),
-            order=_flat([sum(trained)], setup.dtype),
+            parameter_bytes=sum(piece_bytes(p, world, on_host=on_host) for p in base),
+            adapter_bytes=constant(
+                sum(piece_bytes(p, world, on_host=on_host) for p in weights.added)
+            ),
+            order=_flat(own, setup.dtype),
         ),
-        stepped_gradients=constant(sum(trained) * size + groups[0] * 4),
+        at_once=replace(state, order=_flat(group, "float32")),
+        stepped_gradients=constant(own * size + group * 4),
         always=constant(setup.reduce_bucket_size * size),
-        ahead=live,
-        back=live,
+        fetched=_fetched(weights, setup),
         dealt=world,
         gradients_stay=True,
         order=tuple(order),
@@ -120,35 +148,113 @@ def partitioned_whole(
             for (collective, phase), total in zip(_STAGE_3, (whole, whole, reduced), strict=True)
         ),
     )
+    if on_host:
+        waiting: dict[Category, int] = {
+            "parameters": sum(_part(p, world) for p in base),
+            "adapters": sum(_part(p, world) for p in weights.added),
+        }
+        if setup.offload_param_device == "nvme":
+            pool = PARAM_BUFFER_ELEMENTS + min(own, PARAM_HOST_ELEMENTS)
+            waiting = {"parameters": pool * size}
+        found = replace(found, host={c: constant(n) for c, n in waiting.items() if n})
+    if setup.offload_optimizer_device == "none":
+        return found
+    in_float32 = 4 if setup.offload_optimizer_device == "cpu" else 0
+    gradients = own * (size + in_float32)
+    return _updated_on_host(found, setup, group=group, weights=0, gradients=gradients)
 
 
-def piece_bytes(piece: Piece, world_size: int) -> int:
-    """Bytes of a weight on each rank under ZeRO-3: its part, padded, and the parts of all ranks if
-    it is small."""
-    numel = _numel(piece)
-    parts = 1 + (world_size if numel <= PERSISTENT_ELEMENTS else 0)
-    return -(-numel // world_size) * parts * piece.itemsize
+def _updated_on_host(
+    shards: ShardState, setup: TrainSetup, *, group: int, weights: int, gradients: int
+) -> ShardState:
+    """`shards` with the optimizer, its float32 weights and its states on the host, beside bytes of
+    `weights` and `gradients` there. ZeRO-3 takes those of a sub-group, at most `group` elements, to
+    NVMe and back through buffers; ZeRO-2 knows no NVMe, and takes it for the host."""
+    more: dict[Category, Polynomial] = {
+        "gradients": constant(gradients),
+        "optimizer_states": shards.masters + total_state_bytes(shards.stepped.trainable, setup),
+    }
+    if setup.offload_optimizer_device == "nvme" and setup.sharding == "zero3":
+        more["optimizer_states"] = constant(group * 4 * OPTIMIZER_BUFFERS)
+    if weights:
+        more["adapters" if setup.lora else "parameters"] = constant(weights)
+    nothing = replace(shards.state, order=())
+    return replace(
+        shards,
+        state=nothing,
+        stepped=nothing,
+        at_once=None,
+        masters=ZERO,
+        stepped_gradients=ZERO,
+        host={**shards.host, **more},
+    )
+
+
+def _longest_group(parts: Sequence[int]) -> int:
+    """Elements of the largest sub-group, which ends with the tensor that fills it."""
+    groups = [0]
+    for part in parts:
+        if groups[-1] >= SUB_GROUP_ELEMENTS:
+            groups.append(0)
+        groups[-1] += part
+    return max(groups)
+
+
+def piece_bytes(piece: Piece, world_size: int, *, on_host: bool = False) -> int:
+    """Bytes of a weight on each rank's card under ZeRO-3: its part, padded, where that is not
+    `on_host`, and the parts of all ranks if it is small."""
+    copies = (not on_host) + (0 if _is_gathered(piece) else world_size)
+    return _part(piece, world_size) * copies
+
+
+def _part(piece: Piece, world_size: int) -> int:
+    return -(-_numel(piece) // world_size) * piece.itemsize
+
+
+def _is_gathered(piece: Piece) -> bool:
+    return _numel(piece) > PERSISTENT_ELEMENTS
 
 
 def _numel(piece: Piece) -> int:
     return prod(piece.shape)
 
 
-def _stepping(
-    state: Persistent, parts: Sequence[int], gradients: int, setup: TrainSetup
-) -> ShardState:
+def _fetched(weights: Weights, setup: TrainSetup) -> Gathered:
+    """Bytes of what is gathered when."""
+    numels = [
+        [_numel(p) for p in pieces if _is_gathered(p)]
+        for pieces in (weights.embed, *weights.layers, weights.head)
+    ]
+    found = gathered(
+        numels[0],
+        numels[1:-1],
+        numels[-1],
+        is_tied=weights.is_tied,
+        runs_again=setup.checkpointing,
+        into_embedding=setup.lora is None or setup.has_input_gradients,
+    )
+    size = DTYPE_BYTES[setup.dtype]
+    return Gathered(
+        forward=tuple(n * size for n in found.forward),
+        loss=found.loss * size,
+        backward=tuple(n * size for n in found.backward),
+        embedding=found.embedding * size,
+    )
+
+
+def _stepping(state: Persistent, part: int) -> ShardState:
     """The rank's float32 part, its states, and the float32 gradient that its optimizer is given."""
-    wide = constant(sum(parts) * 4)
+    wide = constant(part * 4)
     return ShardState(
         state=state,
-        stepped=replace(state, order=_flat(parts, "float32")),
+        stepped=replace(state, order=_flat(part, "float32")),
         masters=wide,
         stepped_gradients=wide,
     )
 
 
-def _flat(numels: Sequence[int], dtype: str) -> tuple[TrainableTensor, ...]:
-    return tuple(TrainableTensor((constant(numel),), dtype) for numel in numels)
+def _flat(numel: int, dtype: str) -> tuple[TrainableTensor, ...]:
+    return (TrainableTensor((constant(numel),), dtype),)
 
 
 def _sent(collective: Collective, phase: Phase, size_bytes: int) -> Traffic:

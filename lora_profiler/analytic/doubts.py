@@ -17,7 +17,7 @@ from lora_profiler.support.losses import (
     OWN_LOSSES,
     SMOOTHED,
 )
-from lora_profiler.support.offloading import PINNED
+from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
@@ -31,11 +31,12 @@ _SHARED = {
     "zero2": (
         "The rank that holds most under DeepSpeed's ZeRO-2: all weights in the model's format, a"
         " float32 copy of its part among optimizer states, one bucket of gradients through"
-        " backward, a second one with overlap_comm left out."
+        " backward, and a copy of what it holds while that is reduced; a second one with"
+        " overlap_comm left out."
     ),
     "zero3": (
         "Each rank under DeepSpeed's ZeRO-3 with its defaults: weights of up to 100,000 elements"
-        " stay whole, of the others a billion elements at most is gathered at once"
+        " stay whole, of the others about a billion elements is gathered at once"
         " (stage3_max_live_parameters); a float32 copy of its part is among optimizer states."
     ),
     "tp": (
@@ -68,8 +69,8 @@ def is_unchecked(setup: TrainSetup) -> bool:
     was not, nor how other optimizers than torch's first two share their states."""
     shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    unchecked = (*DEEPSPEED_ZERO, *FLAT)
-    return setup.sharding in unchecked or cuts_adapters or shares_states
+    own_loss = setup.sharding in FLAT and setup.loss != "plain"
+    return own_loss or cuts_adapters or shares_states
 
 
 def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -148,7 +149,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     if setup.sharding in DEEPSPEED_ZERO:
         found.append(
             "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"
-            " while was read off its source, and held against no run."
+            " while follows its source, and was rehearsed with the plain loss alone."
         )
     elif is_unchecked(setup):
         found.append("No trace and no measurement of this sharding was held against its rule.")
@@ -176,6 +177,10 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     found += (*evaluation_words(workload), *generation_words(setup))
     if setup.world_size > 1:
         found += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
+        found += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
+        found += [ON_NVME] * (
+            "nvme" in (setup.offload_optimizer_device, setup.offload_param_device)
+        )
     if setup.precision == "fsdp-mixed":
         found.append(
             "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"

@@ -4,7 +4,7 @@ Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is a
 dimension, rounded up), `distributed/fsdp/_flat_param.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
     `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
     `sent` of the part that a rank casts, or copies from the host, before it is gathered; `kept` of
-    it while the unit is whole."""
+    it while the unit is whole. So many `adapters` are gathered and reduced each for itself:
+    `within` is what of `whole` is theirs, `widest` of the largest."""
 
     share: int
     whole: int
@@ -24,10 +25,18 @@ class Unit(NamedTuple):
     reduced_share: int
     sent: int = 0
     kept: int = 0
+    adapters: int = 0
+    within: int = 0
+    widest: int = 0
 
     @property
     def held(self) -> int:
-        return self.whole + self.kept
+        return self.coming + self.widest
+
+    @property
+    def coming(self) -> int:
+        """What is there of a unit that was fetched ahead."""
+        return self.whole - self.within + self.kept
 
 
 class Piece(NamedTuple):
@@ -58,6 +67,31 @@ def flat_unit(
         reduced=reduced * world_size // parts,
         reduced_share=reduced,
         kept=share if from_host and not wide else 0,
+    )
+
+
+def first_part(pieces: Iterable[Piece], world_size: int) -> Iterator[int]:
+    """Elements of each tensor that rank 0 has of a flat parameter, of those of which it has any."""
+    numels = [prod(piece.shape) for piece in pieces]
+    left = -(-sum(numels) // world_size)
+    for numel in numels:
+        if left:
+            yield min(numel, left)
+            left -= min(numel, left)
+
+
+def adapted_unit(base: Unit, own: Sequence[Unit]) -> Unit:
+    """A frozen flat parameter and those of the adapters within it, each of which is gathered for
+    itself, as it runs (PEFT `utils/other.py`, fsdp_auto_wrap_policy)."""
+    wholes = [one.whole for one in own]
+    return base._replace(
+        share=base.share + sum(one.share for one in own),
+        whole=base.whole + sum(wholes),
+        reduced=sum(one.reduced for one in own),
+        reduced_share=sum(one.reduced_share for one in own),
+        adapters=len(own),
+        within=sum(wholes),
+        widest=max(wholes, default=0),
     )
 
 

@@ -104,13 +104,15 @@ def inside_layers(
     for layer in forward.layers:
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
         running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
-        ahead += found(
-            before,
-            newest,
-            running_forward,
-            run.input.bytes + kept.masks + kept.cached + kept.moved.behind,
-            shards.in_forward(newest),
-        )
+        fullest_ahead, fullest_back = shards.fullest(layer.indices)
+        for index in {newest, *fullest_ahead}:
+            ahead += found(
+                before,
+                index,
+                running_forward,
+                run.input.bytes + kept.masks + kept.cached + kept.moved.behind,
+                shards.in_forward(index),
+            )
         if shards.is_sharded:
             for index in {oldest, newest}:
                 own = run.input.bytes + kept.masks + kept.cached
@@ -118,7 +120,7 @@ def inside_layers(
         checkpoint = (
             run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
         )
-        places = [(newest, last), (oldest, first)]
+        places = [(newest, last), (oldest, first), *((index, last) for index in fullest_back)]
         if shards.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
             places += [(index, last) for index in layer.indices[-2:-1]] + [
                 (index, first) for index in layer.indices[1:2]
@@ -132,6 +134,9 @@ def inside_layers(
             came_back = kept.moved.buffered and index < forward.num_layers - 1
             buffered = run.input.bytes if came_back else ZERO  # it lies where buffers are counted
             where += found(running, index, within, checkpoint - buffered, sent, **extra)
+            if lingers := shards.lingering(index):
+                comes = [run.output.bytes]
+                where += found(running, index, comes, checkpoint, sent + lingers, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
                 rerun = run.input.bytes - buffered + run.waiting_gradients + state

@@ -48,7 +48,10 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
         if setup.sharding == "zero3":
-            weights = sum(piece_bytes(piece, world) for piece in base_pieces(module, setup, kept))
+            weights = sum(
+                piece_bytes(piece, world, on_host=setup.offload_param_device != "none")
+                for piece in base_pieces(module, setup, kept)
+            )
         all_own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
         own = [t for t in all_own if not t.kind.is_frozen]
         states = (
@@ -83,8 +86,9 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     states_of_all = total_state_bytes(plan.shards.stepped.trainable, setup) + plan.shards.masters
     shared_states = states_of_all.evaluate(*at) - sum(r.optimizer_state_bytes for r in rows)
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
-    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding in DEEPSPEED_ZERO else 0
-    if shared_states or dealt:
+    is_dealt = setup.sharding in DEEPSPEED_ZERO
+    dealt = plan.state.gradient_bytes.evaluate(*at) if is_dealt else 0
+    if shared_states or is_dealt:
         state = plan.state
         held = state.parameter_bytes + state.quantization_bytes + state.adapter_bytes.evaluate(*at)
         padding = held - sum(r.parameter_bytes for r in rows)
@@ -97,7 +101,8 @@ def _held(tensor: TrainableTensor, setup: TrainSetup, at: Values) -> int:
     if setup.sharding != "zero3":
         return tensor.bytes.evaluate(*at)
     shape = tuple(size.evaluate(*at) for size in tensor.shape)
-    return piece_bytes(Piece(shape, DTYPE_BYTES[setup.dtype], True), setup.world_size)
+    piece = Piece(shape, DTYPE_BYTES[setup.dtype], True)
+    return piece_bytes(piece, setup.world_size, on_host=setup.offload_param_device != "none")
 
 
 def _rest(

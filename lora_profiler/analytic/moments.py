@@ -94,7 +94,7 @@ def moments(
             logits_and_loss=output + SCALAR + scaler.step,
             temporaries=t,
         )
-        for t in step_temporary_candidates(shards.stepped, setup)
+        for t in step_temporary_candidates(shards.at_once or shards.stepped, setup)
     ]
     return {
         "setup": (setup_moment,),
@@ -189,7 +189,7 @@ def persistent_only(
     base = beside(base, shards.always)
     given = shards.stepped_gradients or state.gradient_bytes
     step = base | {"gradients": given, "inputs": input_bytes(workload.setup)}
-    temporaries = step_temporary_candidates(shards.stepped, workload.setup)
+    temporaries = step_temporary_candidates(shards.at_once or shards.stepped, workload.setup)
     return {
         "setup": (candidate(base),),
         "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries),
@@ -200,7 +200,8 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
     """Two float32 vectors of half the rotary width per rotary set, and what else the family
     registers. torchtune has one vector, and cosines and sines of all positions that the model may
     have, in float32, of half the width or the whole; its builders with adapters make them
-    anew for each layer, but those of Llama 3.1 and 3.2 (0.7, models/*/_component_builders.py)."""
+    anew for each layer, but those of Llama 3.1 and 3.2 (0.7, models/*/_component_builders.py).
+    accelerate has FSDP1 hold all in bfloat16 (`utils/dataclasses.py`, set_mixed_precision)."""
     config, setup = workload.model.config, workload.setup
     widths = sum(size for _, size in family.rotary_sets(config))
     if setup.kernels == "unsloth":
@@ -208,7 +209,8 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
             workload.model, setup
         )
     if rotary_tables(workload) == "once" or not widths:
-        return 4 * widths + family.buffer_bytes(setup.dtype)
+        size = 2 if setup.has_flat_units and setup.precision == "amp" else 4
+        return size * widths + family.buffer_bytes(setup.dtype)
     of_token = 4 * widths * (2 if has_whole_tables(workload.model) else 1)
     scaled = (config.get("rope_parameters") or {}).get("rope_type")
     is_shared = setup.lora is None or scaled == "llama3"

@@ -130,6 +130,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.sharding,
         setup.reduce_bucket_size,
         setup.offload_params,
+        setup.offload_optimizer_device,
+        setup.offload_param_device,
         setup.loss,
         setup.label_smoothing_factor > 0,
         setup.hold_outputs,
@@ -181,7 +183,7 @@ def program_of(workload: Workload) -> Family | None:
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
 
-def _build(workload: Workload) -> Plan:
+def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
     setup, model = workload.setup, workload.model
     family = program_of(workload)
     if setup.world_size > 1:
@@ -195,7 +197,7 @@ def _build(workload: Workload) -> Plan:
     forward = kept = evaluation_pass = generation_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
-        rules = rules_for(workload, kernels, masked)
+        rules = rules_for(workload, kernels, masked)._replace(gathers_low=gathers_low)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
@@ -234,7 +236,9 @@ def _shared(workload: Workload) -> Plan:
         return replace(
             one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
         )
-    one = plan_for(replace(workload, setup=workload.setup.of_one_process))
+    process = replace(workload, setup=workload.setup.of_one_process)
+    is_low = workload.setup.gathers_adapters_low
+    one = _build(process, gathers_low=True) if is_low else plan_for(process)
     shards = shard_state(workload, one.state, one.adapters, one.copies)
     return _with_moments(
         replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])

@@ -112,6 +112,8 @@ def _lowered_weight(op: Ledger, weight: Tensor) -> tuple[Tensor, Polynomial]:
     own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
     if op.rules.autocast in (None, weight.dtype):
         return weight, own
+    if op.rules.gathers_low and own != ZERO:
+        return weight, own // 2
     copy = op.fresh(weight.elements, op.rules.autocast, weight.requires_grad)
     if own != ZERO:
         if weight.dtype == "float32":

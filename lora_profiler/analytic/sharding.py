@@ -14,9 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
+from lora_profiler.analytic.gathered_units import (
+    Piece,
+    Unit,
+    adapted_unit,
+    chunk,
+    first_part,
+    flat_unit,
+    unit,
+)
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.analytic.zero3_fetching import Gathered
 from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FLAT, TrainSetup
 
@@ -30,20 +39,22 @@ class ShardState:
     """Bytes that a rank holds at each instant because there are others.
 
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its
-    optimizer works on; `always` lives from the wrapping on. `units` are the layers that are
-    gathered one by one, `root` is the unit of the rest; without units gradients stay whole. `flat`
-    are FSDP1's units, of which none is on its way beside the one that runs, but in backward the
-    next where it `prefetches`.
-    `reshards` says whether a layer's weights go again after its forward pass. `order` are all
-    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come.
-    `ahead` and `back` live beside `always` in the forward pass and in backward. `masters` are
-    float32 copies of what the rank updates, counted among optimizer states, and `stepped_gradients`
-    what the optimizer is given where that is no gradient of `state`. With `gradients_stay` the
-    buffer of gradients is there from the beginning. `host` is what lies in the host's memory.
+    optimizer works on, `at_once` the most in one step of it where that is less; `always` lives from
+    the wrapping on. `units` are the layers that are gathered one by one, `root` is the unit of the
+    rest; without units gradients stay whole. `flat` are FSDP1's units, of which none is on its way
+    beside the one that runs, but in backward the next where it `prefetches`. `reshards` says
+    whether a layer's weights go again after its forward pass. `order` are all tensors that train,
+    whole. `dealt` is over how many ranks gradients are dealt out as they come. `back` lives beside
+    `always` in the layers' backward pass; `fetched` are weights that ZeRO-3 has gathered. `masters`
+    are float32 copies of what the rank updates, counted among optimizer states, and
+    `stepped_gradients` what the optimizer is given where that is no gradient of `state`. With
+    `gradients_stay` the buffer of gradients is there from the beginning. `host` is what lies in the
+    host's memory.
     """
 
     state: Persistent
     stepped: Persistent
+    at_once: Persistent | None = None
     always: Polynomial = ZERO
     dealt: int = 1
     units: tuple[Unit, ...] = ()
@@ -53,8 +64,8 @@ class ShardState:
     prefetches: bool = False
     order: tuple[TrainableTensor, ...] = ()
     exchanged: tuple[Traffic, ...] = ()
-    ahead: Polynomial = ZERO
     back: Polynomial = ZERO
+    fetched: Gathered | None = None
     masters: Polynomial = ZERO
     stepped_gradients: Polynomial | None = None
     gradients_stay: bool = False
@@ -77,7 +88,7 @@ class ShardState:
         """The root's weights, those of the layer, and the buffer that brought them, kept until the
         next layer's has come."""
         if self.root is None:
-            return self.always + self.ahead
+            return self.always + (self.fetched.forward[layer] if self.fetched else 0)
         if self.flat:
             return constant(self.root.held + self.units[layer].held)
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
@@ -86,9 +97,7 @@ class ShardState:
     def before_forward(self, layer: int) -> Polynomial:
         """As `in_forward`, while the buffer of the unit before is still there; before the first
         layer that is the root's."""
-        if self.root is None:
-            return self.always + self.ahead
-        if self.flat:
+        if self.root is None or self.flat:
             return self.in_forward(layer)
         earlier = self.units[layer - 1] if layer else self.root
         return self.in_forward(layer) + earlier.held
@@ -97,7 +106,7 @@ class ShardState:
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
-            return self.always + self.ahead
+            return self.always + (self.fetched.loss if self.fetched else 0)
         buffer = 0 if self.flat else self.units[-1].held
         return constant(self.root.held + self._left + buffer)
 
@@ -105,9 +114,9 @@ class ShardState:
     def before_layers(self) -> Polynomial:
         """While backward is in the loss and the head: the last layer is on its way already."""
         if self.root is None:
-            return self.always + self.back
+            return self.in_loss
         if self.flat:
-            return constant(self.root.held + self.units[-1].held * self.prefetches)
+            return constant(self.root.held + self.units[-1].coming * self.prefetches)
         return constant(self.root.held + (self.units[-1].held if self.reshards else self._left))
 
     @property
@@ -127,7 +136,7 @@ class ShardState:
         """In a loss that is made of what the root has returned: no buffer is left, and none is
         fetched before backward comes back to the root."""
         if self.root is None:
-            return self.always + self.ahead
+            return self.in_loss
         return constant(self.root.held + self._left)
 
     @property
@@ -138,9 +147,9 @@ class ShardState:
         """The root's weights, the layer's, the buffer of the next one to come, and what the one
         before sent off as gradients."""
         if self.root is None:
-            return self.always + self.back
+            return self.always + self.back + (self.fetched.backward[layer] if self.fetched else 0)
         if self.flat:
-            coming = self.units[layer - 1].held * self.prefetches if layer > 0 else 0
+            coming = self.units[layer - 1].coming * self.prefetches if layer > 0 else 0
             return constant(self.root.held + self.units[layer].held + coming)
         coming = self.units[layer - 1].held if layer > 0 else 0
         held = (
@@ -151,11 +160,26 @@ class ShardState:
         sent = self.units[layer + 1].reduced if layer + 1 < len(self.units) else 0
         return constant(self.root.held + held + sent)
 
+    def lingering(self, layer: int) -> int:
+        """Bytes of the layer above while `layer` comes back: a frozen flat parameter goes with the
+        gradient of its layer's input, which brings the next one first (torch
+        `distributed/fsdp/_runtime_utils.py`, _register_post_backward_reshard_only_hook)."""
+        above = self.units[layer + 1 : layer + 2]
+        return sum(u.coming for u in above if self.flat and u.adapters)
+
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
-            return self.always + self.back
+            return self.always + self.back + (self.fetched.embedding if self.fetched else 0)
         return constant(self.root.held + (0 if self.flat else self.units[0].reduced))
+
+    def fullest(self, indices: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of layers that are alike those beside which ZeRO-3 has gathered most, in forward and in
+        backward."""
+        if self.fetched is None:
+            return (), ()
+        ahead, back = self.fetched.forward, self.fetched.backward
+        return (max(indices, key=lambda i: ahead[i]),), (max(indices, key=lambda i: back[i]),)
 
     def reduced_above(self, layer: int) -> Polynomial:
         """Shards of the gradients of all layers with an index over `layer`."""
@@ -166,8 +190,8 @@ class ShardState:
         moment inside a layer's backward, which one moment's name does not tell apart. `rank` is
         that of the adapters."""
         if self.root is None:
-            passing = {"end_of_forward": self.ahead, "loss_backward": self.back}.get(moment, ZERO)
-            size = (self.always + passing).evaluate(1, 1, rank)
+            is_loss = moment in ("end_of_forward", "loss_backward")
+            size = (self.in_loss if is_loss else self.always).evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.held, self.units[-1].held
         buffer = 0 if self.flat else last
@@ -223,14 +247,11 @@ class ShardState:
             ("backward", again),
         ]
         found = [
-            _summed("all_gather", phase, [u.whole for u in units], setup)
+            _summed("all_gather", phase, [(u.whole, 1 + u.adapters) for u in units], setup)
             for phase, units in gathers
         ]
-        found.append(
-            _summed(
-                "reduce_scatter", "backward", [u.reduced for u in all_units if u.reduced], setup
-            )
-        )
+        reduced = [(u.reduced, u.adapters or 1) for u in all_units if u.reduced]
+        found.append(_summed("reduce_scatter", "backward", reduced, setup))
         return tuple(t for t in found if t.count)
 
 
@@ -239,11 +260,15 @@ def _repeated(traffic: Traffic, times: int) -> Traffic:
 
 
 def _summed(
-    collective: Collective, phase: Phase, sizes: Sequence[int], setup: TrainSetup
+    collective: Collective, phase: Phase, sent: Sequence[tuple[int, int]], setup: TrainSetup
 ) -> Traffic:
+    """Of units of which each has (bytes, collectives) of a micro-batch."""
     times = setup.accumulation
     return Traffic(
-        collective=collective, phase=phase, count=times * len(sizes), size_bytes=times * sum(sizes)
+        collective=collective,
+        phase=phase,
+        count=times * sum(count for _, count in sent),
+        size_bytes=times * sum(size for size, _ in sent),
     )
 
 
@@ -309,25 +334,38 @@ def fully_sharded(
     setup: TrainSetup,
 ) -> ShardState:
     """Each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
-    rank's bytes of adapters. FSDP1's optimizer sees one flat tensor a unit."""
+    rank's bytes of adapters. FSDP1's optimizer sees what is the rank's of each tensor
+    (use_orig_params)."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
     known: dict[tuple[Piece, ...], Unit] = {}
     flat = setup.sharding in FLAT
 
+    def alone(piece: Piece) -> Unit:
+        is_wide = piece.itemsize == 4 and setup.precision == "amp"
+        return flat_unit([piece], world, wide=is_wide, from_host=setup.offload_params)
+
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
-            return flat_unit(
-                pieces, world, wide=setup.has_wide_shards, from_host=setup.offload_params
+            is_apart = setup.lora is not None
+            base = flat_unit(
+                [p for p in pieces if not (is_apart and p.trains)],
+                world,
+                wide=setup.has_wide_shards,
+                from_host=setup.offload_params,
             )
+            return adapted_unit(base, [alone(p) for p in pieces if p.trains]) if is_apart else base
         return unit(pieces, world, gathered, from_host=setup.offload_params)
 
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base = made(root)
-    if flat:
+    if flat and setup.lora is not None:
+        sizes = [(t.numel.evaluate(1, 1, rank), t.dtype) for t in order]
+        own = tuple(TrainableTensor((constant(-(-n // world)),), dtype) for n, dtype in sizes)
+    elif flat:
         dtype = order[0].dtype
-        numels = [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
-        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels if n)
+        numels = [n for pieces in (root, *layers) for n in first_part(pieces, world)]
+        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels)
     else:
         chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
         own = tuple(chunks[tensor] for tensor in order)

@@ -2,14 +2,16 @@
 holds."""
 
 from collections.abc import Iterator
+from math import prod
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.deepspeed import dealt_out, partitioned_whole
+from lora_profiler.analytic.deepspeed import Weights, dealt_out, partitioned_whole
 from lora_profiler.analytic.gathered_units import Piece
 from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
     adapter_dtype,
+    adapter_tensors,
     kept_in_16_bit,
     trainable_tensors,
     unpacked_dtype,
@@ -22,7 +24,7 @@ from lora_profiler.analytic.sharding import (
     replicated,
 )
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import Module, Stack
+from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.support.bases import nf4_bytes
 from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
@@ -48,10 +50,8 @@ def shard_state(
     if setup.sharding == "zero2":
         return dealt_out(state, setup, order)
     if setup.sharding == "zero3":
-        kept = kept_in_16_bit(model, setup)
-        base = [p for _, module in model.modules() for p in base_pieces(module, setup, kept)]
-        added = [piece for _, piece in _added(setup, adapters, copies)]
-        return partitioned_whole(state, setup, order, base, added)
+        added = tuple(piece for _, piece in _added(setup, adapters, copies))
+        return partitioned_whole(state, setup, order, _as_they_run(model, setup, added))
     if setup.sharding not in FULLY_SHARDED:
         raise UsageError(
             f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, zero3, fsdp,"
@@ -65,6 +65,11 @@ def shard_state(
         )
     if setup.sharding in FLAT and setup.quantization is not None:
         raise UsageError("FSDP1 is not known of a 4-bit base; take --sharding fsdp.")
+    if setup.sharding in FLAT and copies:
+        raise UsageError(
+            "FSDP1 is not known of modules that train whole beside adapters; take --sharding fsdp,"
+            " or leave --modules-to-save out."
+        )
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {
         f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))
@@ -83,9 +88,31 @@ def shard_state(
         home(name).extend(base_pieces(module, setup, kept))
     for name, piece in _added(setup, adapters, copies):
         home(name).append(piece)
-        adapted += piece.share(setup.world_size)
+        flat = setup.sharding in FLAT
+        parts = -(-prod(piece.shape) // setup.world_size) * piece.itemsize
+        adapted += parts if flat else piece.share(setup.world_size)
     shards = fully_sharded(state, order, list(layers.values()), root, adapted, setup)
     return kept_on_host(shards, setup) if setup.offload_params else shards
+
+
+def _as_they_run(model: ModelSpec, setup: TrainSetup, added: tuple[Piece, ...]) -> Weights:
+    """The base's weights by the place where they are used."""
+    kept = kept_in_16_bit(model, setup)
+    layers: dict[str, list[Piece]] = {}
+    embed: list[Piece] = []
+    head: list[Piece] = []
+    names = [part.name + "." for part in model.parts if isinstance(part, Stack)]
+    is_tied = False
+    for name, module in model.modules():
+        stack = next((n for n in names if name.startswith(n)), None)
+        if stack is not None:
+            at = layers.setdefault(stack + name[len(stack) :].partition(".")[0], [])
+        else:
+            at = head if layers else embed
+        at.extend(base_pieces(module, setup, kept))
+        if name == model.output_embedding:
+            is_tied = any(weight.tied_to is not None for weight in module.weights)
+    return Weights(tuple(embed), tuple(map(tuple, layers.values())), tuple(head), added, is_tied)
 
 
 def gathered_to_save(
@@ -141,10 +168,11 @@ def _added(
     """The tensors that PEFT adds, by the module that they stand beside."""
     if setup.lora is None:
         return
-    itemsize = DTYPE_BYTES[adapter_dtype(setup)]
+    dtype, rank = adapter_dtype(setup), setup.lora.r
     for adapter in adapters:
-        for shape in (adapter.a_shape(setup.lora.r), adapter.b_shape(setup.lora.r)):
-            yield adapter.module, Piece(shape, itemsize, True)
+        for tensor in adapter_tensors(adapter, dtype, setup):
+            shape = tuple(size.evaluate(1, 1, rank) for size in tensor.shape)
+            yield adapter.module, Piece(shape, DTYPE_BYTES[dtype], not tensor.kind.is_frozen)
     for name, module in copies:
         for weight in module.weights:
             yield name, Piece(weight.shape, DTYPE_BYTES[unpacked_dtype(name, setup)], True)

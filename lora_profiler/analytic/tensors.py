@@ -107,7 +107,8 @@ class Rules(NamedTuple):
     `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
-    come. `moves_activations`: what layers save waits on the host. `chunk_rows`: tokens that the
+    come. `gathers_low`: float32 adapters are in the dtype of autocast while they run, by FSDP.
+    `moves_activations`: what layers save waits on the host. `chunk_rows`: tokens that the
     head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what
     `trains`.
     """
@@ -141,6 +142,7 @@ class Rules(NamedTuple):
     rotary_tables: Literal["once", "buffer", "each"] = "once"
     reentrant: bool = False
     steps_in_backward: bool = False
+    gathers_low: bool = False
     moves_activations: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()
     transformers: Transformers = "5"

@@ -305,7 +305,8 @@ def ranks(*, network: bool) -> dict[str, Any]:
     world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), 2, MAX_SIZE, **own)
     found: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
     if sharding in DEEPSPEED_ZERO:
-        found["reduce_bucket_size"] = _widget(SETUP_OPTIONS["reduce_bucket_size"])
+        names = ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")
+        found.update({name: _widget(SETUP_OPTIONS[name]) for name in names})
     if sharding in FULLY_SHARDED:
         found["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
     if network:

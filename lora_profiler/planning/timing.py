@@ -80,7 +80,7 @@ def step_time(
     workload = on_card(workload, gpu)
     if workload.setup.images is not None:
         return Timing(step=None, refusal=_NO_TOWERS)
-    if workload.setup.offload_params or workload.setup.offload_activations:
+    if workload.setup.offloads and not workload.setup.offload_checkpoints:
         return Timing(step=None, refusal=_ON_THE_HOST)
     device = device_for(workload, gpu)
     if device is None:
@@ -133,8 +133,8 @@ _NO_TOWERS = (
     " vision tower."
 )
 _ON_THE_HOST = (
-    "the time of a step with --offload-params or --offload-activations is not known: the bus to the"
-    " host and its processor take part in it."
+    "the time of a step that keeps shards, states or activations on the host is not known: the bus"
+    " to the host and its processor take part in it."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 

@@ -77,13 +77,19 @@ def check_model(workload: Workload) -> None:
 def check_adapters(workload: Workload) -> None:
     """Raises UsageError for layers without rules where no trace was held against ranks that share
     them; for Muon on what is no matrix; for DoRA on bare parameters, such as packed experts,
-    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper); and for IA3 where its layers hand on
+    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper); for VeRA where torch refuses its
+    products (`tuners/vera/layer.py`, forward, rehearsed); and for IA3 where its layers hand on
     float32 between layers in 16 bit."""
     setup = workload.setup
     if setup.lora is None:
         return
     layers = why_unruled(setup)
-    if layers and setup.sharding not in ("none", "ddp"):
+    of_peft = setup.lora.peft_type != "lora" or setup.lora.use_dora
+    mixes_dora = setup.lora.use_dora and setup.precision == "fsdp-mixed"
+    is_16_bit = setup.quantization is None and setup.images is None
+    over_fsdp2 = of_peft and is_16_bit and not mixes_dora
+    traced = ("none", "ddp", *(("fsdp", "fsdp-no-reshard") if over_fsdp2 else ()))
+    if layers and setup.sharding not in traced:
         raise UsageError(
             f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
             " against them; take --sharding ddp, or ask without."
@@ -105,6 +111,12 @@ def check_adapters(workload: Workload) -> None:
                 " attention, or --optimizer adamw."
             )
     _check_ia3(setup)
+    if setup.lora.peft_type == "vera" and setup.precision == "fsdp-mixed":
+        raise UsageError(
+            "PEFT's VeRA multiplies by float32 matrices that are no parameters, which FSDP's mixed"
+            " precision leaves as they are: torch refuses them beside bfloat16; take --precision"
+            " pure or amp."
+        )
     if not setup.lora.use_dora:
         return
     packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)

@@ -1,11 +1,12 @@
-"""What waits in the host's memory: Unsloth's checkpoints, saved tensors, FSDP's shards. No torch.
+"""What waits in the host's memory: Unsloth's checkpoints, saved tensors, FSDP's shards and
+DeepSpeed's. No torch.
 
 Source of the first: unsloth-zoo 2026.10.9, `gradient_checkpointing.py` (UnslothCheckpointFunction):
 inputs of more than 2 MiB are moved, the last layer's is not, and two buffers on the card, which
 grow to the longest, take them back in turn; the second one where half a GiB is free."""
 
 from lora_profiler.errors import UsageError
-from lora_profiler.workload import FULLY_SHARDED, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, TrainSetup, Workload
 
 LEAST_OFFLOADED = 2**20
 """Elements of an input that stays, in 16 bit."""
@@ -26,6 +27,8 @@ def check_offloading(workload: Workload) -> None:
     setup = workload.setup
     asked = {
         "--offload-params": setup.offload_params,
+        "--offload-optimizer-device": setup.offload_optimizer_device != "none",
+        "--offload-param-device": setup.offload_param_device != "none",
         "--offload-activations": setup.offload_activations,
         "--offload-checkpoints": setup.offload_checkpoints and setup.checkpointing,
     }
@@ -40,7 +43,9 @@ def check_offloading(workload: Workload) -> None:
             f"sharding {setup.sharding} keeps no shards on the host; take --sharding fsdp, or leave"
             " --offload-params out."
         )
-    kept = [name for name in named if name != "--offload-params"]
+    if setup.offloads_by_deepspeed:
+        _check_deepspeed(setup)
+    kept = [name for name in named if name in ("--offload-activations", "--offload-checkpoints")]
     saves_weights = setup.offload_checkpoints or not setup.checkpointing
     if kept and saves_weights and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
         raise UsageError(
@@ -65,9 +70,35 @@ def check_offloading(workload: Workload) -> None:
         )
 
 
+def _check_deepspeed(setup: TrainSetup) -> None:
+    if setup.sharding not in DEEPSPEED_ZERO:
+        raise UsageError(
+            f"sharding {setup.sharding} is not DeepSpeed's; take --sharding zero2 or zero3, or"
+            " leave --offload-optimizer-device and --offload-param-device out."
+        )
+    if setup.offload_param_device != "none" and setup.sharding != "zero3":
+        raise UsageError(
+            "ZeRO-2 has its weights on the card; take --sharding zero3, or leave"
+            " --offload-param-device out."
+        )
+    if setup.offload_optimizer_device != "none" and setup.optimizer not in ("adamw", "lion"):
+        raise UsageError(
+            "on the host DeepSpeed steps with its own CPUAdam and CPULion, and refuses other"
+            " optimizers (zero_force_ds_cpu_optimizer); take --optimizer adamw or lion."
+        )
+
+
 PINNED = (
     "Shards and gradients on the host are pinned, which torch takes in powers of two, a tensor at a"
     " time: up to twice their bytes; optimizer states are not."
+)
+PINNED_BY_DEEPSPEED = (
+    "DeepSpeed pins gradients and 16-bit weights on the host, under ZeRO-2 the float32 ones too,"
+    " and torch takes pinned memory in powers of two, a tensor at a time: up to twice their bytes."
+)
+ON_NVME = (
+    "What NVMe holds is counted nowhere, the host's buffers for it are read off DeepSpeed's source"
+    " with its defaults (4 of optimizer states, 5 of 100,000,000 weights)."
 )
 OFFLOADED_ACTIVATIONS = (
     "Of OffloadActivations the rehearsed peaks were larger by two scalars; what the loss keeps is"

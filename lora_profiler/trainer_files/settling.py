@@ -22,9 +22,11 @@ def settled(
     if options.get("world_size") == 1:
         options.pop("sharding", None)
         del options["world_size"]
+        yield from _kept_on_card(options, rows[0].file)
     has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
     if not has_ranks:
         options.pop("sharding", None)
+        yield from _kept_on_card(options, rows[0].file)
         return
     options.setdefault("sharding", "ddp")
     file = rows[0].file
@@ -57,6 +59,12 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
+    moved = options.get("offload_optimizer_device", "none")
+    if moved != "none" and optimizer not in ("adamw", "lion"):
+        options["optimizer"] = "adamw"
+        what = f"{optimizer} on the host, answered as DeepSpeed's CPUAdam"
+        row = instead(file, "optimizer", optimizer, "adamw", what)
+        yield replace(row, direction="either way")
     if usual.get("optimizer_in_bwd"):
         options["optimizer_in_bwd"] = False
         what = "an optimizer that steps in the backward pass of several ranks"
@@ -70,13 +78,23 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["sharding"] = "zero2"
         what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
         yield instead(file, "sharding", "zero3", "zero2", what)
+        options.pop("offload_param_device", None)
     if options["sharding"] in FLAT:
-        has_adapter = {"lora", "qlora"} & set(methods)
-        of = "an adapter" if has_adapter else f"the {usual.get('loss')} loss"
-        if has_adapter or usual.get("loss") not in _LOSSES_OF_FSDP1:
+        of = f"the {usual.get('loss')} loss" if usual.get("loss") not in _LOSSES_OF_FSDP1 else ""
+        of = "modules_to_save" if options.get("modules_to_save") else of
+        of = "a 4-bit base" if "qlora" in methods else of
+        if of:
             named, options["sharding"] = options["sharding"], "fsdp"
             row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
             yield replace(row, direction="either way")
+
+
+def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
+    """What DeepSpeed would move where it has no rules."""
+    for name in ("offload_optimizer_device", "offload_param_device"):
+        if (device := options.pop(name, "none")) != "none":
+            row = instead(file, name, device, "none", "DeepSpeed's offloading of one rank")
+            yield replace(row, options={}, direction="too high")
 
 
 def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
@@ -86,8 +104,10 @@ def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading
         made = {"precision": "pure", "dtype": "bfloat16"}
         note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
     elif options["sharding"] in FLAT:
-        made = {"precision": "amp", "dtype": "float32"}
-        note = "under FSDP1 bf16 is its own mixed precision: shards are kept in float32"
+        made = {"precision": "amp"}
+        is_lora = "lora" in options.get("methods", ())
+        made["adapter_dtype" if is_lora else "dtype"] = "float32"
+        note = "under FSDP1 bf16 is its own mixed precision: what trains is kept in float32"
     elif options["sharding"] in FULLY_SHARDED:
         made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
         if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):

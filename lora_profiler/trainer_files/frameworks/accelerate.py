@@ -5,6 +5,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import ranks
+from lora_profiler.trainer_files.frameworks.offloading import deepspeed_device
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     Meaning,
@@ -53,7 +54,8 @@ def _precision(value: Any, document: Document) -> Meaning:
 
 _STAGES = ("deepspeed_config.zero_stage", "deepspeed_config.deepspeed_config_file")
 COUNTED_BY_TORCHRUN = ("gpu", "auto")
-_OFFLOAD = "states or parameters on the host"
+_OPTIMIZER = deepspeed_device("offload_optimizer_device")
+_PARAM = deepspeed_device("offload_param_device")
 _OWN_LIMITS = "limits of ZeRO-3 other than its defaults"
 
 ACCELERATE = Framework(
@@ -69,8 +71,8 @@ ACCELERATE = Framework(
         **ranks.fsdp_keys(1),
         "deepspeed_config.zero_stage": ranks.zero_stage,
         "deepspeed_config.deepspeed_config_file": ranks.deepspeed,
-        "deepspeed_config.offload_optimizer_device": ranks.offload_device(_OFFLOAD),
-        "deepspeed_config.offload_param_device": ranks.offload_device(_OFFLOAD),
+        "deepspeed_config.offload_optimizer_device": _OPTIMIZER,
+        "deepspeed_config.offload_param_device": _PARAM,
         "deepspeed_config.gradient_accumulation_steps": costs_nothing,
         "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
         "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
@@ -115,8 +117,10 @@ DEEPSPEED = Framework(
         ),
         "zero_optimization.sub_group_size": ranks.usual_number(1e9, _OWN_LIMITS),
         "zero_optimization.reduce_bucket_size": ranks.reduce_bucket,
-        "zero_optimization.offload_optimizer.device": ranks.offload_device(_OFFLOAD),
-        "zero_optimization.offload_param.device": ranks.offload_device(_OFFLOAD),
+        "zero_optimization.offload_optimizer.device": _OPTIMIZER,
+        "zero_optimization.offload_param.device": _PARAM,
+        "zero_optimization.cpu_offload": _OPTIMIZER,
+        "zero_optimization.cpu_offload_param": _PARAM,
         "train_micro_batch_size_per_gpu": _number("batch_size"),
         "gradient_accumulation_steps": _number("accumulation"),
         "bf16.enabled": _enabled,

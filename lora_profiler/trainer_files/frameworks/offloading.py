@@ -1,16 +1,53 @@
-"""What waits on the host, as keys say it: FSDP's parameters, and activations in axolotl's words."""
+"""What waits on the host, as keys say it: FSDP's parameters, DeepSpeed's weights and states, and
+activations in axolotl's words."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import shared
-from lora_profiler.trainer_files.meaning import NOTHING, Meaning, is_off, is_on, not_modelled
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    Reader,
+    is_off,
+    is_on,
+    not_modelled,
+)
+
+_STAGES = ("zero_optimization.stage", "deepspeed_config.zero_stage")
 
 
 def params_on_host(value: Any, document: Document) -> Meaning:
     """With their gradients and the optimizer's states."""
     return Meaning({"offload_params": True}) if is_on(value) else NOTHING
+
+
+def deepspeed_device(option: str) -> Reader:
+    """offload_optimizer and offload_param. Parameters are moved in stage 3 alone (DeepSpeed
+    `runtime/engine.py`, _configure_zero_optimizer), and stage 1 is answered as torch's."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        device = "cpu" if value is True else str(value).lower()
+        if is_off(value) or device == "none":
+            return NOTHING
+        stage = str(next((document.get(key) for key in _STAGES if document.get(key)), ""))
+        if stage == "1":
+            return not_modelled("states of stage 1 on the host", "too high")
+        if option == "offload_param_device" and stage == "2":
+            return NOTHING
+        return Meaning({option: device})
+
+    return read
+
+
+def by_name(name: str, stage: str) -> dict[str, Any]:
+    """What a DeepSpeed file that is not at hand moves, as those of LLaMA-Factory and axolotl are
+    named: ds_z3_offload_config.json, zero3_bf16_cpuoffload_params.json."""
+    if "offload" not in name or stage not in ("2", "3"):
+        return {}
+    states = {"offload_optimizer_device": "cpu"} if "params" not in name else {}
+    return {**states, "offload_param_device": "cpu"} if stage == "3" else states
 
 
 def checkpointing(value: Any, document: Document) -> Meaning:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks.offloading import params_on_host
+from lora_profiler.trainer_files.frameworks.offloading import by_name, params_on_host
 from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
     NOTHING,
@@ -170,13 +170,6 @@ def usual_number(usual: float, what: str) -> Reader:
     return read
 
 
-def offload_device(what: str) -> Reader:
-    def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if is_off(value) else not_modelled(what, "too high")
-
-    return read
-
-
 def deepspeed(value: Any, document: Document) -> Meaning:
     """The name of DeepSpeed's file where it is not at hand: most say their stage."""
     if is_off(value):
@@ -189,7 +182,4 @@ def deepspeed(value: Any, document: Document) -> Meaning:
         raise ValueError("there is no such file, and its name does not tell its stage.")
     meaning = zero_stage(stage, document)
     note = "the file is not at hand; its stage is taken from its name"
-    if "offload" in name:
-        what = "; ".join(filter(None, (meaning.missing, "states offloaded to the host")))
-        meaning = meaning._replace(missing=what, direction="too high")
-    return meaning._replace(note=note)
+    return meaning._replace(note=note, options={**meaning.options, **by_name(name, stage)})

@@ -1,0 +1,231 @@
+"""What DeepSpeed asks a card for, rehearsed on its first rank, the others not there: ZeRO-2 and
+ZeRO-3, with and without offloading, over the CUDA build of torch.
+
+    LORA_PROFILER_CUDA_PYTHON=PYTHON python -m benchmarks.deepspeed_rehearsed
+
+PYTHON is one with a CUDA build of torch, transformers and PEFT; where DeepSpeed (DS_BUILD_OPS=0) is
+in a folder of its own, $DEEPSPEED_FOLDER names it. Writes `tests/data/deepspeed_rehearsed.json`,
+which `tests/test_deepspeed_rehearsed.py` holds against the rules; rows that it has already are not
+made again. Twenty minutes on two busy cores; what is offloaded takes the host's memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parents[1] / "tests" / "data" / "deepspeed_rehearsed.json"
+CARD = "h100_sxm_80gb"
+SMALL = {"hidden": 512, "feedforward": 1376, "layers": 4, "vocabulary": 32003}
+QWEN = {"hidden": 2048, "feedforward": 6144, "layers": 28, "vocabulary": 151936}
+LLAMA = {"hidden": 4096, "feedforward": 14336, "layers": 32, "vocabulary": 128256}
+_OF_SMALL = {"model": SMALL, "ranks": 4, "batch": 2, "seq": 256, "bucket": 4_000_000}
+_OF_QWEN = {"model": QWEN, "ranks": 4, "batch": 2, "seq": 1024, "bucket": 4_194_304}
+_OF_LLAMA = {"model": LLAMA, "ranks": 8, "batch": 1, "seq": 2048, "bucket": 16_777_216}
+_STATES, _BOTH = ["optimizer"], ["optimizer", "param"]
+CASES: list[dict[str, Any]] = [
+    {**of, "stage": stage, "method": method, "checkpointing": again, "offload": moved, **more}
+    for of, stage, method, again, moved, more in (
+        (_OF_SMALL, 2, "full", False, [], {}),
+        (_OF_SMALL, 2, "full", False, _STATES, {}),
+        (_OF_SMALL, 2, "lora", True, _STATES, {"accumulation": 2}),
+        (_OF_SMALL, 3, "full", False, [], {}),
+        (_OF_SMALL, 3, "full", False, _STATES, {}),
+        (_OF_SMALL, 3, "full", True, _BOTH, {}),
+        (_OF_SMALL, 3, "lora", False, [], {}),
+        (_OF_SMALL, 3, "lora", True, ["param"], {}),
+        (_OF_SMALL, 3, "full", True, [], {"model": {**SMALL, "tied": 1}}),
+        (_OF_QWEN, 2, "full", True, [], {}),
+        (_OF_QWEN, 2, "full", True, [], {"bucket": 500_000_000}),
+        (_OF_QWEN, 2, "full", True, _STATES, {"bucket": 200_000_000, "ranks": 16}),
+        (_OF_QWEN, 2, "lora", False, [], {"bucket": 500_000_000}),
+        (_OF_QWEN, 3, "full", True, [], {}),
+        (_OF_QWEN, 3, "full", True, _BOTH, {"accumulation": 2, "ranks": 16}),
+        (_OF_QWEN, 3, "lora", False, [], {}),
+        (_OF_LLAMA, 3, "full", False, [], {"seq": 512, "bucket": 500_000_000}),
+        (_OF_LLAMA, 3, "full", True, [], {}),
+        (_OF_LLAMA, 3, "lora", True, [], {}),
+        (_OF_LLAMA, 3, "lora", True, [], {"seq": 512, "bucket": 500_000_000}),
+    )
+]
+
+
+def config_of(model: dict[str, int]) -> dict[str, Any]:
+    """A Llama of that size, with two heads of queries for one of keys."""
+    heads = model["hidden"] // 64
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": model["vocabulary"],
+        "hidden_size": model["hidden"],
+        "intermediate_size": model["feedforward"],
+        "num_hidden_layers": model["layers"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+        "tie_word_embeddings": bool(model.get("tied")),
+    }
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--rank"]:
+        _rehearse(json.loads(sys.argv[2]))
+        return
+    known = json.loads(DATA.read_text("utf-8"))["rows"] if DATA.exists() else []
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        row = next((row for row in known if case.items() <= row.items()), None)
+        rows.append(row or {**case, **_row(case)})
+        print(rows[-1], file=sys.stderr, flush=True)
+        document = {"card": CARD, "rows": rows + [row for row in known if row not in rows]}
+        DATA.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def _row(case: dict[str, Any]) -> dict[str, Any]:
+    """Raises RuntimeError where the steps did not go through."""
+    folders = [os.environ.get("DEEPSPEED_FOLDER", ""), str(DATA.parents[2])]
+    path = "PYTHONPATH=" + os.pathsep.join(filter(None, folders))
+    python = os.environ["LORA_PROFILER_CUDA_PYTHON"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lora_profiler", "rehearse", "--gpu", CARD, "--steps", "9"),
+            *("--python", python, "--", "env", path, "python", __file__),
+            *("--rank", json.dumps(case)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    said = next((line for line in done.stderr.splitlines() if line.startswith("FOUND ")), None)
+    if said is None:
+        raise RuntimeError(done.stderr[-2000:])
+    found: dict[str, Any] = json.loads(said[len("FOUND ") :])
+    return found
+
+
+def _rehearse(case: dict[str, Any]) -> None:
+    """Prints what the third step asks for: bytes between steps, and the most in forward, backward
+    and the optimizer's step, and what lies on the host; BLAS workspaces left out."""
+    from importlib.metadata import version
+
+    import torch
+    import torch.distributed as dist
+
+    ranks, moved = case["ranks"], case["offload"]
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    dist.distributed_c10d._store_based_barrier = lambda *a, **k: None  # type: ignore[attr-defined]
+    torch.cuda.set_device(0)
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=ranks)
+    del os.environ["LORA_PROFILER_RUN"]  # where ranks wait for each other's small messages
+
+    import deepspeed  # type: ignore[import-not-found]
+    import peft
+    import transformers
+    from deepspeed.runtime.zero import stage3, stage_1_and_2  # type: ignore[import-not-found]
+    from transformers.initialization import no_init_weights
+
+    # values are not computed: no norm is one, nothing overflows
+    stage3.is_invalid_grad_norm = stage_1_and_2.is_invalid_grad_norm = lambda norm: False
+    deepspeed.init_distributed("nccl", dist_init_required=False)
+    torch.set_default_dtype(torch.bfloat16)
+    with no_init_weights(), torch.device("cuda"):
+        model: Any = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**config_of(case["model"]))
+        )
+    model.tie_weights()
+    torch.set_default_dtype(torch.float32)
+    if case["method"] == "lora":
+        model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+    if case["checkpointing"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    accumulation = case.get("accumulation", 1)
+    engine, optimizer, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(trained, lr=1e-4, foreach=True),
+        config={
+            "train_micro_batch_size_per_gpu": case["batch"],
+            "gradient_accumulation_steps": accumulation,
+            "bf16": {"enabled": True},
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": {
+                "stage": case["stage"],
+                "reduce_bucket_size": case["bucket"],
+                **{f"offload_{what}": {"device": "cpu"} for what in moved},
+            },
+        },
+    )
+    del model
+    if case["stage"] == 2:
+        found_overflow = optimizer.has_overflow
+        optimizer.has_overflow = lambda *a, **k: (found_overflow(*a, **k), False)[1]
+
+    def held(which: str) -> int:
+        return int(torch.cuda.memory_stats()[f"requested_bytes.all.{which}"])
+
+    found: dict[str, int] = {}
+    for _ in range(3):
+        ids = torch.ones((case["batch"], case["seq"]), dtype=torch.int64, device="cuda")
+        found = dict.fromkeys(("forward", "backward", "step"), 0)
+        found["between"] = held("current")
+        for _ in range(accumulation):
+            for phase in ("forward", "backward", "step"):
+                torch.cuda.reset_peak_memory_stats()
+                if phase == "forward":
+                    loss = engine(input_ids=ids, labels=ids, use_cache=False).loss
+                elif phase == "backward":
+                    engine.backward(loss)
+                    del loss
+                else:
+                    engine.step()
+                found[phase] = max(found[phase], held("peak"))
+    workspaces = 2 * 2**25  # of cuBLAS and cuBLASLt on Hopper
+    bytes_ = {name: size - workspaces for name, size in found.items()}
+    packages = ("deepspeed", "torch", "transformers", "peft")
+    said = {
+        **bytes_,
+        "host": _on_host(engine, optimizer),
+        "versions": {p: version(p) for p in packages},
+    }
+    print("FOUND " + json.dumps(said), file=sys.stderr, flush=True)
+    os._exit(0)
+
+
+def _on_host(engine: Any, optimizer: Any) -> dict[str, int]:
+    """Bytes of DeepSpeed's own tensors in the host's memory, each storage once."""
+    import torch
+
+    def bytes_of(*holders: Any) -> int:
+        found: dict[int, int] = {}
+
+        def see(tensor: Any) -> None:
+            if tensor.device.type == "cpu":
+                found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+
+        torch.utils._pytree.tree_map_only(torch.Tensor, see, list(holders))
+        return sum(found.values())
+
+    masters = getattr(optimizer, "single_partition_of_fp32_groups", None)
+    if masters is None:
+        masters = optimizer.fp32_partitioned_groups_flat
+    parts = [p.ds_tensor.data for p in engine.module.parameters() if hasattr(p, "ds_tensor")]
+    named = {
+        "weights": [parts, getattr(optimizer, "param_buffer_of_bit16_for_cpu_offload_groups", [])],
+        "gradients": [
+            [p.grad for p in masters if p.grad is not None],
+            getattr(optimizer, "grad_partitions_flat_buffer", []),
+            getattr(optimizer, "temp_grad_buffer_for_cpu_offload", []),
+            list(getattr(optimizer, "accumulated_grads_in_cpu", {}).values()),
+        ],
+        "states": [
+            masters,
+            [t for state in optimizer.optimizer.state.values() for t in state.values() if t.dim()],
+        ],
+    }
+    return {name: size for name, holders in named.items() if (size := bytes_of(*holders))}
+
+
+if __name__ == "__main__":
+    main()

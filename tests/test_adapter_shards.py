@@ -1,0 +1,210 @@
+"""FSDP with adapters: VeRA, IA3, OFT and DoRA under FSDP2 by trace, and LoRA under FSDP1 by rule, against
+what torch's and PEFT's own code asked a pretended card for."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.errors import UsageError
+from lora_profiler.platform import Platform
+from lora_profiler.support.check import check
+from lora_profiler.traced.single_size import predict_once as by_trace
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+CARD = find_gpu("h100_sxm_80gb")
+BLAS_BYTES = 64 * 2**20
+SETUP = TrainSetup(
+    batch_size=2,
+    seq_len=256,
+    lora=LoraConfig(),
+    world_size=4,
+    sharding="fsdp",
+    optimizer_impl="fused",
+)
+AGAIN: dict[str, Any] = {"checkpointing": True, "optimizer_impl": "foreach"}
+KEPT: dict[str, Any] = {"sharding": "fsdp-no-reshard", "accumulation": 2}
+MIXED: dict[str, Any] = {"checkpointing": True, "precision": "fsdp-mixed"}
+OVER_FSDP2: list[tuple[str, dict[str, Any], int]] = [
+    ("vera", {}, 1_019_302_968),
+    ("vera", AGAIN, 452_594_632),
+    ("vera", KEPT, 1_225_401_756),
+    ("ia3", {}, 930_895_184),
+    ("ia3", AGAIN, 452_910_888),
+    ("ia3", KEPT, 1_137_790_548),
+    ("oft", {}, 1_085_885_264),
+    ("oft", AGAIN, 461_399_592),
+    ("oft", KEPT, 1_303_376_724),
+    ("dora", {}, 1_491_131_744),
+    ("ia3", MIXED, 452_890_224),
+    ("oft", MIXED, 461_233_776),
+]
+"""Peaks of SmolLM2-135M's rank 0 of four, rehearsed in the harness' own loop, torch 2.13 and PEFT
+0.21.2; BLAS workspaces left out."""
+FLAT: dict[str, Any] = {"sharding": "fsdp1-no-prefetch", "precision": "amp"}
+OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
+    (FLAT, 807_856_680, 857_590_296),
+    ({**FLAT, "checkpointing": True}, 409_741_384, 459_475_000),
+    ({**FLAT, "sharding": "fsdp1"}, 807_856_680, 864_670_488),
+    ({**FLAT, "precision": "pure"}, 964_651_688, 1_014_385_304),
+    ({**FLAT, "dtype": "float32"}, 875_114_184, 924_847_800),
+    ({**FLAT, "dtype": "float32", "lora": None}, 1_092_431_124, 1_142_754_564),
+]
+"""The same of `FullyShardedDataParallel`, with adapters wrapped by PEFT's `fsdp_auto_wrap_policy`,
+in forward and in backward, MixedPrecision as accelerate sets it under amp."""
+SCRIPT = """
+import functools, os, torch, torch.distributed as dist, transformers, peft
+from contextlib import nullcontext
+from torch.distributed.fsdp import BackwardPrefetch, MixedPrecision
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from peft.utils.other import fsdp_auto_wrap_policy
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = "LlamaDecoderLayer"
+torch.cuda.set_device(0)
+dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=4)
+name, low = "HuggingFaceTB/SmolLM2-135M", torch.bfloat16
+model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.DTYPE)
+policy = functools.partial(
+    transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer})
+if ADAPTED:
+    model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+    policy = fsdp_auto_wrap_policy(model)
+if CHECKPOINTING:
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+os.environ.pop("LORA_PROFILER_RUN", None)  # the other ranks are not there
+mixed = MixedPrecision(param_dtype=low, reduce_dtype=low, buffer_dtype=low) if AMP else None
+model = FSDP(model, use_orig_params=True, auto_wrap_policy=policy,
+    mixed_precision=mixed, device_id=torch.device("cuda:0"), backward_prefetch=PREFETCH)
+model.train()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+ids = torch.ones((2, 256), dtype=torch.int64, device="cuda")
+peak = lambda: torch.cuda.memory_stats()["requested_bytes.all.peak"]
+for step in range(3):
+    torch.cuda.reset_peak_memory_stats()
+    with torch.autocast("cuda", low) if AMP else nullcontext():
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    ahead = peak()
+    torch.cuda.reset_peak_memory_stats()
+    loss.backward()
+    del loss
+    if step == 2:
+        print("PEAKS", ahead, peak(), flush=True)
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+rehearses = pytest.mark.skipif(
+    not os.environ.get("LORA_PROFILER_CUDA_PYTHON"),
+    reason="$LORA_PROFILER_CUDA_PYTHON names no Python with a CUDA build of torch",
+)
+
+
+def asked(**changes: Any) -> Workload:
+    return Workload(
+        model=find_model("HuggingFaceTB/SmolLM2-135M"),
+        setup=replace(SETUP, **changes),
+        platform=Platform(capability=CARD.capability),
+    )
+
+
+def of(kind: str, changes: dict[str, Any]) -> Workload:
+    if kind == "dora":
+        return asked(lora=LoraConfig(r=8, use_dora=True), **changes)
+    return asked(lora=LoraConfig(peft_type=kind), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_FSDP2)
+def test_a_trace_is_what_fsdp2_asks_for(kind: str, changes: dict[str, Any], rehearsed: int) -> None:
+    found = by_trace(of(kind, changes))
+    assert (found.peak.total_bytes, found.exactness) == (rehearsed, "exact")
+
+
+@rehearses
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_FSDP2)
+def test_fsdp2_asks_for_what_is_written_down(
+    kind: str, changes: dict[str, Any], rehearsed: int
+) -> None:
+    _, document = rehearsed_first_rank(of(kind, changes), CARD)
+    assert steady_bytes(document) == rehearsed
+
+
+@pytest.mark.parametrize(("changes", "ahead", "back"), OVER_FSDP1)
+def test_rules_are_what_fsdp1_asks_for(changes: dict[str, Any], ahead: int, back: int) -> None:
+    prediction = predict(asked(**changes))
+    found = {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+    assert (found["end_of_forward"], found["loss_backward"]) == (ahead, back)
+    assert prediction.exactness == "exact"
+
+
+@rehearses
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "ahead", "back"), OVER_FSDP1)
+def test_fsdp1_asks_for_what_is_written_down(
+    tmp_path: Any, changes: dict[str, Any], ahead: int, back: int
+) -> None:
+    from test_rehearsal_cuda import rehearse, script
+    from test_rehearsed_offloading import printed
+
+    setup = asked(**changes).setup
+    kind = "BackwardPrefetch.BACKWARD_PRE" if setup.sharding == "fsdp1" else "None"
+    words = {
+        **{"CHECKPOINTING": setup.checkpointing, "AMP": setup.precision == "amp"},
+        **{"DTYPE": setup.dtype, "ADAPTED": setup.lora is not None},
+    }
+    text = SCRIPT.replace("PREFETCH", kind)
+    for word, value in words.items():
+        text = text.replace(word, str(value))
+    done = rehearse("--gpu", CARD.key, "--", "python", script(tmp_path, text))
+    (line,) = printed(done.stderr, "PEAKS")
+    assert [int(size) - BLAS_BYTES for size in line.split()] == [ahead, back]
+
+
+def test_each_adapter_is_gathered_and_reduced_for_itself() -> None:
+    """Of 30 layers with seven pairs, and the root; in bfloat16, as accelerate gathers them."""
+    found = {(t.collective, t.phase): t for t in predict(asked(**FLAT)).traffic}
+    assert found["all_gather", "forward"].count == 1 + 30 * 15
+    assert found["reduce_scatter", "backward"].count == 30 * 14
+    trained = predict(asked(**FLAT)).parameters.trainable
+    assert found["reduce_scatter", "backward"].size_bytes == trained * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantization": Quantization()}, "a 4-bit base"),
+        ({"lora": LoraConfig(modules_to_save=("lm_head",))}, "modules that train whole"),
+    ],
+)
+def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=f"FSDP1 is not known of {words}"):
+        predict(asked(**FLAT, **changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("ia3", FLAT, "IA3's layers are known by traces alone"),
+        ("vera", MIXED, "torch refuses them beside bfloat16"),  # as it did when rehearsed
+    ],
+)
+def test_what_other_adapters_do_not_go_with_is_refused(
+    kind: str, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        check(of(kind, changes), "traced")
+
+
+def test_the_layer_above_is_there_still_as_one_comes_back() -> None:
+    """Where weights are all that counts: Llama-3.2-1B on eight ranks, 16 tokens each, which the
+    same script asked for so many bytes of; a layer of it has 121,643,008."""
+    small = asked(**FLAT, batch_size=1, seq_len=16, world_size=8)
+    found = predict(replace(small, model=find_model("meta-llama/Llama-3.2-1B")))
+    assert found.peak.total_bytes == pytest.approx(1_122_883_768, rel=0.002)
