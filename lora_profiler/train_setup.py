@@ -81,9 +81,9 @@ class TrainSetup(TrainOptions):
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""
         held, lora = self.as_held, self.as_held.lora
-        if self.precision == "fsdp-mixed" and lora is not None:
-            lora = replace(lora, adapter_dtype="bfloat16")
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
+        if is_lowered and lora is not None:
+            lora = replace(lora, adapter_dtype="bfloat16")
         return replace(
             held,
             lora=lora,
@@ -110,9 +110,10 @@ class TrainSetup(TrainOptions):
 
     @property
     def has_wide_shards(self) -> bool:
-        """Whether layers run in bfloat16 over shards in float32, as accelerate sets FSDP's mixed
-        precision (`utils/dataclasses.py`, set_mixed_precision)."""
-        return self.has_flat_units and self.precision == "amp" and self.dtype == "float32"
+        """Whether layers run in bfloat16 over shards in float32 of what trains, as accelerate sets
+        FSDP's mixed precision (`utils/dataclasses.py`, set_mixed_precision)."""
+        trained = self.dtype if self.lora is None else self.lora.adapter_dtype
+        return self.has_flat_units and self.precision == "amp" and trained == "float32"
 
     @property
     def autocast_dtype(self) -> Dtype | None:

@@ -117,13 +117,23 @@ def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
     assert (options["precision"], options["dtype"]) == ("fsdp-mixed", "float32")
 
 
+def test_adapters_over_flat_shards(read: Any) -> None:
+    paged = AXOLOTL.replace("adamw_bnb_8bit", "paged_adamw_8bit") + "fsdp: [full_shard]\n"
+    file = read(paged.replace("activation_offloading: legacy\n", ""))
+    assert (file.options["sharding"], gaps(file)) == ("fsdp1-no-prefetch", [])
+    assert file.options["optimizer"] == "paged_adamw_8bit"
+    lora = paged.replace("load_in_4bit: true\nadapter: qlora", "adapter: lora")
+    options = read(lora).options
+    assert (options["precision"], options["adapter_dtype"]) == ("amp", "float32")
+    assert "dtype" not in options  # what is frozen stays as it is loaded
+    on_host = read(lora + "fsdp_config:\n  offload_params: true\n")
+    assert "paged_adamw_8bit on the shards of FSDP, answered as adamw" in gaps(on_host)
+
+
 def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) -> None:
-    adapters = read(TRL, OVER_FSDP + "  fsdp_version: 1\n")
-    assert adapters.options["sharding"] == "fsdp"
-    assert gaps(adapters) == ["FSDP1 of an adapter, answered as FSDP2"]
-    assert {key.direction for key in adapters.not_modelled} == {"either way"}
     loss = read(FULL, OVER_FSDP + "  fsdp_version: 1\n")
     assert gaps(loss) == ["FSDP1 of the trl loss, answered as FSDP2"]
+    assert {key.direction for key in loss.not_modelled} == {"either way"}
     kept = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: SHARD_GRAD_OP\n")
     assert gaps(kept) == ["FSDP1 that keeps layers whole, answered as FSDP2"]
     in_a_node = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_sharding_strategy: HYBRID_SHARD\n")

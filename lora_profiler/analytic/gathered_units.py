@@ -4,19 +4,22 @@ Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is a
 dimension, rounded up), `distributed/fsdp/_flat_param.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import constant
 from lora_profiler.analytic.persistent import TrainableTensor
 
+FLOAT32_BYTES = 4
+
 
 class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
     `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves;
     `sent` of the part that a rank casts, or copies from the host, before it is gathered; `kept` of
-    it while the unit is whole."""
+    it while the unit is whole. `inside` are units that are gathered and reduced one after another
+    while this one is whole, counted in it; `whole` has the largest."""
 
     share: int
     whole: int
@@ -24,10 +27,22 @@ class Unit(NamedTuple):
     reduced_share: int
     sent: int = 0
     kept: int = 0
+    inside: tuple["Unit", ...] = ()
 
     @property
     def held(self) -> int:
         return self.whole + self.kept
+
+    @property
+    def gathers(self) -> list[int]:
+        """Bytes of each all-gather."""
+        own = self.whole - max((u.whole for u in self.inside), default=0)
+        return [own, *(u.whole for u in self.inside)]
+
+    @property
+    def reductions(self) -> list[int]:
+        """Bytes of each reduce-scatter."""
+        return [u.reduced for u in self.inside or (self,) if u.reduced]
 
 
 class Piece(NamedTuple):
@@ -58,6 +73,32 @@ def flat_unit(
         reduced=reduced * world_size // parts,
         reduced_share=reduced,
         kept=share if from_host and not wide else 0,
+    )
+
+
+def flat_layer(
+    pieces: Sequence[Piece], world_size: int, *, has_adapters: bool, lowers: bool, from_host: bool
+) -> Unit:
+    """A layer of FSDP1. Beside a frozen base each tensor that trains is a unit of its own, gathered
+    while the layer is whole, one after another (PEFT `utils/other.py`, fsdp_auto_wrap_policy), and
+    what is frozen leaves no part on the card (use_orig_params off, as PEFT's guide has it).
+    `lowers`: float32 is gathered in 16 bit."""
+
+    def made(own: Sequence[Piece]) -> Unit:
+        wide = lowers and any(p.itemsize == FLOAT32_BYTES for p in own)
+        return flat_unit(own, world_size, wide=wide, from_host=from_host)
+
+    if not has_adapters:
+        return made(pieces)
+    layer = made([p for p in pieces if not p.trains])
+    adapters = [made([p]) for p in pieces if p.trains]
+    return Unit(
+        share=layer.share + sum(u.share for u in adapters),
+        whole=layer.whole + max((u.whole for u in adapters), default=0),
+        reduced=sum(u.reduced for u in adapters),
+        reduced_share=sum(u.reduced_share for u in adapters),
+        kept=max((u.kept for u in adapters), default=0),
+        inside=tuple(adapters),
     )
 
 

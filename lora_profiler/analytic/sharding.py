@@ -11,10 +11,11 @@ compares with traces of the real wrappers under a fake process group.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_unit, unit
+from lora_profiler.analytic.gathered_units import Piece, Unit, chunk, flat_layer, unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
@@ -223,14 +224,11 @@ class ShardState:
             ("backward", again),
         ]
         found = [
-            _summed("all_gather", phase, [u.whole for u in units], setup)
+            _summed("all_gather", phase, [size for u in units for size in u.gathers], setup)
             for phase, units in gathers
         ]
-        found.append(
-            _summed(
-                "reduce_scatter", "backward", [u.reduced for u in all_units if u.reduced], setup
-            )
-        )
+        sent = [size for u in all_units for size in u.reductions]
+        found.append(_summed("reduce_scatter", "backward", sent, setup))
         return tuple(t for t in found if t.count)
 
 
@@ -305,32 +303,38 @@ def fully_sharded(
     order: Sequence[TrainableTensor],
     layers: Sequence[Sequence[Piece]],
     root: Sequence[Piece],
-    adapter_share: int,
     setup: TrainSetup,
 ) -> ShardState:
-    """Each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
-    rank's bytes of adapters. FSDP1's optimizer sees one flat tensor a unit."""
+    """Each layer a unit, the rest the root's. `order` are all that trains. FSDP1's optimizer sees
+    one flat tensor a unit."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
     known: dict[tuple[Piece, ...], Unit] = {}
-    flat = setup.sharding in FLAT
+    flat, host, has_adapters = setup.sharding in FLAT, setup.offload_params, setup.lora is not None
 
     def made(pieces: Sequence[Piece]) -> Unit:
-        if flat:
-            return flat_unit(
-                pieces, world, wide=setup.has_wide_shards, from_host=setup.offload_params
-            )
-        return unit(pieces, world, gathered, from_host=setup.offload_params)
+        if not flat:
+            return unit(pieces, world, gathered, from_host=host)
+        lowers = setup.precision == "amp"
+        return flat_layer(pieces, world, has_adapters=has_adapters, lowers=lowers, from_host=host)
 
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base = made(root)
+    trained = [p for pieces in (root, *layers) for p in pieces if p.trains]
     if flat:
         dtype = order[0].dtype
-        numels = [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
+        numels = (
+            [-(-prod(p.shape) // world) for p in trained]
+            if has_adapters
+            else [u.reduced_share // DTYPE_BYTES[dtype] for u in (base, *units)]
+        )
         own = tuple(TrainableTensor((constant(n),), dtype) for n in numels if n)
+        adapted = sum(u.reduced_share for u in (base, *units))
     else:
         chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
         own = tuple(chunks[tensor] for tensor in order)
+        adapted = sum(p.share(world) for p in trained)
+    adapter_share = adapted if has_adapters else 0
     share = Persistent(
         parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
         quantization_bytes=state.quantization_bytes,

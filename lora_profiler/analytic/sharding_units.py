@@ -24,7 +24,7 @@ from lora_profiler.analytic.sharding import (
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
 from lora_profiler.support.bases import nf4_bytes
-from lora_profiler.support.optimizers import package_of
+from lora_profiler.support.optimizers import package_of, steps_on_shards
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 Copies = tuple[tuple[str, Module], ...]
@@ -57,20 +57,19 @@ def shard_state(
             f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, zero3, fsdp,"
             " fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
         )
-    if setup.optimizer not in ("adamw", "sgd"):
+    if not steps_on_shards(setup.optimizer, setup.sharding, setup.offload_params):
         works = setup.optimizer == "muon" or package_of(setup) == "torchao"
         why = "is not modelled" if works else "does not work"
+        version = "FSDP1" if setup.sharding in FLAT else "FSDP2"
         raise UsageError(
-            f"{setup.optimizer} {why} on the shards of FSDP2; take adamw or sgd, or --sharding ddp."
+            f"{setup.optimizer} {why} on the shards of {version}; take adamw or sgd, or --sharding"
+            " ddp."
         )
-    if setup.sharding in FLAT and setup.quantization is not None:
-        raise UsageError("FSDP1 is not known of a 4-bit base; take --sharding fsdp.")
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {
         f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))
     }
     root: list[Piece] = []
-    adapted = 0
 
     def home(name: str) -> list[Piece]:
         for stack in stacks:
@@ -83,8 +82,7 @@ def shard_state(
         home(name).extend(base_pieces(module, setup, kept))
     for name, piece in _added(setup, adapters, copies):
         home(name).append(piece)
-        adapted += piece.share(setup.world_size)
-    shards = fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+    shards = fully_sharded(state, order, list(layers.values()), root, setup)
     return kept_on_host(shards, setup) if setup.offload_params else shards
 
 

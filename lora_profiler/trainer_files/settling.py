@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_profiler.option_values import WHOLE_WEIGHTS
 from lora_profiler.support.lora_kernels import SHARDED_APART
+from lora_profiler.support.optimizers import steps_on_shards
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
@@ -53,7 +54,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"generation under {options['sharding']}, which gathers weights"
         row = instead(file, "generation_batch_size", at_once, "", what)
         yield replace(row, options={}, direction="too low")
-    if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
+    on_host = bool(usual.get("offload_params"))
+    if options["sharding"] in FULLY_SHARDED and not steps_on_shards(
+        optimizer, options["sharding"], on_host
+    ):
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
@@ -70,13 +74,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["sharding"] = "zero2"
         what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
         yield instead(file, "sharding", "zero3", "zero2", what)
-    if options["sharding"] in FLAT:
-        has_adapter = {"lora", "qlora"} & set(methods)
-        of = "an adapter" if has_adapter else f"the {usual.get('loss')} loss"
-        if has_adapter or usual.get("loss") not in _LOSSES_OF_FSDP1:
-            named, options["sharding"] = options["sharding"], "fsdp"
-            row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
-            yield replace(row, direction="either way")
+    if options["sharding"] in FLAT and usual.get("loss") not in _LOSSES_OF_FSDP1:
+        named, options["sharding"] = options["sharding"], "fsdp"
+        what = f"FSDP1 of the {usual.get('loss')} loss, answered as FSDP2"
+        yield replace(instead(file, "sharding", named, "fsdp", what), direction="either way")
 
 
 def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
@@ -86,8 +87,10 @@ def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading
         made = {"precision": "pure", "dtype": "bfloat16"}
         note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
     elif options["sharding"] in FLAT:
-        made = {"precision": "amp", "dtype": "float32"}
-        note = "under FSDP1 bf16 is its own mixed precision: shards are kept in float32"
+        made = {"precision": "amp", "adapter_dtype": "float32"}
+        if "lora" not in options.get("methods", ()):
+            made["dtype"] = "float32"
+        note = "under FSDP1 bf16 is its own mixed precision: what trains is kept in float32"
     elif options["sharding"] in FULLY_SHARDED:
         made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
         if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
