@@ -169,6 +169,12 @@ class ModelSpec:
         return total
 
     @property
+    def has_tied_head(self) -> bool:
+        """Whether the head has no weight of its own."""
+        head = self.output_embedding
+        return any(w.tied_to for name, m in self.modules() if name == head for w in m.weights)
+
+    @property
     def trained_length(self) -> int | None:
         """The longest sequence that the model was made for, in tokens; None where its config does
         not say."""

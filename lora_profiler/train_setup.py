@@ -24,7 +24,7 @@ class TrainSetup(TrainOptions):
     under float16's, with the loss scaled. `checkpointing` is one segment a layer, non-reentrant
     without `use_reentrant`; `offload_checkpoints` is Unsloth's reentrant kind, whose layers' inputs
     wait on the host; with `offload_activations` everything that layers keep does, as TRL's
-    OffloadActivations moves it.
+    OffloadActivations moves it, and with `offload_embedding` the embedding does, as Unsloth's.
 
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
@@ -136,7 +136,8 @@ class TrainSetup(TrainOptions):
     @property
     def offloads(self) -> bool:
         """Whether anything is kept in the host's memory."""
-        return self.offload_checkpoints or self.offload_activations or self.offload_params
+        moves = self.offload_checkpoints or self.offload_activations
+        return moves or self.offload_params or self.offload_embedding
 
     @property
     def is_packed(self) -> bool:

@@ -182,6 +182,7 @@ def test_every_option_reaches_the_setup() -> None:
         "qat_group_size": 32,
         "offload_params": False,
         "offload_activations": False,
+        "offload_embedding": False,
     }
 
 

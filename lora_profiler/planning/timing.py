@@ -76,7 +76,8 @@ def step_time(
     workload = on_card(workload, gpu)
     if workload.setup.images is not None:
         return Timing(step=None, refusal=_NO_TOWERS)
-    if workload.setup.offload_params or workload.setup.offload_activations:
+    setup = workload.setup
+    if setup.offload_params or setup.offload_activations or setup.offload_embedding:
         return Timing(step=None, refusal=_ON_THE_HOST)
     device = device_for(workload, gpu)
     if device is None:
@@ -90,7 +91,7 @@ def step_time(
     except LoraProfilerError as e:
         hint = "" if engine == "traced" else f" {_TRACE_IT}"
         return Timing(step=None, refusal=f"the time of a step is not known: {e}{hint}")
-    setup, flops = workload.setup, (prediction or predict(workload, engine)).flops
+    flops = (prediction or predict(workload, engine)).flops
     try:
         time = step_time_at(
             kernels,
@@ -129,8 +130,8 @@ _NO_TOWERS = (
     " vision tower."
 )
 _ON_THE_HOST = (
-    "the time of a step with --offload-params or --offload-activations is not known: the bus to the"
-    " host and its processor take part in it."
+    "the time of a step with --offload-params, --offload-activations or --offload-embedding is not"
+    " known: the bus to the host and its processor take part in it."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 

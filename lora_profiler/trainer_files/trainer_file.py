@@ -196,6 +196,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(
             replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
         )
+    if asked.get("offload_embedding") and (model.has_tied_head or asked.get("world_size", 1) > 1):
+        note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
+        row = instead(file.name, "offload_embedding", True, False, "")
+        changed.append(replace(row, state="option", direction=None, note=note))
     resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
     if resized and model.config.get("vocab_size", 0) % 32:
         row = instead(file.name, RESIZED, True, "", "a vocabulary rounded up to 32")
