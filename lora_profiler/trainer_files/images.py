@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.model_types import MODEL_TYPES
 from lora_profiler.trainer_files.meaning import IMAGES
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile, instead, usual_options
 
@@ -22,7 +23,7 @@ def seen_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)
-    changed = tuple(_nearest(file, asked))
+    changed = tuple(_nearest(file, asked, model))
     own = {name: value for row in changed for name, value in row.options.items()}
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
@@ -46,12 +47,18 @@ def _unseen(row: KeyReading) -> KeyReading:
     )
 
 
-def _nearest(file: TrainerFile, asked: dict[str, object]) -> Iterator[KeyReading]:
-    if asked.get("attention") == "flash_attention_2":
-        what = "FlashAttention 2 of a model that sees images, answered as SDPA's"
-        row = instead(file.name, "attention", "flash_attention_2", "auto", what)
-        yield replace(row, direction="either way")
+def _nearest(file: TrainerFile, asked: dict[str, object], model: ModelSpec) -> Iterator[KeyReading]:
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
-        if (value := asked.get(option, usual)) != usual:
-            what = f"{value}'s kernels of a model that sees images, answered without them"
-            yield instead(file.name, option, value, usual, what)
+        value = asked.get(option, usual)
+        if value in (usual, "axolotl"):
+            continue
+        what = f"{value}'s kernels of a model that sees images, answered without them"
+        yield instead(file.name, option, value, usual, what)
+    kind = model.model_type if model.model_type in PROCESSORS else f"{model.model_type}_vl"
+    row = MODEL_TYPES.get(kind)
+    is_known = row is not None and row.lora_kernels_below_images
+    if asked.get("lora_kernels") == "axolotl" and not is_known:
+        # axolotl 0.19, monkeypatch/lora_kernels.py, get_attention_cls_from_config
+        note = "axolotl stops at its LoRA kernels of this type: it runs with each of them off"
+        row = instead(file.name, "lora_kernels", "axolotl", "peft", "")
+        yield replace(row, state="option", direction=None, note=note)

@@ -184,7 +184,8 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
         row = instead(file.name, "kernels", "unsloth", "transformers", what)
         changed.append(replace(row, direction="either way"))
-    if asked.get("lora_kernels") == "axolotl" and not takes_lora_kernels(model):
+    has_images = "images" in file.options  # what goes with them is settled
+    if asked.get("lora_kernels") == "axolotl" and not has_images and not takes_lora_kernels(model):
         what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
         changed.append(instead(file.name, "lora_kernels", "axolotl", "peft", what))
     loss = asked.get("loss", "plain")
