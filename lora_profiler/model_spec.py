@@ -99,11 +99,12 @@ class StoredBase:
 
 
 class TextSide(NamedTuple):
-    """A model that sees, of which the language model alone is asked about: its name, and its
-    parameters with the vision side. `whole` finds it as a model of its own, for questions with
+    """A model that sees, of which the language model alone is asked about: its name, its type, and
+    its parameters with the vision side. `whole` finds it as a model of its own, for questions with
     images."""
 
     name: str
+    model_type: str
     num_parameters: int
     whole: "Callable[[], ModelSpec]"
 

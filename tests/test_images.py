@@ -53,7 +53,8 @@ SIZES = ((1024, 768), (640, 480), (333, 1001), (30, 20), (57, 56), (2000, 300), 
 
 
 def test_every_processor_has_a_tiny_model() -> None:
-    assert {*seeing.TINY, "qwen3_vl_moe"} == {*PROCESSORS}
+    types = {config["model_type"] for config in seeing.TINY.values()}
+    assert types | {"qwen3_vl_moe", "qwen3_5_moe"} == {*PROCESSORS}
 
 
 @pytest.mark.parametrize("name", seeing.TINY)
@@ -220,6 +221,8 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
 
 
 TOWERS = {
+    "mistral3": ("vision_tower", "multi_modal_projector"),
+    "pixtral": ("vision_tower", "multi_modal_projector"),
     "gemma3": ("vision_tower", "multi_modal_projector"),
     "idefics3": ("vision_model", "connector"),
     "smolvlm": ("vision_model", "connector"),

@@ -46,6 +46,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "llama": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),
+    "mistral3": ModelType(lora_kernels_below_images=True),
     "mistral": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),
