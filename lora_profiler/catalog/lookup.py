@@ -71,8 +71,8 @@ def find_model(
     if copy is not None:
         spec = _bundled(copy.row)
         if copy.sees is not None:
-            row, whole = copy.sees, partial(seeing_model, copy.sees["id"])
-            side = TextSide(name, row["config"]["model_type"], row["num_parameters"], whole)
+            seen, whole = copy.sees, partial(seeing_model, copy.sees["id"])
+            side = TextSide(name, seen["config"]["model_type"], seen["num_parameters"], whole)
             spec = replace(spec, text_side_of=side)
         if copy.stored is None:
             return spec

@@ -30,7 +30,7 @@ def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
     if "images" not in file.options:
         return file
     asked = {**usual_options(file.stack, file.options), **file.options}
-    if kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
+    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)
