@@ -25,7 +25,7 @@ from lora_profiler.support.sdpa import (
 )
 from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.traced.tracer import Tracer
-from lora_profiler.workload import Dtype, Workload
+from lora_profiler.workload import Dtype, TrainSetup, Workload
 
 aten = torch.ops.aten
 FLASH_ATTENTION_2 = "flash_attention_2"
@@ -145,9 +145,11 @@ def _of_towers(sdpa: Callable[..., Tensor]) -> Iterator[None]:
         del ALL_ATTENTION_FUNCTIONS[FLASH_ATTENTION_2]  # type: ignore[no-untyped-call]
 
 
-def flash_tower(model: torch.nn.Module) -> None:
+def flash_tower(model: torch.nn.Module, setup: TrainSetup) -> None:
     """The vision tower of a model that was built with SDPA goes the way that it goes with
-    FlashAttention 2."""
+    FlashAttention 2, where that is asked for."""
+    if setup.images is None or not setup.is_flash_attention_2:
+        return
     for module in model.modules():
         config = getattr(getattr(module, "config", None), "vision_config", None)
         if config is not None:

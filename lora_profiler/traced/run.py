@@ -98,8 +98,7 @@ def trace(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = build(workload)
-            if setup.images is not None and setup.is_flash_attention_2:
-                flash_tower(model)
+            flash_tower(model, setup)
             if setup.world_size > 1:
                 mesh = group.enter_context(fake_group(setup.world_size))
             if setup.sharding in FULLY_SHARDED:
