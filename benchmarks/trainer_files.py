@@ -159,9 +159,14 @@ def configurations(corpus: Corpus, folder: Path) -> Iterator[Path]:
 
 def with_model(file: Any) -> Any:
     """With what its images are, where the model is bundled and sees them."""
-    from lora_profiler.catalog import find_model
-    from lora_profiler.trainer_files.images import seen_images
+    from lora_profiler.catalog.vision import vision_rows
 
+    from lora_profiler.catalog import find_model
+    from lora_profiler.trainer_files.images import images_of_type, seen_images
+
+    row = vision_rows().get((file.model or "").lower())
+    if row is not None:  # by its type: weights of some take torch to be known
+        return images_of_type(file, row["config"]["model_type"])
     try:
         return seen_images(file, find_model(file.model or "no model named", offline=True))
     except ModelNotFoundError:

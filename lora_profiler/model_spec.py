@@ -99,11 +99,12 @@ class StoredBase:
 
 
 class TextSide(NamedTuple):
-    """A model that sees, of which the language model alone is asked about: its name, and its
-    parameters with the vision side. `whole` finds it as a model of its own, for questions with
+    """A model that sees, of which the language model alone is asked about: its name, its type, and
+    its parameters with the vision side. `whole` finds it as a model of its own, for questions with
     images."""
 
     name: str
+    model_type: str
     num_parameters: int
     whole: "Callable[[], ModelSpec]"
 
@@ -167,6 +168,12 @@ class ModelSpec:
                 sizes = [sum(m.num_parameters for m in kind) for kind in part.kinds]
                 total += sum(sizes[kind] for kind in part.order)
         return total
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the head has no weight of its own."""
+        head = self.output_embedding
+        return any(w.tied_to for name, m in self.modules() if name == head for w in m.weights)
 
     @property
     def trained_length(self) -> int | None:

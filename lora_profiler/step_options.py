@@ -224,3 +224,16 @@ class StepOptions:
             heading="activations on the host",
         ),
     )
+    offload_embedding: bool = field(
+        default=False,
+        metadata=option(
+            "The embedding's rows are looked up in the host's memory, as of Unsloth's"
+            " offload_embedding.",
+            added=35,
+            group="batch",
+            label="Embedding on the host",
+            tip="The embedding's rows are looked up in the host's memory, as Unsloth does it.",
+            words="embedding on the host|embedding on the device",
+            heading="embedding on the host",
+        ),
+    )

@@ -172,6 +172,18 @@ class TrainOptions(StepOptions):
             heading="shards on the host",
         ),
     )
+    use_orig_params: bool = field(
+        default=True,
+        metadata=option(
+            "FSDP1 shows the optimizer and PEFT parameters of their own, as transformers' Trainer"
+            " has it; without, PEFT sees adapters as they are gathered.",
+            added=36,
+            group="ranks",
+            label="FSDP1's own parameters",
+            tip="use_orig_params: without it PEFT casts no input to the adapters' float32.",
+            words="use_orig_params|flat parameters alone",
+        ),
+    )
     offload_optimizer_device: OffloadDevice = field(
         default="none",
         metadata=option(

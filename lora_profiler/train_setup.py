@@ -24,7 +24,7 @@ class TrainSetup(TrainOptions):
     under float16's, with the loss scaled. `checkpointing` is one segment a layer, non-reentrant
     without `use_reentrant`; `offload_checkpoints` is Unsloth's reentrant kind, whose layers' inputs
     wait on the host; with `offload_activations` everything that layers keep does, as TRL's
-    OffloadActivations moves it.
+    OffloadActivations moves it, and with `offload_embedding` the embedding does, as Unsloth's.
 
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
@@ -81,9 +81,9 @@ class TrainSetup(TrainOptions):
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""
         held, lora = self.as_held, self.as_held.lora
-        if self.precision == "fsdp-mixed" and lora is not None:
-            lora = replace(lora, adapter_dtype="bfloat16")
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
+        if lora is not None and (self.precision == "fsdp-mixed" or self._hides_adapters):
+            lora, is_lowered = replace(lora, adapter_dtype="bfloat16"), True
         return replace(
             held,
             lora=lora,
@@ -116,8 +116,17 @@ class TrainSetup(TrainOptions):
 
     @property
     def gathers_adapters_low(self) -> bool:
-        """Whether FSDP1 gathers float32 adapters in bfloat16, so that autocast copies none."""
-        return self.has_flat_units and self.precision == "amp" and self.lora is not None
+        """Whether FSDP1 gathers float32 adapters in bfloat16, so that autocast copies none, while
+        PEFT sees the dtype of their shards."""
+        is_low = self.has_flat_units and self.precision == "amp" and self.lora is not None
+        return is_low and self.use_orig_params
+
+    @property
+    def _hides_adapters(self) -> bool:
+        """Whether PEFT sees adapters as FSDP1 gathers them, in bfloat16 (without use_orig_params a
+        module's weight is the view of what was gathered last, torch
+        `distributed/fsdp/_flat_param.py`, _use_unsharded_views)."""
+        return self.has_flat_units and self.precision == "amp" and not self.use_orig_params
 
     @property
     def autocast_dtype(self) -> Dtype | None:
@@ -140,8 +149,8 @@ class TrainSetup(TrainOptions):
     @property
     def offloads(self) -> bool:
         """Whether anything is kept in the host's memory."""
-        shards = self.offload_params or self.offloads_by_deepspeed
-        return self.offload_checkpoints or self.offload_activations or shards
+        moves = self.offload_checkpoints or self.offload_activations or self.offload_embedding
+        return moves or self.offload_params or self.offloads_by_deepspeed
 
     @property
     def offloads_by_deepspeed(self) -> bool:

@@ -35,6 +35,9 @@ _MARKS: Config = {
 }
 
 
+_MIXED = ["linear_attention", "full_attention"]
+
+
 def _mrope(*sections: int) -> Config:
     return {"rope_scaling": {"rope_type": "default", "mrope_section": list(sections)}}
 
@@ -76,6 +79,34 @@ TINY: dict[str, Config] = {
         | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
         **_MARKS,
     ),
+    "qwen3_5": _config(
+        "qwen3_5",
+        "Qwen3_5",
+        {"model_type": "qwen3_5_text", "head_dim": 16, "layer_types": _MIXED, "hidden_act": "silu"}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
+        | {"linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
+        | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0]}},
+        _PATCHES
+        | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 16}
+        | {"num_position_embeddings": 64, "deepstack_visual_indexes": []},
+        **_MARKS,
+    ),
+    "mistral3": _config(
+        "mistral3",
+        "Mistral3",
+        {"model_type": "mistral", "head_dim": 16, "hidden_act": "silu"},
+        _TILE | {"model_type": "pixtral", "image_size": 196, "head_dim": 16},
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+    ),
+    "pixtral": _config(
+        "llava",
+        "Llava",
+        {"model_type": "mistral", "head_dim": 16, "hidden_act": "silu"},
+        _TILE | {"model_type": "pixtral", "image_size": 196, "head_dim": 16},
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    ),
     "gemma3": _config(
         "gemma3",
         "Gemma3",
@@ -111,6 +142,8 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "qwen2_5_vl": ("qwen2_vl", "Qwen2VL"),
     "qwen2_vl": ("qwen2_vl", "Qwen2VL"),
     "qwen3_vl": ("qwen2_vl", "Qwen2VL"),
+    "qwen3_5": ("qwen2_vl", "Qwen2VL"),
+    "pixtral": ("pixtral", "Pixtral"),
     "gemma3": ("gemma3", "Gemma3"),
     "idefics3": ("idefics3", "Idefics3"),
     "smolvlm": ("smolvlm", "SmolVLM"),
@@ -123,10 +156,15 @@ def image_processor(config: Config) -> Any:
     """transformers' own, with what the preprocessor_config.json of published models of the type
     says."""
     kind, vision = config["model_type"], config["vision_config"]
+    if vision.get("model_type") == "pixtral":
+        kind = "pixtral"
     folder, name = _SETTINGS[kind]
     module = import_module(f"transformers.models.{folder}.image_processing_pil_{folder}")
     made = getattr(module, f"{name}ImageProcessorPil")
-    if kind == "qwen3_vl":
+    if kind == "pixtral":
+        merged = vision["patch_size"] * config.get("spatial_merge_size", 1)
+        return made(size={"longest_edge": vision["image_size"]}, patch_size=merged)
+    if kind in ("qwen3_vl", "qwen3_5"):
         pixels = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
         return made(size=pixels, patch_size=vision["patch_size"])
     if folder == "qwen2_vl":

@@ -184,6 +184,7 @@ def test_every_option_reaches_the_setup() -> None:
         "offload_activations": False,
         "offload_optimizer_device": "none",
         "offload_param_device": "none",
+        "offload_embedding": False,
     }
 
 

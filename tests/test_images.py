@@ -18,6 +18,7 @@ from lora_profiler.catalog.bundled import vision_rows
 from lora_profiler.catalog.lookup import seeing_model
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.training import Batches
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.modeling.build import base_model
 from lora_profiler.modeling.images import with_images
@@ -52,7 +53,8 @@ SIZES = ((1024, 768), (640, 480), (333, 1001), (30, 20), (57, 56), (2000, 300), 
 
 
 def test_every_processor_has_a_tiny_model() -> None:
-    assert {*seeing.TINY, "qwen3_vl_moe"} == {*PROCESSORS}
+    types = {config["model_type"] for config in seeing.TINY.values()}
+    assert types | {"qwen3_vl_moe", "qwen3_5_moe"} == {*PROCESSORS}
 
 
 @pytest.mark.parametrize("name", seeing.TINY)
@@ -129,6 +131,53 @@ def test_real_steps(name: str, kind: str) -> None:
     close(found, oracle.step_peaks(build_model(workload), setup, batch=batch))
 
 
+ON_CARD = replace(
+    LORA,
+    device="cuda",
+    dtype="bfloat16",
+    attention="flash_attention_2",
+    lora=LoraConfig(target_modules=r".*language_model.*_proj|.*text_model.*_proj"),
+)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("name", seeing.TINY)
+def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
+    """By hand: of Qwen's towers the kernel takes all images in one call, where SDPA takes one after
+    the other and lays their outputs end to end; Gemma 3's language model needs no mask. Elsewhere
+    both keep the same."""
+    setup = replace(FULL, device="cuda", dtype="bfloat16", precision="pure")
+    fa2, sdpa = (
+        predict(workload_of(name, replace(setup, attention=kernel))).saved_activation_bytes
+        for kernel in ("flash_attention_2", "flash")
+    )
+    assert fa2 is not None and sdpa is not None
+    outputs = 0
+    if name.startswith("qwen"):
+        patches = setup.batch_size * processed(workload_of(name, setup).model, setup).pixels[0]
+        outputs = 2 * patches * 32 * 2  # two layers of 32 features in 16 bit
+    masked = name == "gemma3"  # and then SDPA takes a kernel with other statistics
+    assert sdpa - fa2 == pytest.approx(outputs, abs=200) or (masked and sdpa > fa2)
+
+
+def test_axolotl_s_kernels_save_below_images_what_rules_say_of_the_text_alone() -> None:
+    text = {**seeing.TINY["gemma3"]["text_config"], "architectures": ["Gemma3ForCausalLM"]}
+    alone = model_from_config(text, id="tiny-text", source="test")
+    setup = replace(ON_CARD, precision="amp")
+
+    def saved(model: ModelSpec, images: int | None, targets: str | None) -> int:
+        kept = []
+        for kernels in ("peft", "axolotl"):
+            lora = LoraConfig(target_modules=targets, lora_kernels=kernels)  # type: ignore[arg-type]
+            answer = predict(Workload(model=model, setup=replace(setup, images=images, lora=lora)))
+            assert answer.saved_activation_bytes is not None
+            kept.append(answer.saved_activation_bytes)
+        return kept[0] - kept[1]
+
+    seen = saved(workload_of("gemma3", setup).model, 1, r".*language_model.*_proj")
+    assert seen == saved(alone, None, "all-linear") > 0
+
+
 def test_a_base_in_4_bit_is_that_of_transformers(tmp_path: Path) -> None:
     """Which layers of tower and projector are packed, loaded from a checkpoint by transformers."""
     workload = workload_of("qwen2_5_vl", SETUPS["qlora"])
@@ -172,6 +221,8 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
 
 
 TOWERS = {
+    "mistral3": ("vision_tower", "multi_modal_projector"),
+    "pixtral": ("vision_tower", "multi_modal_projector"),
     "gemma3": ("vision_tower", "multi_modal_projector"),
     "idefics3": ("vision_model", "connector"),
     "smolvlm": ("vision_model", "connector"),
@@ -234,7 +285,6 @@ def test_with_images_a_text_side_is_the_whole_model() -> None:
         ({"images": 15, "padding": 0.25}, "room for 192"),
         ({"image_size": "3000x10"}, "more than 200 times"),
         ({"packed": 64}, "what --packed asks for"),
-        ({"attention": "flash_attention_2", "device": "cuda", "dtype": "bfloat16"}, "--attention"),
         ({"world_size": 2, "sharding": "fsdp"}, "what --sharding asks for"),
         ({"freeze": ("vision_towel",)}, "Did you mean vision_tower"),
         ({"freeze": ("vision_tower",), "images": None}, "add --images N"),

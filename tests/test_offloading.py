@@ -1,4 +1,5 @@
-"""Unsloth's offloaded checkpoints: rules against its own code, rehearsed over torch's CUDA build."""
+"""Unsloth's offloaded checkpoints and embedding: rules against its own code, rehearsed over torch's
+CUDA build."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,12 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict as predict_by
+from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.support.offloading import LEAST_OFFLOADED
 from lora_profiler.trainer_files.reading import read_content
+from lora_profiler.trainer_files.trainer_file import on_model
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 BASE = TrainSetup(
@@ -106,3 +109,72 @@ def test_unsloth_has_it_from_512_tokens_on() -> None:
     assert read('"unsloth"', 256)["offload_checkpoints"] is False
     assert read("True")["offload_checkpoints"] is False
     assert find_stack("unsloth").defaults["lora"]["offload_checkpoints"] is True
+
+
+# --- the embedding --------------------------------------------------------------------------------
+
+CELL = """\
+from unsloth import FastLanguageModel
+model, tokenizer = FastLanguageModel.from_pretrained(
+    model_name="unsloth/tinyllama", max_seq_length=1024, load_in_4bit=True, offload_embedding=MOVED)
+model = FastLanguageModel.get_peft_model(model, r=16, target_modules=["q_proj", "v_proj"])
+trainer = SFTTrainer(args=SFTConfig(per_device_train_batch_size=2, gradient_accumulation_steps=1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("moved", "rehearsed"), [("False", 1_135_213_693), ("True", 1_004_141_693), ('"auto"', 0)]
+)
+def test_a_notebook_s_embedding_on_the_host(moved: str, rehearsed: int) -> None:
+    """Bytes that Unsloth 2026.10.9's SFTTrainer asked for in later steps, 64 MiB for BLAS left
+    out, of TinyLlama in 4 bit with these numbers, by `lora-profile rehearse --gpu
+    h100_sxm_80gb`."""
+    file = read_content("cell.py", CELL.replace("MOVED", moved).encode())
+    assert file.options.get("offload_embedding", False) is (moved == "True")
+    model = find_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0")
+    capability = find_gpu("h100_sxm_80gb").capability
+    options = dict(on_model(file, model).beside({}))
+    options.pop("methods")
+    setup = setup_for(model, "unsloth", "qlora", **options)
+    workload = Workload(model=model, setup=setup, platform=Platform(capability=capability))
+    answer = predict(workload)
+    assert answer.exactness == "exact"
+    if rehearsed:
+        assert answer.peak.total_bytes == rehearsed
+    assert dict(answer.host_bytes).get("parameters", 0) == 32_000 * 2048 * 2 * (moved == "True")
+
+
+SMALL = replace(BASE, offload_checkpoints=False, batch_size=1, offload_embedding=True)
+
+
+def test_an_embedding_on_the_host_by_hand() -> None:
+    workload = Workload(model=find_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0"), setup=SMALL)
+    moved = predict(workload)
+    kept = predict(replace(workload, setup=replace(SMALL, offload_embedding=False)))
+    assert kept.peak.total_bytes - moved.peak.total_bytes == 32_000 * 2048 * 2
+    assert dict(moved.host_bytes) == {"parameters": 32_000 * 2048 * 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "said"),
+    [
+        ("gpt2", {}, "ties it to its head"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", {"world_size": 2, "sharding": "ddp"}, "several"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", {"lora": None}, "does not train"),
+        (
+            "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+            {"lora": LoraConfig(modules_to_save=("embed_tokens",))},
+            "does not train",
+        ),
+    ],
+)
+def test_an_embedding_that_stays_is_refused(model: str, changes: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        predict_by(Workload(model=find_model(model), setup=replace(SMALL, **changes)))
+
+
+def test_a_tied_embedding_of_a_notebook_stays() -> None:
+    file = read_content("cell.py", CELL.replace("MOVED", "True").encode())
+    found = on_model(file, find_model("Qwen/Qwen2.5-1.5B"))
+    assert found.options["offload_embedding"] is False
+    assert not found.not_modelled

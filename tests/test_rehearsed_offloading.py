@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
 from lora_profiler import predict
+from test_flat_shards import REHEARSED
 from test_host_memory import (
     ACTIVATIONS,
     CARD,
@@ -66,6 +67,44 @@ for step in range(3):
             model.state_dict()
         print("SAVED", held("peak") - before, flush=True)
 """
+ADAPTERS = """
+import os, sys, torch, torch.distributed as dist
+from peft import LoraConfig, get_peft_model
+from peft.utils.other import fsdp_auto_wrap_policy
+from torch.distributed.fsdp import BackwardPrefetch, CPUOffload, MixedPrecision
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+half = torch.bfloat16
+torch.cuda.set_device(0)
+dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=4)
+if SMALL:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL), dtype=half).cuda()
+else:
+    packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=half, bnb_4bit_quant_storage=half)
+    model = AutoModelForCausalLM.from_pretrained(
+        "HuggingFaceTB/SmolLM2-135M", dtype=half, quantization_config=packed)
+os.environ.pop("LORA_PROFILER_RUN", None)  # the other ranks are not there
+if CHECKPOINTING:
+    model.gradient_checkpointing_enable({"use_reentrant": REENTRANT})
+    model.enable_input_require_grads()
+model.config.use_cache = False
+model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear")).train()
+model = FSDP(model, cpu_offload=CPUOffload(offload_params=OFFLOAD), use_orig_params=False,
+    auto_wrap_policy=fsdp_auto_wrap_policy(model), mixed_precision=MixedPrecision(half, half, half),
+    device_id=torch.device("cuda:0"), backward_prefetch=PREFETCH)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+ids = torch.ones((2, LENGTH), dtype=torch.int64, device="cuda")
+for step in range(3):
+    torch.cuda.reset_peak_memory_stats()
+    with torch.autocast("cuda", half):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    if step == 2:
+        print("PEAK", torch.cuda.memory_stats()["requested_bytes.all.peak"], flush=True)
+    optimizer.step()
+    optimizer.zero_grad()
+"""
 TRL = """
 import tempfile, torch
 from datasets import Dataset
@@ -106,6 +145,26 @@ def test_fsdp1_asks_for_what_is_written_down(tmp_path: Any, changes: Any, rehear
     assert peak == f"{rehearsed + BLAS_BYTES} {{True}}"
     found = totals(predict(asked(replace(SHARDS, **changes))))
     assert int(saved) == found["saving"] - found["setup"]
+
+
+@pytest.mark.parametrize("kind", REHEARSED)
+def test_fsdp1_of_adapters_asks_for_what_is_written_down(tmp_path: Any, kind: str) -> None:
+    model, setup, rehearsed = REHEARSED[kind]
+    small = None if isinstance(model, str) else {**model.config, "use_cache": False}
+    told = {
+        "SMALL": small,
+        "CHECKPOINTING": setup.checkpointing,
+        "REENTRANT": setup.use_reentrant,
+        "OFFLOAD": setup.offload_params,
+        "PREFETCH": "BackwardPrefetch.BACKWARD_PRE" if setup.sharding == "fsdp1" else None,
+        "LENGTH": setup.seq_len,
+    }
+    text = ADAPTERS
+    for name, value in told.items():
+        text = text.replace(name, str(value))
+    done = rehearse("--gpu", "h100_sxm_80gb", "--", "python", script(tmp_path, text))
+    (peak,) = printed(done.stderr, "PEAK")
+    assert int(peak) == rehearsed + BLAS_BYTES
 
 
 @pytest.mark.parametrize(("changes", "ahead", "back"), REHEARSED_ACTIVATIONS)

@@ -430,8 +430,8 @@ LORA_KERNELS_ON = "lora_mlp_kernel: true\nlora_qkv_kernel: true\nlora_o_kernel: 
     [
         ("", 1, ""),
         ("base_model: Qwen/Qwen2.5-VL-7B-Instruct", 1, ""),
-        ("attn_implementation: flash_attention_2", 1, "FlashAttention 2 of a model that sees"),
-        (LORA_KERNELS_ON, 1, "axolotl's kernels of a model that sees"),
+        ("attn_implementation: flash_attention_2", 1, ""),
+        (LORA_KERNELS_ON, 1, ""),
         ("sample_packing: true", None, "images: the vision side"),
         ("dp_shard_size: 8", None, "images: the vision side"),
         ("base_model: meta-llama/Llama-3.1-8B", None, "images: the vision side"),
@@ -449,10 +449,28 @@ def test_images_that_a_file_tells_of(
     seen = seen_images(file, find_model(str(file.model), offline=True))
     assert seen.options.get("images") == images
     if images:
-        assert seen.options.get("attention", "auto") == "auto"
+        assert seen.options.get("attention") == file.options.get("attention")
         assert seen.options["lora_kernels"] == "peft"
     assert [row.missing[: len(missing)] for row in seen.not_modelled] == [missing] * bool(missing)
     assert "images" not in seen_images(file, None).options
+
+
+def test_axolotl_has_its_kernels_below_images_of_three_types(read: Any) -> None:
+    for name, kernels in (
+        ("google/gemma-3-4b-it", "axolotl"),
+        ("Qwen/Qwen3-VL-8B-Instruct", "axolotl"),
+        ("mistralai/Magistral-Small-2509", "axolotl"),
+        ("mistral-community/pixtral-12b", "peft"),
+        ("Qwen/Qwen3.5-35B-A3B", "peft"),
+    ):
+        kept = [
+            line for line in SEEING.splitlines() if not line.startswith(("base_model", "lora_"))
+        ]
+        file = read("\n".join([*kept, f"base_model: {name}", "lora_r: 8", LORA_KERNELS_ON]))
+        seen = seen_images(file, find_model(name, offline=True))
+        assert (seen.options["lora_kernels"], seen.options["images"]) == (kernels, 1)
+        unknown = name.startswith("Qwen/Qwen3.5")  # of which axolotl has other functions
+        assert bool(seen.not_modelled) is unknown
 
 
 def test_the_largest_image_of_a_file_of_llama_factory(read: Any) -> None:

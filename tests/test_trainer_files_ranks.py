@@ -117,6 +117,19 @@ def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
     assert (options["precision"], options["dtype"]) == ("fsdp-mixed", "float32")
 
 
+def test_adapters_over_flat_shards(read: Any) -> None:
+    paged = AXOLOTL.replace("adamw_bnb_8bit", "paged_adamw_8bit") + "fsdp: [full_shard]\n"
+    file = read(paged.replace("activation_offloading: legacy\n", ""))
+    assert (file.options["sharding"], gaps(file)) == ("fsdp1-no-prefetch", [])
+    assert file.options["optimizer"] == "paged_adamw_8bit"
+    lora = paged.replace("load_in_4bit: true\nadapter: qlora", "adapter: lora")
+    options = read(lora).options
+    assert (options["precision"], options["adapter_dtype"]) == ("amp", "float32")
+    assert "dtype" not in options  # what is frozen stays as it is loaded
+    on_host = read(lora + "fsdp_config:\n  offload_params: true\n")
+    assert "paged_adamw_8bit on the shards of FSDP, answered as adamw" in gaps(on_host)
+
+
 def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) -> None:
     adapters = LLAMAFACTORY.replace("finetuning_type: full", "finetuning_type: lora")
     flat = read(adapters, OVER_FSDP + "  fsdp_version: 1\n").options

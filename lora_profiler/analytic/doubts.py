@@ -48,13 +48,14 @@ _SHARED = {
         " gradients are reduced after every micro-batch."
     ),
     "fsdp1": (
-        "A rank under FSDP1 with torch's defaults, every decoder layer a flat parameter, the next"
-        " one fetched ahead in backward; with --precision amp of float32 weights layers run in"
-        " bfloat16."
+        "A rank under FSDP1 with torch's defaults, every decoder layer a flat parameter, as is each"
+        " tensor of an adapter, the next layer fetched ahead in backward; with --precision amp what"
+        " trains in float32 is gathered in bfloat16."
     ),
     "fsdp1-no-prefetch": (
-        "A rank under FSDP1 as accelerate wraps it, every decoder layer a flat parameter, none"
-        " fetched ahead; with --precision amp of float32 weights layers run in bfloat16."
+        "A rank under FSDP1 as accelerate wraps it, every decoder layer a flat parameter, as is"
+        " each tensor of an adapter, none fetched ahead; with --precision amp what trains in"
+        " float32 is gathered in bfloat16."
     ),
     "fsdp-no-reshard": (
         "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit,"

@@ -9,9 +9,11 @@ from dataclasses import replace
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations
 from lora_profiler.analytic.optimizers import total_state_bytes
+from lora_profiler.analytic.persistent import unpacked_dtype
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.prediction import Category
-from lora_profiler.workload import TrainSetup
+from lora_profiler.support.offloading import embeddings_on_host
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 
 def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
@@ -36,6 +38,18 @@ def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
             "optimizer_states": states,
         },
     )
+
+
+def without_embeddings(shards: ShardState, workload: Workload) -> ShardState:
+    """`shards` of a process alone where embeddings' rows are looked up on the host."""
+    moved = sum(
+        module.weights[0].numel * DTYPE_BYTES[unpacked_dtype(name, workload.setup)]
+        for name, module in embeddings_on_host(workload)
+    )
+    if not moved:
+        return shards
+    own = replace(shards.state, parameter_bytes=shards.state.parameter_bytes - moved)
+    return replace(shards, state=own, stepped=own, host={"parameters": constant(moved)})
 
 
 def host_bytes(kept: Activations | None, shards: ShardState) -> dict[Category, Polynomial]:

@@ -18,6 +18,7 @@ from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
 from lora_profiler.analytic.forward_rules import masked_layers, rules_for, sequences_of
 from lora_profiler.analytic.generation import generated, generation
+from lora_profiler.analytic.host_memory import without_embeddings
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, persistent
@@ -150,6 +151,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.is_reentrant,
         setup.offload_checkpoints,
         setup.offload_activations,
+        setup.offload_embedding,
         is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         (workload.platform.capability, workload.platform.torch),
@@ -214,7 +216,7 @@ def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
         masks_in_math=bool(masked) and kernels.masked == "math",
         adapters=found,
         copies=copies,
-        shards=alone(state),
+        shards=without_embeddings(alone(state), workload),
         forward=forward,
         kept=kept,
         evaluation=evaluation_pass,

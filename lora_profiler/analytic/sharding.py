@@ -348,11 +348,12 @@ def fully_sharded(
     def made(pieces: Sequence[Piece]) -> Unit:
         if flat:
             is_apart = setup.lora is not None
+            stays = setup.use_orig_params or not is_apart  # else a frozen part goes at once
             base = flat_unit(
                 [p for p in pieces if not (is_apart and p.trains)],
                 world,
                 wide=setup.has_wide_shards,
-                from_host=setup.offload_params,
+                from_host=setup.offload_params and stays,
             )
             return adapted_unit(base, [alone(p) for p in pieces if p.trains]) if is_apart else base
         return unit(pieces, world, gathered, from_host=setup.offload_params)

@@ -26,7 +26,7 @@ from lora_profiler.analytic.sharding import (
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.support.bases import nf4_bytes
-from lora_profiler.support.optimizers import package_of
+from lora_profiler.support.optimizers import package_of, steps_on_shards
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 Copies = tuple[tuple[str, Module], ...]
@@ -57,14 +57,14 @@ def shard_state(
             f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, zero3, fsdp,"
             " fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
         )
-    if setup.optimizer not in ("adamw", "sgd"):
+    if not steps_on_shards(setup.optimizer, setup.sharding, setup.offload_params):
         works = setup.optimizer == "muon" or package_of(setup) == "torchao"
         why = "is not modelled" if works else "does not work"
+        version = "FSDP1" if setup.sharding in FLAT else "FSDP2"
         raise UsageError(
-            f"{setup.optimizer} {why} on the shards of FSDP2; take adamw or sgd, or --sharding ddp."
+            f"{setup.optimizer} {why} on the shards of {version}; take adamw or sgd, or --sharding"
+            " ddp."
         )
-    if setup.sharding in FLAT and setup.quantization is not None:
-        raise UsageError("FSDP1 is not known of a 4-bit base; take --sharding fsdp.")
     if setup.sharding in FLAT and copies:
         raise UsageError(
             "FSDP1 is not known of modules that train whole beside adapters; take --sharding fsdp,"

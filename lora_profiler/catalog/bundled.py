@@ -165,14 +165,21 @@ def _module(part: list[Any]) -> Module:
 
 @cache
 def vision_rows() -> Mapping[str, Mapping[str, Any]]:
-    """Lower-case id -> the model's line in `data/vision.json`: the config.json of models that see,
-    with the parameters that are published of each.
+    """Lower-case id, and alias -> the model's line in `data/vision.json`: the config.json of models
+    that see, with the parameters that are published of each.
 
     `text_side` is the bundled model whose sizes the language model has, and whose fields
-    `text_config` takes where it has none of its own; it answers about text alone. Weights are read
-    off the class that transformers builds.
+    `text_config` takes where it has none of its own; it answers about text alone. `aliases` have
+    the same sizes. Weights are read off the class that transformers builds.
     """
-    return {row["id"].lower(): row for row in json.loads(data_text("vision.json"))["models"]}
+    rows = json.loads(data_text("vision.json"))["models"]
+    return {name.lower(): row for row in rows for name in (row["id"], *row.get("aliases", ()))}
+
+
+@cache
+def seeing_tails() -> Mapping[str, Mapping[str, Any]]:
+    """The same by the name alone, without its owner."""
+    return {name.rpartition("/")[2]: row for name, row in vision_rows().items()}
 
 
 def vision_config(id: str) -> dict[str, Any]:

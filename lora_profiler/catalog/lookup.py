@@ -70,8 +70,9 @@ def find_model(
     if copy is not None:
         spec = _bundled(copy.row)
         if copy.sees is not None:
-            whole = partial(seeing_model, copy.sees["id"])
-            spec = replace(spec, text_side_of=TextSide(name, copy.sees["num_parameters"], whole))
+            seen, whole = copy.sees, partial(seeing_model, copy.sees["id"])
+            side = TextSide(name, seen["config"]["model_type"], seen["num_parameters"], whole)
+            spec = replace(spec, text_side_of=side)
         if copy.stored is None:
             return spec
         return replace(spec, stored=copy.stored, dtype=copy.stored.compute_dtype)

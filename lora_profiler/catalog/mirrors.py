@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from lora_profiler.catalog.bundled import bare_names, facts, vision_rows
+from lora_profiler.catalog.bundled import bare_names, facts, seeing_tails, vision_rows
 from lora_profiler.model_spec import StoredBase
 
 _MIRRORS = frozenset(
@@ -111,8 +111,9 @@ def mirrored(name: str) -> Mirrored | None:
         if tail.endswith(_DYNAMIC_SUFFIX):
             return None
         tail, nf4 = tail.removesuffix(_NF4_SUFFIX), _NF4
-    sees = vision_rows().get(f"qwen/{tail}") if owner in _MIRRORS | {"qwen"} else None
-    if sees is not None:
+    own = vision_rows().get(f"{owner}/{tail}")
+    sees = own or (seeing_tails().get(tail) if owner in _MIRRORS else None)
+    if sees is not None and "text_side" in sees:
         return Mirrored(facts()[sees["text_side"].lower()], nf4, sees)
     row = _original(owner, tail)
     if row is None or (nf4 and "checkpoint_quantization" in row):

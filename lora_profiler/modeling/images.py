@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.image_processors import PROCESSORS, has_pixtral_tower
 from lora_profiler.support.images import image_token, processed
 from lora_profiler.workload import TrainSetup
 
@@ -45,6 +45,8 @@ def with_images(
     found["pixel_values"] = torch.empty((*shape, *rest), device=pixels).normal_()
     if processor.layout == "rows":
         found["pixel_attention_mask"] = torch.ones((*shape, *rest[1:]), dtype=torch.int64)
+    if has_pixtral_tower(model.published):
+        found["image_sizes"] = torch.tensor([image.pixels[-2:]] * rows * count)
     if any(image.grid):
         found["image_grid_thw"] = torch.tensor([image.grid] * rows * count)
     return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.library import custom_op
 
 from lora_profiler.modeling.foak import base_weight
+from lora_profiler.support.images import part_of
 
 
 @custom_op("lora_profiler::glu", mutates_args=())
@@ -197,7 +198,9 @@ def _low_rank_gradient(
 def with_lora_kernels(model: nn.Module, activation: str) -> None:
     """q, k and v, o, and gate, up and down of each layer run as one function each where all of them
     have an adapter."""
-    for module in model.modules():
+    for name, module in model.named_modules():
+        if part_of(name) != "language_model":
+            continue
         if hasattr(module, "q_proj") and hasattr(module, "o_proj"):
             _join(module.q_proj, module.k_proj, module.v_proj)
             _join(module.o_proj)

@@ -80,7 +80,8 @@ def step_time(
     workload = on_card(workload, gpu)
     if workload.setup.images is not None:
         return Timing(step=None, refusal=_NO_TOWERS)
-    if workload.setup.offloads and not workload.setup.offload_checkpoints:
+    setup = workload.setup
+    if setup.offload_embedding or (setup.offloads and not setup.offload_checkpoints):
         return Timing(step=None, refusal=_ON_THE_HOST)
     device = device_for(workload, gpu)
     if device is None:
@@ -94,7 +95,7 @@ def step_time(
     except LoraProfilerError as e:
         hint = "" if engine == "traced" else f" {_TRACE_IT}"
         return Timing(step=None, refusal=f"the time of a step is not known: {e}{hint}")
-    setup, flops = workload.setup, (prediction or predict(workload, engine)).flops
+    flops = (prediction or predict(workload, engine)).flops
     try:
         time = step_time_at(
             kernels,
@@ -133,8 +134,8 @@ _NO_TOWERS = (
     " vision tower."
 )
 _ON_THE_HOST = (
-    "the time of a step that keeps shards, states or activations on the host is not known: the bus"
-    " to the host and its processor take part in it."
+    "the time of a step that keeps shards, states, activations or an embedding on the host is not"
+    " known: the bus to the host and its processor take part in it."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 

@@ -21,16 +21,10 @@ def is_of_adapted_layers(setup: TrainSetup) -> bool:
 def rounds_head(workload: Workload) -> bool:
     """Whether the head's weight is rounded where the head is called; torchtune's quantizer leaves
     one that is tied alone, which is no linear layer there (modules/tied_linear.py)."""
-    setup, head = workload.setup, workload.model.output_embedding
+    setup = workload.setup
     if setup.qat != "8da4w":
         return setup.qat != "none"
-    is_tied = any(
-        weight.tied_to
-        for name, m in workload.model.modules()
-        if name == head
-        for weight in m.weights
-    )
-    return setup.lora is None and not is_tied
+    return setup.lora is None and not workload.model.has_tied_head
 
 
 def qat_words(workload: Workload) -> tuple[str, ...]:

@@ -116,11 +116,30 @@ def _even(side: int) -> int:
 
 def _llava(config: Mapping[str, Any], size: Size) -> ProcessedImage:
     """CLIPImageProcessor: the middle square; a token for each patch, the class token dropped unless
-    the strategy is "full"."""
+    the strategy is "full". Pixtral's processor where the tower is Pixtral's."""
+    if has_pixtral_tower(config):
+        return _pixtral(config, size)
     vision = config["vision_config"]
     side = vision["image_size"]
     kept = config.get("vision_feature_select_strategy", "default") == "full"
     return ProcessedImage((side // vision["patch_size"]) ** 2 + kept, (1, CHANNELS, side, side))
+
+
+def has_pixtral_tower(config: Mapping[str, Any]) -> bool:
+    """Whether the tower is Pixtral's, which is told each image's height and width."""
+    usual = "pixtral" if config["model_type"] == "mistral3" else ""
+    return bool(config["vision_config"].get("model_type", usual) == "pixtral")
+
+
+def _pixtral(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """PixtralImageProcessor as Pixtral's processor calls it: no side longer than the tower's own,
+    both whole patches, merged in Mistral 3."""
+    vision = config["vision_config"]
+    merge = config.get("spatial_merge_size", 2) if config["model_type"] == "mistral3" else 1
+    merged = vision["patch_size"] * merge
+    ratio = max(1.0, max(size) / vision["image_size"])
+    columns, rows = ((floor(side / ratio) - 1) // merged + 1 for side in size)
+    return ProcessedImage(columns * rows, (1, CHANNELS, rows * merged, columns * merged))
 
 
 _QWEN2 = Processor(_qwen(56**2, 16384 * 28**2), 151_655, types="mm_token_type_ids")
@@ -131,6 +150,9 @@ PROCESSORS: Mapping[str, Processor] = {
     "qwen2_5_vl": _QWEN2,
     "qwen3_vl": _QWEN3,
     "qwen3_vl_moe": _QWEN3,
+    "qwen3_5": _QWEN3,
+    "qwen3_5_moe": _QWEN3,
+    "mistral3": Processor(_pixtral, 10),
     "gemma3": Processor(_gemma3, 262_144, types="token_type_ids"),
     "idefics3": _IDEFICS3,
     "smolvlm": _IDEFICS3,

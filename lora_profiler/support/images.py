@@ -77,7 +77,6 @@ def _check_options(setup: TrainSetup) -> None:
         "--sharding": setup.sharding not in ("none", "ddp"),
         "--transformers": setup.transformers != "5",
         "--kernels": setup.kernels != "transformers",
-        "--attention": setup.is_flash_attention_2,
     }
     asked = next((name for name, is_asked in refused.items() if is_asked), None)
     if asked is not None:

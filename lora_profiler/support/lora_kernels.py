@@ -37,7 +37,7 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
             return why
         if setup.dtype == "float32":
             return "leave a base in float32 to PEFT"
-    if not takes_lora_kernels(model):
+    if not takes_lora_kernels(model, has_images=setup.images is not None):
         return f"are known of {', '.join(LORA_KERNEL_TYPES)}, not of {model.model_type}"
     if setup.device != "cuda":
         return "are Triton's and run on CUDA alone"
@@ -59,10 +59,12 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
     return None
 
 
-def takes_lora_kernels(model: ModelSpec) -> bool:
-    """Whether rules know them of the model."""
+def takes_lora_kernels(model: ModelSpec, *, has_images: bool = False) -> bool:
+    """Whether rules know them of the model, or with images traces."""
     kind = model.config.get("hidden_act") or model.config.get("hidden_activation") or ""
-    is_known = type_of(model).lora_kernels and (kind == "silu" or "gelu" in kind)
+    row = type_of(model)
+    named = row.lora_kernels_below_images if has_images else row.lora_kernels
+    is_known = named and (kind == "silu" or "gelu" in kind)
     return is_known and (model.stored is None or model.stored.quant_type == "nf4")
 
 

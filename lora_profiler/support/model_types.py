@@ -25,6 +25,8 @@ class ModelType(NamedTuple):
     lora_kernels: bool = False
     """axolotl's LoRA kernels find q, k and v, and o, where its attention has them (axolotl 067b021,
     `monkeypatch/lora_kernels.py`, QKV_PATCHES), and the rules know them there."""
+    lora_kernels_below_images: bool = False
+    """They find them in the language model of one that sees, where traces know them."""
     unsloth: bool = False
     """Unsloth has a forward pass of its own of it, whose attention and layers are Llama's."""
     tensor_parallel: bool = False
@@ -36,6 +38,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "codegen": ModelType(learned_positions=True),
     "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
     "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
+    "gemma3": ModelType(lora_kernels_below_images=True),
     "gemma3_text": ModelType(lora_kernels=True),
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
@@ -43,6 +46,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "llama": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),
+    "mistral3": ModelType(lora_kernels_below_images=True),
     "mistral": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),
@@ -51,6 +55,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "qwen2": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
     "qwen3": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
     "qwen3_moe": ModelType(lora_kernels=True),
+    "qwen3_vl": ModelType(lora_kernels_below_images=True),
 }
 FOAK_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.foak)
 LIGER_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.liger)

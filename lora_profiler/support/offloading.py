@@ -1,12 +1,21 @@
-"""What waits in the host's memory: Unsloth's checkpoints, saved tensors, FSDP's shards and
-DeepSpeed's. No torch.
+"""What waits in the host's memory: Unsloth's checkpoints and embeddings, saved tensors, FSDP's
+shards and DeepSpeed's. No torch.
 
 Source of the first: unsloth-zoo 2026.10.9, `gradient_checkpointing.py` (UnslothCheckpointFunction):
 inputs of more than 2 MiB are moved, the last layer's is not, and two buffers on the card, which
 grow to the longest, take them back in turn; the second one where half a GiB is free."""
 
+from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.workload import (
+    DEEPSPEED_ZERO,
+    DTYPE_BYTES,
+    FULLY_SHARDED,
+    LoraConfig,
+    TrainSetup,
+    Workload,
+)
 
 LEAST_OFFLOADED = 2**20
 """Elements of an input that stays, in 16 bit."""
@@ -22,10 +31,52 @@ def is_offloaded(workload: Workload) -> bool:
     return bool(setup.batch_size * setup.seq_len * width > LEAST_OFFLOADED)
 
 
+_OTHER_EMBEDDINGS_BYTES = 256 * 2**20
+
+
+def embeddings_on_host(workload: Workload) -> list[tuple[str, Module]]:
+    """The input embedding, and others of at least 256 MiB, where Unsloth moves them (2026.10.9,
+    `models/vision.py`, _input_side_embeddings); a head's own weight stays."""
+    setup, model = workload.setup, workload.model
+    if not setup.offload_embedding:
+        return []
+    found = [(name, m) for name, m in model.modules() if m.kind == "Embedding"]
+    least = _OTHER_EMBEDDINGS_BYTES // DTYPE_BYTES[setup.dtype]
+    return [each for i, each in enumerate(found) if not i or each[1].weights[0].numel >= least]
+
+
+def _check_embedding(workload: Workload) -> None:
+    """Unsloth leaves the embedding where it is in the first two cases (2026.10.9,
+    `models/vision.py`, _resolve_offload_embedding)."""
+    setup, model = workload.setup, workload.model
+    if not setup.offload_embedding:
+        return
+    if model.has_tied_head:
+        why = f"{model.id} ties it to its head, so that nothing is saved"
+    elif setup.world_size > 1:
+        why = "each of several ranks keeps it"
+    elif setup.lora is None or _trains_embeddings(model, setup.lora):
+        why = "it is known of one that does not train"
+    else:
+        return
+    raise UsageError(f"no embedding is moved to the host: {why}; leave --offload-embedding out.")
+
+
+def _trains_embeddings(model: ModelSpec, lora: LoraConfig) -> bool:
+    trained = {a.module for a in adapters(model, lora)}
+    return any(
+        name in trained or name.rpartition(".")[2] in lora.modules_to_save
+        for name, module in model.modules()
+        if module.kind == "Embedding"
+    )
+
+
 def check_offloading(workload: Workload) -> None:
     """Raises UsageError where nothing here says what is moved."""
     setup = workload.setup
+    _check_embedding(workload)
     asked = {
+        "--offload-embedding": setup.offload_embedding,
         "--offload-params": setup.offload_params,
         "--offload-optimizer-device": setup.offload_optimizer_device != "none",
         "--offload-param-device": setup.offload_param_device != "none",

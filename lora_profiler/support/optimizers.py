@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.units import bytes_text
-from lora_profiler.workload import Device, Optimizer, TrainSetup
+from lora_profiler.workload import FLAT, Device, Optimizer, Sharding, TrainSetup
 
 QUANTISED_FROM_NUMEL = 4096
 """Tensors of fewer elements keep whole states, in both packages."""
@@ -138,6 +138,15 @@ def package_of(setup: TrainSetup) -> str | None:
     """The package that makes the optimizer of `setup`, None for torch and transformers."""
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     return None if made is None else made.package
+
+
+def steps_on_shards(optimizer: str, sharding: Sharding, on_host: bool) -> bool:
+    """Whether rules know an optimizer on what FSDP leaves a rank of a parameter. FSDP1's part is a
+    plain vector, which bitsandbytes takes where it lies on the card."""
+    made = PACKAGE_OPTIMIZERS.get(optimizer)  # type: ignore[call-overload]
+    is_bitsandbytes = made is not None and made.package == "bitsandbytes"
+    is_flat = sharding in FLAT and not on_host
+    return optimizer in ("adamw", "sgd") or (is_flat and is_bitsandbytes)
 
 
 def counts_in_steps(setup: TrainSetup) -> bool:

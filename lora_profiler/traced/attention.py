@@ -25,9 +25,10 @@ from lora_profiler.support.sdpa import (
 )
 from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.traced.tracer import Tracer
-from lora_profiler.workload import Dtype, Workload
+from lora_profiler.workload import Dtype, TrainSetup, Workload
 
 aten = torch.ops.aten
+FLASH_ATTENTION_2 = "flash_attention_2"
 FLASH_ALIGNMENT = 8
 """Head widths that are no multiple of it are padded, and the padded copies kept."""
 _DTYPES: dict[torch.dtype, Dtype] = {
@@ -106,8 +107,53 @@ def attention(
     with (
         replaced(F, "scaled_dot_product_attention", sdpa),
         no_masks() if unmasked else nullcontext(),
+        _of_towers(sdpa) if setup.images is not None else nullcontext(),
     ):
         yield
+
+
+@contextmanager
+def _of_towers(sdpa: Callable[..., Tensor]) -> Iterator[None]:
+    """FlashAttention 2 of a vision tower: patches of all images in one call, told where each image
+    or window begins where the tower says so; grouped as they are, without a mask."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def flash(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        **told: Any,
+    ) -> tuple[Tensor, None]:
+        causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+        if cu_seq_lens_q is None:
+            out = sdpa(query, key, value, None, dropout, causal, scaling)
+        else:
+            begins = cu_seq_lens_q.to(torch.int32)
+            out = _of_each_sequence(query, key, value, begins, dropout, causal, scaling)
+        return out.transpose(1, 2), None
+
+    ALL_ATTENTION_FUNCTIONS[FLASH_ATTENTION_2] = flash
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[FLASH_ATTENTION_2]  # type: ignore[no-untyped-call]
+
+
+def flash_tower(model: torch.nn.Module, setup: TrainSetup) -> None:
+    """The vision tower of a model that was built with SDPA goes the way that it goes with
+    FlashAttention 2, where that is asked for."""
+    if setup.images is None or not setup.is_flash_attention_2:
+        return
+    for module in model.modules():
+        config = getattr(getattr(module, "config", None), "vision_config", None)
+        if config is not None:
+            config._attn_implementation_internal = FLASH_ATTENTION_2
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from lora_profiler import modeling
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
 from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
+from lora_profiler.traced.attention import flash_tower
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.numbers_with_data import batch_with_images
@@ -97,6 +98,7 @@ def trace(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = build(workload)
+            flash_tower(model, setup)
             if setup.world_size > 1:
                 mesh = group.enter_context(fake_group(setup.world_size))
             if setup.sharding in FULLY_SHARDED:

@@ -6,33 +6,45 @@ from dataclasses import replace
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.model_types import MODEL_TYPES
 from lora_profiler.trainer_files.meaning import IMAGES
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile, instead, usual_options
 
 _ABOUT = ("images", "image_size")
+_STOPPED = frozenset(
+    {"qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe", "idefics3", "smolvlm", "llava", "mllama"}
+)
+"""Types of which axolotl 067b021 finds no attention to put its LoRA kernels into and raises an
+error: what its patch_self_attn_lora (monkeypatch/lora_kernels.py) said, run over transformers
+5.16."""
 
 
 def seen_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
     """The file's images where those of `model` are priced and go with the rest, and the nearest
     options that do; else, and of a model that is not known, they are among what is missing."""
+    return images_of_type(file, None if model is None else _type_that_sees(model))
+
+
+def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
+    """The same of a model by its type, None for one that sees nothing or is not known."""
     if "images" not in file.options:
         return file
     asked = {**usual_options(file.stack, file.options), **file.options}
-    if model is None or not _sees(model) or file.has_one_row or _is_shared(asked):
+    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)
-    changed = tuple(_nearest(file, asked))
+    changed = tuple(_nearest(file, asked, kind))
     own = {name: value for row in changed for name, value in row.options.items()}
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
 
-def _sees(model: ModelSpec) -> bool:
-    """Whether it is the text side of a bundled model that sees, all of which are of priced types,
-    or such a model itself, not stored in 4 bit."""
+def _type_that_sees(model: ModelSpec) -> str | None:
+    """Of the model whose text side it is, or its own; of one that is stored in 4 bit nothing tells
+    how its tower is."""
     if model.stored is not None:
-        return False
-    return model.text_side_of is not None or model.model_type in PROCESSORS
+        return None
+    return model.model_type if model.text_side_of is None else model.text_side_of.model_type
 
 
 def _is_shared(asked: dict[str, object]) -> bool:
@@ -46,12 +58,17 @@ def _unseen(row: KeyReading) -> KeyReading:
     )
 
 
-def _nearest(file: TrainerFile, asked: dict[str, object]) -> Iterator[KeyReading]:
-    if asked.get("attention") == "flash_attention_2":
-        what = "FlashAttention 2 of a model that sees images, answered as SDPA's"
-        row = instead(file.name, "attention", "flash_attention_2", "auto", what)
-        yield replace(row, direction="either way")
+def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator[KeyReading]:
+    known = MODEL_TYPES.get(kind)
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
-        if (value := asked.get(option, usual)) != usual:
-            what = f"{value}'s kernels of a model that sees images, answered without them"
-            yield instead(file.name, option, value, usual, what)
+        value = asked.get(option, usual)
+        is_axolotl = value == "axolotl"
+        if value == usual or (is_axolotl and known and known.lora_kernels_below_images):
+            continue
+        if is_axolotl and kind in _STOPPED:
+            note = "axolotl stops at its LoRA kernels of this type: it runs with each of them off"
+            row = instead(file.name, option, value, usual, "")
+            yield replace(row, state="option", direction=None, note=note)
+            continue
+        what = f"{value}'s kernels of a model that sees images, answered without them"
+        yield instead(file.name, option, value, usual, what)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_profiler.option_values import WHOLE_WEIGHTS
 from lora_profiler.support.lora_kernels import SHARDED_APART
+from lora_profiler.support.optimizers import steps_on_shards
 from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
@@ -21,14 +22,17 @@ def settled(
     share at least the work."""
     if options.get("world_size") == 1:
         options.pop("sharding", None)
+        options.pop("use_orig_params", None)
         del options["world_size"]
         yield from _kept_on_card(options, rows[0].file)
     has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
     if not has_ranks:
         options.pop("sharding", None)
+        options.pop("use_orig_params", None)
         yield from _kept_on_card(options, rows[0].file)
         return
-    options.setdefault("sharding", "ddp")
+    if options.setdefault("sharding", "ddp") not in FLAT:
+        options.pop("use_orig_params", None)
     file = rows[0].file
     usual = {**usual_options(stack, options), **options}
     for key, meaning in known.together(stack, usual, {row.key for row in rows}):
@@ -55,7 +59,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"generation under {options['sharding']}, which gathers weights"
         row = instead(file, "generation_batch_size", at_once, "", what)
         yield replace(row, options={}, direction="too low")
-    if options["sharding"] in FULLY_SHARDED and optimizer not in ("adamw", "sgd"):
+    on_host = bool(usual.get("offload_params"))
+    if options["sharding"] in FULLY_SHARDED and not steps_on_shards(
+        optimizer, options["sharding"], on_host
+    ):
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
@@ -82,7 +89,6 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
     if options["sharding"] in FLAT:
         of = f"the {usual.get('loss')} loss" if usual.get("loss") not in _LOSSES_OF_FSDP1 else ""
         of = "modules_to_save" if options.get("modules_to_save") else of
-        of = "a 4-bit base" if "qlora" in methods else of
         if of:
             named, options["sharding"] = options["sharding"], "fsdp"
             row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
@@ -104,9 +110,9 @@ def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading
         made = {"precision": "pure", "dtype": "bfloat16"}
         note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
     elif options["sharding"] in FLAT:
-        made = {"precision": "amp"}
-        is_lora = "lora" in options.get("methods", ())
-        made["adapter_dtype" if is_lora else "dtype"] = "float32"
+        made = {"precision": "amp", "adapter_dtype": "float32"}
+        if not {"lora", "qlora"} & set(options.get("methods", ())):
+            made["dtype"] = "float32"
         note = "under FSDP1 bf16 is its own mixed precision: what trains is kept in float32"
     elif options["sharding"] in FULLY_SHARDED:
         made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}

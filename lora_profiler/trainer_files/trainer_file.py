@@ -184,7 +184,8 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
         row = instead(file.name, "kernels", "unsloth", "transformers", what)
         changed.append(replace(row, direction="either way"))
-    if asked.get("lora_kernels") == "axolotl" and not takes_lora_kernels(model):
+    has_images = "images" in file.options  # what goes with them is settled
+    if asked.get("lora_kernels") == "axolotl" and not has_images and not takes_lora_kernels(model):
         what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
         changed.append(instead(file.name, "lora_kernels", "axolotl", "peft", what))
     loss = asked.get("loss", "plain")
@@ -196,6 +197,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(
             replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
         )
+    if asked.get("offload_embedding") and (model.has_tied_head or asked.get("world_size", 1) > 1):
+        note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
+        row = instead(file.name, "offload_embedding", True, False, "")
+        changed.append(replace(row, state="option", direction=None, note=note))
     resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
     if resized and model.config.get("vocab_size", 0) % 32:
         row = instead(file.name, RESIZED, True, "", "a vocabulary rounded up to 32")

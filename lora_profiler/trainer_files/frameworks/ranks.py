@@ -84,8 +84,13 @@ def fsdp_keys(usual_version: int) -> dict[str, Reader]:
         "offload_params": params_on_host,
         "cpu_offload": params_on_host,
         "activation_checkpointing": _fsdp_checkpointing,
+        "use_orig_params": _own_parameters,
     }
     return {f"fsdp_config.{p}{name}": r for name, r in kinds.items() for p in ("", "fsdp_")}
+
+
+def _own_parameters(value: Any, document: Document) -> Meaning:
+    return NOTHING if is_on(value) else Meaning({"use_orig_params": False})
 
 
 def _fsdp_checkpointing(value: Any, document: Document) -> Meaning:

@@ -82,6 +82,14 @@ def _share(value: Any, document: Document) -> Meaning:
     return not_modelled(what, "too high", **{VLLM_SHARE: share(value)})
 
 
+def _embedding(value: Any, document: Document) -> Meaning:
+    """ "auto" moves it where the card is full (Unsloth 2026.10.9, models/_utils.py,
+    offload_embedding_if_tight)."""
+    if is_off(value) or value == "auto":
+        return NOTHING
+    return Meaning({"offload_embedding": True})
+
+
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
     if (kind := task(document)) != "sft":
@@ -146,7 +154,7 @@ UNSLOTH = Framework(
         "max_lora_rank": costs_nothing,
         "qat_scheme": fake_quantized.of_unsloth,
         "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
-        "offload_embedding": missing("the embedding on the host", "too high"),
+        "offload_embedding": _embedding,
         **free("unsloth"),
     },
     under=TRL.under,
