@@ -100,6 +100,23 @@ class TrainSetup(TrainOptions):
         return "lora" if self.quantization is None else "qlora"
 
     @property
+    def completions_at_once(self) -> int:
+        """Completions that transformers' generate makes at once between steps, 0 for none: in
+        GRPO's loop those of a whole optimizer step unless a number is given (TRL 1.16
+        `grpo_config.py`, steps_per_generation)."""
+        if self.use_vllm:
+            return 0
+        if self.generation_batch_size is None and self.loop_state == "trl-grpo":
+            return self.batch_size * self.accumulation
+        return self.generation_batch_size or 0
+
+    @property
+    def runs_reference(self) -> bool:
+        """Whether a reference runs beside what trains, without a gradient (TRL 1.16
+        `dpo_trainer.py`, and `grpo_trainer.py` with a beta)."""
+        return self.loop_state == "trl-dpo" or self.beta > 0
+
+    @property
     def is_litgpt_2023(self) -> bool:
         """Whether LitGPT's own model runs, with the bitsandbytes of its time."""
         return self.kernels == "litgpt-2023"

@@ -182,6 +182,8 @@ def test_every_option_reaches_the_setup() -> None:
         "qat_group_size": 32,
         "offload_params": False,
         "offload_activations": False,
+        "beta": 0.0,
+        "use_vllm": False,
     }
 
 

@@ -66,9 +66,9 @@ def test_both_parts_are_among_what_was_rehearsed() -> None:
 
 def test_the_cache_by_hand() -> None:
     """gpt2: 12 layers, 768 features for keys and for values, in bfloat16; the last token has none,
-    and one layer's are there twice."""
+    and one layer has its values twice."""
     setup = replace(SETUP, seq_len=1024, max_completion_length=1000)
-    assert generation(setup).bytes["activations"] == 4 * 13 * 2 * 768 * 2 * 1023
+    assert generation(setup).bytes["activations"] == 4 * 25 * 768 * 2 * 1023
     without = replace(SETUP, generation_batch_size=None, max_completion_length=None)
     assert generation(without) is None
 

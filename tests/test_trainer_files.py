@@ -921,10 +921,10 @@ max_prompt_length: 256
         ("", 8, 512, 0),
         ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, 0),
         ("generation_batch_size: 24\n", 24, 512, 0),
-        ("use_vllm: true\n", None, None, 0.3),
-        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, 0.5),
-        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, 0),
-        ("use_vllm: true\nvllm_enable_sleep_mode: true\n", None, None, 0),
+        ("use_vllm: true\n", None, 512, 0.3),
+        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, 512, 0.5),
+        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, 512, 0),
+        ("use_vllm: true\nvllm_enable_sleep_mode: true\n", None, 512, 0),
     ],
 )
 def test_what_grpo_generates_between_steps(
@@ -935,6 +935,7 @@ def test_what_grpo_generates_between_steps(
     assert file.options["seq_len"] == 256 + (completion or 512)
     assert file.options.get("generation_batch_size") == at_once
     assert file.options.get("max_completion_length") == completion
+    assert ("use_vllm" in file.options) is (at_once is None)
     assert file.vllm_share == share
     assert not file.not_modelled
 

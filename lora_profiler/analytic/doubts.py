@@ -135,6 +135,10 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append(
             "Unsloth compiles code of its own for this model, answered as transformers' own."
         )
+    if setup.use_vllm:
+        found.append("No run beside vLLM was held against what GRPO keeps for its completions.")
+    if setup.loop_state == "trl-grpo" and setup.generation_batch_size is not None:
+        found.append("Between steps GRPO is taken to keep batch x accumulation completions.")
     if setup.loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED:
         found.append(
             "The loss was held against traces of transformers' model under FSDP2; torchtune and"

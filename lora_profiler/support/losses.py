@@ -147,7 +147,11 @@ def _divides(head: Module) -> bool:
 
 def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
     """Sequences of a row, whose first token nothing predicts, times two; and one more where there
-    are more labels than fit a tile of TRL's head."""
+    are more labels than fit a tile of TRL's head. Of GRPO, which scores completions alone, minus
+    the tokens of one."""
+    scored = setup.max_completion_length
+    if setup.loop_state == "trl-grpo" and scored and runs_triton(setup.device):
+        return -2 * scored - (batch * scored > TRL_TILE_ROWS)
     labels = batch * (seq - (sequences if runs_triton(setup.device) else 1))
     return 2 * sequences + (labels > TRL_TILE_ROWS)
 

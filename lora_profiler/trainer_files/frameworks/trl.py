@@ -173,8 +173,18 @@ def _generation(document: Document) -> Iterator[tuple[str, Meaning]]:
 
 
 def _completion(value: Any, document: Document) -> Meaning:
-    makes = task(document) == "grpo" and is_off(document.get("use_vllm"))
-    return Meaning({"max_completion_length": size(value)}) if makes else NOTHING
+    is_grpo = task(document) == "grpo"
+    return Meaning({"max_completion_length": size(value)}) if is_grpo else NOTHING
+
+
+def _of_grpo(option: str, read: Any) -> Any:
+    """An option that only GRPO's loop has."""
+
+    def understood(value: Any, document: Document) -> Meaning:
+        is_said = task(document) == "grpo" and value is not None
+        return Meaning({option: read(value)}) if is_said else NOTHING
+
+    return understood
 
 
 def _at_once(value: Any, document: Document) -> Meaning:
@@ -264,6 +274,8 @@ TRL = Framework(
         "loss_type": _loss,
         "use_liger_loss": missing("Liger's loss of TRL", "too high"),
         _COMPLETION: _completion,
+        "use_vllm": _of_grpo("use_vllm", is_on),
+        "beta": _of_grpo("beta", number),
         "generation_batch_size": _at_once,
         "vllm_gpu_memory_utilization": _share,
         "cast_lm_head_to_fp32": missing("a head in float32", "too low"),
