@@ -202,6 +202,9 @@ def _build(workload: Workload) -> Plan:
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
+        if setup.runs_reference:
+            reference = pass_alone(workload, family, (), frozenset())
+            flops = (flops[0] + _flops(reference, setup)[0], *flops[1:])
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
         if setup.completions_at_once:

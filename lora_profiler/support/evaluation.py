@@ -38,5 +38,6 @@ def generation_words(setup: TrainSetup) -> tuple[str, ...]:
         prompt = f"{completion:,} of them after the prompt"
     return (
         f"Generation between steps makes {rows:,} completions at once by transformers' generate,"
-        f" sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask.",
+        f" sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask."
+        " FLOPs and time are of training alone.",
     )
