@@ -165,6 +165,13 @@ def _axolotl() -> Iterator[Cell]:
     yield cell("llama-3/fft-8b.yaml", _SMALL, H100, 512, **_UNPACKED)
     yield cell(lora, _SMALL, H100, 512, **_UNPACKED, gradient_checkpointing=False)
     yield cell(lora, _EIGHT, H100, 512, **_UNPACKED)
+    pairs = {key: value for key, value in _UNPACKED.items() if "packing" not in key}
+    adapted = {"adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_target_linear": True}
+    yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs)
+    yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs, **adapted, lora_dropout=0.05)
+    yield cell("mistral/dpo/mistral-dpo-qlora.yml", _ONE, H100, 512, **pairs)
+    in_16_bit = {"load_in_8bit": False}
+    yield cell("llama-3/instruct-dpo-lora-8b.yml", _EIGHT, A100, 512, **pairs, **in_16_bit)
 
 
 def _litgpt() -> Iterator[Cell]:

@@ -168,6 +168,9 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
         command = ["-m", "llamafactory.cli", "train"]
     else:
         rows = {"path": str(data / "rows.json"), "ds_type": "json", "type": "alpaca"}
+        if yaml.load(text, _Loader).get("rl"):
+            pairs = {"field_prompt": "instruction", "type": "user_defined.default"}
+            rows |= {"path": str(data / "pairs.json"), "type": pairs, "split": "train"}
         places = {
             "datasets": [rows],
             "dataset_prepared_path": str(folder / "prepared" / str(abs(hash(cell.key)))),

@@ -106,6 +106,14 @@ def eight_bit(adapter: str) -> Reader:
     return read
 
 
+def dropout(value: Any, *, is_off: bool) -> Meaning:
+    """Of adapters, under a trainer that may switch all dropout off: TRL's DPOTrainer and
+    LLaMA-Factory's by default (TRL 1.16 `dpo_config.py`, disable_dropout)."""
+    if is_off:
+        return Meaning({"dropout": 0.0}, note="the trainer switches dropout off")
+    return Meaning({"dropout": number(value)})
+
+
 def evaluation(batch: int) -> Meaning:
     """Evaluation while training, in batches of so many rows."""
     return Meaning({"eval_batch_size": batch})

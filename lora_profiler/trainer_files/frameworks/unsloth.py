@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import fake_quantized, shared
-from lora_profiler.trainer_files.frameworks.trl import TRL, task
+from lora_profiler.trainer_files.frameworks.trl import TRL, dropout, task
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     VLLM_SHARE,
@@ -127,7 +127,7 @@ UNSLOTH = Framework(
         "r": sets("rank", size),
         "target_modules": sets("targets", targets),
         "lora_alpha": sets("alpha", number),
-        "lora_dropout": sets("dropout", number),
+        "lora_dropout": dropout,
         "modules_to_save": sets("modules_to_save", names),
         "layers_to_transform": missing("adapters on some layers", "too high"),
         "target_parameters": missing("adapters on experts' parameters", "too low"),
