@@ -135,6 +135,7 @@ def _torchtune() -> Iterator[Cell]:
     yield cell(lora, _ONE, T4, 512, **_ONCE, dtype="fp32")
     yield cell("qwen2_5/0.5B_full_single_device", _HALF, A100, 512)
     yield cell("qwen3/0.6B_lora_single_device", _QWEN, A100, 512, **_ONCE)
+    yield cell("llama3_1/8B_lora_dpo_single_device", _EIGHT, H100, 512, **_ONCE, batch_size=1)
 
 
 def _llamafactory() -> Iterator[Cell]:

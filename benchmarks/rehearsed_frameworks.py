@@ -155,6 +155,10 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
         if "merges_file" in text:
             places["tokenizer.merges_file"] = str(place / "merges.txt")
         recipe = "full_finetune" if "full" in cell.file else "lora_finetune"
+        if "dpo" in cell.file:
+            recipe = "lora_dpo"
+            pairs = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+            places |= {"dataset.column_map": pairs, "dataset.data_files": str(data / "pairs.json")}
         command = ["-m", "torchtune._cli.tune", "run", f"{recipe}_single_device", "--config"]
     elif cell.framework == "llamafactory":
         kinds = {"dpo": "pairs", "pretrain": "texts"}

@@ -5,8 +5,9 @@
 transformers' Trainer, TRL's SFTTrainer, DPOTrainer and GRPOTrainer train real architectures at full
 size with their own defaults but for the options of a cell; PYTHON is of an environment with a CUDA
 build of torch, transformers, PEFT, TRL and bitsandbytes. No card is needed, no weights are fetched.
-Writes a row of `results/rehearsed_trainers.jsonl` as each ends, and `results/rehearsed_trainers.md`;
-what is there is not run again. --again predicts all rows anew. Half an hour on two cores.
+Writes a row of `results/rehearsed_trainers.jsonl` as each ends, and
+`results/rehearsed_trainers.md`; what is there is not run again. --again predicts all rows anew.
+Half an hour on two cores.
 """
 
 import argparse
@@ -228,9 +229,9 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "# Trainers, rehearsed",
         "",
         "`python -m benchmarks.rehearsed_trainers`: transformers' Trainer and TRL's SFTTrainer,"
-        " DPOTrainer and GRPOTrainer, their own code over torch's CUDA build on pretended cards, models at full"
-        " size; the requested peak of the third step, BLAS workspaces left out, beside what"
-        " `--trainer` says. Nothing here was measured on a card.",
+        " DPOTrainer and GRPOTrainer, their own code over torch's CUDA build on pretended cards,"
+        " models at full size; the requested peak of the third step, BLAS workspaces left out,"
+        " beside what `--trainer` says. Nothing here was measured on a card.",
         "",
         "| trainer | the answer says | runs | equal | mean error | worst | worst case |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",

@@ -135,6 +135,8 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append(
             "Unsloth compiles code of its own for this model, answered as transformers' own."
         )
+    if setup.loss == "axolotl-dpo":
+        found.append("Where a prompt's tokens are, 16 B each, is left out of TRL 1.9's loss.")
     if setup.use_vllm:
         found.append("No run beside vLLM was held against what GRPO keeps for its completions.")
     if setup.loop_state == "trl-grpo" and setup.generation_batch_size is not None:

@@ -130,8 +130,7 @@ def layer_candidates(
         sent = shards.in_forward(newest)
         found += [
             candidate(
-                beside(alone, sent),
-                temporaries=of_batch(outside + layer.run.input.bytes + inside),
+                beside(alone, sent), temporaries=of_batch(outside + layer.run.input.bytes + inside)
             )
             for inside in layer.run.checkpointed_candidates
         ]

@@ -5,11 +5,12 @@ The cache of a layer grows by concatenation (transformers `cache_utils.py`, Dyna
 that its values are there twice for a moment; a sliding window's layers keep no more than the
 window, and attend to keys and values beside those that they keep. SDPA's math kernel has copies of
 its own; what a split kernel adds is left out. Keys and values of the last token are never made.
-What autocast makes of weights is there until a token's pass is over. Drawing a token holds its logits, their float32 copy, the probabilities
-and the exponential draws of torch.multinomial at once (transformers `generation/utils.py`, _sample;
-torch `aten/src/ATen/native/Distributions.cpp`). Adapters run without autocast: PEFT generates by
-the base model, which accelerate has not wrapped. The prompts' pass is as a layer of evaluation,
-beside the cache, and an estimate. Sizes of CUDA: a CPU's libraries copy weights for few rows.
+What autocast makes of weights is there until a token's pass is over. Drawing a token holds its
+logits, their float32 copy, the probabilities and the exponential draws of torch.multinomial at once
+(transformers `generation/utils.py`, _sample; torch `aten/src/ATen/native/Distributions.cpp`).
+Adapters run without autocast: PEFT generates by the base model, which accelerate has not wrapped.
+The prompts' pass is as a layer of evaluation, beside the cache, and an estimate. Sizes of CUDA: a
+CPU's libraries copy weights for few rows.
 """
 
 from collections.abc import Mapping

@@ -21,8 +21,8 @@ VERSIONS = (
             " prompt, bfloat16 autocast over float32 weights, checkpointing, beta 0"
             " without a reference model. --seq-len is prompt and completion together; a batch"
             " counts completions.",
-            "--beta 0.04 adds the reference; use_vllm=True is --use-vllm, with --vllm-share for what"
-            " it takes of the card.",
+            "--beta 0.04 adds the reference; use_vllm=True is --use-vllm, with --vllm-share for"
+            " what it takes of the card.",
         ),
         defaults=by_method(_COMMON, adapter=PEFT_LORA, base=QUANTIZED),
         packing=None,

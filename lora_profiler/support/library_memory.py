@@ -57,6 +57,7 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "trl-dpo": LoopHolds(3, 4, 4),
     "trl-grpo": LoopHolds(2, 4, 4),
     "axolotl": LoopHolds(3, 8, 4),
+    "axolotl-dpo": LoopHolds(3, 8, 4),
     "llamafactory": LoopHolds(3, 12, 8),
     "unsloth": LoopHolds(3, 12, 4),
 }

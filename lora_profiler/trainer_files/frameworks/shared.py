@@ -15,6 +15,7 @@ from lora_profiler.trainer_files.meaning import (
     is_on,
     missing,
     not_modelled,
+    number,
     size,
     text,
 )
