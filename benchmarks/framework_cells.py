@@ -170,7 +170,8 @@ def _axolotl() -> Iterator[Cell]:
     adapted = {"adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_target_linear": True}
     yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs)
     yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs, **adapted, lora_dropout=0.05)
-    yield cell("mistral/dpo/mistral-dpo-qlora.yml", _ONE, H100, 512, **pairs)
+    mistral = "mistralai/Mistral-7B-v0.1"
+    yield cell("mistral/dpo/mistral-dpo-qlora.yml", mistral, H100, 512, **pairs, micro_batch_size=1)
     in_16_bit = {"load_in_8bit": False}
     yield cell("llama-3/instruct-dpo-lora-8b.yml", _EIGHT, A100, 512, **pairs, **in_16_bit)
 
