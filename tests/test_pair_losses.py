@@ -11,8 +11,8 @@ from lora_profiler.workload import Workload
 MODEL, ROWS, LENGTH, WORDS = find_model("HuggingFaceTB/SmolLM2-135M"), 4, 256, 49_152
 
 
-def held(method: Any, moment: str, trainer: str = "llamafactory-dpo") -> int:
-    options = {"batch_size": ROWS // 2, "seq_len": LENGTH}
+def held(method: Any, moment: str, trainer: str = "llamafactory-dpo", **more: Any) -> int:
+    options = {"batch_size": ROWS // 2, "seq_len": LENGTH, **more}
     setup = setup_for(MODEL, trainer, method, **options)
     assert setup.batch_size == ROWS
     moments = predict(Workload(model=MODEL, setup=setup)).moments
@@ -53,12 +53,15 @@ def test_axolotls_kernel_reads_a_copy_of_each_pass() -> None:
 
 def test_torchtunes_reference_is_there_while_the_policy_runs() -> None:
     """Its logits of the step before; the policy's, their quotient by a temperature, and log-softmax
-    of that. The step's backward has its own reference's beside."""
+    of that, beside labels as they came, and of the step before a sum of each row and pass, two
+    rewards of a pair, which was right, the two means and the loss. The step's backward has its own
+    reference's beside."""
     logits, log_shares = ROWS * LENGTH * WORDS * 4, ROWS * (LENGTH - 1) * WORDS * 4
     labels = ROWS * (LENGTH - 1) * (8 + 1)
+    told = 2 * ROWS * 4 + 3 * ROWS // 2 * 4 + 2 * 4
     ahead, back = (
-        held("lora", moment, "torchtune-dpo") for moment in ("end_of_forward", "loss_backward")
+        held("lora", moment, "torchtune-dpo", accumulation=1)
+        for moment in ("end_of_forward", "loss_backward")
     )
-    loss = 4
-    assert ahead - (2 * logits + 2 * log_shares + labels) in range(4 * loss + 1)
-    assert back - (logits + 3 * log_shares + labels) in range(4 * loss + 1)
+    assert ahead == 2 * logits + 2 * log_shares + labels + ROWS * LENGTH * 8 + told + 4
+    assert back == logits + 3 * log_shares + labels + told + 2 * 4

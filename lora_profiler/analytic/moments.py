@@ -95,7 +95,7 @@ def moments(
         candidate(
             base | {"gradients": ZERO},
             gradients=given,
-            activations=_leaf_bytes(forward) + in_graph,
+            activations=_leaf_bytes(forward, setup) + in_graph,
             logits_and_loss=output + SCALAR + scaler.step,
             temporaries=t,
         )
@@ -123,7 +123,7 @@ def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Poly
         return {}
     loss = 0 if setup.label_smoothing_factor else SCALAR  # which is not the model's then
     return {
-        "activations": _leaf_bytes(forward),
+        "activations": _leaf_bytes(forward, setup),
         "logits_and_loss": _logits_held(forward, setup) + loss,
     }
 
@@ -145,10 +145,12 @@ def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     )
 
 
-def _leaf_bytes(forward: ForwardPass) -> Polynomial:
+def _leaf_bytes(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     """The gradient of a leaf that is no parameter stays, and with it the leaf, until the loss is
-    dropped."""
-    return forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
+    dropped. torchtune makes none."""
+    if forward.leaf is None or setup.kernels == "torchtune":
+        return ZERO
+    return forward.leaf.bytes * 2
 
 
 def input_bytes(setup: TrainSetup) -> Polynomial:

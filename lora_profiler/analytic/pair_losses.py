@@ -135,21 +135,25 @@ def gathered_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     logits = _all_logits(op, hidden, model, ZERO)
     own = logits.tokens * (_INDEX + 1)  # labels as places, and which there are
     kept = logits.part + own + logits.kept_copy
-    twice = logits.part * 2 + own
+    # sums of rows of both passes, three numbers a pair, and two means, which are the step before's
+    # while the policy runs
+    told = B * (2 * _SCALAR + 3 * _SCALAR // 2) + 2 * _SCALAR
+    labels = TOKENS * _INDEX + told
+    twice = logits.part * 2 + own + labels
     return LossPath(
         hidden=hidden,
         head=logits.head,
         kept=kept,
         ahead=(
-            logits.copies + logits.narrow + logits.wide,
+            labels + logits.copies + logits.narrow + logits.wide,
             logits.kept_copy + logits.wide + twice,
-            kept + logits.copies + logits.narrow,
+            kept + labels + logits.copies + logits.narrow,
             kept + twice,
         ),
         back=(
-            kept + logits.part * 2 + 2 * _SCALAR,
-            logits.kept_copy + logits.wide + logits.part + 2 * _SCALAR,
-            *logits.tail,
+            kept + told + logits.part * 2 + 2 * _SCALAR,
+            logits.kept_copy + told + logits.wide + logits.part + 2 * _SCALAR,
+            *[told + size for size in logits.tail],
         ),
         tokens=TOKENS,
         again=False,

@@ -119,6 +119,8 @@ def loop_scalar_bytes(setup: TrainSetup) -> int:
 def pass_scalar_bytes(setup: TrainSetup) -> int:
     """What a trainer's loop keeps of single values while a forward or backward pass runs; of
     several micro-batches the harness' own loop sums the losses too."""
+    if setup.loss == "torchtune-dpo":
+        return 0
     if setup.kernels == "torchtune":
         logged = 0 if setup.lora is None else _FLOAT32
         return _OF_TORCHTUNE + logged - (_FLOAT32 if setup.accumulation > 1 else 0)
