@@ -280,6 +280,7 @@ TRL = Framework(
         "loss_type": _loss,
         "use_liger_loss": missing("Liger's loss of TRL", "too high"),
         _COMPLETION: _completion,
+        "precompute_ref_log_probs": missing("a reference that ran before the training", "too high"),
         "use_vllm": _of_grpo("use_vllm", is_on),
         "beta": _of_grpo("beta", number),
         "generation_batch_size": _at_once,
