@@ -998,6 +998,20 @@ def test_a_file_of_pairs_has_its_frameworks_own_loop(text: str, framework: str, 
     assert file.options.get("dropout", 0.0) == 0.0  # TRL 1.16 dpo_config.py, disable_dropout
 
 
+def test_dropout_may_be_left_empty() -> None:
+    text = AXOLOTL_DPO.replace("0.05", "").replace("rl: dpo\n", "")
+    file = read_document(parse(text, "sft.yaml", None, is_json=False), "axolotl")
+    assert file.options["dropout"] == 0.0  # the schema's
+
+
+def test_grpos_own_options_are_none_of_unsloths_loop() -> None:
+    text = (
+        "model_name: unsloth/Qwen2.5-0.5B\nr: 16\nnum_generations: 4\nuse_vllm: true\nbeta: 0.1\n"
+    )
+    file = read_document(parse(text, "grpo.yaml", None, is_json=False), "unsloth")
+    assert not {"use_vllm", "beta"} & set(file.options)
+
+
 def test_dropout_of_pairs_counts_where_it_is_kept() -> None:
     text = TRL_DPO + "disable_dropout: false\n"
     file = read_document(parse(text, "dpo.yaml", None, is_json=False), "trl")

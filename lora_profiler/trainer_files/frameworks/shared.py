@@ -112,7 +112,7 @@ def dropout(value: Any, *, is_off: bool) -> Meaning:
     LLaMA-Factory's by default (TRL 1.16 `dpo_config.py`, disable_dropout)."""
     if is_off:
         return Meaning({"dropout": 0.0}, note="the trainer switches dropout off")
-    return Meaning({"dropout": number(value)})
+    return NOTHING if value is None else Meaning({"dropout": number(value)})
 
 
 def evaluation(batch: int) -> Meaning:

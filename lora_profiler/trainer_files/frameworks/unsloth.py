@@ -111,7 +111,7 @@ UNSLOTH = Framework(
     checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
     keys={
         **TRL.keys,
-        "generation_batch_size": costs_nothing,
+        **dict.fromkeys(("generation_batch_size", "use_vllm", "beta"), costs_nothing),
         "model_name": sets("model", text),
         "max_length": _length,
         "max_seq_length": _length,
