@@ -135,6 +135,8 @@ def _torchtune() -> Iterator[Cell]:
     yield cell(lora, _ONE, T4, 512, **_ONCE, dtype="fp32")
     yield cell("qwen2_5/0.5B_full_single_device", _HALF, A100, 512)
     yield cell("qwen3/0.6B_lora_single_device", _QWEN, A100, 512, **_ONCE)
+    cut = {"tokenizer.max_seq_len": 512, "batch_size": 1}
+    yield cell("llama3_1/8B_lora_dpo_single_device", _EIGHT, H100, 512, **_ONCE, **cut)
 
 
 def _llamafactory() -> Iterator[Cell]:
@@ -165,6 +167,14 @@ def _axolotl() -> Iterator[Cell]:
     yield cell("llama-3/fft-8b.yaml", _SMALL, H100, 512, **_UNPACKED)
     yield cell(lora, _SMALL, H100, 512, **_UNPACKED, gradient_checkpointing=False)
     yield cell(lora, _EIGHT, H100, 512, **_UNPACKED)
+    pairs = {key: value for key, value in _UNPACKED.items() if "packing" not in key}
+    adapted = {"adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_target_linear": True}
+    yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs)
+    yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs, **adapted, lora_dropout=0.05)
+    dpo, in_16_bit = "llama-3/instruct-dpo-lora-8b.yml", {"load_in_8bit": False}
+    yield cell(dpo, _EIGHT, A100, 512, **pairs, **in_16_bit)
+    in_4_bit = {"load_in_4bit": True, "adapter": "qlora", **in_16_bit}
+    yield cell(dpo, _ONE, H100, 512, **pairs, **in_4_bit)
 
 
 def _litgpt() -> Iterator[Cell]:

@@ -167,7 +167,8 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
             held["method"] = method
         if adapter:
             held |= {"rank": own.lora_r, "alpha": own.lora_alpha}
-            held["dropout"] = own.lora_dropout or 0.0
+            compares = getattr(own.rl, "value", own.rl) in ("dpo", "ipo")  # by TRL's trainer
+            held["dropout"] = 0.0 if compares else own.lora_dropout or 0.0
             if own.lora_modules_to_save:
                 held["modules_to_save"] = _names(own.lora_modules_to_save)
             if own.lora_target_linear:
@@ -233,7 +234,7 @@ def _llamafactory() -> Callable[[Mapping[str, Any]], Held]:
             held["method"] = "full" if full else "qlora" if bits else "lora"
         if tuning.finetuning_type == "lora":
             held |= {"rank": tuning.lora_rank, "alpha": tuning.lora_alpha}
-            held["dropout"] = tuning.lora_dropout
+            held["dropout"] = 0.0 if tuning.stage == "dpo" else tuning.lora_dropout
             targets = tuning.lora_target
             held["targets"] = "all-linear" if targets == ["all"] else _names(targets)
             held["use_dora"] = tuning.use_dora
@@ -270,7 +271,8 @@ def _trl() -> Callable[[Mapping[str, Any]], Held]:
         held["method"] = "full" if not model.use_peft else "qlora" if bits else "lora"
         if model.use_peft:
             held |= {"rank": model.lora_r, "alpha": model.lora_alpha}
-            held["dropout"] = model.lora_dropout
+            is_off = getattr(training, "disable_dropout", False)
+            held["dropout"] = 0.0 if is_off else model.lora_dropout
             if model.lora_target_modules:
                 held["targets"] = _names(model.lora_target_modules)
         if (training.gradient_checkpointing_kwargs or {}).get("use_reentrant") is not None:

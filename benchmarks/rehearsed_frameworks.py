@@ -155,6 +155,10 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
         if "merges_file" in text:
             places["tokenizer.merges_file"] = str(place / "merges.txt")
         recipe = "full_finetune" if "full" in cell.file else "lora_finetune"
+        if "dpo" in cell.file:
+            recipe = "lora_dpo"
+            pairs = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+            places |= {"dataset.column_map": pairs, "dataset.data_files": str(data / "pairs.json")}
         command = ["-m", "torchtune._cli.tune", "run", f"{recipe}_single_device", "--config"]
     elif cell.framework == "llamafactory":
         kinds = {"dpo": "pairs", "pretrain": "texts"}
@@ -168,6 +172,9 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
         command = ["-m", "llamafactory.cli", "train"]
     else:
         rows = {"path": str(data / "rows.json"), "ds_type": "json", "type": "alpaca"}
+        if yaml.load(text, _Loader).get("rl"):
+            pairs = {"field_prompt": "instruction", "type": "user_defined.default"}
+            rows |= {"path": str(data / "pairs.json"), "type": pairs, "split": "train"}
         places = {
             "datasets": [rows],
             "dataset_prepared_path": str(folder / "prepared" / str(abs(hash(cell.key)))),

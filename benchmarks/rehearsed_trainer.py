@@ -1,9 +1,10 @@
-"""transformers' Trainer, TRL's SFTTrainer and DPOTrainer, each as a question says: imported by
-`rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
+"""transformers' Trainer, TRL's SFTTrainer, DPOTrainer and GRPOTrainer, each as a question says:
+imported by `rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
 
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import peft
 import torch
 import transformers
 import trl
+from transformers.generation import GenerationMixin
 
+LIBRARY = torch.library.Library("aten", "IMPL")
 RUN = Path(os.environ["LORA_PROFILER_RUN"])
+TOKEN = " a"
+"""One, to the tokenizer that stands in for a model's."""
 WORDS = "The quick brown fox jumps over the lazy dog. " * 2000
 
 
@@ -83,7 +88,48 @@ def by_dpo(question: dict[str, Any]) -> Any:
     )
 
 
-TRAINERS = {"transformers": by_transformers, "trl-sft": by_sft, "trl-dpo": by_dpo}
+def completions(mask: torch.Tensor, made: int) -> torch.Tensor:
+    """As torch's nonzero, where the last `made` columns are true."""
+    count = mask.shape[0] * made if mask.dim() == 2 else mask.numel()
+    return torch.empty((mask.dim(), count), dtype=torch.int64, device=mask.device).t()
+
+
+def by_grpo(question: dict[str, Any]) -> Any:
+    """With what a pretended card cannot tell: that no completion ends before its last token, which
+    tokens are a completion's, and a reward of each."""
+    made = question["completion"]
+    LIBRARY.impl("nonzero", partial(completions, made=made), "CUDA", allow_override=True)
+    prompt = {"prompt": TOKEN * (question["seq_len"] - made)}
+
+    class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
+        def _generate_single_turn(self, prompt_ids: Any, *args: Any, **more: Any) -> Any:
+            left = iter(range(made))
+            GenerationMixin._has_unfinished_sequences = (  # type: ignore[method-assign]
+                lambda *_, **__: next(left, None) is not None
+            )
+            super()._generate_single_turn(prompt_ids, *args, **more)
+            return [[1] * made for _ in prompt_ids], None
+
+        def _calculate_rewards(self, inputs: Any, prompts: Any, *_: Any) -> Any:
+            return torch.zeros(len(prompts), 1, device=self.accelerator.device)
+
+    return GRPOTrainer(
+        model=question["model"],
+        reward_funcs=len,
+        args=trl.GRPOConfig(
+            **common(question), max_completion_length=made, model_init_kwargs=load(question)
+        ),
+        train_dataset=datasets.Dataset.from_list([prompt] * 64),
+        peft_config=adapters(question),
+    )
+
+
+TRAINERS = {
+    "transformers": by_transformers,
+    "trl-sft": by_sft,
+    "trl-dpo": by_dpo,
+    "trl-grpo": by_grpo,
+}
 
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])

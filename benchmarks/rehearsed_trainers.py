@@ -2,11 +2,12 @@
 
     python -m benchmarks.rehearsed_trainers --python PYTHON [--seconds N] [--again]
 
-transformers' Trainer, TRL's SFTTrainer and DPOTrainer train real architectures at full size with
-their own defaults but for the options of a cell; PYTHON is of an environment with a CUDA build of
-torch, transformers, PEFT, TRL and bitsandbytes. No card is needed, no weights are fetched. Writes a
-row of `results/rehearsed_trainers.jsonl` as each ends, and `results/rehearsed_trainers.md`; what is
-there is not run again. --again predicts all rows anew. Half an hour on two cores.
+transformers' Trainer, TRL's SFTTrainer, DPOTrainer and GRPOTrainer train real architectures at full
+size with their own defaults but for the options of a cell; PYTHON is of an environment with a CUDA
+build of torch, transformers, PEFT, TRL and bitsandbytes. No card is needed, no weights are fetched.
+Writes a row of `results/rehearsed_trainers.jsonl` as each ends, and
+`results/rehearsed_trainers.md`; what is there is not run again. --again predicts all rows anew.
+Half an hour on two cores.
 """
 
 import argparse
@@ -87,6 +88,8 @@ class Cell:
             arguments["bf16"] = o["precision"] == "amp"
         if "optimizer" in o:
             arguments["optim"] = OPTIMIZERS[o["optimizer"]]
+        if "beta" in o:
+            arguments["beta"] = o["beta"]
         lora: dict[str, Any] | None = None
         if self.method != "full":
             lora = {"target_modules": o["targets"]} if "targets" in o else {}
@@ -95,6 +98,7 @@ class Cell:
             "trainer": self.trainer,
             "model": self.model,
             "seq_len": o["seq_len"],
+            "completion": o.get("max_completion_length"),
             "dtype": o.get("dtype", model.dtype),
             "quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
             if self.method == "qlora"
@@ -142,6 +146,13 @@ def cells() -> Iterator[Cell]:
             yield _cell(*small, **of_update)
             yield _cell(*small, accumulation=3, **of_update)
             yield _cell(trainer, "lora", _SMALL[0], card, 2, 512, accumulation=4)
+        made = {"max_completion_length": 128}
+        yield _cell("trl-grpo", "full", _SMALL[0], card, 8, 256, **made)
+        yield _cell("trl-grpo", "full", _SMALL[1], card, 8, 256, beta=0.04, **made)
+        yield _cell("trl-grpo", "lora", _SMALL[0], card, 8, 192, dtype="float32", **made)
+        yield _cell("trl-grpo", "lora", _ONE, card, 8, 512, **made)
+        yield _cell("trl-grpo", "qlora", _ONE, card, 4, 256, accumulation=4, beta=0.04, **made)
+        yield _cell("trl-grpo", "qlora", _EIGHT, card, 8, 256, targets="all-linear", **made)
         yield _cell("trl-sft", "qlora", _SEVENTY, card, 1, 1024, targets="all-linear")
         yield _cell("transformers", "qlora", _SEVENTY, card, 1, 512, checkpointing=True)
         yield _cell("trl-sft", "lora", _SEVENTY, card, 1, 1024, targets="all-linear")
@@ -217,10 +228,10 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# Trainers, rehearsed",
         "",
-        "`python -m benchmarks.rehearsed_trainers`: transformers' Trainer and TRL's SFTTrainer and"
-        " DPOTrainer, their own code over torch's CUDA build on pretended cards, models at full"
-        " size; the requested peak of the third step, BLAS workspaces left out, beside what"
-        " `--trainer` says. Nothing here was measured on a card.",
+        "`python -m benchmarks.rehearsed_trainers`: transformers' Trainer and TRL's SFTTrainer,"
+        " DPOTrainer and GRPOTrainer, their own code over torch's CUDA build on pretended cards,"
+        " models at full size; the requested peak of the third step, BLAS workspaces left out,"
+        " beside what `--trainer` says. Nothing here was measured on a card.",
         "",
         "| trainer | the answer says | runs | equal | mean error | worst | worst case |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",

@@ -45,10 +45,23 @@ Loss = Literal[
     "triton",
     "unsloth",
     "llamafactory-dpo",
+    "axolotl-dpo",
+    "torchtune-dpo",
 ]
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023", "unsloth"]
 LoraKernels = Literal["peft", "axolotl", "unsloth"]
-LoopState = Literal["none", "transformers", "trl", "trl-dpo", "axolotl", "llamafactory", "unsloth"]
+LoopState = Literal[
+    "none",
+    "transformers",
+    "trl",
+    "trl-dpo",
+    "trl-grpo",
+    "axolotl",
+    "axolotl-dpo",
+    "llamafactory",
+    "unsloth",
+]
+AXOLOTL: tuple[LoopState, ...] = ("axolotl", "axolotl-dpo")
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",
@@ -128,7 +141,8 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
 _WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit", *RULED_ALONE)
-RULED_LOSSES: tuple[Loss, ...] = ("unsloth", "llamafactory-dpo")
+LOSSES_OF_PAIRS: tuple[Loss, ...] = ("llamafactory-dpo", "axolotl-dpo", "torchtune-dpo")
+RULED_LOSSES: tuple[Loss, ...] = ("unsloth", *LOSSES_OF_PAIRS)
 """Losses that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
@@ -184,10 +198,18 @@ def check_together(setup: "TrainSetup") -> None:
             "label smoothing is known of transformers 5 alone; leave out one of --transformers"
             " and --label-smoothing-factor."
         )
-    if setup.generation_batch_size is not None and setup.sharding not in WHOLE_WEIGHTS:
+    if setup.completions_at_once and setup.sharding not in WHOLE_WEIGHTS:
         raise UsageError(
-            "generation is known where each rank has all weights; take --sharding ddp, or leave"
-            " out --generation-batch-size."
+            "generation is known where each rank has all weights; take --sharding ddp, or"
+            " --use-vllm where vLLM makes completions."
+        )
+    for flag, is_given in (("--beta", setup.beta > 0), ("--use-vllm", setup.use_vllm)):
+        if is_given and setup.loop_state != "trl-grpo":
+            raise UsageError(f"{flag} is about GRPO; take --trainer trl-grpo, or leave {flag} out.")
+    if setup.use_vllm and setup.generation_batch_size is not None:
+        raise UsageError(
+            "completions come from vLLM or from transformers' generate; leave out one of"
+            " --use-vllm and --generation-batch-size."
         )
     if setup.optimizer_in_bwd:
         _check_in_backward(setup)

@@ -142,7 +142,7 @@ class ParameterCount:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
     """FLOPs (2 x multiply-add) of one micro-batch as the hardware runs them; frozen weights skip
-    what autograd skips.
+    what autograd skips. A reference's pass, as of DPO, is in `forward`.
 
     Examples:
         >>> from lora_profiler import TrainSetup, Workload, find_model, predict

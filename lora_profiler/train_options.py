@@ -253,7 +253,7 @@ class TrainOptions(StepOptions):
             "Completions that transformers' generate makes at once between steps, as GRPO:"
             " per_device_train_batch_size x steps_per_generation.",
             metavar="N",
-            default_text="no generation",
+            default_text="none; batch x accumulation by --trainer trl-grpo",
             noun="generation batch size",
             added=21,
             group="batch",
@@ -276,6 +276,32 @@ class TrainOptions(StepOptions):
             placeholder="prompts may fill the sequence",
             words="completions of {}",
             heading="completions of {}",
+        ),
+    )
+    use_vllm: bool = field(
+        default=False,
+        metadata=option(
+            "vLLM makes GRPO's completions, and transformers' generate none.",
+            added=34,
+            group="batch",
+            label="Completions by vLLM",
+            words="completions by vLLM|completions by generate",
+            heading="completions by vLLM",
+        ),
+    )
+    beta: float = field(
+        default=0.0,
+        metadata=option(
+            "What GRPO's reference weighs: above 0 it runs beside, the model with its adapters"
+            " switched off, or a frozen copy of one that trains in full.",
+            added=33,
+            at_least=0,
+            group="batch",
+            label="Beta of GRPO",
+            tip="Above 0 a reference runs beside: the model with its adapters switched off, or a"
+            " frozen copy.",
+            words="beta {}",
+            heading="beta {}",
         ),
     )
     images: int | None = field(

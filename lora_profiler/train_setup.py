@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.option import check_options
 from lora_profiler.option_values import (
+    AXOLOTL,
     DEEPSPEED_ZERO,
     FLAT,
+    LOSSES_OF_PAIRS,
     Dtype,
     Method,
     Precision,
@@ -31,7 +33,7 @@ class TrainSetup(TrainOptions):
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
     kernel does; "trl" is the tiled head of TRL's trainers, "torchtune" and "torchtune-chunked" are
     torchtune's LinearCrossEntropyLoss and CEWithChunkedOutputLoss, "litgpt" is LitGPT's loss, "cce"
-    cut cross-entropy, "unsloth" Unsloth's fused one, "llamafactory-dpo" LLaMA-Factory's of pairs,
+    cut cross-entropy, "unsloth" Unsloth's fused one, the names with "-dpo" are of pairs,
     and "triton" a kernel that writes the gradient over all logits, as Liger's `cross_entropy`.
     With `label_smoothing_factor` above 0 it is transformers' `LabelSmoother` that
     makes it of all logits. `hold_outputs` is of a loop that writes `out = model(...)`: the output,
@@ -98,6 +100,24 @@ class TrainSetup(TrainOptions):
         if self.lora is None:
             return "full"
         return "lora" if self.quantization is None else "qlora"
+
+    @property
+    def completions_at_once(self) -> int:
+        """Completions that transformers' generate makes at once between steps, 0 for none: in
+        GRPO's loop those of a whole optimizer step unless a number is given (TRL 1.16
+        `grpo_config.py`, steps_per_generation)."""
+        if self.use_vllm:
+            return 0
+        if self.generation_batch_size is None and self.loop_state == "trl-grpo":
+            return self.batch_size * self.accumulation
+        return self.generation_batch_size or 0
+
+    @property
+    def runs_reference(self) -> bool:
+        """Whether a reference runs beside what trains, without a gradient (TRL 1.16
+        `dpo_trainer.py`, and `grpo_trainer.py` with a beta)."""
+        makes_logits = self.loss in LOSSES_OF_PAIRS
+        return makes_logits or self.loop_state == "trl-dpo" or self.beta > 0
 
     @property
     def is_litgpt_2023(self) -> bool:
@@ -184,7 +204,7 @@ class TrainSetup(TrainOptions):
         """Whether the embeddings' output is made to require a gradient though they do not train:
         where layers are checkpointed, and by axolotl always (067b021, `loaders/adapter.py`,
         load_adapter)."""
-        asked = self.checkpointing or self.loop_state == "axolotl"
+        asked = self.checkpointing or self.loop_state in AXOLOTL
         return self.lora is not None and asked
 
     @property
@@ -193,7 +213,7 @@ class TrainSetup(TrainOptions):
         axolotl has them in full fine-tuning over SDPA or eager attention (067b021,
         `loaders/model.py`, _configure_embedding_dtypes); DeepSpeed makes all alike."""
         return (
-            self.loop_state == "axolotl"
+            self.loop_state in AXOLOTL
             and self.lora is None
             and self.precision == "amp"
             and self.dtype != "float32"

@@ -72,6 +72,8 @@ def setups(draw: st.DrawFn) -> TrainSetup:
     sizes["eval_batch_size"] = st.none() | st.integers(1, 4096)
     sizes["generation_batch_size"] = st.none() | st.integers(1, 4096)
     sizes["max_completion_length"] = st.none() | st.integers(1, 4096)
+    sizes["beta"] = st.sampled_from([0.0, 0.0, 0.0, 0.04])
+    sizes["use_vllm"] = st.sampled_from([False, False, False, True])
     sizes["images"] = st.none() | st.integers(1, 64)
     sizes["image_size"] = st.sampled_from(["1024x768", "64x64"])
     sizes["freeze"] = st.just(())

@@ -185,6 +185,8 @@ def test_every_option_reaches_the_setup() -> None:
         "offload_optimizer_device": "none",
         "offload_param_device": "none",
         "offload_embedding": False,
+        "beta": 0.0,
+        "use_vllm": False,
     }
 
 

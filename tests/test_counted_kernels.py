@@ -204,12 +204,11 @@ def test_the_reference_of_dpo_is_a_forward_pass_without_adapters(
     quantization: Quantization | None,
 ) -> None:
     """Which a trace of full training begins with, where the base is not in 4 bit."""
-    alone, with_reference = (
-        by_kernel(
-            counted_kernels(step("llama", lora=PLAIN, quantization=quantization, loop_state=loop))
-        )
+    asked = [
+        step("llama", lora=PLAIN, quantization=quantization, loop_state=loop)
         for loop in ("trl", "trl-dpo")
-    )
+    ]
+    alone, with_reference = (by_kernel(counted_kernels(workload)) for workload in asked)
     base = step_kernels(step("llama")).kernels
     ahead = [k for k in base if k.phase == "forward"]
     reference = with_reference - alone
@@ -218,6 +217,10 @@ def test_the_reference_of_dpo_is_a_forward_pass_without_adapters(
         assert reference == by_kernel(replace(counted_kernels(step("llama")), kernels=tuple(ahead)))
     flops = sum(k.count * k.flops for k in ahead)
     assert sum(count * one[5] for one, count in reference.items()) == flops
+    without, beside, whole = (predict(w).flops for w in (*asked, step("llama")))
+    assert without is not None and beside is not None and whole is not None
+    assert beside.forward - without.forward == whole.forward  # which torch's counter agrees with
+    assert beside.backward == without.backward
 
 
 def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:

@@ -16,12 +16,21 @@ from benchmarks.rehearsed_generation import (
     workload_of,
 )
 from commands import Run
-from lora_profiler import TrainSetup, UsageError, Workload, find_model, peak_bytes, predict
-from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR
+from lora_profiler import (
+    TrainSetup,
+    UsageError,
+    Workload,
+    find_model,
+    peak_bytes,
+    predict,
+    setup_for,
+)
+from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
 from lora_profiler.planning.engine import engines_for
 
 ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
 GPT2 = find_model("gpt2", offline=True)
+SMALL, MADE = find_model("HuggingFaceTB/SmolLM2-135M", offline=True), "end_of_forward"
 SETUP = TrainSetup(seq_len=64, generation_batch_size=4, max_completion_length=16)
 
 
@@ -66,9 +75,9 @@ def test_both_parts_are_among_what_was_rehearsed() -> None:
 
 def test_the_cache_by_hand() -> None:
     """gpt2: 12 layers, 768 features for keys and for values, in bfloat16; the last token has none,
-    and one layer's are there twice."""
+    and one layer has its values twice."""
     setup = replace(SETUP, seq_len=1024, max_completion_length=1000)
-    assert generation(setup).bytes["activations"] == 4 * 13 * 2 * 768 * 2 * 1023
+    assert generation(setup).bytes["activations"] == 4 * 25 * 768 * 2 * 1023
     without = replace(SETUP, generation_batch_size=None, max_completion_length=None)
     assert generation(without) is None
 
@@ -100,6 +109,74 @@ def test_what_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
 def test_only_rules_know_it(engine: str) -> None:
     with pytest.raises(UsageError, match="take --engine analytic"):
         engines_for([Workload(model=GPT2, setup=SETUP)], engine)
+
+
+def grpo(method: Any = "lora", **options: Any) -> Workload:
+    more = {"batch_size": 4, "seq_len": 256, "max_completion_length": 64, **options}
+    return Workload(model=SMALL, setup=setup_for(SMALL, "trl-grpo", method, **more))
+
+
+def test_grpo_generates_for_a_whole_step_at_once() -> None:
+    """batch x accumulation, whatever batch a search tries."""
+    one, two = (grpo(batch_size=rows, accumulation=3) for rows in (4, 8))
+    assert (one.setup.completions_at_once, two.setup.completions_at_once) == (12, 24)
+    said = grpo(batch_size=8, accumulation=3, generation_batch_size=24)
+    assert generation_of(two) == generation_of(said)
+    at = (8, 256, two.setup.lora.r if two.setup.lora else 0)
+    assert max(p.evaluate(*at) for p in peak_polynomials(one)) == peak_bytes(two)
+
+
+def generation_of(workload: Workload) -> Any:
+    moments = predict(workload).moments
+    found = (m.bytes for m in moments if m.moment == "generation" and m.step == "steady")
+    return next(found, None)
+
+
+@pytest.mark.parametrize("length", [512, 100])
+def test_a_completion_is_grpos_own_where_a_row_has_room(length: int) -> None:
+    setup = setup_for(SMALL, "trl-grpo", seq_len=length + 1)
+    assert setup.max_completion_length == (512 if length == 512 else None)
+
+
+def test_where_vllm_generates_there_is_no_such_moment(run: Run) -> None:
+    assert generation_of(grpo()) and not generation_of(grpo(use_vllm=True))
+    asked = ("HuggingFaceTB/SmolLM2-135M", "--trainer", "trl-grpo", "--method", "lora")
+    shown = run(*asked, "--gpu", "l4", "--vllm-share", "0.3", "--format", "json").stdout
+    (found,) = json.loads(shown)["predictions"]
+    assert found["setup"]["use_vllm"] and found["exactness"] == "estimate"
+
+
+def test_beta_brings_a_frozen_copy_where_no_adapter_can_be_switched_off() -> None:
+    sizes = [
+        predict(grpo(method, beta=beta)).persistent_bytes["parameters"]
+        for method in ("full", "lora")
+        for beta in (0.0, 0.04)
+    ]
+    assert sizes[1] == 2 * sizes[0] and sizes[3] == sizes[2]
+
+
+def test_the_loss_is_of_completions_alone() -> None:
+    """TRL's head keeps a copy of the hidden state of each token that is scored, and five numbers of
+    it, one of them of 8 bytes: 64 tokens more of four rows."""
+    ends = [
+        next(m.bytes["logits_and_loss"] for m in predict(grpo(**more)).moments if m.moment == MADE)
+        for more in ({}, {"max_completion_length": 128})
+    ]
+    width, tile, of_each = 576 * 4, 32_768 * 2, 8 + 7 * 4
+    assert ends[1] - ends[0] == 4 * 64 * (width + tile + of_each + 576 * 2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"beta": 0.1}, {"use_vllm": True}], ids=lambda options: next(iter(options))
+)
+def test_what_is_grpos_alone_is_refused_elsewhere(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="about GRPO; take --trainer trl-grpo"):
+        TrainSetup(**options)
+
+
+def test_completions_have_one_maker() -> None:
+    with pytest.raises(UsageError, match="vLLM or from transformers' generate"):
+        grpo(use_vllm=True, generation_batch_size=8)
 
 
 def test_vllm_takes_its_share_of_the_card_before_it_is_judged(run: Run) -> None:

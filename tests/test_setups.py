@@ -52,6 +52,8 @@ BESIDE = {
     "freeze": {"images": "1"},
     "oft_block_size": {"peft-type": "oft"},
     "optimizer_in_bwd": {"optimizer": "sgd"},
+    "beta": {"loop-state": "trl-grpo"},
+    "use_vllm": {"loop-state": "trl-grpo"},
 }
 """What an option needs beside it."""
 
@@ -114,8 +116,8 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("images", "image_size"),
         *("lora_kernels", "optimizer_in_bwd", "offload_checkpoints"),
         *("freeze", "qat", "qat_group_size"),
-        *("offload_params", "offload_activations", "offload_embedding"),
-        *("offload_optimizer_device", "offload_param_device"),
+        *("offload_params", "offload_activations", "offload_embedding", "use_orig_params"),
+        *("offload_optimizer_device", "offload_param_device", "beta", "use_vllm"),
     ]
 
 

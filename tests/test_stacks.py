@@ -137,7 +137,7 @@ def test_a_quantised_base_is_that_of_bitsandbytes_config() -> None:
     [
         ("trl-sft", "SFTConfig", {"seq_len": "max_length"}),
         ("trl-dpo", "DPOConfig", {"seq_len": "max_length"}),
-        ("trl-grpo", "GRPOConfig", {}),
+        ("trl-grpo", "GRPOConfig", {"max_completion_length": "max_completion_length"}),
     ],
 )
 def test_trl_defaults_are_those_of_its_own_configs(
@@ -158,7 +158,8 @@ def test_trl_defaults_are_those_of_its_own_configs(
         assert made.packing_strategy == "bfd"  # which lays rows end to end
         assert (made.packing, made.padding_free) == (False, False)
     if name == "trl-grpo":
-        assert (made.beta, made.num_generations, made.max_completion_length) == (0.0, 8, 512)
+        assert (made.beta, made.num_generations) == (DEFAULTS["beta"], 8)
+        assert made.steps_per_generation == made.gradient_accumulation_steps
 
 
 # --- a question under a stack ---------------------------------------------------------------------

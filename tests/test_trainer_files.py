@@ -939,10 +939,10 @@ max_prompt_length: 256
         ("", 8, 512, 0),
         ("max_completion_length: 128\nsteps_per_generation: 16\n", 32, 128, 0),
         ("generation_batch_size: 24\n", 24, 512, 0),
-        ("use_vllm: true\n", None, None, 0.3),
-        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, None, 0.5),
-        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, None, 0),
-        ("use_vllm: true\nvllm_enable_sleep_mode: true\n", None, None, 0),
+        ("use_vllm: true\n", None, 512, 0.3),
+        ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\n", None, 512, 0.5),
+        ("use_vllm: true\nvllm_mode: server\nmax_completion_length: 512\n", None, 512, 0),
+        ("use_vllm: true\nvllm_enable_sleep_mode: true\n", None, 512, 0),
     ],
 )
 def test_what_grpo_generates_between_steps(
@@ -953,6 +953,7 @@ def test_what_grpo_generates_between_steps(
     assert file.options["seq_len"] == 256 + (completion or 512)
     assert file.options.get("generation_batch_size") == at_once
     assert file.options.get("max_completion_length") == completion
+    assert ("use_vllm" in file.options) is (at_once is None)
     assert file.vllm_share == share
     assert not file.not_modelled
 
@@ -970,3 +971,88 @@ def test_what_vllm_takes_is_no_room_for_the_training(tmp_path: Path) -> None:
     assert left() == 18 * 2**30
     assert left("--vllm-share", "0.5") == 12 * 2**30
     assert "--vllm-share 0.25" in " ".join(lora_profile("read", str(path)).stdout.split())
+
+
+AXOLOTL_DPO = """\
+base_model: meta-llama/Llama-3.2-1B
+adapter: lora
+lora_dropout: 0.05
+lora_target_linear: true
+micro_batch_size: 2
+sequence_len: 1024
+gradient_checkpointing: true
+rl: dpo
+"""
+TORCHTUNE_DPO = """\
+model:
+  _component_: torchtune.models.llama3_2.lora_llama3_2_1b
+  lora_attn_modules: ['q_proj', 'v_proj']
+tokenizer:
+  max_seq_len: 1024
+batch_size: 4
+loss:
+  _component_: torchtune.rlhf.loss.DPOLoss
+"""
+TRL_DPO = """\
+model_name_or_path: Qwen/Qwen2.5-0.5B
+use_peft: true
+lora_dropout: 0.05
+beta: 0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "framework", "stack"),
+    [
+        (AXOLOTL_DPO, "axolotl", "axolotl-dpo"),
+        (TORCHTUNE_DPO, "torchtune", "torchtune-dpo"),
+        (TRL_DPO, "trl", "trl-dpo"),
+    ],
+)
+def test_a_file_of_pairs_has_its_frameworks_own_loop(text: str, framework: str, stack: str) -> None:
+    """And none of its keys is left without a meaning."""
+    file = read_document(parse(text, "dpo.yaml", None, is_json=False), framework)
+    assert file.stack == stack and not file.not_modelled
+    assert file.options.get("dropout", 0.0) == 0.0  # TRL 1.16 dpo_config.py, disable_dropout
+
+
+def test_dropout_may_be_left_empty() -> None:
+    text = AXOLOTL_DPO.replace("0.05", "").replace("rl: dpo\n", "")
+    file = read_document(parse(text, "sft.yaml", None, is_json=False), "axolotl")
+    assert file.options["dropout"] == 0.0  # the schema's
+
+
+def test_grpos_own_options_are_none_of_unsloths_loop() -> None:
+    text = (
+        "model_name: unsloth/Qwen2.5-0.5B\nr: 16\nnum_generations: 4\nuse_vllm: true\nbeta: 0.1\n"
+    )
+    file = read_document(parse(text, "grpo.yaml", None, is_json=False), "unsloth")
+    assert not {"use_vllm", "beta"} & set(file.options)
+
+
+def test_dropout_of_pairs_counts_where_it_is_kept() -> None:
+    text = TRL_DPO + "disable_dropout: false\n"
+    file = read_document(parse(text, "dpo.yaml", None, is_json=False), "trl")
+    assert file.options["dropout"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "framework"),
+    [
+        ("precompute_ref_log_probs", TRL_DPO, "trl"),
+        ("precompute_ref_log_probs", AXOLOTL_DPO, "axolotl"),
+        ("rl_adapter_ref_model", AXOLOTL_DPO, "axolotl"),
+        ("dpo_padding_free", AXOLOTL_DPO, "axolotl"),
+    ],
+)
+def test_another_reference_than_the_loops_own_is_named(key: str, text: str, framework: str) -> None:
+    document = parse(f"{text}{key}: true\n", "dpo.yaml", None, is_json=False)
+    (row,) = read_document(document, framework).not_modelled
+    assert row.key == key
+
+
+def test_the_beta_of_grpo_is_an_option_and_that_of_dpo_costs_nothing() -> None:
+    grpo = read_document(parse(GRPO + "beta: 0.04\n", "grpo.yaml", None, is_json=False), "trl")
+    assert grpo.options["beta"] == 0.04
+    dpo = read_document(parse(TRL_DPO, "dpo.yaml", None, is_json=False), "trl")
+    assert "beta" not in dpo.options

@@ -11,6 +11,7 @@ import pytest
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.support.losses import head_of
@@ -200,7 +201,7 @@ def test_what_it_does_not_go_with_is_refused(changes: dict[str, Any]) -> None:
         predict_checked(Workload(model=SMALL, setup=setup))
 
 
-@pytest.mark.parametrize("loss", ["unsloth", "llamafactory-dpo"])
+@pytest.mark.parametrize("loss", RULED_LOSSES)
 def test_what_no_trace_makes_is_refused_there(loss: Any) -> None:
     from lora_profiler.planning.engine import predict as predict_by
 

@@ -2,7 +2,10 @@
 the tokens that have a label out of all; which these are a pretended card cannot tell, and a
 rehearsal takes every one. Here the data say it: all but the last of each row."""
 
+import builtins
 import os
+import typing
+from dataclasses import dataclass
 from typing import Any
 
 LABELLED = os.environ.get("REHEARSED_LABELS")
@@ -22,9 +25,18 @@ def _take_labelled() -> None:
     _library[0].impl("nonzero", nonzero, "CUDA", allow_override=True)
 
 
+def _lend_names() -> None:
+    """Those that torchtune 0.7.0's `rlhf/loss/dpo.py` uses and does not import: as it is, none of
+    its recipes of DPO starts."""
+    for name in ("Optional", "Tuple", "TypeVar"):
+        vars(builtins).setdefault(name, getattr(typing, name))
+    vars(builtins).setdefault("dataclass", dataclass)
+
+
 _library: list[Any] = []
 if LABELLED and os.environ.get("LORA_PROFILER_RUN_SETTINGS"):
     from rehearsed.imports import after_import  # type: ignore[import-not-found]
 
+    _lend_names()
     for module in ("torchtune.modules.loss", "unsloth_zoo.fused_losses.fused_linear"):
         after_import(module, _take_labelled)

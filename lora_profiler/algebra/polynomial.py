@@ -96,6 +96,10 @@ class Polynomial:
             terms[exponents] = terms.get(exponents, 0) + coefficient * batch**i
         return Polynomial(terms)
 
+    def of_batches(self, factor: int) -> "Polynomial":
+        """The same of `factor` times as many rows."""
+        return Polynomial({e: c * factor ** e[0] for e, c in self.terms.items()})
+
     def at_length(self, length: "Polynomial") -> "Polynomial":
         """The same of rows of `length`, itself in s; rounded up it is taken to be as long as the
         rounding can make it."""

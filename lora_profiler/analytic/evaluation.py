@@ -10,8 +10,9 @@ own tensors are more. A trainer's loop has the step's own batch still, and the l
 sequence that was evaluated in float32, of which a batch's are counted: an estimate then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
 from lora_profiler.analytic.activations import has_one_row, mask_bytes, shifted_of, table_bytes
@@ -61,7 +62,7 @@ def evaluation(
     batch = setup.batch_size
     alone: dict[Category, Polynomial] = {c: p for c, p in base.items() if c != "communication"}
     inputs = _input_bytes(setup)
-    cached = _cached(forward)
+    cached = cached_bytes(forward)
     labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     logits, chunks = forward.logits, forward.chunks
@@ -90,7 +91,8 @@ def evaluation(
         )
         for outcome in outcomes
     ]
-    return (*found, *layer_candidates(forward, alone, shards, family, workload, kernel))
+    of_batch = partial(Polynomial.at_batch, batch=batch)
+    return (*found, *layer_candidates(forward, alone, shards, family, workload, kernel, of_batch))
 
 
 def layer_candidates(
@@ -100,11 +102,13 @@ def layer_candidates(
     family: Family,
     workload: Workload,
     kernel: str,
+    of_batch: Callable[[Polynomial], Polynomial],
 ) -> tuple[Candidate, ...]:
-    """Of `evaluation` those inside layers, on `alone`."""
+    """Of `evaluation` those inside layers, on `alone`; `of_batch` puts its batch for that of
+    training."""
     setup, config = workload.setup, workload.model.config
-    batch, inputs, found = setup.batch_size, _input_bytes(setup), list[Candidate]()
-    cached = _cached(forward)
+    inputs, found = _input_bytes(setup), list[Candidate]()
+    cached = cached_bytes(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
     held = (
         table_bytes(forward, family, workload)
@@ -126,8 +130,7 @@ def layer_candidates(
         sent = shards.in_forward(newest)
         found += [
             candidate(
-                beside(alone, sent),
-                temporaries=(outside + layer.run.input.bytes + inside).at_batch(batch),
+                beside(alone, sent), temporaries=of_batch(outside + layer.run.input.bytes + inside)
             )
             for inside in layer.run.checkpointed_candidates
         ]
@@ -139,7 +142,8 @@ def _input_bytes(setup: TrainSetup) -> Polynomial:
     return input_bytes(setup) + pass_scalar_bytes(setup) + losses
 
 
-def _cached(forward: ForwardPass) -> Polynomial:
+def cached_bytes(forward: ForwardPass) -> Polynomial:
+    """Copies of weights that autocast keeps until the pass is over."""
     runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
     runs.append((forward.head, 1))
     return total(s.bytes * n for run, n in runs for s in run.cached)

@@ -1,22 +1,24 @@
 """Generation between two steps, as GRPO does it with transformers' generate: one pass over the
 prompts, then a token at a time beside the keys and values of all before it.
 
-The cache of a layer grows by concatenation (transformers `cache_utils.py`, DynamicLayer.update); a
-sliding window's layers keep no more than the window. Keys and values of one layer are there twice
-while it attends, as rehearsals show; what a split kernel adds to that is left out. Those of the
-last token are never made. Drawing a token holds its logits, their float32 copy, the probabilities
-and the exponential draws of torch.multinomial at once (transformers `generation/utils.py`, _sample;
-torch `aten/src/ATen/native/Distributions.cpp`). Adapters run without autocast: PEFT generates by
-the base model, which accelerate has not wrapped. The prompts' pass is as a layer of evaluation,
-beside the cache, and an estimate. Sizes of CUDA: a CPU's libraries copy weights for few rows.
+The cache of a layer grows by concatenation (transformers `cache_utils.py`, DynamicLayer.update), so
+that its values are there twice for a moment; a sliding window's layers keep no more than the
+window, and attend to keys and values beside those that they keep. SDPA's math kernel has copies of
+its own; what a split kernel adds is left out. Keys and values of the last token are never made.
+What autocast makes of weights is there until a token's pass is over. Drawing a token holds its
+logits, their float32 copy, the probabilities and the exponential draws of torch.multinomial at once
+(transformers `generation/utils.py`, _sample; torch `aten/src/ATen/native/Distributions.cpp`).
+Adapters run without autocast: PEFT generates by the base model, which accelerate has not wrapped.
+The prompts' pass is as a layer of evaluation, beside the cache, and an estimate. Sizes of CUDA: a
+CPU's libraries copy weights for few rows.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lora_profiler.algebra.polynomial import Polynomial, S, constant, total
+from lora_profiler.algebra.polynomial import B, Polynomial, S, constant, total
 from lora_profiler.analytic.candidates import Candidate, candidate
-from lora_profiler.analytic.evaluation import layer_candidates
+from lora_profiler.analytic.evaluation import cached_bytes, layer_candidates
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.sharding import ShardState
@@ -28,6 +30,8 @@ from lora_profiler.workload import Workload
 
 _FLOAT32_COPIES = 3
 """Of the last token's logits: the copy, the probabilities, the draws."""
+_STILL_NAMED = 2
+"""Of those the copy and the probabilities, while the next token is made."""
 _COLUMNS = 2
 """Of int64: ids and attention mask, those of the prompts and those of the whole sequences."""
 
@@ -36,15 +40,16 @@ def generated(workload: Workload) -> Workload:
     """The pass over the prompts, as a workload: its rows, without dropout, checkpoints and the
     trainer's loss."""
     setup = workload.setup
-    assert setup.generation_batch_size is not None
     lora = setup.lora
     return replace(
         workload,
         setup=replace(
             setup,
-            batch_size=setup.generation_batch_size,
+            batch_size=setup.completions_at_once,
             generation_batch_size=None,
             max_completion_length=None,
+            beta=0.0,
+            use_vllm=False,
             eval_batch_size=None,
             checkpointing=False,
             hold_outputs=False,
@@ -64,29 +69,45 @@ def generation(
     family: Family,
     workload: Workload,
     completion: int | None,
+    steps: int | None,
     kernel: str,
 ) -> tuple[Candidate, ...]:
     """Live bytes while `workload`, which is `generated`, makes `completion` tokens of each row, or
-    any number. The first is that of drawing the last token."""
+    any number. Its rows are those of `steps` batches, or a number that a search for the largest
+    batch leaves alone. The first candidate is that of drawing the last token."""
     alone = dict(base)
-    rows, head = workload.setup.batch_size, head_of(workload.model)
+
+    def of_batch(size: Polynomial) -> Polynomial:
+        if steps is None:
+            return size.at_batch(workload.setup.batch_size)
+        return size.of_batches(steps)
+
+    rows, head = of_batch(B), head_of(workload.model)
     words = (head.out_features or 0) if head else 0
     drawn = rows * words * (ITEMSIZE[forward.logits.dtype] + 4 * _FLOAT32_COPIES)
     prompt = S if completion is None else S - completion
-    ids = (S + prompt) * (8 * _COLUMNS * rows)
-    last = candidate(
-        alone,
-        activations=cache_bytes(family, workload, S - 1),
-        logits_and_loss=constant(drawn),
-        inputs=ids,
+    ids = (S + prompt) * rows * (8 * _COLUMNS)
+    grown, layers = rows * cache_bytes(family, workload, S - 1), workload.model.num_layers
+    last = candidate(alone, activations=grown, logits_and_loss=drawn, inputs=ids)
+    spoken = rows * words * (4 * _STILL_NAMED)
+    slides = any(family.window(workload.model.config, i) is not None for i in range(layers))
+    twice = [grown.ceil_div(layers if slides else 2 * layers)]
+    twice += [rows * _in_math(workload, S - 1)] * (kernel == "math")
+    attending = [
+        candidate(alone, activations=grown + own, logits_and_loss=spoken, inputs=ids)
+        for own in twice
+    ]
+    copies = cached_bytes(forward)
+    made = rows * words * ITEMSIZE[forward.logits.dtype] + spoken
+    heading = candidate(
+        alone, activations=grown, temporaries=copies, logits_and_loss=made, inputs=ids
     )
-    grown, layers = cache_bytes(family, workload, S - 1), workload.model.num_layers
-    attending = candidate(alone, activations=grown + grown.ceil_div(layers), inputs=ids)
-    kept = cache_bytes(family, workload, prompt)
-    inside = layer_candidates(forward, {}, shards, family, workload, kernel)
+    kept = rows * cache_bytes(family, workload, prompt)
+    inside = layer_candidates(forward, {}, shards, family, workload, kernel, of_batch)
     return (
         last,
-        attending,
+        *attending,
+        heading,
         *(
             candidate(alone, activations=kept, temporaries=found.total.at_length(prompt))
             for found in inside
@@ -94,8 +115,17 @@ def generation(
     )
 
 
+def _in_math(workload: Workload, length: Polynomial) -> Polynomial:
+    """What SDPA's math kernel makes of the keys and values of a row for one more token: those of
+    all heads, where heads are grouped, keys times the scale, and scores (torch `aten/src/ATen/
+    native/transformers/attention.cpp`, _scaled_dot_product_attention_math)."""
+    setup, heads = workload.setup, heads_of(workload.model.config)
+    whole = heads.query * heads.dim * (1 + 2 * (heads.groups > 1))
+    return length * ((whole + heads.query) * ITEMSIZE[setup.autocast_dtype or setup.dtype])
+
+
 def cache_bytes(family: Family, workload: Workload, length: Polynomial) -> Polynomial:
-    """Keys and values of `length` tokens of each row, in all layers."""
+    """Keys and values of `length` tokens of a row, in all layers."""
     setup, config = workload.setup, workload.model.config
     heads = heads_of(config)
     computed = setup.autocast_dtype or setup.dtype
@@ -104,7 +134,5 @@ def cache_bytes(family: Family, workload: Workload, length: Polynomial) -> Polyn
     token = heads.key_value * heads.dim * (ITEMSIZE[computed] + ITEMSIZE[turned])
     windows = (family.window(config, i) for i in range(workload.model.num_layers))
     return total(
-        (constant(w) if w is not None and setup.seq_len > w else length)
-        * (token * setup.batch_size)
-        for w in windows
+        (constant(w) if w is not None and setup.seq_len > w else length) * token for w in windows
     )

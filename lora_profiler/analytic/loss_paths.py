@@ -130,10 +130,10 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
 
 def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """TRL's tiled head: `modeling/trl_head.py`, line by line. `fact` as `support.losses` has it."""
-    sequences, is_capped = divmod(fact, 2)
+    of_row, is_capped = divmod(abs(fact), 2)
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)
-    tokens = TOKENS - B * sequences  # with a label
+    tokens = B * of_row if fact < 0 else TOKENS - B * of_row  # with a label
     mask = TOKENS - (constant(1) if op.rules.one_row else B)
     count = tokens if triton else mask
     rows = constant(TRL_TILE_ROWS) if is_capped else count

@@ -6,7 +6,7 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 """
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic.activations import Activations, leaf_beside, shifted_of, smoothing_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
 from lora_profiler.analytic.families import Family
@@ -25,6 +25,7 @@ from lora_profiler.support.library_memory import (
     code_book_bytes,
     has_reference,
     loop_scalar_bytes,
+    pass_columns,
     pass_scalar_bytes,
     scaler_holds,
 )
@@ -36,6 +37,7 @@ from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 _LENGTH_BYTES = 4
 """Of an int32."""
+_FLOAT32, _COUNT = 4, 8
 
 
 def moments(
@@ -67,7 +69,7 @@ def moments(
     base = beside(base, shards.always)
     held = held_outputs(forward, setup)
     setup_moment = candidate(merged(base, held))
-    base["inputs"] = input_bytes(setup)
+    base["inputs"] = input_bytes(setup) + completion_bytes(setup)
     accumulated = gradients if setup.accumulation > 1 or shards.gradients_stay else ZERO
     summed = constant(SCALAR if setup.accumulation > 1 else 0)  # losses of micro-batches
     output = _logits_held(forward, setup) + summed
@@ -77,8 +79,11 @@ def moments(
         "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup)
     }
     in_pass = merged(base | {"gradients": accumulated}, of_pass)
-    ahead = merged(in_pass | {"logits_and_loss": summed}, held)
+    beside_batch = TOKENS * (8 * pass_columns(setup))
+    ahead = merged(in_pass | {"logits_and_loss": summed}, merged(held, {"inputs": beside_batch}))
     running = merged(in_pass, {"logits_and_loss": output + scaler.backward})
+    if pass_columns(setup):  # trained embeddings keep the ids that were put together for the pass
+        running = merged(running, {"inputs": kept.ids})
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
     in_graph = kept.held - leaf_beside(forward, workload) if setup.is_reentrant else ZERO
@@ -90,7 +95,7 @@ def moments(
         candidate(
             base | {"gradients": ZERO},
             gradients=given,
-            activations=_leaf_bytes(forward) + in_graph,
+            activations=_leaf_bytes(forward, setup) + in_graph,
             logits_and_loss=output + SCALAR + scaler.step,
             temporaries=t,
         )
@@ -118,7 +123,7 @@ def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Poly
         return {}
     loss = 0 if setup.label_smoothing_factor else SCALAR  # which is not the model's then
     return {
-        "activations": _leaf_bytes(forward),
+        "activations": _leaf_bytes(forward, setup),
         "logits_and_loss": _logits_held(forward, setup) + loss,
     }
 
@@ -140,10 +145,12 @@ def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     )
 
 
-def _leaf_bytes(forward: ForwardPass) -> Polynomial:
+def _leaf_bytes(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     """The gradient of a leaf that is no parameter stays, and with it the leaf, until the loss is
-    dropped."""
-    return forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
+    dropped. torchtune makes none."""
+    if forward.leaf is None or setup.kernels == "torchtune":
+        return ZERO
+    return forward.leaf.bytes * 2
 
 
 def input_bytes(setup: TrainSetup) -> Polynomial:
@@ -156,6 +163,19 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     return size + B * (_LENGTH_BYTES * len(lengths(setup)) * setup.accumulation)
 
 
+def completion_bytes(setup: TrainSetup) -> Polynomial:
+    """What GRPO has of a step's completions beside ids and masks: an advantage each, how many
+    tokens count, log-probabilities of the reference, and with vLLM those of both and a ratio each
+    (TRL 1.16 `grpo_trainer.py`, _generate_and_score_completions)."""
+    if setup.loop_state != "trl-grpo":
+        return ZERO
+    completion = setup.max_completion_length
+    scored = S if completion is None else constant(completion)
+    told = _FLOAT32 * ((setup.beta > 0) + 2 * setup.use_vllm)
+    each = scored * told + _FLOAT32 * (1 + setup.use_vllm)
+    return B * each * setup.accumulation + _COUNT
+
+
 def _boundary_bytes(setup: TrainSetup) -> Polynomial:
     """Where sequences begin, as attention is told: made in the first layer of a pass (Unsloth
     2026.10.9, `utils/packing.py`, get_packed_info_from_kwargs)."""
@@ -166,7 +186,9 @@ def _boundary_bytes(setup: TrainSetup) -> Polynomial:
 
 def batch_kept_bytes(setup: TrainSetup) -> Polynomial:
     """Of a step's batch, between steps: a trainer's loop gives it up when the next one is there."""
-    return ZERO if setup.loop_state == "none" else TOKENS * (8 * batch_columns(setup))
+    if setup.loop_state == "none":
+        return ZERO
+    return TOKENS * (8 * batch_columns(setup)) + completion_bytes(setup)
 
 
 def persistent_only(

@@ -144,6 +144,8 @@ def plan_for(workload: Workload) -> Plan:
         setup.eval_batch_size,
         setup.generation_batch_size,
         setup.max_completion_length,
+        setup.beta > 0,
+        setup.use_vllm,
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
         setup.kernels,
@@ -204,9 +206,12 @@ def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
+        if setup.runs_reference:
+            reference = pass_alone(workload, family, (), frozenset())
+            flops = (flops[0] + _flops(reference, setup)[0], *flops[1:])
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
-        if setup.generation_batch_size is not None:
+        if setup.completions_at_once:
             generation_pass = pass_alone(generated(workload), family, found, trainable)
     saved = kept.saved if kept else ZERO
     one = Plan(
@@ -276,10 +281,17 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
             found = evaluation(plan.evaluation, held, shards, plan.family, other, kernel)
             live = {**live, "evaluation": found}
         if plan.generation is not None:
-            other, completion = generated(workload), workload.setup.max_completion_length
+            other, setup = generated(workload), workload.setup
             kernel = attention_kernels(other, trains=False).plain
             drawn = generation(
-                plan.generation, between, shards, plan.family, other, completion, kernel
+                plan.generation,
+                merged(between, {"inputs": batch_kept_bytes(setup)}),
+                shards,
+                plan.family,
+                other,
+                setup.max_completion_length,
+                setup.accumulation if setup.generation_batch_size is None else None,
+                kernel,
             )
             live = {**live, "generation": drawn}
     gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)

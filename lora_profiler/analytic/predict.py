@@ -200,7 +200,7 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
         return "estimate"
     exact, inside = 0, 0.0
     for (moment, number), size in zip(plan.order, totals, strict=True):
-        followed = moment != "evaluation" or setup.loop_state == "none"  # else losses pile up
+        followed = moment == "saving" or setup.loop_state == "none"  # else losses pile up
         if moment in EXACT_MOMENTS or (moment in _BETWEEN_STEPS and number == 0 and followed):
             exact = max(exact, size)
         else:

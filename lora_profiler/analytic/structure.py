@@ -27,7 +27,11 @@ from lora_profiler.analytic.liveness import (
 )
 from lora_profiler.analytic.loss_paths import LossPath, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
-from lora_profiler.analytic.pair_losses import log_probabilities_of_pairs
+from lora_profiler.analytic.pair_losses import (
+    gathered_log_probabilities,
+    log_probabilities_of_pairs,
+    selected_log_probabilities,
+)
 from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
@@ -44,6 +48,8 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "triton": overwritten_logits,
     "unsloth": fused_linear_cross_entropy,
     "llamafactory-dpo": log_probabilities_of_pairs,
+    "axolotl-dpo": selected_log_probabilities,
+    "torchtune-dpo": gathered_log_probabilities,
 }
 """Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 

@@ -186,7 +186,10 @@ def workloads(
     options, names = _asked(ctx, file)
     if device is not None:
         options["device"] = device
-    return planning_workloads(model, options, names, platform, stack_of(ctx, file))
+    stack = stack_of(ctx, file)
+    if ctx.params.get("vllm_share") and stack is not None and stack.name == "trl-grpo":
+        options["use_vllm"], names = True, {*names, "use_vllm"}
+    return planning_workloads(model, options, names, platform, stack)
 
 
 def trainer_peaks(

@@ -1,62 +1,98 @@
 """axolotl: its schema's defaults, and what nearly all of its examples set where the schema sets
 nothing."""
 
-from lora_profiler.stacks.stack import Packing, Stack, by_method
+from dataclasses import replace
+
+from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
 
+_TRAINER = Stack(
+    name="axolotl",
+    library="axolotl",
+    version="0.18",
+    call="trainer",
+    about=(
+        "The schema's defaults (micro_batch_size 1, adamw_torch_fused), and of its 250 examples"
+        " what most set: bf16, sequence_len 2,048, gradient_checkpointing, lora_r 32,"
+        " lora_alpha 16, lora_dropout 0.05, lora_target_linear. No packing and no plugin unless"
+        " you say so.",
+        "sample_packing is --packed MEAN; the cut cross-entropy plugin is --loss cce, Liger's"
+        " is --kernels liger, with --loss fused or, for its liger_cross_entropy, triton.",
+    ),
+    defaults=by_method(
+        {
+            "batch_size": 1,
+            "seq_len": 2048,
+            "accumulation": 1,
+            "dtype": "bfloat16",
+            "precision": "amp",
+            **ADAMW_FUSED,
+            "checkpointing": True,
+            "use_reentrant": True,
+            "loss": "plain",
+            "kernels": "transformers",
+            "loop_state": "axolotl",
+        },
+        adapter={
+            "rank": 32,
+            "alpha": 16.0,
+            "dropout": 0.05,
+            "targets": "all-linear",
+            "adapter_dtype": "float32",
+            "lora_kernels": "axolotl",
+        },
+        base={"double_quant": True, "recipe": "stock"},
+    ),
+    packing=Packing(one_row=True, attention="flash_attention_2"),
+    aliases=ALIASES,
+    holds=(
+        "layers are checkpointed the reentrant way where the file says nothing of it (axolotl"
+        " 067b021, utils/config, normalize_config)",
+        "the embeddings' output requires a gradient whatever is checkpointed, where there are"
+        " adapters (axolotl 067b021, loaders/adapter.py, load_adapter)",
+        "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
+        " 067b021, utils/collators)",
+        "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"
+        " kernels, where they are known of the model and the setup; else adapters are PEFT's"
+        " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
+        "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
+        " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32"
+        " (axolotl 067b021, loaders/model.py)",
+    ),
+)
+
 VERSIONS = (
-    Stack(
-        name="axolotl",
-        library="axolotl",
-        version="0.18",
-        call="trainer",
+    _TRAINER,
+    replace(
+        _TRAINER,
+        name="axolotl-dpo",
+        version="0.19",
+        call="DPO trainer",
         about=(
-            "The schema's defaults (micro_batch_size 1, adamw_torch_fused), and of its 250 examples"
-            " what most set: bf16, sequence_len 2,048, gradient_checkpointing, lora_r 32,"
-            " lora_alpha 16, lora_dropout 0.05, lora_target_linear. No packing and no plugin unless"
-            " you say so.",
-            "sample_packing is --packed MEAN; the cut cross-entropy plugin is --loss cce, Liger's"
-            " is --kernels liger, with --loss fused or, for its liger_cross_entropy, triton.",
+            "rl: dpo, and the rest as its trainer has it, over TRL 1.9. A batch counts pairs: the"
+            " model sees twice as many rows. Dropout is off, checkpoints are not reentrant, and"
+            " adapters are PEFT's.",
         ),
-        defaults=by_method(
-            {
-                "batch_size": 1,
-                "seq_len": 2048,
-                "accumulation": 1,
-                "dtype": "bfloat16",
-                "precision": "amp",
-                **ADAMW_FUSED,
-                "checkpointing": True,
-                "use_reentrant": True,
-                "loss": "plain",
-                "kernels": "transformers",
-                "loop_state": "axolotl",
-            },
-            adapter={
-                "rank": 32,
-                "alpha": 16.0,
-                "dropout": 0.05,
-                "targets": "all-linear",
-                "adapter_dtype": "float32",
-                "lora_kernels": "axolotl",
-            },
-            base={"double_quant": True, "recipe": "stock"},
-        ),
-        packing=Packing(one_row=True, attention="flash_attention_2"),
-        aliases=ALIASES,
+        defaults={
+            method: {
+                **own,
+                "use_reentrant": False,
+                "loss": "axolotl-dpo",
+                "loop_state": "axolotl-dpo",
+                **({} if method == "full" else {"dropout": 0.0, "lora_kernels": "peft"}),
+            }
+            for method, own in _TRAINER.defaults.items()
+        },
+        packing=None,
+        rows=2,
         holds=(
-            "layers are checkpointed the reentrant way where the file says nothing of it (axolotl"
-            " 067b021, utils/config, normalize_config)",
-            "the embeddings' output requires a gradient whatever is checkpointed, where there are"
-            " adapters (axolotl 067b021, loaders/adapter.py, load_adapter)",
-            "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
-            " 067b021, utils/collators)",
-            "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"
-            " kernels, where they are known of the model and the setup; else adapters are PEFT's"
-            " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
-            "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
-            " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32"
-            " (axolotl 067b021, loaders/model.py)",
+            *_TRAINER.holds[1:2],
+            *_TRAINER.holds[4:],
+            "all logits of both answers in float32, and a copy without each row's last, of the"
+            " policy and beside them of the reference, which is the model with its adapters"
+            " switched off, or a second one (TRL 1.9, dpo_trainer.py, _compute_loss; axolotl 0.19,"
+            " monkeypatch/trainer/utils.py, train.py, setup_reference_model)",
         ),
+        refusals=(Refusal("packed", "pairs are not packed"),),
     ),
 )

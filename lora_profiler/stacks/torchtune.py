@@ -1,77 +1,110 @@
 """torchtune: the recipes' shipped configs, which agree in nearly all that costs memory."""
 
+from dataclasses import replace
+
 from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FOREACH, ADAMW_FUSED
 
-VERSIONS = (
-    Stack(
-        name="torchtune",
-        library="torchtune",
-        version="0.7",
-        call="recipes",
-        about=(
-            "What its 177 shipped configs agree in: batch_size 2, dtype bf16 throughout, fused"
-            " AdamW, activation checkpointing; adapters of rank 8 on q, v, output and the MLP,"
-            " accumulation 8 with them.",
-            "max_seq_len is null in most: the length is the data's. Some full recipes take a"
-            " paged 8-bit AdamW and step in backward (optimizer_in_bwd).",
-        ),
-        defaults=by_method(
-            {
-                "batch_size": 2,
-                "accumulation": 1,
-                "dtype": "bfloat16",
-                "precision": "pure",
-                **ADAMW_FUSED,
-                "checkpointing": True,
-                "loss": "torchtune",
-                "kernels": "torchtune",
-            },
-            adapter={
-                "accumulation": 8,
-                "rank": 8,
-                "alpha": 16.0,
-                "dropout": 0.0,
-                "targets": "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-                "adapter_dtype": "bfloat16",
-            },
-            base={"double_quant": True, "recipe": "stock"},
-        ),
-        packing=Packing(one_row=False),
-        aliases={
-            "optimizer": {
-                "torch.optim.AdamW": ADAMW_FOREACH,
-                "torch.optim.SGD": {"optimizer": "sgd"},
-                "bitsandbytes.optim.AdamW8bit": {"optimizer": "adamw_8bit"},
-                "bitsandbytes.optim.PagedAdamW": {"optimizer": "paged_adamw_32bit"},
-                "bitsandbytes.optim.PagedAdamW8bit": {"optimizer": "paged_adamw_8bit"},
-            },
-            "dtype": {"bf16": {"dtype": "bfloat16"}, "fp32": {"dtype": "float32"}},
-            "targets": {"output_proj": {"targets": "o_proj"}},
+_RECIPES = Stack(
+    name="torchtune",
+    library="torchtune",
+    version="0.7",
+    call="recipes",
+    about=(
+        "What its 177 shipped configs agree in: batch_size 2, dtype bf16 throughout, fused"
+        " AdamW, activation checkpointing; adapters of rank 8 on q, v, output and the MLP,"
+        " accumulation 8 with them.",
+        "max_seq_len is null in most: the length is the data's. Some full recipes take a"
+        " paged 8-bit AdamW and step in backward (optimizer_in_bwd).",
+    ),
+    defaults=by_method(
+        {
+            "batch_size": 2,
+            "accumulation": 1,
+            "dtype": "bfloat16",
+            "precision": "pure",
+            **ADAMW_FUSED,
+            "checkpointing": True,
+            "loss": "torchtune",
+            "kernels": "torchtune",
         },
+        adapter={
+            "accumulation": 8,
+            "rank": 8,
+            "alpha": 16.0,
+            "dropout": 0.0,
+            "targets": "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+            "adapter_dtype": "bfloat16",
+        },
+        base={"double_quant": True, "recipe": "stock"},
+    ),
+    packing=Packing(one_row=False),
+    aliases={
+        "optimizer": {
+            "torch.optim.AdamW": ADAMW_FOREACH,
+            "torch.optim.SGD": {"optimizer": "sgd"},
+            "bitsandbytes.optim.AdamW8bit": {"optimizer": "adamw_8bit"},
+            "bitsandbytes.optim.PagedAdamW": {"optimizer": "paged_adamw_32bit"},
+            "bitsandbytes.optim.PagedAdamW8bit": {"optimizer": "paged_adamw_8bit"},
+        },
+        "dtype": {"bf16": {"dtype": "bfloat16"}, "fp32": {"dtype": "float32"}},
+        "targets": {"output_proj": {"targets": "o_proj"}},
+    },
+    holds=(
+        "keys and values copied for all heads before attention (torchtune bd2a0fc,"
+        " modules/attention.py; --kernels torchtune)",
+        "everything in the dtype of the config, adapters too, without autocast (torchtune"
+        " bd2a0fc, recipes/lora_finetune_single_device.py)",
+        "4 bytes for each logit until backward, made an eighth of the tokens at a time"
+        " (torchtune bd2a0fc, modules/loss/cross_entropy_loss.py; --loss torchtune, and"
+        " torchtune-chunked for CEWithChunkedOutputLoss)",
+    ),
+    gaps=(
+        Gap(
+            "the 4-bit base is torchao's NF4, with scales in 8 bit: priced as bitsandbytes'",
+            ("qlora",),
+        ),
+    ),
+    refusals=(
+        Refusal(
+            "precision",
+            "its recipes have no autocast; --dtype says the format of everything",
+            ("amp",),
+        ),
+        Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
+        Refusal("recipe", "its 4-bit base is torchao's, prepared by nobody", ("kbit", "trl")),
+    ),
+)
+
+VERSIONS = (
+    _RECIPES,
+    replace(
+        _RECIPES,
+        name="torchtune-dpo",
+        call="lora_dpo_single_device",
+        about=(
+            "What its shipped configs of DPO agree in: 4 pairs, which are twice as many rows,"
+            " accumulation 8, 1,024 tokens, and the rest as its other recipes have it.",
+        ),
+        defaults={
+            method: {
+                **own,
+                "batch_size": 4,
+                "seq_len": 1024,
+                "accumulation": 8,
+                "loss": "torchtune-dpo",
+                "hold_outputs": True,
+            }
+            for method, own in _RECIPES.defaults.items()
+        },
+        packing=None,
+        rows=2,
         holds=(
-            "keys and values copied for all heads before attention (torchtune bd2a0fc,"
-            " modules/attention.py; --kernels torchtune)",
-            "everything in the dtype of the config, adapters too, without autocast (torchtune"
-            " bd2a0fc, recipes/lora_finetune_single_device.py)",
-            "4 bytes for each logit until backward, made an eighth of the tokens at a time"
-            " (torchtune bd2a0fc, modules/loss/cross_entropy_loss.py; --loss torchtune, and"
-            " torchtune-chunked for CEWithChunkedOutputLoss)",
+            *_RECIPES.holds[:2],
+            "logits of both answers in float32 and their log-probabilities, of the policy and then"
+            " of the reference, the model with its adapters switched off, whose logits stay until"
+            " the next forward pass is over (torchtune bd2a0fc, recipes/lora_dpo_single_device.py)",
         ),
-        gaps=(
-            Gap(
-                "the 4-bit base is torchao's NF4, with scales in 8 bit: priced as bitsandbytes'",
-                ("qlora",),
-            ),
-        ),
-        refusals=(
-            Refusal(
-                "precision",
-                "its recipes have no autocast; --dtype says the format of everything",
-                ("amp",),
-            ),
-            Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
-            Refusal("recipe", "its 4-bit base is torchao's, prepared by nobody", ("kbit", "trl")),
-        ),
+        refusals=(*_RECIPES.refusals, Refusal("packed", "pairs are not packed")),
     ),
 )

@@ -31,6 +31,8 @@ class Trainer:
             own["dtype"] = as_loaded(model)
         if options["optimizer"] != every.get("optimizer") and "optimizer" in self.given:
             own.pop("optimizer_impl", None)  # it is that of the stack's own optimizer
+        if own.get("max_completion_length", 0) >= own.get("seq_len", options["seq_len"]):
+            own["max_completion_length"] = None  # all of it may be the completion's
         kernel = self.stack.packing.attention if self.stack.packing else None
         if kernel and "packed" in self.given and "attention" not in self.given:
             own["attention"] = kernel

@@ -42,7 +42,7 @@ def check_completions(setup: TrainSetup, engine: str) -> None:
     """Raises UsageError for generation by an engine that has none, and for completions that nobody
     generates or that have no prompt."""
     completion = setup.max_completion_length
-    if setup.generation_batch_size is None:
+    if not setup.completions_at_once and setup.loop_state != "trl-grpo":
         if completion is not None:
             raise UsageError(
                 "a completion length says how much of a sequence is generated; add"

@@ -10,7 +10,7 @@ from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSe
 
 NO_GENERATION = (
     "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
-    " --generation-batch-size out."
+    " it out: no --generation-batch-size, and --use-vllm of GRPO."
 )
 
 
@@ -41,7 +41,7 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             "no profile is of evaluation between steps; take --engine analytic, or traced, which"
             " traces exactly this size."
         )
-    if setup.generation_batch_size is not None:
+    if setup.completions_at_once or setup.beta:
         return NO_GENERATION
     if setup.transformers != "5":
         return (

@@ -30,13 +30,14 @@ def evaluation_words(workload: Workload) -> tuple[str, ...]:
 
 def generation_words(setup: TrainSetup) -> tuple[str, ...]:
     """What an answer takes for granted of generation, a sentence each."""
-    rows, completion = setup.generation_batch_size, setup.max_completion_length
-    if rows is None:
+    rows, completion = setup.completions_at_once, setup.max_completion_length
+    if not rows:
         return ()
     prompt = "prompts as long as that"
     if completion is not None:
         prompt = f"{completion:,} of them after the prompt"
     return (
         f"Generation between steps makes {rows:,} completions at once by transformers' generate,"
-        f" sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask.",
+        f" sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask."
+        " FLOPs and time are of training alone.",
     )

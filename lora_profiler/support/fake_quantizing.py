@@ -57,7 +57,7 @@ def check_qat(workload: Workload) -> None:
         f"--loss {setup.loss}": setup.loss not in _LOSSES and rounds_head(workload),
         f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger", "torchtune"),
         f"--sharding {setup.sharding}": setup.sharding not in ("none", "ddp", "fsdp"),
-        "--generation-batch-size": setup.generation_batch_size is not None,
+        "--generation-batch-size": setup.completions_at_once > 0,
         "--images": setup.images is not None,
         "--use-dora": lora is not None and lora.use_dora,
         "--peft-type": lora is not None and lora.peft_type != "lora",

@@ -73,7 +73,7 @@ def check_images(workload: Workload) -> None:
 def _check_options(setup: TrainSetup) -> None:
     refused = {
         "--packed": setup.is_packed,
-        "--generation-batch-size": setup.generation_batch_size is not None,
+        "--generation-batch-size": setup.completions_at_once > 0,
         "--sharding": setup.sharding not in ("none", "ddp"),
         "--transformers": setup.transformers != "5",
         "--kernels": setup.kernels != "transformers",

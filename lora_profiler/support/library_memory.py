@@ -55,7 +55,9 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "transformers": LoopHolds(2, 8, 8),
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
+    "trl-grpo": LoopHolds(2, 4, 4),
     "axolotl": LoopHolds(3, 8, 4),
+    "axolotl-dpo": LoopHolds(3, 8, 4),
     "llamafactory": LoopHolds(3, 12, 8),
     "unsloth": LoopHolds(3, 12, 4),
 }
@@ -63,7 +65,8 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
 Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
 pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
 accelerate divides it. Sources: transformers 5.24 `trainer.py` (get_batch_samples,
-_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`; held against the trainers' own
+_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`, and `grpo_trainer.py`, whose
+columns are the ids and masks of a step's completions; held against the trainers' own
 code by `benchmarks/rehearsed_trainers.py`. The others are held so by
 `benchmarks/rehearsed_frameworks.py`. axolotl 0.19, over transformers 5.16: the running loss, which
 is on the card from the start, and the loss of the step before, no count; in a pass this one's
@@ -81,18 +84,25 @@ _BESIDE_IDS = 3
 
 
 def has_reference(setup: TrainSetup) -> bool:
-    """Whether a second, frozen copy of the model is the reference: DPO has the model itself with
-    its adapters switched off, where there are adapters (TRL 1.16 `dpo_trainer.py`)."""
-    return setup.loop_state == "trl-dpo" and setup.lora is None
+    """Whether a second, frozen copy of the model is the reference, which is the model itself with
+    its adapters switched off where there are adapters."""
+    return setup.runs_reference and setup.lora is None
 
 
 def batch_columns(setup: TrainSetup) -> int:
     """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
     step. The Trainer takes all micro-batches of a step at once."""
     columns = _LOOPS[setup.loop_state].columns
-    if setup.is_packed or setup.is_padded:
+    if setup.loop_state != "trl-grpo" and (setup.is_packed or setup.is_padded):
         columns = max(columns, _BESIDE_IDS)
     return columns * (1 if setup.loop_state == "none" else setup.accumulation)
+
+
+def pass_columns(setup: TrainSetup) -> int:
+    """The same that are there while a forward pass runs: GRPO puts prompts and completions
+    together, ids and masks, and makes labels of them (TRL 1.16 `grpo_trainer.py`,
+    _compute_loss)."""
+    return 3 if setup.loop_state == "trl-grpo" else 0
 
 
 def loop_scalar_bytes(setup: TrainSetup) -> int:
@@ -109,6 +119,8 @@ def loop_scalar_bytes(setup: TrainSetup) -> int:
 def pass_scalar_bytes(setup: TrainSetup) -> int:
     """What a trainer's loop keeps of single values while a forward or backward pass runs; of
     several micro-batches the harness' own loop sums the losses too."""
+    if setup.loss == "torchtune-dpo":
+        return 0
     if setup.kernels == "torchtune":
         logged = 0 if setup.lora is None else _FLOAT32
         return _OF_TORCHTUNE + logged - (_FLOAT32 if setup.accumulation > 1 else 0)

@@ -8,6 +8,7 @@ from typing import Any
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.option_values import LOSSES_OF_PAIRS
 from lora_profiler.support.packing import lengths
 from lora_profiler.support.unsloth import unsloth_fact
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
@@ -22,9 +23,10 @@ TORCHTUNE_CHUNKS = 8
 """`num_output_chunks` of both of torchtune's losses."""
 LITGPT_ROWS = 128
 """LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""
-AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt", "llamafactory-dpo"})
+AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt", *LOSSES_OF_PAIRS})
 """Losses that a trainer's loop makes of what the model has returned: torchtune's recipes
-(`_loss_step`), LitGPT's (`fit`) and LLaMA-Factory's of pairs (`concatenated_forward`). The others
+(`_loss_step`), LitGPT's (`fit`), LLaMA-Factory's of pairs (`concatenated_forward`) and that of the
+TRL beneath axolotl (1.9 `dpo_trainer.py`, _compute_loss). The others
 are made inside the model's forward pass, where its own would be."""
 LOSS_WORDS = {
     "trl": (
@@ -60,6 +62,15 @@ LOSS_WORDS = {
     "llamafactory-dpo": (
         "The llamafactory-dpo loss is LLaMA-Factory 0.9.6's of pairs: all logits in float32, twice,"
         " of the policy and of the reference, whose pass runs beside what the policy's kept."
+    ),
+    "torchtune-dpo": (
+        "The torchtune-dpo loss is torchtune 0.7's of pairs: all logits in float32 and their"
+        " log-probabilities; the reference's logits have a name until the next forward pass is"
+        " over."
+    ),
+    "axolotl-dpo": (
+        "The axolotl-dpo loss is that of TRL 1.9 with axolotl 0.19's Triton kernel: all logits in"
+        " float32 and a copy without each row's last, of the policy and of the reference at once."
     ),
 }
 """What a loss path of a trainer is taken to be, by its name."""
@@ -147,7 +158,11 @@ def _divides(head: Module) -> bool:
 
 def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
     """Sequences of a row, whose first token nothing predicts, times two; and one more where there
-    are more labels than fit a tile of TRL's head."""
+    are more labels than fit a tile of TRL's head. Of GRPO, which scores completions alone, minus
+    the tokens of one."""
+    scored = setup.max_completion_length
+    if setup.loop_state == "trl-grpo" and scored and runs_triton(setup.device):
+        return -2 * scored - (batch * scored > TRL_TILE_ROWS)
     labels = batch * (seq - (sequences if runs_triton(setup.device) else 1))
     return 2 * sequences + (labels > TRL_TILE_ROWS)
 
@@ -190,6 +205,8 @@ _FACTS: Mapping[str, Callable[[TrainSetup, Module, Any, Any, Any], Any]] = {
     "litgpt": _litgpt_fact,
     "triton": _nothing,
     "llamafactory-dpo": _nothing,
+    "axolotl-dpo": _nothing,
+    "torchtune-dpo": _nothing,
 }
 OWN_LOSSES = frozenset(_FACTS) | {"unsloth"}
 """Losses of trainers' own, each worked out whole."""

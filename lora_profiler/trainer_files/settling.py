@@ -55,8 +55,8 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         yield replace(row, direction="either way")
     if "generation_batch_size" in options and options["sharding"] not in WHOLE_WEIGHTS:
         at_once = str(options.pop("generation_batch_size"))
-        options.pop("max_completion_length", None)
-        what = f"generation under {options['sharding']}, which gathers weights"
+        options["use_vllm"] = True
+        what = f"generation under {options['sharding']}, which gathers weights, answered as vLLM's"
         row = instead(file, "generation_batch_size", at_once, "", what)
         yield replace(row, options={}, direction="too low")
     on_host = bool(usual.get("offload_params"))

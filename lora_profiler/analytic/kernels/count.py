@@ -63,7 +63,7 @@ def counted_kernels(workload: Workload) -> StepKernels:
     )
     assert plan.family is not None
     is_eager = "eager" in plan.kernels
-    if setup.loop_state == "trl-dpo":  # the reference, without a gradient
+    if setup.runs_reference:  # the reference, without a gradient
         reference = pass_alone(workload, plan.family, (), frozenset())
         _ahead(reference, plan.family, workload, is_eager, launches)
     _ahead(forward, plan.family, workload, is_eager, launches)

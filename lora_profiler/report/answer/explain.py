@@ -160,6 +160,7 @@ def compute_lines(prediction: Prediction) -> Iterator[Line]:
     if rest > 0:
         others = ["attention", *(["experts"] if _has_experts(prediction) else [])]
         others += ["the head's gradients"] if setup.loss == "fused" else []
+        others += ["the reference's pass"] if setup.runs_reference else []
         forward += f" + {' and '.join(others)} {flops_text(rest)}"
     forward = forward if rest >= 0 else "2 x multiply-adds of every operation"
     yield "forward", flops_text(flops.forward), forward

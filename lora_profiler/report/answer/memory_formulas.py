@@ -53,6 +53,8 @@ _ALL_LOGITS = {
     "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
     "triton": "all logits or their gradient, and in float32",
     "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
+    "torchtune-dpo": "logits and log-probabilities in float32, beside the reference's logits",
+    "axolotl-dpo": "logits in float32 and a copy of them, of the policy and the reference",
 }
 """What lives in the loss whose path has something for each logit."""
 _IN_CHUNKS: Final = told("""

@@ -107,7 +107,18 @@ def _evaluated(document: Document) -> Meaning:
 def _preference(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return NOTHING
+    if _compares(document):
+        return Meaning(note="pairs; the reference is the model without its adapters, or a copy")
     return not_modelled(f"rl: {value}, answered as supervised fine-tuning", "too low")
+
+
+def _compares(document: Document) -> bool:
+    """Whether its DPO trainer runs (core/trainers/dpo)."""
+    return str(document.get("rl")).lower() in ("dpo", "ipo")
+
+
+def _dropout(value: Any, document: Document) -> Meaning:
+    return shared.dropout(value, is_off=_compares(document))
 
 
 def _model_type(value: Any, document: Document) -> Meaning:
@@ -192,7 +203,7 @@ AXOLOTL = Framework(
     name="axolotl",
     title="axolotl",
     marks=frozenset({"base_model", "micro_batch_size", "sequence_len", "sample_packing"}),
-    stack=lambda document: "axolotl",
+    stack=lambda document: "axolotl-dpo" if _compares(document) else "axolotl",
     files=("deepspeed",),
     implied=_implied,
     checks=(
@@ -209,7 +220,11 @@ AXOLOTL = Framework(
         "load_in_8bit": shared.eight_bit("adapter"),
         "lora_r": sets("rank", size),
         "lora_alpha": sets("alpha", number),
-        "lora_dropout": sets("dropout", number),
+        "lora_dropout": _dropout,
+        "precompute_ref_log_probs": missing("a reference that ran before the training", "too high"),
+        "rl_adapter_ref_model": missing("a second model as the adapters' reference", "too low"),
+        "dpo_use_liger_kernel": missing("Liger's loss of TRL", "too high"),
+        "dpo_padding_free": missing("pairs laid end to end", "either way"),
         "lora_target_modules": sets("targets", targets),
         "lora_target_linear": _linear,
         "lora_modules_to_save": sets("modules_to_save", names),

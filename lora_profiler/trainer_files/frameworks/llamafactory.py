@@ -161,6 +161,10 @@ def _has_reference(document: Document) -> bool:
 _WITHOUT_REFERENCE = ("orpo", "simpo")
 
 
+def _dropout(value: Any, document: Document) -> Meaning:
+    return shared.dropout(value, is_off=document.get("stage") == "dpo")
+
+
 def _disable_checkpointing(value: Any, document: Document) -> Meaning:
     return Meaning({"checkpointing": not is_on(value)})
 
@@ -260,7 +264,7 @@ LLAMAFACTORY = Framework(
         "double_quantization": sets("double_quant", switch),
         "lora_rank": _of("lora", sets("rank", size)),
         "lora_alpha": _of("lora", sets("alpha", number)),
-        "lora_dropout": _of("lora", sets("dropout", number)),
+        "lora_dropout": _of("lora", _dropout),
         "lora_target": _of("lora", sets("targets", targets)),
         "oft_block_size": _of("oft", sets("oft_block_size", size)),
         "oft_target": _of("oft", sets("targets", targets)),

@@ -99,6 +99,11 @@ def _prepared(value: Any, document: Document) -> Meaning:
     return Meaning({"recipe": "kbit", "checkpointing": True})
 
 
+def _dropout(value: Any, document: Document) -> Meaning:
+    by_default = document.get(TRAINED) == "DPOTrainer"
+    return shared.dropout(value, is_off=is_on(document.get("disable_dropout", by_default)))
+
+
 def _targets(value: Any) -> str:
     """A text is a pattern, whatever stands in it."""
     if isinstance(value, str):
@@ -196,7 +201,7 @@ PEFT = Framework(
         "llm_int8_skip_modules": missing("layers left in 16 bit", "too low"),
         "r": _rank,
         "lora_alpha": sets("alpha", number),
-        "lora_dropout": sets("dropout", number),
+        "lora_dropout": _dropout,
         "vera_dropout": sets("dropout", number),
         "module_dropout": sets("dropout", number),
         "feedforward_modules": sets("feedforward_modules", names),

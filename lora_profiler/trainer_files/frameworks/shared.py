@@ -15,6 +15,7 @@ from lora_profiler.trainer_files.meaning import (
     is_on,
     missing,
     not_modelled,
+    number,
     size,
     text,
 )
@@ -104,6 +105,14 @@ def eight_bit(adapter: str) -> Reader:
         return Meaning({"methods": ("qlora",), "quant_type": "int8"})
 
     return read
+
+
+def dropout(value: Any, *, is_off: bool) -> Meaning:
+    """Of adapters, under a trainer that may switch all dropout off: TRL's DPOTrainer and
+    LLaMA-Factory's by default (TRL 1.16 `dpo_config.py`, disable_dropout)."""
+    if is_off:
+        return Meaning({"dropout": 0.0}, note="the trainer switches dropout off")
+    return NOTHING if value is None else Meaning({"dropout": number(value)})
 
 
 def evaluation(batch: int) -> Meaning:

@@ -75,6 +75,7 @@ MODELS = {
 }
 """Builders and the models of the hub that they build."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
+_PAIRS = "DPOLoss"
 _LOSSES = {
     "LinearCrossEntropyLoss": "torchtune",
     "CEWithChunkedOutputLoss": "torchtune-chunked",
@@ -167,7 +168,14 @@ def _loss(value: Any, document: Document) -> Meaning:
     name = text(value).rpartition(".")[2]
     if name in _LOSSES:
         return Meaning({"loss": _LOSSES[name]})
+    if name == _PAIRS:
+        return Meaning(note="pairs; the reference is the model without its adapters, or a copy")
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
+
+
+def _stack(document: Document) -> str:
+    is_dpo = str(document.get("loss._component_")).endswith(f".{_PAIRS}")
+    return "torchtune-dpo" if is_dpo else "torchtune"
 
 
 def _dora(value: Any, document: Document) -> Meaning:
@@ -239,7 +247,7 @@ TORCHTUNE = Framework(
     marks=frozenset(
         {"model._component_", "optimizer._component_", "tokenizer._component_", "loss._component_"}
     ),
-    stack=lambda document: "torchtune",
+    stack=_stack,
     implied=_implied,
     checks=(_other_framework,),
     keys={

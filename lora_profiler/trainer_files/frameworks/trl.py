@@ -133,6 +133,11 @@ def _targets(value: Any) -> str:
     return targets(value[0] if isinstance(value, list) and len(value) == 1 else value)
 
 
+def dropout(value: Any, document: Document) -> Meaning:
+    by_default = task(document) in ("dpo", "kto")
+    return shared.dropout(value, is_off=is_on(document.get("disable_dropout", by_default)))
+
+
 def _quant_type(value: Any, document: Document) -> Meaning:
     if is_off(value) or str(value).lower() == "nf4":
         return NOTHING
@@ -157,7 +162,8 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if "model_name_or_path" in document.entries and not _is_plain(document):
         for key, (option, value) in _SCRIPTS.items():
             if key != "dtype" or document.get("torch_dtype") is None:
-                yield key, Meaning({option: value})
+                meant = Meaning({option: value})
+                yield key, dropout(value, document) if option == "dropout" else meant
 
 
 def _generation(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -173,8 +179,18 @@ def _generation(document: Document) -> Iterator[tuple[str, Meaning]]:
 
 
 def _completion(value: Any, document: Document) -> Meaning:
-    makes = task(document) == "grpo" and is_off(document.get("use_vllm"))
-    return Meaning({"max_completion_length": size(value)}) if makes else NOTHING
+    is_grpo = task(document) == "grpo"
+    return Meaning({"max_completion_length": size(value)}) if is_grpo else NOTHING
+
+
+def _of_grpo(option: str, read: Any) -> Any:
+    """An option that only GRPO's loop has."""
+
+    def understood(value: Any, document: Document) -> Meaning:
+        is_said = task(document) == "grpo" and value is not None
+        return Meaning({option: read(value)}) if is_said else NOTHING
+
+    return understood
 
 
 def _at_once(value: Any, document: Document) -> Meaning:
@@ -248,7 +264,7 @@ TRL = Framework(
         "bnb_4bit_quant_storage": costs_nothing,
         "lora_r": sets("rank", size),
         "lora_alpha": sets("alpha", number),
-        "lora_dropout": sets("dropout", number),
+        "lora_dropout": dropout,
         "lora_target_modules": sets("targets", _targets),
         "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
         "lora_modules_to_save": sets("modules_to_save", names),
@@ -264,6 +280,9 @@ TRL = Framework(
         "loss_type": _loss,
         "use_liger_loss": missing("Liger's loss of TRL", "too high"),
         _COMPLETION: _completion,
+        "precompute_ref_log_probs": missing("a reference that ran before the training", "too high"),
+        "use_vllm": _of_grpo("use_vllm", is_on),
+        "beta": _of_grpo("beta", number),
         "generation_batch_size": _at_once,
         "vllm_gpu_memory_utilization": _share,
         "cast_lm_head_to_fp32": missing("a head in float32", "too low"),

@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import fake_quantized, shared
-from lora_profiler.trainer_files.frameworks.trl import TRL, task
+from lora_profiler.trainer_files.frameworks.trl import TRL, dropout, task
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     VLLM_SHARE,
@@ -119,7 +119,7 @@ UNSLOTH = Framework(
     checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
     keys={
         **TRL.keys,
-        "generation_batch_size": costs_nothing,
+        **dict.fromkeys(("generation_batch_size", "use_vllm", "beta"), costs_nothing),
         "model_name": sets("model", text),
         "max_length": _length,
         "max_seq_length": _length,
@@ -135,7 +135,7 @@ UNSLOTH = Framework(
         "r": sets("rank", size),
         "target_modules": sets("targets", targets),
         "lora_alpha": sets("alpha", number),
-        "lora_dropout": sets("dropout", number),
+        "lora_dropout": dropout,
         "modules_to_save": sets("modules_to_save", names),
         "layers_to_transform": missing("adapters on some layers", "too high"),
         "target_parameters": missing("adapters on experts' parameters", "too low"),
