@@ -124,7 +124,7 @@ def test_every_option_reaches_the_setup() -> None:
         " --hold-outputs --label-smoothing-factor 0.1 --eval-batch-size 8"
         " --reduce-bucket-size 5000 --use-reentrant --loop-state trl --transformers 5"
         " --generation-batch-size 6 --max-completion-length 32 --optimizer-rank 64"
-        " --image-size 640x480"
+        " --image-size 640x480 --no-use-orig-params"
         " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
@@ -185,6 +185,7 @@ def test_every_option_reaches_the_setup() -> None:
         "offload_optimizer_device": "none",
         "offload_param_device": "none",
         "offload_embedding": False,
+        "use_orig_params": False,
         "beta": 0.0,
         "use_vllm": False,
     }

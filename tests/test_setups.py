@@ -116,8 +116,8 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("images", "image_size"),
         *("lora_kernels", "optimizer_in_bwd", "offload_checkpoints"),
         *("freeze", "qat", "qat_group_size"),
-        *("offload_params", "offload_activations", "offload_embedding", "use_orig_params"),
-        *("offload_optimizer_device", "offload_param_device", "beta", "use_vllm"),
+        *("offload_params", "offload_activations", "beta", "use_vllm", "offload_embedding"),
+        *("use_orig_params", "offload_optimizer_device", "offload_param_device"),
     ]
 
 

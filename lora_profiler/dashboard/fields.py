@@ -29,7 +29,7 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
 from lora_profiler.report import labels
 from lora_profiler.stacks import TRAINERS, find_stack
-from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, OPTIONS, Method
+from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, OPTIONS, Method
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -307,6 +307,8 @@ def ranks(*, network: bool) -> dict[str, Any]:
     if sharding in DEEPSPEED_ZERO:
         names = ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")
         found.update({name: _widget(SETUP_OPTIONS[name]) for name in names})
+    if sharding in FLAT:
+        found["use_orig_params"] = _widget(SETUP_OPTIONS["use_orig_params"])
     if sharding in FULLY_SHARDED:
         found["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
     if network:
