@@ -174,6 +174,26 @@ def fused_rope(kernels: Kernels, sizes: Sizes) -> Kernels:
     )
 
 
+def flash_rotation(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """Qwen's own code makes queries and keys float32, turns them by flash-attention's kernel, one
+    for queries and one for keys, and makes them 16-bit again (`modeling_qwen.py`
+    `apply_rotary_pos_emb`). The sum over chunks of c_attn stays."""
+    gone, packed = {"mul", "neg", "cat", "add", "add_"}, 2 * sizes.tokens * 3 * sizes.q_width
+    turns = [
+        k
+        for k in kernels
+        if _named(k, "attn") and k.op in gone and k.written_bytes != packed
+    ]
+    size = 4 * sizes.tokens * sizes.q_width
+    return (
+        *(k for k in kernels if k not in turns),
+        *(
+            _copy("rotary", p, "model.layers.*.attn", size, size, 2 * sizes.layers)
+            for p in dict.fromkeys(k.phase for k in turns)
+        ),
+    )
+
+
 def liger_loss(trains_head: bool) -> Rewrite:
     """Liger's fused linear cross-entropy, as fms-acceleration's plugin has it: logits a chunk at a
     time, cast to float32, the loss kernel reads them twice and writes the gradient over them, which
