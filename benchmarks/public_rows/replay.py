@@ -158,6 +158,8 @@ def _fms(row: Row) -> Replay:
     )
     fused = kernels in conditions.FUSED
     rewrites: list[stacks.Rewrite] = [stacks.reentrant]
+    if santacoder:  # its config.json: attn_pdrop 0.1
+        rewrites.append(stacks.attention_dropout)
     if liger_file and spec.model_type in REPEATING:
         rewrites.append(stacks.repeated_heads)
     if kernels in conditions.FUSED_LINEAR:
