@@ -143,10 +143,9 @@ def test_the_time_by_hand() -> None:
     found = rehearsed_time(WORK, A100)
     assert found.time is not None and found.products == 10 and found.launches == 50
     constants = found.time.constants
-    product = 10 * 2 * 13824 * 8192 * 4096 / (RATES["tensor"] * constants.eta)
-    # half of 40 MiB of cache holds a part of a copy, which takes 40 % of the time
-    held = 0.5 * 40 * 2**20 / 2e10
-    copies = 2 * 2e10 / (RATES["bandwidth"] * constants.beta) * (1 - 0.6 * held)
+    # each tile fills its pipeline with 96 of the 4,096 first
+    product = 10 * 2 * 13824 * 8192 * (4096 + 96) / (RATES["tensor"] * constants.eta)
+    copies = 2 * 2e10 / (RATES["bandwidth"] * constants.beta)
     device, host = product + copies, 46 * constants.fixed.launch_seconds
     update = 4e9 / (RATES["bandwidth"] * constants.beta)
     update_host = 4 * constants.fixed.launch_seconds

@@ -55,6 +55,8 @@ _CONFIGS: Mapping[str, str] = {
     "stabilityai/stablelm-base-alpha-3b": "",
     "Qwen/Qwen-1.8B": "",
     "Qwen/Qwen-7B": "",
+    "Qwen/Qwen-14B": "",
+    "ibm/PowerLM-3b": "",
 }
 """Whose config.json the model of a row has; "" where the stack's own code has the widths."""
 
@@ -68,6 +70,7 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "bigcode/gpt_bigcode-santacoder",
             "meta-llama/Meta-Llama-3-8B",
             "NousResearch/Llama-2-70b-hf",
+            "ibm/PowerLM-3b",
         ),
         "method": ("full", "lora", "qlora (bnb nf4 double-quant)"),
         "target_modules": ("", _ATTENTION_LORA, f"{_ATTENTION_LORA} c_attn"),
@@ -128,7 +131,7 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "attention": ("eager",),
     },
     "qwen": {
-        "model": ("Qwen/Qwen-1.8B", "Qwen/Qwen-7B"),
+        "model": ("Qwen/Qwen-1.8B", "Qwen/Qwen-7B", "Qwen/Qwen-14B"),
         "method": ("full", "lora", "lora + trainable wte/lm_head", "qlora (GPTQ Int4 base)"),
         "compute_dtype": ("bf16 amp", "fp16 amp"),
         "parallelism": ("none",),

@@ -118,14 +118,16 @@ _OLD_TRAINER = (
 
 
 def is_liger_file(row: Row) -> bool:
-    """Of the two files of references, that with transformers 4.45.2; the other has 4.48.1.
+    """Of the files of references, one with transformers 4.45.2: Liger's and Granite's. The other
+    has 4.48.1.
 
     Raises NotExpressibleError for any other file.
     """
     file = row["id"].split(":")[1]
-    if file not in ("refs_a100_80gb.csv", "refs_a100_80gb_liger.csv"):
+    older = ("refs_a100_80gb_liger.csv", "refs_a100_80gb_granite.csv")
+    if file not in ("refs_a100_80gb.csv", *older):
         raise NotExpressibleError(f"with which versions {file} was measured is not known")
-    return file == "refs_a100_80gb_liger.csv"
+    return file in older
 
 
 REPEATING = ("mistral", "mixtral")
@@ -133,13 +135,35 @@ REPEATING = ("mistral", "mixtral")
 hands grouped heads on (transformers 4.45.2 `models/{mistral,mixtral,llama}/modeling_*.py`)."""
 
 
+_POWER_LM = {
+    "model_type": "granite",
+    "architectures": ["GraniteForCausalLM"],
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 36,
+    "num_key_value_heads": 36,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "attention_multiplier": 0.015625,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 9.0,
+}
+"""PowerLM-3b's widths. 6 bytes a parameter of them are what its full runs hold at rest to 0.04 %, 12
+a parameter of adapters on q, k, v and o what its LoRA runs hold beside 2 a parameter."""
+
+
 def _fms(row: Row) -> Replay:
     kernels, liger_file = row["kernels"], is_liger_file(row)
     qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"] == "bf16 autocast"
     kbit = kernels == conditions.NF4_KBIT
-    spec = spec_of(row)
+    if row["model"] == "ibm/PowerLM-3b":
+        spec = model_from_config(_POWER_LM, id=row["model"], source="its parameters at rest")
+    else:
+        spec = spec_of(row)
     santacoder, mixtral = spec.model_type == "gpt_bigcode", spec.model_type == "mixtral"
-    if not santacoder:
+    if not santacoder and row["model_config"]:
         spec = spec_of(row, sliding_window=None)
     if mixtral and not qlora:
         raise NotExpressibleError("Mixtral's experts one by one are replayed on a 4-bit base alone")
@@ -202,6 +226,8 @@ _QWEN_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "inte
 _QWEN = {
     "Qwen/Qwen-1.8B": dict(zip(_QWEN_FIELDS, (2048, 24, 16, 5504), strict=True)),
     "Qwen/Qwen-7B": dict(zip(_QWEN_FIELDS, (4096, 32, 32, 11008), strict=True)),
+    "Qwen/Qwen-14B": dict(zip(_QWEN_FIELDS, (5120, 40, 40, 13696), strict=True))
+    | {"vocab_size": 152064},
 }
 """Widths of the published config.json files, whose intermediate_size is that of both halves of the
 MLP."""
@@ -225,10 +251,10 @@ def _qwen(row: Row) -> Replay:
             " is not counted"
         )
     raw = {
-        **_QWEN[row["model"]],
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": 151936,
+        **_QWEN[row["model"]],
         "tie_word_embeddings": False,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-6,

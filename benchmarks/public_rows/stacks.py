@@ -188,11 +188,7 @@ def flash_rotation(kernels: Kernels, sizes: Sizes) -> Kernels:
     for queries and one for keys, and makes them 16-bit again (`modeling_qwen.py`
     `apply_rotary_pos_emb`). The sum over chunks of c_attn stays."""
     gone, packed = {"mul", "neg", "cat", "add", "add_"}, 2 * sizes.tokens * 3 * sizes.q_width
-    turns = [
-        k
-        for k in kernels
-        if _named(k, "attn") and k.op in gone and k.written_bytes != packed
-    ]
+    turns = [k for k in kernels if _named(k, "attn") and k.op in gone and k.written_bytes != packed]
     size = 4 * sizes.tokens * sizes.q_width
     return (
         *(k for k in kernels if k not in turns),

@@ -25,7 +25,7 @@ _FILLING = 96
 product: three stages of 32, as cuBLAS' kernels for Ampere are named (`stages_32x3`). One tile a
 multiprocessor leaves nothing else to compute meanwhile; CUTLASS, "Efficient GEMM in CUDA",
 pipelining."""
-_HALF_TILE = 64
+HALF_TILE = 64
 """Keys that a query meets beyond those that it sees: of the tile of 128 that the mask's edge cuts,
 half on average is computed for nothing (FlashAttention 2 `flash_fwd_launch_template.h`,
 `flash_bwd_launch_template.h`)."""
@@ -195,7 +195,7 @@ def attention_flops(kernel: Kernel, rates: Rates) -> float:
     if rates.is_host or not kernel.flops:
         return kernel.flops
     each = 10 if kernel.kind == "attention_backward" else 4
-    return kernel.flops + _HALF_TILE * each * _query_elements(kernel)
+    return kernel.flops + HALF_TILE * each * _query_elements(kernel)
 
 
 def passes_bytes(kernel: Kernel, rates: Rates) -> int:
@@ -204,7 +204,12 @@ def passes_bytes(kernel: Kernel, rates: Rates) -> int:
     in the queries' dtype (FlashAttention 2 `flash_bwd_preprocess_kernel.h`). 0 for others."""
     if kernel.kind != "attention_backward" or rates.is_host:
         return 0
-    return int(_query_elements(kernel) * (3 * _itemsize(kernel) + 8))
+    return int(_query_elements(kernel) * passes_each(_itemsize(kernel)))
+
+
+def passes_each(itemsize: int) -> int:
+    """Bytes of an element of the queries in them."""
+    return 3 * itemsize + 8
 
 
 def _query_elements(kernel: Kernel) -> float:
