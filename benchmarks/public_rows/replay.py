@@ -32,7 +32,7 @@ ROWS = Path(__file__).parent / "rows.csv"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """A row to be predicted. `group` is its model, `source` where it was published, `clipping`
-    passes over the gradients."""
+    passes over the gradients; `older_host`: of torch 2.0, whose launches take longer."""
 
     id: str
     group: str
@@ -46,6 +46,7 @@ class Replay:
     rewrites: tuple[stacks.Rewrite, ...] = ()
     build: Build | None = None
     clipping: int = CLIPPING_PASSES
+    older_host: bool = False
     assumed: tuple[str, ...] = ()
 
 
@@ -150,8 +151,8 @@ _POWER_LM = {
     "residual_multiplier": 0.22,
     "logits_scaling": 9.0,
 }
-"""PowerLM-3b's widths. 6 bytes a parameter of them are what its full runs hold at rest to 0.04 %, 12
-a parameter of adapters on q, k, v and o what its LoRA runs hold beside 2 a parameter."""
+"""PowerLM-3b's widths. 6 bytes a parameter of them are what its full runs hold at rest to 0.04 %,
+12 a parameter of adapters on q, k, v and o what its LoRA runs hold beside 2 a parameter."""
 
 
 def _fms(row: Row) -> Replay:
@@ -234,8 +235,8 @@ MLP."""
 
 
 _QWEN_DEEPSPEED = (
-    "DeepSpeed, which `finetune_ds.sh` runs: bfloat16 without autocast, an update that moves as many"
-    " bytes as foreach AdamW's; what ZeRO copies and launches is left out"
+    "DeepSpeed, which `finetune_ds.sh` runs: bfloat16 without autocast, an update that moves as"
+    " many bytes as foreach AdamW's; what ZeRO copies and launches is left out"
 )
 
 
@@ -247,8 +248,8 @@ def _qwen(row: Row) -> Replay:
         raise NotExpressibleError(f"{row['compute_dtype']} is of a GPTQ base alone")
     if method == "Full-parameter" and int(row["seq_len"]) <= 2048:
         raise NotExpressibleError(
-            "a step takes 2.2 s at 1,024 and at 2,048 tokens: DeepSpeed's own work on the host, which"
-            " is not counted"
+            "a step takes 2.2 s at 1,024 and at 2,048 tokens: DeepSpeed's own work on the host,"
+            " which is not counted"
         )
     raw = {
         "model_type": "llama",
@@ -285,6 +286,7 @@ def _qwen(row: Row) -> Replay:
         Workload(model=spec, setup=setup),
         rewrites=fused if full else (*fused, stacks.outputs_in_float32),
         build=models.qwen,
+        older_host=True,
         assumed=(
             "flash-attention 2.3.3 with its fused norm and rotation, as in the Dockerfile",
             _QWEN_DEEPSPEED if full else _OLD_TRAINER,
