@@ -59,10 +59,10 @@ def main() -> None:
     for row in throughput_rows():
         try:
             replay = replay_of(row)
+            cases.append(traces.case(replay, replay.rewrites))
         except NotExpressibleError as reason:
             left_out[row["id"]] = str(reason)
             continue
-        cases.append(traces.case(replay, replay.rewrites))
         stopping_early.append(
             traces.case(replay, [r for r in replay.rewrites if r is not stacks.reentrant])
         )

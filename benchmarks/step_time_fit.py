@@ -8,6 +8,7 @@ from math import ceil, inf, log
 from typing import Any
 
 from benchmarks.public_rows import stacks
+from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.grade import TINY, half_width
 from benchmarks.public_rows.replay import Replay
 from lora_profiler.catalog import find_gpu
@@ -71,6 +72,10 @@ class Traces:
         self._traced: dict[Any, StepKernels] = {}
 
     def case(self, replay: Replay, rewrites: Sequence[stacks.Rewrite]) -> Case:
+        """Raises NotExpressibleError."""
+        optimizer = replay.workload.setup.optimizer
+        if update_bytes(replay.workload.setup, {}) is None:
+            raise NotExpressibleError(f"{optimizer}: the bytes of its update are not counted")
         key = (replay.workload, replay.build)
         if key not in self._traced:
             self._traced[key] = step_kernels(replay.workload, replay.build)

@@ -430,7 +430,9 @@ def test_constants_of_the_card_itself_count_as_calibrated() -> None:
     [
         ("a100_pcie_40gb", "a100", "fitted"),
         ("h100_sxm_80gb", "a100", "same class"),
-        ("rtx_6000_ada", "a100", "same class"),
+        ("h200_sxm_141gb", "a100", "same class"),
+        ("rtx_6000_ada", "a100", "other class"),
+        ("l40s", "a100", "other class"),
         ("rtx_4090", "geforce", "fitted"),
         ("rtx_5070", "geforce", "same class"),
         ("t4", "a100", "other class"),

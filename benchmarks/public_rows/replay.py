@@ -103,6 +103,7 @@ CARDS = {
     "NVIDIA A100": "a100_sxm_80gb",
     "NVIDIA H100 (DGX)": "h100_sxm_80gb",
     "NVIDIA L40S": "l40s",
+    "NVIDIA L40": "l40",
     "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
     "RTX 3090 (280W)": "rtx_3090",
     "RTX 4090 (400W)": "rtx_4090",
@@ -119,13 +120,13 @@ _OLD_TRAINER = (
 
 
 def is_liger_file(row: Row) -> bool:
-    """Of the files of references, one with transformers 4.45.2: Liger's and Granite's. The other
-    has 4.48.1.
+    """Of the files of references, one with transformers up to 4.45.2: Liger's, Granite's and the
+    L40's. The other has 4.48.1.
 
     Raises NotExpressibleError for any other file.
     """
     file = row["id"].split(":")[1]
-    older = ("refs_a100_80gb_liger.csv", "refs_a100_80gb_granite.csv")
+    older = ("refs_a100_80gb_liger.csv", "refs_a100_80gb_granite.csv", "refs_l40_40gb.csv")
     if file not in ("refs_a100_80gb.csv", *older):
         raise NotExpressibleError(f"with which versions {file} was measured is not known")
     return file in older
@@ -157,7 +158,8 @@ _POWER_LM = {
 
 def _fms(row: Row) -> Replay:
     kernels, liger_file = row["kernels"], is_liger_file(row)
-    qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"] == "bf16 autocast"
+    qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"].endswith("autocast")
+    l40 = row["id"].startswith("fms:refs_l40_40gb.csv")
     kbit = kernels == conditions.NF4_KBIT
     if row["model"] == "ibm/PowerLM-3b":
         spec = model_from_config(_POWER_LM, id=row["model"], source="its parameters at rest")
@@ -171,7 +173,13 @@ def _fms(row: Row) -> Replay:
     lora = None
     if row["method"] != "full":
         targets = ("c_attn",) if santacoder else ("q_proj", "k_proj", "v_proj", "o_proj")
-        lora = LoraConfig(r=rank_of(row), lora_alpha=16, lora_dropout=0.1, target_modules=targets)
+        lora = LoraConfig(
+            r=rank_of(row),
+            lora_alpha=16,
+            lora_dropout=0.0 if l40 else 0.1,
+            target_modules=targets,
+            adapter_dtype="bfloat16" if l40 and not qlora else "float32",
+        )
     setup = TrainSetup(
         lora=lora,
         quantization=Quantization() if qlora else None,
@@ -214,7 +222,7 @@ def _fms(row: Row) -> Replay:
         rewrites=tuple(rewrites),
         build=build,
         assumed=(
-            "A100 SXM",
+            "bfloat16 for float16, adapters in the base's dtype" if l40 else "A100 SXM",
             _OLD_TRAINER,
             *(("experts are chosen equally often",) if mixtral else ()),
         ),
@@ -345,7 +353,7 @@ def _automodel(row: Row) -> Replay:
     lora = LoraConfig(
         r=rank_of(row),
         lora_alpha=32,
-        lora_dropout=0.1,
+        lora_dropout=0.0 if row["model"].startswith("Qwen") else 0.1,
         target_modules="all-linear",
         adapter_dtype="bfloat16",
     )
