@@ -207,7 +207,18 @@ def report(
     for words, (errors, key) in tested.items():
         first, *table = covered(a100, found, errors, key)
         lines += ["", f"{words} {first}", *table[:-1]]
-    lines.append("")
+    published = widths(a100, found)
+    held = [
+        abs(by_source[case.replay.id])
+        <= next(width for share, width in published if host_share(case, found) <= share)
+        for case in a100
+    ]
+    lines += [
+        "",
+        f"Of the errors without their source {sum(held)} of {len(held)}"
+        f" ({sum(held) / len(held):.1%}) lie inside the interval that the package has.",
+        "",
+    ]
     lines += [
         "What a rule is worth, each variant with both constants fitted anew:",
         "",

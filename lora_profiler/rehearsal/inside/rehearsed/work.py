@@ -158,7 +158,7 @@ class StepWork(TorchDispatchMode):
         function.run = run
         self._undo.append(lambda: setattr(function, "run", original))
         # Unsloth repeats a launch without `run`, but not while somebody listens to launches
-        runtime = getattr(getattr(sys.modules["triton"], "knobs", None), "runtime", None)
+        runtime = getattr(getattr(sys.modules.get("triton"), "knobs", None), "runtime", None)
         hooks = getattr(runtime, "launch_enter_hook", None)
         if hasattr(hooks, "add"):
             hooks.add(_listening)
