@@ -212,16 +212,14 @@ def grouped(
 
 def widths(cases: Sequence[Case], found: Outcome) -> list[tuple[float, float]]:
     """Half-width of the interval up to each share of host time: what nine in ten errors of rows
-    whose model was left out are within, each model weighing the same, and of every source's rows
-    where that was, as nobody has seen a user's host. Never less than for a smaller share, in whole
-    percent."""
+    whose model was left out are within, each model weighing the same, and of rows whose source was,
+    as nobody has seen a user's host. Never less than for a smaller share, in whole percent."""
     result: list[tuple[float, float]] = []
     widest = 0.0
     for share, here in by_host_share(cases, found):
-        by_source = grouped_errors(here, found.by_source, source_of)
         width = max(
-            half_width(grouped_errors(here, found.by_model, group_of)),
-            *(half_width({source: errors}) for source, errors in by_source.items()),
+            half_width(grouped_errors(here, errors, key))
+            for errors, key in ((found.by_model, group_of), (found.by_source, source_of))
         )
         widest = max(widest, ceil(100 * width - TINY) / 100)
         result.append((share, widest))

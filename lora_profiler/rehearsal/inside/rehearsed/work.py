@@ -159,7 +159,7 @@ class StepWork(TorchDispatchMode):
         self._undo.append(lambda: setattr(function, "run", original))
         # Unsloth repeats a launch without `run`, but not while somebody listens to launches
         runtime = getattr(getattr(sys.modules.get("triton"), "knobs", None), "runtime", None)
-        hooks = getattr(runtime, "launch_enter_hook", None)
+        hooks: Any = getattr(runtime, "launch_enter_hook", None)
         if hasattr(hooks, "add"):
             hooks.add(_listening)
             self._undo.append(lambda: hooks.remove(_listening))
