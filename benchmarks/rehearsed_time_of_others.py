@@ -95,8 +95,8 @@ CAUSES: Mapping[str, str] = {
     "litgpt": "LitGPT's own model makes queries, keys and values by one product, and rotates and"
     " norms in float32, with conversions on both sides; its rules count transformers' kernels. The"
     " host bounds these short steps, so that launches are the difference.",
-    "unsloth": "That it unpacks 4-bit weights, by a kernel of its own, is not seen in the"
-    " rehearsal, so that its time lacks it; launches of its kernels go by other names.",
+    "unsloth": "It turns queries and keys, and norms, by Triton's kernels of other names, and with"
+    " a 4-bit base pads tensors for its products, which its rules do not count.",
 }
 """Of scripts whose names begin so, why their step is not the predicted one."""
 

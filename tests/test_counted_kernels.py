@@ -140,6 +140,10 @@ CASES: dict[str, Workload] = {
     "eager": step(
         "mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True
     ),
+    "eager, float16": step("qwen2", attention="eager", dtype="float16", checkpointing=True),
+    "eager, autocast to float16": step(
+        "gpt2", attention="eager", dtype="float32", precision="amp-float16"
+    ),
     "eager, autocast": step("gpt2", attention="eager", lora=EVERY, **AMP),
     # packed and padded rows, and Liger's kernels
     "packed": step("qwen2", packed=10),

@@ -195,9 +195,9 @@ LORA_ROWS = {
     "fsdp_qlora": "fsdp_qlora:642",
 }
 UNKNOWN = {
-    "another model": {"model": "Qwen/Qwen2.5-7B", "model_config": "Qwen/Qwen2.5-7B"},
-    "another model by the known one's config": {"model": "Qwen/Qwen2.5-7B"},
-    "another model's config": {"model_config": "Qwen/Qwen2.5-7B"},
+    "another model": {"model": "Qwen/Qwen2.5-1.5B", "model_config": "Qwen/Qwen2.5-1.5B"},
+    "another model by the known one's config": {"model": "Qwen/Qwen2.5-1.5B"},
+    "another model's config": {"model_config": "Qwen/Qwen2.5-1.5B"},
     "no model": {"model": "", "model_config": ""},
     "no rank": {"rank": ""},
     "no number for a rank": {"rank": "all"},

@@ -45,6 +45,7 @@ _SAME = (
     "meta-llama/Llama-3.2-3B",
     "meta-llama/Llama-3.1-8B",
     "meta-llama/Llama-3.3-70B-Instruct",
+    "Qwen/Qwen2.5-7B",
 )
 _CONFIGS: Mapping[str, str] = {
     **{name: name for name in _SAME},
@@ -55,6 +56,8 @@ _CONFIGS: Mapping[str, str] = {
     "stabilityai/stablelm-base-alpha-3b": "",
     "Qwen/Qwen-1.8B": "",
     "Qwen/Qwen-7B": "",
+    "Qwen/Qwen-14B": "",
+    "ibm/PowerLM-3b": "",
 }
 """Whose config.json the model of a row has; "" where the stack's own code has the widths."""
 
@@ -68,10 +71,11 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "bigcode/gpt_bigcode-santacoder",
             "meta-llama/Meta-Llama-3-8B",
             "NousResearch/Llama-2-70b-hf",
+            "ibm/PowerLM-3b",
         ),
         "method": ("full", "lora", "qlora (bnb nf4 double-quant)"),
         "target_modules": ("", _ATTENTION_LORA, f"{_ATTENTION_LORA} c_attn"),
-        "compute_dtype": ("bf16 pure", "bf16 autocast"),
+        "compute_dtype": ("bf16 pure", "bf16 autocast", "fp16 pure", "fp16 autocast"),
         "optimizer": ("HF Trainer default adamw_torch (torch AdamW)",),
         "attention": ("flash_attention_2",),
         "kernels": (STOCK, TRITON, LIGER, NF4_KBIT, NF4, NF4_TRITON, NF4_LIGER),
@@ -115,7 +119,11 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "parallelism": ("FSDP FULL_SHARD", "FSDP FULL_SHARD+CPU offload", "DDP via FSDP NO_SHARD"),
     },
     "automodel": {
-        "model": ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.3-70B-Instruct"),
+        "model": (
+            "meta-llama/Llama-3.1-8B",
+            "meta-llama/Llama-3.3-70B-Instruct",
+            "Qwen/Qwen2.5-7B",
+        ),
         "method": ("lora",),
         "compute_dtype": ("bf16",),
         "parallelism": ("none", "TP2 FSDP4 SP", "TP2 FSDP8"),
@@ -128,7 +136,7 @@ _CONDITIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "attention": ("eager",),
     },
     "qwen": {
-        "model": ("Qwen/Qwen-1.8B", "Qwen/Qwen-7B"),
+        "model": ("Qwen/Qwen-1.8B", "Qwen/Qwen-7B", "Qwen/Qwen-14B"),
         "method": ("full", "lora", "lora + trainable wte/lm_head", "qlora (GPTQ Int4 base)"),
         "compute_dtype": ("bf16 amp", "fp16 amp"),
         "parallelism": ("none",),

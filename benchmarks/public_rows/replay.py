@@ -32,7 +32,7 @@ ROWS = Path(__file__).parent / "rows.csv"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """A row to be predicted. `group` is its model, `source` where it was published, `clipping`
-    passes over the gradients."""
+    passes over the gradients; `older_host`: of torch 2.0, whose launches take longer."""
 
     id: str
     group: str
@@ -46,6 +46,7 @@ class Replay:
     rewrites: tuple[stacks.Rewrite, ...] = ()
     build: Build | None = None
     clipping: int = CLIPPING_PASSES
+    older_host: bool = False
     assumed: tuple[str, ...] = ()
 
 
@@ -102,6 +103,7 @@ CARDS = {
     "NVIDIA A100": "a100_sxm_80gb",
     "NVIDIA H100 (DGX)": "h100_sxm_80gb",
     "NVIDIA L40S": "l40s",
+    "NVIDIA L40": "l40",
     "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
     "RTX 3090 (280W)": "rtx_3090",
     "RTX 4090 (400W)": "rtx_4090",
@@ -118,14 +120,16 @@ _OLD_TRAINER = (
 
 
 def is_liger_file(row: Row) -> bool:
-    """Of the two files of references, that with transformers 4.45.2; the other has 4.48.1.
+    """Of the files of references, one with transformers up to 4.45.2: Liger's, Granite's and the
+    L40's. The other has 4.48.1.
 
     Raises NotExpressibleError for any other file.
     """
     file = row["id"].split(":")[1]
-    if file not in ("refs_a100_80gb.csv", "refs_a100_80gb_liger.csv"):
+    older = ("refs_a100_80gb_liger.csv", "refs_a100_80gb_granite.csv", "refs_l40_40gb.csv")
+    if file not in ("refs_a100_80gb.csv", *older):
         raise NotExpressibleError(f"with which versions {file} was measured is not known")
-    return file == "refs_a100_80gb_liger.csv"
+    return file in older
 
 
 REPEATING = ("mistral", "mixtral")
@@ -133,20 +137,49 @@ REPEATING = ("mistral", "mixtral")
 hands grouped heads on (transformers 4.45.2 `models/{mistral,mixtral,llama}/modeling_*.py`)."""
 
 
+_POWER_LM = {
+    "model_type": "granite",
+    "architectures": ["GraniteForCausalLM"],
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 36,
+    "num_key_value_heads": 36,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "attention_multiplier": 0.015625,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 9.0,
+}
+"""PowerLM-3b's widths. 6 bytes a parameter of them are what its full runs hold at rest to 0.04 %,
+12 a parameter of adapters on q, k, v and o what its LoRA runs hold beside 2 a parameter."""
+
+
 def _fms(row: Row) -> Replay:
     kernels, liger_file = row["kernels"], is_liger_file(row)
-    qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"] == "bf16 autocast"
+    qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"].endswith("autocast")
+    l40 = row["id"].startswith("fms:refs_l40_40gb.csv")
     kbit = kernels == conditions.NF4_KBIT
-    spec = spec_of(row)
+    if row["model"] == "ibm/PowerLM-3b":
+        spec = model_from_config(_POWER_LM, id=row["model"], source="its parameters at rest")
+    else:
+        spec = spec_of(row)
     santacoder, mixtral = spec.model_type == "gpt_bigcode", spec.model_type == "mixtral"
-    if not santacoder:
+    if not santacoder and row["model_config"]:
         spec = spec_of(row, sliding_window=None)
     if mixtral and not qlora:
         raise NotExpressibleError("Mixtral's experts one by one are replayed on a 4-bit base alone")
     lora = None
     if row["method"] != "full":
         targets = ("c_attn",) if santacoder else ("q_proj", "k_proj", "v_proj", "o_proj")
-        lora = LoraConfig(r=rank_of(row), lora_alpha=16, lora_dropout=0.1, target_modules=targets)
+        lora = LoraConfig(
+            r=rank_of(row),
+            lora_alpha=16,
+            lora_dropout=0.0 if l40 else 0.1,
+            target_modules=targets,
+            adapter_dtype="bfloat16" if l40 and not qlora else "float32",
+        )
     setup = TrainSetup(
         lora=lora,
         quantization=Quantization() if qlora else None,
@@ -158,6 +191,8 @@ def _fms(row: Row) -> Replay:
     )
     fused = kernels in conditions.FUSED
     rewrites: list[stacks.Rewrite] = [stacks.reentrant]
+    if santacoder:  # its config.json: attn_pdrop 0.1
+        rewrites.append(stacks.attention_dropout)
     if liger_file and spec.model_type in REPEATING:
         rewrites.append(stacks.repeated_heads)
     if kernels in conditions.FUSED_LINEAR:
@@ -187,7 +222,7 @@ def _fms(row: Row) -> Replay:
         rewrites=tuple(rewrites),
         build=build,
         assumed=(
-            "A100 SXM",
+            "bfloat16 for float16, adapters in the base's dtype" if l40 else "A100 SXM",
             _OLD_TRAINER,
             *(("experts are chosen equally often",) if mixtral else ()),
         ),
@@ -200,9 +235,17 @@ _QWEN_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "inte
 _QWEN = {
     "Qwen/Qwen-1.8B": dict(zip(_QWEN_FIELDS, (2048, 24, 16, 5504), strict=True)),
     "Qwen/Qwen-7B": dict(zip(_QWEN_FIELDS, (4096, 32, 32, 11008), strict=True)),
+    "Qwen/Qwen-14B": dict(zip(_QWEN_FIELDS, (5120, 40, 40, 13696), strict=True))
+    | {"vocab_size": 152064},
 }
 """Widths of the published config.json files, whose intermediate_size is that of both halves of the
 MLP."""
+
+
+_QWEN_DEEPSPEED = (
+    "DeepSpeed, which `finetune_ds.sh` runs: bfloat16 without autocast, an update that moves as"
+    " many bytes as foreach AdamW's; what ZeRO copies and launches is left out"
+)
 
 
 def _qwen(row: Row) -> Replay:
@@ -213,51 +256,49 @@ def _qwen(row: Row) -> Replay:
         raise NotExpressibleError(f"{row['compute_dtype']} is of a GPTQ base alone")
     if method == "Full-parameter" and int(row["seq_len"]) <= 2048:
         raise NotExpressibleError(
-            "a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does;"
-            " probably DeepSpeed"
+            "a step takes 2.2 s at 1,024 and at 2,048 tokens: DeepSpeed's own work on the host,"
+            " which is not counted"
         )
     raw = {
-        **_QWEN[row["model"]],
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": 151936,
+        **_QWEN[row["model"]],
         "tie_word_embeddings": False,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-6,
     }
     spec = model_from_config(raw, id=row["model"], source="its config.json, spelled as llama's")
-    emb = "(emb)" in method
+    emb, full = "(emb)" in method, method == "Full-parameter"
     lora = None
-    if method != "Full-parameter":
+    if not full:
         lora = LoraConfig(
             r=rank_of(row),
             lora_alpha=16,
             lora_dropout=0.05,
             target_modules=("c_attn", "c_proj", "w1", "w2"),
             modules_to_save=("wte", "lm_head") if emb else (),
-            adapter_dtype="bfloat16",
         )
     setup = TrainSetup(
         lora=lora,
         batch_size=1,
         seq_len=int(row["seq_len"]),
         accumulation=8,
-        precision="amp",
+        precision="pure" if full else "amp",
         checkpointing=True,
         attention="flash",
     )
+    fused = (stacks.reentrant, stacks.fused_norms, stacks.flash_rotation)
     return _replay(
         row,
         Workload(model=spec, setup=setup),
-        rewrites=(stacks.reentrant, stacks.outputs_in_float32),
+        rewrites=fused if full else (*fused, stacks.outputs_in_float32),
         build=models.qwen,
+        older_host=True,
         assumed=(
-            (
-                "no fused norm or rotation, which its code takes where flash-attention's extras are"
-                " built"
-            ),
-            _OLD_TRAINER,
-            "adapters in bfloat16, as PEFT made them then",
+            "flash-attention 2.3.3 with its fused norm and rotation, as in the Dockerfile",
+            _QWEN_DEEPSPEED if full else _OLD_TRAINER,
+            *(() if full else ("adapters in float32, as PEFT 0.5 of the Dockerfile makes them",)),
         ),
     )
 
@@ -312,7 +353,7 @@ def _automodel(row: Row) -> Replay:
     lora = LoraConfig(
         r=rank_of(row),
         lora_alpha=32,
-        lora_dropout=0.1,
+        lora_dropout=0.0 if row["model"].startswith("Qwen") else 0.1,
         target_modules="all-linear",
         adapter_dtype="bfloat16",
     )

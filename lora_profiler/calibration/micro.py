@@ -33,8 +33,8 @@ class Micro:
     products: of large products by dtype. narrow: (shortest side, share of the large product's rate)
     of float32 products, on a CPU. attention_dtype: the dtype that the device trains in, float32 on
     a CPU, on a card the 16-bit one that it multiplies in. attention_forward, attention_backward:
-    FLOP/s of causal fused attention in it, counted as `kernel.Kernel` does. dequantisation: bytes/s
-    of NF4 with double quantisation; None without bitsandbytes. operators: bytes/s of operators that
+    FLOP/s of causal fused attention in it, as `roofline` counts them. dequantisation: bytes/s of
+    NF4 with double quantisation; None without bitsandbytes. operators: bytes/s of operators that
     compute longer than they move, by name, from the cache where there is one.
     """
 

@@ -24,6 +24,7 @@ from lora_profiler.calibration.micro import Micro
 from lora_profiler.harness.machine import last_cache_bytes
 from lora_profiler.harness.process import die_with_parent
 from lora_profiler.modeling.operator_kernels import kernel_of
+from lora_profiler.steptime.roofline import HALF_TILE, passes_each
 from lora_profiler.workload import Device, Dtype
 
 PROBE_SECONDS = 0.25
@@ -94,7 +95,9 @@ class Probes:
         tell("attention")
         dtype: Dtype = "float32" if self.on_cpu else self.half
         rates["attention_dtype"] = dtype
-        rates["attention_forward"], rates["attention_backward"] = self.attention(dtype)
+        rates["attention_forward"], rates["attention_backward"] = self.attention(
+            dtype, rates["bandwidth"]
+        )
         if self.on_cpu:
             tell("operators")
             rates["operators"] = self.operators()
@@ -167,9 +170,10 @@ class Probes:
             shares.append((float(side), len(rates) / sum(1 / rate for rate in rates) / whole))
         return tuple(shares)
 
-    def attention(self, dtype: Dtype) -> tuple[float, float]:
+    def attention(self, dtype: Dtype, bandwidth: float) -> tuple[float, float]:
         """(forward, backward) of causal fused attention: two and five products of the halved
-        square, as `Kernel.flops` counts."""
+        square, as `Kernel.flops` counts; on a card in whole tiles, and without backward's passes
+        before and after them, as `roofline` counts."""
         batch, heads, tokens, width = ATTENTION[self.device]
         shape, kind = (batch, heads, tokens, width), getattr(torch, dtype)
         query, key, value = (
@@ -187,6 +191,9 @@ class Probes:
             lambda: torch.autograd.grad(out, (query, key, value), gradient, retain_graph=True)
         )
         product = 2 * batch * heads * tokens * tokens * width // 2
+        if not self.on_cpu:
+            product += 2 * query.numel() * HALF_TILE
+            back -= query.numel() * passes_each(query.itemsize) / bandwidth
         with torch.no_grad():
             return 2 * product / self.seconds(forward), 5 * product / back
 

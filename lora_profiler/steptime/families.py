@@ -18,13 +18,16 @@ from lora_profiler.steptime.constants import Constants
 _CONSTANTS = Path(__file__).parent / "data" / "constants.json"
 Likeness = Literal["fitted", "same class", "other class"]
 _FOREIGN = 0.40
-"""Half-width for a card of a class without any fitted card: A100 constants are 26 to 39 % too slow
-for GeForce cards, and off by -10 to +30 % for BERT's seven steps on a V100."""
+"""Half-width for a card of a class without any fitted card: A100 constants are 30 to 41 % too slow
+for steps on an L40 and 20 to 33 % for GeForce cards, and off by -1 to +14 % on an L40S and by -9 to
++29 % for BERT's seven steps on a V100."""
 _UNFITTED = 0.15
-"""For a card like the fitted ones, beside their own: the most that H100 and L40S rows are off by
-the A100's constants, in whole twentieths."""
+"""For a card like the fitted ones, beside their own. Two rows of an H100 are off by 1 and 3 %: too
+few to promise less."""
 _UNSTATED = 0.10
 """For kernels that nobody has said, or that a compiler makes."""
+_CHIPS_OF_GAMES = (86, 89, 120)
+"""Compute capabilities of chips with GDDR memory; those for datacentres have HBM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +78,14 @@ def constants_for(card: Gpu) -> tuple[Constants, Likeness]:
 
 def _class(card: Gpu) -> str:
     """Cards for games clock above their rated boost, and reach shares of the peak that others do
-    not. Cards before bfloat16 have other tensor cores, smaller caches and older kernels."""
+    not. Their chips on cards for work have the same GDDR memory, but another peak and less power.
+    Cards before bfloat16 have other tensor cores, smaller caches and older kernels."""
     if card.capability is not None and card.capability < BFLOAT16_CAPABILITY:
         return "before bfloat16"
+    if card.capability not in _CHIPS_OF_GAMES:
+        return "datacentre"
     games = card.key.startswith(("rtx_30", "rtx_40", "rtx_50"))
-    return "games" if games and not card.key.endswith("_ada") else "work"
+    return "games" if games and not card.key.endswith("_ada") else "graphics"
 
 
 def half_width(likeness: Likeness, share_of_host: float, stated_kernels: bool = True) -> float:

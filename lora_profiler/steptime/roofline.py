@@ -2,7 +2,9 @@
 of them a host to launch them.
 
 bytes      b / (bandwidth beta), less where they fit into the cache
-product    2 m n k, in whole tiles and whole waves of them, / (peak eta)
+product    2 m n (k + filling), in whole tiles and whole waves of them, / (peak eta)
+attention  its products in whole tiles of keys, / (peak eta share); backward's passes before and
+           after them by their bytes
 micro      sqrt(device^2 + host^2), host = launches x launch time; device + host where both are one
 update     likewise, its bytes at bandwidth beta
 step       accumulation x micro + update + what a step takes besides; the first micro-batch adds its
@@ -18,6 +20,15 @@ from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
 
 Part = Kind | Literal["launches", "update", "besides"]
 _SMALL_TILES = (32, 64)
+_FILLING = 96
+"""Elements of the inner dimension that a tile's pipeline holds before tensor cores have their first
+product: three stages of 32, as cuBLAS' kernels for Ampere are named (`stages_32x3`). One tile a
+multiprocessor leaves nothing else to compute meanwhile; CUTLASS, "Efficient GEMM in CUDA",
+pipelining."""
+HALF_TILE = 64
+"""Keys that a query meets beyond those that it sees: of the tile of 128 that the mask's edge cuts,
+half on average is computed for nothing (FlashAttention 2 `flash_fwd_launch_template.h`,
+`flash_bwd_launch_template.h`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +126,9 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
     for kernel in step.micro.kernels:
         weight = (kernel.kind, *weights(kernel, rates, fixed), fresh_seconds(kernel, rates))
         counts[weight] = counts.get(weight, 0) + kernel.count
+        if beside := copy_seconds(passes_bytes(kernel, rates), rates, fixed):
+            weight = (kernel.kind, 0.0, beside, 0.0, 0.0)
+            counts[weight] = counts.get(weight, 0) + kernel.count
     added = _added(step, rates, fixed)
     return StepLoad(
         loads=tuple(
@@ -162,16 +176,52 @@ def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, f
     }.get(kernel.kind, 1.0)
     if kernel.gemm is not None:
         reached *= narrow_share(kernel.gemm, rates)
-    flops = (
-        kernel.flops
-        if kernel.gemm is None
-        else tiled_flops(kernel.gemm, rates.processors, rates.tile)
-    )
+    if kernel.gemm is None:
+        flops = attention_flops(kernel, rates)
+    else:
+        flops = tiled_flops(kernel.gemm, rates.processors, rates.tile)
+        if kernel.dtype != "float32" and not rates.is_host:
+            flops *= 1 + min(1, _FILLING / kernel.gemm.k)
     if kernel.dtype != "float32":
         return flops / (rates.tensor_flops * reached), copy, 0.0
     if fixed.fp32_product is None:
         return flops / (rates.fp32_flops * reached), copy, 0.0
     return 0.0, copy, flops / (rates.fp32_flops * fixed.fp32_product * reached)
+
+
+def attention_flops(kernel: Kernel, rates: Rates) -> float:
+    """FLOPs of fused attention with what its tiles compute beyond the mask. Forward has 4 a query's
+    element and key, backward 10."""
+    if rates.is_host or not kernel.flops:
+        return kernel.flops
+    each = 10 if kernel.kind == "attention_backward" else 4
+    return kernel.flops + HALF_TILE * each * _query_elements(kernel)
+
+
+def passes_bytes(kernel: Kernel, rates: Rates) -> int:
+    """Of the kernels before and after those of attention's products in backward: the result and its
+    gradient are read and float32 sums for the queries' gradient cleared, and these read and written
+    in the queries' dtype (FlashAttention 2 `flash_bwd_preprocess_kernel.h`). 0 for others."""
+    if kernel.kind != "attention_backward" or rates.is_host:
+        return 0
+    return int(_query_elements(kernel) * passes_each(_itemsize(kernel)))
+
+
+def passes_each(itemsize: int) -> int:
+    """Bytes of an element of the queries in them."""
+    return 3 * itemsize + 8
+
+
+def _query_elements(kernel: Kernel) -> float:
+    """Of all queries, from the bytes: forward writes as many, and backward reads as many thrice and
+    keys and values, of which it writes the gradients."""
+    if kernel.kind == "attention_backward":
+        return max(0, kernel.read_bytes - kernel.written_bytes) / (2 * _itemsize(kernel))
+    return kernel.written_bytes / _itemsize(kernel)
+
+
+def _itemsize(kernel: Kernel) -> int:
+    return 4 if kernel.dtype == "float32" else 2
 
 
 def fresh_seconds(kernel: Kernel, rates: Rates) -> float:
@@ -203,10 +253,15 @@ def narrow_share(gemm: Gemm, rates: Rates) -> float:
 
 def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
     """At the whole bandwidth. What fits into a part of the cache saves a share of its time, by
-    `Fixed`; what does not, in proportion."""
+    `Fixed`. What does not is written over before it is read again, the more the nearer it comes to
+    the whole cache; on a CPU the part that fits stays."""
     if not moved_bytes:
         return 0.0
-    cached = min(1.0, fixed.cached_part * rates.l2_bytes / moved_bytes)
+    part = fixed.cached_part * rates.l2_bytes
+    if rates.is_host or moved_bytes <= part:
+        cached = min(1.0, part / moved_bytes)
+    else:
+        cached = max(0.0, (rates.l2_bytes - moved_bytes) / (rates.l2_bytes - part)) if part else 0.0
     return moved_bytes / rates.bandwidth * (1 - fixed.cached_share * cached)
 
 

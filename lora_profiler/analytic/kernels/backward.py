@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lora_profiler.analytic.kernels import fused_backward as fused
 from lora_profiler.analytic.kernels import products_backward as products
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, run_forward
+from lora_profiler.analytic.kernels.forward import ATTENTION_OP, run_forward, softmax_converts
 from lora_profiler.analytic.kernels.gradients import Backward, Gradient, Sent, converted, only
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Tensor
@@ -221,8 +221,10 @@ def _softmax(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
     """Gradient times output comes first, as a kernel of its own (see `Ledger.softmax`)."""
     x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
     launches.memory(node.module, "mul", 2 * gradient.bytes, gradient.bytes)
-    launches.memory(node.module, "_softmax_backward_data", 2 * gradient.bytes, gradient.bytes)
-    yield x, converted(Gradient(gradient.bytes, "heads"), out.dtype, x, node.module, launches)
+    made = x if softmax_converts(x, out) else out
+    sent = Gradient(launches.bytes(made), "heads")
+    launches.memory(node.module, "_softmax_backward_data", 2 * gradient.bytes, sent.bytes)
+    yield x, converted(sent, made.dtype, x, node.module, launches)
 
 
 def _layer_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:

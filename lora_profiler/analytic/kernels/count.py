@@ -60,6 +60,7 @@ def counted_kernels(workload: Workload) -> StepKernels:
         compute=setup.dtype,
         double_quant=setup.quantization is not None and setup.quantization.is_nested,
         accumulates=setup.accumulation > 1,
+        unpacks_at_once=setup.lora is not None and setup.lora.lora_kernels == "unsloth",
     )
     assert plan.family is not None
     is_eager = "eager" in plan.kernels

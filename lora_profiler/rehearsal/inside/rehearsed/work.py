@@ -157,6 +157,16 @@ class StepWork(TorchDispatchMode):
 
         function.run = run
         self._undo.append(lambda: setattr(function, "run", original))
+        # Unsloth repeats a launch without `run`, but not while somebody listens to launches
+        runtime = getattr(getattr(sys.modules.get("triton"), "knobs", None), "runtime", None)
+        hooks: Any = getattr(runtime, "launch_enter_hook", None)
+        if hasattr(hooks, "add"):
+            hooks.add(_listening)
+            self._undo.append(lambda: hooks.remove(_listening))
+
+
+def _listening(*_: Any) -> None:
+    """A hook that does nothing."""
 
 
 def _counted() -> tuple[int, int]:
