@@ -233,7 +233,7 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
 
 def test_every_option_has_a_widget() -> None:
     names = set()
-    for sharding in ("zero2", "fsdp"):
+    for sharding in ("zero2", "fsdp", "fsdp1"):
         asked = {"method": ["full", "lora", "qlora"], "sharding": sharding, "world_size": "2"}
         app = sound(opened(**GPT2, **asked))
         widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
