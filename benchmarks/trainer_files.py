@@ -159,9 +159,8 @@ def configurations(corpus: Corpus, folder: Path) -> Iterator[Path]:
 
 def with_model(file: Any) -> Any:
     """With what its images are, where the model is bundled and sees them."""
-    from lora_profiler.catalog.vision import vision_rows
-
     from lora_profiler.catalog import find_model
+    from lora_profiler.catalog.bundled import vision_rows
     from lora_profiler.trainer_files.images import images_of_type, seen_images
 
     row = vision_rows().get((file.model or "").lower())

@@ -4,6 +4,7 @@ when used."""
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import grimp
@@ -51,10 +52,11 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
         " standalone_mode=False)"
     )
     others = [
-        "cli.bench", "evidence.steps", "planning.advise", "planning.timing", "planning.network",
-        "records.record", "comparison.throughput", "report.empirical_interval",
-        "report.predictions", "report.run_labels",
+        "cli.bench", "evidence.documents", "planning.advise", "planning.timing", "planning.network",
+        "records.record", "comparison.throughput", "report.evidence.interval",
+        "report.answer.predictions", "report.measured.run_labels",
     ]  # fmt: skip
+    assert all(find_spec(f"lora_profiler.{name}") for name in others)
     assert "lora_profiler.report.answer.short_answer" in loaded
     assert loaded.isdisjoint(
         {"msgspec", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)}
