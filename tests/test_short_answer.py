@@ -164,3 +164,12 @@ def test_no_advice_leads_to_a_method_that_is_asked_about() -> None:
     )
     assert "--method lora" in alone and "--method lora" not in asked
     assert {o for r in answer_dict(beside)["remedies"] for o in r["options"]} == asked
+
+
+@pytest.mark.parametrize("arguments", [("--trainer", "trl-grpo"), ("--generation-batch-size", "4")])
+def test_a_step_that_completions_come_before_says_that_they_are_not_timed(
+    arguments: tuple[str, ...],
+) -> None:
+    asked = (LLAMA, "--method", "qlora", "-s", "1024", "--gpu", "h100_sxm_80gb")
+    assert "tokens/s beside generation" in " ".join(answer(*asked, *arguments).split())
+    assert "beside generation" not in answer(*asked)

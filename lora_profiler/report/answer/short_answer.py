@@ -176,7 +176,10 @@ def verdict_words(answer: Answer) -> str:
     step = answer.timing.step if answer.timing else None
     if fit.verdict == "does_not_fit":
         return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
-    speed = f"; {_speed(step)}" if step else ""
+    setup = answer.prediction.workload.setup
+    generates = setup.completions_at_once or setup.loop_state == "trl-grpo"
+    beside = " beside generation" if generates else ""
+    speed = f"; {_speed(step)}{beside}" if step else ""
     if fit.verdict == "tight":
         return f"is tight, {_short(fit)}{speed}"
     batch = f" (to batch {count_text(fit.largest_batch_size)})" if fit.largest_batch_size else ""
