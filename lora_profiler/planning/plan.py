@@ -75,7 +75,7 @@ class TrainingPlan:
         >>> offers = offers_of(find_model("gpt2"), ["t4", "l4"], methods=["lora"], seq_len=512)
         >>> plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8, 16)))
         >>> plan.recommended.cluster.gpu.key, plan.recommended in plan.front
-        ('t4', True)
+        ('l4', True)
     """
 
     offers: tuple[Offer, ...]

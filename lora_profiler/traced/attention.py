@@ -72,7 +72,10 @@ def attention(
             query, key, value, attn_mask = lowered(query, key, value, attn_mask)
         if setup.is_flattened:
             kernels.add("flash")
-            return _of_each_sequence(query, key, value, begins, dropout_p, is_causal, scale)
+            longest = int(begins.diff().max())
+            return _of_each_sequence(
+                query, key, value, begins, longest, dropout_p, is_causal, scale
+            )
         kernel = attention_kernel(workload, query, key, value, attn_mask, dropout_p, enable_gqa)
         kernels.add(kernel)
         if kernel == "math":
@@ -128,14 +131,16 @@ def _of_towers(sdpa: Callable[..., Tensor]) -> Iterator[None]:
         scaling: float | None = None,
         is_causal: bool | None = None,
         cu_seq_lens_q: Tensor | None = None,
+        max_length_q: Tensor | int | None = None,
         **told: Any,
     ) -> tuple[Tensor, None]:
         causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-        if cu_seq_lens_q is None:
+        if cu_seq_lens_q is None or max_length_q is None:
             out = sdpa(query, key, value, None, dropout, causal, scaling)
         else:
             begins = cu_seq_lens_q.to(torch.int32)
-            out = _of_each_sequence(query, key, value, begins, dropout, causal, scaling)
+            longest = int(max_length_q)
+            out = _of_each_sequence(query, key, value, begins, longest, dropout, causal, scaling)
         return out.transpose(1, 2), None
 
     ALL_ATTENTION_FUNCTIONS[FLASH_ATTENTION_2] = flash
@@ -276,6 +281,7 @@ def _of_each_sequence(
     key: Tensor,
     value: Tensor,
     begins: Tensor,
+    longest: int,
     dropout: float,
     causal: bool,
     scale: float | None,
@@ -283,13 +289,13 @@ def _of_each_sequence(
     """`flash_attn_varlen_func` on one row: torch's own operator of that kernel, on (tokens, heads,
     width) without the row.
 
-    `begins` are the tokens at which sequences begin, and the end. Grouped heads go in as they are.
+    `begins` are the tokens at which sequences begin, and the end, `longest` the most between two.
+    Grouped heads go in as they are.
     """
     width = query.shape[-1]
     tensors = [t.transpose(1, 2).flatten(0, 1) for t in (query, key, value)]
     if width % FLASH_ALIGNMENT:
         tensors = [F.pad(t, (0, -width % FLASH_ALIGNMENT)) for t in tensors]
-    longest = int(begins.diff().max())
     out, *_ = aten._flash_attention_forward(
         *tensors,
         begins,
