@@ -90,7 +90,7 @@ if CHECKPOINTING:
     model.enable_input_require_grads()
 model.config.use_cache = False
 model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear")).train()
-model = FSDP(model, cpu_offload=CPUOffload(offload_params=OFFLOAD), use_orig_params=False,
+model = FSDP(model, cpu_offload=CPUOffload(offload_params=OFFLOAD), use_orig_params=OWN,
     auto_wrap_policy=fsdp_auto_wrap_policy(model), mixed_precision=MixedPrecision(half, half, half),
     device_id=torch.device("cuda:0"), backward_prefetch=PREFETCH)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
@@ -156,6 +156,7 @@ def test_fsdp1_of_adapters_asks_for_what_is_written_down(tmp_path: Any, kind: st
         "CHECKPOINTING": setup.checkpointing,
         "REENTRANT": setup.use_reentrant,
         "OFFLOAD": setup.offload_params,
+        "OWN": setup.use_orig_params,
         "PREFETCH": "BackwardPrefetch.BACKWARD_PRE" if setup.sharding == "fsdp1" else None,
         "LENGTH": setup.seq_len,
     }

@@ -131,6 +131,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.sharding,
         setup.reduce_bucket_size,
         setup.offload_params,
+        setup.use_orig_params,
         setup.offload_optimizer_device,
         setup.offload_param_device,
         setup.loss,
