@@ -670,6 +670,14 @@ def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
     ]
 
 
+def test_a_short_axis_of_counts_has_no_number_twice() -> None:
+    row = LayerRow(name="scale", count=1, values={"full": 1}, methods={"full": "full"})
+    axis = layer_bars([row], "num_trainable_parameters")["layout"]["xaxis"]
+    written = {text: at for at, text in zip(axis["tickvals"], axis["ticktext"], strict=True) if text}
+    assert len(axis["tickvals"]) > 2
+    assert written == {"0": 0, "1": 1}
+
+
 def test_levers_are_cut_from_the_peak() -> None:
     left, gone = traces(LIGHT["levers"], "bar")
     assert [a + b for a, b in zip(left["x"], gone["x"], strict=True)] == pytest.approx([5.0, 5.0])

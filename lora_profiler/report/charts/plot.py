@@ -355,8 +355,8 @@ def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -
 
 
 def short_count(count: float) -> str:
-    """'10 M', '100 K' of a whole number."""
-    return without_zeros(short_count_text(round(count)))
+    """'10 M', '100 K' of a whole number; nothing between them, where a tick of a short axis may be."""
+    return without_zeros(short_count_text(int(count))) if count == int(count) else ""
 
 
 def without_zeros(text: str) -> str:
