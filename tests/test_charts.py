@@ -673,7 +673,9 @@ def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
 def test_a_short_axis_of_counts_has_no_number_twice() -> None:
     row = LayerRow(name="scale", count=1, values={"full": 1}, methods={"full": "full"})
     axis = layer_bars([row], "num_trainable_parameters")["layout"]["xaxis"]
-    written = {text: at for at, text in zip(axis["tickvals"], axis["ticktext"], strict=True) if text}
+    written = {
+        text: at for at, text in zip(axis["tickvals"], axis["ticktext"], strict=True) if text
+    }
     assert len(axis["tickvals"]) > 2
     assert written == {"0": 0, "1": 1}
 

@@ -355,7 +355,7 @@ def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -
 
 
 def short_count(count: float) -> str:
-    """'10 M', '100 K' of a whole number; nothing between them, where a tick of a short axis may be."""
+    """'10 M', '100 K' of a whole number; nothing of one between, as short axes have."""
     return without_zeros(short_count_text(int(count))) if count == int(count) else ""
 
 
