@@ -25,6 +25,7 @@ from lora_profiler import (
     step_time,
 )
 from lora_profiler.planning.engine import on_card
+from lora_profiler.planning.fit import smallest_card
 from lora_profiler.planning.reserve import held_bytes, judge
 from lora_profiler.report.json.predict import answer_dict
 
@@ -147,7 +148,9 @@ def test_the_smallest_cards_are_those_that_fit(batch: int) -> None:
     ]
     least = min(c.memory_gib_marketed or 0 for c in fitting)
     expected = {c.key for c in fitting if c.memory_gib_marketed == least}
-    assert {c.key for c in smallest_cards(predict(workload))} == expected
+    found = smallest_cards(predict(workload))
+    assert {c.key for c in found} == expected
+    assert smallest_card(predict(workload)) == found[0]
 
 
 def test_no_advice_leads_to_a_method_that_is_asked_about() -> None:

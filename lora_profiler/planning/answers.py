@@ -69,6 +69,13 @@ class Answer:
         return smallest_cards(self.prediction)
 
     @property
+    def smallest_card(self) -> "Gpu | None":
+        """The one of them with the most to use; None where no single card suffices."""
+        from lora_profiler.planning.fit import smallest_card
+
+        return smallest_card(self.prediction)
+
+    @property
     def likely(self) -> "LikelyPeak | None":
         """What public measurements say of the peak."""
         from lora_profiler.planning.empirical_interval import likely_peak

@@ -3,6 +3,7 @@ that fit, from which a search that really trains begins."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from lora_profiler.catalog import Gpu, bundled_gpus
@@ -247,8 +248,8 @@ other capabilities hold more, hardly less."""
 
 def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, ...]:
     """Of NVIDIA's cards that have the arithmetic of the workload, all of the smallest memory that
-    it fits, each asked about with its own kernels; empty where no single card suffices, where the
-    activations are not known, and for another device than cuda.
+    it fits, each asked about with its own kernels, those with the most to use first; empty where no
+    single card suffices, where the activations are not known, and for another device than cuda.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload
@@ -257,45 +258,71 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
         >>> smallest_cards(predict(workload))[0].memory_gib_marketed
         8.0
     """
-    from lora_profiler.compiled.regime import regime_of
+    trial = _OnCards(prediction, engine)
+    for cards in trial.by_memory:
+        if fitting := [card for card in cards if trial.fits(card)]:
+            return tuple(sorted(fitting, key=_most_usable))
+    return ()
 
-    workload = prediction.workload
-    setup = workload.setup
-    if prediction.saved_activation_bytes is None or setup.device != "cuda":
-        return ()
-    answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
-    needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision != "pure"
-    peaks: dict[Platform, int | None] = {workload.platform: prediction.peak.total_bytes}
-    room_of: dict[Platform, int] = {}  # least that was seen to suffice
-    smallest: list[Gpu] = []
-    for card in _by_memory():
-        usable = card.usable_bytes or 0
-        if smallest and card.memory_gib_marketed != smallest[0].memory_gib_marketed:
-            break
-        own = on_card(workload, card)
-        if (needs_bfloat16 and not own.platform.has_bfloat16) or (
-            usable < NEAR * prediction.peak.total_bytes
-        ):
-            continue
-        if own.platform not in peaks:
-            try:
-                peaks[own.platform] = peak_bytes_checked(own, answerer)
-            except LoraProfilerError:  # nobody knows the step with other kernels
-                is_same = regime_of(own).kernels == regime_of(workload).kernels
-                peaks[own.platform] = prediction.peak.total_bytes if is_same else None
-        peak = peaks[own.platform]
+
+def smallest_card(prediction: Prediction, engine: str = "auto") -> Gpu | None:
+    """The first of `smallest_cards`, without asking about the others; None where there is none."""
+    trial = _OnCards(prediction, engine)
+    ordered = (card for cards in trial.by_memory for card in sorted(cards, key=_most_usable))
+    return next(filter(trial.fits, ordered), None)
+
+
+class _OnCards:
+    """A prediction's workload on the cards that can be asked about."""
+
+    def __init__(self, prediction: Prediction, engine: str) -> None:
+        workload, peak = prediction.workload, prediction.peak.total_bytes
+        self.by_memory: list[list[Gpu]] = []
+        """From the smallest memory on; of one memory those with the least to use first, for what
+        suffices there suffices on the others."""
+        if prediction.saved_activation_bytes is None or workload.setup.device != "cuda":
+            return
+        self._workload, self._usual_peak = workload, peak
+        self._answerer, self._held = engine_for_search(prediction, engine), held_bytes(prediction)
+        self._peaks: dict[Platform, int | None] = {workload.platform: peak}
+        self._room_of: dict[Platform, int] = {}  # least that was seen to suffice
+        known = [c for c in bundled_gpus() if c.vendor == "nvidia" and c.usable_bytes]
+        known.sort(key=lambda card: (_memory(card), card.usable_bytes))
+        self.by_memory += [list(cards) for _, cards in groupby(known, _memory)]
+
+    def fits(self, card: Gpu) -> bool:
+        setup, usable = self._workload.setup, card.usable_bytes or 0
+        own = on_card(self._workload, card)
+        needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision != "pure"
+        if (needs_bfloat16 and not own.platform.has_bfloat16) or usable < NEAR * self._usual_peak:
+            return False
+        peak = self._peak_on(own)
         if peak is None:
-            continue
-        judged = Judged(own, peak, usable, card, answerer, held=held)
+            return False
+        judged = Judged(own, peak, usable, card, self._answerer, held=self._held)
         room = usable - judged.bound.context_bytes
-        if room >= room_of.get(own.platform, 2 * usable) or judged.verdict == "fits":
-            room_of.setdefault(own.platform, room)
-            smallest.append(card)
-    return tuple(sorted(smallest, key=lambda card: -(card.usable_bytes or 0)))
+        if room >= self._room_of.get(own.platform, 2 * usable):
+            return True
+        if judged.verdict == "fits":
+            self._room_of.setdefault(own.platform, room)
+            return True
+        return False
+
+    def _peak_on(self, own: Workload) -> int | None:
+        from lora_profiler.compiled.regime import regime_of
+
+        if own.platform not in self._peaks:
+            try:
+                self._peaks[own.platform] = peak_bytes_checked(own, self._answerer)
+            except LoraProfilerError:  # nobody knows the step with other kernels
+                is_same = regime_of(own).kernels == regime_of(self._workload).kernels
+                self._peaks[own.platform] = self._usual_peak if is_same else None
+        return self._peaks[own.platform]
 
 
-def _by_memory() -> list[Gpu]:
-    """Of one memory those with the least to use first: what suffices there suffices on the
-    others."""
-    known = [card for card in bundled_gpus() if card.vendor == "nvidia" and card.usable_bytes]
-    return sorted(known, key=lambda card: (card.memory_gib_marketed or 0, card.usable_bytes or 0))
+def _memory(card: Gpu) -> float:
+    return card.memory_gib_marketed or 0
+
+
+def _most_usable(card: Gpu) -> int:
+    return -(card.usable_bytes or 0)

@@ -152,8 +152,8 @@ def _card_words(answer: Answer) -> str:
         return "not known"
     if prediction.workload.setup.device != "cuda":
         return ""
-    cards = answer.smallest_cards
-    return f"{cards[0].memory_gib_marketed:g} GB, {cards[0].key}" if cards else "none alone"
+    card = answer.smallest_card
+    return f"{card.memory_gib_marketed:g} GB, {card.key}" if card else "none alone"
 
 
 def _on_card(answers: Sequence[Answer], remedies: Sequence[Sequence[str]]) -> Paragraph:

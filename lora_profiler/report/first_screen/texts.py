@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.report import labels
@@ -56,10 +55,10 @@ def verdict_words(answer: Answer) -> VerdictWords:
 def _enough(answer: Answer) -> str:
     if answer.prediction.workload.setup.device != "cuda":
         return "for tensors"
-    cards = smallest_cards(answer.prediction)
-    if not cards:
+    card = answer.smallest_card
+    if card is None:
         return "more than any single card has"
-    return f"a card of {cards[0].memory_gib_marketed:g} GB is enough"
+    return f"a card of {card.memory_gib_marketed:g} GB is enough"
 
 
 _HOUR = 3600.0
