@@ -131,6 +131,8 @@ def gathered_to_save(
     parts = setup.world_size + setup.offload_params
     if setup.sharding in FLAT and shards.root is not None:
         return max(unit.share for unit in (shards.root, *shards.units)) * parts
+    if setup.sharding not in (*FULLY_SHARDED, "zero3"):
+        return None
     kept = kept_in_16_bit(model, setup)
     modules = [list(base_pieces(module, setup, kept)) for _, module in model.modules()]
     modules += [[piece] for _, piece in _added(setup, adapters, copies)]
@@ -141,9 +143,7 @@ def gathered_to_save(
             for pieces in modules
             for piece in pieces
         )
-    if setup.sharding == "zero3":
-        return max(sum(piece.share(1) for piece in pieces) for pieces in modules)
-    return None
+    return max(sum(piece.share(1) for piece in pieces) for pieces in modules)
 
 
 def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
