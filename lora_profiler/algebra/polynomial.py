@@ -35,7 +35,10 @@ class Polynomial:
     __radd__ = __add__
 
     def __sub__(self, other: "Polynomial | int") -> "Polynomial":
-        return self + other * -1
+        terms = dict(self.terms)
+        for exponents, coefficient in _terms(other).items():
+            terms[exponents] = terms.get(exponents, 0) - coefficient
+        return Polynomial(terms)
 
     def __mul__(self, other: "Polynomial | int") -> "Polynomial":
         if isinstance(other, int):
