@@ -8,6 +8,7 @@ from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
+from lora_profiler.option_values import AXOLOTL
 from lora_profiler.support.bases import base_of
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.support.generations import repeats_heads, rotary_tables
@@ -52,7 +53,9 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         rotary_tables=rotary_tables(workload),
         reentrant=setup.is_reentrant,
         steps_in_backward=setup.optimizer_in_bwd,
-        moves_activations=setup.offload_activations and not setup.checkpointing,
+        moves_activations=setup.offload_activations
+        and (setup.is_reentrant or not setup.checkpointing),
+        by_axolotl=setup.loop_state in AXOLOTL and setup.quantization is None,
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,
         attended=_attended(setup),

@@ -35,6 +35,12 @@ def inside_layers(
     per_layer = {id(layer): size for layer, size in kept.moved.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
+    came_back = {  # for the layer above, if it stays until this one's backward is over
+        index - 1: total((layer.run.input.bytes, *layer.run.returned))
+        for layer in forward.layers
+        if layer.run.returned
+        for index in layer.indices
+    }
     trains_all = workload.setup.lora is None
     waiting = _tied_gradient(forward, workload) if trains_all else ZERO
 
@@ -121,7 +127,7 @@ def inside_layers(
             run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
         )
         places = [(newest, last), (oldest, first), *((index, last) for index in fullest_back)]
-        if shards.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
+        if shards.is_sharded or came_back:  # the last and the first have one neighbour each
             places += [(index, last) for index in layer.indices[-2:-1]] + [
                 (index, first) for index in layer.indices[1:2]
             ]
@@ -131,15 +137,16 @@ def inside_layers(
                 {"gradients": made(above=index), "logits_and_loss": of_loss},
             )
             within = [size + unreduced for size in run.backward_candidates]
-            came_back = kept.moved.buffered and index < forward.num_layers - 1
-            buffered = run.input.bytes if came_back else ZERO  # it lies where buffers are counted
-            where += found(running, index, within, checkpoint - buffered, sent, **extra)
+            in_buffer = kept.moved.buffered and index < forward.num_layers - 1
+            buffered = run.input.bytes if in_buffer else ZERO  # it lies where buffers are counted
+            above = came_back.get(index, ZERO)
+            where += found(running, index, within, checkpoint - buffered + above, sent, **extra)
             if lingers := shards.lingering(index):
                 comes = [run.output.bytes]
                 where += found(running, index, comes, checkpoint, sent + lingers, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
-                rerun = run.input.bytes - buffered + run.waiting_gradients + state
+                rerun = run.input.bytes - buffered + run.waiting_gradients + state + above
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first += _embedding_backward(forward, shards, running, workload)

@@ -22,16 +22,40 @@ STASH = 5
 """Tensors saved one after the other of which it has the moved ones still on the card."""
 
 
-def is_moved(storage: Storage) -> bool:
+def is_moved(storage: Storage, *, shared: bool = False) -> bool:
+    """`shared`: or would be, of what all layers save."""
     size = storage.bytes
     fixed = size.evaluate(1, 1, 1)
-    return storage.role == "activation" and (size != constant(fixed) or fixed >= LEAST_MOVED)
+    may_move = storage.role == "activation" or (shared and storage.role == "shared")
+    return may_move and (size != constant(fixed) or fixed >= LEAST_MOVED)
 
 
 def on_host(nodes: Sequence[Node]) -> frozenset[Storage]:
     """What of the saved tensors OffloadActivations rids the card of: what is saved once."""
     savers = Counter(storage for node in nodes for storage in node.saved)
     return frozenset(s for s, times in savers.items() if times == 1 and is_moved(s))
+
+
+_TRANSPOSED = ("cudnn", "flash", "efficient")
+"""Attention whose output has its heads beside each other in memory."""
+
+
+def returned(nodes: Sequence[Node], *, by_axolotl: bool) -> list[Polynomial]:
+    """Bytes that come back from the host for each node of a layer that ran again under
+    OffloadActivations: a copy of what was saved for the first time. axolotl moves weights too,
+    which are transposed when they are saved, and so no parameters to it, and copies what is
+    transposed, so that attention's output is moved again as the next layer's input."""
+    seen: set[Storage | str] = set()
+    found = []
+    for node in nodes:
+        fresh = {s.name or s: s for s in node.saved if (s.name or s) not in seen}
+        if not (by_axolotl and node.op in _TRANSPOSED):
+            seen.update(fresh)
+        size = total(s.bytes for s in fresh.values() if is_moved(s, shared=True))
+        if by_axolotl and node.op == "linear" and node.packs:
+            size += total(t.bytes for t in node.inputs if t.storage.role == "parameter")
+        found.append(size)
+    return found
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +139,7 @@ def backward_bytes(
     keeps_gradient: bool = False,
     keeps_parameters: bool = True,
     moved: frozenset[Storage] = frozenset(),
+    returned: Sequence[Polynomial] = (),
 ) -> tuple[Polynomial, ...]:
     """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is,
     parameters left out.
@@ -123,9 +148,11 @@ def backward_bytes(
     parameter gradients that these nodes leave behind. `output` is the tensor whose gradient arrives
     first; `keeps_gradient`: somebody else holds that one until the end. Without `keeps_parameters`
     those of parameters go as soon as they are there. `moved` come back from the host for their node
-    and stay until the next that needs some has run.
+    and stay until the next that needs some has run; or `returned` bytes come back for each node and
+    stay.
     """
-    return undominated(_backward(nodes, output, keeps_gradient, keeps_parameters, moved)[0])
+    found, _ = _backward(nodes, output, keeps_gradient, keeps_parameters, moved, returned)
+    return undominated(found)
 
 
 def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
@@ -141,6 +168,7 @@ def _backward(
     keeps_gradient: bool = False,
     keeps_parameters: bool = True,
     moved: frozenset[Storage] = frozenset(),
+    returned: Sequence[Polynomial] = (),
 ) -> tuple[list[Polynomial], Polynomial]:
     """(live bytes at every node, live bytes at the end) of `backward_bytes`."""
     users: dict[Storage, int] = {}
@@ -154,12 +182,12 @@ def _backward(
     candidates: list[Polynomial] = []
     before_it = ZERO  # what came back for the node before
 
-    for node in reversed(nodes):
+    for index, node in reversed([*enumerate(nodes)]):
         arrived = [pending.pop(t) for t in node.outputs if t in pending]
         if not arrived:
             continue
         back = total(storage.bytes for storage in node.saved if storage in moved)
-        live = live + back
+        live = live + (returned[index] if returned else back)
         if node.behind:
             x = node.inputs[0]
             inside = forward_bytes(node.behind, x, x, stop=len(node.behind), promotes=False)
@@ -184,7 +212,7 @@ def _backward(
             candidates.append(live + node.workspace)
         if not keeps_parameters:
             live = live - node.gradients
-        if back != ZERO:
+        if back != ZERO and not returned:
             live, before_it = live - before_it, back
 
         for storage in node.saved:

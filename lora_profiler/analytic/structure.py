@@ -4,7 +4,7 @@ Layers that have equal modules, equal adapters, the same kind of attention and t
 input are one `LayerRun` with a list of indices, so an 80-layer model costs two or three runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from lora_profiler.analytic.liveness import (
     backward_bytes,
     forward_bytes,
     on_host,
+    returned,
     waiting_gradients,
 )
 from lora_profiler.analytic.loss_paths import LossPath, trl_head
@@ -61,7 +62,8 @@ class Run:
     `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`; `cached`: see `Ledger`.
     `reentrant`: checkpointing runs it again to its end, and keeps its output and that one's
     gradient until its backward is over (torch `utils/checkpoint.py`, CheckpointFunction.backward).
-    `moved`: what it saves that waits on the host.
+    `moved`: what it saves that waits on the host; `returned`: bytes that come back for each node
+    and stay until the layer below has run backward (`liveness.returned`).
     """
 
     nodes: list[Node]
@@ -74,6 +76,7 @@ class Run:
     reentrant: bool = False
     steps_in_backward: bool = False
     moved: frozenset[Storage] = frozenset()
+    returned: Sequence[Polynomial] = ()
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -96,6 +99,7 @@ class Run:
             keeps_gradient=self.reentrant,
             keeps_parameters=not self.steps_in_backward,
             moved=self.moved,
+            returned=self.returned,
         )
         if not self.reentrant:
             return found
@@ -127,7 +131,12 @@ class Run:
     @cached_property
     def recompute_candidates(self) -> tuple[Polynomial, ...]:
         return forward_bytes(
-            self.nodes, self.input, self.output, stop=self.repeated, promotes=self.promotes
+            self.nodes,
+            self.input,
+            self.output,
+            stop=self.repeated,
+            promotes=self.promotes,
+            moved=self.moved,
         )
 
     @cached_property
@@ -258,6 +267,9 @@ def forward_pass(
                     rules.reentrant,
                     rules.steps_in_backward,
                     on_host(op.nodes) if rules.moves_activations else frozenset(),
+                    returned(op.nodes, by_axolotl=rules.by_axolotl)
+                    if rules.moves_activations and rules.reentrant
+                    else (),
                 )
             )
         layer.indices.append(index)

@@ -97,27 +97,23 @@ def check_offloading(workload: Workload) -> None:
     if setup.offloads_by_deepspeed:
         _check_deepspeed(setup)
     kept = [name for name in named if name in ("--offload-activations", "--offload-checkpoints")]
-    saves_weights = setup.offload_checkpoints or not setup.checkpointing
+    saves_weights = setup.is_reentrant or not setup.checkpointing
     if kept and saves_weights and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
         raise UsageError(
-            "what waits on the host for backward is known where each rank has all weights; take"
-            f" --sharding ddp, or leave out {' and '.join(kept)}."
+            "what waits on the host for backward is known where each rank has all weights, or of"
+            " checkpoints that are not reentrant; take --sharding ddp or --no-use-reentrant, or"
+            f" leave out {' and '.join(kept)}."
         )
     if len(kept) > 1:
         raise UsageError(
             "Unsloth moves the inputs of checkpointed layers, TRL and torchtune all that is saved;"
             " take one of --offload-checkpoints and --offload-activations."
         )
-    if setup.offload_activations and setup.is_reentrant:
+    if setup.offload_activations and setup.kernels == "torchtune" and saves_weights:
         raise UsageError(
-            "OffloadActivations is known of checkpoints that are not reentrant: rehearsed, it moved"
-            " what the others make again; take --no-use-reentrant, or leave --offload-activations"
-            " out."
-        )
-    if setup.offload_activations and setup.kernels == "torchtune" and not setup.checkpointing:
-        raise UsageError(
-            "torchtune's recipes offload activations with activation checkpointing alone; add"
-            " --checkpointing, or leave --offload-activations out."
+            "torchtune's recipes offload activations with activation checkpointing alone, which is"
+            " not reentrant; take --checkpointing --no-use-reentrant, or leave"
+            " --offload-activations out."
         )
 
 

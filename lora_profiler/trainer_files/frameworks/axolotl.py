@@ -254,7 +254,7 @@ AXOLOTL = Framework(
         "torch_dtype": sets("dtype", dtype),
         "fp8": missing("products in FP8, answered in 16 bit", "either way"),
         "gradient_checkpointing": offloading.checkpointing,
-        "gradient_checkpointing_kwargs.use_reentrant": shared.reentrant,
+        "gradient_checkpointing_kwargs.use_reentrant": offloading.reentrant,
         "activation_offloading": offloading.activations,
         "layer_offloading": missing("layers on the host", "too high"),
         "selective_checkpointing": missing("checkpoints of chosen operations", "too low"),

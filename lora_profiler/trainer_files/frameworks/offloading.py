@@ -51,36 +51,49 @@ def by_name(name: str, stage: str) -> dict[str, Any]:
 
 
 def checkpointing(value: Any, document: Document) -> Meaning:
-    """axolotl's gradient_checkpointing: `offload` is an older name of activation_offloading, which
-    takes its place under an adapter (utils/schemas/validation.py, core/builders/base.py,
-    loaders/model.py)."""
+    """axolotl's gradient_checkpointing: `offload` is an older name of activation_offloading
+    (utils/schemas/validation.py). Of whole models layers are wrapped then, never the reentrant
+    way; adapters' are checkpointed as without (loaders/model.py)."""
     by_name = str(value).lower() == "offload"
     by_key = document.get("activation_offloading") is True
-    if not (by_name or by_key) or _is_shared(document):
+    if not (by_name or by_key):
         return shared.checkpointing(value, document)
-    options = {"checkpointing": is_off(document.get("adapter"))}
+    options: dict[str, Any] = {"checkpointing": True}
+    if is_off(document.get("adapter")):
+        options["use_reentrant"] = False
     return _moved(document, options) if by_name else Meaning(options)
+
+
+def reentrant(value: Any, document: Document) -> Meaning:
+    """axolotl's gradient_checkpointing_kwargs.use_reentrant. PEFT's k-bit preparation asks for
+    checkpoints without it, which are reentrant, and where activations are moved nobody asks again
+    (PEFT 0.20 `utils/other.py`, prepare_model_for_kbit_training; core/builders/base.py)."""
+    moves = document.get("activation_offloading") is True or (
+        str(document.get("gradient_checkpointing")).lower() == "offload"
+    )
+    packs = any(is_on(document.get(key)) for key in ("load_in_4bit", "load_in_8bit"))
+    if moves and packs and not (is_on(value) or is_off(document.get("adapter"))):
+        return Meaning(note="PEFT's k-bit preparation makes checkpoints reentrant")
+    return shared.reentrant(value, document)
 
 
 def activations(value: Any, document: Document) -> Meaning:
     """axolotl's activation_offloading: by OffloadActivations where it is true."""
     if is_off(value):
         return NOTHING
-    if value is True and not _is_shared(document):
+    if value is True:
         return _moved(document, {})
     return not_modelled(f"activations on the host ({value}), answered as on the card", "too high")
 
 
-def _is_shared(document: Document) -> bool:
-    """Whether adapters train on several cards that may share the weights: what is saved of those
-    that were gathered is not known."""
-    keys = any(document.get(key) for key in ("fsdp", "deepspeed"))
-    return is_on(document.get("adapter")) and (keys or document.has_under("fsdp_config"))
-
-
 def _moved(document: Document, options: Mapping[str, Any]) -> Meaning:
-    """Under an adapter axolotl 0.19, rehearsed, kept less of its norms on the card."""
-    options = {**options, "offload_activations": True, "use_reentrant": False}
-    if is_off(document.get("adapter")):
-        return Meaning(options)
-    return not_modelled("what axolotl's offloading moves of norms", "too high", **options)
+    """Of adapters on several cards that may share the weights, checkpointed the reentrant way,
+    axolotl moves gathered weights too, which is not known."""
+    shares = any(document.get(key) for key in ("fsdp", "deepspeed")) or document.has_under(
+        "fsdp_config"
+    )
+    kept = document.get("gradient_checkpointing_kwargs.use_reentrant") is False
+    if is_on(document.get("adapter")) and shares and not kept:
+        what = "activations of gathered weights on the host, answered as on the card"
+        return not_modelled(what, "too high", **options)
+    return Meaning({**options, "offload_activations": True})
