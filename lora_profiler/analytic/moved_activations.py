@@ -51,13 +51,13 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     by_torchtune = setup.kernels == "torchtune"
     after, moved_norm = _saved_after(norm, again=by_torchtune)
     if setup.checkpointing:
-        apart = 1 if setup.is_reentrant else 2  # a dummy is saved before each input
-        waiting = entry * max(-(-(STASH - after) // apart), 0)
+        # the loss saves one tensor more, where it is inside
+        waiting = entry * max(STASH - after - (not by_torchtune), 0)
         return Moved(
             tuple((layer, ZERO) for layer, _ in kept),
             at_end=waiting,
             let_go=ZERO if by_torchtune else waiting + _once(norm),
-            behind=entry * (-(-STASH // apart) - 1),
+            behind=entry * (STASH - 1),
             hosted=entry * forward.num_layers
             + moved_norm
             + total(forward.layers[-1].run.returned),
