@@ -67,6 +67,7 @@ Sharding = Literal[
     "none",
     "ddp",
     "zero1",
+    "zero1-deepspeed",
     "zero2",
     "zero3",
     "fsdp",
@@ -149,12 +150,12 @@ FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""
 FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard", *FLAT)
 """Shardings that gather each layer's weights as it runs."""
-DEEPSPEED_ZERO: tuple[Sharding, ...] = ("zero2", "zero3")
+DEEPSPEED_ZERO: tuple[Sharding, ...] = ("zero1-deepspeed", "zero2", "zero3")
 """Shardings of DeepSpeed, which makes every weight as narrow as the model's and keeps float32
 copies of what trains."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
-WHOLE_WEIGHTS: tuple[Sharding, ...] = ("none", "ddp", "zero1", "zero2")
+WHOLE_WEIGHTS: tuple[Sharding, ...] = ("none", "ddp", "zero1", "zero1-deepspeed", "zero2")
 """Shardings under which each rank has all weights."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
@@ -179,7 +180,7 @@ def check_together(setup: "TrainSetup") -> None:
         )
     if setup.freeze:
         _check_frozen(setup)
-    if setup.world_size == 1 and setup.sharding != "none":
+    if setup.world_size == 1 and setup.sharding not in ("none", *DEEPSPEED_ZERO):
         raise UsageError(
             f"sharding {setup.sharding} needs several ranks; add --world-size 2 or more."
         )

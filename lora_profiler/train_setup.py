@@ -79,6 +79,11 @@ class TrainSetup(TrainOptions):
         return replace(self, lora=replace(self.lora, adapter_dtype=self.dtype))
 
     @property
+    def is_shared(self) -> bool:
+        """Whether somebody deals the model out, to several ranks or, as DeepSpeed does, to one."""
+        return self.world_size > 1 or self.sharding in DEEPSPEED_ZERO
+
+    @property
     def of_one_process(self) -> "TrainSetup":
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""

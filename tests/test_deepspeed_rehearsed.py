@@ -23,6 +23,7 @@ REHEARSED: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "deepspeed_rehearsed.json").read_text("utf-8")
 )
 ROWS = REHEARSED["rows"]
+SHARDING = {1: "zero1-deepspeed", 2: "zero2", 3: "zero3"}
 SCALARS = 64
 """Bytes: DeepSpeed's flags and norms, and losses of micro-batches."""
 
@@ -39,7 +40,7 @@ def predicted(row: dict[str, Any], **changes: Any) -> Prediction:
             "batch_size": row["batch"],
             "seq_len": row["seq"],
             "lora": LoraConfig(r=16) if row["method"] == "lora" else None,
-            "sharding": f"zero{row['stage']}",
+            "sharding": SHARDING[row["stage"]],
             "world_size": row["ranks"],
             "reduce_bucket_size": row["bucket"],
             "checkpointing": row["checkpointing"],

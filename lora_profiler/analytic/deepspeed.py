@@ -1,4 +1,4 @@
-"""ZeRO-2 and ZeRO-3 as DeepSpeed makes them: what a rank holds, on its card and on the host.
+"""ZeRO-1, 2 and 3 as DeepSpeed makes them: what a rank holds, on its card and on the host.
 
 Sources: DeepSpeed 0.19.8, `runtime/zero/stage_1_and_2.py`, `stage3.py`, `partition_parameters.py`
 and `config.py` (its defaults). What lives through the step was measured with DeepSpeed over gloo
@@ -57,12 +57,16 @@ class Weights(NamedTuple):
 
 
 def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
-    """ZeRO-2: weights whole, those that train in one flat tensor, of which each rank updates a part
+    """ZeRO-1 and ZeRO-2: weights whole, those that train in one flat tensor, of which each rank updates a part
     in float32. Gradients of the part stay once they are reduced, those that it cuts through whole;
     the bucket is there in the layers' backward, and a copy of what it holds while that is reduced.
 
     With the optimizer on the host the part is updated there, in float32, and goes back through a
-    copy in 16 bit; gradients go there through one buffer on each side, as long as the longest."""
+    copy in 16 bit; gradients go there through one buffer on each side, as long as the longest.
+
+    Under ZeRO-1 gradients stay whole, and the bucket beside them, until the last micro-batch's
+    backward is over; then they go through it, and those of the part to a buffer of their own
+    (reduce_gradients, copy_grads_in_partition)."""
     rank, size = setup.lora.r if setup.lora else 1, DTYPE_BYTES[setup.dtype]
     numels = [tensor.numel.evaluate(1, 1, rank) for tensor in order]
     whole = sum(numels)
@@ -71,6 +75,7 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     kept = max(_overlapping(numels, part))
     padded = part * setup.world_size - whole
     reduced = min(setup.reduce_bucket_size, whole)
+    bucket = constant(setup.reduce_bucket_size * size)
     found = replace(
         _stepping(state, part),
         state=replace(
@@ -78,12 +83,23 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
             parameter_bytes=state.parameter_bytes + padded * size,
             order=_flat(kept, setup.dtype),
         ),
-        back=constant((setup.reduce_bucket_size + reduced) * size),
+        back=bucket + reduced * size,
         dealt=setup.world_size,
         order=tuple(order),
         exchanged=tuple(_sent(collective, phase, whole * size) for collective, phase in _STAGE_2),
     )
-    if setup.offload_optimizer_device == "none":
+    is_on_host = setup.offload_optimizer_device != "none"
+    if setup.sharding == "zero1-deepspeed":
+        beside = max(reduced, 0 if is_on_host else kept) * size
+        found = replace(
+            found,
+            state=replace(found.state, order=_flat(whole, setup.dtype)),
+            dealt=1,
+            back=ZERO if setup.accumulation > 1 else bucket,
+            meanwhile=bucket if setup.accumulation > 1 else ZERO,
+            reducing=constant(beside),
+        )
+    if not is_on_host:
         return found
     longest = max(numels) * size
     waiting = kept * size if setup.accumulation > 1 else 0

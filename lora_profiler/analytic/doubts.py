@@ -29,6 +29,11 @@ _SHARED = {
         " no views of them (gradient_as_bucket_view=False)."
     ),
     "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
+    "zero1-deepspeed": (
+        "The rank that holds most under DeepSpeed's ZeRO-1: all weights in the model's format, a"
+        " float32 copy of its part among optimizer states, whole gradients until backward is over,"
+        " and one bucket through which they go then; a second one with overlap_comm left out."
+    ),
     "zero2": (
         "The rank that holds most under DeepSpeed's ZeRO-2: all weights in the model's format, a"
         " float32 copy of its part among optimizer states, one bucket of gradients through"
@@ -183,7 +188,7 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         return tuple(found)
     found.append(rows_words(setup, plan.kernel_text))
     found += (*evaluation_words(workload), *generation_words(setup))
-    if setup.world_size > 1:
+    if setup.is_shared:
         found += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
         found += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
         found += [ON_NVME] * (

@@ -150,6 +150,10 @@ def inside_layers(
                 where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first += _embedding_backward(forward, shards, running, workload)
+    if shards.reducing != ZERO:
+        whole = shards.state.gradient_bytes if workload.setup.accumulation == 1 else ZERO
+        alive = beside(running, shards.in_embedding + shards.reducing)
+        first.append(candidate(alive, gradients=whole, logits_and_loss=of_loss))
     if shards.root is not None and shards.root.reduced and not shards.flat:
         reduced = beside(running, shards.in_root_reduction(workload.setup.world_size))
         of_root = constant(shards.root.reduced_share)

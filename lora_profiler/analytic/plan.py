@@ -109,7 +109,7 @@ def plan_for(workload: Workload) -> Plan:
                 lora.peft_type,
                 lora.feedforward_modules,
                 lora.oft_block_size,
-                lora.r if counts_in_steps(setup) or setup.world_size > 1 else 0,
+                lora.r if counts_in_steps(setup) or setup.is_shared else 0,
             )
         ),
         setup.quantization,
@@ -191,7 +191,7 @@ def program_of(workload: Workload) -> Family | None:
 def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
     setup, model = workload.setup, workload.model
     family = program_of(workload)
-    if setup.world_size > 1:
+    if setup.is_shared:
         return _shared(workload)
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()

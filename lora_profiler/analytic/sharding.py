@@ -48,8 +48,9 @@ class ShardState:
     `always` in the layers' backward pass; `fetched` are weights that ZeRO-3 has gathered. `masters`
     are float32 copies of what the rank updates, counted among optimizer states, and
     `stepped_gradients` what the optimizer is given where that is no gradient of `state`. With
-    `gradients_stay` the buffer of gradients is there from the beginning. `host` is what lies in the
-    host's memory.
+    `gradients_stay` the buffer of gradients is there from the beginning. `meanwhile` lives beside
+    gradients that accumulate, `reducing` beside all of them after backward. `host` is what lies in
+    the host's memory.
     """
 
     state: Persistent
@@ -69,6 +70,8 @@ class ShardState:
     masters: Polynomial = ZERO
     stepped_gradients: Polynomial | None = None
     gradients_stay: bool = False
+    meanwhile: Polynomial = ZERO
+    reducing: Polynomial = ZERO
     host: Mapping[Category, Polynomial] = field(default_factory=dict)
 
     @property

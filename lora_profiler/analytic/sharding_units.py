@@ -47,15 +47,15 @@ def shard_state(
         return replicated(state, order)
     if setup.sharding == "zero1":
         return partitioned(state, order, setup)
-    if setup.sharding == "zero2":
+    if setup.sharding in ("zero1-deepspeed", "zero2"):
         return dealt_out(state, setup, order)
     if setup.sharding == "zero3":
         added = tuple(piece for _, piece in _added(setup, adapters, copies))
         return partitioned_whole(state, setup, order, _as_they_run(model, setup, added))
     if setup.sharding not in FULLY_SHARDED:
         raise UsageError(
-            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, zero3, fsdp,"
-            " fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
+            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero1-deepspeed,"
+            " zero2, zero3, fsdp, fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
         )
     if not steps_on_shards(setup.optimizer, setup.sharding, setup.offload_params):
         works = setup.optimizer == "muon" or package_of(setup) == "torchao"

@@ -86,7 +86,7 @@ class Answer:
     def shared_bytes(self) -> "Mapping[Part, int]":
         """What is held at the peak for other ranks' sake, by what it is; nothing of a process
         alone."""
-        if self.prediction.workload.setup.world_size == 1:
+        if not self.prediction.workload.setup.is_shared:
             return {}
         from lora_profiler.analytic import shared_parts
 

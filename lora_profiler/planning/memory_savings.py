@@ -189,7 +189,7 @@ def changes(
         yield from change("bfloat16 weights", option, price, dtype="bfloat16")
     if (
         setup.loss not in ("fused", *LOSSES_OF_PAIRS)  # which reads all logits
-        and setup.world_size == 1
+        and not setup.is_shared
         and peak.moment in ("end_of_forward", "loss_backward")
     ):
         steady = (m for m in prediction.moments if m.step == "steady")

@@ -24,7 +24,7 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
             " polynomial in batch and sequence; take --engine analytic, or traced, which traces"
             " exactly this size."
         )
-    if setup.world_size > 1:
+    if setup.is_shared:
         return (
             "a profile is of a process alone; of several ranks the rules answer, or --engine"
             " traced."

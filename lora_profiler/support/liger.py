@@ -59,7 +59,7 @@ def _check_litgpt(workload: Workload) -> None:
             "LitGPT's model of 2023 is known with adapters on q_proj and v_proj alone; take"
             " --targets q_proj,v_proj."
         )
-    if setup.checkpointing or setup.world_size > 1 or setup.autocast_dtype:
+    if setup.checkpointing or setup.is_shared or setup.autocast_dtype:
         raise UsageError(
             "LitGPT's model of 2023 is known of one process without checkpointing and autocast;"
             " leave them out."

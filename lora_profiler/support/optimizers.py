@@ -161,4 +161,4 @@ def counts_in_steps(setup: TrainSetup) -> bool:
 def steps_in_groups(setup: TrainSetup) -> bool:
     """Whether a trainer steps what has weight decay apart from norms and biases, as transformers'
     does of a whole model (5.24, trainer.py, create_optimizer)."""
-    return setup.loop_state != "none" and setup.lora is None and setup.world_size == 1
+    return setup.loop_state != "none" and setup.lora is None and not setup.is_shared

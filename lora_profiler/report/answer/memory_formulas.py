@@ -100,11 +100,12 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
 
 _CUT: dict[str, tuple[Sharding, ...]] = {
     "weights": ("zero3", *FULLY_SHARDED, "tp"),
-    "gradients": (*DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
+    "gradients": ("zero2", "zero3", *FULLY_SHARDED, "tp"),
     "states": ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
 }
 _CUT_WORDS: dict[Sharding, str] = {
     "zero1": "dealt out over {} ranks, each parameter whole to one",
+    "zero1-deepspeed": "dealt out over {} ranks",
     "zero2": "dealt out over {} ranks",
     "zero3": "dealt out over {} ranks",
     "fsdp": "of each tensor the first of {} chunks",
