@@ -214,7 +214,8 @@ class StepOptions:
         metadata=option(
             "What layers keep for backward waits in the host's memory, as of TRL's and axolotl's"
             " activation_offloading and torchtune's enable_activation_offloading; with"
-            " --checkpointing that is the layers' inputs.",
+            " --checkpointing that is the layers' inputs, and with --use-reentrant what a layer"
+            " keeps as it runs again.",
             added=32,
             group="batch",
             label="Activations on the host",

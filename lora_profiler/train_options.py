@@ -134,8 +134,10 @@ class TrainOptions(StepOptions):
     sharding: Sharding = field(
         default="none",
         metadata=option(
-            "What the ranks share of the model; fsdp1 is FSDP as torch had it first, of flat"
-            " parameters, whose layers run in bfloat16 under --precision amp.",
+            "What the ranks share of the model: zero1 is torch's ZeroRedundancyOptimizer,"
+            " zero1-deepspeed, zero2 and zero3 are DeepSpeed's, of one rank too; fsdp1 is FSDP as"
+            " torch had it first, of flat parameters, whose layers run in bfloat16 under --precision"
+            " amp.",
             added=2,
             group="ranks",
             tip="What ranks that train together share of the model; each has a batch of its own.",
@@ -146,13 +148,13 @@ class TrainOptions(StepOptions):
     reduce_bucket_size: int = field(
         default=500_000_000,
         metadata=option(
-            "Elements of DeepSpeed's bucket of gradients, with zero2 and zero3.",
+            "Elements of DeepSpeed's bucket of gradients, with zero1-deepspeed, zero2 and zero3.",
             metavar="N",
             added=13,
             largest=2**40,
             group="ranks",
             label="Reduce bucket, elements",
-            tip="Of DeepSpeed's zero2 and zero3: elements that its buffer of gradients has room"
+            tip="Of DeepSpeed's ZeRO: elements that its buffer of gradients has room"
             " for, its own default unless a file says otherwise.",
             words="reduce bucket {}",
             heading="reduce bucket {}",
@@ -175,25 +177,26 @@ class TrainOptions(StepOptions):
     use_orig_params: bool = field(
         default=True,
         metadata=option(
-            "FSDP1 shows the optimizer and PEFT parameters of their own, as transformers' Trainer"
-            " has it; without, PEFT sees adapters as they are gathered.",
+            "use_orig_params of FSDP1, which transformers' Trainer sets: a layer's weights stay"
+            " parameters of their own. Off, as in PEFT's guide, they are one flat parameter alone,"
+            " and adapters run in the format that they are gathered in.",
             added=36,
             group="ranks",
             label="FSDP1's own parameters",
-            tip="use_orig_params: without it PEFT casts no input to the adapters' float32.",
+            tip="use_orig_params of FSDP1: off, PEFT casts no input to the adapters' float32.",
             words="use_orig_params|flat parameters alone",
         ),
     )
     offload_optimizer_device: OffloadDevice = field(
         default="none",
         metadata=option(
-            "Where DeepSpeed's zero2 and zero3 keep float32 weights and optimizer states, and step:"
+            "Where DeepSpeed's ZeRO keeps float32 weights and optimizer states, and step:"
             " offload_optimizer of its file.",
             noun="offload_optimizer device",
             added=39,
             group="ranks",
             label="Optimizer kept on",
-            tip="Of DeepSpeed's zero2 and zero3: where float32 weights and states wait, and the"
+            tip="Of DeepSpeed's ZeRO: where float32 weights and states wait, and the"
             " optimizer steps.",
             words="optimizer offloaded: {}",
             heading="optimizer offloaded to {}",

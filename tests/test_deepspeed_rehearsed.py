@@ -152,7 +152,7 @@ def test_weights_are_gathered_module_by_module_by_hand() -> None:
         ({"sharding": "fsdp"}, "is not DeepSpeed's"),
         (
             {"sharding": "zero2", "offload_param_device": "cpu"},
-            "ZeRO-2 has its weights on the card",
+            "ZeRO-2 have their weights on the card",
         ),
         ({"sharding": "zero3", "optimizer": "adamw_8bit"}, "its own CPUAdam and CPULion"),
         ({"sharding": "zero3", "device": "cpu"}, "no host to move anything to"),

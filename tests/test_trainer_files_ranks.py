@@ -217,8 +217,6 @@ def test_what_deepspeed_does_otherwise_than_known_is_said(read: Any) -> None:
     three = {"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 1e7}}
     file = read(PLAIN_MODEL + "deepspeed: ds.json\n", ds=three)
     assert gaps(file) == ["limits of ZeRO-3 other than its defaults"]
-    first = read(PLAIN_MODEL + "deepspeed: ds.json\n", ds={"zero_optimization": {"stage": 1}})
-    assert {key.direction for key in first.not_modelled} == {"too low"}
 
 
 MOVED = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
@@ -277,18 +275,20 @@ deepspeed_config:
     file = read(PLAIN_MODEL, beside)
     assert (moved(file), gaps(file)) == (("cpu", "cpu"), [])
     one = read(PLAIN_MODEL, beside.replace("num_processes: 8", "num_processes: 1"))
-    assert moved(one) == ("none", "none")
-    assert gaps(one) == ["DeepSpeed's offloading of one rank"] * 2
+    assert (moved(one), gaps(one)) == (("cpu", "cpu"), [])
+    assert (one.options["sharding"], one.options["world_size"]) == ("zero3", 1)
     paged = read(PLAIN_MODEL + "optim: paged_adamw_8bit\n", beside)
     assert paged.options["optimizer"] == "adamw"
     assert gaps(paged) == ["paged_adamw_8bit on the host, answered as DeepSpeed's CPUAdam"]
 
 
-def test_stage_1_moves_what_is_answered_as_on_the_card(read: Any) -> None:
-    zero = {"zero_optimization": {"stage": 1, **MOVED}}
-    assert "states of stage 1 on the host" in gaps(
-        read(PLAIN_MODEL + "deepspeed: ds.json\n", ds=zero)
+def test_stage_1_moves_states_alone(read: Any) -> None:
+    file = read(
+        PLAIN_MODEL + "deepspeed: ds.json\n", ds={"zero_optimization": {"stage": 1, **MOVED}}
     )
+    assert (file.options["sharding"], moved(file)) == ("zero1-deepspeed", ("cpu", "none"))
+    assert file.beside({"world_size": 1})["sharding"] == "zero1-deepspeed"
+    assert gaps(file) == []
 
 
 # --- launchers ------------------------------------------------------------------------------------

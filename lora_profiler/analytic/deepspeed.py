@@ -102,14 +102,16 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     if not is_on_host:
         return found
     longest = max(numels) * size
-    waiting = kept * size if setup.accumulation > 1 else 0
-    return _updated_on_host(
+    stay = setup.sharding == "zero1-deepspeed"
+    waiting = kept * size if setup.accumulation > 1 and not stay else 0
+    moved = _updated_on_host(
         replace(found, always=constant(longest)),
         setup,
         group=part,
         weights=part * size,
         gradients=part * 4 + longest + waiting,
     )
+    return replace(moved, state=found.state) if stay else moved
 
 
 def _overlapping(numels: Sequence[int], part: int) -> list[int]:
@@ -155,7 +157,7 @@ def partitioned_whole(
         at_once=replace(state, order=_flat(group, "float32")),
         stepped_gradients=constant(own * size + group * 4),
         always=constant(setup.reduce_bucket_size * size),
-        fetched=_fetched(weights, setup),
+        fetched=_fetched(weights, setup) if on_host or world > 1 else None,
         dealt=world,
         gradients_stay=True,
         order=tuple(order),
@@ -218,9 +220,9 @@ def _longest_group(parts: Sequence[int]) -> int:
 
 def piece_bytes(piece: Piece, world_size: int, *, on_host: bool = False) -> int:
     """Bytes of a weight on each rank's card under ZeRO-3: its part, padded, where that is not
-    `on_host`, and the parts of all ranks if it is small."""
+    `on_host`, and the parts of all ranks if it is small; a rank alone has its part whole."""
     copies = (not on_host) + (0 if _is_gathered(piece) else world_size)
-    return _part(piece, world_size) * copies
+    return _part(piece, world_size) * min(copies, world_size)
 
 
 def _part(piece: Piece, world_size: int) -> int:

@@ -78,7 +78,7 @@ def moments(
     of_pass: dict[Category, Polynomial] = {
         "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup)
     }
-    in_pass = beside(merged(base | {"gradients": accumulated}, of_pass), shards.meanwhile)
+    in_pass = merged(base | {"gradients": accumulated}, of_pass)
     beside_batch = TOKENS * (8 * pass_columns(setup))
     ahead = merged(in_pass | {"logits_and_loss": summed}, merged(held, {"inputs": beside_batch}))
     running = merged(in_pass, {"logits_and_loss": output + scaler.backward})

@@ -87,11 +87,15 @@ class ShardState:
     def is_sharded(self) -> bool:
         return self.root is not None
 
+    @property
+    def _in_pass(self) -> Polynomial:
+        return self.always + self.meanwhile
+
     def in_forward(self, layer: int) -> Polynomial:
         """The root's weights, those of the layer, and the buffer that brought them, kept until the
         next layer's has come."""
         if self.root is None:
-            return self.always + (self.fetched.forward[layer] if self.fetched else 0)
+            return self._in_pass + (self.fetched.forward[layer] if self.fetched else 0)
         if self.flat:
             return constant(self.root.held + self.units[layer].held)
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
@@ -109,7 +113,7 @@ class ShardState:
     def in_loss(self) -> Polynomial:
         """As the last layer's forward pass leaves it: the loss is part of the root's."""
         if self.root is None:
-            return self.always + (self.fetched.loss if self.fetched else 0)
+            return self._in_pass + (self.fetched.loss if self.fetched else 0)
         buffer = 0 if self.flat else self.units[-1].held
         return constant(self.root.held + self._left + buffer)
 
@@ -150,7 +154,7 @@ class ShardState:
         """The root's weights, the layer's, the buffer of the next one to come, and what the one
         before sent off as gradients."""
         if self.root is None:
-            return self.always + self.back + (self.fetched.backward[layer] if self.fetched else 0)
+            return self._in_pass + self.back + (self.fetched.backward[layer] if self.fetched else 0)
         if self.flat:
             coming = self.units[layer - 1].coming * self.prefetches if layer > 0 else 0
             return constant(self.root.held + self.units[layer].held + coming)
@@ -173,7 +177,7 @@ class ShardState:
     @property
     def in_embedding(self) -> Polynomial:
         if self.root is None:
-            return self.always + self.back + (self.fetched.embedding if self.fetched else 0)
+            return self._in_pass + self.back + (self.fetched.embedding if self.fetched else 0)
         return constant(self.root.held + (0 if self.flat else self.units[0].reduced))
 
     def fullest(self, indices: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -301,8 +301,9 @@ def ranks(*, network: bool) -> dict[str, Any]:
     if sharding == "none":
         return {"sharding": sharding, "world_size": 1, "interconnect": None}
     own = remembered.kept("world_size")
-    st.session_state[own["key"]] = max(2, st.session_state[own["key"]])
-    world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), 2, MAX_SIZE, **own)
+    least = 1 if sharding in DEEPSPEED_ZERO else 2
+    st.session_state[own["key"]] = max(least, st.session_state[own["key"]])
+    world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), least, MAX_SIZE, **own)
     found: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
     if sharding in DEEPSPEED_ZERO:
         names = ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")

@@ -173,7 +173,7 @@ def refuse(
             "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out"
             " --attention flash, or predict what FlashAttention 2 needs."
         )
-    if setup.world_size > 1:
+    if setup.is_shared:
         _refuse_ranks(workload, conditions, devices)
     if setup.padded_tokens >= setup.seq_len:
         raise UsageError(f"padding is {setup.padding}; it must leave at least one token.")

@@ -15,7 +15,7 @@ from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
 from lora_profiler.support.unsloth import check_unsloth
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, TrainSetup, Workload
 
 
 def check(workload: Workload, engine: str) -> None:
@@ -31,6 +31,11 @@ def check(workload: Workload, engine: str) -> None:
         raise UsageError(reason)
     if engine not in ("auto", "analytic") and (reason := why_untraced(workload.setup)):
         raise UsageError(reason)
+    if engine == "traced" and workload.setup.sharding in DEEPSPEED_ZERO:
+        raise UsageError(
+            f"no trace is of sharding {workload.setup.sharding}, which is DeepSpeed's; take --engine"
+            " analytic, or another --sharding."
+        )
     check_completions(workload.setup, engine)
     if engine == "traced":
         check_traceable(workload)

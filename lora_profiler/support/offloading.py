@@ -120,12 +120,12 @@ def check_offloading(workload: Workload) -> None:
 def _check_deepspeed(setup: TrainSetup) -> None:
     if setup.sharding not in DEEPSPEED_ZERO:
         raise UsageError(
-            f"sharding {setup.sharding} is not DeepSpeed's; take --sharding zero2 or zero3, or"
-            " leave --offload-optimizer-device and --offload-param-device out."
+            f"sharding {setup.sharding} is not DeepSpeed's; take --sharding zero1-deepspeed,"
+            " zero2 or zero3, or leave --offload-optimizer-device and --offload-param-device out."
         )
     if setup.offload_param_device != "none" and setup.sharding != "zero3":
         raise UsageError(
-            "ZeRO-2 has its weights on the card; take --sharding zero3, or leave"
+            "ZeRO-1 and ZeRO-2 have their weights on the card; take --sharding zero3, or leave"
             " --offload-param-device out."
         )
     if setup.offload_optimizer_device != "none" and setup.optimizer not in ("adamw", "lion"):

@@ -18,9 +18,9 @@ _LOSSES_OF_FSDP1 = ("plain", "fused", "triton")
 def settled(
     options: dict[str, Any], rows: Sequence[KeyReading], known: Framework, stack: str
 ) -> Iterator[KeyReading]:
-    """Readings of what no key says alone. `options` are changed: one rank shares nothing, several
-    share at least the work."""
-    if options.get("world_size") == 1:
+    """Readings of what no key says alone. `options` are changed: one rank shares nothing, unless it
+    is DeepSpeed's, several share at least the work."""
+    if options.get("world_size") == 1 and options.get("sharding") not in DEEPSPEED_ZERO:
         options.pop("sharding", None)
         options.pop("use_orig_params", None)
         del options["world_size"]
@@ -96,10 +96,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
 
 
 def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
-    """What DeepSpeed would move where it has no rules."""
+    """What is asked to move where nothing says that DeepSpeed deals it out."""
     for name in ("offload_optimizer_device", "offload_param_device"):
         if (device := options.pop(name, "none")) != "none":
-            row = instead(file, name, device, "none", "DeepSpeed's offloading of one rank")
+            row = instead(file, name, device, "none", "DeepSpeed's offloading without ZeRO")
             yield replace(row, options={}, direction="too high")
 
 

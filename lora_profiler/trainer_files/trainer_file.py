@@ -20,6 +20,7 @@ from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.meaning import IMAGES, RESIZED, Direction, is_on
 from lora_profiler.workload import (
+    DEEPSPEED_ZERO,
     OPTIONS,
     LoraConfig,
     Loss,
@@ -106,7 +107,7 @@ class TrainerFile:
             for name, v in self.options.items()
             if name not in {*given, *idle_options(methods)}
         }
-        if given.get("world_size") == 1:
+        if given.get("world_size") == 1 and own.get("sharding") not in DEEPSPEED_ZERO:
             own.pop("sharding", None)
         if self.has_one_row and "packed" not in given:
             usual = usual_options(self.stack, {"methods": methods})

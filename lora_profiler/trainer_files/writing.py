@@ -37,7 +37,7 @@ def written(name: str, workload: Workload, file_name: str) -> str:
             f"no file of {name[:40]!r} is written; accepted: {known}.{did_you_mean(name, WRITERS)}"
         )
     setup = workload.setup
-    if setup.world_size > 1:
+    if setup.is_shared:
         raise UsageError(
             "a trainer's file does not say how many ranks train: its launcher does; leave out"
             " --world-size and --sharding to write one."

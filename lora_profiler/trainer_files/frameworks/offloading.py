@@ -25,16 +25,14 @@ def params_on_host(value: Any, document: Document) -> Meaning:
 
 def deepspeed_device(option: str) -> Reader:
     """offload_optimizer and offload_param. Parameters are moved in stage 3 alone (DeepSpeed
-    `runtime/engine.py`, _configure_zero_optimizer), and stage 1 is answered as torch's."""
+    `runtime/engine.py`, _configure_zero_optimizer)."""
 
     def read(value: Any, document: Document) -> Meaning:
         device = "cpu" if value is True else str(value).lower()
         if is_off(value) or device == "none":
             return NOTHING
         stage = str(next((document.get(key) for key in _STAGES if document.get(key)), ""))
-        if stage == "1":
-            return not_modelled("states of stage 1 on the host", "too high")
-        if option == "offload_param_device" and stage == "2":
+        if option == "offload_param_device" and stage in ("1", "2"):
             return NOTHING
         return Meaning({option: device})
 
@@ -44,7 +42,7 @@ def deepspeed_device(option: str) -> Reader:
 def by_name(name: str, stage: str) -> dict[str, Any]:
     """What a DeepSpeed file that is not at hand moves, as those of LLaMA-Factory and axolotl are
     named: ds_z3_offload_config.json, zero3_bf16_cpuoffload_params.json."""
-    if "offload" not in name or stage not in ("2", "3"):
+    if "offload" not in name or stage == "0":
         return {}
     states = {"offload_optimizer_device": "cpu"} if "params" not in name else {}
     return {**states, "offload_param_device": "cpu"} if stage == "3" else states

@@ -16,6 +16,7 @@ from lora_profiler.trainer_files.meaning import (
     number,
     size,
 )
+from lora_profiler.workload import DEEPSPEED_ZERO
 
 _VERSIONS = ("fsdp_version", "fsdp_config.fsdp_version", "fsdp_config.version")
 _PREFETCHES = ("fsdp_config.fsdp_backward_prefetch", "fsdp_config.backward_prefetch")
@@ -135,17 +136,12 @@ def _sharing(strategy: str, usual_version: int, document: Document, *, asks: boo
 
 
 def zero_stage(value: Any, document: Document) -> Meaning:
-    """DeepSpeed's stages 1 and 2 are one optimizer; --sharding zero1 is torch's, which is none of
-    it."""
+    """DeepSpeed's; --sharding zero1 is torch's."""
+    shardings = dict(enumerate(("ddp", *DEEPSPEED_ZERO)))
     stage = int(number(value))
-    if stage == 0:
-        return Meaning({"sharding": "ddp"}, asks=("world_size",))
-    if stage == 1:
-        what = "DeepSpeed's float32 copies of stage 1, answered as torch's ZeroRedundancyOptimizer"
-        return not_modelled(what, "too low", sharding="zero1")._replace(asks=("world_size",))
-    if stage in (2, 3):
-        return Meaning({"sharding": f"zero{stage}"}, asks=("world_size",))
-    raise ValueError("DeepSpeed's stages are 0, 1, 2 and 3.")
+    if stage not in shardings:
+        raise ValueError("DeepSpeed's stages are 0, 1, 2 and 3.")
+    return Meaning({"sharding": shardings[stage]}, asks=("world_size",))
 
 
 def reduce_bucket(value: Any, document: Document) -> Meaning:
