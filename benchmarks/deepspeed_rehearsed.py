@@ -1,5 +1,5 @@
-"""What DeepSpeed asks a card for, rehearsed on its first rank, the others not there: ZeRO-2 and
-ZeRO-3, with and without offloading, over the CUDA build of torch.
+"""What DeepSpeed asks a card for, rehearsed on its first rank, the others not there: ZeRO-1, 2 and
+3, of one rank too, with and without offloading, over the CUDA build of torch.
 
     LORA_PROFILER_CUDA_PYTHON=PYTHON python -m benchmarks.deepspeed_rehearsed
 
@@ -19,10 +19,12 @@ from typing import Any
 DATA = Path(__file__).parents[1] / "tests" / "data" / "deepspeed_rehearsed.json"
 CARD = "h100_sxm_80gb"
 SMALL = {"hidden": 512, "feedforward": 1376, "layers": 4, "vocabulary": 32003}
+MIDDLE = {"hidden": 1024, "feedforward": 2816, "layers": 8, "vocabulary": 32003}
 QWEN = {"hidden": 2048, "feedforward": 6144, "layers": 28, "vocabulary": 151936}
 LLAMA = {"hidden": 4096, "feedforward": 14336, "layers": 32, "vocabulary": 128256}
 _OF_SMALL = {"model": SMALL, "ranks": 4, "batch": 2, "seq": 256, "bucket": 4_000_000}
 _OF_QWEN = {"model": QWEN, "ranks": 4, "batch": 2, "seq": 1024, "bucket": 4_194_304}
+_OF_MIDDLE = {"model": MIDDLE, "ranks": 1, "batch": 2, "seq": 1024, "bucket": 200_000_000}
 _OF_LLAMA = {"model": LLAMA, "ranks": 8, "batch": 1, "seq": 2048, "bucket": 16_777_216}
 _STATES, _BOTH = ["optimizer"], ["optimizer", "param"]
 CASES: list[dict[str, Any]] = [
@@ -36,6 +38,7 @@ CASES: list[dict[str, Any]] = [
         (_OF_SMALL, 3, "full", True, _BOTH, {}),
         (_OF_SMALL, 3, "lora", False, [], {}),
         (_OF_SMALL, 3, "lora", True, ["param"], {}),
+        (_OF_SMALL, 3, "lora", False, [], {"targets": ["q_proj", "v_proj"]}),
         (_OF_SMALL, 3, "full", True, [], {"model": {**SMALL, "tied": 1}}),
         (_OF_QWEN, 2, "full", True, [], {}),
         (_OF_QWEN, 2, "full", True, [], {"bucket": 500_000_000}),
@@ -44,6 +47,24 @@ CASES: list[dict[str, Any]] = [
         (_OF_QWEN, 3, "full", True, [], {}),
         (_OF_QWEN, 3, "full", True, _BOTH, {"accumulation": 2, "ranks": 16}),
         (_OF_QWEN, 3, "lora", False, [], {}),
+        (_OF_SMALL, 1, "full", False, [], {}),
+        (_OF_SMALL, 1, "full", False, [], {"accumulation": 2}),
+        (_OF_SMALL, 1, "full", False, _STATES, {}),
+        (_OF_SMALL, 1, "full", False, _STATES, {"accumulation": 2}),
+        (_OF_SMALL, 1, "lora", True, [], {}),
+        (_OF_SMALL, 1, "full", True, [], {"accumulation": 2, "ranks": 1}),
+        (_OF_SMALL, 2, "full", False, [], {"ranks": 1}),
+        (_OF_SMALL, 2, "full", False, _STATES, {"ranks": 1}),
+        (_OF_SMALL, 2, "lora", True, _STATES, {"accumulation": 2, "ranks": 1}),
+        (_OF_SMALL, 3, "full", False, [], {"ranks": 1}),
+        (_OF_SMALL, 3, "full", True, _BOTH, {"ranks": 1}),
+        (_OF_SMALL, 3, "lora", False, [], {"ranks": 1}),
+        (_OF_MIDDLE, 2, "full", True, _STATES, {}),
+        (_OF_MIDDLE, 2, "lora", True, [], {"accumulation": 2}),
+        (_OF_MIDDLE, 3, "full", True, _BOTH, {"accumulation": 2}),
+        (_OF_MIDDLE, 3, "lora", True, ["param"], {}),
+        (_OF_QWEN, 1, "full", True, [], {"bucket": 200_000_000}),
+        (_OF_QWEN, 1, "lora", True, [], {"bucket": 500_000_000}),
         (_OF_LLAMA, 3, "full", False, [], {"seq": 512, "bucket": 500_000_000}),
         (_OF_LLAMA, 3, "full", True, [], {}),
         (_OF_LLAMA, 3, "lora", True, [], {}),
@@ -136,7 +157,8 @@ def _rehearse(case: dict[str, Any]) -> None:
     model.tie_weights()
     torch.set_default_dtype(torch.float32)
     if case["method"] == "lora":
-        model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+        targets = case.get("targets", "all-linear")
+        model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules=targets))
     if case["checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()

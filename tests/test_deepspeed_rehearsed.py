@@ -1,4 +1,4 @@
-"""ZeRO-2 and ZeRO-3, offloaded too, by rule against what DeepSpeed itself asked a pretended card
+"""ZeRO-1, 2 and 3, of one rank and offloaded too, by rule against what DeepSpeed itself asked a pretended card
 for (`benchmarks/deepspeed_rehearsed.py`)."""
 
 import json
@@ -30,16 +30,19 @@ SCALARS = 64
 
 def named(row: dict[str, Any]) -> str:
     more = ["again"] * row["checkpointing"] + ["tied"] * row["model"].get("tied", 0)
+    more += [f"of-{row['ranks']}", f"x{row.get('accumulation', 1)}", *row.get("targets", ())]
     kind = "-".join((row["method"], *row["offload"], *more))
     return f"zero{row['stage']}-{row['model']['hidden']}-{row['seq']}-{kind}"
 
 
 def predicted(row: dict[str, Any], **changes: Any) -> Prediction:
+    targets = tuple(row["targets"]) if "targets" in row else "all-linear"
+    lora = LoraConfig(r=16, target_modules=targets)
     setup = TrainSetup(
         **{
             "batch_size": row["batch"],
             "seq_len": row["seq"],
-            "lora": LoraConfig(r=16) if row["method"] == "lora" else None,
+            "lora": lora if row["method"] == "lora" else None,
             "sharding": SHARDING[row["stage"]],
             "world_size": row["ranks"],
             "reduce_bucket_size": row["bucket"],
@@ -68,7 +71,6 @@ def test_what_lives_through_the_step_is_deepspeed_s(row: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_forward_and_backward_are_nearer_than_the_bound(row: dict[str, Any]) -> None:
-    """With adapters, DeepSpeed's linear layers keep the inputs of frozen weights too."""
     at = {m.moment: m.total_bytes for m in predicted(row).moments if m.step == "steady"}
     ahead = max(at["last_layer_forward"], at["end_of_forward"])
     back = max(at["loss_backward"], at["last_layer_backward"], at["first_layer_backward"])

@@ -188,7 +188,9 @@ def program_of(workload: Workload) -> Family | None:
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
 
-def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
+def _build(
+    workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool = False
+) -> Plan:
     setup, model = workload.setup, workload.model
     family = program_of(workload)
     if setup.is_shared:
@@ -202,7 +204,9 @@ def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
     forward = kept = evaluation_pass = generation_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
-        rules = rules_for(workload, kernels, masked)._replace(gathers_low=gathers_low)
+        rules = rules_for(workload, kernels, masked)._replace(
+            gathers_low=gathers_low, keeps_inputs=keeps_inputs
+        )
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
@@ -246,7 +250,13 @@ def _shared(workload: Workload) -> Plan:
         )
     process = replace(workload, setup=workload.setup.of_one_process)
     is_low = workload.setup.gathers_adapters_low
-    one = _build(process, gathers_low=True) if is_low else plan_for(process)
+    # DeepSpeed 0.19.8 `runtime/zero/linear.py`, LinearFunctionForZeroStage3
+    keeps_inputs = workload.setup.sharding == "zero3"
+    one = (
+        _build(process, gathers_low=is_low, keeps_inputs=keeps_inputs)
+        if is_low or keeps_inputs
+        else plan_for(process)
+    )
     shards = shard_state(workload, one.state, one.adapters, one.copies)
     return _with_moments(
         replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])

@@ -219,9 +219,9 @@ class ShardState:
         rank = setup.lora.r if setup.lora else 1
         if self.root is None:
             if setup.sharding in DEEPSPEED_ZERO:
+                times = 1 if setup.sharding == "zero1-deepspeed" else setup.accumulation
                 return tuple(
-                    t if t.phase == "optimizer" else _repeated(t, setup.accumulation)
-                    for t in self.exchanged
+                    t if t.phase == "optimizer" else _repeated(t, times) for t in self.exchanged
                 )
             if setup.sharding in ("none", "tp"):
                 return self.exchanged

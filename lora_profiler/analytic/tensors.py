@@ -108,6 +108,7 @@ class Rules(NamedTuple):
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
     come. `gathers_low`: float32 adapters are in the dtype of autocast while they run, by FSDP.
+    `keeps_inputs`: products are DeepSpeed's, which keep them for frozen weights too.
     `moves_activations`: what layers save waits on the host, `by_axolotl` weights too. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
     is for what `trains`.
@@ -143,6 +144,7 @@ class Rules(NamedTuple):
     reentrant: bool = False
     steps_in_backward: bool = False
     gathers_low: bool = False
+    keeps_inputs: bool = False
     moves_activations: bool = False
     by_axolotl: bool = False
     unpacked_dtypes: tuple[tuple[str, str], ...] = ()

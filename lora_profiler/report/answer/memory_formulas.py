@@ -118,7 +118,7 @@ _CUT_WORDS: dict[Sharding, str] = {
 
 def _cut(setup: TrainSetup, what: str) -> str:
     """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
-    is_cut = setup.sharding in _CUT[what]
+    is_cut = setup.sharding in _CUT[what] and setup.world_size > 1
     return _CUT_WORDS[setup.sharding].format(setup.world_size) if is_cut else ""
 
 
