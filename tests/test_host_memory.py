@@ -71,6 +71,8 @@ REHEARSED_ACTIVATIONS: list[tuple[dict[str, Any], int, int]] = [
     ({"lora": None}, 2_091_334_618, 2_265_777_774),
 ]
 """What TRL's SFTTrainer(activation_offloading=True) asked for in forward and in backward."""
+REENTRANT = ({"checkpointing": True, "use_reentrant": True}, 629_716_812, 729_074_224)
+"""The same with reentrant checkpoints, where the peak is inside a layer."""
 SCALARS = 8
 """Bytes that it asked for beside in backward, each time."""
 
@@ -132,6 +134,14 @@ def test_moved_activations_ask_for_what_trl_did(changes: Any, ahead: int, back: 
     assert prediction.exactness == "estimate"
     rows = sum(row.saved_activation_bytes for row in prediction.layers)
     assert rows == prediction.saved_activation_bytes
+
+
+def test_what_runs_again_is_moved_too() -> None:
+    changes, ahead, back = REENTRANT
+    prediction = predict(asked(replace(ACTIVATIONS, **changes)))
+    assert totals(prediction)["end_of_forward"] == pytest.approx(ahead, rel=1e-3)
+    assert prediction.peak.total_bytes == pytest.approx(back, rel=1e-3)
+    assert prediction.peak.moment == "first_layer_backward"
 
 
 def test_inside_a_layer_what_was_moved_comes_back_for_its_node() -> None:
@@ -292,7 +302,14 @@ the answer may be, where the peak is inside a layer."""
 def test_axolotl_s_adapters_ask_for_what_its_own_run_did(
     changes: dict[str, Any], rehearsed: int, error: float
 ) -> None:
-    options = {"rank": 16, "alpha": 32.0, "batch_size": 2, "seq_len": 512, "dropout": 0.0, **changes}
+    options = {
+        "rank": 16,
+        "alpha": 32.0,
+        "batch_size": 2,
+        "seq_len": 512,
+        "dropout": 0.0,
+        **changes,
+    }
     method = options.pop("method", "lora")
     more = {"optimizer": "adamw_8bit", "attention": "auto", "offload_activations": True}
     setup = setup_for(MODEL, "axolotl", method, **options, **more, accumulation=1)

@@ -11,6 +11,7 @@ from test_flat_shards import REHEARSED
 from test_host_memory import (
     ACTIVATIONS,
     CARD,
+    REENTRANT,
     REHEARSED_ACTIVATIONS,
     REHEARSED_FLAT,
     REHEARSED_SHARDS,
@@ -117,7 +118,7 @@ words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "a": 7}, unk_token="<
 args = SFTConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=4, max_steps=3,
     max_length=1024, report_to=[], save_strategy="no", optim="adamw_torch_fused", bf16=False,
     dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=CHECKPOINTING,
-    activation_offloading=True)
+    gradient_checkpointing_kwargs={"use_reentrant": REENTRANT}, activation_offloading=True)
 data = Dataset.from_dict({"input_ids": [[7] * 1024] * 64, "labels": [[7] * 1024] * 64})
 trainer = SFTTrainer(model=model, args=args, train_dataset=data, peft_config=ADAPTER,
     processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>",
@@ -168,15 +169,17 @@ def test_fsdp1_of_adapters_asks_for_what_is_written_down(tmp_path: Any, kind: st
     assert int(peak) == rehearsed + BLAS_BYTES
 
 
-@pytest.mark.parametrize(("changes", "ahead", "back"), REHEARSED_ACTIVATIONS)
+@pytest.mark.parametrize(("changes", "ahead", "back"), [*REHEARSED_ACTIVATIONS, REENTRANT])
 def test_trl_asks_for_what_is_written_down(
     tmp_path: Any, changes: Any, ahead: int, back: int
 ) -> None:
     setup = replace(ACTIVATIONS, **changes)
     adapter = 'LoraConfig(r=16, target_modules="all-linear")' if setup.lora else "None"
     text = TRL.replace("ADAPTER", adapter).replace("CHECKPOINTING", str(setup.checkpointing))
+    text = text.replace("REENTRANT", str(setup.use_reentrant))
     rank = answer("--gpu", "h100_sxm_80gb", "--", "python", script(tmp_path, text))["rank"]
     found = {(r["step"], r["phase"]): r["requested_bytes"] for r in rank["phases"]}
     assert found[2, "forward"] == ahead + BLAS_BYTES
     assert found[2, "backward"] == back + BLAS_BYTES
-    assert predict(asked(setup)).peak.total_bytes in (ahead, back - SCALARS)
+    if not setup.use_reentrant:
+        assert predict(asked(setup)).peak.total_bytes in (ahead, back - SCALARS)

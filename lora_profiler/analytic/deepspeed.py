@@ -59,7 +59,8 @@ class Weights(NamedTuple):
 def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
     """ZeRO-1 and ZeRO-2: weights whole, those that train in one flat tensor, of which each rank updates a part
     in float32. Gradients of the part stay once they are reduced, those that it cuts through whole;
-    the bucket is there in the layers' backward, and a copy of what it holds while that is reduced.
+    the bucket is there in the layers' backward, and a copy of what it holds while that is reduced,
+    after backward where it has room for all.
 
     With the optimizer on the host the part is updated there, in float32, and goes back through a
     copy in 16 bit; gradients go there through one buffer on each side, as long as the longest.
@@ -76,6 +77,7 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     padded = part * setup.world_size - whole
     reduced = min(setup.reduce_bucket_size, whole)
     bucket = constant(setup.reduce_bucket_size * size)
+    is_once = whole <= setup.reduce_bucket_size
     found = replace(
         _stepping(state, part),
         state=replace(
@@ -83,7 +85,8 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
             parameter_bytes=state.parameter_bytes + padded * size,
             order=_flat(kept, setup.dtype),
         ),
-        back=bucket + reduced * size,
+        back=bucket if is_once else bucket + reduced * size,
+        reducing=constant(reduced * size if is_once else 0),
         dealt=setup.world_size,
         order=tuple(order),
         exchanged=tuple(_sent(collective, phase, whole * size) for collective, phase in _STAGE_2),
@@ -222,7 +225,7 @@ def piece_bytes(piece: Piece, world_size: int, *, on_host: bool = False) -> int:
     """Bytes of a weight on each rank's card under ZeRO-3: its part, padded, where that is not
     `on_host`, and the parts of all ranks if it is small; a rank alone has its part whole."""
     copies = (not on_host) + (0 if _is_gathered(piece) else world_size)
-    return _part(piece, world_size) * min(copies, world_size)
+    return _part(piece, world_size) * (copies if world_size > 1 else min(copies, 1))
 
 
 def _part(piece: Piece, world_size: int) -> int:

@@ -58,9 +58,7 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
             at_end=waiting,
             let_go=ZERO if by_torchtune else waiting + _once(norm),
             behind=entry * (STASH - 1),
-            hosted=entry * forward.num_layers
-            + moved_norm
-            + total(forward.layers[-1].run.returned),
+            hosted=entry * forward.num_layers + moved_norm + total(forward.layers[-1].run.returned),
         )
     stays = tuple((layer, size - _once(layer.run.nodes)) for layer, size in kept)
     return Moved(

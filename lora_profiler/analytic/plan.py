@@ -188,9 +188,7 @@ def program_of(workload: Workload) -> Family | None:
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
 
-def _build(
-    workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool = False
-) -> Plan:
+def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool = False) -> Plan:
     setup, model = workload.setup, workload.model
     family = program_of(workload)
     if setup.is_shared:
