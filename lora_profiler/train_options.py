@@ -136,8 +136,8 @@ class TrainOptions(StepOptions):
         metadata=option(
             "What the ranks share of the model: zero1 is torch's ZeroRedundancyOptimizer,"
             " zero1-deepspeed, zero2 and zero3 are DeepSpeed's, of one rank too; fsdp1 is FSDP as"
-            " torch had it first, of flat parameters, whose layers run in bfloat16 under --precision"
-            " amp.",
+            " torch had it first, of flat parameters, whose layers run in bfloat16 under"
+            " --precision amp.",
             added=2,
             group="ranks",
             tip="What ranks that train together share of the model; each has a batch of its own.",

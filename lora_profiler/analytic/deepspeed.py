@@ -57,10 +57,10 @@ class Weights(NamedTuple):
 
 
 def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
-    """ZeRO-1 and ZeRO-2: weights whole, those that train in one flat tensor, of which each rank updates a part
-    in float32. Gradients of the part stay once they are reduced, those that it cuts through whole;
-    the bucket is there in the layers' backward, and a copy of what it holds while that is reduced,
-    after backward where it has room for all.
+    """ZeRO-1 and ZeRO-2: weights whole, those that train in one flat tensor, of which each rank
+    updates a part in float32. Gradients of the part stay once they are reduced, those that it cuts
+    through whole; the bucket is there in the layers' backward, and a copy of what it holds while
+    that is reduced, after backward where it has room for all.
 
     With the optimizer on the host the part is updated there, in float32, and goes back through a
     copy in 16 bit; gradients go there through one buffer on each side, as long as the longest.

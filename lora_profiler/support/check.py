@@ -33,8 +33,8 @@ def check(workload: Workload, engine: str) -> None:
         raise UsageError(reason)
     if engine == "traced" and workload.setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(
-            f"no trace is of sharding {workload.setup.sharding}, which is DeepSpeed's; take --engine"
-            " analytic, or another --sharding."
+            f"no trace is of sharding {workload.setup.sharding}, which is DeepSpeed's; take"
+            " --engine analytic, or another --sharding."
         )
     check_completions(workload.setup, engine)
     if engine == "traced":
