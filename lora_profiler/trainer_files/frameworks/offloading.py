@@ -63,14 +63,16 @@ def checkpointing(value: Any, document: Document) -> Meaning:
 
 
 def reentrant(value: Any, document: Document) -> Meaning:
-    """axolotl's gradient_checkpointing_kwargs.use_reentrant. PEFT's k-bit preparation asks for
-    checkpoints without it, which are reentrant, and where activations are moved nobody asks again
-    (PEFT 0.20 `utils/other.py`, prepare_model_for_kbit_training; core/builders/base.py)."""
+    """axolotl's gradient_checkpointing_kwargs.use_reentrant. PEFT's k-bit preparation, which one
+    card has, asks for checkpoints without it, which are reentrant, and where activations are moved
+    nobody asks again (PEFT 0.20 `utils/other.py`, prepare_model_for_kbit_training;
+    core/builders/base.py)."""
     moves = document.get("activation_offloading") is True or (
         str(document.get("gradient_checkpointing")).lower() == "offload"
     )
     packs = any(is_on(document.get(key)) for key in ("load_in_4bit", "load_in_8bit"))
-    if moves and packs and not (is_on(value) or is_off(document.get("adapter"))):
+    is_alone = is_on(document.get("adapter")) and not _shares(document)
+    if moves and packs and is_alone and not is_on(value):
         return Meaning(note="PEFT's k-bit preparation makes checkpoints reentrant")
     return shared.reentrant(value, document)
 
@@ -87,11 +89,13 @@ def activations(value: Any, document: Document) -> Meaning:
 def _moved(document: Document, options: Mapping[str, Any]) -> Meaning:
     """Of adapters on several cards that may share the weights, checkpointed the reentrant way,
     axolotl moves gathered weights too, which is not known."""
-    shares = any(document.get(key) for key in ("fsdp", "deepspeed")) or document.has_under(
-        "fsdp_config"
-    )
     kept = document.get("gradient_checkpointing_kwargs.use_reentrant") is False
-    if is_on(document.get("adapter")) and shares and not kept:
+    if is_on(document.get("adapter")) and _shares(document) and not kept:
         what = "activations of gathered weights on the host, answered as on the card"
         return not_modelled(what, "too high", **options)
     return Meaning({**options, "offload_activations": True})
+
+
+def _shares(document: Document) -> bool:
+    named = any(document.get(key) for key in ("fsdp", "deepspeed"))
+    return named or document.has_under("fsdp_config")
