@@ -94,12 +94,12 @@ COMMANDS = (
 LEAST = 0.003
 MOST = 8
 CAUSES: Mapping[str, str] = {
-    "litgpt": "LitGPT's own model makes queries, keys and values by one product, multiplies grouped"
-    " adapters by a convolution, and rotates and norms in float32, with conversions on both sides;"
-    " its rules count transformers' kernels. The host bounds these short steps, so that launches are"
-    " the difference.",
-    "unsloth": "Its loss multiplies by the head inside Triton's kernels, which a rehearsal prices by"
-    " their bytes alone. With a 4-bit base it pads tensors for its products and copies what its"
+    "litgpt": "LitGPT's own model makes queries, keys and values by one product, multiplies"
+    " grouped adapters by a convolution, and rotates and norms in float32, with conversions on both"
+    " sides; its rules count transformers' kernels. The host bounds these short steps, so that"
+    " launches are the difference.",
+    "unsloth": "Its loss multiplies by the head inside Triton's kernels, which a rehearsal prices"
+    " by their bytes alone. With a 4-bit base it pads tensors for its products and copies what its"
     " kernel rotates, which its rules do not count. The host bounds these short steps, so that"
     " launches are the difference.",
 }
