@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
+from math import hypot
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -50,7 +51,8 @@ from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.steptime import PARTS, constants_for, rates_of
-from lora_profiler.steptime.roofline import weights
+from lora_profiler.steptime.roofline import loaded, weights
+from lora_profiler.steptime.step import step_of
 from lora_profiler.support.generations import as_made
 from lora_profiler.workload import Workload
 
@@ -92,13 +94,34 @@ COMMANDS = (
 LEAST = 0.003
 MOST = 8
 CAUSES: Mapping[str, str] = {
-    "litgpt": "LitGPT's own model makes queries, keys and values by one product, and rotates and"
-    " norms in float32, with conversions on both sides; its rules count transformers' kernels. The"
-    " host bounds these short steps, so that launches are the difference.",
-    "unsloth": "It turns queries and keys, and norms, by Triton's kernels of other names, and with"
-    " a 4-bit base pads tensors for its products, which its rules do not count.",
+    "litgpt": "LitGPT's own model makes queries, keys and values by one product, multiplies"
+    " grouped adapters by a convolution, and rotates and norms in float32, with conversions on both"
+    " sides; its rules count transformers' kernels. The host bounds these short steps, so that"
+    " launches are the difference.",
+    "unsloth": "Its loss multiplies by the head inside Triton's kernels, which a rehearsal prices"
+    " by their bytes alone. With a 4-bit base it pads tensors for its products and copies what its"
+    " kernel rotates, which its rules do not count. The host bounds these short steps, so that"
+    " launches are the difference.",
 }
 """Of scripts whose names begin so, why their step is not the predicted one."""
+SAME: Mapping[str, str] = {
+    "triton _fg_kernel": "glu",
+    "triton _DWf_DW_dfg_kernel": "glu_backward",
+    "triton _rms_layernorm_forward": "rms_norm",
+    "triton _rms_layernorm_backward": "rms_norm_backward",
+    "triton _rope_embedding_QK": "rotate",
+    "triton _fl_partial_kernel": "loss",
+    "triton _fl_combine_kernel": "loss",
+    "triton _fl_scale_kernel": "loss",
+    "triton _fl_backward_kernel": "loss",
+    "_log_softmax": "loss",
+    "_log_softmax_backward_data": "loss",
+    "addmm_": "products",
+    "bmm": "products",
+    "mm": "products",
+}
+"""What an operator is called where the two sides have the same under names of their own."""
+BEYOND, REST = "kernels beyond an operator's first", "all others"
 
 
 def scripts() -> dict[str, Trained | Command]:
@@ -170,36 +193,59 @@ def compared(row: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any
         "predicted_seconds": seconds,
         "difference": found.time.seconds / seconds - 1,
         "parts": {part: share for part, share in parts.items() if abs(share) >= LEAST},
-        "operators": operators(row, answer, gpu),
+        "operators": operators(row, answer, gpu, found.launches - row["work"]["update_launches"]),
         "launches": found.launches - row["work"]["update_launches"],
         "counted": told["launches"] * answer["setup"]["accumulation"],
     }
 
 
 def operators(
-    row: Mapping[str, Any], answer: Mapping[str, Any], gpu: Gpu
-) -> list[tuple[str, int, int, float]]:
-    """(name, times in the rehearsal, times in the prediction, difference of the time on the card as
-    a share of the predicted step) of those that differ most, without the update."""
-    setup = setup_from_dict(answer["setup"])
+    row: Mapping[str, Any], answer: Mapping[str, Any], gpu: Gpu, launches: int
+) -> list[tuple[str, int, int, float, float]]:
+    """(name, times in the rehearsal, times in the prediction, what it adds on the card, what it
+    adds with its launches), both as shares of the predicted step; those that add most, and the
+    rest. What they add together is the difference of all micro-batches' time.
+
+    Of two times hypot(device, host) the difference is exactly a sum over devices and hosts, each
+    weighed by its own mean over the mean time.
+    """
+    setup, seconds = setup_from_dict(answer["setup"]), answer["step_time"]["seconds"]
     platform = Platform(capability=gpu.capability, torch=version_of(row["torch"]) or (0, 0))
     model = as_made(find_model(answer["model"]["id"], offline=True), setup)
-    counted = counted_kernels(Workload(model=model, setup=setup, platform=platform)).kernels
+    counted = counted_kernels(Workload(model=model, setup=setup, platform=platform))
     rates, (constants, _) = rates_of(gpu), constants_for(gpu)
     assert rates is not None
     times: Counter[tuple[str, int]] = Counter()
-    spent: defaultdict[str, float] = defaultdict(float)
-    for side, kernels in enumerate((kernels_of(row["work"]["step"]), counted)):
+    spent: defaultdict[tuple[str, int], float] = defaultdict(float)
+    for side, kernels in enumerate((kernels_of(row["work"]["step"]), counted.kernels)):
         for kernel in kernels:
             product, copy, rest = weights(kernel, rates, constants.fixed)
             each = max(product / constants.eta, copy / constants.beta, rest)
+            name = SAME.get(kernel.op, kernel.op)
             count = kernel.count * (setup.accumulation if side else 1)
-            times[kernel.op, side] += count
-            spent[kernel.op] += (-1) ** side * count * each / answer["step_time"]["seconds"]
-    host = constants.fixed.launch_seconds / answer["step_time"]["seconds"]
-    named = [(op, times[op, 0], times[op, 1], share) for op, share in spent.items()]
-    named.sort(key=lambda each: -abs(each[3]) - host * abs(each[1] - each[2]))
-    return named[:MOST]
+            times[name, side] += count
+            spent[name, side] += count * each
+    added = loaded(step_of(counted, setup), rates, constants.fixed).added
+    if added:  # the first micro-batch adds its gradients to none
+        times["add_", 1] -= added.count
+        spent["add_", 1] -= added.seconds(constants.eta, constants.beta)
+    predicted = answer["step_time"]["launches"] * setup.accumulation
+    of_steps = (launches, predicted - (added.count if added else 0))
+    for side, all_of_them in enumerate(of_steps):
+        times[BEYOND, side] = all_of_them - sum(n for (_, of), n in times.items() if of == side)
+    launch = constants.fixed.launch_seconds
+    device = [sum(s for (_, of), s in spent.items() if of == side) for side in (0, 1)]
+    host = [launch * sum(n for (_, of), n in times.items() if of == side) for side in (0, 1)]
+    both = sum(map(hypot, device, host))
+    named = []
+    for name in dict.fromkeys(name for name, _ in times):
+        more = spent[name, 0] - spent[name, 1]
+        launched = launch * (times[name, 0] - times[name, 1])
+        whole = (more * sum(device) + launched * sum(host)) / both
+        named.append((name, times[name, 0], times[name, 1], more / seconds, whole / seconds))
+    named.sort(key=lambda each: -abs(each[-1]))
+    left = named[MOST:]
+    return [*named[:MOST], (REST, *(sum(each[i] for each in left) for i in (1, 2, 3, 4)))]  # type: ignore[list-item]
 
 
 def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> str:
@@ -232,6 +278,11 @@ def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
         ),
         "",
         f"## Beyond {BOUND:.0%}, and why",
+        "",
+        "What each operator adds, those that add most: on the card, and with its launches, which"
+        " together are the difference of the micro-batches' time. Beyond an operator's first:"
+        " kernels that the stub libraries counted and no operator of the rehearsal's list stands"
+        " for.",
     ]
     for row in found[: len(found) - within]:
         lines += [
@@ -240,9 +291,13 @@ def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
             "",
             cause_of(row["script"]),
             "",
-            "| operator | times, rehearsed | predicted | on the card, of the step |",
-            "| --- | ---: | ---: | ---: |",
-            *(f"| {op} | {n:,} | {m:,} | {share:+.2%} |" for op, n, m, share in row["operators"]),
+            "| operator | times, rehearsed | predicted | on the card, of the step | with its"
+            " launches |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            *(
+                f"| {op} | {n:,} | {m:,} | {share:+.2%} | {whole:+.2%} |"
+                for op, n, m, share, whole in row["operators"]
+            ),
         ]
     lines += ["", "Asked:", "", *(f"- `{' '.join(row['asked'])}`" for row in found)]
     return "\n".join([*lines, ""])

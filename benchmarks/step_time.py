@@ -38,12 +38,14 @@ from benchmarks.step_time_fit import (
     host_share,
     in_family,
     outcome,
+    published_width,
     source_of,
     three,
-    widths,
 )
+from lora_profiler.catalog import find_gpu
 from lora_profiler.steptime.constants import Fixed
-from lora_profiler.steptime.fit import fit, leave_out
+from lora_profiler.steptime.families import HOSTS, constants_for
+from lora_profiler.steptime.fit import Fitted, fit, leave_out
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data"
@@ -88,16 +90,20 @@ def main() -> None:
     others = [
         case for case in cases if not in_family(case, "a100") and not in_family(case, "geforce")
     ]
-    text = "\n".join(report(a100, found, variants, geforce, from_the_other, others, left_out))
+    fits = {"a100": found.fitted, "geforce": fit([case.measured() for case in geforce])}
+    apart = {case.replay.id: nearest(case, fits) for case in others}
+    text = "\n".join(
+        report(a100, found, variants, geforce, from_the_other | apart, others, left_out)
+    )
     print(text)
     if "--write" in sys.argv[1:]:
         (RESULTS / "step_time.md").write_text(text, encoding="utf-8")
-        rows = [json_row(case, found, from_the_other) for case in cases]
-        everything = {"rows": rows, "left_out": left_out, "half_widths": widths(a100, found)}
+        rows = [json_row(case, found, from_the_other, apart) for case in cases]
+        width = published_width(a100, found)
+        everything = {"rows": rows, "left_out": left_out, "half_width": width}
         (RESULTS / "step_time.json").write_text(
             json.dumps(everything, indent=1) + "\n", encoding="utf-8"
         )
-        fits = {"a100": found.fitted, "geforce": fit([case.measured() for case in geforce])}
         families = [
             {
                 "family": name,
@@ -108,16 +114,23 @@ def main() -> None:
             }
             for name, f in fits.items()
         ]
-        constants = {"families": families, "half_widths": widths(a100, found)}
+        constants = {"families": families, "half_width": width}
         (DATA / "constants.json").write_text(
             json.dumps(constants, indent=1) + "\n", encoding="utf-8"
         )
         write("steps", step_document(everything))
 
 
-def json_row(case: Case, found: Outcome, from_the_other: Mapping[str, float]) -> dict[str, Any]:
-    replay, fitted = case.replay, found.fitted
-    fitted_to = replay.id in found.by_model or replay.id in from_the_other
+def nearest(case: Case, fits: Mapping[str, Fitted]) -> float:
+    """The error by the constants that the package takes for the row's card."""
+    constants, _ = constants_for(find_gpu(case.replay.card))
+    return fits[constants.family].error(case.measured())
+
+
+def json_row(
+    case: Case, found: Outcome, from_the_other: Mapping[str, float], apart: Mapping[str, float]
+) -> dict[str, Any]:
+    replay = case.replay
     return {
         "id": replay.id,
         "model": replay.group,
@@ -129,7 +142,7 @@ def json_row(case: Case, found: Outcome, from_the_other: Mapping[str, float]) ->
         "error_model_left_out": _rounded(found.by_model.get(replay.id)),
         "error_source_left_out": _rounded(found.by_source.get(replay.id)),
         "error_card_left_out": _rounded(from_the_other.get(replay.id)),
-        "error_by_a100_constants": None if fitted_to else _rounded(fitted.error(case.measured())),
+        "error_by_nearest_constants": _rounded(apart.get(replay.id)),
         "share_of_host": round(host_share(case, found), 3),
         "launches": case.step.micro.launches,
         "assumed": list(replay.assumed),
@@ -145,7 +158,7 @@ def report(
     found: Outcome,
     variants: Mapping[str, Outcome],
     geforce: Sequence[Case],
-    from_the_other: Mapping[str, float],
+    other_cards: Mapping[str, float],
     others: Sequence[Case],
     left_out: Mapping[str, str],
 ) -> list[str]:
@@ -186,38 +199,24 @@ def report(
     lines += grouped("source, left out", a100, by_source, source_of)
     lines += grouped("method, model left out", a100, by_model, lambda case: case.replay.method)
     lines += [
-        (
-            "| share of host time, model left out | rows | median / p90 / max | half-width of the"
-            " interval |"
-        ),
-        "| --- | ---: | ---: | ---: |",
+        "| share of host time, model left out | rows | median / p90 / max |",
+        "| --- | ---: | ---: |",
     ]
-    for (share, width), (_, here) in zip(
-        widths(a100, found), by_host_share(a100, found), strict=True
-    ):
+    for share, here in by_host_share(a100, found):
         errors_here = [by_model[c.replay.id] for c in here]
-        lines.append(
-            f"| up to {100 * share:.0f} % | {len(here)} | {three(errors_here)} |"
-            f" {100 * width:.0f} |"
-        )
-    tested = {
-        "The interval by model, each against those of the others:": (by_model, group_of),
-        "The same by source, constants fitted without it:": (by_source, source_of),
-    }
-    for words, (errors, key) in tested.items():
-        first, *table = covered(a100, found, errors, key)
-        lines += ["", f"{words} {first}", *table[:-1]]
-    published = widths(a100, found)
-    held = [
-        abs(by_source[case.replay.id])
-        <= next(width for share, width in published if host_share(case, found) <= share)
-        for case in a100
-    ]
+        lines.append(f"| up to {100 * share:.0f} % | {len(here)} | {three(errors_here)} |")
     lines += [
         "",
-        f"Of the errors without their source {sum(held)} of {len(held)}"
-        f" ({sum(held) / len(held):.1%}) lie inside the interval that the package has.",
+        f"The interval: between hosts whose launches take {1 / HOSTS:.2f} and {HOSTS:.2f} times the"
+        f" usual, and {published_width(a100, found):.0%} beyond",
+        "either: nine in ten rows are within that without their model, and without their source."
+        " Qwen's seconds are printed to a tenth,",
+        "so that half of it counts for nothing. Both were chosen with these rows in sight.",
         "",
+        "By model, each against those of the others: "
+        + "\n".join(covered(a100, found.beyond_model, group_of)),
+        "By source, constants fitted without it: "
+        + "\n".join(covered(a100, found.beyond_source, source_of)),
     ]
     lines += [
         "What a rule is worth, each variant with both constants fitted anew:",
@@ -232,15 +231,23 @@ def report(
     lines += [
         "",
         (
-            "Other cards. GeForce: by the constants of the other card's rows; the rest: by those of"
-            " all A100 rows."
+            "Other cards. GeForce: by the constants of the other card's rows; the rest: by those"
+            " that the package takes, an L40 GeForce's, all"
         ),
+        (
+            "others the A100's. The L40's rows were seen before: by A100 constants they were 30 to"
+            " 41 % too slow. What puts the card beside GeForce's"
+        ),
+        (
+            "is its data sheet and products measured elsewhere"
+            " (`lora_profiler/steptime/families.py`), no constant was fitted to them; for that card"
+        ),
+        ("they are no test of the unseen any more."),
         "",
     ]
     lines += ["| row | card | error | assumed |", "| --- | --- | ---: | --- |"]
     for case in [*geforce, *others]:
-        error = from_the_other.get(case.replay.id)
-        error = fitted.error(case.measured()) if error is None else error
+        error = other_cards[case.replay.id]
         lines.append(
             f"| {case.replay.id} | {case.replay.card} | {100 * error:+.1f} |"
             f" {'; '.join(case.replay.assumed)} |"

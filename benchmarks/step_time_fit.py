@@ -1,7 +1,7 @@
 """Public steps as the roofline sees them, constants fitted without one group of them at a time, and
 the interval that the errors give."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf, log
@@ -15,6 +15,7 @@ from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.percentiles import quantile
 from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import Fixed, Rates, rates_of
+from lora_profiler.steptime.families import HOSTS
 from lora_profiler.steptime.fit import Fitted, Measured, fit
 from lora_profiler.steptime.roofline import Step, loaded
 from lora_profiler.steptime.step import update_bytes, update_launches
@@ -27,7 +28,7 @@ FAMILIES = {
 }
 USUAL = Fixed()
 HOST_SHARES = (0.25, 1.0)
-"""Up to which an interval is told. Beyond a quarter hosts differ."""
+"""Up to which errors are told apart. Beyond a quarter hosts differ."""
 LAUNCHES = [half * 0.5e-6 for half in range(20, 81)]
 """Seconds of a launch with torch 2.0, of which the one that suits is taken: 10 to 40 us."""
 LAUNCH_ROUNDS = 3
@@ -97,26 +98,30 @@ class Traces:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the A100 rows say: the fit of all, the seconds of a launch with torch 2.0, and every
-    row's error without its model and without its source."""
+    row's error without its model and without its source, with how far `beyond` the hosts' range it
+    lies."""
 
     fitted: Fitted
     older_launch: float
     by_model: Mapping[str, float]
     by_source: Mapping[str, float]
+    beyond_model: Mapping[str, float]
+    beyond_source: Mapping[str, float]
 
 
 def outcome(cases: Sequence[Case], fixed: Fixed = USUAL, **changed: Any) -> Outcome:
     rows = [(case, case.measured(fixed=fixed, **changed)) for case in cases]
     fitted, launch = fit_with_launch(rows, fixed.launch_seconds)
-    by_group = [
+    found = [
         {
-            id: error
+            id: told
             for group in dict.fromkeys(map(key, cases))
-            for id, error in left_out(rows, key, group, fixed.launch_seconds).items()
+            for id, told in left_out(rows, key, group, fixed.launch_seconds).items()
         }
         for key in (group_of, source_of)
     ]
-    return Outcome(fitted, launch, *by_group)
+    parts = [{id: told[part] for id, told in each.items()} for part in (0, 1) for each in found]
+    return Outcome(fitted, launch, *parts)
 
 
 def group_of(case: Case) -> str:
@@ -130,11 +135,26 @@ def source_of(case: Case) -> str:
 Rows = Sequence[tuple[Case, Measured]]
 
 
-def left_out(rows: Rows, key: Callable[[Case], str], group: str, usual: float) -> dict[str, float]:
-    """Errors of a group's rows by the constants of all others'."""
+def left_out(
+    rows: Rows, key: Callable[[Case], str], group: str, usual: float
+) -> dict[str, tuple[float, float]]:
+    """Errors of a group's rows by the constants of all others', and how far beyond hosts' range."""
     fitted, launch = fit_with_launch([each for each in rows if key(each[0]) != group], usual)
     own = [(case, row) for case, row in rows if key(case) == group]
-    return {row.id: fitted.error(row) for row in with_launch(own, launch / usual)}
+    told = zip(own, with_launch(own, launch / usual), strict=True)
+    return {
+        row.id: (fitted.error(row), beyond(fitted, row, case.replay.rounding))
+        for (case, _), row in told
+    }
+
+
+def beyond(fitted: Fitted, row: Measured, rounding: float, hosts: float = HOSTS) -> float:
+    """How far a row lies outside of what hosts within `hosts` would take, beyond what its source
+    rounds away, as the half-width of an interval that would just hold it; 0 within."""
+    quick, slow = (
+        row.load.on_host(times).seconds(fitted.eta, fitted.beta) for times in (1 / hosts, hosts)
+    )
+    return max(0.0, quick / (row.seconds + rounding) - 1, 1 - slow / (row.seconds - rounding))
 
 
 def fit_with_launch(rows: Rows, usual: float) -> tuple[Fitted, float]:
@@ -152,17 +172,7 @@ def fit_with_launch(rows: Rows, usual: float) -> tuple[Fitted, float]:
 def with_launch(rows: Rows, times: float) -> list[Measured]:
     """The rows, with launches that take so many times as long where the host has torch 2.0."""
     return [
-        replace(
-            row,
-            load=replace(
-                row.load,
-                host=times * row.load.host,
-                update_host=times * row.load.update_host,
-                added_host=times * row.load.added_host,
-            ),
-        )
-        if case.replay.older_host
-        else row
+        replace(row, load=row.load.on_host(times)) if case.replay.older_host else row
         for case, row in rows
     ]
 
@@ -210,27 +220,20 @@ def grouped(
     return [*lines, ""]
 
 
-def widths(cases: Sequence[Case], found: Outcome) -> list[tuple[float, float]]:
-    """Half-width of the interval up to each share of host time: what nine in ten errors of rows
-    whose model was left out are within, each model weighing the same, and of rows whose source was,
-    as nobody has seen a user's host. Never less than for a smaller share, in whole percent."""
-    result: list[tuple[float, float]] = []
-    widest = 0.0
-    for share, here in by_host_share(cases, found):
-        width = max(
-            half_width(grouped_errors(here, errors, key))
-            for errors, key in ((found.by_model, group_of), (found.by_source, source_of))
-        )
-        widest = max(widest, ceil(100 * width - TINY) / 100)
-        result.append((share, widest))
-    return result
+def published_width(cases: Sequence[Case], found: Outcome) -> float:
+    """Half-width of the interval around the times of hosts within `HOSTS`: what nine in ten rows
+    are within whose model was left out, each model weighing the same, and those whose source was,
+    in whole percent."""
+    width = max(
+        half_width(grouped_errors(cases, beyond, key))
+        for beyond, key in ((found.beyond_model, group_of), (found.beyond_source, source_of))
+    )
+    return ceil(100 * width - TINY) / 100
 
 
-def by_host_share(cases: Sequence[Case], found: Outcome) -> Iterator[tuple[float, list[Case]]]:
-    least = -inf
-    for share in HOST_SHARES:
-        yield share, [c for c in cases if least < host_share(c, found) <= share]
-        least = share
+def by_host_share(cases: Sequence[Case], found: Outcome) -> list[tuple[float, list[Case]]]:
+    bounds = zip((-inf, *HOST_SHARES), HOST_SHARES, strict=False)
+    return [(to, [c for c in cases if least < host_share(c, found) <= to]) for least, to in bounds]
 
 
 def grouped_errors(
@@ -243,25 +246,21 @@ def grouped_errors(
 
 
 def covered(
-    cases: Sequence[Case], found: Outcome, errors: Mapping[str, float], key: Callable[[Case], str]
+    cases: Sequence[Case], beyond: Mapping[str, float], key: Callable[[Case], str]
 ) -> list[str]:
-    """Each group's rows against the interval that the errors of the other groups give."""
-    lines, inside, rows = [], 0, 0
-    for share, here in by_host_share(cases, found):
-        groups = grouped_errors(here, errors, key)
-        for name, of in groups.items():
-            width = half_width({other: e for other, e in groups.items() if other != name})
-            if width == inf:
-                lines.append(f"| {name} | up to {share:.0%} | {len(of)} | no other | |")
-                continue
-            within = sum(abs(error) <= width for error in of)
-            inside, rows = inside + within, rows + len(of)
-            lines.append(f"| {name} | up to {share:.0%} | {len(of)} | {within} | {width:.1%} |")
+    """Each group's rows against the interval that those of the other groups give."""
+    lines, inside = [], 0
+    groups = grouped_errors(cases, beyond, key)
+    for name, of in groups.items():
+        width = half_width({other: e for other, e in groups.items() if other != name})
+        within = sum(each <= width for each in of)
+        inside += within
+        lines.append(f"| {name} | {len(of)} | {within} | {width:.1%} |")
     return [
-        f"{inside} of {rows} ({inside / rows:.1%}) lie inside what the others' errors give:",
+        f"{inside} of {len(cases)} ({inside / len(cases):.1%}) lie inside what the others give:",
         "",
-        "| left out | share of host time | rows | inside | half-width |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| left out | rows | inside | half-width |",
+        "| --- | ---: | ---: | ---: |",
         *lines,
         "",
     ]

@@ -40,6 +40,9 @@ def test_a_step_of_others_takes_what_the_command_says_or_a_cause_is_named(
 ) -> None:
     found = compared(row, answer(row, run, answers))
     assert (abs(found["difference"]) > BOUND) == bool(cause_of(row["script"]))
+    told = sum(whole for *_, whole in found["operators"])
+    besides = found["parts"].get("update", 0.0)
+    assert told + besides == pytest.approx(found["difference"], abs=0.005)
 
 
 def test_the_page_says_what_the_rows_and_the_command_say(

@@ -401,10 +401,10 @@ def test_a_prediction_adds_up() -> None:
     assert found.share_of_host == pytest.approx(6 * 15e-6 / micro)
     assert found.tokens_per_second == pytest.approx(3 * 16384 / found.seconds)
     assert found.mfu == pytest.approx(3 * 3e12 / (found.seconds * 312e12))
-    width = half_width("fitted", found.share_of_host)
-    assert (found.seconds / found.low - 1, 1 - found.seconds / found.high) == pytest.approx(
-        (width, width)
-    )
+    width, besides = half_width("fitted"), found.seconds - 3 * micro
+    quick, slow = (3 * hypot(device, 6 * 15e-6 * times) + besides for times in (0.5**0.5, 2**0.5))
+    assert (found.low, found.high) == pytest.approx((quick / (1 + width), slow / (1 - width)))
+    assert found.low < found.seconds < found.high
 
 
 def test_without_flops_no_mfu_and_without_a_peak_no_time() -> None:
@@ -433,6 +433,9 @@ def test_constants_of_the_card_itself_count_as_calibrated() -> None:
         ("h200_sxm_141gb", "a100", "same class"),
         ("rtx_6000_ada", "a100", "other class"),
         ("l40s", "a100", "other class"),
+        ("l40", "geforce", "same class"),
+        ("a10g", "geforce", "same class"),
+        ("a10", "a100", "other class"),
         ("rtx_4090", "geforce", "fitted"),
         ("rtx_5070", "geforce", "same class"),
         ("t4", "a100", "other class"),
@@ -446,15 +449,28 @@ def test_which_constants_a_card_takes(card: str, family: str, likeness: str) -> 
 
 
 def test_intervals_widen_with_what_is_not_known() -> None:
-    own, like = half_width("fitted", 0.01), half_width("same class", 0.01)
+    own, like = half_width("fitted"), half_width("same class")
     assert like == pytest.approx(hypot(own, 0.15))
-    assert half_width("same class", 0.01, stated_kernels=False) == pytest.approx(
+    assert half_width("same class", stated_kernels=False) == pytest.approx(
         (own**2 + 0.15**2 + 0.1**2) ** 0.5
     )
-    assert half_width("other class", 0.01) == 0.40
-    shares = [share for share, _ in bundled().half_widths]
-    found = [half_width("fitted", share) for share in (*shares, 2.0)]
-    assert found == sorted(found)
+    assert half_width("other class") == 0.40
+
+
+def test_the_more_the_host_bounds_a_step_the_wider_its_interval() -> None:
+    """Up to the range of hosts, which a step that waits for nothing else has whole."""
+    card, ratios = find_gpu("a100_sxm_80gb"), []
+    for launched in (0, 10**3, 10**5):
+        kernels = (product(16384, 4096, 4096), memory(0, count=launched))
+        step = StepKernels(kernels=kernels, tokens=16384, trainable={4: 10**6})
+        found = predict_step_time(step, card, TrainSetup())
+        assert found is not None
+        ratios.append(found.high / found.low)
+    width = half_width("fitted")
+    least = (1 + width) / (1 - width)
+    assert ratios == sorted(ratios)
+    assert ratios[0] == pytest.approx(least, rel=0.01)
+    assert ratios[-1] == pytest.approx(2 * least, rel=0.05)
 
 
 def test_known_figures_of_cards() -> None:
@@ -538,7 +554,7 @@ def test_public_rows_reach_their_marks(name: str, middle: float) -> None:
 
 def test_the_package_s_constants_are_those_of_the_results() -> None:
     results = json.loads(RESULTS.read_text())
-    assert [list(pair) for pair in bundled().half_widths] == results["half_widths"]
+    assert bundled().half_width == results["half_width"]
     a100, geforce = bundled().families
     assert set(a100.rows) == {
         row["id"] for row in results["rows"] if row["error_model_left_out"] is not None
@@ -546,5 +562,4 @@ def test_the_package_s_constants_are_those_of_the_results() -> None:
     assert set(geforce.rows) == {
         row["id"] for row in results["rows"] if row["error_card_left_out"] is not None
     }
-    assert max(errors_of("error_model_left_out")) <= bundled().half_widths[-1][1]
     assert Fitted(a100.eta, a100.beta, frozenset(a100.rows)).rows.isdisjoint(geforce.rows)

@@ -427,7 +427,7 @@ def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
 def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
     rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
     names = {k: f"error_{k}_left_out" for k in ("model", "card")} | {
-        "all": "error_by_a100_constants"
+        "all": "error_by_nearest_constants"
     }
     assert [row["id"] for row in rows] == [found.id for found in measured_steps()]
     for row, found in zip(rows, measured_steps(), strict=True):

@@ -121,7 +121,7 @@ def step_document(results: Mapping[str, Any]) -> dict[str, Any]:
 _LEFT_OUT = {
     "model": "error_model_left_out",
     "card": "error_card_left_out",
-    "all": "error_by_a100_constants",
+    "all": "error_by_nearest_constants",
 }
 
 

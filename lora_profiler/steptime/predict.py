@@ -8,7 +8,7 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.kernels import StepKernels
 from lora_profiler.prediction import FlopCount
 from lora_profiler.steptime.constants import Constants, Rates, rates_of
-from lora_profiler.steptime.families import Likeness, constants_for, half_width
+from lora_profiler.steptime.families import HOSTS, Likeness, constants_for, half_width
 from lora_profiler.steptime.roofline import Part, Step, loaded
 from lora_profiler.steptime.step import step_of
 from lora_profiler.workload import TrainSetup
@@ -32,7 +32,8 @@ PARTS: tuple[Part, ...] = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
     """`low` and `high` hold the measured time nine times in ten, were it as far off as the public
-    steps whose model was left out of the fit.
+    steps whose model or source was left out of the fit: as far below the fastest host's time and
+    above the slowest's.
 
     `mfu` is that of `throughput.utilisation`: attention in full, recomputation left out; None
     without a FLOP count. `calibrated`: the constants were measured on this machine, or fitted to
@@ -116,13 +117,14 @@ def time_of(
     load = loaded(step, rates, constants.fixed)
     eta, beta = constants.eta, constants.beta
     seconds, micro = load.seconds(eta, beta), load.micro_seconds(eta, beta)
+    hosts = 1.0  # this machine's own, where it was measured
     if width is None:
         like = "fitted" if likeness == "this machine" else likeness
-        width = half_width(like, load.host / micro, stated_kernels)
+        width, hosts = half_width(like, stated_kernels), HOSTS
     return StepTime(
         seconds=seconds,
-        low=seconds / (1 + width),
-        high=seconds / (1 - width),
+        low=load.on_host(1 / hosts).seconds(eta, beta) / (1 + width),
+        high=load.on_host(hosts).seconds(eta, beta) / (1 - width),
         tokens_per_second=step.tokens / seconds,
         mfu=None,
         calibrated=likeness in ("this machine", "fitted"),

@@ -11,7 +11,7 @@ step       accumulation x micro + update + what a step takes besides; the first 
            gradients to none
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, log
 from typing import Literal
 
@@ -101,6 +101,15 @@ class StepLoad:
         first = self._with_host(device, self.host - self.added_host)
         further = (self.accumulation - 1) * self.micro_seconds(eta, beta)
         return first + further + self.update_seconds(beta) + self.besides
+
+    def on_host(self, times: float) -> "StepLoad":
+        """With launches that take so many times as long."""
+        return replace(
+            self,
+            host=times * self.host,
+            update_host=times * self.update_host,
+            added_host=times * self.added_host,
+        )
 
     def by_part(self, eta: float, beta: float) -> dict[Part, float]:
         """Seconds on the device by kind of kernel, those of the update, and what a step takes
