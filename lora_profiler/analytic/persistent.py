@@ -15,7 +15,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.adapters.oft import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
-from lora_profiler.support.bases import layer_bytes, stored_base
+from lora_profiler.support.bases import is_packed_expert, layer_bytes, nf4_bytes, stored_base
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import second_averages, widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT, is_wide_end
@@ -148,7 +148,16 @@ def module_bytes(
     recipe made of it; one in int8 to that of its input. A bias of GPTQ or AWQ has 16 bit.
     """
     if stored is None or not module.is_linear or module.name in unquantized:
-        return module.num_parameters * DTYPE_BYTES[unpacked_dtype(module.name, setup)], 0
+        own = module.num_parameters
+        experts = [
+            (w.numel, nf4_bytes(w.numel, stored.double_quant))
+            for w in module.weights
+            if stored is not None and is_packed_expert(module, w, setup)
+        ]
+        rest = own - sum(numel for numel, _ in experts)
+        packed = sum(size.weights for _, size in experts)
+        state = sum(size.constants for _, size in experts)
+        return packed + rest * DTYPE_BYTES[unpacked_dtype(module.name, setup)], state
     biases = sum(w.numel for w in module.weights if w.name != "weight")
     packed, state = layer_bytes(module, stored)
     dtype = rest_dtype(setup) if stored.quant_type == "int8" else setup.dtype
