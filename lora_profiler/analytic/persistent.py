@@ -148,16 +148,14 @@ def module_bytes(
     recipe made of it; one in int8 to that of its input. A bias of GPTQ or AWQ has 16 bit.
     """
     if stored is None or not module.is_linear or module.name in unquantized:
-        own = module.num_parameters
-        experts = [
-            (w.numel, nf4_bytes(w.numel, stored.double_quant))
-            for w in module.weights
-            if stored is not None and is_packed_expert(module, w, setup)
-        ]
-        rest = own - sum(numel for numel, _ in experts)
-        packed = sum(size.weights for _, size in experts)
-        state = sum(size.constants for _, size in experts)
-        return packed + rest * DTYPE_BYTES[unpacked_dtype(module.name, setup)], state
+        itemsize = DTYPE_BYTES[unpacked_dtype(module.name, setup)]
+        base = setup.quantization
+        if base is None or not base.quantize_experts:
+            return module.num_parameters * itemsize, 0
+        packed = [w.numel for w in module.weights if is_packed_expert(module, w)]
+        sizes = [nf4_bytes(numel, base.double_quant) for numel in packed]
+        rest = (module.num_parameters - sum(packed)) * itemsize
+        return rest + sum(s.weights for s in sizes), sum(s.constants for s in sizes)
     biases = sum(w.numel for w in module.weights if w.name != "weight")
     packed, state = layer_bytes(module, stored)
     dtype = rest_dtype(setup) if stored.quant_type == "int8" else setup.dtype

@@ -110,10 +110,7 @@ def _pack_experts(
                 if deferred is not None:
                     deferred.fill(parameter)
                 replace_parameter_4bit(
-                    module,
-                    own,
-                    compress_statistics=quantization.double_quant,
-                    quant_type="nf4",
+                    module, own, compress_statistics=quantization.double_quant, quant_type="nf4"
                 )
 
 

@@ -159,13 +159,20 @@ def layer_bytes(module: Module, stored: StoredBase) -> LayerBytes:
     return BASES[stored.quant_type].layer_bytes(module.in_features, module.out_features, stored)
 
 
-def is_packed_expert(module: Module, weight: Weight, setup: TrainSetup) -> bool:
-    """Whether a bare parameter is in NF4: of experts, one matrix each (axolotl 067b021
-    `monkeypatch/moe_quant.py`, patch_moe_quantization_on_load)."""
-    base = setup.quantization
-    if base is None or not base.quantize_experts:
-        return False
+def is_packed_expert(module: Module, weight: Weight) -> bool:
+    """Whether a bare parameter has experts, one matrix each, as axolotl 067b021 looks for them
+    (`monkeypatch/moe_quant.py`, patch_moe_quantization_on_load)."""
     return len(weight.shape) >= 3 and "expert" in module.name.lower()
+
+
+def packed_experts(model: ModelSpec) -> frozenset[str]:
+    """Names of the model's parameters that have experts."""
+    return frozenset(
+        f"{name}.{weight.name}"
+        for name, module in model.modules()
+        for weight in module.weights
+        if is_packed_expert(module, weight)
+    )
 
 
 def check_quantized_experts(workload: Workload) -> None:
@@ -174,12 +181,7 @@ def check_quantized_experts(workload: Workload) -> None:
     setup, base = workload.setup, workload.setup.quantization
     if base is None or not base.quantize_experts:
         return
-    found = {
-        f"{name}.{weight.name}"
-        for name, module in workload.model.modules()
-        for weight in module.weights
-        if is_packed_expert(module, weight, setup)
-    }
+    found = packed_experts(workload.model)
     if not found:
         raise UsageError(
             f"{workload.model.id} has no experts that are packed into one parameter; leave"
