@@ -99,10 +99,13 @@ def rest_dtype(setup: TrainSetup) -> Dtype:
 
 
 def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
-    """Dtype of a module that is not quantised: after k-bit preparation TRL 0.14 turned embeddings
-    and head back to bfloat16 (`trainer/utils.py`, peft_module_casting_to_bf16)."""
+    """Dtype of a module that is not quantised: axolotl widens some; after k-bit preparation TRL 0.14
+    turned embeddings and head back to bfloat16 (`trainer/utils.py`,
+    peft_module_casting_to_bf16)."""
     if setup.has_wide_ends:
         return "float32" if is_wide_end(name) else setup.dtype
+    if setup.has_wide_routers and name.endswith(".gate"):
+        return "float32"
     if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
         return rest_dtype(setup)
     return "bfloat16" if name.rpartition(".")[2] in BACK_IN_16_BIT else "float32"

@@ -2,7 +2,7 @@
 output head."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,8 +34,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     for module in model.modules():
         if isinstance(module, ParametrizationList):  # packed experts in 4 bit
             state = getattr(module[0], "quant_state", None)
-            packed = cast(torch.Tensor, module.original)
-            base += 0 if state is None else int(state.shape.numel()) - packed.numel()
+            base += 0 if state is None else int(state.shape.numel()) - module.original.numel()
     return base, sum(_numel(p) for p in parameters if p.requires_grad)
 
 

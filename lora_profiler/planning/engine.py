@@ -141,7 +141,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
     if answerer == "analytic":
         from lora_profiler.analytic import predict as analytic_predict
 
-        if engine != "auto" or why_unprofiled(workload.setup):
+        if engine != "auto" or why_unprofiled(workload):
             return analytic_predict(workload)
         from lora_profiler.compiled import with_tape
 
@@ -222,7 +222,7 @@ def engine_for_search(prediction: Prediction, engine: str) -> str:
         engine = "auto"
     if (
         engine in ("compiled", "traced")
-        and why_unprofiled(prediction.workload.setup)
+        and why_unprofiled(prediction.workload)
         and rules_know(prediction.workload)
     ):
         return "analytic"

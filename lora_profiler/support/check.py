@@ -27,7 +27,7 @@ def check(workload: Workload, engine: str) -> None:
     check_platform(workload)
     if workload.setup.images is not None and engine not in ("auto", "traced"):
         raise UsageError(NO_IMAGES)
-    if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
+    if engine == "compiled" and (reason := why_unprofiled(workload)):
         raise UsageError(reason)
     if engine not in ("auto", "analytic") and (reason := why_untraced(workload.setup)):
         raise UsageError(reason)
