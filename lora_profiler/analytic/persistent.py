@@ -99,8 +99,8 @@ def rest_dtype(setup: TrainSetup) -> Dtype:
 
 
 def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
-    """Dtype of a module that is not quantised: axolotl widens some; after k-bit preparation TRL 0.14
-    turned embeddings and head back to bfloat16 (`trainer/utils.py`,
+    """Dtype of a module that is not quantised, of which axolotl widens some: after k-bit
+    preparation TRL 0.14 turned embeddings and head back to bfloat16 (`trainer/utils.py`,
     peft_module_casting_to_bf16)."""
     if setup.has_wide_ends:
         return "float32" if is_wide_end(name) else setup.dtype
@@ -155,9 +155,9 @@ def module_bytes(
         base = setup.quantization
         if base is None or not base.quantize_experts:
             return module.num_parameters * itemsize, 0
-        packed = [w.numel for w in module.weights if is_packed_expert(module, w)]
-        sizes = [nf4_bytes(numel, base.double_quant) for numel in packed]
-        rest = (module.num_parameters - sum(packed)) * itemsize
+        experts = [w.numel for w in module.weights if is_packed_expert(module, w)]
+        sizes = [nf4_bytes(numel, base.double_quant) for numel in experts]
+        rest = (module.num_parameters - sum(experts)) * itemsize
         return rest + sum(s.weights for s in sizes), sum(s.constants for s in sizes)
     biases = sum(w.numel for w in module.weights if w.name != "weight")
     packed, state = layer_bytes(module, stored)
