@@ -194,7 +194,9 @@ def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
     from lora_profiler.compiled import has_profile, has_stand_in
 
-    if has_profile(workload) or (not rules_know(workload) and has_stand_in(workload)):
+    # a profile leaves the loop's state open, by which some weights are wider
+    fits = has_profile(workload) and not why_unprofiled(workload)
+    if fits or (not rules_know(workload) and has_stand_in(workload)):
         return "compiled"
     return "analytic"
 
