@@ -305,6 +305,9 @@ def test_what_axolotl_freezes_and_drops(read: Any) -> None:
     frozen = "unfrozen_parameters:\n  - ^model.layers.*\n"
     (row,) = (key for key in read(EXPERTS + frozen).keys if key.key == "unfrozen_parameters")
     assert row.missing.startswith("adapters frozen")
+    reaching = frozen.replace("^model.layers.*", ".*layers")
+    (row,) = (key for key in read(EXPERTS + reaching).keys if key.key == "unfrozen_parameters")
+    assert row.missing == "some parameters frozen"
     full = EXPERTS.replace("adapter: qlora\nlora_r: 16\n", "").replace("load_in_4bit: true\n", "")
     (row,) = (key for key in read(full + frozen).keys if key.key == "unfrozen_parameters")
     assert row.missing == "some parameters frozen"

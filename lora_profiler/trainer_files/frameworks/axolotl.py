@@ -1,5 +1,6 @@
 """axolotl's YAML, read beside its schemas at 067b021 (July 2026)."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,13 +153,14 @@ def _gptq(value: Any, document: Document) -> Meaning:
 
 
 def _unfrozen(value: Any, document: Document) -> Meaning:
-    """Patterns are matched from the beginning of a name, which PEFT begins with base_model. (train,
-    setup_model_and_tokenizer; utils/freeze.py)."""
+    """Patterns are matched from the beginning of a name, which PEFT has begin with base_model
+    (train.py, setup_model_and_tokenizer; utils/freeze.py). One that begins with another word
+    reaches no adapter."""
     if is_off(value):
         return NOTHING
     patterns = value if isinstance(value, list) else [value]
-    reaches = any(str(pattern).lstrip("^").startswith(("base_model", ".")) for pattern in patterns)
-    if is_off(document.get("adapter")) or reaches:
+    others = all(re.match(r"\^?(?!base_model)\w+", str(pattern)) for pattern in patterns)
+    if is_off(document.get("adapter")) or not others:
         return not_modelled("some parameters frozen", "too high")
     what = "adapters frozen by unfrozen_parameters, so that nothing trains, answered as if they did"
     return not_modelled(what, "too high")
