@@ -167,6 +167,8 @@ def _axolotl() -> Iterator[Cell]:
     yield cell("llama-3/fft-8b.yaml", _SMALL, H100, 512, **_UNPACKED)
     yield cell(lora, _SMALL, H100, 512, **_UNPACKED, gradient_checkpointing=False)
     yield cell(lora, _EIGHT, H100, 512, **_UNPACKED)
+    experts = "glm45/glm-45-air-qlora.yaml"  # quantize_moe_experts, on a model with rules
+    yield cell(experts, "Qwen/Qwen3-30B-A3B", H100, 512, **_UNPACKED, plugins=[])
     pairs = {key: value for key, value in _UNPACKED.items() if "packing" not in key}
     adapted = {"adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_target_linear": True}
     yield cell("qwen2/dpo.yaml", _HALF, A100, 512, **pairs)

@@ -158,18 +158,23 @@ def configurations(corpus: Corpus, folder: Path) -> Iterator[Path]:
 
 
 def with_model(file: Any) -> Any:
-    """With what its images are, where the model is bundled and sees them."""
+    """With what depends on the model, where that is bundled: its images, and what of the file goes
+    with it."""
     from lora_profiler.catalog import find_model
     from lora_profiler.catalog.bundled import vision_rows
     from lora_profiler.trainer_files.images import images_of_type, seen_images
+    from lora_profiler.trainer_files.trainer_file import on_model
 
     row = vision_rows().get((file.model or "").lower())
-    if row is not None:  # by its type: weights of some take torch to be known
-        return images_of_type(file, row["config"]["model_type"])
     try:
-        return seen_images(file, find_model(file.model or "no model named", offline=True))
-    except ModelNotFoundError:
-        return seen_images(file, None)
+        model = find_model(file.model or "no model named", offline=True)
+    except LoraProfilerError:
+        model = None
+    if row is not None:  # by its type: weights of some take torch to be known
+        file = images_of_type(file, row["config"]["model_type"])
+    else:
+        file = seen_images(file, model)
+    return file if model is None else on_model(file, model)
 
 
 def ask(file: Any) -> None:

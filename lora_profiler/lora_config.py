@@ -276,6 +276,9 @@ class Quantization:
     quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output); by GPTQModel as
     GPTQ or AWQ; or in FP8 by blocks (transformers' FineGrainedFP8Config).
 
+    quantize_experts: experts packed into one parameter are in NF4 too, each brought back as a whole
+    when its layer runs (bitsandbytes 0.50 `nn/parametrize.py`, replace_parameter_4bit).
+
     recipe: "stock" injects adapters as PEFT does; "kbit" first runs
     `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "kbit-norms"
     turns all but the norms back to bfloat16 after that, as TRL's `peft_module_casting_to_bf16` did;
@@ -321,6 +324,19 @@ class Quantization:
             tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit); gptq, awq: by GPTQModel; fp8: by"
             " blocks.",
             words="{} base",
+        ),
+    )
+    quantize_experts: bool = field(
+        default=False,
+        metadata=option(
+            "QLoRA: packed experts in NF4 too, which transformers leaves in 16 bit, as axolotl's"
+            " quantize_moe_experts.",
+            added=41,
+            group="base",
+            label="Experts in 4 bit",
+            tip="Packed experts in NF4 too, as axolotl's quantize_moe_experts.",
+            words="experts in 4 bit|experts in 16 bit",
+            heading="experts in 4 bit",
         ),
     )
 

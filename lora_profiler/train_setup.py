@@ -228,6 +228,18 @@ class TrainSetup(TrainOptions):
         )
 
     @property
+    def has_wide_routers(self) -> bool:
+        """Whether modules named gate, which are routers, are in float32 beside adapters and a base
+        in 16 or 4 bit, as axolotl has them where no FSDP is (as above)."""
+        return (
+            self.loop_state in AXOLOTL
+            and self.lora is not None
+            and self.precision == "amp"
+            and self.dtype != "float32"
+            and self.sharding in ("none", "ddp", "zero1")
+        )
+
+    @property
     def is_padding_free(self) -> bool:
         """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
         `trainer.py`, padding_free)."""

@@ -175,7 +175,8 @@ def quantization_state_bytes(model: torch.nn.Module) -> dict[str, int]:
 def _beside(module: torch.nn.Module) -> list[torch.Tensor]:
     """The tensors beside a weight in 4 or 8 bit; the module owns those of 8 bit once it has run."""
     found = [t for p in module.parameters(recurse=False) for t in quantization_tensors(p)]
-    return found or (quantization_tensors(module) if hasattr(module, "state") else [])
+    own = any(hasattr(module, name) for name in ("state", "quant_state"))
+    return found or (quantization_tensors(module) if own else [])
 
 
 def fixed_storages(model: torch.nn.Module) -> dict[int, int]:

@@ -228,8 +228,11 @@ def test_what_a_packed_base_does_not_go_with(golden_file: Golden) -> None:
         options: dict[str, Any] = {"quant_type": kind, name: value}
         if name == "world_size":
             options = {"quant_type": kind, "world_size": 2, "sharding": value}
-        if name == "use_dora":
+        if name in ("use_dora", "quantize_experts"):
             options[name] = True
+        if name == "quantize_experts":
+            options |= {"model": "Qwen/Qwen3-30B-A3B", "targets": value}
+            options |= {"model": model.id, "targets": "attention"} if value == "dense" else {}
         picked = options.pop("engine", "auto")
         asked_of = find_model(options.pop("model", model.id), offline=True)
         try:

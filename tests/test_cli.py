@@ -188,6 +188,7 @@ def test_every_option_reaches_the_setup() -> None:
         "use_orig_params": False,
         "beta": 0.0,
         "use_vllm": False,
+        "quantize_experts": False,
     }
 
 

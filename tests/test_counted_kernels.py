@@ -115,6 +115,9 @@ CASES: dict[str, Workload] = {
     "qlora on attention, checkpointing": step(
         "llama", lora=ATTENTION, quantization=NF4, checkpointing=True
     ),
+    "qlora, experts in 4 bit": step(
+        "mixtral", lora=ATTENTION, quantization=Quantization(quantize_experts=True)
+    ),
     "qlora, kbit, a buffer": step("gemma2", lora=EVERY, quantization=KBIT),
     "qlora, trl": step("opt", lora=EVERY, quantization=TRL),
     "qlora, autocast": step("qwen2", lora=EVERY, quantization=NF4, precision="amp"),

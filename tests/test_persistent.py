@@ -21,6 +21,8 @@ SMALL = {"batch_size": 2, "seq_len": 8, "device": "cpu"}
 WRAPPERS = re.compile(
     r"\.(base_layer|lora_[AB]\.default|lora_magnitude_vector\.default|original_module|modules_to_save\.default)(?=\.|$)"
 )
+PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.(original|0\.weight)$")
+"""Names of a parameter that torch makes of another, and of what is beside that."""
 
 
 def agree(config, setup: TrainSetup) -> None:
@@ -63,7 +65,9 @@ def by_module(real: Sizes, states: dict[str, int]) -> Sizes:
     """The sizes of parameters summed by the module's name in the base model; quantisation states
     count as parameters."""
     result: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    states = {PARAMETRIZED.sub(r".\1", name): size for name, size in states.items()}
     for name, sizes in real.items():
+        name = PARAMETRIZED.sub(r".\1", name)
         module = WRAPPERS.sub("", name.removeprefix("base_model.model.")).rpartition(".")[0]
         for i, size in enumerate(sizes):
             result["optimizer" if name == "code books" else module][i] += size
@@ -212,6 +216,18 @@ def test_qlora(name, recipe, double_quant, dtype):
     agree(
         cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL)
     )
+
+
+@pytest.mark.parametrize("double_quant", [True, False], ids=["double", "plain"])
+@pytest.mark.parametrize("recipe", ["stock", "kbit"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
+def test_experts_in_4_bit(name, recipe, double_quant):
+    """By bitsandbytes' own parametrization; under axolotl's loop routers are float32."""
+    base = Quantization(double_quant=double_quant, recipe=recipe, quantize_experts=True)
+    adapters = LoraConfig(r=4, target_modules=cases.ATTENTION)
+    setup = TrainSetup(lora=adapters, quantization=base, **SMALL)
+    agree(cases.CONFIGS[name], setup)
+    agree(cases.CONFIGS[name], replace(setup, precision="amp", loop_state="axolotl"))
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,26 @@ def test_qlora(name, recipe, checkpointing):
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("precision", ["pure", "amp"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
+def test_experts_in_4_bit(name, precision, checkpointing):
+    """Autograd keeps them as they are brought back, in 16 bit and whole; and under autocast a copy
+    of each router that axolotl has in float32."""
+    setup = TrainSetup(
+        lora=LoraConfig(r=4, target_modules=cases.ATTENTION),
+        quantization=Quantization(quantize_experts=True),
+        batch_size=2,
+        seq_len=24,
+        precision=precision,
+        loop_state="axolotl",
+        checkpointing=checkpointing,
+        device="cpu",
+    )
+    real = truth.saved_bytes(cases.CONFIGS[name], setup)
+    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+
+
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
 def test_expert_adapters_under_autocast_are_an_estimate(name):
     """Not followed to the byte, and the answer says so."""

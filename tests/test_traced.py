@@ -76,7 +76,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "gpt2": ("full", "lora", "eager", "amp", "amp eager", "qlora", "qlora kbit"),
     "gpt_neox": ("full", "lora dropout accumulated", "amp lora checkpointed", "qlora"),
     "opt": ("lora", "half", "fused", "amp", "qlora kbit"),
-    "mixtral": ("full", "half checkpointed", "amp lora", "8 bit"),
+    "mixtral": ("full", "half checkpointed", "amp lora", "8 bit", "qlora experts"),
     "qwen3_moe": ("lora checkpointed", "amp checkpointed"),
     "bloom": ("full", "half"),
     "falcon": ("lora", "half"),

@@ -238,8 +238,95 @@ def test_kernels_that_are_not_known_of_a_model_are_left_out(tmp_path: Path) -> N
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["setup"]["kernels"] == "transformers"
     assert prediction["setup"]["lora_kernels"] == "peft"
-    for kernels in ("Liger's kernels", "axolotl's LoRA kernels"):
-        assert f"{kernels} on phi3" in "\n".join(prediction["assumptions"])
+    told = "\n".join(prediction["assumptions"])
+    assert "Liger's kernels on phi3" in told and "LoRA kernels on phi3" not in told
+
+
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [
+        ("EleutherAI/gpt-j-6b", None),  # axolotl's patch_self_attn_lora raises an error
+        ("bigcode/starcoder2-3b", "axolotl's LoRA kernels on starcoder2"),
+    ],
+)
+def test_axolotl_runs_without_lora_kernels_where_it_stops_at_them(
+    read: Any, model: str, missing: str | None
+) -> None:
+    text = AXOLOTL.replace("lora_mlp_kernel: false\n", "")
+    text = text.replace("activation_offloading: legacy\n", "")
+    file = read(text.replace("NousResearch/Llama-3.2-1B", model))
+    fitted = on_model(file, find_model(model, offline=True))
+    assert fitted.options["lora_kernels"] == "peft"
+    found = [row.missing.partition(",")[0] for row in fitted.not_modelled]
+    assert found == ([] if missing is None else [missing])
+
+
+EXPERTS = """\
+base_model: Qwen/Qwen3-30B-A3B
+load_in_4bit: true
+quantize_moe_experts: true
+adapter: qlora
+lora_r: 16
+lora_dropout: 0
+lora_target_modules: [q_proj, v_proj]
+lora_mlp_kernel: false
+sequence_len: 2048
+micro_batch_size: 1
+optimizer: adamw_torch_fused
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "in_4_bit", "gap"),
+    [
+        ("", "", True, None),
+        ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-0.6B", False, None),  # none to pack
+        ("load_in_4bit: true", "load_in_8bit: true", False, "experts in 8 bit"),
+        ("q_proj, v_proj", "q_proj, gate_proj, up_proj, down_proj", False, "adapters on experts"),
+        ("micro", "dp_shard_size: 2\nmicro", False, "experts in 4 bit under fsdp"),
+    ],
+)
+def test_experts_in_4_bit(
+    read: Any, before: str, after: str, in_4_bit: bool, gap: str | None
+) -> None:
+    text = EXPERTS.replace(before, after, 1).replace(
+        "adapter: qlora", "adapter: lora" if "8bit" in after else "adapter: qlora"
+    )
+    file = read(text)
+    fitted = on_model(file, find_model(file.model, offline=True))
+    assert bool(fitted.options.get("quantize_experts")) is in_4_bit
+    gaps = [row.missing for row in fitted.not_modelled]
+    assert len(gaps) == (gap is not None) and all(each.startswith(gap or "") for each in gaps)
+
+
+def test_what_axolotl_freezes_and_drops(read: Any) -> None:
+    """freeze_layers_except matches names from their beginning, and runs after PEFT has renamed
+    them; ParamWrapper is made without dropout."""
+    frozen = "unfrozen_parameters:\n  - ^model.layers.*\n"
+    (row,) = (key for key in read(EXPERTS + frozen).keys if key.key == "unfrozen_parameters")
+    assert row.missing.startswith("adapters frozen")
+    reaching = frozen.replace("^model.layers.*", ".*layers")
+    (row,) = (key for key in read(EXPERTS + reaching).keys if key.key == "unfrozen_parameters")
+    assert row.missing == "some parameters frozen"
+    full = EXPERTS.replace("adapter: qlora\nlora_r: 16\n", "").replace("load_in_4bit: true\n", "")
+    (row,) = (key for key in read(full + frozen).keys if key.key == "unfrozen_parameters")
+    assert row.missing == "some parameters frozen"
+    dropped = EXPERTS.replace("lora_dropout: 0", "lora_dropout: 0.1").replace(
+        "quantize_moe_experts: true\n", ""
+    )
+    model = find_model("Qwen/Qwen3-30B-A3B", offline=True)
+    assert on_model(read(dropped), model).options["dropout"] == 0.1
+    routed = on_model(read(dropped.replace("q_proj, v_proj", "q_proj, down_proj")), model)
+    assert routed.options["dropout"] == 0.0
+    assert [key.direction for key in routed.not_modelled] == ["too low"]
+
+
+def test_a_gated_norm_of_liger_matters_where_axolotl_has_one(read: Any) -> None:
+    file = read(EXPERTS + "liger_rms_norm_gated: true\nexperts_implementation: grouped_mm\n")
+    assert [row.missing for row in file.not_modelled] == ["Liger's gated RMSNorm"]
+    for name, count in (("Qwen/Qwen3-30B-A3B", 0), ("Qwen/Qwen3.5-35B-A3B", 1)):
+        fitted = on_model(file, find_model(name, offline=True))
+        assert sum(row.missing == "Liger's gated RMSNorm" for row in fitted.not_modelled) == count
 
 
 def test_llamafactory(read: Any) -> None:

@@ -192,6 +192,7 @@ SETUPS: dict[str, TrainSetup] = {
     "qlora plain checkpointed": replace(
         BASE, lora=ALL, quantization=Quantization(double_quant=False), checkpointing=True
     ),
+    "qlora experts": replace(BASE, lora=ALL, quantization=Quantization(quantize_experts=True)),
     "qlora kbit": replace(BASE, lora=ALL, quantization=Quantization(recipe="kbit")),
     "qlora trl": replace(
         BASE, dtype="bfloat16", lora=HALF, quantization=Quantization(recipe="trl")

@@ -21,10 +21,20 @@ def parameter(op: Ledger, module: str, name: str) -> Tensor:
     """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT
     `lora/layer.py`, `ParamWrapper`."""
     weight = op.weight(module, name)
+    if op.rules.quantizes_experts and len(op.modules[module].weight(name).shape) == 3:
+        return _unpacked(op, weight)
     for adapter in op.adapters.get(module, ()):
         if adapter.parameter == name:
             return _merged(op, weight, adapter)
     return weight
+
+
+def _unpacked(op: Ledger, weight: Tensor) -> Tensor:
+    """Experts in 4 bit as a whole in 16, which autograd keeps as an activation where their input
+    requires grad: bitsandbytes 0.50 `nn/parametrize.py`, Bnb4bitParametrization."""
+    made = op.fresh(weight.elements, op.rules.dtype, False)
+    op.record("unpack", (weight,), (made,))
+    return made
 
 
 def _merged(op: Ledger, weight: Tensor, adapter: Adapter) -> Tensor:

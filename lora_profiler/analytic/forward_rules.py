@@ -49,6 +49,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
         unsloth=setup.kernels == "unsloth",
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
+        quantizes_experts=setup.quantization is not None and setup.quantization.quantize_experts,
         repeats_always=repeats_heads(workload),
         rotary_tables=rotary_tables(workload),
         reentrant=setup.is_reentrant,

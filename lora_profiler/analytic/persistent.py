@@ -15,7 +15,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.adapters.oft import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
-from lora_profiler.support.bases import layer_bytes, stored_base
+from lora_profiler.support.bases import is_packed_expert, layer_bytes, nf4_bytes, stored_base
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import second_averages, widens_embeddings
 from lora_profiler.support.recipes import BACK_IN_16_BIT, is_wide_end
@@ -99,10 +99,13 @@ def rest_dtype(setup: TrainSetup) -> Dtype:
 
 
 def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
-    """Dtype of a module that is not quantised: after k-bit preparation TRL 0.14 turned embeddings
-    and head back to bfloat16 (`trainer/utils.py`, peft_module_casting_to_bf16)."""
+    """Dtype of a module that is not quantised, of which axolotl widens some: after k-bit
+    preparation TRL 0.14 turned embeddings and head back to bfloat16 (`trainer/utils.py`,
+    peft_module_casting_to_bf16)."""
     if setup.has_wide_ends:
         return "float32" if is_wide_end(name) else setup.dtype
+    if setup.has_wide_routers and name.endswith(".gate"):
+        return "float32"
     if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
         return rest_dtype(setup)
     return "bfloat16" if name.rpartition(".")[2] in BACK_IN_16_BIT else "float32"
@@ -148,7 +151,14 @@ def module_bytes(
     recipe made of it; one in int8 to that of its input. A bias of GPTQ or AWQ has 16 bit.
     """
     if stored is None or not module.is_linear or module.name in unquantized:
-        return module.num_parameters * DTYPE_BYTES[unpacked_dtype(module.name, setup)], 0
+        itemsize = DTYPE_BYTES[unpacked_dtype(module.name, setup)]
+        base = setup.quantization
+        if base is None or not base.quantize_experts:
+            return module.num_parameters * itemsize, 0
+        experts = [w.numel for w in module.weights if is_packed_expert(module, w)]
+        sizes = [nf4_bytes(numel, base.double_quant) for numel in experts]
+        rest = (module.num_parameters - sum(experts)) * itemsize
+        return rest + sum(s.weights for s in sizes), sum(s.constants for s in sizes)
     biases = sum(w.numel for w in module.weights if w.name != "weight")
     packed, state = layer_bytes(module, stored)
     dtype = rest_dtype(setup) if stored.quant_type == "int8" else setup.dtype

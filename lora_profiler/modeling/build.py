@@ -100,6 +100,10 @@ def build_model(
                 sharded=setup.sharding in FULLY_SHARDED,
             )
             prepare_for_training(model, setup.quantization, setup.checkpointing)
+        if setup.has_wide_routers:
+            for name, module in model.named_modules():
+                if name.endswith(".gate"):
+                    module.float()
         if setup.qat != "none" and not is_of_adapted_layers(setup):
             model = with_fake_quantizers(model, setup)
         if setup.lora is not None and not bare:

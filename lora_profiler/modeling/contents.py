@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import ParametrizationList
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -30,6 +31,10 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     adapters = {id(p) for p in adapter_parameters(model)}
     parameters = list(model.parameters())
     base = sum(_numel(p) for p in parameters if id(p) not in adapters)
+    for module in model.modules():
+        if isinstance(module, ParametrizationList):  # packed experts in 4 bit
+            state = getattr(module[0], "quant_state", None)
+            base += 0 if state is None else int(state.shape.numel()) - module.original.numel()
     return base, sum(_numel(p) for p in parameters if p.requires_grad)
 
 

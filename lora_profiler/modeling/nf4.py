@@ -52,6 +52,8 @@ def quantise(
     One 16-bit weight at a time lives beside its packed form and is freed before the next one; those
     that wait in `deferred` are filled only then. What stays in 16 bit is filled as well.
     """
+    if quantization.quantize_experts:
+        _pack_experts(model, quantization, deferred)
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         return
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -94,6 +96,24 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
         _pack_without_data(new.weight)
 
 
+def _pack_experts(
+    model: nn.Module, quantization: Quantization, deferred: DeferredWeights | None
+) -> None:
+    """What axolotl does to each expert parameter as it is loaded: 067b021
+    `monkeypatch/moe_quant.py`."""
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    _keep_code_book()
+    for name, module in list(model.named_modules()):
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim >= 3 and "expert" in f"{name}.{own}".lower():
+                if deferred is not None:
+                    deferred.fill(parameter)
+                replace_parameter_4bit(
+                    module, own, compress_statistics=quantization.double_quant, quant_type="nf4"
+                )
+
+
 def _int8_without_data(layer: Any) -> Any:
     """The layout of `Int8Params._quantize`, which the meta device is kept from."""
     from bitsandbytes.nn import Int8Params  # type: ignore[attr-defined]  # re-exported
@@ -106,15 +126,17 @@ def _int8_without_data(layer: Any) -> Any:
 
 def _pack_without_data(weight: Any) -> None:
     """bitsandbytes packs nothing on the way to the meta device; its packing itself gives the layout
-    there too.
+    there too."""
+    _keep_code_book()
+    weight._quantize(weight.device)
 
-    It keeps a code book from the first packing for all later ones: that one is not to be without
-    data.
-    """
+
+def _keep_code_book() -> None:
+    """bitsandbytes keeps a code book from the first packing for all later ones: that one is not to
+    be without data."""
     from bitsandbytes import functional
 
     functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())  # type: ignore[no-untyped-call]
-    weight._quantize(weight.device)
 
 
 def prepare_for_training(model: nn.Module, quantization: Quantization, checkpointing: bool) -> None:

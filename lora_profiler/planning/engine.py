@@ -141,7 +141,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
     if answerer == "analytic":
         from lora_profiler.analytic import predict as analytic_predict
 
-        if engine != "auto" or why_unprofiled(workload.setup):
+        if engine != "auto" or why_unprofiled(workload):
             return analytic_predict(workload)
         from lora_profiler.compiled import with_tape
 
@@ -194,7 +194,9 @@ def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
     from lora_profiler.compiled import has_profile, has_stand_in
 
-    if has_profile(workload) or (not rules_know(workload) and has_stand_in(workload)):
+    # a profile leaves the loop's state open, by which some weights are wider
+    fits = has_profile(workload) and not why_unprofiled(workload)
+    if fits or (not rules_know(workload) and has_stand_in(workload)):
         return "compiled"
     return "analytic"
 
@@ -222,7 +224,7 @@ def engine_for_search(prediction: Prediction, engine: str) -> str:
         engine = "auto"
     if (
         engine in ("compiled", "traced")
-        and why_unprofiled(prediction.workload.setup)
+        and why_unprofiled(prediction.workload)
         and rules_know(prediction.workload)
     ):
         return "analytic"

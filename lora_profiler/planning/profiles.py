@@ -16,7 +16,7 @@ from lora_profiler.workload import Workload
 def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is
     installed."""
-    if why_unprofiled(workload.setup):
+    if why_unprofiled(workload):
         return False
     return (
         not knows(workload)

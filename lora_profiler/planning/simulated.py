@@ -85,7 +85,7 @@ class Judged:
 
 def _trials(workload: Workload, engine: str) -> "Trials | None":
     """Of what `workload` asks the allocator for; None where no tape is at hand."""
-    if engine == "analytic" or workload.setup.device != "cuda" or why_unprofiled(workload.setup):
+    if engine == "analytic" or workload.setup.device != "cuda" or why_unprofiled(workload):
         return None
     from lora_profiler.compiled.requests import trials_for
 

@@ -56,8 +56,8 @@ _TRAINER = Stack(
         " kernels, where they are known of the model and the setup; else adapters are PEFT's"
         " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
         "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
-        " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32"
-        " (axolotl 067b021, loaders/model.py)",
+        " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32,"
+        " and routers named gate beside adapters without FSDP (axolotl 067b021, loaders/model.py)",
     ),
 )
 

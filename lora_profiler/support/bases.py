@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
+from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase, Weight
 from lora_profiler.option_values import QUANT_TITLES
 from lora_profiler.workload import QuantType, TrainSetup, Workload
 
@@ -156,6 +157,56 @@ def layer_bytes(module: Module, stored: StoredBase) -> LayerBytes:
     """Of one linear layer of the base."""
     assert module.in_features is not None and module.out_features is not None
     return BASES[stored.quant_type].layer_bytes(module.in_features, module.out_features, stored)
+
+
+def is_packed_expert(module: Module, weight: Weight) -> bool:
+    """Whether a bare parameter has experts, one matrix each, as axolotl 067b021 looks for them
+    (`monkeypatch/moe_quant.py`, patch_moe_quantization_on_load)."""
+    return len(weight.shape) >= 3 and "expert" in module.name.lower()
+
+
+def packed_experts(model: ModelSpec) -> frozenset[str]:
+    """Names of the model's parameters that have experts."""
+    return frozenset(
+        f"{name}.{weight.name}"
+        for name, module in model.modules()
+        for weight in module.weights
+        if is_packed_expert(module, weight)
+    )
+
+
+def check_quantized_experts(workload: Workload) -> None:
+    """Raises UsageError for experts in 4 bit that there are none of, that are not known where the
+    rest of the setup puts them, or that adapters stand on."""
+    setup, base = workload.setup, workload.setup.quantization
+    if base is None or not base.quantize_experts:
+        return
+    found = packed_experts(workload.model)
+    if not found:
+        raise UsageError(
+            f"{workload.model.id} has no experts that are packed into one parameter; leave"
+            " --quantize-experts out."
+        )
+    refused = {
+        f"--quant-type {base.quant_type}": base.quant_type != "nf4",
+        f"--sharding {setup.sharding}": setup.sharding not in ("none", "ddp"),
+        f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger"),
+        f"--transformers {setup.transformers}": setup.transformers != "5",
+    }
+    asked = next((name for name, is_asked in refused.items() if is_asked), None)
+    if asked is not None:
+        raise UsageError(
+            f"experts in 4 bit are not known with {asked}; leave out one of that and"
+            " --quantize-experts."
+        )
+    lora = setup.lora
+    adapted = adapters(workload.model, lora) if lora is not None else ()
+    on = next((a for a in adapted if f"{a.module}.{a.parameter}" in found), None)
+    if on is not None:
+        raise UsageError(
+            f"adapters on experts in 4 bit are not known ({on.module}.{on.parameter}); take"
+            " --targets attention, or leave --quantize-experts out."
+        )
 
 
 def is_packed_base(setup: TrainSetup) -> bool:

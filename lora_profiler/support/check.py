@@ -2,7 +2,7 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.support.bases import check_base
+from lora_profiler.support.bases import check_base, check_quantized_experts
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
 from lora_profiler.support.fake_quantizing import check_qat
 from lora_profiler.support.generations import check_generation, check_traceable
@@ -27,7 +27,7 @@ def check(workload: Workload, engine: str) -> None:
     check_platform(workload)
     if workload.setup.images is not None and engine not in ("auto", "traced"):
         raise UsageError(NO_IMAGES)
-    if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
+    if engine == "compiled" and (reason := why_unprofiled(workload)):
         raise UsageError(reason)
     if engine not in ("auto", "analytic") and (reason := why_untraced(workload.setup)):
         raise UsageError(reason)
@@ -67,6 +67,7 @@ def check_model(workload: Workload) -> None:
     """Raises UsageError for a base, adapters, a loss, packed rows or kernels that the model does
     not take, wherever it runs."""
     check_base(workload)
+    check_quantized_experts(workload)
     check_adapters(workload)
     check_loss(workload)
     check_packing(workload)

@@ -2,11 +2,14 @@
 take a trace; and memory that no profile holds, for it is no polynomial in the sizes, or not one
 process's. No torch."""
 
+from itertools import chain
+
+from lora_profiler.model_spec import Module
 from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
 from lora_profiler.support.fake_quantizing import RULED
 from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS
 from lora_profiler.support.optimizers import widens_embeddings
-from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup
+from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup, Workload
 
 NO_GENERATION = (
     "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
@@ -14,8 +17,9 @@ NO_GENERATION = (
 )
 
 
-def why_unprofiled(setup: TrainSetup) -> str | None:
-    """The reason and what to do, None where a profile can hold the setup."""
+def why_unprofiled(workload: Workload) -> str | None:
+    """The reason and what to do, None where a profile can hold the workload."""
+    setup = workload.setup
     if reason := why_untraced(setup):
         return reason
     if setup.loss != "plain":
@@ -57,6 +61,15 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
         return (
             "no profile is of norms and embeddings in float32 beside 16 bit; take --engine"
             " analytic, or traced, which traces exactly this size."
+        )
+    if setup.has_wide_routers and any(
+        module.name.endswith(".gate")
+        for part in workload.model.parts
+        for module in ((part,) if isinstance(part, Module) else chain(*part.kinds))
+    ):
+        return (
+            "no profile is of routers in float32 beside 16 bit; take --engine analytic, or traced,"
+            " which traces exactly this size."
         )
     if setup.has_input_gradients and not setup.checkpointing:
         return (

@@ -30,7 +30,7 @@ def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or
     no profile could be trusted; and UsageError for a setup that none could hold."""
     _check(workload)
-    if reason := why_unprofiled(workload.setup):
+    if reason := why_unprofiled(workload):
         raise UsageError(reason)
     from lora_profiler.compiled.tape import LEAST_UNITS
     from lora_profiler.traced.effort import Size
@@ -83,7 +83,7 @@ def predict(workload: "Workload") -> "Prediction":
     _check(workload)
     from lora_profiler.compiled import predict_with
 
-    if why_unprofiled(workload.setup) or is_untrusted(workload):
+    if why_unprofiled(workload) or is_untrusted(workload):
         return _once(workload)
     try:
         return replace(predict_with(compile_profile(workload), workload), engine="traced")

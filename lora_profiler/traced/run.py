@@ -61,7 +61,7 @@ class Traced:
 
 
 _WRAPPING = (
-    *(".base_layer", ".lora_", ".vera_", ".ia3_", ".oft_"),
+    *(".parametrizations", ".base_layer", ".lora_", ".vera_", ".ia3_", ".oft_"),
     *(".modules_to_save", ".original_module"),
 )
 """Where PEFT's own names begin within a module's."""
@@ -242,6 +242,9 @@ class _Run:
                 adapter = "lora_" in local or id(module) in self._adapter_modules
                 yield ("adapters" if adapter else "parameters"), name, parameter
                 for tensor in modeling.quantization_tensors(parameter):
+                    yield "quantization_state", name, tensor
+            if type(module).__name__ == "Bnb4bitParametrization":  # of packed experts
+                for tensor in modeling.quantization_tensors(module):
                     yield "quantization_state", name, tensor
             for _, buffer in module.named_buffers(recurse=False):
                 yield "buffers", name, buffer

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.lora_kernels import STOPPED
 from lora_profiler.support.model_types import MODEL_TYPES
 from lora_profiler.trainer_files.meaning import IMAGES
-from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile, instead, usual_options
+from lora_profiler.trainer_files.trainer_file import (
+    KeyReading,
+    TrainerFile,
+    instead,
+    usual_options,
+    without_lora_kernels,
+)
 
 _ABOUT = ("images", "image_size")
-_STOPPED = frozenset(
-    {"qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe", "idefics3", "smolvlm", "llava", "mllama"}
-)
-"""Types of which axolotl 067b021 finds no attention to put its LoRA kernels into and raises an
-error: what its patch_self_attn_lora (monkeypatch/lora_kernels.py) said, run over transformers
-5.16."""
 
 
 def seen_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
@@ -65,10 +66,8 @@ def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator
         is_axolotl = value == "axolotl"
         if value == usual or (is_axolotl and known and known.lora_kernels_below_images):
             continue
-        if is_axolotl and kind in _STOPPED:
-            note = "axolotl stops at its LoRA kernels of this type: it runs with each of them off"
-            row = instead(file.name, option, value, usual, "")
-            yield replace(row, state="option", direction=None, note=note)
+        if is_axolotl and kind in STOPPED:
+            yield without_lora_kernels(file.name)
             continue
         what = f"{value}'s kernels of a model that sees images, answered without them"
         yield instead(file.name, option, value, usual, what)

@@ -22,6 +22,8 @@ IMAGES = "images: the vision side and its inputs"
 """What is missing of a model that sees, unless the command line tells of its images."""
 RESIZED = "resize_token_embeddings_to_32x"
 """axolotl's key of a vocabulary that may be rounded up."""
+GATED_NORM = "Liger's gated RMSNorm"
+"""What is missing of axolotl's key, of the types whose layers have one."""
 AUTO_DTYPE = "auto"
 """Of the option dtype: as the checkpoint is stored."""
 

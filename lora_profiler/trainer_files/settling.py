@@ -86,6 +86,10 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
         yield instead(file, "sharding", "zero3", "zero2", what)
         options.pop("offload_param_device", None)
+    if options.get("quantize_experts") and options["sharding"] != "ddp":
+        options["quantize_experts"] = False
+        what = f"experts in 4 bit under {options['sharding']}, answered in 16"
+        yield instead(file, "quantize_experts", True, False, what)
     if options["sharding"] in FLAT:
         of = f"the {usual.get('loss')} loss" if usual.get("loss") not in _LOSSES_OF_FSDP1 else ""
         of = "modules_to_save" if options.get("modules_to_save") else of

@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lora_profiler.errors import UsageError
+from lora_profiler.adapters import Adapter, adapters
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import FROZEN_PARTS
 from lora_profiler.stacks.find import find_stack
 from lora_profiler.stacks.stack import Gap, Stack
 from lora_profiler.stacks.trainer import as_loaded
+from lora_profiler.support.bases import packed_experts
 from lora_profiler.support.fake_quantizing import rounds_head
 from lora_profiler.support.generations import as_made
-from lora_profiler.support.lora_kernels import takes_lora_kernels
+from lora_profiler.support.lora_kernels import STOPPED, takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import IMAGES, RESIZED, Direction, is_on
+from lora_profiler.trainer_files.meaning import GATED_NORM, IMAGES, RESIZED, Direction, is_on
 from lora_profiler.workload import (
     DEEPSPEED_ZERO,
     OPTIONS,
@@ -188,7 +190,9 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     has_images = "images" in file.options  # what goes with them is settled
     if asked.get("lora_kernels") == "axolotl" and not has_images and not takes_lora_kernels(model):
         what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
-        changed.append(instead(file.name, "lora_kernels", "axolotl", "peft", what))
+        row = instead(file.name, "lora_kernels", "axolotl", "peft", what)
+        stops = model.model_type in STOPPED
+        changed.append(without_lora_kernels(file.name) if stops else row)
     loss = asked.get("loss", "plain")
     if not _takes_loss(model, loss, asked):
         what = f"the {loss} loss on {model.model_type}, answered as plain"
@@ -198,10 +202,21 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(
             replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
         )
+    about = asked.get("quantize_experts") or (file.framework == "axolotl" and asked.get("dropout"))
+    found = _adapters(model, asked) if about else ()
+    if asked.get("quantize_experts") and any(a.num_experts > 1 for a in found):
+        what = "adapters on experts in 4 bit, answered as on experts in 16"
+        changed.append(instead(file.name, "quantize_experts", True, False, what))
+    elif asked.get("quantize_experts") and not packed_experts(model):
+        note = f"{model.model_type} has no experts that are packed into one parameter"
+        changed.append(settled_by(file.name, "quantize_experts", True, False, note))
     if asked.get("offload_embedding") and (model.has_tied_head or asked.get("world_size", 1) > 1):
         note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
-        row = instead(file.name, "offload_embedding", True, False, "")
-        changed.append(replace(row, state="option", direction=None, note=note))
+        changed.append(settled_by(file.name, "offload_embedding", True, False, note))
+    if file.framework == "axolotl" and asked.get("dropout") and any(a.parameter for a in found):
+        what = "dropout on adapters of layers, which those of bare parameters have none of"
+        row = instead(file.name, "dropout", asked["dropout"], 0.0, f"{what}, answered without")
+        changed.append(replace(row, direction="too low"))
     resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
     if resized and model.config.get("vocab_size", 0) % 32:
         row = instead(file.name, RESIZED, True, "", "a vocabulary rounded up to 32")
@@ -215,7 +230,34 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         own["reduce_bucket_size"] = hidden**2
     if file.has_checkpoint_dtype:
         own["dtype"] = as_loaded(model)
-    return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
+    keys = file.keys
+    if model.model_type not in _GATED:
+        keys = tuple(_idle(row) if row.missing == GATED_NORM else row for row in keys)
+    return replace(file, options={**file.options, **own}, keys=(*keys, *changed))
+
+
+_GATED = ("qwen3_5", "qwen3_5_moe")
+"""Types whose gated RMSNorm axolotl 067b021 replaces (`integrations/liger/plugin.py`)."""
+
+
+def _idle(row: KeyReading) -> KeyReading:
+    note = "axolotl replaces none in this type"
+    return replace(row, state="costs nothing", missing="", direction=None, note=note)
+
+
+def _adapters(model: ModelSpec, asked: Mapping[str, Any]) -> Sequence[Adapter]:
+    """Those that the targets make on the model, where PEFT takes them; axolotl 067b021 lets dropout
+    be where it refuses it (`loaders/adapter.py`, _patch_peft_param_wrapper_dropout)."""
+    text = str(asked.get("targets", "default"))
+    named: str | tuple[str, ...] | None = tuple(text.split(","))
+    if text in ("all-linear", "default"):
+        named = None if text == "default" else text
+    elif text.startswith("re:"):
+        named = text.removeprefix("re:")
+    try:
+        return adapters(model, LoraConfig(target_modules=named))
+    except LoraProfilerError:
+        return ()
 
 
 def _rounds_head(model: ModelSpec, asked: Mapping[str, Any]) -> bool:
@@ -252,6 +294,17 @@ def instead(file: str, option: str, value: Any, nearest: Any, what: str) -> KeyR
         missing=what,
         direction="too high",
     )
+
+
+def settled_by(file: str, option: str, value: Any, own: Any, note: str) -> KeyReading:
+    """A reading of what the trainer itself makes of an option, and why."""
+    row = instead(file, option, value, own, "")
+    return replace(row, state="option", direction=None, note=note)
+
+
+def without_lora_kernels(file: str) -> KeyReading:
+    note = "axolotl stops at its LoRA kernels of this type: it runs with each of them off"
+    return settled_by(file, "lora_kernels", "axolotl", "peft", note)
 
 
 def usual_options(stack: str, options: Mapping[str, Any]) -> Mapping[str, Any]:

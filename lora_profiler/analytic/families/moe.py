@@ -66,26 +66,20 @@ def run_experts(
     derive(op, "_to_int", (in_order,), narrow)
     derive(op, "histc", (narrow,), counts)
     derive(op, "cumsum", (counts,), offsets)
-    fused = grouped_product(
-        op,
-        gathered,
-        parameter(op, "mlp.experts", "gate_up_proj"),
-        chosen,
-        hidden,
-        2 * width,
-        offsets,
-    )
+    gate_up = parameter(op, "mlp.experts", "gate_up_proj")
+    fused = grouped_product(op, gathered, gate_up, chosen, hidden, 2 * width, offsets)
     gate, up = op.split(fused, [chosen * width] * 2)
     inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
-    out = grouped_product(
-        op, inner, parameter(op, "mlp.experts", "down_proj"), chosen, width, hidden, offsets
-    )
+    down = parameter(op, "mlp.experts", "down_proj")
+    out = grouped_product(op, inner, down, chosen, width, hidden, offsets)
     weighted = op.multiply(out, sorted_weights)
     derive(op, "arange", (), counting)
     derive(op, "index_put_", (order, counting, back), back)
     ordered = select(op, weighted, chosen * hidden, back)
     summed = op.cast(op.reduce(ordered, TOKENS * hidden, "sum"), x.dtype)
     op.keep(x, gathered, fused, weighted, ordered)
+    if op.rules.quantizes_experts:  # torch's cache of parametrizations, until the module ends
+        op.keep(gate_up, down)
     return summed
 
 

@@ -1,5 +1,6 @@
 """axolotl's YAML, read beside its schemas at 067b021 (July 2026)."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import axolotl_kernels as kernels
 from lora_profiler.trainer_files.frameworks import fake_quantized, offloading, ranks, shared
 from lora_profiler.trainer_files.meaning import (
+    GATED_NORM,
     NOTHING,
     RESIZED,
     Meaning,
@@ -150,6 +152,29 @@ def _gptq(value: Any, document: Document) -> Meaning:
     return Meaning({"methods": ("qlora",), "quant_type": "gptq"})
 
 
+def _unfrozen(value: Any, document: Document) -> Meaning:
+    """Patterns are matched from the beginning of a name, which PEFT has begin with base_model
+    (train.py, setup_model_and_tokenizer; utils/freeze.py). One that begins with another word
+    reaches no adapter."""
+    if is_off(value):
+        return NOTHING
+    patterns = value if isinstance(value, list) else [value]
+    others = all(re.match(r"\^?(?!base_model)\w+", str(pattern)) for pattern in patterns)
+    if is_off(document.get("adapter")) or not others:
+        return not_modelled("some parameters frozen", "too high")
+    what = "adapters frozen by unfrozen_parameters, so that nothing trains, answered as if they did"
+    return not_modelled(what, "too high")
+
+
+def _quantized_experts(value: Any, document: Document) -> Meaning:
+    """In 8 bit they are brought back to float32 (monkeypatch/moe_quant.py)."""
+    if is_off(value):
+        return NOTHING
+    if is_on(document.get("load_in_8bit")):
+        return not_modelled("experts in 8 bit, answered in 16", "either way")
+    return Meaning({"quantize_experts": True})
+
+
 def _quantized_as(value: Any, document: Document) -> Meaning:
     if is_off(value) or is_on(document.get("model_quantization_config_kwargs.dequantize")):
         return NOTHING
@@ -236,7 +261,7 @@ AXOLOTL = Framework(
             Meaning({"adapter_dtype": "bfloat16"}) if value is False else NOTHING
         ),
         "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
-        "quantize_moe_experts": missing("experts in 4 bit, answered in 16", "too high"),
+        "quantize_moe_experts": _quantized_experts,
         "bnb_config_kwargs.bnb_4bit_use_double_quant": sets("double_quant", switch),
         "micro_batch_size": sets("batch_size", size),
         "sequence_len": sets("seq_len", size),
@@ -291,7 +316,7 @@ AXOLOTL = Framework(
             Meaning({"loss": "triton"}) if is_on(value) else NOTHING
         ),
         "liger_layer_norm": kernels.liger_layer_norm,
-        "liger_rms_norm_gated": missing("Liger's gated RMSNorm", "too high"),
+        "liger_rms_norm_gated": missing(GATED_NORM, "too high"),
         **dict.fromkeys(kernels.LORA_KERNELS, kernels.lora_kernel),
         "lora_embedding_kernel": kernels.embedding_kernel,
         "val_set_size": _validation,
@@ -323,7 +348,7 @@ AXOLOTL = Framework(
         "processor_type": shared.images,
         "is_multimodal": shared.images,
         "image_size": _image_size,
-        "unfrozen_parameters": missing("some parameters frozen", "too high"),
+        "unfrozen_parameters": _unfrozen,
         "lisa_n_layers": missing("LISA, which trains a few layers at a time", "too high"),
         "spectrum_top_fraction": missing("Spectrum, which trains some layers", "too high"),
         "relora": missing("ReLoRA", "too low"),
@@ -334,7 +359,6 @@ AXOLOTL = Framework(
         "use_onebitllms": missing("BitNet's layers", "either way"),
         "tiled_mlp": missing("a tiled MLP", "too high"),
         "fp32_norms": missing("norms in float32", "too low"),
-        "use_kernels": missing("kernels from the hub", "either way"),
         "optim_target_modules": shared.optimizer_targets,
         "auto_find_batch_size": missing("a batch that the trainer chooses", "too high"),
         RESIZED: _resized,
@@ -347,20 +371,7 @@ AXOLOTL = Framework(
         "use_mora": missing("MoRA, answered as LoRA", "either way"),
         "eval_batch_size": costs_nothing,
         **free("axolotl"),
-        **dict.fromkeys(
-            [
-                "experts_implementation",
-                "use_scattermoe",
-                "use_sonicmoe",
-                "use_dsv4_kernels",
-                "use_glm_dsa_kernels",
-                "dsv4_fp4_grouped_mode",
-                "fused_attn_kernel",
-                "gemma4_hybrid_attn_impl",
-                "large_head_attention",
-            ],
-            missing("kernels of experts or attention", "either way"),
-        ),
+        **kernels.OTHERS,
     },
     under={
         **free("axolotl", "under"),

@@ -1,9 +1,18 @@
 """Kernels that keys of axolotl's files switch on: cut cross-entropy, Liger's, those of adapters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.meaning import NOTHING, Meaning, is_off, is_on, not_modelled
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    Reader,
+    is_off,
+    is_on,
+    missing,
+    not_modelled,
+)
 
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 _LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation")
@@ -55,3 +64,23 @@ def embedding_kernel(value: Any, document: Document) -> Meaning:
     if is_off(value) or "embed_tokens" not in str(document.get("lora_target_modules")):
         return NOTHING
     return not_modelled("a kernel for adapters on the embedding", "either way")
+
+
+def experts(value: Any, document: Document) -> Meaning:
+    """grouped_mm is what transformers 5 takes by itself, and the rules know."""
+    return NOTHING if value == "grouped_mm" else _OF_EXPERTS_OR_ATTENTION(value, document)
+
+
+_OF_EXPERTS_OR_ATTENTION = missing("kernels of experts or attention", "either way")
+OTHERS: Mapping[str, Reader] = {
+    "experts_implementation": experts,
+    **dict.fromkeys(
+        (
+            *("use_scattermoe", "use_sonicmoe", "use_dsv4_kernels", "use_glm_dsa_kernels"),
+            *("dsv4_fp4_grouped_mode", "fused_attn_kernel", "gemma4_hybrid_attn_impl"),
+            "large_head_attention",
+        ),
+        _OF_EXPERTS_OR_ATTENTION,
+    ),
+    "use_kernels": missing("kernels from the hub", "either way"),
+}

@@ -25,6 +25,9 @@ def of_axolotl(value: Any, document: Document) -> Meaning:
         for kind in (document.get("qat.activation_dtype"), value)
     )
     scheme = _SCHEMES.get((formats[0], formats[1]))
+    if formats[1] == "nvfp4":  # torchao's _infer_fake_quantize_configs knows no weights alone
+        what = f"{_QAT} in nvfp4, at which torchao 0.17 and 0.18 stop as axolotl asks for it"
+        return not_modelled(what, "either way")
     if scheme is None:
         return not_modelled(f"{_QAT} in {'-'.join(filter(None, formats))}", "too low")
     options = {"qat": scheme, "qat_group_size": size(document.get("qat.group_size") or 32)}
