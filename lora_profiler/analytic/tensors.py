@@ -96,20 +96,20 @@ class Rules(NamedTuple):
     of the residual stream, but for modules of other `unpacked_dtypes`; `head` the output layer,
     which never is quantised.
     `autocast`: what matrix products and attention run in whatever their inputs are.
-    `input_grads`: the embeddings' output is made to require grad. `masked_layers` get an explicit
-    mask: their sliding window is filled, or rows hold several sequences. `one_row`: a micro-batch
-    is one row; `attended` are the pairs of tokens of a row that attention computes. `fused_norms`:
-    norms and rotary embedding are Liger-Kernel's, fms-acceleration's or Unsloth's, `liger`: the MLP
-    is Liger-Kernel's too, `unsloth`: attention is Unsloth's; `rotates_pairs`: torchtune's rotary
-    embedding of neighbours. `fast_lora`: adapters are fms-acceleration's, `torchtune_dora`: they
-    are torchtune's DoRA, `lora_kernels`: whose functions hold layers with their adapters;
+    `input_grads`: the embeddings' output is made to require grad.
+    `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
+    sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
+    attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's,
+    fms-acceleration's or Unsloth's, `liger`: the MLP is Liger-Kernel's too, `unsloth`: attention is
+    Unsloth's; `rotates_pairs`: torchtune's rotary embedding of neighbours. `fast_lora`: adapters
+    are fms-acceleration's, `lora_kernels`: whose functions hold layers with their adapters;
     `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised too.
     `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
     come. `gathers_low`: float32 adapters are in the dtype of autocast while they run, by FSDP.
-    `moves_activations`: what layers save waits on the host. `chunk_rows`: tokens that the head
-    takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what
+    `moves_activations`: what layers save waits on the host. `chunk_rows`: tokens that the
+    head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout is for what
     `trains`.
     """
 
@@ -135,6 +135,7 @@ class Rules(NamedTuple):
     rotates_pairs: bool = False
     fast_lora: bool = False
     torchtune_dora: bool = False
+    """Adapters are torchtune's DoRA."""
     freezes_a: bool = False
     lora_kernels: LoraKernels = "peft"
     unsloth: bool = False
