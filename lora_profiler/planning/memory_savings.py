@@ -188,7 +188,7 @@ def changes(
         option, price = "--dtype bfloat16", "trains in 16 bit"
         yield from change("bfloat16 weights", option, price, dtype="bfloat16")
     if (
-        setup.loss not in ("fused", *OVER_ALL_LOGITS)  # which reads all logits
+        setup.loss not in ("fused", "scores", *OVER_ALL_LOGITS)  # which reads all logits
         and setup.world_size == 1
         and peak.moment in ("end_of_forward", "loss_backward")
     ):
