@@ -135,6 +135,8 @@ def _torchtune() -> Iterator[Cell]:
     yield cell(lora, _ONE, T4, 512, **_ONCE, dtype="fp32")
     yield cell("qwen2_5/0.5B_full_single_device", _HALF, A100, 512)
     yield cell("qwen3/0.6B_lora_single_device", _QWEN, A100, 512, **_ONCE)
+    dora = {**_ONCE, "model.use_dora": True}
+    yield cell(lora, _ONE, A100, 512, **dora)
     cut = {"tokenizer.max_seq_len": 512, "batch_size": 1}
     yield cell("llama3_1/8B_lora_dpo_single_device", _EIGHT, H100, 512, **_ONCE, **cut)
 
@@ -154,6 +156,14 @@ def _llamafactory() -> Iterator[Cell]:
     yield cell("train_lora/qwen3_lora_dpo", _QWEN, A100, 512, **_ONCE)
     yield cell("train_lora/qwen3_lora_dpo", _SMALL, A100, 512, **_ONCE, finetuning_type="full")
     yield cell(lora, _SMALL, A100, 512, **_ONCE, packing=True)
+    yield cell("train_lora/qwen3_lora_dpo", _SMALL, A100, 512, **_ONCE, pref_loss="orpo")
+    yield cell("train_lora/qwen3_lora_dpo", _ONE, A100, 512, **_ONCE, pref_loss="simpo")
+    two = {"per_device_train_batch_size": 2, **_ONCE}
+    for model in (_SMALL, _ONE):
+        yield cell("train_lora/qwen3_lora_kto", model, A100, 512, **two)
+    for name in ("dft/qwen2_full_sft", "eaft/qwen25_05b_eaft_full", "asft/qwen2_full_asft"):
+        yield cell(f"extras/{name}", _SMALL, A100, 512, deepspeed=None, **two)
+        yield cell(f"extras/{name}", _SMALL, H100, 1024, deepspeed=None, **two)
 
 
 def _axolotl() -> Iterator[Cell]:

@@ -153,7 +153,7 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
         bits = own.load_in_4bit or own.load_in_8bit or own.gptq
         adapter = own.adapter if own.adapter in ("lora", "qlora") else None
         held: Held = {
-            "batch_size": own.micro_batch_size,
+            "batch_size": own.micro_batch_size * (2 if own.reward_model else 1),
             "accumulation": own.gradient_accumulation_steps,
             "seq_len": own.sequence_len,
             "checkpointing": bool(
@@ -213,9 +213,7 @@ def _llamafactory() -> Callable[[Mapping[str, Any]], Held]:
         model, data, training, tuning, *_ = parser.parse_dict(
             {**own, "use_cpu": True}, allow_extra_keys=True
         )
-        pairs = (
-            2 if tuning.stage in ("rm", "kto") else 1
-        )  # a batch of --trainer llamafactory-dpo is pairs
+        pairs = 2 if tuning.stage == "rm" else 1  # a batch of --trainer llamafactory-dpo is pairs
         held: Held = {
             "batch_size": training.per_device_train_batch_size * pairs,
             "accumulation": training.gradient_accumulation_steps,

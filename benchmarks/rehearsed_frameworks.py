@@ -81,13 +81,21 @@ def write_data(folder: Path) -> None:
     long = " a" * 3000
     rows = {"instruction": "Say a.", "input": "", "output": long}
     pairs = {"instruction": "Say a.", "chosen": long, "rejected": long}
-    for name, row in (("rows", rows), ("pairs", pairs), ("texts", {"text": long})):
-        (folder / f"{name}.json").write_text(json.dumps([row] * 512))
+    tagged = [{**rows, "kto_tag": True}, {**rows, "kto_tag": False}]
+    for name, each in (
+        ("rows", [rows]),
+        ("pairs", [pairs]),
+        ("texts", [{"text": long}]),
+        ("tagged", tagged),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(each * 256))
+    asked = {"prompt": "instruction", "query": "input", "response": "output"}
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     info = {
         "rows": {"file_name": "rows.json"},
         "pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns},
         "texts": {"file_name": "texts.json", "columns": {"prompt": "text"}},
+        "tagged": {"file_name": "tagged.json", "columns": {**asked, "kto_tag": "kto_tag"}},
     }
     (folder / "dataset_info.json").write_text(json.dumps(info))
 
@@ -161,7 +169,7 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
             places |= {"dataset.column_map": pairs, "dataset.data_files": str(data / "pairs.json")}
         command = ["-m", "torchtune._cli.tune", "run", f"{recipe}_single_device", "--config"]
     elif cell.framework == "llamafactory":
-        kinds = {"dpo": "pairs", "pretrain": "texts"}
+        kinds = {"dpo": "pairs", "pretrain": "texts", "kto": "tagged"}
         places = {
             "dataset": next((kinds[kind] for kind in kinds if kind in cell.file), "rows"),
             "dataset_dir": str(data),
@@ -232,7 +240,7 @@ def environment_of(cell: Cell, command: Sequence[str], library: str) -> dict[str
         batch = yaml.load(Path(command[-1]).read_text(), _Loader)["batch_size"]
     return {
         "PYTHONPATH": f"{INSIDE}:{ROOT}:{library}",
-        "REHEARSED_LABELS": f"{batch * cell.length},{batch * (cell.length - 1)}",
+        "REHEARSED_LABELS": f"{batch * cell.length},{batch * (cell.length - 1)},{batch}",
         "AXOLOTL_DO_NOT_TRACK": "1",
         "DISABLE_VERSION_CHECK": "1",
     }

@@ -1,5 +1,5 @@
-"""transformers' Trainer, TRL's SFTTrainer, DPOTrainer and GRPOTrainer, each as a question says:
-imported by `rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
+"""transformers' Trainer and those of TRL that `TRAINERS` names, each as a question says: imported
+by `rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import torch
 import transformers
 import trl
 from transformers.generation import GenerationMixin
+from trl.experimental import orpo
 
 LIBRARY = torch.library.Library("aten", "IMPL")
 RUN = Path(os.environ["LORA_PROFILER_RUN"])
@@ -88,6 +89,55 @@ def by_dpo(question: dict[str, Any]) -> Any:
     )
 
 
+def half_chosen(mask: torch.Tensor) -> torch.Tensor:
+    """As torch's nonzero, where one answer of two is desirable, or all tokens count."""
+    count = mask.shape[0] // 2 if mask.dim() == 1 else mask.numel()
+    return torch.empty((mask.dim(), count), dtype=torch.int64, device=mask.device).t()
+
+
+def by_kto(question: dict[str, Any]) -> Any:
+    """With what a pretended card cannot tell: which answers are desirable."""
+    LIBRARY.impl("nonzero", half_chosen, "CUDA", allow_override=True)
+    row = {"prompt": "What does it do? ", "completion": WORDS}
+    return trl.KTOTrainer(
+        model=question["model"],
+        args=trl.KTOConfig(
+            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
+        ),
+        train_dataset=datasets.Dataset.from_list(
+            [{**row, "label": True}, {**row, "label": False}] * 32
+        ),
+        peft_config=adapters(question),
+    )
+
+
+def by_reward(question: dict[str, Any]) -> Any:
+    config = adapters(question)
+    if config is not None:
+        config.task_type = "SEQ_CLS"
+    rows = torch.randint(0, 1000, (64, question["seq_len"])).tolist()
+    return trl.RewardTrainer(
+        model=question["model"],
+        args=trl.RewardConfig(
+            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
+        ),
+        train_dataset=datasets.Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}),
+        peft_config=config,
+    )
+
+
+def by_orpo(question: dict[str, Any]) -> Any:
+    pair = {"prompt": "What does it do? ", "chosen": WORDS, "rejected": WORDS[1:]}
+    return orpo.ORPOTrainer(
+        model=question["model"],
+        args=orpo.ORPOConfig(
+            **common(question), max_length=question["seq_len"], model_init_kwargs=load(question)
+        ),
+        train_dataset=datasets.Dataset.from_list([pair] * 64),
+        peft_config=adapters(question),
+    )
+
+
 def completions(mask: torch.Tensor, made: int) -> torch.Tensor:
     """As torch's nonzero, where the last `made` columns are true."""
     count = mask.shape[0] * made if mask.dim() == 2 else mask.numel()
@@ -129,6 +179,9 @@ TRAINERS = {
     "trl-sft": by_sft,
     "trl-dpo": by_dpo,
     "trl-grpo": by_grpo,
+    "trl-kto": by_kto,
+    "trl-orpo": by_orpo,
+    "trl-reward": by_reward,
 }
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m benchmarks.rehearsed_trainers --python PYTHON [--seconds N] [--again]
 
-transformers' Trainer, TRL's SFTTrainer, DPOTrainer and GRPOTrainer train real architectures at full
-size with their own defaults but for the options of a cell; PYTHON is of an environment with a CUDA
-build of torch, transformers, PEFT, TRL and bitsandbytes. No card is needed, no weights are fetched.
+transformers' Trainer and TRL's SFTTrainer, DPOTrainer, GRPOTrainer, KTOTrainer, ORPOTrainer and
+RewardTrainer train real architectures at full size with their own defaults but for the options of a
+cell; PYTHON is of an environment with a CUDA build of torch, transformers, PEFT, TRL and
+bitsandbytes. No card is needed, no weights are fetched.
 Writes a row of `results/rehearsed_trainers.jsonl` as each ends, and
 `results/rehearsed_trainers.md`; what is there is not run again. --again predicts all rows anew.
 Half an hour on two cores.
@@ -27,6 +28,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform, version_of
+from lora_profiler.support.generations import as_made
 from lora_profiler.workload import Method, Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,6 +73,7 @@ class Cell:
     def workload(self, torch: str) -> Workload:
         model = find_model(self.model, offline=True)
         setup = setup_for(model, self.trainer, self.method, **self._told)
+        model = as_made(model, setup)
         platform = Platform(
             capability=find_gpu(self.card).capability, torch=version_of(torch) or (0, 0)
         )
@@ -153,6 +156,12 @@ def cells() -> Iterator[Cell]:
         yield _cell("trl-grpo", "lora", _ONE, card, 8, 512, **made)
         yield _cell("trl-grpo", "qlora", _ONE, card, 4, 256, accumulation=4, beta=0.04, **made)
         yield _cell("trl-grpo", "qlora", _EIGHT, card, 8, 256, targets="all-linear", **made)
+        for trainer in ("trl-kto", "trl-orpo", "trl-reward"):
+            yield _cell(trainer, "lora", _SMALL[0], card, 2, 512)
+            if card == CARDS[0]:
+                yield _cell(trainer, "full", _SMALL[0], card, 2, 512)
+                yield _cell(trainer, "lora", _ONE, card, 2, 1024, accumulation=2)
+                yield _cell(trainer, "qlora", _ONE, card, 2, 512)
         yield _cell("trl-sft", "qlora", _SEVENTY, card, 1, 1024, targets="all-linear")
         yield _cell("transformers", "qlora", _SEVENTY, card, 1, 512, checkpointing=True)
         yield _cell("trl-sft", "lora", _SEVENTY, card, 1, 1024, targets="all-linear")
@@ -229,9 +238,10 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "# Trainers, rehearsed",
         "",
         "`python -m benchmarks.rehearsed_trainers`: transformers' Trainer and TRL's SFTTrainer,"
-        " DPOTrainer and GRPOTrainer, their own code over torch's CUDA build on pretended cards,"
-        " models at full size; the requested peak of the third step, BLAS workspaces left out,"
-        " beside what `--trainer` says. Nothing here was measured on a card.",
+        " DPOTrainer, GRPOTrainer, KTOTrainer, ORPOTrainer and RewardTrainer, their own code over"
+        " torch's CUDA build on pretended cards, models at full size; the requested peak of the"
+        " third step, BLAS workspaces left out, beside what `--trainer` says."
+        " Nothing here was measured on a card.",
         "",
         "| trainer | the answer says | runs | equal | mean error | worst | worst case |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",

@@ -47,6 +47,13 @@ Loss = Literal[
     "llamafactory-dpo",
     "axolotl-dpo",
     "torchtune-dpo",
+    "llamafactory-kto",
+    "llamafactory-orpo",
+    "llamafactory-dft",
+    "llamafactory-eaft",
+    "llamafactory-asft",
+    "trl-orpo",
+    "scores",
 ]
 Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023", "unsloth"]
 LoraKernels = Literal["peft", "axolotl", "unsloth"]
@@ -56,6 +63,9 @@ LoopState = Literal[
     "trl",
     "trl-dpo",
     "trl-grpo",
+    "trl-kto",
+    "trl-orpo",
+    "trl-reward",
     "axolotl",
     "axolotl-dpo",
     "llamafactory",
@@ -142,8 +152,23 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
 _WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit", *RULED_ALONE)
-LOSSES_OF_PAIRS: tuple[Loss, ...] = ("llamafactory-dpo", "axolotl-dpo", "torchtune-dpo")
-RULED_LOSSES: tuple[Loss, ...] = ("unsloth", *LOSSES_OF_PAIRS)
+BESIDE_REFERENCE: tuple[Loss, ...] = (
+    "llamafactory-dpo",
+    "axolotl-dpo",
+    "torchtune-dpo",
+    "llamafactory-kto",
+    "llamafactory-asft",
+)
+"""Losses that compare with a reference's logits."""
+OVER_ALL_LOGITS: tuple[Loss, ...] = (
+    *BESIDE_REFERENCE,
+    "llamafactory-orpo",
+    "llamafactory-dft",
+    "llamafactory-eaft",
+    "trl-orpo",
+)
+"""Losses that a trainer's loop makes of all logits in float32."""
+RULED_LOSSES: tuple[Loss, ...] = ("unsloth", "scores", *OVER_ALL_LOGITS)
 """Losses that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")

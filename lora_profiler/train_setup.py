@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from lora_profiler.option import check_options
 from lora_profiler.option_values import (
     AXOLOTL,
+    BESIDE_REFERENCE,
     DEEPSPEED_ZERO,
     FLAT,
-    LOSSES_OF_PAIRS,
     Dtype,
     Method,
     Precision,
@@ -120,9 +120,15 @@ class TrainSetup(TrainOptions):
     @property
     def runs_reference(self) -> bool:
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
-        `dpo_trainer.py`, and `grpo_trainer.py` with a beta)."""
-        makes_logits = self.loss in LOSSES_OF_PAIRS
-        return makes_logits or self.loop_state == "trl-dpo" or self.beta > 0
+        `dpo_trainer.py`, `kto_trainer.py`, and `grpo_trainer.py` with a beta)."""
+        reads_its_logits = self.loss in BESIDE_REFERENCE
+        return reads_its_logits or self.loop_state in ("trl-dpo", "trl-kto") or self.beta > 0
+
+    @property
+    def passes_beside(self) -> int:
+        """Forward passes without a gradient: the reference's, and of KTO both models' over answers
+        that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
+        return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)
 
     @property
     def is_litgpt_2023(self) -> bool:

@@ -49,6 +49,8 @@ def test_every_default_is_what_a_question_then_has(key: str, method: Method) -> 
             value *= stack.rows
         if name == "targets":
             value = None if value == "default" else value if "," not in value else value.split(",")
+        if name == "modules_to_save":
+            value = value.split(",")
         assert fields[name] == value, name
 
 
@@ -119,7 +121,7 @@ def test_adapters_are_those_of_peft() -> None:
     config = peft.LoraConfig()
     options = {"rank": config.r, "alpha": config.lora_alpha, "targets": "default"}
     assert config.target_modules is None and config.lora_dropout == DEFAULTS["dropout"]
-    for name in ("transformers", "trl-sft", "trl-dpo", "trl-grpo"):
+    for name in ("transformers", "trl-sft", "trl-dpo", "trl-grpo", "trl-kto", "trl-orpo"):
         for method in ("lora", "qlora"):
             assert differences(find_stack(name), method, options) == {}
 
@@ -127,7 +129,7 @@ def test_adapters_are_those_of_peft() -> None:
 def test_a_quantised_base_is_that_of_bitsandbytes_config() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BitsAndBytesConfig(load_in_4bit=True)
-    for name in ("transformers", "trl-sft", "trl-dpo", "trl-grpo", "peft-bench"):
+    for name in ("transformers", "trl-sft", "trl-dpo", "trl-grpo", "trl-kto", "peft-bench"):
         own = find_stack(name).defaults["qlora"]
         assert own["double_quant"] == config.bnb_4bit_use_double_quant
 
@@ -137,6 +139,8 @@ def test_a_quantised_base_is_that_of_bitsandbytes_config() -> None:
     [
         ("trl-sft", "SFTConfig", {"seq_len": "max_length"}),
         ("trl-dpo", "DPOConfig", {"seq_len": "max_length"}),
+        ("trl-kto", "KTOConfig", {"seq_len": "max_length"}),
+        ("trl-reward", "RewardConfig", {"seq_len": "max_length"}),
         ("trl-grpo", "GRPOConfig", {"max_completion_length": "max_completion_length"}),
     ],
 )

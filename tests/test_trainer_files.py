@@ -1103,6 +1103,51 @@ def test_a_file_of_pairs_has_its_frameworks_own_loop(text: str, framework: str, 
     assert file.options.get("dropout", 0.0) == 0.0  # TRL 1.16 dpo_config.py, disable_dropout
 
 
+FACTORY = "model_name_or_path: Qwen/Qwen3-0.6B\nper_device_train_batch_size: 2\n"
+TRL_FILE = "model_name_or_path: Qwen/Qwen2.5-0.5B\nuse_peft: true\n"
+SCORED = "base_model: Qwen/Qwen2.5-0.5B\nmicro_batch_size: 2\nnum_labels: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "framework", "stack"),
+    [
+        (FACTORY + "stage: kto\n", "llamafactory", "llamafactory-kto"),
+        (FACTORY + "stage: dpo\npref_loss: simpo\n", "llamafactory", "llamafactory-orpo"),
+        (FACTORY + "stage: dpo\npref_loss: sigmoid\n", "llamafactory", "llamafactory-dpo"),
+        (TRL_FILE + "desirable_weight: 1.5\n", "trl", "trl-kto"),
+        (TRL_FILE + "beta: 0.1\noutput_dir: data/zephyr-orpo\n", "trl", "trl-orpo"),
+        (TRL_FILE + "task: reward\n", "trl", "trl-reward"),
+    ],
+)
+def test_what_compares_answers_has_its_trainers_stack(
+    text: str, framework: str, stack: str
+) -> None:
+    file = read_document(parse(text, "file.yaml", None, is_json=False), framework)
+    assert file.stack == stack and not file.not_modelled
+    assert file.options.get("batch_size", 2) == 2  # pairs or answers, which the stack lays out
+
+
+@pytest.mark.parametrize("loss", ["dft", "eaft", "asft"])
+def test_weights_of_tokens_are_losses_of_llamafactory(loss: str) -> None:
+    text = f"{FACTORY}stage: sft\nfinetuning_type: full\nuse_{loss}_loss: true\n"
+    file = read_document(parse(text, "file.yaml", None, is_json=False), "llamafactory")
+    assert file.options["loss"] == f"llamafactory-{loss}" and not file.not_modelled
+
+
+@pytest.mark.parametrize(
+    ("more", "batch"),
+    [
+        ("reward_model: true\n", 4),  # both answers of a pair
+        ("process_reward_model: true\n", 2),
+        ("model_type: AutoModelForSequenceClassification\n", 2),
+    ],
+)
+def test_a_head_of_labels_is_read_of_axolotl(more: str, batch: int) -> None:
+    file = read_document(parse(SCORED + more, "file.yaml", None, is_json=False), "axolotl")
+    assert (file.options["loss"], file.options["batch_size"]) == ("scores", batch)
+    assert not file.not_modelled
+
+
 def test_dropout_may_be_left_empty() -> None:
     text = AXOLOTL_DPO.replace("0.05", "").replace("rl: dpo\n", "")
     file = read_document(parse(text, "sft.yaml", None, is_json=False), "axolotl")

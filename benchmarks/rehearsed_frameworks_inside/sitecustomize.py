@@ -1,6 +1,6 @@
-"""Imported by Python as it starts, after what a rehearsal puts there. torchtune and Unsloth take
-the tokens that have a label out of all; which these are a pretended card cannot tell, and a
-rehearsal takes every one. Here the data say it: all but the last of each row."""
+"""Imported by Python as it starts, after what a rehearsal puts there. torchtune, Unsloth and
+LLaMA-Factory take the tokens that have a label out of all; which these are a pretended card cannot
+tell, and a rehearsal takes every one. Here the data say it: all but the last of each row."""
 
 import builtins
 import os
@@ -8,17 +8,23 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+_LOSSES = (
+    "torchtune.modules.loss",
+    "unsloth_zoo.fused_losses.fused_linear",
+    "llamafactory.train.trainer_utils",
+)
 LABELLED = os.environ.get("REHEARSED_LABELS")
-"""'TOKENS,LABELLED' of a micro-batch."""
+"""'TOKENS,LABELLED,ROWS' of a micro-batch."""
 
 
 def _take_labelled() -> None:
     import torch
 
-    tokens, labelled = map(int, str(LABELLED).split(","))
+    tokens, labelled, rows = map(int, str(LABELLED).split(","))
+    counts = {tokens: labelled, rows: rows // 2}  # of KTO's rows half are desirable
 
     def nonzero(mask: torch.Tensor) -> torch.Tensor:
-        count = labelled if mask.numel() == tokens else mask.numel()
+        count = counts.get(mask.numel(), mask.numel())
         return torch.empty((mask.dim(), count), dtype=torch.int64, device=mask.device).t()
 
     _library.append(torch.library.Library("aten", "IMPL"))
@@ -38,5 +44,5 @@ if LABELLED and os.environ.get("LORA_PROFILER_RUN_SETTINGS"):
     from rehearsed.imports import after_import  # type: ignore[import-not-found]
 
     _lend_names()
-    for module in ("torchtune.modules.loss", "unsloth_zoo.fused_losses.fused_linear"):
+    for module in _LOSSES:
         after_import(module, _take_labelled)

@@ -5,7 +5,7 @@ from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
-from lora_profiler.option_values import LOSSES_OF_PAIRS
+from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.platform import CUDA_RULES
 from lora_profiler.support.engines import left_out, why_unruled
 from lora_profiler.support.evaluation import evaluation_words, generation_words
@@ -143,8 +143,10 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append(
             "Unsloth compiles code of its own for this model, answered as transformers' own."
         )
-    if setup.loss == "axolotl-dpo":
-        found.append("Where a prompt's tokens are, 16 B each, is left out of TRL 1.9's loss.")
+    if setup.loss == "llamafactory-eaft":
+        found.append("What topk takes for itself is as torch's source has it, of many tokens.")
+    if setup.loss in ("axolotl-dpo", "trl-orpo"):
+        found.append("What TRL has of a prompt beside the answers, 16 B a token, is left out.")
     if setup.use_vllm:
         found.append("No run beside vLLM was held against what GRPO keeps for its completions.")
     if setup.loop_state == "trl-grpo" and setup.generation_batch_size is not None:
@@ -217,7 +219,7 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     found += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
         found.append(CUDA_RULES)
-    converts = setup.label_smoothing_factor > 0 or setup.loss in LOSSES_OF_PAIRS
+    converts = setup.label_smoothing_factor > 0 or setup.loss in OVER_ALL_LOGITS
     if setup.autocast_dtype and not converts:
         found.append(
             f"Autocast to {setup.autocast_dtype} covers the forward pass alone; logits are not"

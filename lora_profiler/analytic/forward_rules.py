@@ -10,6 +10,7 @@ from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype,
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.option_values import AXOLOTL
 from lora_profiler.support.bases import base_of
+from lora_profiler.support.engines import is_torchtune_dora
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.sdpa import efficient_takes_grouped
@@ -46,6 +47,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         fused_norms=setup.kernels in ("liger", "foak", "unsloth"),
         freezes_a=setup.optimizer == "lorafa",
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
+        torchtune_dora=is_torchtune_dora(setup),
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
         unsloth=setup.kernels == "unsloth",
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,

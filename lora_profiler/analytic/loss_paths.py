@@ -34,6 +34,10 @@ class Head(NamedTuple):
     def trained(self) -> tuple[Tensor, ...]:
         return tuple(t for t in self.tensors if t.requires_grad)
 
+    @property
+    def gradient_bytes(self) -> Polynomial:
+        return total(t.bytes for t in self.trained)
+
 
 class LossPath(NamedTuple):
     """The head and the loss of a trainer, for `tokens` of a micro-batch.
@@ -67,7 +71,7 @@ class LossPath(NamedTuple):
     @property
     def parameter_gradients(self) -> Polynomial:
         """Bytes of the gradients of weight and bias, as the parameters have them in the end."""
-        return total(t.bytes for t in self.head.trained)
+        return self.head.gradient_bytes
 
     @property
     def num_gradients(self) -> int:
@@ -186,6 +190,38 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
         back=tuple(back),
         tokens=count,
         again=True,
+    )
+
+
+def scores(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+    """The head of AutoModelForSequenceClassification on all tokens, of which each row's last one
+    counts: `GenericForSequenceClassification` of transformers 5.24, `modeling_layers.py`, whose
+    pooled scores accelerate makes float32."""
+    head = head_weights(op, model)
+    compute = op.rules.autocast or hidden.dtype
+    size = ITEMSIZE[compute]
+    read = op.lowered(hidden)
+    if head.weight.requires_grad:
+        op.saved.setdefault(read.storage, op.scope)
+    lowered = read.bytes if read is not hidden else ZERO
+    copy = head.weight.elements * (size * (head.weight.dtype != compute))
+    made = TOKENS * (head.vocab * size)
+    places = B * (2 * _COUNT)  # rows, and of each the last token that is no padding
+    kept = places + copy * hidden.requires_grad
+    of_read = read.bytes * hidden.requires_grad
+    narrow = head.weight.elements * (size * head.weight.requires_grad)
+    return LossPath(
+        hidden=hidden,
+        head=head,
+        kept=kept,
+        ahead=(lowered + copy + made, lowered + kept + made + TOKENS * (_COUNT + _SCALAR)),
+        back=(
+            kept + made + B * (head.vocab * (size + _SCALAR)) + 2 * _SCALAR,
+            copy + made + of_read + narrow + 2 * _SCALAR,
+            head.gradient_bytes + of_read + hidden.bytes * hidden.requires_grad,
+        ),
+        tokens=TOKENS,
+        again=False,
     )
 
 

@@ -158,6 +158,8 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     position ids; and what else the trainer's loop keeps; of rows that Unsloth lays end to end the
     length of each."""
     size = TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
+    if setup.loop_state == "trl-kto":
+        size = size + B * setup.accumulation  # which are desirable
     if not setup.is_padding_free:
         return size
     return size + B * (_LENGTH_BYTES * len(lengths(setup)) * setup.accumulation)

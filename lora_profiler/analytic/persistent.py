@@ -192,7 +192,7 @@ def persistent(
         parameters += weight * count
         quantization += state * count
     if has_reference(setup):
-        is_narrow = setup.loss == "llamafactory-dpo"  # loaded in bfloat16
+        is_narrow = setup.loss.startswith("llamafactory")  # loaded in bfloat16
         parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
 
     held = tuple(held_tensors(spec, setup, adapters, copies))

@@ -211,7 +211,8 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
         flops = _flops(forward, setup)
         if setup.runs_reference:
             reference = pass_alone(workload, family, (), frozenset())
-            flops = (flops[0] + _flops(reference, setup)[0], *flops[1:])
+            beside = _flops(reference, setup)[0] * setup.passes_beside
+            flops = (flops[0] + beside, *flops[1:])
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
         if setup.completions_at_once:

@@ -26,7 +26,11 @@ def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
     y = product(op, given, weight, module.in_features, module.out_features)
     op.keep(x)
     for adapter in found:
-        y = _low_rank(op, x, y, adapter)
+        y = (
+            _weighed(op, x, y, weight, adapter)
+            if op.rules.torchtune_dora
+            else _low_rank(op, x, y, adapter)
+        )
     return y
 
 
@@ -154,6 +158,42 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     if not packed:
         result = op.cast(result, y.dtype)
     op.keep(x, cast)
+    return result
+
+
+def _weighed(op: Ledger, x: Tensor, y: Tensor, weight: Tensor, adapter: Adapter) -> Tensor:
+    """torchtune's DoRA, 0.7 `modules/peft/dora.py` (DoRALinear.forward): (m - 1) y + m B A x, plus
+    y, where m is the magnitude of each output by the norm of its row of W + B A. That sum is made
+    of a product with an identity matrix, and no gradient passes it; what has a name lives until the
+    layer returns."""
+    wide, out = adapter.in_features, constant(adapter.out_features)
+    rows, made = x.elements // wide, weight.elements
+    inner = trained(op, x, rows, constant(wide), R)
+    delta = trained(op, inner, rows, R, out, y.elements)
+
+    def made_of(
+        name: str, *inputs: Tensor, size: Polynomial = made, flops: Polynomial = ZERO
+    ) -> Tensor:
+        result = op.fresh(size, x.dtype, False)
+        op.record(name, inputs, (result,), forward_flops=flops)
+        return result
+
+    eye = made_of("eye", size=constant(wide * wide))
+    narrow = made_of("linear", eye, size=R * wide, flops=R * (2 * wide * wide))
+    both = made_of("linear", narrow, flops=made * R * 2)
+    if op.base(op.scope):
+        weight = made_of("dequantize")
+    whole = made_of("add", weight, made_of("scale", both))
+    norm = made_of("norm", whole, size=out)
+
+    own = out * ITEMSIZE[op.rules.adapter_dtype]
+    magnitude = Tensor(out, op.rules.adapter_dtype, True, Storage(ZERO, "parameter"))
+    share = op.fresh(out, x.dtype, True)
+    op.record("div", (magnitude, norm), (share,), (norm,), gradients=own)
+    first = op.multiply(y, op.shift(share))
+    second = op.scale(op.multiply(delta, share))
+    result = op.add(op.add(first, second), y)
+    op.keep(x, delta, eye, narrow, both, weight)
     return result
 
 

@@ -26,15 +26,23 @@ from lora_profiler.analytic.liveness import (
     returned,
     waiting_gradients,
 )
-from lora_profiler.analytic.loss_paths import LossPath, trl_head
+from lora_profiler.analytic.loss_paths import LossPath, scores, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.pair_losses import (
     gathered_log_probabilities,
+    log_probabilities_beside_others,
     log_probabilities_of_pairs,
+    log_probabilities_without_reference,
+    odds_ratios,
     selected_log_probabilities,
 )
 from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
+from lora_profiler.analytic.token_losses import (
+    beside_reference,
+    weighted_by_entropy,
+    weighted_by_probability,
+)
 from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.analytic.unsloth_loss import fused_linear_cross_entropy
 from lora_profiler.model_spec import ModelSpec, Module, Stack
@@ -42,6 +50,7 @@ from lora_profiler.support.generations import shifts_logits
 
 PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "trl": trl_head,
+    "scores": scores,
     "torchtune": linear_cross_entropy,
     "torchtune-chunked": chunked_output_loss,
     "cce": cut_cross_entropy,
@@ -51,6 +60,12 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "llamafactory-dpo": log_probabilities_of_pairs,
     "axolotl-dpo": selected_log_probabilities,
     "torchtune-dpo": gathered_log_probabilities,
+    "llamafactory-dft": weighted_by_probability,
+    "llamafactory-eaft": weighted_by_entropy,
+    "llamafactory-asft": beside_reference,
+    "llamafactory-kto": log_probabilities_beside_others,
+    "llamafactory-orpo": log_probabilities_without_reference,
+    "trl-orpo": odds_ratios,
 }
 """Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 

@@ -136,6 +136,8 @@ class Rules(NamedTuple):
     fused_norms: bool = False
     rotates_pairs: bool = False
     fast_lora: bool = False
+    torchtune_dora: bool = False
+    """Adapters are torchtune's DoRA."""
     freezes_a: bool = False
     lora_kernels: LoraKernels = "peft"
     unsloth: bool = False

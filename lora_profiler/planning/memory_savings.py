@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.option_values import LOSSES_OF_PAIRS
+from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.planning.engine import engine_for_search, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.packing import takes_flattened
@@ -188,7 +188,7 @@ def changes(
         option, price = "--dtype bfloat16", "trains in 16 bit"
         yield from change("bfloat16 weights", option, price, dtype="bfloat16")
     if (
-        setup.loss not in ("fused", *LOSSES_OF_PAIRS)  # which reads all logits
+        setup.loss not in ("fused", "scores", *OVER_ALL_LOGITS)  # which reads all logits
         and not setup.is_shared
         and peak.moment in ("end_of_forward", "loss_backward")
     ):

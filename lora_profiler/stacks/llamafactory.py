@@ -53,29 +53,68 @@ _TRAINER = Stack(
     ),
 )
 
+_DPO = replace(
+    _TRAINER,
+    name="llamafactory-dpo",
+    call="DPO trainer",
+    about=(
+        "stage: dpo, and the rest as its trainer has it. A batch counts pairs: the model sees"
+        " twice as many rows.",
+    ),
+    defaults={
+        method: {**own, "loss": "llamafactory-dpo", "loop_state": "trl-dpo"}
+        for method, own in _TRAINER.defaults.items()
+    },
+    packing=None,
+    rows=2,
+    holds=(
+        *_TRAINER.holds[:2],
+        "logits of both answers in float32, of the policy and then of the reference, which is"
+        " the model with its adapters switched off, or a copy in bfloat16 (LLaMA-Factory"
+        " ff6d4d1, train/dpo/trainer.py, concatenated_forward; train/trainer_utils.py,"
+        " create_ref_model)",
+    ),
+    refusals=(Refusal("packed", "pairs are not packed"),),
+)
+
 VERSIONS = (
     _TRAINER,
+    _DPO,
     replace(
-        _TRAINER,
-        name="llamafactory-dpo",
-        call="DPO trainer",
+        _DPO,
+        name="llamafactory-orpo",
         about=(
-            "stage: dpo, and the rest as its trainer has it. A batch counts pairs: the model sees"
-            " twice as many rows.",
+            "stage: dpo with pref_loss: orpo or simpo, and the rest as its trainer has it. A batch"
+            " counts pairs: the model sees twice as many rows.",
         ),
         defaults={
-            method: {**own, "loss": "llamafactory-dpo", "loop_state": "trl-dpo"}
-            for method, own in _TRAINER.defaults.items()
+            method: {**own, "loss": "llamafactory-orpo"} for method, own in _DPO.defaults.items()
         },
-        packing=None,
-        rows=2,
         holds=(
             *_TRAINER.holds[:2],
-            "logits of both answers in float32, of the policy and then of the reference, which is"
-            " the model with its adapters switched off, or a copy in bfloat16 (LLaMA-Factory"
-            " ff6d4d1, train/dpo/trainer.py, concatenated_forward; train/trainer_utils.py,"
-            " create_ref_model)",
+            "logits of both answers in float32, and no reference (LLaMA-Factory ff6d4d1,"
+            " hparams/finetuning_args.py, use_ref_model)",
         ),
-        refusals=(Refusal("packed", "pairs are not packed"),),
+    ),
+    replace(
+        _DPO,
+        name="llamafactory-kto",
+        call="KTO trainer",
+        about=(
+            "stage: kto, and the rest as its trainer has it. A batch counts answers, each of which"
+            " is desirable or not.",
+        ),
+        defaults={
+            method: {**own, "loss": "llamafactory-kto", "loop_state": "trl-kto"}
+            for method, own in _DPO.defaults.items()
+        },
+        rows=1,
+        holds=(
+            *_TRAINER.holds[:2],
+            "both models run over answers that belong to other prompts too, without gradients and"
+            " beside their logits of the batch in float32 (LLaMA-Factory ff6d4d1,"
+            " train/kto/trainer.py, concatenated_forward)",
+        ),
+        refusals=(Refusal("packed", "answers are not packed"),),
     ),
 )

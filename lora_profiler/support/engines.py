@@ -113,6 +113,8 @@ def why_untraced(setup: TrainSetup) -> str | None:
             f"{setup.optimizer} is known to the rules alone, as its package's source has it; take"
             " --engine analytic, or another --optimizer."
         )
+    if is_torchtune_dora(setup):
+        return "torchtune's DoRA is known to the rules alone; take --engine analytic."
     if setup.quantization is None or not is_packed_base(setup):
         return None
     title = QUANT_TITLES[setup.quantization.quant_type]
@@ -146,7 +148,7 @@ def why_unruled(setup: TrainSetup) -> str | None:
     """Whose activations the rules do not know, None where they may."""
     if setup.images is not None:
         return "a vision tower"
-    if setup.lora is not None and setup.lora.use_dora:
+    if setup.lora is not None and setup.lora.use_dora and not is_torchtune_dora(setup):
         return "DoRA's layers"
     if setup.lora is not None and setup.lora.peft_type != "lora":
         return f"{setup.lora.method_name}'s layers"
@@ -155,6 +157,11 @@ def why_unruled(setup: TrainSetup) -> str | None:
     if setup.qat not in ("none", *RULED):
         return f"linear layers fake-quantised in {setup.qat}"
     return None
+
+
+def is_torchtune_dora(setup: TrainSetup) -> bool:
+    """Whether adapters are torchtune's own DoRA, which neither a trace nor a measurement makes."""
+    return setup.kernels == "torchtune" and setup.lora is not None and setup.lora.use_dora
 
 
 def has_outliers(setup: TrainSetup) -> bool:

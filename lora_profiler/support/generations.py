@@ -131,7 +131,10 @@ def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
     """`model` as the trainer of `setup` makes it: LitGPT ties no head to the embedding (0.5.13,
     model.py, GPT), torchtune's Phi-3 and Phi-4 have projections apart (0.7,
     models/phi3/_component_builders.py) and its Gemma 2 caps the hidden state before the head, not
-    the logits (models/gemma2/_component_builders.py, Gemma2FinalNorm)."""
+    the logits (models/gemma2/_component_builders.py, Gemma2FinalNorm). With scores as its loss the
+    head is that of AutoModelForSequenceClassification."""
+    if setup.loss == "scores" and model.output_embedding is not None:
+        return _scored(as_of(model, setup.transformers))
     if setup.kernels == "torchtune" and model.model_type == "phi3":
         return _unfused(model)
     if setup.kernels == "torchtune" and model.model_type == "gemma2":
@@ -140,6 +143,25 @@ def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
     made = as_of(model, setup.transformers)
     is_litgpt = setup.kernels in ("litgpt", "litgpt-2023")
     return _untied(made) if is_litgpt and any(map(_is_tied, made.parts)) else made
+
+
+@lru_cache(maxsize=64)
+def _scored(model: ModelSpec) -> ModelSpec:
+    """With transformers' `score` in place of the head: a linear layer of one output that shares
+    nothing."""
+    parts = []
+    for part in model.parts:
+        if part.name == model.output_embedding and isinstance(part, Module):
+            weight = Weight(name="weight", shape=(1, part.in_features or 1))
+            part = Module(name="score", kind="Linear", weights=(weight,))
+        parts.append(part)
+    return replace(
+        model,
+        parts=tuple(parts),
+        config={**model.config, "final_logit_softcapping": None},
+        output_embedding="score",
+        fingerprint=f"{model.fingerprint}-scored",
+    )
 
 
 def _is_tied(part: Module | Stack) -> bool:

@@ -56,6 +56,9 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
     "trl-grpo": LoopHolds(2, 4, 4),
+    "trl-kto": LoopHolds(6, 4, 4),
+    "trl-orpo": LoopHolds(3, 4, 8),
+    "trl-reward": LoopHolds(2, 4, 4),
     "axolotl": LoopHolds(3, 8, 4),
     "axolotl-dpo": LoopHolds(3, 8, 4),
     "llamafactory": LoopHolds(3, 12, 8),
@@ -101,8 +104,9 @@ def batch_columns(setup: TrainSetup) -> int:
 def pass_columns(setup: TrainSetup) -> int:
     """The same that are there while a forward pass runs: GRPO puts prompts and completions
     together, ids and masks, and makes labels of them (TRL 1.16 `grpo_trainer.py`,
-    _compute_loss)."""
-    return 3 if setup.loop_state == "trl-grpo" else 0
+    _compute_loss); ORPO ids, masks and labels of both answers (`experimental/orpo/orpo_trainer.py`,
+    concatenated_inputs)."""
+    return 3 if setup.loop_state in ("trl-grpo", "trl-orpo") else 0
 
 
 def loop_scalar_bytes(setup: TrainSetup) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.option_values import LOSSES_OF_PAIRS
+from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.support.packing import lengths
 from lora_profiler.support.unsloth import unsloth_fact
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
@@ -23,9 +23,9 @@ TORCHTUNE_CHUNKS = 8
 """`num_output_chunks` of both of torchtune's losses."""
 LITGPT_ROWS = 128
 """LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""
-AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt", *LOSSES_OF_PAIRS})
+AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt", *OVER_ALL_LOGITS})
 """Losses that a trainer's loop makes of what the model has returned: torchtune's recipes
-(`_loss_step`), LitGPT's (`fit`), LLaMA-Factory's of pairs (`concatenated_forward`) and that of the
+(`_loss_step`), LitGPT's (`fit`), LLaMA-Factory's own (`concatenated_forward`) and that of the
 TRL beneath axolotl (1.9 `dpo_trainer.py`, _compute_loss). The others
 are made inside the model's forward pass, where its own would be."""
 LOSS_WORDS = {
@@ -68,6 +68,35 @@ LOSS_WORDS = {
         " log-probabilities; the reference's logits have a name until the next forward pass is"
         " over."
     ),
+    "scores": (
+        "The scores loss is AutoModelForSequenceClassification's with one label, as of a reward"
+        " model: a head of one output, and of each row its last token's score; more labels are as"
+        " many rows of its weight."
+    ),
+    "llamafactory-kto": (
+        "The llamafactory-kto loss is LLaMA-Factory 0.9.6's KTO: all logits in float32 of the"
+        " policy, of the reference, and of the reference over other prompts' answers at once."
+    ),
+    "llamafactory-orpo": (
+        "The llamafactory-orpo loss is LLaMA-Factory 0.9.6's of pairs without a reference, ORPO's"
+        " or SimPO's: all logits in float32, and their log-probabilities."
+    ),
+    "llamafactory-dft": (
+        "The llamafactory-dft loss is LLaMA-Factory 0.9.6's DFT: cross-entropy over all logits in"
+        " float32, each token weighed by its probability."
+    ),
+    "llamafactory-eaft": (
+        "The llamafactory-eaft loss is LLaMA-Factory 0.9.6's EAFT: as its DFT, and a copy of the"
+        " labelled tokens' logits, whose entropy weighs each."
+    ),
+    "llamafactory-asft": (
+        "The llamafactory-asft loss is LLaMA-Factory 0.9.6's ASFT: as its DFT, and the divergence"
+        " from a reference, a copy of the model in bfloat16: eleven times all logits in float32."
+    ),
+    "trl-orpo": (
+        "The trl-orpo loss is that of TRL 1.16's experimental ORPOTrainer: all logits in float32,"
+        " log-probabilities of the chosen half, and in backward two gradients of all."
+    ),
     "axolotl-dpo": (
         "The axolotl-dpo loss is that of TRL 1.9 with axolotl 0.19's Triton kernel: all logits in"
         " float32 and a copy without each row's last, of the policy and of the reference at once."
@@ -106,6 +135,16 @@ def check_loss(workload: Workload) -> None:
     setup = workload.setup
     if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora)):
         raise refused(workload.model.id, setup.loss, reason)
+    if setup.loss == "scores" and workload.model.output_embedding != "score":
+        raise UsageError(
+            f"the scores loss is of a head of one output, which {workload.model.id} was not made"
+            " with; ask by setup_for and workloads, or leave --loss out."
+        )
+    if setup.loss == "llamafactory-asft" and setup.lora is not None:
+        raise UsageError(
+            "LLaMA-Factory makes ASFT no reference beside adapters; take --method full, or leave"
+            " --loss out."
+        )
     if setup.loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype:
         raise UsageError(
             f"the {setup.loss} loss is torchtune's, whose recipes have no autocast; take"
@@ -204,9 +243,8 @@ _FACTS: Mapping[str, Callable[[TrainSetup, Module, Any, Any, Any], Any]] = {
     "cce": _sequences,
     "litgpt": _litgpt_fact,
     "triton": _nothing,
-    "llamafactory-dpo": _nothing,
-    "axolotl-dpo": _nothing,
-    "torchtune-dpo": _nothing,
+    "scores": _nothing,
+    **dict.fromkeys(OVER_ALL_LOGITS, _nothing),
 }
 OWN_LOSSES = frozenset(_FACTS) | {"unsloth"}
 """Losses of trainers' own, each worked out whole."""

@@ -65,8 +65,12 @@ def residual(op: Ledger, x: Tensor, update: Tensor) -> Tensor:
 
 def llama_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     masked = layer in op.rules.masked_layers
-    x = residual(op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked))
-    return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
+    update = self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked)
+    x = residual(op, x, update)
+    out = residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
+    if op.rules.torchtune_dora:  # `attn_out` of torchtune's layer (0.7, modules/transformer.py)
+        op.keep(update)
+    return out
 
 
 def qwen3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:

@@ -54,6 +54,12 @@ _ALL_LOGITS = {
     "triton": "all logits or their gradient, and in float32",
     "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
     "torchtune-dpo": "logits and log-probabilities in float32, beside the reference's logits",
+    "llamafactory-kto": "logits in float32 of both models, and log-probabilities",
+    "llamafactory-orpo": "logits and log-probabilities in float32",
+    "llamafactory-dft": "logits and log-probabilities in float32",
+    "llamafactory-eaft": "logits in float32, a copy of them, and log-probabilities",
+    "llamafactory-asft": "logits in float32 of model and reference, and what compares them",
+    "trl-orpo": "logits in float32, log-probabilities of the chosen half, and both gradients",
     "axolotl-dpo": "logits in float32 and a copy of them, of the policy and the reference",
 }
 """What lives in the loss whose path has something for each logit."""

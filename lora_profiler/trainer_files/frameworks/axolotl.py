@@ -124,10 +124,21 @@ def _dropout(value: Any, document: Document) -> Meaning:
 
 
 def _model_type(value: Any, document: Document) -> Meaning:
-    kind = str(value)
-    if "SequenceClassification" in kind or "TokenClassification" in kind:
-        return not_modelled(f"{kind}'s small head, answered with the language model's", "too high")
-    return NOTHING
+    is_small = any(kind in str(value) for kind in ("SequenceClassification", "TokenClassification"))
+    return Meaning({"loss": "scores"}) if is_small else NOTHING
+
+
+def _scored(value: Any, document: Document) -> Meaning:
+    if is_off(value):
+        return NOTHING
+    return Meaning({"loss": "scores"}, note="a head of one output; each label more is a row of it")
+
+
+def _batch(value: Any, document: Document) -> Meaning:
+    """A reward model sees both answers of each pair (TRL 1.9, reward_trainer.py)."""
+    if is_on(document.get("reward_model")):
+        return Meaning({"batch_size": 2 * size(value)}, note="a row for each of the two answers")
+    return Meaning({"batch_size": size(value)})
 
 
 def _image_size(value: Any, document: Document) -> Meaning:
@@ -263,7 +274,7 @@ AXOLOTL = Framework(
         "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
         "quantize_moe_experts": _quantized_experts,
         "bnb_config_kwargs.bnb_4bit_use_double_quant": sets("double_quant", switch),
-        "micro_batch_size": sets("batch_size", size),
+        "micro_batch_size": _batch,
         "sequence_len": sets("seq_len", size),
         "gradient_accumulation_steps": sets("accumulation", size),
         "batch_size": costs_nothing,
@@ -341,9 +352,7 @@ AXOLOTL = Framework(
         "expert_parallel_size": ranks.parallel("the experts", "expert parallelism"),
         "ray_num_workers": sets("world_size", size),
         "rl": _preference,
-        "reward_model": missing("a reward model's head", "too high"),
-        "process_reward_model": missing("a reward model's head", "too high"),
-        "num_labels": missing("a classifier's head", "too high"),
+        **dict.fromkeys(("reward_model", "process_reward_model", "num_labels"), _scored),
         "model_type": _model_type,
         "processor_type": shared.images,
         "is_multimodal": shared.images,

@@ -135,7 +135,7 @@ def _batch(value: Any, document: Document) -> Meaning:
     if value is None:
         return NOTHING
     stage = document.get("stage")
-    if stage in ("rm", "kto") or (stage == "dpo" and not _has_reference(document)):
+    if stage == "rm":
         return Meaning({"batch_size": 2 * size(value)}, note="a row for each of the two answers")
     return Meaning({"batch_size": size(value)})
 
@@ -146,8 +146,9 @@ def _stage(value: Any, document: Document) -> Meaning:
     if value == "rm":
         return not_modelled("a reward model's head, answered with the language model's", "too high")
     if value == "dpo" and not _has_reference(document):
-        what = "log-probabilities of all logits (train/dpo/trainer.py), answered as the plain loss"
-        return not_modelled(what, "too low")
+        return Meaning(note="pairs, without a reference")
+    if value == "kto":
+        return Meaning(note="answers, and those of other prompts; the reference runs over both")
     if value == "dpo":
         return Meaning(note="pairs; the reference is the model without its adapters, or a copy")
     return not_modelled(f"{value}'s reference model or generation", "too low")
@@ -159,6 +160,22 @@ def _has_reference(document: Document) -> bool:
 
 
 _WITHOUT_REFERENCE = ("orpo", "simpo")
+
+
+def _stack(document: Document) -> str:
+    if document.get("stage") != "dpo":
+        return "llamafactory-kto" if document.get("stage") == "kto" else "llamafactory"
+    return "llamafactory-dpo" if _has_reference(document) else "llamafactory-orpo"
+
+
+def _weighted(loss: str) -> Reader:
+    """The first of the three that is on counts (train/sft/trainer.py)."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        stands = is_on(value) and document.get("stage") in (None, "sft")
+        return Meaning({"loss": f"llamafactory-{loss}"}) if stands else NOTHING
+
+    return read
 
 
 def _dropout(value: Any, document: Document) -> Meaning:
@@ -247,7 +264,7 @@ LLAMAFACTORY = Framework(
     marks=frozenset(
         {"stage", "finetuning_type", "cutoff_len", "template", "do_train", "lora_rank"}
     ),
-    stack=lambda document: "llamafactory-dpo" if _has_reference(document) else "llamafactory",
+    stack=_stack,
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
     together=_together,
@@ -330,9 +347,7 @@ LLAMAFACTORY = Framework(
             Meaning({"checkpointing": True}) if value == "full" else NOTHING
         ),
         "use_v1_kernels": _own_kernels,
-        "use_asft_loss": missing("ASFT's reference pass", "too low"),
-        "use_dft_loss": missing("DFT's loss", "either way"),
-        "use_eaft_loss": missing("EAFT's loss", "too low"),
+        **{f"use_{loss}_loss": _weighted(loss) for loss in ("asft", "dft", "eaft")},
         "compute_accuracy": costs_nothing,
         "use_mca": missing("Megatron's training", "either way"),
         "use_megatron_bridge": missing("Megatron's training", "either way"),

@@ -36,7 +36,10 @@ QUANTIZED, STEPPED = "(quantised by)", "(stepped by)"
 _BASES = {"GPTQConfig": "gptq", "AwqConfig": "awq", "FineGrainedFP8Config": "fp8"}
 _GROUP = 128
 """Weights that share a scale, in each of them unless it says otherwise."""
-_STACKS = {"SFTTrainer": "trl-sft", "DPOTrainer": "trl-dpo", "GRPOTrainer": "trl-grpo"}
+_STACKS = {
+    "RewardTrainer": "trl-reward",
+    **{f"{kind.upper()}Trainer": f"trl-{kind}" for kind in ("sft", "dpo", "grpo", "kto", "orpo")},
+}
 _PEFT_TYPES = {"LoraConfig": "lora", "VeraConfig": "vera", "IA3Config": "ia3", "OFTConfig": "oft"}
 _TRAINERS = ("Trainer", *_STACKS)
 
@@ -100,7 +103,8 @@ def _prepared(value: Any, document: Document) -> Meaning:
 
 
 def _dropout(value: Any, document: Document) -> Meaning:
-    by_default = document.get(TRAINED) == "DPOTrainer"
+    with_dropout = ("Trainer", "SFTTrainer", "GRPOTrainer")
+    by_default = document.get(TRAINED) in _STACKS.keys() - with_dropout
     return shared.dropout(value, is_off=is_on(document.get("disable_dropout", by_default)))
 
 

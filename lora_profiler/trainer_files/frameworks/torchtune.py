@@ -178,13 +178,6 @@ def _stack(document: Document) -> str:
     return "torchtune-dpo" if is_dpo else "torchtune"
 
 
-def _dora(value: Any, document: Document) -> Meaning:
-    """Its layer keeps more than PEFT's (modules/peft/dora.py)."""
-    if is_off(value):
-        return NOTHING
-    return not_modelled("torchtune's DoRA, answered as PEFT's", "too low", use_dora=True)
-
-
 def _length(value: Any, document: Document) -> Meaning:
     if value is None:
         return Meaning(asks=("seq_len",), note="null: the length is the data's")
@@ -259,7 +252,7 @@ TORCHTUNE = Framework(
         "model.apply_lora_to_mlp": costs_nothing,
         "model.apply_lora_to_output": costs_nothing,
         "model.quantize_base": costs_nothing,
-        "model.use_dora": _dora,
+        "model.use_dora": sets("use_dora", switch),
         "model.decoder_trainable": _part,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,

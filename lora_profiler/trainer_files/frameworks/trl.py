@@ -58,6 +58,8 @@ _SCRIPTS: dict[str, tuple[str, Any]] = {
 }
 """Defaults of ModelConfig, which files that name a model fill; the classes have others."""
 _COMPLETION = "max_completion_length"
+_KNOWN = ("sft", "dpo", "grpo", "kto", "orpo", "reward")
+"""Tasks whose trainer is a stack."""
 TASK = "task"
 """The trainer, as a command line names it: `trl dpo`."""
 
@@ -68,6 +70,8 @@ def task(document: Document) -> str:
         return str(named)
     if document.get("num_generations") or document.get("reward_funcs"):
         return "grpo"
+    if any("orpo" in str(document.get(key)).lower() for key in ("hub_model_id", "output_dir")):
+        return "orpo"  # whose keys are DPO's too
     if document.get("desirable_weight") is not None:
         return "kto"
     if document.get("loss_type") in _DPO_LOSSES or any(
@@ -80,7 +84,8 @@ def task(document: Document) -> str:
 def _stack(document: Document) -> str:
     if _is_plain(document):
         return "transformers"
-    return {"dpo": "trl-dpo", "grpo": "trl-grpo"}.get(task(document), "trl-sft")
+    kind = task(document)
+    return f"trl-{kind}" if kind in _KNOWN else "trl-sft"
 
 
 def _is_plain(document: Document) -> bool:
@@ -134,7 +139,7 @@ def _targets(value: Any) -> str:
 
 
 def dropout(value: Any, document: Document) -> Meaning:
-    by_default = task(document) in ("dpo", "kto")
+    by_default = task(document) in ("dpo", "kto", "orpo", "reward")
     return shared.dropout(value, is_off=is_on(document.get("disable_dropout", by_default)))
 
 
@@ -155,7 +160,7 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     kind = task(document)
     if not is_on(document.get("use_peft")):
         yield "use_peft", Meaning({"methods": ("full",)})
-    if kind not in ("sft", "dpo", "grpo"):
+    if kind not in _KNOWN:
         yield "trainer", not_modelled(f"{kind.upper()}'s loss, answered as SFT", "too low")
     elif kind == "grpo":
         yield from _generation(document)
@@ -214,8 +219,8 @@ def _together(
     stack: str, options: Mapping[str, Any], keys: Collection[str]
 ) -> Iterator[tuple[str, Meaning]]:
     """Its trainers make adapters under ZeRO-3 be checkpointed the reentrant way, whatever was
-    asked (TRL 1.16, sft_trainer.py, dpo_trainer.py, grpo_trainer.py)."""
-    has_adapter = {"lora", "qlora"} & set(options.get("methods", ()))
+    asked (TRL 1.16, sft_trainer.py and the like); ORPOTrainer does not."""
+    has_adapter = {"lora", "qlora"} & set(options.get("methods", ())) and stack != "trl-orpo"
     if has_adapter and options.get("sharding") == "zero3" and stack.startswith("trl"):
         note = "TRL makes it reentrant for adapters under ZeRO-3"
         yield "gradient_checkpointing_kwargs", Meaning({"use_reentrant": True}, note=note)
