@@ -7,6 +7,7 @@ from lora_profiler.option_values import (
     AXOLOTL,
     DEEPSPEED_ZERO,
     FLAT,
+    GRPO,
     LOSSES_OF_PAIRS,
     Dtype,
     Method,
@@ -108,7 +109,7 @@ class TrainSetup(TrainOptions):
         `grpo_config.py`, steps_per_generation)."""
         if self.use_vllm:
             return 0
-        if self.generation_batch_size is None and self.loop_state == "trl-grpo":
+        if self.generation_batch_size is None and self.loop_state in GRPO:
             return self.batch_size * self.accumulation
         return self.generation_batch_size or 0
 
@@ -117,7 +118,8 @@ class TrainSetup(TrainOptions):
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
         `dpo_trainer.py`, and `grpo_trainer.py` with a beta)."""
         makes_logits = self.loss in LOSSES_OF_PAIRS
-        return makes_logits or self.loop_state == "trl-dpo" or self.beta > 0
+        compares = self.loop_state in ("trl-dpo", "unsloth-dpo")
+        return makes_logits or compares or self.beta > 0
 
     @property
     def is_litgpt_2023(self) -> bool:
@@ -224,9 +226,17 @@ class TrainSetup(TrainOptions):
 
     @property
     def is_padding_free(self) -> bool:
-        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
-        `trainer.py`, padding_free)."""
-        return self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
+        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do but that of
+        DPO (2026.10.9, `trainer.py`, padding_free; `models/rl_replacements.py`,
+        UNSLOTH_GRPO_SEQ_PACKING)."""
+        is_unpadded = self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
+        return is_unpadded and self.loop_state != "unsloth-dpo"
+
+    @property
+    def compiles_layers(self) -> bool:
+        """Whether Unsloth's layers are compiled, each as one region, which they are where nothing
+        tells them of sequences (2026.10.9, `models/_block_compile.py`)."""
+        return self.kernels == "unsloth" and not self.is_padding_free
 
     @property
     def is_flash_attention_2(self) -> bool:

@@ -47,6 +47,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
         unsloth=setup.kernels == "unsloth",
+        compiled=setup.compiles_layers,
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         repeats_always=repeats_heads(workload),
         rotary_tables=rotary_tables(workload),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lora_profiler.option_values import GRPO
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
@@ -177,7 +178,7 @@ def verdict_words(answer: Answer) -> str:
     if fit.verdict == "does_not_fit":
         return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
     setup = answer.prediction.workload.setup
-    generates = setup.completions_at_once or setup.loop_state == "trl-grpo"
+    generates = setup.completions_at_once or setup.loop_state in GRPO
     beside = " beside generation" if generates else ""
     speed = f"; {_speed(step)}{beside}" if step else ""
     if fit.verdict == "tight":
