@@ -107,6 +107,19 @@ def rotary_buffer_bytes(workload: Workload, width: int) -> int:
     return 2 * positions * width * size + 2 * width + 2 * size
 
 
+def scores_at_once(setup: TrainSetup) -> bool:
+    """Whether GRPO's reference scores all completions of a step in one pass, as it does while they
+    leave a fifth of the card free (2026.10.9 `models/rl_replacements.py`,
+    _get_per_token_logps_and_entropies)."""
+    return setup.loop_state == "unsloth-grpo" and setup.beta > 0
+
+
+def tells_all_states(setup: TrainSetup) -> bool:
+    """Whether the model tells all layers' outputs until its pass is over: GRPO asks for them and
+    takes the last (2026.10.9 `models/rl.py`, _install_grpo_hidden_states_forward_wrapper)."""
+    return setup.loop_state == "unsloth-grpo" and setup.kernels == "unsloth"
+
+
 def check_unsloth(workload: Workload) -> None:
     """Raises UsageError where Unsloth's own forward pass is not known to be what runs."""
     why = why_not_unsloth(workload.model, workload.setup)
