@@ -66,6 +66,8 @@ LoopState = Literal[
 AXOLOTL: tuple[LoopState, ...] = ("axolotl", "axolotl-dpo")
 GRPO: tuple[LoopState, ...] = ("trl-grpo", "unsloth-grpo")
 """Loops that make completions between steps."""
+SCORED: tuple[LoopState, ...] = ("unsloth-dpo", "unsloth-grpo")
+"""Loops in which Unsloth's loss is made of log-probabilities."""
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",

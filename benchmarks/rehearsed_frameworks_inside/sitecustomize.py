@@ -1,6 +1,6 @@
 """Imported by Python as it starts, after what a rehearsal puts there. torchtune and Unsloth take
 the tokens that have a label out of all; which these are a pretended card cannot tell, and a
-rehearsal takes every one. Here the data say it: all but the last of each row."""
+rehearsal takes every one. Here the data say it: all but the last of each row, or completions."""
 
 import builtins
 import os
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 LABELLED = os.environ.get("REHEARSED_LABELS")
-"""'TOKENS,LABELLED' of a micro-batch."""
+"""'TOKENS,LABELLED' of a micro-batch, and of other masks after a colon."""
 
 
 def _take_labelled() -> None:
     import torch
 
-    tokens, labelled = map(int, str(LABELLED).split(","))
+    pairs = (map(int, pair.split(",")) for pair in str(LABELLED).split(":"))
+    labelled = {tokens: count for tokens, count in pairs}
 
     def nonzero(mask: torch.Tensor) -> torch.Tensor:
-        count = labelled if mask.numel() == tokens else mask.numel()
+        count = labelled.get(mask.numel(), mask.numel())
         return torch.empty((mask.dim(), count), dtype=torch.int64, device=mask.device).t()
 
     _library.append(torch.library.Library("aten", "IMPL"))

@@ -105,12 +105,7 @@ VERSIONS = (
             " accumulation (4 and 2) and max_length 1,024. A batch counts pairs: the model sees"
             " twice as many rows.",
         ),
-        options={
-            "batch_size": 4,
-            "accumulation": 2,
-            "seq_len": 1024,
-            "loop_state": "unsloth-dpo",
-        },
+        options={"batch_size": 4, "accumulation": 2, "seq_len": 1024, "loop_state": "unsloth-dpo"},
         packing=None,
         rows=2,
         holds=(

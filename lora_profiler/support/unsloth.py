@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.option_values import DTYPE_BYTES, GRPO, QUANT_TITLES
+from lora_profiler.option_values import DTYPE_BYTES, GRPO, QUANT_TITLES, SCORED
 from lora_profiler.support.model_types import UNSLOTH_TYPES, type_of
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -33,8 +33,8 @@ class Cut(NamedTuple):
 
     rows: int
     parts: int
-    tiled: bool
     sequences: int
+    tiled: bool
     completion: int = 0
 
 
@@ -44,7 +44,7 @@ def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequenc
     free memory would cap the buffer before 2 GiB does."""
     assert head.in_features is not None and head.out_features is not None
     setup, words = workload.setup, head.out_features
-    scores = setup.loop_state in ("unsloth-dpo", "unsloth-grpo")
+    scores = setup.loop_state in SCORED
     completion = (setup.max_completion_length or seq - 1) if setup.loop_state in GRPO else 0
     tokens = batch * ((completion or seq - 1) if scores else seq - sequences)
     least = min(max(_LEAST_ROWS, _power_below(_LEAST_LOGITS // words)), MOST_ROWS)
@@ -68,8 +68,8 @@ def cut_of(fact: int) -> Cut:
     rest, of_row = divmod(-1 - fact if scores else fact, _SHIFT)
     cut, parts = divmod(rest, _SHIFT)
     rows, tiled = divmod(cut, 2)
-    counted = (0, of_row) if scores else (of_row, 0)
-    return Cut(rows, max(parts, 1), bool(tiled), *counted)
+    counted = (0, bool(tiled), of_row) if scores else (of_row, bool(tiled))
+    return Cut(rows, max(parts, 1), *counted)
 
 
 def _power_below(number: int) -> int:

@@ -72,7 +72,7 @@ def _stack(document: Document) -> str:
 
 
 def _batch(value: Any, document: Document) -> Meaning:
-    """Of GRPO num_generations where these do not divide a step (Unsloth 2026.10.9, models/rl.py)."""
+    """Of GRPO num_generations where these do not divide a step (2026.10.9, `models/rl.py`)."""
     group = document.get("num_generations", _GROUP)
     steps = document.get("gradient_accumulation_steps", _STEPS)
     counted = isinstance(group, int) and isinstance(steps, int)
