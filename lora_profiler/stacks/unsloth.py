@@ -102,10 +102,9 @@ VERSIONS = (
         call="DPOTrainer",
         about=(
             "As unsloth, with TRL's DPOTrainer as it is patched over TRL 1.9, its batch and"
-            " accumulation (4 and 2) and max_length 1,024. A batch counts pairs: the model sees"
-            " twice as many rows.",
+            " accumulation (4 and 2). A batch counts pairs: the model sees twice as many rows.",
         ),
-        options={"batch_size": 4, "accumulation": 2, "seq_len": 1024, "loop_state": "unsloth-dpo"},
+        options={"batch_size": 4, "accumulation": 2, "loop_state": "unsloth-dpo"},
         packing=None,
         rows=2,
         holds=(

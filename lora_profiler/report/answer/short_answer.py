@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.trainers import TrainerPeak
 
 WIDTH, MOST_LINES = 80, 25
+_UNTIMED = " tokens/s beside generation"
 in_lines = partial(wrapped, width=WIDTH)
 _BAR = 22
 _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
@@ -162,9 +163,14 @@ def _on_card(answers: Sequence[Answer], remedies: Sequence[Sequence[str]]) -> Pa
     gpu = answers[0].gpu
     assert gpu is not None
     about = "~" if gpu.usable_is_estimated else ""
-    lines = [f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable"]
-    for answer, words in zip(answers, remedies, strict=True):
-        lines.append(f"  {method_label(answer.prediction)} {verdict_words(answer)}")
+    verdicts = [verdict_words(answer) for answer in answers]
+    told = ""
+    if len(answers) > 1 and any(words.endswith(_UNTIMED) for words in verdicts):  # said once
+        told = f"; time and{_UNTIMED}"
+        verdicts = [words.replace(_UNTIMED, "/s") for words in verdicts]
+    lines = [f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable{told}"]
+    for answer, verdict, words in zip(answers, verdicts, remedies, strict=True):
+        lines.append(f"  {method_label(answer.prediction)} {verdict}")
         lines += (f"    {text}" for text in words)
     return in_lines(*lines)
 
