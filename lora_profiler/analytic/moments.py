@@ -34,7 +34,7 @@ from lora_profiler.support.library_memory import (
 from lora_profiler.support.lora_kernels import buffer_elements
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.packing import lengths
-from lora_profiler.support.unsloth import rotary_buffer_bytes
+from lora_profiler.support.unsloth import rotary_buffer_bytes, scores_at_once
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 _LENGTH_BYTES = 4
@@ -114,8 +114,11 @@ def moments(
 
 def checkpoint_buffer_bytes(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Two buffers, to which layers' inputs come back from the host; each as long as one of them,
-    and made when the first is moved."""
-    return forward.layers[0].run.input.bytes * 2 if is_offloaded(workload) else ZERO
+    those of GRPO's scoring pass over a whole step too, and made when the first is moved."""
+    if not is_offloaded(workload):
+        return ZERO
+    size, setup = forward.layers[0].run.input.bytes * 2, workload.setup
+    return size.of_batches(setup.accumulation) if scores_at_once(setup) else size
 
 
 def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Polynomial]:

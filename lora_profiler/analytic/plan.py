@@ -213,7 +213,8 @@ def _build(workload: Workload, *, gathers_low: bool = False) -> Plan:
         if setup.runs_reference:
             reference = pass_alone(workload, family, (), frozenset())
             flops = (flops[0] + _flops(reference, setup)[0], *flops[1:])
-            scoring_pass = reference if scores_at_once(setup) else None
+        if scores_at_once(setup):  # adapters that are switched off run in the same functions
+            scoring_pass = pass_alone(workload, family, found, trainable)
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
         if setup.completions_at_once:
