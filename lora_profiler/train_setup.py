@@ -166,7 +166,15 @@ class TrainSetup(TrainOptions):
     def is_reentrant(self) -> bool:
         """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
         is."""
-        return self.checkpointing and (self.use_reentrant or self.offload_checkpoints)
+        asked = self.use_reentrant or self.offload_checkpoints
+        return self.checkpointing and asked and not self.checkpoints_plainly
+
+    @property
+    def checkpoints_plainly(self) -> bool:
+        """Whether checkpoints are transformers' own, which are not reentrant and move nothing: TRL
+        switches these on where Unsloth's GRPO has generated (TRL 1.9 `models/utils.py`,
+        unwrap_model_for_generation; rehearsed)."""
+        return self.loop_state == "unsloth-grpo" and not self.use_vllm
 
     @property
     def offloads(self) -> bool:

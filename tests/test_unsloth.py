@@ -242,6 +242,17 @@ def test_its_own_cache_grows_by_512_tokens() -> None:
     assert held(long, "generation", "activations") == whole + whole // 30
 
 
+def test_after_its_own_decoding_layers_inputs_stay_on_the_card() -> None:
+    """Of 30 layers 28 more, and no buffers to which they come back; TRL 1.9 models/utils.py."""
+    beside, alone = completed(), completed(use_vllm=False)
+    state = 2048 * 576 * 2
+    kept = (held(each, "end_of_forward", "activations") for each in (alone, beside))
+    assert next(kept) - next(kept) == 28 * state
+    assert held(beside, "setup", "buffers") - held(alone, "setup", "buffers") == 2 * state
+    assert sum(predict(beside).host_bytes.values()) == 29 * state
+    assert not sum(predict(alone).host_bytes.values())
+
+
 def test_a_reference_scores_a_steps_completions_at_once() -> None:
     """All layers' states of 16 rows, and what the last layer's MLP makes: 3 x 1,536 numbers."""
     alone, beside = (completed(accumulation=4, beta=beta) for beta in (0.0, 0.04))
