@@ -139,8 +139,8 @@ VERSIONS = (
             " rl_replacements.py, grpo_accumulated_loss)",
             "float32 logits of some of the completions' tokens at a time, and the gradient of each"
             " log-probability (fused_losses/fused_linear.py, _logprobs_impl)",
-            "where the model itself has generated, layers' inputs stay on the card: TRL then switches"
-            " transformers' own checkpoints on (TRL 1.9, models/utils.py; rehearsed)",
+            "where the model itself has generated, layers' inputs stay on the card: TRL then"
+            " switches transformers' own checkpoints on (TRL 1.9, models/utils.py; rehearsed)",
             "all completions of an optimizer step, batch x accumulation, are made at once over"
             " caches that grow by 512 tokens (Unsloth 2026.10.9, models/_decode_graphs.py)",
             "the reference, the model with its adapters switched off, scores them all at once where"
