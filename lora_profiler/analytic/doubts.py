@@ -151,8 +151,8 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     if setup.loop_state == "unsloth-grpo" and not setup.use_vllm:
         found.append(
             "A prompt is counted with each of its completions; where that makes 1.3 times the"
-            " tokens Unsloth runs it once for all, but in the first step. Where the model itself has"
-            " generated, layers' inputs stay on the card, and a workspace of BLAS more."
+            " tokens Unsloth runs it once for all, but in the first step. Where the model itself"
+            " has generated, layers' inputs stay on the card, and a workspace of BLAS more."
         )
     if setup.use_vllm and setup.loop_state == "trl-grpo":
         found.append("No run beside vLLM was held against what GRPO keeps for its completions.")

@@ -65,7 +65,7 @@ def mlp(op: Ledger, x: Tensor, name: str) -> Tensor:
     kept_gate, kept_up = as_given(gate), as_given(up)
     inner = _down_gradient(back, of_down, arrived, hidden, down_mask)
     back.scope = name
-    read = [inner, kept_gate, kept_up]
+    read = inner, kept_gate, kept_up
     if back.rules.compiled:  # nothing is written over there
         inner, kept_gate, kept_up = (back.fresh(t.elements, t.dtype, False) for t in read)
     back.record("glu_backward", read, (inner, kept_gate, kept_up))
