@@ -286,9 +286,14 @@ def test_pairs_by_hand() -> None:
     assert held(workload, "end_of_forward", "logits_and_loss") == by_hand
 
 
-@pytest.mark.parametrize("trainer", ["unsloth-dpo", "unsloth-grpo"])
-def test_a_table_of_scored_sizes_is_the_single_answers(trainer: str) -> None:
-    workload = asked(model=ONE, trainer=trainer)
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [("unsloth-dpo", {}), ("unsloth-grpo", {}), ("unsloth-grpo", {"max_completion_length": None})],
+)
+def test_a_table_of_scored_sizes_is_the_single_answers(
+    trainer: str, options: dict[str, Any]
+) -> None:
+    workload = asked(model=ONE, trainer=trainer, **options)
     batches, lengths = np.array([[2], [6]]), np.array([1024, 3000])
     table = sweep(workload, batch_size=batches, seq_len=lengths)
     for place, found in np.ndenumerate(table):

@@ -44,9 +44,10 @@ def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequenc
     free memory would cap the buffer before 2 GiB does."""
     assert head.in_features is not None and head.out_features is not None
     setup, words = workload.setup, head.out_features
-    scores = setup.loop_state in SCORED
-    completion = (setup.max_completion_length or seq - 1) if setup.loop_state in GRPO else 0
-    tokens = batch * ((completion or seq - 1) if scores else seq - sequences)
+    scores, completes = setup.loop_state in SCORED, setup.loop_state in GRPO
+    told = setup.max_completion_length if completes else None
+    scored = seq - 1 if told is None else told
+    tokens = batch * (scored if scores else seq - sequences)
     least = min(max(_LEAST_ROWS, _power_below(_LEAST_LOGITS // words)), MOST_ROWS)
     rows, power = least, least
     while power < MOST_ROWS:
@@ -59,7 +60,7 @@ def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequenc
     rows = rows + (MOST_ROWS - rows) * tiled
     parts = -(-tokens // rows)
     cut = ((2 * rows + tiled) * _SHIFT + parts) * _SHIFT
-    return -1 - cut - completion if scores else cut + sequences
+    return -1 - cut - scored * completes if scores else cut + sequences
 
 
 def cut_of(fact: int) -> Cut:
