@@ -3,7 +3,7 @@ with as few changes as a small model needs."""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -38,11 +38,17 @@ class Cell:
     length: int
     changes: Mapping[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    trainer: str = ""
+    """As --trainer takes it, the framework's name where it is not said."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trainer", self.trainer or self.framework)
 
     @property
     def key(self) -> str:
         changes = json.dumps(dict(self.changes), sort_keys=True)
-        return f"{self.framework} {self.file} {self.card} {self.length} {changes}"
+        place = " ".join((self.trainer, self.file, self.card))
+        return f"{place} {self.length} {changes}"
 
     @property
     def address(self) -> str:
@@ -224,3 +230,43 @@ def _unsloth() -> Iterator[Cell]:
     yield cell(_QWEN, A100, 1024, "lora", 1, dropout=0.1)
     yield cell(_EIGHT, H100, 2944, "qlora", 2)
     yield cell(_ONE, T4, 1024, "qlora", 1)
+    yield from _unsloth_dpo()
+    yield from _unsloth_grpo()
+
+
+def _compared(model: str, card: str, length: int, method: str, batch: int, steps: int) -> Cell:
+    words = f"--method {method} --batch-size {batch} --accumulation {steps}"
+    changes = {
+        "load_in_4bit": method == "qlora",
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": steps,
+        "lora_dropout": 0.0,
+        "model_name": model,
+    }
+    return Cell("unsloth", "", model, card, length, changes, tuple(words.split()), "unsloth-dpo")
+
+
+def _unsloth_dpo() -> Iterator[Cell]:
+    yield _compared(_SMALL, A100, 512, "lora", 2, 1)
+    yield _compared(_ONE, A100, 1024, "qlora", 2, 2)
+    yield _compared(_EIGHT, H100, 1024, "qlora", 2, 1)
+
+
+def _unsloth_grpo() -> Iterator[Cell]:
+    def cell(
+        pair: Cell, completion: int, *, beta: float = 0.0, generates: bool = False, more: str = ""
+    ) -> Cell:
+        """As a `pair`'s, with completions; without generation vLLM is asked for in words, which is
+        where no completions are made by the model."""
+        words = [*pair.words, "--max-completion-length", str(completion), *more.split()]
+        words += ["--beta", str(beta)] if beta else []
+        words += [] if generates else ["--use-vllm"]
+        changes = {**pair.changes, "completion": completion, "beta": beta, "generates": generates}
+        return replace(pair, trainer="unsloth-grpo", words=tuple(words), changes=changes)
+
+    yield cell(_compared(_SMALL, A100, 512, "lora", 4, 1), 256)
+    yield cell(_compared(_ONE, A100, 1024, "qlora", 8, 2), 512)
+    yield cell(_compared(_EIGHT, H100, 1024, "qlora", 4, 1), 512)
+    yield cell(_compared(_ONE, T4, 1024, "qlora", 4, 1), 768)
+    yield cell(_compared(_QWEN, A100, 512, "lora", 4, 4), 256, beta=0.04)
+    yield cell(_compared(_SMALL, A100, 256, "lora", 8, 1), 96, generates=True)

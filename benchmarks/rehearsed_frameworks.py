@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 ROWS, PAGE = RESULTS / "rehearsed_frameworks.jsonl", RESULTS / "rehearsed_frameworks.md"
 TOLD = "workspaces of BLAS"
 """What a prediction leaves out, and rehearsals tell."""
-LIMIT_SECONDS = 400
+LIMIT_SECONDS = 900
 
 
 # --- what a run is given --------------------------------------------------------------------------
@@ -140,7 +140,8 @@ def command_of(cell: Cell, text: str, folder: Path, library: str) -> list[str]:
         more = ["--data=JSON", f"--data.json_path={data / 'rows.json'}", f"--out_dir={folder}/out"]
         return ["python", *command, *more, f"--train.max_seq_length={cell.length}"]
     if cell.framework == "unsloth":
-        told = {"model": cell.model, "length": cell.length, "folder": str(folder), **cell.changes}
+        told = {"model": cell.model, "length": cell.length, "folder": str(folder)}
+        told |= {"trainer": cell.trainer, **cell.changes}
         return ["python", str(INSIDE / "unsloth_notebook.py"), json.dumps(told)]
     placed = folder / "placed.yaml"
     if cell.framework == "torchtune":
@@ -214,7 +215,7 @@ def asked(cell: Cell, text: str, folder: Path) -> tuple[list[str], list[str]]:
     """The question, in words, and what of a file is not modelled: as `read` says it."""
     length = ["--seq-len", str(cell.length), "--gpu", cell.card]
     if not cell.file:
-        return [cell.model, "--trainer", cell.framework, *cell.words, *length], []
+        return [cell.model, "--trainer", cell.trainer, *cell.words, *length], []
     (folder / "asked.yaml").write_text(text)
     read = profiled("read", str(folder / "asked.yaml"))
     words = read["command"][1:]
@@ -240,10 +241,22 @@ def environment_of(cell: Cell, command: Sequence[str], library: str) -> dict[str
         batch = yaml.load(Path(command[-1]).read_text(), _Loader)["batch_size"]
     return {
         "PYTHONPATH": f"{INSIDE}:{ROOT}:{library}",
-        "REHEARSED_LABELS": f"{batch * cell.length},{batch * (cell.length - 1)},{batch}",
+        "REHEARSED_LABELS": labels_of(cell, batch),
         "AXOLOTL_DO_NOT_TRACK": "1",
         "DISABLE_VERSION_CHECK": "1",
     }
+
+
+def labels_of(cell: Cell, batch: int) -> str:
+    """Of a micro-batch, how many tokens there are and how many have a label, or are completed: all
+    but the last of each row; of DPO's pairs what comes after a prompt of five; of GRPO's the
+    completions, of a micro-batch and of a step. And of KTO's rows half are desirable."""
+    if cell.trainer == "unsloth-grpo":
+        made, steps = cell.changes["completion"], cell.changes["gradient_accumulation_steps"]
+        return ":".join(f"{n * cell.length - 1},{n * made}" for n in (batch, batch * steps))
+    if cell.trainer == "unsloth-dpo":
+        return f"{2 * batch * (cell.length - 1)},{2 * batch * (cell.length - 5)}"
+    return f"{batch * cell.length},{batch * (cell.length - 1)}:{batch},{batch // 2}"
 
 
 def rehearsed(

@@ -70,8 +70,14 @@ LoopState = Literal[
     "axolotl-dpo",
     "llamafactory",
     "unsloth",
+    "unsloth-dpo",
+    "unsloth-grpo",
 ]
 AXOLOTL: tuple[LoopState, ...] = ("axolotl", "axolotl-dpo")
+GRPO: tuple[LoopState, ...] = ("trl-grpo", "unsloth-grpo")
+"""Loops that make completions between steps."""
+SCORED: tuple[LoopState, ...] = ("unsloth-dpo", "unsloth-grpo")
+"""Loops in which Unsloth's loss is made of log-probabilities."""
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",
@@ -230,8 +236,11 @@ def check_together(setup: "TrainSetup") -> None:
             " --use-vllm where vLLM makes completions."
         )
     for flag, is_given in (("--beta", setup.beta > 0), ("--use-vllm", setup.use_vllm)):
-        if is_given and setup.loop_state != "trl-grpo":
-            raise UsageError(f"{flag} is about GRPO; take --trainer trl-grpo, or leave {flag} out.")
+        if is_given and setup.loop_state not in GRPO:
+            raise UsageError(
+                f"{flag} is about GRPO; take --trainer trl-grpo or unsloth-grpo, or leave {flag}"
+                " out."
+            )
     if setup.use_vllm and setup.generation_batch_size is not None:
         raise UsageError(
             "completions come from vLLM or from transformers' generate; leave out one of"

@@ -8,6 +8,7 @@ from lora_profiler.option_values import (
     BESIDE_REFERENCE,
     DEEPSPEED_ZERO,
     FLAT,
+    GRPO,
     Dtype,
     Method,
     Precision,
@@ -113,7 +114,7 @@ class TrainSetup(TrainOptions):
         `grpo_config.py`, steps_per_generation)."""
         if self.use_vllm:
             return 0
-        if self.generation_batch_size is None and self.loop_state == "trl-grpo":
+        if self.generation_batch_size is None and self.loop_state in GRPO:
             return self.batch_size * self.accumulation
         return self.generation_batch_size or 0
 
@@ -122,7 +123,8 @@ class TrainSetup(TrainOptions):
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
         `dpo_trainer.py`, `kto_trainer.py`, and `grpo_trainer.py` with a beta)."""
         reads_its_logits = self.loss in BESIDE_REFERENCE
-        return reads_its_logits or self.loop_state in ("trl-dpo", "trl-kto") or self.beta > 0
+        compares = self.loop_state in ("trl-dpo", "trl-kto", "unsloth-dpo")
+        return reads_its_logits or compares or self.beta > 0
 
     @property
     def passes_beside(self) -> int:
@@ -175,7 +177,15 @@ class TrainSetup(TrainOptions):
     def is_reentrant(self) -> bool:
         """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
         is."""
-        return self.checkpointing and (self.use_reentrant or self.offload_checkpoints)
+        asked = self.use_reentrant or self.offload_checkpoints
+        return self.checkpointing and asked and not self.checkpoints_plainly
+
+    @property
+    def checkpoints_plainly(self) -> bool:
+        """Whether checkpoints are transformers' own, which are not reentrant and move nothing: TRL
+        switches these on where Unsloth's GRPO has generated (TRL 1.9 `models/utils.py`,
+        unwrap_model_for_generation; rehearsed)."""
+        return self.loop_state == "unsloth-grpo" and not self.use_vllm
 
     @property
     def offloads(self) -> bool:
@@ -247,9 +257,17 @@ class TrainSetup(TrainOptions):
 
     @property
     def is_padding_free(self) -> bool:
-        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do (2026.10.9,
-        `trainer.py`, padding_free)."""
-        return self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
+        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do but that of
+        DPO (2026.10.9, `trainer.py`, padding_free; `models/rl_replacements.py`,
+        UNSLOTH_GRPO_SEQ_PACKING)."""
+        is_unpadded = self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
+        return is_unpadded and self.loop_state != "unsloth-dpo"
+
+    @property
+    def compiles_layers(self) -> bool:
+        """Whether Unsloth's layers are compiled, each as one region, which they are where nothing
+        tells them of sequences (2026.10.9, `models/_block_compile.py`)."""
+        return self.kernels == "unsloth" and not self.is_padding_free
 
     @property
     def is_flash_attention_2(self) -> bool:

@@ -595,15 +595,54 @@ args = GRPOConfig(
 def test_a_notebook_of_grpo_beside_vllm(read: Any) -> None:
     """In standby vLLM gives its cache back; what it keeps are the weights that train."""
     file = read(GRPO_NOTEBOOK, "grpo.py")
-    assert [row.key for row in file.not_modelled] == ["loss"]
+    assert (file.stack, file.not_modelled, file.options["use_vllm"]) == ("unsloth-grpo", (), True)
     assert (file.options["seq_len"], file.options["dtype"]) == (1024, "bfloat16")
     assert file.vllm_share == 0
     awake = read(GRPO_NOTEBOOK.replace("STANDBY", "OTHER"), "grpo.py")
     assert awake.vllm_share == 0.75
-    assert [row.direction for row in awake.not_modelled] == ["too low", "too high"]
+    assert [row.direction for row in awake.not_modelled] == ["too high"]
     told = GRPO_NOTEBOOK.replace("len(longest) + 1", "256")
     told = told.replace("max_seq_length - len(longest) - 1", "128")
     assert read(told, "grpo.py").options["seq_len"] == 384
+
+
+UNSLOTH_GRPO = """\
+max_seq_length = 2048
+model, tokenizer = FastLanguageModel.from_pretrained("unsloth/Qwen3-4B", load_in_4bit=True,
+    max_seq_length=max_seq_length)
+model = FastLanguageModel.get_peft_model(model, r=16)
+trainer = GRPOTrainer(model=model, args=GRPOConfig(
+    per_device_train_batch_size=1, gradient_accumulation_steps=4, num_generations=8,
+    max_prompt_length=512, max_completion_length=max_seq_length - max_prompt_length, MORE))
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "options"),
+    [
+        ("", {"batch_size": 8, "max_completion_length": 1536, "seq_len": 2048}),
+        ("loss_type='bnpo'", {"beta": 0.001}),
+        ("loss_type='dr_grpo'", {"beta": None}),
+        ("loss_type='grpo', beta=0.04", {"beta": 0.04}),
+        ("generation_batch_size=16", {"batch_size": 1, "generation_batch_size": 16}),
+    ],
+)
+def test_a_notebook_of_grpo_by_its_own_decoding(
+    read: Any, more: str, options: dict[str, Any]
+) -> None:
+    """Unsloth 2026.10.9, models/rl.py: a batch that no group divides is a group; without a word of
+    it beta is 0 of dapo and dr_grpo, and 0.001 of other losses."""
+    file = read(UNSLOTH_GRPO.replace("MORE", more), "grpo.py")
+    assert (file.stack, file.not_modelled) == ("unsloth-grpo", ())
+    assert {name: file.options.get(name) for name in options} == options
+
+
+@pytest.mark.parametrize(("trainer", "gaps"), [("DPO", 0), ("ORPO", 1)])
+def test_a_notebook_of_pairs(read: Any, trainer: str, gaps: int) -> None:
+    text = UNSLOTH_GRPO.partition("trainer =")[0]
+    file = read(f"{text}trainer = {trainer}Trainer(model, args={trainer}Config(beta=0.1))", "x.py")
+    assert len(file.not_modelled) == gaps
+    assert file.stack == ("unsloth" if gaps else "unsloth-dpo")
 
 
 def test_a_command_line(read: Any, tmp_path: Path) -> None:
@@ -1154,12 +1193,12 @@ def test_dropout_may_be_left_empty() -> None:
     assert file.options["dropout"] == 0.0  # the schema's
 
 
-def test_grpos_own_options_are_none_of_unsloths_loop() -> None:
-    text = (
-        "model_name: unsloth/Qwen2.5-0.5B\nr: 16\nnum_generations: 4\nuse_vllm: true\nbeta: 0.1\n"
-    )
+@pytest.mark.parametrize("generations", ["", "num_generations: 4\n"])
+def test_grpos_own_options_are_of_unsloths_grpo_alone(generations: str) -> None:
+    text = f"model_name: unsloth/Qwen2.5-0.5B\nr: 16\n{generations}use_vllm: true\nbeta: 0.1\n"
     file = read_document(parse(text, "grpo.yaml", None, is_json=False), "unsloth")
-    assert not {"use_vllm", "beta"} & set(file.options)
+    own = {"use_vllm", "beta"}
+    assert (own & set(file.options)) == (own if generations else set())
 
 
 def test_dropout_of_pairs_counts_where_it_is_kept() -> None:

@@ -25,7 +25,7 @@ def asked(
     method: Any = "lora", card: str = "a100_sxm_80gb", model: Any = SMALL, **options: Any
 ) -> Workload:
     given = {"batch_size": 2, "accumulation": 1, "seq_len": 512, **options}
-    setup = setup_for(model, "unsloth", method, **given)
+    setup = setup_for(model, given.pop("trainer", "unsloth"), method, **given)
     return Workload(model=model, setup=setup, platform=find_gpu(card).platform())
 
 
@@ -176,6 +176,130 @@ def test_heads_are_repeated_where_sdpa_would_take_its_math_kernel() -> None:
         == "efficient"
     )
     assert predict(asked(model=ONE)).attention_kernel == "flash"
+
+
+# --- completions and pairs ------------------------------------------------------------------------
+
+
+def completed(model: Any = SMALL, **options: Any) -> Workload:
+    given = {"trainer": "unsloth-grpo", "max_completion_length": 256, "use_vllm": True, **options}
+    return asked(model=model, **{"batch_size": 4, **given})
+
+
+def test_completions_by_hand() -> None:
+    """Of 2,048 tokens 1,024 are scored, with one buffer of 49,152 float32 words for each. Beside
+    it: their hidden states and gradients in bfloat16, a gradient in float32, and of each its id,
+    its place, its log-probability and the sum of exponentials."""
+    scored, width, words = 1024, 576, 49_152
+    kept = 2 * scored * width * 2 + scored * (8 + 8 + 4 + 4) + 4
+    by_hand = scored * words * 4 + scored * width * 4 + kept
+    assert held(completed(), "end_of_forward", "logits_and_loss") == by_hand
+
+
+def test_a_small_card_scores_in_tiles_whatever_its_capability() -> None:
+    """1,536 tokens on a T4, whose gradients are kept in float32: float16 would lose them."""
+    scored, width = 1536, 2048
+    held_too = scored * width * (4 + 2) + scored * (8 + 8 + 4 + 4) + 4
+    tile = scored * (16_384 * 4 + width * 4 + 4) + 8 * 8 * scored * 4
+    options = {"dtype": "float16", "precision": "amp-float16", "max_completion_length": 768}
+    workload = completed(ONE, card="t4", batch_size=2, seq_len=1024, **options)
+    assert held(workload, "end_of_forward", "logits_and_loss") == tile + held_too
+
+
+def test_what_is_laid_end_to_end_by_hand() -> None:
+    """Of a step: ids and masks of prompts and completions, what vLLM made of each token, an
+    advantage a row, a count; two scalars of the loop. Of the pass: ids and a mask together, ids
+    packed to the left, flat ids, positions, two indices; a mask of what is completed; four
+    switches; three numbers and a length a row; where rows begin, and the loss before."""
+    rows, tokens, scored = 4, 2048, 1024
+    of_step = 2 * 8 * tokens + 4 * scored + 4 * rows + 8 + 4 + 4
+    of_pass = 7 * 8 * tokens + 8 * scored + 4 * tokens - 2 + rows * (3 * 8 + 4)
+    begins = 4 * (rows + 1) + 4
+    assert held(completed(), "end_of_forward", "inputs") == of_step + of_pass + begins
+
+
+def test_all_layers_states_are_told_while_the_pass_runs() -> None:
+    """16 layers: of 15 states before the last one's input the embeddings and that are counted
+    already."""
+    state = 8 * 1024 * 2048 * 2
+    options = {"batch_size": 8, "seq_len": 1024, "max_completion_length": 512}
+    scoring, plain = completed(ONE, **options), asked(model=ONE, batch_size=8, seq_len=1024)
+    more = held(scoring, "last_layer_forward", "activations")
+    assert more - held(plain, "last_layer_forward", "activations") == 14 * state
+    assert held(scoring, "last_layer_backward", "activations") == held(
+        plain, "last_layer_backward", "activations"
+    )
+
+
+def test_its_own_cache_grows_by_512_tokens() -> None:
+    """Of 256 tokens of prompt: as many keys and values, and 512 more in whole groups of 256, beside
+    the prompts' own. Longer completions fill the row, a layer's keys and values twice."""
+    token = 30 * 2 * 3 * 64 * 2  # layers, keys and values, heads, numbers, bytes
+    short = completed(use_vllm=False)
+    assert held(short, "generation", "activations") == 4 * token * (256 + 512 + 256 + 256)
+    long = completed(use_vllm=False, seq_len=2048, max_completion_length=1792)
+    whole = 4 * token * (2048 + 256)
+    assert held(long, "generation", "activations") == whole + whole // 30
+
+
+def test_after_its_own_decoding_layers_inputs_stay_on_the_card() -> None:
+    """Of 30 layers 28 more, and no buffers to which they come back; TRL 1.9 models/utils.py."""
+    beside, alone = completed(), completed(use_vllm=False)
+    state = 2048 * 576 * 2
+    kept = (held(each, "end_of_forward", "activations") for each in (alone, beside))
+    assert next(kept) - next(kept) == 28 * state
+    assert held(beside, "setup", "buffers") - held(alone, "setup", "buffers") == 2 * state
+    assert sum(predict(beside).host_bytes.values()) == 29 * state
+    assert not sum(predict(alone).host_bytes.values())
+
+
+def test_a_reference_scores_a_steps_completions_at_once() -> None:
+    """All layers' states of 16 rows, and what the last layer's MLP makes: 3 x 1,536 numbers."""
+    alone, beside = (completed(accumulation=4, beta=beta) for beta in (0.0, 0.04))
+    assert "generation" not in {moment.moment for moment in predict(alone).moments}
+    tokens = 16 * 512
+    least = tokens * (30 * 576 + 3 * 1536) * 2
+    found = held(beside, "generation", "temporaries")
+    assert least < found < least * 1.1
+
+
+def test_pairs_have_a_frozen_copy_of_adapters_and_compiled_layers() -> None:
+    """No buffer of a 4-bit weight, and cosines and sines of 32,768 positions."""
+    pairs = asked("qlora", model=ONE, trainer="unsloth-dpo", seq_len=1024)
+    rows = asked("qlora", model=ONE, batch_size=4, seq_len=1024)
+    assert held(pairs, "setup", "adapters") == 2 * held(rows, "setup", "adapters")
+    tables = 2 * 32_768 * 64 * 2 + 32 * 4 + 2 * 2
+    assert held(pairs, "setup", "buffers") == tables + 1024 + 2 * 4 * 1024 * 2048 * 2
+    assert "compiles these layers" in " ".join(predict(pairs).assumptions)
+
+
+def test_pairs_by_hand() -> None:
+    """2 pairs of 512 tokens: float32 states of policy and reference, of the reference those without
+    each row's last beside the policy's gradients, one part of 1,024 tokens of 2,044, and statistics
+    of both."""
+    tokens, scored, width, words, part = 2048, 2044, 576, 49_152, 1024
+    states = 2 * tokens * width * 4 + 2 * scored * width * 4
+    told = scored * (8 + 4 * 4 + 1) + scored * (8 + 2 * 4)
+    own = part * (width * 2 + 8 + 4 * 4 + 1)
+    by_hand = states + told + own + part * words * 4 + part * width * 4
+    workload = asked(trainer="unsloth-dpo")
+    assert held(workload, "end_of_forward", "logits_and_loss") == by_hand
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [("unsloth-dpo", {}), ("unsloth-grpo", {}), ("unsloth-grpo", {"max_completion_length": None})],
+)
+def test_a_table_of_scored_sizes_is_the_single_answers(
+    trainer: str, options: dict[str, Any]
+) -> None:
+    workload = asked(model=ONE, trainer=trainer, **options)
+    batches, lengths = np.array([[2], [6]]), np.array([1024, 3000])
+    table = sweep(workload, batch_size=batches, seq_len=lengths)
+    for place, found in np.ndenumerate(table):
+        b, length = int(batches[place[0], 0]), int(lengths[place[1]])
+        sized = replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=length))
+        assert predict(sized).peak.total_bytes == found
 
 
 # --- where it is asked for ------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Imported by Python as it starts, after what a rehearsal puts there. torchtune, Unsloth and
 LLaMA-Factory take the tokens that have a label out of all; which these are a pretended card cannot
-tell, and a rehearsal takes every one. Here the data say it: all but the last of each row."""
+tell, and a rehearsal takes every one. Here the data say it: all but the last of each row, or
+completions."""
 
 import builtins
 import os
@@ -14,17 +15,17 @@ _LOSSES = (
     "llamafactory.train.trainer_utils",
 )
 LABELLED = os.environ.get("REHEARSED_LABELS")
-"""'TOKENS,LABELLED,ROWS' of a micro-batch."""
+"""'TOKENS,LABELLED' of a micro-batch, and of other masks after a colon."""
 
 
 def _take_labelled() -> None:
     import torch
 
-    tokens, labelled, rows = map(int, str(LABELLED).split(","))
-    counts = {tokens: labelled, rows: rows // 2}  # of KTO's rows half are desirable
+    pairs = (map(int, pair.split(",")) for pair in str(LABELLED).split(":"))
+    labelled = {tokens: count for tokens, count in pairs}
 
     def nonzero(mask: torch.Tensor) -> torch.Tensor:
-        count = counts.get(mask.numel(), mask.numel())
+        count = labelled.get(mask.numel(), mask.numel())
         return torch.empty((mask.dim(), count), dtype=torch.int64, device=mask.device).t()
 
     _library.append(torch.library.Library("aten", "IMPL"))

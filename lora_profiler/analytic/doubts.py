@@ -5,7 +5,7 @@ from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
-from lora_profiler.option_values import OVER_ALL_LOGITS
+from lora_profiler.option_values import GRPO, OVER_ALL_LOGITS, SCORED
 from lora_profiler.platform import CUDA_RULES
 from lora_profiler.support.engines import left_out, why_unruled
 from lora_profiler.support.evaluation import evaluation_words, generation_words
@@ -16,6 +16,7 @@ from lora_profiler.support.losses import (
     LOSS_WORDS,
     OUTPUTS_HELD,
     OWN_LOSSES,
+    SCORED_WORDS,
     SMOOTHED,
 )
 from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
@@ -147,9 +148,22 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append("What topk takes for itself is as torch's source has it, of many tokens.")
     if setup.loss in ("axolotl-dpo", "trl-orpo"):
         found.append("What TRL has of a prompt beside the answers, 16 B a token, is left out.")
-    if setup.use_vllm:
+    if setup.compiles_layers:
+        found.append(
+            "Unsloth compiles these layers, each as one region, which are counted as it runs them"
+            " one operator at a time."
+        )
+    if setup.loop_state == "unsloth-dpo":
+        found.append("Prompts' tokens are counted as if they were scored.")
+    if setup.loop_state == "unsloth-grpo" and not setup.use_vllm:
+        found.append(
+            "A prompt is counted with each of its completions; where that makes 1.3 times the"
+            " tokens Unsloth runs it once for all, but in the first step. Where the model itself"
+            " has generated, layers' inputs stay on the card, and a workspace of BLAS more."
+        )
+    if setup.use_vllm and setup.loop_state == "trl-grpo":
         found.append("No run beside vLLM was held against what GRPO keeps for its completions.")
-    if setup.loop_state == "trl-grpo" and setup.generation_batch_size is not None:
+    if setup.loop_state in GRPO and setup.generation_batch_size is not None:
         found.append("Between steps GRPO is taken to keep batch x accumulation completions.")
     if setup.loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED:
         found.append(
@@ -209,7 +223,8 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     if setup.hold_outputs:
         found.append(OUTPUTS_HELD)
     if setup.loss in LOSS_WORDS:
-        found.append(LOSS_WORDS[setup.loss])
+        is_scored = setup.loss == "unsloth" and setup.loop_state in SCORED
+        found.append(SCORED_WORDS if is_scored else LOSS_WORDS[setup.loss])
     elif isinstance(plan.forward.chunks, ChunkedHead):
         rows = plan.forward.chunks.rows.evaluate(*at)
         found.append(

@@ -27,6 +27,7 @@ from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import pass_scalar_bytes
 from lora_profiler.support.losses import AFTER_FORWARD
+from lora_profiler.support.unsloth import tells_all_states
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -127,6 +128,8 @@ def layer_candidates(
         own = total(s.bytes for s in layer.run.cached)
         # the model's own name for the embeddings outlives the first layer
         outside = held + cached - own + (forward.embed.output.bytes if newest else ZERO)
+        if tells_all_states(setup):  # but for the first, and this one's input
+            outside = outside + layer.run.input.bytes * max(newest - 1, 0)
         sent = shards.in_forward(newest)
         found += [
             candidate(

@@ -50,6 +50,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         torchtune_dora=is_torchtune_dora(setup),
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
         unsloth=setup.kernels == "unsloth",
+        compiled=setup.compiles_layers,
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         quantizes_experts=setup.quantization is not None and setup.quantization.quantize_experts,
         repeats_always=repeats_heads(workload),

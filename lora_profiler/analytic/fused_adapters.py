@@ -122,7 +122,7 @@ def unpacked(op: Ledger, name: str, *, into_buffer: bool = False) -> Tensor:
     if op.base(name) is None:
         return weight
     out = op.fresh(weight.elements, op.rules.dtype, False)
-    if into_buffer:
+    if into_buffer and not op.rules.compiled:
         out.storage.role = "buffer"
     blocks = constant(-(-weight.elements.evaluate(1, 1, 1) // NF4_BLOCK))
     stores = op.rules.nested_scales and op.rules.lora_kernels == "axolotl"

@@ -13,10 +13,11 @@ The prompts' pass is as a layer of evaluation, beside the cache, and an estimate
 CPU's libraries copy weights for few rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import B, Polynomial, S, constant, total
+from lora_profiler.analytic.attention import attention_kernels
 from lora_profiler.analytic.candidates import Candidate, candidate
 from lora_profiler.analytic.evaluation import cached_bytes, layer_candidates
 from lora_profiler.analytic.families import Family
@@ -32,6 +33,8 @@ _FLOAT32_COPIES = 3
 """Of the last token's logits: the copy, the probabilities, the draws."""
 _STILL_NAMED = 2
 """Of those the copy and the probabilities, while the next token is made."""
+_INCREMENT, _BUCKET = 512, 256
+"""Tokens by which Unsloth's cache grows, and of which it has whole groups."""
 _COLUMNS = 2
 """Of int64: ids and attention mask, those of the prompts and those of the whole sequences."""
 
@@ -88,6 +91,19 @@ def generation(
     prompt = S if completion is None else S - completion
     ids = (S + prompt) * rows * (8 * _COLUMNS)
     grown, layers = rows * cache_bytes(family, workload, S - 1), workload.model.num_layers
+    if workload.setup.kernels == "unsloth":
+        return (
+            *_decoding(
+                alone,
+                lambda length: rows * cache_bytes(family, workload, length),
+                prompt,
+                completion,
+                layers,
+                shards.state.adapter_bytes.ceil_div(2),
+                {"logits_and_loss": drawn, "inputs": ids},
+            ),
+            *_prompts(forward, alone, shards, family, workload, kernel, of_batch, prompt, rows),
+        )
     last = candidate(alone, activations=grown, logits_and_loss=drawn, inputs=ids)
     spoken = rows * words * (4 * _STILL_NAMED)
     slides = any(family.window(workload.model.config, i) is not None for i in range(layers))
@@ -102,17 +118,67 @@ def generation(
     heading = candidate(
         alone, activations=grown, temporaries=copies, logits_and_loss=made, inputs=ids
     )
+    before = _prompts(forward, alone, shards, family, workload, kernel, of_batch, prompt, rows)
+    return (last, *attending, heading, *before)
+
+
+def _prompts(
+    forward: ForwardPass,
+    alone: dict[Category, Polynomial],
+    shards: ShardState,
+    family: Family,
+    workload: Workload,
+    kernel: str,
+    of_batch: Callable[[Polynomial], Polynomial],
+    prompt: Polynomial,
+    rows: Polynomial,
+) -> Iterator[Candidate]:
+    """The pass over the prompts, beside their keys and values."""
     kept = rows * cache_bytes(family, workload, prompt)
-    inside = layer_candidates(forward, {}, shards, family, workload, kernel, of_batch)
-    return (
-        last,
-        *attending,
-        heading,
-        *(
-            candidate(alone, activations=kept, temporaries=found.total.at_length(prompt))
-            for found in inside
-        ),
-    )
+    for found in layer_candidates(forward, {}, shards, family, workload, kernel, of_batch):
+        yield candidate(alone, activations=kept, temporaries=found.total.at_length(prompt))
+
+
+def scores(
+    forward: ForwardPass,
+    base: Mapping[Category, Polynomial],
+    shards: ShardState,
+    family: Family,
+    workload: Workload,
+) -> tuple[Candidate, ...]:
+    """Live bytes in the layers of a reference that scores all completions of a step at once; of
+    logits it makes no more at once than training does."""
+    setup = workload.setup
+    other = replace(workload, setup=replace(setup, checkpointing=False, accumulation=1))
+    kernel = attention_kernels(other, trains=False).plain
+
+    def of_step(size: Polynomial) -> Polynomial:
+        return size.of_batches(setup.accumulation)
+
+    return layer_candidates(forward, dict(base), shards, family, other, kernel, of_step)
+
+
+def _decoding(
+    alone: dict[Category, Polynomial],
+    cache: Callable[[Polynomial], Polynomial],
+    prompt: Polynomial,
+    completion: int | None,
+    layers: int,
+    adapters: Polynomial,
+    others: dict[str, Polynomial],
+) -> tuple[Candidate, ...]:
+    """Of Unsloth's own decoding: `cache` of so many tokens, which has 512 more than the prompt from
+    the first one on, of whole groups of 256, beside the prompts' own; and more where completions
+    are longer, a layer's twice for a moment. Adapters are there in 16 bit too (Unsloth 2026.10.9,
+    `models/_decode_graphs.py`, `kernels/utils.py`, _fast_lora_weights)."""
+    begun = prompt + (_INCREMENT + _BUCKET)
+    first = cache(begun) + cache(prompt)
+    found = [candidate(alone, activations=first, temporaries=adapters, **others)]
+    if completion is None or completion > _INCREMENT:
+        whole = cache(S + _BUCKET)
+        twice = whole + whole.ceil_div(layers)
+        found.append(candidate(alone, activations=twice, temporaries=adapters, **others))
+    return tuple(found)
 
 
 def _in_math(workload: Workload, length: Polynomial) -> Polynomial:

@@ -18,11 +18,13 @@ from lora_profiler.analytic.optimizers import step_temporary_candidates, total_s
 from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.option_values import GRPO
 from lora_profiler.prediction import Category
 from lora_profiler.support.generations import has_whole_tables, rotary_tables
 from lora_profiler.support.library_memory import (
     batch_columns,
     code_book_bytes,
+    copies_adapters,
     has_reference,
     loop_scalar_bytes,
     pass_columns,
@@ -32,7 +34,7 @@ from lora_profiler.support.library_memory import (
 from lora_profiler.support.lora_kernels import buffer_elements
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.packing import lengths
-from lora_profiler.support.unsloth import rotary_buffer_bytes
+from lora_profiler.support.unsloth import rotary_buffer_bytes, scores_at_once
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 _LENGTH_BYTES = 4
@@ -52,7 +54,7 @@ def moments(
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
-        "adapters": state.adapter_bytes,
+        "adapters": state.adapter_bytes * (1 + copies_adapters(setup)),
         "buffers": constant(
             buffer_bytes(family, workload) * (1 + has_reference(setup))
             + code_book_bytes(setup)
@@ -79,7 +81,7 @@ def moments(
         "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup)
     }
     in_pass = merged(base | {"gradients": accumulated}, of_pass)
-    beside_batch = TOKENS * (8 * pass_columns(setup))
+    beside_batch = _put_together_bytes(setup)
     ahead = merged(in_pass | {"logits_and_loss": summed}, merged(held, {"inputs": beside_batch}))
     running = merged(in_pass, {"logits_and_loss": output + scaler.backward})
     if pass_columns(setup):  # trained embeddings keep the ids that were put together for the pass
@@ -112,8 +114,11 @@ def moments(
 
 def checkpoint_buffer_bytes(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Two buffers, to which layers' inputs come back from the host; each as long as one of them,
-    and made when the first is moved."""
-    return forward.layers[0].run.input.bytes * 2 if is_offloaded(workload) else ZERO
+    those of GRPO's scoring pass over a whole step too, and made when the first is moved."""
+    if not is_offloaded(workload):
+        return ZERO
+    size, setup = forward.layers[0].run.input.bytes * 2, workload.setup
+    return size.of_batches(setup.accumulation) if scores_at_once(setup) else size
 
 
 def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Polynomial]:
@@ -160,22 +165,39 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     size = TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
     if setup.loop_state == "trl-kto":
         size = size + B * setup.accumulation  # which are desirable
-    if not setup.is_padding_free:
+    if not setup.is_padding_free or setup.loop_state in GRPO:
         return size
     return size + B * (_LENGTH_BYTES * len(lengths(setup)) * setup.accumulation)
 
 
 def completion_bytes(setup: TrainSetup) -> Polynomial:
     """What GRPO has of a step's completions beside ids and masks: an advantage each, how many
-    tokens count, log-probabilities of the reference, and with vLLM those of both and a ratio each
-    (TRL 1.16 `grpo_trainer.py`, _generate_and_score_completions)."""
-    if setup.loop_state != "trl-grpo":
+    tokens count, log-probabilities of the reference, and with vLLM its own; those of the policy and
+    a ratio each where these correct the loss, which Unsloth switches off (TRL 1.16
+    `grpo_trainer.py`, _generate_and_score_completions; Unsloth 2026.10.9 `models/rl.py`)."""
+    if setup.loop_state not in GRPO:
         return ZERO
-    completion = setup.max_completion_length
-    scored = S if completion is None else constant(completion)
-    told = _FLOAT32 * ((setup.beta > 0) + 2 * setup.use_vllm)
-    each = scored * told + _FLOAT32 * (1 + setup.use_vllm)
+    corrects = setup.use_vllm and setup.loop_state == "trl-grpo"
+    told = _FLOAT32 * ((setup.beta > 0) + setup.use_vllm + corrects)
+    each = _scored(setup) * told + _FLOAT32 * (1 + corrects)
     return B * each * setup.accumulation + _COUNT
+
+
+def _scored(setup: TrainSetup) -> Polynomial:
+    """Tokens of a row that are a completion's."""
+    completion = setup.max_completion_length
+    return S if completion is None else constant(completion)
+
+
+def _put_together_bytes(setup: TrainSetup) -> Polynomial:
+    """What a loop makes of a micro-batch for its pass, and lets go with it: columns of all tokens,
+    and Unsloth's GRPO a mask of the completions, four switches of a token, and the padding, length
+    and first completed token of each row (unsloth-zoo 2026.10.9 `rl_replacements.py`,
+    grpo_accumulated_loss)."""
+    size = TOKENS * (8 * pass_columns(setup))
+    if setup.loop_state != "unsloth-grpo":
+        return size
+    return size + B * _scored(setup) * 8 + TOKENS * 4 - 2 + B * (3 * 8 + _LENGTH_BYTES)
 
 
 def _boundary_bytes(setup: TrainSetup) -> Polynomial:

@@ -17,6 +17,7 @@ from lora_profiler.analytic.liveness import STASH, is_moved, on_host
 from lora_profiler.analytic.structure import ForwardPass, LayerRun, Run
 from lora_profiler.analytic.tensors import Node, Storage
 from lora_profiler.support.offloading import is_offloaded
+from lora_profiler.support.unsloth import tells_all_states
 from lora_profiler.workload import Workload
 
 
@@ -44,7 +45,8 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     if is_offloaded(workload):
         others = entry * (forward.num_layers - 1)
         nothing = tuple((layer, ZERO) for layer, _ in kept)
-        return Moved(nothing, at_end=entry, hosted=others, buffered=True)
+        told = entry * (forward.num_layers - 2) if tells_all_states(setup) else ZERO
+        return Moved(nothing, at_end=entry, behind=told, hosted=others, buffered=True)
     if not setup.offload_activations:
         return Moved(kept)
     norm = list(_before_the_head(forward))

@@ -17,7 +17,7 @@ from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
 from lora_profiler.analytic.forward_rules import masked_layers, rules_for, sequences_of
-from lora_profiler.analytic.generation import generated, generation
+from lora_profiler.analytic.generation import generated, generation, scores
 from lora_profiler.analytic.host_memory import without_embeddings
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
@@ -31,6 +31,7 @@ from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
+from lora_profiler.support.unsloth import scores_at_once
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -44,7 +45,8 @@ class Plan:
 
     `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are
     the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does
-    not know the family, `evaluation` and `generation` where there is none too.
+    not know the family, `evaluation`, `generation` and `scoring` (by GRPO's reference, of all
+    completions at once) where there is none too.
     """
 
     workload: Workload
@@ -58,6 +60,7 @@ class Plan:
     kept: Activations | None
     evaluation: ForwardPass | None
     generation: ForwardPass | None
+    scoring: ForwardPass | None
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
     totals: Table
@@ -199,7 +202,7 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
     kernels = attention_kernels(workload)
     masked = masked_layers(workload, family) if family else frozenset()
     taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
-    forward = kept = evaluation_pass = generation_pass = None
+    forward = kept = evaluation_pass = generation_pass = scoring_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
         rules = rules_for(workload, kernels, masked)._replace(
@@ -213,6 +216,8 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
             reference = pass_alone(workload, family, (), frozenset())
             beside = _flops(reference, setup)[0] * setup.passes_beside
             flops = (flops[0] + beside, *flops[1:])
+        if scores_at_once(setup):  # adapters that are switched off run in the same functions
+            scoring_pass = pass_alone(workload, family, found, trainable)
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
         if setup.completions_at_once:
@@ -230,6 +235,7 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
         kept=kept,
         evaluation=evaluation_pass,
         generation=generation_pass,
+        scoring=scoring_pass,
         moments={},
         order=(),
         totals=_NOTHING,
@@ -304,6 +310,9 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
                 kernel,
             )
             live = {**live, "generation": drawn}
+        if plan.scoring is not None:
+            scored = scores(plan.scoring, between, shards, plan.family, workload)
+            live = {**live, "generation": (*live.get("generation", ()), *scored)}
     gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)
     if gathered is not None:
         saved = candidate(merged(between, {"communication": constant(gathered)}))

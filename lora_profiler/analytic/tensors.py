@@ -101,10 +101,10 @@ class Rules(NamedTuple):
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's,
     fms-acceleration's or Unsloth's, `liger`: the MLP is Liger-Kernel's too, `unsloth`: attention is
-    Unsloth's; `rotates_pairs`: torchtune's rotary embedding of neighbours. `fast_lora`: adapters
-    are fms-acceleration's, `lora_kernels`: whose functions hold layers with their adapters;
-    `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised too,
-    `quantizes_experts`: packed experts are in 4 bit.
+    Unsloth's, `compiled`: each of its layers is compiled; `rotates_pairs`: torchtune's rotary
+    embedding of neighbours. `fast_lora`: adapters are fms-acceleration's, `lora_kernels`: whose
+    functions hold layers with their adapters; `freezes_a`: B alone trains. `nested_scales`: those
+    of 4-bit weights are quantised too, `quantizes_experts`: packed experts are in 4 bit.
     `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
@@ -141,6 +141,7 @@ class Rules(NamedTuple):
     freezes_a: bool = False
     lora_kernels: LoraKernels = "peft"
     unsloth: bool = False
+    compiled: bool = False
     nested_scales: bool = False
     quantizes_experts: bool = False
     repeats_always: bool = False

@@ -65,7 +65,10 @@ def mlp(op: Ledger, x: Tensor, name: str) -> Tensor:
     kept_gate, kept_up = as_given(gate), as_given(up)
     inner = _down_gradient(back, of_down, arrived, hidden, down_mask)
     back.scope = name
-    back.record("glu_backward", (inner, kept_gate, kept_up), (inner, kept_gate, kept_up))
+    read = inner, kept_gate, kept_up
+    if back.rules.compiled:  # nothing is written over there
+        inner, kept_gate, kept_up = (back.fresh(t.elements, t.dtype, False) for t in read)
+    back.record("glu_backward", read, (inner, kept_gate, kept_up))
     given = inner if down_mask is None else _dropped_again(back, inner, down_mask)
     factors = [
         factor_gradients(back, of_down, given, arrived),

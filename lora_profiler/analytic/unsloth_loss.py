@@ -10,7 +10,7 @@ float32, its statistics.
 
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import TOKENS, B, Polynomial, constant, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.loss_paths import Head, LossPath, head_weights
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
@@ -40,6 +40,9 @@ class _Sizes(NamedTuple):
 def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """`fact`: `support.unsloth.unsloth_fact`."""
     head, cut = head_weights(op, model), cut_of(fact)
+    if not cut.sequences:
+        scores = _of_completions if cut.completion else _of_pairs
+        return scores(op, hidden, head, cut)
     labelled = TOKENS - B * cut.sequences
     last = labelled - (cut.parts - 1) * cut.rows
     size = ITEMSIZE[op.rules.autocast or hidden.dtype]
@@ -75,6 +78,81 @@ def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         again=False,
         products=cut.parts,
     )
+
+
+def _of_completions(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPath:
+    """Log-probabilities of GRPO's completions (_logprobs_impl): their hidden states are copied out
+    of all, and the gradient of each log-probability is made with it. Of a head that trains, whose
+    gradient backward makes of logits once more, too little."""
+    labelled = B * cut.completion
+    copied = labelled * (head.width * ITEMSIZE[hidden.dtype])
+    # float16 would lose what is small
+    slope = copied if hidden.dtype != "float16" else labelled * (head.width * _FLOAT)
+    kept = slope * hidden.requires_grad
+    # ids of the completions, places, log-probabilities, sums of exponentials, and a scale
+    held = kept + copied + labelled * (2 * _INDEX + 2 * _FLOAT) + _SCALAR
+    # a gradient each of the log-probabilities and of what was copied, which is laid among zeros
+    back = labelled * _FLOAT + copied + 2 * _SCALAR
+    return LossPath(
+        hidden=hidden,
+        head=head,
+        kept=kept + labelled * _INDEX + TOKENS,
+        ahead=tuple(held + part for part in _scored(head, cut, labelled, 0)),
+        back=(kept + back, back + hidden.bytes, hidden.bytes * 2 + 2 * _SCALAR),
+        tokens=labelled,
+        again=False,
+        products=cut.parts,
+    )
+
+
+def _of_pairs(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPath:
+    """Those of DPO's pairs, policy and then reference, each of a float32 copy that accelerate makes
+    of all hidden states and of one without each row's last (Unsloth 2026.10.9
+    `models/rl_replacements.py`, dpo_trainer_compute_loss_chunked). Prompts, which are not scored,
+    are counted as if they were."""
+    labelled = TOKENS - B
+    is_wide = op.rules.autocast is not None or hidden.dtype == "float32"
+    size = head.width * (_FLOAT if is_wide else ITEMSIZE[hidden.dtype])
+    copied, whole = labelled * size, TOKENS * size
+    kept = copied * hidden.requires_grad
+    # of a token its place, its log-probability, the sum of exponentials, entropy and mean, and
+    # whether it is the likeliest; and what the parts were put together of
+    told = labelled * (_INDEX + 4 * _FLOAT + 1)
+    read = head.width * ITEMSIZE[op.rules.autocast or hidden.dtype]
+    own = read + _INDEX + 4 * _FLOAT + 1
+    policy = whole + copied + kept + told
+    reference = kept + told + whole * 2 + copied + labelled * (_INDEX + 2 * _FLOAT)
+    parts = _scored(head, cut, labelled, own)
+    return LossPath(
+        hidden=hidden,
+        head=head,
+        kept=kept,
+        ahead=tuple(held + part for held in (policy, reference) for part in parts),
+        back=(kept + copied + labelled * _FLOAT, copied + whole, whole + hidden.bytes),
+        tokens=labelled,
+        again=False,
+        products=cut.parts,
+        is_apart=is_wide,
+    )
+
+
+def _scored(head: Head, cut: Cut, labelled: Polynomial, own: int) -> list[Polynomial]:
+    """Beside what is there for all tokens: the logits of a part, or of a tile of words, with its
+    statistics, and `own` bytes of each of its tokens."""
+    last = labelled - (cut.parts - 1) * cut.rows
+    rows = constant(cut.rows) if cut.parts > 1 else last
+    wide = head.width * _FLOAT
+    splits = -(-head.vocab // TILE_COLUMNS)
+    if not cut.tiled:
+        words = -(-head.vocab // _ALIGNMENT) * _ALIGNMENT
+        buffer = rows * (words * _FLOAT + own)
+        sums = _PARTIALS * splits * _FLOAT * (splits > 2)
+        return [buffer + rows * sums, buffer + rows * wide, buffer + labelled * _FLOAT]
+    buffer = rows * (TILE_COLUMNS * _FLOAT + wide + _FLOAT + own)
+    sums = _TILED_PARTIALS * splits * _FLOAT
+    before = ZERO if cut.parts == 1 else rows * sums
+    found = [buffer + before + last * sums]
+    return found if cut.parts <= 2 else [*found, buffer + rows * (2 * sums)]
 
 
 def _in_parts(sizes: _Sizes, cut: Cut, head: Head, *, trains: bool) -> list[Polynomial]:

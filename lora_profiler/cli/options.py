@@ -18,6 +18,7 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, rare, together
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import GROUP_TITLES, Kind, Option, beside_choices, flag
+from lora_profiler.option_values import GRPO
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import (
@@ -187,7 +188,7 @@ def workloads(
     if device is not None:
         options["device"] = device
     stack = stack_of(ctx, file)
-    if ctx.params.get("vllm_share") and stack is not None and stack.name == "trl-grpo":
+    if ctx.params.get("vllm_share") and stack is not None and stack.name in GRPO:
         options["use_vllm"], names = True, {*names, "use_vllm"}
     return planning_workloads(model, options, names, platform, stack)
 

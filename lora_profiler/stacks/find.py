@@ -28,6 +28,8 @@ _MODULES: Final[Mapping[str, str]] = {
     "litgpt": "litgpt",
     "peft-bench": "peft_bench",
     "unsloth": "unsloth",
+    "unsloth-dpo": "unsloth",
+    "unsloth-grpo": "unsloth",
 }
 BARE: Final = "bare"
 """The stack of a question that names none."""

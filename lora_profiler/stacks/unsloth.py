@@ -1,61 +1,70 @@
 """Unsloth: its arguments' defaults and its notebooks, as near as options come."""
 
-from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method
+from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ALIASES
 
-VERSIONS = (
-    Stack(
-        name="unsloth",
+_COMMON: Options = {
+    "batch_size": 2,
+    "seq_len": 2048,
+    "accumulation": 4,
+    "dtype": "bfloat16",
+    "precision": "amp",
+    "optimizer": "adamw_8bit",
+    "checkpointing": True,
+    "use_reentrant": True,
+    "offload_checkpoints": True,
+    "loss": "unsloth",
+    "loop_state": "unsloth",
+}
+_ADAPTER: Options = {
+    "kernels": "unsloth",
+    "lora_kernels": "unsloth",
+    "rank": 16,
+    "alpha": 16.0,
+    "dropout": 0.0,
+    "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+    "adapter_dtype": "float32",
+}
+_HOLDS = (
+    "layers are checkpointed the reentrant way, and their inputs but the last one's wait in"
+    " the host's memory; two buffers take them back in turn (unsloth-zoo 2026.10.9,"
+    " gradient_checkpointing.py)",
+    "q, k and v, o, and the MLP run as one function each with their adapters; 4-bit weights"
+    " are unpacked into a buffer that stays (Unsloth 2026.10.9, kernels/fast_lora.py,"
+    " kernels/utils.py)",
+    "cosines and sines of all positions of the model stay (Unsloth 2026.10.9,"
+    " models/llama.py, LlamaRotaryEmbedding)",
+)
+
+
+def _stack(
+    *,
+    name: str,
+    call: str,
+    about: tuple[str, ...],
+    options: Options,
+    packing: Packing | None,
+    holds: tuple[str, ...],
+    rows: int = 1,
+    refusals: tuple[Refusal, ...] = (),
+) -> Stack:
+    """What its trainers have in common, and `options` beside it."""
+    return Stack(
+        name=name,
         library="Unsloth",
         version="2026.10",
-        call="notebooks",
-        about=(
-            "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
-            " its 420 notebooks set: batch 2, accumulation 4, 2,048 tokens, adamw_8bit,"
-            ' use_gradient_checkpointing="unsloth".',
-        ),
+        call=call,
+        about=about,
         defaults=by_method(
-            {
-                "batch_size": 2,
-                "seq_len": 2048,
-                "accumulation": 4,
-                "dtype": "bfloat16",
-                "precision": "amp",
-                "optimizer": "adamw_8bit",
-                "checkpointing": True,
-                "use_reentrant": True,
-                "offload_checkpoints": True,
-                "loss": "unsloth",
-                "loop_state": "unsloth",
-            },
+            {**_COMMON, **options},
             full={"kernels": "transformers"},
-            adapter={
-                "kernels": "unsloth",
-                "lora_kernels": "unsloth",
-                "rank": 16,
-                "alpha": 16.0,
-                "dropout": 0.0,
-                "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-                "adapter_dtype": "float32",
-            },
+            adapter=_ADAPTER,
             base={"double_quant": True, "recipe": "stock"},
         ),
-        packing=Packing(one_row=True),
+        packing=packing,
         aliases=ALIASES,
-        holds=(
-            "layers are checkpointed the reentrant way, and their inputs but the last one's wait in"
-            " the host's memory; two buffers take them back in turn (unsloth-zoo 2026.10.9,"
-            " gradient_checkpointing.py)",
-            "rows are laid end to end, with positions and the length of each (Unsloth 2026.10.9,"
-            " trainer.py, padding_free)",
-            "q, k and v, o, and the MLP run as one function each with their adapters; 4-bit weights"
-            " are unpacked into a buffer that stays (Unsloth 2026.10.9, kernels/fast_lora.py,"
-            " kernels/utils.py)",
-            "cosines and sines of all positions of the model stay (Unsloth 2026.10.9,"
-            " models/llama.py, LlamaRotaryEmbedding)",
-            "float32 logits of some labelled tokens at a time (unsloth-zoo 2026.10.9,"
-            " fused_losses/fused_linear.py)",
-        ),
+        rows=rows,
+        holds=(*_HOLDS, *holds),
         gaps=(
             Gap(
                 "full fine-tuning runs code that it writes after transformers' and compiles: priced"
@@ -63,6 +72,80 @@ VERSIONS = (
                 ("full",),
             ),
         ),
-        refusals=(Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),),
+        refusals=(
+            Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),
+            *refusals,
+        ),
+    )
+
+
+VERSIONS = (
+    _stack(
+        name="unsloth",
+        call="notebooks",
+        about=(
+            "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
+            " its 420 notebooks set: batch 2, accumulation 4, 2,048 tokens, adamw_8bit,"
+            ' use_gradient_checkpointing="unsloth".',
+        ),
+        options={},
+        packing=Packing(one_row=True),
+        holds=(
+            "rows are laid end to end, with positions and the length of each (Unsloth 2026.10.9,"
+            " trainer.py, padding_free)",
+            "float32 logits of some labelled tokens at a time (unsloth-zoo 2026.10.9,"
+            " fused_losses/fused_linear.py)",
+        ),
+    ),
+    _stack(
+        name="unsloth-dpo",
+        call="DPOTrainer",
+        about=(
+            "As unsloth, with TRL's DPOTrainer as it is patched over TRL 1.9, its batch and"
+            " accumulation (4 and 2). A batch counts pairs: the model sees twice as many rows.",
+        ),
+        options={"batch_size": 4, "accumulation": 2, "loop_state": "unsloth-dpo"},
+        packing=None,
+        rows=2,
+        holds=(
+            "float32 logits of some tokens at a time, of the policy and then of the reference, the"
+            " model with its adapters switched off (unsloth-zoo 2026.10.9,"
+            " fused_losses/fused_linear.py; Unsloth 2026.10.9, models/rl_replacements.py,"
+            " dpo_trainer_compute_loss_chunked)",
+            "accelerate's float32 copies of both passes' last hidden states",
+        ),
+        refusals=(Refusal("packed", "pairs are not packed; padding_free has no option here"),),
+    ),
+    _stack(
+        name="unsloth-grpo",
+        call="GRPOTrainer",
+        about=(
+            "As unsloth, with TRL's GRPOTrainer as it is patched over TRL 1.9: batch 4,"
+            " accumulation 2, completions of up to 256 tokens, beta 0 without a reference."
+            " --seq-len is prompt and completion together; a batch counts completions, and is"
+            " num_generations where that does not divide it.",
+            "fast_inference=True is --use-vllm, with --vllm-share for what vLLM takes of the card;"
+            " in standby it gives its cache back while the model trains.",
+        ),
+        options={
+            "batch_size": 4,
+            "accumulation": 2,
+            "max_completion_length": 256,
+            "loop_state": "unsloth-grpo",
+        },
+        packing=None,
+        holds=(
+            "what is no padding of a micro-batch is laid end to end (unsloth-zoo 2026.10.9,"
+            " rl_replacements.py, grpo_accumulated_loss)",
+            "float32 logits of some of the completions' tokens at a time, and the gradient of each"
+            " log-probability (fused_losses/fused_linear.py, _logprobs_impl)",
+            "where the model itself has generated, layers' inputs stay on the card: TRL then"
+            " switches transformers' own checkpoints on (TRL 1.9, models/utils.py; rehearsed)",
+            "all completions of an optimizer step, batch x accumulation, are made at once over"
+            " caches that grow by 512 tokens (Unsloth 2026.10.9, models/_decode_graphs.py)",
+            "the reference, the model with its adapters switched off, scores them all at once where"
+            " beta is above 0 (models/rl_replacements.py, _get_per_token_logps_and_entropies)",
+        ),
+        refusals=(Refusal("packed", "completions are laid end to end whatever is packed"),),
     ),
 )

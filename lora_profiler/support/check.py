@@ -2,6 +2,7 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
+from lora_profiler.option_values import GRPO
 from lora_profiler.support.bases import check_base, check_quantized_experts
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
 from lora_profiler.support.fake_quantizing import check_qat
@@ -47,7 +48,7 @@ def check_completions(setup: TrainSetup, engine: str) -> None:
     """Raises UsageError for generation by an engine that has none, and for completions that nobody
     generates or that have no prompt."""
     completion = setup.max_completion_length
-    if not setup.completions_at_once and setup.loop_state != "trl-grpo":
+    if not setup.completions_at_once and setup.loop_state not in GRPO:
         if completion is not None:
             raise UsageError(
                 "a completion length says how much of a sequence is generated; add"

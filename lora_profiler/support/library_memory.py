@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from lora_profiler.option_values import LoopState
+from lora_profiler.option_values import GRPO, LoopState
 from lora_profiler.platform import Platform
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
@@ -63,6 +63,8 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "axolotl-dpo": LoopHolds(3, 8, 4),
     "llamafactory": LoopHolds(3, 12, 8),
     "unsloth": LoopHolds(3, 12, 4),
+    "unsloth-dpo": LoopHolds(3, 4, 4),
+    "unsloth-grpo": LoopHolds(2, 4, 4),
 }
 """Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
 Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
@@ -92,11 +94,17 @@ def has_reference(setup: TrainSetup) -> bool:
     return setup.runs_reference and setup.lora is None
 
 
+def copies_adapters(setup: TrainSetup) -> bool:
+    """Whether adapters have a frozen copy as reference: TRL makes one of those that a model brings
+    along, which Unsloth's always does (TRL 1.9 `dpo_trainer.py`, __init__)."""
+    return setup.loop_state == "unsloth-dpo" and setup.lora is not None
+
+
 def batch_columns(setup: TrainSetup) -> int:
     """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
     step. The Trainer takes all micro-batches of a step at once."""
     columns = _LOOPS[setup.loop_state].columns
-    if setup.loop_state != "trl-grpo" and (setup.is_packed or setup.is_padded):
+    if setup.loop_state not in GRPO and (setup.is_packed or setup.is_padded):
         columns = max(columns, _BESIDE_IDS)
     return columns * (1 if setup.loop_state == "none" else setup.accumulation)
 
@@ -105,8 +113,10 @@ def pass_columns(setup: TrainSetup) -> int:
     """The same that are there while a forward pass runs: GRPO puts prompts and completions
     together, ids and masks, and makes labels of them (TRL 1.16 `grpo_trainer.py`,
     _compute_loss); ORPO ids, masks and labels of both answers (`experimental/orpo/orpo_trainer.py`,
-    concatenated_inputs)."""
-    return 3 if setup.loop_state in ("trl-grpo", "trl-orpo") else 0
+    concatenated_inputs). Unsloth's GRPO lays what is no padding end to end beside all of these:
+    ids, their positions and the place of each, a row and a column (unsloth-zoo 2026.10.9
+    `rl_replacements.py`, grpo_accumulated_loss)."""
+    return {"trl-grpo": 3, "trl-orpo": 3, "unsloth-grpo": 7}.get(setup.loop_state, 0)
 
 
 def loop_scalar_bytes(setup: TrainSetup) -> int:

@@ -81,9 +81,11 @@ def takes_lora_kernels(model: ModelSpec, *, has_images: bool = False) -> bool:
 def buffer_elements(model: ModelSpec, setup: TrainSetup) -> int:
     """Elements of the buffer into which Unsloth's kernels unpack 4-bit weights, which is kept: as
     many as the largest weight of a function has (Unsloth 2026.10.9, `kernels/utils.py`, _scratch).
-    0 with dropout, where each is unpacked into a tensor of its own."""
+    0 with dropout and in compiled layers, where each is unpacked into a tensor of its own."""
     lora, base = setup.lora, setup.quantization
     if lora is None or base is None or lora.lora_kernels != "unsloth" or lora.lora_dropout:
+        return 0
+    if setup.compiles_layers:
         return 0
     return _largest_fused(model, lora)
 

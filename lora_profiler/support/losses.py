@@ -103,6 +103,12 @@ LOSS_WORDS = {
     ),
 }
 """What a loss path of a trainer is taken to be, by its name."""
+SCORED_WORDS = (
+    "The unsloth loss is made of Unsloth 2026.10's fused log-probabilities: float32 logits of 512"
+    " to 4,096 scored tokens at a time, or from 4,096 scored tokens on, and always on a card of at"
+    " most 24.5 GiB, of tiles of 16,384 words; at least 4 GiB of the card are taken to be free."
+)
+"""The same of Unsloth's loops that score completions."""
 SMOOTHED = (
     "The loss is that of transformers' LabelSmoother, over logits that accelerate has converted to"
     " float32 under autocast."

@@ -24,7 +24,7 @@ LEAST_OFFLOADED = 2**20
 def is_offloaded(workload: Workload) -> bool:
     """Whether layers' inputs are long enough to be moved."""
     setup = workload.setup
-    if not setup.offload_checkpoints or not setup.checkpointing:
+    if not setup.offload_checkpoints or not setup.checkpointing or setup.checkpoints_plainly:
         return False
     config = workload.model.config
     width = config.get("hidden_size") or config.get("n_embd", 0)

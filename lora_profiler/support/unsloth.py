@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.option_values import DTYPE_BYTES, QUANT_TITLES
+from lora_profiler.option_values import DTYPE_BYTES, GRPO, QUANT_TITLES, SCORED
 from lora_profiler.support.model_types import UNSLOTH_TYPES, type_of
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -28,20 +28,26 @@ _FIRST_TABLE, _TABLE_STEP = 32_768, 8_192
 
 class Cut(NamedTuple):
     """`parts` of the labelled tokens, `rows` each but the last, which has what is left. `tiled`:
-    logits of a tile of words at a time. Of a row `sequences`."""
+    logits of a tile of words at a time. Of a row `sequences`; 0 where log-probabilities are the
+    loss's, of `completion` tokens of a row, or of all but the first where that is 0."""
 
     rows: int
     parts: int
     sequences: int
     tiled: bool
+    completion: int = 0
 
 
 def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
-    """A `Cut` as one number: unsloth-zoo `fused_losses/fused_linear.py` (fused_linear_rows,
-    _ce_impl). Half of the card's free memory would cap the buffer before 2 GiB does."""
+    """A `Cut` as one number, below 0 of log-probabilities: unsloth-zoo
+    `fused_losses/fused_linear.py` (fused_linear_rows, _ce_impl, _logprobs_impl). Half of the card's
+    free memory would cap the buffer before 2 GiB does."""
     assert head.in_features is not None and head.out_features is not None
-    words = head.out_features
-    tokens = batch * (seq - sequences)
+    setup, words = workload.setup, head.out_features
+    scores, completes = setup.loop_state in SCORED, setup.loop_state in GRPO
+    told = setup.max_completion_length if completes else None
+    scored = seq - 1 if told is None else told
+    tokens = batch * (scored if scores else seq - sequences)
     least = min(max(_LEAST_ROWS, _power_below(_LEAST_LOGITS // words)), MOST_ROWS)
     rows, power = least, least
     while power < MOST_ROWS:
@@ -50,26 +56,30 @@ def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequenc
     cap = max(_LARGEST_BUFFER // (4 * words), 2)
     rows = rows + (cap - rows) * (rows > cap)
     from_tokens = 1 if workload.platform.has_small_memory else MOST_ROWS
-    tiled = (tokens >= from_tokens) * _makes_tiles(workload, words)
+    tiled = (tokens >= from_tokens) * _makes_tiles(workload, words, scores=scores)
     rows = rows + (MOST_ROWS - rows) * tiled
     parts = -(-tokens // rows)
-    return ((2 * rows + tiled) * _SHIFT + parts) * _SHIFT + sequences
+    cut = ((2 * rows + tiled) * _SHIFT + parts) * _SHIFT
+    return -1 - cut - scored * completes if scores else cut + sequences
 
 
 def cut_of(fact: int) -> Cut:
     """The `Cut` that `unsloth_fact` put into a number."""
-    rest, sequences = divmod(fact, _SHIFT)
+    scores = fact < 0
+    rest, of_row = divmod(-1 - fact if scores else fact, _SHIFT)
     cut, parts = divmod(rest, _SHIFT)
     rows, tiled = divmod(cut, 2)
-    return Cut(rows, max(parts, 1), sequences, bool(tiled))
+    counted = (0, bool(tiled), of_row) if scores else (of_row, bool(tiled))
+    return Cut(rows, max(parts, 1), *counted)
 
 
 def _power_below(number: int) -> int:
     return 1 << max(number.bit_length() - 1, 0)
 
 
-def _makes_tiles(workload: Workload, words: int) -> bool:
-    """Whether the card, the head and the formats are those of the tiled pass (_ce_impl)."""
+def _makes_tiles(workload: Workload, words: int, *, scores: bool) -> bool:
+    """Whether the card, the head and the formats are those of the tiled pass (_ce_impl), which
+    log-probabilities take on every card (_logprobs_impl)."""
     setup, capability = workload.setup, workload.platform.capability
     lora = setup.lora
     name = (workload.model.output_embedding or "").rpartition(".")[2]
@@ -79,7 +89,7 @@ def _makes_tiles(workload: Workload, words: int) -> bool:
         not trains_head
         and is_half
         and words > 2 * TILE_COLUMNS
-        and (capability is None or capability >= _TILED_CAPABILITY)
+        and (scores or capability is None or capability >= _TILED_CAPABILITY)
     )
 
 
@@ -90,10 +100,25 @@ def rotary_buffer_bytes(workload: Workload, width: int) -> int:
     setup = workload.setup
     length = setup.packed if setup.is_packed and setup.packed else setup.seq_len
     positions = max(int(workload.model.config["max_position_embeddings"]), length)
+    if setup.compiles_layers:  # no positions are told, which might be any
+        positions = min(positions, max(_FIRST_TABLE, length))
     if positions > _FIRST_TABLE:
         positions = -(-positions // _TABLE_STEP) * _TABLE_STEP
     size = DTYPE_BYTES[setup.dtype]
     return 2 * positions * width * size + 2 * width + 2 * size
+
+
+def scores_at_once(setup: TrainSetup) -> bool:
+    """Whether GRPO's reference scores all completions of a step in one pass, as it does while they
+    leave a fifth of the card free (2026.10.9 `models/rl_replacements.py`,
+    _get_per_token_logps_and_entropies)."""
+    return setup.loop_state == "unsloth-grpo" and setup.beta > 0
+
+
+def tells_all_states(setup: TrainSetup) -> bool:
+    """Whether the model tells all layers' outputs until its pass is over: GRPO asks for them and
+    takes the last (2026.10.9 `models/rl.py`, _install_grpo_hidden_states_forward_wrapper)."""
+    return setup.loop_state == "unsloth-grpo" and setup.kernels == "unsloth"
 
 
 def check_unsloth(workload: Workload) -> None:

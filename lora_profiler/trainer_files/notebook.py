@@ -18,6 +18,7 @@ from lora_profiler.trainer_files.frameworks.peft import (
     STEPPED,
     TRAINED,
 )
+from lora_profiler.trainer_files.frameworks.trl import TASK
 from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
 
 MAX_BYTES = 16_000_000
@@ -44,6 +45,8 @@ _CALLED: Mapping[str, str] = {
     r"\w*Trainer": TRAINED,
 }
 """The keys of a script that say what is called; each with the name of it."""
+_TASKS = {f"{name.upper()}Trainer": name for name in ("grpo", "dpo", "orpo", "kto", "cpo", "rloo")}
+"""Unsloth's trainers beside SFTTrainer, as TRL's command line names them."""
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
 _HAS_BF16 = r"is_bf(loat)?16_supported$"
@@ -112,6 +115,8 @@ def _add_cell(
                 continue
             if calls == _OF_A_SCRIPT:
                 _add_called(function, start + node.lineno, entries)
+            elif (task := _TASKS.get(function)) is not None:
+                entries.setdefault(TASK, Entry(TASK, task, start + node.lineno))
             for key, value in _arguments(node, function):
                 line, plain = start + value.lineno, _plain(value, constants)
                 if plain is _UNKNOWN:

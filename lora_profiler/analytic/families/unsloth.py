@@ -8,10 +8,11 @@ from lora_profiler.analytic.tensors import Tensor
 
 def rotated(op: Ledger, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """q and k as one function makes them, and their gradients, laid out as they were; only
-    positions are kept."""
+    positions are kept, where any are told."""
     q, k = op.turn(q), op.turn(k)
-    places = op.shared("position_ids", TOKENS, "int32")
+    told = not op.rules.compiled
+    places = (op.shared("position_ids", TOKENS, "int32"),) if told else ()
     trains = q.requires_grad or k.requires_grad
     first, second = (op.fresh(t.elements, t.dtype, trains, merged=False) for t in (q, k))
-    op.record("liger_rotary", (q, k), (first, second), (places,), beside=(places,))
+    op.record("liger_rotary", (q, k), (first, second), places, beside=places)
     return first, second

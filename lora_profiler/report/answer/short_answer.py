@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lora_profiler.option_values import GRPO
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.prediction import Category, Prediction
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.trainers import TrainerPeak
 
 WIDTH, MOST_LINES = 80, 25
+_UNTIMED = " tokens/s beside generation"
 in_lines = partial(wrapped, width=WIDTH)
 _BAR = 22
 _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
@@ -161,9 +163,14 @@ def _on_card(answers: Sequence[Answer], remedies: Sequence[Sequence[str]]) -> Pa
     gpu = answers[0].gpu
     assert gpu is not None
     about = "~" if gpu.usable_is_estimated else ""
-    lines = [f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable"]
-    for answer, words in zip(answers, remedies, strict=True):
-        lines.append(f"  {method_label(answer.prediction)} {verdict_words(answer)}")
+    verdicts = [verdict_words(answer) for answer in answers]
+    told = ""
+    if len(answers) > 1 and any(words.endswith(_UNTIMED) for words in verdicts):  # said once
+        told = f"; time and{_UNTIMED}"
+        verdicts = [words.replace(_UNTIMED, "/s") for words in verdicts]
+    lines = [f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable{told}"]
+    for answer, verdict, words in zip(answers, verdicts, remedies, strict=True):
+        lines.append(f"  {method_label(answer.prediction)} {verdict}")
         lines += (f"    {text}" for text in words)
     return in_lines(*lines)
 
@@ -177,7 +184,7 @@ def verdict_words(answer: Answer) -> str:
     if fit.verdict == "does_not_fit":
         return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
     setup = answer.prediction.workload.setup
-    generates = setup.completions_at_once or setup.loop_state == "trl-grpo"
+    generates = setup.completions_at_once or setup.loop_state in GRPO
     beside = " beside generation" if generates else ""
     speed = f"; {_speed(step)}{beside}" if step else ""
     if fit.verdict == "tight":

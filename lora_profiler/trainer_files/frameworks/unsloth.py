@@ -32,6 +32,9 @@ from lora_profiler.trainer_files.meaning import (
 LEAST_OFFLOADED_LENGTH = 512
 STANDBY = "UNSLOTH_VLLM_STANDBY"
 """Of the environment, which a notebook sets in its first cells."""
+_BATCH, _STEPS, _GROUP = 4, 2, 8
+"""Of its trainers' arguments, where none is said: batch, accumulation, generations of a prompt
+(Unsloth 2026.10.9, `models/rl.py`)."""
 
 
 def _checkpointing(value: Any, document: Document) -> Meaning:
@@ -64,11 +67,39 @@ def _fp8(value: Any, document: Document) -> Meaning:
     return not_modelled(what, "either way", methods=("qlora",), quant_type="fp8")
 
 
-def _rows(value: Any, document: Document) -> Meaning:
+def _stack(document: Document) -> str:
+    return {"dpo": "unsloth-dpo", "grpo": "unsloth-grpo"}.get(task(document), "unsloth")
+
+
+def _batch(value: Any, document: Document) -> Meaning:
+    """Of GRPO num_generations where these do not divide a step (2026.10.9, `models/rl.py`)."""
+    group = document.get("num_generations", _GROUP)
+    steps = document.get("gradient_accumulation_steps", _STEPS)
+    counted = isinstance(group, int) and isinstance(steps, int)
+    is_cut = any(document.get(key) for key in ("steps_per_generation", "generation_batch_size"))
+    if task(document) != "grpo" or not counted or is_cut or size(value) * steps % group == 0:
+        return Meaning({"batch_size": size(value)})
+    note = f"Unsloth makes it num_generations, {group}, which does not divide a step"
+    return Meaning({"batch_size": group}, note=note)
+
+
+def _completion(value: Any, document: Document) -> Meaning:
     """Of GRPO prompt and answer are one row, max_seq_length tokens where nobody says less."""
     prompt = document.get("max_prompt_length")
-    is_told = value is not None and prompt is not None
-    return Meaning({"seq_len": size(prompt) + size(value)}) if is_told else NOTHING
+    if task(document) != "grpo":
+        is_told = value is not None and prompt is not None
+        return Meaning({"seq_len": size(prompt) + size(value)}) if is_told else NOTHING
+    made = {"max_completion_length": size(value)}
+    return Meaning(made if prompt is None else {**made, "seq_len": size(prompt) + size(value)})
+
+
+def _at_once(value: Any, document: Document) -> Meaning:
+    makes = task(document) == "grpo" and not _uses_vllm(document) and is_on(value)
+    return Meaning({"generation_batch_size": size(value)}) if makes else NOTHING
+
+
+def _uses_vllm(document: Document) -> bool:
+    return is_on(document.get("fast_inference")) or is_on(document.get("use_vllm"))
 
 
 def _share(value: Any, document: Document) -> Meaning:
@@ -92,12 +123,22 @@ def _embedding(value: Any, document: Document) -> Meaning:
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
-    if (kind := task(document)) != "sft":
+    kind = task(document)
+    if kind not in ("sft", "dpo", "grpo"):
         yield "loss", not_modelled(f"{kind.upper()}'s loss, answered as SFT's", "too low")
     if is_on(document.get("fast_inference")):
         yield "gpu_memory_utilization", _share(0.5, document)
-    elif document.get("num_generations") is not None:
-        yield "trainer", not_modelled("GRPO's generation", "too low")
+    if kind != "grpo":
+        return
+    yield "per_device_train_batch_size", _batch(_BATCH, document)
+    if _uses_vllm(document):
+        yield "use_vllm", Meaning({"use_vllm": True})
+    # where it is not said: Unsloth 2026.10.9, models/rl.py
+    if document.get("loss_type") not in (None, "dapo", "dr_grpo"):
+        yield "beta", Meaning({"beta": 0.001})
+    row, prompt = document.get("max_seq_length"), document.get("max_prompt_length", 1)
+    if "max_completion_length" in document.computed and isinstance(row, int) and prompt < row:
+        yield "max_completion_length", Meaning({"max_completion_length": row - prompt})
 
 
 UNSLOTH = Framework(
@@ -114,16 +155,16 @@ UNSLOTH = Framework(
             "finetune_vision_layers",
         ]
     ),
-    stack=lambda document: "unsloth",
+    stack=_stack,
     implied=_implied,
     checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
     keys={
         **TRL.keys,
-        **dict.fromkeys(("generation_batch_size", "use_vllm", "beta"), costs_nothing),
+        "generation_batch_size": _at_once,
         "model_name": sets("model", text),
         "max_length": _length,
         "max_seq_length": _length,
-        "per_device_train_batch_size": sets("batch_size", size),
+        "per_device_train_batch_size": _batch,
         "dtype": lambda value, document: (
             NOTHING if value is None else Meaning({"dtype": dtype(value)})
         ),
@@ -146,7 +187,7 @@ UNSLOTH = Framework(
         "finetune_vision_layers": shared.images,
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
         "num_labels": missing("a classifier's head", "too high"),
-        "max_completion_length": _rows,
+        "max_completion_length": _completion,
         "fast_inference": told_by("gpu_memory_utilization"),
         "gpu_memory_utilization": _share,
         STANDBY: costs_nothing,
