@@ -25,6 +25,8 @@ _NO_WEIGHTS = (
 )
 """Fields that no weight depends on, so that two models may differ in them and share one table.
 Patterns are compiled on use."""
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""Fields that every answer asks for; some config classes work them out and declare none."""
 _MODEL_ID = r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?"
 MAX_CONFIG_BYTES = 16_000_000
 
@@ -140,7 +142,7 @@ def _from_config(
     config = cfg.normalise(cfg.language_model(raw, where), where, strict=False)
     model = build(raw, where)
     built = model.config.get_text_config()
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+    for name in _SIZES:
         if hasattr(built, name):
             config[name] = getattr(built, name)
     return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model), raw)
@@ -167,9 +169,11 @@ def _from_table(
     model_type = row.get("transformers_model_type") or row["model_type"]
     # what `raw` calls it does not count
     language_type = row["config"].get("text_config", {}).get("model_type", model_type)
-    config = cfg.normalise(
-        {**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False
-    )
+    language = cfg.language_model(raw, id)
+    config = cfg.normalise({**language, "model_type": language_type}, id, strict=False)
+    for name in _SIZES:
+        if name in language:
+            config.setdefault(name, language[name])
     return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]), raw)
 
 
