@@ -2,6 +2,7 @@
 that see, whose text side is one of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,11 +14,10 @@ _MIRRORS = frozenset(
     | {"mhenrichsen"}
 )
 """Who publish copies of others' models under their own names, config.json unchanged."""
-_NF4_SUFFIX = "-bnb-4bit"
-_DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
-"""Of checkpoints that leave some layers in 16 bit, which only their own config.json tells."""
 _NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
 """As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
+_COPIES = {"-unsloth-bnb-4bit": replace(_NF4, partly=True), "-bnb-4bit": _NF4}
+"""Endings of Unsloth's copies, the longer one first: it leaves some layers in 16 bit."""
 _SAME_SIZES = {
     "qwen": ("-instruct", "-chat", "-base"), "meta-llama": ("-instruct",), "google": ("-it", "-pt"),
     "mistralai": (), "huggingfacetb": ("-instruct", "-base"), "tiiuae": ("-instruct", "-base"),
@@ -106,11 +106,8 @@ def mirrored(name: str) -> Mirrored | None:
     owner, slash, tail = name.lower().rpartition("/")
     if not slash:
         return None
-    nf4 = None
-    if owner == "unsloth" and tail.endswith(_NF4_SUFFIX):
-        if tail.endswith(_DYNAMIC_SUFFIX):
-            return None
-        tail, nf4 = tail.removesuffix(_NF4_SUFFIX), _NF4
+    ending = next((end for end in _COPIES if owner == "unsloth" and tail.endswith(end)), "")
+    tail, nf4 = tail.removesuffix(ending), _COPIES.get(ending)
     own = vision_rows().get(f"{owner}/{tail}")
     sees = own or (seeing_tails().get(tail) if owner in _MIRRORS else None)
     if sees is not None and "text_side" in sees:
