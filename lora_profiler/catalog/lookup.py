@@ -65,9 +65,9 @@ def find_model(
     path = _local_config(name) if on_disk else None
     if path is not None:
         return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
-    row = bare_names().get(name.lower())
-    if row is not None and revision == "main":
-        return _bundled(row)
+    named = bare_names().get(name.lower())
+    if named is not None and revision == "main":
+        return _bundled(facts()[named])
     copy = mirrored(name) if revision == "main" else None
     if copy is not None:
         spec = _bundled(copy.row)
@@ -129,7 +129,7 @@ def _from_config(
     if model_type in FAMILIES and "text_config" not in raw and _is_language_model(architecture):
         config = cfg.normalise(raw, where, strict=True)
         if not config.get("add_cross_attention"):
-            family = cfg.class_defaults()[model_type]
+            family = cfg.class_defaults(model_type)
             described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
             return _spec(
                 id, model_type, family["architecture"], source, dtype, config, described, raw
@@ -212,7 +212,7 @@ def _likely_original(raw: Mapping[str, Any], architecture: str | None, id: str) 
 def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
     """Whether two config.json of one type agree in every field that can change a weight, class
     defaults filled in."""
-    family = cfg.class_defaults().get(str(twin.get("model_type")), {"fields": {}, "renamed": {}})
+    family = cfg.class_defaults(str(twin.get("model_type")))
     known = {family["renamed"].get(name, name) for name in {*family["fields"], *twin}}
 
     def fields(config: Mapping[str, Any]) -> dict[str, Any]:

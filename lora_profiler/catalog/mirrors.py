@@ -122,7 +122,8 @@ def _original(owner: str, tail: str) -> dict[str, Any] | None:
     if owner in _RENAMED_BY and tail in _RENAMED:
         return facts()[_RENAMED[tail].lower()]
     if owner in _MIRRORS:
-        return _tails().get(tail) or _tails().get(f"meta-{tail}")
+        name = _tails().get(tail) or _tails().get(f"meta-{tail}")
+        return facts()[name] if name else None
     for ending in _SAME_SIZES.get(owner, ()):
         if tail.endswith(ending):
             stem = f"{owner}/{tail.removesuffix(ending)}"
@@ -132,17 +133,18 @@ def _original(owner: str, tail: str) -> dict[str, Any] | None:
 
 
 @cache
-def _tails() -> dict[str, dict[str, Any]]:
-    """Names without owner, of tuned versions too, where they mean one model alone."""
-    tails: dict[str, dict[str, Any]] = dict(bare_names())
+def _tails() -> dict[str, str]:
+    """Names without owner, of tuned versions too -> the whole name, where they mean one model
+    alone."""
+    tails = dict(bare_names())
     several: set[str] = set()
-    for name, row in facts().items():
+    for name in facts():
         owner, _, tail = name.rpartition("/")
-        if tails.setdefault(tail, row) is not row:
+        if not facts().is_one(tails.setdefault(tail, name), name):
             several.add(tail)
         for ending in _SAME_SIZES.get(owner, ()):
             stem = tail.removesuffix(ending) if tail.endswith(ending) else tail
             for other in ("", *_SAME_SIZES[owner]):
                 if f"{owner}/{stem}{other}" not in facts():
-                    tails.setdefault(f"{stem}{other}", row)
-    return {tail: row for tail, row in tails.items() if tail not in several}
+                    tails.setdefault(f"{stem}{other}", name)
+    return {tail: name for tail, name in tails.items() if tail not in several}

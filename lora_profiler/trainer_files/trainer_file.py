@@ -222,18 +222,21 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
 
 
 def _language_targets(file: TrainerFile, model: ModelSpec) -> str | None:
-    """What Unsloth adapts where no modules are named and the vision side is off: the linear layers
-    of attention and MLPs in the language model (unsloth_zoo ce232d6, `peft_utils.py`,
-    get_peft_regex). None for a model without such a side, or where the file says otherwise."""
+    """What Unsloth adapts with the vision side off: linear layers of attention and MLPs in the
+    language model, of a list of modules those that it names (unsloth_zoo ce232d6, `peft_utils.py`,
+    get_peft_regex; "all-linear" turns every side on: unsloth 015bdef, `models/vision.py`). None
+    for a model without such a side, or where the file says otherwise."""
     told = {row.key: is_on(row.value) for row in file.keys}
-    is_named = file.options.get("targets", "all-linear") != "all-linear"
-    if file.framework != "unsloth" or is_named or "full" in file.options.get("methods", ()):
+    named = str(file.options.get("targets", ""))
+    if file.framework != "unsloth" or "full" in file.options.get("methods", ()):
         return None
-    if told.get("finetune_vision_layers", True):
+    if told.get("finetune_vision_layers", True) or named.startswith(("re:", "all-linear")):
         return None
     inner = r".*?language.*?(?:self_attn|attention|attn|mixer|mlp|feed_forward|ffn|dense).*?"
     linear = (name for name, module in model.modules() if module.is_linear)
     leaves = {name.rpartition(".")[2] for name in linear if re.match(inner, name)}
+    if named:
+        leaves &= set(named.split(","))
     return f"re:{inner}(?:{'|'.join(sorted(leaves))})" if leaves else None
 
 
