@@ -714,24 +714,45 @@ def test_of_a_copy_that_keeps_some_layers_in_16_bit_the_answer_is_an_estimate() 
 def test_without_names_unsloth_adapts_the_language_layers_where_the_vision_side_is_off() -> None:
     """Every linear layer of attention and MLP there, and none beside: PEFT refuses the tower's
     wrapped ones by name."""
-    text = """
-model = FastModel.from_pretrained("unsloth/gemma-4-E2B-it")
-model = FastModel.get_peft_model(model, finetune_vision_layers=VISION, r=8)
-"""
     model = find_model("unsloth/gemma-4-E2B-it", offline=True)
-    found = {}
-    for vision in ("False", "True"):
-        document = parse_calls(text.replace("VISION", vision), "notebook.py", None)
-        file = on_model(read_document(document, "unsloth"), model)
-        found[vision] = file.options.get("targets")
-    assert found["True"] is None
-    lora = LoraConfig(target_modules=str(found["False"]).removeprefix("re:"))
-    adapted = {adapter.module for adapter in adapters(model, lora)}
+
+    def targets(arguments: str) -> Any:
+        text = f"""
+model = FastModel.from_pretrained("unsloth/gemma-4-E2B-it")
+model = FastModel.get_peft_model(model, r=8, {arguments})
+"""
+        file = read_document(parse_calls(text, "notebook.py", None), "unsloth")
+        return on_model(file, model).options.get("targets")
+
+    def adapted(arguments: str) -> set[str]:
+        lora = LoraConfig(target_modules=targets(arguments).removeprefix("re:"))
+        return {adapter.module for adapter in adapters(model, lora)}
+
+    assert targets("finetune_vision_layers=True") is None
     layers = {name for name, module in model.modules() if module.is_linear and ".layers." in name}
-    assert adapted == {
-        name for name in layers if re.search(r"language_model.*\.(self_attn|mlp)\.", name)
-    }
-    assert len(adapted) == 35 * 5 + 15 * 2  # 20 layers take another's keys and values
+    found = adapted("finetune_vision_layers=False")
+    assert found == {n for n in layers if re.search(r"language_model.*\.(self_attn|mlp)\.", n)}
+    assert len(found) == 35 * 5 + 15 * 2  # 20 layers take another's keys and values
+    named = "finetune_vision_layers=False, target_modules="
+    assert adapted(f"{named}['q_proj', 'post']") == {n for n in found if n.endswith("q_proj")}
+    assert targets(f"{named}'all-linear'") == "all-linear"
+
+
+def test_a_notebook_of_sentence_transformers_names_its_model_and_what_is_missing() -> None:
+    text = """
+model = FastSentenceTransformer.from_pretrained(model_name="unsloth/bge-m3", max_seq_length=512)
+model = FastSentenceTransformer.get_peft_model(model, r=32, target_modules=["query", "value"])
+trainer = SentenceTransformerTrainer(
+    model=model, args=SentenceTransformerTrainingArguments(per_device_train_batch_size=256)
+)
+"""
+    file = read_document(parse_calls(text, "notebook.py", None), "unsloth")
+    assert (file.model, file.options["batch_size"]) == ("unsloth/bge-m3", 256)
+    assert [key.missing for key in file.not_modelled] == [
+        "SentenceTransformerTrainer's own loss and batches, answered as the Trainer's"
+    ]
+    (setup,) = setups(find_model("unsloth/bge-m3"), {**DEFAULTS, **file.options}, file.options)
+    assert setup.lora is not None and setup.lora.r == 32
 
 
 def test_only_a_file_loads_yaml(tmp_path: Path) -> None:
