@@ -88,7 +88,8 @@ class StoredBase:
 
     quant_type: as `Quantization` names it. double_quant: of NF4. bits: of a weight, and group_size:
     inputs, or in FP8 the side of a block, that share a scale, -1 for all. compute_dtype: what the
-    layers multiply in, None for whatever the model is in.
+    layers multiply in, None for whatever the model is in. partly: some of those layers are in 16
+    bit, which the checkpoint's own config.json alone tells.
     """
 
     quant_type: str
@@ -96,6 +97,7 @@ class StoredBase:
     bits: int = 4
     group_size: int = 128
     compute_dtype: str | None = None
+    partly: bool = False
 
 
 class TextSide(NamedTuple):

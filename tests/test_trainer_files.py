@@ -4,6 +4,7 @@ frameworks' sources."""
 
 import json
 import os
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -16,7 +17,8 @@ import pytest
 import commands
 from golden_files import Golden
 from loading import modules_after
-from lora_profiler import find_model
+from lora_profiler import find_model, predict, setup_for
+from lora_profiler.adapters import adapters
 from lora_profiler.catalog.bundled import vision_rows
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS, setups
@@ -27,7 +29,7 @@ from lora_profiler.trainer_files.notebook import parse_calls
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
 from lora_profiler.trainer_files.writing import suffix_of, written
-from lora_profiler.workload import Workload
+from lora_profiler.workload import LoraConfig, Workload
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
     "HF_HUB_OFFLINE": "1"
@@ -806,6 +808,11 @@ def test_a_model_that_only_remote_code_builds_is_refused_with_its_place(
         ("TinyLlama/TinyLlama_v1.1", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
         ("01-ai/Yi-34B-Chat", "01-ai/Yi-34B"),
         ("allenai/OLMoE-1B-7B-0924-Instruct", "allenai/OLMoE-1B-7B-0924"),
+        ("unsloth/gemma-4-E4B-it", "google/gemma-4-E4B"),
+        ("unsloth/Qwen3.5-4B", "Qwen/Qwen3.5-4B"),
+        ("unsloth/Ministral-3-3B-Instruct-2512", "mistralai/Ministral-3-3B-Base-2512"),
+        ("unsloth/Muse-Glimmer-30B-unsloth-bnb-4bit", "meta-models/Muse-Glimmer-30B"),
+        ("unsloth/bge-m3", "BAAI/bge-m3"),
     ],
 )
 def test_mirrors_and_tuned_versions_are_known_offline(name: str, original: str) -> None:
@@ -816,10 +823,62 @@ def test_a_copy_in_4_bit_is_a_question_of_qlora() -> None:
     model = find_model("unsloth/llama-3-8b-bnb-4bit", offline=True)
     assert model.id == "meta-llama/Meta-Llama-3-8B"
     assert model.stored is not None and model.stored.double_quant
-    with pytest.raises(LoraProfilerError):  # some of its layers are in 16 bit
-        find_model("unsloth/Qwen3-14B-unsloth-bnb-4bit", offline=True)
     with pytest.raises(LoraProfilerError):  # nobody's mirror
         find_model("somebody/Llama-3.2-1B", offline=True)
+
+
+def test_of_a_copy_that_keeps_some_layers_in_16_bit_the_answer_is_an_estimate() -> None:
+    names = ("unsloth/Qwen3-14B-bnb-4bit", "unsloth/Qwen3-14B-unsloth-bnb-4bit")
+    models = [find_model(name, offline=True) for name in names]
+    whole, partly = (predict(Workload(model=m, setup=setup_for(m, method="qlora"))) for m in models)
+    assert whole.exactness == "exact" and partly.exactness == "estimate"
+    assert whole.peak == partly.peak
+    (said,) = set(partly.assumptions) - set(whole.assumptions)
+    assert "Some of its layers stay in 16 bit" in said and "too low" in said
+
+
+def test_without_names_unsloth_adapts_the_language_layers_where_the_vision_side_is_off() -> None:
+    """Every linear layer of attention and MLP there, and none beside: PEFT refuses the tower's
+    wrapped ones by name."""
+    model = find_model("unsloth/gemma-4-E2B-it", offline=True)
+
+    def targets(arguments: str) -> Any:
+        text = f"""
+model = FastModel.from_pretrained("unsloth/gemma-4-E2B-it")
+model = FastModel.get_peft_model(model, r=8, {arguments})
+"""
+        file = read_document(parse_calls(text, "notebook.py", None), "unsloth")
+        return on_model(file, model).options.get("targets")
+
+    def adapted(arguments: str) -> set[str]:
+        lora = LoraConfig(target_modules=targets(arguments).removeprefix("re:"))
+        return {adapter.module for adapter in adapters(model, lora)}
+
+    assert targets("finetune_vision_layers=True") is None
+    layers = {name for name, module in model.modules() if module.is_linear and ".layers." in name}
+    found = adapted("finetune_vision_layers=False")
+    assert found == {n for n in layers if re.search(r"language_model.*\.(self_attn|mlp)\.", n)}
+    assert len(found) == 35 * 5 + 15 * 2  # 20 layers take another's keys and values
+    named = "finetune_vision_layers=False, target_modules="
+    assert adapted(f"{named}['q_proj', 'post']") == {n for n in found if n.endswith("q_proj")}
+    assert targets(f"{named}'all-linear'") == "all-linear"
+
+
+def test_a_notebook_of_sentence_transformers_names_its_model_and_what_is_missing() -> None:
+    text = """
+model = FastSentenceTransformer.from_pretrained(model_name="unsloth/bge-m3", max_seq_length=512)
+model = FastSentenceTransformer.get_peft_model(model, r=32, target_modules=["query", "value"])
+trainer = SentenceTransformerTrainer(
+    model=model, args=SentenceTransformerTrainingArguments(per_device_train_batch_size=256)
+)
+"""
+    file = read_document(parse_calls(text, "notebook.py", None), "unsloth")
+    assert (file.model, file.options["batch_size"]) == ("unsloth/bge-m3", 256)
+    assert [key.missing for key in file.not_modelled] == [
+        "SentenceTransformerTrainer's own loss and batches, answered as the Trainer's"
+    ]
+    (setup,) = setups(find_model("unsloth/bge-m3"), {**DEFAULTS, **file.options}, file.options)
+    assert setup.lora is not None and setup.lora.r == 32
 
 
 def test_only_a_file_loads_yaml(tmp_path: Path) -> None:

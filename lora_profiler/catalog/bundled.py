@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from lora_profiler.catalog.config import data_text
+from lora_profiler.catalog.config import data_line, data_text
 from lora_profiler.errors import did_you_mean, nearest
 from lora_profiler.model_spec import Module, Stack, Weight
 
@@ -55,36 +55,75 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
 
 
 @cache
+def _lines() -> list[str]:
+    return [line for line in data_text("models.json").splitlines() if line.startswith('{"id"')]
+
+
+@cache
+def _row(place: int) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(_lines()[place].rstrip(","))
+    return row
+
+
 def rows() -> list[dict[str, Any]]:
     """The lines of the data file, one a model."""
-    table: list[dict[str, Any]] = json.loads(data_text("models.json"))["models"]
-    return table
+    return [_row(place) for place in range(len(_lines()))]
+
+
+class Facts(Mapping[str, dict[str, Any]]):
+    """Lower-case id or alias -> the model's line in the data file, read when it is asked for;
+    aliases come after all ids."""
+
+    def __init__(self) -> None:
+        names = [_names(line) for line in _lines()]
+        self._places = {id.lower(): place for place, (id, _) in enumerate(names)}
+        for place, (_, aliases) in enumerate(names):
+            for alias in aliases:
+                self._places.setdefault(alias.lower(), place)
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        return _row(self._places[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def is_one(self, a: str, b: str) -> bool:
+        """Whether two names are of one model."""
+        return self._places[a] == self._places[b]
+
+
+def _names(line: str) -> tuple[str, list[str]]:
+    """Id and aliases, with which a line of the data file begins."""
+    quoted = line[: line.index("]")].split('"')[1::2]
+    return quoted[1], quoted[3:]
 
 
 @cache
-def facts() -> dict[str, dict[str, Any]]:
-    """Lower-case id or alias -> the model's line in the data file; aliases come after all ids."""
-    by_name = {row["id"].lower(): row for row in rows()}
-    for row in rows():
-        for alias in row["aliases"]:
-            by_name.setdefault(alias.lower(), row)
-    return by_name
+def facts() -> Facts:
+    return Facts()
 
 
 @cache
-def bare_names() -> dict[str, dict[str, Any]]:
-    """Lower-case id without its organisation -> the model's line, where it is the only model called
-    so."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in rows():
-        by_name.setdefault(row["id"].rpartition("/")[2].lower(), []).append(row)
-    return {name: models[0] for name, models in by_name.items() if len(models) == 1}
+def bare_names() -> dict[str, str]:
+    """Lower-case id without its organisation -> the id, lower-case too, where it is the only model
+    called so."""
+    by_name: dict[str, list[str]] = {}
+    for line in _lines():
+        id = _names(line)[0].lower()
+        by_name.setdefault(id.rpartition("/")[2], []).append(id)
+    return {name: ids[0] for name, ids in by_name.items() if len(ids) == 1}
 
 
 def similar_names(name: str) -> str:
     """' Did you mean ...?' with bundled ids and aliases close to `name`, or ''. A bare name is
     compared with bare names."""
-    ids = [spelling for row in rows() for spelling in (row["id"], *row["aliases"])]
+    ids = [spelling for id, aliases in map(_names, _lines()) for spelling in (id, *aliases)]
     if "/" in name:
         return did_you_mean(name, ids)
     by_tail = {full.rsplit("/", 1)[-1].lower(): full for full in reversed(ids)}
@@ -107,10 +146,8 @@ def table(id: str) -> Described:
     `[name, kind, [[weight, shape, tied_to?]]]` or a stack `[name, [kind's modules], [[kind,
     repeats]]]`. Written by `benchmarks/extract_shapes.py` from transformers on the meta device.
     """
-    text = data_text("shapes.json")
-    start = text.index(f"\n{json.dumps(id)}: ") + 1
-    line = text[start : text.index("\n", start)]
-    row = json.loads("{" + line.rstrip(",") + "}")[id]
+    row = data_line("shapes.json", id)
+    assert row is not None
     return tuple(_decode(part) for part in row["parts"]), row["output"], tuple(row["weightless"])
 
 

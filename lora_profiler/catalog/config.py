@@ -88,12 +88,22 @@ def _kind(value: object) -> str:
     return names.get(type(value), "null")
 
 
+def data_line(file: str, key: str) -> dict[str, Any] | None:
+    """What a data file of one line a key holds under `key`, None where it has no such line."""
+    text = data_text(file)
+    start = text.find(f"\n{json.dumps(key)}: ") + 1
+    if start == 0:
+        return None
+    row: dict[str, Any] = json.loads(f"{{{text[start : text.index(chr(10), start)].rstrip(',')}}}")
+    found: dict[str, Any] = row[key]
+    return found
+
+
 @cache
-def class_defaults() -> dict[str, dict[str, Any]]:
-    """model type -> its causal LM class, old field names, rope and field defaults; see
-    `benchmarks/extract_shapes.py`."""
-    table: dict[str, dict[str, Any]] = json.loads(data_text("defaults.json"))
-    return table
+def class_defaults(model_type: str) -> Mapping[str, Any]:
+    """A type's causal LM class, old field names, rope and field defaults; see
+    `benchmarks/extract_shapes.py`. Of a type that is not in the catalogue nothing."""
+    return data_line("defaults.json", model_type) or {"renamed": {}, "fields": {}, "rope": None}
 
 
 def model_type(raw: Raw, source: str) -> str:
@@ -145,9 +155,7 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
     the right type and a sane size, and heads must divide. Without it, fields of unknown types pass
     as they came. Raises ModelNotFoundError: what came, what is accepted.
     """
-    family = class_defaults().get(
-        str(raw.get("model_type")), {"renamed": {}, "fields": {}, "rope": None}
-    )
+    family = class_defaults(str(raw.get("model_type")))
     renamed = {**_OLD_SPELLINGS, **family["renamed"]}
     config: dict[str, Any] = {
         renamed.get(name, name): value for name, value in family["fields"].items()
@@ -209,6 +217,8 @@ def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
         config["hidden_act"] = (
             "gelu_pytorch_tanh"  # GemmaConfig: the first files name the wrong one
         )
+    if kind == "gemma3_text" and config.get("use_bidirectional_attention"):
+        config["sliding_window"] = config["sliding_window"] // 2 + 1  # on each side
     if config.get("use_sliding_window") is False:
         config["sliding_window"] = None
     pattern = config.pop("sliding_window_pattern", None)

@@ -25,6 +25,8 @@ _NO_WEIGHTS = (
 )
 """Fields that no weight depends on, so that two models may differ in them and share one table.
 Patterns are compiled on use."""
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""Fields that every answer asks for; some config classes work them out and declare none."""
 _MODEL_ID = r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?"
 MAX_CONFIG_BYTES = 16_000_000
 
@@ -63,9 +65,9 @@ def find_model(
     path = _local_config(name) if on_disk else None
     if path is not None:
         return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
-    row = bare_names().get(name.lower())
-    if row is not None and revision == "main":
-        return _bundled(row)
+    named = bare_names().get(name.lower())
+    if named is not None and revision == "main":
+        return _bundled(facts()[named])
     copy = mirrored(name) if revision == "main" else None
     if copy is not None:
         spec = _bundled(copy.row)
@@ -127,7 +129,7 @@ def _from_config(
     if model_type in FAMILIES and "text_config" not in raw and _is_language_model(architecture):
         config = cfg.normalise(raw, where, strict=True)
         if not config.get("add_cross_attention"):
-            family = cfg.class_defaults()[model_type]
+            family = cfg.class_defaults(model_type)
             described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
             return _spec(
                 id, model_type, family["architecture"], source, dtype, config, described, raw
@@ -140,7 +142,7 @@ def _from_config(
     config = cfg.normalise(cfg.language_model(raw, where), where, strict=False)
     model = build(raw, where)
     built = model.config.get_text_config()
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+    for name in _SIZES:
         if hasattr(built, name):
             config[name] = getattr(built, name)
     return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model), raw)
@@ -167,9 +169,11 @@ def _from_table(
     model_type = row.get("transformers_model_type") or row["model_type"]
     # what `raw` calls it does not count
     language_type = row["config"].get("text_config", {}).get("model_type", model_type)
-    config = cfg.normalise(
-        {**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False
-    )
+    language = cfg.language_model(raw, id)
+    config = cfg.normalise({**language, "model_type": language_type}, id, strict=False)
+    for name in _SIZES:
+        if name in language:
+            config.setdefault(name, language[name])
     return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]), raw)
 
 
@@ -208,7 +212,7 @@ def _likely_original(raw: Mapping[str, Any], architecture: str | None, id: str) 
 def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
     """Whether two config.json of one type agree in every field that can change a weight, class
     defaults filled in."""
-    family = cfg.class_defaults().get(str(twin.get("model_type")), {"fields": {}, "renamed": {}})
+    family = cfg.class_defaults(str(twin.get("model_type")))
     known = {family["renamed"].get(name, name) for name in {*family["fields"], *twin}}
 
     def fields(config: Mapping[str, Any]) -> dict[str, Any]:

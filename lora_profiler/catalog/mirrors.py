@@ -2,6 +2,7 @@
 that see, whose text side is one of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,11 +14,10 @@ _MIRRORS = frozenset(
     | {"mhenrichsen"}
 )
 """Who publish copies of others' models under their own names, config.json unchanged."""
-_NF4_SUFFIX = "-bnb-4bit"
-_DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
-"""Of checkpoints that leave some layers in 16 bit, which only their own config.json tells."""
 _NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
 """As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
+_COPIES = {"-unsloth-bnb-4bit": replace(_NF4, partly=True), "-bnb-4bit": _NF4}
+"""Endings of Unsloth's copies, the longer one first: it leaves some layers in 16 bit."""
 _SAME_SIZES = {
     "qwen": ("-instruct", "-chat", "-base"), "meta-llama": ("-instruct",), "google": ("-it", "-pt"),
     "mistralai": (), "huggingfacetb": ("-instruct", "-base"), "tiiuae": ("-instruct", "-base"),
@@ -106,11 +106,8 @@ def mirrored(name: str) -> Mirrored | None:
     owner, slash, tail = name.lower().rpartition("/")
     if not slash:
         return None
-    nf4 = None
-    if owner == "unsloth" and tail.endswith(_NF4_SUFFIX):
-        if tail.endswith(_DYNAMIC_SUFFIX):
-            return None
-        tail, nf4 = tail.removesuffix(_NF4_SUFFIX), _NF4
+    ending = next((end for end in _COPIES if owner == "unsloth" and tail.endswith(end)), "")
+    tail, nf4 = tail.removesuffix(ending), _COPIES.get(ending)
     own = vision_rows().get(f"{owner}/{tail}")
     sees = own or (seeing_tails().get(tail) if owner in _MIRRORS else None)
     if sees is not None and "text_side" in sees:
@@ -125,7 +122,8 @@ def _original(owner: str, tail: str) -> dict[str, Any] | None:
     if owner in _RENAMED_BY and tail in _RENAMED:
         return facts()[_RENAMED[tail].lower()]
     if owner in _MIRRORS:
-        return _tails().get(tail) or _tails().get(f"meta-{tail}")
+        name = _tails().get(tail) or _tails().get(f"meta-{tail}")
+        return facts()[name] if name else None
     for ending in _SAME_SIZES.get(owner, ()):
         if tail.endswith(ending):
             stem = f"{owner}/{tail.removesuffix(ending)}"
@@ -135,17 +133,18 @@ def _original(owner: str, tail: str) -> dict[str, Any] | None:
 
 
 @cache
-def _tails() -> dict[str, dict[str, Any]]:
-    """Names without owner, of tuned versions too, where they mean one model alone."""
-    tails: dict[str, dict[str, Any]] = dict(bare_names())
+def _tails() -> dict[str, str]:
+    """Names without owner, of tuned versions too -> the whole name, where they mean one model
+    alone."""
+    tails = dict(bare_names())
     several: set[str] = set()
-    for name, row in facts().items():
+    for name in facts():
         owner, _, tail = name.rpartition("/")
-        if tails.setdefault(tail, row) is not row:
+        if not facts().is_one(tails.setdefault(tail, name), name):
             several.add(tail)
         for ending in _SAME_SIZES.get(owner, ()):
             stem = tail.removesuffix(ending) if tail.endswith(ending) else tail
             for other in ("", *_SAME_SIZES[owner]):
                 if f"{owner}/{stem}{other}" not in facts():
-                    tails.setdefault(f"{stem}{other}", row)
-    return {tail: row for tail, row in tails.items() if tail not in several}
+                    tails.setdefault(f"{stem}{other}", name)
+    return {tail: name for tail, name in tails.items() if tail not in several}

@@ -108,7 +108,9 @@ def engines_for(
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
     prediction, words = _predicted(workload, engine), words_beside(workload)
-    if workload.model.text_side_of is not None or is_unchecked(workload.setup):
+    model = workload.model
+    is_partly = model.stored is not None and model.stored.partly
+    if is_partly or model.text_side_of is not None or is_unchecked(workload.setup):
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
         from lora_profiler.planning.reserve import with_reductions
@@ -269,9 +271,13 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
         quantised = (
             "with double quantisation" if stored.double_quant else "without double quantisation"
         )
+        partly = (
+            " Some of its layers stay in 16 bit, which its own config.json alone tells: here they"
+            " are in 4 bit, so that memory is too low."
+        )
         return (
             f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"
-            " QLoRA.",
+            f" QLoRA.{partly if stored.partly else ''}",
         )
     if stored is not None:
         group = "one scale for all" if stored.group_size == -1 else f"groups of {stored.group_size}"

@@ -24,7 +24,8 @@ from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
 _CONFIGURED = r"\w*(Config|Arguments|Trainer)"
-_OF_UNSLOTH = rf"Fast\w*Model\.(from_pretrained|get_peft_model)|{_CONFIGURED}"
+_FAST = r"Fast\w*(Model|Transformer)"
+_OF_UNSLOTH = rf"{_FAST}\.(from_pretrained|get_peft_model)|{_CONFIGURED}"
 _OF_A_SCRIPT = (
     r"(?!Peft)\w*(Auto\w*Model|For[A-Z]|LMHead)\w*\.from_pretrained|get_peft_model"
     rf"|prepare_model_for_kbit_training|(optimizers\.)?create_lorafa_optimizer|{_CONFIGURED}"
@@ -47,6 +48,8 @@ _CALLED: Mapping[str, str] = {
 """The keys of a script that say what is called; each with the name of it."""
 _TASKS = {f"{name.upper()}Trainer": name for name in ("grpo", "dpo", "orpo", "kto", "cpo", "rloo")}
 """Unsloth's trainers beside SFTTrainer, as TRL's command line names them."""
+_CALLED_BESIDE_UNSLOTH = {"SentenceTransformerTrainer": TRAINED}
+"""Of Unsloth's notebooks: other keys tell which of TRL's trainers it is."""
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
 _HAS_BF16 = r"is_bf(loat)?16_supported$"
@@ -76,7 +79,7 @@ def parse_calls(text: str, name: str, folder: Path | None) -> Document:
     constants: dict[str, Any] = {}
     entries: dict[str, Entry] = {}
     computed: dict[str, int] = {}
-    start, calls = 0, _OF_UNSLOTH if re.search(r"\bFast\w*Model\b", text) else _OF_A_SCRIPT
+    start, calls = 0, _OF_UNSLOTH if re.search(rf"\b{_FAST}\b", text) else _OF_A_SCRIPT
     for cell in cells_of(text, name):
         source = re.sub(_MAGIC, r"\1pass", cell)
         with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
@@ -113,9 +116,10 @@ def _add_cell(
             function = ast.unparse(node.func).removeprefix("transformers.").removeprefix("peft.")
             if not re.fullmatch(calls, function):
                 continue
-            if calls == _OF_A_SCRIPT:
-                _add_called(function, start + node.lineno, entries)
-            elif (task := _TASKS.get(function)) is not None:
+            is_script = calls == _OF_A_SCRIPT
+            called = _CALLED if is_script else _CALLED_BESIDE_UNSLOTH
+            _add_called(called, function, start + node.lineno, entries)
+            if not is_script and (task := _TASKS.get(function)) is not None:
                 entries.setdefault(TASK, Entry(TASK, task, start + node.lineno))
             for key, value in _arguments(node, function):
                 line, plain = start + value.lineno, _plain(value, constants)
@@ -141,8 +145,10 @@ def _in_order(tree: ast.AST) -> Iterator[ast.Assign | ast.Call]:
     yield from sorted(nodes, key=lambda n: (n.lineno, isinstance(n, ast.Call), n.col_offset))
 
 
-def _add_called(function: str, line: int, entries: dict[str, Entry]) -> None:
-    for pattern, key in _CALLED.items():
+def _add_called(
+    called: Mapping[str, str], function: str, line: int, entries: dict[str, Entry]
+) -> None:
+    for pattern, key in called.items():
         if re.fullmatch(pattern, function):
             name = function.removesuffix(".from_pretrained")
             entries.setdefault(key, Entry(key, name, line))

@@ -187,6 +187,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
         row = instead(file.name, "kernels", "unsloth", "transformers", what)
         changed.append(replace(row, direction="either way"))
+    if (pattern := _language_targets(file, model)) is not None:
+        note = "Unsloth's choice where the vision side is left alone"
+        row = instead(file.name, "targets", "language layers", pattern, "")
+        changed.append(replace(row, state="option", direction=None, note=note))
     has_images = "images" in file.options  # what goes with them is settled
     if asked.get("lora_kernels") == "axolotl" and not has_images and not takes_lora_kernels(model):
         what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
@@ -258,6 +262,25 @@ def _adapters(model: ModelSpec, asked: Mapping[str, Any]) -> Sequence[Adapter]:
         return adapters(model, LoraConfig(target_modules=named))
     except LoraProfilerError:
         return ()
+
+
+def _language_targets(file: TrainerFile, model: ModelSpec) -> str | None:
+    """What Unsloth adapts with the vision side off: linear layers of attention and MLPs in the
+    language model, of a list of modules those that it names (unsloth_zoo ce232d6, `peft_utils.py`,
+    get_peft_regex; "all-linear" turns every side on: unsloth 015bdef, `models/vision.py`). None
+    for a model without such a side, or where the file says otherwise."""
+    told = {row.key: is_on(row.value) for row in file.keys}
+    named = str(file.options.get("targets", ""))
+    if file.framework != "unsloth" or "full" in file.options.get("methods", ()):
+        return None
+    if told.get("finetune_vision_layers", True) or named.startswith(("re:", "all-linear")):
+        return None
+    inner = r".*?language.*?(?:self_attn|attention|attn|mixer|mlp|feed_forward|ffn|dense).*?"
+    linear = (name for name, module in model.modules() if module.is_linear)
+    leaves = {name.rpartition(".")[2] for name in linear if re.match(inner, name)}
+    if named:
+        leaves &= set(named.split(","))
+    return f"re:{inner}(?:{'|'.join(sorted(leaves))})" if leaves else None
 
 
 def _rounds_head(model: ModelSpec, asked: Mapping[str, Any]) -> bool:

@@ -60,7 +60,7 @@ def _model(value: Any, document: Document) -> Meaning:
     return Meaning({"model": text(value)}) if isinstance(value, str) else NOTHING
 
 
-def _trainer(value: Any, document: Document) -> Meaning:
+def trainer(value: Any, document: Document) -> Meaning:
     if value in _TRAINERS:
         return NOTHING
     return not_modelled(f"{value}'s own loss and batches, answered as the Trainer's", "too low")
@@ -185,7 +185,7 @@ PEFT = Framework(
     keys={
         **TRL.keys,
         LOADED: costs_nothing,
-        TRAINED: _trainer,
+        TRAINED: trainer,
         "pretrained_model_name_or_path": sets("model", text),
         "model": _model,
         "revision": sets("revision", text),

@@ -6,6 +6,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import fake_quantized, shared
+from lora_profiler.trainer_files.frameworks.peft import TRAINED, trainer
 from lora_profiler.trainer_files.frameworks.trl import TRL, dropout, task
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
@@ -191,6 +192,7 @@ UNSLOTH = Framework(
         "fast_inference": told_by("gpu_memory_utilization"),
         "gpu_memory_utilization": _share,
         STANDBY: costs_nothing,
+        TRAINED: trainer,
         "float8_kv_cache": costs_nothing,
         "max_lora_rank": costs_nothing,
         "qat_scheme": fake_quantized.of_unsloth,
