@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers.models.mllama.processing_mllama import (
+    convert_sparse_cross_attention_mask_to_dense,
+    get_cross_attention_token_mask,
+)
 
 Config = dict[str, Any]
 VOCABULARY, IMAGE_TOKEN = 301, 300
@@ -136,6 +140,17 @@ TINY: dict[str, Config] = {
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     ),
+    "mllama": _config(
+        "mllama",
+        "Mllama",
+        {"model_type": "mllama_text_model", "num_hidden_layers": 3, "cross_attention_layers": [1]}
+        | {"pad_token_id": 0},
+        {"model_type": "mllama_vision_model", "hidden_size": 32, "intermediate_size": 64}
+        | {"num_hidden_layers": 3, "num_global_layers": 1, "attention_heads": 2, "patch_size": 14}
+        | {"image_size": 56, "intermediate_layers_indices": [0, 2], "vision_output_dim": 96}
+        | {"max_num_tiles": 4},
+        image_token_index=IMAGE_TOKEN,
+    ),
 }
 TYPES = {"qwen2_vl": "mm_token_type_ids", "gemma3": "token_type_ids"}
 _SETTINGS: dict[str, tuple[str, str]] = {
@@ -148,6 +163,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "idefics3": ("idefics3", "Idefics3"),
     "smolvlm": ("smolvlm", "SmolVLM"),
     "llava": ("llava", "Llava"),
+    "mllama": ("mllama", "Mllama"),
 }
 """Folder and class of the image processor of each type."""
 
@@ -170,22 +186,33 @@ def image_processor(config: Config) -> Any:
     if folder == "qwen2_vl":
         return made(min_pixels=3136, max_pixels=12_845_056, patch_size=vision["patch_size"])
     side = vision["image_size"]
-    if kind == "gemma3":
+    if kind in ("gemma3", "mllama"):
         return made(size={"height": side, "width": side})
     if kind == "llava":
         return made(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return made(size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side})
 
 
-def processor_inputs(config: Config, rows: int, images: int, size: tuple[int, int]) -> Any:
-    """What the image processor returns for `rows` sequences of `images` images."""
+def processor_inputs(
+    config: Config, ids: torch.Tensor, images: int, size: tuple[int, int]
+) -> dict[str, torch.Tensor]:
+    """What the processor returns for the sequences `ids` of `images` images each, beside them."""
+    rows = len(ids)
     picture = Image.new("RGB", size, (90, 120, 200))
-    nested = config["model_type"] in ("idefics3", "smolvlm")
+    nested = config["model_type"] in ("idefics3", "smolvlm", "mllama")
     asked: Any = [[picture] * images] * rows if nested else [picture] * (images * rows)
     made = image_processor(config)(images=asked, return_tensors="pt")
-    for unused in ("num_crops", "rows", "cols"):
-        made.pop(unused, None)
-    return dict(made)
+    if config["model_type"] == "mllama":
+        made["cross_attention_mask"] = torch.from_numpy(
+            convert_sparse_cross_attention_mask_to_dense(
+                [get_cross_attention_token_mask(row, IMAGE_TOKEN) for row in ids.tolist()],
+                made["num_tiles"],
+                config["vision_config"]["max_num_tiles"],
+                ids.shape[1],
+            )
+        )
+    unused = ("num_crops", "rows", "cols", "num_tiles")
+    return {name: value for name, value in made.items() if name not in unused}
 
 
 def batch(
@@ -200,4 +227,4 @@ def batch(
     types = "mm_token_type_ids" if kind.startswith("qwen") else TYPES.get(kind)
     if types is not None:
         found[types] = (ids == IMAGE_TOKEN).to(torch.int64)
-    return found | processor_inputs(config, rows, images, size)
+    return found | processor_inputs(config, ids, images, size)

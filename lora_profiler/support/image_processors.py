@@ -18,8 +18,8 @@ MOST_UNLIKE_SIDES = 200
 
 class ProcessedImage(NamedTuple):
     """`tokens` that stand for one image in the text, each of which an embedding of the tower takes
-    the place of; the shape of its `pixel_values`; `grid` are Qwen's patches in time, height and
-    width."""
+    the place of; the shape of its `pixel_values`; `grid` are patches in time, height and width of
+    Qwen's, tiles of Mllama's."""
 
     tokens: int
     pixels: tuple[int, ...]
@@ -29,8 +29,8 @@ class ProcessedImage(NamedTuple):
 class Processor(NamedTuple):
     """How images of one model type are made ready: `process` one of a size by config.json, whose
     `image_token_id` is `token` where it names none; `layout` of many in `pixel_values`, "flat"
-    where images follow one another, "rows" where each sequence has its own; `types` is the input
-    that marks their tokens, "" for none."""
+    where images follow one another, "rows" where each sequence has its own, "tiles" where each
+    image has its own too; `types` is the input that marks their tokens, "" for none."""
 
     process: Callable[[Mapping[str, Any], Size], ProcessedImage]
     token: int
@@ -142,6 +142,28 @@ def _pixtral(config: Mapping[str, Any], size: Size) -> ProcessedImage:
     return ProcessedImage(columns * rows, (1, CHANNELS, rows * merged, columns * merged))
 
 
+def canvases(tiles: int) -> list[tuple[int, int]]:
+    """Rows and columns of tiles, of which there are `tiles` at most, in the order of Mllama's
+    `aspect_ratio_ids`, whose first is 1 (`get_all_supported_aspect_ratios`)."""
+    return [(rows, n) for rows in range(1, tiles + 1) for n in range(1, tiles // rows + 1)]
+
+
+def _mllama(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """MllamaImageProcessor: tiles that the image fills best, enlarged where it can be; all that
+    there may be are in `pixel_values`. One token, since text sees them by cross-attention."""
+    vision = config["vision_config"]
+    side, tiles = vision["image_size"], vision.get("max_num_tiles", 4)
+    width, height = size
+
+    def rank(canvas: tuple[int, int]) -> tuple[bool, float, int]:
+        rows, columns = canvas
+        scale = min(rows * side / height, columns * side / width)
+        return scale < 1, scale if scale >= 1 else -scale, rows * columns
+
+    rows, columns = min(canvases(tiles), key=rank)
+    return ProcessedImage(1, (tiles, CHANNELS, side, side), (1, rows, columns))
+
+
 _QWEN2 = Processor(_qwen(56**2, 16384 * 28**2), 151_655, types="mm_token_type_ids")
 _QWEN3 = Processor(_qwen(256**2, 4096**2), 151_655, types="mm_token_type_ids")
 _IDEFICS3 = Processor(_tiles, 128_257, layout="rows")
@@ -157,5 +179,6 @@ PROCESSORS: Mapping[str, Processor] = {
     "idefics3": _IDEFICS3,
     "smolvlm": _IDEFICS3,
     "llava": Processor(_llava, 32_000),
+    "mllama": Processor(_mllama, 128_256, layout="tiles"),
 }
 """By model type."""
