@@ -45,22 +45,32 @@ def with_images(
     }
     if processor.types:
         found[processor.types] = is_image.to(torch.int64)
-    first, *rest = image.pixels
-    shape = {
-        "flat": (rows * count * first,),
-        "rows": (rows, count * first),
-        "tiles": (rows, count, first),
-    }[processor.layout]
+    several, (first, *rest) = rows * count, image.pixels
+    shape: tuple[int, ...] = (several * first,)
+    if processor.by_row:
+        shape = (rows, count * first)
+    if processor.beside == "aspect_ratio_ids":
+        shape = (rows, count, first)
+        found |= _tiled(image, rows, length, count, pixels)
     found["pixel_values"] = torch.empty((*shape, *rest), device=pixels).normal_()
-    if processor.layout == "tiles":
-        return found | _tiled(image, rows, length, count, pixels)
-    if processor.layout == "rows":
+    if processor.beside == "pixel_attention_mask":
         found["pixel_attention_mask"] = torch.ones((*shape, *rest[1:]), dtype=torch.int64)
     if has_pixtral_tower(model.published):
-        found["image_sizes"] = torch.tensor([image.pixels[-2:]] * rows * count)
-    if any(image.grid):
-        found["image_grid_thw"] = torch.tensor([image.grid] * rows * count)
+        found["image_sizes"] = torch.tensor([rest[1:]] * several)
+    if processor.beside == "image_grid_thw":
+        found["image_grid_thw"] = torch.tensor([image.grid] * several)
+    if processor.beside == "image_position_ids":
+        found["image_position_ids"] = _positions(image).expand(several, -1, -1)
     return found
+
+
+def _positions(image: ProcessedImage) -> torch.Tensor:
+    """Column and row of each patch of one image, (patches, 2), -1 where `pixel_values` has room for
+    more than there are."""
+    _, high, wide = image.grid
+    there = torch.cartesian_prod(torch.arange(high), torch.arange(wide)).flip(-1)
+    empty = torch.full((image.pixels[1] - len(there), 2), -1)
+    return torch.cat((there, empty))
 
 
 def _tiled(
