@@ -87,7 +87,7 @@ _GEMMA4_TOWER: Config = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "patch_size": 4,
-    "pooling_kernel_size": 3,
+    "pooling_kernel_size": 2,
     "position_embedding_size": 64,
 }
 _GEMMA4_MARKS: Config = {
@@ -293,7 +293,8 @@ def image_processor(config: Config) -> Any:
     if kind.startswith("glm"):
         return made(size={"shortest_edge": 12_544, "longest_edge": 9_633_792})
     if folder == "gemma4":
-        return made(patch_size=vision["patch_size"])
+        pooled = vision["pooling_kernel_size"]
+        return made(patch_size=vision["patch_size"], pooling_kernel_size=pooled)
     side = vision["image_size"]
     if kind == "internvl":
         return made(size={"height": side[0], "width": side[1]}, crop_to_patches=True)

@@ -60,7 +60,7 @@ def with_images(
     if processor.beside == "image_grid_thw":
         found["image_grid_thw"] = torch.tensor([image.grid] * several)
     if processor.beside == "image_position_ids":
-        found["image_position_ids"] = _positions(image).expand(several, -1, -1)
+        found["image_position_ids"] = _positions(image).repeat(several, 1, 1)
     return found
 
 
