@@ -1,6 +1,7 @@
 """Images of models that see: tokens and tensors against transformers' own processors, traced steps
 against steps really taken on the CPU, counts against PEFT's and against published ones."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,13 @@ ON_CARD = replace(
 )
 
 
+FLASHED = [
+    name for name, tiny in seeing.TINY.items() if PROCESSORS[tiny["model_type"]].flash_attention_2
+]
+
+
 @pytest.mark.grid
-@pytest.mark.parametrize("name", seeing.TINY)
+@pytest.mark.parametrize("name", FLASHED)
 def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
     """By hand: of Qwen's towers the kernel takes all images in one call, where SDPA takes one after
     the other and lays their outputs end to end; Gemma 3's language model needs no mask, nor does
@@ -158,7 +164,7 @@ def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
     )
     assert fa2 is not None and sdpa is not None
     outputs = 0
-    if name.startswith("qwen"):
+    if name.startswith(("qwen", "glm")):
         patches = setup.batch_size * processed(workload_of(name, setup).model, setup).pixels[0]
         outputs = 2 * patches * 32 * 2  # two layers of 32 features in 16 bit
     if name in ("mistral3", "pixtral"):
@@ -168,6 +174,14 @@ def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
         outputs = 2 * patches**2  # the mask, in 16 bit
     masked = name == "gemma3"  # and then SDPA takes a kernel with other statistics
     assert sdpa - fa2 == pytest.approx(outputs, abs=200) or (masked and sdpa > fa2)
+
+
+@pytest.mark.parametrize("name", sorted({*seeing.TINY} - {*FLASHED}))
+def test_flash_attention_2_is_refused_where_transformers_refuses_it(name: str) -> None:
+    workload = workload_of(name, replace(ON_CARD, images=1))
+    assert not type(base_model(workload.model, FULL, device="meta"))._supports_flash_attn
+    with pytest.raises(UsageError, match="transformers refuses FlashAttention 2"):
+        check(workload, "auto")
 
 
 def test_axolotl_s_kernels_save_below_images_what_rules_say_of_the_text_alone() -> None:
@@ -230,7 +244,15 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
     assert predict(workload).parameters.trainable == trained
 
 
+GEMMA4 = r"(vision|audio)_tower", r"embed_(vision|audio)"
+GLM = r"visual\.(patch_embed|blocks)", r"visual\.merger"
 TOWERS = {
+    "gemma4": GEMMA4,
+    "gemma4 of experts": GEMMA4,
+    "gemma4_unified": GEMMA4,
+    "glm4v": GLM,
+    "glm46v": GLM,
+    "internvl": ("vision_tower", "multi_modal_projector"),
     "mistral3": ("vision_tower", "multi_modal_projector"),
     "pixtral": ("vision_tower", "multi_modal_projector"),
     "gemma3": ("vision_tower", "multi_modal_projector"),
@@ -239,16 +261,18 @@ TOWERS = {
     "llava": ("vision_tower", "multi_modal_projector"),
     "mllama": ("vision_model", "multi_modal_projector"),
 }
-"""Where the real classes have tower and projector; Qwen's projector is in its tower."""
+"""Where the real classes have tower and projector, as LLaMA-Factory's table has it; Qwen's
+projector is in its tower."""
 
 
 @pytest.mark.parametrize("name", seeing.TINY)
 def test_what_is_frozen_neither_trains_nor_has_adapters(name: str) -> None:
     workload = workload_of(name, FULL)
     real: Any = base_model(workload.model, FULL, device="meta")
-    paths = TOWERS.get(name, ("visual", "visual.merger"))
+    paths = TOWERS.get(name, ("visual", r"visual\.merger"))
     tower, projector = (
-        {n for n, p in real.named_parameters() if n.startswith(f"model.{path}.")} for path in paths
+        {n for n, p in real.named_parameters() if re.match(rf"model\.({path})\.", n)}
+        for path in paths
     )
     for part, inside in (("vision_tower", tower - projector), ("multi_modal_projector", projector)):
         frozen = replace(workload, setup=replace(FULL, freeze=(part,)))

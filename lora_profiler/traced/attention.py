@@ -31,6 +31,7 @@ aten = torch.ops.aten
 FLASH_ATTENTION_2 = "flash_attention_2"
 FLASH_ALIGNMENT = 8
 """Head widths that are no multiple of it are padded, and the padded copies kept."""
+MASK_ALIGNMENT = 8
 _DTYPES: dict[torch.dtype, Dtype] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -258,7 +259,7 @@ def _fused(
         )
     else:
         if mask is not None:
-            mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+            mask = _aligned(mask).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
         out, *_ = aten._scaled_dot_product_efficient_attention(
             *qkv, mask, True, dropout, causal, scale=scale
         )
@@ -308,6 +309,16 @@ def _of_each_sequence(
         scale=scale or width**-0.5,
     )
     return out[..., :width].unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _aligned(mask: Tensor) -> Tensor:
+    """As `preprocess_mask` does before the efficient kernel: rows of a padded copy begin at
+    multiples of `MASK_ALIGNMENT`."""
+    *outer, inner = mask.stride()
+    if inner == 1 and not any(stride % MASK_ALIGNMENT for stride in outer):
+        return mask
+    width = mask.shape[-1]
+    return F.pad(mask, (0, MASK_ALIGNMENT - width % MASK_ALIGNMENT))[..., :width]
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
