@@ -92,6 +92,7 @@ SETUPS = {
     ),
     "qlora": replace(LORA, quantization=Quantization()),
     "accumulated": replace(FULL, accumulation=2),
+    "8-bit Adam": replace(FULL, optimizer="adamw_8bit"),
     "fused loss": replace(LORA, loss="fused"),
     "tiled loss": replace(FULL, loss="trl"),
     "tower frozen": replace(FULL, freeze=("vision_tower",)),
@@ -112,6 +113,7 @@ CELLS = [
     *(("gemma3", kind) for kind in ("half", "padded", "two images")),
     *(("smolvlm", kind) for kind in ("two images", "qlora", "fused loss")),
     *(("llava", kind) for kind in ("amp", "half", "lora checkpointed", "DoRA")),
+    *((name, "8-bit Adam") for name in ("gemma3", "mllama")),
     *(("mllama", kind) for kind in ("lora checkpointed", "half", "qlora", "two images", "padded")),
     *(("mllama", kind) for kind in ("amp", "language model frozen", "tower frozen, checkpointed")),
 ]
