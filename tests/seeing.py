@@ -204,7 +204,8 @@ TINY: dict[str, Config] = {
     "gemma4": _config(
         "gemma4",
         "Gemma4",
-        _GEMMA4 | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+        _GEMMA4
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
         | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "num_hidden_layers": 4}
         | {"layer_types": ["sliding_attention", "full_attention"] * 2},
         _GEMMA4_TOWER,
@@ -215,7 +216,8 @@ TINY: dict[str, Config] = {
     "gemma4 of experts": _config(
         "gemma4",
         "Gemma4",
-        _GEMMA4 | {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision"}
+        _GEMMA4
+        | {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision"}
         | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "enable_moe_block": True}
         | {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
         _GEMMA4_TOWER | {"standardize": True},
@@ -235,8 +237,7 @@ TINY: dict[str, Config] = {
         "internvl",
         "InternVL",
         {"model_type": "qwen2"},
-        _TILE
-        | {"model_type": "internvl_vision", "image_size": [56, 56], "patch_size": [14, 14]},
+        _TILE | {"model_type": "internvl_vision", "image_size": [56, 56], "patch_size": [14, 14]},
         image_seq_length=4,
     ),
     "mllama": _config(

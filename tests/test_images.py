@@ -31,6 +31,7 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check
 from lora_profiler.support.image_processors import PROCESSORS
 from lora_profiler.support.images import processed
+from lora_profiler.traced.attention import _aligned
 from lora_profiler.traced.run import trace
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from test_traced import close
@@ -184,6 +185,15 @@ def test_flash_attention_2_is_refused_where_transformers_refuses_it(name: str) -
     assert not type(base_model(workload.model, FULL, device="meta"))._supports_flash_attn
     with pytest.raises(UsageError, match="transformers refuses FlashAttention 2"):
         check(workload, "auto")
+
+
+def test_rows_of_a_mask_are_padded_for_the_efficient_kernel() -> None:
+    """By hand: four tiles of 17 patches are 68 columns, of which a copy has 72; rows that begin at
+    multiples of 8 need none."""
+    mask = torch.empty((2, 1, 5, 68), dtype=torch.bfloat16, device="meta")
+    padded = _aligned(mask)
+    assert padded.shape == mask.shape and padded.untyped_storage().nbytes() == 2 * 5 * 72 * 2
+    assert _aligned(mask[..., :64].contiguous()).stride() == (320, 320, 64, 1)
 
 
 def test_axolotl_s_kernels_save_below_images_what_rules_say_of_the_text_alone() -> None:

@@ -259,7 +259,9 @@ def _fused(
         )
     else:
         if mask is not None:
-            mask = _aligned(mask).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+            mask = _aligned(mask).expand(
+                query.shape[0], query.shape[1], query.shape[2], key.shape[2]
+            )
         out, *_ = aten._scaled_dot_product_efficient_attention(
             *qkv, mask, True, dropout, causal, scale=scale
         )

@@ -13,6 +13,7 @@ from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile, in
 _ABOUT = ("images", "image_size")
 _STOPPED = frozenset(
     {"qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe", "idefics3", "smolvlm", "llava", "mllama"}
+    | {"glm4v", "glm4v_moe", "glm46v", "internvl"}
 )
 """Types of which axolotl 067b021 finds no attention to put its LoRA kernels into and raises an
 error: what its patch_self_attn_lora (monkeypatch/lora_kernels.py) said, run over transformers
@@ -60,6 +61,11 @@ def _unseen(row: KeyReading) -> KeyReading:
 
 def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator[KeyReading]:
     known = MODEL_TYPES.get(kind)
+    flash = asked.get("attention") == "flash_attention_2"
+    if flash and not PROCESSORS[kind].flash_attention_2:
+        note = "transformers refuses FlashAttention 2 of this type: it runs with SDPA"
+        row = instead(file.name, "attention", "flash_attention_2", "auto", "")
+        yield replace(row, state="option", direction=None, note=note)
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
         value = asked.get(option, usual)
         is_axolotl = value == "axolotl"
