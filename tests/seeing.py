@@ -87,7 +87,7 @@ _GEMMA4_TOWER: Config = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "patch_size": 4,
-    "pooling_kernel_size": 2,
+    "pooling_kernel_size": 2,  # of three the CPU kernel's scratch, in no trace, is 0.8 % of a peak
     "position_embedding_size": 64,
 }
 _GEMMA4_MARKS: Config = {

@@ -121,9 +121,9 @@ def image_words(workload: Workload) -> tuple[str, ...]:
     image = processed(workload.model, workload.setup)
     pixels = " x ".join(map(str, image.pixels))
     words = (
-        f"{_counted(workload.setup)} in each sequence: {image.tokens:,} tokens and {pixels} pixel"
-        " values in float32 each, as the model's processor makes them by default."
-        f" {_trained(workload.setup)}",
+        f"{_counted(workload.setup)} in each sequence: {image.tokens:,}"
+        f" token{'s' * (image.tokens != 1)} and {pixels} pixel values in float32 each, as the"
+        f" model's processor makes them by default. {_trained(workload.setup)}",
     )
     if not is_unchecked(workload.setup):
         return words

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.platform import Platform
@@ -98,14 +99,7 @@ def attention(
                 groups = query.shape[1] // key.shape[1]
                 key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
         return _fused(
-            kernel,
-            query,
-            key,
-            value,
-            _additive(attn_mask, query.dtype),
-            dropout_p,
-            is_causal,
-            scale,
+            kernel, query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale
         )
 
     with (
@@ -323,12 +317,15 @@ def _aligned(mask: Tensor) -> Tensor:
     return F.pad(mask, (0, MASK_ALIGNMENT - width % MASK_ALIGNMENT))[..., :width]
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
     """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the
-    query."""
+    query. Numbers that the first one has are left behind, or each layer's would be held here."""
     if mask is None or mask.dtype != torch.bool:
         return mask
-    least = torch.scalar_tensor(float("-inf"), dtype=dtype, device=mask.device)
+    if mask.device != query.device:
+        with _disable_current_modes():
+            mask = torch.empty_like(mask, device=query.device)
+    least = torch.scalar_tensor(float("-inf"), dtype=query.dtype, device=query.device)
     return torch.where(mask, 0.0, least)
 
 
