@@ -269,8 +269,10 @@ def _decoder(value: Any, document: Document) -> Meaning:
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if "tokenizer.max_seq_len" not in document.entries:
         yield "tokenizer.max_seq_len", _length(None, document)
-    if _sees(document) and "model.decoder_trainable" not in document.entries:
-        yield "model.decoder_trainable", _decoder("frozen", document)
+    if "model.decoder_trainable" not in document.entries and _sees(document):
+        meaning = _decoder("frozen", document)
+        if meaning.missing:
+            yield "model.decoder_trainable", meaning
     if "model.lora_attn_modules" not in document.entries and is_on(
         document.get("model.apply_lora_to_mlp")
     ):
