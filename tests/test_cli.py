@@ -457,13 +457,13 @@ def test_output_goes_to_a_new_file_only(tmp_path: Path) -> None:
 
 
 def test_models() -> None:
-    assert len(answer("models").splitlines()) == 244
+    assert len(answer("models").splitlines()) == 248
     assert all("qwen3" in line.lower() for line in answer("models", "qwen3").splitlines()[1:])
     found = json.loads(answer("models", "llama-3.1-8b", "--format", "json"))
     assert found["schema_version"] == "1.0"
     assert {m["num_parameters"] for m in found["models"]} == {8_030_261_248}
     assert all(m["source"] for m in found["models"])
-    assert len(list(csv.DictReader(io.StringIO(answer("models", "--format", "csv"))))) == 243
+    assert len(list(csv.DictReader(io.StringIO(answer("models", "--format", "csv"))))) == 247
 
 
 def test_gpus() -> None:

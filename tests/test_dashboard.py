@@ -485,7 +485,7 @@ def test_an_address_changed_from_outside_is_followed() -> None:
     assert asked(app).options["rank"] == 32
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [32]
     app.query_params["page"] = "catalogue"
-    assert "243 of 243 models" in texts(sound(app.run()))
+    assert "247 of 247 models" in texts(sound(app.run()))
 
 
 def test_a_config_is_uploaded_and_has_no_link() -> None:

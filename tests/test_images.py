@@ -1,6 +1,7 @@
 """Images of models that see: tokens and tensors against transformers' own processors, traced steps
 against steps really taken on the CPU, counts against PEFT's and against published ones."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check
 from lora_profiler.support.image_processors import PROCESSORS
 from lora_profiler.support.images import processed
+from lora_profiler.traced.attention import _aligned
 from lora_profiler.traced.run import trace
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from test_traced import close
@@ -44,6 +46,8 @@ TEXT_ALONE = r".*language_model.*(o_proj|down_proj)|.*text_model.*(o_proj|down_p
 
 def workload_of(name: str, setup: TrainSetup) -> Workload:
     model = model_from_config(seeing.TINY[name], id=f"tiny-{name}", source="test")
+    if name.startswith("gemma4"):  # which makes an image as large as it may be
+        setup = replace(setup, seq_len=640)
     return Workload(model=model, setup=setup)
 
 
@@ -54,7 +58,7 @@ SIZES = ((1024, 768), (640, 480), (333, 1001), (30, 20), (57, 56), (2000, 300), 
 
 def test_every_processor_has_a_tiny_model() -> None:
     types = {config["model_type"] for config in seeing.TINY.values()}
-    assert types | {"qwen3_vl_moe", "qwen3_5_moe"} == {*PROCESSORS}
+    assert types | {"qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe"} == {*PROCESSORS}
 
 
 @pytest.mark.parametrize("name", seeing.TINY)
@@ -63,12 +67,12 @@ def test_images_are_as_the_processor_makes_them(name: str, size: tuple[int, int]
     config = seeing.TINY[name]
     workload = workload_of(name, replace(FULL, images=2, image_size="{}x{}".format(*size)))
     ids = torch.zeros((3, 8), dtype=torch.int64)
-    mine = with_images(workload.model, workload.setup, {"input_ids": ids, "labels": ids}, "meta")
-    made = seeing.processor_inputs(config, 3, 2, size)
+    mine = with_images(workload.model, workload.setup, {"input_ids": ids, "labels": ids})
+    made = seeing.processor_inputs(config, mine["input_ids"], 2, size)
     for key, tensor in made.items():
         assert (mine[key].shape, mine[key].dtype) == (tensor.shape, tensor.dtype), key
-    if "image_grid_thw" in made:
-        assert torch.equal(mine["image_grid_thw"], made["image_grid_thw"])
+        if not tensor.is_floating_point():
+            assert torch.equal(mine[key], tensor), key
     assert {*made} == {*mine} - {"input_ids", "labels", "mm_token_type_ids", "token_type_ids"}
 
 
@@ -89,6 +93,7 @@ SETUPS = {
     ),
     "qlora": replace(LORA, quantization=Quantization()),
     "accumulated": replace(FULL, accumulation=2),
+    "8-bit Adam": replace(FULL, optimizer="adamw_8bit"),
     "fused loss": replace(LORA, loss="fused"),
     "tiled loss": replace(FULL, loss="trl"),
     "tower frozen": replace(FULL, freeze=("vision_tower",)),
@@ -109,6 +114,9 @@ CELLS = [
     *(("gemma3", kind) for kind in ("half", "padded", "two images")),
     *(("smolvlm", kind) for kind in ("two images", "qlora", "fused loss")),
     *(("llava", kind) for kind in ("amp", "half", "lora checkpointed", "DoRA")),
+    *((name, "8-bit Adam") for name in ("gemma3", "mllama")),
+    *(("mllama", kind) for kind in ("lora checkpointed", "half", "qlora", "two images", "padded")),
+    *(("mllama", kind) for kind in ("amp", "language model frozen", "tower frozen, checkpointed")),
 ]
 
 
@@ -140,8 +148,13 @@ ON_CARD = replace(
 )
 
 
+FLASHED = [
+    name for name, tiny in seeing.TINY.items() if PROCESSORS[tiny["model_type"]].flash_attention_2
+]
+
+
 @pytest.mark.grid
-@pytest.mark.parametrize("name", seeing.TINY)
+@pytest.mark.parametrize("name", FLASHED)
 def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
     """By hand: of Qwen's towers the kernel takes all images in one call, where SDPA takes one after
     the other and lays their outputs end to end; Gemma 3's language model needs no mask, nor does
@@ -154,7 +167,7 @@ def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
     )
     assert fa2 is not None and sdpa is not None
     outputs = 0
-    if name.startswith("qwen"):
+    if name.startswith(("qwen", "glm")):
         patches = setup.batch_size * processed(workload_of(name, setup).model, setup).pixels[0]
         outputs = 2 * patches * 32 * 2  # two layers of 32 features in 16 bit
     if name in ("mistral3", "pixtral"):
@@ -164,6 +177,23 @@ def test_flash_attention_2_beside_sdpa_s_flash_kernel(name: str) -> None:
         outputs = 2 * patches**2  # the mask, in 16 bit
     masked = name == "gemma3"  # and then SDPA takes a kernel with other statistics
     assert sdpa - fa2 == pytest.approx(outputs, abs=200) or (masked and sdpa > fa2)
+
+
+@pytest.mark.parametrize("name", sorted({*seeing.TINY} - {*FLASHED}))
+def test_flash_attention_2_is_refused_where_transformers_refuses_it(name: str) -> None:
+    workload = workload_of(name, replace(ON_CARD, images=1))
+    assert not type(base_model(workload.model, FULL, device="meta"))._supports_flash_attn
+    with pytest.raises(UsageError, match="transformers refuses FlashAttention 2"):
+        check(workload, "auto")
+
+
+def test_rows_of_a_mask_are_padded_for_the_efficient_kernel() -> None:
+    """By hand: four tiles of 17 patches are 68 columns, of which a copy has 72; rows that begin at
+    multiples of 8 need none."""
+    mask = torch.empty((2, 1, 5, 68), dtype=torch.bfloat16, device="meta")
+    padded = _aligned(mask)
+    assert padded.shape == mask.shape and padded.untyped_storage().nbytes() == 2 * 5 * 72 * 2
+    assert _aligned(mask[..., :64].contiguous()).stride() == (320, 320, 64, 1)
 
 
 def test_axolotl_s_kernels_save_below_images_what_rules_say_of_the_text_alone() -> None:
@@ -226,24 +256,35 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
     assert predict(workload).parameters.trainable == trained
 
 
+GEMMA4 = r"(vision|audio)_tower", r"embed_(vision|audio)"
+GLM = r"visual\.(patch_embed|blocks)", r"visual\.merger"
 TOWERS = {
+    "gemma4": GEMMA4,
+    "gemma4 of experts": GEMMA4,
+    "gemma4_unified": GEMMA4,
+    "glm4v": GLM,
+    "glm46v": GLM,
+    "internvl": ("vision_tower", "multi_modal_projector"),
     "mistral3": ("vision_tower", "multi_modal_projector"),
     "pixtral": ("vision_tower", "multi_modal_projector"),
     "gemma3": ("vision_tower", "multi_modal_projector"),
     "idefics3": ("vision_model", "connector"),
     "smolvlm": ("vision_model", "connector"),
     "llava": ("vision_tower", "multi_modal_projector"),
+    "mllama": ("vision_model", "multi_modal_projector"),
 }
-"""Where the real classes have tower and projector; Qwen's projector is in its tower."""
+"""Where the real classes have tower and projector, as LLaMA-Factory's table has it; Qwen's
+projector is in its tower."""
 
 
 @pytest.mark.parametrize("name", seeing.TINY)
 def test_what_is_frozen_neither_trains_nor_has_adapters(name: str) -> None:
     workload = workload_of(name, FULL)
     real: Any = base_model(workload.model, FULL, device="meta")
-    paths = TOWERS.get(name, ("visual", "visual.merger"))
+    paths = TOWERS.get(name, ("visual", r"visual\.merger"))
     tower, projector = (
-        {n for n, p in real.named_parameters() if n.startswith(f"model.{path}.")} for path in paths
+        {n for n, p in real.named_parameters() if re.match(rf"model\.({path})\.", n)}
+        for path in paths
     )
     for part, inside in (("vision_tower", tower - projector), ("multi_modal_projector", projector)):
         frozen = replace(workload, setup=replace(FULL, freeze=(part,)))

@@ -439,6 +439,59 @@ def test_a_muon_that_trains_more_than_matrices_is_not_torchs(read: Any) -> None:
     assert keys(read(IN_8_BIT.format("true", "muon")))["optimizer"].direction == "too high"
 
 
+@pytest.mark.parametrize(
+    ("size", "told", "num_trained"),
+    [
+        ("11b", ("True", "frozen", "lora", "lora", "q_proj, v_proj, output_proj"), 11_468_800),
+        ("90b", ("True", "frozen", "lora", "lora", "q_proj, v_proj, output_proj"), 30_965_760),
+        ("11b", ("False", "lora", "frozen", "lora", "q_proj, v_proj"), 4_587_520),
+        ("90b", ("False", "lora", "frozen", "lora", "q_proj, v_proj"), 20_807_680),
+    ],
+)
+def test_torchtune_adapts_the_parts_of_llama_3_2_vision_that_it_names(
+    read: Any, size: str, told: tuple[str, ...], num_trained: int
+) -> None:
+    """As many elements as the adapters of torchtune 0.7's own builders have."""
+    mlp, decoder, encoder, fusion, names = told
+    begin, _, rest = TORCHTUNE.partition("  lora_attn_modules:")
+    model = "\n".join(
+        (
+            *(f"  lora_attn_modules: [{names}]", f"  apply_lora_to_mlp: {mlp}", "  lora_rank: 8"),
+            *(f"  decoder_trainable: {decoder}", f"  encoder_trainable: {encoder}"),
+            f"  fusion_trainable: {fusion}",
+        )
+    )
+    after = rest[rest.index("tokenizer:") :]
+    builder = f"llama3_2_vision.lora_llama3_2_vision_{size}"
+    file = read(f"{begin.replace('llama3_2.lora_llama3_2_1b', builder)}{model}\n{after}")
+    spec = find_model(str(file.model), offline=True)
+    pattern = file.options["targets"].removeprefix("re:")
+    found = adapters(spec, LoraConfig(r=8, target_modules=pattern))
+    assert sum(adapter.num_parameters(8) for adapter in found) == num_trained
+    assert seen_images(file, spec).options["images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("builder", "decoder", "missing"),
+    [
+        ("qlora_", "frozen", "stays in 16 bit"),
+        ("qlora_", "lora", ""),
+        ("", "False", "frozen, answered as trained"),
+        ("", "True", ""),
+    ],
+)
+def test_what_no_option_says_of_torchtune_s_parts(
+    read: Any, builder: str, decoder: str, missing: str
+) -> None:
+    name = f"llama3_2_vision.{builder}llama3_2_vision_11b"
+    begin, _, rest = TORCHTUNE.partition("  lora_attn_modules:")
+    rest = rest[rest.index("tokenizer:") :]
+    begin = begin.replace("llama3_2.lora_llama3_2_1b", name)
+    file = read(f"{begin}  decoder_trainable: {decoder}\n{rest}")
+    words = [row.missing for row in file.not_modelled if row.key == "model.decoder_trainable"]
+    assert len(words) == bool(missing) and missing in "".join(words)
+
+
 def test_torchtune(read: Any) -> None:
     file = read(TORCHTUNE)
     assert (file.framework, file.model) == ("torchtune", "meta-llama/Llama-3.2-1B")
@@ -521,6 +574,8 @@ LORA_KERNELS_ON = "lora_mlp_kernel: true\nlora_qkv_kernel: true\nlora_o_kernel: 
         ("base_model: Qwen/Qwen2.5-VL-7B-Instruct", 1, ""),
         ("attn_implementation: flash_attention_2", 1, ""),
         (LORA_KERNELS_ON, 1, ""),
+        ("base_model: alpindale/Llama-3.2-11B-Vision-Instruct", 1, ""),
+        ("base_model: google/gemma-4-26B-A4B", 1, ""),
         ("sample_packing: true", None, "images: the vision side"),
         ("dp_shard_size: 8", None, "images: the vision side"),
         ("base_model: meta-llama/Llama-3.1-8B", None, "images: the vision side"),
@@ -542,6 +597,18 @@ def test_images_that_a_file_tells_of(
         assert seen.options["lora_kernels"] == "peft"
     assert [row.missing[: len(missing)] for row in seen.not_modelled] == [missing] * bool(missing)
     assert "images" not in seen_images(file, None).options
+
+
+def test_flash_attention_2_is_left_out_where_transformers_refuses_it(read: Any) -> None:
+    kept = SEEING.splitlines()[1:]
+    asked = [
+        "base_model: meta-llama/Llama-3.2-11B-Vision",
+        "attn_implementation: flash_attention_2",
+    ]
+    file = read("\n".join([*kept, *asked]))
+    seen = seen_images(file, find_model(str(file.model), offline=True))
+    assert (seen.options["attention"], seen.options["images"]) == ("auto", 1)
+    assert not seen.not_modelled
 
 
 def test_axolotl_has_its_kernels_below_images_of_three_types(read: Any) -> None:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 import torch
 
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.support.image_processors import PROCESSORS, has_pixtral_tower
+from lora_profiler.support.image_processors import (
+    PROCESSORS,
+    ProcessedImage,
+    canvases,
+    has_pixtral_tower,
+)
 from lora_profiler.support.images import image_token, processed
 from lora_profiler.workload import TrainSetup
 
@@ -40,13 +45,49 @@ def with_images(
     }
     if processor.types:
         found[processor.types] = is_image.to(torch.int64)
-    first, *rest = image.pixels
-    shape = (rows, count * first) if processor.layout == "rows" else (rows * count * first,)
+    several, (first, *rest) = rows * count, image.pixels
+    shape: tuple[int, ...] = (several * first,)
+    if processor.by_row:
+        shape = (rows, count * first)
+    if processor.beside == "aspect_ratio_ids":
+        shape = (rows, count, first)
+        found |= _tiled(image, rows, length, count, pixels)
     found["pixel_values"] = torch.empty((*shape, *rest), device=pixels).normal_()
-    if processor.layout == "rows":
+    if processor.beside == "pixel_attention_mask":
         found["pixel_attention_mask"] = torch.ones((*shape, *rest[1:]), dtype=torch.int64)
     if has_pixtral_tower(model.published):
-        found["image_sizes"] = torch.tensor([image.pixels[-2:]] * rows * count)
-    if any(image.grid):
-        found["image_grid_thw"] = torch.tensor([image.grid] * rows * count)
+        found["image_sizes"] = torch.tensor([rest[1:]] * several)
+    if processor.beside == "image_grid_thw":
+        found["image_grid_thw"] = torch.tensor([image.grid] * several)
+    if processor.beside == "image_position_ids":
+        found["image_position_ids"] = _positions(image).repeat(several, 1, 1)
     return found
+
+
+def _positions(image: ProcessedImage) -> torch.Tensor:
+    """Column and row of each patch of one image, (patches, 2), -1 where `pixel_values` has room for
+    more than there are."""
+    _, high, wide = image.grid
+    there = torch.cartesian_prod(torch.arange(high), torch.arange(wide)).flip(-1)
+    empty = torch.full((image.pixels[1] - len(there), 2), -1)
+    return torch.cat((there, empty))
+
+
+def _tiled(
+    image: ProcessedImage, rows: int, length: int, count: int, device: torch.device | str
+) -> dict[str, torch.Tensor]:
+    """What MllamaProcessor says of tiles, whose numbers no code looks at: how they lie, which of
+    them are there, and which of them a token sees: those of the last image before it."""
+    tiles, (_, high, wide) = image.pixels[0], image.grid
+    there = torch.zeros((rows, count, tiles), dtype=torch.int64, device=device)
+    there[..., : high * wide] = 1
+    seen = torch.zeros((rows, length, count, tiles), dtype=torch.int64, device=device)
+    for i in range(count):
+        until = 1 + (i + 1) * (image.tokens + 1) if i + 1 < count else length
+        seen[:, 1 + i * (image.tokens + 1) : until, i, : high * wide] = 1
+    number = canvases(tiles).index((high, wide)) + 1
+    return {
+        "aspect_ratio_ids": torch.full((rows, count), number, device=device),
+        "aspect_ratio_mask": there,
+        "cross_attention_mask": seen,
+    }

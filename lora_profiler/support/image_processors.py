@@ -7,7 +7,7 @@ height) in pixels; shapes those of torch.
 """
 
 from collections.abc import Callable, Mapping
-from math import ceil, floor, sqrt
+from math import ceil, floor, inf, prod, sqrt
 from typing import Any, NamedTuple
 
 Size = tuple[int, int]
@@ -18,8 +18,8 @@ MOST_UNLIKE_SIDES = 200
 
 class ProcessedImage(NamedTuple):
     """`tokens` that stand for one image in the text, each of which an embedding of the tower takes
-    the place of; the shape of its `pixel_values`; `grid` are Qwen's patches in time, height and
-    width."""
+    the place of; the shape of its `pixel_values`; `grid` are its patches in time, height and width,
+    of Mllama its tiles."""
 
     tokens: int
     pixels: tuple[int, ...]
@@ -28,14 +28,17 @@ class ProcessedImage(NamedTuple):
 
 class Processor(NamedTuple):
     """How images of one model type are made ready: `process` one of a size by config.json, whose
-    `image_token_id` is `token` where it names none; `layout` of many in `pixel_values`, "flat"
-    where images follow one another, "rows" where each sequence has its own; `types` is the input
-    that marks their tokens, "" for none."""
+    `image_token_id` is `token` where it names none. Images follow one another in `pixel_values`,
+    `by_row` each sequence has its own. `beside` is the input that tells of their pixels, "" for
+    none, `types` the one that marks their tokens. transformers runs it with `flash_attention_2`, or
+    refuses that."""
 
     process: Callable[[Mapping[str, Any], Size], ProcessedImage]
     token: int
-    layout: str = "flat"
+    beside: str = ""
     types: str = ""
+    by_row: bool = False
+    flash_attention_2: bool = True
 
 
 def _qwen(least: int, most: int) -> Callable[[Mapping[str, Any], Size], ProcessedImage]:
@@ -55,6 +58,18 @@ def _qwen(least: int, most: int) -> Callable[[Mapping[str, Any], Size], Processe
         )
 
     return process
+
+
+def _glm(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """Glm4vImageProcessor, Glm46VImageProcessor too: as Qwen's, of the frames that one image stands
+    for, a side that is shorter than a merged patch made one first."""
+    vision = config["vision_config"]
+    merged = vision.get("patch_size", 14) * vision.get("spatial_merge_size", 2)
+    frames = vision.get("temporal_patch_size", 2)
+    if min(size) < merged:
+        scale = max(merged / size[1], merged / size[0])
+        size = int(size[0] * scale), int(size[1] * scale)
+    return _qwen(112**2 // frames, 12288 * 28**2 // frames)(config, size)
 
 
 def _between(size: Size, factor: int, least: int, most: int) -> Size:
@@ -142,9 +157,74 @@ def _pixtral(config: Mapping[str, Any], size: Size) -> ProcessedImage:
     return ProcessedImage(columns * rows, (1, CHANNELS, rows * merged, columns * merged))
 
 
-_QWEN2 = Processor(_qwen(56**2, 16384 * 28**2), 151_655, types="mm_token_type_ids")
-_QWEN3 = Processor(_qwen(256**2, 4096**2), 151_655, types="mm_token_type_ids")
-_IDEFICS3 = Processor(_tiles, 128_257, layout="rows")
+def canvases(tiles: int) -> list[tuple[int, int]]:
+    """Rows and columns of tiles, of which there are `tiles` at most, in the order of Mllama's
+    `aspect_ratio_ids`, whose first is 1 (`get_all_supported_aspect_ratios`)."""
+    return [(rows, n) for rows in range(1, tiles + 1) for n in range(1, tiles // rows + 1)]
+
+
+def _mllama(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """MllamaImageProcessor: tiles that the image fills best, enlarged where it can be; all that
+    there may be are in `pixel_values`. One token, since text sees them by cross-attention."""
+    vision = config["vision_config"]
+    side, tiles = vision["image_size"], vision.get("max_num_tiles", 4)
+    width, height = size
+
+    def rank(canvas: tuple[int, int]) -> tuple[bool, float, int]:
+        rows, columns = canvas
+        scale = min(rows * side / height, columns * side / width)
+        return scale < 1, scale if scale >= 1 else -scale, rows * columns
+
+    rows, columns = min(canvases(tiles), key=rank)
+    return ProcessedImage(1, (tiles, CHANNELS, side, side), (1, rows, columns))
+
+
+_SOFT_TOKENS = 280
+
+
+def _gemma4(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """Gemma4ImageProcessor: as large as it may be in whole pooled patches, and room for the most of
+    them in `pixel_values`; already pooled where there is no tower (Gemma4UnifiedImageProcessor)."""
+    vision = config["vision_config"]
+    patch, pooled = vision.get("patch_size", 16), vision.get("pooling_kernel_size", 3)
+    side = patch * pooled
+    scale = sqrt(_SOFT_TOKENS * side**2 / (size[0] * size[1]))
+    columns, rows = (floor(scale * length / side) for length in size)
+    if config["model_type"] == "gemma4_unified":
+        patch, pooled = side, 1
+    patches, grid = _SOFT_TOKENS * pooled**2, (1, rows * pooled, columns * pooled)
+    return ProcessedImage(rows * columns, (1, patches, CHANNELS * patch**2), grid)
+
+
+_MOST_TILES = 12
+
+
+def _internvl(config: Mapping[str, Any], size: Size) -> ProcessedImage:
+    """GotOcr2ImageProcessor as InternVL's processor calls it: tiles in the shape that is nearest to
+    the image's, of equal shapes the most that it fills by half, and the whole image once more."""
+    vision = config["vision_config"]
+    side, patch = (
+        length if isinstance(length, int) else length[0]
+        for length in (vision.get("image_size", 448), vision.get("patch_size", 14))
+    )
+    width, height = size
+    best, nearest = (1, 1), inf
+    for columns, rows in sorted(canvases(_MOST_TILES), key=prod):
+        distance = abs(width / height - columns / rows)
+        half_filled = width * height > side**2 * columns * rows / 2
+        if distance < nearest or (distance == nearest and half_filled):
+            best, nearest = (columns, rows), distance
+    tiles = prod(best) + 1 if prod(best) > 1 else 1
+    of_one = int((side // patch) ** 2 * config.get("downsample_ratio", 0.5) ** 2)
+    return ProcessedImage(tiles * of_one, (tiles, CHANNELS, side, side))
+
+
+_GRID, _TYPES = "image_grid_thw", "mm_token_type_ids"
+_QWEN2 = Processor(_qwen(56**2, 16384 * 28**2), 151_655, _GRID, _TYPES)
+_QWEN3 = Processor(_qwen(256**2, 4096**2), 151_655, _GRID, _TYPES)
+_GLM = Processor(_glm, 151_343, _GRID, _TYPES)
+_IDEFICS3 = Processor(_tiles, 128_257, "pixel_attention_mask", by_row=True)
+_GEMMA4 = Processor(_gemma4, 258_880, "image_position_ids", _TYPES, flash_attention_2=False)
 PROCESSORS: Mapping[str, Processor] = {
     "qwen2_vl": _QWEN2,
     "qwen2_5_vl": _QWEN2,
@@ -152,10 +232,17 @@ PROCESSORS: Mapping[str, Processor] = {
     "qwen3_vl_moe": _QWEN3,
     "qwen3_5": _QWEN3,
     "qwen3_5_moe": _QWEN3,
+    "glm4v": _GLM,
+    "glm4v_moe": _GLM,
+    "glm46v": _GLM,
     "mistral3": Processor(_pixtral, 10),
     "gemma3": Processor(_gemma3, 262_144, types="token_type_ids"),
+    "gemma4": _GEMMA4,
+    "gemma4_unified": _GEMMA4,
     "idefics3": _IDEFICS3,
     "smolvlm": _IDEFICS3,
+    "internvl": Processor(_internvl, 151_667),
     "llava": Processor(_llava, 32_000),
+    "mllama": Processor(_mllama, 128_256, "aspect_ratio_ids", flash_attention_2=False),
 }
 """By model type."""

@@ -24,18 +24,22 @@ def image_token(model: ModelSpec) -> int:
     return next((i for i in found if isinstance(i, int)), PROCESSORS[model.model_type].token)
 
 
+_PROJECTORS = {"multi_modal_projector", "connector", "merger", "embed_vision", "embed_audio"}
+_TOWERS = {"vision_tower", "vision_model", "audio_tower"}
+_IN_VISUAL = {"patch_embed", "blocks", "pos_embed", "deepstack_merger_list"}
+
+
 def part_of(module: str) -> str:
     """The one of `FROZEN_PARTS` that a module is in, by its full name in a model of `PROCESSORS`,
     as LLaMA-Factory tells them apart (model/model_utils/visual.py): Qwen3-VL's deepstack mergers
-    are of its tower."""
-    names = module.split(".")
-    if {"multi_modal_projector", "connector", "merger"} & {*names}:
+    are of its tower, a tower for sound with the one for images, and GLM's norms, positions and
+    convolution around its blocks are in none, ""."""
+    names = {*module.split(".")}
+    if names & _PROJECTORS:
         return "multi_modal_projector"
-    return (
-        "vision_tower"
-        if {"visual", "vision_tower", "vision_model"} & {*names}
-        else "language_model"
-    )
+    if names & _TOWERS or ("visual" in names and names & _IN_VISUAL):
+        return "vision_tower"
+    return "" if "visual" in names else "language_model"
 
 
 def check_images(workload: Workload) -> None:
@@ -61,6 +65,11 @@ def check_images(workload: Workload) -> None:
             f" {MOST_UNLIKE_SIDES} times the other."
         )
     _check_options(setup)
+    if setup.is_flash_attention_2 and not PROCESSORS[model.model_type].flash_attention_2:
+        raise UsageError(
+            f"transformers refuses FlashAttention 2 of {model.id} ({model.model_type}); leave out"
+            " --attention flash_attention_2."
+        )
     taken = setup.images * (processed(model, setup).tokens + 1)  # with one of text before each
     if taken > (room := setup.seq_len - setup.padded_tokens):
         raise UsageError(
@@ -112,9 +121,9 @@ def image_words(workload: Workload) -> tuple[str, ...]:
     image = processed(workload.model, workload.setup)
     pixels = " x ".join(map(str, image.pixels))
     words = (
-        f"{_counted(workload.setup)} in each sequence: {image.tokens:,} tokens and {pixels} pixel"
-        " values in float32 each, as the model's processor makes them by default."
-        f" {_trained(workload.setup)}",
+        f"{_counted(workload.setup)} in each sequence: {image.tokens:,}"
+        f" token{'s' * (image.tokens != 1)} and {pixels} pixel values in float32 each, as the"
+        f" model's processor makes them by default. {_trained(workload.setup)}",
     )
     if not is_unchecked(workload.setup):
         return words

@@ -13,15 +13,15 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj", "down_proj"))
 """Layers that are one function where each has an adapter."""
 _STOPPED = """
-bart bert bloom cohere deepseek_v2 deepseek_v3 deepseek_v32 falcon glm4_moe
-glm_moe_dsa gpt2 gpt_bigcode gpt_neox gptj idefics3 llama4 llava minimax_m2 mllama mpt
-olmo olmo2 olmo3 olmoe opt phi phi3 qwen2_5_vl qwen2_vl qwen3_vl_moe roberta smolvlm
+bart bert bloom cohere deepseek_v2 deepseek_v3 deepseek_v32 falcon glm46v glm4_moe glm4v
+glm4v_moe glm_moe_dsa gpt2 gpt_bigcode gpt_neox gptj idefics3 internvl llama4 llava minimax_m2
+mllama mpt olmo olmo2 olmo3 olmoe opt phi phi3 qwen2_5_vl qwen2_vl qwen3_vl_moe roberta smolvlm
 stablelm t5
 """
 STOPPED = frozenset(_STOPPED.split())
 """Types of which axolotl finds no attention to put its LoRA kernels into and raises an error: what
 patch_self_attn_lora (`monkeypatch/lora_kernels.py`) of 067b021 and 0.19 said, run over transformers
-5.16."""
+5.16; of GLM-V and InternVL by its search for their classes alone."""
 SHARDED_APART = frozenset({*FULLY_SHARDED, "zero3", "tp"})
 """Shardings under which no rule says what the functions gather."""
 

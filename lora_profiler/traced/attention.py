@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.platform import Platform
@@ -31,6 +32,7 @@ aten = torch.ops.aten
 FLASH_ATTENTION_2 = "flash_attention_2"
 FLASH_ALIGNMENT = 8
 """Head widths that are no multiple of it are padded, and the padded copies kept."""
+MASK_ALIGNMENT = 8
 _DTYPES: dict[torch.dtype, Dtype] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -97,14 +99,7 @@ def attention(
                 groups = query.shape[1] // key.shape[1]
                 key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
         return _fused(
-            kernel,
-            query,
-            key,
-            value,
-            _additive(attn_mask, query.dtype),
-            dropout_p,
-            is_causal,
-            scale,
+            kernel, query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale
         )
 
     with (
@@ -258,7 +253,9 @@ def _fused(
         )
     else:
         if mask is not None:
-            mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+            mask = _aligned(mask).expand(
+                query.shape[0], query.shape[1], query.shape[2], key.shape[2]
+            )
         out, *_ = aten._scaled_dot_product_efficient_attention(
             *qkv, mask, True, dropout, causal, scale=scale
         )
@@ -310,12 +307,26 @@ def _of_each_sequence(
     return out[..., :width].unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _aligned(mask: Tensor) -> Tensor:
+    """As `preprocess_mask` does before the efficient kernel: rows of a padded copy begin at
+    multiples of `MASK_ALIGNMENT`."""
+    *outer, inner = mask.stride()
+    if inner == 1 and not any(stride % MASK_ALIGNMENT for stride in outer):
+        return mask
+    width = mask.shape[-1]
+    return F.pad(mask, (0, MASK_ALIGNMENT - width % MASK_ALIGNMENT))[..., :width]
+
+
+def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
     """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the
-    query."""
+    query. Numbers that the first one has are left behind, or each layer's would be held here."""
     if mask is None or mask.dtype != torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
+    if mask.device != query.device:
+        with _disable_current_modes():
+            mask = torch.empty_like(mask, device=query.device)
+    least = torch.scalar_tensor(float("-inf"), dtype=query.dtype, device=query.device)
+    return torch.where(mask, 0.0, least)
 
 
 def safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -138,13 +138,15 @@ def packed_sequences(are_packed: bool) -> Iterator[None]:
 @contextmanager
 def known_padding(tracer: Tracer) -> Iterator[None]:
     """transformers leaves a mask out where it masks nothing. Whether it does is known here, and
-    cannot be read off it."""
+    cannot be read off one without data."""
     from transformers import masking_utils
 
     def told(name: str) -> Callable[..., bool]:
         plain = getattr(masking_utils, name)
 
         def ignored(padding_mask: Tensor | None, *args: Any, **kwargs: Any) -> bool:
+            if padding_mask is not None and padding_mask.device.type == "cpu":
+                return bool(plain(padding_mask, *args, **kwargs))
             return not (padding_mask is not None and tracer.masks(padding_mask)) and plain(
                 None, *args, **kwargs
             )

@@ -295,8 +295,6 @@ class _Run:
             batch = batch_with_images(self._workload, rows)
         for tensor in batch.values():
             self._tracer.see(tensor)
-        if self._setup.is_padded:
-            self._tracer.pad(batch["attention_mask"])
         return batch
 
     def _whole_step(self, step: int) -> torch.Tensor:

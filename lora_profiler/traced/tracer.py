@@ -274,7 +274,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for index in args[1]:
                 if index is not None:
                     self._add(index, module, func)
-        if self._has_data:
+        if self._has_data and self._phase != "optimizer":
             func, args, kwargs = on_one_device(func, args, kwargs)
         substitute = self._substitutes.get(func) or SHORTCUTS.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)

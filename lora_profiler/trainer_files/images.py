@@ -61,6 +61,11 @@ def _unseen(row: KeyReading) -> KeyReading:
 
 def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator[KeyReading]:
     known = MODEL_TYPES.get(kind)
+    flash = asked.get("attention") == "flash_attention_2"
+    if flash and not PROCESSORS[kind].flash_attention_2:
+        note = "transformers refuses FlashAttention 2 of this type: it runs with SDPA"
+        row = instead(file.name, "attention", "flash_attention_2", "auto", "")
+        yield replace(row, state="option", direction=None, note=note)
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
         value = asked.get(option, usual)
         is_axolotl = value == "axolotl"

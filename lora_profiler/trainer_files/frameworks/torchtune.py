@@ -128,7 +128,39 @@ def _targets(value: Any, document: Document) -> Meaning:
         wanted.append("lm_head")
     if not wanted:
         raise ValueError("it must name at least one projection.")
+    if _sees(document):
+        return Meaning({"targets": _of_parts(wanted, document)})
     return Meaning({"targets": ",".join(dict.fromkeys(wanted))})
+
+
+_SIGHT = "llama3_2_vision"
+_PLACES = {
+    "decoder": (r"language_model\.layers\.\d*[0-24-79]\.",),
+    "encoder": (r"vision_model\.transformer\.",),
+    "fusion": (r"language_model\.layers\.\d*[38]\.", r"vision_model\.global_transformer\."),
+}
+"""Where transformers has the parts of Llama 3.2 Vision that torchtune trains or freezes: every
+fifth layer from the fourth on looks at images (`models/llama3_2_vision/_component_builders.py`)."""
+_USUAL_PARTS = {"decoder": False, "encoder": True, "fusion": True}
+_HEADS = {"decoder": "lm_head", "fusion": r".*multi_modal_projector"}
+
+
+def _sees(document: Document) -> bool:
+    found = builder(document)
+    return found is not None and found["family"] == _SIGHT
+
+
+def _of_parts(wanted: list[str], document: Document) -> str:
+    """The pattern of adapters on the layers called so in the parts that have some."""
+    has = {
+        part: document.get(f"model.{part}_trainable", usual) not in ("frozen", False)
+        for part, usual in _USUAL_PARTS.items()
+    }
+    names = [*wanted, *(("fc1", "fc2") if "up_proj" in wanted else ())]
+    places = "|".join(place for part in has if has[part] for place in _PLACES[part])
+    heads = "".join(f"|{head}" for part, head in _HEADS.items() if has[part] and "lm_head" in names)
+    layers = "|".join(name for name in names if name != "lm_head")
+    return rf"re:.*({places}).*({layers}){heads}"
 
 
 def _optimizer(value: Any, document: Document) -> Meaning:
@@ -206,12 +238,34 @@ def _validation(value: Any, document: Document) -> Meaning:
 
 
 def _part(value: Any, document: Document) -> Meaning:
-    return NOTHING if value in ("frozen", False, None) else Meaning({"images": 1})
+    """Adapters are where `_targets` says; without them no option freezes such a part."""
+    is_frozen = value in ("frozen", False, None)
+    found = builder(document)
+    if found is None or found["family"] != _SIGHT:
+        return NOTHING if is_frozen else Meaning({"images": 1})
+    if is_frozen and found["kind"] is None:
+        return not_modelled("a part that is frozen, answered as trained", "too high")
+    return NOTHING
+
+
+def _decoder(value: Any, document: Document) -> Meaning:
+    found = builder(document)
+    in_4_bit = found is not None and (
+        found["kind"] == "qlora_" or is_on(document.get("model.quantize_base"))
+    )
+    if _sees(document) and in_4_bit and value == "frozen":
+        what = "a frozen decoder's attention, which stays in 16 bit, answered in 4"
+        return not_modelled(what, "too low")
+    return _part(value, document)
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if "tokenizer.max_seq_len" not in document.entries:
         yield "tokenizer.max_seq_len", _length(None, document)
+    if "model.decoder_trainable" not in document.entries and _sees(document):
+        meaning = _decoder("frozen", document)
+        if meaning.missing:
+            yield "model.decoder_trainable", meaning
     if "model.lora_attn_modules" not in document.entries and is_on(
         document.get("model.apply_lora_to_mlp")
     ):
@@ -253,7 +307,7 @@ TORCHTUNE = Framework(
         "model.apply_lora_to_output": costs_nothing,
         "model.quantize_base": costs_nothing,
         "model.use_dora": sets("use_dora", switch),
-        "model.decoder_trainable": _part,
+        "model.decoder_trainable": _decoder,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,
         "model.image_size": shared.images,
