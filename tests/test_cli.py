@@ -191,6 +191,7 @@ def test_every_option_reaches_the_setup() -> None:
     }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("targets", "trained"),
     [
@@ -234,6 +235,7 @@ def test_csv_md_and_per_layer() -> None:
     )
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("arguments", "code", "verdicts"),
     [

@@ -69,6 +69,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow("two ranks")
 @pytest.mark.parametrize("name", SETUPS)
 def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -> None:
     prediction = predict(Workload(model=MODEL, setup=SETUPS[name]))
@@ -79,6 +80,7 @@ def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -
     assert peak == pytest.approx(prediction.peak.total_bytes, rel=0.01)
 
 
+@pytest.mark.slow("two ranks")
 @pytest.mark.parametrize("name", [n for n in SETUPS if SETUPS[n].precision != "fsdp-mixed"])
 def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: str) -> None:
     """FSDP's mixed precision computes as no process alone does."""
@@ -95,6 +97,7 @@ def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: 
     assert found[0][name]["losses"] != found[1][name]["losses"], "each rank has a batch of its own"
 
 
+@pytest.mark.slow("two ranks")
 @pytest.mark.parametrize("name", SETUPS)
 def test_the_tracker_sees_the_weights_that_come_and_go(
     found: list[dict[str, Any]], name: str

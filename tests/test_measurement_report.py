@@ -384,6 +384,7 @@ def test_json_is_what_the_schema_says_and_reads_back() -> None:
     assert document["comparisons"] == [asdict(c) for c in found]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("path", "value"),
     [

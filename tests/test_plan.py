@@ -124,6 +124,7 @@ SEVERAL = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", WAYS)
 @pytest.mark.parametrize("name", SEVERAL)
 def test_cards_with_the_same_attention_kernels_hold_the_same(name: str, method: str) -> None:
@@ -145,6 +146,7 @@ def _method(name: str) -> Method:
     return name  # type: ignore[return-value]  # one of them
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", WAYS)
 @pytest.mark.parametrize("name", SEVERAL)
 def test_a_step_takes_no_less_with_checkpointing_or_of_a_higher_rank(
