@@ -24,7 +24,7 @@ from benchmarks.rehearsed_configurations import configurations
 from benchmarks.rehearsed_page import options_words
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.rehearsed_time import rehearsed_time
 from lora_profiler.platform import Platform, version_of

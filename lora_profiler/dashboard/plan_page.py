@@ -9,7 +9,6 @@ import streamlit as st
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard import (
-    downloads,
     fields,
     link,
     plan_question,
@@ -225,7 +224,7 @@ def _actions(
             None if inputs.uploaded or file else params,
             plan_question.plan_arguments(question, asked, amount, file),
             run.workload,
-            downloads.of_plan(plan, question.whose, more),
+            take_along.of_plan(plan, question.whose, more),
         )
         network = run.network.key if run.network and run.cluster.cards > 1 else None
         on_card = replace(question, gpu=run.cluster.gpu.key, interconnect=network)

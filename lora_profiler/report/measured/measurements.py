@@ -4,8 +4,7 @@ failed."""
 from collections.abc import Mapping, Sequence
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
-from lora_profiler.comparison.mfu import Utilisation
-from lora_profiler.comparison.throughput import Throughput
+from lora_profiler.comparison.throughput import Throughput, Utilisation
 from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.records.environment import Device, Environment

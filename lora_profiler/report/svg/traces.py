@@ -5,9 +5,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from lora_profiler.report.svg.axis import Axis
-from lora_profiler.report.svg.marks import Definitions, edge, fill, marker_classes, stroke
-from lora_profiler.report.svg.words import Across, number, percent, tooltip, words
+from lora_profiler.report.svg.frame import Axis
+from lora_profiler.report.svg.marks import (
+    Across,
+    Definitions,
+    edge,
+    fill,
+    marker_classes,
+    number,
+    percent,
+    stroke,
+    tooltip,
+    words,
+)
 
 BOX = 1000
 """Width of the box that lines and areas are drawn in, which is stretched to the figure's."""
