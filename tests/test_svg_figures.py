@@ -15,7 +15,7 @@ from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, all_colours
 from lora_profiler.report.svg import figure_html, figure_style
-from lora_profiler.report.svg.frame import axis_of
+from lora_profiler.report.svg.traces import axis_of
 from test_charts import CELLS, LIGHT, hostile
 
 WIDTH_PX = 900
