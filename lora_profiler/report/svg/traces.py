@@ -1,5 +1,5 @@
-"""What a figure shows: bars, areas, lines, marks, words, cells, each trace of a figure as SVG; and the
-axes, which say where a value lies and have ticks."""
+"""What a figure shows: bars, areas, lines, marks, words, cells, each trace of a figure as SVG; and
+the axes, which say where a value lies and have ticks."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
