@@ -1,5 +1,5 @@
-"""Tests that take four tenths of a second or more, by `data/slow_tests.txt`, which `pytest --whole --record-slow`
-writes: their marker `slow` comes from there."""
+"""Tests that take four tenths of a second or more, by `data/slow_tests.txt`, which
+`pytest --whole --record-slow` writes: their marker `slow` comes from there."""
 
 from collections import defaultdict
 from pathlib import Path
