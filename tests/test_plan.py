@@ -59,7 +59,6 @@ CASES = {
 LENGTHS = lengths_of([100, 200, 300, 900] * 50)
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("case", CASES)
 def test_the_front_and_the_choice_are_those_of_trying_everything(case: str) -> None:
     names, prices, worlds = CASES[case]
