@@ -28,7 +28,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.report.json.bench import bench_payload
-from lora_profiler.report.measured.process_group import ranks_lines, ranks_table
+from lora_profiler.report.measured.measurements import ranks_lines, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT, make_record
 from several_ranks import FULL, LORA, MODEL, SETUPS
