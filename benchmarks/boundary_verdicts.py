@@ -27,7 +27,8 @@ from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, f
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Fit, fit
-from lora_profiler.planning.reserve import Judged, held_bytes, usable_bytes
+from lora_profiler.planning.reserve import held_bytes, usable_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.units import GIB

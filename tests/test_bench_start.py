@@ -21,7 +21,8 @@ from lora_profiler.harness import Case, MeasurementError, device_choice, make_ca
 from lora_profiler.harness.device_choice import check_device, present_device
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import predicted_largest_batch
-from lora_profiler.planning.reserve import Judged, held_bytes
+from lora_profiler.planning.reserve import held_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 

@@ -22,18 +22,17 @@ from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
-from lora_profiler.planning import reserve
+from lora_profiler.planning import simulated
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
     FRAGMENTATION_PERCENT,
-    PART,
-    Judged,
     judge,
     reserve_for,
     usable_bytes,
 )
+from lora_profiler.planning.simulated import PART, Judged
 from lora_profiler.units import GIB, MIB
 
 SETUP = TrainSetup(lora=LoraConfig(), batch_size=4, seq_len=512)
@@ -158,7 +157,7 @@ def test_nothing_is_simulated_far_from_the_boundary(monkeypatch: pytest.MonkeyPa
     def never(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(reserve, "_trials", never)
+    monkeypatch.setattr(simulated, "_trials", never)
     assert judged(2 * PEAK + GIB).verdict == "fits"
     assert judged(PEAK // 2).verdict == "does_not_fit"
 

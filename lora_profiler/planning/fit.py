@@ -18,7 +18,8 @@ from lora_profiler.planning.engine import (
     predict_checked,
     resized,
 )
-from lora_profiler.planning.reserve import Judged, Reserve, Verdict, held_bytes, judge, usable_bytes
+from lora_profiler.planning.reserve import Reserve, Verdict, held_bytes, judge, usable_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
-from lora_profiler.planning.reserve import Judged, Verdict, held_bytes
+from lora_profiler.planning.reserve import Verdict, held_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 
 BATCHES = tuple(2**n for n in range(7))
