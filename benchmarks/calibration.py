@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import suite_models
 from lora_profiler.calibration.calibrate import Calibration, calibrate
 from lora_profiler.catalog import model_from_config
-from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.comparison.throughput import quantile
 from lora_profiler.harness import measure
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.record import Conditions, Record

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.private_text import private_text
-from lora_profiler.comparison.mfu import utilisation
+from lora_profiler.comparison.throughput import utilisation
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.prediction import FlopCount
 from lora_profiler.records.doubts import (

@@ -24,9 +24,9 @@ from benchmarks.rehearsed_configurations import configurations
 from benchmarks.rehearsed_page import options_words
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.rehearsed_time import rehearsed_time
+from lora_profiler.planning.nearest import rehearsed_time
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
 from lora_profiler.steptime import StepTime, predict_step_time

@@ -41,9 +41,9 @@ from benchmarks.rehearsed_trainers import Cell as Trained
 from benchmarks.rehearsed_trainers import cells as trained
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import Gpu, find_gpu, find_model
-from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import RehearsalError
-from lora_profiler.planning.rehearsed_time import kernels_of, rehearsed_time
+from lora_profiler.planning.nearest import kernels_of, rehearsed_time
 from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.rehearsal.build import find_compiler, stubs

@@ -12,7 +12,7 @@ from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.grade import TINY, half_width
 from benchmarks.public_rows.replay import Replay
 from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.comparison.throughput import quantile
 from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import Fixed, Rates, rates_of
 from lora_profiler.steptime.families import HOSTS

@@ -1,5 +1,5 @@
-"""Tests that take three quarters of a second or more, by `data/slow_tests.txt`, which `pytest --whole --record-slow`
-writes: their marker `slow` comes from there."""
+"""Tests that take four tenths of a second or more, by `data/slow_tests.txt`, which
+`pytest --whole --record-slow` writes: their marker `slow` comes from there."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 FILE = Path(__file__).parent / "data" / "slow_tests.txt"
-LEAST_SECONDS = 0.75
+LEAST_SECONDS = 0.4
 """On an idle machine, of a function's median cell."""
 
 

@@ -160,6 +160,7 @@ CASES = {
 }
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("row", COUNTS, ids=lambda row: row["id"])
 @pytest.mark.parametrize("case", TARGETS)
 def test_stored_counts_of_real_models(row, case):
@@ -198,6 +199,7 @@ def our_answer(spec, lora):
     return sorted(weights), sorted(saved)
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("model", MODELS)
 def test_peft_itself_agrees(model, case):

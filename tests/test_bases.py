@@ -96,6 +96,7 @@ def test_saved_bytes_are_those_of_peft_over_such_layers(
     assert predict(asked).saved_activation_bytes == real
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_peaks_of_real_steps(kind, checkpointing):

@@ -168,6 +168,7 @@ def test_the_source_tree_comes_before_the_working_directory() -> None:
     assert here == Path.cwd()
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", sorted(suites.suites()))
 def test_every_suite_of_the_source_tree_is_made_of_predictable_cases(name: str) -> None:
     cases = suites.suite_cases(name, "cpu")

@@ -192,6 +192,7 @@ def test_every_option_reaches_the_setup() -> None:
     }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("targets", "trained"),
     [
@@ -235,6 +236,7 @@ def test_csv_md_and_per_layer() -> None:
     )
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("arguments", "code", "verdicts"),
     [

@@ -106,7 +106,6 @@ CASES = [
 """`python -m benchmarks.held_out` asks hundreds more."""
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(
     family: str, name: str
@@ -133,7 +132,6 @@ def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(
         assert said.peak.total_bytes == max(size for (step, _), size in real.items() if step == 2)
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("family", ["gemma3_text", "qwen3_moe"])
 def test_unlike_layers_are_folded_by_their_period_or_traced_whole(family: str) -> None:
     """Gemma 3 turns between windows and full attention; a mixture keeps its router's tensors."""
@@ -183,7 +181,6 @@ def test_columns_of_the_layers_sum_to_the_totals() -> None:
     assert {name for name, _ in asked.model.modules()} <= {layer.name for layer in said.layers}
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("setup", [BASE, replace(LORA, checkpointing=True)])
 def test_rules_and_profile_agree_where_the_rules_are_exact(setup: TrainSetup) -> None:
     """Two predictors that share nothing but the question. Heads of 12, as elsewhere here, CUDA's
@@ -480,7 +477,6 @@ def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> N
     assert packed(replace(short, checked=())) == packed(replace(whole, checked=()))
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("changes", [{"attention_bias": True}, {"num_key_value_heads": 4}])
 def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
     """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need

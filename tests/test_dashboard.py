@@ -405,6 +405,7 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
     app = viewed(opened(**GPT2), "Where")
@@ -696,6 +697,7 @@ def test_without_any_records_the_page_says_where_they_come_from(
     )
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("content", "said"),
     [

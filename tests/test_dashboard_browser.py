@@ -764,7 +764,7 @@ TOO_WIDE = """() => [document.documentElement, document.querySelector('[data-tes
     .some(e => e.scrollWidth > e.clientWidth + 1)"""
 
 
-@pytest.mark.grid(share=1 / 12)
+@pytest.mark.grid(share=1 / 24)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 800, 1440, 1920])
 @pytest.mark.parametrize("name", EVERY_PAGE)

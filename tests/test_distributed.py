@@ -28,7 +28,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.report.json.bench import bench_payload
-from lora_profiler.report.measured.process_group import ranks_lines, ranks_table
+from lora_profiler.report.measured.measurements import ranks_lines, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT, make_record
 from several_ranks import FULL, LORA, MODEL, SETUPS
@@ -69,6 +69,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow("two ranks")
 @pytest.mark.parametrize("name", SETUPS)
 def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -> None:
     prediction = predict(Workload(model=MODEL, setup=SETUPS[name]))
@@ -79,6 +80,7 @@ def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -
     assert peak == pytest.approx(prediction.peak.total_bytes, rel=0.01)
 
 
+@pytest.mark.slow("two ranks")
 @pytest.mark.parametrize("name", [n for n in SETUPS if SETUPS[n].precision != "fsdp-mixed"])
 def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: str) -> None:
     """FSDP's mixed precision computes as no process alone does."""
@@ -95,6 +97,7 @@ def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: 
     assert found[0][name]["losses"] != found[1][name]["losses"], "each rank has a batch of its own"
 
 
+@pytest.mark.slow("two ranks")
 @pytest.mark.parametrize("name", SETUPS)
 def test_the_tracker_sees_the_weights_that_come_and_go(
     found: list[dict[str, Any]], name: str

@@ -33,6 +33,7 @@ def drop(app: AppTest, name: str, content: bytes | str) -> AppTest:
     return app.run()
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "text", "more"),
     [
@@ -81,6 +82,7 @@ def test_what_is_not_understood_is_listed_by_its_line() -> None:
     assert "lora_what" not in texts(sound(app.run()))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_gets_one_clear_line_and_changes_nothing(name: str) -> None:
     app = opened(model="openai-community/gpt2", gpu="rtx_4090")

@@ -59,6 +59,7 @@ def of_experts(name: str, *, trains: bool, checkpointing: bool) -> tuple[int, in
     return products, products * (1 + trains), products * checkpointing
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("which", ["full", "few", "mlp", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)

@@ -35,8 +35,13 @@ from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.harness.worker import Run, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.readings import readings_from_dict
-from lora_profiler.records.record import Conditions, PhaseSample, Record, Telemetry
+from lora_profiler.records.record import (
+    Conditions,
+    PhaseSample,
+    Record,
+    Telemetry,
+    readings_from_dict,
+)
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.store import Store
 from lora_profiler.units import GIB, MIB

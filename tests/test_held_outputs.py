@@ -72,7 +72,6 @@ def test_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     assert totals(mine)["setup"] > totals(predict(bare))["setup"]
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("setup", [CHECKPOINTED, replace(AMP, accumulation=3)])
 def test_inside_layers_rules_differ_from_the_trace_as_when_nothing_is_held(
     setup: TrainSetup,

@@ -61,6 +61,7 @@ def test_every_processor_has_a_tiny_model() -> None:
     assert types | {"qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe"} == {*PROCESSORS}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", seeing.TINY)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_images_are_as_the_processor_makes_them(name: str, size: tuple[int, int]) -> None:
@@ -304,6 +305,7 @@ def within(name: str, layers: set[str]) -> bool:
     return any(name.startswith(f"base_model.model.{layer}") for layer in layers)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("row", vision_rows().values(), ids=lambda row: row["id"])
 def test_whole_models_have_the_parameters_that_are_published(row: dict[str, Any]) -> None:
     model = seeing_model(row["id"])

@@ -15,6 +15,7 @@ from loading import HEAVY, modules_after
 COMMITTED = str(Path(__file__).parents[1] / "benchmarks" / "records")
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize(
     "arguments",
     [

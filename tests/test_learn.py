@@ -20,7 +20,7 @@ from benchmarks.mathematics import RESULTS, SHOWN
 from dashboard_app import cautions, drawings, opened, problems, texts, written
 from golden_files import Golden
 from learning import FINDINGS, document
-from lora_profiler.dashboard import check_view, following, learn_page, link
+from lora_profiler.dashboard import following, learn_page, link
 from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Series, numbers_table
@@ -282,10 +282,10 @@ def start(app: AppTest) -> AppTest:
 def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     process(monkeypatch, [PREPARING, CHECKED], f"print(json.dumps({document()!r}))")
     app = start(opened(page="learn"))
-    running = check_view.present()
+    running = learn_page.present()
     assert running is not None
     until(lambda: not running.runs)
-    where = [check_view.where(state) for state in running.states.values()]
+    where = [learn_page.where(state) for state in running.states.values()]
     assert where == ["training it, 21 of 150", "holds"]
     shown = texts(app.run())
     assert "1. Size of the update: holds" in shown and "- Here 1,536 numbers train." in shown
@@ -298,13 +298,13 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
 ) -> None:
     process(monkeypatch, [PREPARING], "time.sleep(60)")
     app = start(opened(page="learn"))
-    running = check_view.present()
+    running = learn_page.present()
     assert running is not None
     until(lambda: running.states)
     app.run()
     assert "training it, 21 of 150" in texts(app) and app.button(key="learn.start").disabled
     with pytest.raises(following.AlreadyRunningError, match="spoil each other"):
-        check_view.start(2)
+        learn_page.start(2)
     assert opened(page="measure", model="gpt2").button(key="measure.start").disabled
     app.button(key="learn.cancel").click().run()
     until(lambda: not running.runs)
@@ -317,10 +317,10 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
 ) -> None:
     process(monkeypatch, [], 'sys.exit("Error: no room here")')
     app = start(opened(page="learn"))
-    running = check_view.present()
+    running = learn_page.present()
     until(lambda: running is not None and not running.runs)
     assert problems(app.run()) == ["Nothing was checked\nno room here"]
-    monkeypatch.setattr(check_view, "find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr(learn_page, "find_spec", lambda name: None if name == "peft" else object())
     app.run()
     assert app.button(key="learn.start").disabled
     assert "peft must be installed here" in texts(app)

@@ -16,10 +16,9 @@ from lora_profiler.analytic import predict
 from lora_profiler.campaign.results import result
 from lora_profiler.catalog import find_model
 from lora_profiler.comparison.errors import METRICS, PHASE_GROUPS, compare
-from lora_profiler.comparison.mfu import utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored
-from lora_profiler.comparison.throughput import throughput
+from lora_profiler.comparison.throughput import throughput, utilisation
 from lora_profiler.prediction import (
     CATEGORIES,
     PHASES,
@@ -384,6 +383,7 @@ def test_json_is_what_the_schema_says_and_reads_back() -> None:
     assert document["comparisons"] == [asdict(c) for c in found]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("path", "value"),
     [

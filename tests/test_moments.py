@@ -194,6 +194,7 @@ def drawn(optimizer: str, implementation: str) -> list[cases.Case]:
     return found
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize(
     "case",
     [c for row in IMPLEMENTATIONS for c in drawn(*row)],
@@ -215,6 +216,7 @@ def measured(configuration: Configuration) -> peaks.Row:
     return peaks.judged(configuration, by_phase)
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("configuration", SEEDED, ids=str)
 def test_real_steps(configuration):
     """The phases whose peak an exact moment holds by a safe margin are equal to the byte; the whole
@@ -256,6 +258,7 @@ def test_both_answers_and_both_exact_phases_occur():
 WIDE = cases.CONFIGS["llama"] | {"vocab_size": 8000}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "lora",
     [None, LoraConfig(r=8), LoraConfig(r=8, adapter_dtype="bfloat16")],
@@ -275,6 +278,7 @@ def test_step_1_has_no_states_yet(optimizer, lora):
     assert by_phase(found, 1)[2] == by_phase(found)[2] == real[2, "optimizer"]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("precision", ["pure", "amp"])
 @pytest.mark.parametrize(
     ("name", "tied"), [("llama", False), ("llama", True), ("gpt2", True), ("opt", False)]
@@ -338,6 +342,7 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("attention", ["auto", "eager"])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_masks_held_by_checkpoints(name, attention):
@@ -362,6 +367,7 @@ def test_autocast_caches_its_copies_of_trained_biases(name):
     assert totals(predicted(config, setup))["end_of_forward"] == real[2, "forward"]
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("method", ["full", "all"])
 @pytest.mark.parametrize("name", cases.TINY_NAMES)
 def test_checkpoints_of_every_family(name, method):

@@ -170,6 +170,7 @@ def test_flops_of_llama():
     assert by_module["model.layers.1.mlp.up_proj"] == 2 * 48 * 48 * 112
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("attention", ["auto", "eager"])
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ FAILING: dict[str, tuple[str, TrainSetup, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", FAILING)
 def test_without_it_there_is_no_trace(name, monkeypatch):
     config, setup, changes = FAILING[name]
@@ -107,6 +108,7 @@ KERNELS: dict[Any, tuple[str, TrainSetup, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_without_its_python_an_operator_hides_what_it_allocates(kernel, monkeypatch):
     config, setup, changes = KERNELS[kernel]
@@ -540,6 +542,7 @@ def test_flash_pads_widths_that_its_loads_do_not_divide():
 # --- 4 bit ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])

@@ -48,6 +48,7 @@ TRACED = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("name", "setup"), TRACED, ids=lambda v: v if isinstance(v, str) else "")
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     mine = predict(Workload(model=cases.spec_of(name), setup=setup))

@@ -215,6 +215,7 @@ def test_bundled_fields_of_the_families_equal_transformers_own_reading(entry):
         }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("id", OTHERS)
 def test_a_bundled_table_equals_the_real_model(id):
     row = next(row for row in rows() if row["id"] == id)
@@ -225,6 +226,7 @@ def test_a_bundled_table_equals_the_real_model(id):
     assert spec.architecture == row["architecture"]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     "id",
     [

@@ -34,6 +34,7 @@ def refusal(run: Run, *arguments: str) -> str:
     return said.removeprefix("[2] Error: ")
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("pattern", WITHOUT_END)
 def test_a_pattern_without_end_is_refused(run: Run, pattern: str) -> None:
     said = refusal(run, "predict", "SmolLM2-135M", "--targets", f"re:{pattern}")

@@ -87,6 +87,7 @@ def trained_tensors(workload: Workload) -> Counter[tuple[int, int]]:
     return result
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["full", "few", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)
@@ -124,6 +125,7 @@ OPTIMIZERS = [
 ]
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize(
     "lora",
     [None, LoraConfig(r=40), LoraConfig(r=4, adapter_dtype="bfloat16")],
@@ -204,6 +206,7 @@ def test_saved_modules_and_chosen_layers(name, fields, dtype):
     )
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("double_quant", [True, False], ids=["double", "plain"])
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])

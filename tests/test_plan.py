@@ -59,7 +59,6 @@ CASES = {
 LENGTHS = lengths_of([100, 200, 300, 900] * 50)
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("case", CASES)
 def test_the_front_and_the_choice_are_those_of_trying_everything(case: str) -> None:
     names, prices, worlds = CASES[case]
@@ -124,6 +123,7 @@ SEVERAL = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", WAYS)
 @pytest.mark.parametrize("name", SEVERAL)
 def test_cards_with_the_same_attention_kernels_hold_the_same(name: str, method: str) -> None:
@@ -145,6 +145,7 @@ def _method(name: str) -> Method:
     return name  # type: ignore[return-value]  # one of them
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", WAYS)
 @pytest.mark.parametrize("name", SEVERAL)
 def test_a_step_takes_no_less_with_checkpointing_or_of_a_higher_rank(

@@ -134,6 +134,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
     assert plan.amount.data.lengths.source not in texts(sound(app.run()))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "content", "more", "says"),
     [

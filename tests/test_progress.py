@@ -14,8 +14,13 @@ from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Heartbeat, make_case
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import PHASES
-from lora_profiler.records.readings import Readings, readings_from_dict
-from lora_profiler.records.record import Conditions, Failure, PhaseSample
+from lora_profiler.records.record import (
+    Conditions,
+    Failure,
+    PhaseSample,
+    Readings,
+    readings_from_dict,
+)
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.progress.bench import (
     _WIDTHS,

@@ -18,9 +18,8 @@ from golden_files import Golden
 from lora_profiler.campaign.results import result
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.errors import claims, compare
-from lora_profiler.comparison.mfu import card_of
 from lora_profiler.comparison.scored import scored
-from lora_profiler.comparison.throughput import throughput
+from lora_profiler.comparison.throughput import card_of, throughput
 from lora_profiler.dashboard.records import uploaded
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, make_case, measure_case

@@ -81,7 +81,6 @@ TINY_LLAMA = {
 WORKSPACES = 2 * 8_519_680
 
 
-@pytest.mark.grid
 @pytest.mark.parametrize("engine", ["analytic", "traced"])
 @pytest.mark.parametrize("checkpointing, rehearsed", [(True, 100_175_496), (False, 178_171_528)])
 def test_the_backward_of_softmax_multiplies_into_a_tensor_of_its_own(

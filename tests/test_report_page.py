@@ -846,6 +846,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.browser
+@pytest.mark.grid
 @pytest.mark.parametrize("width", [390, 800, 1440, 1920])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_figure_lies_on_the_page_in_the_colours_of_its_scheme(

@@ -36,6 +36,7 @@ def saved(model: ModelSpec, **fields) -> int:
 # --- against real models --------------------------------------------------------------------------
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("case", cases.sample(200, seed=20), ids=str)
 def test_equal_to_autograd(case):
     storages = truth.saved_storages(cases.CONFIGS[case.config], case.setup)
@@ -97,6 +98,7 @@ def by_part(sizes: dict[str, int], depth: int) -> dict[str, int]:
     return result
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("method", ["full", "all", "dropout"])
 @pytest.mark.parametrize("name", [n for n in cases.CONFIGS if n not in RESIDUAL_DROPOUT])
 def test_every_module_keeps_what_autograd_keeps_there(name, method):
@@ -118,6 +120,7 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
     assert ours == real
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["full", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)
@@ -130,6 +133,7 @@ def test_autocast(name, method, dtype):
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
+@pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
 @pytest.mark.parametrize(

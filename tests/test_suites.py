@@ -77,6 +77,7 @@ def test_another_process_makes_the_same_suites() -> None:
     assert done.stdout.split() == [case.key for found in CASES.values() for case in found]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("suite", suites())
 def test_every_case_can_be_started_and_predicted(suite: str) -> None:
     for case in cases(suite):

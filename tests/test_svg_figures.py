@@ -15,7 +15,7 @@ from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, all_colours
 from lora_profiler.report.svg import figure_html, figure_style
-from lora_profiler.report.svg.axis import axis_of
+from lora_profiler.report.svg.traces import axis_of
 from test_charts import CELLS, LIGHT, hostile
 
 WIDTH_PX = 900
@@ -155,6 +155,7 @@ DRAWN_TWICE = [
 
 
 @pytest.mark.browser
+@pytest.mark.slow("beside plotly")
 @pytest.mark.parametrize("name", DRAWN_TWICE)
 def test_marks_and_bars_lie_where_plotly_puts_them(page: Any, name: str) -> None:
     """As shares of the plane, and bars are as long: within two of its pixels. Where the ends of the
@@ -190,6 +191,7 @@ def test_every_cell_has_the_colour_of_its_verdict() -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow("beside plotly")
 def test_stacked_areas_reach_as_far_as_plotly_s(page: Any) -> None:
     """Those without a hatch, by the boxes around them."""
     n = list(LIGHT).index("short curve")
@@ -202,6 +204,7 @@ def test_stacked_areas_reach_as_far_as_plotly_s(page: Any) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow("beside plotly")
 def test_an_area_is_as_high_as_plotly_draws_it(page: Any) -> None:
     """The outline of a long curve, by the highest point of its line."""
     n = list(LIGHT).index("long curve")

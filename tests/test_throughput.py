@@ -12,10 +12,17 @@ import records
 from benchmarks.record_checks import impossible
 from golden_files import Golden
 from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.mfu import card_of, peak_flops, share_of_peak, utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
-from lora_profiler.comparison.percentiles import MOST_POINTS, slope, spread
-from lora_profiler.comparison.throughput import throughput
+from lora_profiler.comparison.throughput import (
+    MOST_POINTS,
+    card_of,
+    peak_flops,
+    share_of_peak,
+    slope,
+    spread,
+    throughput,
+    utilisation,
+)
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import FlopCount
 from lora_profiler.records.record import Conditions, Energy, Record

@@ -198,6 +198,7 @@ UNSEEN = 200
 """Scalars of a step."""
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("name", "checkpointing"),
     [("llama", True), ("gemma3_text", True), ("phi3", True), ("llama", False)],
@@ -222,6 +223,7 @@ def test_promotion_copies_under_autocast():
     assert all(0.9 * real[at] <= found[at] <= real[at] for at in real), (found, real)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", ["gpt2", "opt"])
 @pytest.mark.parametrize("precision", ["pure", "amp"])
 def test_biases_of_a_prepared_4_bit_base(name, precision):

@@ -1041,6 +1041,7 @@ LIKELY = {
 """What a framework's files can say at all is drawn most of the time."""
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("trainer", LIKELY)
 def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
     """Over drawn questions; those that a file cannot say are refused with the options at fault."""

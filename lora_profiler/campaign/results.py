@@ -4,8 +4,13 @@ predicted time."""
 from dataclasses import dataclass, replace
 
 from lora_profiler.comparison.errors import Comparison, compare
-from lora_profiler.comparison.mfu import Utilisation, card_of, utilisation
-from lora_profiler.comparison.throughput import Throughput, throughput
+from lora_profiler.comparison.throughput import (
+    Throughput,
+    Utilisation,
+    card_of,
+    throughput,
+    utilisation,
+)
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.timing import Timing, step_time
 from lora_profiler.prediction import Prediction

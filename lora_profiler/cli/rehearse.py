@@ -114,8 +114,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         results = _rehearse(request)
     if interrupt.asked:
         ctx.exit(interrupt.exit_code)
-    from lora_profiler.planning.nearest import nearest
-    from lora_profiler.planning.rehearsed_time import rehearsed_time
+    from lora_profiler.planning.nearest import nearest, rehearsed_time
     from lora_profiler.rehearsal.result import EXIT_CODES, worst_of
     from lora_profiler.report.rehearsed.answer import rehearsal_blocks, rehearsal_document
     from lora_profiler.report.rehearsed.page import rehearsal_page

@@ -1,10 +1,100 @@
-"""Step times, tokens and joules of one record, per second and per token."""
+"""How fast one record's run went: step times with how they scatter (median and its interval, mean,
+quantiles, deviations, drift), tokens and joules per second and per token, and MFU and HFU, the
+FLOPs of a step against what the card could do in the same time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median, stdev
 
-from lora_profiler.comparison.percentiles import Spread, spread
+from lora_profiler.catalog import Gpu, match_device
+from lora_profiler.prediction import FlopCount
+from lora_profiler.records.environment import REHEARSED, Device
 from lora_profiler.records.record import Measurement, Record
-from lora_profiler.records.statistics import half_width_limit
+from lora_profiler.records.statistics import half_width_limit, median_interval
+from lora_profiler.workload import TrainSetup
+
+MOST_POINTS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Statistics of samples in their own unit. `low` and `high` are the 95 % interval of the median
+    (`samples.median_interval`).
+
+    `mad` is the median absolute deviation from the median, unscaled; `sd` the sample standard
+    deviation, None for one sample. `drift` is the Theil-Sen slope over the order of the samples as
+    a share of the median: 0.01 is 1 % more each step.
+    """
+
+    n: int
+    median: float
+    low: float
+    high: float
+    mean: float
+    p10: float
+    p20: float
+    p80: float
+    p90: float
+    mad: float
+    sd: float | None
+    smallest: float
+    largest: float
+    drift: float | None
+
+    @property
+    def relative_half_width(self) -> float:
+        return (self.high - self.low) / 2 / self.median
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """The spread of at least one positive sample. Raises ValueError for none."""
+    low, middle, high = median_interval(samples)
+    ordered = sorted(samples)
+    return Spread(
+        n=len(samples),
+        median=middle,
+        low=low,
+        high=high,
+        mean=sum(samples) / len(samples),
+        p10=quantile(ordered, 0.1),
+        p20=quantile(ordered, 0.2),
+        p80=quantile(ordered, 0.8),
+        p90=quantile(ordered, 0.9),
+        mad=median(abs(x - middle) for x in samples),
+        sd=stdev(samples) if len(samples) > 1 else None,
+        smallest=ordered[0],
+        largest=ordered[-1],
+        drift=slope(samples) / middle if len(samples) > 1 else None,
+    )
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` of sorted samples lie, between two of them in proportion
+    (numpy's "linear")."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def slope(samples: Sequence[float]) -> float:
+    """Theil-Sen slope per sample of at least two: the median of the slopes between all pairs, which
+    outliers hardly move.
+
+    More than MOST_POINTS samples are first gathered into medians of equally many, since the pairs
+    grow with the square.
+    """
+    size = -(-len(samples) // MOST_POINTS)
+    points = [median(samples[i : i + size]) for i in range(0, len(samples) - size + 1, size)]
+    return (
+        median(
+            (b - a) / (j - i)
+            for i, a in enumerate(points)
+            for j, b in enumerate(points[i + 1 :], i + 1)
+        )
+        / size
+    )
+
 
 MIN_STEPS = 10
 SD_LIMIT, EXTREME_LIMIT, DRIFT_LIMIT = 0.10, 0.50, 0.01
@@ -135,3 +225,88 @@ def _warnings(steps: Spread, half_width_limit: float) -> tuple[str, ...]:
             " a step"
         )
     return tuple(warnings)
+
+
+WHOLE_CARD = (None, "off")
+"""What `record.Device.mig` says of a device that is no slice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilisation:
+    """Shares of the card's dense peak, at most 1. All count attention in full, not only its causal
+    half.
+
+    `mfu`: FLOPs that the method needs, forward and backward; `hfu`: with what checkpointing
+    computes again. LoRA needs fewer FLOPs than full fine-tuning, so their MFU are not comparable:
+    `mfu_full_equivalent` is the MFU that full fine-tuning would have at the same tokens per second
+    (6 FLOPs a token and matrix weight), None where it was not asked for.
+    """
+
+    card: Gpu
+    peak_flops: float
+    mfu: float
+    hfu: float
+    mfu_full_equivalent: float | None
+
+
+def card_of(device: Device) -> Gpu | None:
+    """The whole card that a record's device is, None for processors, slices, pretended cards and
+    those that the catalogue does not know."""
+    if device.kind in ("cpu", REHEARSED) or device.mig not in WHOLE_CARD:
+        return None
+    return match_device(device.name, device.total_bytes)
+
+
+def peak_flops(card: Gpu, setup: TrainSetup) -> float | None:
+    """Dense peak in FLOP/s of the dtype in which the model's matrices are multiplied, None where no
+    source gives it.
+
+    bfloat16 under autocast. float32 is float32 itself, since torch leaves TF32 off; float32
+    adapters are too small a part to change the peak that counts.
+    """
+    dtype = "bfloat16" if setup.precision != "pure" else setup.dtype
+    tflops = {
+        "float32": card.fp32_tflops,
+        "float16": card.fp16_dense_tflops,
+        "bfloat16": card.bf16_dense_tflops,
+    }[dtype]
+    return None if tflops is None else tflops * 1e12
+
+
+def share_of_peak(flops: int, seconds: float, peak: float) -> float:
+    """`flops` done in `seconds` as a share of `peak` FLOP/s."""
+    return flops / (seconds * peak)
+
+
+def utilisation(
+    record: Record, flops: FlopCount | None, full_flops: FlopCount | None = None
+) -> Utilisation | None:
+    """The utilisation of a timed run, None where the time, the FLOPs or the card's peak are not
+    known.
+
+    `flops` are those of one micro-batch of the record's workload, `full_flops` those of full
+    fine-tuning with the same sizes.
+    """
+    speed, card = throughput(record), card_of(record.environment.device)
+    peak = peak_flops(card, record.workload.setup) if card else None
+    if speed is None or flops is None or card is None or peak is None:
+        return None
+    micro_batch_seconds = speed.steps.median / record.workload.setup.accumulation
+    return Utilisation(
+        card=card,
+        peak_flops=peak,
+        mfu=share_of_peak(_model_flops(flops), micro_batch_seconds, peak),
+        hfu=share_of_peak(flops.total, micro_batch_seconds, peak),
+        mfu_full_equivalent=(
+            share_of_peak(_model_flops(full_flops), micro_batch_seconds, peak)
+            if full_flops
+            else None
+        ),
+    )
+
+
+def _model_flops(flops: FlopCount) -> int:
+    """Without recomputation by checkpointing. What a fused attention kernel computes again in
+    backward is still in it: half of attention's forward FLOPs, which no field of FlopCount keeps
+    apart."""
+    return flops.forward + flops.backward

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
-from lora_profiler.dashboard import downloads, link, record_view, records, widgets
+from lora_profiler.dashboard import link, record_view, records, take_along, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.dashboard.widgets import explored
@@ -220,7 +220,7 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
         )
     _errors(scored, by_id)
     _table(chosen)
-    widgets.downloads("compare", downloads.of_records(scored, "records"))
+    widgets.downloads("compare", take_along.of_records(scored, "records"))
 
 
 def _figures(chosen: Sequence[Run]) -> None:

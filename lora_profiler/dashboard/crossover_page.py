@@ -11,8 +11,12 @@ from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
 from lora_profiler.report.blocks import Table
+from lora_profiler.report.charts.lines import MethodLine, crossover_lines
+from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.decision.crossover import crossover_blocks, sentences
-from lora_profiler.report.decision.figures import crossover_drawing
+from lora_profiler.report.labels import way_label
+from lora_profiler.report.page.parts import Drawing
+from lora_profiler.units import count_text
 
 
 def show() -> None:
@@ -52,4 +56,30 @@ def _found(inputs: Asked, *, timed: bool) -> Crossover:
         (question, model.fingerprint, timed),
         lambda: crossover(workloads(model, question), gpu, engine=question.engine),
         "Looking for the lengths",
+    )
+
+
+def crossover_drawing(
+    name: str, found: Crossover, batch_size: int, gpu: Gpu | None = None
+) -> Drawing | None:
+    """Peaks over lengths at `batch_size`, one of those asked about, below what `gpu` has; None
+    where none is known."""
+    at = [point for point in found.points if point.batch_size == batch_size]
+    known = []
+    for setup in (way.setup for way in found.workloads):
+        peaks = {p.seq_len: p.peak_bytes[setup.method] for p in at if setup.method in p.peak_bytes}
+        if peaks:
+            way = way_label(setup)
+            known.append(MethodLine(method=setup.method, name=way, peak_bytes=peaks))
+    if not known:
+        return None
+    key = ("memory", batch_size)
+    spans = [(c.first, c.last) for c in found.crossings if (c.quantity, c.batch_size) == key]
+    ends = sorted({end for span in spans for end in span if end is not None})
+    limit = Limit(label=gpu.name, bytes=gpu.usable_bytes) if gpu and gpu.usable_bytes else None
+    return Drawing(
+        name=name,
+        caption=f"The peak of each method over the length, at batch {count_text(batch_size)}.",
+        description=" ".join(sentences(found)),
+        figure=crossover_lines(known, ends, limit),
     )

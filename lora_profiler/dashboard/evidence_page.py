@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, link, remembered, widgets
+from lora_profiler.dashboard import link, remembered, take_along, widgets
 from lora_profiler.dashboard.widgets import explored
 from lora_profiler.evidence import (
     MeasuredMemory,
@@ -245,7 +245,7 @@ def _rows() -> None:
         matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
     )
     documents = records(matches)
-    widgets.downloads("evidence", downloads.of_rows(kind, f"evidence-{kind}", documents))
+    widgets.downloads("evidence", take_along.of_rows(kind, f"evidence-{kind}", documents))
 
 
 def _several(

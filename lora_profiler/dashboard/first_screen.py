@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, fields, link, take_along, widgets
+from lora_profiler.dashboard import fields, link, take_along, widgets
 from lora_profiler.dashboard.answered import Answered, applied, workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, predict_arguments
 from lora_profiler.dashboard.remembered import change, question, shown
@@ -61,7 +61,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
                 params if linked else None,
                 command,
                 answer.prediction.workload,
-                downloads.of_answers(result),
+                take_along.of_answers(result),
                 partial(share_card, result.answers, answer, shown().run, command),
             )
             _pin_button(answer)

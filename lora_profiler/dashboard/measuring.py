@@ -11,9 +11,9 @@ from lora_profiler.campaign.planned import Planned, refuse_beyond
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import following
 from lora_profiler.dashboard.answered import Answered
-from lora_profiler.dashboard.downloads import plain_name
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.dashboard.question import Question, setup_arguments
+from lora_profiler.dashboard.take_along import plain_name
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Case
 from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
@@ -25,9 +25,8 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.lines import parsed_record
 from lora_profiler.records.locks import WorkingFolder
-from lora_profiler.records.readings import Readings, readings_from_dict
 from lora_profiler.records.record import Conditions as Recorded
-from lora_profiler.records.record import Record
+from lora_profiler.records.record import Readings, Record, readings_from_dict
 from lora_profiler.units import about_text, parse_bytes
 from lora_profiler.workload import Device
 

@@ -9,7 +9,6 @@ import streamlit as st
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard import (
-    downloads,
     fields,
     link,
     plan_question,
@@ -29,13 +28,15 @@ from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.planning.planned import PlannedRun
+from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
 from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan_words
-from lora_profiler.report.decision.figures import plan_drawing
 from lora_profiler.report.decision.plan import front_table, notes, question_lines
+from lora_profiler.report.decision.plan_words import layout_words, price_words, run_words
 from lora_profiler.report.first_screen.texts import ThreeNumber, VerdictWords
-from lora_profiler.units import bytes_text
+from lora_profiler.report.page.parts import Drawing
+from lora_profiler.units import bytes_text, count_text
 
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"
 
@@ -225,7 +226,7 @@ def _actions(
             None if inputs.uploaded or file else params,
             plan_question.plan_arguments(question, asked, amount, file),
             run.workload,
-            downloads.of_plan(plan, question.whose, more),
+            take_along.of_plan(plan, question.whose, more),
         )
         network = run.network.key if run.network and run.cluster.cards > 1 else None
         on_card = replace(question, gpu=run.cluster.gpu.key, interconnect=network)
@@ -251,4 +252,31 @@ def _front(plan: TrainingPlan, question: Question) -> None:
         *question_lines(plan, question.whose),
         *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
         *notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
+    )
+
+
+def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
+    """Hours against money of the runs that no other one beats; None where no run has both."""
+    runs = [run for run in plan.front if run.hours and run.cost and run.cost.middle > 0]
+    if not runs:
+        return None
+    named = (plan.recommended, min(runs, key=hours_of), min(runs, key=cost_of))
+    points = [
+        FrontPoint(
+            name=run_words(run),
+            said=f"{price_words(run)}; {layout_words(run.setup)}",
+            method=run.setup.method,
+            hours=hours_of(run),
+            cost=cost_of(run),
+            is_named=run in named,
+            is_recommended=run is plan.recommended,
+        )
+        for run in runs
+    ]
+    said = [f"{point.name}: {point.said}" for point in points if point.is_named]
+    return Drawing(
+        name=name,
+        caption="Hours and money of the runs that no other one beats.",
+        description=f"{count_text(len(runs))} runs by hours and cost. {'. '.join(said)}.",
+        figure=plan_front(points, runs[0].price.currency if runs[0].price else ""),
     )

@@ -1,7 +1,18 @@
 """The dashboard from its start to its end: says where it is, opens it in the browser, and leaves
-nothing running."""
+nothing running; and its door: whoever holds the token of its address comes in, from its own pages,
+and nobody else.
+
+Every user and program of a machine reaches 127.0.0.1, and every web page can have its reader's
+browser ask there. So the token is asked for before anything is answered, and a connection that
+drives the pages must come from them. The token is exchanged for a cookie at once and leaves the
+address: a copied link holds the question alone, and still opens in the same browser.
+
+A browser sends a cookie to every port of a host. Another server on 127.0.0.1 that its user visits
+could read this one; it could not be kept from it without a script of its own in every page.
+"""
 
 import asyncio
+import secrets
 import tempfile
 import threading
 import webbrowser
@@ -9,14 +20,95 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from html import escape
 from pathlib import Path
+from typing import Final
 
 import click
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 from streamlit import config
 from streamlit.starlette import App
 
 from lora_profiler.dashboard import following
-from lora_profiler.dashboard.door import PARAMETER, TOKEN, Door
+
+TOKEN: Final = secrets.token_urlsafe(32)
+"""Of this process; nowhere but in its memory, the address that it shows, and the browser that
+opened it."""
+PARAMETER: Final = "token"
+_HEALTH: Final = "/_stcore/health"
+"""Says that a server is there, and no more."""
+_CLOSED: Final = """<!doctype html><meta charset="utf-8"><title>lora-profiler</title>
+<p style="font: 15px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto; padding: 0 1rem">
+This dashboard answers the browser of the person who started it. Open the whole address that was printed where it was started;
+it ends in a token. Afterwards links without the token work in this browser too.</p>
+"""  # noqa: E501
+
+
+class Door:
+    """Stands before `app`, as middleware does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope["path"] == _HEALTH:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            connection = HTTPConnection(scope)
+            inside = (
+                _has_cookie(connection)
+                and connection.headers.get("origin") == f"http://{connection.headers.get('host')}"
+            )
+            await (self._app if inside else WebSocketClose(1008))(scope, receive, send)
+        else:
+            await (_answer(HTTPConnection(scope)) or self._app)(scope, receive, _unframed(send))
+
+
+def _answer(connection: HTTPConnection) -> Response | None:
+    """What is said instead of the page; None where the page is."""
+    if _is_token(connection.query_params.get(PARAMETER, "")):
+        response = RedirectResponse(
+            connection.url.remove_query_params(PARAMETER), 303, {"Cache-Control": "no-store"}
+        )
+        response.set_cookie(
+            _cookie(connection), TOKEN, httponly=True, samesite="lax"
+        )  # strict: a link in a letter would not open
+        return response
+    return (
+        None
+        if _has_cookie(connection)
+        else HTMLResponse(_CLOSED, 403, {"Cache-Control": "no-store"})
+    )
+
+
+def _has_cookie(connection: HTTPConnection) -> bool:
+    return _is_token(connection.cookies.get(_cookie(connection), ""))
+
+
+def _cookie(connection: HTTPConnection) -> str:
+    """One for each port, so that two dashboards do not turn each other's browser out."""
+    server = connection.scope.get("server") or ("", 0)
+    return f"lora_profiler_{server[1]}"
+
+
+def _is_token(text: str) -> bool:
+    return secrets.compare_digest(text.encode(), TOKEN.encode())
+
+
+def _unframed(send: Send) -> Send:
+    """No page of another may hold this one in a frame and have its reader press what is not
+    seen."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Content-Security-Policy"] = "frame-ancestors 'none'"
+        await send(message)
+
+    return sent
+
 
 PAGES = Path(__file__).with_name("main.py")
 """What runs anew at every change of a page."""

@@ -29,8 +29,16 @@ from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.locks import WorkingFolder
-from lora_profiler.records.readings import Readings, readings_from_dict
-from lora_profiler.records.record import Conditions, Failure, Measurement, Record, Status, now
+from lora_profiler.records.record import (
+    Conditions,
+    Failure,
+    Measurement,
+    Readings,
+    Record,
+    Status,
+    now,
+    readings_from_dict,
+)
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.workload import Workload
 

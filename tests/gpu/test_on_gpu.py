@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.record_checks import problems
 from lora_profiler.catalog import find_model
-from lora_profiler.comparison.mfu import card_of
+from lora_profiler.comparison.throughput import card_of
 from lora_profiler.harness import Case, make_case, measure_case
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, Record

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.comparison.throughput import quantile
 from lora_profiler.evidence import (
     Interval,
     MeasuredMemory,

@@ -13,7 +13,7 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record, Status
 from lora_profiler.records.serialize import RecordFields, record_dict
 from lora_profiler.report.json import cell, part, picked
-from lora_profiler.report.measured.process_group import rank_persistent_bytes
+from lora_profiler.report.measured.measurements import rank_persistent_bytes
 from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"

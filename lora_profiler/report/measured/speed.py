@@ -3,9 +3,8 @@ one way against another."""
 
 from functools import partial
 
-from lora_profiler.comparison.mfu import Utilisation
 from lora_profiler.comparison.paired_runs import Ratio
-from lora_profiler.comparison.throughput import Throughput
+from lora_profiler.comparison.throughput import Throughput, Utilisation
 from lora_profiler.report.measured import run_labels
 from lora_profiler.units import percent_text, rate_text, seconds_text
 

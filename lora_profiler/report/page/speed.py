@@ -4,8 +4,8 @@ intervals."""
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lora_profiler.comparison.mfu import Utilisation, utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
+from lora_profiler.comparison.throughput import Utilisation, utilisation
 from lora_profiler.errors import UsageError
 from lora_profiler.report.blocks import Row, Table, filled, paragraph, table
 from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars

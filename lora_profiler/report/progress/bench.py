@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_profiler.campaign.progress import CaseRow, Progress
 from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.harness import Heartbeat
-from lora_profiler.records.readings import readings_dict
-from lora_profiler.records.record import MEASURED
+from lora_profiler.records.record import MEASURED, readings_dict
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.comparison.errors import counted, counted_peak
-from lora_profiler.planning.nearest import Nearest
-from lora_profiler.planning.rehearsed_time import RehearsedTime
+from lora_profiler.planning.nearest import Nearest, RehearsedTime
 from lora_profiler.prediction import Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of

@@ -13,11 +13,9 @@ from lora_profiler._common.printable import printable
 from lora_profiler.report.charts.plot import Figure, width_px
 from lora_profiler.report.palette import BODY_PX, SMALL_PX
 from lora_profiler.report.svg import frame
-from lora_profiler.report.svg.axis import Axis, axis_of
 from lora_profiler.report.svg.frame import NARROW_PX, WIDE_PX
-from lora_profiler.report.svg.marks import Definitions
-from lora_profiler.report.svg.traces import Canvas, drawn
-from lora_profiler.report.svg.words import plain
+from lora_profiler.report.svg.marks import Definitions, plain
+from lora_profiler.report.svg.traces import Axis, Canvas, axis_of, drawn
 
 _AROUND_PX, _LEGEND_PX, _LEGEND_COLUMNS = 84, 19, 3
 """What a figure's height has for its axis and its legend, which stand outside of the plane here."""

@@ -8,15 +8,21 @@ from typing import Any
 from lora_profiler.report.charts.plot import shortened, width_px
 from lora_profiler.report.palette import FAINT_INK, HEAD_PX, LINE, SMALL_PX
 from lora_profiler.report.svg.marks import (
+    Across,
     Definitions,
+    Upright,
     edge,
     fill,
+    lines_of,
     marker_classes,
+    number,
+    percent,
+    plain,
     stroke,
     symbol_path,
+    words,
 )
 from lora_profiler.report.svg.traces import Canvas
-from lora_profiler.report.svg.words import Across, Upright, lines_of, number, percent, plain, words
 
 NARROW_PX, WIDE_PX = 340, 480
 """Width of a figure on a phone, and from where on it counts as wide (`figures.css`)."""
