@@ -39,7 +39,12 @@ ROWS = HERE / "results" / "boundary.jsonl"
 PAGE = HERE / "results" / "boundary.md"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110
 STEPS = 3
-BUNDLED_SINCE = ("google/gemma-3-270m",)
+BUNDLED_SINCE = """
+google/gemma-3-270m tiiuae/Falcon-H1-0.5B-Instruct google/embeddinggemma-300m
+ibm-granite/granite-4.0-350m tencent/Hunyuan-0.5B-Instruct LiquidAI/LFM2-350M
+LiquidAI/LFM2-VL-450M Alibaba-NLP/gte-modernbert-base answerdotai/ModernBERT-large
+Qwen/Qwen3-Embedding-0.6B BAAI/bge-m3
+""".split()
 """Small models that the catalogue did not have when the questions were drawn."""
 MOST_PARAMETERS, MOST_CARD_PARAMETERS = 400_000_000, 700_000_000
 MOST_BATCH = 300

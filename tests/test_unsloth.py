@@ -14,6 +14,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
+from lora_profiler.support.generations import as_made
 from lora_profiler.support.losses import head_of
 from lora_profiler.support.unsloth import Cut, cut_of, unsloth_fact
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
@@ -329,6 +330,8 @@ def test_what_it_does_not_go_with_is_refused(changes: dict[str, Any]) -> None:
 def test_what_no_trace_makes_is_refused_there(loss: Any) -> None:
     from lora_profiler.planning.engine import predict as predict_by
 
-    setup = TrainSetup(lora=LoraConfig(r=4), loss=loss)
+    lora = None if loss == "llamafactory-asft" else LoraConfig(r=4)
+    setup = TrainSetup(lora=lora, loss=loss)
+    workload = Workload(model=as_made(SMALL, setup), setup=setup)
     with pytest.raises(UsageError, match="known to the rules alone"):
-        predict_by(Workload(model=SMALL, setup=setup), "traced")
+        predict_by(workload, "traced")
