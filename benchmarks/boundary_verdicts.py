@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.drawn_models import drawn_models
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
+from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Fit, fit
@@ -39,12 +40,7 @@ ROWS = HERE / "results" / "boundary.jsonl"
 PAGE = HERE / "results" / "boundary.md"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110
 STEPS = 3
-BUNDLED_SINCE = """
-google/gemma-3-270m tiiuae/Falcon-H1-0.5B-Instruct google/embeddinggemma-300m
-ibm-granite/granite-4.0-350m tencent/Hunyuan-0.5B-Instruct LiquidAI/LFM2-350M
-LiquidAI/LFM2-VL-450M Alibaba-NLP/gte-modernbert-base answerdotai/ModernBERT-large
-Qwen/Qwen3-Embedding-0.6B BAAI/bge-m3
-""".split()
+BUNDLED_SINCE = ("google/gemma-3-270m",)
 """Small models that the catalogue did not have when the questions were drawn."""
 MOST_PARAMETERS, MOST_CARD_PARAMETERS = 400_000_000, 700_000_000
 MOST_BATCH = 300
@@ -73,7 +69,7 @@ class Question:
 def questions() -> Iterator[Question]:
     """Of batches and of cards in turn, so that any beginning holds both."""
     draw, other = random.Random(SEED), random.Random(SEED + 1)
-    models = [m for m in bundled_models() if m.id not in BUNDLED_SINCE]
+    models = [m for m in drawn_models() if m.id not in BUNDLED_SINCE]
     small = [m.id for m in models if m.num_parameters <= MOST_PARAMETERS]
     larger = [m.id for m in models if m.num_parameters <= MOST_CARD_PARAMETERS]
     for number in range(PAIRS):

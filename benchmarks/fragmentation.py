@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
+from benchmarks.drawn_models import drawn_models
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.reserve import held_bytes
@@ -37,7 +38,7 @@ CARDS = ("a10", "h100_sxm_80gb")
 
 def questions() -> Iterator[tuple[str, TrainSetup, str]]:
     draw = random.Random(SEED)
-    names = [m.id for m in bundled_models() if m.num_parameters <= MOST_PARAMETERS]
+    names = [m.id for m in drawn_models() if m.num_parameters <= MOST_PARAMETERS]
     for _ in range(COUNT):
         method = draw.choice(("full", "lora", "qlora"))
         lora = LoraConfig(r=draw.choice((8, 16, 64)))

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from benchmarks.drawn_models import drawn_models
 from lora_profiler.analytic.families import FAMILIES
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check_model
@@ -42,7 +43,7 @@ def configurations() -> Iterator[Configuration]:
 
 def _smallest_and_largest(takes: Callable[[Any], bool]) -> list[str]:
     by_type: dict[str, list[Any]] = {}
-    for model in bundled_models():
+    for model in drawn_models():
         if takes(model):
             by_type.setdefault(model.model_type, []).append(model)
     names = []
@@ -99,7 +100,7 @@ def _second() -> Iterator[Configuration]:
     )
     large = [
         model.id
-        for model in bundled_models()
+        for model in drawn_models()
         if model.model_type in FAMILIES and MOST_PARAMETERS < model.num_parameters <= MOST_LARGE
     ]
     turns = (
