@@ -142,7 +142,7 @@ class TrainOptions(StepOptions):
             group="ranks",
             tip="What ranks that train together share of the model; each has a batch of its own.",
             words="{}",
-            heading="{} over {world_size} ranks",
+            heading="{} over {ranks}",
         ),
     )
     reduce_bucket_size: int = field(

@@ -70,13 +70,14 @@ def asked_words(predictions: Sequence[Prediction]) -> tuple[str, str]:
 def _heading_words(setup: TrainSetup, part: type) -> list[str]:
     """What the options of `part` say where they are not the default."""
     values = setup_dict(setup)
+    ranks = "one rank" if setup.world_size == 1 else f"{setup.world_size} ranks"
     words = []
     for option in STORED_OPTIONS:
         value = values[option.name]
         if option.owner is part and option.declared.heading and value not in (option.default, []):
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             shown = f"{value:g}" if isinstance(value, float) else shown
-            words.append(option.declared.heading.format(shown, **values))
+            words.append(option.declared.heading.format(shown, ranks=ranks, **values))
     return words
 
 
