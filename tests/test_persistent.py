@@ -116,6 +116,8 @@ OPTIMIZERS = [
     ("adamw", "fused"),
     ("sgd", "foreach"),
     ("sgd", "forloop"),
+    ("rmsprop", "foreach"),
+    ("rmsprop", "forloop"),
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
     ("paged_adamw_32bit", "foreach"),
