@@ -48,12 +48,10 @@ def check_kernels(workload: Workload) -> None:
             f"Liger's kernels are known of {', '.join(LIGER_TYPES)}, not of {model.model_type};"
             " leave --kernels out."
         )
-    gated, acts = "SwiGLU", ("silu", "swish")
-    if model.model_type.startswith("gemma"):
-        gated, acts = "GeGLU", ("gelu_pytorch_tanh",)
-    if model.config.get("hidden_act") not in acts:
+    is_gemma = model.model_type.startswith("gemma")  # its GeGLU is by tanh, whatever is asked
+    if not is_gemma and model.config.get("hidden_act") not in ("silu", "swish"):
         raise UsageError(
-            f"Liger's MLP is {gated}'s, and {model.id} has {model.config.get('hidden_act')}; leave"
+            f"Liger's MLP is SwiGLU's, and {model.id} has {model.config.get('hidden_act')}; leave"
             " --kernels out."
         )
     if setup.sharding == "tp":
