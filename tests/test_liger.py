@@ -21,6 +21,7 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.planning.engine import engines_for
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
@@ -192,6 +193,19 @@ def test_smollm3_is_llama_where_each_layer_rotates() -> None:
     mine, llama = (truth.traced(config, setup) for config in (_SMOLLM3, _LLAMA))
     assert (mine.moments, mine.peak_bytes) == (llama.moments, llama.peak_bytes)
     assert mine.saved_activation_bytes == llama.saved_activation_bytes
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [BASE, replace(BASE, kernels="transformers", lora=replace(LORA, lora_kernels="axolotl"))],
+    ids=["Liger", "axolotl"],
+)
+def test_kernels_in_layers_that_no_rule_describes_are_traced(setup: TrainSetup) -> None:
+    model = model_from_config(_SMOLLM3, id="tiny", source="test")
+    workload = Workload(model=model, setup=replace(setup, device="cuda"))
+    assert engines_for([workload]) == ["traced"]
+    assert engines_for([workload], may_trace=False) == ["auto"]
+    assert predict_by(workload).saved_activation_bytes
 
 
 def test_what_a_gemma_3_keeps_by_hand() -> None:
