@@ -62,7 +62,7 @@ def seen(function: Callable[..., Any], inputs: Sequence[Tensor], trained: int) -
 def pairs() -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor], int]]:
     """Name -> (Liger's function, the stand-in, inputs, how many take a gradient)."""
     import triton.language
-    from liger_kernel.ops import rms_norm, rope, swiglu
+    from liger_kernel.ops import geglu, rms_norm, rope, swiglu
 
     def rsqrt(x: Any) -> Any:
         """Looked up when it is called: the interpreter puts its own there, and runs no function of
@@ -70,19 +70,32 @@ def pairs() -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tens
         return triton.language.rsqrt(x)
 
     rms_norm.rsqrt = rsqrt
+    geglu.tanh = lambda x: 2 * triton.language.sigmoid(2 * x) - 1
     torch.manual_seed(0)
     table = torch.randn(1, 7, 8).repeat(1, 1, 2)
     q, k = (torch.randn(2, 7, heads, 16).transpose(1, 2) for heads in (4, 2))
     return {
         "RMSNorm": (
             lambda x, w: rms_norm.LigerRMSNormFunction.apply(x, w, EPS, 0.0, "llama", True, None),
-            lambda x, w: liger._RmsNorm.apply(x, w, EPS),  # type: ignore[no-untyped-call]
+            lambda x, w: liger._RmsNorm.apply(x, w, EPS, False),  # type: ignore[no-untyped-call]
+            [torch.randn(2, 5, 48), torch.randn(48)],
+            2,
+        ),
+        "RMSNorm of Gemma 3": (
+            lambda x, w: rms_norm.LigerRMSNormFunction.apply(x, w, EPS, 1.0, "gemma", False, None),
+            lambda x, w: liger._RmsNorm.apply(x, w, EPS, True),  # type: ignore[no-untyped-call]
             [torch.randn(2, 5, 48), torch.randn(48)],
             2,
         ),
         "SwiGLU": (
             swiglu.LigerSiLUMulFunction.apply,
-            liger._SwiGlu.apply,
+            lambda gate, up: liger._Glu.apply(gate, up, False),  # type: ignore[no-untyped-call]
+            [torch.randn(2, 5, 112), torch.randn(2, 5, 112)],
+            2,
+        ),
+        "GeGLU": (
+            geglu.LigerGELUMulFunction.apply,
+            lambda gate, up: liger._Glu.apply(gate, up, True),  # type: ignore[no-untyped-call]
             [torch.randn(2, 5, 112), torch.randn(2, 5, 112)],
             2,
         ),

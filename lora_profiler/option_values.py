@@ -27,6 +27,7 @@ Optimizer = Literal[
     "apollo_adamw",
     "adam_mini",
     "lorafa",
+    "rmsprop",
 ]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
@@ -157,7 +158,10 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 """Optimizers of packages that know of a weight's shape or name."""
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
-_WORKING_OPTIMIZERS = ("adafactor", "muon", "adamw_torch_8bit", "adamw_torch_4bit", *RULED_ALONE)
+_WORKING_OPTIMIZERS = (
+    *("adafactor", "muon", "rmsprop", "adamw_torch_8bit", "adamw_torch_4bit"),
+    *RULED_ALONE,
+)
 BESIDE_REFERENCE: tuple[Loss, ...] = (
     "llamafactory-dpo",
     "axolotl-dpo",

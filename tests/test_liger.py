@@ -12,6 +12,7 @@ import torch
 
 import cases
 import oracle
+import seeing
 import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
@@ -20,6 +21,7 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.planning.engine import engines_for
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
@@ -32,6 +34,18 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 LORA = LoraConfig(r=4)
 BASE = TrainSetup(batch_size=2, seq_len=40, kernels="liger")
 NAMES = ("llama", "mistral", "qwen2", "qwen3")
+_LLAMA = cases.CONFIGS["llama"]
+_SMOLLM3 = {
+    **_LLAMA,
+    "model_type": "smollm3",
+    "architectures": ["SmolLM3ForCausalLM"],
+    "no_rope_layers": [1] * _LLAMA["num_hidden_layers"],
+    "pad_token_id": 0,
+}
+TRACED = {"smollm3": _SMOLLM3, "gemma3": seeing.TINY["gemma3"]}
+"""Types without a program: traces alone know them."""
+_TEXT = {**TRACED["gemma3"]["text_config"], "architectures": ["Gemma3ForCausalLM"]}
+CONFIGS = {**{n: cases.CONFIGS[n] for n in NAMES}, "smollm3": _SMOLLM3, "gemma3": _TEXT}
 
 
 def tiny(name: str, setup: TrainSetup = BASE) -> Workload:
@@ -59,14 +73,13 @@ def trained(model: torch.nn.Module, setup: TrainSetup) -> tuple[float, dict[str,
 @pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_loss_and_gradients_are_those_of_transformers(
     name: str, checkpointing: bool, dtype: str
 ) -> None:
     setup = replace(BASE, device="cpu", dtype=dtype, checkpointing=checkpointing, packed=16)  # type: ignore[arg-type]
     found, plain = (
-        oracle.build(cases.CONFIGS[name], replace(setup, kernels=k))
-        for k in ("liger", "transformers")
+        oracle.build(CONFIGS[name], replace(setup, kernels=k)) for k in ("liger", "transformers")
     )  # type: ignore[arg-type]
     plain.load_state_dict(found.state_dict())
     loss, gradients = trained(found, setup)
@@ -175,6 +188,40 @@ def test_what_a_layer_keeps_by_hand() -> None:
     assert plain.saved_activation_bytes - liger.saved_activation_bytes == fewer
 
 
+def test_smollm3_is_llama_where_each_layer_rotates() -> None:
+    setup = replace(BASE, lora=LORA, device="cuda")
+    mine, llama = (truth.traced(config, setup) for config in (_SMOLLM3, _LLAMA))
+    assert (mine.moments, mine.peak_bytes) == (llama.moments, llama.peak_bytes)
+    assert mine.saved_activation_bytes == llama.saved_activation_bytes
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [BASE, replace(BASE, kernels="transformers", lora=replace(LORA, lora_kernels="axolotl"))],
+    ids=["Liger", "axolotl"],
+)
+def test_kernels_in_layers_that_no_rule_describes_are_traced(setup: TrainSetup) -> None:
+    model = model_from_config(_SMOLLM3, id="tiny", source="test")
+    workload = Workload(model=model, setup=replace(setup, device="cuda"))
+    assert engines_for([workload]) == ["traced"]
+    assert engines_for([workload], may_trace=False) == ["auto"]
+    assert predict_by(workload).saved_activation_bytes
+
+
+def test_what_a_gemma_3_keeps_by_hand() -> None:
+    """In float32, without a norm's x / rms(x) and 1 + weight, and one of the MLP's three
+    products. A layer has four norms of its input's width, one of queries and one of keys."""
+    setup = replace(BASE, device="cuda", dtype="float32")
+    plain, liger = (
+        truth.traced(TRACED["gemma3"], replace(setup, kernels=k)).saved_activation_bytes
+        for k in ("transformers", "liger")
+    )  # type: ignore[arg-type]
+    tokens, layers, width, head_dim, inner = 2 * 40, 2, 48, 16, 112
+    norm = 4 * width * (tokens + 1)
+    of_heads = 4 * head_dim * (tokens * (4 + 2) + 2)
+    assert plain - liger == layers * (4 * norm + of_heads + 4 * tokens * inner) + norm
+
+
 # --- what is refused, what is said ----------------------------------------------------------------
 
 
@@ -195,5 +242,5 @@ def test_what_is_not_known_is_refused() -> None:
 
 
 def test_it_is_said() -> None:
-    assert set(NAMES) == set(LIGER_TYPES)
+    assert {*NAMES, *TRACED} == set(LIGER_TYPES)
     assert training_line(BASE).endswith(", liger kernels")

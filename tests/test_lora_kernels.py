@@ -8,9 +8,13 @@ torch's CUDA build with its kernels in Triton: what it asked for in backward.
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 import cases
 import oracle
@@ -22,6 +26,7 @@ from lora_profiler.analytic.predict import layer_error
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.modeling.lora_kernels import with_lora_kernels
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.records.record import Conditions
@@ -114,6 +119,53 @@ def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
 )
 def test_kernels_are_those_of_the_trace(workload: Workload) -> None:
     assert by_kernel(counted_kernels(workload)) == by_kernel(step_kernels(workload))
+
+
+# --- which layers ---
+
+_SIZES = {
+    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 8},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "pad_token_id": 0},
+}
+_LATENT = {
+    **{"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    **{"q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8},
+    **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 8},
+}
+TAKEN = {
+    **{
+        key: {"self_attn", "mlp"}
+        for key in ("cohere2", "gemma3", "hunyuan_v1_dense", "llama", "seed_oss", "smollm3")
+    },
+    "mistral3 mistral": {"self_attn", "mlp"},
+    **{key: {"self_attn"} for key in ("apertus", "arcee", "glm4", "starcoder2")},
+    "mistral3 ministral3": {"mlp"},
+    "mistral3 mistral4": set(),
+}
+"""What axolotl 0.19's patch_self_attn_lora and apply_lora_kernel_patches gave functions of their
+own in such models with an adapter on each linear layer (transformers 5.16, PEFT beside it)."""
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_layers_are_those_that_axolotl_takes(name: str) -> None:
+    kind, _, text = name.partition(" ")
+    sizes: dict[str, Any] = _SIZES
+    if text or kind == "gemma3":
+        sizes = {
+            "text_config": {"model_type": text or "gemma3_text", **_SIZES, **_LATENT},
+            "vision_config": {"model_type": "siglip_vision_model" if not text else "pixtral"},
+        }
+    config = AutoConfig.for_model(kind, **sizes)
+    made = AutoModelForImageTextToText if "text_config" in sizes else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = made.from_config(config)
+    linear = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    inject_adapter_in_model(PeftConfig(target_modules=linear), model)
+    with_lora_kernels(model)
+    changed = {n for n, module in model.named_modules() if "forward" in vars(module)}
+    assert {n.partition("layers.0.")[2].partition(".")[0] for n in changed} == TAKEN[name]
+    for found in changed:
+        assert "language_model" in found or "text_config" not in sizes
 
 
 # --- axolotl itself -------------------------------------------------------------------------------

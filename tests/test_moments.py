@@ -163,6 +163,8 @@ IMPLEMENTATIONS = [
     ("sgd", "foreach"),
     ("sgd", "forloop"),
     ("sgd", "fused"),
+    ("rmsprop", "foreach"),
+    ("rmsprop", "forloop"),
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
     ("paged_adamw_32bit", "foreach"),

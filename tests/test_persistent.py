@@ -117,6 +117,8 @@ OPTIMIZERS = [
     ("adamw", "fused"),
     ("sgd", "foreach"),
     ("sgd", "forloop"),
+    ("rmsprop", "foreach"),
+    ("rmsprop", "forloop"),
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
     ("paged_adamw_32bit", "foreach"),

@@ -248,7 +248,8 @@ def test_kernels_that_are_not_known_of_a_model_are_left_out(tmp_path: Path) -> N
     ("model", "missing"),
     [
         ("EleutherAI/gpt-j-6b", None),  # axolotl's patch_self_attn_lora raises an error
-        ("bigcode/starcoder2-3b", "axolotl's LoRA kernels on starcoder2"),
+        ("tiiuae/Falcon-H1-0.5B-Instruct", None),
+        ("Qwen/Qwen3.5-27B", "axolotl's LoRA kernels on qwen3_5"),
     ],
 )
 def test_axolotl_runs_without_lora_kernels_where_it_stops_at_them(

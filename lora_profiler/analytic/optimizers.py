@@ -1,6 +1,6 @@
 """What an optimizer keeps per trainable tensor, and what one step allocates for a moment.
 
-Sources: torch `optim/{adamw,sgd,_muon}.py`; transformers `optimization.py` (Adafactor);
+Sources: torch `optim/{adamw,sgd,_muon,rmsprop}.py`; transformers `optimization.py` (Adafactor);
 bitsandbytes `optim/optimizer.py`, `backends/cpu/ops.py`; torchao `optim/adam.py`. Measured against
 the real optimizers by `tests/test_persistent.py`, `tests/test_moments.py` and
 `tests/test_package_optimizers.py`.
@@ -20,11 +20,11 @@ HOST_SCALAR_BYTES = 4
 def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     """Bytes of the states of one tensor that live on the device.
 
-    AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host
-    memory unless the implementation is fused (on CPU host memory is what counts). SGD without
-    momentum keeps nothing, Muon one average in the tensor's dtype. Adafactor keeps a float32 row
-    and column for matrices, a float32 average for vectors, and a 4-byte scalar. What the packages
-    keep is in `_package_state_bytes`.
+    AdamW keeps two averages in the tensor's own dtype, RMSprop one, and a 4-byte step counter that
+    stays in host memory unless the implementation is fused (on CPU host memory is what counts).
+    SGD without momentum keeps nothing, Muon one average in the tensor's dtype. Adafactor keeps a
+    float32 row and column for matrices, a float32 average for vectors, and a 4-byte scalar. What
+    the packages keep is in `_package_state_bytes`.
     """
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     if made is not None:
@@ -33,9 +33,10 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
         return kept_bytes(tensor, setup)
     if setup.optimizer == "lorafa":
         return tensor.bytes * 2
-    if setup.optimizer == "adamw":
+    if setup.optimizer in ("adamw", "rmsprop"):
         counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
-        return tensor.bytes * 2 + (HOST_SCALAR_BYTES if counted else 0)
+        averages = 2 if setup.optimizer == "adamw" else 1
+        return tensor.bytes * averages + (HOST_SCALAR_BYTES if counted else 0)
     if setup.optimizer == "sgd":
         return ZERO
     if setup.optimizer == "muon":
@@ -136,6 +137,16 @@ def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
             yield this.bytes * 2 + _bytes(before) + scalars
 
 
+def _rmsprop(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    """Square roots of the averages: of all of a dtype, as AdamW's; in the loop one, while the last
+    one of the tensor before is still bound."""
+    if setup.optimizer_impl == "foreach":
+        yield from _adamw(state, setup)
+    else:
+        for before, this in state.neighbours:
+            yield this.bytes + _bytes(before)
+
+
 def _largest_group(state: Persistent) -> Polynomial:
     """Gradients of the matrices, of which there are more than of vectors."""
     return total(tensor.bytes * n for tensor, n in state.trainable.items() if len(tensor.shape) > 1)
@@ -206,6 +217,7 @@ _TEMPORARIES: Mapping[str, Callable[[Persistent, TrainSetup], Iterator[Polynomia
     "adafactor": _adafactor,
     "muon": _muon,
     "lorafa": _lorafa,
+    "rmsprop": _rmsprop,
     "sgd": _nothing,
     **dict.fromkeys(PROJECTED, step_bytes),
 }

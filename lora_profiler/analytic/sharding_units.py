@@ -58,7 +58,7 @@ def shard_state(
             " zero2, zero3, fsdp, fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
         )
     if not steps_on_shards(setup.optimizer, setup.sharding, setup.offload_params):
-        works = setup.optimizer == "muon" or package_of(setup) == "torchao"
+        works = setup.optimizer in ("muon", "rmsprop") or package_of(setup) == "torchao"
         why = "is not modelled" if works else "does not work"
         version = "FSDP1" if setup.sharding in FLAT else "FSDP2"
         raise UsageError(

@@ -18,13 +18,14 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 MODULES = frozenset(module for needed in LIBRARIES.values() for module in needed)
 OPTIMIZERS: Mapping[Optimizer, str] = {
     "adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "sgd": "sgd", "adafactor": "adafactor",
+    "rmsprop": "rmsprop",
     "paged_adamw_8bit": "paged_adamw_8bit", "paged_adamw_32bit": "paged_adamw_32bit",
     "adamw_torch_8bit": "adamw_torch_8bit", "adamw_torch_4bit": "adamw_torch_4bit",
     "lion": "lion_32bit", "lion_8bit": "lion_8bit", "paged_lion_8bit": "paged_lion_8bit",
     "paged_lion_32bit": "paged_lion_32bit",
 }  # fmt: skip
-"""`TrainingArguments.optim` by optimizer. Of adamw_torch and sgd torch chooses the implementation:
-foreach on a card, its for-loop on a CPU."""
+"""`TrainingArguments.optim` by optimizer. Of adamw_torch, sgd and rmsprop torch chooses the
+implementation: foreach on a card, its for-loop on a CPU."""
 
 
 def optim_of(setup: TrainSetup) -> str:
@@ -53,7 +54,7 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
         )
     loss = "plain" if name == "transformers" else "trl"
     chosen = "forloop" if setup.device == "cpu" else "foreach"
-    implementations = {"adamw": ("fused", chosen), "sgd": (chosen,)}
+    implementations = {"adamw": ("fused", chosen), "sgd": (chosen,), "rmsprop": (chosen,)}
     trl_adapters = "bfloat16" if setup.quantization is not None else "float32"
     told = {
         "loss": setup.loss == loss,

@@ -120,9 +120,7 @@ def build_model(
             if setup.lora.lora_kernels == "axolotl":
                 from lora_profiler.modeling.lora_kernels import with_lora_kernels
 
-                text = model.config.get_text_config()
-                name = "hidden_act" if hasattr(text, "hidden_act") else "hidden_activation"
-                with_lora_kernels(model, getattr(text, name))
+                with_lora_kernels(model)
         if is_of_adapted_layers(setup):
             model = with_fake_quantizers(model, setup)
         if setup.transformers != "5":

@@ -1,16 +1,17 @@
 """Stand-ins for three of Liger-Kernel's functions, which are Triton's and run on accelerators
-alone: RMSNorm, SwiGLU, rotary embedding. They compute the same, keep the same tensors for backward,
-and write where Liger's write.
+alone: RMSNorm, SwiGLU, rotary embedding, and what it has of the first two for Gemma 3. They compute
+the same, keep the same tensors for backward, and write where Liger's write.
 
 Each is an operator of its own, so that a trace sees what it is given and returns, as of a kernel,
-and not the torch inside. Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6). Left out:
-a partial sum of each norm's weight gradient on every multiprocessor, float32.
+and not the torch inside. Source: Liger-Kernel `ops/{rms_norm,swiglu,geglu,rope}.py` (ead96b6). Left
+out: a partial sum of each norm's weight gradient on every multiprocessor, float32.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
+from math import pi, sqrt
 from typing import Any
 
 import torch
@@ -20,53 +21,72 @@ from torch.library import custom_op
 
 from lora_profiler.support.model_types import FOAK_TYPES, LIGER_TYPES
 
+_GELU = sqrt(2 / pi)
+
 
 @custom_op("lora_profiler::rms_norm", mutates_args=())
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(x / rms(x) in x's dtype, times the weight, and 1 / rms(x) of each row in float32)."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
+    """(x / rms(x) in x's dtype, times the weight, of Gemma in float32, times 1 + the weight, and
+    1 / rms(x) of each row in float32)."""
     inverse = torch.rsqrt(x.float().pow(2).mean(-1) + eps)
-    return ((x.float() * inverse.unsqueeze(-1)).to(x.dtype) * weight).to(x.dtype), inverse
+    normed = x.float() * inverse.unsqueeze(-1)
+    scaled = normed * (1 + weight.float()) if gemma else normed.to(x.dtype) * weight
+    return scaled.to(x.dtype), inverse
 
 
 @rms_norm.register_fake
-def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty(
         x.shape[:-1], device=x.device
     )
 
 
 @custom_op("lora_profiler::rms_norm_backward", mutates_args={"grad"})
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, gemma: bool
+) -> Tensor:
     """Writes x's gradient over `grad`, and returns the weight's."""
     normed = x.float() * inverse.unsqueeze(-1)
-    of_weight = (grad * normed.to(x.dtype)).float().flatten(0, -2).sum(0).to(weight.dtype)
-    inner = (grad * weight).float()
+    along_weight = grad.float() * normed if gemma else (grad * normed.to(x.dtype)).float()
+    of_weight = along_weight.flatten(0, -2).sum(0).to(weight.dtype)
+    inner = grad.float() * (1 + weight.float()) if gemma else (grad * weight).float()
     along = (inner * normed).mean(-1, keepdim=True)
     grad.copy_((inner - along * normed) * inverse.unsqueeze(-1))
     return of_weight
 
 
 @rms_norm_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+def _(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, gemma: bool) -> Tensor:
     return torch.empty_like(weight)
 
 
-@custom_op("lora_profiler::swiglu", mutates_args=())
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    return F.silu(gate.float()).to(up.dtype) * up
+@custom_op("lora_profiler::gated", mutates_args=())
+def glu(gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+    """silu(gate) * up, or GELU's approximation by tanh."""
+    wide = gate.float()
+    acted = F.gelu(wide, approximate="tanh") if gelu else F.silu(wide)
+    return acted.to(up.dtype) * up
 
 
-@swiglu.register_fake
-def _(gate: Tensor, up: Tensor) -> Tensor:
+@glu.register_fake
+def _(gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
     return torch.empty_like(gate)
 
 
-@custom_op("lora_profiler::swiglu_backward", mutates_args={"gate", "up"})
-def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> None:
+@custom_op("lora_profiler::gated_backward", mutates_args={"gate", "up"})
+def glu_backward(grad: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> None:
     """Writes the gradients of gate and up over them."""
-    wide, sigmoid = gate.float(), torch.sigmoid(gate.float())
-    acted = wide * sigmoid
-    of_gate = grad.float() * up.float() * (acted * (1 - sigmoid) + sigmoid)
+    wide = gate.float()
+    if gelu:
+        bent = torch.tanh(_GELU * (wide + 0.044715 * wide**3))
+        acted = 0.5 * wide * (1 + bent)
+        slope = 0.5 * wide * (1 - bent**2) * _GELU * (1 + 3 * 0.044715 * wide**2)
+        slope += 0.5 * (1 + bent)
+    else:
+        sigmoid = torch.sigmoid(wide)
+        acted = wide * sigmoid
+        slope = acted * (1 - sigmoid) + sigmoid
+    of_gate = grad.float() * up.float() * slope
     up.copy_(grad.float() * acted)
     gate.copy_(of_gate)
 
@@ -81,29 +101,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> None:
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
         out: Tensor
-        out, inverse = rms_norm(x, weight, eps)
+        out, inverse = rms_norm(x, weight, eps, gemma)
         ctx.save_for_backward(x, weight, inverse)
+        ctx.gemma = gemma
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad = grad.contiguous()
-        return grad, rms_norm_backward(grad, *ctx.saved_tensors), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Of Gemma x's gradient has a place of its own: what adds to the norm's result needs the
+        result's."""
+        grad = grad.clone() if ctx.gemma else grad.contiguous()
+        return grad, rms_norm_backward(grad, *ctx.saved_tensors, ctx.gemma), None, None
 
 
-class _SwiGlu(torch.autograd.Function):
+class _Glu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return swiglu(gate, up)  # type: ignore[no-any-return]
+        ctx.gelu = gelu
+        return glu(gate, up, gelu)  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
-        swiglu_backward(grad.contiguous(), gate, up)
-        return gate, up
+        glu_backward(grad.contiguous(), gate, up, ctx.gelu)
+        return gate, up, None
 
 
 class _Rotary(torch.autograd.Function):
@@ -133,18 +157,24 @@ def with_liger(model: nn.Module, *, mlp: bool = True) -> nn.Module:
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
             module.forward = partial(_norm, module)
-        elif mlp and kind.endswith("MLP"):
+        elif mlp and kind.endswith("MLP") and hasattr(module, "gate_proj"):
             module.forward = partial(_mlp, module)
     return model
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    return _RmsNorm.apply(x, norm.weight, norm.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
+    gemma = _is_gemma(norm)
+    eps = norm.eps if gemma else norm.variance_epsilon
+    return _RmsNorm.apply(x, norm.weight, eps, gemma)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    acted = _SwiGlu.apply(mlp.gate_proj(x), mlp.up_proj(x))  # type: ignore[no-untyped-call]
+    acted = _Glu.apply(mlp.gate_proj(x), mlp.up_proj(x), _is_gemma(mlp))  # type: ignore[no-untyped-call]
     return mlp.down_proj(acted)  # type: ignore[no-any-return]
+
+
+def _is_gemma(module: nn.Module) -> bool:
+    return type(module).__name__.startswith("Gemma")
 
 
 @contextmanager

@@ -195,16 +195,22 @@ def _low_rank_gradient(
     return None if dropped is None else made
 
 
-def with_lora_kernels(model: nn.Module, activation: str) -> None:
+def with_lora_kernels(model: Any) -> None:
     """q, k and v, o, and gate, up and down of each layer run as one function each where all of them
-    have an adapter."""
+    have an adapter.
+
+    Of Mistral 3 axolotl changes Mistral's attention (067b021, get_attention_cls_from_config),
+    which its language models of other types do not run."""
+    text = model.config.get_text_config()
+    activation = getattr(text, "hidden_act", None) or getattr(text, "hidden_activation", "")
+    is_left = model.config.model_type == "mistral3" and text.model_type != "mistral"
     for name, module in model.named_modules():
         if part_of(name) != "language_model":
             continue
-        if hasattr(module, "q_proj") and hasattr(module, "o_proj"):
+        if not is_left and hasattr(module, "q_proj") and hasattr(module, "o_proj"):
             _join(module.q_proj, module.k_proj, module.v_proj)
             _join(module.o_proj)
-        elif hasattr(module, "gate_proj") and hasattr(module, "down_proj"):
+        elif name.endswith("mlp") and hasattr(module, "gate_proj"):
             parts = [module.gate_proj, module.up_proj, module.down_proj]
             if all(hasattr(part, "lora_A") for part in parts):
                 kind = "silu" if activation in ("silu", "swish") else "gelu"

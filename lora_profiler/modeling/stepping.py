@@ -80,6 +80,11 @@ def _made(
         return torch.optim.AdamW(groups, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=LEARNING_RATE, **implementation)
+    if setup.optimizer == "rmsprop":
+        groups = _by_decay(parameters) if steps_in_groups(setup) else parameters
+        return torch.optim.RMSprop(
+            groups, lr=LEARNING_RATE, foreach=setup.optimizer_impl == "foreach"
+        )
     if setup.optimizer == "lorafa" and setup.lora is not None:
         from peft.optimizers import create_lorafa_optimizer
 

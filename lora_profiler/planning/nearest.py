@@ -30,6 +30,7 @@ _OPTIMIZERS: Mapping[str, Optimizer] = {
     "PagedAdamW32bit": "paged_adamw_32bit", "PagedAdamW8bit": "paged_adamw_8bit",
     "Lion32bit": "lion", "Lion8bit": "lion_8bit", "PagedLion32bit": "paged_lion_32bit",
     "PagedLion8bit": "paged_lion_8bit", "Muon": "muon", "Adafactor": "adafactor",
+    "RMSprop": "rmsprop",
 }  # fmt: skip
 """By the class; a rehearsal names bitsandbytes' with the bits of their states."""
 

@@ -6,7 +6,8 @@ from lora_profiler._common.versions import missing
 from lora_profiler.analytic import knows
 from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.regime import key_of, one_of_each_regime
-from lora_profiler.errors import CompileError, UnbuildableError
+from lora_profiler.errors import CompileError, UnbuildableError, UsageError
+from lora_profiler.support.check import check
 from lora_profiler.support.engines import why_unprofiled
 from lora_profiler.traced import compile_profile, is_untrusted
 from lora_profiler.traced.watch import announce, note, warn
@@ -26,11 +27,24 @@ def is_worth_a_trace(workload: Workload) -> bool:
     )
 
 
+def _is_traced_alone(workload: Workload) -> bool:
+    """Whether fused kernels run in layers that no rule describes, where a trace can be made."""
+    setup = workload.setup
+    has_kernels = setup.kernels == "liger" or (setup.lora and setup.lora.lora_kernels == "axolotl")
+    if not has_kernels or knows(workload) or missing():
+        return False
+    try:
+        check(workload, "traced")
+    except UsageError:
+        return False
+    return True
+
+
 def make_missing(workloads: Sequence[Workload], *, other_sizes: bool) -> list[Workload]:
     """Traces the profiles that `workloads` lack, with `other_sizes` those of other regimes too.
 
-    Returns the workloads of which no profile could be trusted. What could not be traced at all is
-    told to whoever watches, and stays unknown.
+    Returns the workloads of which no profile could be trusted, or is made: of fused kernels. What
+    could not be traced at all is told to whoever watches, and stays unknown.
     """
     lacking: dict[str, tuple[Workload, Workload]] = {}
     for workload in workloads:
@@ -39,7 +53,7 @@ def make_missing(workloads: Sequence[Workload], *, other_sizes: bool) -> list[Wo
                 lacking.setdefault(key_of(example), (workload, example))
     if lacking:
         announce(len(lacking))
-    untrusted: list[Workload] = []
+    untrusted = [workload for workload in workloads if _is_traced_alone(workload)]
     for workload, example in lacking.values():
         if workload in untrusted:
             continue

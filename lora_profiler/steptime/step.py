@@ -37,10 +37,10 @@ def update_bytes(
 
     The packages' optimizers read weight and gradient and write the weight, and read and write each
     state, at the bits that large tensors have; paged ones as if their states lay on the card. SGD
-    has no states. The many operators of Adafactor, Muon and of those that project are not counted:
-    None.
+    has no states. The operators of Adafactor, Muon, RMSprop and of those that project are not
+    counted: None.
     """
-    if setup.optimizer in ("adafactor", "muon", *RULED_ALONE):
+    if setup.optimizer in ("adafactor", "muon", "rmsprop", *RULED_ALONE):
         return None
     return sum(
         _own(setup, count) * (_bytes_each(setup, size) + clipping * size)
@@ -53,7 +53,8 @@ def update_launches(setup: TrainSetup, tensors: int, elements: int) -> int:
 
     Operator by operator, eight a tensor for AdamW and one for SGD; of the packages' optimizers one.
     foreach and fused take lists of tensors, `_LISTED` of them or `_LISTED_ELEMENTS` elements at a
-    launch, whichever is reached first. Those of Adafactor and Muon are not counted, as their bytes.
+    launch, whichever is reached first. Those of Adafactor, Muon and RMSprop are not counted, as
+    their bytes.
     """
     if setup.optimizer in PACKAGE_OPTIMIZERS:
         return tensors

@@ -10,6 +10,20 @@ ASSUMPTION = (
     " partial sums of the norms' gradients, one a multiprocessor, are left out."
 )
 
+_PATCHED = """
+cohere_compass deepseek_v2 deepseek_v4 exaone4 falcon_h1 gemma gemma2 gemma3 gemma3_text gemma4
+gemma4_text gemma4_unified gemma4_unified_text glm4 glm4v glm4v_moe gpt_oss granite granitemoe
+hunyuan_v1_dense hunyuan_v1_moe internvl jamba llama llama4 llama4_text llava ministral ministral3
+mistral mistral3 mixtral mllama mllama_text_model muse_glimmer nemotron olmo2 olmo3 paligemma phi3
+pixtral qwen2 qwen2_5_vl qwen2_5_vl_text qwen2_vl qwen2_vl_text qwen3 qwen3_5 qwen3_5_moe
+qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen3_vl qwen3_vl_moe qwen3_vl_moe_text
+qwen3_vl_text smollm3 smolvlm
+"""
+PATCHED_BY_AXOLOTL = frozenset(_PATCHED.split())
+"""Types into which axolotl's plugin puts any of Liger's kernels but a loss: those of Liger-Kernel
+0.8.1 (`transformers/monkey_patch.py`, MODEL_TYPE_TO_APPLY_LIGER_FN) and those that axolotl 067b021
+or 0.19 has branches for (`integrations/liger/plugin.py`); it warns that others stay as they are."""
+
 
 def check_kernels(workload: Workload) -> None:
     """Raises UsageError where the kernels do not take the model, or nothing here says what they
@@ -34,7 +48,8 @@ def check_kernels(workload: Workload) -> None:
             f"Liger's kernels are known of {', '.join(LIGER_TYPES)}, not of {model.model_type};"
             " leave --kernels out."
         )
-    if model.config.get("hidden_act") not in ("silu", "swish"):
+    is_gemma = model.model_type.startswith("gemma")  # its GeGLU is by tanh, whatever is asked
+    if not is_gemma and model.config.get("hidden_act") not in ("silu", "swish"):
         raise UsageError(
             f"Liger's MLP is SwiGLU's, and {model.id} has {model.config.get('hidden_act')}; leave"
             " --kernels out."

@@ -13,10 +13,10 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj", "down_proj"))
 """Layers that are one function where each has an adapter."""
 _STOPPED = """
-bart bert bloom cohere deepseek_v2 deepseek_v3 deepseek_v32 falcon glm46v glm4_moe glm4v
-glm4v_moe glm_moe_dsa gpt2 gpt_bigcode gpt_neox gptj idefics3 internvl llama4 llava minimax_m2
-mllama mpt olmo olmo2 olmo3 olmoe opt phi phi3 qwen2_5_vl qwen2_vl qwen3_vl_moe roberta smolvlm
-stablelm t5
+bart bert bloom cohere deepseek_v2 deepseek_v3 deepseek_v32 falcon falcon_h1 glm46v glm4_moe glm4v
+glm4v_moe glm_moe_dsa gpt2 gpt_bigcode gpt_neox gptj idefics3 internvl lfm2 llama4 llava minimax_m2
+mistral4 mllama mpt olmo olmo2 olmo3 olmoe opt phi phi3 qwen2_5_vl qwen2_vl qwen3_vl_moe roberta
+smolvlm stablelm t5
 """
 STOPPED = frozenset(_STOPPED.split())
 """Types of which axolotl finds no attention to put its LoRA kernels into and raises an error: what
@@ -47,7 +47,7 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
             return why
         if setup.dtype == "float32":
             return "leave a base in float32 to PEFT"
-    if not takes_lora_kernels(model, has_images=setup.images is not None):
+    if not takes_lora_kernels(model):
         return f"are known of {', '.join(LORA_KERNEL_TYPES)}, not of {model.model_type}"
     if setup.device != "cuda":
         return "are Triton's and run on CUDA alone"
@@ -69,13 +69,18 @@ def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
     return None
 
 
-def takes_lora_kernels(model: ModelSpec, *, has_images: bool = False) -> bool:
-    """Whether rules know them of the model, or with images traces."""
+def takes_lora_kernels(model: ModelSpec) -> bool:
+    """Whether rules or traces know them of the model."""
+    if not type_of(model).lora_kernels:
+        return False
     kind = model.config.get("hidden_act") or model.config.get("hidden_activation") or ""
-    row = type_of(model)
-    named = row.lora_kernels_below_images if has_images else row.lora_kernels
-    is_known = named and (kind == "silu" or "gelu" in kind)
+    is_known = kind == "silu" or "gelu" in kind or not _has_gates(model)
     return is_known and (model.stored is None or model.stored.quant_type == "nf4")
+
+
+def _has_gates(model: ModelSpec) -> bool:
+    """Whether an MLP has the layers that its function is of; others keep what PEFT makes."""
+    return any(name.endswith("mlp.gate_proj") for name, _ in model.modules())
 
 
 def buffer_elements(model: ModelSpec, setup: TrainSetup) -> int:

@@ -24,9 +24,7 @@ class ModelType(NamedTuple):
     (`fms_acceleration_foak/models/{llama,mistral,mixtral}.py`)."""
     lora_kernels: bool = False
     """axolotl's LoRA kernels find q, k and v, and o, where its attention has them (axolotl 067b021,
-    `monkeypatch/lora_kernels.py`, QKV_PATCHES), and the rules know them there."""
-    lora_kernels_below_images: bool = False
-    """They find them in the language model of one that sees, where traces know them."""
+    `monkeypatch/lora_kernels.py`, QKV_PATCHES), and rules or traces know them there."""
     unsloth: bool = False
     """Unsloth has a forward pass of its own of it, whose attention and layers are Llama's."""
     tensor_parallel: bool = False
@@ -34,19 +32,24 @@ class ModelType(NamedTuple):
 
 
 MODEL_TYPES: Mapping[str, ModelType] = {
+    "apertus": ModelType(lora_kernels=True),
+    "arcee": ModelType(lora_kernels=True),
     "bloom": ModelType(packing_blind=True),
     "codegen": ModelType(learned_positions=True),
+    "cohere2": ModelType(lora_kernels=True),
     "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
     "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
-    "gemma3": ModelType(lora_kernels_below_images=True),
+    "gemma3": ModelType(liger=True, lora_kernels=True),
     "gemma3_text": ModelType(lora_kernels=True),
+    "glm4": ModelType(lora_kernels=True),
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
+    "hunyuan_v1_dense": ModelType(lora_kernels=True),
     "llama": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),
-    "mistral3": ModelType(lora_kernels_below_images=True),
+    "mistral3": ModelType(lora_kernels=True),
     "mistral": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),
@@ -55,7 +58,10 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "qwen2": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
     "qwen3": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
     "qwen3_moe": ModelType(lora_kernels=True),
-    "qwen3_vl": ModelType(lora_kernels_below_images=True),
+    "qwen3_vl": ModelType(lora_kernels=True),
+    "seed_oss": ModelType(lora_kernels=True),
+    "smollm3": ModelType(liger=True, lora_kernels=True),
+    "starcoder2": ModelType(lora_kernels=True),
 }
 FOAK_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.foak)
 LIGER_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.liger)

@@ -69,7 +69,7 @@ def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
         value = asked.get(option, usual)
         is_axolotl = value == "axolotl"
-        if value == usual or (is_axolotl and known and known.lora_kernels_below_images):
+        if value == usual or (is_axolotl and known and known.lora_kernels):
             continue
         if is_axolotl and kind in STOPPED:
             yield without_lora_kernels(file.name)

@@ -16,6 +16,7 @@ from lora_profiler.stacks.trainer import as_loaded
 from lora_profiler.support.bases import packed_experts
 from lora_profiler.support.fake_quantizing import rounds_head
 from lora_profiler.support.generations import as_made
+from lora_profiler.support.liger import PATCHED_BY_AXOLOTL
 from lora_profiler.support.lora_kernels import STOPPED, takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
@@ -182,7 +183,11 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     changed: list[KeyReading] = []
     if asked.get("kernels") == "liger" and not type_of(model).liger:
         what = f"Liger's kernels on {model.model_type}, answered without them"
-        changed.append(instead(file.name, "kernels", "liger", "transformers", what))
+        row = instead(file.name, "kernels", "liger", "transformers", what)
+        if file.framework == "axolotl" and model.model_type not in PATCHED_BY_AXOLOTL:
+            note = f"axolotl puts none of Liger's kernels into {model.model_type}"
+            row = settled_by(file.name, "kernels", "liger", "transformers", note)
+        changed.append(row)
     if asked.get("loss") == "unsloth" and not type_of(model).unsloth:
         what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
         row = instead(file.name, "kernels", "unsloth", "transformers", what)

@@ -19,6 +19,7 @@ OPTIMIZERS = {
         (name, "foreach"): name
         for name in (
             "adafactor",
+            "rmsprop",
             "sgd",
             "paged_adamw_8bit",
             "paged_adamw_32bit",

@@ -42,6 +42,7 @@ apollo_adamw: APOLLO keeps two averages of each linear layer's projected gradien
 lorafa: LoRA-FA keeps two states per weight of B, each in that weight's dtype
 adam_mini: Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per
     head, row or tensor
+rmsprop: RMSprop keeps one state per trained weight, in that weight's dtype
 sgd: SGD without momentum keeps nothing
 adafactor: Adafactor keeps one row and one column of sums per trained matrix
 """)

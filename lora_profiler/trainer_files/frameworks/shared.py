@@ -46,7 +46,6 @@ _FEWER_STATES = [
     "galore_adafactor",
     "lomo",
     "adalomo",
-    "rmsprop",
     "rmsprop_bnb",
     "rmsprop_bnb_8bit",
     "adagrad",
