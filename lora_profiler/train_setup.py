@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from lora_profiler.option import check_options
+from lora_profiler.option_checks import check_together
 from lora_profiler.option_values import (
     AXOLOTL,
     BESIDE_REFERENCE,
@@ -12,7 +13,6 @@ from lora_profiler.option_values import (
     Dtype,
     Method,
     Precision,
-    check_together,
 )
 from lora_profiler.train_options import TrainOptions
 

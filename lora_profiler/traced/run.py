@@ -61,8 +61,8 @@ class Traced:
 
 
 _WRAPPING = (
-    *(".parametrizations", ".base_layer", ".lora_", ".vera_", ".ia3_", ".oft_"),
-    *(".modules_to_save", ".original_module"),
+    *(".parametrizations", ".base_layer", ".lora_", ".vera_", ".ia3_", ".oft_", ".modules_to_save"),
+    ".original_module",
 )
 """Where PEFT's own names begin within a module's."""
 
