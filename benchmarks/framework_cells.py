@@ -212,6 +212,7 @@ def _litgpt() -> Iterator[Cell]:
 _COMPILED = (
     ("google/gemma-3-1b-it", 512, "lora"),
     ("google/gemma-3-1b-it", 1024, "qlora"),
+    ("google/gemma-3-1b-it", 2048, "lora"),
     ("LiquidAI/LFM2-350M", 512, "lora"),
     ("google/gemma-3-4b-it", 512, "qlora"),
     ("ibm-granite/granite-4.0-350m", 512, "lora"),
@@ -219,7 +220,6 @@ _COMPILED = (
     ("ibm-granite/granite-4.0-h-micro", 512, "lora"),
     ("openai/gpt-oss-20b", 512, "qlora"),
     ("Qwen/Qwen3.5-0.8B", 512, "lora"),
-    ("Qwen/Qwen3.5-0.8B", 2048, "qlora"),
     ("google/gemma-4-E2B", 512, "lora"),
     ("LiquidAI/LFM2-1.2B", 1024, "qlora"),
     ("tiiuae/Falcon-H1-0.5B-Instruct", 512, "lora"),

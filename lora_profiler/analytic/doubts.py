@@ -24,7 +24,6 @@ from lora_profiler.support.model_types import type_of
 from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
-from lora_profiler.support.unsloth import knows_around_layers
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 _SHARED = {
@@ -144,7 +143,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             " rehearsal of it asked for 380 bytes more."
         )
     if setup.loss == "unsloth" and setup.kernels != "unsloth":
-        found.append(compiled_words(plan.workload.model))
+        found.append(_compiled_words(plan.workload.model))
     if setup.loss == "unsloth" and setup.lora is not None and setup.lora.modules_to_save:
         found.append(
             "Unsloth's loss with an embedding and a head that train: the one rehearsal of it asked"
@@ -193,15 +192,14 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     return found
 
 
-def compiled_words(model: ModelSpec) -> str:
-    """Of a model for which Unsloth writes and compiles code."""
-    share = type_of(model).unsloth_compiled
+def _compiled_words(model: ModelSpec) -> str:
     said = "Unsloth compiles code of its own for this model, answered as transformers' own"
+    share = type_of(model).unsloth_compiled
     if share is None:
         return f"{said}."
     return (
-        f"{said}: its own trainer, rehearsed with some of it run one operator at a time, asked for"
-        f" the predicted peak within {share:.0%}, at 512 and 1,024 tokens."
+        f"{said}: its own SFT with adapters, rehearsed at 512 and 1,024 tokens with much of that"
+        f" code run one operator at a time, asked for the predicted peak within {share:.0%}."
     )
 
 
@@ -219,11 +217,6 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
             " parameters, gradients and optimizer states are exact, the peak is a lower bound. One"
             " real step on a GPU tells the rest: torch.cuda.max_memory_allocated()."
         )
-        if knows_around_layers(workload):
-            found.append(
-                "What is held outside layers, Unsloth's loss among it, is in that bound. "
-                + compiled_words(workload.model)
-            )
         return tuple(found)
     found.append(rows_words(setup, plan.kernel_text))
     found += (*evaluation_words(workload), *generation_words(setup))

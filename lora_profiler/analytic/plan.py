@@ -16,7 +16,6 @@ from lora_profiler.analytic.candidates import Candidate, Moments, candidate, mer
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
-from lora_profiler.analytic.families.outline import outline_of
 from lora_profiler.analytic.forward_rules import masked_layers, rules_for, sequences_of
 from lora_profiler.analytic.generation import generated, generation, scores
 from lora_profiler.analytic.host_memory import without_embeddings
@@ -32,7 +31,7 @@ from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.unsloth import knows_around_layers, scores_at_once
+from lora_profiler.support.unsloth import scores_at_once
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -287,7 +286,6 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
         live: Moments = persistent_only(shards, workload, plan.adapters)
-        live |= _around_layers(plan)
         between = live["setup"][0].bytes
     else:
         live = moments(plan.forward, plan.kept, shards, plan.family, workload)
@@ -331,20 +329,6 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         totals=Table.of(totals),
         counts=Table.of([*counts, *numbers, states]),
     )
-
-
-def _around_layers(plan: Plan) -> Moments:
-    """Of layers that no rule describes what is held outside them, where that is known."""
-    workload = plan.workload
-    outline = outline_of(workload.model)
-    if outline is None or not knows_around_layers(workload):
-        return {}
-    rules = rules_for(workload, attention_kernels(workload), frozenset())
-    trainable = frozenset(name for name, _ in plan.copies)
-    forward = forward_pass(workload.model, outline, rules, plan.adapters, trainable)
-    kept = activations(forward, outline, workload, plan.kernels[0])
-    found = moments(forward, kept, plan.shards, outline, workload)
-    return {name: found[name] for name in found if name in EXACT_MOMENTS}
 
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:

@@ -18,7 +18,7 @@ _NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
 """As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
 _COPIES = {"-unsloth-bnb-4bit": replace(_NF4, partly=True), "-bnb-4bit": _NF4}
 """Endings of Unsloth's copies, the longer one first: it leaves some layers in 16 bit."""
-_AS_LLAMA = {
+_AS_LLAMA: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "phi-3-mini-4k-instruct": ("mistral", "MistralForCausalLM", {"sliding_window": 2048}),
     "phi-3-medium-4k-instruct": ("mistral", "MistralForCausalLM", {"sliding_window": 2048}),
     "phi-3.5-mini-instruct": ("llama", "LlamaForCausalLM", {"rope_scaling": None}),

@@ -46,7 +46,6 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
-    "granitemoehybrid": ModelType(unsloth_compiled=0.01),
     "llama": ModelType(
         liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
     ),

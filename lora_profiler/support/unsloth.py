@@ -121,16 +121,6 @@ def tells_all_states(setup: TrainSetup) -> bool:
     return setup.loop_state == "unsloth-grpo" and setup.kernels == "unsloth"
 
 
-def knows_around_layers(workload: Workload) -> bool:
-    """Whether all that Unsloth's SFT holds outside checkpointed layers is known, whatever these
-    are: with its own loss, of a type whose compiled code was rehearsed."""
-    setup = workload.setup
-    is_sft = setup.loss == "unsloth" and setup.loop_state == "unsloth"
-    is_alone = setup.lora is not None and not setup.is_shared
-    is_rehearsed = type_of(workload.model).unsloth_compiled is not None
-    return is_sft and setup.offload_checkpoints and is_alone and is_rehearsed
-
-
 def check_unsloth(workload: Workload) -> None:
     """Raises UsageError where Unsloth's own forward pass is not known to be what runs."""
     why = why_not_unsloth(workload.model, workload.setup)
