@@ -269,6 +269,8 @@ def _unsloth_compiled() -> Iterator[Cell]:
     """SFT of types for which Unsloth writes transformers' code anew."""
     for model, length, method in _COMPILED:
         yield replace(_compared(model, A100, length, method, 2, 1), trainer="unsloth")
+    large = _compared("google/gemma-3-270m", A100, 2048, "lora", 4, 1)
+    yield replace(large, trainer="unsloth")
     pair = _compared("TinyLlama/TinyLlama-1.1B-Chat-v1.0", A100, 1024, "qlora", 2, 1)
     words = (*pair.words, "--modules-to-save", "embed_tokens,lm_head")
     changes = {**pair.changes, "whole": ["embed_tokens", "lm_head"]}

@@ -198,7 +198,7 @@ def _compiled_words(model: ModelSpec) -> str:
     if share is None:
         return f"{said}."
     return (
-        f"{said}: its own SFT with adapters, rehearsed at 512 and 1,024 tokens with much of that"
+        f"{said}: its own SFT with adapters, rehearsed at 512 to 2,048 tokens with much of that"
         f" code run one operator at a time, asked for the predicted peak within {share:.0%}."
     )
 

@@ -42,7 +42,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
     "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
     "gemma3": ModelType(lora_kernels_below_images=True),
-    "gemma3_text": ModelType(lora_kernels=True, unsloth_compiled=0.02),
+    "gemma3_text": ModelType(lora_kernels=True, unsloth_compiled=0.04),
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
