@@ -11,12 +11,10 @@ from benchmarks.framework_cells import cells
 from benchmarks.rehearsed_frameworks import PAGE, ROWS, counted_bytes, error, is_exact, page
 from commands import Run
 from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.catalog import find_model
 from lora_profiler.stacks import Trainer, find_stack
-from lora_profiler.support.model_types import MODEL_TYPES, type_of
 
 ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
-TOLD = "itself was rehearsed|the peak is a lower bound"
+TOLD = "itself was rehearsed|the peak is a lower bound|Unsloth compiles code of its own"
 DONE = [row for row in ALL if row["status"] == "done"]
 
 
@@ -27,18 +25,6 @@ def test_the_page_says_what_the_rows_say() -> None:
 def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
     assert sorted(row["key"] for row in ALL) == sorted(cell.key for cell in cells())
     assert {row["framework"] for row in DONE} == {cell.framework for cell in cells()}
-
-
-def test_compiled_code_asked_for_the_predicted_peak_within_what_is_said() -> None:
-    largest: dict[str, float] = {}
-    for row in DONE:
-        model = find_model(row["asked"][0], offline=True)
-        if row["framework"] == "unsloth" and type_of(model).unsloth_compiled is not None:
-            found = abs(error(row))
-            largest[model.model_type] = max(largest.get(model.model_type, 0), found)
-    told = {n: row.unsloth_compiled for n, row in MODEL_TYPES.items() if row.unsloth_compiled}
-    assert largest.keys() == told.keys()
-    assert all(told[name] / 2.5 <= found <= told[name] for name, found in largest.items())
 
 
 @pytest.mark.grid

@@ -942,32 +942,6 @@ model = FastLanguageModel.get_peft_model(model, r=128, modules_to_save=["norm"],
     assert file.options["modules_to_save"] == "norm,embed_tokens,lm_head"
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "gaps"),
-    [
-        ("gemma-3-1b-it", "r=8", 0),
-        ("granite-4.0-350m", "r=8", 1),
-        ("Phi-4-mini-instruct", "r=8", 1),
-        ("LFM2-350M", "r=8", 1),
-        ("gemma-3-1b-it", "r=8, num_generations=4", 1),
-    ],
-)
-def test_compiled_code_is_a_gap_where_it_was_not_rehearsed(
-    name: str, arguments: str, gaps: int
-) -> None:
-    trainer = "GRPOTrainer(args=GRPOConfig())" if "generations" in arguments else ""
-    text = f"""
-model = FastModel.from_pretrained("unsloth/{name}")
-model = FastModel.get_peft_model(model, {arguments})
-trainer = {trainer or "SFTTrainer(args=SFTConfig())"}
-"""
-    file = read_document(parse_calls(text, "notebook.py", None), "unsloth")
-    fitted = on_model(file, find_model(name, offline=True))
-    found = [key for key in fitted.not_modelled if "compiled code" in key.missing]
-    assert len(found) == gaps
-    assert fitted.options["kernels"] == "transformers"
-
-
 def test_a_notebook_of_sentence_transformers_names_its_model_and_what_is_missing() -> None:
     text = """
 model = FastSentenceTransformer.from_pretrained(model_name="unsloth/bge-m3", max_seq_length=512)

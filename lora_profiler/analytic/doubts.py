@@ -5,7 +5,6 @@ from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
-from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import GRPO, OVER_ALL_LOGITS, SCORED
 from lora_profiler.platform import CUDA_RULES
 from lora_profiler.support.engines import left_out, why_unruled
@@ -20,7 +19,6 @@ from lora_profiler.support.losses import (
     SCORED_WORDS,
     SMOOTHED,
 )
-from lora_profiler.support.model_types import type_of
 from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
@@ -143,7 +141,11 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             " rehearsal of it asked for 380 bytes more."
         )
     if setup.loss == "unsloth" and setup.kernels != "unsloth":
-        found.append(_compiled_words(plan.workload.model))
+        found.append(
+            "Unsloth compiles code of its own for this model, answered as transformers' own: its"
+            " SFT of Gemma 3, rehearsed, asked for 1 to 3 % less, and for 18 % less where layers"
+            " hold the peak; of Phi-4-mini for 4.5 % more."
+        )
     if setup.loss == "unsloth" and setup.lora is not None and setup.lora.modules_to_save:
         found.append(
             "Unsloth's loss with an embedding and a head that train: the one rehearsal of it asked"
@@ -190,17 +192,6 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     if plan.workload.setup.device in ("mps", "xpu"):
         found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
     return found
-
-
-def _compiled_words(model: ModelSpec) -> str:
-    said = "Unsloth compiles code of its own for this model, answered as transformers' own"
-    share = type_of(model).unsloth_compiled
-    if share is None:
-        return f"{said}."
-    return (
-        f"{said}: its own SFT with adapters, rehearsed at 512 to 2,048 tokens with much of that"
-        f" code run one operator at a time, asked for the predicted peak within {share:.0%}."
-    )
 
 
 def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:

@@ -29,9 +29,6 @@ class ModelType(NamedTuple):
     """They find them in the language model of one that sees, where traces know them."""
     unsloth: bool = False
     """Unsloth has a forward pass of its own of it, whose attention and layers are Llama's."""
-    unsloth_compiled: float | None = None
-    """Unsloth 2026.10.9 compiles code of its own for it, which rehearsed asked for the predicted
-    peak within this share."""
     tensor_parallel: bool = False
     """One linear layer for each of q, k, v, gate and up, and no norm over all heads."""
 
@@ -42,7 +39,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
     "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
     "gemma3": ModelType(lora_kernels_below_images=True),
-    "gemma3_text": ModelType(lora_kernels=True, unsloth_compiled=0.04),
+    "gemma3_text": ModelType(lora_kernels=True),
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),

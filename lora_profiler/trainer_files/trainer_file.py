@@ -186,9 +186,7 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     if asked.get("loss") == "unsloth" and not type_of(model).unsloth:
         what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
         row = instead(file.name, "kernels", "unsloth", "transformers", what)
-        if _is_rehearsed(file, model, asked):
-            row = settled_by(file.name, "kernels", "unsloth", "transformers", f"{what}; rehearsed")
-        changed.append(row if not row.missing else replace(row, direction="either way"))
+        changed.append(replace(row, direction="either way"))
     is_4_bit = file.framework == "unsloth" and "qlora" in file.options.get("methods", ())
     if is_4_bit and model.model_type == "gpt_oss":
         # its copies in 4 bit have a layer each (2026.10.9, `models/_utils.py`)
@@ -246,13 +244,6 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     if model.model_type not in _GATED:
         keys = tuple(_idle(row) if row.missing == GATED_NORM else row for row in keys)
     return replace(file, options={**file.options, **own}, keys=(*keys, *changed))
-
-
-def _is_rehearsed(file: TrainerFile, model: ModelSpec, asked: Mapping[str, Any]) -> bool:
-    """Whether its compiled code was, with adapters and the loop asked for."""
-    has_adapters = "full" not in file.options.get("methods", ("full",))
-    is_sft = asked.get("loop_state") == "unsloth"
-    return type_of(model).unsloth_compiled is not None and has_adapters and is_sft
 
 
 _GATED = ("qwen3_5", "qwen3_5_moe")
