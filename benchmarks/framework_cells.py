@@ -209,6 +209,24 @@ def _litgpt() -> Iterator[Cell]:
     yield cell("lora", _SMALL, T4, 512, "--dtype float32 --precision pure", precision="32-true")
 
 
+_COMPILED = (
+    ("google/gemma-3-1b-it", 512, "lora"),
+    ("google/gemma-3-1b-it", 1024, "qlora"),
+    ("google/gemma-3-1b-it", 2048, "lora"),
+    ("LiquidAI/LFM2-350M", 512, "lora"),
+    ("google/gemma-3-4b-it", 512, "qlora"),
+    ("ibm-granite/granite-4.0-350m", 512, "lora"),
+    ("ibm-granite/granite-4.0-350m", 2048, "qlora"),
+    ("ibm-granite/granite-4.0-h-micro", 512, "lora"),
+    ("openai/gpt-oss-20b", 512, "qlora"),
+    ("Qwen/Qwen3.5-0.8B", 512, "lora"),
+    ("google/gemma-4-E2B", 512, "lora"),
+    ("LiquidAI/LFM2-1.2B", 1024, "qlora"),
+    ("tiiuae/Falcon-H1-0.5B-Instruct", 512, "lora"),
+    ("microsoft/Phi-4-mini-instruct", 512, "lora"),
+)
+
+
 def _unsloth() -> Iterator[Cell]:
     def cell(
         model: str, card: str, length: int, method: str, accumulation: int, dropout: float = 0.0
@@ -230,6 +248,7 @@ def _unsloth() -> Iterator[Cell]:
     yield cell(_QWEN, A100, 1024, "lora", 1, dropout=0.1)
     yield cell(_EIGHT, H100, 2944, "qlora", 2)
     yield cell(_ONE, T4, 1024, "qlora", 1)
+    yield from _unsloth_compiled()
     yield from _unsloth_dpo()
     yield from _unsloth_grpo()
 
@@ -244,6 +263,18 @@ def _compared(model: str, card: str, length: int, method: str, batch: int, steps
         "model_name": model,
     }
     return Cell("unsloth", "", model, card, length, changes, tuple(words.split()), "unsloth-dpo")
+
+
+def _unsloth_compiled() -> Iterator[Cell]:
+    """SFT of types for which Unsloth writes transformers' code anew."""
+    for model, length, method in _COMPILED:
+        yield replace(_compared(model, A100, length, method, 2, 1), trainer="unsloth")
+    large = _compared("google/gemma-3-270m", A100, 2048, "lora", 4, 1)
+    yield replace(large, trainer="unsloth")
+    pair = _compared("TinyLlama/TinyLlama-1.1B-Chat-v1.0", A100, 1024, "qlora", 2, 1)
+    words = (*pair.words, "--modules-to-save", "embed_tokens,lm_head")
+    changes = {**pair.changes, "whole": ["embed_tokens", "lm_head"]}
+    yield replace(pair, trainer="unsloth", words=words, changes=changes)
 
 
 def _unsloth_dpo() -> Iterator[Cell]:

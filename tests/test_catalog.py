@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 
 from golden_files import Golden
+from lora_profiler.adapters import adapters
 from lora_profiler.catalog import (
     bundled_gpus,
     bundled_models,
@@ -28,6 +29,7 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from lora_profiler.workload import LoraConfig
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
@@ -80,6 +82,28 @@ def test_aliases_urls_and_case_lead_to_the_same_model():
         assert found == spec or (name == " gpt2 " and found.id == "openai-community/gpt2")
     assert spec.dtype == "bfloat16"
     assert hash(spec) == hash(find_model("unsloth/Meta-Llama-3.1-8B"))
+
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "targets", "trained"),
+    [
+        ("unsloth/Phi-3.5-mini-instruct", "llama", SEVEN, 29_884_416),
+        ("unsloth/Phi-3-medium-4k-instruct-bnb-4bit", "mistral", SEVEN, 65_536_000),
+        ("unsloth/Phi-4", "llama", SEVEN, 65_536_000),
+        ("unsloth/Phi-4", "llama", SEVEN[4:], 44_236_800),
+    ],
+)
+def test_copies_that_are_laid_out_as_llama(name, model_type, targets, trained):
+    """As Unsloth's notebooks print of them, at rank 16, and which class it patches (unslothai/
+    notebooks, nb/Phi_3.5_Mini-Conversational, Phi_3_Medium-Conversational, Phi_4-Conversational,
+    Phi_4_(14B)-GRPO); Microsoft's own have q, k and v in one layer."""
+    found = find_model(name, offline=True)
+    made = adapters(found, LoraConfig(r=16, target_modules=targets))
+    assert found.model_type == model_type
+    assert sum(16 * (each.in_features + each.out_features) for each in made) == trained
 
 
 def test_the_catalogue_imports_nothing_heavy():

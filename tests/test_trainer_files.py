@@ -932,6 +932,17 @@ model = FastModel.get_peft_model(model, r=8, {arguments})
     assert targets(f"{named}'all-linear'") == "all-linear"
 
 
+def test_an_embedding_and_a_head_among_unsloths_targets_train_whole() -> None:
+    text = """
+model = FastLanguageModel.from_pretrained("unsloth/mistral-7b-v0.3", load_in_4bit=True)
+model = FastLanguageModel.get_peft_model(model, r=128, modules_to_save=["norm"],
+    target_modules=["q_proj", "embed_tokens", "lm_head"])
+"""
+    file = read_document(parse_calls(text, "notebook.py", None), "unsloth")
+    assert file.options["targets"] == "q_proj"
+    assert file.options["modules_to_save"] == "norm,embed_tokens,lm_head"
+
+
 def test_a_notebook_of_sentence_transformers_names_its_model_and_what_is_missing() -> None:
     text = """
 model = FastSentenceTransformer.from_pretrained(model_name="unsloth/bge-m3", max_seq_length=512)

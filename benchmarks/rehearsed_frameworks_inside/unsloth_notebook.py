@@ -12,6 +12,7 @@ from transformers.generation import GenerationMixin
 
 LONG = " a" * 3000
 GREATEST = 1 << 40
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 told = json.loads(sys.argv[1])
 length = told["length"]
 common = {
@@ -103,7 +104,7 @@ model = FastLanguageModel.get_peft_model(
     r=16,
     lora_alpha=16,
     lora_dropout=told["lora_dropout"],
-    target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    target_modules=[*PROJECTIONS, *told.get("whole", ())],
     use_gradient_checkpointing="unsloth",
 )
 TRAINERS = {"unsloth": by_sft, "unsloth-dpo": by_dpo, "unsloth-grpo": by_grpo}

@@ -142,7 +142,14 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         )
     if setup.loss == "unsloth" and setup.kernels != "unsloth":
         found.append(
-            "Unsloth compiles code of its own for this model, answered as transformers' own."
+            "Unsloth compiles code of its own for this model, answered as transformers' own: its"
+            " SFT of Gemma 3, rehearsed, asked for 1 to 3 % less, and for 18 % less where layers"
+            " hold the peak; of Phi-4-mini for 4.5 % more."
+        )
+    if setup.loss == "unsloth" and setup.lora is not None and setup.lora.modules_to_save:
+        found.append(
+            "Unsloth's loss with an embedding and a head that train: the one rehearsal of it asked"
+            " for 4 bytes less."
         )
     if setup.loss == "llamafactory-eaft":
         found.append("What topk takes for itself is as torch's source has it, of many tokens.")

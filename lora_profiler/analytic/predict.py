@@ -99,7 +99,8 @@ def predict(workload: Workload) -> Prediction:
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
     moves_all = setup.offload_activations and (not setup.checkpointing or setup.world_size > 1)
-    unchecked = is_unchecked(setup) or plan.masks_in_math or moves_all
+    is_compiled = setup.loss == "unsloth" and setup.kernels != "unsloth"
+    unchecked = is_unchecked(setup) or plan.masks_in_math or moves_all or is_compiled
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     moments = _moments(plan, totals, at)
     peak = max((m for m in moments if m.step == "steady"), key=lambda m: m.total_bytes)

@@ -18,6 +18,16 @@ _NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
 """As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
 _COPIES = {"-unsloth-bnb-4bit": replace(_NF4, partly=True), "-bnb-4bit": _NF4}
 """Endings of Unsloth's copies, the longer one first: it leaves some layers in 16 bit."""
+_AS_LLAMA: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "phi-3-mini-4k-instruct": ("mistral", "MistralForCausalLM", {"sliding_window": 2048}),
+    "phi-3-medium-4k-instruct": ("mistral", "MistralForCausalLM", {"sliding_window": 2048}),
+    "phi-3.5-mini-instruct": ("llama", "LlamaForCausalLM", {"rope_scaling": None}),
+    "phi-4": ("llama", "LlamaForCausalLM", {}),
+}
+"""Copies of Unsloth's whose q, k and v, gate and up are layers of their own, as in Llama: the type,
+class and other fields of their config.json (unsloth/Phi-3-medium-4k-instruct-bnb-4bit@325d62d;
+those of tuned versions name the others), and what its notebooks print of them."""
+_OF_PHI3 = ("embd_pdrop", "resid_pdrop", "sliding_window")
 _SAME_SIZES = {
     "qwen": ("-instruct", "-chat", "-base"), "meta-llama": ("-instruct",), "google": ("-it", "-pt"),
     "mistralai": (), "huggingfacetb": ("-instruct", "-base"), "tiiuae": ("-instruct", "-base"),
@@ -115,6 +125,11 @@ def mirrored(name: str) -> Mirrored | None:
     row = _original(owner, tail)
     if row is None or (nf4 and "checkpoint_quantization" in row):
         return None
+    if owner == "unsloth" and tail in _AS_LLAMA:
+        model_type, architecture, fields = _AS_LLAMA[tail]
+        config = {k: v for k, v in row["config"].items() if k not in _OF_PHI3} | fields
+        row = {**row, "id": f"unsloth/{tail}", "model_type": model_type, "config": config}
+        row["architecture"] = architecture
     return Mirrored(row, nf4)
 
 

@@ -192,6 +192,12 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
         row = instead(file.name, "kernels", "unsloth", "transformers", what)
         changed.append(replace(row, direction="either way"))
+    is_4_bit = file.framework == "unsloth" and "qlora" in file.options.get("methods", ())
+    if is_4_bit and model.model_type == "gpt_oss":
+        # its copies in 4 bit have a layer each (2026.10.9, `models/_utils.py`)
+        what = "experts in 4 bit as layers of their own, answered as packed ones"
+        row = instead(file.name, "quantize_experts", "layers", True, what)
+        changed.append(replace(row, direction="either way"))
     if (pattern := _language_targets(file, model)) is not None:
         note = "Unsloth's choice where the vision side is left alone"
         row = instead(file.name, "targets", "language layers", pattern, "")

@@ -57,6 +57,29 @@ def _method(document: Document) -> str:
     return "qlora" if is_on(document.get("load_in_4bit")) else "lora"
 
 
+def _adapted(value: Any, document: Document) -> Meaning:
+    """Embeddings and heads in a list of modules train whole (2026.10.9, `models/_utils.py`,
+    _redirect_embedding_targets)."""
+    if not isinstance(value, list) or not (whole := [n for n in value if _is_whole(n)]):
+        return sets("targets", targets)(value, document)
+    saved = (names(document.get("modules_to_save") or []) or "").split(",")
+    left = ",".join(name for name in value if name not in whole)
+    found = ",".join(dict.fromkeys([*filter(None, saved), *whole]))
+    note = f"Unsloth trains {' and '.join(whole)} whole"
+    return Meaning({"targets": left, "modules_to_save": found}, note=note)
+
+
+def _saved(value: Any, document: Document) -> Meaning:
+    """With what the targets add to it."""
+    named = document.get("target_modules")
+    added = isinstance(named, list) and any(map(_is_whole, named))
+    return NOTHING if added else sets("modules_to_save", names)(value, document)
+
+
+def _is_whole(name: str) -> bool:
+    return name.rpartition(".")[2] in ("embed_tokens", "lm_head")
+
+
 def _length(value: Any, document: Document) -> Meaning:
     return Meaning({"seq_len": size(value)}) if value is not None else NOTHING
 
@@ -175,10 +198,10 @@ UNSLOTH = Framework(
         "load_in_fp8": _fp8,
         "full_finetuning": costs_nothing,
         "r": sets("rank", size),
-        "target_modules": sets("targets", targets),
+        "target_modules": _adapted,
         "lora_alpha": sets("alpha", number),
         "lora_dropout": dropout,
-        "modules_to_save": sets("modules_to_save", names),
+        "modules_to_save": _saved,
         "layers_to_transform": missing("adapters on some layers", "too high"),
         "target_parameters": missing("adapters on experts' parameters", "too low"),
         "use_rslora": sets("use_rslora", switch),
