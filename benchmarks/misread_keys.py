@@ -178,8 +178,11 @@ def _axolotl() -> Callable[[Mapping[str, Any]], Held]:
             held["use_dora"] = bool(own.peft_use_dora)
             on = own.lora_mlp_kernel or own.lora_qkv_kernel or own.lora_o_kernel
             held["lora_kernels"] = "axolotl" if on else "peft"
+        is_alone = not (own.fsdp or own.fsdp_config or own.deepspeed)
+        is_prepared = own.activation_offloading and adapter and bits and is_alone
         if (own.gradient_checkpointing_kwargs or {}).get("use_reentrant") is not None:
             held["use_reentrant"] = own.gradient_checkpointing_kwargs["use_reentrant"]
+            held["use_reentrant"] |= bool(is_prepared)  # by PEFT, and nobody asks again
         kernel = own.attn_implementation
         if kernel in _KERNELS:
             held["attention"] = _KERNELS[kernel]
