@@ -36,7 +36,7 @@ class Configuration(NamedTuple):
 def configurations() -> Iterator[Configuration]:
     """Without packed rows, which no rehearsal can tell: transformers asks the card whether rows are
     packed, and a card that computes nothing says no."""
-    for configuration in (*_first(), *_second(), *_third(), *_scaled()):
+    for configuration in (*_first(), *_second(), *_third(), *_scaled(), *_fourth()):
         if not configuration.setup.is_packed:
             yield configuration
 
@@ -200,3 +200,18 @@ def _shared(draw: random.Random) -> TrainSetup:
     usual = _usual(draw)
     sharding = draw.choice(("ddp", "zero1", "fsdp", "fsdp-no-reshard"))
     return replace(usual, world_size=draw.choice((2, 2, 2, 8)), sharding=sharding)
+
+
+def _fourth() -> Iterator[Configuration]:
+    """RMSprop, on each side of where the optimizer step holds the peak; packed experts in 4 bit."""
+    for impl in ("foreach", "forloop"):
+        setup = TrainSetup(optimizer="rmsprop", optimizer_impl=impl, seq_len=128)
+        yield Configuration("HuggingFaceTB/SmolLM2-135M", setup, "a10")
+        yield Configuration("openai-community/gpt2", _adapted(setup, r=32), "a100_sxm_80gb")
+    packed = TrainSetup(
+        lora=LoraConfig(target_modules=".*self_attn.*_proj"),
+        quantization=Quantization(quantize_experts=True),
+        checkpointing=True,
+    )
+    yield Configuration("Qwen/Qwen3-30B-A3B", packed, "h100_sxm_80gb")
+    yield Configuration("mistralai/Mixtral-8x7B-v0.1", packed, "b200_180gb")

@@ -103,7 +103,8 @@ def _pack_experts(
     `monkeypatch/moe_quant.py`."""
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
 
-    _keep_code_book()
+    if any(parameter.is_meta for parameter in model.parameters()) and deferred is None:
+        _keep_code_book()
     for name, module in list(model.named_modules()):
         for own, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim >= 3 and "expert" in f"{name}.{own}".lower():
