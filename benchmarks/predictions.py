@@ -46,6 +46,7 @@ PREDICTOR = (
     "platform.py",
     "model_spec.py",
     "option.py",
+    "option_checks.py",
     "option_values.py",
     "lora_config.py",
     "step_options.py",
