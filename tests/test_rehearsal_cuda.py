@@ -375,7 +375,7 @@ def test_small_collectives_carry_what_they_are_asked_to(tmp_path: Path) -> None:
     text = (
         "import os, torch, torch.distributed as dist\ndist.init_process_group('nccl')\nrank = dist.get_rank()\n"
         "torch.cuda.set_device(rank)\nx = torch.tensor([rank + 5] * 3).cuda()\ny = [torch.zeros(3, dtype=torch.long).cuda() for _ in range(2)]\n"
-        "dist.all_gather(y, x)\ndist.broadcast(x, 1)\nprint('GOT', rank, [each.tolist() for each in y], x.tolist(), flush=True)\n"
+        "dist.all_gather(y, x)\ndist.broadcast(x, 1)\nos.write(1, f'GOT {rank} {[each.tolist() for each in y]} {x.tolist()}\\n'.encode())\n"
     )
     done = rehearse(
         "--gpu",
