@@ -217,9 +217,9 @@ def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
         config["hidden_act"] = (
             "gelu_pytorch_tanh"  # GemmaConfig: the first files name the wrong one
         )
-        window = config.get("sliding_window")
-        if kind == "gemma3_text" and config.get("use_bidirectional_attention") and window:
-        config["sliding_window"] = config["sliding_window"] // 2 + 1  # on each side
+    window = config.get("sliding_window")
+    if kind == "gemma3_text" and config.get("use_bidirectional_attention") and window:
+        config["sliding_window"] = window // 2 + 1  # on each side
     if config.get("use_sliding_window") is False:
         config["sliding_window"] = None
     pattern = config.pop("sliding_window_pattern", None)
