@@ -110,7 +110,8 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     prediction, words = _predicted(workload, engine), words_beside(workload)
     model = workload.model
     is_partly = model.stored is not None and model.stored.partly
-    if is_partly or model.text_side_of is not None or is_unchecked(workload.setup):
+    is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
+    if is_unrun or model.text_side_of is not None:
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
         from lora_profiler.planning.reserve import with_reductions
@@ -130,12 +131,27 @@ def words_beside(workload: Workload) -> tuple[str, ...]:
         *_text_side_words(workload),
         *image_words(workload),
         *qat_words(workload),
+        *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
     )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words
     from lora_profiler.analytic import paged_bytes
 
     return (*words, *optimizer_words(workload.setup, paged_bytes(workload)))
+
+
+_STOOD_IN = (
+    "Kernels of Liger or axolotl are stand-ins in a trace of this type of model: no run with them"
+    " was held against it."
+)
+
+
+def _has_stood_in_kernels(workload: Workload) -> bool:
+    """Whether kernels of another library are known of the model by traces alone, in which others
+    stand in for them."""
+    setup = workload.setup
+    replaced = setup.kernels == "liger" or (setup.lora and setup.lora.lora_kernels == "axolotl")
+    return bool(replaced) and not rules_know(workload)
 
 
 def _predicted(workload: Workload, engine: str) -> Prediction:
