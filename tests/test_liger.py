@@ -244,3 +244,15 @@ def test_what_is_not_known_is_refused() -> None:
 def test_it_is_said() -> None:
     assert {*NAMES, *TRACED} == set(LIGER_TYPES)
     assert training_line(BASE).endswith(", liger kernels")
+
+
+def test_kernels_of_stand_ins_alone_are_an_estimate_that_says_so() -> None:
+    from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
+
+    for name, is_ruled in (("HuggingFaceTB/SmolLM3-3B", False), ("Qwen/Qwen3-0.6B", True)):
+        setup = TrainSetup(lora=LoraConfig(), kernels="liger", seq_len=64)
+        answer = predict(Workload(model=find_model(name, offline=True), setup=setup))
+        said = any("stand-ins" in words for words in answer.assumptions)
+        assert (answer.exactness == "estimate", said) == (
+            (False, False) if is_ruled else (True, True)
+        )
