@@ -15,7 +15,7 @@ from lora_profiler.option_values import (
     Recipe,
 )
 
-_OF_LORA = ("use_rslora", "use_dora", "fast_lora", "lora_kernels")
+_OF_LORA = ("use_rslora", "use_dora", "fast_lora", "lora_kernels", "target_parameters")
 IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
     "lora": ("feedforward_modules", "oft_block_size"),
     "vera": ("lora_alpha", "feedforward_modules", "oft_block_size", *_OF_LORA),
@@ -228,6 +228,19 @@ class LoraConfig:
             " each, with their adapters.",
             words="{}'s adapters",
             heading="{}'s LoRA kernels",
+        ),
+    )
+    target_parameters: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "Bare parameters to adapt, such as packed experts, by the ends of their full names.",
+            metavar="NAME,...",
+            added=44,
+            group="adapter",
+            tip="Bare parameters, such as packed experts, by the ends of their full names.",
+            placeholder="none; or mlp.experts.gate_up_proj,mlp.experts.down_proj",
+            words="parameters {}",
+            heading="parameters {}",
         ),
     )
 

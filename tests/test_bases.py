@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import peft
 import pytest
 import torch
 from transformers.integrations import finegrained_fp8
@@ -244,6 +245,32 @@ def test_what_a_packed_base_does_not_go_with(golden_file: Golden) -> None:
         return "answered"
 
     golden_file.compare_answers("refusals-bases", answer)
+
+
+def test_adapters_on_experts_in_4_bit_end_in_the_second_step():
+    """PEFT 0.21's `ParamWrapper._remove_parametrizations` looks for a proxy of another class, and
+    what it left has the packed parameter require gradients; by the end of their names it finds no
+    parameters at all."""
+    setup = TrainSetup(
+        lora=LoraConfig(r=4, target_modules=("q_proj",)),
+        quantization=Quantization(quantize_experts=True),
+        batch_size=2,
+        seq_len=8,
+        device="cpu",
+    )
+
+    def adapted(name: str) -> torch.nn.Module:
+        model = oracle.build(cases.CONFIGS["qwen3_moe"], setup).unload()
+        config = peft.LoraConfig(target_modules=["q_proj"], target_parameters=[name])
+        return peft.get_peft_model(model, config).train()
+
+    with pytest.warns(RuntimeWarning, match="no parameter was matched"):
+        adapted("mlp.experts.down_proj")
+    model, tokens = adapted("model.layers.0.mlp.experts.down_proj"), torch.ones(2, 8).long()
+    with pytest.warns(UserWarning, match="Could not find any LoRA parametrization"):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+    with pytest.raises(RuntimeError, match="floating point dtype can require gradients"):
+        model(input_ids=tokens)
 
 
 def test_layers_that_peft_does_not_find_by_itself_are_said():

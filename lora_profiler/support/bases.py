@@ -204,8 +204,9 @@ def check_quantized_experts(workload: Workload) -> None:
     on = next((a for a in adapted if f"{a.module}.{a.parameter}" in found), None)
     if on is not None:
         raise UsageError(
-            f"adapters on experts in 4 bit are not known ({on.module}.{on.parameter}); take"
-            " --targets attention, or leave --quantize-experts out."
+            f"PEFT 0.21 wraps experts in 4 bit ({on.module}.{on.parameter}) for one step, and the"
+            " next is an error (ParamWrapper: only Tensors of floating point dtype can require"
+            " gradients); take --targets attention, or leave --quantize-experts out."
         )
 
 
