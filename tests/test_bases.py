@@ -247,6 +247,25 @@ def test_what_a_packed_base_does_not_go_with(golden_file: Golden) -> None:
     golden_file.compare_answers("refusals-bases", answer)
 
 
+@pytest.mark.parametrize(
+    ("kind", "adapter", "error", "words"),
+    [
+        *[(kind, {"use_dora": True}, ValueError, "not support DoRA") for kind in ("gptq", "awq")],
+        *[
+            (kind, {"peft_type": "ia3", "feedforward_modules": ("down_proj",)}, ValueError, "only")
+            for kind in ("gptq", "awq")
+        ],
+        ("fp8", {"use_dora": True}, NotImplementedError, "not implemented for 'Float8"),
+    ],
+)
+def test_adapters_that_peft_itself_refuses_over_a_packed_base(kind, adapter, error, words):
+    """Before the first step, in words that the refusal has too."""
+    asked = workload(kind, dtype="bfloat16")
+    setup = replace(asked.setup, lora=LoraConfig(target_modules=EVERY, **adapter))
+    with pytest.raises(error, match=words):
+        packed_layers.adapted(replace(asked, setup=setup))
+
+
 def test_adapters_on_experts_in_4_bit_end_in_the_second_step():
     """PEFT 0.21's `ParamWrapper._remove_parametrizations` looks for a proxy of another class, and
     what it left has the packed parameter require gradients; by the end of their names it finds no

@@ -288,9 +288,22 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             " stock.",
         ),
         (
-            lora.use_dora or lora.peft_type != "lora" or lora.fast_lora,
-            "PEFT's layers over it are LoRA's alone; leave out --use-dora, --fast-lora and"
-            " --peft-type.",
+            lora.use_dora,
+            "torch multiplies no weights in float8, which PEFT's DoRA scales as they are; leave"
+            " --use-dora out."
+            if kind == "fp8"
+            else "PEFT's layers over it do not support DoRA (tuners/lora/{gptq,awq}.py); leave"
+            " --use-dora out.",
+        ),
+        (
+            lora.peft_type == "ia3" and kind != "fp8",
+            "PEFT's IA3 takes torch's linear layers alone (tuners/ia3/model.py); take --peft-type"
+            " lora.",
+        ),
+        (
+            lora.peft_type != "lora" or lora.fast_lora,
+            "adapters other than PEFT's LoRA are known by traces, which take its packages' kernels"
+            " for CUDA; leave out --peft-type and --fast-lora.",
         ),
         (
             setup.sharding not in ("none", "ddp"),
