@@ -4,6 +4,7 @@ keeps under PEFT's own adapters, and what they are refused with."""
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -11,6 +12,8 @@ import peft
 import pytest
 import torch
 from transformers.integrations import finegrained_fp8
+from transformers.quantizers.quantizer_hqq import HqqHfQuantizer
+from transformers.utils.quantization_config import QuantizationMethod
 
 import cases
 import oracle
@@ -26,7 +29,7 @@ from lora_profiler.support.bases import BASES
 from lora_profiler.workload import LoraConfig, Quantization, QuantType, TrainSetup, Workload
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "packed_layers.json").read_text("utf-8"))
-KINDS: tuple[QuantType, ...] = ("gptq", "awq", "fp8")
+KINDS: tuple[QuantType, ...] = ("gptq", "awq", "fp8", "hqq")
 EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -52,7 +55,10 @@ def test_a_layer_has_the_bytes_that_its_package_makes(row):
     assert base.layer_bytes(inputs, outputs, stored) == (row["weight_bytes"], row["constant_bytes"])
     assert row["bias_bytes"] in (0, 2 * outputs)
     kept = [[base.scale_dtype, [inputs, outputs]]] if base.keeps == "weight" else []
+    kept = [["float16", [2, 8, inputs]]] if base.keeps == "input" else kept
     assert row["kept"] == kept
+    if base.in_torch:  # three of the weight's size
+        assert row["most_bytes"] == 3 * 2 * inputs * outputs
 
 
 @pytest.mark.parametrize("block", [(128, 128), (64, 64), None])
@@ -120,6 +126,23 @@ def test_peaks_of_real_steps(kind, checkpointing):
         assert max(ours.values()) == pytest.approx(real[2, "step"] - fixed, rel=0.005)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_weights_that_come_back_in_steps_hold_the_peak_of_a_wide_model(checkpointing):
+    """Three of the widest layer's, in 16 bit, beside what a few tokens leave."""
+    sizes = {"hidden_size": 128, "intermediate_size": 1024, "vocab_size": 32}
+    model = model_from_config(cases.CONFIGS["llama"] | sizes, id="wide", source="test")
+    asked = replace(
+        workload("hqq", dtype="bfloat16", seq_len=4, checkpointing=checkpointing), model=model
+    )
+    found, adapted = predict(asked), packed_layers.adapted(asked)
+    fixed = sum(oracle.fixed_storages(adapted).values())
+    buffers = sum(t.nbytes for n, t in adapted.named_buffers() if "inv_freq" in n)
+    held = found.persistent_bytes
+    base = sum(held[name] for name in ("parameters", "quantization_state", "adapters")) + buffers
+    real = oracle.step_peaks(adapted, asked.setup)[2, "step"] - fixed
+    assert found.peak.total_bytes - base == pytest.approx(real, rel=0.02)
+
+
 def test_a_stand_in_keeps_what_the_package_keeps():
     row = next(row for row in RECORDED["rows"] if row["kind"] == "gptq")
     layer = packed_layers.GptqLinear(
@@ -167,7 +190,7 @@ def published(kind: str, **changes: Any) -> Any:
     return model_from_config(raw, id=f"Qwen2.5-7B-{kind}", source="test")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_a_published_config_is_answered_for_what_it_is(kind):
     model = published(kind)
     asked = Workload(model=model, setup=setup_for(model, method="lora", seq_len=2048))
@@ -245,6 +268,18 @@ def test_what_a_packed_base_does_not_go_with(golden_file: Golden) -> None:
         return "answered"
 
     golden_file.compare_answers("refusals-bases", answer)
+
+
+def test_transformers_loads_no_hqq_and_the_answer_says_who_does():
+    """Its quantizer, made without the package that its constructor asks for."""
+    quantizer = object.__new__(HqqHfQuantizer)
+    quantizer.quantization_config = SimpleNamespace(quant_method=QuantizationMethod.HQQ)
+    with pytest.raises(NotImplementedError, match="HQQ is not available yet"):
+        quantizer.get_quantize_ops()
+    model = find_model("Qwen/Qwen2.5-7B", offline=True)
+    setup = setup_for(model, method="qlora", quant_type="hqq")
+    said = engine.predict(Workload(model=model, setup=setup)).assumptions
+    assert any("AutoHQQHFModel" in words and "not available yet" in words for words in said)
 
 
 @pytest.mark.parametrize(

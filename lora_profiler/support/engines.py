@@ -119,8 +119,8 @@ def why_untraced(setup: TrainSetup) -> str | None:
         return None
     title = QUANT_TITLES[setup.quantization.quant_type]
     return (
-        f"a base in {title} is known to the rules alone: its layers are the packages' own kernels"
-        " for CUDA; take --engine analytic, or --quant-type nf4."
+        f"a base in {title} is known to the rules alone: its layers are its package's own; take"
+        " --engine analytic, or --quant-type nf4."
     )
 
 
