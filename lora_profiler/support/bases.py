@@ -4,7 +4,8 @@ and what each does not go with. No torch.
 Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py` (Int8Params),
 `autograd/_functions.py`; GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`;
 transformers 5.24 `integrations/finegrained_fp8.py`, `quantizers/quantizer_awq.py`; PEFT 0.21
-`tuners/lora/{bnb,gptq,awq,hqq,layer}.py`; hqq 0.2.8 `core/{quantize,bitpack}.py`. Held against the layers themselves by `tests/test_bases.py`.
+`tuners/lora/{bnb,gptq,awq,hqq,layer}.py`; hqq 0.2.8 `core/{quantize,bitpack}.py`. Held against the
+layers themselves by `tests/test_bases.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,8 +40,8 @@ class Base(NamedTuple):
     does not clone, and casts before it scales, "linear" is as over 16-bit weights, and "hqq" too
     but that it casts nothing under autocast. in_torch: the weight is brought back by operators of
     torch, one after the other, in each product and for its gradient. group_size: of weights that
-    share a scale, where nobody says. defaults: values of options that were not given. stores: what `layer_bytes` are, in words of weights and of
-    constants.
+    share a scale, where nobody says. defaults: values of options that were not given. stores: what
+    `layer_bytes` are, in words of weights and of constants.
     """
 
     layer_bytes: Callable[[int, int, StoredBase], LayerBytes]
