@@ -1,4 +1,4 @@
-"""Bases of GPTQ, AWQ and FP8: bytes of their layers as the packages' own have them, what autograd
+"""Bases of GPTQ, AWQ, FP8 and HQQ: bytes of their layers as the packages' own have them, what autograd
 keeps under PEFT's own adapters, and what they are refused with."""
 
 import json
@@ -143,6 +143,25 @@ def test_weights_that_come_back_in_steps_hold_the_peak_of_a_wide_model(checkpoin
     assert found.peak.total_bytes - base == pytest.approx(real, rel=0.02)
 
 
+REHEARSED = json.loads((Path(__file__).parent / "data" / "rehearsed_hqq.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("row", REHEARSED["rows"], ids=lambda r: "-".join(map(str, r.values())))
+def test_hqq_asks_a_pretended_card_for_the_predicted_bytes(row):
+    """hqq's own layers on torch's CUDA build (`benchmarks/rehearsed_hqq.py`); widest layers' weights
+    come back beside the layer's peak."""
+    sizes = {"model_type": row["model_type"]} | REHEARSED["sizes"]
+    asked = {"batch_size", "seq_len", "dtype", "precision", "checkpointing"} & row.keys()
+    setup = TrainSetup(
+        lora=LoraConfig(target_modules=EVERY, lora_dropout=row.get("lora_dropout", 0.0)),
+        quantization=Quantization(quant_type="hqq"),
+        **{"dtype": "bfloat16"} | {name: row[name] for name in asked},
+    )
+    model = model_from_config(sizes, id="wide", source="test")
+    found = predict(Workload(model=model, setup=setup)).peak
+    assert found.total_bytes == row["requested_bytes"]
+
+
 def test_a_stand_in_keeps_what_the_package_keeps():
     row = next(row for row in RECORDED["rows"] if row["kind"] == "gptq")
     layer = packed_layers.GptqLinear(
@@ -278,7 +297,9 @@ def test_transformers_loads_no_hqq_and_the_answer_says_who_does():
         quantizer.get_quantize_ops()
     model = find_model("Qwen/Qwen2.5-7B", offline=True)
     setup = setup_for(model, method="qlora", quant_type="hqq")
-    said = engine.predict(Workload(model=model, setup=setup)).assumptions
+    found = engine.predict(Workload(model=model, setup=setup))
+    said = found.assumptions
+    assert found.exactness == "exact"  # in the loss
     assert any("AutoHQQHFModel" in words and "not available yet" in words for words in said)
 
 
