@@ -15,8 +15,10 @@ from typing import Any
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "rehearsed_hqq.json"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-WIDE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "vocab_size": 2048,
-        "num_attention_heads": 16, "num_key_value_heads": 4, "tie_word_embeddings": False}  # fmt: skip
+WIDE = {
+    **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "vocab_size": 2048},
+    **{"num_attention_heads": 16, "num_key_value_heads": 4, "tie_word_embeddings": False},
+}
 CELLS: tuple[dict[str, Any], ...] = (
     {"model_type": "llama", "seq_len": 512},
     {"model_type": "llama", "seq_len": 512, "checkpointing": True},
