@@ -220,7 +220,8 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     about = asked.get("quantize_experts") or (file.framework == "axolotl" and asked.get("dropout"))
     found = _adapters(model, asked) if about else ()
     in_4_bit = asked.get("quantize_experts") and any(a.num_experts > 1 for a in found)
-    if in_4_bit and (parameters := asked.get("target_parameters")):
+    parameters, others = asked.get("target_parameters"), asked | {"target_parameters": None}
+    if in_4_bit and parameters and not any(a.num_experts > 1 for a in _adapters(model, others)):
         what = "adapters on experts in 4 bit, answered without"
         row = instead(file.name, "target_parameters", parameters, None, what)
         changed.append(replace(row, direction="too low"))
