@@ -49,6 +49,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
         "dtype": "float16",
     },
     "LoRA, base in FP8": {"lora": LoraConfig(), "quantization": Quantization(quant_type="fp8")},
+    "LoRA, base in HQQ": {"lora": LoraConfig(), "quantization": Quantization(quant_type="hqq")},
     "DoRA, base in 16 bit": {"lora": DORA},
     "DoRA, base in NF4": {"lora": DORA, "quantization": NF4},
     "DoRA, base in LLM.int8": {"lora": DORA, "quantization": INT8},

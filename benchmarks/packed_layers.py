@@ -1,12 +1,14 @@
-"""What layers of GPTQModel hold and keep, recorded with the package itself.
+"""What layers of GPTQModel and hqq hold and keep, recorded with the packages themselves.
 
-    PYTHONPATH=GPTQMODEL python -m benchmarks.packed_layers
+    PYTHONPATH=PACKAGE python -m benchmarks.packed_layers gptqmodel|hqq
 
-writes `tests/data/packed_layers.json`: for each kind, width and group the bytes of a layer's
-buffers, and what autograd keeps of its product in training.
+writes those rows of `tests/data/packed_layers.json` anew: for each kind, width and group the bytes
+of a layer's tensors, and what autograd keeps of its product in training; of hqq, whose weight comes
+back in steps, also the most that this takes.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -14,13 +16,37 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "packed_layers.json"
 SHAPES = ((512, 256), (896, 128), (160, 64), (64, 160))
 GROUPS = (128, 64, 32, -1)
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def _of_hqq() -> Iterator[dict[str, Any]]:
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    for (inputs, outputs), group, bias in product(SHAPES, GROUPS[:-1], (False, True)):
+        linear = torch.nn.Linear(inputs, outputs, bias=bias)
+        config = BaseQuantizeConfig(nbits=4, group_size=group, axis=1)
+        layer = HQQLinear(linear, config, compute_dtype=torch.float16, device="cpu")
+        packed = {"qweight": layer.W_q.data, "zero": layer.meta["zero"]}
+        packed |= {"scale": layer.meta["scale"]} | ({"bias": layer.bias} if bias else {})
+        yield _row("hqq", 4, group, layer, packed) | {"most_bytes": _most(layer.dequantize)}
+
+
+def _most(run: Any) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    live = peak = 0
+    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+def _of_gptqmodel() -> Iterator[dict[str, Any]]:
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     for (inputs, outputs), group, bits, bias in product(
@@ -37,10 +63,11 @@ def rows() -> Iterator[dict[str, Any]]:
         )
         layer.optimized = True  # compiled it allocates less and keeps the same
         layer.post_init()
-        yield _row("gptq", bits, group, layer)
+        yield _row("gptq", bits, group, layer, dict(layer.named_buffers()))
     for (inputs, outputs), group, bias in product(SHAPES, GROUPS, (False, True)):
         if inputs % group == 0:
-            yield _row("awq", 4, group, _awq_layer(inputs, outputs, group, bias))
+            layer = _awq_layer(inputs, outputs, group, bias)
+            yield _row("awq", 4, group, layer, dict(layer.named_buffers()))
 
 
 def _awq_layer(inputs: int, outputs: int, group: int, bias: bool) -> Any:
@@ -77,9 +104,11 @@ def _awq_layer(inputs: int, outputs: int, group: int, bias: bool) -> Any:
     return layer
 
 
-def _row(kind: str, bits: int, group: int, layer: Any) -> dict[str, Any]:
+def _row(
+    kind: str, bits: int, group: int, layer: Any, tensors: dict[str, torch.Tensor]
+) -> dict[str, Any]:
     layer.train()
-    own = {t.untyped_storage().data_ptr() for t in layer.buffers()}
+    own = {t.untyped_storage().data_ptr() for t in tensors.values()}
     kept: list[Any] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,7 +119,7 @@ def _row(kind: str, bits: int, group: int, layer: Any) -> dict[str, Any]:
     x = torch.randn(2, 8, layer.in_features, dtype=torch.float16, requires_grad=True)
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(x)
-    sizes = {name: t.nbytes for name, t in layer.named_buffers()}
+    sizes = {name: t.nbytes for name, t in tensors.items()}
     return {
         "kind": kind,
         "bits": bits,
@@ -107,6 +136,11 @@ def _row(kind: str, bits: int, group: int, layer: Any) -> dict[str, Any]:
 if __name__ == "__main__":
     from importlib.metadata import version
 
-    recorded = {"gptqmodel": version("gptqmodel"), "torch": torch.__version__, "rows": list(rows())}
-    lines = ",\n".join(json.dumps(row) for row in recorded.pop("rows"))
+    package = sys.argv[1]
+    made = list({"gptqmodel": _of_gptqmodel, "hqq": _of_hqq}[package]())
+    recorded = json.loads(FILE.read_text("utf-8"))
+    kinds = {row["kind"] for row in made}
+    kept = [row for row in recorded.pop("rows") if row["kind"] not in kinds]
+    recorded |= {package: version(package), "torch": torch.__version__}
+    lines = ",\n".join(json.dumps(row) for row in (*kept, *made))
     FILE.write_text(f'{json.dumps(recorded)[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")

@@ -15,7 +15,7 @@ from lora_profiler.option_values import (
     Recipe,
 )
 
-_OF_LORA = ("use_rslora", "use_dora", "fast_lora", "lora_kernels")
+_OF_LORA = ("use_rslora", "use_dora", "fast_lora", "lora_kernels", "target_parameters")
 IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
     "lora": ("feedforward_modules", "oft_block_size"),
     "vera": ("lora_alpha", "feedforward_modules", "oft_block_size", *_OF_LORA),
@@ -230,6 +230,19 @@ class LoraConfig:
             heading="{}'s LoRA kernels",
         ),
     )
+    target_parameters: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "Bare parameters to adapt, such as packed experts, by the ends of their full names.",
+            metavar="NAME,...",
+            added=44,
+            group="adapter",
+            tip="Bare parameters, such as packed experts, by the ends of their full names.",
+            placeholder="none; or mlp.experts.gate_up_proj,mlp.experts.down_proj",
+            words="parameters {}",
+            heading="parameters {}",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -274,7 +287,7 @@ class LoraConfig:
 class Quantization:
     """The frozen base quantised: by bitsandbytes in NF4 (block 64), with or without double
     quantisation, or in int8 (`load_in_8bit`: LLM.int8, a scale for each output); by GPTQModel as
-    GPTQ or AWQ; or in FP8 by blocks (transformers' FineGrainedFP8Config).
+    GPTQ or AWQ; in FP8 by blocks (transformers' FineGrainedFP8Config); or by hqq (HQQLinear).
 
     quantize_experts: experts packed into one parameter are in NF4 too, each brought back as a whole
     when its layer runs (bitsandbytes 0.50 `nn/parametrize.py`, replace_parameter_4bit).
@@ -315,14 +328,14 @@ class Quantization:
     quant_type: QuantType = field(
         default="nf4",
         metadata=option(
-            "QLoRA: nf4 (load_in_4bit), int8, which is LLM.int8 (load_in_8bit), gptq, awq, or fp8"
-            " by blocks; a checkpoint that is stored so says it itself.",
+            "QLoRA: nf4 (load_in_4bit), int8, which is LLM.int8 (load_in_8bit), gptq, awq, fp8 by"
+            " blocks, or hqq; a checkpoint that is stored so says it itself.",
             unmodelled=tuple(UNMODELLED_BASES.items()),
             added=10,
             group="base",
             label="Quantised to",
             tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit); gptq, awq: by GPTQModel; fp8: by"
-            " blocks.",
+            " blocks; hqq: by hqq.",
             words="{} base",
         ),
     )

@@ -91,13 +91,14 @@ OffloadDevice = Literal["none", "cpu", "nvme"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
 Qat = Literal["none", "8da4w", "int8-int4", "int4", "fp8-int4", "fp8-fp8"]
-QuantType = Literal["nf4", "int8", "gptq", "awq", "fp8"]
+QuantType = Literal["nf4", "int8", "gptq", "awq", "fp8", "hqq"]
 QUANT_TITLES: Mapping[str, str] = {
     "nf4": "NF4",
     "int8": "LLM.int8",
     "gptq": "GPTQ",
     "awq": "AWQ",
     "fp8": "FP8",
+    "hqq": "HQQ",
 }
 """As people write them."""
 PeftType = Literal["lora", "vera", "ia3", "oft"]
@@ -124,7 +125,6 @@ UNMODELLED_BASES: Mapping[str, str] = {
     "fp4": "bitsandbytes' FP4 has as many bytes as its NF4; take nf4.",
     "mxfp4": "transformers trains nothing on it; bring its weights back to 16 bit (dequantize).",
     "nvfp4": "transformers trains nothing on it.",
-    "hqq": "transformers 5 loads none (quantizers/quantizer_hqq.py has no operation); nf4 is near.",
     "int4": "neither transformers nor PEFT trains on torchao's int4; nf4 is the nearest.",
     "torchao": "transformers trains on its formats of 8 bit alone, and none of those was traced.",
     "eetq": "its package's kernels were not traced; codes of int8 have as many bytes.",

@@ -1,15 +1,19 @@
-"""Bases of GPTQ, AWQ and FP8: bytes of their layers as the packages' own have them, what autograd
+"""Bases of GPTQ, AWQ, FP8 and HQQ: bytes of their layers as the packages' own have them, what autograd
 keeps under PEFT's own adapters, and what they are refused with."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import peft
 import pytest
 import torch
 from transformers.integrations import finegrained_fp8
+from transformers.quantizers.quantizer_hqq import HqqHfQuantizer
+from transformers.utils.quantization_config import QuantizationMethod
 
 import cases
 import oracle
@@ -25,7 +29,7 @@ from lora_profiler.support.bases import BASES
 from lora_profiler.workload import LoraConfig, Quantization, QuantType, TrainSetup, Workload
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "packed_layers.json").read_text("utf-8"))
-KINDS: tuple[QuantType, ...] = ("gptq", "awq", "fp8")
+KINDS: tuple[QuantType, ...] = ("gptq", "awq", "fp8", "hqq")
 EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -51,7 +55,10 @@ def test_a_layer_has_the_bytes_that_its_package_makes(row):
     assert base.layer_bytes(inputs, outputs, stored) == (row["weight_bytes"], row["constant_bytes"])
     assert row["bias_bytes"] in (0, 2 * outputs)
     kept = [[base.scale_dtype, [inputs, outputs]]] if base.keeps == "weight" else []
+    kept = [["float16", [2, 8, inputs]]] if base.keeps == "input" else kept
     assert row["kept"] == kept
+    if base.in_torch:  # three of the weight's size
+        assert row["most_bytes"] == 3 * 2 * inputs * outputs
 
 
 @pytest.mark.parametrize("block", [(128, 128), (64, 64), None])
@@ -119,6 +126,42 @@ def test_peaks_of_real_steps(kind, checkpointing):
         assert max(ours.values()) == pytest.approx(real[2, "step"] - fixed, rel=0.005)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_weights_that_come_back_in_steps_hold_the_peak_of_a_wide_model(checkpointing):
+    """Three of the widest layer's, in 16 bit, beside what a few tokens leave."""
+    sizes = {"hidden_size": 128, "intermediate_size": 1024, "vocab_size": 32}
+    model = model_from_config(cases.CONFIGS["llama"] | sizes, id="wide", source="test")
+    asked = replace(
+        workload("hqq", dtype="bfloat16", seq_len=4, checkpointing=checkpointing), model=model
+    )
+    found, adapted = predict(asked), packed_layers.adapted(asked)
+    fixed = sum(oracle.fixed_storages(adapted).values())
+    buffers = sum(t.nbytes for n, t in adapted.named_buffers() if "inv_freq" in n)
+    held = found.persistent_bytes
+    base = sum(held[name] for name in ("parameters", "quantization_state", "adapters")) + buffers
+    real = oracle.step_peaks(adapted, asked.setup)[2, "step"] - fixed
+    assert found.peak.total_bytes - base == pytest.approx(real, rel=0.02)
+
+
+REHEARSED = json.loads((Path(__file__).parent / "data" / "rehearsed_hqq.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("row", REHEARSED["rows"], ids=lambda r: "-".join(map(str, r.values())))
+def test_hqq_asks_a_pretended_card_for_the_predicted_bytes(row):
+    """hqq's own layers on torch's CUDA build (`benchmarks/rehearsed_hqq.py`); widest layers' weights
+    come back beside the layer's peak."""
+    sizes = {"model_type": row["model_type"]} | REHEARSED["sizes"]
+    asked = {"batch_size", "seq_len", "dtype", "precision", "checkpointing"} & row.keys()
+    setup = TrainSetup(
+        lora=LoraConfig(target_modules=EVERY, lora_dropout=row.get("lora_dropout", 0.0)),
+        quantization=Quantization(quant_type="hqq"),
+        **{"dtype": "bfloat16"} | {name: row[name] for name in asked},
+    )
+    model = model_from_config(sizes, id="wide", source="test")
+    found = predict(Workload(model=model, setup=setup)).peak
+    assert found.total_bytes == row["requested_bytes"]
+
+
 def test_a_stand_in_keeps_what_the_package_keeps():
     row = next(row for row in RECORDED["rows"] if row["kind"] == "gptq")
     layer = packed_layers.GptqLinear(
@@ -166,7 +209,7 @@ def published(kind: str, **changes: Any) -> Any:
     return model_from_config(raw, id=f"Qwen2.5-7B-{kind}", source="test")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_a_published_config_is_answered_for_what_it_is(kind):
     model = published(kind)
     asked = Workload(model=model, setup=setup_for(model, method="lora", seq_len=2048))
@@ -244,6 +287,65 @@ def test_what_a_packed_base_does_not_go_with(golden_file: Golden) -> None:
         return "answered"
 
     golden_file.compare_answers("refusals-bases", answer)
+
+
+def test_transformers_loads_no_hqq_and_the_answer_says_who_does():
+    """Its quantizer, made without the package that its constructor asks for."""
+    quantizer = object.__new__(HqqHfQuantizer)
+    quantizer.quantization_config = SimpleNamespace(quant_method=QuantizationMethod.HQQ)
+    with pytest.raises(NotImplementedError, match="HQQ is not available yet"):
+        quantizer.get_quantize_ops()
+    model = find_model("Qwen/Qwen2.5-7B", offline=True)
+    setup = setup_for(model, method="qlora", quant_type="hqq")
+    found = engine.predict(Workload(model=model, setup=setup))
+    said = found.assumptions
+    assert found.exactness == "exact"  # in the loss
+    assert any("AutoHQQHFModel" in words and "not available yet" in words for words in said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapter", "error", "words"),
+    [
+        *[(kind, {"use_dora": True}, ValueError, "not support DoRA") for kind in ("gptq", "awq")],
+        *[
+            (kind, {"peft_type": "ia3", "feedforward_modules": ("down_proj",)}, ValueError, "only")
+            for kind in ("gptq", "awq")
+        ],
+        ("fp8", {"use_dora": True}, NotImplementedError, "not implemented for 'Float8"),
+    ],
+)
+def test_adapters_that_peft_itself_refuses_over_a_packed_base(kind, adapter, error, words):
+    """Before the first step, in words that the refusal has too."""
+    asked = workload(kind, dtype="bfloat16")
+    setup = replace(asked.setup, lora=LoraConfig(target_modules=EVERY, **adapter))
+    with pytest.raises(error, match=words):
+        packed_layers.adapted(replace(asked, setup=setup))
+
+
+def test_adapters_on_experts_in_4_bit_end_in_the_second_step():
+    """PEFT 0.21's `ParamWrapper._remove_parametrizations` looks for a proxy of another class, and
+    what it left has the packed parameter require gradients; by the end of their names it finds no
+    parameters at all."""
+    setup = TrainSetup(
+        lora=LoraConfig(r=4, target_modules=("q_proj",)),
+        quantization=Quantization(quantize_experts=True),
+        batch_size=2,
+        seq_len=8,
+        device="cpu",
+    )
+
+    def adapted(name: str) -> torch.nn.Module:
+        model = oracle.build(cases.CONFIGS["qwen3_moe"], setup).unload()
+        config = peft.LoraConfig(target_modules=["q_proj"], target_parameters=[name])
+        return peft.get_peft_model(model, config).train()
+
+    with pytest.warns(RuntimeWarning, match="no parameter was matched"):
+        adapted("mlp.experts.down_proj")
+    model, tokens = adapted("model.layers.0.mlp.experts.down_proj"), torch.ones(2, 8).long()
+    with pytest.warns(UserWarning, match="Could not find any LoRA parametrization"):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+    with pytest.raises(RuntimeError, match="floating point dtype can require gradients"):
+        model(input_ids=tokens)
 
 
 def test_layers_that_peft_does_not_find_by_itself_are_said():

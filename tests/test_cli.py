@@ -189,6 +189,7 @@ def test_every_option_reaches_the_setup() -> None:
         "beta": 0.0,
         "use_vllm": False,
         "quantize_experts": False,
+        "target_parameters": [],
     }
 
 

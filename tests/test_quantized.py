@@ -8,6 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+import cases
+import oracle
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.catalog import find_model, model_from_config
@@ -19,6 +21,7 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from lora_profiler.option_values import UNMODELLED_BASES
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.report.json.predict import predict_schema
@@ -316,7 +319,7 @@ def test_bundled_models_that_are_published_quantised_say_so(
     done = run("predict", name, "--engine", "analytic", "--detail")
     assert done.exit_code == 0
     assert (
-        f"The checkpoint is stored in {scheme}" in done.stdout
+        f"The checkpoint is stored in {scheme}, on which" in done.stdout
         and "turned back into bfloat16" in done.stdout.replace("\n  ", " ")
     )
     listed = run("models", name)
@@ -355,3 +358,16 @@ def test_what_transformers_trains_nothing_on_is_said():
         model_from_config(
             BASE | {"quantization_config": {"quant_method": "spqr"}}, id="spqr", source="test"
         )
+
+
+def test_a_trainer_takes_no_adapters_on_mxfp4():
+    """With transformers' own words, from its Trainer's check of a model with PEFT's adapters."""
+    from transformers import Mxfp4Config
+    from transformers.quantizers.quantizer_mxfp4 import Mxfp4HfQuantizer
+    from transformers.trainer_utils import validate_quantization_for_training
+
+    model = oracle.build(cases.CONFIGS["llama"], TrainSetup(lora=LoraConfig(r=2), device="cpu"))
+    model.is_quantized, model.hf_quantizer = True, Mxfp4HfQuantizer(Mxfp4Config())
+    with pytest.raises(ValueError, match="MXFP4 but that quantization method do not support"):
+        validate_quantization_for_training(model)
+    assert UNMODELLED_BASES["mxfp4"].startswith("transformers trains nothing on it")

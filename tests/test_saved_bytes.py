@@ -176,6 +176,22 @@ def test_experts_in_4_bit(name, precision, checkpointing):
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
+def test_experts_of_some_layers_named_by_their_parameters(name, checkpointing):
+    targets = {"target_modules": ("q_proj", "v_proj")}
+    named = ("0.mlp.experts.gate_up_proj", "1.mlp.experts.down_proj", "mlp.gate.weight")
+    setup = TrainSetup(
+        lora=LoraConfig(r=3, target_parameters=named, **targets),
+        batch_size=2,
+        seq_len=24,
+        checkpointing=checkpointing,
+        device="cpu",
+    )
+    real = truth.saved_bytes(cases.CONFIGS[name], setup)
+    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+
+
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
 def test_expert_adapters_under_autocast_are_an_estimate(name):
     """Not followed to the byte, and the answer says so."""

@@ -42,6 +42,7 @@ LISTS = {
     "targets": ("c_attn", ("c_attn",)),
     "layers_to_transform": ("0-1,5", (0, 1, 5)),
     "modules_to_save": ("lm_head", ("lm_head",)),
+    "target_parameters": ("experts.down_proj", ("experts.down_proj",)),
     "freeze": ("vision_tower", ("vision_tower",)),
     "feedforward_modules": ("mlp.c_proj", ("mlp.c_proj",)),
 }
@@ -118,7 +119,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("freeze", "qat", "qat_group_size"),
         *("offload_params", "offload_activations", "beta", "use_vllm", "offload_embedding"),
         *("use_orig_params", "offload_optimizer_device", "offload_param_device"),
-        "quantize_experts",
+        *("quantize_experts", "target_parameters"),
     ]
 
 

@@ -279,9 +279,23 @@ def test_packed_experts(name):
     close(peaks_of(traced_of(config, setup).trace), real_peaks(config, setup))
 
 
-# --- what belongs to whom -------------------------------------------------------------------------
-
 OWNED = ("parameters", "adapters", "quantization_state", "optimizer_states")
+EXPERTS = ("0.mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpointing": True}, {"dtype": "bfloat16"}], ids=str)
+def test_experts_of_gpt_oss_named_by_their_parameters(changes):
+    """As its guides train it: attention, and packed experts of some layers."""
+    lora = replace(ALL, target_parameters=EXPERTS)
+    config, setup = config_of("gpt_oss"), replace(BASE, lora=lora, **changes)
+    found = traced_of(config, setup).trace
+    close(peaks_of(found), real_peaks(config, setup))
+    assert {c: alive_before_the_second_step(found)[c] for c in OWNED} == {
+        c: predict(workload_of(config, setup)).persistent_bytes[c] for c in OWNED
+    }
+
+
+# --- what belongs to whom -------------------------------------------------------------------------
 
 
 @pytest.mark.grid

@@ -286,6 +286,13 @@ optimizer: adamw_torch_fused
         ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-0.6B", False, None),  # none to pack
         ("load_in_4bit: true", "load_in_8bit: true", False, "experts in 8 bit"),
         ("q_proj, v_proj", "q_proj, gate_proj, up_proj, down_proj", False, "adapters on experts"),
+        ("micro", "lora_target_parameters: [experts.down_proj]\nmicro", True, "adapters on"),
+        (
+            "q_proj, v_proj",
+            "q_proj, gate_proj, up_proj]\nlora_target_parameters: [experts.down_proj",
+            False,
+            "adapters on experts",
+        ),
         ("micro", "dp_shard_size: 2\nmicro", False, "experts in 4 bit under fsdp"),
     ],
 )

@@ -10,8 +10,9 @@ import pytest
 
 from commands import Run
 from lora_profiler import find_model
+from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.setups import setup_for
+from lora_profiler.planning.setups import DEFAULTS, setup_for, setups
 from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile
@@ -115,6 +116,28 @@ def test_other_adapters_of_peft(read: Any, config: str, options: dict[str, Any])
     file = read(text)
     assert file.options == {"methods": ("lora",), "seq_len": 64, **options}
     assert not file.not_modelled
+
+
+def test_gpt_oss_as_its_guides_train_it(read: Any) -> None:
+    """OpenAI's cookbook and TRL's example: MXFP4 brought back, experts of three layers."""
+    experts = [f"{n}.mlp.experts.{one}_proj" for n in (7, 15, 23) for one in ("gate_up", "down")]
+    text = f"""config = LoraConfig(r=8, target_modules="all-linear", target_parameters={experts})
+base = Mxfp4Config(dequantize=True)
+model = AutoModelForCausalLM.from_pretrained("openai/gpt-oss-20b", quantization_config=base)
+SFTTrainer(model=get_peft_model(model, config), args=SFTConfig(max_length=64))
+"""
+    file = read(text)
+    assert file.options["target_parameters"] == ",".join(experts)
+    assert not any(key.state in ("not modelled", "unknown") for key in file.keys)
+    (setup,) = setups(find_model(file.model), {**DEFAULTS, **file.options}, set(file.options))
+    found = adapters(find_model(file.model), setup.lora)
+    assert [(a.in_features, a.out_features) for a in found if a.num_experts == 32] == [
+        (2880, 5760),
+        (2880, 2880),
+    ] * 3
+    fp8 = text.replace("Mxfp4Config", "FineGrainedFP8Config")
+    (gap,) = read(fp8).not_modelled
+    assert gap.missing.startswith("a base brought back")
 
 
 def test_every_adapter_of_the_installed_peft_is_known_for_one(read: Any) -> None:

@@ -243,6 +243,7 @@ def peft(config: Config, lora: LoraConfig) -> Any:
                 target_modules=list(targets) if isinstance(targets, tuple) else targets,
                 layers_to_transform=list(lora.layers_to_transform) or None,
                 modules_to_save=list(lora.modules_to_save) or None,
+                target_parameters=list(lora.target_parameters) or None,
             )
             model = peft.get_peft_model(copy.deepcopy(_base(json.dumps(config))), adapter)
         except Exception as e:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from typing import NamedTuple
 
+from lora_profiler.adapters.peft_tables import TRANSPOSED_EXPERTS
 from lora_profiler.adapters.targets import (
     Targets,
     containers,
@@ -118,6 +119,15 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
                 found += [hit.under(prefix) for hit in hits(prefix, part.kinds[kind])]
     if not found:
         _refuse_empty(spec, lora, targets)
+    named = Targets(parameters=frozenset(lora.target_parameters))
+    if named.parameters and not any(
+        named.matches_parameter(f"{a.module}.{a.parameter}") for a in found
+    ):
+        refuse(
+            f"No parameter of {spec.id} ends in {', '.join(lora.target_parameters)}, of which PEFT"
+            " warns and trains the targets alone; leave it out, or name another.",
+            None,
+        )
     return tuple(found)
 
 
@@ -145,8 +155,8 @@ def _hits(
         if targets.parameters:
             for weight in module.weights:
                 if targets.matches_parameter(f"{key}.{weight.name}"):
-                    _check_parameter(key, weight, lora)
-                    yield _of_parameter(module, weight, targets)
+                    _check_parameter(key, module, weight, lora, is_adapted=hit)
+                    yield _of_parameter(spec, module, weight, targets)
 
 
 def _of_module(module: Module) -> Adapter:
@@ -160,9 +170,12 @@ def _of_module(module: Module) -> Adapter:
     )  # Conv1D: (in, out); Embedding: (rows, columns)
 
 
-def _of_parameter(module: Module, weight: Weight, targets: Targets) -> Adapter:
-    """peft's ParamWrapper: (experts, out, in) packed experts, or (out, in)."""
+def _of_parameter(spec: ModelSpec, module: Module, weight: Weight, targets: Targets) -> Adapter:
+    """peft's ParamWrapper: (experts, out, in) packed experts, (experts, in, out) where they say so
+    themselves, or (out, in)."""
     *experts, out_features, in_features = weight.shape
+    if experts and spec.model_type in TRANSPOSED_EXPERTS:
+        in_features, out_features = out_features, in_features
     factor = 2 if targets.fused and weight.name == "gate_up_proj" else 1
     return Adapter(
         module.name, weight.name, module.kind, in_features, out_features, prod(experts), factor
@@ -205,7 +218,21 @@ def _check_module(
         )
 
 
-def _check_parameter(key: str, weight: Weight, lora: LoraConfig) -> None:
+def _check_parameter(
+    key: str, module: Module, weight: Weight, lora: LoraConfig, *, is_adapted: bool
+) -> None:
+    if is_adapted:
+        refuse(
+            f"PEFT wraps no parameter of a layer that is a target too ({key}.{weight.name}): leave"
+            " it out of --target-parameters.",
+            "ValueError",
+        )
+    if module.kind in _SUPPORTED["lora"]:
+        refuse(
+            f"{key}.{weight.name} is a {module.kind}'s; adapters on it as a bare parameter are not"
+            " modelled here. Name the layer in --targets.",
+            None,
+        )
     if lora.lora_dropout:
         refuse(
             f"PEFT cannot apply dropout to adapters on bare parameters ({key}.{weight.name}): set"

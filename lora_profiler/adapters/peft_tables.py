@@ -131,6 +131,10 @@ PACKED_EXPERTS: dict[str, dict[str, str]] = {
 """Model type -> old name of a projection -> the packed parameter that holds it now (transformers'
 conversion_mapping)."""
 
+TRANSPOSED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "openai_privacy_filter"})
+"""Model types whose packed experts are (experts, in, out), as transformers 5.24 marks them
+(use_experts_implementation, is_transposed), which PEFT asks."""
+
 FUSED_PARAMETER = "gate_up_proj"
 """The packed parameter that two old names share; PEFT takes both of them or neither, and gives it
 twice the rank."""

@@ -85,6 +85,14 @@ class Targets(NamedTuple):
 def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     """The targets of `lora` in this model. Raises RefusedTargetsError for what PEFT refuses before
     it looks at modules."""
+    found, own = _modules(spec, lora), frozenset(lora.target_parameters)
+    return found._replace(
+        parameters=found.parameters | own,
+        alike=found.alike and not any(c.isdigit() for name in own for c in name),
+    )
+
+
+def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     asked = lora.target_modules
     if isinstance(asked, str) and lora.layers_to_transform:
         refuse(

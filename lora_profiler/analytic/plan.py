@@ -104,6 +104,7 @@ def plan_for(workload: Workload) -> Plan:
                 lora.target_modules,
                 lora.lora_dropout,
                 lora.layers_to_transform,
+                lora.target_parameters,
                 lora.modules_to_save,
                 lora.adapter_dtype,
                 lora.use_dora,

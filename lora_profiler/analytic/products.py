@@ -7,7 +7,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
 from lora_profiler.analytic.fake_quantized import fake_quantized, is_fake_quantized
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.tensors import ITEMSIZE, Storage, Tensor
+from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 from lora_profiler.support.bases import Base
 
 
@@ -47,13 +47,16 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
     if base is not None and base.keeps == "weight":
         weight, base = _brought_back(op, x, weight, base), None
     packed = base is not None
+    behind: tuple[Node, ...] = ()
+    if base is not None and base.in_torch:
+        weight, behind = _in_torch(op, weight), _behind(op, x, weight)
     gradients = ZERO
     if weight.requires_grad and op.scope in op.modules:
         biases = (w for w in op.modules[op.scope].weights if w.name != "weight")
         gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
     given = weight
     if packed:
-        dtype, unpacked = x.dtype, weight.bytes
+        dtype, unpacked = x.dtype, ZERO if behind else weight.bytes
     else:
         x, (weight, own) = op.lowered(x), _lowered_weight(op, weight)
         dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
@@ -76,8 +79,29 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         sizes=(constant(1), *_shape(made, out_features), constant(in_features)),
         beside=_biases(op),
         lowers=() if packed or weight is given or weight.requires_grad else (given,),
+        behind=behind,
     )
     return out
+
+
+def _in_torch(op: Ledger, weight: Tensor) -> Tensor:
+    """hqq 0.2.8 `core/quantize.py` (Quantizer.dequantize): unpacked, less its zeros, times its
+    scales; what was unpacked has a name until then."""
+    unpacked = op.fresh(weight.elements, weight.dtype, False)
+    op.record("dequantize", (weight,), (unpacked,))
+    shifted = op.fresh(weight.elements, weight.dtype, False)
+    op.record("dequantize", (unpacked,), (shifted,))
+    scaled = op.fresh(weight.elements, weight.dtype, False)
+    op.record("dequantize", (unpacked, shifted), (scaled,))
+    return scaled
+
+
+def _behind(op: Ledger, x: Tensor, weight: Tensor) -> tuple[Node, ...]:
+    """The same again for the gradient of x: `HQQMatmulNoCacheMul.backward`."""
+    back = Ledger(op.rules, {}, {}, frozenset())
+    again = _in_torch(back, weight)
+    back.record("linear", (again,), (back.fresh(x.elements, x.dtype, False),))
+    return tuple(back.nodes)
 
 
 def _brought_back(op: Ledger, x: Tensor, weight: Tensor, base: Base) -> Tensor:
@@ -130,13 +154,13 @@ def _lowered_weight(op: Ledger, weight: Tensor) -> tuple[Tensor, Polynomial]:
 
 def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py`
-    (`Linear.forward`; `lora/gptq.py` alike) adds and casts the sum back, `lora/bnb.py`
+    (`Linear.forward`; `lora/{gptq,hqq}.py` alike) adds and casts the sum back, `lora/bnb.py`
     (`Linear4bit.forward`) clones y and casts before it adds, and casts nothing itself under CUDA's
     autocast, the only one that it asks about; `lora/awq.py` clones nothing and casts before it
     scales."""
     rules, base = op.rules, op.base(op.scope)
     sums = base.sums if base else "linear"
-    packed = sums != "linear"
+    packed, casts_sum = sums != "linear", sums in ("linear", "hqq")
     rows, rank = x.elements.ceil_div(adapter.in_features), R
     if sums == "bitsandbytes":
         y = op.copy(y)
@@ -152,10 +176,10 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
         delta = op.scale(op.cast(delta, y.dtype))
     else:
         delta = op.scale(delta)
-        if packed and not leaves:
+        if not (casts_sum or leaves):
             delta = op.cast(delta, y.dtype)
     result = op.add(y, delta)
-    if not packed:
+    if casts_sum and not leaves:
         result = op.cast(result, y.dtype)
     op.keep(x, cast)
     return result

@@ -70,6 +70,7 @@ def adapter_config(model: Any, setup: TrainSetup) -> Any:
         lora_dropout=lora.lora_dropout,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
+        target_parameters=list(lora.target_parameters) or None,
     )
 
 

@@ -303,7 +303,9 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
         )
     if model.dequantized_from is None:
         return ()
+    is_mxfp4 = model.dequantized_from == "MXFP4"
+    why = "transformers trains nothing" if is_mxfp4 else "this training is not modelled"
     return (
-        f"The checkpoint is stored in {model.dequantized_from}, on which this training is not"
-        f" modelled: the answer is for its weights turned back into {workload.setup.dtype}.",
+        f"The checkpoint is stored in {model.dequantized_from}, on which {why}: the answer is for"
+        f" its weights turned back into {workload.setup.dtype} (dequantize=True).",
     )

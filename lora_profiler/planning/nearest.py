@@ -144,6 +144,7 @@ def _lora(config: Mapping[str, Any]) -> LoraConfig:
         lora_dropout=config["lora_dropout"],
         use_rslora=config["use_rslora"],
         use_dora=config.get("use_dora", False),
+        target_parameters=_listed(config.get("target_parameters")),
     )
 
 

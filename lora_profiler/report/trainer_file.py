@@ -60,7 +60,7 @@ def command_words(file: TrainerFile) -> list[str]:
     if file.revision is not None:
         words += ["--revision", file.revision]
     given = {name: "" for name in file.asks}
-    options = {name: v for name, v in file.beside(given).items() if v is not None}
+    options = dict(file.beside(given))
     if file.vllm_share:
         options[VLLM_SHARE] = file.vllm_share
     return words + option_words(options)
@@ -70,6 +70,8 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
     """Options of a setup by name as the words of a command line; what is none is left out."""
     words = [word for method in options.get("methods", ()) for word in ("--method", method)]
     for name, value in options.items():
+        if value is None:
+            continue
         if (option := _KINDS.get(name)) is not None:
             words += option_argument(option, value, option.flag)
         elif name == VLLM_SHARE:

@@ -4,7 +4,8 @@ and what each does not go with. No torch.
 Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py` (Int8Params),
 `autograd/_functions.py`; GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`;
 transformers 5.24 `integrations/finegrained_fp8.py`, `quantizers/quantizer_awq.py`; PEFT 0.21
-`tuners/lora/{bnb,gptq,awq,layer}.py`. Held against the layers themselves by `tests/test_bases.py`.
+`tuners/lora/{bnb,gptq,awq,hqq,layer}.py`; hqq 0.2.8 `core/{quantize,bitpack}.py`. Held against the
+layers themselves by `tests/test_bases.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,16 +37,20 @@ class Base(NamedTuple):
     "nothing" beside what is stored, its "input", or the "weight" brought back to the input's dtype,
     which `scale_dtype` is what it is brought back to first. sums: how PEFT's layer adds its
     adapter: "bitsandbytes" clones the base's output and casts the adapter's to its dtype, "awq"
-    does not clone, and casts before it scales, "linear" is as over 16-bit weights. defaults: values
-    of options that were not given. stores: what `layer_bytes` are, in words of weights and of
-    constants.
+    does not clone, and casts before it scales, "linear" is as over 16-bit weights, and "hqq" too
+    but that it casts nothing under autocast. in_torch: the weight is brought back by operators of
+    torch, one after the other, in each product and for its gradient. group_size: of weights that
+    share a scale, where nobody says. defaults: values of options that were not given. stores: what
+    `layer_bytes` are, in words of weights and of constants.
     """
 
     layer_bytes: Callable[[int, int, StoredBase], LayerBytes]
     stores: tuple[str, str]
     keeps: Literal["nothing", "input", "weight"] = "nothing"
     scale_dtype: str = ""
-    sums: Literal["bitsandbytes", "awq", "linear"] = "bitsandbytes"
+    sums: Literal["bitsandbytes", "awq", "linear", "hqq"] = "bitsandbytes"
+    in_torch: bool = False
+    group_size: int = 128
     defaults: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -98,6 +103,13 @@ def _fp8(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
     )
 
 
+def _hqq(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
+    """W_q packs two rows of a group each into uint8; a zero and a scale of each group in 16 bit,
+    which are no buffers."""
+    numel = inputs * outputs
+    return LayerBytes(numel // 2, 2 * _16_BIT * (numel // stored.group_size))
+
+
 _STOCK: Mapping[str, Any] = MappingProxyType({"recipe": "stock", "adapter_dtype": "float32"})
 """TRL narrows adapters over bitsandbytes' bases alone."""
 BASES: Mapping[str, Base] = {
@@ -131,6 +143,15 @@ BASES: Mapping[str, Base] = {
         sums="linear",
         defaults=_STOCK,
     ),
+    "hqq": Base(
+        _hqq,
+        ("two 4-bit weights a byte", "4 B per 64 weights, in each 4-bit layer"),
+        keeps="input",
+        sums="hqq",
+        in_torch=True,
+        group_size=64,
+        defaults=_STOCK,
+    ),
 }
 _LITGPT_2023 = BASES["nf4"]._replace(keeps="input")
 """4-bit products kept their input as of bitsandbytes 0.41."""
@@ -144,12 +165,14 @@ def base_of(setup: TrainSetup) -> Base | None:
 
 def stored_base(model: ModelSpec, setup: TrainSetup) -> StoredBase | None:
     """How the base of `setup` is stored: as the checkpoint says, else as the packages do it by
-    default (4 bit in groups of 128 inputs; FP8 in blocks of 128 x 128)."""
+    default (4 bit in groups of 128 inputs, of 64 in HQQ; FP8 in blocks of 128 x 128)."""
     quantization = setup.quantization
     if quantization is None:
         return None
     return model.stored or StoredBase(
-        quant_type=quantization.quant_type, double_quant=quantization.double_quant
+        quant_type=quantization.quant_type,
+        double_quant=quantization.double_quant,
+        group_size=BASES[quantization.quant_type].group_size,
     )
 
 
@@ -204,8 +227,9 @@ def check_quantized_experts(workload: Workload) -> None:
     on = next((a for a in adapted if f"{a.module}.{a.parameter}" in found), None)
     if on is not None:
         raise UsageError(
-            f"adapters on experts in 4 bit are not known ({on.module}.{on.parameter}); take"
-            " --targets attention, or leave --quantize-experts out."
+            f"PEFT 0.21 wraps experts in 4 bit ({on.module}.{on.parameter}) for one step, and the"
+            " next is an error (ParamWrapper: only Tensors of floating point dtype can require"
+            " gradients); take --targets attention, or leave --quantize-experts out."
         )
 
 
@@ -229,11 +253,14 @@ def splits_products(setup: TrainSetup) -> bool:
 def base_words(setup: TrainSetup) -> tuple[str, ...]:
     """What an answer takes for granted of a packed base, a sentence each."""
     base, lora = setup.quantization, setup.lora
-    if base is None or lora is None or base.quant_type not in ("gptq", "awq"):
+    if base is None or lora is None or base.quant_type not in ("gptq", "awq", "hqq"):
         return ()
     title = QUANT_TITLES[base.quant_type]
     words = [
-        f"{title} trains by GPTQModel's kernels that have a backward: load it with backend"
+        "transformers 5 loads no HQQ (get_quantize_ops: not available yet): hqq's own"
+        " AutoHQQHFModel.quantize_model makes it, in groups of 64, with its backend PYTORCH."
+        if base.quant_type == "hqq"
+        else f"{title} trains by GPTQModel's kernels that have a backward: load it with backend"
         " auto_trainable."
     ]
     if base.quant_type == "gptq":
@@ -287,9 +314,24 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             " stock.",
         ),
         (
-            lora.use_dora or lora.peft_type != "lora" or lora.fast_lora,
-            "PEFT's layers over it are LoRA's alone; leave out --use-dora, --fast-lora and"
-            " --peft-type.",
+            lora.use_dora,
+            "torch multiplies no weights in float8, which PEFT's DoRA scales as they are; leave"
+            " --use-dora out."
+            if kind == "fp8"
+            else "PEFT's layers over it do not support DoRA (tuners/lora/{gptq,awq}.py); leave"
+            " --use-dora out."
+            if kind != "hqq"
+            else "what DoRA's layers keep over it is not known; leave --use-dora out.",
+        ),
+        (
+            lora.peft_type == "ia3" and kind != "fp8",
+            "PEFT's IA3 takes torch's linear layers alone (tuners/ia3/model.py); take --peft-type"
+            " lora.",
+        ),
+        (
+            lora.peft_type != "lora" or lora.fast_lora,
+            "adapters other than PEFT's LoRA are known by traces, which take its package; leave out"
+            " --peft-type and --fast-lora.",
         ),
         (
             setup.sharding not in ("none", "ddp"),
@@ -316,8 +358,9 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
 
 
 def _is_unpacked_by(kind: QuantType, part: Module | Stack, model: ModelSpec) -> bool:
-    """Linear layers beside the blocks, which optimum's GPTQ leaves as they are, and Conv1D, which
-    transformers' AWQ and FP8 do not look for."""
+    """Linear layers beside the blocks, which optimum's GPTQ leaves as they are, heads that hqq does
+    not know by their name, and Conv1D, which transformers' AWQ and FP8 and hqq do not look for."""
     if isinstance(part, Module):
-        return part.is_linear and part.name != model.output_embedding
+        is_head = part.name == model.output_embedding
+        return part.is_linear and not (is_head and (kind != "hqq" or part.name == "lm_head"))
     return kind != "gptq" and any(m.kind == "Conv1D" for layer in part.kinds for m in layer)

@@ -5,7 +5,7 @@ process's. No torch."""
 from itertools import chain
 
 from lora_profiler.model_spec import Module
-from lora_profiler.support.bases import SPLIT_TOKENS, is_packed_base, splits_products
+from lora_profiler.support.bases import SPLIT_TOKENS, base_of, is_packed_base, splits_products
 from lora_profiler.support.fake_quantizing import RULED
 from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS
 from lora_profiler.support.optimizers import widens_embeddings
@@ -119,8 +119,8 @@ def why_untraced(setup: TrainSetup) -> str | None:
         return None
     title = QUANT_TITLES[setup.quantization.quant_type]
     return (
-        f"a base in {title} is known to the rules alone: its layers are the packages' own kernels"
-        " for CUDA; take --engine analytic, or --quant-type nf4."
+        f"a base in {title} is known to the rules alone: its layers are its package's own; take"
+        " --engine analytic, or --quant-type nf4."
     )
 
 
@@ -129,7 +129,8 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
     found = []
     if setup.optimizer in PROJECTED:
         found.append("Row and column sums of the optimizer's step are left out.")
-    if is_packed_base(setup):
+    base = base_of(setup)
+    if base is not None and is_packed_base(setup) and not base.in_torch:
         found.append(
             "The packages' layers were held against on a CPU alone: what their kernels take on a"
             " card is as their source has it."

@@ -219,7 +219,13 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         )
     about = asked.get("quantize_experts") or (file.framework == "axolotl" and asked.get("dropout"))
     found = _adapters(model, asked) if about else ()
-    if asked.get("quantize_experts") and any(a.num_experts > 1 for a in found):
+    in_4_bit = asked.get("quantize_experts") and any(a.num_experts > 1 for a in found)
+    parameters, others = asked.get("target_parameters"), asked | {"target_parameters": None}
+    if in_4_bit and parameters and not any(a.num_experts > 1 for a in _adapters(model, others)):
+        what = "adapters on experts in 4 bit, answered without"
+        row = instead(file.name, "target_parameters", parameters, None, what)
+        changed.append(replace(row, direction="too low"))
+    elif in_4_bit:
         what = "adapters on experts in 4 bit, answered as on experts in 16"
         changed.append(instead(file.name, "quantize_experts", True, False, what))
     elif asked.get("quantize_experts") and not packed_experts(model):
@@ -269,8 +275,9 @@ def _adapters(model: ModelSpec, asked: Mapping[str, Any]) -> Sequence[Adapter]:
         named = None if text == "default" else text
     elif text.startswith("re:"):
         named = text.removeprefix("re:")
+    parameters = tuple(filter(None, str(asked.get("target_parameters") or "").split(",")))
     try:
-        return adapters(model, LoraConfig(target_modules=named))
+        return adapters(model, LoraConfig(target_modules=named, target_parameters=parameters))
     except LoraProfilerError:
         return ()
 

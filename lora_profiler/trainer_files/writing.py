@@ -44,8 +44,8 @@ def written(name: str, workload: Workload, file_name: str) -> str:
         )
     if is_packed_base(setup):
         raise UsageError(
-            "no file is written for a checkpoint of GPTQ, AWQ or FP8: trainers load it by name,"
-            " each with keys of its own."
+            "no file is written for a checkpoint of GPTQ, AWQ, FP8 or HQQ: trainers load it by"
+            " name, each with keys of its own."
         )
     text, document = (_script if name == SCRIPT else _keys)(name, workload, file_name)
     _check_same(read_document(document, name), workload)

@@ -111,6 +111,7 @@ def _adapter(setup: TrainSetup) -> dict[str, Any]:
         "lora_alpha": short(lora.alpha),
         "lora_dropout": lora.lora_dropout,
         "target_modules": list(names) if isinstance(names, tuple) else names,
+        "target_parameters": list(lora.target_parameters) or None,
         "layers_to_transform": list(lora.layers_to_transform) or None,
         "modules_to_save": list(lora.modules_to_save) or None,
         "use_rslora": lora.use_rslora or None,

@@ -271,7 +271,7 @@ AXOLOTL = Framework(
         "peft_autocast_adapter_dtype": lambda value, document: (
             Meaning({"adapter_dtype": "bfloat16"}) if value is False else NOTHING
         ),
-        "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
+        "lora_target_parameters": sets("target_parameters", names),
         "quantize_moe_experts": _quantized_experts,
         "bnb_config_kwargs.bnb_4bit_use_double_quant": sets("double_quant", switch),
         "micro_batch_size": _batch,

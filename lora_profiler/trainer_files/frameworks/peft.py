@@ -84,6 +84,13 @@ def _quantised(value: Any, document: Document) -> Meaning:
     return NOTHING if ADAPTED not in document.entries else Meaning({"quant_type": _BASES[value]})
 
 
+def _dequantised(value: Any, document: Document) -> Meaning:
+    """Of Mxfp4Config, on whose base nothing trains; FP8's is none in 8 bit then."""
+    if is_off(value) or QUANTIZED not in document.entries:
+        return NOTHING
+    return not_modelled("a base brought back to 16 bit", "too low")
+
+
 def _usual(usual: int, what: str) -> Reader:
     """A number of a quantised base that is known as it is by default alone."""
 
@@ -195,6 +202,7 @@ PEFT = Framework(
         PREPARED: _prepared,
         QUANTIZED: _quantised,
         STEPPED: lambda value, document: Meaning({"optimizer": "lorafa"}),
+        "dequantize": _dequantised,
         "bits": _usual(4, "a base in {} bit, answered in 4"),
         "group_size": _usual(_GROUP, "a scale for each {} weights, answered for each 128"),
         **dict.fromkeys(("desc_act", "backend", "sym", "version", "lr"), costs_nothing),
@@ -211,7 +219,7 @@ PEFT = Framework(
         "feedforward_modules": sets("feedforward_modules", names),
         "oft_block_size": sets("oft_block_size", size),
         "target_modules": sets("targets", _targets),
-        "target_parameters": missing("adapters on experts' parameters", "too low"),
+        "target_parameters": sets("target_parameters", names),
         "layers_to_transform": sets("layers_to_transform", layer_numbers),
         "modules_to_save": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),

@@ -271,7 +271,7 @@ TRL = Framework(
         "lora_alpha": sets("alpha", number),
         "lora_dropout": dropout,
         "lora_target_modules": sets("targets", _targets),
-        "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
+        "lora_target_parameters": sets("target_parameters", names),
         "lora_modules_to_save": sets("modules_to_save", names),
         "use_rslora": sets("use_rslora", switch),
         "use_dora": sets("use_dora", switch),

@@ -14,8 +14,9 @@ from .tensors import roots
 
 _OF_TRAINERS = ("trl.", "transformers.")
 _LORA = (
-    "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora",
-    "use_dora", "vera_dropout", "feedforward_modules", "oft_block_size", "module_dropout",
+    "r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "modules_to_save",
+    "use_rslora", "use_dora", "vera_dropout", "feedforward_modules", "oft_block_size",
+    "module_dropout",
 )  # fmt: skip
 _TRAINED = ("lora_A", "vera_lambda", "ia3_l", "oft_R")
 """In the names of parameters that PEFT makes."""
