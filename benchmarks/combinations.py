@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, get_args
 
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.lora_config import PEFT_NAMES
 from lora_profiler.planning.engine import predict, words_beside
+from lora_profiler.question.lora_config import PEFT_NAMES
 from lora_profiler.support.engines import has_outliers, why_unruled
 from lora_profiler.workload import (
     LoraConfig,

@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
 from lora_profiler.cli.verify import chosen
 from lora_profiler.harness.environment import environment
-from lora_profiler.mathematics.effort import effort_for
 from lora_profiler.mathematics.sources import Request, open_subject
+from lora_profiler.mathematics.subject import effort_for
 from lora_profiler.mathematics.verify import verify
 from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload

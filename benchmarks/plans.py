@@ -37,7 +37,7 @@ from lora_profiler import (
     read_lengths,
     step_time,
 )
-from lora_profiler.catalog.prices import table_prices
+from lora_profiler.catalog.gpus import table_prices
 from lora_profiler.planning.network import find_network
 from lora_profiler.report.decision.plan_words import layout_words, price_words, run_words
 from lora_profiler.units import GIB

@@ -46,13 +46,9 @@ PREDICTOR = (
     "platform.py",
     "model_spec.py",
     "option.py",
-    "option_checks.py",
     "option_values.py",
-    "lora_config.py",
-    "step_options.py",
-    "train_options.py",
-    "train_setup.py",
     "prediction.py",
+    "question",
     "workload.py",
 )
 """Parts of the package that a prediction can depend on."""

@@ -16,6 +16,8 @@ from lora_profiler.prediction import FlopCount
 from lora_profiler.records.doubts import (
     NOT_REHEARSED,
     cross_check_peaks,
+    half_width_limit,
+    relative_half_width,
     timing_flags,
     unequal_loss,
 )
@@ -23,7 +25,6 @@ from lora_profiler.records.environment import REHEARSED
 from lora_profiler.records.lines import parsed_record
 from lora_profiler.records.record import SCHEMA_VERSION, UNATTRIBUTED_SHARE, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.statistics import half_width_limit, relative_half_width
 
 
 def check_file(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from lora_profiler.catalog import bundled_gpus as bundled_gpus
 from lora_profiler.catalog import bundled_models as bundled_models
 from lora_profiler.catalog import find_gpu as find_gpu
 from lora_profiler.catalog import find_model as find_model
-from lora_profiler.catalog.prices import Price as Price
+from lora_profiler.catalog.gpus import Price as Price
 from lora_profiler.comparison.errors import Comparison as Comparison
 from lora_profiler.comparison.errors import compare as compare
 from lora_profiler.comparison.throughput import Throughput as Throughput

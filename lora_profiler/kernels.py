@@ -12,13 +12,10 @@ Kind = Literal["gemm", "attention_forward", "attention_backward", "dequantise", 
 Phase = Literal["forward", "backward", "recompute"]
 FILLS_FIRST = frozenset(
     {
-        "slice_backward",
-        "select_backward",
-        "constant_pad_nd",
-        "nll_loss_backward",
+        "slice_backward", "select_backward", "constant_pad_nd", "nll_loss_backward",
         "embedding_dense_backward",
     }
-)
+)  # fmt: skip
 """They fill their output with zeros, and then write the gradient's or input's elements into it."""
 _FLASH_BACKWARD = frozenset(
     {"_scaled_dot_product_flash_attention_backward", "_flash_attention_backward"}

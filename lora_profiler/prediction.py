@@ -10,47 +10,21 @@ from typing import Any, Literal
 from lora_profiler.workload import Workload
 
 Category = Literal[
-    "parameters",
-    "quantization_state",
-    "adapters",
-    "buffers",
-    "gradients",
-    "optimizer_states",
-    "inputs",
-    "activations",
-    "logits_and_loss",
-    "temporaries",
-    "workspace",
-    "communication",
+    "parameters", "quantization_state", "adapters", "buffers", "gradients", "optimizer_states",
+    "inputs", "activations", "logits_and_loss", "temporaries", "workspace", "communication",
     "unattributed",
-]
+]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
 
 MomentName = Literal[
-    "setup",
-    "last_layer_forward",
-    "end_of_forward",
-    "loss_backward",
-    "last_layer_backward",
-    "first_layer_backward",
-    "optimizer_step",
-    "evaluation",
-    "generation",
-    "saving",
-]
+    "setup", "last_layer_forward", "end_of_forward", "loss_backward", "last_layer_backward",
+    "first_layer_backward", "optimizer_step", "evaluation", "generation", "saving",
+]  # fmt: skip
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
 Phase = Literal[
-    "setup",
-    "forward",
-    "loss",
-    "backward",
-    "clip",
-    "optimizer",
-    "zero",
-    "evaluation",
-    "generation",
+    "setup", "forward", "loss", "backward", "clip", "optimizer", "zero", "evaluation", "generation",
     "saving",
-]
+]  # fmt: skip
 PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
 Engine = Literal["analytic", "compiled", "traced", "rehearsed"]

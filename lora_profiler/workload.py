@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_profiler.errors import UsageError
-from lora_profiler.lora_config import LoraConfig, Quantization
 from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, options_of
 from lora_profiler.option_values import (
@@ -36,7 +35,8 @@ from lora_profiler.option_values import (
     Transformers,
 )
 from lora_profiler.platform import Platform
-from lora_profiler.train_setup import TrainSetup
+from lora_profiler.question.lora_config import LoraConfig, Quantization
+from lora_profiler.question.train_setup import TrainSetup
 
 __all__ = [
     "DEEPSPEED_ZERO",

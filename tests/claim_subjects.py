@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lora_profiler.catalog import find_model
-from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.sources import CONFIG, bundled_text, train_small
-from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.modeling import text_tokens
 
 LLAMA = CONFIG | {

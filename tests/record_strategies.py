@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import families
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.lora_config import IDLE_FIELDS
+from lora_profiler.question.lora_config import IDLE_FIELDS
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Conditions, Measurement, Record
 from lora_profiler.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload

@@ -14,8 +14,7 @@ import pytest
 
 import records
 from lora_profiler.calibration import calibrate as calibrating
-from lora_profiler.calibration.calibrate import calibrate
-from lora_profiler.calibration.cases import CONDITIONS, FIT_CASES, fit_cases, tiny
+from lora_profiler.calibration.calibrate import CONDITIONS, FIT_CASES, calibrate, fit_cases, tiny
 from lora_profiler.calibration.micro import Micro, measured_fixed, measured_micro, measured_rates
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, make_case

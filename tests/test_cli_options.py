@@ -12,8 +12,7 @@ import commands
 from golden_files import Golden
 from lora_profiler.cli.main import root
 from lora_profiler.option import GROUP_TITLES
-from lora_profiler.trainer_files.lone_key import lone_key
-from lora_profiler.trainer_files.reading import FRAMEWORKS
+from lora_profiler.trainer_files.reading import FRAMEWORKS, lone_key
 from lora_profiler.workload import OPTIONS
 
 ENVIRONMENT = {

@@ -75,7 +75,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is run at the size of tests."""
-    monkeypatch.setattr("lora_profiler.mathematics.effort.effort_for", lambda count, quick: EFFORT)
+    monkeypatch.setattr("lora_profiler.mathematics.subject.effort_for", lambda count, quick: EFFORT)
 
 
 @pytest.fixture

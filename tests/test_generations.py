@@ -22,7 +22,7 @@ from lora_profiler.modeling.generations import with_older_loss
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
-from lora_profiler.stacks.find import find_stack
+from lora_profiler.stacks.stack import find_stack
 from lora_profiler.support.generations import as_made, as_of
 from lora_profiler.traced.run import trace
 from lora_profiler.traced.single_size import profile_of

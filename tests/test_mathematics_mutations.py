@@ -25,7 +25,7 @@ from claim_subjects import (
     tiny_gpt2,
     tiny_llama,
 )
-from lora_profiler.mathematics.spectrum import Spectrum
+from lora_profiler.mathematics.intrinsic_dimension import Spectrum
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.mathematics.verify import CHECKS
 from lora_profiler.report.claims.claim import Finding

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from claim_subjects import EFFORT
 from lora_profiler.mathematics.adapters import Factors, without_numbers
-from lora_profiler.mathematics.effort import effort_for
 from lora_profiler.mathematics.initialisation import kolmogorov_smirnov, moments
+from lora_profiler.mathematics.intrinsic_dimension import kind_rows, layer_rows, spectrum
 from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
 from lora_profiler.mathematics.scaling import change_norm, update_norm
-from lora_profiler.mathematics.spectrum import kind_rows, layer_rows, spectrum
-from lora_profiler.mathematics.subject import _batches
+from lora_profiler.mathematics.subject import _batches, effort_for
 from lora_profiler.report.claims.scaling import exponent
 
 

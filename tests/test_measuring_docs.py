@@ -10,7 +10,7 @@ import pytest
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.harness import driver_view, runner, telemetry, timing_pass
 from lora_profiler.prediction import CATEGORIES, PHASES
-from lora_profiler.records.doubts import AT_REST
+from lora_profiler.records.doubts import AT_REST, half_width_limit
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.record import (
     BUSY_SHARE,
@@ -28,7 +28,6 @@ from lora_profiler.records.record import (
     Record,
     Telemetry,
 )
-from lora_profiler.records.statistics import half_width_limit
 from lora_profiler.report.measured.run_labels import STAGE_LABELS
 from lora_profiler.units import MIB
 

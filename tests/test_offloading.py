@@ -13,7 +13,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform
-from lora_profiler.stacks.find import find_stack
+from lora_profiler.stacks.stack import find_stack
 from lora_profiler.support.offloading import LEAST_OFFLOADED
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.trainer_file import on_model

@@ -24,7 +24,7 @@ from lora_profiler import (
     plan_schema,
 )
 from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.catalog.prices import table_prices
+from lora_profiler.catalog.gpus import table_prices
 from lora_profiler.comparison.errors import Grouping, compare, summary
 from lora_profiler.comparison.regressions import changes, paired, setup_changes
 from lora_profiler.comparison.scored import Scored

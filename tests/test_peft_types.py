@@ -15,7 +15,7 @@ import truth
 from commands import Run
 from families import TINY, VARIED
 from lora_profiler.adapters import RefusedTargetsError
-from lora_profiler.adapters.oft import block_size
+from lora_profiler.adapters.matching import block_size
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.persistent import trainable_tensors
 from lora_profiler.analytic.plan import plan_for

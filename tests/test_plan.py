@@ -33,7 +33,7 @@ from lora_profiler import (
     predict,
     step_time,
 )
-from lora_profiler.catalog.prices import Price, read_price, table_prices
+from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_nearest import nearest_fit

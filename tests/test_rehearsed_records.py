@@ -15,10 +15,9 @@ import pytest
 from benchmarks.record_checks import problems
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.campaign.results import result
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.errors import claims, compare
-from lora_profiler.comparison.scored import scored
+from lora_profiler.comparison.scored import result, scored
 from lora_profiler.comparison.throughput import card_of, throughput
 from lora_profiler.dashboard.records import uploaded
 from lora_profiler.errors import UsageError

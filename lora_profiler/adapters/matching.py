@@ -306,3 +306,21 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
         )
     # VeRA looks for its largest layer first (`vera/model.py`, _find_dim)
     refuse(message, "ValueError" if lora.peft_type == "vera" else "NoMatchingPeftModuleError")
+
+
+# --- the widths of OFT's rotations (peft 0.21.2, tuners/oft/layer.py, adjust_oft_parameters) ------
+
+
+def block_size(in_features: int, asked: int) -> int:
+    """The divisor of `in_features` nearest to `asked`, the lower of two equally near; all of it
+    where that is no wider."""
+    if asked >= in_features:
+        return in_features
+    lower = next(size for size in range(asked, 0, -1) if in_features % size == 0)
+    higher = next(size for size in range(asked, in_features + 1) if in_features % size == 0)
+    return lower if asked - lower <= higher - asked else higher
+
+
+def skew_elements(width: int) -> int:
+    """The numbers above the diagonal of a square matrix."""
+    return width * (width - 1) // 2

@@ -7,7 +7,7 @@ Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`,
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
@@ -219,7 +219,7 @@ def _with_packed_experts(
     asked = lora.target_modules
     names = set(asked) if isinstance(asked, tuple) else set()
     if isinstance(asked, str) and asked.lower() == "all-linear":
-        names = _all_linear_leaves(spec) | set(packed)
+        names = {*linear_names(spec), *packed}  # not the full names
     elif isinstance(asked, str):
         pattern = Targets(matched=_asked(spec, asked), saved=saved, alike=False)
         names = {key.rsplit(".", 1)[-1] for key in _asked(spec, asked) if pattern.matches(key)}
@@ -241,16 +241,6 @@ def _with_packed_experts(
     return _named(
         frozenset(names - set(moved)), lora, saved, parameters=parameters, fused=bool(fused)
     )
-
-
-def _all_linear_leaves(spec: ModelSpec) -> set[str]:
-    """Last parts of the names of all linear layers; PEFT goes on with these, not with the full
-    names."""
-    return {
-        name.rsplit(".", 1)[-1]
-        for name, module in spec.modules()
-        if module.is_linear and name != spec.output_embedding
-    }
 
 
 def _parameter_names(spec: ModelSpec, packed: dict[str, str]) -> Iterator[str]:
@@ -295,22 +285,21 @@ def all_names(spec: ModelSpec) -> Iterator[str]:
 def containers(modules: tuple[Module, ...]) -> list[str]:
     """Names of the modules between a layer and its `modules` ("self_attn", "mlp"), in order, each
     once."""
-    found: dict[str, None] = {}
-    own = {module.name for module in modules}
-    for module in modules:
-        pieces = module.name.split(".")
-        for n in range(1, len(pieces)):
-            found[".".join(pieces[:n])] = None
-    return [name for name in found if name not in own]
+    return _above([(module.name, 0) for module in modules], {module.name for module in modules})
 
 
 def outer_containers(spec: ModelSpec) -> list[str]:
     """Names of the modules outside the layers that hold others: "model", "model.layers"."""
-    found: dict[str, None] = {}
     own = {part.name for part in spec.parts if isinstance(part, Module)}
-    for part in spec.parts:
-        pieces = part.name.split(".")
-        for n in range(1, len(pieces) + isinstance(part, Stack)):
+    return _above([(part.name, int(isinstance(part, Stack))) for part in spec.parts], own)
+
+
+def _above(names: Iterable[tuple[str, int]], own: Collection[str]) -> list[str]:
+    """The beginnings of dotted names, the whole name among them where 1 stands beside it."""
+    found: dict[str, None] = {}
+    for name, whole in names:
+        pieces = name.split(".")
+        for n in range(1, len(pieces) + whole):
             found[".".join(pieces[:n])] = None
     return [name for name in found if name not in own]
 
@@ -374,10 +363,10 @@ def suggestion(spec: ModelSpec, names: tuple[str, ...]) -> str:
 def linear_names(spec: ModelSpec) -> list[str]:
     """Last parts of the names of all linear layers, in forward order, the output embedding left
     out."""
-    names: dict[str, None] = {}
-    for part in spec.parts:
-        for modules in part.kinds if isinstance(part, Stack) else ((part,),):
-            for module in modules:
-                if module.is_linear and module.name != spec.output_embedding:
-                    names[module.name.rsplit(".", 1)[-1]] = None
-    return list(names)
+    return list(
+        dict.fromkeys(
+            name.rpartition(".")[2]
+            for name, module in spec.modules()
+            if module.is_linear and name != spec.output_embedding
+        )
+    )

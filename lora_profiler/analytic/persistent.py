@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.adapters.oft import block_size, skew_elements
+from lora_profiler.adapters.matching import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
 from lora_profiler.support.bases import is_packed_expert, layer_bytes, nf4_bytes, stored_base

@@ -35,7 +35,7 @@ def lengths_from(text: str) -> SampleLengths:
         raise UsageError(
             f"--lengths is {text[:80]!r}: neither figures, as in mean=600,max=4096, nor a file."
         )
-    from lora_profiler.batching.histogram import read_histogram
+    from lora_profiler.batching.files import read_histogram
 
     return read_histogram(Path(text))
 

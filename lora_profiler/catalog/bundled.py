@@ -1,15 +1,19 @@
 """The bundled models, and the list to look through: `data/models.json`, one line a model with the
-source of every count, `data/shapes.json` and `data/vision.json`."""
+source of every count, `data/shapes.json` and `data/vision.json`; and their other names: mirrors,
+tuned versions of the same sizes, NF4 copies, and models that see, whose text side is one of
+them."""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from csv import DictReader
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any
+from io import StringIO
+from typing import Any, NamedTuple
 
 from lora_profiler.catalog.config import data_line, data_text
 from lora_profiler.errors import did_you_mean, nearest
-from lora_profiler.model_spec import Module, Stack, Weight
+from lora_profiler.model_spec import Module, Stack, StoredBase, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,3 +232,117 @@ def vision_config(id: str) -> dict[str, Any]:
         config["text_config"] = {**text, **config["text_config"]}
         config["tie_word_embeddings"] = text["tie_word_embeddings"]
     return config
+
+
+# --- other names: mirrors, tuned versions, NF4 copies, models that see ----------------------------
+
+
+_MIRRORS = frozenset(
+    {"unsloth", "nousresearch", "alpindale", "casperhansen", "mistral-community", "axolotl-ai-co"}
+    | {"mhenrichsen"}
+)
+"""Who publish copies of others' models under their own names, config.json unchanged."""
+_NF4 = StoredBase(quant_type="nf4", double_quant=True, compute_dtype="bfloat16")
+"""As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
+_COPIES = {"-unsloth-bnb-4bit": replace(_NF4, partly=True), "-bnb-4bit": _NF4}
+"""Endings of Unsloth's copies, the longer one first: it leaves some layers in 16 bit."""
+_AS_LLAMA: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "phi-3-mini-4k-instruct": ("mistral", "MistralForCausalLM", {"sliding_window": 2048}),
+    "phi-3-medium-4k-instruct": ("mistral", "MistralForCausalLM", {"sliding_window": 2048}),
+    "phi-3.5-mini-instruct": ("llama", "LlamaForCausalLM", {"rope_scaling": None}),
+    "phi-4": ("llama", "LlamaForCausalLM", {}),
+}
+"""Copies of Unsloth's whose q, k and v, gate and up are layers of their own, as in Llama: the type,
+class and other fields of their config.json (unsloth/Phi-3-medium-4k-instruct-bnb-4bit@325d62d;
+those of tuned versions name the others), and what its notebooks print of them."""
+_OF_PHI3 = ("embd_pdrop", "resid_pdrop", "sliding_window")
+_SAME_SIZES = {
+    "qwen": ("-instruct", "-chat", "-base"), "meta-llama": ("-instruct",), "google": ("-it", "-pt"),
+    "mistralai": (), "huggingfacetb": ("-instruct", "-base"), "tiiuae": ("-instruct", "-base"),
+    "ibm-granite": ("-instruct", "-base"), "allenai": ("-instruct", "-sft", "-dpo"),
+    "01-ai": ("-chat",), "codellama": ("-instruct",), "deepseek-ai": ("-base", "-chat"),
+    "microsoft": (),
+}  # fmt: skip
+"""Endings by which owners tell tuned versions apart; sizes, vocabulary and tying are those of the
+model without, or with another ending."""
+_RENAMED_BY = (
+    _MIRRORS
+    | {"qwen", "deepseek-ai", "mistralai", "alignment-handbook", "tinyllama"}
+    | {"openlm-research", "openai", "agentica-org", "loubnabnl", "huggingfacetb", "stabilityai"}
+)
+
+
+class Mirrored(NamedTuple):
+    """A bundled model's line in the data file, and how the copy is stored where that differs.
+    `sees` is the line of the model that sees whose text side it is, where it is one."""
+
+    row: dict[str, Any]
+    stored: StoredBase | None
+    sees: Mapping[str, Any] | None = None
+
+
+def mirrored(name: str) -> Mirrored | None:
+    """The bundled model that `name`, owner and all, is a copy or a tuned version of; None for any
+    other name.
+
+    Examples:
+        >>> mirrored("unsloth/llama-3-8b-bnb-4bit").row["id"]
+        'meta-llama/Meta-Llama-3-8B'
+    """
+    owner, slash, tail = name.lower().rpartition("/")
+    if not slash:
+        return None
+    ending = next((end for end in _COPIES if owner == "unsloth" and tail.endswith(end)), "")
+    tail, nf4 = tail.removesuffix(ending), _COPIES.get(ending)
+    own = vision_rows().get(f"{owner}/{tail}")
+    sees = own or (seeing_tails().get(tail) if owner in _MIRRORS else None)
+    if sees is not None and "text_side" in sees:
+        return Mirrored(facts()[sees["text_side"].lower()], nf4, sees)
+    row = _original(owner, tail)
+    if row is None or (nf4 and "checkpoint_quantization" in row):
+        return None
+    if owner == "unsloth" and tail in _AS_LLAMA:
+        model_type, architecture, fields = _AS_LLAMA[tail]
+        config = {k: v for k, v in row["config"].items() if k not in _OF_PHI3} | fields
+        row = {**row, "id": f"unsloth/{tail}", "model_type": model_type, "config": config}
+        row["architecture"] = architecture
+    return Mirrored(row, nf4)
+
+
+def _original(owner: str, tail: str) -> dict[str, Any] | None:
+    if owner in _RENAMED_BY and tail in _renamed():
+        return facts()[_renamed()[tail].lower()]
+    if owner in _MIRRORS:
+        name = _tails().get(tail) or _tails().get(f"meta-{tail}")
+        return facts()[name] if name else None
+    for ending in _SAME_SIZES.get(owner, ()):
+        if tail.endswith(ending):
+            stem = f"{owner}/{tail.removesuffix(ending)}"
+            beside = [stem, *(f"{stem}{other}" for other in _SAME_SIZES[owner])]
+            return next((facts()[each] for each in beside if each in facts()), None)
+    return None
+
+
+@cache
+def _renamed() -> dict[str, str]:
+    """Names, without their owner, of models with the sizes of a bundled one that is called
+    something else."""
+    return {row["name"]: row["model"] for row in DictReader(StringIO(data_text("renamed.csv")))}
+
+
+@cache
+def _tails() -> dict[str, str]:
+    """Names without owner, of tuned versions too -> the whole name, where they mean one model
+    alone."""
+    tails = dict(bare_names())
+    several: set[str] = set()
+    for name in facts():
+        owner, _, tail = name.rpartition("/")
+        if not facts().is_one(tails.setdefault(tail, name), name):
+            several.add(tail)
+        for ending in _SAME_SIZES.get(owner, ()):
+            stem = tail.removesuffix(ending) if tail.endswith(ending) else tail
+            for other in ("", *_SAME_SIZES[owner]):
+                if f"{owner}/{stem}{other}" not in facts():
+                    tails.setdefault(f"{stem}{other}", name)
+    return {tail: name for tail, name in tails.items() if tail not in several}

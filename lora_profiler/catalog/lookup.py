@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import bare_names, facts, rows, vision_config, vision_rows
-from lora_profiler.catalog.mirrors import mirrored
+from lora_profiler.catalog.bundled import (
+    bare_names,
+    facts,
+    mirrored,
+    rows,
+    vision_config,
+    vision_rows,
+)
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec, TextSide

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler.cli.bench_cases import model_cases, rehearsed_on
-from lora_profiler.cli.bench_cluster import (
+from lora_profiler.cli.bench_cases import (
     cluster_cases,
     cluster_of,
     emit,
+    model_cases,
+    rehearsed_on,
     say_what_was_lost,
     spread,
     spread_text,
@@ -23,25 +24,24 @@ from lora_profiler.cli.click_support import (
     check_new_file,
     command,
     complete_model,
-    print_blocks,
-    print_json,
+    print_answer,
     warn,
     warn_of,
     write_out,
 )
-from lora_profiler.cli.options import output_options, setup_options
+from lora_profiler.cli.options import device_here, output_options, setup_options
 
 if TYPE_CHECKING:
     from lora_profiler.campaign.batch_search import LargestBatch
     from lora_profiler.campaign.planned import Planned
     from lora_profiler.campaign.progress import Progress
-    from lora_profiler.campaign.results import Result
     from lora_profiler.campaign.session import Session
     from lora_profiler.cluster_runs.scheduler import Spread
+    from lora_profiler.comparison.scored import Result
     from lora_profiler.harness import Case
     from lora_profiler.harness.pretended import Pretended
     from lora_profiler.records.store import Store
-    from lora_profiler.workload import Device
+    from lora_profiler.report.blocks import Block
 
 NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
 """Statuses that say nothing about the case itself. Running out of memory does: it is a result."""
@@ -91,8 +91,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     check_new_file(o["report"], o["force"])
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.campaign.progress import Progress
-    from lora_profiler.campaign.results import result
     from lora_profiler.campaign.session import Session
+    from lora_profiler.comparison.scored import result
     from lora_profiler.records.store import Store
     from lora_profiler.report.progress.bench import shown
 
@@ -163,16 +163,6 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
 # --- before ---------------------------------------------------------------------------------------
 
 
-def _device(asked: "Device | None") -> "Device":
-    """Raises MeasurementError for one that this installation cannot train on."""
-    from lora_profiler.harness.device_choice import check_device, present_device
-
-    if asked is None:
-        return present_device()
-    check_device(asked)
-    return asked
-
-
 def _default_records(pretended: "Pretended | None") -> Path:
     """Rehearsed records have a file of their own. Raises StoreError where there is no home."""
     from lora_profiler.records.store import default_records_path
@@ -193,9 +183,9 @@ def _asked_cases(
         return model_cases(ctx, models, "cuda", pretended.platform)
     if file:
         case = read_case(file)
-        _device(case.workload.setup.device)
+        device_here(case.workload.setup.device)
         return [case]
-    device = _device(ctx.params["device"])
+    device = device_here(ctx.params["device"])
     return suite_cases(name, device) if name else model_cases(ctx, models, device)
 
 
@@ -304,28 +294,30 @@ def _print(
 ) -> None:
     if not results and o["form"] != "json":
         return
-    if o["form"] == "json":
-        from lora_profiler.report.json.bench import bench_payload
+    from lora_profiler.report.json.bench import bench_payload, run_records
 
-        comparisons = [c for r in results for c in r.comparisons]
-        print_json(bench_payload([r.record for r in results], comparisons, proven), o["output"])
-    elif o["form"] == "csv":
-        from lora_profiler.report.json.bench import run_records
-        from lora_profiler.report.render import csv_text
+    records = [r.record for r in results]
+    comparisons = [c for r in results for c in r.comparisons]
+    print_answer(
+        lambda: bench_payload(records, comparisons, proven),
+        lambda: _blocks(results, proven, is_rehearsed=o["rehearse"]),
+        lambda: run_records(records),
+    )
 
-        write_out(csv_text(run_records([r.record for r in results])), o["output"])
-    else:
-        from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks
 
-        if o["rehearse"]:
-            from lora_profiler.report.rehearsed.records import rehearsed_blocks
+def _blocks(
+    results: Sequence["Result"], proven: Sequence["LargestBatch"], *, is_rehearsed: bool
+) -> Sequence["Block"]:
+    if is_rehearsed:
+        from lora_profiler.report.rehearsed.records import rehearsed_blocks
 
-            print_blocks(rehearsed_blocks(results), o["form"], o["output"])
-            return
-        searched = {record.id for found in proven for record in found.records}
-        others = [r for r in results if r.record.id not in searched]
-        by_id = {r.record.id: r for r in results}
-        print_blocks([*search_blocks(proven, by_id), *bench_blocks(others)], o["form"], o["output"])
+        return rehearsed_blocks(results)
+    from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks
+
+    searched = {record.id for found in proven for record in found.records}
+    others = [r for r in results if r.record.id not in searched]
+    by_id = {r.record.id: r for r in results}
+    return [*search_blocks(proven, by_id), *bench_blocks(others)]
 
 
 def _write_report(results: Sequence["Result"], path: str, records: "Path | None") -> None:

@@ -11,7 +11,8 @@ from lora_profiler.cli.click_support import (
     warn,
 )
 from lora_profiler.cli.option_groups import option
-from lora_profiler.cli.options import output_options
+from lora_profiler.cli.options import device_here, output_options
+from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.workload import Device
@@ -47,7 +48,9 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     from lora_profiler.report.progress.checks import shown
     from lora_profiler.steptime.local import keep
 
-    chosen = _device(device)
+    chosen = device_here(device)
+    if chosen not in ("cuda", "cpu"):
+        raise UsageError(f"calibrate knows cuda and cpu, not {chosen}; take --device cpu.")
     with shown() as progress:
         found = calibrate(chosen, progress)
     path = keep(found.local)
@@ -59,17 +62,3 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     if path is None:
         warn("there is no place to keep what was measured; name a folder in LORA_PROFILER_CACHE.")
     print_answer(lambda: calibration_payload(found, path), lambda: calibration_blocks(found, path))
-
-
-def _device(asked: "Device | None") -> "Device":
-    """Raises UsageError and MeasurementError for what cannot be measured here."""
-    from lora_profiler.errors import UsageError
-    from lora_profiler.harness.device_choice import check_device, present_device
-
-    if asked is not None:
-        check_device(asked)
-        return asked
-    found = present_device()
-    if found not in ("cuda", "cpu"):
-        raise UsageError(f"calibrate knows cuda and cpu, not {found}; take --device cpu.")
-    return found

@@ -297,12 +297,18 @@ def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> No
 
 
 def print_answer(
-    payload: Callable[[], Mapping[str, Any]], blocks: Callable[[], Sequence["Block"]]
+    payload: Callable[[], Mapping[str, Any]],
+    blocks: Callable[[], Sequence["Block"]],
+    rows: Callable[[], Sequence[dict[str, Any]]] = list,
 ) -> None:
-    """As JSON or drawn, where the command's --format and -o say."""
+    """As JSON, as CSV of `rows`, or drawn, where the command's --format and -o say."""
     given = click.get_current_context().params
     if given["form"] == "json":
         print_json(payload(), given["output"])
+    elif given["form"] == "csv":
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(rows()), given["output"])
     else:
         print_blocks(blocks(), given["form"], given["output"])
 

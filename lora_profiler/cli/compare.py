@@ -13,6 +13,7 @@ from lora_profiler.cli.click_support import (
     NearestChoice,
     check_new_file,
     command,
+    print_answer,
     print_blocks,
     print_json,
     warn,
@@ -33,13 +34,9 @@ PREDICTED = (
     "num_parameters", "num_trainable_parameters",
 )  # fmt: skip
 CHANGING = (
-    "peak_requested_bytes",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "device_used_bytes",
-    "step_seconds",
-    "tokens_per_second",
-)
+    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes",
+    "step_seconds", "tokens_per_second",
+)  # fmt: skip
 """Written out here, so that the command starts without what it does not need; a test holds them to
 what `comparison` has."""
 ALL = "all"
@@ -252,6 +249,7 @@ def _changes(
 ) -> bool:
     """Prints; whether the limit was broken."""
     from lora_profiler.comparison.regressions import changes, paired, setup_changes
+    from lora_profiler.report.json.bench import change_payload, change_records
     from lora_profiler.report.measured.changes import change_blocks, judgement
 
     pairs = paired(before.records, after.records)
@@ -265,17 +263,11 @@ def _changes(
     setup = setup_changes(*sides)
     if not pairs.pairs:
         warn("no case is in both sets; a case is a model, its setup and the conditions of the run.")
-    if o["form"] == "json":
-        from lora_profiler.report.json.bench import change_payload
-
-        print_json(change_payload(pairs, found, setup), o["output"])
-    elif o["form"] == "csv":
-        from lora_profiler.report.json.bench import change_records
-        from lora_profiler.report.render import csv_text
-
-        write_out(csv_text(change_records(pairs, found)), o["output"])
-    else:
-        print_blocks(change_blocks(pairs, found, setup, o["worst"]), o["form"], o["output"])
+    print_answer(
+        lambda: change_payload(pairs, found, setup),
+        lambda: change_blocks(pairs, found, setup, o["worst"]),
+        lambda: change_records(pairs, found),
+    )
     limit = o["fail_above"]
     if limit is None:
         return False

@@ -17,6 +17,8 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.option_groups import WHERE, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
+    gpu_of,
+    model_called,
     output_options,
     platform_of,
     setup_options,
@@ -57,11 +59,10 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for
     every size."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_gpu, find_model
     from lora_profiler.report.tracing import shown
 
-    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
-    platform = platform_of(o, find_gpu(o["gpu"]) if o["gpu"] else None)
+    specs = [model_called(name, o) for name in models]
+    platform = platform_of(o, gpu_of(o))
     with shown(at_once=None):
         made = [
             profile

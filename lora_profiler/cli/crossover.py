@@ -16,6 +16,8 @@ from lora_profiler.cli.options import (
     TORCH_OPTION,
     engine_option,
     given,
+    gpu_of,
+    model_called,
     output_options,
     platform_of,
     setup_options,
@@ -54,7 +56,6 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Where one way to train MODEL overtakes another in memory, and on a card in time: all three
     methods, or those asked for."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_gpu, find_model
     from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
     from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload
     from lora_profiler.report.tracing import shown
@@ -63,8 +64,7 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
         raise UsageError("a crossover is over sizes; take --lengths and --batches.")
     if not given(ctx, "methods"):
         ctx.params["methods"] = ("full", "lora", "qlora")
-    gpu = find_gpu(o["gpu"]) if o["gpu"] else None
-    spec = find_model(model, revision=o["revision"], offline=o["offline"])
+    gpu, spec = gpu_of(o), model_called(model, o)
     with shown():
         found = crossover(
             workloads(spec, ctx, platform_of(o, gpu)),

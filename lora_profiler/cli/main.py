@@ -24,23 +24,25 @@ from lora_profiler.cli.click_support import (
     warn_of,
     write_out,
 )
-from lora_profiler.cli.data_options import data_options, training_data
 from lora_profiler.cli.option_groups import OUTPUT, grouped, rare
 from lora_profiler.cli.options import (
     answer_options,
+    data_options,
     file_options,
+    gpu_of,
+    model_called,
+    network_of,
     output_options,
     platform_of,
     setup_options,
     trainer,
     trainer_peaks,
+    training_data,
     workloads,
 )
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.planning.network import Network
     from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.report.blocks import Block
 
@@ -138,24 +140,21 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods
     asked for."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_model, shared_with_vllm
-    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, with_images, write
+    from lora_profiler.catalog import shared_with_vllm
+    from lora_profiler.cli.read import model_of, named, told, with_images, write
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
-    gpu = _gpu(o)
-    network = _network(o["interconnect"]) if o["interconnect"] else None
+    gpu, network = gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
-    lookup = {name: o[name] for name in ("revision", "offline")}
     questions = []
     for name, file in named(models, o["framework"]):
         if file is None:
-            spec = find_model(name, **lookup)
+            spec = model_called(name, o)
         else:
-            spec = model_of(file, o["model"], **lookup)
+            spec = model_of(file, o["model"], o)
             file, spec = with_images(file, spec, is_asked=o["images"] is not None)
-            file = on_model(file, spec)
-            note(file)
+            file = told(file, spec)
         of_model = workloads(spec, ctx, platform, file=file)
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
@@ -192,20 +191,6 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
     ):
         ctx.exit(1)
-
-
-def _gpu(o: dict[str, Any]) -> "Gpu | None":
-    if not o["gpu"]:
-        return None
-    from lora_profiler.catalog import find_gpu
-
-    return find_gpu(o["gpu"])
-
-
-def _network(text: str) -> "Network":
-    from lora_profiler.planning.network import find_network
-
-    return find_network(text)
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) -> None:
@@ -281,12 +266,17 @@ def models_command(text: tuple[str, ...], form: str, output: str | None, force: 
     """List the bundled models, whose facts need no network; TEXT narrows the list."""
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_models
-    from lora_profiler.report.catalogues import matching, model_records, models_table
+    from lora_profiler.report.catalogues import csv_records, matching, model_records, models_table
 
     words = " ".join(text)
     found = [m for m in bundled_models() if matching(words, (m.id, *m.aliases, m.model_type))]
     _note_if_empty(found, words, "model", (m.id for m in bundled_models()))
-    _print_catalogue("models", model_records(found), models_table(found), form, output)
+    records = model_records(found)
+    print_answer(
+        lambda: {"schema_version": "1.0", "models": records},
+        lambda: [models_table(found)],
+        lambda: csv_records(records),
+    )
 
 
 @command(
@@ -306,7 +296,7 @@ def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bo
     estimate."""
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_gpus
-    from lora_profiler.report.catalogues import gpu_records, gpus_table, matching
+    from lora_profiler.report.catalogues import csv_records, gpu_records, gpus_table, matching
 
     words = " ".join(text)
     found = [
@@ -315,7 +305,12 @@ def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bo
         if matching(words, (g.key, g.name, *g.aliases, g.vendor, g.architecture))
     ]
     _note_if_empty(found, words, "card", (g.key for g in bundled_gpus()))
-    _print_catalogue("gpus", gpu_records(found), gpus_table(found), form, output)
+    records = gpu_records(found)
+    print_answer(
+        lambda: {"schema_version": "1.0", "gpus": records},
+        lambda: [gpus_table(found)],
+        lambda: csv_records(records),
+    )
 
 
 @command("doctor", "Show versions, cards, cache and hub settings.")
@@ -339,18 +334,6 @@ def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -
         from lora_profiler.errors import did_you_mean
 
         warn(f"no bundled {what} is called {words!r}.{did_you_mean(words, known)}")
-
-
-def _print_catalogue(
-    name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None
-) -> None:
-    if form == "csv":
-        from lora_profiler.report.catalogues import csv_records
-        from lora_profiler.report.render import csv_text
-
-        write_out(csv_text(csv_records(records)), output)
-    else:
-        print_answer(lambda: {"schema_version": "1.0", name: records}, lambda: [table])
 
 
 for _verb in (predict_command, models_command, gpus_command, doctor_command):

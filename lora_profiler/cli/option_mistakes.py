@@ -10,7 +10,7 @@ import click
 from lora_profiler._common.printable import printable
 
 if TYPE_CHECKING:
-    from lora_profiler.trainer_files.lone_key import LoneKey
+    from lora_profiler.trainer_files.reading import LoneKey
 
 _SHOWN = 3
 _ANY_SIZE = 1
@@ -31,7 +31,7 @@ def with_hint(
 
 
 def _hint(error: click.NoSuchOption, words: Sequence[str], ctx: click.Context) -> str:
-    from lora_profiler.trainer_files.lone_key import lone_key
+    from lora_profiler.trainer_files.reading import lone_key
 
     options = _options(ctx.command)
     flags = {opt for option in options for opt in (*option.opts, *option.secondary_opts)}
@@ -65,7 +65,7 @@ def _options(command: click.Command) -> list[click.Option]:
 def _values(name: str, words: Sequence[str]) -> list[Any]:
     """What an option may have been given: the word behind it, and, since it may be a switch, that
     it is on."""
-    from lora_profiler.trainer_files.command import plain
+    from lora_profiler.trainer_files.scripts import plain
 
     for word, after in zip(words, [*words[1:], "--"], strict=True):
         if word.startswith(f"{name}="):

@@ -14,17 +14,20 @@ from lora_profiler.cli.click_support import (
     print_answer,
     warn_of,
 )
-from lora_profiler.cli.data_options import data_options, training_data
 from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, option
 from lora_profiler.cli.options import (
     TORCH_OPTION,
+    data_options,
     engine_option,
     file_options,
     given,
+    model_called,
+    network_of,
     output_options,
     platform_of,
     setup_options,
     trainer,
+    training_data,
     workloads,
 )
 from lora_profiler.errors import UsageError
@@ -34,7 +37,7 @@ from lora_profiler.workload import Method
 
 if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
-    from lora_profiler.planning.planned import Amount, Budget, Offer, Space
+    from lora_profiler.planning.planned import Amount, Offer, Space
     from lora_profiler.platform import Platform
     from lora_profiler.workload import Workload
 
@@ -91,24 +94,16 @@ def _data_arguments(ctx: click.Context) -> tuple[str, ...]:
     )
 
 
-def budget_of(ctx: click.Context) -> "Budget":
-    from lora_profiler.planning.planned import Budget
-
-    return Budget(max_hours=ctx.params["max_hours"], max_cost=ctx.params["max_cost"])
-
-
 def offers_from(
     ctx: click.Context, ways: "Callable[[Platform], list[Workload]]"
 ) -> "tuple[Offer, ...]":
     """An offer for each of --gpus; without it for each card with a price. `ways` are those to train
     on a platform. Raises UsageError."""
-    from lora_profiler.planning.network import find_network
     from lora_profiler.planning.plan_inputs import offers_at, read_prices
 
     o = ctx.params
     prices = read_prices(o["prices"])
-    network = find_network(o["interconnect"]) if o["interconnect"] else None
-    return offers_at(o["gpus"], prices, network, lambda gpu: ways(platform_of(o, gpu)))
+    return offers_at(o["gpus"], prices, network_of(o), lambda gpu: ways(platform_of(o, gpu)))
 
 
 def space_from(ctx: click.Context, offers: "Sequence[Offer]", *, has_own_defaults: bool) -> "Space":
@@ -205,15 +200,13 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
 
 def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Every sharding of the setup on one cluster."""
-    from lora_profiler.catalog import find_model
-    from lora_profiler.planning.network import find_network
     from lora_profiler.planning.placement import find_cluster, plan
     from lora_profiler.report.decision.cluster import cluster_blocks, cluster_payload
     from lora_profiler.report.tracing import shown
 
     cluster = find_cluster(o["cluster"])
-    network = find_network(o["interconnect"]) if o["interconnect"] else None
-    spec = find_model(model, revision=o["revision"], offline=o["offline"])
+    network = network_of(o)
+    spec = model_called(model, o)
     with shown():
         options = plan(
             workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"]
@@ -230,26 +223,25 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Over cards and ways."""
-    from lora_profiler.catalog import find_model
-    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
+    from lora_profiler.cli.read import model_of, named, told, write
     from lora_profiler.planning.plan import make_plan
+    from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
     from lora_profiler.report.json.plan import plan_payload
 
     ((name, file),) = named([model], o["framework"])
-    lookup = {key: o[key] for key in ("revision", "offline")}
     if file is None:
-        spec = find_model(name, **lookup)
+        spec = model_called(name, o)
     else:
-        spec = model_of(file, o["other_model"], **lookup)
-        file = on_model(file, spec)
-        note(file)
+        spec = model_of(file, o["other_model"], o)
+        file = told(file, spec)
     _choose_methods(ctx, file is not None)
     engine = engine_of(o["engine"])
     amount, more = amount_of(ctx, spec)
     offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
-    found = make_plan(offers, amount, space, budget_of(ctx), engine)
+    budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
+    found = make_plan(offers, amount, space, budget, engine)
     whose = trainer(ctx, file)
     if o["write"] and found.recommended is not None:
         write(o["write"], [found.recommended.workload])

@@ -70,8 +70,8 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
         require(library, "'lora-profiler[measure]'", "Checking the mathematics")
     from lora_profiler.harness.environment import environment
     from lora_profiler.harness.provenance import public_command
-    from lora_profiler.mathematics.effort import effort_for
     from lora_profiler.mathematics.sources import Request, open_subject
+    from lora_profiler.mathematics.subject import effort_for
     from lora_profiler.mathematics.verify import verify
     from lora_profiler.records.locks import WorkingFolder
     from lora_profiler.report.claims.document import verify_blocks, verify_payload

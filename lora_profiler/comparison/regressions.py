@@ -5,19 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from lora_profiler.records.doubts import median_interval
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import recency
 from lora_profiler.records.record import Record
-from lora_profiler.records.statistics import median_interval
 
 ChangeMetric = Literal[
-    "peak_requested_bytes",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "device_used_bytes",
-    "step_seconds",
-    "tokens_per_second",
-]
+    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes",
+    "step_seconds", "tokens_per_second",
+]  # fmt: skip
 CHANGE_METRICS: tuple[ChangeMetric, ...] = get_args(ChangeMetric)
 LEAST_SAMPLES = 6
 """Fewer give a median no interval of 95 %."""

@@ -1,16 +1,27 @@
 """Records beside what is predicted of them: one prediction for each distinct workload, however many
-records share it."""
+records share it; and a record beside everything else that is worked out from it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from lora_profiler._common.collector import collector_paused
-from lora_profiler.comparison.errors import Claims, Comparison, claims
+from lora_profiler.comparison.errors import Claims, Comparison, claims, compare
+from lora_profiler.comparison.throughput import (
+    Throughput,
+    Utilisation,
+    card_of,
+    throughput,
+    utilisation,
+)
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import check_engine, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +85,46 @@ def _answer(workload: Workload, engine: str) -> _Answer:
         return _Answer(predict(workload, engine, may_trace=False), None)
     except LoraProfilerError as e:
         return _Answer(None, str(e))
+
+
+# --- a record with everything that is worked out from it ------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One record and what it says; `speed`, `utilisation` and `timing` are None where nothing was
+    timed, these two also where the card is unknown."""
+
+    record: Record
+    prediction: Prediction
+    comparisons: tuple[Comparison, ...]
+    speed: Throughput | None
+    utilisation: Utilisation | None
+    timing: "Timing | None"
+
+
+def result(record: Record, prediction: Prediction) -> Result:
+    """`prediction` is that of `record.workload`."""
+    from lora_profiler.planning.timing import step_time
+
+    speed, card = throughput(record), card_of(record.environment.device)
+    return Result(
+        record=record,
+        prediction=prediction,
+        comparisons=compare(record, prediction),
+        speed=speed,
+        utilisation=_utilisation(record, prediction),
+        timing=step_time(record.workload, card, prediction=prediction) if speed and card else None,
+    )
+
+
+def _utilisation(record: Record, prediction: Prediction) -> Utilisation | None:
+    own = utilisation(record, prediction.flops)
+    setup = record.workload.setup
+    if own is None or setup.lora is None or setup.images is not None:
+        return own
+    full = predict(
+        replace(record.workload, setup=replace(setup, lora=None, quantization=None)),
+        may_trace=False,
+    )
+    return utilisation(record, prediction.flops, full.flops)

@@ -20,8 +20,8 @@ from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
-from lora_profiler.trainer_files.images import seen_images
 from lora_profiler.trainer_files.reading import read_content
+from lora_profiler.trainer_files.settling import seen_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
 
 _KEY, _READ = "dropped", "dropped.read"

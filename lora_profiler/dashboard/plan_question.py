@@ -9,8 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from lora_profiler.batching.batches import BATCHINGS
-from lora_profiler.batching.files import SUFFIXES, read_data
-from lora_profiler.batching.histogram import read_histogram
+from lora_profiler.batching.files import SUFFIXES, read_data, read_histogram
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.catalog.meta_build import nothing_built
 from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE

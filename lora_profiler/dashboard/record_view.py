@@ -6,10 +6,9 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from lora_profiler.campaign.results import result
 from lora_profiler.comparison.errors import PHASE_GROUPS, group_peaks
 from lora_profiler.comparison.regressions import changes, paired, setup_changes
-from lora_profiler.comparison.scored import Scored
+from lora_profiler.comparison.scored import Scored, result
 from lora_profiler.dashboard import take_along, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.records.record import Record, conditions_dict

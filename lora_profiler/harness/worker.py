@@ -36,7 +36,12 @@ from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.doubts import cross_check_peaks, timing_flags
+from lora_profiler.records.doubts import (
+    cross_check_peaks,
+    half_width_limit,
+    relative_half_width,
+    timing_flags,
+)
 from lora_profiler.records.record import (
     BUSY_SHARE,
     UNATTRIBUTED_SHARE,
@@ -50,7 +55,6 @@ from lora_profiler.records.record import (
     readings_dict,
 )
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.statistics import half_width_limit, relative_half_width
 
 
 @dataclass(slots=True)

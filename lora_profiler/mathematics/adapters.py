@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from lora_profiler.catalog import model_from_config
-from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.subject import Subject, train
+from lora_profiler.mathematics.subject import Effort, Subject, train
 from lora_profiler.modeling import build_model
 from lora_profiler.modeling.third_party import quiet, refusals
 from lora_profiler.workload import TrainSetup, Workload

@@ -4,12 +4,11 @@ of its own."""
 from dataclasses import replace
 
 from lora_profiler.harness import Heartbeat, measure
-from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
+from lora_profiler.records.doubts import median_interval
 from lora_profiler.records.record import Conditions, Measurement
-from lora_profiler.records.statistics import median_interval
 from lora_profiler.report.claims.claim import Finding, Tell
 from lora_profiler.report.claims.cost import Cost, CostRow, Sizes, StepSeconds, pairs_of
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload, setup_dict

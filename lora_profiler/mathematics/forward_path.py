@@ -21,9 +21,8 @@ from lora_profiler.mathematics.adapters import (
     with_factors,
     without_numbers,
 )
-from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.layer_outputs import Call, layer_calls, share_of_limit, two_paths
-from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.report.claims.claim import Finding, Tell, finite
 from lora_profiler.report.claims.forward_path import ForwardPath, ModelSeconds, PathCost, PathRow
 from lora_profiler.workload import Dtype

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 
 from lora_profiler.mathematics.adapters import ADAPTER, Factors, adapted, factors, lora_layers
-from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
-from lora_profiler.mathematics.subject import Subject, loss_of
+from lora_profiler.mathematics.subject import Effort, Subject, loss_of
 from lora_profiler.report.claims.claim import Finding, Tell, finite, worst_of
 from lora_profiler.report.claims.initialisation import (
     FirstSteps,

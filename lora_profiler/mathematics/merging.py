@@ -20,7 +20,6 @@ from lora_profiler.mathematics.adapters import (
     trained_factors,
     with_factors,
 )
-from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.layer_outputs import (
     Call,
     layer_calls,
@@ -29,7 +28,7 @@ from lora_profiler.mathematics.layer_outputs import (
     share_of_limit,
     two_paths,
 )
-from lora_profiler.mathematics.subject import Subject, mean_loss
+from lora_profiler.mathematics.subject import Effort, Subject, mean_loss
 from lora_profiler.modeling.nf4 import quantise
 from lora_profiler.modeling.third_party import quiet
 from lora_profiler.report.claims.claim import Finding, Tell, finite

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from lora_profiler.mathematics.adapters import Factors, adapted, factors, lora_layers
-from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.subject import Subject, mean_loss, train
+from lora_profiler.mathematics.subject import Effort, Subject, mean_loss, train
 from lora_profiler.report.claims.claim import Finding, Tell, finite
 from lora_profiler.report.claims.scaling import Run, Scaled, Scaling, levels_of, rate_gains
 

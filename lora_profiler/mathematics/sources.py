@@ -14,8 +14,7 @@ from typing import Any
 
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import ModelNotFoundError, UsageError
-from lora_profiler.mathematics.effort import SMALL_MODEL_STEPS
-from lora_profiler.mathematics.subject import Subject, train
+from lora_profiler.mathematics.subject import SMALL_MODEL_STEPS, Subject, train
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model, text_tokens
 from lora_profiler.modeling.third_party import quiet, refusals, require

@@ -11,8 +11,7 @@ from lora_profiler.mathematics.adapters import (
     lora_layers,
     without_numbers,
 )
-from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.modeling import build_model, count_parameters
 from lora_profiler.modeling.third_party import quiet
 from lora_profiler.report.claims.claim import Finding, Tell

@@ -13,8 +13,7 @@ from lora_profiler.mathematics import (
     scaling,
     update_size,
 )
-from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.modeling.third_party import quiet
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding, Tell, Watch

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.catalog import Gpu
-from lora_profiler.catalog.prices import Price, read_price, table_prices
+from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.network import Network

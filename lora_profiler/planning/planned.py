@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from lora_profiler.catalog import Gpu
-from lora_profiler.catalog.prices import Price
+from lora_profiler.catalog.gpus import Price
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network, usual_network

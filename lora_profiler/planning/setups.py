@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, flag
 from lora_profiler.platform import Platform
-from lora_profiler.stacks.find import BARE, find_stack
-from lora_profiler.stacks.stack import Stack
-from lora_profiler.stacks.trainer import Trainer, check_able, spelled
+from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
+from lora_profiler.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_made
 from lora_profiler.support.lora_kernels import why_no_lora_kernels

@@ -18,6 +18,7 @@ from typing import (
     is_typeddict,
 )
 
+from lora_profiler.catalog.config_checks import shown
 from lora_profiler.errors import LoraProfilerError
 
 _UNIONS = (Union, types.UnionType)
@@ -113,7 +114,7 @@ def _parts(kind: Any, value: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
 
 def _complaint(kind: Any, value: Any, where: str, error: Exception) -> str:
     where = where or "a record"
-    what = f"{where} is {_short(value)}; "
+    what = f"{where} is {shown(value)}; "
     if get_origin(kind) is Literal:
         return f"{what}accepted: {', '.join(map(str, get_args(kind)))}."
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -147,8 +148,3 @@ def _something(kind: Any) -> Any:
     if get_origin(kind) not in _UNIONS:
         return kind
     return [option for option in get_args(kind) if option is not types.NoneType][-1]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

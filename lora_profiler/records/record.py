@@ -323,8 +323,6 @@ def padding_in_setup(workload: Workload, conditions: Conditions) -> tuple[Worklo
 def conditions_dict(conditions: Conditions) -> dict[str, Any]:
     """In JSON's own types. `trained_by` is left out where it says nothing: keys of older records
     stay what they are, and older versions of this program read all but records of trainers."""
-    from dataclasses import asdict
-
     held = asdict(conditions)
     if not conditions.trained_by:
         del held["trained_by"]

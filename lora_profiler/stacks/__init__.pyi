@@ -1,11 +1,11 @@
-from lora_profiler.stacks.find import BARE as BARE
-from lora_profiler.stacks.find import TRAINERS as TRAINERS
-from lora_profiler.stacks.find import find_stack as find_stack
-from lora_profiler.stacks.find import versions as versions
+from lora_profiler.stacks.stack import BARE as BARE
 from lora_profiler.stacks.stack import CHECKPOINT_DTYPE as CHECKPOINT_DTYPE
+from lora_profiler.stacks.stack import TRAINERS as TRAINERS
 from lora_profiler.stacks.stack import Gap as Gap
 from lora_profiler.stacks.stack import Packing as Packing
 from lora_profiler.stacks.stack import Refusal as Refusal
 from lora_profiler.stacks.stack import Stack as Stack
-from lora_profiler.stacks.trainer import Trainer as Trainer
-from lora_profiler.stacks.trainer import spelled as spelled
+from lora_profiler.stacks.stack import Trainer as Trainer
+from lora_profiler.stacks.stack import find_stack as find_stack
+from lora_profiler.stacks.stack import spelled as spelled
+from lora_profiler.stacks.stack import versions as versions

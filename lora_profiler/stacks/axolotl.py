@@ -3,8 +3,8 @@ nothing."""
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method
-from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
+from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method, overruled
+from lora_profiler.stacks.transformers_loops import ADAMW_FUSED, ALIASES
 
 _TRAINER = Stack(
     name="axolotl",
@@ -73,16 +73,11 @@ VERSIONS = (
             " model sees twice as many rows. Dropout is off, checkpoints are not reentrant, and"
             " adapters are PEFT's.",
         ),
-        defaults={
-            method: {
-                **own,
-                "use_reentrant": False,
-                "loss": "axolotl-dpo",
-                "loop_state": "axolotl-dpo",
-                **({} if method == "full" else {"dropout": 0.0, "lora_kernels": "peft"}),
-            }
-            for method, own in _TRAINER.defaults.items()
-        },
+        defaults=overruled(
+            _TRAINER,
+            {"use_reentrant": False, "loss": "axolotl-dpo", "loop_state": "axolotl-dpo"},
+            adapter={"dropout": 0.0, "lora_kernels": "peft"},
+        ),
         packing=None,
         rows=2,
         holds=(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method
+from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method, overruled
 
 _NEWEST = Stack(
     name="litgpt",
@@ -89,16 +89,11 @@ VERSIONS = (
             " with one matrix for queries, keys and values, and bitsandbytes 0.41, which keeps"
             " every input and quantised the head too. bf16-true.",
         ),
-        defaults={
-            method: {
-                **own,
-                "kernels": "litgpt-2023",
-                "dtype": "bfloat16",
-                "precision": "pure",
-                **({} if method == "full" else {"adapter_dtype": "bfloat16"}),
-            }
-            for method, own in _NEWEST.defaults.items()
-        },
+        defaults=overruled(
+            _NEWEST,
+            {"kernels": "litgpt-2023", "dtype": "bfloat16", "precision": "pure"},
+            adapter={"adapter_dtype": "bfloat16"},
+        ),
         gaps=(),
     ),
 )

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method
-from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
+from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method, overruled
+from lora_profiler.stacks.transformers_loops import ADAMW_FUSED, ALIASES
 
 _TRAINER = Stack(
     name="llamafactory",
@@ -61,10 +61,7 @@ _DPO = replace(
         "stage: dpo, and the rest as its trainer has it. A batch counts pairs: the model sees"
         " twice as many rows.",
     ),
-    defaults={
-        method: {**own, "loss": "llamafactory-dpo", "loop_state": "trl-dpo"}
-        for method, own in _TRAINER.defaults.items()
-    },
+    defaults=overruled(_TRAINER, {"loss": "llamafactory-dpo", "loop_state": "trl-dpo"}),
     packing=None,
     rows=2,
     holds=(
@@ -87,9 +84,7 @@ VERSIONS = (
             "stage: dpo with pref_loss: orpo or simpo, and the rest as its trainer has it. A batch"
             " counts pairs: the model sees twice as many rows.",
         ),
-        defaults={
-            method: {**own, "loss": "llamafactory-orpo"} for method, own in _DPO.defaults.items()
-        },
+        defaults=overruled(_DPO, {"loss": "llamafactory-orpo"}),
         holds=(
             *_TRAINER.holds[:2],
             "logits of both answers in float32, and no reference (LLaMA-Factory ff6d4d1,"
@@ -104,10 +99,7 @@ VERSIONS = (
             "stage: kto, and the rest as its trainer has it. A batch counts answers, each of which"
             " is desirable or not.",
         ),
-        defaults={
-            method: {**own, "loss": "llamafactory-kto", "loop_state": "trl-kto"}
-            for method, own in _DPO.defaults.items()
-        },
+        defaults=overruled(_DPO, {"loss": "llamafactory-kto", "loop_state": "trl-kto"}),
         rows=1,
         holds=(
             *_TRAINER.holds[:2],

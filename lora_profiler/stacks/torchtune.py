@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method
-from lora_profiler.stacks.transformers_trainer import ADAMW_FOREACH, ADAMW_FUSED
+from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method, overruled
+from lora_profiler.stacks.transformers_loops import ADAMW_FOREACH, ADAMW_FUSED
 
 _RECIPES = Stack(
     name="torchtune",
@@ -86,17 +86,16 @@ VERSIONS = (
             "What its shipped configs of DPO agree in: 4 pairs, which are twice as many rows,"
             " accumulation 8, 1,024 tokens, and the rest as its other recipes have it.",
         ),
-        defaults={
-            method: {
-                **own,
+        defaults=overruled(
+            _RECIPES,
+            {
                 "batch_size": 4,
                 "seq_len": 1024,
                 "accumulation": 8,
                 "loss": "torchtune-dpo",
                 "hold_outputs": True,
-            }
-            for method, own in _RECIPES.defaults.items()
-        },
+            },
+        ),
         packing=None,
         rows=2,
         holds=(

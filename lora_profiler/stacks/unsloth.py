@@ -1,7 +1,7 @@
 """Unsloth: its arguments' defaults and its notebooks, as near as options come."""
 
 from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, by_method
-from lora_profiler.stacks.transformers_trainer import ALIASES
+from lora_profiler.stacks.transformers_loops import ALIASES
 
 _COMMON: Options = {
     "batch_size": 2,

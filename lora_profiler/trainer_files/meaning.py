@@ -3,12 +3,15 @@ no option says, with the direction in which the answer is then wrong."""
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lora_profiler.option import Kind
 from lora_profiler.trainer_files.document import Document
+from lora_profiler.workload import OPTIONS
 
 Direction = Literal["too low", "too high", "either way"]
 """Of the answer, where something is not modelled."""
@@ -68,42 +71,48 @@ def costs_nothing(value: Any, document: Document) -> Meaning:
 
 def free(framework: str, part: Literal["keys", "under"] = "keys") -> dict[str, Reader]:
     """Keys of a framework's files that cost no memory, or what they begin with."""
-    return dict.fromkeys(_free_names()[framework][part].split(), costs_nothing)
+    return dict.fromkeys(read_table("free_keys")[framework][part].split(), costs_nothing)
 
 
 @cache
-def _free_names() -> Mapping[str, Mapping[str, str]]:
-    return tomllib.loads(
-        (Path(__file__).parent / "frameworks" / "free_keys.toml").read_text("utf-8")
-    )
+def read_table(name: str) -> dict[str, Any]:
+    """A table beside the frameworks."""
+    return tomllib.loads((Path(__file__).parent / "frameworks" / f"{name}.toml").read_text("utf-8"))
 
 
-def sets(option: str, convert: Callable[[Any], Any] = lambda value: value) -> Reader:
+def sets(option: str, convert: Callable[[Any], Any] | None = None) -> Reader:
     """The key is `option`; null leaves the framework's default. `convert` raises ValueError with
-    what the value must be."""
+    what the value must be; without it values are read as the option has them."""
+    made = convert or _TEXTS.get(option) or _OF_KIND[_KINDS[option]]
 
     def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if value is None else Meaning({option: convert(value)})
+        return NOTHING if value is None else Meaning({option: made(value)})
 
     return read
 
 
-def missing(what: str, direction: Direction) -> Reader:
-    """The key is not modelled unless it is off."""
+def when_on(*, note: str = "", **options: Any) -> Reader:
+    """The key means `options` unless it is off."""
+    return lambda value, document: Meaning(options, note=note) if is_on(value) else NOTHING
+
+
+def missing(what: str, direction: Direction, **options: Any) -> Reader:
+    """The key is not modelled unless it is off; `options` come nearest."""
 
     def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if is_off(value) else not_modelled(what, direction)
+        return NOTHING if is_off(value) else not_modelled(what, direction, **options)
 
     return read
+
+
+def noted(text: str) -> Reader:
+    """The key costs nothing, and `text` is worth knowing of it."""
+    return lambda value, document: Meaning(note=text)
 
 
 def told_by(key: str) -> Reader:
     """What stands beside `key`, which says of all of it that it is not modelled."""
-
-    def read(value: Any, document: Document) -> Meaning:
-        return Meaning(note=f"a part of {key}, see there")
-
-    return read
+    return noted(f"a part of {key}, see there")
 
 
 def missing_above(least: float, what: str, direction: Direction) -> Reader:
@@ -142,10 +151,6 @@ def share(value: Any) -> float:
     if not 0 <= (exact := number(value)) < 1:
         raise ValueError("it must be a share, at least 0 and below 1.")
     return exact
-
-
-def switch(value: Any) -> bool:
-    return is_on(value)
 
 
 def text(value: Any) -> str:
@@ -195,3 +200,66 @@ def dtype(value: Any) -> str:
     if result not in ("bfloat16", "float16", "float32", AUTO_DTYPE):
         raise ValueError("it must be bfloat16, float16, float32 or auto.")
     return result
+
+
+_KINDS = {option.name: option.kind for option in OPTIONS}
+_OF_KIND: Mapping[Kind, Callable[[Any], Any]] = {"size": size, "number": number, "switch": is_on}
+_TEXTS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("model", "revision"), text),
+    **dict.fromkeys(("modules_to_save", "target_parameters", "feedforward_modules"), names),
+    "targets": targets,
+    "layers_to_transform": layer_numbers,
+    "dtype": dtype,
+}
+"""How the values of options are read."""
+
+
+# --- what is known of a framework's files: data, declared once in each of frameworks --------------
+
+
+Check = Callable[[Document], "tuple[str, str] | None"]
+"""A key and what it contradicts, where it does."""
+
+Together = Callable[[str, Mapping[str, Any], Collection[str]], Iterator[tuple[str, Meaning]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framework:
+    """name: as `--from` takes it. marks: keys that only its files have. keys: what each means, the
+    later ones overruling the earlier ones' options. under: the same for keys that begin so.
+    implied: what holds without a key: its words, and what it means. together: the same of what
+    several ranks make of a stack, all options and all keys. computed: what a key means whose value
+    a script works out. stack: the trainer whose defaults hold,
+    by what the file says; None where the file is of no trainer, but beside one. files: keys that
+    name a file beside this one."""
+
+    name: str
+    title: str
+    marks: frozenset[str]
+    keys: Mapping[str, Reader]
+    under: Mapping[str, Reader] = field(default_factory=dict)
+    implied: Callable[[Document], Iterator[tuple[str, Meaning]]] = lambda document: iter(())
+    together: Together = lambda stack, options, keys: iter(())
+    computed: Mapping[str, Meaning] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    stack: Callable[[Document], str] | None = None
+    files: tuple[str, ...] = ()
+
+    def reader(self, key: str) -> Reader | None:
+        """What reads a key, None for one that is not known."""
+        if key in self.keys:
+            return self.keys[key]
+        prefixes = [prefix for prefix in self.under if key.startswith(prefix)]
+        return self.under[max(prefixes, key=len)] if prefixes else None
+
+
+def both_on(first: str, second: str, why: str) -> Check:
+    """Two switches of which at most one can be on."""
+
+    def check(document: Document) -> tuple[str, str] | None:
+        if not (is_on(document.get(first)) and is_on(document.get(second))):
+            return None
+        line = document.entries[first].line
+        return second, f"{second} contradicts {first} in line {line}: {why}"
+
+    return check

@@ -1,8 +1,9 @@
 """From a trainer's file to the question that it is: the options that its keys mean, and what they
 mean beside."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from os.path import isfile  # which no name makes raise
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +18,6 @@ from lora_profiler.trainer_files.document import (
     read_text,
     text_of,
 )
-from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
 from lora_profiler.trainer_files.frameworks.llamafactory import LLAMAFACTORY
@@ -30,6 +30,7 @@ from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
     ONE_ROW,
     VLLM_SHARE,
+    Framework,
     Meaning,
     costs_nothing,
 )
@@ -66,10 +67,10 @@ def read_content(name: str, content: bytes) -> TrainerFile:
     """
     suffix = PurePath(name).suffix.lower()
     if suffix in (".ipynb", ".py"):
-        from lora_profiler.trainer_files import notebook
+        from lora_profiler.trainer_files import scripts
 
-        text = text_of(content, name, notebook.MAX_BYTES)
-        return _read(notebook.parse_calls(text, name, None), [], None)
+        text = text_of(content, name, scripts.MAX_BYTES)
+        return _read(scripts.parse_calls(text, name, None), [], None)
     if suffix not in (".yaml", ".yml", ".json"):
         raise TrainerFileError(f"{name} is no trainer's file: YAML, JSON, a notebook or Python.")
     document = parse(text_of(content, name), name, None, is_json=suffix == ".json")
@@ -78,7 +79,7 @@ def read_content(name: str, content: bytes) -> TrainerFile:
 
 def read_command(arguments: Sequence[str], folder: Path) -> TrainerFile:
     """A command line of TRL's scripts, word by word."""
-    from lora_profiler.trainer_files.command import Word
+    from lora_profiler.trainer_files.scripts import Word
 
     words = [Word(argument, 0) for argument in arguments]
     first, beside = _command_documents(words, "the command", folder)
@@ -107,13 +108,13 @@ def recognised(document: Document) -> Framework | None:
 def _documents(path: Path, framework: str | None) -> tuple[Document, list[Document]]:
     name = path.name
     if path.suffix in (".ipynb", ".py"):
-        from lora_profiler.trainer_files import notebook
+        from lora_profiler.trainer_files import scripts
 
-        text = read_text(path, notebook.MAX_BYTES)
-        return notebook.parse_calls(text, name, path.parent), []
+        text = read_text(path, scripts.MAX_BYTES)
+        return scripts.parse_calls(text, name, path.parent), []
     text = read_text(path)
     if path.suffix not in (".yaml", ".yml", ".json"):
-        from lora_profiler.trainer_files.command import is_command, words_of
+        from lora_profiler.trainer_files.scripts import is_command, words_of
 
         words = words_of(text, name)
         if is_command(words):
@@ -148,7 +149,7 @@ def _beside(path: Path) -> list[Document]:
 def _command_documents(
     words: Sequence[Any], name: str, folder: Path
 ) -> tuple[Document, list[Document]]:
-    from lora_profiler.trainer_files.command import parse_command
+    from lora_profiler.trainer_files.scripts import parse_command
 
     command = parse_command(words, name, folder)
     script, beside = command.script, [command.launcher]
@@ -326,3 +327,59 @@ def _without_idle(row: KeyReading, methods: Sequence[str]) -> KeyReading:
     if read or row.missing:
         return replace(row, options=read)
     return replace(row, options={}, state="costs nothing", note=why)
+
+
+# --- a key by itself, without its file ------------------------------------------------------------
+
+
+_BY_USE = (TRL, LLAMAFACTORY, AXOLOTL, UNSLOTH, TORCHTUNE)
+"""Command lines are TRL's and LLaMA-Factory's; the others have files alone."""
+_AN_ADAPTER = {"use_peft": True, "adapter": "lora"}
+"""Beside the key, which may be about one: TRL's switch and axolotl's choice, which the others pass
+over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoneKey:
+    """What `key` in a file of the framework `title` means: `options` of a setup by name, as people
+    write them, or `model`; `missing`: what of it is not modelled; `note`: what else an option of
+    the file's means."""
+
+    title: str
+    key: str
+    options: Mapping[str, Any]
+    missing: str
+    note: str
+
+
+def lone_key(name: str, values: Sequence[Any]) -> LoneKey | None:
+    """What a key means with one of `values`; the last part of a nested key will do. Of several
+    frameworks, and values that it can have, the first where it is an option and nothing is missing.
+    None where no framework knows it, or none of the values."""
+    found = [
+        lone
+        for framework in _BY_USE
+        for key in framework.keys
+        if key == name or key.endswith(f".{name}")
+        for lone in _readings(framework, key, values)
+    ]
+    return min(found, key=lambda lone: (not lone.options, bool(lone.missing)), default=None)
+
+
+def _readings(framework: Framework, key: str, values: Sequence[Any]) -> Iterator[LoneKey]:
+    others = {name: Entry(name, on, 0) for name, on in _AN_ADAPTER.items() if name != key}
+    before = read_document(Document("", others), framework.name).options
+    for value in values:
+        with suppress(ValueError):  # one that the key cannot have
+            document = Document("", {**others, key: Entry(key, value, 0)})
+            after = read_document(document, framework.name)
+            (row,) = (row for row in after.keys if row.key == key and row.value == value)
+            own = {n: v for n, v in row.options.items() if n != ONE_ROW}
+            changed = {n: v for n, v in after.options.items() if before.get(n) != v}
+            yield LoneKey(
+                title=framework.title,
+                key=key,
+                options=own or changed,
+                missing=row.missing,
+                note=row.note if row.options else "",
+            )

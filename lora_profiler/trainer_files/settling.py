@@ -1,15 +1,25 @@
 """What keys and files say together: how many ranks there are, what they can share, and what becomes
-of number formats and checkpointing there."""
+of number formats and checkpointing there; and what goes with the images of a model that sees."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import WHOLE_WEIGHTS
-from lora_profiler.support.lora_kernels import SHARDED_APART
+from lora_profiler.support.image_processors import PROCESSORS
+from lora_profiler.support.lora_kernels import SHARDED_APART, STOPPED
+from lora_profiler.support.model_types import MODEL_TYPES
 from lora_profiler.support.optimizers import steps_on_shards
-from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.trainer_file import KeyReading, instead, usual_options
+from lora_profiler.trainer_files.meaning import IMAGES, Framework
+from lora_profiler.trainer_files.trainer_file import (
+    KeyReading,
+    TrainerFile,
+    instead,
+    settled_by,
+    usual_options,
+    without_lora_kernels,
+)
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 
 _LOSSES_OF_FSDP1 = ("plain", "fused", "triton")
@@ -51,14 +61,12 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
     if usual.get("precision") == "amp-float16" and options["sharding"] != "ddp":
         options["precision"] = "amp"
         what = "mixed precision in float16 on shards, answered as bfloat16's"
-        row = instead(file, "precision", "amp-float16", "amp", what)
-        yield replace(row, direction="either way")
+        yield instead(file, "precision", "amp-float16", "amp", what, "either way")
     if "generation_batch_size" in options and options["sharding"] not in WHOLE_WEIGHTS:
         at_once = str(options.pop("generation_batch_size"))
         options["use_vllm"] = True
         what = f"generation under {options['sharding']}, which gathers weights, answered as vLLM's"
-        row = instead(file, "generation_batch_size", at_once, "", what)
-        yield replace(row, options={}, direction="too low")
+        yield instead(file, "generation_batch_size", at_once, None, what, "too low")
     on_host = bool(usual.get("offload_params"))
     if options["sharding"] in FULLY_SHARDED and not steps_on_shards(
         optimizer, options["sharding"], on_host
@@ -70,8 +78,7 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
     if moved != "none" and optimizer not in ("adamw", "lion"):
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the host, answered as DeepSpeed's CPUAdam"
-        row = instead(file, "optimizer", optimizer, "adamw", what)
-        yield replace(row, direction="either way")
+        yield instead(file, "optimizer", optimizer, "adamw", what, "either way")
     if usual.get("optimizer_in_bwd"):
         options["optimizer_in_bwd"] = False
         what = "an optimizer that steps in the backward pass of several ranks"
@@ -95,16 +102,15 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         of = "modules_to_save" if options.get("modules_to_save") else of
         if of:
             named, options["sharding"] = options["sharding"], "fsdp"
-            row = instead(file, "sharding", named, "fsdp", f"FSDP1 of {of}, answered as FSDP2")
-            yield replace(row, direction="either way")
+            what = f"FSDP1 of {of}, answered as FSDP2"
+            yield instead(file, "sharding", named, "fsdp", what, "either way")
 
 
 def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
     """What is asked to move where nothing says that DeepSpeed deals it out."""
     for name in ("offload_optimizer_device", "offload_param_device"):
         if (device := options.pop(name, "none")) != "none":
-            row = instead(file, name, device, "none", "DeepSpeed's offloading without ZeRO")
-            yield replace(row, options={}, direction="too high")
+            yield instead(file, name, device, None, "DeepSpeed's offloading without ZeRO")
 
 
 def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
@@ -133,3 +139,66 @@ def _said(file: str, key: str, options: Any, note: str, *, value: str | None = N
     return KeyReading(
         file=file, line=0, key=key, value=value, state="option", options=options, note=note
     )
+
+
+# --- images: what the model sees, and what goes with them -----------------------------------------
+
+
+_ABOUT = ("images", "image_size")
+
+
+def seen_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
+    """The file's images where those of `model` are priced and go with the rest, and the nearest
+    options that do; else, and of a model that is not known, they are among what is missing."""
+    return images_of_type(file, None if model is None else _type_that_sees(model))
+
+
+def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
+    """The same of a model by its type, None for one that sees nothing or is not known."""
+    if "images" not in file.options:
+        return file
+    asked = file.asked
+    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
+        keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
+        options = {name: v for name, v in file.options.items() if name not in _ABOUT}
+        return replace(file, options=options, keys=keys)
+    changed = tuple(_nearest(file, asked, kind))
+    own = {name: value for row in changed for name, value in row.options.items()}
+    return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
+
+
+def _type_that_sees(model: ModelSpec) -> str | None:
+    """Of the model whose text side it is, or its own; of one that is stored in 4 bit nothing tells
+    how its tower is."""
+    if model.stored is not None:
+        return None
+    return model.model_type if model.text_side_of is None else model.text_side_of.model_type
+
+
+def _is_shared(asked: dict[str, object]) -> bool:
+    return asked.get("sharding", "none") not in ("none", "ddp") or "packed" in asked
+
+
+def _unseen(row: KeyReading) -> KeyReading:
+    options = {name: v for name, v in row.options.items() if name not in _ABOUT}
+    return replace(
+        row, options=options, state="not modelled", missing=IMAGES, direction="too low", note=""
+    )
+
+
+def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator[KeyReading]:
+    known = MODEL_TYPES.get(kind)
+    flash = asked.get("attention") == "flash_attention_2"
+    if flash and not PROCESSORS[kind].flash_attention_2:
+        note = "transformers refuses FlashAttention 2 of this type: it runs with SDPA"
+        yield settled_by(file.name, "attention", "flash_attention_2", "auto", note)
+    for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
+        value = asked.get(option, usual)
+        is_axolotl = value == "axolotl"
+        if value == usual or (is_axolotl and known and known.lora_kernels):
+            continue
+        if is_axolotl and kind in STOPPED:
+            yield without_lora_kernels(file.name)
+            continue
+        what = f"{value}'s kernels of a model that sees images, answered without them"
+        yield instead(file.name, option, value, usual, what)

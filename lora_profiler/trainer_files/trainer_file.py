@@ -10,9 +10,7 @@ from lora_profiler.adapters import Adapter, adapters
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import FROZEN_PARTS
-from lora_profiler.stacks.find import find_stack
-from lora_profiler.stacks.stack import Gap, Stack
-from lora_profiler.stacks.trainer import as_loaded
+from lora_profiler.stacks.stack import Gap, Stack, as_loaded, find_stack
 from lora_profiler.support.bases import packed_experts
 from lora_profiler.support.fake_quantizing import rounds_head
 from lora_profiler.support.generations import as_made
@@ -91,6 +89,11 @@ class TrainerFile:
     def not_modelled(self) -> tuple[KeyReading, ...]:
         return tuple(key for key in self.keys if key.missing or key.state == "unknown")
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Its options, and where it has none the stack's defaults."""
+        return {**usual_options(self.stack, self.options), **self.options}
+
     def named_model(self) -> tuple[str, str]:
         """The model, and where it stands. Raises TrainerFileError where none does."""
         if self.model is None:
@@ -161,7 +164,7 @@ def with_images(file: TrainerFile) -> TrainerFile:
 
 
 def _is_full_under_autocast(file: TrainerFile) -> bool:
-    asked = {**usual_options(file.stack, file.options), **file.options}
+    asked = file.asked
     is_full = next(iter(file.options.get("methods", ())), "full") == "full"
     return is_full and asked.get("precision") == "amp"
 
@@ -179,45 +182,48 @@ def _frozen(framework: str, told: Mapping[str, bool]) -> Sequence[str]:
 def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     """The file with what rules know of the model: Liger's kernels and a loss without logits do not
     go with each, and are then answered as transformers' own."""
-    asked = {**usual_options(file.stack, file.options), **file.options}
+    asked = file.asked
     changed: list[KeyReading] = []
+
+    def answered(*reading: Any) -> None:
+        changed.append(instead(file.name, *reading))
+
+    def settled(*reading: Any) -> None:
+        changed.append(settled_by(file.name, *reading))
+
+    kind, is_axolotl = model.model_type, file.framework == "axolotl"
     if asked.get("kernels") == "liger" and not type_of(model).liger:
-        what = f"Liger's kernels on {model.model_type}, answered without them"
-        row = instead(file.name, "kernels", "liger", "transformers", what)
-        if file.framework == "axolotl" and model.model_type not in PATCHED_BY_AXOLOTL:
-            note = f"axolotl puts none of Liger's kernels into {model.model_type}"
-            row = settled_by(file.name, "kernels", "liger", "transformers", note)
-        changed.append(row)
+        if is_axolotl and kind not in PATCHED_BY_AXOLOTL:
+            note = f"axolotl puts none of Liger's kernels into {kind}"
+            settled("kernels", "liger", "transformers", note)
+        else:
+            what = f"Liger's kernels on {kind}, answered without them"
+            answered("kernels", "liger", "transformers", what)
     if asked.get("loss") == "unsloth" and not type_of(model).unsloth:
-        what = f"Unsloth's compiled code of {model.model_type}, answered as transformers' own"
-        row = instead(file.name, "kernels", "unsloth", "transformers", what)
-        changed.append(replace(row, direction="either way"))
+        what = f"Unsloth's compiled code of {kind}, answered as transformers' own"
+        answered("kernels", "unsloth", "transformers", what, "either way")
     is_4_bit = file.framework == "unsloth" and "qlora" in file.options.get("methods", ())
-    if is_4_bit and model.model_type == "gpt_oss":
+    if is_4_bit and kind == "gpt_oss":
         # its copies in 4 bit have a layer each (2026.10.9, `models/_utils.py`)
         what = "experts in 4 bit as layers of their own, answered as packed ones"
-        row = instead(file.name, "quantize_experts", "layers", True, what)
-        changed.append(replace(row, direction="either way"))
+        answered("quantize_experts", "layers", True, what, "either way")
     if (pattern := _language_targets(file, model)) is not None:
         note = "Unsloth's choice where the vision side is left alone"
-        row = instead(file.name, "targets", "language layers", pattern, "")
-        changed.append(replace(row, state="option", direction=None, note=note))
+        settled("targets", "language layers", pattern, note)
     has_images = "images" in file.options  # what goes with them is settled
     if asked.get("lora_kernels") == "axolotl" and not has_images and not takes_lora_kernels(model):
-        what = f"axolotl's LoRA kernels on {model.model_type}, answered as PEFT's adapters"
-        row = instead(file.name, "lora_kernels", "axolotl", "peft", what)
-        stops = model.model_type in STOPPED
-        changed.append(without_lora_kernels(file.name) if stops else row)
+        if kind in STOPPED:
+            changed.append(without_lora_kernels(file.name))
+        else:
+            what = f"axolotl's LoRA kernels on {kind}, answered as PEFT's adapters"
+            answered("lora_kernels", "axolotl", "peft", what)
     loss = asked.get("loss", "plain")
     if not _takes_loss(model, loss, asked):
-        what = f"the {loss} loss on {model.model_type}, answered as plain"
-        changed.append(instead(file.name, "loss", loss, "plain", what))
+        answered("loss", loss, "plain", f"the {loss} loss on {kind}, answered as plain")
     if asked.get("qat") == "8da4w" and loss.startswith("torchtune") and _rounds_head(model, asked):
         what = "a head fake-quantised for each part of the tokens, answered as one plain loss"
-        changed.append(
-            replace(instead(file.name, "loss", loss, "plain", what), direction="too low")
-        )
-    about = asked.get("quantize_experts") or (file.framework == "axolotl" and asked.get("dropout"))
+        answered("loss", loss, "plain", what, "too low")
+    about = asked.get("quantize_experts") or (is_axolotl and asked.get("dropout"))
     found = _adapters(model, asked) if about else ()
     in_4_bit = asked.get("quantize_experts") and any(a.num_experts > 1 for a in found)
     parameters, others = asked.get("target_parameters"), asked | {"target_parameters": None}
@@ -227,21 +233,19 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(replace(row, direction="too low"))
     elif in_4_bit:
         what = "adapters on experts in 4 bit, answered as on experts in 16"
-        changed.append(instead(file.name, "quantize_experts", True, False, what))
+        answered("quantize_experts", True, False, what)
     elif asked.get("quantize_experts") and not packed_experts(model):
-        note = f"{model.model_type} has no experts that are packed into one parameter"
-        changed.append(settled_by(file.name, "quantize_experts", True, False, note))
+        note = f"{kind} has no experts that are packed into one parameter"
+        settled("quantize_experts", True, False, note)
     if asked.get("offload_embedding") and (model.has_tied_head or asked.get("world_size", 1) > 1):
         note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
-        changed.append(settled_by(file.name, "offload_embedding", True, False, note))
-    if file.framework == "axolotl" and asked.get("dropout") and any(a.parameter for a in found):
+        settled("offload_embedding", True, False, note)
+    if is_axolotl and asked.get("dropout") and any(a.parameter for a in found):
         what = "dropout on adapters of layers, which those of bare parameters have none of"
-        row = instead(file.name, "dropout", asked["dropout"], 0.0, f"{what}, answered without")
-        changed.append(replace(row, direction="too low"))
+        answered("dropout", asked["dropout"], 0.0, f"{what}, answered without", "too low")
     resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
     if resized and model.config.get("vocab_size", 0) % 32:
-        row = instead(file.name, RESIZED, True, "", "a vocabulary rounded up to 32")
-        changed.append(replace(row, options={}, direction="too low"))
+        answered(RESIZED, True, None, "a vocabulary rounded up to 32", "too low")
     own = {name: value for row in changed for name, value in row.options.items()}
     pattern = str(file.options.get("targets", ""))
     if model.text_side_of is not None and pattern.startswith("re:"):
@@ -322,25 +326,28 @@ def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
     return True
 
 
-def instead(file: str, option: str, value: Any, nearest: Any, what: str) -> KeyReading:
-    """A reading of what the stack or a key asks for and the nearest stands for; memory is saved by
-    what is left out."""
+def instead(
+    file: str, option: str, value: Any, nearest: Any, what: str, direction: Direction = "too high"
+) -> KeyReading:
+    """A reading of what the stack or a key asks for and the nearest stands for, nothing where that
+    is None."""
     return KeyReading(
         file=file,
         line=0,
         key=option,
         value=value,
         state="not modelled",
-        options={option: nearest},
+        options={} if nearest is None else {option: nearest},
         missing=what,
-        direction="too high",
+        direction=direction,
     )
 
 
 def settled_by(file: str, option: str, value: Any, own: Any, note: str) -> KeyReading:
     """A reading of what the trainer itself makes of an option, and why."""
-    row = instead(file, option, value, own, "")
-    return replace(row, state="option", direction=None, note=note)
+    return KeyReading(
+        file=file, line=0, key=option, value=value, state="option", options={option: own}, note=note
+    )
 
 
 def without_lora_kernels(file: str) -> KeyReading:

@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.errors import UsageError
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
-from lora_profiler.trainer_files.frameworks.axolotl_kernels import LORA_KERNELS
+from lora_profiler.trainer_files.frameworks.axolotl_keys import LORA_KERNELS
 from lora_profiler.workload import Quantization, TrainSetup, Workload
 
 Keys = dict[str, Any]
@@ -18,15 +18,8 @@ OPTIMIZERS = {
     **{
         (name, "foreach"): name
         for name in (
-            "adafactor",
-            "rmsprop",
-            "sgd",
-            "paged_adamw_8bit",
-            "paged_adamw_32bit",
-            "adamw_torch_8bit",
-            "adamw_torch_4bit",
-            "lion_8bit",
-            "paged_lion_8bit",
+            *("adafactor", "rmsprop", "sgd", "paged_adamw_8bit", "paged_adamw_32bit"),
+            *("adamw_torch_8bit", "adamw_torch_4bit", "lion_8bit", "paged_lion_8bit"),
             "paged_lion_32bit",
         )
     },
@@ -93,10 +86,9 @@ def _axolotl(workload: Workload) -> Keys:
             *keys.get("plugins", ()),
             "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin",
         ]
-    rows = getattr(setup, "eval_batch_size", None)
     return keys | {
-        "val_set_size": 0.0 if rows is None else 0.05,
-        "eval_batch_size": rows,
+        "val_set_size": 0.0 if setup.eval_batch_size is None else 0.05,
+        "eval_batch_size": setup.eval_batch_size,
         "datasets": [{"path": _DATASET, "type": "alpaca"}],
         "num_epochs": 1,
         "learning_rate": 0.0002,
@@ -107,7 +99,6 @@ def _axolotl(workload: Workload) -> Keys:
 
 def _arguments(setup: TrainSetup) -> Keys:
     """TrainingArguments."""
-    rows = getattr(setup, "eval_batch_size", None)
     return {
         "per_device_train_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
@@ -115,8 +106,8 @@ def _arguments(setup: TrainSetup) -> Keys:
         "bf16": setup.precision == "amp",
         "fp16": setup.precision == "amp-float16" or None,
         "label_smoothing_factor": setup.label_smoothing_factor or None,
-        "eval_strategy": "no" if rows is None else "epoch",
-        "per_device_eval_batch_size": rows,
+        "eval_strategy": "no" if setup.eval_batch_size is None else "epoch",
+        "per_device_eval_batch_size": setup.eval_batch_size,
         "learning_rate": 0.0002,
         "num_train_epochs": 1,
         "output_dir": "outputs",
@@ -194,7 +185,7 @@ def _llamafactory(workload: Workload) -> Keys:
         "enable_liger_kernel": setup.kernels == "liger",
         **_arguments(setup),
         "pure_bf16": pure or None,
-        "val_size": None if getattr(setup, "eval_batch_size", None) is None else 0.05,
+        "val_size": None if setup.eval_batch_size is None else 0.05,
     }
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.campaign.results import Result
 from lora_profiler.comparison.errors import (
     TOTAL,
     Comparison,
@@ -16,6 +15,7 @@ from lora_profiler.comparison.errors import (
     summary,
 )
 from lora_profiler.comparison.paired_runs import full_against_lora
+from lora_profiler.comparison.scored import Result
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.option import Option

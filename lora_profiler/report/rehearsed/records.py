@@ -3,8 +3,8 @@ here is called measured."""
 
 from collections.abc import Sequence
 
-from lora_profiler.campaign.results import Result
 from lora_profiler.comparison.errors import counted, counted_peak
+from lora_profiler.comparison.scored import Result
 from lora_profiler.prediction import CATEGORIES
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph

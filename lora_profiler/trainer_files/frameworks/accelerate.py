@@ -3,21 +3,20 @@
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import ranks
-from lora_profiler.trainer_files.frameworks.offloading import deepspeed_device
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
+    Framework,
     Meaning,
     costs_nothing,
     free,
     is_off,
-    is_on,
     missing,
     not_modelled,
     number,
     sets,
     size,
+    when_on,
 )
 
 
@@ -39,7 +38,7 @@ def _processes(value: Any, document: Document) -> Meaning:
     """All of them; torchrun counts cards itself where it is told `gpu` or `auto`."""
     if value in COUNTED_BY_TORCHRUN:
         return Meaning(asks=("world_size",))
-    return sets("world_size", size)(value, document)
+    return sets("world_size")(value, document)
 
 
 def _precision(value: Any, document: Document) -> Meaning:
@@ -54,8 +53,8 @@ def _precision(value: Any, document: Document) -> Meaning:
 
 _STAGES = ("deepspeed_config.zero_stage", "deepspeed_config.deepspeed_config_file")
 COUNTED_BY_TORCHRUN = ("gpu", "auto")
-_OPTIMIZER = deepspeed_device("offload_optimizer_device")
-_PARAM = deepspeed_device("offload_param_device")
+_OPTIMIZER = ranks.deepspeed_device("offload_optimizer_device")
+_PARAM = ranks.deepspeed_device("offload_param_device")
 _OWN_LIMITS = "limits of ZeRO-3 other than its defaults"
 
 ACCELERATE = Framework(
@@ -76,7 +75,7 @@ ACCELERATE = Framework(
         "deepspeed_config.gradient_accumulation_steps": costs_nothing,
         "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
         "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
-        "use_cpu": lambda value, document: Meaning({"device": "cpu"}) if is_on(value) else NOTHING,
+        "use_cpu": when_on(device="cpu"),
         **dict.fromkeys(
             (
                 "parallelism_config.parallelism_config_tp_size",

@@ -4,9 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.framework import Framework
 from lora_profiler.trainer_files.frameworks import ranks, shared
-from lora_profiler.trainer_files.frameworks.training_arguments import (
+from lora_profiler.trainer_files.frameworks.shared import (
     CHECKPOINTING,
     TRAINING_ARGUMENTS,
     TRAINING_ARGUMENTS_UNDER,
@@ -14,6 +13,7 @@ from lora_profiler.trainer_files.frameworks.training_arguments import (
 )
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
+    Framework,
     Meaning,
     Reader,
     costs_nothing,
@@ -21,15 +21,12 @@ from lora_profiler.trainer_files.meaning import (
     is_off,
     is_on,
     missing,
-    names,
     not_modelled,
-    number,
+    noted,
     sets,
     size,
-    switch,
-    targets,
-    text,
     told_by,
+    when_on,
 )
 
 
@@ -115,20 +112,10 @@ def _quantizer(value: Any, document: Document) -> Meaning:
     return not_modelled(f"a base quantised by {kind}, answered as bitsandbytes' NF4", "either way")
 
 
-def _quant_type(value: Any, document: Document) -> Meaning:
-    if is_off(value) or str(value).lower() == "nf4":
-        return NOTHING
-    return not_modelled(f"a base in {value}, answered as NF4", "either way")
-
-
 def _cut_off(value: Any, document: Document) -> Meaning:
-    if value is None:
-        return NOTHING
-    length = {"seq_len": size(value)}
-    if is_on(document.get("packing")) or is_on(document.get("neat_packing")):
-        return Meaning(length)
-    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
-    return Meaning(length, note=note)
+    meaning = shared.cut_off(value, document)
+    is_packed = is_on(document.get("packing")) or is_on(document.get("neat_packing"))
+    return meaning._replace(note="") if is_packed else meaning
 
 
 def _batch(value: Any, document: Document) -> Meaning:
@@ -182,10 +169,6 @@ def _dropout(value: Any, document: Document) -> Meaning:
     return shared.dropout(value, is_off=document.get("stage") == "dpo")
 
 
-def _disable_checkpointing(value: Any, document: Document) -> Meaning:
-    return Meaning({"checkpointing": not is_on(value)})
-
-
 def _mixed(precision: str) -> Reader:
     """bf16 and fp16: weights are loaded in the checkpoint's format (model/loader.py), bfloat16 of
     nearly all; what is trained is cast to float32, unless pure_bf16 or ZeRO-3 stand against it."""
@@ -203,17 +186,8 @@ def _mixed(precision: str) -> Reader:
     return read
 
 
-def _pure_bf16(value: Any, document: Document) -> Meaning:
-    return Meaning({"precision": "pure", "dtype": "bfloat16"}) if is_on(value) else NOTHING
-
-
 def _validation(value: Any, document: Document) -> Meaning:
     return NOTHING if is_off(value) else evaluated(document)
-
-
-def _checkpointed_by_itself(value: Any, document: Document) -> Meaning:
-    """LLaMA-Factory switches it on by itself, whatever the trainer's keys say."""
-    return NOTHING
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -253,11 +227,6 @@ def _two_packings(document: Document) -> tuple[str, str] | None:
     return None
 
 
-def _own_kernels(value: Any, document: Document) -> Meaning:
-    """v1/plugins/model_plugins/kernels/interface.py, _AUTO_KERNELS."""
-    return Meaning(note="applied on Ascend's NPUs alone")
-
-
 LLAMAFACTORY = Framework(
     name="llamafactory",
     title="LLaMA-Factory",
@@ -271,25 +240,25 @@ LLAMAFACTORY = Framework(
     checks=(_needs_adapter, _two_packings),
     keys={
         **TRAINING_ARGUMENTS,
-        "model_name_or_path": sets("model", text),
-        "model_revision": sets("revision", text),
+        "model_name_or_path": sets("model"),
+        "model_revision": sets("revision"),
         "stage": _stage,
         "finetuning_type": _method,
         "quantization_bit": _bits,
         "quantization_method": _quantizer,
-        "quantization_type": _quant_type,
-        "double_quantization": sets("double_quant", switch),
-        "lora_rank": _of("lora", sets("rank", size)),
-        "lora_alpha": _of("lora", sets("alpha", number)),
+        "quantization_type": shared.quant_type,
+        "double_quantization": sets("double_quant"),
+        "lora_rank": _of("lora", sets("rank")),
+        "lora_alpha": _of("lora", sets("alpha")),
         "lora_dropout": _of("lora", _dropout),
-        "lora_target": _of("lora", sets("targets", targets)),
-        "oft_block_size": _of("oft", sets("oft_block_size", size)),
-        "oft_target": _of("oft", sets("targets", targets)),
-        "module_dropout": _of("oft", sets("dropout", number)),
+        "lora_target": _of("lora", sets("targets")),
+        "oft_block_size": _of("oft", sets("oft_block_size")),
+        "oft_target": _of("oft", sets("targets")),
+        "module_dropout": _of("oft", sets("dropout")),
         "oft_rank": _of("oft", missing("OFT by its number of blocks", "either way")),
-        "additional_target": sets("modules_to_save", names),
-        "use_rslora": sets("use_rslora", switch),
-        "use_dora": sets("use_dora", switch),
+        "additional_target": sets("modules_to_save"),
+        "use_rslora": sets("use_rslora"),
+        "use_dora": sets("use_dora"),
         "pissa_init": lambda value, document: shared.initialisation(
             "pissa" if is_on(value) else False, document
         ),
@@ -298,22 +267,22 @@ LLAMAFACTORY = Framework(
         "packing": costs_nothing,
         "neat_packing": missing("a mask that keeps packed sequences apart", "too low"),
         "flash_attn": shared.attention,
-        **dict.fromkeys(CHECKPOINTING, _checkpointed_by_itself),
-        "disable_gradient_checkpointing": _disable_checkpointing,
+        **dict.fromkeys(CHECKPOINTING, costs_nothing),  # it is on by itself, whatever they say
+        "disable_gradient_checkpointing": lambda value, document: Meaning(
+            {"checkpointing": is_off(value)}
+        ),
         "use_reentrant_gc": shared.reentrant,
         "use_unsloth_gc": missing("checkpoints that are moved to the host's memory", "too high"),
         "use_unsloth": missing("Unsloth's kernels", "too high"),
-        "enable_liger_kernel": lambda value, document: (
-            Meaning({"kernels": "liger", "loss": "fused"}) if is_on(value) else NOTHING
-        ),
+        "enable_liger_kernel": shared.liger,
         "bf16": _mixed("amp"),
         "fp16": _mixed("amp-float16"),
-        "pure_bf16": _pure_bf16,
+        "pure_bf16": when_on(precision="pure", dtype="bfloat16"),
         "upcast_layernorm": missing("norms in float32", "too low"),
         "upcast_lmhead_output": missing("logits in float32", "too low"),
         "fp8": missing("products in FP8, answered in 16 bit", "either way"),
         "val_size": _validation,
-        "eval_dataset": lambda value, document: NOTHING if is_off(value) else evaluated(document),
+        "eval_dataset": _validation,
         "use_galore": _projected("galore_adamw"),
         "use_apollo": _projected("apollo_adamw"),
         **dict.fromkeys(("galore_rank", "apollo_rank"), told_by("use_galore, use_apollo")),
@@ -325,7 +294,7 @@ LLAMAFACTORY = Framework(
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
         "freeze_trainable_layers": costs_nothing,
         "image_max_pixels": shared.largest_image,
-        "video_max_pixels": lambda value, document: Meaning(note="no videos are asked about"),
+        "video_max_pixels": noted("no videos are asked about"),
         "ref_model": missing("a reference model", "too low"),
         "reward_model": missing("a reward model", "too low"),
         "ref_model_quantization_bit": missing("a reference model", "too low"),
@@ -334,7 +303,7 @@ LLAMAFACTORY = Framework(
         "resize_vocab": missing("a vocabulary made larger", "too low"),
         "new_special_tokens": missing("a vocabulary made larger", "too low"),
         "use_kt": missing("KTransformers' experts on the CPU", "too high"),
-        "ray_num_workers": sets("world_size", size),
+        "ray_num_workers": sets("world_size"),
         "tensor_model_parallel_size": ranks.parallel("each layer", "tensor parallelism"),
         "pipeline_model_parallel_size": ranks.parallel("the layers", "pipeline parallelism"),
         "expert_model_parallel_size": ranks.parallel("the experts", "expert parallelism"),
@@ -346,7 +315,8 @@ LLAMAFACTORY = Framework(
         "recompute_granularity": lambda value, document: (
             Meaning({"checkpointing": True}) if value == "full" else NOTHING
         ),
-        "use_v1_kernels": _own_kernels,
+        # v1/plugins/model_plugins/kernels/interface.py, _AUTO_KERNELS
+        "use_v1_kernels": noted("applied on Ascend's NPUs alone"),
         **{f"use_{loss}_loss": _weighted(loss) for loss in ("asft", "dft", "eaft")},
         "compute_accuracy": costs_nothing,
         "use_mca": missing("Megatron's training", "either way"),

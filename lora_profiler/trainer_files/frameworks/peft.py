@@ -5,28 +5,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import shared
-from lora_profiler.trainer_files.frameworks.training_arguments import TRAINING_ARGUMENTS
+from lora_profiler.trainer_files.frameworks.shared import TRAINING_ARGUMENTS
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
     NOTHING,
+    Framework,
     Meaning,
     Reader,
     costs_nothing,
     dtype,
     free,
-    is_off,
     is_on,
-    layer_numbers,
     missing,
     names,
     not_modelled,
     number,
     sets,
-    size,
-    switch,
     text,
 )
 
@@ -51,8 +47,8 @@ def _stack(document: Document) -> str:
 def _method(document: Document) -> str:
     if ADAPTED not in document.entries:
         return "full"
-    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
-    return "qlora" if is_quantised or QUANTIZED in document.entries else "lora"
+    is_quantised = shared.loads_quantised(document) or QUANTIZED in document.entries
+    return "qlora" if is_quantised else "lora"
 
 
 def _model(value: Any, document: Document) -> Meaning:
@@ -77,7 +73,7 @@ def _adapted(value: Any, document: Document) -> Meaning:
 def _rank(value: Any, document: Document) -> Meaning:
     if document.get(ADAPTED) == "OFTConfig":
         return missing("OFT by its number of blocks", "either way")(value, document)
-    return sets("rank", size)(value, document)
+    return sets("rank")(value, document)
 
 
 def _quantised(value: Any, document: Document) -> Meaning:
@@ -86,7 +82,7 @@ def _quantised(value: Any, document: Document) -> Meaning:
 
 def _dequantised(value: Any, document: Document) -> Meaning:
     """Of Mxfp4Config, on whose base nothing trains; FP8's is none in 8 bit then."""
-    if is_off(value) or QUANTIZED not in document.entries:
+    if not is_on(value) or QUANTIZED not in document.entries:
         return NOTHING
     return not_modelled("a base brought back to 16 bit", "too low")
 
@@ -145,12 +141,6 @@ def _compute_dtype(value: Any, document: Document) -> Meaning:
     return NOTHING
 
 
-def _quant_type(value: Any, document: Document) -> Meaning:
-    if is_off(value) or str(value).lower() == "nf4":
-        return NOTHING
-    return not_modelled(f"a base in {value}, answered as NF4", "either way")
-
-
 def _of_the_trainer(key: str) -> Reader:
     """What means something else to TRL's trainers than to transformers' own."""
 
@@ -174,7 +164,7 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         if document.get("bnb_4bit_compute_dtype") is None:
             yield "bnb_4bit_compute_dtype", _compute_dtype("float32", document)
         if document.get("bnb_4bit_quant_type") is None:
-            yield "bnb_4bit_quant_type", _quant_type("fp4", document)
+            yield "bnb_4bit_quant_type", shared.quant_type("fp4", document)
 
 
 PEFT = Framework(
@@ -185,20 +175,16 @@ PEFT = Framework(
     ),  # the last two are TRL's as well: what is called decides
     stack=_stack,
     implied=_implied,
-    checks=(
-        both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
-        both_on("bf16", "fp16", "autocast has one dtype."),
-    ),
+    checks=(shared.ONE_BASE, shared.ONE_AUTOCAST),
     keys={
         **TRL.keys,
         LOADED: costs_nothing,
         TRAINED: trainer,
-        "pretrained_model_name_or_path": sets("model", text),
+        "pretrained_model_name_or_path": sets("model"),
         "model": _model,
-        "revision": sets("revision", text),
+        "revision": sets("revision"),
         ADAPTED: _adapted,
-        "load_in_4bit": shared.four_bit(ADAPTED),
-        "load_in_8bit": shared.eight_bit(ADAPTED),
+        **shared.quantised_base(ADAPTED),
         PREPARED: _prepared,
         QUANTIZED: _quantised,
         STEPPED: lambda value, document: Meaning({"optimizer": "lorafa"}),
@@ -208,22 +194,17 @@ PEFT = Framework(
         **dict.fromkeys(("desc_act", "backend", "sym", "version", "lr"), costs_nothing),
         "use_gradient_checkpointing": shared.checkpointing,
         "bnb_4bit_compute_dtype": _compute_dtype,
-        "bnb_4bit_quant_type": _quant_type,
-        "bnb_4bit_use_double_quant": sets("double_quant", switch),
+        "bnb_4bit_use_double_quant": sets("double_quant"),
         "llm_int8_skip_modules": missing("layers left in 16 bit", "too low"),
         "r": _rank,
-        "lora_alpha": sets("alpha", number),
         "lora_dropout": _dropout,
-        "vera_dropout": sets("dropout", number),
-        "module_dropout": sets("dropout", number),
-        "feedforward_modules": sets("feedforward_modules", names),
-        "oft_block_size": sets("oft_block_size", size),
+        **dict.fromkeys(("vera_dropout", "module_dropout"), sets("dropout")),
+        "feedforward_modules": sets("feedforward_modules"),
+        "oft_block_size": sets("oft_block_size"),
         "target_modules": sets("targets", _targets),
-        "target_parameters": sets("target_parameters", names),
-        "layers_to_transform": sets("layers_to_transform", layer_numbers),
-        "modules_to_save": sets("modules_to_save", names),
-        "use_rslora": sets("use_rslora", switch),
-        "use_dora": sets("use_dora", switch),
+        "target_parameters": sets("target_parameters"),
+        "layers_to_transform": sets("layers_to_transform"),
+        "modules_to_save": sets("modules_to_save"),
         "init_lora_weights": shared.initialisation,
         "autocast_adapter_dtype": _adapters_as_they_come,
         "rank_pattern": missing("ranks by layer", "either way"),

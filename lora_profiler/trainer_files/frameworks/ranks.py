@@ -1,9 +1,8 @@
-"""What ranks share, as FSDP's and DeepSpeed's keys say it."""
+"""What ranks share and keep on the host, as FSDP's and DeepSpeed's keys say it."""
 
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks.offloading import by_name, params_on_host
 from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
     NOTHING,
@@ -15,12 +14,14 @@ from lora_profiler.trainer_files.meaning import (
     not_modelled,
     number,
     size,
+    when_on,
 )
 from lora_profiler.workload import DEEPSPEED_ZERO
 
 _VERSIONS = ("fsdp_version", "fsdp_config.fsdp_version", "fsdp_config.version")
 _PREFETCHES = ("fsdp_config.fsdp_backward_prefetch", "fsdp_config.backward_prefetch")
 _KEPT = ("FALSE", "SHARD_GRAD_OP", "2", "HYBRID_SHARD_ZERO2", "_HYBRID_SHARD_ZERO2", "5")
+_STAGES = ("zero_optimization.stage", "deepspeed_config.zero_stage")
 _WITHIN_A_NODE = ("HYBRID_SHARD", "4", "HYBRID_SHARD_ZERO2", "_HYBRID_SHARD_ZERO2", "5")
 
 
@@ -94,10 +95,11 @@ def _own_parameters(value: Any, document: Document) -> Meaning:
     return NOTHING if is_on(value) else Meaning({"use_orig_params": False})
 
 
-def _fsdp_checkpointing(value: Any, document: Document) -> Meaning:
-    """accelerate's own, which is never reentrant (accelerator.py); off, it leaves the trainer's
-    as it is."""
-    return Meaning({"checkpointing": True, "use_reentrant": False}) if is_on(value) else NOTHING
+params_on_host = when_on(offload_params=True)
+"""With their gradients and the optimizer's states."""
+_fsdp_checkpointing = when_on(checkpointing=True, use_reentrant=False)
+"""accelerate's own, which is never reentrant (accelerator.py); off, it leaves the trainer's as it
+is."""
 
 
 def _strategy(document: Document) -> str:
@@ -183,4 +185,29 @@ def deepspeed(value: Any, document: Document) -> Meaning:
         raise ValueError("there is no such file, and its name does not tell its stage.")
     meaning = zero_stage(stage, document)
     note = "the file is not at hand; its stage is taken from its name"
-    return meaning._replace(note=note, options={**meaning.options, **by_name(name, stage)})
+    return meaning._replace(note=note, options={**meaning.options, **_moved_by_name(name, stage)})
+
+
+def deepspeed_device(option: str) -> Reader:
+    """offload_optimizer and offload_param. Parameters are moved in stage 3 alone (DeepSpeed
+    `runtime/engine.py`, _configure_zero_optimizer)."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        device = "cpu" if value is True else str(value).lower()
+        if is_off(value) or device == "none":
+            return NOTHING
+        stage = str(next((document.get(key) for key in _STAGES if document.get(key)), ""))
+        if option == "offload_param_device" and stage in ("1", "2"):
+            return NOTHING
+        return Meaning({option: device})
+
+    return read
+
+
+def _moved_by_name(name: str, stage: str) -> dict[str, Any]:
+    """What a DeepSpeed file that is not at hand moves, as those of LLaMA-Factory and axolotl are
+    named: ds_z3_offload_config.json, zero3_bf16_cpuoffload_params.json."""
+    if "offload" not in name or stage == "0":
+        return {}
+    states = {"offload_optimizer_device": "cpu"} if "params" not in name else {}
+    return {**states, "offload_param_device": "cpu"} if stage == "3" else states

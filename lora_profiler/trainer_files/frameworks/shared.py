@@ -6,18 +6,24 @@ from math import isqrt
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     ONE_ROW,
     Meaning,
     Reader,
+    both_on,
+    costs_nothing,
+    free,
     is_off,
     is_on,
     missing,
     not_modelled,
     number,
+    sets,
     size,
     text,
+    when_on,
 )
 from lora_profiler.workload import OPTIONS, PROJECTED
 
@@ -40,38 +46,16 @@ _OPTIMIZERS: dict[str, dict[str, str]] = {
 """By transformers' names, those that are options' own among them. The `muon` of frameworks is none
 of torch's: it trains the other weights too, by AdamW."""
 _FEWER_STATES = [
-    "ao_adamw_fp8",
-    "muon",
-    "galore_adamw_8bit",
-    "galore_adafactor",
-    "lomo",
-    "adalomo",
-    "rmsprop_bnb",
-    "rmsprop_bnb_8bit",
-    "adagrad",
-    "schedule_free_sgd",
-    "schedule_free_radamw",
-    "dion",
-    "q_galore_adamw8bit",
-    "flash_adamw",
-    "flash_lion",
-    "galore_adamw_layerwise",
-    "galore_adamw_8bit_layerwise",
-    "apollo_adamw_layerwise",
-]
+    "ao_adamw_fp8", "muon", "galore_adamw_8bit", "galore_adafactor", "lomo", "adalomo",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "adagrad", "schedule_free_sgd", "schedule_free_radamw",
+    "dion", "q_galore_adamw8bit", "flash_adamw", "flash_lion", "galore_adamw_layerwise",
+    "galore_adamw_8bit_layerwise", "apollo_adamw_layerwise",
+]  # fmt: skip
 _ABOUT_AS_MANY = [
-    "adamw_apex_fused",
-    "adamw_anyprecision",
-    "ademamix",
-    "ademamix_8bit",
-    "grokadamw",
-    "schedule_free_adamw",
-    "came_pytorch",
-    "adopt_adamw",
-    "optimi_adamw",
-    "stable_adamw",
+    "adamw_apex_fused", "adamw_anyprecision", "ademamix", "ademamix_8bit", "grokadamw",
+    "schedule_free_adamw", "came_pytorch", "adopt_adamw", "optimi_adamw", "stable_adamw",
     "flash_adam",
-]
+]  # fmt: skip
 _ATTENTION = {
     "flash_attention_2": "flash_attention_2",
     "fa2": "flash_attention_2",
@@ -84,26 +68,41 @@ _ATTENTION = {
 }
 
 
-def four_bit(adapter: str) -> Reader:
-    """load_in_4bit: a base in NF4 where the key `adapter` says that there is one on it."""
+def quantised_base(adapter: str) -> dict[str, Reader]:
+    """load_in_4bit and load_in_8bit: a base in NF4, or LLM.int8, where the key `adapter` says that
+    there is one on it."""
 
-    def read(value: Any, document: Document) -> Meaning:
-        has_adapter = is_on(document.get(adapter)) and not is_on(document.get("full_finetuning"))
-        return Meaning({"methods": ("qlora",)}) if is_on(value) and has_adapter else NOTHING
+    def reader(**beside: str) -> Reader:
+        def read(value: Any, document: Document) -> Meaning:
+            is_full = is_off(document.get(adapter)) or is_on(document.get("full_finetuning"))
+            is_meant = is_on(value) and not is_full
+            return Meaning({"methods": ("qlora",), **beside}) if is_meant else NOTHING
 
-    return read
+        return read
+
+    return {"load_in_4bit": reader(), "load_in_8bit": reader(quant_type="int8")}
 
 
-def eight_bit(adapter: str) -> Reader:
-    """load_in_8bit: a base in LLM.int8 where the key `adapter` says that there is one on it."""
+def loads_quantised(document: Document) -> bool:
+    return any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
 
-    def read(value: Any, document: Document) -> Meaning:
-        has_adapter = is_on(document.get(adapter)) and not is_on(document.get("full_finetuning"))
-        if not is_on(value) or not has_adapter:
-            return NOTHING
-        return Meaning({"methods": ("qlora",), "quant_type": "int8"})
 
-    return read
+ONE_BASE = both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them.")
+ONE_AUTOCAST = both_on("bf16", "fp16", "autocast has one dtype.")
+
+
+def quant_type(value: Any, document: Document) -> Meaning:
+    """bitsandbytes' bnb_4bit_quant_type."""
+    if is_off(value) or str(value).lower() == "nf4":
+        return NOTHING
+    return not_modelled(f"a base in {value}, answered as NF4", "either way")
+
+
+def cut_off(value: Any, document: Document) -> Meaning:
+    if value is None:
+        return NOTHING
+    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
+    return Meaning({"seq_len": size(value)}, note=note)
 
 
 def dropout(value: Any, *, is_off: bool) -> Meaning:
@@ -112,11 +111,6 @@ def dropout(value: Any, *, is_off: bool) -> Meaning:
     if is_off:
         return Meaning({"dropout": 0.0}, note="the trainer switches dropout off")
     return NOTHING if value is None else Meaning({"dropout": number(value)})
-
-
-def evaluation(batch: int) -> Meaning:
-    """Evaluation while training, in batches of so many rows."""
-    return Meaning({"eval_batch_size": batch})
 
 
 def optimizer(value: Any, document: Document) -> Meaning:
@@ -177,18 +171,8 @@ def attention(value: Any, document: Document) -> Meaning:
     return not_modelled(f"the attention {name}, answered as sdpa", "either way", attention="auto")
 
 
-def attention_switch(kernel: str) -> Reader:
-    """A switch that names a kernel: axolotl's flash_attention: true."""
-
-    def read(value: Any, document: Document) -> Meaning:
-        return Meaning({"attention": kernel}) if is_on(value) else NOTHING
-
-    return read
-
-
-def autocast(value: Any, document: Document) -> Meaning:
-    """bf16: what the forward pass runs under."""
-    return Meaning({"precision": "amp"}) if is_on(value) else NOTHING
+autocast = when_on(precision="amp")
+"""bf16: what the forward pass runs under."""
 
 
 def autocast_float16(value: Any, document: Document) -> Meaning:
@@ -229,9 +213,8 @@ def reentrant(value: Any, document: Document) -> Meaning:
 selective = missing("selective checkpointing", "too low")
 
 
-def images(value: Any, document: Document) -> Meaning:
-    """A key that is on where the model sees images. How many is the data's."""
-    return Meaning({"images": 1}, note=ONE_IMAGE) if is_on(value) else NOTHING
+images = when_on(images=1, note=ONE_IMAGE)
+"""A key that is on where the model sees images. How many is the data's."""
 
 
 def largest_image(value: Any, document: Document) -> Meaning:
@@ -249,3 +232,80 @@ def one_row(value: Any, document: Document) -> Meaning:
         " of one long sequence"
     )
     return Meaning({ONE_ROW: True}, note=note)
+
+
+# --- transformers' TrainingArguments (5.24), which TRL, LLaMA-Factory and notebooks take ----------
+
+
+def evaluates(document: Document) -> bool:
+    """Whether the trainer evaluates while it trains."""
+    strategy = document.get("eval_strategy", document.get("evaluation_strategy"))
+    if strategy is None:
+        return is_on(document.get("do_eval")) or is_on(document.get("eval_on_start"))
+    return str(strategy).lower() not in ("no", "false") or is_on(document.get("eval_on_start"))
+
+
+def _evaluation(value: Any, document: Document) -> Meaning:
+    is_first = document.get("eval_strategy", document.get("evaluation_strategy", value)) == value
+    if is_off(value) or not is_first or not evaluates(document):
+        return NOTHING
+    return evaluated(document)
+
+
+def evaluated(document: Document) -> Meaning:
+    """In batches of 8 unless told otherwise."""
+    return Meaning({"eval_batch_size": size(document.get("per_device_eval_batch_size", 8))})
+
+
+liger = when_on(kernels="liger", loss="fused")
+"""Liger's kernels with its loss, as transformers' Trainer takes them."""
+CHECKPOINTING: dict[str, Reader] = {
+    f"{kind}_checkpointing{key}": reader
+    for kind in ("gradient", "activation")  # the second from transformers 5.24 on
+    for key, reader in (
+        ("", checkpointing),
+        ("_kwargs", checkpointing_kwargs),
+        ("_kwargs.use_reentrant", reentrant),
+        ("_kwargs.selective", selective),
+    )
+}
+TRAINING_ARGUMENTS: dict[str, Reader] = {
+    "per_device_train_batch_size": sets("batch_size"),
+    "gradient_accumulation_steps": sets("accumulation"),
+    "optim": optimizer,
+    "optim_args": optimizer_arguments,
+    "bf16": autocast,
+    "fp16": autocast_float16,
+    **CHECKPOINTING,
+    "use_liger_kernel": liger,
+    "label_smoothing_factor": sets("label_smoothing_factor"),
+    **dict.fromkeys(
+        ("eval_strategy", "evaluation_strategy", "do_eval", "eval_on_start"), _evaluation
+    ),
+    "per_device_eval_batch_size": costs_nothing,
+    "eval_accumulation_steps": costs_nothing,
+    "prediction_loss_only": costs_nothing,
+    **dict.fromkeys(
+        ("bf16_full_eval", "fp16_full_eval"), missing("the model cast for evaluation", "either way")
+    ),
+    "fsdp": ranks.fsdp_switch(2),
+    "fsdp_config": ranks.fsdp_settings(2),
+    **ranks.fsdp_keys(2),
+    "deepspeed": ranks.deepspeed,
+    **dict.fromkeys(
+        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+        missing("torch.compile", "too high"),
+    ),
+    "auto_find_batch_size": missing("a batch that the trainer lowers until it fits", "too high"),
+    "optim_target_modules": optimizer_targets,
+    "liger_kernel_config": missing("some of Liger's kernels only", "either way"),
+    **dict.fromkeys(("use_cpu", "no_cuda"), when_on(device="cpu")),
+    "parallelism_config": missing("context and tensor parallelism", "either way"),
+    "neftune_noise_alpha": costs_nothing,
+    **free("training_arguments"),
+}
+TRAINING_ARGUMENTS_UNDER: dict[str, Reader] = {
+    **free("training_arguments", "under"),
+    "parallelism_config.": missing("context and tensor parallelism", "either way"),
+    "liger_kernel_config.": missing("some of Liger's kernels only", "either way"),
+}

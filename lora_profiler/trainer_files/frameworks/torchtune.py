@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.framework import Framework
-from lora_profiler.trainer_files.frameworks import fake_quantized, ranks, shared
+from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
+    Framework,
     Meaning,
     costs_nothing,
     dtype,
@@ -18,61 +18,14 @@ from lora_profiler.trainer_files.meaning import (
     missing,
     names,
     not_modelled,
-    number,
+    read_table,
     sets,
     size,
-    switch,
     text,
     told_by,
 )
 
-MODELS = {
-    "gemma.gemma_2b": "google/gemma-2b",
-    "gemma.gemma_7b": "google/gemma-7b",
-    "gemma2.gemma2_2b": "google/gemma-2-2b",
-    "gemma2.gemma2_9b": "google/gemma-2-9b",
-    "gemma2.gemma2_27b": "google/gemma-2-27b",
-    "llama2.llama2_7b": "meta-llama/Llama-2-7b-hf",
-    "llama2.llama2_13b": "meta-llama/Llama-2-13b-hf",
-    "llama2.llama2_70b": "meta-llama/Llama-2-70b-hf",
-    "code_llama2.code_llama2_7b": "codellama/CodeLlama-7b-hf",
-    "llama3.llama3_8b": "meta-llama/Meta-Llama-3-8B",
-    "llama3.llama3_70b": "meta-llama/Meta-Llama-3-70B",
-    "llama3_1.llama3_1_8b": "meta-llama/Llama-3.1-8B",
-    "llama3_1.llama3_1_70b": "meta-llama/Llama-3.1-70B",
-    "llama3_1.llama3_1_405b": "meta-llama/Llama-3.1-405B",
-    "llama3_2.llama3_2_1b": "meta-llama/Llama-3.2-1B",
-    "llama3_2.llama3_2_3b": "meta-llama/Llama-3.2-3B",
-    "llama3_2_vision.llama3_2_vision_11b": "meta-llama/Llama-3.2-11B-Vision-Instruct",
-    "llama3_2_vision.llama3_2_vision_90b": "meta-llama/Llama-3.2-90B-Vision-Instruct",
-    "llama3_3.llama3_3_70b": "meta-llama/Llama-3.3-70B-Instruct",
-    "llama4.llama4_scout_17b_16e": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
-    "llama4.llama4_maverick_17b_128e": "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
-    "mistral.mistral_7b": "mistralai/Mistral-7B-v0.1",
-    "phi3.phi3_mini": "microsoft/Phi-3-mini-4k-instruct",
-    "phi4.phi4_14b": "microsoft/phi-4",
-    "qwen2.qwen2_0_5b": "Qwen/Qwen2-0.5B",
-    "qwen2.qwen2_1_5b": "Qwen/Qwen2-1.5B",
-    "qwen2.qwen2_7b": "Qwen/Qwen2-7B",
-    "qwen2_5.qwen2_5_0_5b": "Qwen/Qwen2.5-0.5B",
-    "qwen2_5.qwen2_5_1_5b": "Qwen/Qwen2.5-1.5B",
-    "qwen2_5.qwen2_5_1_5b_instruct": "Qwen/Qwen2.5-1.5B-Instruct",
-    "qwen2_5.qwen2_5_3b": "Qwen/Qwen2.5-3B",
-    "qwen2_5.qwen2_5_7b": "Qwen/Qwen2.5-7B",
-    "qwen2_5.qwen2_5_7b_instruct": "Qwen/Qwen2.5-7B-Instruct",
-    "qwen2_5.qwen2_5_14b": "Qwen/Qwen2.5-14B",
-    "qwen2_5.qwen2_5_14b_instruct": "Qwen/Qwen2.5-14B-Instruct",
-    "qwen2_5.qwen2_5_32b": "Qwen/Qwen2.5-32B",
-    "qwen2_5.qwen2_5_32b_instruct": "Qwen/Qwen2.5-32B-Instruct",
-    "qwen2_5.qwen2_5_72b": "Qwen/Qwen2.5-72B",
-    "qwen2_5.qwen2_5_72b_instruct": "Qwen/Qwen2.5-72B-Instruct",
-    "qwen3.qwen3_0_6b": "Qwen/Qwen3-0.6B",
-    "qwen3.qwen3_1_7b": "Qwen/Qwen3-1.7B",
-    "qwen3.qwen3_4b": "Qwen/Qwen3-4B",
-    "qwen3.qwen3_8b": "Qwen/Qwen3-8B",
-    "qwen3.qwen3_14b": "Qwen/Qwen3-14B",
-    "qwen3.qwen3_32b": "Qwen/Qwen3-32B",
-}
+MODELS: dict[str, str] = read_table("torchtune_models")
 """Builders and the models of the hub that they build."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _PAIRS = "DPOLoss"
@@ -213,8 +166,7 @@ def _stack(document: Document) -> str:
 def _length(value: Any, document: Document) -> Meaning:
     if value is None:
         return Meaning(asks=("seq_len",), note="null: the length is the data's")
-    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
-    return Meaning({"seq_len": size(value)}, note=note)
+    return shared.cut_off(value, document)
 
 
 def _packed(value: Any, document: Document) -> Meaning:
@@ -234,7 +186,19 @@ def _validation(value: Any, document: Document) -> Meaning:
         return NOTHING
     usual = document.get("batch_size", 2)
     rows = document.get("batch_size_val", usual)
-    return shared.evaluation(size(usual if rows == "${batch_size}" else rows))
+    return Meaning({"eval_batch_size": size(usual if rows == "${batch_size}" else rows)})
+
+
+def _fake_quantized(value: Any, document: Document) -> Meaning:
+    """Groups are of 256 weights unless told."""
+    if is_off(value):
+        return NOTHING
+    name = str(value).rpartition(".")[2]
+    if not name.startswith("Int8DynActInt4WeightQATQuantizer"):
+        return not_modelled(f"quantisation-aware training by {name}", "too low")
+    return Meaning(
+        {"qat": "8da4w", "qat_group_size": size(document.get("quantizer.groupsize") or 256)}
+    )
 
 
 def _part(value: Any, document: Document) -> Meaning:
@@ -299,20 +263,20 @@ TORCHTUNE = Framework(
     checks=(_other_framework,),
     keys={
         "model._component_": _model,
-        "model.lora_rank": sets("rank", size),
-        "model.lora_alpha": sets("alpha", number),
-        "model.lora_dropout": sets("dropout", number),
+        "model.lora_rank": sets("rank"),
+        "model.lora_alpha": sets("alpha"),
+        "model.lora_dropout": sets("dropout"),
         "model.lora_attn_modules": _targets,
         "model.apply_lora_to_mlp": costs_nothing,
         "model.apply_lora_to_output": costs_nothing,
         "model.quantize_base": costs_nothing,
-        "model.use_dora": sets("use_dora", switch),
+        "model.use_dora": sets("use_dora"),
         "model.decoder_trainable": _decoder,
         "model.encoder_trainable": _part,
         "model.fusion_trainable": _part,
         "model.image_size": shared.images,
-        "batch_size": sets("batch_size", size),
-        "gradient_accumulation_steps": sets("accumulation", size),
+        "batch_size": sets("batch_size"),
+        "gradient_accumulation_steps": sets("accumulation"),
         "tokenizer.max_seq_len": _length,
         "dataset.packed": _packed,
         "optimizer._component_": _optimizer,
@@ -320,16 +284,14 @@ TORCHTUNE = Framework(
         "optimizer_in_bwd": _in_backward,
         "loss._component_": _loss,
         "dtype": _dtype,
-        "enable_activation_checkpointing": sets("checkpointing", switch),
-        "ac_mode": missing("selective checkpointing", "either way"),
-        "ac_option": missing("selective checkpointing", "either way"),
-        "enable_activation_offloading": sets("offload_activations", switch),
-        "quantizer._component_": fake_quantized.of_torchtune,
+        "enable_activation_checkpointing": sets("checkpointing"),
+        **dict.fromkeys(("ac_mode", "ac_option"), missing("selective checkpointing", "either way")),
+        "enable_activation_offloading": sets("offload_activations"),
+        "quantizer._component_": _fake_quantized,
         "kd_loss._component_": missing("distillation's teacher and loss", "too low"),
         "compile": missing("torch.compile", "too high"),
         "run_val_every_n_steps": _validation,
-        "fsdp_cpu_offload": _params_on_host,
-        "fsdp.cpu_offload": _params_on_host,
+        **dict.fromkeys(("fsdp_cpu_offload", "fsdp.cpu_offload"), _params_on_host),
         "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
         "tensor_parallel_dim": ranks.parallel("each layer", "tensor parallelism"),
         "context_parallel_dim": ranks.parallel("the sequence", "context parallelism"),
@@ -342,25 +304,10 @@ TORCHTUNE = Framework(
         **dict.fromkeys(("teacher_", "kd_"), told_by("kd_loss._component_")),
         **dict.fromkeys(
             (
-                "ref_",
-                "policy_",
-                "reward_",
-                "value_",
-                "ppo_",
-                "grpo_",
-                "forward_batch_size",
-                "max_generated_tokens",
-                "num_steps",
-                "temperature",
-                "top_k",
-                "gamma",
-                "lmbda",
-                "kl_coeff",
-                "enable_kv_cache",
-                "min_response_length",
-                "penalise_no_eos",
-                "stop_token_ids",
-                "whiten_rewards",
+                *("ref_", "policy_", "reward_", "value_", "ppo_", "grpo_", "forward_batch_size"),
+                *("max_generated_tokens", "num_steps", "temperature", "top_k", "gamma", "lmbda"),
+                *("kl_coeff", "enable_kv_cache", "min_response_length", "penalise_no_eos"),
+                *("stop_token_ids", "whiten_rewards"),
             ),
             told_by("loss._component_"),
         ),

@@ -5,50 +5,34 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.framework import Framework, both_on
 from lora_profiler.trainer_files.frameworks import shared
-from lora_profiler.trainer_files.frameworks.training_arguments import (
+from lora_profiler.trainer_files.frameworks.shared import (
     TRAINING_ARGUMENTS,
     TRAINING_ARGUMENTS_UNDER,
 )
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     VLLM_SHARE,
+    Framework,
     Meaning,
     costs_nothing,
-    dtype,
     free,
     is_off,
     is_on,
     missing,
-    names,
     not_modelled,
     number,
     sets,
     share,
     size,
-    switch,
     targets,
-    text,
+    when_on,
 )
 
 _DPO_LOSSES = [
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_pair",
-    "aot_unpaired",
-    "discopop",
-    "apo_zero",
-    "apo_down",
-    "sigmoid_norm",
-]
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_pair", "aot_unpaired", "discopop", "apo_zero", "apo_down", "sigmoid_norm",
+]  # fmt: skip
 _SCRIPTS: dict[str, tuple[str, Any]] = {
     "dtype": ("dtype", "float32"),
     "lora_r": ("rank", 16),
@@ -100,15 +84,7 @@ def _is_plain(document: Document) -> bool:
 def _method(document: Document) -> str:
     if not is_on(document.get("use_peft")):
         return "full"
-    is_quantised = any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
-    return "qlora" if is_quantised else "lora"
-
-
-def _length(value: Any, document: Document) -> Meaning:
-    if value is None:
-        return NOTHING
-    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
-    return Meaning({"seq_len": size(value)}, note=note)
+    return "qlora" if shared.loads_quantised(document) else "lora"
 
 
 def _packing(value: Any, document: Document) -> Meaning:
@@ -141,12 +117,6 @@ def _targets(value: Any) -> str:
 def dropout(value: Any, document: Document) -> Meaning:
     by_default = task(document) in ("dpo", "kto", "orpo", "reward")
     return shared.dropout(value, is_off=is_on(document.get("disable_dropout", by_default)))
-
-
-def _quant_type(value: Any, document: Document) -> Meaning:
-    if is_off(value) or str(value).lower() == "nf4":
-        return NOTHING
-    return not_modelled(f"a base in {value}, answered as NF4", "either way")
 
 
 def _loss(value: Any, document: Document) -> Meaning:
@@ -247,41 +217,35 @@ TRL = Framework(
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
     together=_together,
-    checks=(
-        both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
-        both_on("bf16", "fp16", "autocast has one dtype."),
-        _idle_adapter,
-    ),
+    checks=(shared.ONE_BASE, shared.ONE_AUTOCAST, _idle_adapter),
     keys={
         **TRAINING_ARGUMENTS,
-        "model_name_or_path": sets("model", text),
-        "model_revision": sets("revision", text),
+        "model_name_or_path": sets("model"),
+        "model_revision": sets("revision"),
         TASK: costs_nothing,
-        "dtype": sets("dtype", dtype),
-        "torch_dtype": sets("dtype", dtype),
+        "dtype": sets("dtype"),
+        "torch_dtype": sets("dtype"),
         "attn_implementation": shared.attention,
-        "use_flash_attention_2": shared.attention_switch("flash_attention_2"),
+        "use_flash_attention_2": when_on(attention="flash_attention_2"),
         "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
-        "load_in_4bit": shared.four_bit("use_peft"),
-        "load_in_8bit": shared.eight_bit("use_peft"),
-        "bnb_4bit_quant_type": _quant_type,
-        "use_bnb_nested_quant": sets("double_quant", switch),
+        **shared.quantised_base("use_peft"),
+        "bnb_4bit_quant_type": shared.quant_type,
+        "use_bnb_nested_quant": sets("double_quant"),
         "bnb_4bit_quant_storage": costs_nothing,
-        "lora_r": sets("rank", size),
-        "lora_alpha": sets("alpha", number),
+        "lora_r": sets("rank"),
+        "lora_alpha": sets("alpha"),
         "lora_dropout": dropout,
         "lora_target_modules": sets("targets", _targets),
-        "lora_target_parameters": sets("target_parameters", names),
-        "lora_modules_to_save": sets("modules_to_save", names),
-        "use_rslora": sets("use_rslora", switch),
-        "use_dora": sets("use_dora", switch),
+        "lora_target_parameters": sets("target_parameters"),
+        "lora_modules_to_save": sets("modules_to_save"),
+        "use_rslora": sets("use_rslora"),
+        "use_dora": sets("use_dora"),
         "use_liger_kernel": _liger,
         "label_smoothing_factor": _smoothing,
-        "max_seq_length": _length,
-        "max_length": _length,
+        **dict.fromkeys(("max_seq_length", "max_length"), shared.cut_off),
         "padding_free": _packing,
         "packing": _packing,
-        "activation_offloading": sets("offload_activations", switch),
+        "activation_offloading": sets("offload_activations"),
         "loss_type": _loss,
         "use_liger_loss": missing("Liger's loss of TRL", "too high"),
         _COMPLETION: _completion,

@@ -4,29 +4,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.framework import Framework, both_on
-from lora_profiler.trainer_files.frameworks import fake_quantized, shared
+from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.frameworks.peft import TRAINED, trainer
-from lora_profiler.trainer_files.frameworks.trl import TRL, dropout, task
+from lora_profiler.trainer_files.frameworks.trl import TRL, task
 from lora_profiler.trainer_files.meaning import (
     NOTHING,
     VLLM_SHARE,
+    Framework,
     Meaning,
     costs_nothing,
-    dtype,
     free,
     is_off,
     is_on,
     missing,
     names,
     not_modelled,
-    number,
     sets,
     share,
     size,
-    switch,
-    targets,
-    text,
     told_by,
 )
 
@@ -61,7 +56,7 @@ def _adapted(value: Any, document: Document) -> Meaning:
     """Embeddings and heads in a list of modules train whole (2026.10.9, `models/_utils.py`,
     _redirect_embedding_targets)."""
     if not isinstance(value, list) or not (whole := [n for n in value if _is_whole(n)]):
-        return sets("targets", targets)(value, document)
+        return sets("targets")(value, document)
     saved = (names(document.get("modules_to_save") or []) or "").split(",")
     left = ",".join(name for name in value if name not in whole)
     found = ",".join(dict.fromkeys([*filter(None, saved), *whole]))
@@ -73,15 +68,11 @@ def _saved(value: Any, document: Document) -> Meaning:
     """With what the targets add to it."""
     named = document.get("target_modules")
     added = isinstance(named, list) and any(map(_is_whole, named))
-    return NOTHING if added else sets("modules_to_save", names)(value, document)
+    return NOTHING if added else sets("modules_to_save")(value, document)
 
 
 def _is_whole(name: str) -> bool:
     return name.rpartition(".")[2] in ("embed_tokens", "lm_head")
-
-
-def _length(value: Any, document: Document) -> Meaning:
-    return Meaning({"seq_len": size(value)}) if value is not None else NOTHING
 
 
 def _fp8(value: Any, document: Document) -> Meaning:
@@ -145,6 +136,26 @@ def _embedding(value: Any, document: Document) -> Meaning:
     return Meaning({"offload_embedding": True})
 
 
+_GROUPS = {"int4": 128, "int8-int4": 32, "phone-deployment": 32, "fp8-int4": 128, "fp8-fp8": 32}
+"""Weights that share a scale, by its schemes (models/_utils.py, _prepare_model_for_qat)."""
+
+
+def _fake_quantized(value: Any, document: Document) -> Meaning:
+    """Of a model with adapters it fake-quantises those too, where groups go into them."""
+    if is_off(value):
+        return NOTHING
+    scheme = str(value)
+    if scheme not in _GROUPS:
+        return not_modelled(f"quantisation-aware training in {scheme}", "too low")
+    group = _GROUPS[scheme]
+    options = {"qat": scheme.replace("phone-deployment", "int8-int4"), "qat_group_size": group}
+    options["loss"] = "plain"  # Unsloth's own is not known of a head that is rounded
+    if is_on(document.get("full_finetuning")):
+        what = "Unsloth's loss of a rounded head, answered as transformers'"
+        return not_modelled(what, "too high", **options)
+    return not_modelled("fake-quantised adapters, answered as a base that is", "too low", **options)
+
+
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
     kind = task(document)
@@ -169,44 +180,28 @@ UNSLOTH = Framework(
     name="unsloth",
     title="Unsloth",
     marks=frozenset(
-        [
-            "model_name",
-            "r",
-            "random_state",
-            "use_gradient_checkpointing",
-            "fast_inference",
-            "full_finetuning",
-            "finetune_vision_layers",
-        ]
+        {"model_name", "r", "random_state", "use_gradient_checkpointing", "fast_inference"}
+        | {"full_finetuning", "finetune_vision_layers"}
     ),
     stack=_stack,
     implied=_implied,
-    checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
+    checks=(shared.ONE_BASE,),
     keys={
         **TRL.keys,
         "generation_batch_size": _at_once,
-        "model_name": sets("model", text),
-        "max_length": _length,
-        "max_seq_length": _length,
+        "model_name": sets("model"),
+        **dict.fromkeys(("max_length", "max_seq_length"), sets("seq_len")),
         "per_device_train_batch_size": _batch,
-        "dtype": lambda value, document: (
-            NOTHING if value is None else Meaning({"dtype": dtype(value)})
-        ),
-        "load_in_4bit": shared.four_bit("r"),
-        "load_in_8bit": shared.eight_bit("r"),
+        **shared.quantised_base("r"),
         "load_in_16bit": costs_nothing,
         "load_in_fp8": _fp8,
         "full_finetuning": costs_nothing,
-        "r": sets("rank", size),
+        "r": sets("rank"),
         "target_modules": _adapted,
-        "lora_alpha": sets("alpha", number),
-        "lora_dropout": dropout,
         "modules_to_save": _saved,
         "layers_to_transform": missing("adapters on some layers", "too high"),
         "target_parameters": missing("adapters on experts' parameters", "too low"),
-        "use_rslora": sets("use_rslora", switch),
         "init_lora_weights": shared.initialisation,
-        "use_dora": sets("use_dora", switch),
         "use_gradient_checkpointing": _checkpointing,
         "finetune_vision_layers": shared.images,
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
@@ -218,7 +213,7 @@ UNSLOTH = Framework(
         TRAINED: trainer,
         "float8_kv_cache": costs_nothing,
         "max_lora_rank": costs_nothing,
-        "qat_scheme": fake_quantized.of_unsloth,
+        "qat_scheme": _fake_quantized,
         "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
         "offload_embedding": _embedding,
         **free("unsloth"),

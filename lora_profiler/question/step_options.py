@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import get_args
 
-from lora_profiler.lora_config import LoraConfig, Quantization
 from lora_profiler.option import option
 from lora_profiler.option_values import (
     UNMODELLED_OPTIMIZERS,
@@ -13,6 +12,7 @@ from lora_profiler.option_values import (
     Precision,
     Qat,
 )
+from lora_profiler.question.lora_config import LoraConfig, Quantization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,17 @@
-"""transformers' Trainer, with PEFT's adapters: `TrainingArguments` and `LoraConfig` as they are
-made without arguments."""
+"""Loops over transformers' models: the step that the rules are written for and the one that most
+people write themselves; transformers' Trainer with PEFT's adapters, `TrainingArguments` and
+`LoraConfig` as they are made without arguments; and PEFT's comparison of methods
+(method_comparison/MetaMathQA), whose results are public."""
 
-from lora_profiler.stacks.stack import CHECKPOINT_DTYPE, Options, Packing, Refusal, Stack, by_method
+from lora_profiler.stacks.stack import (
+    CHECKPOINT_DTYPE,
+    Gap,
+    Options,
+    Packing,
+    Refusal,
+    Stack,
+    by_method,
+)
 
 PEFT_LORA: Options = {"rank": 8, "alpha": 8.0, "targets": "default", "adapter_dtype": "float32"}
 """`peft.LoraConfig()`, version 0.21."""
@@ -74,7 +84,7 @@ def _older(version: str, about: str, optimizer: Options) -> Stack:
     )
 
 
-VERSIONS = (
+_TRAINER = (
     Stack(
         name="transformers",
         library="transformers",
@@ -112,3 +122,87 @@ VERSIONS = (
         ADAMW_FOREACH,
     ),
 )
+_OWN_LOOPS = (
+    Stack(
+        name="bare",
+        library="",
+        version="",
+        call="a bare loop",
+        about=(
+            "The options' own defaults: loss.backward() and optimizer.step() with nothing of the"
+            " model's output kept.",
+        ),
+        defaults=by_method({}),
+        packing=Packing(one_row=False),
+        aliases=ALIASES,
+        holds=("no output: the logits die in backward",),
+    ),
+    Stack(
+        name="loop",
+        library="",
+        version="",
+        call="a loop that holds its output",
+        about=("As bare, in a loop that writes out = model(...) and keeps out through the step.",),
+        defaults=by_method({"hold_outputs": True}),
+        packing=Packing(one_row=False),
+        aliases=ALIASES,
+        holds=(
+            "the logits, through backward and the optimizer step, until the next forward pass has"
+            " returned",
+        ),
+    ),
+)
+_ONE_LOOP = "its loop is one process, fixed in run.py"
+
+_BENCH = Stack(
+    name="peft-bench",
+    library="PEFT",
+    version="0.20",
+    call="MetaMathQA comparison",
+    about=(
+        "default_training_params.json and lora/llama-3.2-3B-rank32: batch 4, up to 768 tokens,"
+        " bfloat16 weights without autocast, AdamW as torch takes it, PEFT's default targets.",
+    ),
+    defaults=by_method(
+        {
+            "batch_size": 4,
+            "seq_len": 768,
+            "accumulation": 1,
+            "dtype": "bfloat16",
+            "precision": "pure",
+            **ADAMW_FOREACH,
+            "checkpointing": False,
+            "loss": "plain",
+            "hold_outputs": True,
+            "kernels": "transformers",
+        },
+        adapter={
+            "rank": 32,
+            "alpha": 64.0,
+            "dropout": 0.0,
+            "targets": "default",
+            "adapter_dtype": "float32",
+        },
+        base={"double_quant": False, "recipe": "stock"},
+    ),
+    packing=None,
+    holds=(
+        "outputs = model(...) keeps the logits through backward and the optimizer step (PEFT"
+        " 5d602fd, method_comparison/MetaMathQA/run.py)",
+    ),
+    gaps=(
+        Gap("its batches are padded to their longest: a mask, and other kernels, come with it"),
+        Gap(
+            "int4 is FP4 with products in float32, as BitsAndBytesConfig has it without"
+            " arguments: priced as NF4 with products in --dtype",
+            ("qlora",),
+        ),
+    ),
+    refusals=(
+        Refusal("packed", "its batches are padded, not packed"),
+        Refusal("accumulation", _ONE_LOOP),
+        Refusal("world_size", _ONE_LOOP),
+        Refusal("kernels", _ONE_LOOP, ("liger",)),
+    ),
+)
+VERSIONS = (*_OWN_LOOPS, *_TRAINER, _BENCH)

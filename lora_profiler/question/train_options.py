@@ -14,7 +14,7 @@ from lora_profiler.option_values import (
     Sharding,
     Transformers,
 )
-from lora_profiler.step_options import StepOptions
+from lora_profiler.question.step_options import StepOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

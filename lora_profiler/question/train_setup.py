@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from lora_profiler.option import check_options
-from lora_profiler.option_checks import check_together
 from lora_profiler.option_values import (
     AXOLOTL,
     BESIDE_REFERENCE,
@@ -14,7 +13,8 @@ from lora_profiler.option_values import (
     Method,
     Precision,
 )
-from lora_profiler.train_options import TrainOptions
+from lora_profiler.question.checks import check_together
+from lora_profiler.question.train_options import TrainOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""How a model is trained: the parts of a `Workload`, imported from `lora_profiler.workload`."""
