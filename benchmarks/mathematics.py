@@ -27,14 +27,14 @@ from lora_profiler.harness.environment import environment
 from lora_profiler.mathematics.effort import effort_for
 from lora_profiler.mathematics.sources import Request, open_subject
 from lora_profiler.mathematics.verify import verify
+from lora_profiler.report import learn
+from lora_profiler.report.check_progress import shown_checks
 from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload
-from lora_profiler.report.learn import findings
-from lora_profiler.report.progress.checks import shown_checks
 from lora_profiler.report.render import markdown
 
 RESULTS = Path(__file__).parent / "results"
-SHOWN = Path(findings.__file__).with_name(findings.FILE)
+SHOWN = Path(learn.__file__).with_name(learn.FILE)
 """What the page Learn draws."""
 SEED = 0
 COMMAND = "python -m benchmarks.mathematics"
@@ -114,7 +114,7 @@ def main() -> int:
             return 1
         file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     (RESULTS / "mathematics.md").write_text(as_markdown(document), "utf-8")
-    SHOWN.write_text(findings.to_json(findings.findings(document)), "utf-8")
+    SHOWN.write_text(learn.to_json(learn.findings(document)), "utf-8")
     return 0
 
 

@@ -50,7 +50,7 @@ from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_blocks
-from lora_profiler.report.answer.room import room
+from lora_profiler.report.answer.short_answer import room
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.units import (
     GIB,

@@ -45,8 +45,8 @@ from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
-from lora_profiler.report.page.markup import drawn
-from lora_profiler.report.page.parts import Card, Drawing
+from lora_profiler.report.page.write import drawn
+from lora_profiler.report.parts import Card, Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------

@@ -24,15 +24,17 @@ from lora_profiler.dashboard import following, learn_page, link
 from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Series, numbers_table
-from lora_profiler.report.learn.findings import findings, from_json, to_json
-from lora_profiler.report.learn.layer import (
+from lora_profiler.report.learn import (
     LoraLayer,
     adam_bytes,
     counts_chart,
     counts_words,
+    findings,
     flow,
+    from_json,
     gradient_bytes,
     matrices,
+    to_json,
 )
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS

@@ -52,7 +52,7 @@ from lora_profiler.report.measured.measurements import (
     error_table,
     record_blocks,
 )
-from lora_profiler.report.measured.speed import ratio_line, speed_lines
+from lora_profiler.report.measured.run_labels import ratio_line, speed_lines
 from lora_profiler.report.page import report_content, write_page
 from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

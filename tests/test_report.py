@@ -31,7 +31,7 @@ from lora_profiler.report.answer.layers import (
     parameter_table,
 )
 from lora_profiler.report.answer.predictions import card_table, model_blocks
-from lora_profiler.report.answer.room import room
+from lora_profiler.report.answer.short_answer import room
 from lora_profiler.report.blocks import Paragraph, Row, Table
 from lora_profiler.report.json.predict import (
     layer_records,

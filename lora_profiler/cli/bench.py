@@ -94,7 +94,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.campaign.results import result
     from lora_profiler.campaign.session import Session
     from lora_profiler.records.store import Store
-    from lora_profiler.report.progress.bench import shown
+    from lora_profiler.report.bench_progress import shown
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
@@ -318,7 +318,7 @@ def _print(
         from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks
 
         if o["rehearse"]:
-            from lora_profiler.report.rehearsed.records import rehearsed_blocks
+            from lora_profiler.report.rehearsed import rehearsed_blocks
 
             print_blocks(rehearsed_blocks(results), o["form"], o["output"])
             return

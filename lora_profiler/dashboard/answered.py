@@ -23,7 +23,7 @@ from lora_profiler.planning.setups import written_options
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.cautions import caution_lines
-from lora_profiler.report.first_screen.offers import Offer
+from lora_profiler.report.first_screen import Offer
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.workload import Method, TrainSetup, Workload
 

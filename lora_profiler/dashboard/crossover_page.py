@@ -15,7 +15,7 @@ from lora_profiler.report.charts.lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.decision.crossover import crossover_blocks, sentences
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.parts import Drawing
 from lora_profiler.units import count_text
 
 

@@ -23,11 +23,9 @@ from lora_profiler.planning.engine import (
 )
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, RANKS, lengths
-from lora_profiler.report.answer.differences import answered_differently, asked_differently
-from lora_profiler.report.first_screen.card import share_card
-from lora_profiler.report.first_screen.frame import Frame, frame, framed, judged
-from lora_profiler.report.first_screen.offers import offers
-from lora_profiler.report.first_screen.texts import three_numbers, trust, verdict_words
+from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
+from lora_profiler.report.card import Frame, frame, framed, judged, share_card
+from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict_words
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.units import count_text
 

@@ -21,7 +21,7 @@ from lora_profiler.dashboard.question import (
 )
 from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.report.learn.layer import LoraLayer
+from lora_profiler.report.learn import LoraLayer
 
 PAGES = ("Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
 PAGE_KEY = "page"

@@ -10,7 +10,7 @@ import streamlit as st
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import followed_view, link, measuring, record_view, sentence, widgets
+from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
@@ -21,6 +21,7 @@ from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
+from lora_profiler.report.bench_progress import beat_text
 from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts.curves import phase_samples
 from lora_profiler.report.charts.lines import step_times
@@ -28,7 +29,6 @@ from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
-from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 from lora_profiler.workload import Device
 
@@ -47,7 +47,7 @@ def show() -> None:
             widgets.problem(str(e), heading="This question cannot be measured")
         else:
             _before(result, inputs, conditions)
-    followed_view.show("measuring", _going, _after)
+    following.show("measuring", _going, _after)
 
 
 # --- before ---------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
         widgets.problem(refused, instead, heading="This machine cannot measure it")
     else:
         widgets.small(measuring.duration_words(result, conditions))
-    followed_view.start_button(
+    following.start_button(
         "Start measuring" if conditions.rehearsed_on is None else "Start the rehearsal",
         "measure.start",
         partial(measuring.start, model, result.question, conditions, uploaded=inputs.uploaded),
@@ -168,7 +168,7 @@ def _peak_text(prediction: Prediction) -> str:
 
 
 def _going(running: Measuring) -> None:
-    followed_view.under_way(
+    following.under_way(
         running,
         "Rehearsing" if measuring.is_rehearsal(running) else "Measuring",
         _progress(running),

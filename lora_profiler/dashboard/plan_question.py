@@ -32,7 +32,7 @@ from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
 from lora_profiler.planning.planned import Amount, Budget
 from lora_profiler.planning.setups import workloads
-from lora_profiler.report.first_screen.texts import Run
+from lora_profiler.report.first_screen import Run
 from lora_profiler.units import is_finite
 
 HISTOGRAM = ".csv"

@@ -6,7 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import dropped, evidence_page, first_screen, link, sentence, widgets
+from lora_profiler.dashboard import evidence_page, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.fields import tell
 from lora_profiler.dashboard.question import setup_arguments
@@ -15,21 +15,21 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer import timing
-from lora_profiler.report.answer.communication import sending_lines
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.layers import layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
+from lora_profiler.report.answer.timing import sending_lines
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
-from lora_profiler.report.page.headlines import headlines
+from lora_profiler.report.page.predicted import headlines
 from lora_profiler.report.page.steps import layer_drawing
 from lora_profiler.units import count_text
 
 
 def show() -> None:
     inputs = sentence.ask()
-    dropped.tell()
+    sentence.tell_of_file()
     tell(inputs)
     if inputs.model is None:
         link.write(link.written("Predict", None if inputs.uploaded else inputs.question))

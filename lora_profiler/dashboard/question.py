@@ -11,7 +11,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
-from lora_profiler.report.first_screen.texts import Run
+from lora_profiler.report.first_screen import Run
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
 from lora_profiler.workload import OPTIONS, Method
 

@@ -18,7 +18,7 @@ from lora_profiler.dashboard.question import (
 )
 from lora_profiler.option import Option
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.report.first_screen.texts import Run
+from lora_profiler.report.first_screen import Run
 from lora_profiler.workload import Method
 
 BY_NAME, UPLOAD = "By name", "A config.json"

@@ -19,8 +19,8 @@ from lora_profiler.dashboard.widgets import Offer
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.report.card import HEIGHT, WIDTH
 from lora_profiler.report.catalogues import csv_records
-from lora_profiler.report.first_screen.card import HEIGHT, WIDTH
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records

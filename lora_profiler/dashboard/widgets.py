@@ -14,9 +14,9 @@ from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import Figure
-from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
-from lora_profiler.report.page.parts import Card, Drawing
+from lora_profiler.report.page.write import colour_variables, drawn, environment, template_text
 from lora_profiler.report.palette import Theme
+from lora_profiler.report.parts import Card, Drawing
 from lora_profiler.report.svg import figure_html, figure_style
 from lora_profiler.units import error_text
 

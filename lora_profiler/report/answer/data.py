@@ -8,7 +8,7 @@ from lora_profiler.batching.batches import Batches, Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.report.blocks import RowKind, Rows, Table
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.units import (
     byte_unit,
     count_text,
@@ -21,7 +21,6 @@ from lora_profiler.units import (
 if TYPE_CHECKING:
     from lora_profiler.workload import TrainSetup
 
-UNKNOWN = "?"
 _MADE: Mapping[Batching, str] = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",

@@ -9,11 +9,11 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import ActivationExcess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.answer.comparison_table import UNKNOWN, comparison_table
+from lora_profiler.report.answer.comparison_table import comparison_table
 from lora_profiler.report.answer.trainer import trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.evidence.interval import likely_lines
-from lora_profiler.report.labels import method_label, sureness
+from lora_profiler.report.interval import likely_lines
+from lora_profiler.report.labels import UNKNOWN, method_label, sureness
 from lora_profiler.report.setup_words import adapter_line, asked_words, platform_words, title_words
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
@@ -70,11 +70,11 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         times = time_table(answers)
         time_notes = time_lines(answers)
         if any(answer.communication for answer in answers):
-            from lora_profiler.report.answer.communication import communication_lines
+            from lora_profiler.report.answer.timing import communication_lines
 
             time_notes += communication_lines(answers)
     if answers[0].communication is not None:
-        from lora_profiler.report.answer.communication import communication_table
+        from lora_profiler.report.answer.timing import communication_table
 
         communication = communication_table(answers)
     data: list[str] = []
@@ -113,7 +113,7 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
 def card_table(answers: Sequence[Answer]) -> Table:
     """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and
     the largest sizes."""
-    from lora_profiler.report.answer.room import room
+    from lora_profiler.report.answer.short_answer import room
 
     gpu = answers[0].gpu
     assert gpu is not None

@@ -12,7 +12,7 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record, Status
 from lora_profiler.records.serialize import RecordFields, record_dict
-from lora_profiler.report.json import cell, part, picked
+from lora_profiler.report.json import cell, part, payload_schema, picked
 from lora_profiler.report.measured.measurements import rank_persistent_bytes
 from lora_profiler.workload import setup_dict
 
@@ -122,8 +122,6 @@ def bench_schema() -> dict[str, Any]:
         >>> bench_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.schema import payload_schema
-
     title = "lora-profile bench --format json, lora-profile compare --format json"
     return payload_schema(BenchJson, title=title)
 

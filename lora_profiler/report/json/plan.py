@@ -8,8 +8,8 @@ from lora_profiler.planning.plan import Bound, TrainingPlan
 from lora_profiler.planning.planned import Counts, Goal, Interval, Offer, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.decision.plan_words import nothing_sentence, run_command
-from lora_profiler.report.json import part
+from lora_profiler.report.decision.plan import nothing_sentence, run_command
+from lora_profiler.report.json import part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
@@ -136,8 +136,6 @@ def plan_schema() -> dict[str, Any]:
         >>> plan_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.schema import payload_schema
-
     return payload_schema(PlanJson, title="lora-profile plan --format json")
 
 

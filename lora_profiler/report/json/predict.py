@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.json import cell, part
+from lora_profiler.report.json import cell, part, payload_schema
 from lora_profiler.report.json import predict_types as types
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
@@ -28,8 +28,6 @@ def predict_schema() -> dict[str, Any]:
         >>> predict_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.schema import payload_schema
-
     return payload_schema(types.for_schema(), title="lora-profile predict --format json")
 
 
@@ -130,7 +128,7 @@ def _communication(answer: Answer, sent: "Communication | None") -> types.Commun
     """None for a process alone."""
     if sent is None:
         return None
-    from lora_profiler.report.answer.communication import step_bounds
+    from lora_profiler.report.answer.timing import step_bounds
 
     low, high = step_bounds(answer) or (None, None)
     return part(

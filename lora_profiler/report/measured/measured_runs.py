@@ -26,7 +26,7 @@ from lora_profiler.report.blocks import Block, Row, Rows, Table, filled, heading
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import environment_line, record_blocks
-from lora_profiler.report.measured.speed import ratio_line
+from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.units import (
     bytes_text,
     count_text,

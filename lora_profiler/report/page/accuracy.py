@@ -18,8 +18,8 @@ from lora_profiler.report.measured.comparisons import (
     largest_errors_table,
     run_name,
 )
-from lora_profiler.report.page.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
+from lora_profiler.report.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 MOST_DOTS = 600

@@ -10,27 +10,18 @@ from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.findings import findings
-from lora_profiler.report.learn.layer import (
+from lora_profiler.report.learn import (
     LoraLayer,
     adam_bytes,
     counts_chart,
     counts_words,
+    findings,
     flow,
     gradient_bytes,
     matrices,
 )
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.page.parts import (
-    Beside,
-    Card,
-    Cards,
-    Drawing,
-    Fold,
-    Part,
-    Picture,
-    Section,
-)
+from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Fold, Part, Picture, Section
 from lora_profiler.units import bytes_texts, change_text, count_text, shape_text
 
 _MOST_AT_ONCE = 6

@@ -10,8 +10,7 @@ from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.evidence.interval import interval_words
-from lora_profiler.report.evidence.public import (
+from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
     errors_table,
@@ -19,9 +18,10 @@ from lora_profiler.report.evidence.public import (
     missed_lines,
     sources_table,
 )
+from lora_profiler.report.interval import interval_words
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.page.parts import Beside, Fold, Part, Section
 from lora_profiler.report.page.runs import Run
+from lora_profiler.report.parts import Beside, Fold, Part, Section
 from lora_profiler.units import bytes_text, count_text
 
 MOST_ENVIRONMENTS = 12

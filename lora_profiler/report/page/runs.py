@@ -18,7 +18,7 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import run_cells
 from lora_profiler.report.measured.measurements import comparison_text, ranks_text
 from lora_profiler.report.measured.run_labels import advice
-from lora_profiler.report.page.parts import Card, Part, Section
+from lora_profiler.report.parts import Card, Part, Section
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 from lora_profiler.workload import Method, Workload
 

@@ -13,9 +13,9 @@ from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured.measured_runs import setting
-from lora_profiler.report.measured.speed import ratio_line
-from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
+from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text
+from lora_profiler.report.parts import Beside, Drawing, Part, Section
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24
