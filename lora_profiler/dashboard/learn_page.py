@@ -186,26 +186,16 @@ def missing() -> list[str]:
     return [name for name in NEEDED if find_spec(name) is None]
 
 
-def check_arguments(claim: int) -> list[str]:
-    """What to give `lora-profile`: no network, no download, and under two minutes for all claims
-    together."""
-    return ["verify", "small", "--quick", "--claims", str(claim)]
-
-
 def read_claim(line: Mapping[str, Any], _: Mapping[int, ClaimState]) -> tuple[int, ClaimState]:
     """Raises TypeError for a line that is none."""
     state = ClaimState(**line)
     return state.claim, state
 
 
-def present() -> Checking | None:
-    """The check that goes on, or the last one that did; None where there was none."""
-    return following.present("checking")
-
-
 def start(claim: int) -> Checking:
-    """Raises AlreadyRunningError."""
-    arguments = check_arguments(claim)
+    """Without a network or a download, and under two minutes for all claims together. Raises
+    AlreadyRunningError."""
+    arguments = ["verify", "small", "--quick", "--claims", str(claim)]
     return following.start(
         "checking", read_claim, [*arguments, "--progress", "json", "--format", "json"], arguments
     )

@@ -255,16 +255,13 @@ def setup_arguments(question: Question) -> list[str]:
     for name, option in SETUP_OPTIONS.items():
         if name in question.given:
             value = question.options[name]
-            arguments += (
-                [_switch(name, value)] if option.kind == "switch" else [option.flag, _text(value)]
-            )
+            if option.kind == "switch":
+                arguments.append(flag(name if value else f"no_{name}"))
+            else:
+                arguments += [option.flag, _text(value)]
     if question.revision != "main":
         arguments += ["--revision", question.revision]
     return arguments + (["--offline"] if question.offline else [])
-
-
-def _switch(name: str, value: bool) -> str:
-    return flag(name) if value else flag(f"no_{name}")
 
 
 def predict_arguments(question: Question) -> list[str]:

@@ -146,5 +146,6 @@ def wrapped(*texts: str, width: int) -> Paragraph:
             break_long_words=False,
             break_on_hyphens=False,
         )
+        or [""]
     ]
     return paragraph(*lines)

@@ -101,6 +101,7 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
     room = ", if it fitted" if unfit else ""
     total = run_time(timing.step, run.tokens, run.epochs)
+    unit = _unit(total)
     return (
         peak,
         ThreeNumber(
@@ -110,8 +111,8 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
         ),
         ThreeNumber(
             label=f"{_count(run.tokens)} tokens × {run.epochs:g}",
-            value=_long(total),
-            note=_long_note(total, run),
+            value=f"{_in(total.seconds, *unit)} {unit[0]}",
+            note=_long_note(total, unit, run),
         ),
     )
 
@@ -129,12 +130,7 @@ def _rate(per_second: float) -> str:
     return f"{per_second:,.{decimals}f}"
 
 
-def _long(total: RunTime) -> str:
-    return f"{_in(total.seconds, *_unit(total))} {_unit(total)[0]}"
-
-
-def _long_note(total: RunTime, run: Run) -> str:
-    unit = _unit(total)
+def _long_note(total: RunTime, unit: tuple[str, float], run: Run) -> str:
     between = f"{_in(total.low, *unit)} to {_in(total.high, *unit)}"
     if run.price is None:
         return between

@@ -2,63 +2,41 @@
 strings in, strings out, all of them printable."""
 
 import io
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler._common.versions import __version__
 from lora_profiler.report import palette
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table, wrapped
 from lora_profiler.units import bytes_text
 
-Style = Callable[[str, str], str]
-"""(text, what it is: 'heading' | 'section' | 'total' | 'peak' | 'columns') -> the text, perhaps
-with colour codes."""
 
-
-def no_style(text: str, kind: str) -> str:
-    return text
-
-
-def plain(blocks: Sequence[Block], width: int = 100, style: Style = no_style) -> str:
+def plain(blocks: Sequence[Block], width: int = 100) -> str:
     """Text for a terminal or a pipe. Paragraphs wrap at `width`; tables keep their columns, however
     wide."""
-    parts = [
-        _plain_table(b, style) if isinstance(b, Table) else _plain_paragraph(b, width, style)
-        for b in blocks
-    ]
+    parts = (
+        _plain_table(block)
+        if isinstance(block, Table)
+        else "\n".join(wrapped(*map(printable, block.lines), width=width).lines)
+        for block in blocks
+    )
     return "\n\n".join(parts) + "\n"
 
 
-def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
-    lines: list[str] = []
-    for line in map(printable, block.lines):
-        indent = " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(
-            line,
-            width,
-            subsequent_indent=indent + "  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [""]
-    text = "\n".join(lines)
-    return style(text, "heading") if block.heading else text
-
-
-def _plain_table(table: Table, style: Style) -> str:
+def _plain_table(table: Table) -> str:
     count = len(table.columns)
     texts = [(row, _padded(row, count)) for row in table.rows]
     wide = [cells for row, cells in texts if row.kind != "section" or len(row.cells) > 1]
     widths = [max(map(len, column)) for column in zip(table.columns, *wide, strict=True)]
-    lines = [style(printable(table.title), "heading")] if table.title else []
+    lines = [printable(table.title)] if table.title else []
     if any(table.columns):
-        lines.append(style(_line(list(table.columns), widths, table.left), "columns"))
+        lines.append(_line(list(table.columns), widths, table.left))
     for number, (row, cells) in enumerate(texts):
         if row.kind == "section" and number:
             lines.append("")
-        lines.append(style(_line(cells, widths, table.left), row.kind))
+        lines.append(_line(cells, widths, table.left))
     return "\n".join(lines)
 
 
@@ -187,6 +165,9 @@ def rehearsal_page(
     blocks: Sequence[Block], categories: Mapping[str, int], command: Sequence[str]
 ) -> str:
     """`categories`: requested bytes by what holds them at the peak, drawn as bars."""
+    colours = (palette.PAPER, palette.INK, palette.FAINT_INK, palette.LINE, palette.ACCENT)
+    light, dark = (colour.light for colour in colours), (colour.dark for colour in colours)
+    style = _PAGE_STYLE % (*light, *dark, palette.FONT)
     first, *rest = blocks
     title = " ".join(first.lines) if isinstance(first, Paragraph) else "Rehearsal"
     body = "\n".join(
@@ -203,14 +184,8 @@ def rehearsal_page(
         '<meta name="viewport" content="width=device-width">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{_html_text(title)}</title>\n<style>{_page_style()}</style>\n{body}\n</html>\n"
+        f"<title>{_html_text(title)}</title>\n<style>{style}</style>\n{body}\n</html>\n"
     )
-
-
-def _page_style() -> str:
-    colours = (palette.PAPER, palette.INK, palette.FAINT_INK, palette.LINE, palette.ACCENT)
-    light, dark = (colour.light for colour in colours), (colour.dark for colour in colours)
-    return _PAGE_STYLE % (*light, *dark, palette.FONT)
 
 
 def _html_text(text: str) -> str:

@@ -113,7 +113,9 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
         in_lines(_legend(predictions), *_on_host(predictions)),
         *_epoch(answers),
     ]
-    below = in_lines(_trust(answers), *_more(answers))
+    card = "" if answers[0].gpu else "--gpu KEY judges a card; "
+    more = f"{card}--detail shows every part and caveat, --explain the formulas."
+    below = in_lines(_trust(answers), more)
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
         return [*above, *whose, below]
@@ -170,14 +172,10 @@ def _peaks(answers: Sequence[Answer]) -> Table:
     )
 
 
-def _shares(prediction: Prediction) -> dict[str, int]:
-    held = prediction.peak.bytes
-    return {k: sum(held.get(part, 0) for part in parts) for k, (_, parts) in _LETTERS.items()}
-
-
 def _bar(prediction: Prediction, largest: int) -> str:
     """Letters in proportion, in all as many as the peak is of the `largest`."""
-    shares = _shares(prediction)
+    held = prediction.peak.bytes
+    shares = {k: sum(held.get(part, 0) for part in parts) for k, (_, parts) in _LETTERS.items()}
     total = round(_BAR * sum(shares.values()) / largest)
     counts = shared(total, [_BAR * size / largest for size in shares.values()])
     return "".join(letter * count for letter, count in zip(shares, counts, strict=True))
@@ -304,8 +302,3 @@ def has_gaps(answer: Answer) -> bool:
     """Whether the trainer's loop holds what is not priced."""
     trainer = answer.trainer
     return trainer is not None and bool(trainer.gaps(answer.prediction.workload.setup.method))
-
-
-def _more(answers: Sequence[Answer]) -> Iterator[str]:
-    card = "" if answers[0].gpu else "--gpu KEY judges a card; "
-    yield f"{card}--detail shows every part and caveat, --explain the formulas."

@@ -181,7 +181,7 @@ def measured_curve(
     of = {phase: group for group, (phases, _) in PHASE_GROUPS.items() for phase in phases}
     shown = [point for point in points if point.phase in of]
     groups = [of[point.phase] for point in shown]
-    widths = _widths(groups)
+    widths = {g: max(groups.count(g) / len(groups), _NARROWEST) for g in dict.fromkeys(groups)}
     bands: list[tuple[str, float, float]] = []
     places: list[float] = []
     at = 0.0
@@ -205,13 +205,6 @@ def measured_curve(
         shapes=shades(labelled),
         annotations=list(names(labelled, letter=_PHONE_LETTER)),
     )
-
-
-def _widths(groups: Sequence[str]) -> dict[str, float]:
-    """By their points, in order of appearance."""
-    return {
-        group: max(groups.count(group) / len(groups), _NARROWEST) for group in dict.fromkeys(groups)
-    }
 
 
 def _read(

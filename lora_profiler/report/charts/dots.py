@@ -61,16 +61,11 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         x=plot.values(
             "error, % of what was measured (left: predicted too little)",
             range=[-reach, reach],
-            **plot.ticks(-reach, reach, _percent),
+            **plot.ticks(-reach, reach, lambda place: f"{round(place, 9):,g} %"),
         ),
         y=plot.rows(labels, list(place.values())),
         shapes=[plot.below(plot.upright(0, FAINT_INK))],
     )
-
-
-def _percent(place: float) -> str:
-    """'-20 %', '0.05 %'."""
-    return f"{round(place, 9):,g} %"
 
 
 def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict[str, Any]]:
@@ -80,7 +75,8 @@ def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterato
         number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     errors = [100 * dot.error for dot in dots]
-    return _by_method(dots, errors, heights, list(map(_error_hover, dots)), 8)
+    hover = [plot.lines(plot.label(d.label, 80), error_text(d.error), _why(d)) for d in dots]
+    return _by_method(dots, errors, heights, hover, 8)
 
 
 def _by_method(
@@ -100,7 +96,7 @@ def _by_method(
         if shown:
             words = beside(shown)
             yield plot.scatter(
-                plot.dot_name(method, counted=counted),
+                METHOD_LABELS[method] + ("" if counted else ", not counted"),
                 [x[n] for n in shown],
                 [y[n] for n in shown],
                 [hover[n] for n in shown],
@@ -118,10 +114,6 @@ def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]
         "textposition": [places.get(n, "top right") for n in shown],
         "textfont": {"size": SMALL_PX, "color": INK.light},
     }
-
-
-def _error_hover(dot: ErrorDot) -> str:
-    return plot.lines(plot.label(dot.label, 80), error_text(dot.error), _why(dot))
 
 
 def _why(dot: "ErrorDot | ScatterPoint") -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
-from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import Colour, Mark, Paint
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
 from lora_profiler.workload import Method
@@ -124,7 +123,7 @@ _EM_NARROW, _EM_WIDE, _EM_LARGE, _EM = 0.38, 0.95, 0.7, 0.63
 def label(text: str, longest: int = LONGEST) -> str:
     """`text` as plotly shows it word for word: one line, nothing that is a tag or turns the
     direction, at most `longest` long."""
-    return _escaped(shortened(printable(text), longest))
+    return shortened(printable(text), longest).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def lines(*parts: str) -> str:
@@ -138,11 +137,6 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         return text
     end = (longest - 1) // 2
     return text[: longest - 1 - end] + _ELLIPSIS + text[len(text) - end :]
-
-
-def _escaped(text: str) -> str:
-    """Where plotly reads pseudo-HTML, `<b>` and `&amp;` stand for themselves."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def width_px(text: str, font_px: float) -> float:
@@ -174,11 +168,6 @@ def hatch(paint: Paint) -> dict[str, Any]:
 def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of the legend that belongs to no trace."""
     return scatter(name, [None], [None], marker=dict(marker))
-
-
-def dot_name(method: Method, *, counted: bool) -> str:
-    """For the legend."""
-    return METHOD_LABELS[method] if counted else f"{METHOD_LABELS[method]}, not counted"
 
 
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:

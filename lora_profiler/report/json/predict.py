@@ -164,7 +164,7 @@ def _data(answer: Answer, epoch: "OverData") -> types.DataJson:
 def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers
     left out."""
-    records = []
+    records: list[dict[str, Any]] = []
     for answer in answers:
         document: dict[str, Any] = {**prediction_dict(answer.prediction), **_of_answer(answer)}
         document["moments"] = {
@@ -175,7 +175,10 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
         if answer.trainer is not None:
             document["trainer"] = trainer_dict(answer.trainer, answer.prediction.workload)
         records.append(dict(_flat(document)))
-    return _aligned(records)
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    # all have the same keys; a null that another record fills with parts goes
+    keys = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    return [{key: record.get(key) for key in keys} for record in records]
 
 
 def layer_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -193,11 +196,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", cell(item)
-
-
-def _aligned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All records with the same keys, in order of first appearance; a null that another record
-    fills with parts goes."""
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    keys = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
-    return [{key: record.get(key) for key in keys} for record in records]

@@ -213,8 +213,6 @@ def matrices_words(layer: LoraLayer) -> str:
 
 
 FILE = "findings.json"
-_DIGITS = 7
-"""Of a number in a chart: as many as it takes to say it to a hundredth of a percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,30 +258,7 @@ def findings(document: Mapping[str, Any]) -> Findings:
 
 def committed_findings() -> Findings | None:
     """Those of the committed run; None where this installation has none."""
-    file = files("lora_profiler.report.learn").joinpath(FILE)
-    return from_json(file.read_text("utf-8")) if file.is_file() else None
-
-
-def to_json(content: Findings) -> str:
-    """The text of the file, one chart a line."""
-    document = _short(asdict(content))
-    lines = [f'"{name}": {json.dumps(document[name])}' for name in ("model", "lines")]
-    for name in ("claims", "charts"):
-        items = ",\n".join(map(json.dumps, document[name]))
-        lines.append(f'"{name}": [\n{items}\n]')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _short(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_short(part) for part in value]
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
-
-
-def from_json(text: str) -> Findings:
-    """The findings that `to_json` wrote."""
     import msgspec
 
-    return msgspec.json.decode(text, type=Findings)
+    file = files("lora_profiler.report.learn").joinpath(FILE)
+    return msgspec.json.decode(file.read_bytes(), type=Findings) if file.is_file() else None

@@ -2,7 +2,7 @@
 tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -61,7 +61,9 @@ def errors_section(runs: Sequence[Run]) -> Section | None:
     parts: list[Part] = []
     if peaks:
         by = (_errors_by("method", peaks, records), _errors_by("family", peaks, records))
-        parts += [*_largest(peaks, records), Beside(parts=by)]
+        if worst := largest_errors(peaks, MOST_ERRORS):
+            parts.append(largest_errors_table(worst, records))
+        parts.append(Beside(parts=by))
     table = errors_table(claims, ("category",), records)
     parts += [paragraph(*_notes(claims)), Fold(title="Errors of every part", parts=(table,))]
     return Section(name="errors", title="Errors, the largest first", parts=tuple(parts))
@@ -243,9 +245,3 @@ def _errors_by(
 ) -> Table:
     table = errors_table(peaks, (grouping,), records)
     return replace(table, title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
-
-
-def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:
-    largest = largest_errors(peaks, MOST_ERRORS)
-    if largest:
-        yield largest_errors_table(largest, records)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.comparison.errors import Comparison
-from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored
-from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
@@ -18,6 +16,7 @@ from lora_profiler.report.json.bench import MEASURED
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
+from lora_profiler.report.measured.measured_runs import ratio_of
 from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.reference import (
@@ -164,18 +163,13 @@ def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
             value=change_text(peak_of(lora) / peak_of(full) - 1),
             note=f"{model}: {bytes_text(peak_of(lora))} against {bytes_text(peak_of(full))}",
         )
-    try:
-        ratio = full_against_lora([full.scored.record], [lora.scored.record])
-    except UsageError:  # not measured under the same conditions, which the records say
-        return
-    yield Card(
-        label=f"Step of {name} against full",
-        value=change_text(ratio.ratio - 1),
-        note=(
-            f"{model}: {ratio.ratio:.3f} of the time, 95 % interval {ratio.low:.3f} to"
-            f" {ratio.high:.3f}"
-        ),
-    )
+    if ratio := ratio_of([full.scored.record], [lora.scored.record]):
+        interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
+        yield Card(
+            label=f"Step of {name} against full",
+            value=change_text(ratio.ratio - 1),
+            note=f"{model}: {ratio.ratio:.3f} of the time, {interval}",
+        )
 
 
 SCHEMA_VERSION = "1.0"

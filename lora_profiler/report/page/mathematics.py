@@ -4,7 +4,7 @@ be, and every number of it."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.report.blocks import Paragraph, Table, paragraph
+from lora_profiler.report.blocks import paragraph
 from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Chart, numbers_table
@@ -33,6 +33,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
     time."""
     results = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
+    claims: list[Part] = [b for claim in document["claims"] for b in claim_blocks(claim)]
     return Content(
         title=f"The mathematics of LoRA, checked on {results.model}",
         lines=(*results.lines, *closing),
@@ -46,7 +47,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
                 _group_section(number, heading, members)
                 for number, (heading, members) in enumerate(grouped(results.charts))
             ),
-            _claims_section(document),
+            Section(name="claims", title="Every claim, and what was found", parts=tuple(claims)),
         ),
         data=dict(document),
     )
@@ -141,10 +142,3 @@ def claim_drawing(chart: Chart) -> Drawing:
         figure=claim_chart(chart),
         numbers=numbers_table(chart),
     )
-
-
-def _claims_section(document: Mapping[str, Any]) -> Section:
-    parts: list[Paragraph | Table] = [
-        block for claim in document["claims"] for block in claim_blocks(claim)
-    ]
-    return Section(name="claims", title="Every claim, and what was found", parts=tuple(parts))

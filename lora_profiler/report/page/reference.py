@@ -1,7 +1,7 @@
 """What stands on every page of records: where these come from, how far off predictions of public
 measurements are, and what every word and number means."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -152,12 +152,8 @@ def definitions_section() -> Section:
 
 
 def _table(title: str, names: Mapping[str, str], meanings: Mapping[str, str]) -> Table:
-    return Table(title=title, columns=("", "meaning"), rows=tuple(_rows(names, meanings)), left=2)
-
-
-def _rows(names: Mapping[str, str], meanings: Mapping[str, str]) -> Iterable[Row]:
-    for name, label in names.items():
-        yield Row(cells=(label, meanings[name]))
+    rows = (Row(cells=(label, meanings[name])) for name, label in names.items())
+    return Table(title=title, columns=("", "meaning"), rows=tuple(rows), left=2)
 
 
 # --- public measurements --------------------------------------------------------------------------

@@ -144,7 +144,8 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         record = run.scored.record
         if record.measurement.went_through:
-            key = _without_method(record.workload), record.environment.key
+            setup = replace(record.workload.setup, lora=None, quantization=None)
+            key = replace(record.workload, setup=setup), record.environment.key
             groups.setdefault(key, {}).setdefault(record.workload, run)
     several = [
         sorted(members.values(), key=_order) for members in groups.values() if len(members) > 1
@@ -166,10 +167,6 @@ def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
 def peak_of(run: Run) -> int:
     """Measured peak in bytes, 0 where it was not measured."""
     return run.scored.record.measurement.peak_requested_bytes or 0
-
-
-def _without_method(workload: Workload) -> Workload:
-    return replace(workload, setup=replace(workload.setup, lora=None, quantization=None))
 
 
 def _order(run: Run) -> tuple[int, int, int]:

@@ -4,15 +4,13 @@ intervals."""
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.throughput import Utilisation, utilisation
-from lora_profiler.errors import UsageError
 from lora_profiler.report.blocks import Row, Table, filled, paragraph, table
 from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars
 from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.measured_runs import ratio_of, setting
 from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text
 from lora_profiler.report.parts import Beside, Drawing, Part, Section
@@ -62,9 +60,8 @@ def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
     if not pair:
         return []
     records = [run.scored.record for run in pair]
-    try:
-        ratio = full_against_lora(records[:1], records[1:])
-    except UsageError:  # they were not measured under the same conditions, which their records say
+    ratio = ratio_of(records[:1], records[1:])
+    if ratio is None:
         return []
     full, lora = (way_label(record.workload.setup) for record in records)
     return [f"{shortened(records[0].workload.model.id)}: {ratio_line(full, lora, ratio)}."]

@@ -127,24 +127,19 @@ def curve_drawing(
 ) -> Drawing:
     """The predicted live bytes of one step."""
     points = prediction.curve
+    phases = (run_labels.PHASE_CURVE[point.phase] for point in points)
     peak = max(points, key=lambda point: point.total_bytes)
     engine = "at the moments that the rules know" if len(points) < 20 else "at its turning points"
     return Drawing(
         name=name,
         caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
         description=(
-            f"Stacked areas of {title} through {_phases(points)}; the peak is"
+            f"Stacked areas of {title} through {', '.join(dict.fromkeys(phases))}; the peak is"
             f" {bytes_text(peak.total_bytes)} in"
             f" {run_labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
         figure=memory_curve(points, limit=limit),
         numbers=_curve_table(points),
-    )
-
-
-def _phases(points: Sequence[CurvePoint]) -> str:
-    return ", ".join(
-        run_labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points)
     )
 
 

@@ -18,7 +18,6 @@ from lora_profiler.report import palette
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.palette import FONT, Colour, Theme, colour
-from lora_profiler.report.parts import Drawing
 from lora_profiler.report.svg import figure_html, figure_style
 
 if TYPE_CHECKING:
@@ -115,6 +114,7 @@ def write_page(content: Content) -> str:
     """
     check_installed()
     script = template_text("page.js")
+    data, is_packed = packed(json_text(content.data))
     page: str = (
         environment(LONGEST_TEXT)
         .get_template("page.html.j2")
@@ -123,21 +123,12 @@ def write_page(content: Content) -> str:
             policy=_policy(script),
             style=trusted(_style()),
             script=trusted(script),
-            blocks=[("data", *_embedded(json_text(content.data)))],
-            svg=_svg,
+            blocks=[("data", trusted(data), is_packed)],
+            svg=lambda it: trusted(figure_html(it.figure, it.name, it.description)),
             generator=f"lora-profiler {__version__}",
         )
     )
     return page
-
-
-def _svg(it: Drawing) -> str:
-    return trusted(figure_html(it.figure, it.name, it.description))
-
-
-def _embedded(text: str) -> tuple[str, bool]:
-    content, is_packed = packed(text)
-    return trusted(content), is_packed
 
 
 def _style() -> str:

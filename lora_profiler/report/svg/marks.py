@@ -139,12 +139,14 @@ def figure_style(theme: Theme | None = None) -> str:
     screen."""
     scale = (palette.CELL_PX, palette.SMALL_PX, palette.BODY_PX, palette.HEAD_PX)
     sizes = "".join(f".lp-plane .t{px}{{font-size:{px}px}}" for px in scale)
+    names = dict.fromkeys(_name(of.light) for of in palette.all_colours())
+    classes = "".join(f".f{n}{{fill:var(--c{n})}}.s{n}{{stroke:var(--c{n})}}" for n in names)
     own = files("lora_profiler.report.svg").joinpath("figures.css").read_text("utf-8")
     dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{_colours('dark')}}}}}\n"
     return (
         f":root{{{_colours(theme or 'light')}--lp-around:var(--c{_name(palette.PAPER.light)})}}\n"
         f"{'' if theme else dark}.lp-drawing{{font-family:{palette.FONT}}}\n"
-        f"{_classes()}\n{sizes}\n{own}"
+        f"{classes}\n{sizes}\n{own}"
     )
 
 
@@ -152,12 +154,6 @@ def _colours(theme: Theme) -> str:
     """Each under the name of what it is in the light."""
     found = {_name(of.light): palette.colour(of, theme) for of in palette.all_colours()}
     return "".join(f"--c{name}:{value};" for name, value in found.items())
-
-
-def _classes() -> str:
-    """One that fills and one that draws for every colour: `marks.fill`, `marks.stroke`."""
-    names = dict.fromkeys(_name(of.light) for of in palette.all_colours())
-    return "".join(f".f{n}{{fill:var(--c{n})}}.s{n}{{stroke:var(--c{n})}}" for n in names)
 
 
 def _name(light: str) -> str:
