@@ -75,10 +75,8 @@ ON_CARD = mebibytes(
 
 def shown(record: Record, **more: object) -> str:
     prediction = records.make_prediction(record.workload)
-    found = compare(record, prediction)
-    return render.plain(
-        record_blocks(record, prediction, found, throughput(record), **more), 10_000
-    )  # type: ignore[arg-type]
+    plain = {"utilisation": None, "timing": None, **more}
+    return render.plain(record_blocks(replace(result(record, prediction), **plain)), 10_000)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
@@ -277,8 +275,7 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
     record = records.make_record(workload)
     row = run_row(record, prediction).cells
     assert row[5].startswith(">= ") and row[6] == ""
-    found = compare(record, prediction)
-    text = render.plain(record_blocks(record, prediction, found, throughput(record)))
+    text = render.plain(record_blocks(result(record, prediction)))
     assert "The peak is predicted" not in text and "lower bound" in text
 
 

@@ -15,7 +15,6 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
-from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import workloads as planning_workloads
@@ -67,7 +66,6 @@ class Answered:
 
     question: Question
     answers: tuple[Answer, ...]
-    excess: ActivationExcess | None
     cautions: tuple[str, ...]
 
     @property
@@ -118,12 +116,9 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         trainer=question.whose,
     )
     predictions = [answer.prediction for answer in method_answers]
-    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
-    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
     return Answered(
         question=question,
         answers=tuple(method_answers),
-        excess=activation_excess(full, lora, question.engine) if full and lora else None,
         cautions=tuple(caution_lines(predictions, gpu)),
     )
 

@@ -8,7 +8,6 @@ from typing import Any, get_args
 import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus
-from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered
@@ -19,9 +18,8 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.bench_progress import beat_text
+from lora_profiler.report.bench_progress import beat_text, predicted_text
 from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts.curves import phase_samples
 from lora_profiler.report.charts.lines import step_times
@@ -143,7 +141,7 @@ def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
             " to the byte. It takes the CUDA build of torch, which lora-profile rehearse --setup"
             " FOLDER makes.",
         )
-    columns = (("method", method_label), (f"predicted peak on {on}", _peak_text))
+    columns = (("method", method_label), (f"predicted peak on {on}", predicted_text))
     widgets.blocks([table(result.predictions, columns)])
     refused = measuring.refusal(result, conditions)
     if refused is not None:
@@ -157,11 +155,6 @@ def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
         partial(measuring.start, model, result.question, conditions, uploaded=inputs.uploaded),
         disabled=refused is not None,
     )
-
-
-def _peak_text(prediction: Prediction) -> str:
-    at_least = "" if prediction.saved_activation_bytes is not None else ">= "
-    return at_least + bytes_text(counted_peak(prediction))
 
 
 # --- during ---------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def _limits(answer: Answer) -> None:
 
 def _why(result: Answered, answer: Answer) -> None:
     """Numbers, formulas, caveats, and everything to take along."""
-    parts = model_parts(result.answers, result.excess)
+    parts = model_parts(result.answers, result.question.engine)
     widgets.section(parts.title)
     widgets.small(*parts.setup)
     widgets.cards(headlines(result.answers))

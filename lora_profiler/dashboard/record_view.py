@@ -62,15 +62,7 @@ def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
 
 def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
-        run_result = result(scored.record, scored.prediction)
-        return record_details(
-            run_result.record,
-            run_result.prediction,
-            run_result.comparisons,
-            run_result.speed,
-            run_result.utilisation,
-            run_result.timing,
-        )
+        return record_details(result(scored.record, scored.prediction))
     alone = alone_table(scored.record)
     return [paragraph(f"Not predicted: {scored.refusal or ''}"), *([alone] if alone.rows else [])]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.diagnostics import ActivationExcess
+from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import comparison_table
@@ -52,31 +52,23 @@ class ModelParts:
         return [paragraph(*lines) for lines in notes if lines]
 
 
-def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
+def model_blocks(answers: Sequence[Answer], engine: str = "auto") -> list[Block]:
     """All blocks about one model, asked with one setup and one or more methods."""
-    parts = model_parts(answers, excess)
+    parts = model_parts(answers, engine)
     above = [paragraph(*lines) for lines in (parts.setup, parts.data) if lines]
     return [heading(parts.title), *above, *parts.tables, *parts.notes]
 
 
-def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> ModelParts:
+def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     """What `model_blocks` puts in a row, by name."""
     predictions = [answer.prediction for answer in answers]
     times = communication = None
     time_notes: list[str] = []
-    if any(answer.timing for answer in answers):
-        from lora_profiler.report.answer.timing import time_lines, time_table
+    if any(answer.timing or answer.communication for answer in answers):
+        from lora_profiler.report.answer import timing
 
-        times = time_table(answers)
-        time_notes = time_lines(answers)
-        if any(answer.communication for answer in answers):
-            from lora_profiler.report.answer.timing import communication_lines
-
-            time_notes += communication_lines(answers)
-    if answers[0].communication is not None:
-        from lora_profiler.report.answer.timing import communication_table
-
-        communication = communication_table(answers)
+        times, communication = timing.time_table(answers), timing.communication_table(answers)
+        time_notes = [*timing.time_lines(answers), *timing.communication_lines(answers)]
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
@@ -92,7 +84,7 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         card=card_table(answers) if answers[0].gpu is not None else None,
         times=times,
         communication=communication,
-        peaks=tuple(_peak_lines(answers, excess)),
+        peaks=tuple(_peak_lines(answers, engine)),
         time_notes=tuple(time_notes),
         exactness=tuple(exactness_lines(predictions)),
         likely=tuple(likely_lines(answers)),
@@ -163,10 +155,13 @@ def _fragmentation_label(reserves: "Sequence[Reserve]") -> str:
     return "fragmentation, at most" if simulated == {False} else "fragmentation, or its bound"
 
 
-def _peak_lines(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[str]:
+def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
     lines = [f"* {peak_words(a.prediction)}." for a in answers]
     lines += [words for a in answers if (words := _lever_words(a))]
-    if excess:
+    predictions = [a.prediction for a in answers]
+    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+    if full and lora and (excess := activation_excess(full, lora, engine)):
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)

@@ -5,9 +5,8 @@ Findings of the committed run on SmolLM2-135M lie beside this file; `python -m
 benchmarks.mathematics --render` writes them.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from html import escape
 from importlib.resources import files
 from string import Template

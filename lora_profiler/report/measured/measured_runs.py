@@ -210,11 +210,7 @@ def bench_blocks(results: Sequence[Result]) -> list[Block]:
     """The records of one command, in their order."""
     if len(results) > IN_FULL:
         return _many(results)
-    blocks: list[Block] = []
-    for r in results:
-        blocks += record_blocks(
-            r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing
-        )
+    blocks = [block for r in results for block in record_blocks(r)]
     ratios = ratio_lines(results)
     return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
 

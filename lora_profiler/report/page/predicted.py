@@ -4,7 +4,6 @@ its step, its layers, the card, and what would lower it."""
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.sizes import SizeFit, size_fits
 from lora_profiler.prediction import Prediction
@@ -193,10 +192,7 @@ def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
 def numbers_sections(answers: Sequence[Answer]) -> Iterable[Section]:
     """The tables of each model, and what is known of how sure they are."""
     for number, members in enumerate(by_model(answers)):
-        predictions = [answer.prediction for answer in members]
-        full = next((p for p in predictions if p.workload.setup.method == "full"), None)
-        lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
-        parts = model_parts(members, activation_excess(full, lora) if full and lora else None)
+        parts = model_parts(members)
         yield Section(
             name=f"numbers-{number}",
             title=f"In numbers: {_model(members)}",
