@@ -41,8 +41,7 @@ def published_model(name: str, revision: str, offline: bool) -> ModelSpec:
 
 
 def uploaded_model(file_name: str, content: bytes) -> ModelSpec:
-    """The model of a config.json. Raises ModelNotFoundError for anything else,
-    UnsupportedModelError as above."""
+    """The model of a config.json. Raises ModelNotFoundError, UnsupportedModelError as above."""
     if len(content) > MAX_CONFIG_BYTES:
         raise ModelNotFoundError(
             f"{file_name} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few"
@@ -124,8 +123,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
 
 
 def would_be_traced(result: Answered) -> bool:
-    """Whether the command line would trace the step first, since neither rules nor a profile know
-    what the model keeps."""
+    """Whether the command line would trace the step: neither rules nor a profile know it."""
     return result.question.engine == "auto" and any(
         is_worth_a_trace(p.workload) for p in result.predictions
     )
@@ -150,8 +148,7 @@ def applied(offer: Offer, answer: Answer, model: ModelSpec, question: Question) 
 
 
 def asking(workload: Workload, question: Question) -> Question | None:
-    """`question` with the setup of `workload` in place of its own; None where no question has that
-    setup."""
+    """`question` with the setup of `workload`; None where no question has that setup."""
     setup = workload.setup
     own = {n: v for n, v in written_options(setup).items() if n in SETUP_OPTIONS}
     options = completed(question.trainer, {**own, "methods": (setup.method,)})

@@ -62,8 +62,7 @@ def _found(inputs: Asked, *, timed: bool) -> Crossover:
 def crossover_drawing(
     name: str, found: Crossover, batch_size: int, gpu: Gpu | None = None
 ) -> Drawing | None:
-    """Peaks over lengths at `batch_size`, one of those asked about, below what `gpu` has; None
-    where none is known."""
+    """Peaks over lengths at `batch_size`, below what `gpu` has; None where none is known."""
     at = [point for point in found.points if point.batch_size == batch_size]
     known = []
     for setup in (way.setup for way in found.workloads):

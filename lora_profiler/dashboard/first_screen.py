@@ -62,7 +62,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
                 take_along.of_answers(result),
                 partial(share_card, result.answers, answer, shown().run, command),
             )
-            _pin_button(answer)
+            st.button("Pin as A", key="pin", on_click=_pin, args=(answer,), help="To compare with.")
 
 
 def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
@@ -215,8 +215,7 @@ def _bars(frame: Frame) -> dict[str, Any]:
 
 
 def is_stop(name: object, value: object) -> bool:
-    """Whether a browser may have sent this: an option with a slider, and a size that it can
-    have."""
+    """Whether a browser may have sent this: an option with a slider, and a size of it."""
     return (
         isinstance(name, str)
         and name in LABELS
@@ -229,10 +228,6 @@ def is_stop(name: object, value: object) -> bool:
 # --- one answer kept as A while the question goes on to B -----------------------------------------
 
 _PINNED = "pinned"
-
-
-def _pin_button(answer: Answer) -> None:
-    st.button("Pin as A", key="pin", on_click=_pin, args=(answer,), help="To compare with.")
 
 
 def _pin(answer: Answer) -> None:

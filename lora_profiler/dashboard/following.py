@@ -76,8 +76,7 @@ class Followed(Generic[State]):
         return (self.ended or time.monotonic()) - self.began
 
     def refusal(self) -> str | None:
-        """Why there is no result, in its own words; None where there is one, or it was
-        cancelled."""
+        """Why there is no result, in its own words; None with one, or after a cancel."""
         if self.runs or self.document is not None or self.cancelled:
             return None
         errors = [line for line in self.stderr_lines if line.startswith("Error: ")]
@@ -88,8 +87,7 @@ class Followed(Generic[State]):
         )
 
     def cancel(self) -> None:
-        """Ends it as Ctrl-C would, and where that takes too long without asking. Returns at
-        once."""
+        """Ends it as Ctrl-C would, later without asking. Returns at once."""
         if self.runs and not self.cancelled:
             self.cancelled = True
             threading.Thread(target=self._end, daemon=True).start()
@@ -222,8 +220,7 @@ def start_button(label: str, key: str, start: Callable[[], object], *, disabled:
 
 
 def show(kind: Kind, going: Draw, ended: Draw) -> None:
-    """What `going` draws of the run of this kind that goes on, or what `ended` draws of the last;
-    nothing where there was none."""
+    """`going` draws the run of this kind that goes on, else `ended` the last, if any."""
     running = present(kind)
     if running is None:
         return
@@ -235,8 +232,7 @@ def show(kind: Kind, going: Draw, ended: Draw) -> None:
 
 @st.fragment(run_every=_EVERY_SECONDS)
 def _live(kind: Kind, going: Draw) -> None:
-    """Drawn anew by itself twice a second, without the rest of the page, until the process has
-    ended."""
+    """Drawn anew twice a second, without the rest of the page, until the process ends."""
     running = present(kind)
     if running is None or not running.runs:
         st.rerun()

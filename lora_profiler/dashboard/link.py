@@ -184,8 +184,7 @@ def layer_params(layer: LoraLayer) -> dict[str, list[str]]:
 
 
 def layer_from(params: Mapping[str, Sequence[str]]) -> tuple[LoraLayer, tuple[str, ...]]:
-    """The layer that a link shows, and a sentence for everything in the link that is passed
-    over."""
+    """The layer that a link shows, and a sentence for whatever is passed over."""
     layer, complaints = LoraLayer(), []
     for name, values in params.items():
         if name not in LAYER_STEPS:

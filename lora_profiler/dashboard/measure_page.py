@@ -211,7 +211,7 @@ def _progress(running: Measuring) -> Table:
     found = table(
         running.states.values(),
         (
-            ("case", _place),
+            ("case", lambda c: f"{c.case} of {c.of}" if c.of is not None else str(c.case)),
             ("model", lambda case: case.model),
             ("method", lambda case: labels.METHOD_LABELS.get(case.method, case.method)),
             ("now", where),
@@ -219,10 +219,6 @@ def _progress(running: Measuring) -> Table:
         left=4,
     )
     return found if found.rows else replace(found, rows=(Row(cells=("", "", "", "starting")),))
-
-
-def _place(case: CaseState) -> str:
-    return f"{case.case} of {case.of}" if case.of is not None else str(case.case)
 
 
 def where(case: CaseState) -> str:

@@ -85,7 +85,9 @@ def _when(result: Answered, answer: Answer) -> None:
     widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
     widgets.drawing(predicted.answer_curve("curve", answer), "curve")
     _time(result)
-    _sending(result)
+    if lines := sending_lines(result.answers):
+        widgets.section("Between the ranks")
+        widgets.small(*lines)
 
 
 def _where(result: Answered, answer: Answer) -> None:
@@ -157,8 +159,7 @@ def _why(result: Answered, answer: Answer) -> None:
 
 
 def _likely(result: Answered, parts: ModelParts) -> None:
-    """How far off the peaks may be, and the public measurements nearest to this question; nothing
-    where there are none."""
+    """How far off the peaks may be, and the nearest public measurements, if there are any."""
     if not parts.likely:
         return
     widgets.section("What public measurements say")
@@ -178,8 +179,7 @@ def _likely(result: Answered, parts: ModelParts) -> None:
 
 
 def _time(result: Answered) -> None:
-    """Where the time of a step goes, and what there is to say about it; nothing where no device was
-    asked about."""
+    """Where the time of a step goes, and what to say about it, if a device was asked about."""
     lines = timing.time_lines(result.answers)
     if not lines:
         return
@@ -187,13 +187,6 @@ def _time(result: Answered) -> None:
     drawing = predicted.times_drawing("times", result.answers)
     widgets.drawing(drawing, "times", nothing=lines)
     if drawing is not None:
-        widgets.small(*lines)
-
-
-def _sending(result: Answered) -> None:
-    """What ranks send each other in a step; nothing where there is one process."""
-    if lines := sending_lines(result.answers):
-        widgets.section("Between the ranks")
         widgets.small(*lines)
 
 

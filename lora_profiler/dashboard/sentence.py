@@ -185,8 +185,7 @@ TYPES = ("yaml", "yml", "json", "ipynb", "py")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """How a file was read: `lines` say what of it is not in the question, `refusal` why there is
-    none of it, "" else."""
+    """`lines` say what of a file is not in the question, `refusal` why there is none of it."""
 
     head: str
     lines: tuple[str, ...] = ()

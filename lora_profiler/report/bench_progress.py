@@ -85,8 +85,7 @@ def shown(
 
 
 def _terminal() -> Any:
-    """rich's console on stderr, None where that is no terminal that can be drawn on or rich is not
-    there."""
+    """rich's console on stderr, None without rich or a terminal that can be drawn on."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
     try:

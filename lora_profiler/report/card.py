@@ -35,8 +35,7 @@ is while they change. What needs more is cut off."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBar:
-    """One method: its peak and what the card wants free beside it, in bytes; no verdict without a
-    card."""
+    """One method: its peak and what the card wants free beside it; no verdict without a card."""
 
     label: str
     method: str
@@ -53,8 +52,7 @@ class MemoryBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Bars on one scale, which ends at `scale_bytes`; `usable_bytes` is the card's, None without
-    one."""
+    """Bars on one scale up to `scale_bytes`; `usable_bytes` is the card's, None without one."""
 
     card: str
     usable_bytes: int | None
@@ -122,8 +120,7 @@ def frame(answers: Sequence[Answer], chosen: Prediction) -> Frame:
 
 
 def framed(bars: Sequence[MemoryBar], gpu: Gpu | None, largest: int | None = None) -> Frame:
-    """`bars` on the scale of the card; without one on that of the largest bar, or of `largest`
-    bytes."""
+    """`bars` on the card's scale; without one on that of the largest bar, or `largest` bytes."""
     usable = gpu.usable_bytes if gpu else None
     most = largest or max(1, *(bar.total_bytes for bar in bars))
     return Frame(
@@ -180,7 +177,7 @@ def share_card(answers: Sequence[Answer], answer: Answer, run: Run, command: Seq
             svg.box(0, 0, WIDTH, 10, "accent"),
             svg.text(_EDGE, 76, _fitting(question[0], 30), "ink", look=_look(30, 600)),
             svg.text(_EDGE, 112, _fitting(question[1], 24), "faint", look=_look(24)),
-            *_verdict(verdict, _first_offer(answer)),
+            *_verdict(verdict, answer),
             *_drawn_bars(bars),
             *_numbers(three_numbers(answer, run)),
             *_command(command),
@@ -202,19 +199,15 @@ def card_question(answer: Answer) -> tuple[str, str]:
     return f"Fine-tune {workload.model.id}", f"with {method}{on}, {size}{also}{ranks}"
 
 
-def _first_offer(answer: Answer) -> str:
-    found = offers(answer)
-    return found[0].text if found and answer.fit and answer.fit.verdict != "fits" else ""
-
-
-def _verdict(it: VerdictWords, offer: str) -> Iterator[str]:
+def _verdict(it: VerdictWords, answer: Answer) -> Iterator[str]:
     role = _ROLES[it.verdict] if it.verdict else "ink"
     whole = width_px(it.words, _WORDS_PX[0]) + width_px(it.numbers, 26)
     size = _WORDS_PX[whole > WIDTH - 3 * _EDGE]
     words = svg.text(_EDGE, 196, it.words, role, look=_look(size, 700))
     yield svg.behind(words, it.numbers, "ink", look=_look(26), gap=18)
-    if offer:
-        yield svg.text(_EDGE, 240, _fitting(f"→ {offer}", 24), "accent", look=_look(24))
+    found = offers(answer)
+    if found and answer.fit and answer.fit.verdict != "fits":
+        yield svg.text(_EDGE, 240, _fitting(f"→ {found[0].text}", 24), "accent", look=_look(24))
 
 
 def _drawn_bars(it: Frame) -> Iterator[str]:

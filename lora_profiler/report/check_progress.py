@@ -111,8 +111,7 @@ class Bars:
 
 @contextmanager
 def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | Bars]:
-    """Shows on stderr how far the checks of `count` claims are while the block runs; `as_json` is
-    for other programs."""
+    """Shows on stderr how far the checks of `count` claims are; `as_json` for other programs."""
     if as_json:
         yield JsonLines(count)
         return

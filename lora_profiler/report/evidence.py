@@ -31,8 +31,7 @@ from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """Of `rows` of one kind: mean, median and 90th percentile of absolute errors, and the largest,
-    signed."""
+    """Mean, median and 90th percentile of absolute errors, and the largest, signed."""
 
     rows: int
     mean: float
@@ -64,8 +63,7 @@ def unseen_steps() -> list[MeasuredStep]:
 
 
 def errors_table() -> Table:
-    """How far off predictions of public rows are: memory by tier, steps by what was left out of the
-    fit."""
+    """Errors of public rows: memory by tier, steps by what was left out of the fit."""
 
     def add(label: str, rows: Iterable[MeasuredMemory | MeasuredStep]) -> None:
         e = errors_of(rows)
@@ -85,8 +83,7 @@ def errors_table() -> Table:
 
 
 def sources_table() -> Table:
-    """By source: rows, errors, and how many peaks lie within the interval that the other sources'
-    errors give."""
+    """By source: rows, errors, and peaks within what the other sources' errors give."""
     shares = interval().by_source
     rows = Rows()
     for kind, found in (("memory", graded_memory()), ("time of a step", measured_steps())):
@@ -117,8 +114,7 @@ def coverage_words(found: Interval) -> str:
 
 
 def missed_lines() -> list[str]:
-    """Graded peaks beyond the interval and steps of the furthest tenth, with what is known of
-    each."""
+    """Graded peaks beyond the interval, steps of the furthest tenth, what is known of each."""
     rows: list[MeasuredMemory | MeasuredStep] = [*measured_memory(), *measured_steps()]
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -142,8 +138,7 @@ def apart_lines() -> list[str]:
 
 
 def not_counted_lines(rows: Iterable[MeasuredMemory]) -> list[str]:
-    """Of those that a figure shows: which are no test, how far off they are, and why, a line for
-    each model and method."""
+    """Of a figure's rows those that are no test, by model and method: how far off, and why."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if row.apart:

@@ -192,8 +192,7 @@ MOST_OFFERS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One change in words, its price or reason as `tip`, and what it leads to: another setup, or
-    another card by its key."""
+    """A change in words, its price or reason as `tip`, and the setup or card it leads to."""
 
     text: str
     tip: str
@@ -256,8 +255,7 @@ def _cards(answer: Answer) -> Iterator[Offer]:
 
 
 def _growth(answer: Answer, fit: Fit) -> Iterator[Offer]:
-    """How far each size can go by itself, where that is further than asked; a sequence no further
-    than the model was made for."""
+    """How far each size can go by itself, a sequence no further than the model was made for."""
     setup, tip = answer.prediction.workload.setup, "The largest that fits with all else as it is."
     made_for = answer.prediction.workload.model.trained_length
     batch, length, rank = fit.largest_batch_size, fit.longest_seq_len, fit.highest_rank

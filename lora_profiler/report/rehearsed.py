@@ -282,8 +282,7 @@ def rehearsal_document(
     nearest: Nearest | None = None,
     time: RehearsedTime | None = None,
 ) -> dict[str, Any]:
-    """Of each rank what its process wrote, but the list of its step's kernels, which is long: the
-    time is made of it."""
+    """What each rank's process wrote, but for its step's kernels: the time is made of them."""
     result = worst_of(results)
     return {
         "schema_version": "1.0",

@@ -14,8 +14,7 @@ from lora_profiler.units import bytes_text
 
 
 def plain(blocks: Sequence[Block], width: int = 100) -> str:
-    """Text for a terminal or a pipe. Paragraphs wrap at `width`; tables keep their columns, however
-    wide."""
+    """Text for a terminal or a pipe; paragraphs wrap at `width`, tables never do."""
     parts = (
         _plain_table(block)
         if isinstance(block, Table)
@@ -84,8 +83,7 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
-    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field,
-    and every text is printable."""
+    """CSV as of RFC 4180 with a header and plain newlines; None is empty, texts are printable."""
     import csv
 
     if not records:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelParts:
-    """All that is said about one model, each part by its name; a table is None where it has nothing
-    to show."""
+    """All that is said about one model, part by part; a table with nothing to show is None."""
 
     title: str
     setup: tuple[str, ...]
@@ -103,8 +102,7 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
 
 
 def card_table(answers: Sequence[Answer]) -> Table:
-    """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and
-    the largest sizes."""
+    """The card's verdict: peak, each part of the reserve, headroom, and the largest sizes."""
     from lora_profiler.report.answer.short_answer import room
 
     gpu = answers[0].gpu

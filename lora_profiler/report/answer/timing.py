@@ -104,8 +104,7 @@ def _rate_label(answers: Sequence[Answer]) -> str:
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
-    """What is to be said about the times: why LoRA gains what it gains, what they rest on, and
-    where there is none and why."""
+    """Why LoRA gains what it gains, what times rest on, and where there is none and why."""
     refused: dict[str, list[str]] = {}
     lines: list[str] = []
     for answer in answers:
@@ -254,8 +253,7 @@ def _rate(answer: Answer, card: Gpu, engine: str) -> float:
 
 
 def communication_table(answers: Sequence[Answer]) -> Table | None:
-    """A row for each kind of collective and phase, a column a method; None where nobody sends
-    anything."""
+    """A row for each kind of collective and phase, a column a method; None where nobody sends."""
     found = [answer.communication for answer in answers]
     known = [each for each in found if each is not None]
     if not known:
@@ -291,8 +289,7 @@ def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
 
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
-    """Seconds of a step at least and at most, sending included; None where compute or link is not
-    known."""
+    """Seconds of a step at least and at most, sending included; None where not both are known."""
     step = answer.timing.step if answer.timing else None
     seconds = answer.communication.seconds if answer.communication else None
     if step is None or seconds is None:

@@ -92,8 +92,7 @@ def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, 
 def areas(
     points: Sequence[CurvePoint], places: Sequence[float], size: int
 ) -> Iterator[dict[str, Any]]:
-    """An area for each category, stacked; `places` are those of the points along the axis, `size`
-    the bytes of the unit."""
+    """An area for each category, stacked; `places` are the points', `size` the unit's bytes."""
     for category in _held(points):
         paint = palette.CATEGORY_PAINTS[category]
         yield plot.scatter(

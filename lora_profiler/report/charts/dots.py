@@ -182,8 +182,7 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
 
 
 def _places(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[int, str]:
-    """Where names stand, each at the furthest of its points that has room; `ends` are those of both
-    axes, as powers of ten."""
+    """Where names stand: at the furthest point with room; `ends` of both axes in powers of ten."""
     low, high = ends
 
     def share(size: int) -> float:

@@ -71,8 +71,7 @@ def _curves(chart: Chart) -> Figure:
 
 
 def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(ends of the upright axis, a note): a run that goes wrong by more than the best gains must
-    not press the others flat."""
+    """(ends of the upright axis, a note), so that a run gone wrong does not press others flat."""
     known = [y for series in chart.series for y in series.y if y is not None]
     best = max(known, default=0.0)
     below = [y for y in known if y < -best]

@@ -90,8 +90,7 @@ _HEAD_ABOVE = 0.85
 
 
 def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]:
-    """Where each bar stands, from the top, and each heading. `groups` has one name a bar; equal
-    neighbours share a heading."""
+    """Where bars and headings stand, from the top; equal neighbours of `groups` share one."""
     positions: list[float] = []
     heads: list[tuple[str, float]] = []
     y, before = 0.0, ""
@@ -106,8 +105,7 @@ def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]
 
 
 def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
-    """Pixels of a figure with bars at these positions and so many `entries` in its legend, axis
-    included."""
+    """Pixels of a figure with bars at these positions, a legend of `entries`, and its axis."""
     legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
     return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))
 
@@ -261,8 +259,7 @@ _MOST_ROUND_TICKS = 8
 def bytes_axis(
     largest: int, what: str = "memory", room: float = ROOM
 ) -> tuple[dict[str, Any], int]:
-    """(axis, bytes in its unit): from 0 to `room` times `largest` bytes. Values are drawn as bytes
-    / unit."""
+    """(axis, bytes in its unit): from 0 to `room` times `largest`; values are bytes / unit."""
     unit, size = byte_unit(largest)
     return values(f"{what}, {unit}", range=[0, room * max(largest, 1) / size]), size
 

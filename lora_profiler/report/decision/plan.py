@@ -178,8 +178,7 @@ def run_command(run: PlannedRun, more: Sequence[str]) -> str:
 
 
 def nothing_words(plan: TrainingPlan) -> tuple[str, str]:
-    """Where no run is recommended: that, and what is nearest, as ("No plan fits", "the leanest,
-    ...")."""
+    """Where no run is recommended: ("No plan fits", what is nearest)."""
     if plan.front:
         return _budget_words(plan, nearest_runs(plan))
     return _fit_words(plan, nearest_fit(plan))

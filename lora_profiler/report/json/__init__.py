@@ -4,10 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from typing import Any, TypeVar, cast, get_args, is_typeddict
+from typing import Any, Literal, TypeVar, cast, get_args, is_typeddict
 
 T = TypeVar("T")
 _MISSING: Any = object()
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+"""Of every document that a command prints; new keys may be added under it."""
 
 
 def picked(value: object, names: str) -> Any:

@@ -9,13 +9,11 @@ from lora_profiler.planning.planned import Counts, Goal, Interval, Offer, Planne
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.decision.plan import nothing_sentence, run_command
-from lora_profiler.report.json import part, payload_schema
+from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
 from lora_profiler.workload import setup_dict
-
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
 class ModelPart(TypedDict):

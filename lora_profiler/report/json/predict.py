@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.json import cell, part, payload_schema
+from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema
 from lora_profiler.report.json import predict_types as types
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from lora_profiler.planning.network import Communication
     from lora_profiler.planning.over_data import OverData
     from lora_profiler.planning.timing import TimedStep
-
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
 def predict_schema() -> dict[str, Any]:

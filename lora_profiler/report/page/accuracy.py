@@ -74,7 +74,7 @@ def _claims(runs: Sequence[Run]) -> list[Comparison]:
 
 
 def _records(runs: Sequence[Run]) -> dict[str, Record]:
-    return {run.record_id: run.scored.record for run in runs}
+    return {run.record_id: run.record for run in runs}
 
 
 def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
@@ -176,7 +176,17 @@ def scatter_drawing(shown: Sequence[Run]) -> Drawing:
 
 def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
     """The peak's errors, a strip for each group; the groups with most runs where they are many."""
-    dots = [_dot(run, by, run.error) for run in shown if run.error is not None]
+    words = labels.METHOD_LABELS if by == "method" else {}
+    dots = [
+        ErrorDot(
+            group=words.get(getattr(run, by), getattr(run, by)),
+            label=run.name,
+            error=run.error,
+            method=run.method,
+        )
+        for run in shown
+        if run.error is not None
+    ]
     members = Counter(dot.group for dot in dots)
     kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_GROUPS]
     order = list(labels.METHOD_LABELS.values()) if by == "method" else sorted(kept)
@@ -230,11 +240,6 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
         ),
         figure=error_strip(dots),
     )
-
-
-def _dot(run: Run, by: RunGrouping, error: float) -> ErrorDot:
-    group = labels.METHOD_LABELS[run.method] if by == "method" else str(getattr(run, by))
-    return ErrorDot(group=group, label=run.name, error=error, method=run.method)
 
 
 # --- tables ---------------------------------------------------------------------------------------

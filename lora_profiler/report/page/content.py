@@ -11,7 +11,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
 from lora_profiler.report.charts.plot import shortened
-from lora_profiler.report.json import picked
+from lora_profiler.report.json import SCHEMA_VERSION, picked
 from lora_profiler.report.json.bench import MEASURED
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label, way_label
@@ -30,7 +30,6 @@ from lora_profiler.report.page.runs import (
     full_and_lora,
     groups_alike,
     numbered,
-    peak_of,
     run_cards,
     runs_section,
 )
@@ -155,24 +154,22 @@ def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
     if not pair:
         return
     full, lora = pair
-    name = way_label(lora.scored.record.workload.setup)
+    name = way_label(lora.record.workload.setup)
     model = shortened(full.model)
-    if peak_of(full):
+    peak, whole = lora.measured_bytes or 0, full.measured_bytes or 0
+    if whole:
         yield Card(
             label=f"Peak of {name} against full",
-            value=change_text(peak_of(lora) / peak_of(full) - 1),
-            note=f"{model}: {bytes_text(peak_of(lora))} against {bytes_text(peak_of(full))}",
+            value=change_text(peak / whole - 1),
+            note=f"{model}: {bytes_text(peak)} against {bytes_text(whole)}",
         )
-    if ratio := ratio_of([full.scored.record], [lora.scored.record]):
+    if ratio := ratio_of([full.record], [lora.record]):
         interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
         yield Card(
             label=f"Step of {name} against full",
             value=change_text(ratio.ratio - 1),
             note=f"{model}: {ratio.ratio:.3f} of the time, {interval}",
         )
-
-
-SCHEMA_VERSION = "1.0"
 
 
 def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
@@ -199,7 +196,7 @@ def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    record = run.scored.record
+    record = run.record
     measured = record.measurement
     return {
         "record_id": run.record_id,

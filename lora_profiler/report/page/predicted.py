@@ -88,8 +88,7 @@ def headlines(answers: Sequence[Answer]) -> list[Card]:
 
 
 def _times(answers: Sequence[Answer]) -> list[Card]:
-    """The time of one step with its interval, and tokens a second, on the device that was asked
-    about."""
+    """The time of one step with its interval, and tokens a second, on the device asked about."""
     steps = {
         method_label(a.prediction): s for a, s in zip(answers, steps_of(answers), strict=True) if s
     }
@@ -290,8 +289,7 @@ def answer_curve(name: str, answer: Answer) -> Drawing:
 
 
 def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | None:
-    """Which batches and lengths fit the card that was named; None where none was, or nobody can
-    tell."""
+    """Which batches and lengths fit the card; None without one, and where nobody can tell."""
     if answer.gpu is None:
         return None
     setup = answer.prediction.workload.setup

@@ -31,7 +31,7 @@ MOST_COMMANDS = 100
 
 def provenance_section(runs: Sequence[Run]) -> Section | None:
     """Environments as they were recorded, the commands, and when the runs were made."""
-    records = [run.scored.record for run in runs]
+    records = [run.record for run in runs]
     if not records:
         return None
     groups: dict[str, list[Record]] = {}
@@ -82,8 +82,7 @@ def _set_up(number: int, members: Sequence[Record]) -> str:
 
 
 def environment_table(title: str, members: Sequence[Record]) -> Table:
-    """One set-up: device, machine, packages, settings; commits and allocators as far as its records
-    differ in them."""
+    """A set-up: device, machine, packages, settings; all commits and allocators of its records."""
     first = members[0].environment
     facts = {**_facts(first), **_listed("commit", members), **_listed("allocator", members)}
     rows = [Row(cells=(label, text)) for label, text in facts.items()]
@@ -168,8 +167,7 @@ _LINES = (
 
 
 def public_section() -> Section:
-    """Errors by kind and source, the interval of a peak, and what was missed, set apart and left
-    out."""
+    """Errors by kind and source, a peak's interval, what was missed, set apart, left out."""
     peak_interval = interval()
     return Section(
         name="public",

@@ -54,12 +54,11 @@ def _picked(alike: Sequence[Sequence[Run]]) -> list[Run]:
 
 
 def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
-    """The step time of LoRA as a share of full fine-tuning's, for the pair that the page shows
-    elsewhere too."""
+    """The step time of LoRA as a share of full's, for the pair shown elsewhere too."""
     pair = full_and_lora(alike)
     if not pair:
         return []
-    records = [run.scored.record for run in pair]
+    records = [run.record for run in pair]
     ratio = ratio_of(records[:1], records[1:])
     if ratio is None:
         return []
@@ -86,7 +85,7 @@ def _drawing(picked: Sequence[Run]) -> Drawing:
 
 
 def _bar(run: Run) -> ThroughputBar | None:
-    record, speed = run.scored.record, run.speed
+    record, speed = run.record, run.speed
     if speed is None or speed.tokens_per_second is None:
         return None
     base = replace(record.workload.setup, lora=None, quantization=None)
@@ -122,11 +121,11 @@ def _numbers(picked: Sequence[Run]) -> Table:
 
 def _used(run: Run) -> Utilisation | None:
     flops = run.scored.prediction.flops if run.scored.prediction else None
-    return utilisation(run.scored.record, flops)
+    return utilisation(run.record, flops)
 
 
 def _remarks(run: Run) -> str:
-    flags = [flag.replace("_", " ") for flag in run.scored.record.measurement.flags]
+    flags = [flag.replace("_", " ") for flag in run.record.measurement.flags]
     return "; ".join([*flags, *(run.speed.warnings if run.speed else ())])
 
 
@@ -135,7 +134,7 @@ def _remarks(run: Run) -> str:
 
 def step_times_drawing(run: Run) -> Drawing:
     """The time of every step of a run that was timed."""
-    measured, speed = run.scored.record.measurement, run.speed
+    measured, speed = run.record.measurement, run.speed
     assert speed is not None
     return Drawing(
         name=f"steps-{run.number}",

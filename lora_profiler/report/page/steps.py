@@ -21,7 +21,7 @@ from lora_profiler.report.charts.layer_bars import (
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.page.runs import Run, full_and_lora, peak_of, worst_first
+from lora_profiler.report.page.runs import Run, full_and_lora, worst_first
 from lora_profiler.report.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit
 
@@ -48,7 +48,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         if (prediction := run.scored.prediction) is not None
         and prediction.saved_activation_bytes is not None
     ]
-    counters = [counters_drawing(run) for run in shown if run.scored.record.measurement.phases]
+    counters = [counters_drawing(run) for run in shown if run.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
     first, rest = (both, [*curves, *counters]) if both else (curves, counters)
     parts: list[Part] = [said, *([Beside(parts=tuple(first))] if first else [])]
@@ -58,8 +58,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
 
 
 def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
-    """What each layer costs under full fine-tuning and LoRA; None where the runs do not hold both
-    of one model."""
+    """What each layer costs in full and with LoRA; None where no model has runs of both."""
     pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
     parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
@@ -74,9 +73,9 @@ def _largest(runs: Sequence[Run]) -> list[Run]:
     rest = [
         run
         for run in runs
-        if run.scored.prediction is not None and run.scored.record.measurement.went_through
+        if run.scored.prediction is not None and run.record.measurement.went_through
     ]
-    return sorted(rest, key=lambda run: -peak_of(run))[:1]
+    return sorted(rest, key=lambda run: -(run.measured_bytes or 0))[:1]
 
 
 # --- one step -------------------------------------------------------------------------------------
@@ -85,7 +84,7 @@ def _largest(runs: Sequence[Run]) -> list[Run]:
 def step_drawing(run: Run) -> Drawing | None:
     """Memory over one steady step, predicted and measured on one pair of axes; None where one of
     them is not known. A rehearsed run is called so."""
-    record, prediction = run.scored.record, run.scored.prediction
+    record, prediction = run.record, run.scored.prediction
     peaks = group_peaks(record.measurement.phase_peak_bytes)
     if prediction is None or prediction.saved_activation_bytes is None or not peaks:
         return None
@@ -160,7 +159,7 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
 
 def counters_drawing(run: Run) -> Drawing:
     """Memory as it was measured, of a run whose counters were read."""
-    samples = run.scored.record.measurement.phases
+    samples = run.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
     return Drawing(
         name=f"counters-{run.number}",
@@ -262,13 +261,11 @@ MOST_IN_FOLDS = 300
 
 
 def composition_section(runs: Sequence[Run]) -> Section | None:
-    """Bars of chosen runs, and of all others by model where they are not too many; None where no
-    run says what its peak was."""
+    """Bars of chosen runs, and of all by model where they are few; None of none known."""
     known = [
         r
         for r in runs
-        if r.scored.record.measurement.went_through
-        and r.scored.record.measurement.attribution_bytes
+        if r.record.measurement.went_through and r.record.measurement.attribution_bytes
     ]
     if not known:
         return None
@@ -290,10 +287,9 @@ def composition_section(runs: Sequence[Run]) -> Section | None:
 
 
 def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
-    """The run with the largest peak of each family and method, those with the largest of all, at
-    most `CHOSEN`."""
+    """The largest peak of each family and method, at most `CHOSEN`, the largest first."""
     picked: dict[tuple[str, str], Run] = {}
-    for run in sorted(known, key=lambda run: -peak_of(run)):
+    for run in sorted(known, key=lambda run: -(run.measured_bytes or 0)):
         picked.setdefault((run.family, run.method), run)
     return list(picked.values())[:CHOSEN]
 
@@ -312,8 +308,7 @@ def _folds(known: Sequence[Run]) -> Iterable[Fold]:
 
 
 def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
-    """The peaks of these runs, predicted beside measured, by category; one alone is named by the
-    caption."""
+    """Peaks predicted beside measured, by category; one run alone is named by the caption."""
     several = len(members) > 1
     what = what if several else f"{members[0].name}: the peak"
     bars = [bar for run in members for bar in _bars(run, run.name if several else "")]
@@ -337,7 +332,7 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
 
 
 def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
-    prediction, measured = run.scored.prediction, run.scored.record.measurement
+    prediction, measured = run.scored.prediction, run.record.measurement
     if prediction is not None:
         lower = prediction.saved_activation_bytes is None
         yield CategoryBar(

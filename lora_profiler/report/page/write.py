@@ -49,8 +49,7 @@ def template_text(name: str) -> str:
 
 @cache
 def environment(longest: int | None = None) -> "Environment":
-    """The templates. Every text that they show is printable, and at most `longest` characters
-    long."""
+    """The templates, whose texts are printable and at most `longest` characters long."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -142,8 +141,7 @@ def _style() -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Nothing is loaded and nobody is told: only these scripts run, by their hash; styles and
-    pictures are the page's own."""
+    """Nothing is loaded, nobody is told: only these scripts run, by hash; styles are its own."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode('ascii')}'"
         for s in scripts
@@ -167,8 +165,7 @@ DATA_ID = "data"
 
 
 def packed(text: str) -> tuple[str, bool]:
-    """(what stands in the element, whether it is packed). JSON and base64 alone may stand there as
-    they are."""
+    """(JSON, or base64 of it deflated, as either may stand in the element; whether packed)."""
     if len(text) <= PACKED_ABOVE:
         return text, False
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"), True

@@ -147,8 +147,7 @@ def grid(canvas: Canvas) -> str:
 
 
 def below(canvas: Canvas, angle: float, left_px: float) -> tuple[str, float]:
-    """(ticks and title of the level axis, pixels that they take); `left_px` is what stands left of
-    the plane."""
+    """(ticks and title of the level axis, their pixels); `left_px` stand left of the plane."""
     shown = [(v, text) for v, text in canvas.x.ticks if canvas.x.holds(v)]
     widths = [width_px(plain(text), SMALL_PX) for _, text in shown]
     on_phones, on_paper = _every(widths, angle, PLANE_PX), _every(widths, angle, WIDE_PX - left_px)
@@ -308,8 +307,7 @@ def _head(
     left_px: float,
     narrow_left_px: float,
 ) -> Iterator[str]:
-    """The heading of a group of rows, which begins at the figure's edge, as long as there is
-    room."""
+    """A heading of rows, from the figure's edge on, as long as there is room."""
     for most, names, dx in (
         (44, "narrow", 2 - narrow_left_px),
         (62, "wide less", 2 - left_px),

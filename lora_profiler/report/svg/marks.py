@@ -70,8 +70,7 @@ def _corners(name: str, r: float) -> list[tuple[float, float]]:
 
 
 class Definitions:
-    """What a figure defines once and refers to by its id: hatches, symbols, clips. Ids begin with
-    the figure's own."""
+    """What a figure defines once and refers to by ids that begin with its own."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -92,8 +91,7 @@ class Definitions:
         return f"url(#{self._id(content)})"
 
     def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
-        """Attributes that fill with a colour, hatched where `pattern` says so; `names` are more
-        classes."""
+        """Attributes that fill with a colour, hatched by a `pattern`, and with more classes."""
         shown = " ".join(names if pattern else (fill(colour), *names))
         hatched = f' fill="{self.hatch(pattern)}"' if pattern else ""
         return f'class="{shown}"{hatched}' if shown else hatched.strip()
@@ -135,8 +133,7 @@ def marker_classes(marker: Mapping[str, Any]) -> str:
 
 @cache
 def figure_style(theme: Theme | None = None) -> str:
-    """Stands once on a page. Without `theme` light, and dark where the reader asks for it on a
-    screen."""
+    """Stands once on a page; without `theme` light, dark where the reader asks for it."""
     scale = (palette.CELL_PX, palette.SMALL_PX, palette.BODY_PX, palette.HEAD_PX)
     sizes = "".join(f".lp-plane .t{px}{{font-size:{px}px}}" for px in scale)
     names = dict.fromkeys(_name(of.light) for of in palette.all_colours())
@@ -161,8 +158,7 @@ def _name(light: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text of `charts.labels`, whose tags are `<br>` and `<b>` alone, as plain
-    text."""
+    """Lines, as plain text, of a figure's text, whose tags are `<br>` and `<b>` alone."""
     parts = text.replace("<b>", "").replace("</b>", "").split("<br>")
     return [printable(unescape(part)) for part in parts]
 
