@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -26,16 +26,11 @@ from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
 from lora_profiler.stacks import Trainer
+from lora_profiler.trainer_files.reading import FRAMEWORKS
 from lora_profiler.trainer_files.writing import WRITERS, suffix_of, written
 from lora_profiler.workload import Workload
 
-_TITLES: Final = {
-    "axolotl": "axolotl",
-    "trl": "TRL",
-    "llamafactory": "LLaMA-Factory",
-    "torchtune": "torchtune",
-    "peft": "a script with PEFT",
-}
+_TITLES = {known.name: known.title for known in FRAMEWORKS} | {"peft": "a script with PEFT"}
 
 
 def show(

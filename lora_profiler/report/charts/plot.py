@@ -104,10 +104,15 @@ def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]
     return positions, heads
 
 
+def around_px(entries: int) -> int:
+    """Pixels of a figure's height for its axis and a legend of `entries`."""
+    return _AROUND_PX + _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
+
+
 def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
     """Pixels of a figure with bars at these positions, a legend of `entries`, and its axis."""
-    legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
-    return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))
+    rows = max(positions, default=0.0) + 1.2 + extra_rows
+    return round(around_px(entries) + _ROW_PX * rows)
 
 
 LONGEST = 44

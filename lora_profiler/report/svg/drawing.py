@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.charts.plot import Figure, shortened, width_px
+from lora_profiler.report.charts.plot import Figure, around_px, shortened, width_px
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, HEAD_PX, LINE, SMALL_PX
 from lora_profiler.report.svg.marks import (
     Across,
@@ -30,8 +30,6 @@ from lora_profiler.report.svg.marks import (
 )
 from lora_profiler.report.svg.traces import Axis, Canvas, axis_of, drawn
 
-_AROUND_PX, _LEGEND_PX, _LEGEND_COLUMNS = 84, 19, 3
-"""What a figure's height has for its axis and its legend, which stand outside of the plane here."""
 _LEAST_PX = 60
 _ABOVE_GAP_PX = 14
 """Between bars, for a line of words."""
@@ -49,11 +47,10 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
     data, layout = figure["data"], figure["layout"]
     told = escape(printable(says))
     entries = sum(bool(t.get("name")) and t.get("showlegend", True) for t in data)
-    around = _AROUND_PX + _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
     canvas = Canvas(
         x=_axis(layout["xaxis"], data, "x"),
         y=_axis(layout["yaxis"], data, "y"),
-        height=max(layout["height"] - around, _LEAST_PX),
+        height=max(layout["height"] - around_px(entries), _LEAST_PX),
         definitions=Definitions(name),
     )
     angle = layout["xaxis"].get("tickangle", 0)
