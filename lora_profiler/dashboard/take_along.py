@@ -126,7 +126,7 @@ def of_answers(result: Answered) -> list[Offer]:
 
 
 def of_plan(plan: TrainingPlan, trainer: Trainer | None, more: Sequence[str]) -> list[Offer]:
-    """`more` as in `report.plan.plan_blocks`."""
+    """`more` as in `report.decision.plan.plan_blocks`."""
     name = plain_name(plan.offers[0].workloads[0].model.id)
     return _offers(
         name, ("JSON", "-plan.json", lambda: json_text(plan_payload(plan, trainer, more)))

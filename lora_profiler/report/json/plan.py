@@ -141,7 +141,7 @@ def plan_payload(
     plan: TrainingPlan, trainer: Trainer | None = None, more: Sequence[str] = ()
 ) -> PlanJson:
     """The whole document; bytes are integers, what is not known is null. `more` as in
-    `report.plan.plan_blocks`."""
+    `report.decision.plan.plan_blocks`."""
     first, data = plan.offers[0].workloads[0], plan.amount.data
     recommended = plan.recommended
     return part(

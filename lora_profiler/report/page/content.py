@@ -43,7 +43,7 @@ from lora_profiler.workload import setup_dict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A page before any markup. `lines` stand below the title; `data` is `page.data.page_data` of
+    """A page before any markup. `lines` stand below the title; `data` is `page_data` of
     the same records."""
 
     title: str
