@@ -8,7 +8,6 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler._common.versions import __version__
-from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, wrapped
 from lora_profiler.units import bytes_text
 
@@ -163,6 +162,8 @@ def rehearsal_page(
     blocks: Sequence[Block], categories: Mapping[str, int], command: Sequence[str]
 ) -> str:
     """`categories`: requested bytes by what holds them at the peak, drawn as bars."""
+    from lora_profiler.report import palette  # which knows of plans and times, as no table does
+
     colours = (palette.PAPER, palette.INK, palette.FAINT_INK, palette.LINE, palette.ACCENT)
     light, dark = (colour.light for colour in colours), (colour.dark for colour in colours)
     style = _PAGE_STYLE % (*light, *dark, palette.FONT)
