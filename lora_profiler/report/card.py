@@ -155,6 +155,8 @@ def judged(peak: int, held: int, gpu: Gpu | None) -> tuple[int, Verdict | None]:
     return reserve_for(gpu, peak, held).total_bytes, judge(peak, gpu.usable_bytes, gpu, held)
 
 
+# --- a picture to share ---------------------------------------------------------------------------
+
 WIDTH, HEIGHT = 1200, 630
 """As wide and high as pages that show a card of a link expect it."""
 _EDGE, _BARS_PX, _TRACK = 64, 46, (240, 880)

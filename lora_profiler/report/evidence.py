@@ -162,6 +162,8 @@ def left_out_lines(kind: Kind) -> list[str]:
     ]
 
 
+# --- the three kinds beside each other, and the worst rows of each by name ------------------------
+
 KIND_TITLES: Final[dict[OwnKind, str]] = {
     "rehearsed": "Rehearsed: torch's CUDA build, no card",
     "recorded": "Measured here: a CPU, no card",

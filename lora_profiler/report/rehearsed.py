@@ -89,6 +89,8 @@ def beside(
     return Row(cells=cells, kind=kind)
 
 
+# --- the answer about a script --------------------------------------------------------------------
+
 _HEADS = ("requested", "allocated", "reserved")
 _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("weights and adapters", ("parameters",), ("parameters", "adapters")),
@@ -136,9 +138,8 @@ def rehearsal_blocks(
     if len(results) < result.world_size:
         silent = result.world_size - len(results)
         blocks.append(paragraph(f"{silent} of {result.world_size} ranks ended without a result."))
-    blocks.append(paragraph(*_ran(result)))
-    blocks.append(paragraph(*limits(result, is_custom=card.is_custom)))
-    return blocks
+    about = limits(result, is_custom=card.is_custom)
+    return [*blocks, paragraph(*_ran(result)), paragraph(*about)]
 
 
 def _verdict(result: Rehearsal, card: PretendedCard) -> str:

@@ -145,6 +145,8 @@ def _table(block: Table) -> object:
     return table
 
 
+# --- the page of a rehearsal, which loads nothing and runs nothing --------------------------------
+
 _PAGE_STYLE = """
 :root{--paper:%s;--ink:%s;--faint:%s;--line:%s;--bar:%s}
 @media (prefers-color-scheme:dark){:root{--paper:%s;--ink:%s;--faint:%s;--line:%s;--bar:%s}}

@@ -157,6 +157,8 @@ class _Rows(Rows):
         return percent_text(second / first) if is_share else ""  # type: ignore[operator]
 
 
+# --- two answers, and only what differs -----------------------------------------------------------
+
 _NOUNS = {option.name: option.noun for option in OPTIONS}
 
 

@@ -252,6 +252,9 @@ def _rate(answer: Answer, card: Gpu, engine: str) -> float:
     return step.time.tokens_per_second if step else 0.0
 
 
+# --- between ranks --------------------------------------------------------------------------------
+
+
 def communication_table(answers: Sequence[Answer]) -> Table | None:
     """A row for each kind of collective and phase, a column a method; None where nobody sends."""
     found = [answer.communication for answer in answers]

@@ -301,6 +301,8 @@ def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]
     )
 
 
+# --- names beside points, where they lie over no other point and no other name --------------------
+
 PLANE_PX = (265, 255)
 """Width and height of a figure's plane on a phone. What has room there has it in a wider plane,
 where points only move away from each other and names keep their size."""

@@ -288,6 +288,8 @@ def _median(
     ]
 
 
+# --- which batches and lengths fit a card ---------------------------------------------------------
+
 _CELLS_PX, _BESIDE_CELLS_PX = 34, 110
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 

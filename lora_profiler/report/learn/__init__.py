@@ -211,6 +211,8 @@ def matrices_words(layer: LoraLayer) -> str:
     )
 
 
+# --- what a run of `verify` found -----------------------------------------------------------------
+
 FILE = "findings.json"
 
 

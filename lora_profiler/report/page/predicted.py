@@ -178,6 +178,9 @@ def _room(fit: Fit | None) -> tuple[str, ...]:
     return labels.VERDICT_LABELS[fit.verdict], parts.peak, parts.reserve, parts.headroom
 
 
+# --- the sections of each model -------------------------------------------------------------------
+
+
 def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
     """The figures of each model, its answers side by side."""
     for number, members in enumerate(by_model(answers)):

@@ -254,6 +254,8 @@ def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
     )
 
 
+# --- what the peaks are made of -------------------------------------------------------------------
+
 FEW, CHOSEN, WORST = 8, 8, 4
 """So few are all shown at once; of more so many are chosen, and the worst besides."""
 MOST_IN_FOLDS = 300

@@ -92,6 +92,8 @@ def trusted(text: str) -> str:
     return Markup(text)
 
 
+# --- the page -------------------------------------------------------------------------------------
+
 INSTALL = "pip install 'lora-profiler[report]'"
 LONGEST_TEXT = 600
 """Characters of one text: no name or reason from elsewhere fills the page."""

@@ -114,6 +114,8 @@ def _right(
     return found[0], found[1]
 
 
+# --- around and across what is shown --------------------------------------------------------------
+
 NARROW_PX, WIDE_PX = 340, 480
 """Width of a figure on a phone, and from where on it counts as wide (`figures.css`)."""
 PLANE_PX = 240
