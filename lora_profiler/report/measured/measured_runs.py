@@ -266,8 +266,9 @@ def ratio_lines(results: Sequence[Result]) -> list[str]:
         base = full.get(replace(workload, setup=whole))
         if workload.setup.lora is not None and base is not None:
             ratio = ratio_of([r.record for r in base], [r.record for r in lora])
-            names = (way_label(found[0].record.workload.setup) for found in (base, lora))
-            lines += [f"{workload.model.id}: {ratio_line(*names, ratio)}"] if ratio else []
+            if ratio:
+                one, other = (way_label(r[0].record.workload.setup) for r in (base, lora))
+                lines.append(f"{workload.model.id}: {ratio_line(one, other, ratio)}")
     return lines
 
 
