@@ -10,7 +10,7 @@ from lora_profiler.mathematics.adapters import adapted, layout, lora_layers
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.spectrum import Spectrum, kind_rows, layer_rows, spectrum
 from lora_profiler.mathematics.subject import Subject, mean_loss, train
-from lora_profiler.report.claims.claim import Finding, Tell, finite
+from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.intrinsic_dimension import IntrinsicDimension, Losses, Rank
 
 ALPHA = 16
@@ -18,7 +18,7 @@ ALPHA = 16
 ranks."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[IntrinsicDimension]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> IntrinsicDimension:
     """Fine-tunes in full, takes each layer's update apart, puts it back at every rank, and trains
     LoRA at the same ranks."""
     held_out = subject.held_out_batches(effort)
@@ -80,7 +80,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[In
         ranks=tuple(rows),
         kinds=kind_rows(tuning.base, spectra, seed),
         layers=layer_rows(spectra),
-    ).finding()
+    )
 
 
 Weights = dict[str, torch.Tensor]

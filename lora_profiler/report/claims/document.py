@@ -118,13 +118,13 @@ def verify_payload(
 
 
 def _claim(checked: Checked) -> CheckedClaim:
-    claim, finding = checked.claim, checked.finding
+    claim, evidence = checked.claim, checked.evidence
     return CheckedClaim(
         **picked(claim, "id title statement must_hold"),
-        verdict=finding.verdict,
+        verdict=evidence.verdict,
         seconds=checked.seconds,
-        finding=finding.sentences,
-        evidence=_plain(finding.evidence),
+        finding=evidence.sentences,
+        evidence=_plain(evidence),
     )
 
 
