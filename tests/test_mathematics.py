@@ -112,7 +112,7 @@ def test_merged_and_unmerged_agree_in_both_layouts(
 
 def test_a_4_bit_base_forgets_the_update_when_it_is_quantised_again(llama: Subject) -> None:
     pytest.importorskip("bitsandbytes")
-    nf4 = checked(merging.check, llama).evidence.nf4
+    nf4 = checked(merging.check, llama).nf4
     assert nf4.checked
     assert 0.05 < nf4.quantisation_error_of_weight < 0.15
     assert 0 < nf4.worst <= 1
@@ -191,14 +191,14 @@ def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) 
         (key, r) for key in by_key for r in (1, 64)
     }
     few = replace(EFFORT, scaling_ranks=(1, 8))
-    first = scaling.check(llama, few, 0, quietly).evidence
-    assert first == scaling.check(llama, few, 0, quietly).evidence
+    first = scaling.check(llama, few, 0, quietly)
+    assert first == scaling.check(llama, few, 0, quietly)
     assert first.scalings[0].runs == by_key["fixed"].runs[:2]
-    assert first.scalings != scaling.check(llama, few, 1, quietly).evidence.scalings
+    assert first.scalings != scaling.check(llama, few, 1, quietly).scalings
 
 
 def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> None:
-    run = checked(scaling.check, llama).evidence.scalings[1].runs[1]
+    run = checked(scaling.check, llama).scalings[1].runs[1]
     model, batches = llama.model(), llama.training_batches(EFFORT.scaling_steps, EFFORT, 0)
     with adapted(model, r=8, alpha=16, use_rslora=True, seed=0) as wrapped:
         layers = lora_layers(wrapped)
