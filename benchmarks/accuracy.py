@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks import rehearsed_trainers
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
-from lora_profiler.report.evidence.interval import command_words, interval_words
-from lora_profiler.report.evidence.public import coverage_words, errors_of, graded_memory
+from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
+from lora_profiler.report.interval import command_words, interval_words
 from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
 
 RESULTS = Path(__file__).resolve().parent / "results"

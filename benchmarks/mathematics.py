@@ -16,7 +16,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,15 +28,17 @@ from lora_profiler.harness.environment import environment
 from lora_profiler.mathematics.sources import Request, open_subject
 from lora_profiler.mathematics.subject import effort_for
 from lora_profiler.mathematics.verify import verify
+from lora_profiler.report import learn
+from lora_profiler.report.check_progress import shown_checks
 from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload
-from lora_profiler.report.learn import findings
-from lora_profiler.report.progress.checks import shown_checks
 from lora_profiler.report.render import markdown
 
 RESULTS = Path(__file__).parent / "results"
-SHOWN = Path(findings.__file__).with_name(findings.FILE)
+SHOWN = Path(learn.__file__).with_name(learn.FILE)
 """What the page Learn draws."""
+_DIGITS = 7
+"""Of a number in a chart: as many as it takes to say it to a hundredth of a percent."""
 SEED = 0
 COMMAND = "python -m benchmarks.mathematics"
 TOLERANCES = (
@@ -88,6 +91,24 @@ def as_markdown(document: dict[str, Any]) -> str:
     return "\n".join(head) + markdown(verify_blocks(document))
 
 
+def to_json(content: learn.Findings) -> str:
+    """The text of the file, one chart a line."""
+    document = _short(asdict(content))
+    lines = [f'"{name}": {json.dumps(document[name])}' for name in ("model", "lines")]
+    for name in ("claims", "charts"):
+        items = ",\n".join(map(json.dumps, document[name]))
+        lines.append(f'"{name}": [\n{items}\n]')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _short(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(part) for part in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -114,7 +135,7 @@ def main() -> int:
             return 1
         file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     (RESULTS / "mathematics.md").write_text(as_markdown(document), "utf-8")
-    SHOWN.write_text(findings.to_json(findings.findings(document)), "utf-8")
+    SHOWN.write_text(to_json(learn.findings(document)), "utf-8")
     return 0
 
 

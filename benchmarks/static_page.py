@@ -83,8 +83,8 @@ def page() -> str:
     from lora_profiler.dashboard.answered import answered
     from lora_profiler.dashboard.question import Question
     from lora_profiler.planning.setups import DEFAULTS
-    from lora_profiler.report.first_screen.frame import frame
-    from lora_profiler.report.page.markup import colour_variables
+    from lora_profiler.report.card import frame
+    from lora_profiler.report.page.write import colour_variables
 
     asked = Question(model=FIRST[0], options={**DEFAULTS, "methods": tuple(METHODS)}, gpu=FIRST[1])
     result = answered(find_model(FIRST[0], offline=True), asked)

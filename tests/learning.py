@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lora_profiler.report.claims.claim import Chart, Series
-from lora_profiler.report.learn.findings import ClaimFound, Findings
+from lora_profiler.report.learn import ClaimFound, Findings
 from records import make_record
 
 RANKS = (1.0, 8.0, 64.0)

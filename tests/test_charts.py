@@ -35,20 +35,27 @@ from lora_profiler.report.charts.bars import (
 )
 from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
 from lora_profiler.report.charts.dots import (
+    PLANE_PX,
     ErrorDot,
     FrontPoint,
     ScatterPoint,
+    Spot,
     error_strip,
     identity_scatter,
+    name_places,
     plan_front,
 )
-from lora_profiler.report.charts.fit_map import fit_map
 from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
-from lora_profiler.report.charts.lines import MethodLine, claim_chart, crossover_lines, step_times
+from lora_profiler.report.charts.lines import (
+    MethodLine,
+    claim_chart,
+    crossover_lines,
+    fit_map,
+    step_times,
+)
 from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, width_px
-from lora_profiler.report.charts.point_names import PLANE_PX, Spot, name_places
 from lora_profiler.report.labels import CATEGORY_LABELS
-from lora_profiler.report.learn.layer import LoraLayer, counts_chart
+from lora_profiler.report.learn import LoraLayer, counts_chart
 from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text

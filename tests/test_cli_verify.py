@@ -38,16 +38,9 @@ from lora_profiler.mathematics.subject import Subject
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table, table
+from lora_profiler.report.check_progress import shown_checks
 from lora_profiler.report.claims import CLAIMS, caption
-from lora_profiler.report.claims.claim import (
-    Chart,
-    Checked,
-    Claim,
-    Evidence,
-    Finding,
-    Series,
-    Verdict,
-)
+from lora_profiler.report.claims.claim import Chart, Checked, Claim, Evidence, Series, Verdict
 from lora_profiler.report.claims.document import (
     document_charts,
     verify_blocks,
@@ -57,7 +50,6 @@ from lora_profiler.report.claims.document import (
 from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
 from lora_profiler.report.page import mathematics_content, write_page
-from lora_profiler.report.progress.checks import shown_checks
 from lora_profiler.report.render import markdown, plain
 
 
@@ -133,9 +125,8 @@ def test_what_must_hold_and_does_not_ends_with_1(
     assert done.exit_code == 1
     assert "3*  Forward path  fails" in done.stdout
     assert "does NOT equal" in done.stdout
-    monkeypatch.setitem(
-        verify.CHECKS, 5, lambda *a: Finding(verdict="fails", sentences=(), evidence=SCALING)
-    )  # type: ignore[index]
+    monkeypatch.setitem(verify.CHECKS, 5, lambda *a: SCALING)  # type: ignore[index]
+    assert SCALING.verdict == "fails"
     assert run("verify", str(llama.folder), "--claims", "5").exit_code == 0  # nobody is bound to it
 
 
@@ -162,11 +153,7 @@ def payload(checked: Checked, note: str | None = None) -> dict[str, Any]:
     return verify_payload(find_model("gpt2"), environment, [checked], **said)
 
 
-DIVERGING = Checked(
-    claim=CLAIMS[4],
-    finding=Finding(verdict="holds_partly", sentences=("It diverged.",), evidence=SCALING),
-    seconds=61.0,
-)
+DIVERGING = Checked(claim=CLAIMS[4], evidence=SCALING, seconds=61.0)
 
 
 def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
@@ -175,7 +162,7 @@ def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
     blocks = verify_blocks(document)
     assert "! A note." in plain(blocks)
     assert "none" in plain(blocks)
-    assert "It diverged." in markdown(blocks)
+    assert SCALING.sentences[0] in markdown(blocks)
     keys = {chart.key for chart in document_charts(document)}
     assert keys >= {"scaling_gain", "scaling_learning_rates"}
 
@@ -329,7 +316,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lora_profiler.report.progress.checks.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_profiler.report.check_progress.time.monotonic", lambda: now[0])
     with shown_checks(1) as watch:
         tell = watch.begin(CLAIMS[4])
         for second in range(61):
@@ -340,7 +327,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
     assert lines == [
         "[1/1] 5. Scaling",
         *(f"    Scaling: rank 8 ({n} of 61)" for n in (20, 40, 60)),
-        "    holds in part, took 1:01",
+        "    fails, took 1:01",
     ]
 
 
@@ -356,7 +343,7 @@ def test_another_program_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> 
         for told in (
             (0, "Getting the model", "training it", 1, 150, None),
             (5, "Scaling", "", 0, None, None),
-            (5, "Scaling", "", 0, None, "holds_partly"),
+            (5, "Scaling", "", 0, None, "fails"),
         )
     ]
 
@@ -419,7 +406,7 @@ def test_evidence_without_any_number_is_judged_and_drawn(claim: Claim) -> None:
     evidence = claims.document.evidence_of(stored)
     assert (evidence.verdict, list(evidence.sentences)) == (stored["verdict"], stored["finding"])
     nothing = without_numbers(evidence)
-    assert nothing.finding().sentences and nothing.headline and nothing.tables()
+    assert nothing.sentences and nothing.headline and nothing.tables()
     assert nothing.verdict == "fails" or not claim.must_hold
     assert all(caption(chart) is not None for chart in nothing.charts())
 
@@ -474,7 +461,7 @@ def test_a_claim_is_drawn_everywhere_from_its_one_file(monkeypatch: pytest.Monke
     )
     for module in (claims, claims.document):
         monkeypatch.setattr(module, "CLAIMS", (*CLAIMS, claim))
-    document = payload(Checked(claim=claim, finding=Price(cents=(30, 40)).finding(), seconds=1.0))
+    document = payload(Checked(claim=claim, evidence=Price(cents=(30, 40)), seconds=1.0))
     assert document["claims"][0]["evidence"] == {"cents": [30, 40]}
     jsonschema.validate(document, verify_schema())
     with pytest.raises(jsonschema.ValidationError, match="'many' is not of type 'integer'"):

@@ -50,7 +50,7 @@ from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_blocks
-from lora_profiler.report.answer.room import room
+from lora_profiler.report.answer.short_answer import room
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.units import (
     GIB,
@@ -244,7 +244,7 @@ def test_every_option_has_a_widget() -> None:
 def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
     both = of_gpt2("l4", levers="all")
     excess = activation_excess(*(answer.prediction for answer in both))
-    paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
+    paragraphs = [b for b in model_blocks(both) if isinstance(b, Paragraph)]
     shown = all_texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
     lines = [line for block in paragraphs for line in block.lines]
     assert len(lines) > 10 and excess is not None

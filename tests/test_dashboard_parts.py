@@ -45,8 +45,8 @@ from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
-from lora_profiler.report.page.markup import drawn
-from lora_profiler.report.page.parts import Card, Drawing
+from lora_profiler.report.page.write import drawn
+from lora_profiler.report.parts import Card, Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------
@@ -565,7 +565,7 @@ def test_a_rehearsal_without_its_environment_says_how_to_make_one(
     app.selectbox(key="measure.rehearsed_on").set_value("rtx_4090").run()
     assert "Rehearse EleutherAI/pythia-14m on rtx_4090" in texts(app) and not problems(app)
     app.button(key="measure.start").click().run()
-    found = ended(measuring.present())  # type: ignore[arg-type]
+    found = ended(following.present("measuring"))  # type: ignore[arg-type]
     assert measuring.is_rehearsal(found)
     (problem,) = problems(app.run())
     assert problem.startswith("Nothing was measured\n") and "none" in problem

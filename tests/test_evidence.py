@@ -33,8 +33,7 @@ from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.engine import predict
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
-from lora_profiler.report.evidence.interval import likely_lines, nearest_peak_line
-from lora_profiler.report.evidence.public import (
+from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
     errors_of,
@@ -45,9 +44,10 @@ from lora_profiler.report.evidence.public import (
     sources_table,
     unseen_steps,
 )
+from lora_profiler.report.interval import likely_lines, nearest_peak_line
 from lora_profiler.report.json.predict import predict_schema
-from lora_profiler.report.page.parts import Fold
 from lora_profiler.report.page.reference import public_section
+from lora_profiler.report.parts import Fold
 from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

@@ -26,11 +26,17 @@ from lora_profiler.dashboard.question import METHODS, Question, completed
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
-from lora_profiler.report.answer.differences import answered_differently, asked_differently
+from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
 from lora_profiler.report.answer.timing import smallest_cards_table
-from lora_profiler.report.first_screen.frame import frame
-from lora_profiler.report.first_screen.offers import Offer, offers
-from lora_profiler.report.first_screen.texts import Run, three_numbers, trust, verdict_words
+from lora_profiler.report.card import frame
+from lora_profiler.report.first_screen import (
+    Offer,
+    Run,
+    offers,
+    three_numbers,
+    trust,
+    verdict_words,
+)
 from lora_profiler.units import GIB, MIB, bytes_text, rate_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"

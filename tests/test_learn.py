@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.mathematics import RESULTS, SHOWN
+from benchmarks.mathematics import RESULTS, SHOWN, to_json
 from dashboard_app import cautions, drawings, opened, problems, texts, written
 from golden_files import Golden
 from learning import FINDINGS, document
@@ -24,12 +25,13 @@ from lora_profiler.dashboard import following, learn_page, link
 from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Series, numbers_table
-from lora_profiler.report.learn.findings import findings, from_json, to_json
-from lora_profiler.report.learn.layer import (
+from lora_profiler.report.learn import (
+    Findings,
     LoraLayer,
     adam_bytes,
     counts_chart,
     counts_words,
+    findings,
     flow,
     gradient_bytes,
     matrices,
@@ -141,7 +143,7 @@ def test_a_run_that_goes_wrong_does_not_press_the_others_flat() -> None:
 
 
 def test_findings_are_read_as_they_were_written() -> None:
-    assert from_json(to_json(FINDINGS)) == FINDINGS
+    assert msgspec.json.decode(to_json(FINDINGS), type=Findings) == FINDINGS
 
 
 def test_what_comes_with_the_package_is_what_the_committed_run_found() -> None:
@@ -282,7 +284,7 @@ def start(app: AppTest) -> AppTest:
 def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     process(monkeypatch, [PREPARING, CHECKED], f"print(json.dumps({document()!r}))")
     app = start(opened(page="learn"))
-    running = learn_page.present()
+    running = following.present("checking")
     assert running is not None
     until(lambda: not running.runs)
     where = [learn_page.where(state) for state in running.states.values()]
@@ -298,7 +300,7 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
 ) -> None:
     process(monkeypatch, [PREPARING], "time.sleep(60)")
     app = start(opened(page="learn"))
-    running = learn_page.present()
+    running = following.present("checking")
     assert running is not None
     until(lambda: running.states)
     app.run()
@@ -317,7 +319,7 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
 ) -> None:
     process(monkeypatch, [], 'sys.exit("Error: no room here")')
     app = start(opened(page="learn"))
-    running = learn_page.present()
+    running = following.present("checking")
     until(lambda: running is not None and not running.runs)
     assert problems(app.run()) == ["Nothing was checked\nno room here"]
     monkeypatch.setattr(learn_page, "find_spec", lambda name: None if name == "peft" else object())

@@ -35,7 +35,6 @@ from lora_profiler.mathematics.verify import CHECKS, check_memory, verify
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.record import Conditions, Measurement, Record
 from lora_profiler.report.claims import CLAIMS
-from lora_profiler.report.claims.claim import Finding
 from lora_profiler.report.claims.merging import Nf4
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -56,9 +55,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
-def checked(check: Any, subject: Subject) -> Finding[Any]:
-    finding: Finding[Any] = check(subject, EFFORT, 0, quietly)
-    return finding
+def checked(check: Any, subject: Subject) -> Any:
+    return check(subject, EFFORT, 0, quietly)
 
 
 # --- 1 --------------------------------------------------------------------------------------------
@@ -69,9 +67,8 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     subject: Subject = request.getfixturevalue(name)
-    finding = checked(update_size.check, subject)
-    evidence = finding.evidence
-    assert finding.verdict == "holds"
+    evidence = checked(update_size.check, subject)
+    assert evidence.verdict == "holds"
     assert (evidence.example.full, evidence.example.lora) == (16_777_216, 65_536)
     assert evidence.example.fewer > 0.996
     for row in evidence.model.ranks:
@@ -100,9 +97,9 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(
 def test_merged_and_unmerged_agree_in_both_layouts(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    finding = checked(merging.check, request.getfixturevalue(name))
-    rows = finding.evidence.rows
-    assert finding.verdict == "holds"
+    evidence = checked(merging.check, request.getfixturevalue(name))
+    rows = evidence.rows
+    assert evidence.verdict == "holds"
     assert {row.layouts[0] for row in rows} == {"Linear", "Conv1D"}
     assert {row.dtype for row in rows} == {"float32", "bfloat16"}
     for row in rows:
@@ -115,7 +112,7 @@ def test_merged_and_unmerged_agree_in_both_layouts(
 
 def test_a_4_bit_base_forgets_the_update_when_it_is_quantised_again(llama: Subject) -> None:
     pytest.importorskip("bitsandbytes")
-    nf4 = checked(merging.check, llama).evidence.nf4
+    nf4 = checked(merging.check, llama).nf4
     assert nf4.checked
     assert 0.05 < nf4.quantisation_error_of_weight < 0.15
     assert 0 < nf4.worst <= 1
@@ -128,21 +125,20 @@ def test_without_bitsandbytes_the_rest_is_checked_and_the_gap_is_said(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merging, "find_spec", lambda name: None)
-    finding = checked(merging.check, llama)
-    assert finding.verdict == "holds_partly"
-    assert finding.evidence.nf4 == Nf4(
+    evidence = checked(merging.check, llama)
+    assert evidence.verdict == "holds_partly"
+    assert evidence.nf4 == Nf4(
         checked=False, reason='needs bitsandbytes: pip install "lora-profiler[qlora]"'
     )
-    assert "NF4 base was not checked" in finding.sentences[-1]
+    assert "NF4 base was not checked" in evidence.sentences[-1]
 
 
 # --- 3 --------------------------------------------------------------------------------------------
 
 
 def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Subject) -> None:
-    finding = checked(forward_path.check, llama)
-    evidence = finding.evidence
-    assert finding.verdict == "holds"
+    evidence = checked(forward_path.check, llama)
+    assert evidence.verdict == "holds"
     for row in evidence.rows:
         assert row.layers == 14
         assert 0 < row.error_of_limit <= 1
@@ -159,9 +155,8 @@ def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Su
 
 
 def test_training_starts_from_the_base_model(llama: Subject) -> None:
-    finding = checked(initialisation.check, llama)
-    evidence = finding.evidence
-    assert finding.verdict == "holds"
+    evidence = checked(initialisation.check, llama)
+    assert evidence.verdict == "holds"
     with adapted(llama.model(), r=16, alpha=32, seed=0, init_lora_weights="gaussian") as wrapped:
         weights = (layer.lora_A["default"].weight for layer in lora_layers(wrapped).values())
         a = torch.cat([weight.detach().flatten() for weight in weights])
@@ -181,8 +176,7 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
 
 def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) -> None:
     effort = replace(EFFORT, learning_rates=(1e-3, 1e-2))
-    finding = scaling.check(llama, effort, 0, quietly)
-    evidence = finding.evidence
+    evidence = scaling.check(llama, effort, 0, quietly)
     by_key = {row.key: row for row in evidence.scalings}
     assert [run.factor for run in by_key["fixed"].runs] == [16, 2, 0.25]
     assert [run.factor for run in by_key["none"].runs] == [1, 1, 1]
@@ -197,14 +191,14 @@ def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) 
         (key, r) for key in by_key for r in (1, 64)
     }
     few = replace(EFFORT, scaling_ranks=(1, 8))
-    first = scaling.check(llama, few, 0, quietly).evidence
-    assert first == scaling.check(llama, few, 0, quietly).evidence
+    first = scaling.check(llama, few, 0, quietly)
+    assert first == scaling.check(llama, few, 0, quietly)
     assert first.scalings[0].runs == by_key["fixed"].runs[:2]
-    assert first.scalings != scaling.check(llama, few, 1, quietly).evidence.scalings
+    assert first.scalings != scaling.check(llama, few, 1, quietly).scalings
 
 
 def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> None:
-    run = checked(scaling.check, llama).evidence.scalings[1].runs[1]
+    run = checked(scaling.check, llama).scalings[1].runs[1]
     model, batches = llama.model(), llama.training_batches(EFFORT.scaling_steps, EFFORT, 0)
     with adapted(model, r=8, alpha=16, use_rslora=True, seed=0) as wrapped:
         layers = lora_layers(wrapped)
@@ -221,9 +215,8 @@ def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> Non
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_an_update_is_put_back_at_any_rank(name: str, request: pytest.FixtureRequest) -> None:
     subject: Subject = request.getfixturevalue(name)
-    finding = checked(intrinsic_dimension.check, subject)
-    evidence = finding.evidence
-    assert finding.verdict == "holds"
+    evidence = checked(intrinsic_dimension.check, subject)
+    assert evidence.verdict == "holds"
     assert evidence.changed_share > 0.99
     shares = [row.truncated_gain_share for row in evidence.ranks]
     assert shares[-1] == pytest.approx(1, abs=0.01)  # rank 64 is the full rank of most layers
@@ -282,8 +275,8 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload))
-    finding = cost.check(llama, replace(EFFORT, cost_dtypes=("float32", "bfloat16")), 0, quietly)
-    pairs = finding.evidence.pairs
+    evidence = cost.check(llama, replace(EFFORT, cost_dtypes=("float32", "bfloat16")), 0, quietly)
+    pairs = evidence.pairs
     assert [(p.dtype, p.adapter_dtype, p.seq_len) for p in pairs] == [
         ("float32", "float32", 32),
         ("bfloat16", "float32", 32 // cost.IMITATED),
@@ -293,9 +286,9 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     assert all(p.optimizer_states < 1 for p in pairs)
     assert pairs[1].saved_activations > 1
     assert pairs[1].peak > 1  # of so small a model activations are most of the peak
-    assert finding.verdict == "holds_partly"
-    assert "It keeps more activations than full fine-tuning." in " ".join(finding.sentences)
-    assert "exact" in finding.sentences[0]
+    assert evidence.verdict == "holds_partly"
+    assert "It keeps more activations than full fine-tuning." in " ".join(evidence.sentences)
+    assert "exact" in evidence.sentences[0]
 
 
 STATES = {"gradients": 1, "optimizer_states": 10**9}
@@ -320,16 +313,16 @@ def test_costs_that_are_not_as_claimed(
 ) -> None:
     answer = lambda workload, *a, **o: measured_as_predicted(workload, **changes)  # noqa: E731
     monkeypatch.setattr(cost, "measure", answer)
-    finding = checked(cost.check, llama)
-    assert finding.verdict == verdict
-    assert sentence in " ".join(finding.sentences)
+    evidence = checked(cost.check, llama)
+    assert evidence.verdict == verdict
+    assert sentence in " ".join(evidence.sentences)
 
 
 def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
-    finding = checked(cost.check, llama)
-    assert [row.status in ("ok", "noisy") for row in finding.evidence.rows] == [True, True]
-    assert finding.verdict == "holds"
-    assert max(abs(error) for row in finding.evidence.rows for error in row.errors) < 0.01
+    evidence = checked(cost.check, llama)
+    assert [row.status in ("ok", "noisy") for row in evidence.rows] == [True, True]
+    assert evidence.verdict == "holds"
+    assert max(abs(error) for row in evidence.rows for error in row.errors) < 0.01
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -353,7 +346,7 @@ def test_every_claim_has_a_check_and_leaves_the_subject_as_it_was(llama: Subject
             events.append((check.claim.id, "end"))
 
     checks = verify(llama, CLAIMS[:4], EFFORT, 0, Watched())
-    assert [each.finding.verdict for each in checks] == ["holds"] * 4
+    assert [each.evidence.verdict for each in checks] == ["holds"] * 4
     assert events == [(number, what) for number in (1, 2, 3, 4) for what in ("begin", "end")]
     model = llama.model()
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
@@ -385,8 +378,8 @@ def test_a_model_too_large_for_the_machine_is_refused_before_it_is_loaded() -> N
 
 def test_a_finding_is_made_of_what_json_can_hold(llama: Subject) -> None:
     for claim in CLAIMS[:4]:
-        finding = CHECKS[claim.id](llama, EFFORT, 0, quietly)
-        assert isinstance(finding.evidence, claim.evidence)
-        written = json.dumps(asdict(finding.evidence), allow_nan=False)
-        assert msgspec.json.decode(written, type=claim.evidence) == finding.evidence
-        assert finding.sentences
+        evidence = CHECKS[claim.id](llama, EFFORT, 0, quietly)
+        assert isinstance(evidence, claim.evidence)
+        written = json.dumps(asdict(evidence), allow_nan=False)
+        assert msgspec.json.decode(written, type=claim.evidence) == evidence
+        assert evidence.sentences

@@ -28,7 +28,6 @@ from claim_subjects import (
 from lora_profiler.mathematics.intrinsic_dimension import Spectrum
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.mathematics.verify import CHECKS
-from lora_profiler.report.claims.claim import Finding
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +46,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
-def finding_of(claim: int, subject: Subject) -> Finding[Any]:
+def evidence_of(claim: int, subject: Subject) -> Any:
     return CHECKS[claim](subject, EFFORT, 0, quietly)
 
 
@@ -75,14 +74,14 @@ def test_a_broken_layer_breaks_its_claims(
 ) -> None:
     subject: Subject = request.getfixturevalue(name)
     break_peft(monkeypatch, break_layer)
-    assert finding_of(claim, subject).verdict == "fails"
+    assert evidence_of(claim, subject).verdict == "fails"
 
 
 def test_b_that_is_not_zero_is_seen_everywhere(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_peft(monkeypatch, b_not_zero)
-    evidence = finding_of(4, llama).evidence
+    evidence = evidence_of(4, llama)
     assert not any(row.equal for row in evidence.logits)
     assert evidence.gaussian.largest_of_b > 0
     assert evidence.gradients.first.largest_of_a > 0
@@ -101,7 +100,7 @@ def test_an_a_that_is_not_the_gaussian_one(
     other: Callable[[Any], None], llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_peft(monkeypatch, other)
-    assert finding_of(4, llama).verdict == "fails"
+    assert evidence_of(4, llama).verdict == "fails"
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -117,8 +116,8 @@ def test_a_merge_that_transposes_breaks_the_merge_alone(
         return update.T if update.shape[0] == update.shape[1] else update
 
     monkeypatch.setattr(Linear, "get_delta_weight", transposed)
-    assert finding_of(2, subject).verdict == "fails"
-    assert finding_of(3, subject).verdict == "holds"
+    assert evidence_of(2, subject).verdict == "fails"
+    assert evidence_of(3, subject).verdict == "holds"
 
 
 def test_a_merge_that_is_a_thousandth_off_is_no_rounding(
@@ -128,9 +127,9 @@ def test_a_merge_that_is_a_thousandth_off_is_no_rounding(
     monkeypatch.setattr(
         Linear, "get_delta_weight", lambda self, adapter: 1.001 * right(self, adapter)
     )
-    finding = finding_of(2, llama)
-    assert finding.verdict == "fails"
-    assert "NOT within" in finding.sentences[0]
+    evidence = evidence_of(2, llama)
+    assert evidence.verdict == "fails"
+    assert "NOT within" in evidence.sentences[0]
 
 
 def test_a_4_bit_layer_that_scales_wrongly_is_seen_though_the_others_are_right(
@@ -141,9 +140,9 @@ def test_a_4_bit_layer_that_scales_wrongly_is_seen_though_the_others_are_right(
         monkeypatch,
         lambda layer: scaled_by_alpha(layer) if type(layer).__name__ == "Linear4bit" else None,
     )
-    finding = finding_of(2, llama)
-    assert finding.verdict == "fails"
-    assert all(row.merged_error_of_limit <= 1 for row in finding.evidence.rows)
+    evidence = evidence_of(2, llama)
+    assert evidence.verdict == "fails"
+    assert all(row.merged_error_of_limit <= 1 for row in evidence.rows)
 
 
 def test_a_rank_that_is_one_too_high_is_counted(
@@ -155,15 +154,15 @@ def test_a_rank_that_is_one_too_high_is_counted(
         layer.lora_B["default"] = torch.nn.Linear(r, layer.out_features, bias=False)
 
     break_peft(monkeypatch, thicker)
-    assert finding_of(1, llama).verdict == "fails"
+    assert evidence_of(1, llama).verdict == "fails"
 
 
 def test_without_alpha_over_r_the_learning_rate_has_to_follow_the_rank(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert finding_of(5, llama).verdict == "holds_partly"
+    assert evidence_of(5, llama).verdict == "holds_partly"
     break_peft(monkeypatch, scaled_by_alpha)
-    assert finding_of(5, llama).verdict == "fails"
+    assert evidence_of(5, llama).verdict == "fails"
 
 
 def test_directions_that_do_not_matter_keep_no_gain(
@@ -178,4 +177,4 @@ def test_directions_that_do_not_matter_keep_no_gain(
         return right(flipped, matrix, rank)
 
     monkeypatch.setattr(Spectrum, "truncated", least)
-    assert finding_of(6, llama).verdict == "fails"
+    assert evidence_of(6, llama).verdict == "fails"

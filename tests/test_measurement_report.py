@@ -51,7 +51,7 @@ from lora_profiler.report.measured.measurements import (
     error_table,
     record_blocks,
 )
-from lora_profiler.report.measured.speed import ratio_line, speed_lines
+from lora_profiler.report.measured.run_labels import ratio_line, speed_lines
 from lora_profiler.report.page import report_content, write_page
 from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -74,10 +74,8 @@ ON_CARD = mebibytes(
 
 def shown(record: Record, **more: object) -> str:
     prediction = records.make_prediction(record.workload)
-    found = compare(record, prediction)
-    return render.plain(
-        record_blocks(record, prediction, found, throughput(record), **more), 10_000
-    )  # type: ignore[arg-type]
+    plain = {"utilisation": None, "timing": None, **more}
+    return render.plain(record_blocks(replace(result(record, prediction), **plain)), 10_000)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
@@ -276,8 +274,7 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
     record = records.make_record(workload)
     row = run_row(record, prediction).cells
     assert row[5].startswith(">= ") and row[6] == ""
-    found = compare(record, prediction)
-    text = render.plain(record_blocks(record, prediction, found, throughput(record)))
+    text = render.plain(record_blocks(result(record, prediction)))
     assert "The peak is predicted" not in text and "lower bound" in text
 
 

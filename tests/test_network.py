@@ -14,8 +14,8 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.network import LINKS, communication, find_network
-from lora_profiler.report.answer.communication import sending_lines, step_bounds
 from lora_profiler.report.answer.explain import explain_blocks
+from lora_profiler.report.answer.timing import sending_lines, step_bounds
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.render import plain
 from lora_profiler.steptime.step import fresh_bytes, update_bytes

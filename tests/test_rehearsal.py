@@ -56,9 +56,8 @@ from lora_profiler.rehearsal.result import (
     worst_of,
 )
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.rehearsed.answer import rehearsal_blocks, rehearsal_document
-from lora_profiler.report.rehearsed.page import rehearsal_page
-from lora_profiler.report.render import plain
+from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
+from lora_profiler.report.render import plain, rehearsal_page
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.planning.answers import Answer, answers
-from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import CATEGORIES, MOMENTS
@@ -31,7 +30,7 @@ from lora_profiler.report.answer.layers import (
     parameter_table,
 )
 from lora_profiler.report.answer.predictions import card_table, model_blocks
-from lora_profiler.report.answer.room import room
+from lora_profiler.report.answer.short_answer import room
 from lora_profiler.report.blocks import Paragraph, Row, Table
 from lora_profiler.report.json.predict import (
     layer_records,
@@ -224,8 +223,7 @@ def test_card_of_a_model_with_unknown_activations_shows_question_marks() -> None
 
 def test_the_excess_of_lora_is_said_in_one_line() -> None:
     asked = ask("meta-llama/Llama-3.1-8B")
-    excess = activation_excess(asked[0].prediction, asked[1].prediction)
-    text = render.plain(model_blocks(asked, excess), 1000)
+    text = render.plain(model_blocks(asked), 1000)
     assert text.count("LoRA keeps more for backward than full") == 1
 
 

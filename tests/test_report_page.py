@@ -41,9 +41,9 @@ from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
-from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
 from lora_profiler.report.page.write import PACKED_ABOVE, json_text, packed
+from lora_profiler.report.parts import Beside, Drawing, Fold, Part, drawings
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record

@@ -10,9 +10,8 @@ from lora_profiler import find_gpu, find_model
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.question import Question, predict_arguments
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.report.first_screen.card import HEIGHT, WIDTH, share_card
-from lora_profiler.report.first_screen.frame import frame
-from lora_profiler.report.first_screen.texts import Run, three_numbers, verdict_words
+from lora_profiler.report.card import HEIGHT, WIDTH, frame, share_card
+from lora_profiler.report.first_screen import Run, three_numbers, verdict_words
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -18,7 +18,7 @@ from browser import launched
 from lora_profiler import LoraConfig, Workload, find_gpu, find_model, predict
 from lora_profiler.planning.engine import on_card, peak_bytes
 from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.report.first_screen.frame import judged
+from lora_profiler.report.card import judged
 
 pytestmark = pytest.mark.browser
 

@@ -72,7 +72,7 @@ const inGib = (bytes) =>
   (Number(bytes) / GIB).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const label = (method, rank) => ({ full: "full", lora: `LoRA r${rank}`, qlora: `QLoRA r${rank}` })[method];
 
-// As `report.first_screen.frame.Frame.parts`: the scale ends at two memories of the card.
+// As `report.card.Frame.parts`: the scale ends at two memories of the card.
 function parts(found, card) {
   const scale = 2 * card.usable, percent = (size) => Math.min(100, (100 * size) / scale);
   const size = Number(found.size), total = size + Number(found.reserve);

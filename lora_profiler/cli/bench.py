@@ -94,7 +94,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.campaign.session import Session
     from lora_profiler.comparison.scored import result
     from lora_profiler.records.store import Store
-    from lora_profiler.report.progress.bench import shown
+    from lora_profiler.report.bench_progress import shown
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
@@ -309,7 +309,7 @@ def _blocks(
     results: Sequence["Result"], proven: Sequence["LargestBatch"], *, is_rehearsed: bool
 ) -> Sequence["Block"]:
     if is_rehearsed:
-        from lora_profiler.report.rehearsed.records import rehearsed_blocks
+        from lora_profiler.report.rehearsed import rehearsed_blocks
 
         return rehearsed_blocks(results)
     from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks

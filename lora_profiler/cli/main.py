@@ -224,17 +224,13 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
 def _detailed_blocks(
     answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str
 ) -> list["Block"]:
-    from lora_profiler.planning.diagnostics import activation_excess
     from lora_profiler.report.answer.predictions import model_blocks
 
-    predictions = [a.prediction for a in answers]
-    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
-    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
-    blocks = model_blocks(answers, activation_excess(full, lora, engine) if full and lora else None)
+    blocks = model_blocks(answers, engine)
     if per_layer:
         from lora_profiler.report.answer.layers import layer_blocks
 
-        blocks += layer_blocks(predictions)
+        blocks += layer_blocks([a.prediction for a in answers])
     if explain:
         from lora_profiler.report.answer.explain import explain_blocks
 

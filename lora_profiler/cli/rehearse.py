@@ -116,8 +116,8 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         ctx.exit(interrupt.exit_code)
     from lora_profiler.planning.nearest import nearest, rehearsed_time
     from lora_profiler.rehearsal.result import EXIT_CODES, worst_of
-    from lora_profiler.report.rehearsed.answer import rehearsal_blocks, rehearsal_document
-    from lora_profiler.report.rehearsed.page import rehearsal_page
+    from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
+    from lora_profiler.report.render import rehearsal_page
 
     result = worst_of(results)
     beside = time = None

@@ -15,7 +15,6 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
-from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import workloads as planning_workloads
@@ -23,7 +22,7 @@ from lora_profiler.planning.setups import written_options
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.cautions import caution_lines
-from lora_profiler.report.first_screen.offers import Offer
+from lora_profiler.report.first_screen import Offer
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.workload import Method, TrainSetup, Workload
 
@@ -42,8 +41,7 @@ def published_model(name: str, revision: str, offline: bool) -> ModelSpec:
 
 
 def uploaded_model(file_name: str, content: bytes) -> ModelSpec:
-    """The model of a config.json. Raises ModelNotFoundError for anything else,
-    UnsupportedModelError as above."""
+    """The model of a config.json. Raises ModelNotFoundError, UnsupportedModelError as above."""
     if len(content) > MAX_CONFIG_BYTES:
         raise ModelNotFoundError(
             f"{file_name} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few"
@@ -67,7 +65,6 @@ class Answered:
 
     question: Question
     answers: tuple[Answer, ...]
-    excess: ActivationExcess | None
     cautions: tuple[str, ...]
 
     @property
@@ -118,19 +115,15 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         trainer=question.whose,
     )
     predictions = [answer.prediction for answer in method_answers]
-    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
-    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
     return Answered(
         question=question,
         answers=tuple(method_answers),
-        excess=activation_excess(full, lora, question.engine) if full and lora else None,
         cautions=tuple(caution_lines(predictions, gpu)),
     )
 
 
 def would_be_traced(result: Answered) -> bool:
-    """Whether the command line would trace the step first, since neither rules nor a profile know
-    what the model keeps."""
+    """Whether the command line would trace the step: neither rules nor a profile know it."""
     return result.question.engine == "auto" and any(
         is_worth_a_trace(p.workload) for p in result.predictions
     )
@@ -155,8 +148,7 @@ def applied(offer: Offer, answer: Answer, model: ModelSpec, question: Question) 
 
 
 def asking(workload: Workload, question: Question) -> Question | None:
-    """`question` with the setup of `workload` in place of its own; None where no question has that
-    setup."""
+    """`question` with the setup of `workload`; None where no question has that setup."""
     setup = workload.setup
     own = {n: v for n, v in written_options(setup).items() if n in SETUP_OPTIONS}
     options = completed(question.trainer, {**own, "methods": (setup.method,)})

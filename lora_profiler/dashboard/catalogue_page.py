@@ -95,8 +95,7 @@ def _found(
     example: str,
     instead: str,
 ) -> list[E]:
-    """Those whose words, the first of which is its name, match what is searched for; says what to
-    do `instead` where none does."""
+    """Those whose words, the name first, match the search; says what to do where none does."""
     widgets.section(what.capitalize())
     text = st.text_input(f"Search the {what}", key=f"{what}_text", placeholder=example)
     matches = [entry for entry in entries if matching(text, words(entry))]

@@ -184,8 +184,7 @@ def runs(loaded: Loaded) -> tuple[Run, ...]:
 
 
 def choices(rows: Iterable[Run], by: Filter) -> list[str]:
-    """What a filter can be set to: methods and statuses in their own order, names by the
-    alphabet."""
+    """What a filter can be set to: methods and statuses in their order, names sorted."""
     present = {getattr(run, by) for run in rows}
     order = {"method": tuple(labels.METHOD_LABELS), "status": STATUSES}.get(by)
     return [name for name in order if name in present] if order else sorted(present)
@@ -203,7 +202,7 @@ def filtered(rows: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> l
 def _draw(chosen: Sequence[Run], total: int) -> None:
     of_all = f" of {count_text(total)}" if len(chosen) < total else ""
     scored = [run.scored for run in chosen]
-    by_id = {run.record_id: run.scored.record for run in chosen}
+    by_id = {run.record_id: run.record for run in chosen}
     widgets.title(
         f"{count_text(len(chosen))}{of_all} {'record' if total == 1 else 'records'}, predicted"
         " against measured",

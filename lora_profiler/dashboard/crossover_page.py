@@ -15,7 +15,7 @@ from lora_profiler.report.charts.lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.decision.crossover import crossover_blocks, sentences
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.parts import Drawing
 from lora_profiler.units import count_text
 
 
@@ -62,8 +62,7 @@ def _found(inputs: Asked, *, timed: bool) -> Crossover:
 def crossover_drawing(
     name: str, found: Crossover, batch_size: int, gpu: Gpu | None = None
 ) -> Drawing | None:
-    """Peaks over lengths at `batch_size`, one of those asked about, below what `gpu` has; None
-    where none is known."""
+    """Peaks over lengths at `batch_size`, below what `gpu` has; None where none is known."""
     at = [point for point in found.points if point.batch_size == batch_size]
     known = []
     for setup in (way.setup for way in found.workloads):

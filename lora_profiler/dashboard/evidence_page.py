@@ -22,9 +22,9 @@ from lora_profiler.evidence import (
     own_rows,
 )
 from lora_profiler.evidence.documents import Kind
+from lora_profiler.report import evidence
 from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
-from lora_profiler.report.evidence import own, public
-from lora_profiler.report.evidence.interval import interval_words, row_label
+from lora_profiler.report.interval import interval_words, row_label
 from lora_profiler.report.labels import (
     LEFT_OUT_LABELS,
     METHOD_LABELS,
@@ -32,7 +32,7 @@ from lora_profiler.report.labels import (
     SOURCE_LABELS,
 )
 from lora_profiler.report.measured.run_labels import ERROR_DEFINITION
-from lora_profiler.report.page.parts import Card
+from lora_profiler.report.parts import Card
 from lora_profiler.units import GIB, count_text, error_text, percent_text, seconds_text
 from lora_profiler.workload import Method
 
@@ -70,10 +70,10 @@ def show() -> None:
         " others and published, rehearsed without a card, measured here on a CPU.",
         f"{ERROR_DEFINITION}.",
     )
-    widgets.cards(own.kind_cards())
+    widgets.cards(evidence.kind_cards())
     widgets.section("The worst rows of each kind")
-    widgets.blocks([own.worst_table()])
-    widgets.small(*own.worst_lines())
+    widgets.blocks([evidence.worst_table()])
+    widgets.small(*evidence.worst_lines())
     widgets.section("Measured on cards, by others")
     widgets.small(
         "A row of memory is predicted with the libraries and kernels that ran it, and nothing was"
@@ -82,34 +82,36 @@ def show() -> None:
     widgets.cards(_cards())
     widgets.note(
         f"{interval_words(interval())}.",
-        public.coverage_words(interval()),
+        evidence.coverage_words(interval()),
         heading="How far off a predicted peak may be",
     )
     widgets.section("By how much is published, and by what was left out")
-    widgets.blocks([public.errors_table()])
+    widgets.blocks([evidence.errors_table()])
     widgets.section("By source")
-    widgets.blocks([public.sources_table()])
+    widgets.blocks([evidence.sources_table()])
     _figures()
     _own_figures()
     _rows()
     _told(
-        "Misses, and what is known of them", public.missed_lines(), "No row is beyond the interval."
+        "Misses, and what is known of them",
+        evidence.missed_lines(),
+        "No row is beyond the interval.",
     )
-    _told("Predicted, but no test", public.apart_lines(), "Every row is a test.")
+    _told("Predicted, but no test", evidence.apart_lines(), "Every row is a test.")
     with widgets.drawer("What no question here says", f"{_KEY}left_out") as is_open:
         if is_open:
             for kind in _KINDS:
                 widgets.section(f"Left out: {_WORDS[kind]}")
-                widgets.small(*public.left_out_lines(kind))
+                widgets.small(*evidence.left_out_lines(kind))
 
 
 def _cards() -> list[Card]:
-    memory, steps, peak_interval = public.graded_memory(), public.unseen_steps(), interval()
+    memory, steps, peak_interval = evidence.graded_memory(), evidence.unseen_steps(), interval()
     tiers = {
-        tier: public.errors_of(row for row in memory if row.tier == tier)
+        tier: evidence.errors_of(row for row in memory if row.tier == tier)
         for tier in sorted({row.tier for row in memory})
     }
-    time = public.errors_of(steps)
+    time = evidence.errors_of(steps)
     return [
         Card(
             label="Memory, mean error",
@@ -168,7 +170,7 @@ def _figures() -> None:
     explored(
         identity_scatter(points), f"{_KEY}memory", f"{caption} The table below has the numbers."
     )
-    widgets.small(caption, *public.not_counted_lines(peaks))
+    widgets.small(caption, *evidence.not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
@@ -184,7 +186,7 @@ def _figures() -> None:
         for row in steps
     ]
     widgets.section("Time of a step, errors by source")
-    unseen, shown = count_text(len(public.unseen_steps())), count_text(len(steps))
+    unseen, shown = count_text(len(evidence.unseen_steps())), count_text(len(steps))
     caption = (
         f"{unseen} of the {shown} public steps shown are counted above, and filled: those predicted"
         " by constants fitted without their model."
@@ -202,15 +204,15 @@ def _figures() -> None:
 
 def _own_figures() -> None:
     """What was rehearsed and what was measured here, each by itself."""
-    for kind, heading in own.KIND_TITLES.items():
+    for kind, heading in evidence.KIND_TITLES.items():
         rows = own_rows(kind)
         widgets.section(heading)
-        widgets.small(own.KIND_WORDS[kind])
+        widgets.small(evidence.KIND_WORDS[kind])
         explored(
-            identity_scatter(own.own_points(rows), own.COUNTED[kind]),
+            identity_scatter(evidence.own_points(rows), evidence.COUNTED[kind]),
             f"{_KEY}{kind}",
-            f"{count_text(len(rows))} peaks, predicted against what was {own.COUNTED[kind]}. The"
-            " table below has the numbers.",
+            f"{count_text(len(rows))} peaks, predicted against what was {evidence.COUNTED[kind]}."
+            " The table below has the numbers.",
         )
     with widgets.drawer("What did not run to its end", f"{_KEY}not_run") as is_open:
         if is_open:

@@ -42,8 +42,7 @@ LabelVisibility = Literal["visible", "collapsed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the widgets ask. `model` is None where there is none, and `refusal` says why unless a
-    file is still waited for."""
+    """What the widgets ask; `refusal` says why there is no `model`, unless a file is awaited."""
 
     question: Question
     model: ModelSpec | None
@@ -94,8 +93,7 @@ def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: boo
 
 
 def tell(asked: Asked) -> None:
-    """Says in the place where it is called what the link asked in vain, and why there is no
-    model."""
+    """Says what the link asked in vain, and why there is no model."""
     for text in remembered.complaints():
         widgets.caution(f"Passed over in the link: {text}")
     if asked.refusal is not None:

@@ -23,11 +23,9 @@ from lora_profiler.planning.engine import (
 )
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, RANKS, lengths
-from lora_profiler.report.answer.differences import answered_differently, asked_differently
-from lora_profiler.report.first_screen.card import share_card
-from lora_profiler.report.first_screen.frame import Frame, frame, framed, judged
-from lora_profiler.report.first_screen.offers import offers
-from lora_profiler.report.first_screen.texts import three_numbers, trust, verdict_words
+from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
+from lora_profiler.report.card import Frame, frame, framed, judged, share_card
+from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict_words
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.units import count_text
 
@@ -64,7 +62,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
                 take_along.of_answers(result),
                 partial(share_card, result.answers, answer, shown().run, command),
             )
-            _pin_button(answer)
+            st.button("Pin as A", key="pin", on_click=_pin, args=(answer,), help="To compare with.")
 
 
 def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
@@ -217,8 +215,7 @@ def _bars(frame: Frame) -> dict[str, Any]:
 
 
 def is_stop(name: object, value: object) -> bool:
-    """Whether a browser may have sent this: an option with a slider, and a size that it can
-    have."""
+    """Whether a browser may have sent this: an option with a slider, and a size of it."""
     return (
         isinstance(name, str)
         and name in LABELS
@@ -231,10 +228,6 @@ def is_stop(name: object, value: object) -> bool:
 # --- one answer kept as A while the question goes on to B -----------------------------------------
 
 _PINNED = "pinned"
-
-
-def _pin_button(answer: Answer) -> None:
-    st.button("Pin as A", key="pin", on_click=_pin, args=(answer,), help="To compare with.")
 
 
 def _pin(answer: Answer) -> None:

@@ -1,5 +1,5 @@
 """One run of `lora-profile` at a time, in a process of its own: started, followed line by line,
-cancelled, and read at its end.
+cancelled, and read at its end; and on a page how far it is.
 
 What it loads, torch above all, is never in the dashboard's process.
 """
@@ -19,8 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+import streamlit as st
+
+from lora_profiler.dashboard import widgets
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.process import end_group, python_path
+from lora_profiler.report.blocks import Block
+from lora_profiler.units import clock_text
 
 WIND_UP_SECONDS = 25.0
 """What the process has after Ctrl-C to end its children and to store what is done; then it is
@@ -71,8 +76,7 @@ class Followed(Generic[State]):
         return (self.ended or time.monotonic()) - self.began
 
     def refusal(self) -> str | None:
-        """Why there is no result, in its own words; None where there is one, or it was
-        cancelled."""
+        """Why there is no result, in its own words; None with one, or after a cancel."""
         if self.runs or self.document is not None or self.cancelled:
             return None
         errors = [line for line in self.stderr_lines if line.startswith("Error: ")]
@@ -83,8 +87,7 @@ class Followed(Generic[State]):
         )
 
     def cancel(self) -> None:
-        """Ends it as Ctrl-C would, and where that takes too long without asking. Returns at
-        once."""
+        """Ends it as Ctrl-C would, later without asking. Returns at once."""
         if self.runs and not self.cancelled:
             self.cancelled = True
             threading.Thread(target=self._end, daemon=True).start()
@@ -198,3 +201,61 @@ def end_all() -> None:
         if found.runs:
             found.cancelled = True
             found._end()
+
+
+_EVERY_SECONDS = 0.5
+Draw = Callable[[Followed[Any]], None]
+
+
+def start_button(label: str, key: str, start: Callable[[], object], *, disabled: bool) -> None:
+    """Starts it, unless one runs already."""
+    is_off = disabled or is_busy()
+    if st.button(label, type="primary", key=key, disabled=is_off):
+        try:
+            start()
+        except (LoraProfilerError, OSError) as e:
+            widgets.problem(str(e), heading="Nothing was started")
+        else:
+            st.rerun()
+
+
+def show(kind: Kind, going: Draw, ended: Draw) -> None:
+    """`going` draws the run of this kind that goes on, else `ended` the last, if any."""
+    running = present(kind)
+    if running is None:
+        return
+    if running.runs:
+        _live(kind, going)
+    else:
+        ended(running)
+
+
+@st.fragment(run_every=_EVERY_SECONDS)
+def _live(kind: Kind, going: Draw) -> None:
+    """Drawn anew twice a second, without the rest of the page, until the process ends."""
+    running = present(kind)
+    if running is None or not running.runs:
+        st.rerun()
+    going(running)
+
+
+def under_way(
+    running: Followed[Any],
+    title: str,
+    progress: Block,
+    *,
+    bar: tuple[float, str] | None = None,
+    key: str,
+    ending: str,
+    tip: str,
+) -> None:
+    """How far it is, `bar` as a share of all with its words, and a button that ends it."""
+    widgets.section(title)
+    if bar is not None:
+        st.progress(*bar)
+    widgets.blocks([progress])
+    widgets.small(f"{clock_text(running.seconds)} gone; {running.command}")
+    if running.cancelled:
+        widgets.note(ending)
+    else:
+        st.button("Cancel", key=key, on_click=running.cancel, help=tip)

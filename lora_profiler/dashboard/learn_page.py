@@ -8,16 +8,17 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import followed_view, following, link, widgets
+from lora_profiler.dashboard import following, link, widgets
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Row, Table, paragraph, table
 from lora_profiler.report.claims import CLAIMS, grouped
 from lora_profiler.report.claims.claim import Chart, Verdict, numbers_table
 from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.findings import Findings, committed_findings
-from lora_profiler.report.learn.layer import (
+from lora_profiler.report.learn import (
+    Findings,
     LoraLayer,
+    committed_findings,
     counts_chart,
     counts_words,
     flow,
@@ -185,26 +186,16 @@ def missing() -> list[str]:
     return [name for name in NEEDED if find_spec(name) is None]
 
 
-def check_arguments(claim: int) -> list[str]:
-    """What to give `lora-profile`: no network, no download, and under two minutes for all claims
-    together."""
-    return ["verify", "small", "--quick", "--claims", str(claim)]
-
-
 def read_claim(line: Mapping[str, Any], _: Mapping[int, ClaimState]) -> tuple[int, ClaimState]:
     """Raises TypeError for a line that is none."""
     state = ClaimState(**line)
     return state.claim, state
 
 
-def present() -> Checking | None:
-    """The check that goes on, or the last one that did; None where there was none."""
-    return following.present("checking")
-
-
 def start(claim: int) -> Checking:
-    """Raises AlreadyRunningError."""
-    arguments = check_arguments(claim)
+    """Without a network or a download, and under two minutes for all claims together. Raises
+    AlreadyRunningError."""
+    arguments = ["verify", "small", "--quick", "--claims", str(claim)]
     return following.start(
         "checking", read_claim, [*arguments, "--progress", "json", "--format", "json"], arguments
     )
@@ -234,14 +225,14 @@ def show_check() -> None:
             f"{INSTALL} brings them.",
             heading=f"To check a claim, {', '.join(lacking)} must be installed here",
         )
-    followed_view.start_button(
+    following.start_button(
         "Check this claim", "learn.start", lambda: start(chosen), disabled=bool(lacking)
     )
-    followed_view.show("checking", _going, _after)
+    following.show("checking", _going, _after)
 
 
 def _going(running: Checking) -> None:
-    followed_view.under_way(
+    following.under_way(
         running,
         "Checking",
         _progress(running),

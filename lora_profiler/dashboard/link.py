@@ -21,7 +21,7 @@ from lora_profiler.dashboard.question import (
 )
 from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.report.learn.layer import LoraLayer
+from lora_profiler.report.learn import LoraLayer
 
 PAGES = ("Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
 PAGE_KEY = "page"
@@ -184,8 +184,7 @@ def layer_params(layer: LoraLayer) -> dict[str, list[str]]:
 
 
 def layer_from(params: Mapping[str, Sequence[str]]) -> tuple[LoraLayer, tuple[str, ...]]:
-    """The layer that a link shows, and a sentence for everything in the link that is passed
-    over."""
+    """The layer that a link shows, and a sentence for whatever is passed over."""
     layer, complaints = LoraLayer(), []
     for name, values in params.items():
         if name not in LAYER_STEPS:

@@ -8,9 +8,8 @@ from typing import Any, get_args
 import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus
-from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import followed_view, link, measuring, record_view, sentence, widgets
+from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.fields import Asked, tell
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
@@ -19,8 +18,8 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
+from lora_profiler.report.bench_progress import beat_text, predicted_text
 from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts.curves import phase_samples
 from lora_profiler.report.charts.lines import step_times
@@ -28,7 +27,6 @@ from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
-from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 from lora_profiler.workload import Device
 
@@ -47,7 +45,7 @@ def show() -> None:
             widgets.problem(str(e), heading="This question cannot be measured")
         else:
             _before(result, inputs, conditions)
-    followed_view.show("measuring", _going, _after)
+    following.show("measuring", _going, _after)
 
 
 # --- before ---------------------------------------------------------------------------------------
@@ -143,7 +141,7 @@ def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
             " to the byte. It takes the CUDA build of torch, which lora-profile rehearse --setup"
             " FOLDER makes.",
         )
-    columns = (("method", method_label), (f"predicted peak on {on}", _peak_text))
+    columns = (("method", method_label), (f"predicted peak on {on}", predicted_text))
     widgets.blocks([table(result.predictions, columns)])
     refused = measuring.refusal(result, conditions)
     if refused is not None:
@@ -151,7 +149,7 @@ def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
         widgets.problem(refused, instead, heading="This machine cannot measure it")
     else:
         widgets.small(measuring.duration_words(result, conditions))
-    followed_view.start_button(
+    following.start_button(
         "Start measuring" if conditions.rehearsed_on is None else "Start the rehearsal",
         "measure.start",
         partial(measuring.start, model, result.question, conditions, uploaded=inputs.uploaded),
@@ -159,16 +157,11 @@ def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
     )
 
 
-def _peak_text(prediction: Prediction) -> str:
-    at_least = "" if prediction.saved_activation_bytes is not None else ">= "
-    return at_least + bytes_text(counted_peak(prediction))
-
-
 # --- during ---------------------------------------------------------------------------------------
 
 
 def _going(running: Measuring) -> None:
-    followed_view.under_way(
+    following.under_way(
         running,
         "Rehearsing" if measuring.is_rehearsal(running) else "Measuring",
         _progress(running),
@@ -218,7 +211,7 @@ def _progress(running: Measuring) -> Table:
     found = table(
         running.states.values(),
         (
-            ("case", _place),
+            ("case", lambda c: f"{c.case} of {c.of}" if c.of is not None else str(c.case)),
             ("model", lambda case: case.model),
             ("method", lambda case: labels.METHOD_LABELS.get(case.method, case.method)),
             ("now", where),
@@ -226,10 +219,6 @@ def _progress(running: Measuring) -> Table:
         left=4,
     )
     return found if found.rows else replace(found, rows=(Row(cells=("", "", "", "starting")),))
-
-
-def _place(case: CaseState) -> str:
-    return f"{case.case} of {case.of}" if case.of is not None else str(case.case)
 
 
 def where(case: CaseState) -> str:

@@ -146,11 +146,6 @@ def is_rehearsal(measuring: Measuring) -> bool:
     return "--rehearse" in measuring.command.split()
 
 
-def present() -> Measuring | None:
-    """The measurement that runs, or the last one that ran; None where there was none."""
-    return following.present("measuring")
-
-
 def start(
     model: ModelSpec, question: Question, conditions: Conditions, *, uploaded: bool
 ) -> Measuring:

@@ -31,11 +31,17 @@ from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
 from lora_profiler.report.blocks import paragraph
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
-from lora_profiler.report.decision import plan_words
-from lora_profiler.report.decision.plan import front_table, notes, question_lines
-from lora_profiler.report.decision.plan_words import layout_words, price_words, run_words
-from lora_profiler.report.first_screen.texts import ThreeNumber, VerdictWords
-from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.decision import plan as plan_words
+from lora_profiler.report.decision.plan import (
+    front_table,
+    layout_words,
+    notes,
+    price_words,
+    question_lines,
+    run_words,
+)
+from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
+from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, count_text
 
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"

@@ -31,7 +31,7 @@ from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
 from lora_profiler.planning.planned import Amount, Budget
 from lora_profiler.planning.setups import workloads
-from lora_profiler.report.first_screen.texts import Run
+from lora_profiler.report.first_screen import Run
 from lora_profiler.units import is_finite
 
 HISTOGRAM = ".csv"
@@ -257,7 +257,8 @@ def plan_arguments(
     words = setup_arguments(question)
     if "methods" not in question.given:
         words += [w for method in question.options["methods"] for w in ("--method", method)]
-    words += data_arguments(asked, run, file) or _tokens_arguments(run)
+    tokens = ("--tokens", _short(round(run.tokens)), "--epochs", f"{run.epochs:g}")
+    words += data_arguments(asked, run, file) or tokens
     for name in FIELDS:
         value = getattr(asked, name)
         if value is not None and name not in ("lengths", *OF_DATA):
@@ -267,10 +268,6 @@ def plan_arguments(
         words += ["--engine", question.engine]
     own = [question.model, *words]
     return ["plan", *(own if not question.model.startswith("-") else [*words, "--", own[0]])]
-
-
-def _tokens_arguments(run: Run) -> tuple[str, ...]:
-    return "--tokens", _short(round(run.tokens)), "--epochs", f"{run.epochs:g}"
 
 
 def _short(tokens: int) -> str:

@@ -6,7 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import dropped, evidence_page, first_screen, link, sentence, widgets
+from lora_profiler.dashboard import evidence_page, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.fields import tell
 from lora_profiler.dashboard.question import setup_arguments
@@ -15,21 +15,21 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer import timing
-from lora_profiler.report.answer.communication import sending_lines
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.layers import layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
+from lora_profiler.report.answer.timing import sending_lines
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
-from lora_profiler.report.page.headlines import headlines
+from lora_profiler.report.page.predicted import headlines
 from lora_profiler.report.page.steps import layer_drawing
 from lora_profiler.units import count_text
 
 
 def show() -> None:
     inputs = sentence.ask()
-    dropped.tell()
+    sentence.tell_of_file()
     tell(inputs)
     if inputs.model is None:
         link.write(link.written("Predict", None if inputs.uploaded else inputs.question))
@@ -85,7 +85,9 @@ def _when(result: Answered, answer: Answer) -> None:
     widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
     widgets.drawing(predicted.answer_curve("curve", answer), "curve")
     _time(result)
-    _sending(result)
+    if lines := sending_lines(result.answers):
+        widgets.section("Between the ranks")
+        widgets.small(*lines)
 
 
 def _where(result: Answered, answer: Answer) -> None:
@@ -142,7 +144,7 @@ def _limits(answer: Answer) -> None:
 
 def _why(result: Answered, answer: Answer) -> None:
     """Numbers, formulas, caveats, and everything to take along."""
-    parts = model_parts(result.answers, result.excess)
+    parts = model_parts(result.answers, result.question.engine)
     widgets.section(parts.title)
     widgets.small(*parts.setup)
     widgets.cards(headlines(result.answers))
@@ -157,8 +159,7 @@ def _why(result: Answered, answer: Answer) -> None:
 
 
 def _likely(result: Answered, parts: ModelParts) -> None:
-    """How far off the peaks may be, and the public measurements nearest to this question; nothing
-    where there are none."""
+    """How far off the peaks may be, and the nearest public measurements, if there are any."""
     if not parts.likely:
         return
     widgets.section("What public measurements say")
@@ -178,8 +179,7 @@ def _likely(result: Answered, parts: ModelParts) -> None:
 
 
 def _time(result: Answered) -> None:
-    """Where the time of a step goes, and what there is to say about it; nothing where no device was
-    asked about."""
+    """Where the time of a step goes, and what to say about it, if a device was asked about."""
     lines = timing.time_lines(result.answers)
     if not lines:
         return
@@ -187,13 +187,6 @@ def _time(result: Answered) -> None:
     drawing = predicted.times_drawing("times", result.answers)
     widgets.drawing(drawing, "times", nothing=lines)
     if drawing is not None:
-        widgets.small(*lines)
-
-
-def _sending(result: Answered) -> None:
-    """What ranks send each other in a step; nothing where there is one process."""
-    if lines := sending_lines(result.answers):
-        widgets.section("Between the ranks")
         widgets.small(*lines)
 
 

@@ -11,7 +11,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
-from lora_profiler.report.first_screen.texts import Run
+from lora_profiler.report.first_screen import Run
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
 from lora_profiler.workload import OPTIONS, Method
 
@@ -255,16 +255,13 @@ def setup_arguments(question: Question) -> list[str]:
     for name, option in SETUP_OPTIONS.items():
         if name in question.given:
             value = question.options[name]
-            arguments += (
-                [_switch(name, value)] if option.kind == "switch" else [option.flag, _text(value)]
-            )
+            if option.kind == "switch":
+                arguments.append(flag(name if value else f"no_{name}"))
+            else:
+                arguments += [option.flag, _text(value)]
     if question.revision != "main":
         arguments += ["--revision", question.revision]
     return arguments + (["--offline"] if question.offline else [])
-
-
-def _switch(name: str, value: bool) -> str:
-    return flag(name) if value else flag(f"no_{name}")
 
 
 def predict_arguments(question: Question) -> list[str]:

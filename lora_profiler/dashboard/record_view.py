@@ -16,20 +16,18 @@ from lora_profiler.report.blocks import Block, Row, Table, paragraph
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.changes import change_blocks
 from lora_profiler.report.measured.measurements import alone_table, record_details
-from lora_profiler.report.page.composition import peaks_drawing
-from lora_profiler.report.page.parts import Drawing
 from lora_profiler.report.page.reference import environment_table, fact_text
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.page.speed import step_times_drawing
-from lora_profiler.report.page.steps import counters_drawing, step_drawing
+from lora_profiler.report.page.steps import counters_drawing, peaks_drawing, step_drawing
+from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, change_text, error_text, rate_text, seconds_text
 from lora_profiler.workload import setup_dict
 
 
 def show(run: Run, key: str = "record") -> None:
-    """Everything about one record; `key` sets its widgets apart from those of another one on the
-    same page."""
-    record = run.scored.record
+    """Everything about one record; `key` sets its widgets apart from another one's."""
+    record = run.record
     widgets.section(f"{run.model}, {run.cells[1]}: {run_labels.STATUS_LABELS[run.status]}")
     widgets.small(f"record {run.record_id}")
     for heading, drawing in _drawings(run):
@@ -47,7 +45,7 @@ def show(run: Run, key: str = "record") -> None:
 
 def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
     """(heading, figure) of all that was measured, what was predicted first beside it."""
-    record = run.scored.record
+    record = run.record
     measurement = record.measurement
     if (both := step_drawing(run)) is not None:
         word = "rehearsed" if record.is_rehearsed else "measured"
@@ -62,15 +60,7 @@ def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
 
 def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
-        run_result = result(scored.record, scored.prediction)
-        return record_details(
-            run_result.record,
-            run_result.prediction,
-            run_result.comparisons,
-            run_result.speed,
-            run_result.utilisation,
-            run_result.timing,
-        )
+        return record_details(result(scored.record, scored.prediction))
     alone = alone_table(scored.record)
     return [paragraph(f"Not predicted: {scored.refusal or ''}"), *([alone] if alone.rows else [])]
 
@@ -177,7 +167,7 @@ def pair_table(first: Run, second: Run) -> Table:
 
 
 def _differences(first: Run, second: Run) -> Iterable[tuple[str, str, str]]:
-    a, b = (run.scored.record.workload for run in (first, second))
+    a, b = (run.record.workload for run in (first, second))
     options, others = setup_dict(a.setup), setup_dict(b.setup)
     named = [
         ("model", a.model.id, b.model.id),
@@ -200,7 +190,7 @@ def _option_text(value: object) -> str:
 
 def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
     both = (first, second)
-    counted = ["rehearsed" if run.scored.record.is_rehearsed else "measured" for run in both]
+    counted = ["rehearsed" if run.record.is_rehearsed else "measured" for run in both]
     word = counted[0] if counted[0] == counted[1] else "counted"
     yield from _row(f"peak, {word}", [run.measured_bytes for run in both], bytes_text)
     yield from _row("peak, predicted", [run.predicted_bytes for run in both], bytes_text)
@@ -208,7 +198,7 @@ def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
     if any(error is not None for error in errors):
         texts = [_NOT_TOLD if error is None else error_text(error) for error in errors]
         yield "error of the peak", texts[0], texts[1], ""
-    peaks = [group_peaks(run.scored.record.measurement.phase_peak_bytes) for run in both]
+    peaks = [group_peaks(run.record.measurement.phase_peak_bytes) for run in both]
     for group in PHASE_GROUPS:
         name = f"peak, {run_labels.PHASE_LABELS[group]}"
         yield from _row(name, [found.get(group) for found in peaks], bytes_text)

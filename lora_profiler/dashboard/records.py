@@ -41,8 +41,7 @@ class Loaded:
 
 
 def sources(arguments: Sequence[str]) -> list[Source]:
-    """What there is to show; `arguments` are those after the script, as `lora-profile app` hands
-    them over."""
+    """What there is to show; `arguments` are those that `lora-profile app` hands over."""
     given = argparse.ArgumentParser(exit_on_error=False, add_help=False)
     given.add_argument("--records", action="append", default=[], type=Path)
     named: list[Path] = given.parse_known_args(list(arguments))[0].records
@@ -103,8 +102,7 @@ def _forget_others(key: _Key) -> None:
 
 
 def read_on() -> None:
-    """Begins to read the rest of what was shown in part; for the end of a drawing, which it would
-    slow down."""
+    """Begins to read the rest of what was shown in part, after a drawing, not to slow it."""
     with _one_reader:
         for key, future in _large.items():
             if not (future.running() or future.done()):

@@ -18,7 +18,7 @@ from lora_profiler.dashboard.question import (
 )
 from lora_profiler.option import Option
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.report.first_screen.texts import Run
+from lora_profiler.report.first_screen import Run
 from lora_profiler.workload import Method
 
 BY_NAME, UPLOAD = "By name", "A config.json"
@@ -28,8 +28,7 @@ _DECIDING = ("methods", "trainer", "optimizer")
 
 
 def seed(asked: Question, complaints: Sequence[str] = (), shown: Shown | None = None) -> None:
-    """Sets every widget to `asked` and `shown`, on whichever page they are drawn next; `complaints`
-    are told until it changes."""
+    """Sets every widget to `asked` and `shown`; `complaints` are told until it changes."""
     state = st.session_state
     state["question"], state["first"], state["complaints"] = asked, None, tuple(complaints)
     values = _values(asked, shown or Shown())
@@ -46,8 +45,7 @@ def _values(asked: Question, shown: Shown) -> dict[str, Any]:
 
 
 def values() -> dict[str, Any]:
-    """What every widget of the question has, by name, to be read and written where they are
-    drawn."""
+    """What every widget of the question has, by name, read and written where it is drawn."""
     found: dict[str, Any] = st.session_state["remembered"]
     return found
 
@@ -91,8 +89,7 @@ def with_linked(name: str, options: Sequence[str]) -> list[str]:
 
 
 def kept(name: str) -> dict[str, Any]:
-    """What every widget of the question is given: its key, whose state begins with what is
-    remembered."""
+    """Of every widget of the question: its key, whose state begins with what is remembered."""
     key = _KEY + name
     if key not in st.session_state:
         value = values()[name]

@@ -131,8 +131,7 @@ async def lifespan(_: App) -> AsyncIterator[None]:
 
 @contextmanager
 def opened(address: str) -> Iterator[None]:
-    """Has the browser open the address by way of a file of this user's alone: all users see what a
-    browser is started with."""
+    """Opens the address by a file of this user's alone: all see how a browser is started."""
     with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
         page = Path(folder) / "dashboard.html"
         page.write_text(

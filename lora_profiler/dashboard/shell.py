@@ -69,8 +69,7 @@ def show() -> None:
 
 
 def _draw(page: Callable[[], None]) -> None:
-    """The page, or whatever it did not expect as a message: the widgets stay, and the next change
-    draws it anew."""
+    """The page, or what it did not expect as a message: the next change draws it anew."""
     try:
         page()
     except LoraProfilerError as e:

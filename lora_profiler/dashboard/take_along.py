@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -19,23 +19,18 @@ from lora_profiler.dashboard.widgets import Offer
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.report.card import HEIGHT, WIDTH
 from lora_profiler.report.catalogues import csv_records
-from lora_profiler.report.first_screen.card import HEIGHT, WIDTH
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
 from lora_profiler.stacks import Trainer
+from lora_profiler.trainer_files.reading import FRAMEWORKS
 from lora_profiler.trainer_files.writing import WRITERS, suffix_of, written
 from lora_profiler.workload import Workload
 
-_TITLES: Final = {
-    "axolotl": "axolotl",
-    "trl": "TRL",
-    "llamafactory": "LLaMA-Factory",
-    "torchtune": "torchtune",
-    "peft": "a script with PEFT",
-}
+_TITLES = {known.name: known.title for known in FRAMEWORKS} | {"peft": "a script with PEFT"}
 
 
 def show(
@@ -131,7 +126,7 @@ def of_answers(result: Answered) -> list[Offer]:
 
 
 def of_plan(plan: TrainingPlan, trainer: Trainer | None, more: Sequence[str]) -> list[Offer]:
-    """`more` as in `report.plan.plan_blocks`."""
+    """`more` as in `report.decision.plan.plan_blocks`."""
     name = plain_name(plan.offers[0].workloads[0].model.id)
     return _offers(
         name, ("JSON", "-plan.json", lambda: json_text(plan_payload(plan, trainer, more)))

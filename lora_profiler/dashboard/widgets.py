@@ -14,9 +14,9 @@ from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import Figure
-from lora_profiler.report.page.markup import colour_variables, drawn, environment, template_text
-from lora_profiler.report.page.parts import Card, Drawing
+from lora_profiler.report.page.write import colour_variables, drawn, environment, template_text
 from lora_profiler.report.palette import Theme
+from lora_profiler.report.parts import Card, Drawing
 from lora_profiler.report.svg import figure_html, figure_style
 from lora_profiler.units import error_text
 
@@ -82,8 +82,7 @@ def head(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """`text` for the label of a widget, where streamlit reads Markdown: every mark in it stands for
-    itself."""
+    """`text` for the label of a widget: every mark of Markdown in it stands for itself."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
 
 
@@ -146,8 +145,7 @@ def figure(drawn: Figure, key: str, says: str) -> None:
 def written(
     frame: "DataFrame", texts: Mapping[str, Callable[[float], str]]
 ) -> "DataFrame | Styler":
-    """A table to sort whose numbers of these columns read as they do elsewhere; one of very many
-    rows would take too long."""
+    """A table to sort whose columns read as `texts` has it, unless it has very many rows."""
     return frame.style.format(texts, na_rep="-") if len(frame) <= MOST_WRITTEN else frame
 
 
@@ -211,8 +209,7 @@ def choose(
     key: str,
     words: Mapping[str, str] | None = None,
 ) -> str:
-    """One of a few, shown in `words`; what was chosen stays chosen as long as it is there, else
-    `default` is."""
+    """One of a few, shown in `words`: the one chosen before if it is there, else `default`."""
     if st.session_state.get(key) not in options:
         st.session_state[key] = default
     if len(options) == 1:

@@ -9,7 +9,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.doubts import median_interval
 from lora_profiler.records.record import Conditions, Measurement
-from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.claim import Tell
 from lora_profiler.report.claims.cost import Cost, CostRow, Sizes, StepSeconds, pairs_of
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload, setup_dict
 
@@ -19,7 +19,7 @@ IMITATED = 4
 a tenth of float32's pace."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Cost]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Cost:
     """Trains each setup for memory and then for time, and holds it against the prediction."""
     setups = _setups(effort)
     rows = []
@@ -45,7 +45,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Co
             progress=progress,
         )
         rows.append(_row(setup, predict(workload, may_trace=False), record.measurement))
-    return Cost(rank=RANK, rows=tuple(rows), pairs=pairs_of(rows)).finding()
+    return Cost(rank=RANK, rows=tuple(rows), pairs=pairs_of(rows))
 
 
 def _setups(effort: Effort) -> list[tuple[TrainSetup, bool]]:

@@ -23,14 +23,14 @@ from lora_profiler.mathematics.adapters import (
 )
 from lora_profiler.mathematics.layer_outputs import Call, layer_calls, share_of_limit, two_paths
 from lora_profiler.mathematics.subject import Effort, Subject
-from lora_profiler.report.claims.claim import Finding, Tell, finite
+from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.forward_path import ForwardPath, ModelSeconds, PathCost, PathRow
 from lora_profiler.workload import Dtype
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[ForwardPath]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> ForwardPath:
     """Compares every adapted layer's output in a real forward pass with the formula, and measures
     what the adapters add."""
     tell("training adapters", 0, 4)
@@ -64,7 +64,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Fo
         tokens=effort.check_tokens,
         costs=costs,
         model=seconds,
-    ).finding()
+    )
 
 
 def _error_of_limit(layer: Any, call: Call) -> float:

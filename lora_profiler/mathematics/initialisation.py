@@ -13,7 +13,7 @@ import torch
 from lora_profiler.mathematics.adapters import ADAPTER, Factors, adapted, factors, lora_layers
 from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
 from lora_profiler.mathematics.subject import Effort, Subject, loss_of
-from lora_profiler.report.claims.claim import Finding, Tell, finite, worst_of
+from lora_profiler.report.claims.claim import Tell, finite, worst_of
 from lora_profiler.report.claims.initialisation import (
     FirstSteps,
     Gradients,
@@ -34,7 +34,7 @@ STARTS: tuple[Init, ...] = ("gaussian", True)
 Kind = Literal["normal", "uniform"]
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Initialisation]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Initialisation:
     """Looks at A, B, logits and first gradients, under the Gaussian start that the paper describes
     and under PEFT's default."""
     ids = subject.check_ids(effort)
@@ -52,7 +52,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[In
         default=default,
         logits=tuple(logits),
         gradients=_first_steps(subject, ids, seed),
-    ).finding()
+    )
 
 
 def _start(subject: Subject, init: Init, seed: int) -> Start:

@@ -10,7 +10,7 @@ import torch
 
 from lora_profiler.mathematics.adapters import adapted, layout, lora_layers, without_numbers
 from lora_profiler.mathematics.subject import Effort, Subject, mean_loss, train
-from lora_profiler.report.claims.claim import Finding, Tell, finite
+from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.intrinsic_dimension import (
     Curve,
     IntrinsicDimension,
@@ -25,7 +25,7 @@ ALPHA = 16
 ranks."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[IntrinsicDimension]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> IntrinsicDimension:
     """Fine-tunes in full, takes each layer's update apart, puts it back at every rank, and trains
     LoRA at the same ranks."""
     held_out = subject.held_out_batches(effort)
@@ -87,7 +87,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[In
         ranks=tuple(rows),
         kinds=kind_rows(tuning.base, spectra, seed),
         layers=layer_rows(spectra),
-    ).finding()
+    )
 
 
 # --- spectra: singular values, what they say of a rank, and rows of results -----------------------

@@ -31,14 +31,14 @@ from lora_profiler.mathematics.layer_outputs import (
 from lora_profiler.mathematics.subject import Effort, Subject, mean_loss
 from lora_profiler.modeling.nf4 import quantise
 from lora_profiler.modeling.third_party import quiet
-from lora_profiler.report.claims.claim import Finding, Tell, finite
+from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.merging import MergedRow, Merging, Nf4, Nf4Loss
 from lora_profiler.workload import Dtype, Quantization
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Merging]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Merging:
     """Merges trained adapters on the model and on a tiny one of the other layout, in two dtypes,
     and on the model in NF4."""
     tell("training adapters", 0, 4)
@@ -56,7 +56,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Me
             for dtype in DTYPES
         ]
     tell("merging in NF4", 3, 4)
-    return Merging(rows=tuple(rows), nf4=_nf4(subject, state, effort, seed)).finding()
+    return Merging(rows=tuple(rows), nf4=_nf4(subject, state, effort, seed))
 
 
 def _row(

@@ -10,7 +10,7 @@ import torch
 
 from lora_profiler.mathematics.adapters import Factors, adapted, factors, lora_layers
 from lora_profiler.mathematics.subject import Effort, Subject, mean_loss, train
-from lora_profiler.report.claims.claim import Finding, Tell, finite
+from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.scaling import Run, Scaled, Scaling, levels_of, rate_gains
 
 ALPHA = 16.0
@@ -42,7 +42,7 @@ WAYS = (
 one row."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Scaling]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Scaling:
     """Trains on the same batches for every rank and way to scale at one learning rate, and at
     several for the outermost ranks."""
     runs = Runs(subject, effort, seed)
@@ -78,7 +78,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Sc
             for r in outer
             if rates
         ),
-    ).finding()
+    )
 
 
 class Runs:

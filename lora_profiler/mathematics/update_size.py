@@ -14,7 +14,7 @@ from lora_profiler.mathematics.adapters import (
 from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.modeling import build_model, count_parameters
 from lora_profiler.modeling.third_party import quiet
-from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.claim import Tell
 from lora_profiler.report.claims.update_size import (
     Example,
     Layer,
@@ -35,7 +35,7 @@ Count = tuple[int, int]
 """Numbers in A, in B."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[UpdateSize]:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> UpdateSize:
     """Counts what trains at every rank, in full and with PEFT's layers on every linear layer of the
     model, without its data."""
     workload = Workload(model=subject.spec, setup=TrainSetup(device="cpu", dtype="float32"))
@@ -52,7 +52,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Up
         layers=tuple(_layer(place, copies, by_rank) for place, copies in places.items()),
         model=_model(places, by_rank, weights),
         counts_equal_formula=(_are_as_stated(by_rank) and all(_turns(d, k) for *_, d, k in places)),
-    ).finding()
+    )
 
 
 def _counted(wrapped: nn.Module) -> dict[Place, list[Count]]:

@@ -16,10 +16,10 @@ from lora_profiler.mathematics import (
 from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.modeling.third_party import quiet
 from lora_profiler.report.claims import CLAIMS
-from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding, Tell, Watch
+from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Tell, Watch
 from lora_profiler.units import bytes_text, count_text
 
-CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Finding[Evidence]]] = {
+CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Evidence]] = {
     1: update_size.check, 2: merging.check, 3: forward_path.check, 4: initialisation.check,
     5: scaling.check, 6: intrinsic_dimension.check, 7: cost.check,
 }  # fmt: skip
@@ -37,8 +37,8 @@ def verify(
         tell = watch.begin(claim)
         began = time.perf_counter()
         with quiet():
-            finding = CHECKS[claim.id](subject, effort, seed, tell)
-        done.append(Checked(claim=claim, finding=finding, seconds=time.perf_counter() - began))
+            evidence = CHECKS[claim.id](subject, effort, seed, tell)
+        done.append(Checked(claim=claim, evidence=evidence, seconds=time.perf_counter() - began))
         watch.end(done[-1])
     return done
 

@@ -27,8 +27,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under column labels. The first `left` columns hold names (left aligned), the others
-    numbers (right aligned)."""
+    """Rows under column labels; the first `left` columns are left aligned, the others right."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -37,8 +36,7 @@ class Table:
 
 
 class Rows:
-    """Rows of a table as they are made; a section of bytes has all of them in the unit of its
-    largest."""
+    """Rows of a table as they are made; a section's bytes are in the unit of the largest."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -116,8 +114,7 @@ def filled(table: Table) -> Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
-    """One piece of running text. `heading` ones name what follows; `lines` are kept apart and never
-    joined."""
+    """Running text, whose `lines` are never joined; a `heading` names what follows."""
 
     lines: tuple[str, ...]
     heading: bool = False
@@ -146,5 +143,6 @@ def wrapped(*texts: str, width: int) -> Paragraph:
             break_long_words=False,
             break_on_hyphens=False,
         )
+        or [""]
     ]
     return paragraph(*lines)

@@ -14,6 +14,9 @@ def told(text: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in whole.split("\n"))
 
 
+UNKNOWN: Final = "?"
+"""What stands where nobody knows a number."""
+
 CATEGORY_LABELS: Final[dict[str, str]] = {
     "parameters": "weights",
     "quantization_state": "quantisation constants",

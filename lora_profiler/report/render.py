@@ -1,60 +1,40 @@
-"""Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out,
-all of them printable."""
+"""Blocks to text: plain, Markdown, CSV, styled for a terminal, and the page of a rehearsal. Pure:
+strings in, strings out, all of them printable."""
 
 import io
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table
-
-Style = Callable[[str, str], str]
-"""(text, what it is: 'heading' | 'section' | 'total' | 'peak' | 'columns') -> the text, perhaps
-with colour codes."""
+from lora_profiler._common.versions import __version__
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table, wrapped
+from lora_profiler.units import bytes_text
 
 
-def no_style(text: str, kind: str) -> str:
-    return text
-
-
-def plain(blocks: Sequence[Block], width: int = 100, style: Style = no_style) -> str:
-    """Text for a terminal or a pipe. Paragraphs wrap at `width`; tables keep their columns, however
-    wide."""
-    parts = [
-        _plain_table(b, style) if isinstance(b, Table) else _plain_paragraph(b, width, style)
-        for b in blocks
-    ]
+def plain(blocks: Sequence[Block], width: int = 100) -> str:
+    """Text for a terminal or a pipe; paragraphs wrap at `width`, tables never do."""
+    parts = (
+        _plain_table(block)
+        if isinstance(block, Table)
+        else "\n".join(wrapped(*map(printable, block.lines), width=width).lines)
+        for block in blocks
+    )
     return "\n\n".join(parts) + "\n"
 
 
-def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
-    lines: list[str] = []
-    for line in map(printable, block.lines):
-        indent = " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(
-            line,
-            width,
-            subsequent_indent=indent + "  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [""]
-    text = "\n".join(lines)
-    return style(text, "heading") if block.heading else text
-
-
-def _plain_table(table: Table, style: Style) -> str:
+def _plain_table(table: Table) -> str:
     count = len(table.columns)
     texts = [(row, _padded(row, count)) for row in table.rows]
     wide = [cells for row, cells in texts if row.kind != "section" or len(row.cells) > 1]
     widths = [max(map(len, column)) for column in zip(table.columns, *wide, strict=True)]
-    lines = [style(printable(table.title), "heading")] if table.title else []
+    lines = [printable(table.title)] if table.title else []
     if any(table.columns):
-        lines.append(style(_line(list(table.columns), widths, table.left), "columns"))
+        lines.append(_line(list(table.columns), widths, table.left))
     for number, (row, cells) in enumerate(texts):
         if row.kind == "section" and number:
             lines.append("")
-        lines.append(style(_line(cells, widths, table.left), row.kind))
+        lines.append(_line(cells, widths, table.left))
     return "\n".join(lines)
 
 
@@ -102,8 +82,7 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
-    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field,
-    and every text is printable."""
+    """CSV as of RFC 4180 with a header and plain newlines; None is empty, texts are printable."""
     import csv
 
     if not records:
@@ -164,3 +143,87 @@ def _table(block: Table) -> object:
         cells = ["  " * row.indent + first, *rest]
         table.add_row(*(Text(cell) for cell in cells), style=_STYLES[row.kind])
     return table
+
+
+# --- the page of a rehearsal, which loads nothing and runs nothing --------------------------------
+
+_PAGE_STYLE = """
+:root{--paper:%s;--ink:%s;--faint:%s;--line:%s;--bar:%s}
+@media (prefers-color-scheme:dark){:root{--paper:%s;--ink:%s;--faint:%s;--line:%s;--bar:%s}}
+body{max-width:64rem;margin:2rem auto;padding:0 1rem;background:var(--paper);
+color:var(--ink);font-family:%s;line-height:1.5}
+h1{font-size:1.4rem}h2{font-size:1.1rem}table{border-collapse:collapse;margin:1rem 0;display:block;
+overflow-x:auto}th,td{padding:.2rem .8rem .2rem 0;border-bottom:1px solid var(--line);
+text-align:left}
+.number{text-align:right;font-variant-numeric:tabular-nums}.total td,.peak td{font-weight:bold}
+.bar{height:.8rem;background:var(--bar)}.bars td{border:0;padding-bottom:0}small{color:var(--faint)}
+"""
+
+
+def rehearsal_page(
+    blocks: Sequence[Block], categories: Mapping[str, int], command: Sequence[str]
+) -> str:
+    """`categories`: requested bytes by what holds them at the peak, drawn as bars."""
+    from lora_profiler.report import palette  # which knows of plans and times, as no table does
+
+    colours = (palette.PAPER, palette.INK, palette.FAINT_INK, palette.LINE, palette.ACCENT)
+    light, dark = (colour.light for colour in colours), (colour.dark for colour in colours)
+    style = _PAGE_STYLE % (*light, *dark, palette.FONT)
+    first, *rest = blocks
+    title = " ".join(first.lines) if isinstance(first, Paragraph) else "Rehearsal"
+    body = "\n".join(
+        [
+            f"<h1>{_html_text(title)}</h1>",
+            f"<p><code>{_html_text(' '.join(command))}</code></p>",
+            *_html_bars(categories),
+            *(_html_block(block) for block in rest),
+            f"<small>Rehearsed, not measured: lora-profiler {__version__}.</small>",
+        ]
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{_html_text(title)}</title>\n<style>{style}</style>\n{body}\n</html>\n"
+    )
+
+
+def _html_text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _html_bars(categories: Mapping[str, int]) -> Iterator[str]:
+    largest = max(categories.values(), default=0)
+    if not largest:
+        return
+    yield '<table class="bars">'
+    for name, count in categories.items():
+        width = f"{30 * count / largest:.1f}rem"
+        yield (
+            f'<tr><td>{_html_text(name)}</td><td class="number">{bytes_text(count)}</td>'
+            f'<td><div class="bar" style="width:{width}"></div></td></tr>'
+        )
+    yield "</table>"
+
+
+def _html_block(block: Block) -> str:
+    if isinstance(block, Table):
+        return _html_table(block)
+    if block.heading:
+        return f"<h2>{_html_text(' '.join(block.lines))}</h2>"
+    return "<p>" + "<br>\n".join(_html_text(line) for line in block.lines) + "</p>"
+
+
+def _html_table(table: Table) -> str:
+    def cells(texts: Sequence[str], tag: str) -> str:
+        number = f'<{tag} class="number">'
+        return "".join(
+            f"{f'<{tag}>' if i < table.left else number}{_html_text(text)}</{tag}>"
+            for i, text in enumerate(texts)
+        )
+
+    title = f"<h2>{_html_text(table.title)}</h2>\n" if table.title else ""
+    heads = f"<tr>{cells(table.columns, 'th')}</tr>\n" if any(table.columns) else ""
+    rows = "\n".join(f'<tr class="{row.kind}">{cells(row.cells, "td")}</tr>' for row in table.rows)
+    return f"{title}<table>\n{heads}{rows}\n</table>"

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
-    """Everything worth a warning about the ways to train one model on `gpu`, if one is named, each
-    once."""
+    """Everything worth a warning about the ways to train one model on `gpu`, each once."""
     return [
         *_other_vendors(gpu),
         *_idle_targets(predictions[-1].workload),

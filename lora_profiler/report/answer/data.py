@@ -8,7 +8,7 @@ from lora_profiler.batching.batches import Batches, Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.report.blocks import RowKind, Rows, Table
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.units import (
     byte_unit,
     count_text,
@@ -21,7 +21,6 @@ from lora_profiler.units import (
 if TYPE_CHECKING:
     from lora_profiler.workload import TrainSetup
 
-UNKNOWN = "?"
 _MADE: Mapping[Batching, str] = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
@@ -131,8 +130,7 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
 
 
 def epoch_table(answers: Sequence[Answer]) -> Table:
-    """Peaks of the worst and of the median batch, and how long an epoch takes, a column a
-    method."""
+    """Peaks of the worst and the median batch, and how long an epoch takes, a column a method."""
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
     worst, median = [epoch.worst for epoch in epochs], [epoch.median for epoch in epochs]
     rows = Rows()

@@ -89,8 +89,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def layer_blocks(predictions: Sequence[Prediction]) -> list[Block]:
-    """The parameter comparison over all methods of one model, then memory and compute of each
-    method."""
+    """One model's parameters under all methods, then memory and compute of each method."""
     return [parameter_table(predictions), *(cost_table(p) for p in predictions)]
 
 
@@ -132,8 +131,7 @@ def _parameter_row(
 
 
 def cost_table(prediction: Prediction) -> Table:
-    """Bytes and FLOPs of each distinct layer under one method; sums over every copy, and what
-    belongs to no layer."""
+    """Bytes and FLOPs of each distinct layer under one method, and what belongs to no layer."""
     groups = group_layers([prediction.layers])
     rows = [_cost_row(g.name, g.count, _values(g.costs[0])) for g in groups]
     sums = list(map(sum, zip(*map(_values, prediction.layers), strict=True)))

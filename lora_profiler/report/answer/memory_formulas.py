@@ -153,8 +153,7 @@ def _optimizer_formula(prediction: Prediction, trained: str) -> str:
 
 
 def saved_lines(prediction: Prediction) -> Iterator[Line]:
-    """What each layer of the stack keeps, a line for each distinct sum, then what is kept outside
-    the layers."""
+    """What each layer of the stack keeps, a line for each distinct sum, then what lies outside."""
     saved = prediction.saved_activation_bytes
     if saved is None:
         return

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.diagnostics import ActivationExcess
+from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.answer.comparison_table import UNKNOWN, comparison_table
+from lora_profiler.report.answer.comparison_table import comparison_table
 from lora_profiler.report.answer.trainer import trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.evidence.interval import likely_lines
-from lora_profiler.report.labels import method_label, sureness
+from lora_profiler.report.interval import likely_lines
+from lora_profiler.report.labels import UNKNOWN, method_label, sureness
 from lora_profiler.report.setup_words import adapter_line, asked_words, platform_words, title_words
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelParts:
-    """All that is said about one model, each part by its name; a table is None where it has nothing
-    to show."""
+    """All that is said about one model, part by part; a table with nothing to show is None."""
 
     title: str
     setup: tuple[str, ...]
@@ -52,31 +51,23 @@ class ModelParts:
         return [paragraph(*lines) for lines in notes if lines]
 
 
-def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
+def model_blocks(answers: Sequence[Answer], engine: str = "auto") -> list[Block]:
     """All blocks about one model, asked with one setup and one or more methods."""
-    parts = model_parts(answers, excess)
+    parts = model_parts(answers, engine)
     above = [paragraph(*lines) for lines in (parts.setup, parts.data) if lines]
     return [heading(parts.title), *above, *parts.tables, *parts.notes]
 
 
-def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> ModelParts:
+def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     """What `model_blocks` puts in a row, by name."""
     predictions = [answer.prediction for answer in answers]
     times = communication = None
     time_notes: list[str] = []
-    if any(answer.timing for answer in answers):
-        from lora_profiler.report.answer.timing import time_lines, time_table
+    if any(answer.timing or answer.communication for answer in answers):
+        from lora_profiler.report.answer import timing
 
-        times = time_table(answers)
-        time_notes = time_lines(answers)
-        if any(answer.communication for answer in answers):
-            from lora_profiler.report.answer.communication import communication_lines
-
-            time_notes += communication_lines(answers)
-    if answers[0].communication is not None:
-        from lora_profiler.report.answer.communication import communication_table
-
-        communication = communication_table(answers)
+        times, communication = timing.time_table(answers), timing.communication_table(answers)
+        time_notes = [*timing.time_lines(answers), *timing.communication_lines(answers)]
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
@@ -92,7 +83,7 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         card=card_table(answers) if answers[0].gpu is not None else None,
         times=times,
         communication=communication,
-        peaks=tuple(_peak_lines(answers, excess)),
+        peaks=tuple(_peak_lines(answers, engine)),
         time_notes=tuple(time_notes),
         exactness=tuple(exactness_lines(predictions)),
         likely=tuple(likely_lines(answers)),
@@ -111,9 +102,8 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
 
 
 def card_table(answers: Sequence[Answer]) -> Table:
-    """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and
-    the largest sizes."""
-    from lora_profiler.report.answer.room import room
+    """The card's verdict: peak, each part of the reserve, headroom, and the largest sizes."""
+    from lora_profiler.report.answer.short_answer import room
 
     gpu = answers[0].gpu
     assert gpu is not None
@@ -163,10 +153,13 @@ def _fragmentation_label(reserves: "Sequence[Reserve]") -> str:
     return "fragmentation, at most" if simulated == {False} else "fragmentation, or its bound"
 
 
-def _peak_lines(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[str]:
+def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
     lines = [f"* {peak_words(a.prediction)}." for a in answers]
     lines += [words for a in answers if (words := _lever_words(a))]
-    if excess:
+    predictions = [a.prediction for a in answers]
+    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+    if full and lora and (excess := activation_excess(full, lora, engine)):
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)

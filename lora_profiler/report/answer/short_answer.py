@@ -1,15 +1,17 @@
 """The answer that a person wanted, in at most 25 lines of 80 columns: what trains, what holds the
-peak, which card is enough, and on a named card whether it fits, what makes it fit, and how fast."""
+peak, which card is enough, and on a named card whether it fits, what makes it fit, and how fast; a
+card's memory in numbers that add up as they stand: usable = peak + reserve + headroom."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_profiler.option_values import GRPO
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
+from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
-from lora_profiler.report.answer.room import shared
 from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
 from lora_profiler.report.labels import method_label, sureness
@@ -18,6 +20,8 @@ from lora_profiler.units import (
     byte_unit,
     bytes_text,
     count_text,
+    hundredths,
+    hundredths_text,
     in_unit,
     rate_text,
     seconds_text,
@@ -29,6 +33,57 @@ if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.timing import TimedStep
     from lora_profiler.planning.trainers import TrainerPeak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Texts in `unit`. `context`, `workspaces` and `fragmentation` add up to `reserve`."""
+
+    unit: str
+    usable: str
+    peak: str
+    reserve: str
+    context: str
+    workspaces: str
+    fragmentation: str
+    headroom: str
+
+
+def room(fit: Fit) -> Room:
+    """Usable memory, peak and headroom are rounded as everywhere; the reserve, an estimate, takes
+    up what rounding leaves."""
+    unit, size = byte_unit(fit.usable_bytes)
+    usable, peak, headroom = (
+        hundredths(count, size) for count in (fit.usable_bytes, fit.peak_bytes, fit.headroom_bytes)
+    )
+    reserve = max(0, usable - peak - headroom)
+    exact = fit.reserve.context_bytes, fit.reserve.workspace_bytes, fit.reserve.fragmentation_bytes
+    parts = shared(reserve, [100 * count / size for count in exact])
+    context, workspaces, fragmentation = (
+        hundredths_text(part, count) for part, count in zip(parts, exact, strict=True)
+    )
+    return Room(
+        unit=unit,
+        usable=hundredths_text(usable, fit.usable_bytes),
+        peak=hundredths_text(peak, fit.peak_bytes),
+        reserve=hundredths_text(reserve, fit.reserve_bytes),
+        context=context,
+        workspaces=workspaces,
+        fragmentation=fragmentation,
+        headroom=hundredths_text(usable - peak - reserve, fit.headroom_bytes),
+    )
+
+
+def shared(total: int, exact: Sequence[float]) -> list[int]:
+    """Whole numbers that add up to `total`, each as near to its exact one as that allows."""
+    found = [int(number) for number in exact]
+    while (left := total - sum(found)) != 0:
+        step = 1 if left > 0 else -1
+        able = [place for place, number in enumerate(found) if step > 0 or number > 0]
+        place = max(able, key=lambda place: step * (exact[place] - found[place]))
+        found[place] += step
+    return found
+
 
 WIDTH, MOST_LINES = 80, 25
 _UNTIMED = " tokens/s beside generation"
@@ -58,7 +113,9 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
         in_lines(_legend(predictions), *_on_host(predictions)),
         *_epoch(answers),
     ]
-    below = in_lines(_trust(answers), *_more(answers))
+    card = "" if answers[0].gpu else "--gpu KEY judges a card; "
+    more = f"{card}--detail shows every part and caveat, --explain the formulas."
+    below = in_lines(_trust(answers), more)
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
         return [*above, *whose, below]
@@ -115,14 +172,10 @@ def _peaks(answers: Sequence[Answer]) -> Table:
     )
 
 
-def _shares(prediction: Prediction) -> dict[str, int]:
-    held = prediction.peak.bytes
-    return {k: sum(held.get(part, 0) for part in parts) for k, (_, parts) in _LETTERS.items()}
-
-
 def _bar(prediction: Prediction, largest: int) -> str:
     """Letters in proportion, in all as many as the peak is of the `largest`."""
-    shares = _shares(prediction)
+    held = prediction.peak.bytes
+    shares = {k: sum(held.get(part, 0) for part in parts) for k, (_, parts) in _LETTERS.items()}
     total = round(_BAR * sum(shares.values()) / largest)
     counts = shared(total, [_BAR * size / largest for size in shares.values()])
     return "".join(letter * count for letter, count in zip(shares, counts, strict=True))
@@ -249,8 +302,3 @@ def has_gaps(answer: Answer) -> bool:
     """Whether the trainer's loop holds what is not priced."""
     trainer = answer.trainer
     return trainer is not None and bool(trainer.gaps(answer.prediction.workload.setup.method))
-
-
-def _more(answers: Sequence[Answer]) -> Iterator[str]:
-    card = "" if answers[0].gpu else "--gpu KEY judges a card; "
-    yield f"{card}--detail shows every part and caveat, --explain the formulas."

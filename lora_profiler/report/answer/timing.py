@@ -1,5 +1,5 @@
 """How long a step takes, in words: times with their interval side by side, where they go, why LoRA
-gains what it gains, and the fastest of the smallest cards that suffice."""
+gains what it gains, the fastest of the smallest cards that suffice, and what ranks send."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,15 +8,25 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import smallest_cards
+from lora_profiler.planning.network import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, RowKind, Table
-from lora_profiler.report.evidence.interval import row_label
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.blocks import Row, RowKind, Rows, Table
+from lora_profiler.report.interval import row_label
+from lora_profiler.report.labels import UNKNOWN, method_label
+from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS, Part
-from lora_profiler.units import between_text, error_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import (
+    between_text,
+    byte_unit,
+    bytes_text,
+    count_text,
+    error_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
 
-UNKNOWN = "?"
 THIS_MACHINE = "this machine's processor"
 _LEAST_SHARE = 0.01
 """A cause of less than this share of the step is not named, but one of the rest."""
@@ -94,8 +104,7 @@ def _rate_label(answers: Sequence[Answer]) -> str:
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
-    """What is to be said about the times: why LoRA gains what it gains, what they rest on, and
-    where there is none and why."""
+    """Why LoRA gains what it gains, what times rest on, and where there is none and why."""
     refused: dict[str, list[str]] = {}
     lines: list[str] = []
     for answer in answers:
@@ -241,3 +250,79 @@ def _rate(answer: Answer, card: Gpu, engine: str) -> float:
     """Tokens a second on `card`, 0 where they are not known."""
     step = step_time(answer.prediction.workload, card, engine).step
     return step.time.tokens_per_second if step else 0.0
+
+
+# --- between ranks --------------------------------------------------------------------------------
+
+
+def communication_table(answers: Sequence[Answer]) -> Table | None:
+    """A row for each kind of collective and phase, a column a method; None where nobody sends."""
+    found = [answer.communication for answer in answers]
+    known = [each for each in found if each is not None]
+    if not known:
+        return None
+    world = answers[0].prediction.workload.setup.world_size
+    unit, size = byte_unit(max(each.sent_bytes for each in known))
+    rows = Rows()
+    rows.size = size
+    for kind in dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic):
+        label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
+        rows.add(label, *(_cell(each, kind, rows) for each in found))
+    sent = (rows.text(each.sent_bytes) if each else "" for each in found)
+    rows.add("a rank sends", *sent, kind="total")
+    network = known[0].network
+    if network is not None:
+        texts = ("" if e is None or e.seconds is None else seconds_text(e.seconds) for e in found)
+        rows.add(f"at least, over {network.key}", *texts, kind="peak")
+        bounds = [step_bounds(answer) for answer in answers]
+        longest = max((b[1] for b in bounds if b), default=0.0)
+        ends = ("step, if all of it is hidden behind compute", "step, if nothing is")
+        for end, label in enumerate(ends if any(bounds) else ()):
+            rows.add(label, *("" if b is None else seconds_text(b[end], longest) for b in bounds))
+    columns = (unit, *(method_label(answer.prediction) for answer in answers))
+    title = f"Communication of a step among {world} ranks"
+    return Table(title=title, columns=columns, rows=tuple(rows.rows))
+
+
+def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
+    for traffic in each.traffic if each else ():
+        if (traffic.collective, traffic.phase) == kind:
+            return f"{count_text(traffic.count)} x, {rows.text(traffic.size_bytes)}"
+    return "-"
+
+
+def step_bounds(answer: Answer) -> tuple[float, float] | None:
+    """Seconds of a step at least and at most, sending included; None where not both are known."""
+    step = answer.timing.step if answer.timing else None
+    seconds = answer.communication.seconds if answer.communication else None
+    if step is None or seconds is None:
+        return None
+    return max(step.time.low, seconds), step.time.high + seconds
+
+
+def communication_lines(answers: Sequence[Answer]) -> list[str]:
+    """What the times leave out where several ranks train and no link was named."""
+    for a in answers:
+        if a.communication and a.communication.network is None and a.timing and a.timing.step:
+            return [
+                "Times are of compute alone; --interconnect adds what the ranks send each other."
+            ]
+    return []
+
+
+def sending_lines(answers: Sequence[Answer]) -> list[str]:
+    """'full: a rank sends 37.55 GiB a step, at least 89.60 ms over nvlink4; with it a step takes
+    174.07 ms to 359.25 ms.'"""
+    lines = []
+    for answer in answers:
+        found, bounds = answer.communication, step_bounds(answer)
+        if found is None:
+            continue
+        label = method_label(answer.prediction)
+        words = f"{label}: a rank sends {bytes_text(found.sent_bytes)} a step"
+        if found.network is not None and found.seconds is not None:
+            words += f", at least {seconds_text(found.seconds)} over {found.network.key}"
+        if bounds is not None:
+            words += f"; with it a step takes {between_text(*bounds)}"
+        lines.append(f"{words}.")
+    return lines + communication_lines(answers)

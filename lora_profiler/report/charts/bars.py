@@ -85,8 +85,7 @@ def _stacked(
     held: Callable[[B], Mapping[K, float]],
     hover: Callable[[B, str, float], str],
 ) -> list[dict[str, Any]]:
-    """A trace for each part that some bar holds any of; what is not attributed can be less than
-    nothing."""
+    """A trace for each part that some bar holds any of; the unattributed can be below nothing."""
     traces = []
     for part, (name, paint) in named.items():
         shown = [
@@ -125,8 +124,7 @@ def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
 
 
 def time_bars(bars: Sequence[TimeBar]) -> Figure:
-    """One horizontal stacked bar for each of `bars`, from top to bottom, its interval as a whisker
-    and its sum at the end."""
+    """A level stacked bar for each, from top to bottom, a whisker, and its sum at the end."""
     positions: list[float] = [float(place) for place in range(len(bars))]
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
@@ -175,8 +173,7 @@ class ThroughputBar:
 
 
 def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
-    """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its
-    interval as a whisker."""
+    """A level bar for each, from top to bottom, its number at the end, and a whisker."""
     positions, heads = plot.places([bar.group for bar in bars])
     largest = max((bar.high for bar in bars), default=1.0)
     numbers = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]

@@ -92,8 +92,7 @@ def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, 
 def areas(
     points: Sequence[CurvePoint], places: Sequence[float], size: int
 ) -> Iterator[dict[str, Any]]:
-    """An area for each category, stacked; `places` are those of the points along the axis, `size`
-    the bytes of the unit."""
+    """An area for each category, stacked; `places` are the points', `size` the unit's bytes."""
     for category in _held(points):
         paint = palette.CATEGORY_PAINTS[category]
         yield plot.scatter(
@@ -181,7 +180,7 @@ def measured_curve(
     of = {phase: group for group, (phases, _) in PHASE_GROUPS.items() for phase in phases}
     shown = [point for point in points if point.phase in of]
     groups = [of[point.phase] for point in shown]
-    widths = _widths(groups)
+    widths = {g: max(groups.count(g) / len(groups), _NARROWEST) for g in dict.fromkeys(groups)}
     bands: list[tuple[str, float, float]] = []
     places: list[float] = []
     at = 0.0
@@ -205,13 +204,6 @@ def measured_curve(
         shapes=shades(labelled),
         annotations=list(names(labelled, letter=_PHONE_LETTER)),
     )
-
-
-def _widths(groups: Sequence[str]) -> dict[str, float]:
-    """By their points, in order of appearance."""
-    return {
-        group: max(groups.count(group) / len(groups), _NARROWEST) for group in dict.fromkeys(groups)
-    }
 
 
 def _read(

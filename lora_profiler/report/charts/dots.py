@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from lora_profiler.report.charts import plot
-from lora_profiler.report.charts.plot import Figure
-from lora_profiler.report.charts.point_names import Spot, name_places
+from lora_profiler.report.charts.plot import Figure, width_px
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
 from lora_profiler.units import bytes_text, count_text, error_text
@@ -62,16 +61,11 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         x=plot.values(
             "error, % of what was measured (left: predicted too little)",
             range=[-reach, reach],
-            **plot.ticks(-reach, reach, _percent),
+            **plot.ticks(-reach, reach, lambda place: f"{round(place, 9):,g} %"),
         ),
         y=plot.rows(labels, list(place.values())),
         shapes=[plot.below(plot.upright(0, FAINT_INK))],
     )
-
-
-def _percent(place: float) -> str:
-    """'-20 %', '0.05 %'."""
-    return f"{round(place, 9):,g} %"
 
 
 def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict[str, Any]]:
@@ -81,7 +75,8 @@ def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterato
         number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     errors = [100 * dot.error for dot in dots]
-    return _by_method(dots, errors, heights, list(map(_error_hover, dots)), 8)
+    hover = [plot.lines(plot.label(d.label, 80), error_text(d.error), _why(d)) for d in dots]
+    return _by_method(dots, errors, heights, hover, 8)
 
 
 def _by_method(
@@ -101,7 +96,7 @@ def _by_method(
         if shown:
             words = beside(shown)
             yield plot.scatter(
-                plot.dot_name(method, counted=counted),
+                METHOD_LABELS[method] + ("" if counted else ", not counted"),
                 [x[n] for n in shown],
                 [y[n] for n in shown],
                 [hover[n] for n in shown],
@@ -119,10 +114,6 @@ def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]
         "textposition": [places.get(n, "top right") for n in shown],
         "textfont": {"size": SMALL_PX, "color": INK.light},
     }
-
-
-def _error_hover(dot: ErrorDot) -> str:
-    return plot.lines(plot.label(dot.label, 80), error_text(dot.error), _why(dot))
 
 
 def _why(dot: "ErrorDot | ScatterPoint") -> str:
@@ -191,8 +182,7 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
 
 
 def _places(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[int, str]:
-    """Where names stand, each at the furthest of its points that has room; `ends` are those of both
-    axes, as powers of ten."""
+    """Where names stand: at the furthest point with room; `ends` of both axes in powers of ten."""
     low, high = ends
 
     def share(size: int) -> float:
@@ -309,3 +299,94 @@ def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]
         range=[math.log10(low), math.log10(high)],
         **plot.ticks_at(shown, map(text, shown)),
     )
+
+
+# --- names beside points, where they lie over no other point and no other name --------------------
+
+PLANE_PX = (265, 255)
+"""Width and height of a figure's plane on a phone. What has room there has it in a wider plane,
+where points only move away from each other and names keep their size."""
+_BESIDE_PX, _ABOVE_PX, _LINE_PX = 11, 7, 15
+"""Between the middle of a point of ten pixels and the letters of a name, across and upright, and
+the height of a line of SMALL_PX: as `report.svg` sets them."""
+_UPRIGHT, _ACROSS = ("top", "bottom", "middle"), ("right", "left", "center")
+
+
+class Spot(NamedTuple):
+    """A point: shares of the plane from the left and from the bottom, and how far it reaches."""
+
+    x: float
+    y: float
+    radius_px: float
+
+
+class _Box(NamedTuple):
+    """In pixels from the left and from the top of the plane."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def meets(self, other: "_Box") -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+    @property
+    def is_inside(self) -> bool:
+        width, height = PLANE_PX
+        return self.left >= 0 and self.right <= width and self.top >= 0 and self.bottom <= height
+
+
+def name_places(spots: Sequence[Spot], names: Mapping[int, str]) -> dict[int, str]:
+    """The `textposition` of each name that has room, by its spot.
+
+    `names` are by the place of their spots, those first that matter most. A name stands once, at
+    the first of its spots with room, and is left out where none has.
+    """
+    around = [_around(spot) for spot in spots]
+    placed: dict[int, str] = {}
+    taken: list[_Box] = []
+    for at, name in names.items():
+        if name in (names[other] for other in placed):
+            continue
+        others = [*around[:at], *around[at + 1 :], *taken]
+        for position, box in _positions(spots[at], width_px(name, SMALL_PX)):
+            if box.is_inside and not any(map(box.meets, others)):
+                placed[at] = position
+                taken.append(box)
+                break
+    return placed
+
+
+def _middle(spot: Spot) -> tuple[float, float]:
+    width, height = PLANE_PX
+    return spot.x * width, (1 - spot.y) * height
+
+
+def _around(spot: Spot) -> _Box:
+    (x, y), r = _middle(spot), spot.radius_px
+    return _Box(x - r, x + r, y - r, y + r)
+
+
+def _positions(spot: Spot, wide: float) -> Iterator[tuple[str, _Box]]:
+    """Each position of a name so wide with its box. That reaches to the point: what lies between
+    them here comes to lie beside the name in a wider plane."""
+    x, y = _middle(spot)
+    across = {
+        "right": (x, x + _BESIDE_PX + wide),
+        "left": (x - _BESIDE_PX - wide, x),
+        "center": (x - wide / 2, x + wide / 2),
+    }
+    upright = {
+        "top": (y - _ABOVE_PX - _LINE_PX, y - _ABOVE_PX),
+        "bottom": (y + _ABOVE_PX, y + _ABOVE_PX + _LINE_PX),
+        "middle": (y - _LINE_PX / 2, y + _LINE_PX / 2),
+    }
+    for up, side in product(_UPRIGHT, _ACROSS):
+        if (up, side) != ("middle", "center"):
+            yield f"{up} {side}", _Box(*across[side], *upright[up])

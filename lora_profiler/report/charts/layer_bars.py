@@ -87,11 +87,13 @@ def layer_bars(
     log = largest > _FAR_APART * smallest
     axis, size, zero = _axis(quantity, smallest, largest, log=log)
     positions = list(range(len(layers)))
+    ends = [max(row.values.values()) / size or zero for row in layers]
+    ratios = [f"  {_ratio(list(row.values.values()))}" for row in layers]
     return plot.figure(
         [
             _lines(layers, positions, size, zero),
             *_marks(layers, positions, size, zero, quantity),
-            _ratios(layers, positions, size, zero),
+            plot.at_the_end(ends, positions, ratios, FAINT_INK),
         ],
         height=_AROUND_PX + _ROW_PX * len(layers),
         x=axis,
@@ -191,16 +193,8 @@ def _marks(
             )
 
 
-def _ratios(
-    layers: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
-) -> dict[str, Any]:
-    """At the end of each row, how its last method stands to its first."""
-    ends = [max(row.values.values()) / size or zero for row in layers]
-    texts = [f"  {_ratio(list(row.values.values()))}" for row in layers]
-    return plot.at_the_end(ends, positions, texts, FAINT_INK)
-
-
 def _ratio(held: Sequence[int]) -> str:
+    """How the last method stands to the first."""
     first, last = held[0], held[-1]
     if len(held) < 2 or first == last or not first:
         return ""

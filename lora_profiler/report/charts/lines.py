@@ -1,16 +1,38 @@
 """Lines: what a claim was checked with, peaks over the length of a sequence, and the raw times of a
-run's steps."""
+run's steps; and the map of batches and lengths that fit a card."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from lora_profiler.planning.reserve import Verdict
+from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.records.doubts import median_interval
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.claims.claim import Chart, Series
-from lora_profiler.report.palette import ACCENT, FAINT_INK, METHOD_MARKS, PANEL, SERIES_MARKS, Mark
-from lora_profiler.units import bytes_text, count_text, percent_text, seconds_text, short_count_text
+from lora_profiler.report.labels import VERDICT_LABELS
+from lora_profiler.report.palette import (
+    ACCENT,
+    CELL_PX,
+    FAINT_INK,
+    INK,
+    METHOD_MARKS,
+    PANEL,
+    SERIES_MARKS,
+    VERDICT_COLOURS,
+    VERDICT_SIGNS,
+    Mark,
+)
+from lora_profiler.units import (
+    byte_unit,
+    bytes_text,
+    count_text,
+    percent_text,
+    seconds_text,
+    short_count_text,
+    short_in_unit,
+)
 from lora_profiler.workload import Method
 
 _PLOT_PX, _LEGEND_PX, _ROW_PX = 290, 21, 34
@@ -49,8 +71,7 @@ def _curves(chart: Chart) -> Figure:
 
 
 def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(ends of the upright axis, a note): a run that goes wrong by more than the best gains must
-    not press the others flat."""
+    """(ends of the upright axis, a note), so that a run gone wrong does not press others flat."""
     known = [y for series in chart.series for y in series.y if y is not None]
     best = max(known, default=0.0)
     below = [y for y in known if y < -best]
@@ -265,3 +286,85 @@ def _median(
     return [band, line], [
         plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
     ]
+
+
+# --- which batches and lengths fit a card ---------------------------------------------------------
+
+_CELLS_PX, _BESIDE_CELLS_PX = 34, 110
+_VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> Figure:
+    """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak
+    and a sign of its verdict; around that of the batch and length `asked` a frame. All peaks are in
+    one unit, that of the largest that fits."""
+    known = [cell for cell in cells if cell.peak_bytes is not None]
+    fitting = [cell.peak_bytes or 0 for cell in known if cell.verdict == "fits"]
+    unit, size = byte_unit(max(fitting or [cell.peak_bytes or 0 for cell in known], default=0))
+    lengths = sorted({cell.seq_len for cell in cells})
+    batches = sorted({cell.batch_size for cell in cells}, reverse=True)
+    by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
+    grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
+    marks = []
+    if asked is not None and asked in by_size:
+        marks = [_outline(batches.index(asked[0]), lengths.index(asked[1]))]
+    verdicts = {cell.verdict for cell in cells}
+    keys = [
+        plot.key(
+            f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
+            {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
+        )
+        for v in _VERDICTS
+        if v in verdicts
+    ]
+    return plot.figure(
+        [_cells(grid, size), *keys],
+        height=_BESIDE_CELLS_PX + _CELLS_PX * len(batches),
+        x=plot.axis(
+            f"sequence length, tokens; peaks in {unit}",
+            **plot.ticks_at(range(len(lengths)), map(count_text, lengths)),
+            range=[-0.5, len(lengths) - 0.5],
+        ),
+        y=plot.rows(
+            [count_text(batch) for batch in batches],
+            range(len(batches)),
+            **plot.axis("batch size", range=[len(batches) - 0.5, -0.5]),
+        ),
+        shapes=marks,
+    )
+
+
+def _cells(grid: Sequence[Sequence[SizeFit | None]], size: int) -> dict[str, Any]:
+    """No trace of plotly's: a colour for each cell, None where nothing is drawn."""
+    return {
+        "type": "cells",
+        "x": list(range(len(grid[0]) if grid else 0)),
+        "y": list(range(len(grid))),
+        "colours": [
+            [VERDICT_COLOURS[c.verdict].light if c and c.verdict else None for c in row]
+            for row in grid
+        ],
+        "text": [[_cell_text(cell, size) for cell in row] for row in grid],
+        "textfont": {"color": INK.light, "size": CELL_PX},
+        "hovertext": [[_cell_hover(cell) for cell in row] for row in grid],
+    }
+
+
+def _cell_text(cell: SizeFit | None, size: int) -> str:
+    if cell is None or cell.peak_bytes is None or cell.verdict is None:
+        return ""
+    return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
+
+
+def _cell_hover(cell: SizeFit | None) -> str:
+    if cell is None:
+        return ""
+    sizes = f"batch {count_text(cell.batch_size)} x {count_text(cell.seq_len)} tokens"
+    if cell.peak_bytes is None or cell.verdict is None:
+        return plot.lines(sizes, "not known")
+    return plot.lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
+
+
+def _outline(row: int, column: int) -> Mapping[str, Any]:
+    ends = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    return {"type": "rect", **ends, "line": {"color": INK.light, "width": 2.5}}

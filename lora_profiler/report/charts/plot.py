@@ -8,7 +8,6 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
-from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import Colour, Mark, Paint
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
 from lora_profiler.workload import Method
@@ -91,8 +90,7 @@ _HEAD_ABOVE = 0.85
 
 
 def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]:
-    """Where each bar stands, from the top, and each heading. `groups` has one name a bar; equal
-    neighbours share a heading."""
+    """Where bars and headings stand, from the top; equal neighbours of `groups` share one."""
     positions: list[float] = []
     heads: list[tuple[str, float]] = []
     y, before = 0.0, ""
@@ -106,11 +104,15 @@ def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]
     return positions, heads
 
 
+def around_px(entries: int) -> int:
+    """Pixels of a figure's height for its axis and a legend of `entries`."""
+    return _AROUND_PX + _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
+
+
 def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
-    """Pixels of a figure with bars at these positions and so many `entries` in its legend, axis
-    included."""
-    legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
-    return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))
+    """Pixels of a figure with bars at these positions, a legend of `entries`, and its axis."""
+    rows = max(positions, default=0.0) + 1.2 + extra_rows
+    return round(around_px(entries) + _ROW_PX * rows)
 
 
 LONGEST = 44
@@ -124,7 +126,7 @@ _EM_NARROW, _EM_WIDE, _EM_LARGE, _EM = 0.38, 0.95, 0.7, 0.63
 def label(text: str, longest: int = LONGEST) -> str:
     """`text` as plotly shows it word for word: one line, nothing that is a tag or turns the
     direction, at most `longest` long."""
-    return _escaped(shortened(printable(text), longest))
+    return shortened(printable(text), longest).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def lines(*parts: str) -> str:
@@ -138,11 +140,6 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         return text
     end = (longest - 1) // 2
     return text[: longest - 1 - end] + _ELLIPSIS + text[len(text) - end :]
-
-
-def _escaped(text: str) -> str:
-    """Where plotly reads pseudo-HTML, `<b>` and `&amp;` stand for themselves."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def width_px(text: str, font_px: float) -> float:
@@ -174,11 +171,6 @@ def hatch(paint: Paint) -> dict[str, Any]:
 def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of the legend that belongs to no trace."""
     return scatter(name, [None], [None], marker=dict(marker))
-
-
-def dot_name(method: Method, *, counted: bool) -> str:
-    """For the legend."""
-    return METHOD_LABELS[method] if counted else f"{METHOD_LABELS[method]}, not counted"
 
 
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
@@ -272,8 +264,7 @@ _MOST_ROUND_TICKS = 8
 def bytes_axis(
     largest: int, what: str = "memory", room: float = ROOM
 ) -> tuple[dict[str, Any], int]:
-    """(axis, bytes in its unit): from 0 to `room` times `largest` bytes. Values are drawn as bytes
-    / unit."""
+    """(axis, bytes in its unit): from 0 to `room` times `largest`; values are bytes / unit."""
     unit, size = byte_unit(largest)
     return values(f"{what}, {unit}", range=[0, room * max(largest, 1) / size]), size
 

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self
 
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import percent_text
@@ -151,21 +151,6 @@ class Evidence(ABC):
     def charts(self) -> tuple[Chart, ...]:
         return ()
 
-    def finding(self) -> "Finding[Self]":
-        return Finding(verdict=self.verdict, sentences=self.sentences, evidence=self)
-
-
-E_co = TypeVar("E_co", bound=Evidence, covariant=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding(Generic[E_co]):
-    """What the check of one claim found: as it was judged and said at the time, and in numbers."""
-
-    verdict: Verdict
-    sentences: tuple[str, ...]
-    evidence: E_co
-
 
 Caption = Callable[[Chart], tuple[str, ...]]
 """What is to be seen in a chart, in sentences worked out from its numbers."""
@@ -191,16 +176,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A claim, what was found, and how long it took."""
+    """A claim, what its check measured, and how long that took."""
 
     claim: Claim
-    finding: Finding[Evidence]
+    evidence: Evidence
     seconds: float
 
     @property
     def is_broken(self) -> bool:
         """Whether what must hold exactly does not."""
-        return self.claim.must_hold and self.finding.verdict == "fails"
+        return self.claim.must_hold and self.evidence.verdict == "fails"
 
 
 class Watch(Protocol):

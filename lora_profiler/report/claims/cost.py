@@ -88,8 +88,7 @@ class CostRow:
 
     @property
     def averages_kept(self) -> float | None:
-        """Optimizer bytes per trained number, in units of what is trained: two, beside a few bytes
-        of step counters."""
+        """Optimizer bytes per trained number, in its own size: two, beside step counters."""
         states, trainable = self.measured.optimizer_states, self.measured.trainable
         if states is None or not trainable:
             return None

@@ -4,19 +4,18 @@ needed."""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
-from lora_profiler.report.json import picked
+from lora_profiler.report.json import SCHEMA_VERSION, picked
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.measured.measurements import environment_line
 from lora_profiler.units import seconds_text, short_count_text
 
-SCHEMA_VERSION: Final = "1.0"
 Source = Literal["bundled", "hub", "local"]
 
 
@@ -97,8 +96,7 @@ def verify_payload(
     seed: int,
     quick: bool,
 ) -> dict[str, Any]:
-    """The whole document. Numbers that are none, as where a broken layer puts out nothing finite,
-    are null."""
+    """The whole document; what is no finite number, as of a broken layer, is null."""
     sources: dict[str, Source] = {"bundled": "bundled", "hub": "hub"}
     document = Document(
         schema_version=SCHEMA_VERSION,
@@ -120,13 +118,13 @@ def verify_payload(
 
 
 def _claim(checked: Checked) -> CheckedClaim:
-    claim, finding = checked.claim, checked.finding
+    claim, evidence = checked.claim, checked.evidence
     return CheckedClaim(
         **picked(claim, "id title statement must_hold"),
-        verdict=finding.verdict,
+        verdict=evidence.verdict,
         seconds=checked.seconds,
-        finding=finding.sentences,
-        evidence=_plain(finding.evidence),
+        finding=evidence.sentences,
+        evidence=_plain(evidence),
     )
 
 

@@ -130,8 +130,7 @@ class IntrinsicDimension(Evidence):
 
     @property
     def verdict(self) -> Verdict:
-        """Holds if rank 8 keeps most of the gain; partly, if rank 8 keeps half of it; where nothing
-        was gained, nothing can hold."""
+        """Holds if rank 8 keeps most of the gain, partly if half; not where nothing was gained."""
         if self.losses.base <= self.losses.linear_layers_alone:
             return "fails"
         low = max(row.truncated_gain_share or 0.0 for row in self.ranks if row.rank <= LOW_RANK)
@@ -241,8 +240,7 @@ class IntrinsicDimension(Evidence):
 
 
 def _energy_chart(layers: Sequence[LayerSummary]) -> Chart:
-    """The least, the middle and the most of all layers; one with fewer ranks than another holds all
-    from its last on."""
+    """The least, middle and most of all layers; beyond its last rank a layer holds all."""
     places = range(max(len(layer.energy) for layer in layers))
     by_rank = [
         [layer.energy[min(place, len(layer.energy) - 1)] for layer in layers] for place in places

@@ -152,8 +152,7 @@ def _level(ranks: Sequence[int], sizes: Sequence[Number]) -> Level:
 
 
 def exponent(ranks: Sequence[int], values: Sequence[float]) -> float:
-    """p of the power law r^p through the values: the slope of a straight line through their
-    logarithms."""
+    """p of the power law r^p through the values: the slope of a line through logarithms."""
     x, y = [math.log(r) for r in ranks], [math.log(v) for v in values]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(

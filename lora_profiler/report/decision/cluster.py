@@ -26,8 +26,7 @@ def cluster_blocks(
     network: Network | None,
     trainer: Trainer | None = None,
 ) -> list[Block]:
-    """What is asked, a row for each way to place it, the way that takes the fewest cards, and what
-    the numbers rest on."""
+    """The question, a row for each placement, the fewest cards, and what numbers rest on."""
     first = options[0].whole.prediction
     setup = first.workload.setup
     wholes = [option.whole.prediction for option in options]

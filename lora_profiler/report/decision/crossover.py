@@ -123,8 +123,7 @@ def _table(found: Crossover, title: str, cell: Callable[[Point], str]) -> Table:
 
 
 def crossover_payload(found: Crossover) -> dict[str, Any]:
-    """The document of `lora-profile crossover --format json`; bytes are ints, an unknown time is
-    left out."""
+    """`lora-profile crossover --format json`; an unknown time is left out."""
     return {
         "schema_version": "1.0",
         "model": found.workloads[0].model.id,

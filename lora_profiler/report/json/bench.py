@@ -12,11 +12,10 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record, Status
 from lora_profiler.records.serialize import RecordFields, record_dict
-from lora_profiler.report.json import cell, part, picked
+from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema, picked
 from lora_profiler.report.measured.measurements import rank_persistent_bytes
 from lora_profiler.workload import setup_dict
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
 MEASURED = (
     "num_parameters num_trainable_parameters attention_kernel tokens_per_step peak_phase"
     " peak_requested_bytes peak_allocated_bytes peak_reserved_bytes device_used_bytes"
@@ -122,8 +121,6 @@ def bench_schema() -> dict[str, Any]:
         >>> bench_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.schema import payload_schema
-
     title = "lora-profile bench --format json, lora-profile compare --format json"
     return payload_schema(BenchJson, title=title)
 
@@ -162,8 +159,7 @@ def compare_payload(
     comparisons: Sequence[Comparison],
     summaries: Sequence[Mapping[str, Any]],
 ) -> BenchJson:
-    """The same for `compare`: with errors by group (`summary_records`), and why records could not
-    be predicted."""
+    """The same for `compare`, with `summary_records` and why records could not be predicted."""
     return {
         **bench_payload([s.record for s in scored], comparisons),
         "summaries": list(summaries),
@@ -185,8 +181,7 @@ def summary_records(found: Sequence[ErrorSummary], by: Sequence[Grouping]) -> li
 def change_payload(
     pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange]
 ) -> BenchJson:
-    """Two sets against each other: `records` are those before, `against` those after; nothing is
-    predicted."""
+    """Two sets: `records` before, `against` after; nothing is predicted."""
     before = [*(r for pair in pairs.pairs for r in pair.before), *pairs.only_before]
     after = [*(r for pair in pairs.pairs for r in pair.after), *pairs.only_after]
     return {
@@ -258,8 +253,7 @@ def _ranks(record: Record) -> RanksJson:
 
 
 def run_records(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One flat record a run for CSV: what was asked, the bytes measured, and the speed that the
-    samples give."""
+    """A flat record a run for CSV: what was asked, bytes measured, and speed."""
     return [_run_record(record) for record in records]
 
 
@@ -285,8 +279,7 @@ def _run_record(record: Record) -> dict[str, Any]:
 def comparison_records(
     records: Sequence[Record], comparisons: Sequence[Comparison]
 ) -> list[dict[str, Any]]:
-    """One flat record a comparison for CSV, led by the model, method, family, device and status of
-    its run."""
+    """A flat record a comparison for CSV, led by what its run was."""
     runs = {
         record.id: {
             "model": record.workload.model.id,

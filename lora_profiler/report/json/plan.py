@@ -8,14 +8,12 @@ from lora_profiler.planning.plan import Bound, TrainingPlan
 from lora_profiler.planning.planned import Counts, Goal, Interval, Offer, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.decision.plan_words import nothing_sentence, run_command
-from lora_profiler.report.json import part
+from lora_profiler.report.decision.plan import nothing_sentence, run_command
+from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
 from lora_profiler.workload import setup_dict
-
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
 class ModelPart(TypedDict):
@@ -136,8 +134,6 @@ def plan_schema() -> dict[str, Any]:
         >>> plan_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.schema import payload_schema
-
     return payload_schema(PlanJson, title="lora-profile plan --format json")
 
 
@@ -145,7 +141,7 @@ def plan_payload(
     plan: TrainingPlan, trainer: Trainer | None = None, more: Sequence[str] = ()
 ) -> PlanJson:
     """The whole document; bytes are integers, what is not known is null. `more` as in
-    `report.plan.plan_blocks`."""
+    `report.decision.plan.plan_blocks`."""
     first, data = plan.offers[0].workloads[0], plan.amount.data
     recommended = plan.recommended
     return part(

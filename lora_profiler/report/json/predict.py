@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.trainer import trainer_dict
-from lora_profiler.report.json import cell, part
+from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema
 from lora_profiler.report.json import predict_types as types
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from lora_profiler.planning.network import Communication
     from lora_profiler.planning.over_data import OverData
     from lora_profiler.planning.timing import TimedStep
-
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
 def predict_schema() -> dict[str, Any]:
@@ -28,8 +26,6 @@ def predict_schema() -> dict[str, Any]:
         >>> predict_schema()["type"]
         'object'
     """
-    from lora_profiler.report.json.schema import payload_schema
-
     return payload_schema(types.for_schema(), title="lora-profile predict --format json")
 
 
@@ -130,7 +126,7 @@ def _communication(answer: Answer, sent: "Communication | None") -> types.Commun
     """None for a process alone."""
     if sent is None:
         return None
-    from lora_profiler.report.answer.communication import step_bounds
+    from lora_profiler.report.answer.timing import step_bounds
 
     low, high = step_bounds(answer) or (None, None)
     return part(
@@ -166,7 +162,7 @@ def _data(answer: Answer, epoch: "OverData") -> types.DataJson:
 def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers
     left out."""
-    records = []
+    records: list[dict[str, Any]] = []
     for answer in answers:
         document: dict[str, Any] = {**prediction_dict(answer.prediction), **_of_answer(answer)}
         document["moments"] = {
@@ -177,7 +173,10 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
         if answer.trainer is not None:
             document["trainer"] = trainer_dict(answer.trainer, answer.prediction.workload)
         records.append(dict(_flat(document)))
-    return _aligned(records)
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    # all have the same keys; a null that another record fills with parts goes
+    keys = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    return [{key: record.get(key) for key in keys} for record in records]
 
 
 def layer_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -195,11 +194,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", cell(item)
-
-
-def _aligned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All records with the same keys, in order of first appearance; a null that another record
-    fills with parts goes."""
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    keys = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
-    return [{key: record.get(key) for key in keys} for record in records]

@@ -14,7 +14,7 @@ from lora_profiler.comparison.errors import (
     counted_peak,
     summary,
 )
-from lora_profiler.comparison.paired_runs import full_against_lora
+from lora_profiler.comparison.paired_runs import Ratio, full_against_lora
 from lora_profiler.comparison.scored import Result
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.errors import UsageError
@@ -23,10 +23,10 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Rows, Table, filled, heading, paragraph
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import environment_line, record_blocks
-from lora_profiler.report.measured.speed import ratio_line
+from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.units import (
     bytes_text,
     count_text,
@@ -210,11 +210,7 @@ def bench_blocks(results: Sequence[Result]) -> list[Block]:
     """The records of one command, in their order."""
     if len(results) > IN_FULL:
         return _many(results)
-    blocks: list[Block] = []
-    for r in results:
-        blocks += record_blocks(
-            r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing
-        )
+    blocks = [block for r in results for block in record_blocks(r)]
     ratios = ratio_lines(results)
     return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
 
@@ -269,18 +265,19 @@ def ratio_lines(results: Sequence[Result]) -> list[str]:
         whole = replace(workload.setup, lora=None, quantization=None)
         base = full.get(replace(workload, setup=whole))
         if workload.setup.lora is not None and base is not None:
-            lines += _ratio_of(base, lora)
+            ratio = ratio_of([r.record for r in base], [r.record for r in lora])
+            if ratio:
+                one, other = (way_label(r[0].record.workload.setup) for r in (base, lora))
+                lines.append(f"{workload.model.id}: {ratio_line(one, other, ratio)}")
     return lines
 
 
-def _ratio_of(base: Sequence[Result], lora: Sequence[Result]) -> list[str]:
+def ratio_of(full: Sequence[Record], lora: Sequence[Record]) -> Ratio | None:
+    """None where they were not measured under the same conditions, which their records say."""
     try:
-        ratio = full_against_lora([r.record for r in base], [r.record for r in lora])
-    except UsageError:  # they were not measured under the same conditions, which their records say
-        return []
-    model = lora[0].record.workload.model.id
-    full, other = (method_label(found[0].prediction) for found in (base, lora))
-    return [f"{model}: {ratio_line(full, other, ratio)}"]
+        return full_against_lora(full, lora)
+    except UsageError:
+        return None
 
 
 # --- batch searches -------------------------------------------------------------------------------

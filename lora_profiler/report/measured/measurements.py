@@ -4,8 +4,8 @@ how fast it went, or how it failed."""
 from collections.abc import Mapping, Sequence
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
-from lora_profiler.comparison.throughput import Throughput, Utilisation
-from lora_profiler.planning.timing import Timing
+from lora_profiler.comparison.scored import Result
+from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.record import RankMeasurement, Record
@@ -25,8 +25,7 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.run_labels import advice
-from lora_profiler.report.measured.speed import speed_lines
+from lora_profiler.report.measured.run_labels import advice, speed_lines
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 
@@ -98,47 +97,33 @@ NAMED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 NOTHING = "-"
 
 
-def record_blocks(
-    record: Record,
-    prediction: Prediction,
-    comparisons: Sequence[Comparison],
-    speed: Throughput | None,
-    utilisation: Utilisation | None = None,
-    timing: Timing | None = None,
-) -> list[Block]:
-    """Everything about one record under its name. `comparisons` are those of
-    `compare(record, prediction)`, `timing` that of its workload on its card."""
-    label, status = method_label(prediction), run_labels.status_label(record)
-    name = heading(f"{record.workload.model.id}, {label}: {status}")
-    return [name, *record_details(record, prediction, comparisons, speed, utilisation, timing)]
+def record_blocks(found: Result) -> list[Block]:
+    """Everything about one record under its name."""
+    label, status = method_label(found.prediction), run_labels.status_label(found.record)
+    name = heading(f"{found.record.workload.model.id}, {label}: {status}")
+    return [name, *record_details(found)]
 
 
-def record_details(
-    record: Record,
-    prediction: Prediction,
-    comparisons: Sequence[Comparison],
-    speed: Throughput | None,
-    utilisation: Utilisation | None,
-    timing: Timing | None,
-) -> list[Block]:
+def record_details(found: Result) -> list[Block]:
     """The same without the name."""
+    record, prediction, speed = found.record, found.prediction, found.speed
     blocks: list[Block] = [
         paragraph(*_setting_lines(record, prediction)),
         paragraph(*_status_lines(record, speed)),
     ]
     if not record.measurement.went_through:
         return [*blocks, paragraph(*_failure_lines(record, prediction)), *_ranks_blocks(record)]
-    table = error_table(record, comparisons)
+    table = error_table(record, found.comparisons)
     if table.rows:
-        blocks += [table, paragraph(*_table_notes(record, prediction, comparisons))]
+        blocks += [table, paragraph(*_table_notes(record, prediction, found.comparisons))]
     alone = alone_table(record)
     if alone.rows:
         blocks.append(alone)
     blocks += _ranks_blocks(record)
     if speed:
-        lines = speed_lines(speed, utilisation)
-        if timing and timing.step:
-            lines.append(predicted_time_line(timing.step, speed.steps.median))
+        lines = speed_lines(speed, found.utilisation)
+        if found.timing and found.timing.step:
+            lines.append(predicted_time_line(found.timing.step, speed.steps.median))
         blocks.append(paragraph(*lines))
     return [*blocks, paragraph(*exactness_lines([prediction]))]
 

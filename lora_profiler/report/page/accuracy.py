@@ -2,7 +2,7 @@
 tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -18,8 +18,8 @@ from lora_profiler.report.measured.comparisons import (
     largest_errors_table,
     run_name,
 )
-from lora_profiler.report.page.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
+from lora_profiler.report.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 MOST_DOTS = 600
@@ -61,7 +61,9 @@ def errors_section(runs: Sequence[Run]) -> Section | None:
     parts: list[Part] = []
     if peaks:
         by = (_errors_by("method", peaks, records), _errors_by("family", peaks, records))
-        parts += [*_largest(peaks, records), Beside(parts=by)]
+        if worst := largest_errors(peaks, MOST_ERRORS):
+            parts.append(largest_errors_table(worst, records))
+        parts.append(Beside(parts=by))
     table = errors_table(claims, ("category",), records)
     parts += [paragraph(*_notes(claims)), Fold(title="Errors of every part", parts=(table,))]
     return Section(name="errors", title="Errors, the largest first", parts=tuple(parts))
@@ -72,7 +74,7 @@ def _claims(runs: Sequence[Run]) -> list[Comparison]:
 
 
 def _records(runs: Sequence[Run]) -> dict[str, Record]:
-    return {run.record_id: run.scored.record for run in runs}
+    return {run.record_id: run.record for run in runs}
 
 
 def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
@@ -174,7 +176,17 @@ def scatter_drawing(shown: Sequence[Run]) -> Drawing:
 
 def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
     """The peak's errors, a strip for each group; the groups with most runs where they are many."""
-    dots = [_dot(run, by, run.error) for run in shown if run.error is not None]
+    words = labels.METHOD_LABELS if by == "method" else {}
+    dots = [
+        ErrorDot(
+            group=words.get(getattr(run, by), getattr(run, by)),
+            label=run.name,
+            error=run.error,
+            method=run.method,
+        )
+        for run in shown
+        if run.error is not None
+    ]
     members = Counter(dot.group for dot in dots)
     kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_GROUPS]
     order = list(labels.METHOD_LABELS.values()) if by == "method" else sorted(kept)
@@ -230,11 +242,6 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     )
 
 
-def _dot(run: Run, by: RunGrouping, error: float) -> ErrorDot:
-    group = labels.METHOD_LABELS[run.method] if by == "method" else str(getattr(run, by))
-    return ErrorDot(group=group, label=run.name, error=error, method=run.method)
-
-
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -243,9 +250,3 @@ def _errors_by(
 ) -> Table:
     table = errors_table(peaks, (grouping,), records)
     return replace(table, title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
-
-
-def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:
-    largest = largest_errors(peaks, MOST_ERRORS)
-    if largest:
-        yield largest_errors_table(largest, records)

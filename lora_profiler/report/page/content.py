@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.comparison.errors import Comparison
-from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored
-from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
 from lora_profiler.report.charts.plot import shortened
-from lora_profiler.report.json import picked
+from lora_profiler.report.json import SCHEMA_VERSION, picked
 from lora_profiler.report.json.bench import MEASURED
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
+from lora_profiler.report.measured.measured_runs import ratio_of
 from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
-from lora_profiler.report.page.composition import composition_section
-from lora_profiler.report.page.parts import Card, Section, sections
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.reference import (
     definitions_section,
@@ -33,12 +30,12 @@ from lora_profiler.report.page.runs import (
     full_and_lora,
     groups_alike,
     numbered,
-    peak_of,
     run_cards,
     runs_section,
 )
 from lora_profiler.report.page.speed import speed_section
-from lora_profiler.report.page.steps import layers_section, steps_section
+from lora_profiler.report.page.steps import composition_section, layers_section, steps_section
+from lora_profiler.report.parts import Card, Section, sections
 from lora_profiler.report.setup_words import asked_words, title_words
 from lora_profiler.units import bytes_text, change_text, count_text
 from lora_profiler.workload import setup_dict
@@ -46,7 +43,7 @@ from lora_profiler.workload import setup_dict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A page before any markup. `lines` stand below the title; `data` is `page.data.page_data` of
+    """A page before any markup. `lines` stand below the title; `data` is `page_data` of
     the same records."""
 
     title: str
@@ -157,29 +154,22 @@ def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
     if not pair:
         return
     full, lora = pair
-    name = way_label(lora.scored.record.workload.setup)
+    name = way_label(lora.record.workload.setup)
     model = shortened(full.model)
-    if peak_of(full):
+    peak, whole = lora.measured_bytes or 0, full.measured_bytes or 0
+    if whole:
         yield Card(
             label=f"Peak of {name} against full",
-            value=change_text(peak_of(lora) / peak_of(full) - 1),
-            note=f"{model}: {bytes_text(peak_of(lora))} against {bytes_text(peak_of(full))}",
+            value=change_text(peak / whole - 1),
+            note=f"{model}: {bytes_text(peak)} against {bytes_text(whole)}",
         )
-    try:
-        ratio = full_against_lora([full.scored.record], [lora.scored.record])
-    except UsageError:  # not measured under the same conditions, which the records say
-        return
-    yield Card(
-        label=f"Step of {name} against full",
-        value=change_text(ratio.ratio - 1),
-        note=(
-            f"{model}: {ratio.ratio:.3f} of the time, 95 % interval {ratio.low:.3f} to"
-            f" {ratio.high:.3f}"
-        ),
-    )
-
-
-SCHEMA_VERSION = "1.0"
+    if ratio := ratio_of([full.record], [lora.record]):
+        interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
+        yield Card(
+            label=f"Step of {name} against full",
+            value=change_text(ratio.ratio - 1),
+            note=f"{model}: {ratio.ratio:.3f} of the time, {interval}",
+        )
 
 
 def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
@@ -206,7 +196,7 @@ def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    record = run.scored.record
+    record = run.record
     measured = record.measurement
     return {
         "record_id": run.record_id,

@@ -4,33 +4,24 @@ be, and every number of it."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.report.blocks import Paragraph, Table, paragraph
+from lora_profiler.report.blocks import paragraph
 from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.findings import findings
-from lora_profiler.report.learn.layer import (
+from lora_profiler.report.learn import (
     LoraLayer,
     adam_bytes,
     counts_chart,
     counts_words,
+    findings,
     flow,
     gradient_bytes,
     matrices,
 )
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.page.parts import (
-    Beside,
-    Card,
-    Cards,
-    Drawing,
-    Fold,
-    Part,
-    Picture,
-    Section,
-)
+from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Fold, Part, Picture, Section
 from lora_profiler.units import bytes_texts, change_text, count_text, shape_text
 
 _MOST_AT_ONCE = 6
@@ -42,6 +33,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
     time."""
     results = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
+    claims: list[Part] = [b for claim in document["claims"] for b in claim_blocks(claim)]
     return Content(
         title=f"The mathematics of LoRA, checked on {results.model}",
         lines=(*results.lines, *closing),
@@ -55,7 +47,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
                 _group_section(number, heading, members)
                 for number, (heading, members) in enumerate(grouped(results.charts))
             ),
-            _claims_section(document),
+            Section(name="claims", title="Every claim, and what was found", parts=tuple(claims)),
         ),
         data=dict(document),
     )
@@ -150,10 +142,3 @@ def claim_drawing(chart: Chart) -> Drawing:
         figure=claim_chart(chart),
         numbers=numbers_table(chart),
     )
-
-
-def _claims_section(document: Mapping[str, Any]) -> Section:
-    parts: list[Paragraph | Table] = [
-        block for claim in document["claims"] for block in claim_blocks(claim)
-    ]
-    return Section(name="claims", title="Every claim, and what was found", parts=tuple(parts))

@@ -1,7 +1,7 @@
 """What stands on every page of records: where these come from, how far off predictions of public
 measurements are, and what every word and number means."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +10,7 @@ from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.evidence.interval import interval_words
-from lora_profiler.report.evidence.public import (
+from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
     errors_table,
@@ -19,9 +18,10 @@ from lora_profiler.report.evidence.public import (
     missed_lines,
     sources_table,
 )
+from lora_profiler.report.interval import interval_words
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.page.parts import Beside, Fold, Part, Section
 from lora_profiler.report.page.runs import Run
+from lora_profiler.report.parts import Beside, Fold, Part, Section
 from lora_profiler.units import bytes_text, count_text
 
 MOST_ENVIRONMENTS = 12
@@ -31,7 +31,7 @@ MOST_COMMANDS = 100
 
 def provenance_section(runs: Sequence[Run]) -> Section | None:
     """Environments as they were recorded, the commands, and when the runs were made."""
-    records = [run.scored.record for run in runs]
+    records = [run.record for run in runs]
     if not records:
         return None
     groups: dict[str, list[Record]] = {}
@@ -82,8 +82,7 @@ def _set_up(number: int, members: Sequence[Record]) -> str:
 
 
 def environment_table(title: str, members: Sequence[Record]) -> Table:
-    """One set-up: device, machine, packages, settings; commits and allocators as far as its records
-    differ in them."""
+    """A set-up: device, machine, packages, settings; all commits and allocators of its records."""
     first = members[0].environment
     facts = {**_facts(first), **_listed("commit", members), **_listed("allocator", members)}
     rows = [Row(cells=(label, text)) for label, text in facts.items()]
@@ -152,12 +151,8 @@ def definitions_section() -> Section:
 
 
 def _table(title: str, names: Mapping[str, str], meanings: Mapping[str, str]) -> Table:
-    return Table(title=title, columns=("", "meaning"), rows=tuple(_rows(names, meanings)), left=2)
-
-
-def _rows(names: Mapping[str, str], meanings: Mapping[str, str]) -> Iterable[Row]:
-    for name, label in names.items():
-        yield Row(cells=(label, meanings[name]))
+    rows = (Row(cells=(label, meanings[name])) for name, label in names.items())
+    return Table(title=title, columns=("", "meaning"), rows=tuple(rows), left=2)
 
 
 # --- public measurements --------------------------------------------------------------------------
@@ -172,8 +167,7 @@ _LINES = (
 
 
 def public_section() -> Section:
-    """Errors by kind and source, the interval of a peak, and what was missed, set apart and left
-    out."""
+    """Errors by kind and source, a peak's interval, what was missed, set apart, left out."""
     peak_interval = interval()
     return Section(
         name="public",

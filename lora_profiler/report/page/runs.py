@@ -10,7 +10,7 @@ from typing import Final
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, counted_peak, lower_bounds
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
-from lora_profiler.records.record import Status
+from lora_profiler.records.record import Record, Status
 from lora_profiler.report.blocks import Table, filled, paragraph, table
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
@@ -18,7 +18,7 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import run_cells
 from lora_profiler.report.measured.measurements import comparison_text, ranks_text
 from lora_profiler.report.measured.run_labels import advice
-from lora_profiler.report.page.parts import Card, Part, Section
+from lora_profiler.report.parts import Card, Part, Section
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 from lora_profiler.workload import Method, Workload
 
@@ -48,39 +48,43 @@ class Run:
         return f"#{self.number} {', '.join(self.cells)}"
 
     @property
+    def record(self) -> Record:
+        return self.scored.record
+
+    @property
     def model(self) -> str:
-        return self.scored.record.workload.model.id
+        return self.record.workload.model.id
 
     @property
     def family(self) -> str:
-        return self.scored.record.workload.model.model_type
+        return self.record.workload.model.model_type
 
     @property
     def method(self) -> Method:
-        return self.scored.record.workload.setup.method
+        return self.record.workload.setup.method
 
     @property
     def device(self) -> str:
-        return self.scored.record.environment.device.name
+        return self.record.environment.device.name
 
     @property
     def status(self) -> Status:
-        return self.scored.record.measurement.status
+        return self.record.measurement.status
 
     @cached_property  # its intervals take most of a millisecond, which few pages need of all runs
     def speed(self) -> Throughput | None:
-        return throughput(self.scored.record)
+        return throughput(self.record)
 
     @property
     def step_seconds(self) -> float | None:
         """The median."""
-        measured = self.scored.record.measurement
+        measured = self.record.measurement
         known = measured.went_through and measured.step_seconds
         return median(measured.step_seconds) if known else None
 
     @property
     def tokens_per_second(self) -> float | None:
-        seconds, tokens = self.step_seconds, self.scored.record.measurement.tokens_per_step
+        seconds, tokens = self.step_seconds, self.record.measurement.tokens_per_step
         return tokens / seconds if seconds and tokens else None
 
     @property
@@ -89,7 +93,7 @@ class Run:
 
     @property
     def measured_bytes(self) -> int | None:
-        return self.scored.record.measurement.peak_requested_bytes
+        return self.record.measurement.peak_requested_bytes
 
     @property
     def predicted_bytes(self) -> int | None:
@@ -126,8 +130,7 @@ def numbered(scored: Iterable[Scored]) -> list[Run]:
 
 
 def worst_first(runs: Sequence[Run]) -> list[Run]:
-    """By the size of the peak's error, the largest first; those without one last. Equal ones keep
-    their order."""
+    """By the size of the peak's error, the largest first, those without one last; stable."""
     return sorted(runs, key=lambda run: -1.0 if run.error is None else abs(run.error), reverse=True)
 
 
@@ -142,38 +145,29 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
     """
     groups: dict[tuple[Workload, str], dict[Workload, Run]] = {}
     for run in runs:
-        record = run.scored.record
+        record = run.record
         if record.measurement.went_through:
-            key = _without_method(record.workload), record.environment.key
+            setup = replace(record.workload.setup, lora=None, quantization=None)
+            key = replace(record.workload, setup=setup), record.environment.key
             groups.setdefault(key, {}).setdefault(record.workload, run)
     several = [
         sorted(members.values(), key=_order) for members in groups.values() if len(members) > 1
     ]
-    return sorted(several, key=lambda group: -max(peak_of(run) for run in group))
+    return sorted(several, key=lambda group: -max(run.measured_bytes or 0 for run in group))
 
 
 def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
-    """Full fine-tuning and the first LoRA of the first group that has both and is predicted, else
-    nothing."""
+    """Full fine-tuning and the first LoRA of the first predicted group with both, or nothing."""
     for group in groups:
-        full = [run for run in group if run.scored.record.workload.setup.lora is None]
-        lora = [run for run in group if run.scored.record.workload.setup.lora is not None]
+        full = [run for run in group if run.record.workload.setup.lora is None]
+        lora = [run for run in group if run.record.workload.setup.lora is not None]
         if full and lora and full[0].scored.prediction and lora[0].scored.prediction:
             return [full[0], lora[0]]
     return []
 
 
-def peak_of(run: Run) -> int:
-    """Measured peak in bytes, 0 where it was not measured."""
-    return run.scored.record.measurement.peak_requested_bytes or 0
-
-
-def _without_method(workload: Workload) -> Workload:
-    return replace(workload, setup=replace(workload.setup, lora=None, quantization=None))
-
-
 def _order(run: Run) -> tuple[int, int, int]:
-    setup = run.scored.record.workload.setup
+    setup = run.record.workload.setup
     return (
         ("full", "lora", "qlora").index(setup.method),
         setup.lora.r if setup.lora else 0,
@@ -210,9 +204,9 @@ def runs_table(runs: Sequence[Run]) -> Table:
         runs,
         (
             *NAMES,
-            ("status", lambda run: run_labels.status_label(run.scored.record)),
+            ("status", lambda run: run_labels.status_label(run.record)),
             ("peak", _peak_text),
-            ("ranks", lambda run: ranks_text(run.scored.record)),
+            ("ranks", lambda run: ranks_text(run.record)),
             ("predicted", _predicted_text),
             ("error", lambda run: comparison_text(run.peak) if run.peak else ""),
             ("step", lambda run: seconds_text(run.speed.steps.median) if run.speed else ""),
@@ -242,13 +236,13 @@ def tokens_text(run: Run) -> str:
 
 def _tail(run: Run) -> str:
     """A record's id without the model and the method, which have columns of their own."""
-    workload = run.scored.record.workload
+    workload = run.record.workload
     named = f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-"
     return shortened(run.record_id.removeprefix(named), LONGEST_ID)
 
 
 def _peak_text(run: Run) -> str:
-    return _at_least(run.measured_bytes, not run.scored.record.measurement.went_through)
+    return _at_least(run.measured_bytes, not run.record.measurement.went_through)
 
 
 def _predicted_text(run: Run) -> str:
@@ -266,11 +260,10 @@ def _at_least(size: int | None, is_bound: bool) -> str:
 
 
 def failures_section(runs: Sequence[Run]) -> Section | None:
-    """Every run that did not go through, and every workload that could not be predicted; a sentence
-    where there are none."""
+    """Runs that did not go through, and workloads not predicted; a sentence without any."""
     if not runs:
         return None
-    failed = [run for run in runs if not run.scored.record.measurement.went_through]
+    failed = [run for run in runs if not run.record.measurement.went_through]
     refused = [run for run in runs if run.scored.refusal is not None]
     parts: list[Part] = []
     if failed:
@@ -311,7 +304,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
 
 
 def _where(run: Run) -> str:
-    failure = run.scored.record.measurement.failure
+    failure = run.record.measurement.failure
     if failure is None or failure.phase is None:
         return ""
     phase, step = failure.phase, failure.step
@@ -320,12 +313,12 @@ def _where(run: Run) -> str:
 
 
 def _reason(run: Run) -> str:
-    failure = run.scored.record.measurement.failure
+    failure = run.record.measurement.failure
     return shortened(failure.reason, LONGEST_ID) if failure else ""
 
 
 def _least_peak(run: Run) -> str:
-    least = lower_bounds(run.scored.record).get(PEAK)
+    least = lower_bounds(run.record).get(PEAK)
     return "" if least is None else bytes_text(least)
 
 
@@ -337,8 +330,8 @@ def _bare_prediction(run: Run) -> str:
 def _definitions(failed: Sequence[Run]) -> list[str]:
     to_try: dict[Status, dict[str, None]] = {}
     for run in failed:
-        remedy = advice(run.scored.record)
-        to_try.setdefault(run.scored.record.measurement.status, {}).update(
+        remedy = advice(run.record)
+        to_try.setdefault(run.record.measurement.status, {}).update(
             {remedy: None} if remedy else {}
         )
     lines = []
@@ -356,7 +349,7 @@ def run_cards(runs: Sequence[Run]) -> list[Card]:
     """How many, and how many of them went through; of a few, the peak of each."""
     if not runs:
         return []
-    through = sum(run.scored.record.measurement.went_through for run in runs)
+    through = sum(run.record.measurement.went_through for run in runs)
     ended = len(runs) - through
     models = len({run.model for run in runs})
     of = f"of {count_text(models)} models; " if models > 1 else ""
@@ -374,7 +367,7 @@ def _peak_card(run: Run) -> Card:
         if speed and speed.tokens_per_second is not None
         else []
     )
-    size, name = _peak_text(run), way_label(run.scored.record.workload.setup)
+    size, name = _peak_text(run), way_label(run.record.workload.setup)
     return Card(
         label=f"{name} peaks at" if size else name,
         value=size or run_labels.STATUS_LABELS[run.status],

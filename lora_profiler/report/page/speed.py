@@ -4,18 +4,16 @@ intervals."""
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.throughput import Utilisation, utilisation
-from lora_profiler.errors import UsageError
 from lora_profiler.report.blocks import Row, Table, filled, paragraph, table
 from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars
 from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.measured.measured_runs import setting
-from lora_profiler.report.measured.speed import ratio_line
-from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
+from lora_profiler.report.measured.measured_runs import ratio_of, setting
+from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text
+from lora_profiler.report.parts import Beside, Drawing, Part, Section
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24
@@ -56,15 +54,13 @@ def _picked(alike: Sequence[Sequence[Run]]) -> list[Run]:
 
 
 def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
-    """The step time of LoRA as a share of full fine-tuning's, for the pair that the page shows
-    elsewhere too."""
+    """The step time of LoRA as a share of full's, for the pair shown elsewhere too."""
     pair = full_and_lora(alike)
     if not pair:
         return []
-    records = [run.scored.record for run in pair]
-    try:
-        ratio = full_against_lora(records[:1], records[1:])
-    except UsageError:  # they were not measured under the same conditions, which their records say
+    records = [run.record for run in pair]
+    ratio = ratio_of(records[:1], records[1:])
+    if ratio is None:
         return []
     full, lora = (way_label(record.workload.setup) for record in records)
     return [f"{shortened(records[0].workload.model.id)}: {ratio_line(full, lora, ratio)}."]
@@ -89,7 +85,7 @@ def _drawing(picked: Sequence[Run]) -> Drawing:
 
 
 def _bar(run: Run) -> ThroughputBar | None:
-    record, speed = run.scored.record, run.speed
+    record, speed = run.record, run.speed
     if speed is None or speed.tokens_per_second is None:
         return None
     base = replace(record.workload.setup, lora=None, quantization=None)
@@ -125,11 +121,11 @@ def _numbers(picked: Sequence[Run]) -> Table:
 
 def _used(run: Run) -> Utilisation | None:
     flops = run.scored.prediction.flops if run.scored.prediction else None
-    return utilisation(run.scored.record, flops)
+    return utilisation(run.record, flops)
 
 
 def _remarks(run: Run) -> str:
-    flags = [flag.replace("_", " ") for flag in run.scored.record.measurement.flags]
+    flags = [flag.replace("_", " ") for flag in run.record.measurement.flags]
     return "; ".join([*flags, *(run.speed.warnings if run.speed else ())])
 
 
@@ -138,7 +134,7 @@ def _remarks(run: Run) -> str:
 
 def step_times_drawing(run: Run) -> Drawing:
     """The time of every step of a run that was timed."""
-    measured, speed = run.scored.record.measurement, run.speed
+    measured, speed = run.record.measurement, run.speed
     assert speed is not None
     return Drawing(
         name=f"steps-{run.number}",

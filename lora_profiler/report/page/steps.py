@@ -1,6 +1,7 @@
-"""Memory over one step, and what each layer costs: full fine-tuning beside LoRA."""
+"""Memory over one step, what each layer costs, full fine-tuning beside LoRA, and what the peaks are
+made of: predicted beside measured, category by category."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lora_profiler.comparison.errors import counted, group_peaks, predicted_peaks
@@ -8,6 +9,7 @@ from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Table, by_category, filled, paragraph, table
+from lora_profiler.report.charts.bars import CategoryBar, category_bars
 from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
 from lora_profiler.report.charts.layer_bars import (
     LayerQuantity,
@@ -19,8 +21,8 @@ from lora_profiler.report.charts.layer_bars import (
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, Section
-from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
+from lora_profiler.report.page.runs import Run, full_and_lora, worst_first
+from lora_profiler.report.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
@@ -46,7 +48,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         if (prediction := run.scored.prediction) is not None
         and prediction.saved_activation_bytes is not None
     ]
-    counters = [counters_drawing(run) for run in shown if run.scored.record.measurement.phases]
+    counters = [counters_drawing(run) for run in shown if run.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
     first, rest = (both, [*curves, *counters]) if both else (curves, counters)
     parts: list[Part] = [said, *([Beside(parts=tuple(first))] if first else [])]
@@ -56,8 +58,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
 
 
 def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
-    """What each layer costs under full fine-tuning and LoRA; None where the runs do not hold both
-    of one model."""
+    """What each layer costs in full and with LoRA; None where no model has runs of both."""
     pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
     parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
@@ -72,9 +73,9 @@ def _largest(runs: Sequence[Run]) -> list[Run]:
     rest = [
         run
         for run in runs
-        if run.scored.prediction is not None and run.scored.record.measurement.went_through
+        if run.scored.prediction is not None and run.record.measurement.went_through
     ]
-    return sorted(rest, key=lambda run: -peak_of(run))[:1]
+    return sorted(rest, key=lambda run: -(run.measured_bytes or 0))[:1]
 
 
 # --- one step -------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ def _largest(runs: Sequence[Run]) -> list[Run]:
 def step_drawing(run: Run) -> Drawing | None:
     """Memory over one steady step, predicted and measured on one pair of axes; None where one of
     them is not known. A rehearsed run is called so."""
-    record, prediction = run.scored.record, run.scored.prediction
+    record, prediction = run.record, run.scored.prediction
     peaks = group_peaks(record.measurement.phase_peak_bytes)
     if prediction is None or prediction.saved_activation_bytes is None or not peaks:
         return None
@@ -125,24 +126,19 @@ def curve_drawing(
 ) -> Drawing:
     """The predicted live bytes of one step."""
     points = prediction.curve
+    phases = (run_labels.PHASE_CURVE[point.phase] for point in points)
     peak = max(points, key=lambda point: point.total_bytes)
     engine = "at the moments that the rules know" if len(points) < 20 else "at its turning points"
     return Drawing(
         name=name,
         caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
         description=(
-            f"Stacked areas of {title} through {_phases(points)}; the peak is"
+            f"Stacked areas of {title} through {', '.join(dict.fromkeys(phases))}; the peak is"
             f" {bytes_text(peak.total_bytes)} in"
             f" {run_labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
         figure=memory_curve(points, limit=limit),
         numbers=_curve_table(points),
-    )
-
-
-def _phases(points: Sequence[CurvePoint]) -> str:
-    return ", ".join(
-        run_labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points)
     )
 
 
@@ -163,7 +159,7 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
 
 def counters_drawing(run: Run) -> Drawing:
     """Memory as it was measured, of a run whose counters were read."""
-    samples = run.scored.record.measurement.phases
+    samples = run.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
     return Drawing(
         name=f"counters-{run.number}",
@@ -256,3 +252,95 @@ def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
         ),
         title=f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies",
     )
+
+
+# --- what the peaks are made of -------------------------------------------------------------------
+
+FEW, CHOSEN, WORST = 8, 8, 4
+"""So few are all shown at once; of more so many are chosen, and the worst besides."""
+MOST_IN_FOLDS = 300
+"""Up to so many runs every one is drawn, in folds by model."""
+
+
+def composition_section(runs: Sequence[Run]) -> Section | None:
+    """Bars of chosen runs, and of all by model where they are few; None of none known."""
+    known = [
+        r
+        for r in runs
+        if r.record.measurement.went_through and r.record.measurement.attribution_bytes
+    ]
+    if not known:
+        return None
+    if len(known) <= FEW:
+        parts: list[Part] = [peaks_drawing("peaks", known, "Peak of every run")]
+    else:
+        worst = [run for run in worst_first(known)[:WORST] if run.error]
+        parts = [
+            peaks_drawing(
+                "peaks",
+                largest_of_each_kind(known),
+                "The largest peaks, one of each family and method",
+            )
+        ]
+        if worst:
+            parts.append(peaks_drawing("peaks-worst", worst, "The peaks that were predicted worst"))
+        parts += _folds(known) if len(known) <= MOST_IN_FOLDS else []
+    return Section(name="composition", title="What the peaks are made of", parts=tuple(parts))
+
+
+def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
+    """The largest peak of each family and method, at most `CHOSEN`, the largest first."""
+    picked: dict[tuple[str, str], Run] = {}
+    for run in sorted(known, key=lambda run: -(run.measured_bytes or 0)):
+        picked.setdefault((run.family, run.method), run)
+    return list(picked.values())[:CHOSEN]
+
+
+def _folds(known: Sequence[Run]) -> Iterable[Fold]:
+    models = dict.fromkeys(run.model for run in known)
+    for number, model in enumerate(models):
+        members = [run for run in known if run.model == model]
+        title = (
+            f"{shortened(model)}: {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
+        )
+        yield Fold(
+            title=title,
+            parts=(peaks_drawing(f"peaks-{number}", members, "Peak of every run of this model"),),
+        )
+
+
+def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
+    """Peaks predicted beside measured, by category; one run alone is named by the caption."""
+    several = len(members) > 1
+    what = what if several else f"{members[0].name}: the peak"
+    bars = [bar for run in members for bar in _bars(run, run.name if several else "")]
+    largest = max((bar.total_bytes for bar in bars), default=0)
+    return Drawing(
+        name=name,
+        caption=f"{what}, predicted beside measured, by category.",
+        description=(
+            f"Stacked bars in pairs for {count_text(len(members))} run{'s' if several else ''}, the"
+            f" largest of {bytes_text(largest)}."
+        ),
+        figure=category_bars(bars),
+        numbers=filled(
+            by_category(
+                "The numbers of the figure",
+                ("run", ""),
+                [((bar.group, bar.label), bar.bytes, False) for bar in bars],
+            )
+        ),
+    )
+
+
+def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
+    prediction, measured = run.scored.prediction, run.record.measurement
+    if prediction is not None:
+        lower = prediction.saved_activation_bytes is None
+        yield CategoryBar(
+            label="predicted",
+            bytes=counted(prediction.workload, prediction.peak.bytes),
+            group=name,
+            at_least=lower,
+        )
+    yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=name)

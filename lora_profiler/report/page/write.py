@@ -1,20 +1,98 @@
 """Content to one HTML file: the template filled, figures drawn and the numbers inside, and nothing
-that reaches out."""
+that reaches out. The templates are the dashboard's too; jinja2 escapes every text in them."""
 
 import base64
 import hashlib
 import json
 import re
 import zlib
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
 
+from lora_profiler._common.printable import printable
 from lora_profiler._common.versions import __version__
 from lora_profiler.errors import UsageError
+from lora_profiler.report import palette
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.page.markup import colour_variables, environment, template_text, trusted
-from lora_profiler.report.page.parts import Drawing
-from lora_profiler.report.palette import FONT
+from lora_profiler.report.palette import FONT, Colour, Theme, colour
 from lora_profiler.report.svg import figure_html, figure_style
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+_PACKAGE = "lora_profiler.report.page"
+_COLOURS: Final[dict[str, Colour]] = {
+    "paper": palette.PAPER,
+    "panel": palette.PANEL,
+    "ink": palette.INK,
+    "faint": palette.FAINT_INK,
+    "line": palette.LINE,
+    "accent": palette.ACCENT,
+    "warning": palette.WARNING,
+}
+
+
+def colour_variables(theme: Theme) -> str:
+    """The palette as the style sheets name it: '--lp-paper:#ffffff;...'."""
+    return "".join(f"--lp-{name}:{colour(of, theme)};" for name, of in _COLOURS.items())
+
+
+@cache
+def template_text(name: str) -> str:
+    """A style sheet or a script of the folder of templates; `blocks.css` is that of all pages."""
+    return files(_PACKAGE).joinpath("template", name).read_text("utf-8")
+
+
+@cache
+def environment(longest: int | None = None) -> "Environment":
+    """The templates, whose texts are printable and at most `longest` characters long."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE, "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_fit_to_show(longest),
+    )
+    environment.tests["kind"] = lambda part, name: type(part).__name__ == name
+    return environment
+
+
+def drawn(macro: str, *arguments: object) -> str:
+    """A piece of a page: what the macro of `blocks.html.j2` makes of the arguments."""
+    return str(getattr(_blocks(), macro)(*arguments))
+
+
+@cache
+def _blocks() -> Any:
+    return environment().get_template("blocks.html.j2").module
+
+
+def _fit_to_show(longest: int | None) -> Callable[[Any], Any]:
+    def fit(value: Any) -> Any:
+        if not isinstance(value, str) or hasattr(value, "__html__"):
+            return value
+        text = printable(value)
+        return text if longest is None else shortened(text, longest)
+
+    return fit
+
+
+def trusted(text: str) -> str:
+    """Text of this program's own, or made safe by `embedded`, that a template takes as it is."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+# --- the page -------------------------------------------------------------------------------------
 
 INSTALL = "pip install 'lora-profiler[report]'"
 LONGEST_TEXT = 600
@@ -37,6 +115,7 @@ def write_page(content: Content) -> str:
     """
     check_installed()
     script = template_text("page.js")
+    data, is_packed = packed(json_text(content.data))
     page: str = (
         environment(LONGEST_TEXT)
         .get_template("page.html.j2")
@@ -45,21 +124,12 @@ def write_page(content: Content) -> str:
             policy=_policy(script),
             style=trusted(_style()),
             script=trusted(script),
-            blocks=[("data", *_embedded(json_text(content.data)))],
-            svg=_svg,
+            blocks=[("data", trusted(data), is_packed)],
+            svg=lambda it: trusted(figure_html(it.figure, it.name, it.description)),
             generator=f"lora-profiler {__version__}",
         )
     )
     return page
-
-
-def _svg(it: Drawing) -> str:
-    return trusted(figure_html(it.figure, it.name, it.description))
-
-
-def _embedded(text: str) -> tuple[str, bool]:
-    content, is_packed = packed(text)
-    return trusted(content), is_packed
 
 
 def _style() -> str:
@@ -73,8 +143,7 @@ def _style() -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Nothing is loaded and nobody is told: only these scripts run, by their hash; styles and
-    pictures are the page's own."""
+    """Nothing is loaded, nobody is told: only these scripts run, by hash; styles are its own."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode('ascii')}'"
         for s in scripts
@@ -98,8 +167,7 @@ DATA_ID = "data"
 
 
 def packed(text: str) -> tuple[str, bool]:
-    """(what stands in the element, whether it is packed). JSON and base64 alone may stand there as
-    they are."""
+    """(JSON, or base64 of it deflated, as either may stand in the element; whether packed)."""
     if len(text) <= PACKED_ABOVE:
         return text, False
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"), True

@@ -70,8 +70,7 @@ def _corners(name: str, r: float) -> list[tuple[float, float]]:
 
 
 class Definitions:
-    """What a figure defines once and refers to by its id: hatches, symbols, clips. Ids begin with
-    the figure's own."""
+    """What a figure defines once and refers to by ids that begin with its own."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -92,8 +91,7 @@ class Definitions:
         return f"url(#{self._id(content)})"
 
     def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
-        """Attributes that fill with a colour, hatched where `pattern` says so; `names` are more
-        classes."""
+        """Attributes that fill with a colour, hatched by a `pattern`, and with more classes."""
         shown = " ".join(names if pattern else (fill(colour), *names))
         hatched = f' fill="{self.hatch(pattern)}"' if pattern else ""
         return f'class="{shown}"{hatched}' if shown else hatched.strip()
@@ -135,16 +133,17 @@ def marker_classes(marker: Mapping[str, Any]) -> str:
 
 @cache
 def figure_style(theme: Theme | None = None) -> str:
-    """Stands once on a page. Without `theme` light, and dark where the reader asks for it on a
-    screen."""
+    """Stands once on a page; without `theme` light, dark where the reader asks for it."""
     scale = (palette.CELL_PX, palette.SMALL_PX, palette.BODY_PX, palette.HEAD_PX)
     sizes = "".join(f".lp-plane .t{px}{{font-size:{px}px}}" for px in scale)
+    names = dict.fromkeys(_name(of.light) for of in palette.all_colours())
+    classes = "".join(f".f{n}{{fill:var(--c{n})}}.s{n}{{stroke:var(--c{n})}}" for n in names)
     own = files("lora_profiler.report.svg").joinpath("figures.css").read_text("utf-8")
     dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{_colours('dark')}}}}}\n"
     return (
         f":root{{{_colours(theme or 'light')}--lp-around:var(--c{_name(palette.PAPER.light)})}}\n"
         f"{'' if theme else dark}.lp-drawing{{font-family:{palette.FONT}}}\n"
-        f"{_classes()}\n{sizes}\n{own}"
+        f"{classes}\n{sizes}\n{own}"
     )
 
 
@@ -154,19 +153,12 @@ def _colours(theme: Theme) -> str:
     return "".join(f"--c{name}:{value};" for name, value in found.items())
 
 
-def _classes() -> str:
-    """One that fills and one that draws for every colour: `marks.fill`, `marks.stroke`."""
-    names = dict.fromkeys(_name(of.light) for of in palette.all_colours())
-    return "".join(f".f{n}{{fill:var(--c{n})}}.s{n}{{stroke:var(--c{n})}}" for n in names)
-
-
 def _name(light: str) -> str:
     return light.removeprefix("#")
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text of `charts.labels`, whose tags are `<br>` and `<b>` alone, as plain
-    text."""
+    """Lines, as plain text, of a figure's text, whose tags are `<br>` and `<b>` alone."""
     parts = text.replace("<b>", "").replace("</b>", "").split("<br>")
     return [printable(unescape(part)) for part in parts]
 

@@ -31,8 +31,7 @@ _STROKES: dict[str, Colour] = {
 def picture(
     width: int, height: int, parts: list[str], *, says: str, theme: Theme | None = None
 ) -> str:
-    """The whole SVG, which tells a screen reader `says`. Without `theme` it takes that of whoever
-    looks, light on paper."""
+    """The whole SVG, read out as `says`; without `theme` in the reader's, light on paper."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="lpd" viewBox="0 0 {width} {height}"'
         f' width="{width}" height="{height}" role="img"'

@@ -29,8 +29,7 @@ _FORMATS: Mapping[str, str] = {"~g": ",g", ".0%": ".0%", ".1~%": ".1%", "": ",.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """`first` is the value at its beginning (left, bottom), `last` at its end; of a log axis their
-    powers of ten."""
+    """From `first` (left, bottom) to `last`; of a log axis their powers of ten."""
 
     first: float
     last: float
@@ -49,8 +48,7 @@ class Axis:
 
 
 def axis_of(options: Mapping[str, Any], values: Iterable[float]) -> Axis:
-    """The axis that plotly makes of the options of a layout's axis; `values` are those drawn, for a
-    range that is not given."""
+    """What plotly makes of a layout's axis; `values` are drawn, for a range not given."""
     is_log = options.get("type") == "log"
     first, last = options.get("range") or _range(options, list(values), is_log=is_log)
     if first == last:  # nothing to show
@@ -300,8 +298,7 @@ def _marks(
 
 
 def _strips(points: Sequence[tuple[float, float, str, int]], canvas: Canvas) -> str:
-    """Unseen strips from top to bottom around each point; of many points around the highest of
-    each stretch."""
+    """Unseen upright strips around each point; of many around the highest of each stretch."""
     stride = -(-len(points) // _MOST_STRIPS)
     highest = [
         max(points[n : n + stride], key=lambda point: point[1])

@@ -34,7 +34,7 @@ class Lines:
         return self._tell(lambda *doing: self._doing(f"    {claim.title}", *doing))
 
     def end(self, checked: Checked) -> None:
-        verdict = CLAIM_VERDICT_LABELS[checked.finding.verdict]
+        verdict = CLAIM_VERDICT_LABELS[checked.evidence.verdict]
         self._say(f"    {verdict}, took {clock_text(checked.seconds)}")
 
     def _doing(self, what: str, doing: str, done: int, total: int) -> None:
@@ -69,7 +69,7 @@ class JsonLines(Lines):
 
     def end(self, checked: Checked) -> None:
         claim = checked.claim
-        self._object(claim.id, claim.title, verdict=checked.finding.verdict)
+        self._object(claim.id, claim.title, verdict=checked.evidence.verdict)
 
     def _object(
         self,
@@ -100,7 +100,7 @@ class Bars:
 
     def end(self, checked: Checked) -> None:
         self._progress.update(
-            self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.finding.verdict]
+            self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.evidence.verdict]
         )
 
     def _tell(self, task: Any) -> Tell:
@@ -111,8 +111,7 @@ class Bars:
 
 @contextmanager
 def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | Bars]:
-    """Shows on stderr how far the checks of `count` claims are while the block runs; `as_json` is
-    for other programs."""
+    """Shows on stderr how far the checks of `count` claims are; `as_json` for other programs."""
     if as_json:
         yield JsonLines(count)
         return

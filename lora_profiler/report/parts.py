@@ -43,8 +43,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A drawing that needs no script: `svg` of this program's own, which says in words what is
-    seen."""
+    """A drawing that needs no script: `svg` of this program's own, which says what is seen."""
 
     name: str
     caption: str

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_profiler.campaign.progress import CaseRow, Progress
 from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.harness import Heartbeat
+from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import MEASURED, readings_dict
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
@@ -84,8 +85,7 @@ def shown(
 
 
 def _terminal() -> Any:
-    """rich's console on stderr, None where that is no terminal that can be drawn on or rich is not
-    there."""
+    """rich's console on stderr, None without rich or a terminal that can be drawn on."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
     try:
@@ -107,7 +107,7 @@ def line(progress: Progress, index: int, row: CaseRow, total: int | None) -> str
         names = (workload.model.id, method_label(row.planned.prediction), what)
         state = "interrupted" if row.state == "interrupted" else "started"
         name = ", ".join(filter(None, names))
-        return f"{place} {name}: {state}, predicted peak {_predicted_text(row)}"
+        return f"{place} {name}: {state}, predicted peak {predicted_text(row.planned.prediction)}"
     text = f"{place} {run_text(row.record, row.planned.prediction, what)}"
     if row.state == "stored":
         return f"{text}; stored before, not run again"
@@ -214,7 +214,8 @@ def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
     seconds = progress.elapsed(row)
     time = "" if seconds is None else clock_text(seconds)
     if row.record is None:
-        return (model, method, what, status_text(row), time, "", _predicted_text(row), "")
+        predicted = predicted_text(row.planned.prediction)
+        return (model, method, what, status_text(row), time, "", predicted, "")
     found = run_row(row.record, row.planned.prediction).cells
     status = f"{found[3]} (stored)" if row.state == "stored" else found[3]
     return (model, method, what, status, time, *found[4:7])
@@ -237,8 +238,8 @@ def beat_text(beat: Heartbeat | None) -> str:
     return run_labels.STAGE_LABELS.get(beat.phase, beat.phase) + done
 
 
-def _predicted_text(row: CaseRow) -> str:
-    prediction = row.planned.prediction
+def predicted_text(prediction: Prediction) -> str:
+    """Its peak, '>= ' where a part of it is not known."""
     peak = bytes_text(counted_peak(prediction))
     return peak if prediction.saved_activation_bytes is not None else f">= {peak}"
 

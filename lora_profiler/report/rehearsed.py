@@ -1,19 +1,22 @@
-"""The answer of a rehearsal as blocks and as JSON. It says of every figure that it was rehearsed,
-not measured."""
+"""A rehearsal as blocks and as JSON: records of a pretended card, and the answer about a script. It
+says of every figure that it was rehearsed, not measured."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.comparison.errors import counted, counted_peak
+from lora_profiler.comparison.scored import Result
 from lora_profiler.planning.nearest import Nearest, RehearsedTime
-from lora_profiler.prediction import Category
+from lora_profiler.prediction import CATEGORIES, Category
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph, table
 from lora_profiler.report.json import picked
-from lora_profiler.report.rehearsed.records import beside
+from lora_profiler.report.labels import method_label
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.measurements import package_words
 from lora_profiler.steptime import PARTS, Part, StepTime
 from lora_profiler.units import (
     byte_unit,
@@ -25,8 +28,70 @@ from lora_profiler.units import (
     seconds_text,
 )
 
+
+def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
+    blocks = [block for result in results for block in _of_one(result)]
+    limits = dict.fromkeys(limit for r in results for limit in r.record.environment.limits)
+    return [*blocks, paragraph(*limits)]
+
+
+def _of_one(result: Result) -> list[Block]:
+    record, m = result.record, result.record.measurement
+    label, device = method_label(result.prediction), record.environment.device.name
+    blocks: list[Block] = [
+        heading(f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}"),
+        paragraph(f"{device}: {', '.join(package_words(record.environment))}."),
+    ]
+    if m.failure is not None:
+        phase = m.failure.phase or ""
+        where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
+        blocks.append(paragraph(f"{where}{m.failure.reason}"))
+    return [*blocks, _bytes_beside(result)] if m.went_through else blocks
+
+
+def _bytes_beside(result: Result) -> Table:
+    """The steady peak by category, and the peaks of the allocator, beside what is predicted."""
+    m, prediction = result.record.measurement, result.prediction
+    predicted = counted(prediction.workload, prediction.peak.bytes)
+    rows = [
+        beside(labels.CATEGORY_LABELS[name], size, predicted.get(name, 0), bytes_text(size))
+        for name in CATEGORIES
+        for size in [m.attribution_bytes.get(name, 0)]
+        if size or predicted.get(name)
+    ]
+    memory = prediction.device_memory
+    peaks = (
+        ("requested peak", m.peak_requested_bytes, counted_peak(prediction)),
+        ("allocated peak", m.peak_allocated_bytes, memory.allocated_bytes if memory else None),
+        ("reserved peak", m.peak_reserved_bytes, memory.reserved_bytes if memory else None),
+    )
+    rows += [
+        beside(name, size, other, bytes_text(size), kind="total")
+        for name, size, other in peaks
+        if size is not None
+    ]
+    return Table(
+        title=f"the peak, and the prediction beside it ({prediction.exactness})",
+        columns=("bytes", "rehearsed", "predicted", "difference", ""),
+        rows=tuple(rows),
+    )
+
+
+def beside(
+    name: str, rehearsed: int, predicted: int | None, *more: str, kind: RowKind = "plain"
+) -> Row:
+    """What was rehearsed, what is predicted, and the difference."""
+    if predicted is None:
+        return Row(cells=(name, count_text(rehearsed), "-", "-", *more), kind=kind)
+    difference = predicted - rehearsed
+    text = f"{difference:+,}" if difference else "equal"
+    cells = (name, count_text(rehearsed), count_text(predicted), text, *more)
+    return Row(cells=cells, kind=kind)
+
+
+# --- the answer about a script --------------------------------------------------------------------
+
 _HEADS = ("requested", "allocated", "reserved")
-_LARGEST_SHOWN = 5
 _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("weights and adapters", ("parameters",), ("parameters", "adapters")),
     ("quantisation constants", ("quantisation constants",), ("quantization_state",)),
@@ -73,9 +138,8 @@ def rehearsal_blocks(
     if len(results) < result.world_size:
         silent = result.world_size - len(results)
         blocks.append(paragraph(f"{silent} of {result.world_size} ranks ended without a result."))
-    blocks.append(paragraph(*_ran(result)))
-    blocks.append(paragraph(*limits(result, is_custom=card.is_custom)))
-    return blocks
+    about = limits(result, is_custom=card.is_custom)
+    return [*blocks, paragraph(*_ran(result)), paragraph(*about)]
 
 
 def _verdict(result: Rehearsal, card: PretendedCard) -> str:
@@ -140,28 +204,29 @@ def _held(result: Rehearsal) -> list[Block]:
     unit, size = byte_unit(held["requested_bytes"])
     moment = "as memory ran out" if result.status == "out_of_memory" else "at the peak"
     sums = [*held["categories"].items(), ("sum", held["requested_bytes"])]
-    what = table(
-        sums,
-        (
-            ("", lambda each: each[0]),
-            (unit, lambda each: in_unit(each[1], size)),
-            ("requested bytes", lambda each: count_text(each[1])),
+    return [
+        table(
+            sums,
+            (
+                ("", lambda each: each[0]),
+                (unit, lambda each: in_unit(each[1], size)),
+                ("requested bytes", lambda each: count_text(each[1])),
+            ),
+            title=f"what was held {moment} {_when(held)}",
+            kind=lambda each: "total" if each is sums[-1] else "plain",
         ),
-        title=f"what was held {moment} {_when(held)}",
-        kind=lambda each: "total" if each is sums[-1] else "plain",
-    )
-    largest = table(
-        held["largest"][:_LARGEST_SHOWN],
-        (
-            ("", lambda piece: bytes_text(piece["bytes"])),
-            ("", lambda piece: piece["category"]),
-            ("", lambda piece: piece["name"] or "-"),
-            ("", lambda piece: _place(piece["stack"][0]) if piece["stack"] else "-"),
+        table(
+            held["largest"][:5],
+            (
+                ("", lambda piece: bytes_text(piece["bytes"])),
+                ("", lambda piece: piece["category"]),
+                ("", lambda piece: piece["name"] or "-"),
+                ("", lambda piece: _place(piece["stack"][0]) if piece["stack"] else "-"),
+            ),
+            title="the largest of it",
+            left=4,
         ),
-        title="the largest of it",
-        left=4,
-    )
-    return [what, largest]
+    ]
 
 
 def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
@@ -178,12 +243,11 @@ def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
             rows.append(beside(name, rehearsed, told))
     rows += [beside(name, count, 0) for name, count in categories.items()]
     total = held["requested_bytes"], counted_peak(nearest.prediction)
-    title = (
-        f"the prediction of the nearest question beside it, {nearest.prediction.exactness} there"
-    )
+    exactness = f"{nearest.prediction.exactness} there"
+    title = f"the prediction of the nearest question beside it, {exactness}"
     columns = ("bytes", "rehearsed", "predicted", "difference")
-    sums = beside("sum", *total, kind="total")
-    return [Table(title=title, columns=columns, rows=(*rows, sums))]
+    rows.append(beside("sum", *total, kind="total"))
+    return [Table(title=title, columns=columns, rows=tuple(rows))]
 
 
 def _place(line: str) -> str:
@@ -219,8 +283,7 @@ def rehearsal_document(
     nearest: Nearest | None = None,
     time: RehearsedTime | None = None,
 ) -> dict[str, Any]:
-    """Of each rank what its process wrote, but the list of its step's kernels, which is long: the
-    time is made of it."""
+    """What each rank's process wrote, but for its step's kernels: the time is made of them."""
     result = worst_of(results)
     return {
         "schema_version": "1.0",
@@ -281,11 +344,8 @@ def time_blocks(found: RehearsedTime, card: PretendedCard) -> list[Block]:
         for part in PARTS
         if time.parts.get(part)
     ]
-    table = Table(
-        title=f"one step on {card.name}, predicted from the kernels that it launched",
-        columns=("", ""),
-        rows=tuple(rows),
-    )
+    title = f"one step on {card.name}, predicted from the kernels that it launched"
+    table = Table(title=title, columns=("", ""), rows=tuple(rows))
     return [table, paragraph(*_time_lines(found, time))]
 
 

@@ -1,17 +1,20 @@
 """What is said of an answer in a few large words: the verdict, three numbers of one method (the
-peak, tokens a second, how long a training takes), and what a peak rests on."""
+peak, tokens a second, how long a training takes), what a peak rests on, and what to change."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.fit import Fit, smallest_cards
 from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.report import labels
-from lora_profiler.report.answer.room import room
-from lora_profiler.report.answer.short_answer import has_gaps
+from lora_profiler.report.answer.short_answer import has_gaps, room
 from lora_profiler.report.labels import sureness
-from lora_profiler.units import bytes_text, bytes_texts
+from lora_profiler.units import bytes_text, bytes_texts, count_text
+from lora_profiler.workload import TrainSetup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
     room = ", if it fitted" if unfit else ""
     total = run_time(timing.step, run.tokens, run.epochs)
+    unit = _unit(total)
     return (
         peak,
         ThreeNumber(
@@ -107,8 +111,8 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
         ),
         ThreeNumber(
             label=f"{_count(run.tokens)} tokens × {run.epochs:g}",
-            value=_long(total),
-            note=_long_note(total, run),
+            value=f"{_in(total.seconds, *unit)} {unit[0]}",
+            note=_long_note(total, unit, run),
         ),
     )
 
@@ -126,12 +130,7 @@ def _rate(per_second: float) -> str:
     return f"{per_second:,.{decimals}f}"
 
 
-def _long(total: RunTime) -> str:
-    return f"{_in(total.seconds, *_unit(total))} {_unit(total)[0]}"
-
-
-def _long_note(total: RunTime, run: Run) -> str:
-    unit = _unit(total)
+def _long_note(total: RunTime, unit: tuple[str, float], run: Run) -> str:
     between = f"{_in(total.low, *unit)} to {_in(total.high, *unit)}"
     if run.price is None:
         return between
@@ -186,3 +185,96 @@ def trust(answer: Answer) -> Trust:
         labels.SOURCE_LABELS[row.source],
         row.url,
     )
+
+
+# --- what to change -------------------------------------------------------------------------------
+
+MOST_OFFERS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A change in words, its price or reason as `tip`, and the setup or card it leads to."""
+
+    text: str
+    tip: str
+    setup: TrainSetup | None = None
+    gpu: str | None = None
+
+
+def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
+    """At most `MOST_OFFERS`. Of what does not fit the sets of changes that suffice, those that
+    train the same first, then cards that are enough; without a card such cards; of what fits the
+    largest batch, length and rank."""
+    if answer.prediction.saved_activation_bytes is None:
+        return ()
+    if answer.gpu is None:
+        found = _cards(answer)
+    elif answer.fit is None:
+        found = iter(())
+    elif answer.fit.verdict == "fits":
+        found = _growth(answer, answer.fit)
+    else:
+        found = _remedies(answer, engine)
+    return tuple(offer for offer, _ in zip(found, range(MOST_OFFERS), strict=False))
+
+
+def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
+    assert answer.gpu is not None
+    workload = answer.prediction.workload
+    step = answer.timing.step if answer.timing else None
+    before = step.time.tokens_per_second if step else None
+    for remedy in advise(workload, answer.gpu, engine, answer.prediction):
+        yield Offer(
+            text=_remedy_words(remedy, before),
+            tip="; ".join(remedy.prices),
+            setup=remedy.workload.setup,
+        )
+    yield from _cards(answer)
+
+
+def _remedy_words(remedy: Remedy, before: float | None) -> str:
+    names = " and ".join(remedy.names)
+    words = f"{names[0].upper()}{names[1:]}: {bytes_text(remedy.peak_bytes)}"
+    after = remedy.tokens_per_second
+    if before is not None and after is not None:
+        words += f", {_speed(after / before - 1)}"
+    return words + ("" if remedy.learns_the_same else ", trains otherwise")
+
+
+def _speed(change: float) -> str:
+    percent = round(100 * abs(change))
+    return f"{percent} % {'faster' if change > 0 else 'slower'}" if percent else "as fast"
+
+
+def _cards(answer: Answer) -> Iterator[Offer]:
+    for card in smallest_cards(answer.prediction):
+        yield Offer(
+            text=f"On {card.name}, {bytes_text(card.usable_bytes or 0)}",
+            tip="The smallest memory that is enough.",
+            gpu=card.key,
+        )
+
+
+def _growth(answer: Answer, fit: Fit) -> Iterator[Offer]:
+    """How far each size can go by itself, a sequence no further than the model was made for."""
+    setup, tip = answer.prediction.workload.setup, "The largest that fits with all else as it is."
+    made_for = answer.prediction.workload.model.trained_length
+    batch, length, rank = fit.largest_batch_size, fit.longest_seq_len, fit.highest_rank
+    if batch is not None and batch > setup.batch_size:
+        yield Offer(
+            text=f"Up to batch {count_text(batch)}", tip=tip, setup=replace(setup, batch_size=batch)
+        )
+    longest = length if length is None or made_for is None else min(length, made_for)
+    if longest is not None and longest > setup.seq_len:
+        yield Offer(
+            text=f"Up to {count_text(longest)} tokens",
+            tip=tip,
+            setup=replace(setup, seq_len=longest),
+        )
+    if rank is not None and setup.lora is not None and rank > setup.lora.r:
+        yield Offer(
+            text=f"Up to rank {count_text(rank)}",
+            tip=tip,
+            setup=replace(setup, lora=replace(setup.lora, r=rank)),
+        )

@@ -1,1 +1,0 @@
-"""How far off predictions were, in words and tables, and the interval that follows."""
