@@ -88,13 +88,16 @@ class TrainSetup(TrainOptions):
     def of_one_process(self) -> "TrainSetup":
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""
-        held, lora = self.as_held, self.as_held.lora
+        held, lora, base = self.as_held, self.as_held.lora, self.quantization
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
         if lora is not None and (self.precision == "fsdp-mixed" or self._hides_adapters):
             lora, is_lowered = replace(lora, adapter_dtype="bfloat16"), True
+        if base is not None and self.precision == "fsdp-mixed":
+            base = replace(base, recipe="stock")  # what was prepared in float32 is gathered low
         return replace(
             held,
             lora=lora,
+            quantization=base,
             world_size=1,
             sharding="none",
             dtype="bfloat16" if is_lowered else self.dtype,
