@@ -116,11 +116,6 @@ def check_together(setup: "TrainSetup") -> None:
         )
     if setup.precision == "amp-float16":
         _check_scaled(setup)
-    if setup.sharding == "zero3" and setup.quantization is not None:
-        raise UsageError(
-            "how ZeRO-3 partitions a 4-bit base is not known; take --method full or lora, or"
-            " --sharding ddp, zero2 or fsdp."
-        )
     if setup.precision == "fsdp-mixed":
         _check_gathered_in_bfloat16(setup)
     if setup.optimizer == "muon" and setup.sharding in DEEPSPEED_ZERO:

@@ -87,11 +87,6 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["lora_kernels"] = "peft"
         what = f"LoRA kernels under {options['sharding']}, answered as PEFT's adapters"
         yield instead(file, "lora_kernels", kernels, "peft", what)
-    if options["sharding"] == "zero3" and "qlora" in methods:
-        options["sharding"] = "zero2"
-        what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
-        yield instead(file, "sharding", "zero3", "zero2", what)
-        options.pop("offload_param_device", None)
     if options.get("quantize_experts") and options["sharding"] != "ddp":
         options["quantize_experts"] = False
         what = f"experts in 4 bit under {options['sharding']}, answered in 16"
