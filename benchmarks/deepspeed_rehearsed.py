@@ -82,6 +82,7 @@ CASES: list[dict[str, Any]] = [
         (_OF_QWEN, 3, "qlora", True, [], {}),
         (_OF_LLAMA, 3, "qlora", True, [], {}),
         (_OF_LLAMA, 3, "qlora", True, [], {"seq": 512, "bucket": 500_000_000}),
+        (_OF_LLAMA, 3, "qlora", True, [], {"use_reentrant": True}),
     )
 ]
 
@@ -180,7 +181,8 @@ def _rehearse(case: dict[str, Any]) -> None:
         targets = case.get("targets", "all-linear")
         model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules=targets))
     if case["checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        kind = {"use_reentrant": case.get("use_reentrant", False)}
+        model.gradient_checkpointing_enable(kind)
         model.enable_input_require_grads()
     trained = [p for p in model.parameters() if p.requires_grad]
     accumulation = case.get("accumulation", 1)

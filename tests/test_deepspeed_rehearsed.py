@@ -30,7 +30,7 @@ SCALARS = 64
 
 def named(row: dict[str, Any]) -> str:
     more = ["again"] * row["checkpointing"] + ["tied"] * row["model"].get("tied", 0)
-    more += [row["recipe"] for _ in range("recipe" in row)]
+    more += [word for word in ("recipe", "use_reentrant") if word in row]
     more += [f"of-{row['ranks']}", f"x{row.get('accumulation', 1)}", *row.get("targets", ())]
     kind = "-".join((row["method"], *row["offload"], *more))
     return f"zero{row['stage']}-{row['model']['hidden']}-{row['seq']}-{kind}"
@@ -49,6 +49,7 @@ def predicted(row: dict[str, Any], **changes: Any) -> Prediction:
             "world_size": row["ranks"],
             "reduce_bucket_size": row["bucket"],
             "checkpointing": row["checkpointing"],
+            "use_reentrant": row.get("use_reentrant", False),
             "accumulation": row.get("accumulation", 1),
             **{f"offload_{what}_device": "cpu" for what in row["offload"]},
             **changes,

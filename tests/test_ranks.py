@@ -2,6 +2,7 @@
 cases worked by hand."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.traced.single_size import predict_once as by_trace
-from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Optimizer, Sharding, TrainSetup, Workload
 
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")
 SETUP = TrainSetup(batch_size=2, seq_len=24, lora=LoraConfig(r=4))
@@ -75,6 +76,8 @@ def _within_layers(asked: Workload) -> int:
         ("gpt2", "fsdp-no-reshard", 2, {**MIXED, "lora": None, "accumulation": 2}),
         ("qwen2", "fsdp", 2, {**MIXED, "checkpointing": True, "loss": "trl"}),
         ("llama", "fsdp", 8, {**MIXED, "loss": "fused", "lora": SAVED}),
+        ("qwen2", "fsdp", 2, {"optimizer": "rmsprop"}),
+        ("llama", "fsdp-no-reshard", 8, {"optimizer": "rmsprop", "optimizer_impl": "forloop"}),
     ],
 )
 def test_rules_are_the_real_wrappers(
@@ -208,6 +211,15 @@ def test_worlds_that_make_no_sense_are_refused(changes: dict[str, object], words
 def test_an_optimizer_that_knows_no_shards_is_refused() -> None:
     with pytest.raises(UsageError, match="does not work on the shards"):
         by_rule(workload("llama", "fsdp", 2, optimizer="adamw_8bit"))
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
+def test_torchao_steps_on_real_shards(name: Optimizer) -> None:
+    asked = workload("qwen2", "fsdp", 2, optimizer=name, lora=LoraConfig(r=40))
+    rule, trace = by_rule(asked), by_trace(asked)
+    assert dict(rule.persistent_bytes) == dict(trace.persistent_bytes)
+    assert totals(rule) == totals(trace)
 
 
 def test_more_ranks_never_hold_more() -> None:
