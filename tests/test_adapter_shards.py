@@ -1,4 +1,5 @@
-"""FSDP with adapters: VeRA, IA3, OFT and DoRA under FSDP2 by trace, and LoRA under FSDP1 by rule, against
+"""Ranks with adapters: VeRA, IA3, OFT and DoRA under FSDP2 and ZeRO-1 by trace, LoRA under FSDP1 and a
+4-bit base in mixed precision by rule, against
 what torch's and PEFT's own code asked a pretended card for."""
 
 import os
@@ -29,7 +30,8 @@ SETUP = TrainSetup(
 AGAIN: dict[str, Any] = {"checkpointing": True, "optimizer_impl": "foreach"}
 KEPT: dict[str, Any] = {"sharding": "fsdp-no-reshard", "accumulation": 2}
 MIXED: dict[str, Any] = {"checkpointing": True, "precision": "fsdp-mixed"}
-OVER_FSDP2: list[tuple[str, dict[str, Any], int]] = [
+ZERO1: dict[str, Any] = {"sharding": "zero1"}
+OVER_SHARDS: list[tuple[str, dict[str, Any], int]] = [
     ("vera", {}, 1_019_302_968),
     ("vera", AGAIN, 452_594_632),
     ("vera", KEPT, 1_225_401_756),
@@ -42,6 +44,9 @@ OVER_FSDP2: list[tuple[str, dict[str, Any], int]] = [
     ("dora", {}, 1_491_131_744),
     ("ia3", MIXED, 452_890_224),
     ("oft", MIXED, 461_233_776),
+    ("dora", ZERO1, 1_647_036_636),
+    ("vera", {**AGAIN, **ZERO1}, 591_753_736),
+    ("oft", {**ZERO1, "optimizer": "sgd", "accumulation": 2}, 1_243_975_020),
 ]
 """Peaks of SmolLM2-135M's rank 0 of four, rehearsed in the harness' own loop, torch 2.13 and PEFT
 0.21.2; BLAS workspaces left out."""
@@ -138,16 +143,16 @@ def of(kind: str, changes: dict[str, Any]) -> Workload:
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_FSDP2)
-def test_a_trace_is_what_fsdp2_asks_for(kind: str, changes: dict[str, Any], rehearsed: int) -> None:
+@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_SHARDS)
+def test_a_trace_is_what_shards_ask_for(kind: str, changes: dict[str, Any], rehearsed: int) -> None:
     found = by_trace(of(kind, changes))
     assert (found.peak.total_bytes, found.exactness) == (rehearsed, "exact")
 
 
 @rehearses
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_FSDP2)
-def test_fsdp2_asks_for_what_is_written_down(
+@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_SHARDS)
+def test_shards_ask_for_what_is_written_down(
     kind: str, changes: dict[str, Any], rehearsed: int
 ) -> None:
     _, document = rehearsed_first_rank(of(kind, changes), CARD)

@@ -38,7 +38,10 @@ def named(row: dict[str, Any]) -> str:
 
 def predicted(row: dict[str, Any], **changes: Any) -> Prediction:
     targets = tuple(row["targets"]) if "targets" in row else "all-linear"
-    lora, base = LoraConfig(r=16, target_modules=targets), Quantization(recipe=row.get("recipe", "stock"))
+    lora, base = (
+        LoraConfig(r=16, target_modules=targets),
+        Quantization(recipe=row.get("recipe", "stock")),
+    )
     setup = TrainSetup(
         **{
             "batch_size": row["batch"],
@@ -77,7 +80,7 @@ def test_forward_and_backward_are_nearer_than_the_bound(row: dict[str, Any]) -> 
     at = {m.moment: m.total_bytes for m in predicted(row).moments if m.step == "steady"}
     ahead = max(at["last_layer_forward"], at["end_of_forward"])
     back = max(at["loss_backward"], at["last_layer_backward"], at["first_layer_backward"])
-    error = 0.004 if row["method"] == "full" else 0.02
+    error = {"full": 0.004, "qlora": 0.005}.get(row["method"], 0.02)
     assert ahead == pytest.approx(row["forward"], rel=error)
     assert back == pytest.approx(row["backward"], rel=error)
 

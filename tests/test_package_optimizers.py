@@ -222,7 +222,9 @@ def test_the_compiled_step_of_torchao(name, wrapper, rows, four_ranks):
         fully_shard(module, mesh=four_ranks)
     elif wrapper != "none":
         own = wrapper == "fsdp1"
-        module = FullyShardedDataParallel(module, use_orig_params=own, device_id=torch.device("cpu"))
+        module = FullyShardedDataParallel(
+            module, use_orig_params=own, device_id=torch.device("cpu")
+        )
     shapes = {"none": (rows, 256), "fsdp": (-(-rows // 4), 256)}
     one = tensor(shapes.get(wrapper, (rows * 64,)), "float32")
     state = Persistent(
@@ -236,7 +238,7 @@ def test_the_compiled_step_of_torchao(name, wrapper, rows, four_ranks):
     states, peak = stepped_by_torchao(name, module)
     assert state_bytes(one, setup).evaluate(1, 1, 1) == states
     candidates = [c.evaluate(1, 1, 1) for c in step_temporary_candidates(state, setup)]
-    assert max(candidates) == peak or max(candidates) == 0 and peak == SCALARS
+    assert max(candidates) == peak or (max(candidates) == 0 and peak == SCALARS)
 
 
 # --- PEFT's LoRA-FA -------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ fetched before it runs, and after them so many that `PREFETCH_ELEMENTS` are on t
 more than `LIVE_ELEMENTS` are there; they are released after it unless one of them is used again
 within `REUSE_ELEMENTS`, or was skipped by what fetched ahead because it was there. Weights that are
 fetched together come in one buffer, which is there until the last of them is used, beside a copy of
-each. What is released is given other data, so that a copy which a graph of autograd's holds stays as
-long as that does.
+each. What is released is given other data, so that a copy which a graph of autograd's holds stays
+as long as that does.
 """
 
 from collections import deque
