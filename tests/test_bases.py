@@ -384,7 +384,8 @@ def test_no_fsdp_shares_int8_weights() -> None:
 
     def layer() -> torch.nn.Module:
         made = bnb.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
-        made.weight = bnb.nn.Int8Params(torch.randn(64, 64), has_fp16_weights=False)
+        weight = torch.randn(64, 64)
+        made.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
         return made.to("cpu")
 
     with fake_group(2) as mesh:
@@ -396,5 +397,7 @@ def test_no_fsdp_shares_int8_weights() -> None:
             shared(torch.randn(4, 64, dtype=torch.bfloat16, requires_grad=True))
     model = find_model("Qwen/Qwen2.5-7B", offline=True)
     shards = {"quant_type": "int8", "world_size": 2, "sharding": "fsdp1"}
-    with pytest.raises(UsageError, match="Cannot flatten integer dtype tensors.*no attribute 'CB'"):
+    with pytest.raises(
+        UsageError, match=r"Cannot flatten integer dtype tensors.*no attribute 'CB'"
+    ):
         engine.predict(Workload(model=model, setup=setup_for(model, method="qlora", **shards)))

@@ -83,10 +83,10 @@ def check_model(workload: Workload) -> None:
 
 def check_adapters(workload: Workload) -> None:
     """Raises UsageError for int8 weights, which no FSDP shares; for layers without rules where no
-    trace was held against ranks that share them; for Muon on what is no matrix; for DoRA on bare parameters, such as packed experts,
-    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper); for VeRA where torch refuses its
-    products (`tuners/vera/layer.py`, forward, rehearsed); and for IA3 where its layers hand on
-    float32 between layers in 16 bit."""
+    trace was held against ranks that share them; for Muon on what is no matrix; for DoRA on bare
+    parameters, such as packed experts, which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper);
+    for VeRA where torch refuses its products (`tuners/vera/layer.py`, forward, rehearsed); and for
+    IA3 where its layers hand on float32 between layers in 16 bit."""
     setup = workload.setup
     if setup.lora is None:
         return
