@@ -335,10 +335,10 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
         ),
         (
             setup.sharding not in ("none", "ddp", "zero1"),
-            "how other shardings share it is not known; take --sharding ddp or zero1."
-            if kind == "fp8"
-            else "GPTQModel holds it in buffers, which FSDP and DeepSpeed leave whole on each rank;"
-            " take --sharding ddp or zero1.",
+            "GPTQModel holds it in buffers, which FSDP and DeepSpeed leave whole on each rank;"
+            " take --sharding ddp or zero1."
+            if kind in ("gptq", "awq")
+            else "how other shardings share it is not known; take --sharding ddp or zero1.",
         ),
         (
             setup.kernels not in ("transformers", "liger") or setup.transformers != "5",
