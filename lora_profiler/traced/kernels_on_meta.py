@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, package_of
@@ -48,13 +47,9 @@ def package_optimizer_on_meta(
             adam = import_module("torchao.optim.adam")
 
             def compiled_step(p: Tensor, grad: Tensor, step: Tensor, *rest: Any) -> None:
-                own, *states = map(_of_rank, (p, *rest[:2]))
-                kept = made.compiled_bytes(own.numel(), setup.device)
-                held = [
-                    torch.empty(kept, dtype=torch.uint8, device=own.device)
-                    for state in states
-                    if hasattr(state, "scale")
-                ]
+                states = [each for each in rest[:2] if hasattr(each, "scale")]
+                kept = made.compiled_bytes(p.numel(), setup.device)
+                held = [torch.empty(kept, dtype=torch.uint8, device=p.device) for _ in states]
                 del held
 
             stack.enter_context(replaced(adam, "single_param_adam", compiled_step))
@@ -80,11 +75,6 @@ def package_optimizer_on_meta(
             stack.enter_context(replaced(base, "get_state_buffer", state_buffer))
             stack.enter_context(replaced(base, "prefetch_state", _in_place))
         yield
-
-
-def _of_rank(tensor: Tensor) -> Tensor:
-    """What FSDP leaves this rank of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def optimizer_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
