@@ -69,6 +69,20 @@ CASES: list[dict[str, Any]] = [
         (_OF_LLAMA, 3, "full", True, [], {}),
         (_OF_LLAMA, 3, "lora", True, [], {}),
         (_OF_LLAMA, 3, "lora", True, [], {"seq": 512, "bucket": 500_000_000}),
+        (_OF_SMALL, 3, "qlora", False, [], {}),
+        (_OF_SMALL, 3, "qlora", True, [], {"accumulation": 2}),
+        (_OF_SMALL, 3, "qlora", False, [], {"targets": ["q_proj", "v_proj"]}),
+        (_OF_SMALL, 3, "qlora", False, ["param"], {}),
+        (_OF_SMALL, 3, "qlora", True, _BOTH, {"ranks": 1}),
+        (_OF_SMALL, 1, "qlora", True, [], {}),
+        (_OF_SMALL, 2, "qlora", False, [], {}),
+        (_OF_SMALL, 2, "qlora", False, [], {"recipe": "kbit"}),
+        (_OF_SMALL, 3, "qlora", True, [], {"recipe": "kbit"}),
+        (_OF_QWEN, 3, "qlora", False, [], {}),
+        (_OF_QWEN, 3, "qlora", True, [], {}),
+        (_OF_LLAMA, 3, "qlora", True, [], {}),
+        (_OF_LLAMA, 3, "qlora", True, [], {"seq": 512, "bucket": 500_000_000}),
+        (_OF_LLAMA, 3, "qlora", True, [], {"use_reentrant": True}),
     )
 ]
 
@@ -156,11 +170,19 @@ def _rehearse(case: dict[str, Any]) -> None:
         )
     model.tie_weights()
     torch.set_default_dtype(torch.float32)
-    if case["method"] == "lora":
+    if case["method"] == "qlora":
+        from lora_profiler.modeling.nf4 import prepare_for_training, quantise
+        from lora_profiler.workload import Quantization
+
+        base = Quantization(recipe=case.get("recipe", "stock"))
+        quantise(model, base, "bfloat16", sharded=True)
+        prepare_for_training(model, base, case["checkpointing"])
+    if case["method"] != "full":
         targets = case.get("targets", "all-linear")
         model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules=targets))
     if case["checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        kind = {"use_reentrant": case.get("use_reentrant", False)}
+        model.gradient_checkpointing_enable(kind)
         model.enable_input_require_grads()
     trained = [p for p in model.parameters() if p.requires_grad]
     accumulation = case.get("accumulation", 1)

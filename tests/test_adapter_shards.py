@@ -1,4 +1,5 @@
-"""FSDP with adapters: VeRA, IA3, OFT and DoRA under FSDP2 by trace, and LoRA under FSDP1 by rule, against
+"""Ranks with adapters: VeRA, IA3, OFT and DoRA under FSDP2 and ZeRO-1 by trace, LoRA under FSDP1 and a
+4-bit base in mixed precision by rule, against
 what torch's and PEFT's own code asked a pretended card for."""
 
 import os
@@ -14,7 +15,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check
 from lora_profiler.traced.single_size import predict_once as by_trace
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 CARD = find_gpu("h100_sxm_80gb")
 BLAS_BYTES = 64 * 2**20
@@ -29,7 +30,8 @@ SETUP = TrainSetup(
 AGAIN: dict[str, Any] = {"checkpointing": True, "optimizer_impl": "foreach"}
 KEPT: dict[str, Any] = {"sharding": "fsdp-no-reshard", "accumulation": 2}
 MIXED: dict[str, Any] = {"checkpointing": True, "precision": "fsdp-mixed"}
-OVER_FSDP2: list[tuple[str, dict[str, Any], int]] = [
+ZERO1: dict[str, Any] = {"sharding": "zero1"}
+OVER_SHARDS: list[tuple[str, dict[str, Any], int]] = [
     ("vera", {}, 1_019_302_968),
     ("vera", AGAIN, 452_594_632),
     ("vera", KEPT, 1_225_401_756),
@@ -42,9 +44,30 @@ OVER_FSDP2: list[tuple[str, dict[str, Any], int]] = [
     ("dora", {}, 1_491_131_744),
     ("ia3", MIXED, 452_890_224),
     ("oft", MIXED, 461_233_776),
+    ("dora", ZERO1, 1_647_036_636),
+    ("vera", {**AGAIN, **ZERO1}, 591_753_736),
+    ("oft", {**ZERO1, "optimizer": "sgd", "accumulation": 2}, 1_243_975_020),
 ]
 """Peaks of SmolLM2-135M's rank 0 of four, rehearsed in the harness' own loop, torch 2.13 and PEFT
 0.21.2; BLAS workspaces left out."""
+NF4: dict[str, Any] = {
+    **MIXED,
+    "lora": LoraConfig(),
+    "quantization": Quantization(double_quant=True),
+}
+KBIT: dict[str, Any] = {**NF4, "quantization": Quantization(double_quant=True, recipe="kbit")}
+OVER_NF4: list[tuple[dict[str, Any], int]] = [
+    (NF4, 423_674_800),
+    ({**NF4, "checkpointing": False}, 751_011_216),
+    ({**NF4, **KEPT, "optimizer_impl": "foreach"}, 489_382_436),
+    ({**NF4, "offload_params": True}, 381_575_296),
+    ({**NF4, "lora": LoraConfig(modules_to_save=("lm_head",))}, 523_355_060),
+    ({**NF4, "quantization": Quantization(double_quant=True, recipe="trl")}, 416_348_080),
+    (KBIT, 437_848_144),
+    ({**KBIT, "checkpointing": False}, 765_184_560),
+    ({**NF4, "quantization": Quantization(double_quant=True, recipe="kbit-norms")}, 423_692_368),
+]
+"""The same of a 4-bit base, stored in bfloat16, under FSDP2's MixedPrecisionPolicy."""
 FLAT: dict[str, Any] = {"sharding": "fsdp1-no-prefetch", "precision": "amp"}
 OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     (FLAT, 807_856_680, 857_590_296),
@@ -120,20 +143,43 @@ def of(kind: str, changes: dict[str, Any]) -> Workload:
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_FSDP2)
-def test_a_trace_is_what_fsdp2_asks_for(kind: str, changes: dict[str, Any], rehearsed: int) -> None:
+@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_SHARDS)
+def test_a_trace_is_what_shards_ask_for(kind: str, changes: dict[str, Any], rehearsed: int) -> None:
     found = by_trace(of(kind, changes))
     assert (found.peak.total_bytes, found.exactness) == (rehearsed, "exact")
 
 
 @rehearses
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_FSDP2)
-def test_fsdp2_asks_for_what_is_written_down(
+@pytest.mark.parametrize(("kind", "changes", "rehearsed"), OVER_SHARDS)
+def test_shards_ask_for_what_is_written_down(
     kind: str, changes: dict[str, Any], rehearsed: int
 ) -> None:
     _, document = rehearsed_first_rank(of(kind, changes), CARD)
     assert steady_bytes(document) == rehearsed
+
+
+@pytest.mark.parametrize(("changes", "rehearsed"), OVER_NF4)
+def test_rules_are_what_a_mixed_4_bit_base_asks_for(
+    changes: dict[str, Any], rehearsed: int
+) -> None:
+    found = predict(asked(**changes))
+    assert (found.peak.total_bytes, found.exactness) == (rehearsed, "exact")
+
+
+@rehearses
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "rehearsed"), OVER_NF4)
+def test_a_mixed_4_bit_base_asks_for_what_is_written_down(
+    changes: dict[str, Any], rehearsed: int
+) -> None:
+    _, document = rehearsed_first_rank(asked(**changes), CARD)
+    assert steady_bytes(document) == rehearsed
+
+
+def test_4_bits_in_another_format_are_not_gathered_as_numbers() -> None:
+    with pytest.raises(UsageError, match="packed in another format than bfloat16"):
+        asked(**NF4, dtype="float32")
 
 
 @pytest.mark.parametrize(("changes", "ahead", "back"), OVER_FSDP1)

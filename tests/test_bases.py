@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import bitsandbytes as bnb
 import peft
 import pytest
 import torch
@@ -21,11 +22,12 @@ import packed_layers
 from golden_files import Golden
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.errors import LoraProfilerError
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import StoredBase
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.support.bases import BASES
+from lora_profiler.traced.sharded_on_meta import fake_group
 from lora_profiler.workload import LoraConfig, Quantization, QuantType, TrainSetup, Workload
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "packed_layers.json").read_text("utf-8"))
@@ -374,3 +376,28 @@ def test_a_packed_base_is_an_estimate_and_short_products_of_awq_are_made_in_part
     assert short.exactness == long.exactness == "estimate"
     assert [any("eight parts" in w for w in p.assumptions) for p in (short, long)] == [True, False]
     assert all(any("on a CPU alone" in w for w in p.assumptions) for p in (short, long))
+
+
+def test_no_fsdp_shares_int8_weights() -> None:
+    """What torch and bitsandbytes say themselves, as the refusals do."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    def layer() -> torch.nn.Module:
+        made = bnb.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+        weight = torch.randn(64, 64)
+        made.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        return made.to("cpu")
+
+    with fake_group(2) as mesh:
+        with pytest.raises(ValueError, match="Cannot flatten integer dtype tensors"):
+            FullyShardedDataParallel(layer(), device_id=torch.device("cpu"))
+        shared = layer()
+        fully_shard(shared, mesh=mesh)
+        with pytest.raises(AttributeError, match="no attribute 'CB'"):
+            shared(torch.randn(4, 64, dtype=torch.bfloat16, requires_grad=True))
+    model = find_model("Qwen/Qwen2.5-7B", offline=True)
+    shards = {"quant_type": "int8", "world_size": 2, "sharding": "fsdp1"}
+    with pytest.raises(
+        UsageError, match=r"Cannot flatten integer dtype tensors.*no attribute 'CB'"
+    ):
+        engine.predict(Workload(model=model, setup=setup_for(model, method="qlora", **shards)))

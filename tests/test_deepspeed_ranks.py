@@ -14,7 +14,7 @@ from lora_profiler.analytic.predict import LAYER_ERROR
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Prediction
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 MEASURED: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "deepspeed_ranks.json").read_text("utf-8")
@@ -78,7 +78,6 @@ def test_a_weight_of_zero3_by_hand() -> None:
     ("changes", "words"),
     [
         ({"precision": "amp"}, "take --dtype bfloat16 --precision pure"),
-        ({"quantization": Quantization(), "lora": LORA}, "take --method full or lora"),
         ({"optimizer": "muon", "lora": LORA}, "end to end"),
     ],
 )

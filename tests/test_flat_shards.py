@@ -142,6 +142,8 @@ def test_bitsandbytes_steps_on_flat_shards() -> None:
 def test_flat_units_refuse_what_nothing_says_of_them() -> None:
     with pytest.raises(UsageError, match="does not work on the shards of FSDP1"):
         sharded(optimizer="adafactor")
+    with pytest.raises(UsageError, match="leaves a rank a vector of each"):
+        sharded(optimizer="muon", lora=LoraConfig())
     with pytest.raises(UsageError, match="flat parameters"):
         sharded(loss="chunked")
     with pytest.raises(UsageError, match="rules alone"):

@@ -2,6 +2,7 @@
 on the card and in unified memory, and what a step keeps for a moment."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 import cases
@@ -26,6 +30,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.modeling import make_optimizer
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, second_averages
+from lora_profiler.traced.sharded_on_meta import fake_group
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -140,6 +145,10 @@ def test_muons_step_to_the_byte(rank):
 SHAPES = [(64, 64), (64, 65), (63, 64), (16, 512), (4095,), (100, 256)]
 
 
+SCALARS = 12
+"""Bytes that a compiled step of whole states takes on a CPU."""
+
+
 def of_torchao(name: str, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     import torchao.optim
 
@@ -169,24 +178,55 @@ def test_states_of_torchao(name, shape, dtype):
     assert found.evaluate(1, 1, 1) == real
 
 
-@torchao
-@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
-def test_the_compiled_step_of_torchao(name):
-    """A third step's allocations, as torch's profiler saw them."""
-    parameter = torch.nn.Parameter(torch.randn(512, 256))
+def stepped_by_torchao(name: str, module: torch.nn.Module) -> tuple[int, int]:
+    """Bytes of the states of its one parameter, and of a third step's allocations, as torch's
+    profiler saw them."""
+    (parameter,) = module.parameters()
     optimizer = of_torchao(name, [parameter])
-    for number in range(3):
-        parameter.grad = torch.randn_like(parameter)
-        if number < 2:
+    with torch._functorch.config.patch(enable_autograd_cache=False):  # blind to torchao's types
+        for number in range(3):
+            optimizer.zero_grad()
+            module(torch.randn(8, 256)).sum().backward()
+            if number < 2:
+                optimizer.step()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             optimizer.step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        optimizer.step()
-    live = peak = 0
+    live = peak = states = 0
     for event in profiled.profiler.kineto_results.events():
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
-    one = tensor((512, 256), "float32")
+    for state in optimizer.state[parameter].values():
+        own = state.to_local() if isinstance(state, DTensor) else state
+        parts = [getattr(own, part) for part in getattr(own, "tensor_attrs", ())] or [own]
+        states += sum(part.untyped_storage().nbytes() for part in parts)
+    return states, peak
+
+
+@pytest.fixture
+def four_ranks() -> Iterator[DeviceMesh]:
+    with fake_group(4) as mesh:
+        yield mesh
+
+
+@torchao
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
+@pytest.mark.parametrize(
+    ("wrapper", "rows"), [("none", 512), ("fsdp", 126), ("fsdp1", 126), ("fsdp1, laid flat", 512)]
+)
+def test_the_compiled_step_of_torchao(name, wrapper, rows, four_ranks):
+    """Whole, and on what FSDP2 and FSDP1 leave the first rank: a chunk of the rows, or of the
+    elements, which are no whole blocks of 256 where 126 rows are dealt out."""
+    module = torch.nn.Linear(256, rows, bias=False)
+    if wrapper == "fsdp":
+        fully_shard(module, mesh=four_ranks)
+    elif wrapper != "none":
+        own = wrapper == "fsdp1"
+        module = FullyShardedDataParallel(
+            module, use_orig_params=own, device_id=torch.device("cpu")
+        )
+    shapes = {"none": (rows, 256), "fsdp": (-(-rows // 4), 256)}
+    one = tensor(shapes.get(wrapper, (rows * 64,)), "float32")
     state = Persistent(
         parameter_bytes=0,
         quantization_bytes=0,
@@ -195,7 +235,10 @@ def test_the_compiled_step_of_torchao(name):
         order=(one,),
     )
     setup = TrainSetup(optimizer=name, device="cpu")
-    assert [c.evaluate(1, 1, 1) for c in step_temporary_candidates(state, setup)] == [peak]
+    states, peak = stepped_by_torchao(name, module)
+    assert state_bytes(one, setup).evaluate(1, 1, 1) == states
+    candidates = [c.evaluate(1, 1, 1) for c in step_temporary_candidates(state, setup)]
+    assert max(candidates) == peak or (max(candidates) == 0 and peak == SCALARS)
 
 
 # --- PEFT's LoRA-FA -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.traced.single_size import predict_once as by_trace
-from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")
 SETUP = TrainSetup(batch_size=2, seq_len=24, lora=LoraConfig(r=4))
@@ -75,6 +75,8 @@ def _within_layers(asked: Workload) -> int:
         ("gpt2", "fsdp-no-reshard", 2, {**MIXED, "lora": None, "accumulation": 2}),
         ("qwen2", "fsdp", 2, {**MIXED, "checkpointing": True, "loss": "trl"}),
         ("llama", "fsdp", 8, {**MIXED, "loss": "fused", "lora": SAVED}),
+        ("qwen2", "fsdp", 2, {"optimizer": "rmsprop"}),
+        ("llama", "fsdp-no-reshard", 8, {"optimizer": "rmsprop", "optimizer_impl": "forloop"}),
     ],
 )
 def test_rules_are_the_real_wrappers(
@@ -208,6 +210,42 @@ def test_worlds_that_make_no_sense_are_refused(changes: dict[str, object], words
 def test_an_optimizer_that_knows_no_shards_is_refused() -> None:
     with pytest.raises(UsageError, match="does not work on the shards"):
         by_rule(workload("llama", "fsdp", 2, optimizer="adamw_8bit"))
+
+
+SHARED_STATES: list[tuple[str, int, dict[str, object]]] = [
+    ("llama", 4, {"lora": None}),
+    ("gpt2", 8, {"lora": None, "optimizer": "sgd", "accumulation": 2}),
+    ("llama", 3, {"lora": None, "optimizer": "rmsprop"}),
+    ("llama", 3, {"lora": None, "optimizer": "adafactor"}),
+    ("qwen2", 2, {"optimizer": "muon"}),
+    ("llama", 2, {"optimizer": "adamw_8bit", "lora": LoraConfig(r=40)}),
+    ("llama", 2, {"optimizer": "lion_8bit", "lora": None}),
+    ("qwen2", 3, {"optimizer": "paged_adamw_32bit", "quantization": Quantization()}),
+]
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize(("name", "world_size", "changes"), SHARED_STATES)
+def test_rules_are_the_real_optimizers_under_zero1(
+    name: str, world_size: int, changes: dict[str, object]
+) -> None:
+    """torch's ZeroRedundancyOptimizer over each, beside DDP, of the rank with most states."""
+    asked = workload(name, "zero1", world_size, **changes)
+    rule, trace = by_rule(asked), by_trace(asked)
+    assert dict(rule.persistent_bytes) == dict(trace.persistent_bytes)
+    assert totals(rule) == totals(trace)
+    sent = {(t.phase, t.count, t.size_bytes) for t in rule.traffic if t.collective == "broadcast"}
+    assert sent == {
+        (t.phase, t.count, t.size_bytes) for t in trace.traffic if t.collective == "broadcast"
+    }
+
+
+def test_torchao_s_states_on_shards_are_not_traced() -> None:
+    """Rules are held against torchao's own, in `test_package_optimizers.py`."""
+    asked = workload("llama", "fsdp", 2, optimizer="adamw_torch_8bit")
+    assert by_rule(asked).persistent_bytes["optimizer_states"] > 0
+    with pytest.raises(UsageError, match="on FSDP's shards are known to the rules alone"):
+        predict(asked, engine="traced")
 
 
 def test_more_ranks_never_hold_more() -> None:

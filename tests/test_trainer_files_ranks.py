@@ -117,6 +117,18 @@ def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
     assert (options["precision"], options["dtype"]) == ("fsdp-mixed", "float32")
 
 
+def test_a_4_bit_base_over_shards(read: Any) -> None:
+    """accelerate widens nothing beside it, and DeepSpeed's ZeRO-3 shares it."""
+    eight = AXOLOTL.replace("adamw_bnb_8bit", "adamw_torch_8bit")
+    shared = eight.replace("activation_offloading: legacy\n", "") + "fsdp: [full_shard]\n"
+    file = read(shared + "fsdp_version: 2\n")
+    assert (file.options["sharding"], file.options["precision"]) == ("fsdp", "fsdp-mixed")
+    assert (file.options["optimizer"], gaps(file)) == ("adamw_torch_8bit", [])
+    assert not {"dtype", "adapter_dtype"} & {*file.options}
+    over_zero3 = read(TRL + "load_in_4bit: true\n", OVER_DEEPSPEED)
+    assert (over_zero3.options["sharding"], gaps(over_zero3)) == ("zero3", [])
+
+
 def test_adapters_over_flat_shards(read: Any) -> None:
     paged = AXOLOTL.replace("adamw_bnb_8bit", "paged_adamw_8bit") + "fsdp: [full_shard]\n"
     file = read(paged.replace("activation_offloading: legacy\n", ""))

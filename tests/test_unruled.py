@@ -140,7 +140,7 @@ def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
             "VeRA's layers are known by traces alone",
         ),
         (
-            {"lora": PLAIN, "quantization": INT8, "world_size": 2, "sharding": "fsdp"},
+            {"lora": PLAIN, "quantization": INT8, "world_size": 2, "sharding": "zero2"},
             "layers in LLM.int8 are known by traces alone",
         ),
     ],

@@ -241,11 +241,14 @@ def _numel(piece: Piece) -> int:
 
 
 def _fetched(weights: Weights, setup: TrainSetup) -> Gathered:
-    """Bytes of what is gathered when."""
-    numels = [
-        [_numel(p) for p in pieces if _is_gathered(p)]
+    """Bytes of what is gathered when. bitsandbytes' product has its packed weight among its own
+    attributes (0.50 `autograd/_functions.py`, MatMul4Bit), where no hook of a checkpoint sees it:
+    only the reentrant kind, without a graph, does not hold it."""
+    fetched = [
+        [piece for piece in pieces if _is_gathered(piece)]
         for pieces in (weights.embed, *weights.layers, weights.head)
     ]
+    numels = [[_numel(piece) for piece in pieces] for pieces in fetched]
     found = gathered(
         numels[0],
         numels[1:-1],
@@ -253,6 +256,12 @@ def _fetched(weights: Weights, setup: TrainSetup) -> Gathered:
         is_tied=weights.is_tied,
         runs_again=setup.checkpointing,
         into_embedding=setup.lora is None or setup.has_input_gradients,
+        held_by_graph={
+            (i, j)
+            for i, pieces in enumerate(fetched[1:-1])
+            for j, piece in enumerate(pieces)
+            if piece.is_packed and not setup.is_reentrant
+        },
     )
     size = DTYPE_BYTES[setup.dtype]
     return Gathered(

@@ -73,9 +73,10 @@ _SHARED = {
 
 
 def is_unchecked(setup: TrainSetup) -> bool:
-    """Whether the sharding's rule was held against no trace; how adapters are cut with their layers
-    was not, nor how other optimizers than torch's first two share their states."""
-    shares_states = setup.sharding in ("zero1", "tp") and setup.optimizer not in ("adamw", "sgd")
+    """Whether the sharding's rule was held against no trace; how tensor parallelism cuts adapters
+    with their layers was not, nor how it shares the states of other optimizers than torch's first
+    two."""
+    shares_states = setup.sharding == "tp" and setup.optimizer not in ("adamw", "sgd")
     cuts_adapters = setup.sharding == "tp" and setup.lora is not None
     own_loss = setup.sharding in FLAT and setup.loss != "plain"
     return own_loss or cuts_adapters or shares_states

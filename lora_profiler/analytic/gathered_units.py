@@ -40,11 +40,13 @@ class Unit(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One parameter of a unit: its shape and bytes an element, and whether it trains."""
+    """One parameter of a unit: its shape and bytes an element, whether it trains, and whether it is
+    packed in 4 bit."""
 
     shape: tuple[int, ...]
     itemsize: int
     trains: bool
+    is_packed: bool = False
 
     def share(self, world_size: int) -> int:
         """Bytes of rank 0's chunk of the first dimension."""

@@ -63,7 +63,7 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
     out = op.fresh(made, dtype, x.requires_grad or weight.requires_grad)
     saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
     if (base is not None and base.keeps == "input") or (
-        op.rules.keeps_inputs and out.requires_grad
+        op.rules.keeps_inputs and out.requires_grad and not packed
     ):
         saved = [x]
     flops = x.elements * (2 * out_features)

@@ -26,7 +26,7 @@ from lora_profiler.analytic.sharding import (
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.support.bases import nf4_bytes
-from lora_profiler.support.optimizers import package_of, steps_on_shards
+from lora_profiler.support.optimizers import steps_on_shards
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 Copies = tuple[tuple[str, Module], ...]
@@ -58,9 +58,13 @@ def shard_state(
             " zero2, zero3, fsdp, fsdp-no-reshard, fsdp1, fsdp1-no-prefetch and tp have."
         )
     if not steps_on_shards(setup.optimizer, setup.sharding, setup.offload_params):
-        works = setup.optimizer in ("muon", "rmsprop") or package_of(setup) == "torchao"
-        why = "is not modelled" if works else "does not work"
         version = "FSDP1" if setup.sharding in FLAT else "FSDP2"
+        why = "is not modelled" if setup.optimizer == "muon" else "does not work"
+        if setup.optimizer == "muon" and version == "FSDP1":
+            raise UsageError(
+                "torch's Muon takes matrices alone, and FSDP1 leaves a rank a vector of each; take"
+                " another --optimizer, or --sharding ddp."
+            )
         raise UsageError(
             f"{setup.optimizer} {why} on the shards of {version}; take adamw or sgd, or --sharding"
             " ddp."
@@ -156,7 +160,7 @@ def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iter
         if packs and weight.name == "weight":
             itemsize = DTYPE_BYTES[setup.dtype]
             packed, _ = nf4_bytes(weight.numel, False)
-            yield Piece((-(-packed // itemsize), 1), itemsize, False)
+            yield Piece((-(-packed // itemsize), 1), itemsize, False, is_packed=True)
         else:
             dtype = setup.dtype if packs else unpacked_dtype(module.name, setup)
             yield Piece(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)

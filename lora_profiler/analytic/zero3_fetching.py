@@ -6,11 +6,12 @@ fetched before it runs, and after them so many that `PREFETCH_ELEMENTS` are on t
 more than `LIVE_ELEMENTS` are there; they are released after it unless one of them is used again
 within `REUSE_ELEMENTS`, or was skipped by what fetched ahead because it was there. Weights that are
 fetched together come in one buffer, which is there until the last of them is used, beside a copy of
-each.
+each. What is released is given other data, so that a copy which a graph of autograd's holds stays
+as long as that does.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,12 +44,14 @@ def gathered(
     is_tied: bool,
     runs_again: bool,
     into_embedding: bool,
+    held_by_graph: Collection[tuple[int, int]] = (),
 ) -> Gathered:
     """Of a step whose order DeepSpeed knows from the step before. `embed`, `layers` and `head` are
     elements of the weights of modules in the order in which they run, small ones left out, which
     are always there. `is_tied`: the head's are the embedding's, `head` is empty then.
     `runs_again`: layers are checkpointed. `into_embedding`: the embedding has a
-    backward pass."""
+    backward pass. `held_by_graph`: (layer, place) of weights whose copy the graph of the forward
+    pass holds until backward is over."""
     last = len(layers)
     places = {-1: embed, **dict(enumerate(layers)), last: head}
     of = {i: [(i, j, n) for j, n in enumerate(numels)] for i, numels in places.items()}
@@ -59,7 +62,9 @@ def gathered(
         again = of[i] if runs_again and 0 <= i < last else []
         order += [(True, i, weight) for weight in (*again, *reversed(of[i]))]
     most = {(back, i): 0 for back in (False, True) for i in of}
-    for (back, i, _), there in zip(order, _held([w for *_, w in order]), strict=True):
+    kept = [not back and weight[:2] in held_by_graph for back, _, weight in order]
+    held = _held([weight for *_, weight in order], kept)
+    for (back, i, _), there in zip(order, held, strict=True):
         most[back, i] = max(most[back, i], there)
     return Gathered(
         forward=tuple(most[False, i] for i in range(last)),
@@ -79,8 +84,9 @@ class _Buffer:
     is_copied: bool = False
 
 
-def _held(order: Sequence[Weight]) -> list[int]:
-    """Elements on the card as each of `order` runs, at the most."""
+def _held(order: Sequence[Weight], kept: Sequence[bool]) -> list[int]:
+    """Elements on the card as each of `order` runs, at the most. `kept`: whether a graph holds what
+    it runs on."""
     later: dict[Weight, deque[int]] = {}
     before = [0]
     for step, weight in enumerate(order):
@@ -90,6 +96,7 @@ def _held(order: Sequence[Weight]) -> list[int]:
     seen: dict[Weight, int] = {}  # the last use that was fetched for, or skipped
     there: set[Weight] = set()
     coming: dict[Weight, _Buffer] = {}
+    of_graph: set[Weight] = set()
     held = live = 0
     found: list[int] = []
     for step, weight in enumerate(order):
@@ -120,10 +127,14 @@ def _held(order: Sequence[Weight]) -> list[int]:
         coming.update(dict.fromkeys(wanted, arriving))
         held, live = held + sent, live + sent
         found.append(held)
+        if kept[step]:
+            of_graph.add(weight)
         later[weight].popleft()
         again = later[weight][0] if later[weight] else None
         is_near = again is not None and before[again] - before[step + 1] < REUSE_ELEMENTS
         if not is_near and seen[weight] <= step + 1:
             there.discard(weight)
-            held, live = held - weight[2], live - weight[2]
+            live -= weight[2]
+            held -= 0 if weight in of_graph else weight[2]
+            of_graph.discard(weight)
     return found

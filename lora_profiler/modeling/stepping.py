@@ -3,6 +3,7 @@ attention kernel."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -73,8 +74,15 @@ def _made(
     if setup.sharding == "zero1":
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
-        kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[setup.optimizer]
-        return ZeroRedundancyOptimizer(parameters, kind, lr=LEARNING_RATE, **implementation)
+        kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(setup.optimizer)
+        if kind is not None:
+            return ZeroRedundancyOptimizer(parameters, kind, lr=LEARNING_RATE, **implementation)
+        alone = replace(setup, sharding="ddp")
+
+        def of_rank(groups: list[dict[str, Any]], **defaults: Any) -> torch.optim.Optimizer:
+            return _made(model, [p for group in groups for p in group["params"]], alone)
+
+        return ZeroRedundancyOptimizer(parameters, of_rank, lr=LEARNING_RATE)  # type: ignore[arg-type]  # is called, and no more
     if setup.optimizer == "adamw":
         groups = _by_decay(parameters) if steps_in_groups(setup) else parameters
         return torch.optim.AdamW(groups, lr=LEARNING_RATE, **implementation)

@@ -116,11 +116,6 @@ def check_together(setup: "TrainSetup") -> None:
         )
     if setup.precision == "amp-float16":
         _check_scaled(setup)
-    if setup.sharding == "zero3" and setup.quantization is not None:
-        raise UsageError(
-            "how ZeRO-3 partitions a 4-bit base is not known; take --method full or lora, or"
-            " --sharding ddp, zero2 or fsdp."
-        )
     if setup.precision == "fsdp-mixed":
         _check_gathered_in_bfloat16(setup)
     if setup.optimizer == "muon" and setup.sharding in DEEPSPEED_ZERO:
@@ -221,12 +216,14 @@ def _check_gathered_in_bfloat16(setup: "TrainSetup") -> None:
             "precision fsdp-mixed is FSDP's MixedPrecisionPolicy; add --sharding fsdp, or take"
             " --precision amp."
         )
-    if setup.quantization is not None:
-        raise UsageError(
-            "what FSDP's mixed precision makes of a 4-bit base is not known; take --precision"
-            " pure or amp, or --method lora."
-        )
     lora = setup.lora
+    if setup.quantization is not None:
+        if setup.dtype != "bfloat16":
+            raise UsageError(
+                "under FSDP's mixed precision weights packed in another format than bfloat16 would"
+                " be converted as numbers; take --dtype bfloat16, or --precision pure or amp."
+            )
+        return  # accelerate widens nothing beside a 4-bit base (fsdp_utils.py)
     if lora is None or lora.modules_to_save:
         is_wide = setup.dtype == "float32"
     else:

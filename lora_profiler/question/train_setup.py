@@ -74,10 +74,11 @@ class TrainSetup(TrainOptions):
     @property
     def as_held(self) -> "TrainSetup":
         """The setup in the formats that a rank holds weights in: DeepSpeed makes adapters as narrow
-        as the base."""
+        as the base, and what was prepared in float32 beside 4 bit."""
         if self.lora is None or self.sharding not in DEEPSPEED_ZERO:
             return self
-        return replace(self, lora=replace(self.lora, adapter_dtype=self.dtype))
+        base = self.quantization and replace(self.quantization, recipe="stock")
+        return replace(self, quantization=base, lora=replace(self.lora, adapter_dtype=self.dtype))
 
     @property
     def is_shared(self) -> bool:
@@ -88,13 +89,17 @@ class TrainSetup(TrainOptions):
     def of_one_process(self) -> "TrainSetup":
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""
-        held, lora = self.as_held, self.as_held.lora
+        held = self.as_held
+        lora, base = held.lora, held.quantization
         is_lowered = self.precision == "fsdp-mixed" or self.has_wide_shards
         if lora is not None and (self.precision == "fsdp-mixed" or self._hides_adapters):
             lora, is_lowered = replace(lora, adapter_dtype="bfloat16"), True
+        if base is not None and self.precision == "fsdp-mixed":
+            base = replace(base, recipe="stock")  # what was prepared in float32 is gathered low
         return replace(
             held,
             lora=lora,
+            quantization=base,
             world_size=1,
             sharding="none",
             dtype="bfloat16" if is_lowered else self.dtype,

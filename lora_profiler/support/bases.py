@@ -334,8 +334,11 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             " --peft-type and --fast-lora.",
         ),
         (
-            setup.sharding not in ("none", "ddp"),
-            "how other shardings share it is not known; take --sharding ddp.",
+            setup.sharding not in ("none", "ddp", "zero1"),
+            "GPTQModel holds it in buffers, which FSDP and DeepSpeed leave whole on each rank;"
+            " take --sharding ddp or zero1."
+            if kind in ("gptq", "awq")
+            else "how other shardings share it is not known; take --sharding ddp or zero1.",
         ),
         (
             setup.kernels not in ("transformers", "liger") or setup.transformers != "5",

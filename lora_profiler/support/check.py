@@ -16,7 +16,7 @@ from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.support.tensor_parallel import check_tensor_parallel
 from lora_profiler.support.unsloth import check_unsloth
-from lora_profiler.workload import DEEPSPEED_ZERO, TrainSetup, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, TrainSetup, Workload
 
 
 def check(workload: Workload, engine: str) -> None:
@@ -82,11 +82,11 @@ def check_model(workload: Workload) -> None:
 
 
 def check_adapters(workload: Workload) -> None:
-    """Raises UsageError for layers without rules where no trace was held against ranks that share
-    them; for Muon on what is no matrix; for DoRA on bare parameters, such as packed experts,
-    which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper); for VeRA where torch refuses its
-    products (`tuners/vera/layer.py`, forward, rehearsed); and for IA3 where its layers hand on
-    float32 between layers in 16 bit."""
+    """Raises UsageError for int8 weights, which no FSDP shares; for layers without rules where no
+    trace was held against ranks that share them; for Muon on what is no matrix; for DoRA on bare
+    parameters, such as packed experts, which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper);
+    for VeRA where torch refuses its products (`tuners/vera/layer.py`, forward, rehearsed); and for
+    IA3 where its layers hand on float32 between layers in 16 bit."""
     setup = workload.setup
     if setup.lora is None:
         return
@@ -95,7 +95,14 @@ def check_adapters(workload: Workload) -> None:
     mixes_dora = setup.lora.use_dora and setup.precision == "fsdp-mixed"
     is_16_bit = setup.quantization is None and setup.images is None
     over_fsdp2 = of_peft and is_16_bit and not mixes_dora
-    traced = ("none", "ddp", *(("fsdp", "fsdp-no-reshard") if over_fsdp2 else ()))
+    traced = ("none", "ddp", "zero1", *(("fsdp", "fsdp-no-reshard") if over_fsdp2 else ()))
+    base = setup.quantization
+    if base is not None and base.quant_type == "int8" and setup.sharding in FULLY_SHARDED:
+        raise UsageError(
+            "FSDP1 flattens no int8 weights (torch: Cannot flatten integer dtype tensors), and on"
+            " shards of FSDP2 bitsandbytes' int8 layers miss their scales (no attribute 'CB'); take"
+            " --sharding ddp or zero1, or --quant-type nf4."
+        )
     if layers and setup.sharding not in traced:
         raise UsageError(
             f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"

@@ -13,7 +13,8 @@ from typing import Final, Literal
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
 from lora_profiler.option_values import RULED_LOSSES
-from lora_profiler.workload import FLAT, TrainSetup, Transformers, Workload
+from lora_profiler.support.optimizers import package_of
+from lora_profiler.workload import FLAT, FULLY_SHARDED, TrainSetup, Transformers, Workload
 
 _REPEATED_BEFORE_FLASH: Final = frozenset({"mistral", "mixtral", "qwen2", "phi3"})
 """Types whose FlashAttention 2 class of 4.45 repeats keys and values to all heads; Llama's and
@@ -241,6 +242,11 @@ def check_traceable(workload: Workload) -> None:
     setup = workload.setup
     if setup.sharding in FLAT:
         raise UsageError("FSDP1 is known to the rules alone; take --engine analytic.")
+    if setup.sharding in FULLY_SHARDED and package_of(setup) == "torchao":
+        raise UsageError(
+            "torchao's states on FSDP's shards are known to the rules alone; take --engine"
+            " analytic."
+        )
     if setup.offloads:
         raise UsageError(
             "what waits on the host is known to the rules alone; take --engine analytic."

@@ -142,11 +142,12 @@ def package_of(setup: TrainSetup) -> str | None:
 
 def steps_on_shards(optimizer: str, sharding: Sharding, on_host: bool) -> bool:
     """Whether rules know an optimizer on what FSDP leaves a rank of a parameter. FSDP1's part is a
-    plain vector, which bitsandbytes takes where it lies on the card."""
+    plain vector, which bitsandbytes takes where it lies on the card; torchao's states are those of
+    the part of either (`optim/adam.py`, _new_buffer)."""
     made = PACKAGE_OPTIMIZERS.get(optimizer)  # type: ignore[call-overload]
-    is_bitsandbytes = made is not None and made.package == "bitsandbytes"
-    is_flat = sharding in FLAT and not on_host
-    return optimizer in ("adamw", "sgd") or (is_flat and is_bitsandbytes)
+    if made is None:
+        return optimizer in ("adamw", "sgd", "rmsprop")
+    return made.package == "torchao" or (sharding in FLAT and not on_host)
 
 
 def counts_in_steps(setup: TrainSetup) -> bool:

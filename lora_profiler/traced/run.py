@@ -33,10 +33,10 @@ from lora_profiler.traced.overrides import (
 )
 from lora_profiler.traced.sharded_on_meta import (
     Sent,
+    collectives_noted,
     fake_group,
-    fsdp_on_meta,
+    fullest_rank,
     noted_sums,
-    notes_what_is_sent,
     replicated_on_meta,
 )
 from lora_profiler.traced.tracer import Listener, Trace, Tracer, two_steps
@@ -100,7 +100,7 @@ def trace(
             model = build(workload)
             flash_tower(model, setup)
             if setup.world_size > 1:
-                mesh = group.enter_context(fake_group(setup.world_size))
+                mesh = group.enter_context(fake_group(setup.world_size, fullest_rank(model, setup)))
             if setup.sharding in FULLY_SHARDED:
                 fully_sharded(model, mesh, setup)
             if setup.sharding == "tp":
@@ -133,8 +133,6 @@ def _traced(
         has_data=setup.images is not None,
     )
     noted |= noted_sums(tracer, sent)
-    if setup.sharding in FULLY_SHARDED:
-        notes_what_is_sent(model, tracer, sent)
     run = _Run(model, optimizer, workload, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run
@@ -144,7 +142,7 @@ def _traced(
             naming_the_line(workload.model.id, tracer.whereabouts),
             device_rules(workload, kernels, tracer),
             fallbacks_noted(fallbacks),
-            fsdp_on_meta(tracer) if setup.sharding in FULLY_SHARDED else nullcontext(),
+            collectives_noted(model, setup, tracer, sent),
             tracer.following(model),
         ):
             warnings.simplefilter("ignore")
@@ -212,7 +210,7 @@ class _Run:
         tracer = self._tracer
         tracer.mark(0, 0, "before")
         tracer.register(self._owned())
-        if self._setup.sharding == "ddp":
+        if self._setup.sharding in ("ddp", "zero1"):
             self._forward_model = replicated_on_meta(self._model, tracer, sent)
             tracer.claim_rest("communication")
         for step in (1, 2):
@@ -372,7 +370,8 @@ class _Run:
                 self._tracer.claim(parameter.grad, "gradients", self._module_of[id(parameter)])
 
     def _claim_states(self) -> None:
-        for parameter, state in self._optimizer.state.items():
+        of_rank = getattr(self._optimizer, "optim", self._optimizer)  # ZeroRedundancyOptimizer's
+        for parameter, state in of_rank.state.items():
             for value in modeling.state_tensors(state):
                 self._tracer.claim(value, "optimizer_states", self._module_of[id(parameter)])
         for book in modeling.code_books(self._optimizer):

@@ -17,9 +17,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lora_profiler.algebra.polynomial import constant
+from lora_profiler.analytic.optimizers import state_bytes
+from lora_profiler.analytic.persistent import TrainableTensor
+from lora_profiler.modeling import make_optimizer
 from lora_profiler.prediction import Collective, Phase
 from lora_profiler.traced.patching import replaced
 from lora_profiler.traced.tracer import Tracer
+from lora_profiler.workload import FULLY_SHARDED, TrainSetup
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +37,53 @@ class Sent:
 
 
 @contextmanager
-def fake_group(world_size: int) -> Iterator[DeviceMesh]:
-    """Inside, this process is rank 0 of `world_size` that do not exist. Raises RuntimeError where
+def fake_group(world_size: int, rank: int = 0) -> Iterator[DeviceMesh]:
+    """Inside, this process is `rank` of `world_size` that do not exist. Raises RuntimeError where
     there is a process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     try:
         yield init_device_mesh("cpu", (world_size,))
     finally:
         dist.destroy_process_group()
+
+
+def fullest_rank(model: torch.nn.Module, setup: TrainSetup) -> int:
+    """The one whose ZeroRedundancyOptimizer has most states; of other shardings the first."""
+    if setup.sharding != "zero1":
+        return 0
+    with fake_group(setup.world_size):
+        optimizer: Any = make_optimizer(model, setup)
+        dealt = optimizer._partition_parameters()
+
+    def states(parameter: torch.Tensor) -> int:
+        shape = tuple(map(constant, parameter.shape))
+        tensor = TrainableTensor(shape, str(parameter.dtype).removeprefix("torch."))
+        return state_bytes(tensor, setup).evaluate(1, 1, 1)
+
+    sizes = [sum(states(p) for group in own for p in group["params"]) for own in dealt]
+    return sizes.index(max(sizes))
+
+
+@contextmanager
+def collectives_noted(
+    model: torch.nn.Module, setup: TrainSetup, tracer: Tracer, sent: list[Sent]
+) -> Iterator[None]:
+    """Collectives of FSDP2's units and broadcasts of ZeroRedundancyOptimizer only write themselves
+    into `sent`."""
+
+    def broadcast(*, tensor: torch.Tensor, **options: Any) -> SimpleNamespace:
+        sent.append(Sent("broadcast", cast(Phase, tracer.phase), tensor.nbytes))
+        return SimpleNamespace(wait=lambda: None)
+
+    with ExitStack() as stack:
+        if setup.sharding in FULLY_SHARDED:
+            _notes_what_is_sent(model, tracer, sent)
+            stack.enter_context(_fsdp_on_meta(tracer))
+        elif setup.sharding == "zero1":
+            stack.enter_context(replaced(dist, "broadcast", broadcast))
+        yield
 
 
 class _OnMeta:
@@ -70,7 +112,7 @@ class _OnMeta:
         )
 
 
-def notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
+def _notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
     """Gives every unit of a sharded model collectives that only write themselves into `sent`, and
     tells its parameters that what is cast for them has no data either."""
     for module in model.modules():
@@ -96,7 +138,7 @@ def noted_sums(tracer: Tracer, sent: list[Sent]) -> dict[Any, Callable[..., Any]
 
 
 @contextmanager
-def fsdp_on_meta(tracer: Tracer) -> Iterator[None]:
+def _fsdp_on_meta(tracer: Tracer) -> Iterator[None]:
     """FSDP takes parameters on the meta device, finds no streams, and tells `tracer` of storages it
     frees and takes again."""
     from torch.distributed.fsdp._fully_shard import (

@@ -50,9 +50,8 @@ def settled(
         yield _said(file, key, meaning.options, meaning.note)
     yield from _able(options, usual, file)
     usual |= options
-    is_4_bit = "qlora" in options.get("methods", ())
-    if usual.get("precision") == "amp" and (not is_4_bit or options["sharding"] in DEEPSPEED_ZERO):
-        yield from _without_autocast(options, file)
+    if usual.get("precision") == "amp":
+        yield from _without_autocast(options, usual, file)
 
 
 def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator[KeyReading]:
@@ -88,11 +87,6 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["lora_kernels"] = "peft"
         what = f"LoRA kernels under {options['sharding']}, answered as PEFT's adapters"
         yield instead(file, "lora_kernels", kernels, "peft", what)
-    if options["sharding"] == "zero3" and "qlora" in methods:
-        options["sharding"] = "zero2"
-        what = "ZeRO-3 of a 4-bit base, answered as ZeRO-2"
-        yield instead(file, "sharding", "zero3", "zero2", what)
-        options.pop("offload_param_device", None)
     if options.get("quantize_experts") and options["sharding"] != "ddp":
         options["quantize_experts"] = False
         what = f"experts in 4 bit under {options['sharding']}, answered in 16"
@@ -113,12 +107,23 @@ def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
             yield instead(file, name, device, None, "DeepSpeed's offloading without ZeRO")
 
 
-def _without_autocast(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
+def _without_autocast(
+    options: dict[str, Any], usual: dict[str, Any], file: str
+) -> Iterator[KeyReading]:
     """bf16 as accelerate makes it of DeepSpeed, which makes all weights bfloat16, and of FSDP,
-    which gathers what trains, kept in float32, in bfloat16."""
+    which gathers what trains, kept in float32, in bfloat16; beside a 4-bit base FSDP's shards stay
+    as the trainer made them (accelerate 1.15 `utils/fsdp_utils.py`, fsdp2_prepare_model)."""
+    is_4_bit = "qlora" in options.get("methods", ())
     if options["sharding"] in DEEPSPEED_ZERO:
         made = {"precision": "pure", "dtype": "bfloat16"}
         note = "under DeepSpeed bf16 is no autocast: all weights are bfloat16"
+    elif is_4_bit:
+        if options["sharding"] in FLAT or options["sharding"] not in FULLY_SHARDED:
+            return
+        if usual.get("dtype", "bfloat16") != "bfloat16":
+            return
+        made = {"precision": "fsdp-mixed"}
+        note = "under FSDP bf16 is its own mixed precision: what trains is gathered in bfloat16"
     elif options["sharding"] in FLAT:
         made = {"precision": "amp", "adapter_dtype": "float32"}
         if not {"lora", "qlora"} & set(options.get("methods", ())):
