@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
-from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
+from lora_profiler.modeling.sharding import fully_sharded
 from lora_profiler.prediction import Category
 from lora_profiler.traced.attention import flash_tower
 from lora_profiler.traced.effort import Size
@@ -35,9 +35,10 @@ from lora_profiler.traced.sharded_on_meta import (
     Sent,
     fake_group,
     fsdp_on_meta,
-    noted_sums,
+    noted_collectives,
     notes_what_is_sent,
     replicated_on_meta,
+    strides_unseen,
 )
 from lora_profiler.traced.tracer import Listener, Trace, Tracer, two_steps
 from lora_profiler.traced.watch import effort
@@ -97,14 +98,12 @@ def trace(
     with ExitStack() as group:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = build(workload)
-            flash_tower(model, setup)
             if setup.world_size > 1:
                 mesh = group.enter_context(fake_group(setup.world_size))
+            model = build(workload)
+            flash_tower(model, setup)
             if setup.sharding in FULLY_SHARDED:
                 fully_sharded(model, mesh, setup)
-            if setup.sharding == "tp":
-                model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)
         traced = _traced(workload, model, optimizer, listener)
     if expected is not None:
@@ -132,7 +131,7 @@ def _traced(
         counts_host=setup.device == "cpu",
         has_data=setup.images is not None,
     )
-    noted |= noted_sums(tracer, sent)
+    noted |= noted_collectives(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
         notes_what_is_sent(model, tracer, sent)
     run = _Run(model, optimizer, workload, tracer, names, listener)
@@ -145,6 +144,7 @@ def _traced(
             device_rules(workload, kernels, tracer),
             fallbacks_noted(fallbacks),
             fsdp_on_meta(tracer) if setup.sharding in FULLY_SHARDED else nullcontext(),
+            strides_unseen() if setup.sharding == "tp" else nullcontext(),
             tracer.following(model),
         ):
             warnings.simplefilter("ignore")
