@@ -181,7 +181,10 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append("On the CPU some tensors of one number, 8 B each, are counted and not there.")
     words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
     if setup.sharding == "tp" and words % setup.world_size:
-        found.append("Padding beside logits of words that ranks do not share evenly is left out.")
+        found.append(
+            "Of words that ranks do not share evenly the last rank's padded copy of logits is"
+            " counted, other padding is not."
+        )
     if setup.sharding in DEEPSPEED_ZERO:
         found.append(
             "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"

@@ -84,7 +84,8 @@ def build_model(
         _check(model, workload)
         freeze(model, setup)
         if setup.sharding == "tp":
-            tensor_parallel(model, setup.world_size, "cpu" if device == "meta" else device)
+            with refusals(f"transformers cannot cut {workload.model.id}"):
+                tensor_parallel(model, setup.world_size, "cpu" if device == "meta" else device)
         if setup.has_wide_ends:
             for name, module in model.named_modules():
                 if is_wide_end(name):

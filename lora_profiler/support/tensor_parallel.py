@@ -19,13 +19,16 @@ STOPPED = (
 _STEPPED = ("adamw", "sgd", "rmsprop")
 
 
-def check_tensor_parallel(workload: Workload) -> None:
-    """Raises UsageError for a family whose layers are made otherwise, for sizes that do not divide,
-    for what the libraries refuse on a cut weight, and for what was held against no trace."""
+def check_tensor_parallel(workload: Workload, engine: str) -> None:
+    """Raises UsageError for a family whose layers are made otherwise, which a trace may show, for
+    sizes that do not divide, for what the libraries refuse on a cut weight, and for what was held
+    against no trace."""
     model, setup = workload.model, workload.setup
     if setup.sharding != "tp":
         return
     if not type_of(model).tensor_parallel:
+        if engine == "traced":
+            return
         raise UsageError(
             f"tensor parallelism is known of {', '.join(TENSOR_PARALLEL_TYPES)}, not of"
             f" {model.model_type}; take --sharding fsdp."

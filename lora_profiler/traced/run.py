@@ -131,7 +131,8 @@ def _traced(
         counts_host=setup.device == "cpu",
         has_data=setup.images is not None,
     )
-    noted |= noted_collectives(tracer, sent)
+    if setup.sharding == "tp":
+        noted |= noted_collectives(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
         notes_what_is_sent(model, tracer, sent)
     run = _Run(model, optimizer, workload, tracer, names, listener)
