@@ -81,7 +81,6 @@ def cell(way: Mapping[str, Any], optimizer: Optimizer, sharding: Sharding) -> Ce
         setup = TrainSetup(
             **way,
             optimizer=optimizer,
-            optimizer_impl="forloop" if sharding == "tp" else "foreach",
             sharding=sharding,
             world_size=1 if sharding == "none" else WORLD_SIZE,
         )
@@ -121,8 +120,7 @@ INTRODUCTION = f"""# Every combination
 
 What `lora-profile` answers of each method, base, optimizer and sharding, and how surely. Made by
 `python -m benchmarks.combinations` out of its own answers for {MODEL}, 1 x 2,048 tokens in
-bfloat16, over AWQ in float16, on CUDA, alone or as one of {WORLD_SIZE} ranks; under `tp` the
-optimizer's loop.
+bfloat16, over AWQ in float16, on CUDA, alone or as one of {WORLD_SIZE} ranks.
 
 - **exact**: equal to the byte by construction, where the peak falls on a moment that rules follow
   exactly, as it does here; inside a layer it is an estimate within some per cent.

@@ -31,6 +31,8 @@ LORA = replace(FULL, lora=LoraConfig(r=3, lora_dropout=0.1))
 SETUPS = {
     "ddp full, accumulated": replace(FULL, sharding="ddp", accumulation=2),
     "zero1 full": replace(FULL, sharding="zero1"),
+    "tp full": replace(FULL, sharding="tp"),
+    "tp lora": replace(FULL, sharding="tp", lora=LoraConfig(r=3), optimizer_impl="fused"),
     "fsdp full": FULL,
     "fsdp lora, dropout": LORA,
     "fsdp qlora": replace(LORA, lora=LoraConfig(r=3), quantization=Quantization()),

@@ -86,15 +86,26 @@ def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: 
     """FSDP's mixed precision computes as no process alone does."""
     setup = SETUPS[name]
     alone = several_ranks.training(
-        replace(setup, world_size=1, sharding="none", accumulation=2 * setup.accumulation)
+        replace(
+            setup,
+            world_size=1,
+            sharding="none",
+            accumulation=setup.batches_at_once * setup.accumulation,
+        )
     )
     losses = [
         float(alone.step(lambda step, phase: None))
         for _ in range(several_ranks.CONDITIONS.memory_steps)
     ]
     mean = [sum(step) / 2 for step in zip(*(ranks[name]["losses"] for ranks in found), strict=True)]
+    if setup.sharding == "tp":
+        assert found[0][name]["losses"] == pytest.approx(found[1][name]["losses"], rel=1e-6)
+        if setup.lora is not None:  # of what it cuts PEFT draws each rank's part by itself
+            mean, losses = mean[:1], losses[:1]
+    else:
+        own = [ranks[name]["losses"] for ranks in found]
+        assert own[0] != own[1], "each rank has a batch of its own"
     assert mean == pytest.approx(losses, rel=1e-6)
-    assert found[0][name]["losses"] != found[1][name]["losses"], "each rank has a batch of its own"
 
 
 @pytest.mark.slow("two ranks")
@@ -349,10 +360,10 @@ def test_other_losses_than_those_of_one_process_make_a_record_invalid() -> None:
 # --- refusals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sharding", ["zero2", "tp"])
+@pytest.mark.parametrize("sharding", ["zero1-deepspeed", "zero2", "zero3", "fsdp1"])
 def test_shardings_that_nothing_here_runs_are_refused(sharding: Any) -> None:
     with pytest.raises(
-        UsageError, match=f"sharding {sharding} cannot be measured; take ddp, zero1, fsdp"
+        UsageError, match=f"sharding {sharding} cannot be measured.*; take ddp, zero1, fsdp"
     ):
         refuse(Workload(model=MODEL, setup=replace(FULL, sharding=sharding)), Conditions())
 

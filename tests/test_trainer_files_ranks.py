@@ -340,3 +340,22 @@ def test_generation_is_named_where_ranks_share_the_weights(read: Any) -> None:
     assert "generation_batch_size" not in shared.options
     assert shared.options["use_vllm"]
     assert "generation under zero3, which gathers weights, answered as vLLM's" in gaps(shared)
+
+
+@pytest.mark.parametrize(
+    ("setting", "version", "missing"),
+    [
+        ("forward_prefetch: true", 1, "gathered ahead in forward"),
+        ("fsdp_forward_prefetch: false", 1, ""),
+        ("limit_all_gathers: false", 1, "without a limit"),
+        ("limit_all_gathers: true", 1, ""),
+        ("fsdp_limit_all_gathers: false", 2, ""),
+    ],
+)
+def test_what_fsdp1_gathers_ahead_is_said(
+    read: Any, setting: str, version: int, missing: str
+) -> None:
+    """FSDP2 has neither: accelerate refuses the one and leaves the other out."""
+    config = f"fsdp: full_shard\nfsdp_config:\n  version: {version}\n  {setting}\n"
+    found = gaps(read(PLAIN_MODEL + config))
+    assert any(missing in gap for gap in found) if missing else found == []

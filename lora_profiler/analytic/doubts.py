@@ -22,6 +22,7 @@ from lora_profiler.support.losses import (
 from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
+from lora_profiler.support.tensor_parallel import BY_ROWS, STOPPED
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 _SHARED = {
@@ -47,8 +48,8 @@ _SHARED = {
         " (stage3_max_live_parameters); a float32 copy of its part is among optimizer states."
     ),
     "tp": (
-        "Every rank under tensor parallelism: its part of heads and MLP, whole norms, embedding and"
-        " head."
+        "Rank 0 under transformers' tensor parallelism: its part of heads, MLP and vocabulary,"
+        " whole norms; the optimizer steps what is cut and what is whole as two groups."
     ),
     "fsdp": (
         "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit;"
@@ -73,13 +74,8 @@ _SHARED = {
 
 
 def is_unchecked(setup: TrainSetup) -> bool:
-    """Whether the sharding's rule was held against no trace; how tensor parallelism cuts adapters
-    with their layers was not, nor how it shares the states of other optimizers than torch's first
-    two."""
-    shares_states = setup.sharding == "tp" and setup.optimizer not in ("adamw", "sgd")
-    cuts_adapters = setup.sharding == "tp" and setup.lora is not None
-    own_loss = setup.sharding in FLAT and setup.loss != "plain"
-    return own_loss or cuts_adapters or shares_states
+    """Whether the sharding's rule was held against no trace."""
+    return setup.sharding in FLAT and setup.loss != "plain"
 
 
 def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
@@ -129,7 +125,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "Evaluation with this loss is counted as its training pass (a trainer's own) or as the"
             " plain loss (label smoothing), and was held against no trace."
         )
-    if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):
+    if setup.eval_batch_size is not None and setup.sharding in FULLY_SHARDED:
         found.append("No trace of evaluation under this sharding was held against its rule.")
     if (
         setup.loss == "fused"
@@ -178,10 +174,13 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "The loss was held against traces of transformers' model under FSDP2; torchtune and"
             " LitGPT shard models of their own, LitGPT by FSDP1."
         )
-    if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
+    if setup.sharding == "tp" and setup.device == "cpu":
+        found.append("On the CPU some tensors of one number, 8 B each, are counted and not there.")
+    words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
+    if setup.sharding == "tp" and words % setup.world_size:
         found.append(
-            "torch's foreach optimizers refuse weights of which some are cut and some whole; take"
-            " forloop or fused."
+            "Of words that ranks do not share evenly the last rank's padded copy of logits is"
+            " counted, other padding is not."
         )
     if setup.sharding in DEEPSPEED_ZERO:
         found.append(
@@ -214,6 +213,8 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     found += (*evaluation_words(workload), *generation_words(setup))
     if setup.is_shared:
         found += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
+        if setup.sharding == "tp" and any(a.module.endswith(BY_ROWS) for a in plan.adapters):
+            found.append(STOPPED)
         found += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
         found += [ON_NVME] * (
             "nvme" in (setup.offload_optimizer_device, setup.offload_param_device)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
+from lora_profiler.analytic.tensor_parallel import embedding_gradient, summed
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import Module
 from lora_profiler.support.bases import Base
@@ -238,8 +239,7 @@ class Ledger:
         return out
 
     def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
-        """x * y: keeps each factor for the other's gradient. `elements` is the broadcast size, x's
-        by default."""
+        """x * y: keeps each factor for the other's gradient. `elements`: broadcast, else x's."""
         dtype = promoted(x, y)
         out = self.fresh(
             elements or x.elements, dtype, x.requires_grad or y.requires_grad, x.merged
@@ -385,7 +385,7 @@ class Ledger:
         return x
 
     def embedding(self, name: str, ids: Tensor, features: int) -> Tensor:
-        """Keeps the ids if its weight trains."""
+        """Keeps the ids if its weight trains, whose gradient is that of all words."""
         self.scope = name
         weight = self.weight(name)
         out = self.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
@@ -394,7 +394,7 @@ class Ledger:
             (weight,),
             (out,),
             (ids,),
-            gradients=weight.bytes if weight.requires_grad else ZERO,
+            gradients=embedding_gradient(self, weight, features),
             beside=(ids,),
         )
-        return out
+        return summed(self, out)

@@ -67,7 +67,24 @@ def loss_candidates(
     loss_backward = candidate(
         after, activations=stored, logits_and_loss=of_logits - kept.labels + logits.elements * 8 + 4
     )
-    return (end_of_forward,), (loss_backward,)
+    brought = _gathered(forward)
+    if brought == ZERO:
+        return (end_of_forward,), (loss_backward,)
+    made = candidate(
+        before, activations=in_forward, logits_and_loss=kept.capped + logits.bytes + brought
+    )
+    return (made, end_of_forward), (loss_backward,)
+
+
+def _gathered(forward: ForwardPass) -> Polynomial:
+    """What brings the logits together where each rank makes a part of them: its part and all of
+    them one after the other; a rank with fewer words has a padded copy of its part too."""
+    for node in forward.head.nodes:
+        if node.op == "all_gather":
+            (part,), (parts,) = node.inputs, node.outputs
+            copies = 1 + (parts.elements != forward.logits.elements)
+            return part.bytes * copies + parts.bytes
+    return ZERO
 
 
 def _begun(forward: ForwardPass, kept: Activations) -> dict[str, Polynomial]:

@@ -125,7 +125,7 @@ def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     CPU the scalars of the step count."""
     on_cpu = setup.device == "cpu"
     if setup.optimizer_impl == "fused":
-        yield constant(_scalars(setup))
+        yield constant(_scalars(setup) + state.taken)
     elif setup.optimizer_impl == "foreach":
         # the temporaries of one dtype are still bound while the next dtype's are made
         dtypes = {tensor.dtype for tensor in state.trainable}
@@ -141,7 +141,7 @@ def _rmsprop(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     """Square roots of the averages: of all of a dtype, as AdamW's; in the loop one, while the last
     one of the tensor before is still bound."""
     if setup.optimizer_impl == "foreach":
-        yield from _adamw(state, setup)
+        yield from (size + state.taken for size in _adamw(state, setup))
     else:
         for before, this in state.neighbours:
             yield this.bytes + _bytes(before)
@@ -191,8 +191,8 @@ def _lorafa(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
         yield _bytes(before) + this.bytes * 2
 
 
-def _nothing(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
-    yield ZERO
+def _sgd(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+    yield constant(state.taken)
 
 
 def _of_package(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
@@ -218,7 +218,7 @@ _TEMPORARIES: Mapping[str, Callable[[Persistent, TrainSetup], Iterator[Polynomia
     "muon": _muon,
     "lorafa": _lorafa,
     "rmsprop": _rmsprop,
-    "sgd": _nothing,
+    "sgd": _sgd,
     **dict.fromkeys(PROJECTED, step_bytes),
 }
 

@@ -59,7 +59,9 @@ class Persistent:
     """Bytes and counts by kind, over the whole model; adapters and everything that follows from
     them depend on the rank.
 
-    `order` are all trainable tensors as they follow each other in the optimizer.
+    `order` are all trainable tensors as they follow each other in the optimizer. Under tensor
+    parallelism the gradient of an embedding that is not tied is whole on every rank: `taken` are
+    the bytes that the optimizer takes of it, `untaken` the others.
     """
 
     parameter_bytes: int
@@ -67,6 +69,8 @@ class Persistent:
     adapter_bytes: Polynomial
     adapter_parameters: Polynomial
     order: tuple[TrainableTensor, ...]
+    taken: int = 0
+    untaken: int = 0
 
     @cached_property
     def trainable(self) -> Counter[TrainableTensor]:
@@ -84,7 +88,8 @@ class Persistent:
 
     @property
     def gradient_bytes(self) -> Polynomial:
-        return total(tensor.bytes * count for tensor, count in self.trainable.items())
+        found = total(tensor.bytes * count for tensor, count in self.trainable.items())
+        return found + self.untaken
 
 
 def rest_dtype(setup: TrainSetup) -> Dtype:

@@ -7,6 +7,7 @@ window); each combination of them is a plan of its own. `plan_for` keeps the pla
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Table, constant, total, undominated
@@ -25,7 +26,8 @@ from lora_profiler.analytic.persistent import Persistent, persistent
 from lora_profiler.analytic.sharding import ShardState, alone
 from lora_profiler.analytic.sharding_units import gathered_to_save, shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
-from lora_profiler.analytic.tensor_parallel import part_of, traffic
+from lora_profiler.analytic.tensor_parallel import part_of, stepped
+from lora_profiler.analytic.tensors import Spread
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import why_unruled
@@ -192,7 +194,8 @@ def program_of(workload: Workload) -> Family | None:
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
 
-def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool = False) -> Plan:
+def _build(workload: Workload, *, spread: Spread | None = None, **changes: Any) -> Plan:
+    """`spread`: how ranks share the vocabulary; `changes`: of the rules."""
     setup, model = workload.setup, workload.model
     family = program_of(workload)
     if setup.is_shared:
@@ -206,9 +209,7 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
     forward = kept = evaluation_pass = generation_pass = scoring_pass = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
-        rules = rules_for(workload, kernels, masked)._replace(
-            gathers_low=gathers_low, keeps_inputs=keeps_inputs
-        )
+        rules = rules_for(workload, kernels, masked)._replace(spread=spread, **changes)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
@@ -218,9 +219,9 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
             beside = _flops(reference, setup)[0] * setup.passes_beside
             flops = (flops[0] + beside, *flops[1:])
         if scores_at_once(setup):  # adapters that are switched off run in the same functions
-            scoring_pass = pass_alone(workload, family, found, trainable)
+            scoring_pass = pass_alone(workload, family, found, trainable, spread)
         if setup.eval_batch_size is not None:
-            evaluation_pass = pass_alone(evaluated(workload), family, found, trainable)
+            evaluation_pass = pass_alone(evaluated(workload), family, found, trainable, spread)
         if setup.completions_at_once:
             generation_pass = pass_alone(generated(workload), family, found, trainable)
     saved = kept.saved if kept else ZERO
@@ -249,11 +250,10 @@ def _shared(workload: Workload) -> Plan:
     """The plan of one rank of several: the passes are those of a process alone, under tensor
     parallelism of a part."""
     if workload.setup.sharding == "tp":
-        part = part_of(workload)
-        one = plan_for(part)
-        return replace(
-            one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
-        )
+        spread = Spread(int(workload.model.config["vocab_size"]), workload.setup.world_size)
+        one = _build(part_of(workload), spread=spread)
+        shards = stepped(one, spread.words)
+        return _with_moments(replace(one, shards=shards), list(one.counts.polynomials[:4]))
     process = replace(workload, setup=workload.setup.of_one_process)
     is_low = workload.setup.gathers_adapters_low
     # DeepSpeed 0.19.8 `runtime/zero/linear.py`, LinearFunctionForZeroStage3
@@ -270,11 +270,16 @@ def _shared(workload: Workload) -> Plan:
 
 
 def pass_alone(
-    other: Workload, family: Family, found: tuple[Adapter, ...], trainable: frozenset[str]
+    other: Workload,
+    family: Family,
+    found: tuple[Adapter, ...],
+    trainable: frozenset[str],
+    spread: Spread | None = None,
 ) -> ForwardPass:
     """The forward pass of what is `evaluated`, `generated` or a reference, without dropout."""
     kernels = attention_kernels(other, trains=False)
-    rules = rules_for(other, kernels, masked_layers(other, family))._replace(trains=False)
+    rules = rules_for(other, kernels, masked_layers(other, family))
+    rules = rules._replace(trains=False, spread=spread)
     return forward_pass(other.model, family, rules, found, trainable)
 
 

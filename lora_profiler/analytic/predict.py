@@ -10,6 +10,7 @@ from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.optimizers import paged_state_bytes
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, program_of
 from lora_profiler.analytic.sharding import Part
+from lora_profiler.analytic.tensor_parallel import traffic
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,
@@ -135,7 +136,11 @@ def predict(workload: Workload) -> Prediction:
             if known
             else None
         ),
-        traffic=plan.shards.traffic(setup),
+        traffic=(
+            traffic(plan.forward, workload)
+            if setup.sharding == "tp" and plan.forward is not None
+            else plan.shards.traffic(setup)
+        ),
         host_bytes={
             category: size.evaluate(*at)
             for category, size in host_bytes(plan.kept, plan.shards).items()

@@ -7,6 +7,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
 from lora_profiler.analytic.fake_quantized import fake_quantized, is_fake_quantized
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.tensor_parallel import gathered, replicated, summed
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 from lora_profiler.support.bases import Base
 
@@ -23,7 +24,8 @@ def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
     given, weight = x, op.weight(name)
     if is_fake_quantized(op, name):
         given, weight = fake_quantized(op, x, weight, module.in_features)
-    y = product(op, given, weight, module.in_features, module.out_features)
+    y = product(op, replicated(op, given), weight, module.in_features, module.out_features)
+    y = summed(op, y)
     op.keep(x)
     for adapter in found:
         y = (
@@ -31,7 +33,7 @@ def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
             if op.rules.torchtune_dora
             else _low_rank(op, x, y, adapter)
         )
-    return y
+    return gathered(op, y)
 
 
 def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
@@ -170,6 +172,7 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     inner = trained(
         op, dropped, rows, constant(adapter.in_features), rank, trains=not rules.freezes_a
     )
+    inner = replicated(op, summed(op, inner))
     out_size = constant(adapter.out_features)
     delta = trained(op, inner, rows, rank, out_size, y.elements)
     if sums == "awq":

@@ -223,8 +223,8 @@ class ShardState:
                 return tuple(
                     t if t.phase == "optimizer" else _repeated(t, times) for t in self.exchanged
                 )
-            if setup.sharding in ("none", "tp"):
-                return self.exchanged
+            if setup.sharding == "none":
+                return ()
             buckets = bucket_bytes(
                 [t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order]
             )

@@ -1,23 +1,38 @@
-"""Tensor parallelism: a rank's part of a model is a model of its own, with its part of the heads
-and of the MLP's width.
+"""Tensor parallelism: a rank's part of a model is a model of its own, with its part of the heads,
+of the MLP's width and of the vocabulary.
 
-As transformers' `base_model_tp_plan` and torch's per-module plans cut it: q, k, v, gate and up by
-columns, o and down by rows; norms, embedding and head stay whole on every rank. Each row-wise
-product is summed over the ranks in forward; in backward the input's gradient of each column-wise
-one is (torch `distributed/tensor/parallel/style.py`, one module at a time). `tests/test_ranks.py`
-compares with a trace of the real `parallelize_module`.
+As transformers 5.24 cuts it by its own plan (`distributed/tensor_parallel.py`, the configs'
+`base_model_tp_plan`, `distributed/mixin.py` for embeddings, the models' `_tp_plan` for heads): q,
+k, v, gate, up and the head by columns, o and down by rows, the embedding by words; norms stay whole
+on every rank. What a row-wise product or an embedding makes is summed over the ranks in forward,
+the logits are gathered; in backward the gradient of each column-wise product's input is summed.
+PEFT 0.21 (`tuners/lora/model.py`, add_lora_tp_hooks_dtensor) cuts B as a column-wise layer and A as
+a row-wise one. `tests/test_ranks.py` compares with a trace of both libraries' own code.
 """
 
+from collections import Counter
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values, constant
+from lora_profiler.analytic.persistent import (
+    TrainableTensor,
+    adapter_dtype,
+    adapter_tensors,
+    whole_weights,
+)
+from lora_profiler.analytic.sharding import ShardState, alone
+from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.catalog import model_from_config
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.prediction import Traffic
-from lora_profiler.support.tensor_parallel import divided_sizes
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
+from lora_profiler.prediction import Collective, Phase, Traffic
+from lora_profiler.support.tensor_parallel import BY_COLUMNS, BY_ROWS, HEAD_NORMS, divided_sizes
+from lora_profiler.workload import DTYPE_BYTES, Workload
 
-ROW_WISE, COLUMN_WISE = 2, 5
-"""Products of a layer: o and down; q, k, v, gate and up."""
+if TYPE_CHECKING:
+    from lora_profiler.analytic.ledger import Ledger
+    from lora_profiler.analytic.plan import Plan
+    from lora_profiler.analytic.structure import ForwardPass
 
 
 def part_of(workload: Workload) -> Workload:
@@ -34,25 +49,126 @@ def _cut(model: ModelSpec, ranks: int) -> ModelSpec:
     sizes = divided_sizes(model)
     head_dim = int(config.get("head_dim") or config["hidden_size"] // sizes["num_attention_heads"])
     part = {name: size // ranks for name, size in sizes.items()}
+    part["vocab_size"] = -(-int(config["vocab_size"]) // ranks)
     return model_from_config(
         {**model.published, **part, "head_dim": head_dim}, id=model.id, source=model.source
     )
 
 
-def traffic(model: ModelSpec, setup: TrainSetup) -> tuple[Traffic, ...]:
-    """The all-reduces of an optimizer step, each of a micro-batch's hidden states; checkpointing
-    sums the attention's again."""
-    size = (
-        setup.batch_size
-        * setup.seq_len
-        * int(model.config["hidden_size"])
-        * DTYPE_BYTES[setup.dtype]
-    )
-    forward = ROW_WISE * model.num_layers * setup.accumulation
-    backward = (COLUMN_WISE + setup.checkpointing) * model.num_layers * setup.accumulation
-    return (
-        Traffic(collective="all_reduce", phase="forward", count=forward, size_bytes=forward * size),
+def stepped(plan: "Plan", words: int) -> ShardState:
+    """What a rank holds of `plan`'s part and steps: what is cut, then what is whole, a group each
+    (transformers 5.24 `trainer.py`, create_optimizer). `words`: of the whole vocabulary."""
+    setup, model, state = plan.workload.setup, plan.workload.model, plan.state
+    cut: list[TrainableTensor] = []
+    whole: list[TrainableTensor] = []
+    if setup.lora is None:
+        for name, module in model.modules():
+            is_cut = name.rpartition(".")[2] in (*BY_COLUMNS, *BY_ROWS)
+            (cut if is_cut else whole).extend(whole_weights(model, name, module, setup))
+        embedding = next(m for _, m in model.modules() if m.kind == "Embedding")
+        if not model.has_tied_head:
+            taken = embedding.num_parameters * DTYPE_BYTES[setup.dtype]
+            row = int(model.config["hidden_size"]) * DTYPE_BYTES[setup.dtype]
+            state = replace(state, taken=taken, untaken=words * row - taken)
+    for adapter in plan.adapters:
+        a, b = adapter_tensors(adapter, adapter_dtype(setup), setup)
+        by_rows = adapter.module.rpartition(".")[2] in BY_ROWS
+        cut.append(a if by_rows else b)
+        whole.append(b if by_rows else a)
+    if setup.optimizer_impl == "foreach" and setup.optimizer != "sgd":
+        groups = [replace(state, order=tuple(g), untaken=0) for g in (cut, whole)]
+        rank = setup.lora.r if setup.lora else 1
+        at_once = max(groups, key=lambda group: group.gradient_bytes.evaluate(1, 1, rank))
+    else:
+        at_once = replace(state, order=(*cut, *whole))
+    return replace(alone(state), at_once=at_once)
+
+
+def replicated(op: "Ledger", x: Tensor) -> Tensor:
+    """`x`, whole on every rank, as a column-wise layer takes it: each makes a part of its
+    gradient."""
+    if not _is_cut(op, BY_COLUMNS):
+        return x
+    out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, x.merged)
+    op.record("replicate", (x,), (out,))
+    return out
+
+
+def summed(op: "Ledger", x: Tensor) -> Tensor:
+    """`x` of all ranks together, of which a row-wise layer has made a part on each."""
+    if not _is_cut(op, BY_ROWS):
+        return x
+    out = op.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
+    op.record("all_reduce", (x,), (out,), aliases=True)
+    return out
+
+
+def gathered(op: "Ledger", logits: Tensor) -> Tensor:
+    """The logits of all words on every rank, of which each has made a part: brought one
+    after the other, and then put side by side."""
+    if op.rules.spread is None or op.scope != op.rules.head:
+        return logits
+    words, ranks = op.rules.spread
+    parts = op.fresh(logits.elements * ranks, logits.dtype, logits.requires_grad)
+    op.record("all_gather", (logits,), (parts,))
+    rows = parts.elements // op.modules[op.scope].weight("weight").shape[0] // ranks
+    out = op.fresh(rows * words, logits.dtype, logits.requires_grad)
+    op.record("cat", (parts,), (out,), aliases=True)
+    return out
+
+
+def embedding_gradient(op: "Ledger", weight: Tensor, features: int) -> Polynomial:
+    """Bytes that an embedding's backward leaves: of all words, whoever has which."""
+    if not weight.requires_grad:
+        return ZERO
+    if op.rules.spread is None:
+        return weight.bytes
+    return constant(op.rules.spread.words * features * ITEMSIZE[weight.dtype])
+
+
+def _is_cut(op: "Ledger", names: tuple[str, ...]) -> bool:
+    return op.rules.spread is not None and op.scope.rpartition(".")[2] in names
+
+
+def traffic(forward: "ForwardPass", workload: Workload) -> tuple[Traffic, ...]:
+    """The collectives of an optimizer step, of which checkpointing repeats some of forward's.
+
+    Gradients of norms that each rank works out of its own heads are summed where they train
+    (`replicated_with_grad_allreduce`), every micro-batch.
+    """
+    setup = workload.setup
+    at = Values(setup.batch_size, setup.seq_len, setup.lora.r if setup.lora else 1)
+    sent: Counter[tuple[Collective, Phase]] = Counter()
+    times: Counter[tuple[Collective, Phase]] = Counter()
+
+    def note(kind: Collective, phase: Phase, size: int, count: int) -> None:
+        sent[kind, phase] += size * count
+        times[kind, phase] += count
+
+    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
+    for run, count in (*runs, (forward.head, 1)):
+        for node in run.nodes:
+            size = node.outputs[0].bytes.evaluate(*at)
+            if node.op == "all_reduce":
+                note("all_reduce", "forward", size, count)
+            if node.op == "all_gather":
+                note("all_gather", "forward", size, count)
+            if node.op == "replicate" and node.outputs[0].requires_grad:
+                note("all_reduce", "backward", size, count)
+            if node.module.endswith(HEAD_NORMS) and node.gradients != ZERO:
+                note("all_reduce", "backward", node.gradients.evaluate(*at), count)
+    if setup.checkpointing:
+        for layer in forward.layers:
+            for node in layer.run.nodes[: layer.run.repeated]:
+                if node.op == "all_reduce":
+                    size = node.outputs[0].bytes.evaluate(*at)
+                    note("all_reduce", "backward", size, len(layer.indices))
+    return tuple(
         Traffic(
-            collective="all_reduce", phase="backward", count=backward, size_bytes=backward * size
-        ),
+            collective=kind,
+            phase=phase,
+            count=number * setup.accumulation,
+            size_bytes=sent[kind, phase] * setup.accumulation,
+        )
+        for (kind, phase), number in times.items()
     )

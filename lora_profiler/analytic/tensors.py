@@ -85,6 +85,13 @@ class Node:
     behind: tuple["Node", ...] = ()
 
 
+class Spread(NamedTuple):
+    """A vocabulary of which each of several ranks has a part."""
+
+    words: int
+    ranks: int
+
+
 class Rules(NamedTuple):
     """What decides between saving rules: device, kernels, dtypes, dropout, and the few sizes at
     which a rule flips.
@@ -94,7 +101,7 @@ class Rules(NamedTuple):
 
     `base` is how quantised layers run. `rest_dtype` is the dtype of what is not quantised, and so
     of the residual stream, but for modules of other `unpacked_dtypes`; `head` the output layer,
-    which never is quantised.
+    which never is quantised; `spread`: each of several ranks has a part of its words.
     `autocast`: what matrix products and attention run in whatever their inputs are.
     `input_grads`: the embeddings' output is made to require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
@@ -161,6 +168,7 @@ class Rules(NamedTuple):
     qat: Qat = "none"
     qat_group_size: int = 32
     qat_adapted_alone: bool = False
+    spread: Spread | None = None
     qat_rounds_head: bool = True
 
     def unpacked(self, module: str) -> str:

@@ -16,12 +16,12 @@ from lora_profiler.support.check import check_model
 from lora_profiler.support.engines import why_untraced
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.optimizers import package_of
-from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, Sharding, TrainSetup, Workload
 
 NEEDED = ("torch", "transformers", "peft", "accelerate")
 BFLOAT16_CAPABILITY = (8, 0)
 NO_CACHING = "PYTORCH_NO_CUDA_MEMORY_CACHING"
-MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
+MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard", "tp")
 
 
 class MeasurementError(LoraProfilerError):
@@ -269,8 +269,10 @@ def _refuse_ranks(
     """What several ranks on this machine cannot run, and what their libraries cannot share."""
     setup = workload.setup
     if setup.sharding not in MEASURED_SHARDINGS:
+        whose = ": bench has no loop of DeepSpeed's" if setup.sharding in DEEPSPEED_ZERO else ""
         raise UsageError(
-            f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}."
+            f"sharding {setup.sharding} cannot be measured{whose}; take"
+            f" {', '.join(MEASURED_SHARDINGS)}."
         )
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")

@@ -78,10 +78,11 @@ def own_rank() -> int | None:
 @dataclass(slots=True, kw_only=True)
 class Spread:
     """What a step calls, and the bytes by address that the ranks' library holds and no Python
-    object does: DDP's buckets."""
+    object does: DDP's buckets. `collectives` stand for torch's own as long as this lives."""
 
     module: torch.nn.Module
     buckets: dict[int, int] = field(default_factory=dict)
+    collectives: torch.library.Library | None = None
 
     def without_exchange(self) -> AbstractContextManager[Any]:
         """For a micro-batch that others follow: DDP sends the sum of gradients once, FSDP must give
@@ -104,6 +105,9 @@ def spread(model: torch.nn.Module, setup: TrainSetup) -> Spread:
     """
     if setup.world_size == 1:
         return Spread(module=model)
+    if setup.sharding == "tp":  # cut as it was built
+        in_place = functional_in_place() if setup.device == "cpu" else None
+        return Spread(module=model, collectives=in_place)
     if setup.sharding in FULLY_SHARDED:
         mesh = init_device_mesh(setup.device, (setup.world_size,))
         sharded = fully_sharded(model, mesh, setup)
@@ -140,7 +144,7 @@ def reshard(model: torch.nn.Module) -> None:
             module.reshard()
 
 
-# --- FSDP's collectives on the CPU: a broadcast for each shard, one all-reduce --------------------
+# --- collectives on the CPU: a broadcast for each shard, one all-reduce --------------------
 # gloo's all-gather and reduce-scatter copy what they send, on threads of their own that let go of
 # it whenever they are scheduled: peaks would depend on the machine's load, and on a library that no
 # accelerator trains with. Broadcast and all-reduce work in place. They are given the bytes without
@@ -206,6 +210,31 @@ def collectives_in_place(model: torch.nn.Module) -> None:
         if isinstance(module, FSDPModule):
             module.set_custom_all_gather(_AllGather())  # type: ignore[arg-type]  # the interface by shape, not by name
             module.set_custom_reduce_scatter(_ReduceScatter())  # type: ignore[arg-type]
+
+
+def functional_in_place() -> torch.library.Library:
+    """The collectives of tensor parallelism, of the same kind: what they return is theirs alone."""
+    named: Any = dist.distributed_c10d._resolve_process_group  # type: ignore[attr-defined]  # private
+
+    def all_reduce(given: torch.Tensor, op: str, group: str) -> torch.Tensor:
+        made = given.clone(memory_format=torch.contiguous_format)
+        with _disable_current_modes():
+            dist.all_reduce(_bytes_of(made), group=named(group))
+        return made
+
+    def all_gather(given: torch.Tensor, size: int, group: str) -> torch.Tensor:
+        made = given.new_empty((given.shape[0] * size, *given.shape[1:]))
+        found = named(group)
+        made.chunk(size)[found.rank()].copy_(given)
+        with _disable_current_modes():
+            for rank, part in enumerate(made.chunk(size)):
+                dist.broadcast(_bytes_of(part), group_src=rank, group=found)
+        return made
+
+    library: Any = torch.library.Library("_c10d_functional", "IMPL")  # type: ignore[no-untyped-call]
+    for name, run in (("all_reduce", all_reduce), ("all_gather_into_tensor", all_gather)):
+        library.impl(name, run, "CPU", allow_override=True)
+    return library  # type: ignore[no-any-return]
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:

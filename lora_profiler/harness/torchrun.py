@@ -69,17 +69,19 @@ def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
 
 def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
     """Of one process that trains on what all ranks trained on: their micro-batches one after
-    another, accumulated. None of them where it cannot: one device may not hold what several do."""
+    another, accumulated. None of them where it cannot: one device may not hold what several do,
+    and of adapters that it cuts PEFT draws each rank's part by itself: there the first alone, which
+    a B of zeros leaves to the base."""
     setup = case.workload.setup
-    alone = replace(
-        setup, world_size=1, sharding="none", accumulation=setup.accumulation * setup.world_size
-    )
+    accumulation = setup.accumulation * setup.batches_at_once
+    alone = replace(setup, world_size=1, sharding="none", accumulation=accumulation)
     same = replace(case, workload=replace(case.workload, setup=alone))
     request, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
     request.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
     command = [*CHILD, "--losses", str(request), str(answer)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    return tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()
+    losses = tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()
+    return losses[:1] if setup.sharding == "tp" and setup.lora is not None else losses
 
 
 def _read(path: Path) -> Record | None:

@@ -30,8 +30,8 @@ class Batches:
     text.
 
     Rank r of W takes every W-th of them from the r-th on, so that W ranks together take what one
-    process would with W times the accumulation. Each micro-batch seeds what is drawn at random
-    within it, dropout above all, by its own number.
+    process would with W times the accumulation; under tensor parallelism each takes the same ones.
+    Each micro-batch seeds what is drawn at random within it, dropout above all, by its own number.
 
     Without padding the labels are the input ids themselves and there is no mask, as a data set of
     one long text gives them. Packed sequences come with position ids that begin anew, and without a
@@ -55,8 +55,8 @@ class Batches:
         self._vocab_size = vocab_size
         # no tensor, which would count as the training's memory
         self._text = None if text is None else array("q", text.tolist())
-        self._ranks = setup.world_size
-        self._number, self._drawn = rank, 0
+        self._ranks = setup.batches_at_once
+        self._number, self._drawn = rank % self._ranks, 0
         self._seed = conditions.seed
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
         self._padded = setup.padded_tokens

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from lora_profiler.support.images import part_of
 from lora_profiler.workload import TrainSetup
@@ -26,8 +27,11 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
         model, adapter_config(model, setup), autocast_adapter_dtype=dtype == torch.float32
     )
     prefix: str = adapted.base_model.prefix
-    for name, parameter in adapted.named_parameters():
-        if prefix in name:
+    for name, parameter in list(adapted.named_parameters()):
+        if prefix in name and isinstance(parameter, DTensor):  # whose own dtype `data` leaves alone
+            owner, _, local = name.rpartition(".")
+            setattr(adapted.get_submodule(owner), local, torch.nn.Parameter(parameter.to(dtype)))
+        elif prefix in name:
             parameter.data = parameter.data.to(dtype)
     for name in ("vera_A", "vera_B"):
         matrices = getattr(adapted.base_model, name, None)

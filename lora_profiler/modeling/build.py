@@ -21,6 +21,7 @@ from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.fake_quantized import with_fake_quantizers
 from lora_profiler.modeling.nf4 import base_config, prepare_for_training, quantise
+from lora_profiler.modeling.sharding import tensor_parallel, widths_named
 from lora_profiler.modeling.third_party import quiet, refusals, require
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers
 from lora_profiler.support.model_types import type_of
@@ -82,6 +83,9 @@ def build_model(
         model = base_model(workload.model, setup, weights, device, deferred)
         _check(model, workload)
         freeze(model, setup)
+        if setup.sharding == "tp":
+            with refusals(f"transformers cannot cut {workload.model.id}"):
+                tensor_parallel(model, setup.world_size, "cpu" if device == "meta" else device)
         if setup.has_wide_ends:
             for name, module in model.named_modules():
                 if is_wide_end(name):
@@ -113,6 +117,8 @@ def build_model(
             )  # PEFT moves no adapter to where the base is then
             with refusals(f"PEFT refuses these adapters on {workload.model.id}"), place:
                 model = inject_adapters(model, setup)
+            if setup.sharding == "tp":
+                widths_named(model)
             if setup.lora.fast_lora:
                 from lora_profiler.modeling.foak import with_fast_lora
 

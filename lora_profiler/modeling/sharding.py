@@ -5,27 +5,17 @@ cut by itself."""
 from typing import Any
 
 import torch
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
 )
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    RowwiseParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor import DTensor
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.workload import TrainSetup
-
-_BY_COLUMNS, _BY_ROWS = (
-    ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"),
-    ("o_proj", "down_proj"),
-)
 
 
 def units(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -68,15 +58,31 @@ def fully_sharded(model: torch.nn.Module, mesh: DeviceMesh, setup: TrainSetup) -
     return model
 
 
-def tensor_parallel(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
-    """`model` with q, k, v, gate and up cut by columns and o and down by rows over `mesh`, in
-    place; adapters are not."""
-    plan: dict[str, ParallelStyle] = {}
-    for name, _ in model.named_modules():
-        last = name.rpartition(".")[2]
-        if last in _BY_COLUMNS:
-            plan[name] = ColwiseParallel()
-        elif last in _BY_ROWS:
-            plan[name] = RowwiseParallel()
-    parallelized: torch.nn.Module = parallelize_module(model, mesh, plan)
-    return parallelized
+def tensor_parallel(model: torch.nn.Module, ranks: int, device: str) -> None:
+    """Cuts `model` over `ranks`, each on a `device`, in place, by the plan that transformers has of
+    it, as `from_pretrained` does; PEFT reads from it how its adapters are cut."""
+    from transformers.distributed.configuration_utils import DistributedConfig
+    from transformers.distributed.utils import TransformersDeviceMesh
+
+    dense, expert = (
+        init_device_mesh(device, (1, 1, 1, ranks), mesh_dim_names=("pp", "dp_replicate", *last))
+        for last in (("fsdp", "tp"), ("efsdp", "ep"))
+    )
+    base: Any = model
+    for name in base.all_tied_weights_keys:  # tied again below, as after loading
+        owner, _, local = name.rpartition(".")
+        weight = getattr(model.get_submodule(owner), local)
+        copy = torch.nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+        setattr(model.get_submodule(owner), local, copy)
+    base.maybe_distribute_model(
+        model, DistributedConfig(tp_size=ranks), TransformersDeviceMesh(dense, expert)
+    )
+    base.tie_weights()
+
+
+def widths_named(model: torch.nn.Module) -> None:
+    """Tells every cut linear layer its whole width, in place: PEFT 0.21 makes adapters as wide as a
+    rank's part, and transformers 5.24 asks a row-wise layer for the whole input."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and isinstance(module.weight, DTensor):
+            module.out_features, module.in_features = module.weight.shape

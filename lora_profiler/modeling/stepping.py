@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
@@ -84,12 +85,12 @@ def _made(
 
         return ZeroRedundancyOptimizer(parameters, of_rank, lr=LEARNING_RATE)  # type: ignore[arg-type]  # is called, and no more
     if setup.optimizer == "adamw":
-        groups = _by_decay(parameters) if steps_in_groups(setup) else parameters
+        groups = _by_decay(parameters) if steps_in_groups(setup) else _by_mesh(parameters, setup)
         return torch.optim.AdamW(groups, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=LEARNING_RATE, **implementation)
+        return torch.optim.SGD(_by_mesh(parameters, setup), lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "rmsprop":
-        groups = _by_decay(parameters) if steps_in_groups(setup) else parameters
+        groups = _by_decay(parameters) if steps_in_groups(setup) else _by_mesh(parameters, setup)
         return torch.optim.RMSprop(
             groups, lr=LEARNING_RATE, foreach=setup.optimizer_impl == "foreach"
         )
@@ -111,6 +112,15 @@ def _made(
 def _by_decay(parameters: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
     """Matrices, whose weights decay, and vectors; neither without a tensor."""
     kinds = [[p for p in parameters if (p.dim() > 1) == is_matrix] for is_matrix in (True, False)]
+    return [{"params": kind} for kind in kinds if kind]
+
+
+def _by_mesh(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> list[dict[str, Any]]:
+    """What ranks have parts of, and what is whole on each, which no kernel takes together: as
+    transformers' Trainer groups them (5.24 `trainer.py`, create_optimizer)."""
+    if setup.sharding != "tp":
+        return [{"params": parameters}]
+    kinds = [[p for p in parameters if isinstance(p, DTensor) == cut] for cut in (True, False)]
     return [{"params": kind} for kind in kinds if kind]
 
 

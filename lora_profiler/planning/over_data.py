@@ -133,7 +133,7 @@ def over_data(
 ) -> OverData:
     """The epoch of the workload of `prediction`, which is that of its worst batch."""
     setup = prediction.workload.setup
-    ranks = 1 if setup.sharding == "tp" else setup.world_size
+    ranks = setup.batches_at_once
 
     def shape(length: int, peak: int | None) -> BatchPeak:
         return BatchPeak(

@@ -86,6 +86,11 @@ class TrainSetup(TrainOptions):
         return self.world_size > 1 or self.sharding in DEEPSPEED_ZERO
 
     @property
+    def batches_at_once(self) -> int:
+        """Micro-batches that the ranks take at the same time: one each, or one together."""
+        return 1 if self.sharding == "tp" else self.world_size
+
+    @property
     def of_one_process(self) -> "TrainSetup":
         """The setup of a process alone whose forward and backward pass are a rank's: what FSDP
         gathers in bfloat16 is bfloat16 there."""

@@ -40,8 +40,7 @@ def check(workload: Workload, engine: str) -> None:
     check_completions(workload.setup, engine)
     if engine == "traced":
         check_traceable(workload)
-    else:
-        check_tensor_parallel(workload)
+    check_tensor_parallel(workload, engine)
 
 
 def check_completions(setup: TrainSetup, engine: str) -> None:

@@ -36,11 +36,6 @@ def check_kernels(workload: Workload) -> None:
             f"fms-acceleration's kernels are known of {', '.join(FOAK_TYPES)}, not of"
             f" {model.model_type}; leave --kernels out."
         )
-    if setup.kernels == "foak" and setup.sharding == "tp":
-        raise UsageError(
-            "fms-acceleration's kernels under tensor parallelism are not known; leave out one of"
-            " --kernels and --sharding tp."
-        )
     if setup.kernels != "liger":
         return
     if not type_of(model).liger:
@@ -53,11 +48,6 @@ def check_kernels(workload: Workload) -> None:
         raise UsageError(
             f"Liger's MLP is SwiGLU's, and {model.id} has {model.config.get('hidden_act')}; leave"
             " --kernels out."
-        )
-    if setup.sharding == "tp":
-        raise UsageError(
-            "Liger's kernels under tensor parallelism are not known; leave out one of --kernels and"
-            " --sharding tp."
         )
 
 

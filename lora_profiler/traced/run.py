@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
-from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
+from lora_profiler.modeling.sharding import fully_sharded
 from lora_profiler.prediction import Category
 from lora_profiler.traced.attention import flash_tower
 from lora_profiler.traced.effort import Size
@@ -36,7 +36,7 @@ from lora_profiler.traced.sharded_on_meta import (
     collectives_noted,
     fake_group,
     fullest_rank,
-    noted_sums,
+    noted_collectives,
     replicated_on_meta,
 )
 from lora_profiler.traced.tracer import Listener, Trace, Tracer, two_steps
@@ -97,14 +97,14 @@ def trace(
     with ExitStack() as group:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if setup.sharding == "tp":  # transformers cuts weights as it makes them
+                group.enter_context(fake_group(setup.world_size))
             model = build(workload)
             flash_tower(model, setup)
-            if setup.world_size > 1:
+            if setup.world_size > 1 and setup.sharding != "tp":
                 mesh = group.enter_context(fake_group(setup.world_size, fullest_rank(model, setup)))
             if setup.sharding in FULLY_SHARDED:
                 fully_sharded(model, mesh, setup)
-            if setup.sharding == "tp":
-                model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)
         traced = _traced(workload, model, optimizer, listener)
     if expected is not None:
@@ -132,7 +132,8 @@ def _traced(
         counts_host=setup.device == "cpu",
         has_data=setup.images is not None,
     )
-    noted |= noted_sums(tracer, sent)
+    if setup.sharding == "tp":
+        noted |= noted_collectives(tracer, sent)
     run = _Run(model, optimizer, workload, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run

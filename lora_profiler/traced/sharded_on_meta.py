@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.algebra.polynomial import constant
 from lora_profiler.analytic.optimizers import state_bytes
@@ -71,7 +72,7 @@ def collectives_noted(
     model: torch.nn.Module, setup: TrainSetup, tracer: Tracer, sent: list[Sent]
 ) -> Iterator[None]:
     """Collectives of FSDP2's units and broadcasts of ZeroRedundancyOptimizer only write themselves
-    into `sent`."""
+    into `sent`; those of tensor parallelism are operators, which `noted_collectives` notes."""
 
     def broadcast(*, tensor: torch.Tensor, **options: Any) -> SimpleNamespace:
         sent.append(Sent("broadcast", cast(Phase, tracer.phase), tensor.nbytes))
@@ -83,6 +84,8 @@ def collectives_noted(
             stack.enter_context(_fsdp_on_meta(tracer))
         elif setup.sharding == "zero1":
             stack.enter_context(replaced(dist, "broadcast", broadcast))
+        elif setup.sharding == "tp":
+            stack.enter_context(_strides_unseen())
         yield
 
 
@@ -124,17 +127,50 @@ def _notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]
             module.set_custom_reduce_scatter(_OnMeta("reduce_scatter", tracer, sent))  # type: ignore[arg-type]
 
 
-def noted_sums(tracer: Tracer, sent: list[Sent]) -> dict[Any, Callable[..., Any]]:
-    """The operator that sums over ranks under tensor parallelism, and what runs in its place:
-    itself, with a note in `sent`."""
+def noted_collectives(tracer: Tracer, sent: list[Sent]) -> dict[Any, Callable[..., Any]]:
+    """The operators that send under tensor parallelism, and what runs in their place: themselves,
+    with a note in `sent`."""
 
-    def all_reduce(func: Any, tensor: torch.Tensor, *rest: Any) -> Any:
-        sent.append(
-            Sent("all_reduce", cast(Phase, tracer.phase), tensor.numel() * tensor.element_size())
-        )
-        return func(tensor, *rest)
+    def noting(collective: Collective) -> Callable[..., Any]:
+        def run(func: Any, given: Any, *rest: Any) -> Any:
+            made = func(given, *rest)
+            if isinstance(given, list):
+                whole = given[0]
+            else:
+                whole = max(given, made, key=torch.Tensor.numel)
+            phase = cast(Phase, tracer.phase)
+            sent.append(Sent(collective, phase, whole.numel() * whole.element_size()))
+            return made
 
-    return {torch.ops._c10d_functional.all_reduce.default: all_reduce}
+        return run
+
+    def wrapped(_func: Any, given: torch.Tensor) -> torch.Tensor:
+        return given.detach()  # the operator's own stand-in makes another one
+
+    functional = torch.ops._c10d_functional
+    return {
+        functional._wrap_tensor_autograd.default: wrapped,
+        functional.all_reduce.default: noting("all_reduce"),
+        functional.all_gather_into_tensor.default: noting("all_gather"),
+        functional.reduce_scatter_tensor.default: noting("reduce_scatter"),
+        torch.ops.c10d.allreduce_.default: noting("all_reduce"),
+    }
+
+
+@contextmanager
+def _strides_unseen() -> Iterator[None]:
+    """transformers asks an empty tensor on the meta device for strides, which takes no memory where
+    real ones are elsewhere: `distributed/tensor_parallel.py`, _from_local_last_dim_shard."""
+    from transformers.distributed.tensor_parallel import TensorParallelLayer
+
+    made: Any = TensorParallelLayer._from_local_last_dim_shard
+
+    def unseen(*args: Any) -> Any:
+        with _disable_current_modes():
+            return made(*args)
+
+    with replaced(TensorParallelLayer, "_from_local_last_dim_shard", staticmethod(unseen)):
+        yield
 
 
 @contextmanager

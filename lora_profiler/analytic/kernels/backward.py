@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lora_profiler.analytic.kernels import fused_backward as fused
 from lora_profiler.analytic.kernels import products_backward as products
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, run_forward, softmax_converts
+from lora_profiler.analytic.kernels.forward import ATTENTION_OP, SENT, run_forward, softmax_converts
 from lora_profiler.analytic.kernels.gradients import Backward, Gradient, Sent, converted, only
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Tensor
@@ -322,7 +322,7 @@ def _program(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
 
 
 BACKWARD: dict[str, Backward] = {
-    **dict.fromkeys(("view", "turn", "shift", "round"), _passed),
+    **dict.fromkeys(("view", "turn", "shift", "round", *SENT), _passed),
     **dict.fromkeys(("scale", "neg"), _again),
     **dict.fromkeys(("_to_copy", "mask"), _to_copy),
     **dict.fromkeys(

@@ -334,9 +334,11 @@ def _rotate_pairs(node: Node, launches: Launches) -> None:
         launches.memory(node.module, "_to_copy", wide, size)
 
 
+SENT = ("replicate", "all_reduce", "all_gather")
+"""What ranks send under tensor parallelism."""
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys(
-        ("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing
+        ("view", "view_heads", "turn", "split", "slices", "halves", "expand", *SENT), _nothing
     ),
     **dict.fromkeys(
         (

@@ -119,7 +119,7 @@ _CUT_WORDS: dict[Sharding, str] = {
     "fsdp-no-reshard": "of each tensor the first of {} chunks",
     "fsdp1": "of each unit's flat parameter one of {} parts",
     "fsdp1-no-prefetch": "of each unit's flat parameter one of {} parts",
-    "tp": "the linear layers' cut over {} ranks",
+    "tp": "all but norms' cut over {} ranks",
 }
 
 

@@ -99,8 +99,7 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
 def _rate_label(answers: Sequence[Answer]) -> str:
     """Ranks have a batch each, but under tensor parallelism, where all work on one."""
     setup = answers[0].prediction.workload.setup
-    is_one = setup.world_size == 1 or setup.sharding == "tp"
-    return f"tokens a second{'' if is_one else ' and rank'}"
+    return f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:

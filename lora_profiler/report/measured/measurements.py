@@ -87,7 +87,7 @@ def ranks_lines(record: Record) -> list[str]:
         steps = min(len(m.reference_loss), len(m.loss))
         lines.append(
             f"Mean loss of the ranks at step {steps}: {m.loss[steps - 1]:.6g}; of one process with"
-            f" accumulation {setup.accumulation * setup.world_size} on the same data:"
+            f" accumulation {setup.accumulation * setup.batches_at_once} on the same data:"
             f" {m.reference_loss[steps - 1]:.6g}."
         )
     return lines

@@ -87,8 +87,38 @@ def fsdp_keys(usual_version: int) -> dict[str, Reader]:
         "cpu_offload": params_on_host,
         "activation_checkpointing": _fsdp_checkpointing,
         "use_orig_params": _own_parameters,
+        "forward_prefetch": _gathers_ahead(usual_version),
+        "limit_all_gathers": _unlimited(usual_version),
     }
     return {f"fsdp_config.{p}{name}": r for name, r in kinds.items() for p in ("", "fsdp_")}
+
+
+def _gathers_ahead(usual_version: int) -> Reader:
+    """FSDP1 gathers the next unit beside the one whose forward pass begins (torch 2.13
+    `distributed/fsdp/_runtime_utils.py`, _pre_forward_unshard)."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if not is_on(value) or _version(document, usual_version) != 1:
+            return NOTHING
+        return not_modelled("the next layer, gathered ahead in forward", "too low")
+
+    return read
+
+
+def _unlimited(usual_version: int) -> Reader:
+    """Without its limit of two FSDP1 waits for no unit to be let go before the next is gathered
+    (`distributed/fsdp/_limiter_utils.py`): how many there are is the host's pace."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        if not is_off(value) or _version(document, usual_version) != 1:
+            return NOTHING
+        return not_modelled("all-gathers without a limit", "too low")
+
+    return read
+
+
+def _version(document: Document, usual: int) -> int:
+    return size(next((document.get(key) for key in _VERSIONS if document.get(key)), usual))
 
 
 def _own_parameters(value: Any, document: Document) -> Meaning:
@@ -122,8 +152,7 @@ def _sharing(strategy: str, usual_version: int, document: Document, *, asks: boo
     gaps = []
     if name in _WITHIN_A_NODE:
         gaps.append("FSDP within each node, answered as over all ranks")
-    version = next((document.get(key) for key in _VERSIONS if document.get(key)), usual_version)
-    if size(version) == 1:
+    if _version(document, usual_version) == 1:
         if keeps:
             gaps.append("FSDP1 that keeps layers whole, answered as FSDP2")
         else:
