@@ -17,6 +17,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from operator import length_hint
 from typing import Self
 
 from lora_profiler.units import MIB
@@ -279,6 +280,65 @@ class Allocator:
     def release(self) -> None:
         self.large.release()
         self.small.release()
+
+    def serve(
+        self, sizes: Sequence[int], events: Sequence[int], blocks: list[int], at: int
+    ) -> int:
+        """Serves `events`, as of `replay`, from number `at` on. Returns the number of the event
+        for which no pool has room, its own included, without releasing anything; all of them where
+        there is none.
+
+        `sizes` are whole blocks, none empty; `blocks` takes the block of every storage. What `Pool`
+        does in `take` and `give`, written out for tens of thousands of events.
+        """
+        small, large = self.small, self.large
+        of_small = small, small.free, small.ends, small.largest_tail
+        of_large = large, large.free, large.ends, large.largest_tail
+        fits_best = type(large) is Pool
+        coming = iter(events[at:] if at else events)
+        for event in coming:
+            if event >= 0:
+                size = sizes[event]
+                pool, free, ends, tail = of_small if size <= SMALL_REQUEST else of_large
+                high = size << _BITS
+                index = bisect_left(free, high) if fits_best else pool.fit(size)
+                if index == len(free):
+                    block = pool.take(size)
+                    if not block:
+                        return len(events) - length_hint(coming) - 1
+                    blocks[event] = block
+                    continue
+                block = free.pop(index)
+                start, whole = block & _ADDRESS, block >> _BITS
+                del ends[start]
+                if whole - size <= tail:
+                    del ends[start + whole]
+                    blocks[event] = block
+                else:
+                    rest = block - high + size
+                    ends[start + size] = ends[start + whole] = rest
+                    insort(free, rest)
+                    blocks[event] = high | start
+            elif event == EMPTY_CACHE:
+                self.release()
+            else:
+                block = blocks[~event]
+                whole, start = block >> _BITS, block & _ADDRESS
+                end = start + whole
+                _, free, ends, _ = of_small if whole <= SMALL_REQUEST else of_large
+                if start in ends:
+                    left = ends.pop(start)
+                    del free[bisect_left(free, left)]
+                    start = left & _ADDRESS
+                    block = end - start << _BITS | start
+                if end in ends:
+                    right = ends.pop(end)
+                    del free[bisect_left(free, right)]
+                    end += right >> _BITS
+                    block = end - start << _BITS | start
+                ends[start] = ends[end] = block
+                insort(free, block)
+        return len(events)
 
     def free(self, block: int) -> None:
         # A block of the small pool is as large as its request: its tails are always split off.

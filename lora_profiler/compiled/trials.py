@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from copy import copy
 
-from lora_profiler.compiled.allocator import BLOCK, EMPTY_CACHE, GRAIN, SMALL_REQUEST, Allocator
+from lora_profiler.compiled.allocator import BLOCK, EMPTY_CACHE, GRAIN, Allocator, SimulatedOutOfMemoryError
 
 
 class _Walk:
@@ -13,12 +13,12 @@ class _Walk:
     def __init__(self, sizes: Sequence[int], events: Sequence[int], *, expandable: bool) -> None:
         """`sizes` are whole blocks."""
         self._sizes, self._events = sizes, events
-        self._at, self._live = 0, dict[int, int]()
+        self._at, self._blocks = 0, [0] * len(sizes)
         self.allocator = Allocator(None, expandable)
 
     def copy(self) -> "_Walk":
         other = copy(self)
-        other._live = self._live.copy()
+        other._blocks = self._blocks.copy()
         other.allocator = self.allocator.copy()
         return other
 
@@ -26,28 +26,21 @@ class _Walk:
         """Whether it came to the end on a card of this capacity. Where that is full it `releases`
         what it can, and stops where that is not enough; else it stops at once, with nothing
         changed."""
-        allocator, sizes, live = self.allocator, self._sizes, self._live
+        allocator, blocks = self.allocator, self._blocks
         allocator.card.capacity = capacity
-        small, large, free = allocator.small, allocator.large, allocator.free
-        events = self._events[self._at :] if self._at else self._events
-        for at, event in enumerate(events, self._at):
-            if event >= 0:
-                size = sizes[event]
-                pool = small if size <= SMALL_REQUEST else large
-                block = pool.take(size) if size else 0
-                if size and not block:
-                    if releases:
-                        allocator.release()
-                        block = pool.take(size)
-                    if not block:
-                        self._at = at
-                        return False
-                live[event] = block
-            elif event == EMPTY_CACHE:
-                allocator.release()
-            elif block := live.pop(~event):
-                free(block)
-        self._at = len(self._events)
+        while (full := allocator.serve(self._sizes, self._events, blocks, self._at)) < len(
+            self._events
+        ):
+            self._at = full
+            if not releases:
+                return False
+            asked = self._events[full]
+            try:
+                blocks[asked] = allocator.allocate(self._sizes[asked])
+            except SimulatedOutOfMemoryError:
+                return False
+            self._at += 1
+        self._at = full
         return True
 
 
@@ -62,7 +55,12 @@ class Trials:
         self, sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
     ) -> None:
         self._sizes = [-(-size // BLOCK) * BLOCK for size in sizes]
-        self._events, self._expandable = events, expandable_segments
+        self._events = [
+            event
+            for event in events
+            if event == EMPTY_CACHE or self._sizes[event if event >= 0 else ~event]
+        ]
+        self._expandable = expandable_segments
         self._completed: list[tuple[int, int]] = []  # from the least that suffices to the capacity
         self._failed: set[int] = set()
         self._common = 0, _Walk(self._sizes, events, expandable=expandable_segments)
