@@ -27,21 +27,29 @@ class Polynomial:
         self.terms = terms
 
     def __add__(self, other: "Polynomial | int") -> "Polynomial":
-        terms = dict(self.terms)
-        for exponents, coefficient in _terms(other).items():
+        more = _terms(other)
+        if more is _OF_ZERO or not more:  # half of what is added
+            return self
+        terms = self.terms.copy()
+        for exponents, coefficient in more.items():
             terms[exponents] = terms.get(exponents, 0) + coefficient
         return Polynomial(terms)
 
     __radd__ = __add__
 
     def __sub__(self, other: "Polynomial | int") -> "Polynomial":
-        terms = dict(self.terms)
-        for exponents, coefficient in _terms(other).items():
+        less = _terms(other)
+        if less is _OF_ZERO or not less:
+            return self
+        terms = self.terms.copy()
+        for exponents, coefficient in less.items():
             terms[exponents] = terms.get(exponents, 0) - coefficient
         return Polynomial(terms)
 
     def __mul__(self, other: "Polynomial | int") -> "Polynomial":
         if isinstance(other, int):
+            if other == 1:
+                return self
             return Polynomial({e: c * other for e, c in self.terms.items()})
         terms: dict[Exponents, int] = {}
         for (a0, a1, a2, a3, a4), ca in self.terms.items():
@@ -122,7 +130,10 @@ class Polynomial:
         for exponents, coefficient in theirs.items():
             if mine.get(exponents, 0) < coefficient:
                 return False
-        return all([c >= 0 or e in theirs for e, c in mine.items()])
+        for exponents, coefficient in mine.items():
+            if coefficient < 0 and exponents not in theirs:
+                return False
+        return True
 
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
         """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s
@@ -182,6 +193,7 @@ def constant(value: int) -> Polynomial:
 
 
 ZERO = constant(0)
+_OF_ZERO = ZERO.terms
 B = Polynomial({(1, 0, 0, 0, 0): 1})
 S = Polynomial({(0, 1, 0, 0, 0): 1})
 R = Polynomial({(0, 0, 1, 0, 0): 1})
@@ -201,8 +213,12 @@ def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
     known = tuple(candidates)
     front: dict[int, Polynomial] = {}
     for number in sorted(range(len(known)), key=lambda i: -sum(known[i].terms.values())):
-        if not any(kept.dominates(known[number]) for kept in front.values()):
-            front[number] = known[number]
+        one = known[number]
+        for kept in front.values():
+            if kept.dominates(one):
+                break
+        else:
+            front[number] = one
     return tuple(front[number] for number in sorted(front))
 
 

@@ -196,7 +196,7 @@ def persistent(
         parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
 
     held = tuple(held_tensors(spec, setup, adapters, copies))
-    order = tuple(trainable_tensors(spec, setup, adapters, copies))
+    order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
     added = Counter(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,

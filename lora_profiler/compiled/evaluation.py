@@ -54,8 +54,15 @@ class Evaluation:
                 self.persistent[name] = self.persistent.get(name, ZERO) * 2
         self.beside: Mapping[Category, Polynomial] = beside
         self._of_pass = constant(pass_scalar_bytes(setup) + scaler.backward)
-        self.trainable = total(profile.trainable).at(units)
-        self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
+
+    @cached_property
+    def trainable(self) -> Polynomial:
+        return total(self.profile.trainable).at(self.units)
+
+    @cached_property
+    def flops(self) -> Mapping[str, Polynomial]:
+        numbers = self.profile.flops.items()
+        return {phase: total(of_modules).at(self.units) for phase, of_modules in numbers}
 
     @staticmethod
     def values(setup: TrainSetup) -> Values:
@@ -80,9 +87,10 @@ class Evaluation:
         return self._table(2)
 
     def _table(self, step: int) -> Table:
+        beside = sum_of(self.beside.values())
         return Table.of(
             [
-                instant.total(self.units) + sum_of(self.beside.values()) + self._kept_at(instant)
+                instant.total(self.units) + (beside + self._kept_at(instant))
                 for instant in self.profile.instants
                 if instant.step == step
             ]
