@@ -6,6 +6,7 @@ Two more symbols stand for s rounded up, as the efficient attention kernel pads:
 """
 
 from collections.abc import Iterable, Sequence
+from operator import ge
 from typing import NamedTuple
 
 Exponents = tuple[int, int, int, int, int]
@@ -27,7 +28,7 @@ class Polynomial:
         self.terms = terms
 
     def __add__(self, other: "Polynomial | int") -> "Polynomial":
-        more = _terms(other)
+        more = {CONSTANT: other} if isinstance(other, int) else other.terms
         if more is _OF_ZERO or not more:  # half of what is added
             return self
         terms = self.terms.copy()
@@ -38,7 +39,7 @@ class Polynomial:
     __radd__ = __add__
 
     def __sub__(self, other: "Polynomial | int") -> "Polynomial":
-        less = _terms(other)
+        less = {CONSTANT: other} if isinstance(other, int) else other.terms
         if less is _OF_ZERO or not less:
             return self
         terms = self.terms.copy()
@@ -167,10 +168,6 @@ class Polynomial:
     __repr__ = __str__
 
 
-def _terms(value: Polynomial | int) -> dict[Exponents, int]:
-    return {CONSTANT: value} if isinstance(value, int) else value.terms
-
-
 def total(polynomials: Iterable[Polynomial]) -> Polynomial:
     """The sum of any number of polynomials, 0 of none."""
     terms: dict[Exponents, int] = {}
@@ -211,15 +208,19 @@ def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
     out most others.
     """
     known = tuple(candidates)
-    front: dict[int, Polynomial] = {}
-    for number in sorted(range(len(known)), key=lambda i: -sum(known[i].terms.values())):
-        one = known[number]
-        for kept in front.values():
-            if kept.dominates(one):
+    monomials = {exponents for one in known for exponents in one.terms}
+    first: dict[tuple[int, ...], int] = {}
+    for number, one in enumerate(known):
+        terms = one.terms
+        first.setdefault(tuple([terms.get(exponents, 0) for exponents in monomials]), number)
+    front: list[tuple[int, ...]] = []
+    for coefficients in sorted(first, key=sum, reverse=True):
+        for kept in front:
+            if all(map(ge, kept, coefficients)):
                 break
         else:
-            front[number] = one
-    return tuple(front[number] for number in sorted(front))
+            front.append(coefficients)
+    return tuple(known[number] for number in sorted(first[kept] for kept in front))
 
 
 class Values(NamedTuple):

@@ -242,10 +242,10 @@ def held_tensors(
     for name in before:
         yield from whole_weights(spec, name, saved[name], setup, copied=True)
     for adapter in adapters:
-        shapes = adapter.a_shape(1), adapter.b_shape(1), adapter.scales_input
-        if shapes not in made:
-            made[shapes] = adapter_tensors(adapter, dtype, setup)
-        yield from made[shapes]
+        sizes = adapter[3:]  # all but where it is, and on what
+        if sizes not in made:
+            made[sizes] = adapter_tensors(adapter, dtype, setup)
+        yield from made[sizes]
     for name in after:
         yield from whole_weights(spec, name, saved[name], setup, copied=True)
 

@@ -182,6 +182,7 @@ def plan_for(workload: Workload) -> Plan:
     return plan
 
 
+_adapters = lru_cache(maxsize=64)(adapters)
 _PLANS: dict[object, Plan] = {}
 _MAX_PLANS = 1024
 
@@ -208,7 +209,7 @@ def _build(workload: Workload, *, gathers_low: bool = False, keeps_inputs: bool 
     family = program_of(workload)
     if setup.is_shared:
         return _shared(workload)
-    found = adapters(model, setup.lora) if setup.lora else ()
+    found = _adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
     state = persistent(model, setup, found, copies)
     kernels = attention_kernels(workload)

@@ -46,6 +46,10 @@ _BITS = 52
 _ADDRESS = (1 << _BITS) - 1
 
 
+def size_of(block: int) -> int:
+    return block >> _BITS
+
+
 class SimulatedOutOfMemoryError(Exception):
     """The replay does not complete on a card of this capacity."""
 
@@ -144,6 +148,12 @@ class Pool:
             self.ends[start],
             self.ends[start + (block >> _BITS)],
         )
+
+    @property
+    def newest(self) -> int:
+        """The last segment, as a block."""
+        start = next(reversed(self.segments))
+        return self.segments[start] << _BITS | start
 
     def fit(self, size: int) -> int:
         """Index in `free` of the block to take; its length for none."""
@@ -268,7 +278,7 @@ class Allocator:
     def allocate(self, size: int) -> int:
         """The block for a storage of `size` bytes, of which there is at least one."""
         size = -(-size // BLOCK) * BLOCK
-        pool = self.small if size <= SMALL_REQUEST else self.large
+        pool = self.pool_for(size)
         return pool.take(size) or self._taken_after_release(pool, size)
 
     def _taken_after_release(self, pool: Pool, size: int) -> int:
@@ -281,31 +291,46 @@ class Allocator:
         self.large.release()
         self.small.release()
 
-    def serve(
-        self, sizes: Sequence[int], events: Sequence[int], blocks: list[int], at: int
-    ) -> int:
-        """Serves `events`, as of `replay`, from number `at` on. Returns the number of the event
-        for which no pool has room, its own included, without releasing anything; all of them where
-        there is none.
+    def pool_for(self, size: int) -> Pool:
+        return self.small if size <= SMALL_REQUEST else self.large
 
-        `sizes` are whole blocks, none empty; `blocks` takes the block of every storage. What `Pool`
-        does in `take` and `give`, written out for tens of thousands of events.
+    def serve(
+        self,
+        sizes: Sequence[int],
+        events: Sequence[int],
+        blocks: list[int],
+        out_of: dict[int, int],
+        at: int,
+        end: int,
+    ) -> int:
+        """Serves `events`, as of `replay`, from number `at` to before `end`. Returns the number of
+        the first one for which there is no room, without releasing anything; `end` where there is
+        room for all.
+
+        `sizes` are whole blocks; `blocks` takes the block of every storage, 0 for an empty one,
+        and `out_of` what it was split off.
+        What `Pool` does in `take` and `give`, written out for tens of thousands of events.
         """
         small, large = self.small, self.large
         of_small = small, small.free, small.ends, small.largest_tail
         of_large = large, large.free, large.ends, large.largest_tail
         fits_best = type(large) is Pool
-        coming = iter(events[at:] if at else events)
+        coming = iter(events[at:end])
         for event in coming:
             if event >= 0:
                 size = sizes[event]
-                pool, free, ends, tail = of_small if size <= SMALL_REQUEST else of_large
+                if size > SMALL_REQUEST:
+                    pool, free, ends, tail = of_large
+                elif size:
+                    pool, free, ends, tail = of_small
+                else:
+                    continue
                 high = size << _BITS
                 index = bisect_left(free, high) if fits_best else pool.fit(size)
                 if index == len(free):
                     block = pool.take(size)
                     if not block:
-                        return len(events) - length_hint(coming) - 1
+                        return end - length_hint(coming) - 1
                     blocks[event] = block
                     continue
                 block = free.pop(index)
@@ -318,31 +343,36 @@ class Allocator:
                     rest = block - high + size
                     ends[start + size] = ends[start + whole] = rest
                     insort(free, rest)
-                    blocks[event] = high | start
+                    blocks[event], out_of[event] = high | start, block
             elif event == EMPTY_CACHE:
                 self.release()
             else:
                 block = blocks[~event]
                 whole, start = block >> _BITS, block & _ADDRESS
-                end = start + whole
-                _, free, ends, _ = of_small if whole <= SMALL_REQUEST else of_large
+                if whole > SMALL_REQUEST:
+                    _, free, ends, _ = of_large
+                elif whole:  # in the small pool tails are always split off
+                    _, free, ends, _ = of_small
+                else:
+                    continue
+                behind = start + whole
                 if start in ends:
                     left = ends.pop(start)
                     del free[bisect_left(free, left)]
                     start = left & _ADDRESS
-                    block = end - start << _BITS | start
-                if end in ends:
-                    right = ends.pop(end)
+                    block = behind - start << _BITS | start
+                if behind in ends:
+                    right = ends.pop(behind)
                     del free[bisect_left(free, right)]
-                    end += right >> _BITS
-                    block = end - start << _BITS | start
-                ends[start] = ends[end] = block
+                    behind += right >> _BITS
+                    block = behind - start << _BITS | start
+                ends[start] = ends[behind] = block
                 insort(free, block)
-        return len(events)
+        return end
 
     def free(self, block: int) -> None:
         # A block of the small pool is as large as its request: its tails are always split off.
-        (self.small if block >> _BITS <= SMALL_REQUEST else self.large).give(block)
+        self.pool_for(size_of(block)).give(block)
 
 
 def replay(

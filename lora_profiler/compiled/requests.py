@@ -55,10 +55,12 @@ aten/src/ATen/native/cuda/Dropout.cu."""
 
 
 class Requests(NamedTuple):
-    """`events`: n asks for `sizes[n]` bytes, ~n gives them back; and `allocator.EMPTY_CACHE`."""
+    """`events`: n asks for `sizes[n]` bytes, ~n gives them back; and `allocator.EMPTY_CACHE`.
+    `again`: from which event on the last step is there once more, None where it is not."""
 
     sizes: Sequence[int]
     events: Sequence[int]
+    again: int | None
 
 
 def trials_for(workload: Workload) -> Trials | None:
@@ -106,7 +108,6 @@ class _Asking:
         self._values = [size.evaluate(*at) for size in evaluation.profile.sizes]
         self._sizes: list[int] = []
         self._events: list[int] = []
-        self.requests = Requests(self._sizes, self._events)
         self._numbers: list[int] = []  # of the tape's births among all requests
         self._unmade = frozenset({"forward", "backward"})
         self._phase = ""
@@ -132,9 +133,12 @@ class _Asking:
         self._before(self._stretches[: begins[0]], tape.layout)
         self._events.append(EMPTY_CACHE)  # of what loading left, as the harness does
         self._steps(self._stretches[begins[0] : begins[-1]])
-        first, born = len(self._events), len(self._numbers)
+        first, born, unmade = len(self._events), len(self._numbers), self._unmade
         self._steps(self._stretches[begins[-1] :])
+        end = len(self._events)
         self._once_more(self._stretches[begins[-1] :], first, born)
+        repeats = len(self._events) > end and self._unmade == unmade
+        self.requests = Requests(self._sizes, self._events, end if repeats else None)
 
     def _take(self, size: int) -> int:
         self._events.append(len(self._sizes))

@@ -4,7 +4,17 @@ import sys
 from collections.abc import Sequence
 from copy import copy
 
-from lora_profiler.compiled.allocator import BLOCK, EMPTY_CACHE, GRAIN, Allocator, SimulatedOutOfMemoryError
+from lora_profiler.compiled.allocator import (
+    BLOCK,
+    EMPTY_CACHE,
+    GRAIN,
+    SMALL_REQUEST,
+    Allocator,
+    Pool,
+    SimulatedOutOfMemoryError,
+    size_of,
+)
+
 
 
 class _Walk:
@@ -14,34 +24,87 @@ class _Walk:
         """`sizes` are whole blocks."""
         self._sizes, self._events = sizes, events
         self._at, self._blocks = 0, [0] * len(sizes)
+        self._out_of = dict[int, int]()  # a block that was split: what it was taken out of
         self.allocator = Allocator(None, expandable)
 
     def copy(self) -> "_Walk":
         other = copy(self)
-        other._blocks = self._blocks.copy()
+        other._blocks, other._out_of = self._blocks.copy(), self._out_of.copy()
         other.allocator = self.allocator.copy()
         return other
 
-    def go_on(self, capacity: int, *, releases: bool) -> bool:
-        """Whether it came to the end on a card of this capacity. Where that is full it `releases`
+    def go_on(self, capacity: int, *, releases: bool, end: int | None = None) -> bool:
+        """Whether it came to the `end` on a card of this capacity. Where that is full it `releases`
         what it can, and stops where that is not enough; else it stops at once, with nothing
         changed."""
-        allocator, blocks = self.allocator, self._blocks
+        allocator, sizes, events, blocks = self.allocator, self._sizes, self._events, self._blocks
         allocator.card.capacity = capacity
-        while (full := allocator.serve(self._sizes, self._events, blocks, self._at)) < len(
-            self._events
-        ):
-            self._at = full
+        end = len(events) if end is None else end
+        while True:
+            self._at = allocator.serve(sizes, events, blocks, self._out_of, self._at, end)
+            if self._at == end:
+                return True
             if not releases:
                 return False
-            asked = self._events[full]
+            asked = events[self._at]
             try:
-                blocks[asked] = allocator.allocate(self._sizes[asked])
+                blocks[asked] = allocator.allocate(sizes[asked])
             except SimulatedOutOfMemoryError:
                 return False
             self._at += 1
-        self._at = full
-        return True
+
+    def go_on_once_more(self, capacity: int, again: int) -> bool:
+        """`go_on` to the end, where the events from number `again` on are as many before them once
+        more, of other storages. They are left out where they can only do the same, and so reserve
+        nothing more.
+
+        That is where they find the same blocks to give back, and the same free ones beside the
+        segments that the earlier events asked for; and where none of these had been taken sooner if
+        it had been there.
+        """
+        allocator, sizes, events, blocks = self.allocator, self._sizes, self._events, self._blocks
+        begin = 2 * again - len(events)
+        if self._at > begin or not self.go_on(capacity, releases=True, end=begin):
+            return self.go_on(capacity, releases=True)
+        pools = allocator.small, allocator.large
+        free = [pool.free.copy() for pool in pools]
+        grown: list[tuple[int, Pool, int]] = []
+        while not self.go_on(allocator.card.reserved, releases=False, end=again):
+            at, reserved = self._at, allocator.card.reserved
+            if not self.go_on(capacity, releases=True, end=at + 1):
+                return False
+            pool = allocator.pool_for(sizes[events[at]])
+            segment = self._out_of[events[at]] = pool.newest
+            if allocator.card.reserved != reserved + size_of(segment):  # others were released
+                return self.go_on(capacity, releases=True)
+            grown.append((at, pool, segment))
+        earlier = events[begin:again]
+        born = set(earlier)
+        is_the_same = (
+            all(
+                pool.free == sorted([*before, *(new for _, its, new in grown if its is pool)])
+                for pool, before in zip(pools, free, strict=True)
+            )
+            and all(
+                blocks[~one] == blocks[~other]
+                for one, other in zip(earlier, events[again:], strict=True)
+                if one < 0 and ~one not in born
+            )
+            and all(self._spares(begin, *new) for new in grown)
+        )
+        return is_the_same or self.go_on(capacity, releases=True)
+
+    def _spares(self, begin: int, at: int, pool: Pool, segment: int) -> bool:
+        """Whether no request of `pool` from event `begin` to before `at` had taken `segment`: what
+        it took comes before it in the order of best fit, or the segment is too small."""
+        sizes, blocks, out_of = self._sizes, self._blocks, self._out_of
+        return all(
+            out_of.get(event, blocks[event]) < segment
+            or sizes[event] > size_of(segment)
+            or (sizes[event] <= SMALL_REQUEST) is not pool.small
+            for event in self._events[begin:at]
+            if event >= 0
+        )
 
 
 class Trials:
@@ -52,15 +115,17 @@ class Trials:
     """
 
     def __init__(
-        self, sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
+        self,
+        sizes: Sequence[int],
+        events: Sequence[int],
+        again: int | None = None,
+        *,
+        expandable_segments: bool = False,
     ) -> None:
+        """`again`: see `requests.Requests`."""
         self._sizes = [-(-size // BLOCK) * BLOCK for size in sizes]
-        self._events = [
-            event
-            for event in events
-            if event == EMPTY_CACHE or self._sizes[event if event >= 0 else ~event]
-        ]
-        self._expandable = expandable_segments
+        self._events, self._expandable = events, expandable_segments
+        self._again = again
         self._completed: list[tuple[int, int]] = []  # from the least that suffices to the capacity
         self._failed: set[int] = set()
         self._common = 0, _Walk(self._sizes, events, expandable=expandable_segments)
@@ -112,7 +177,12 @@ class Trials:
         if full > capacity_bytes:
             common = _Walk(self._sizes, self._events, expandable=self._expandable)
         walk = common.copy()
-        if not walk.go_on(capacity_bytes, releases=True):
+        done = (
+            walk.go_on(capacity_bytes, releases=True)
+            if self._again is None or self._expandable
+            else walk.go_on_once_more(capacity_bytes, self._again)
+        )
+        if not done:
             return False
         self._completed.append((walk.allocator.card.peak, capacity_bytes))
         return True
