@@ -326,10 +326,7 @@ def _with_moments(plan: Plan) -> Plan:
 
 
 def _of_passes(
-    workload: Workload,
-    family: Family | None,
-    forward: ForwardPass | None,
-    kept: Activations | None,
+    workload: Workload, family: Family | None, forward: ForwardPass | None, kept: Activations | None
 ) -> Sequence[Polynomial]:
     """See `Plan.of_passes`."""
     if family is None or forward is None or kept is None:

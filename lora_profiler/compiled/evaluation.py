@@ -9,9 +9,8 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, constant
 from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
-from lora_profiler.compiled.instants import Instant
 from lora_profiler.compiled.library import find_profile
-from lora_profiler.compiled.profile import Profile, Regime, profile_key
+from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
 from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.errors import NoProfileError

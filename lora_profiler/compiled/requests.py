@@ -340,7 +340,9 @@ class _Asking:
         births = dropwhile(lambda birth: birth.op != FLASH, _births(self._stretches))
         output = next(births, None)
         after = next((birth for birth in islice(births, 5) if birth.op != FLASH), None)
-        return bool(output and after) and (after.op, after.size) == ("clone", output.size)
+        if output is None or after is None:
+            return False
+        return (after.op, after.size) == ("clone", output.size)
 
     def _once_more(self, last: Sequence[Stretch], first: int, born: int) -> None:
         """The last step again, whose events begin with number `first`, and its births with `born`.
@@ -360,10 +362,7 @@ class _Asking:
 def _begins(event: Event) -> bool:
     """Whether a step does."""
     return (
-        isinstance(event, Mark)
-        and event.phase == "setup"
-        and event.micro == 0
-        and not event.note
+        isinstance(event, Mark) and event.phase == "setup" and event.micro == 0 and not event.note
     )
 
 

@@ -16,7 +16,6 @@ from lora_profiler.compiled.allocator import (
 )
 
 
-
 class _Walk:
     """A replay that can stop before an event, be copied, and go on from there on another card."""
 
@@ -55,19 +54,17 @@ class _Walk:
 
     def go_on_once_more(self, capacity: int, again: int) -> bool:
         """`go_on` to the end, where the events from number `again` on are as many before them once
-        more, of other storages. They are left out where they can only do the same, and so reserve
-        nothing more.
+        more, of other storages: each of these steps gives back what the one before it left. The
+        later one is left out where it can only do the same, and so reserve nothing more.
 
-        That is where they find the same blocks to give back, and the same free ones beside the
-        segments that the earlier events asked for; and where none of these had been taken sooner if
-        it had been there.
+        That is where it has the same blocks to give back, so that as much is free beside the
+        segments that the earlier one asked for; and where none of these had been taken sooner if it
+        had been there.
         """
         allocator, sizes, events, blocks = self.allocator, self._sizes, self._events, self._blocks
         begin = 2 * again - len(events)
         if self._at > begin or not self.go_on(capacity, releases=True, end=begin):
             return self.go_on(capacity, releases=True)
-        pools = allocator.small, allocator.large
-        free = [pool.free.copy() for pool in pools]
         grown: list[tuple[int, Pool, int]] = []
         while not self.go_on(allocator.card.reserved, releases=False, end=again):
             at, reserved = self._at, allocator.card.reserved
@@ -80,18 +77,11 @@ class _Walk:
             grown.append((at, pool, segment))
         earlier = events[begin:again]
         born = set(earlier)
-        is_the_same = (
-            all(
-                pool.free == sorted([*before, *(new for _, its, new in grown if its is pool)])
-                for pool, before in zip(pools, free, strict=True)
-            )
-            and all(
-                blocks[~one] == blocks[~other]
-                for one, other in zip(earlier, events[again:], strict=True)
-                if one < 0 and ~one not in born
-            )
-            and all(self._spares(begin, *new) for new in grown)
-        )
+        is_the_same = all(
+            blocks[~one] == blocks[~other]
+            for one, other in zip(earlier, events[again:], strict=True)
+            if one < 0 and ~one not in born
+        ) and all(self._spares(begin, *new) for new in grown)
         return is_the_same or self.go_on(capacity, releases=True)
 
     def _spares(self, begin: int, at: int, pool: Pool, segment: int) -> bool:
