@@ -8,7 +8,7 @@ import pytest
 
 from commands import THE_BUNDLE
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
-from lora_profiler.compiled import library
+from lora_profiler.compiled import library, trials
 from lora_profiler.compiled.allocator import GRAIN, Allocator, replay
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
@@ -66,14 +66,14 @@ def three_steps(seed: int) -> tuple[list[int], list[int], int]:
 def served(monkeypatch) -> list[int]:
     """The events that allocators were given, as they come."""
     counted = [0]
-    serve = Allocator.serve
+    serve = trials._serve
 
-    def counting(self, sizes, events, blocks, out_of, at, end):
-        stopped = serve(self, sizes, events, blocks, out_of, at, end)
+    def counting(allocator, sizes, events, blocks, out_of, at, end):
+        stopped = serve(allocator, sizes, events, blocks, out_of, at, end)
         counted[0] += stopped - at
         return stopped
 
-    monkeypatch.setattr(Allocator, "serve", counting)
+    monkeypatch.setattr(trials, "_serve", counting)
     return counted
 
 
@@ -93,8 +93,8 @@ def test_a_step_is_left_out_where_it_takes_the_blocks_of_the_one_before(served):
     for seed in range(4000):
         sizes, events, again = three_steps(seed)
         served[0] = 0
-        trials = Trials(sizes, events, again)
-        assert trials.completes(1 << 40)
+        of_all = Trials(sizes, events, again)
+        assert of_all.completes(1 << 40)
         blocks, begin = blocks_of(sizes, events), 2 * again - len(events)
         taken = [
             [blocks[event] for event in step if event >= 0]
@@ -104,7 +104,7 @@ def test_a_step_is_left_out_where_it_takes_the_blocks_of_the_one_before(served):
         if served[0] < len(events):
             left_out += 1
             assert taken[0] == taken[1], seed
-        assert trials.completes(replay(sizes, events).reserved_bytes), seed
+        assert of_all.completes(replay(sizes, events).reserved_bytes), seed
     assert 0.9 * same < left_out <= same < 3900, (left_out, same)
 
 

@@ -1,10 +1,14 @@
 """On how small a card a replay of the simulated allocator still completes."""
 
 import sys
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from copy import copy
+from operator import length_hint
 
 from lora_profiler.compiled.allocator import (
+    _ADDRESS,
+    _BITS,
     BLOCK,
     EMPTY_CACHE,
     GRAIN,
@@ -40,7 +44,7 @@ class _Walk:
         allocator.card.capacity = capacity
         end = len(events) if end is None else end
         while True:
-            self._at = allocator.serve(sizes, events, blocks, self._out_of, self._at, end)
+            self._at = _serve(allocator, sizes, events, blocks, self._out_of, self._at, end)
             if self._at == end:
                 return True
             if not releases:
@@ -95,6 +99,83 @@ class _Walk:
             for event in self._events[begin:at]
             if event >= 0
         )
+
+
+def _serve(
+    allocator: Allocator,
+    sizes: Sequence[int],
+    events: Sequence[int],
+    blocks: list[int],
+    out_of: dict[int, int],
+    at: int,
+    end: int,
+) -> int:
+    """Serves `events`, as of `replay`, from number `at` to before `end`. Returns the number of
+    the first one for which there is no room, without releasing anything; `end` where there is
+    room for all.
+
+    `sizes` are whole blocks; `blocks` takes the block of every storage, 0 for an empty one,
+    and `out_of` what it was split off.
+    What `Pool` does in `take` and `give`, written out for tens of thousands of events.
+    """
+    small, large = allocator.small, allocator.large
+    of_small = small, small.free, small.ends, small.largest_tail
+    of_large = large, large.free, large.ends, large.largest_tail
+    fits_best = type(large) is Pool
+    coming = iter(events[at:end])
+    for event in coming:
+        if event >= 0:
+            size = sizes[event]
+            if size > SMALL_REQUEST:
+                pool, free, ends, tail = of_large
+            elif size:
+                pool, free, ends, tail = of_small
+            else:
+                continue
+            high = size << _BITS
+            index = bisect_left(free, high) if fits_best else pool.fit(size)
+            if index == len(free):
+                block = pool.take(size)
+                if not block:
+                    return end - length_hint(coming) - 1
+                blocks[event] = block
+                continue
+            block = free.pop(index)
+            start, whole = block & _ADDRESS, block >> _BITS
+            del ends[start]
+            if whole - size <= tail:
+                del ends[start + whole]
+                blocks[event] = block
+            else:
+                rest = block - high + size
+                ends[start + size] = ends[start + whole] = rest
+                insort(free, rest)
+                blocks[event], out_of[event] = high | start, block
+        elif event == EMPTY_CACHE:
+            allocator.release()
+        else:
+            block = blocks[~event]
+            whole, start = block >> _BITS, block & _ADDRESS
+            if whole > SMALL_REQUEST:
+                _, free, ends, _ = of_large
+            elif whole:  # in the small pool tails are always split off
+                _, free, ends, _ = of_small
+            else:
+                continue
+            behind = start + whole
+            if start in ends:
+                left = ends.pop(start)
+                del free[bisect_left(free, left)]
+                start = left & _ADDRESS
+                block = behind - start << _BITS | start
+            if behind in ends:
+                right = ends.pop(behind)
+                del free[bisect_left(free, right)]
+                behind += right >> _BITS
+                block = behind - start << _BITS | start
+            ends[start] = ends[behind] = block
+            insort(free, block)
+    return end
 
 
 class Trials:
