@@ -2,7 +2,6 @@
 with."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class LoraProfilerError(Exception):
@@ -59,6 +58,8 @@ class UncountedError(LoraProfilerError):
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known words closest to `word`, best first, compared without case; at most `count`."""
+    from difflib import get_close_matches  # an answer without a mistake does without
+
     by_lower = {k.lower(): k for k in known}
     return [by_lower[k] for k in get_close_matches(word.lower(), by_lower, n=count, cutoff=0.5)]
 

@@ -6,6 +6,7 @@ Two more symbols stand for s rounded up, as the efficient attention kernel pads:
 """
 
 from collections.abc import Iterable, Sequence
+from operator import ge
 from typing import NamedTuple
 
 Exponents = tuple[int, int, int, int, int]
@@ -27,21 +28,29 @@ class Polynomial:
         self.terms = terms
 
     def __add__(self, other: "Polynomial | int") -> "Polynomial":
-        terms = dict(self.terms)
-        for exponents, coefficient in _terms(other).items():
+        more = {CONSTANT: other} if isinstance(other, int) else other.terms
+        if more is _OF_ZERO or not more:  # half of what is added
+            return self
+        terms = self.terms.copy()
+        for exponents, coefficient in more.items():
             terms[exponents] = terms.get(exponents, 0) + coefficient
         return Polynomial(terms)
 
     __radd__ = __add__
 
     def __sub__(self, other: "Polynomial | int") -> "Polynomial":
-        terms = dict(self.terms)
-        for exponents, coefficient in _terms(other).items():
+        less = {CONSTANT: other} if isinstance(other, int) else other.terms
+        if less is _OF_ZERO or not less:
+            return self
+        terms = self.terms.copy()
+        for exponents, coefficient in less.items():
             terms[exponents] = terms.get(exponents, 0) - coefficient
         return Polynomial(terms)
 
     def __mul__(self, other: "Polynomial | int") -> "Polynomial":
         if isinstance(other, int):
+            if other == 1:
+                return self
             return Polynomial({e: c * other for e, c in self.terms.items()})
         terms: dict[Exponents, int] = {}
         for (a0, a1, a2, a3, a4), ca in self.terms.items():
@@ -122,7 +131,10 @@ class Polynomial:
         for exponents, coefficient in theirs.items():
             if mine.get(exponents, 0) < coefficient:
                 return False
-        return all([c >= 0 or e in theirs for e, c in mine.items()])
+        for exponents, coefficient in mine.items():
+            if coefficient < 0 and exponents not in theirs:
+                return False
+        return True
 
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
         """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s
@@ -156,10 +168,6 @@ class Polynomial:
     __repr__ = __str__
 
 
-def _terms(value: Polynomial | int) -> dict[Exponents, int]:
-    return {CONSTANT: value} if isinstance(value, int) else value.terms
-
-
 def total(polynomials: Iterable[Polynomial]) -> Polynomial:
     """The sum of any number of polynomials, 0 of none."""
     terms: dict[Exponents, int] = {}
@@ -182,6 +190,7 @@ def constant(value: int) -> Polynomial:
 
 
 ZERO = constant(0)
+_OF_ZERO = ZERO.terms
 B = Polynomial({(1, 0, 0, 0, 0): 1})
 S = Polynomial({(0, 1, 0, 0, 0): 1})
 R = Polynomial({(0, 0, 1, 0, 0): 1})
@@ -199,11 +208,19 @@ def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
     out most others.
     """
     known = tuple(candidates)
-    front: dict[int, Polynomial] = {}
-    for number in sorted(range(len(known)), key=lambda i: -sum(known[i].terms.values())):
-        if not any(kept.dominates(known[number]) for kept in front.values()):
-            front[number] = known[number]
-    return tuple(front[number] for number in sorted(front))
+    monomials = {exponents for one in known for exponents in one.terms}
+    first: dict[tuple[int, ...], int] = {}
+    for number, one in enumerate(known):
+        terms = one.terms
+        first.setdefault(tuple([terms.get(exponents, 0) for exponents in monomials]), number)
+    front: list[tuple[int, ...]] = []
+    for coefficients in sorted(first, key=sum, reverse=True):
+        for kept in front:
+            if all(map(ge, kept, coefficients)):
+                break
+        else:
+            front.append(coefficients)
+    return tuple(known[number] for number in sorted(first[kept] for kept in front))
 
 
 class Values(NamedTuple):

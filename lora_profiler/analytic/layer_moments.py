@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.activations import RNG_STATE_BYTES, Activations
-from lora_profiler.analytic.candidates import Candidate, beside, candidate, largest_of
+from lora_profiler.analytic.candidates import Candidate, beside, candidate, largest_of, merged
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
@@ -84,7 +84,11 @@ def inside_layers(
     ) -> list[Candidate]:
         below = ends + stored(below=index) + own
         alive = beside(base, sent)
-        return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
+        rest = candidate(alive, activations=below, **more)
+        return [
+            Candidate(merged(rest.bytes, {"temporaries": size}), rest.total + size)
+            for size in inside
+        ]
 
     of_loss = constant(2 * SCALAR)  # the loss, and the gradient of 1 that autograd begins with
     unreduced = forward.head_gradient_bytes if shards.is_sharded else ZERO

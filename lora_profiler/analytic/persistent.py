@@ -201,7 +201,7 @@ def persistent(
         parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
 
     held = tuple(held_tensors(spec, setup, adapters, copies))
-    order = tuple(trainable_tensors(spec, setup, adapters, copies))
+    order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
     added = Counter(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
@@ -247,10 +247,10 @@ def held_tensors(
     for name in before:
         yield from whole_weights(spec, name, saved[name], setup, copied=True)
     for adapter in adapters:
-        shapes = adapter.a_shape(1), adapter.b_shape(1), adapter.scales_input
-        if shapes not in made:
-            made[shapes] = adapter_tensors(adapter, dtype, setup)
-        yield from made[shapes]
+        sizes = adapter[3:]  # all but where it is, and on what
+        if sizes not in made:
+            made[sizes] = adapter_tensors(adapter, dtype, setup)
+        yield from made[sizes]
     for name in after:
         yield from whole_weights(spec, name, saved[name], setup, copied=True)
 

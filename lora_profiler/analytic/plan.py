@@ -5,6 +5,7 @@ Some facts flip a rule instead of scaling it (one sample, one token, a sequence 
 window); each combination of them is a plan of its own. `plan_for` keeps the plans of this process.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -66,7 +67,17 @@ class Plan:
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
     totals: Table
-    counts: Table
+    of_passes: Callable[[], Sequence[Polynomial]]
+    """Saved bytes, FLOPs of forward, backward and recompute."""
+
+    @cached_property
+    def counts(self) -> Table:
+        """`of_passes`; then parameters of adapters, all that train, and bytes of adapters,
+        gradients and optimizer states."""
+        state, shards = self.state, self.shards
+        numbers = (state.adapter_parameters, shards.trained, state.adapter_bytes)
+        states = self.moments["setup"][0].bytes["optimizer_states"]
+        return Table.of([*self.of_passes(), *numbers, state.gradient_bytes, states])
 
     @cached_property
     def peaks(self) -> tuple[Polynomial, ...]:
@@ -173,6 +184,7 @@ def plan_for(workload: Workload) -> Plan:
     return plan
 
 
+_adapters = lru_cache(maxsize=64)(adapters)
 _PLANS: dict[object, Plan] = {}
 _MAX_PLANS = 1024
 
@@ -200,31 +212,24 @@ def _build(workload: Workload, *, spread: Spread | None = None, **changes: Any) 
     family = program_of(workload)
     if setup.is_shared:
         return _shared(workload)
-    found = adapters(model, setup.lora) if setup.lora else ()
+    found = _adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
     state = persistent(model, setup, found, copies)
     kernels = attention_kernels(workload)
     masked = masked_layers(workload, family) if family else frozenset()
     taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
     forward = kept = evaluation_pass = generation_pass = scoring_pass = None
-    flops = (ZERO, ZERO, ZERO)
     if family is not None:
         rules = rules_for(workload, kernels, masked)._replace(spread=spread, **changes)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
-        flops = _flops(forward, setup)
-        if setup.runs_reference:
-            reference = pass_alone(workload, family, (), frozenset())
-            beside = _flops(reference, setup)[0] * setup.passes_beside
-            flops = (flops[0] + beside, *flops[1:])
         if scores_at_once(setup):  # adapters that are switched off run in the same functions
             scoring_pass = pass_alone(workload, family, found, trainable, spread)
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(evaluated(workload), family, found, trainable, spread)
         if setup.completions_at_once:
             generation_pass = pass_alone(generated(workload), family, found, trainable)
-    saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload,
         family=family,
@@ -241,9 +246,9 @@ def _build(workload: Workload, *, spread: Spread | None = None, **changes: Any) 
         moments={},
         order=(),
         totals=_NOTHING,
-        counts=_NOTHING,
+        of_passes=lambda: _of_passes(workload, family, forward, kept),
     )
-    return _with_moments(one, [saved, *flops])
+    return _with_moments(one)
 
 
 def _shared(workload: Workload) -> Plan:
@@ -264,9 +269,7 @@ def _shared(workload: Workload) -> Plan:
         else plan_for(process)
     )
     shards = shard_state(workload, one.state, one.adapters, one.copies)
-    return _with_moments(
-        replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])
-    )
+    return _with_moments(replace(one, workload=workload, shards=shards))
 
 
 def pass_alone(
@@ -286,9 +289,8 @@ def pass_alone(
 _NOTHING = Table.of([])
 
 
-def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
-    """`plan` with what its rank holds at every moment. `counts`: saved bytes, FLOPs of forward,
-    backward, recompute."""
+def _with_moments(plan: Plan) -> Plan:
+    """`plan` with what its rank holds at every moment."""
     workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
         live: Moments = persistent_only(shards, workload, plan.adapters)
@@ -325,16 +327,21 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         live = {**live, "saving": (saved,)}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
-    state = shards.state
-    numbers = [state.adapter_parameters, shards.trained, state.adapter_bytes, state.gradient_bytes]
-    states = live["setup"][0].bytes["optimizer_states"]
-    return replace(
-        plan,
-        moments=live,
-        order=order,
-        totals=Table.of(totals),
-        counts=Table.of([*counts, *numbers, states]),
-    )
+    return replace(plan, moments=live, order=order, totals=Table.of(totals))
+
+
+def _of_passes(
+    workload: Workload, family: Family | None, forward: ForwardPass | None, kept: Activations | None
+) -> Sequence[Polynomial]:
+    """See `Plan.of_passes`."""
+    if family is None or forward is None or kept is None:
+        return ZERO, ZERO, ZERO, ZERO
+    setup = workload.setup
+    ahead, back, again = _flops(forward, setup)
+    if setup.runs_reference:
+        reference = pass_alone(workload, family, (), frozenset())
+        ahead = ahead + _flops(reference, setup)[0] * setup.passes_beside
+    return kept.saved, ahead, back, again
 
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:

@@ -6,7 +6,7 @@ input are one `LayerRun` with a list of indices, so an 80-layer model costs two 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
@@ -226,6 +226,7 @@ class ForwardPass(NamedTuple):
         return result
 
 
+@lru_cache(maxsize=64)
 def forward_pass(
     spec: ModelSpec,
     family: Family,
@@ -234,7 +235,8 @@ def forward_pass(
     trainable: frozenset[str],
 ) -> ForwardPass:
     """Runs `spec` through its family's program. `trainable` are the full names of modules whose own
-    weights train."""
+    weights train. Kept for the plans of this process, which differ in optimizer, checkpointing and
+    loop too."""
     config = spec.config
     root = {part.name: part for part in spec.parts if isinstance(part, Module)}
     stack = next(

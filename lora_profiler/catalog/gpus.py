@@ -4,7 +4,7 @@ and what an hour of one costs."""
 import csv
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from io import StringIO
 from typing import Any
 
@@ -203,6 +203,7 @@ def find_gpu(name: str) -> Gpu:
     )
 
 
+@lru_cache(maxsize=2048)
 def _squeeze(name: str) -> str:
     """Letters and digits only, lower case: "RTX 4090", "rtx_4090" and "rtx4090" are one name."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

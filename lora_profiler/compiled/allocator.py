@@ -45,6 +45,10 @@ _BITS = 52
 _ADDRESS = (1 << _BITS) - 1
 
 
+def size_of(block: int) -> int:
+    return block >> _BITS
+
+
 class SimulatedOutOfMemoryError(Exception):
     """The replay does not complete on a card of this capacity."""
 
@@ -143,6 +147,12 @@ class Pool:
             self.ends[start],
             self.ends[start + (block >> _BITS)],
         )
+
+    @property
+    def newest(self) -> int:
+        """The last segment, as a block."""
+        start = next(reversed(self.segments))
+        return self.segments[start] << _BITS | start
 
     def fit(self, size: int) -> int:
         """Index in `free` of the block to take; its length for none."""
@@ -267,7 +277,7 @@ class Allocator:
     def allocate(self, size: int) -> int:
         """The block for a storage of `size` bytes, of which there is at least one."""
         size = -(-size // BLOCK) * BLOCK
-        pool = self.small if size <= SMALL_REQUEST else self.large
+        pool = self.pool_for(size)
         return pool.take(size) or self._taken_after_release(pool, size)
 
     def _taken_after_release(self, pool: Pool, size: int) -> int:
@@ -280,9 +290,12 @@ class Allocator:
         self.large.release()
         self.small.release()
 
+    def pool_for(self, size: int) -> Pool:
+        return self.small if size <= SMALL_REQUEST else self.large
+
     def free(self, block: int) -> None:
         # A block of the small pool is as large as its request: its tails are always split off.
-        (self.small if block >> _BITS <= SMALL_REQUEST else self.large).give(block)
+        self.pool_for(size_of(block)).give(block)
 
 
 def replay(

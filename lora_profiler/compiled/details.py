@@ -42,7 +42,7 @@ def details(evaluation: Evaluation, workload: Workload) -> Details:
 def _device_memory(evaluation: Evaluation, workload: Workload) -> DeviceMemory:
     """The whole tape at these sizes, with what libraries take for themselves, replayed through a
     simulation of CUDA's caching allocator."""
-    sizes, events = requests_of(evaluation, workload)
+    sizes, events, _ = requests_of(evaluation, workload)
     plain, expandable = replay(sizes, events), replay(sizes, events, expandable_segments=True)
     return DeviceMemory(
         allocated_bytes=plain.allocated_bytes,

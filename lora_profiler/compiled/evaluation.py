@@ -9,9 +9,8 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, constant
 from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
-from lora_profiler.compiled.instants import Instant
 from lora_profiler.compiled.library import find_profile
-from lora_profiler.compiled.profile import Profile, Regime, profile_key
+from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
 from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.errors import NoProfileError
@@ -54,8 +53,15 @@ class Evaluation:
                 self.persistent[name] = self.persistent.get(name, ZERO) * 2
         self.beside: Mapping[Category, Polynomial] = beside
         self._of_pass = constant(pass_scalar_bytes(setup) + scaler.backward)
-        self.trainable = total(profile.trainable).at(units)
-        self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
+
+    @cached_property
+    def trainable(self) -> Polynomial:
+        return total(self.profile.trainable).at(self.units)
+
+    @cached_property
+    def flops(self) -> Mapping[str, Polynomial]:
+        numbers = self.profile.flops.items()
+        return {phase: total(of_modules).at(self.units) for phase, of_modules in numbers}
 
     @staticmethod
     def values(setup: TrainSetup) -> Values:
@@ -80,9 +86,10 @@ class Evaluation:
         return self._table(2)
 
     def _table(self, step: int) -> Table:
+        beside = sum_of(self.beside.values())
         return Table.of(
             [
-                instant.total(self.units) + sum_of(self.beside.values()) + self._kept_at(instant)
+                instant.total(self.units) + (beside + self._kept_at(instant))
                 for instant in self.profile.instants
                 if instant.step == step
             ]

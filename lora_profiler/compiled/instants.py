@@ -2,12 +2,12 @@
 at any depth."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-from lora_profiler.algebra.polynomial import Polynomial, total
+from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.attribution import LOGITS_GRADIENT
 from lora_profiler.compiled.affine import Affine
+from lora_profiler.compiled.profile import Instant
 from lora_profiler.compiled.tape import Birth, FlatEvent, Place, Tape
 from lora_profiler.prediction import Category, MomentName
 
@@ -22,26 +22,6 @@ _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 DEPTHS = (6, 7, 8)
 """Two depths give each instant's line over depth, the third proves it. In six units every one is
 within three of an end."""
-
-
-class Instant(NamedTuple):
-    """Live bytes at one place of a tape, in a moment of step 1 or of the steady state (step 2).
-
-    `module` is what ran, as in `Layout.name`, in `unit`, counted back from the last one where
-    negative.
-    """
-
-    step: int
-    moment: MomentName
-    module: str
-    unit: int
-    live: Mapping[Category, Affine]
-
-    def total(self, units: int) -> Polynomial:
-        lines = self.live.values()
-        return Affine(
-            total(line.base for line in lines), total(line.per_unit for line in lines)
-        ).at(units)
 
 
 def undominated(

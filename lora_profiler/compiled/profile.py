@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.adapters.peft_tables import TARGETS_OF
 from lora_profiler.algebra import Polynomial
+from lora_profiler.algebra.polynomial import total
 from lora_profiler.compiled.affine import (
     Affine,
     ModuleNumber,
@@ -22,11 +23,10 @@ from lora_profiler.compiled.affine import (
     numbers_from_json,
     numbers_json,
 )
-from lora_profiler.compiled.instants import Instant
 from lora_profiler.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.prediction import Category
+from lora_profiler.prediction import Category, MomentName
 from lora_profiler.workload import TrainSetup, key_fields, setup_dict
 
 FORMAT = 3
@@ -36,6 +36,26 @@ OPEN_FIELDS = (
 )
 """Fields of a setup that a profile does not fix as they are: sizes, what changes neither bytes nor
 FLOPs, and what is counted beside it. Whether a batch is padded the regime says."""
+
+
+class Instant(NamedTuple):
+    """Live bytes at one place of a tape, in a moment of step 1 or of the steady state (step 2).
+
+    `module` is what ran, as in `Layout.name`, in `unit`, counted back from the last one where
+    negative.
+    """
+
+    step: int
+    moment: MomentName
+    module: str
+    unit: int
+    live: Mapping[Category, Affine]
+
+    def total(self, units: int) -> Polynomial:
+        lines = self.live.values()
+        return Affine(
+            total(line.base for line in lines), total(line.per_unit for line in lines)
+        ).at(units)
 
 
 class ProfileError(LoraProfilerError):

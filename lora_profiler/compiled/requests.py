@@ -8,15 +8,15 @@ next one's blocks lie, so that a third is asked for as the second was.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import lru_cache
-from itertools import groupby, pairwise
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from itertools import dropwhile, groupby, islice, pairwise
+from typing import NamedTuple, TypeGuard
 
 from lora_profiler.catalog.contexts import most_multiprocessors
 from lora_profiler.compiled.allocator import EMPTY_CACHE
-from lora_profiler.compiled.evaluation import Evaluation, events_of, tape_of
+from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
-from lora_profiler.compiled.tape import Birth, FlatEvent
+from lora_profiler.compiled.tape import Birth, Death, Event, Layout, Mark, Stretch
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.support.library_memory import (
     code_book_bytes,
@@ -49,17 +49,18 @@ aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig)."""
 _THREADS = {75: 1024, 86: 1536, 89: 1536, 120: 1536, 121: 1536}
 _USUAL_THREADS, _USUAL_CAPABILITY = 2048, 80
 """Of a multiprocessor; NVIDIA's CUDA programming guide."""
-_ASK_FOR_MORE = PRODUCTS | {"sum", FLASH_BACKWARD}
 DROPOUT = "native_dropout"
 """Returns its output and its mask, and asks for the mask first: torch's
 aten/src/ATen/native/cuda/Dropout.cu."""
 
 
 class Requests(NamedTuple):
-    """`events`: n asks for `sizes[n]` bytes, ~n gives them back; and `allocator.EMPTY_CACHE`."""
+    """`events`: n asks for `sizes[n]` bytes, ~n gives them back; and `allocator.EMPTY_CACHE`.
+    `again`: from which event on the last step is there once more, None where it is not."""
 
     sizes: Sequence[int]
     events: Sequence[int]
+    again: int | None
 
 
 def trials_for(workload: Workload) -> Trials | None:
@@ -84,6 +85,22 @@ def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
     return _Asking(evaluation, workload).requests
 
 
+_OWN, _GIVEN_BACK = -1, -2
+"""Of an event in `_Asked`: a request of the stretch itself, and its being given back."""
+
+
+class _Asked(NamedTuple):
+    """What a stretch of a tape asks for, wherever it stands. `births`: which of its requests each
+    birth is. `events`: (`_OWN`, `_GIVEN_BACK`, or the block that the storage was born in, by its
+    number in `homes`; the request's or the birth's number there)."""
+
+    sizes: Sequence[int]
+    births: Sequence[int]
+    events: Sequence[tuple[int, int]]
+    homes: Sequence[Death]
+    phase: str
+
+
 class _Asking:
     def __init__(self, evaluation: Evaluation, workload: Workload) -> None:
         self._workload = workload
@@ -91,10 +108,10 @@ class _Asking:
         self._values = [size.evaluate(*at) for size in evaluation.profile.sizes]
         self._sizes: list[int] = []
         self._events: list[int] = []
-        self.requests = Requests(self._sizes, self._events)
         self._numbers: list[int] = []  # of the tape's births among all requests
-        self._unmade = {"forward", "backward"}
+        self._unmade = frozenset({"forward", "backward"})
         self._phase = ""
+        self._asked: dict[tuple[int, frozenset[str], str], _Asked] = {}
         modules = list(workload.model.modules())
         self._turned = {name for name, module in modules if module.kind == "Conv1D"}
         width = DTYPE_BYTES[workload.setup.dtype]
@@ -108,18 +125,20 @@ class _Asking:
         for each in scaler_holds(workload.setup)[:2]:
             if each:
                 self._take(each)
-        tape = events_of(evaluation)
-        begins = [i for i, event in enumerate(tape) if _begins(event)]
-        self._copies_output = _copies_output(tape)
-        self._log_sum_exp = next(
-            (b.size for a, b in pairwise(_births(tape)) if a.op == b.op == FLASH), None
-        )
         kernels = regime_of(workload).kernels
         self._is_cudnn = bool(kernels) and kernels[0].startswith("cudnn")
-        self._before(tape[: begins[0]])
+        tape, self._units = evaluation.profile.tape, evaluation.units
+        self._stretches = list(tape.stretches(self._units, _begins))
+        begins = [i for i, stretch in enumerate(self._stretches) if _begins(stretch.events[0])]
+        self._before(self._stretches[: begins[0]], tape.layout)
         self._events.append(EMPTY_CACHE)  # of what loading left, as the harness does
-        self._steps(tape[begins[0] :])
-        self._once_more(tape, begins)
+        self._steps(self._stretches[begins[0] : begins[-1]])
+        first, born, unmade = len(self._events), len(self._numbers), self._unmade
+        self._steps(self._stretches[begins[-1] :])
+        end = len(self._events)
+        self._once_more(self._stretches[begins[-1] :], first, born)
+        repeats = len(self._events) > end and self._unmade == unmade
+        self.requests = Requests(self._sizes, self._events, end if repeats else None)
 
     def _take(self, size: int) -> int:
         self._events.append(len(self._sizes))
@@ -129,11 +148,17 @@ class _Asking:
     def _give(self, number: int) -> None:
         self._events.append(~number)
 
-    def _before(self, tape: Sequence[FlatEvent]) -> None:
+    def _before(self, stretches: Sequence[Stretch], layout: Layout | None) -> None:
         """The model and its adapters; a tape has them module by module. In 4 bit its linear layers'
         weights have memory one at a time, until each is quantised, the last one first, as
         `modeling/deferred.py` and `modeling/nf4.py` make them; what stays in 16 bit comes then."""
-        births = _births(tape)
+        births = list(_births(stretches))
+        if layout and any(birth.category == "quantization_state" for birth in births):
+            births = [
+                birth._replace(module=layout.name(birth.module, stretch.unit, self._units))
+                for stretch in stretches
+                for birth in _births([stretch])
+            ]
         self._numbers = [0] * len(births)
         quantised = dict(_quantised(births))
         late = {
@@ -212,37 +237,70 @@ class _Asking:
                 self._numbers[n] = self._take(self._values[birth.size])
                 self._give(number)
 
-    def _steps(self, tape: Sequence[FlatEvent]) -> None:
-        values, numbers, take = self._values, self._numbers, self._take
-        output = -1
-        for i, (birth, dies, mark) in enumerate(tape):
-            if birth is not None:
-                if birth.op == DROPOUT and output < 0:
-                    output = values[birth.size]
-                    numbers.append(-1)  # asked for after the mask
-                    continue
-                numbers.append(take(values[birth.size]))
-                if birth.op == DROPOUT:
-                    numbers[-2], output = take(output), -1
-                elif birth.op in _ASK_FOR_MORE:
-                    self._beside(tape, i)
-            elif mark is None:
-                self._events.append(~numbers[dies])
-            else:
-                self._phase = mark.phase
+    def _steps(self, stretches: Sequence[Stretch]) -> None:
+        numbers = self._numbers
+        for stretch in stretches:
+            key = id(stretch.events), self._unmade, self._phase if self._unmade else ""
+            asked = self._asked.get(key)
+            if asked is None:
+                asked = self._asked[key] = self._asked_by(stretch.events)
+            self._phase = asked.phase
+            first = len(self._sizes)
+            born = [stretch.born_in(death, self._units) for death in asked.homes]
+            self._sizes += asked.sizes
+            numbers += [first + number for number in asked.births]
+            self._events += [
+                ~numbers[born[home] + number]
+                if home >= 0
+                else first + number
+                if home == _OWN
+                else ~(first + number)
+                for home, number in asked.events
+            ]
 
-    def _beside(self, tape: Sequence[FlatEvent], i: int) -> None:
-        """What the operator whose result was born asks for besides."""
-        birth = tape[i].birth
-        assert birth is not None
-        if birth.op in PRODUCTS and self._phase in self._unmade:
-            self._unmade.remove(self._phase)
-            self._take(workspace_bytes(self._workload.platform))
+    def _asked_by(self, stretch: Sequence[Event]) -> _Asked:
+        """All births of one operator lie in one stretch."""
+        sizes: list[int] = []
+        births: list[int] = []
+        events: list[tuple[int, int]] = []
+        homes: dict[tuple[object, ...], tuple[int, Death]] = {}
+
+        def take(size: int) -> int:
+            events.append((_OWN, len(sizes)))
+            sizes.append(size)
+            return len(sizes) - 1
+
+        output, phase = -1, self._phase
+        for i, event in enumerate(stretch):
+            if isinstance(event, Death):
+                home, _ = homes.setdefault(event[:3], (len(homes), event))
+                events.append((home, event.ordinal))
+            elif isinstance(event, Mark):
+                phase = event.phase
+            elif event.op == DROPOUT and output < 0:
+                output = self._values[event.size]
+                births.append(-1)  # asked for after the mask
+            else:
+                births.append(take(self._values[event.size]))
+                if event.op == DROPOUT:
+                    births[-2], output = take(output), -1
+                if event.op in PRODUCTS and phase in self._unmade:
+                    self._unmade -= {phase}
+                    take(workspace_bytes(self._workload.platform))
+                scratch = [take(size) for size in self._scratch(stretch, i)]
+                events += [(_GIVEN_BACK, number) for number in reversed(scratch)]
+        return _Asked(sizes, births, events, [death for _, death in homes.values()], phase)
+
+    def _scratch(self, stretch: Sequence[Event], i: int) -> Sequence[int]:
+        """Of the operator whose result was born, given back before it is done."""
+        birth = stretch[i]
+        assert isinstance(birth, Birth)
         if birth.op == "sum" and birth.category == "gradients":
-            self._give(self._take(self._scratch_of_sum(self._values[birth.size])))
-        if birth.op == FLASH_BACKWARD and not _follows(tape, i, FLASH_BACKWARD):
-            queries, keys = (self._values[_birth_size(tape, i - k)] for k in (2, 1))
-            self._scratch_of_flash(queries, keys)
+            return (self._scratch_of_sum(self._values[birth.size]),)
+        if birth.op == FLASH_BACKWARD and not any(map(_of_flash, stretch[i + 1 : i + 2])):
+            queries, keys = (self._values[b.size] for b in stretch[i - 2 : i] if _of_flash(b))
+            return self._scratch_of_flash(queries, keys)
+        return ()
 
     def _scratch_of_sum(self, size: int) -> int:
         """Of the gradient of a vector of `size` bytes. Of a platform's cards the one with the most
@@ -259,61 +317,57 @@ class _Asking:
         blocks = max(shared, -(-each // _MOST))
         return _FLOAT32 * columns * _COLUMNS * blocks if blocks > 1 else 0
 
-    def _scratch_of_flash(self, queries: int, keys: int) -> None:
+    def _scratch_of_flash(self, queries: int, keys: int) -> Sequence[int]:
         setup = self._workload.setup
         width = DTYPE_BYTES[setup.lowered_dtype or setup.dtype]
         rows = -(-setup.seq_len // FLASH_ROWS) * FLASH_ROWS
         summed = queries * _FLOAT32 // width * rows // setup.seq_len
         if self._is_cudnn and self._log_sum_exp is not None:
-            self._give(self._take(summed + self._values[self._log_sum_exp]))
-            return
+            return (summed + self._values[self._log_sum_exp],)
         copied = (queries,) if self._copies_output else ()
         expanded = (queries, queries) if keys < queries else ()
-        scratch = [self._take(size) for size in (*copied, summed, *expanded)]
-        for number in reversed(scratch):
-            self._give(number)
+        return (*copied, summed, *expanded)
 
-    def _once_more(self, tape: Sequence[FlatEvent], begins: Sequence[int]) -> None:
-        """The last step again. What it gives back of the step before it, as the batch and the loss,
-        is now its own."""
-        last = tape[begins[-1] :]
-        first = sum(event.birth is not None for event in tape[: begins[-1]])
-        dying = [event.dies for event in last if event.birth is None and event.mark is None]
-        inherited = sorted(n for n in dying if n < first)
-        left = sorted(set(range(first, len(self._numbers))) - set(dying))
+    @cached_property
+    def _log_sum_exp(self) -> int | None:
+        births = _births(self._stretches)
+        return next((b.size for a, b in pairwise(births) if a.op == b.op == FLASH), None)
+
+    @cached_property
+    def _copies_output(self) -> bool:
+        """Whether flash attention's output is not in the order that its backward pass reads it in,
+        so that it is copied there as it was in forward."""
+        births = dropwhile(lambda birth: birth.op != FLASH, _births(self._stretches))
+        output = next(births, None)
+        after = next((birth for birth in islice(births, 5) if birth.op != FLASH), None)
+        if output is None or after is None:
+            return False
+        return (after.op, after.size) == ("clone", output.size)
+
+    def _once_more(self, last: Sequence[Stretch], first: int, born: int) -> None:
+        """The last step again, whose events begin with number `first`, and its births with `born`.
+        What it gives back of the step before it, as the batch and the loss, is now its own."""
+        dying = {~event for event in self._events[first:] if event < 0}
+        before, own = self._numbers[:born], self._numbers[born:]
+        inherited = [n for n, number in enumerate(before) if number in dying]
+        left = [number for number in own if number not in dying]
         if len(left) != len(inherited):
             return
-        heir = dict(zip(inherited, left, strict=True))
-        before = self._numbers
-        self._numbers = [before[heir.get(n, n)] for n in range(first)]
+        for n, heir in zip(inherited, left, strict=True):
+            before[n] = heir
+        self._numbers = before
         self._steps(last)
 
 
-def _begins(event: FlatEvent) -> bool:
-    mark = event.mark
-    return mark is not None and mark.phase == "setup" and mark.micro == 0 and not mark.note
+def _begins(event: Event) -> bool:
+    """Whether a step does."""
+    return (
+        isinstance(event, Mark) and event.phase == "setup" and event.micro == 0 and not event.note
+    )
 
 
-def _birth_size(tape: Sequence[FlatEvent], i: int) -> int:
-    birth = tape[i].birth
-    assert birth is not None
-    return birth.size
-
-
-def _follows(tape: Sequence[FlatEvent], i: int, op: str) -> bool:
-    following = tape[i + 1].birth if i + 1 < len(tape) else None
-    return following is not None and following.op == op
-
-
-def _copies_output(tape: Sequence[FlatEvent]) -> bool:
-    """Whether flash attention's output is not in the order that its backward pass reads it in, so
-    that it is copied there as it was in forward."""
-    births = _births(tape)
-    for output, *following in zip(births, *(births[k:] for k in range(1, 6)), strict=False):
-        if output.op == FLASH:
-            after = next((birth for birth in following if birth.op != FLASH), None)
-            return after is not None and (after.op, after.size) == ("clone", output.size)
-    return False
+def _of_flash(event: Event) -> TypeGuard[Birth]:
+    return isinstance(event, Birth) and event.op == FLASH_BACKWARD
 
 
 def _quantised(births: Sequence[Birth]) -> Iterator[tuple[int, int]]:
@@ -326,5 +380,5 @@ def _quantised(births: Sequence[Birth]) -> Iterator[tuple[int, int]]:
         number += count
 
 
-def _births(tape: Sequence[FlatEvent]) -> list[Birth]:
-    return [event.birth for event in tape if event.birth is not None]
+def _births(stretches: Sequence[Stretch]) -> Iterator[Birth]:
+    return (e for stretch in stretches for e in stretch.events if isinstance(e, Birth))

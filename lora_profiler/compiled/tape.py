@@ -7,7 +7,8 @@ between are copies, whose references point as far to the side as their own do. `
 flat tape of any depth again; the compiler proves it equal to fresh traces of other depths.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from lora_profiler.prediction import Category
@@ -117,6 +118,20 @@ class Layout(NamedTuple):
         return f"{head}{self.prefix + unit * self.period + int(number)}{tail}"
 
 
+class Stretch(NamedTuple):
+    """Consecutive events within a block of a run, as written for every depth, at one place of a
+    tape. `starts` tells the number of the first birth of each block, by run and unit."""
+
+    run: int
+    unit: int
+    events: Sequence[Event]
+    starts: Mapping[tuple[int, int], int]
+
+    def born_in(self, death: Death, units: int) -> int:
+        """The number of the first birth in the block whose storage dies here."""
+        return self.starts[self.run - death.back, _resolved(death, self.unit, units)]
+
+
 class Tape(NamedTuple):
     """A folded tape; without a layout it has one run, and serves the depth that it was traced
     at."""
@@ -129,6 +144,24 @@ class Tape(NamedTuple):
         for q, run in enumerate(self.runs):
             for unit in run.units(units) if run.direction else (0,):
                 yield q, unit, run.blocks[run.block_of(unit, units) if run.direction else 0]
+
+    def stretches(self, units: int, begins: Callable[[Event], bool]) -> Iterator[Stretch]:
+        """The blocks, in order, each cut before every event with which something `begins`; equal
+        ones share one object as their events."""
+        starts: dict[tuple[int, int], int] = {}
+        known: dict[int, tuple[int, list[tuple[Event, ...]]]] = {}
+        end = 0
+        for q, unit, block in self.blocks(units):
+            if id(block) not in known:
+                cuts = [i for i, event in enumerate(block) if i and begins(event)]
+                known[id(block)] = (
+                    sum(isinstance(event, Birth) for event in block),
+                    [block[a:b] for a, b in pairwise((0, *cuts, len(block)))],
+                )
+            births, parts = known[id(block)]
+            starts[q, unit], end = end, end + births
+            for part in parts:
+                yield Stretch(q, unit, part, starts)
 
     def expand(self, units: int) -> list[FlatEvent]:
         """Every event at a depth of `units`. Raises LookupError where a storage dies that is not

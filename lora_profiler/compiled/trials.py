@@ -1,10 +1,23 @@
 """On how small a card a replay of the simulated allocator still completes."""
 
 import sys
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from copy import copy
+from operator import length_hint
 
-from lora_profiler.compiled.allocator import BLOCK, EMPTY_CACHE, GRAIN, SMALL_REQUEST, Allocator
+from lora_profiler.compiled.allocator import (
+    _ADDRESS,
+    _BITS,
+    BLOCK,
+    EMPTY_CACHE,
+    GRAIN,
+    SMALL_REQUEST,
+    Allocator,
+    Pool,
+    SimulatedOutOfMemoryError,
+    size_of,
+)
 
 
 class _Walk:
@@ -13,42 +26,156 @@ class _Walk:
     def __init__(self, sizes: Sequence[int], events: Sequence[int], *, expandable: bool) -> None:
         """`sizes` are whole blocks."""
         self._sizes, self._events = sizes, events
-        self._at, self._live = 0, dict[int, int]()
+        self._at, self._blocks = 0, [0] * len(sizes)
+        self._out_of = dict[int, int]()  # a block that was split: what it was taken out of
         self.allocator = Allocator(None, expandable)
 
     def copy(self) -> "_Walk":
         other = copy(self)
-        other._live = self._live.copy()
+        other._blocks, other._out_of = self._blocks.copy(), self._out_of.copy()
         other.allocator = self.allocator.copy()
         return other
 
-    def go_on(self, capacity: int, *, releases: bool) -> bool:
-        """Whether it came to the end on a card of this capacity. Where that is full it `releases`
+    def go_on(self, capacity: int, *, releases: bool, end: int | None = None) -> bool:
+        """Whether it came to the `end` on a card of this capacity. Where that is full it `releases`
         what it can, and stops where that is not enough; else it stops at once, with nothing
         changed."""
-        allocator, sizes, live = self.allocator, self._sizes, self._live
+        allocator, sizes, events, blocks = self.allocator, self._sizes, self._events, self._blocks
         allocator.card.capacity = capacity
-        small, large, free = allocator.small, allocator.large, allocator.free
-        events = self._events[self._at :] if self._at else self._events
-        for at, event in enumerate(events, self._at):
-            if event >= 0:
-                size = sizes[event]
-                pool = small if size <= SMALL_REQUEST else large
-                block = pool.take(size) if size else 0
-                if size and not block:
-                    if releases:
-                        allocator.release()
-                        block = pool.take(size)
-                    if not block:
-                        self._at = at
-                        return False
-                live[event] = block
-            elif event == EMPTY_CACHE:
-                allocator.release()
-            elif block := live.pop(~event):
-                free(block)
-        self._at = len(self._events)
-        return True
+        end = len(events) if end is None else end
+        while True:
+            self._at = _serve(allocator, sizes, events, blocks, self._out_of, self._at, end)
+            if self._at == end:
+                return True
+            if not releases:
+                return False
+            asked = events[self._at]
+            try:
+                blocks[asked] = allocator.allocate(sizes[asked])
+            except SimulatedOutOfMemoryError:
+                return False
+            self._at += 1
+
+    def go_on_once_more(self, capacity: int, again: int) -> bool:
+        """`go_on` to the end, where the events from number `again` on are as many before them once
+        more, of other storages: each of these steps gives back what the one before it left. The
+        later one is left out where it can only do the same, and so reserve nothing more.
+
+        That is where it has the same blocks to give back, so that as much is free beside the
+        segments that the earlier one asked for; and where none of these had been taken sooner if it
+        had been there.
+        """
+        allocator, sizes, events, blocks = self.allocator, self._sizes, self._events, self._blocks
+        begin = 2 * again - len(events)
+        if self._at > begin or not self.go_on(capacity, releases=True, end=begin):
+            return self.go_on(capacity, releases=True)
+        grown: list[tuple[int, Pool, int]] = []
+        while not self.go_on(allocator.card.reserved, releases=False, end=again):
+            at, reserved = self._at, allocator.card.reserved
+            if not self.go_on(capacity, releases=True, end=at + 1):
+                return False
+            pool = allocator.pool_for(sizes[events[at]])
+            segment = self._out_of[events[at]] = pool.newest
+            if allocator.card.reserved != reserved + size_of(segment):  # others were released
+                return self.go_on(capacity, releases=True)
+            grown.append((at, pool, segment))
+        earlier = events[begin:again]
+        born = set(earlier)
+        is_the_same = all(
+            blocks[~one] == blocks[~other]
+            for one, other in zip(earlier, events[again:], strict=True)
+            if one < 0 and ~one not in born
+        ) and all(self._spares(begin, *new) for new in grown)
+        return is_the_same or self.go_on(capacity, releases=True)
+
+    def _spares(self, begin: int, at: int, pool: Pool, segment: int) -> bool:
+        """Whether no request of `pool` from event `begin` to before `at` had taken `segment`: what
+        it took comes before it in the order of best fit, or the segment is too small."""
+        sizes, blocks, out_of = self._sizes, self._blocks, self._out_of
+        return all(
+            out_of.get(event, blocks[event]) < segment
+            or sizes[event] > size_of(segment)
+            or (sizes[event] <= SMALL_REQUEST) is not pool.small
+            for event in self._events[begin:at]
+            if event >= 0
+        )
+
+
+def _serve(
+    allocator: Allocator,
+    sizes: Sequence[int],
+    events: Sequence[int],
+    blocks: list[int],
+    out_of: dict[int, int],
+    at: int,
+    end: int,
+) -> int:
+    """Serves `events`, as of `replay`, from number `at` to before `end`. Returns the number of
+    the first one for which there is no room, without releasing anything; `end` where there is
+    room for all.
+
+    `sizes` are whole blocks; `blocks` takes the block of every storage, 0 for an empty one,
+    and `out_of` what it was split off.
+    What `Pool` does in `take` and `give`, written out for tens of thousands of events.
+    """
+    small, large = allocator.small, allocator.large
+    of_small = small, small.free, small.ends, small.largest_tail
+    of_large = large, large.free, large.ends, large.largest_tail
+    fits_best = type(large) is Pool
+    coming = iter(events[at:end])
+    for event in coming:
+        if event >= 0:
+            size = sizes[event]
+            if size > SMALL_REQUEST:
+                pool, free, ends, tail = of_large
+            elif size:
+                pool, free, ends, tail = of_small
+            else:
+                continue
+            high = size << _BITS
+            index = bisect_left(free, high) if fits_best else pool.fit(size)
+            if index == len(free):
+                block = pool.take(size)
+                if not block:
+                    return end - length_hint(coming) - 1
+                blocks[event] = block
+                continue
+            block = free.pop(index)
+            start, whole = block & _ADDRESS, block >> _BITS
+            del ends[start]
+            if whole - size <= tail:
+                del ends[start + whole]
+                blocks[event] = block
+            else:
+                rest = block - high + size
+                ends[start + size] = ends[start + whole] = rest
+                insort(free, rest)
+                blocks[event], out_of[event] = high | start, block
+        elif event == EMPTY_CACHE:
+            allocator.release()
+        else:
+            block = blocks[~event]
+            whole, start = block >> _BITS, block & _ADDRESS
+            if whole > SMALL_REQUEST:
+                _, free, ends, _ = of_large
+            elif whole:  # in the small pool tails are always split off
+                _, free, ends, _ = of_small
+            else:
+                continue
+            behind = start + whole
+            if start in ends:
+                left = ends.pop(start)
+                del free[bisect_left(free, left)]
+                start = left & _ADDRESS
+                block = behind - start << _BITS | start
+            if behind in ends:
+                right = ends.pop(behind)
+                del free[bisect_left(free, right)]
+                behind += right >> _BITS
+                block = behind - start << _BITS | start
+            ends[start] = ends[behind] = block
+            insort(free, block)
+    return end
 
 
 class Trials:
@@ -59,10 +186,17 @@ class Trials:
     """
 
     def __init__(
-        self, sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
+        self,
+        sizes: Sequence[int],
+        events: Sequence[int],
+        again: int | None = None,
+        *,
+        expandable_segments: bool = False,
     ) -> None:
+        """`again`: see `requests.Requests`."""
         self._sizes = [-(-size // BLOCK) * BLOCK for size in sizes]
         self._events, self._expandable = events, expandable_segments
+        self._again = again
         self._completed: list[tuple[int, int]] = []  # from the least that suffices to the capacity
         self._failed: set[int] = set()
         self._common = 0, _Walk(self._sizes, events, expandable=expandable_segments)
@@ -114,7 +248,12 @@ class Trials:
         if full > capacity_bytes:
             common = _Walk(self._sizes, self._events, expandable=self._expandable)
         walk = common.copy()
-        if not walk.go_on(capacity_bytes, releases=True):
+        done = (
+            walk.go_on(capacity_bytes, releases=True)
+            if self._again is None or self._expandable
+            else walk.go_on_once_more(capacity_bytes, self._again)
+        )
+        if not done:
             return False
         self._completed.append((walk.allocator.card.peak, capacity_bytes))
         return True

@@ -53,6 +53,9 @@ class Base(NamedTuple):
     group_size: int = 128
     defaults: Mapping[str, Any] = MappingProxyType({})
 
+    def __hash__(self) -> int:  # a mapping has none
+        return hash(self[:-1])
+
 
 def nf4_bytes(numel: int, double_quant: bool) -> LayerBytes:
     """Two 4-bit values a byte; one float32 scale per block of 64, or with double quantisation one

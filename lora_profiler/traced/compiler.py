@@ -17,8 +17,8 @@ import torch
 from lora_profiler._common.versions import installed_versions
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine, ModuleNumber
-from lora_profiler.compiled.instants import DepthError, Instant, instants, undominated
-from lora_profiler.compiled.profile import Profile, Regime, profile_key, setup_key
+from lora_profiler.compiled.instants import DepthError, instants, undominated
+from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key, setup_key
 from lora_profiler.compiled.regime import below, least_sizes, regime_of, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
 from lora_profiler.errors import CompileError
