@@ -258,7 +258,7 @@ def _shared(workload: Workload) -> Plan:
         spread = Spread(int(workload.model.config["vocab_size"]), workload.setup.world_size)
         one = _build(part_of(workload), spread=spread)
         shards = stepped(one, spread.words)
-        return _with_moments(replace(one, shards=shards), list(one.counts.polynomials[:4]))
+        return _with_moments(replace(one, shards=shards))
     process = replace(workload, setup=workload.setup.of_one_process)
     is_low = workload.setup.gathers_adapters_low
     # DeepSpeed 0.19.8 `runtime/zero/linear.py`, LinearFunctionForZeroStage3
