@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
+from lora_profiler.analytic.loss_paths import LossOfLogits, LossPath, shifted_logits, smoothing
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.moved_activations import Moved, moved
-from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.support.generations import rotary_tables, shifts_logits
@@ -59,7 +58,7 @@ def has_one_row(setup: TrainSetup) -> bool:
     return setup.batch_size == 1 or setup.is_flattened
 
 
-def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
+def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> LossOfLogits:
     return smoothing(
         forward.logits,
         is_converted=setup.autocast_dtype is not None,
@@ -68,7 +67,7 @@ def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
     )
 
 
-def shifted_of(forward: ForwardPass, setup: TrainSetup) -> ShiftedLogits | None:
+def shifted_of(forward: ForwardPass, setup: TrainSetup) -> LossOfLogits | None:
     """The plain loss where the version of transformers shifts its logits by a copy."""
     if forward.chunks is not None or not shifts_logits(setup.transformers):
         return None

@@ -11,11 +11,7 @@ from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
-from lora_profiler.analytic.chunked_logits import (
-    chunked_output_loss,
-    linear_cross_entropy,
-    litgpt_loss,
-)
+from lora_profiler.analytic import all_logits, chunked_logits
 from lora_profiler.analytic.fake_quantized import scale_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
@@ -28,44 +24,29 @@ from lora_profiler.analytic.liveness import (
 )
 from lora_profiler.analytic.loss_paths import LossPath, scores, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
-from lora_profiler.analytic.pair_losses import (
-    gathered_log_probabilities,
-    log_probabilities_beside_others,
-    log_probabilities_of_pairs,
-    log_probabilities_without_reference,
-    odds_ratios,
-    selected_log_probabilities,
-)
-from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
-from lora_profiler.analytic.token_losses import (
-    beside_reference,
-    weighted_by_entropy,
-    weighted_by_probability,
-)
 from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.analytic.unsloth_loss import fused_linear_cross_entropy
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-from lora_profiler.support.generations import shifts_logits
 
 PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "trl": trl_head,
     "scores": scores,
-    "torchtune": linear_cross_entropy,
-    "torchtune-chunked": chunked_output_loss,
+    "torchtune": chunked_logits.linear_cross_entropy,
+    "torchtune-chunked": chunked_logits.chunked_output_loss,
     "cce": cut_cross_entropy,
-    "litgpt": litgpt_loss,
+    "litgpt": chunked_logits.litgpt_loss,
     "triton": overwritten_logits,
     "unsloth": fused_linear_cross_entropy,
-    "llamafactory-dpo": log_probabilities_of_pairs,
-    "axolotl-dpo": selected_log_probabilities,
-    "torchtune-dpo": gathered_log_probabilities,
-    "llamafactory-dft": weighted_by_probability,
-    "llamafactory-eaft": weighted_by_entropy,
-    "llamafactory-asft": beside_reference,
-    "llamafactory-kto": log_probabilities_beside_others,
-    "llamafactory-orpo": log_probabilities_without_reference,
-    "trl-orpo": odds_ratios,
+    "llamafactory-dpo": all_logits.log_probabilities_of_pairs,
+    "axolotl-dpo": all_logits.selected_log_probabilities,
+    "torchtune-dpo": all_logits.gathered_log_probabilities,
+    "llamafactory-dft": all_logits.weighted_by_probability,
+    "llamafactory-eaft": all_logits.weighted_by_entropy,
+    "llamafactory-asft": all_logits.beside_reference,
+    "llamafactory-kto": all_logits.log_probabilities_beside_others,
+    "llamafactory-orpo": all_logits.log_probabilities_without_reference,
+    "trl-orpo": all_logits.odds_ratios,
 }
 """Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 
@@ -298,10 +279,7 @@ def forward_pass(
         logits = family.head(op, hidden, config)
     else:
         if rules.loss in PATHS:
-            path = PATHS[rules.loss]
-            if rules.loss == "triton" and shifts_logits(rules.transformers):
-                path = overwritten_shifted_logits
-            chunks = path(op, hidden, spec, rules.chunk_rows)
+            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
         else:
             chunks = chunked_head(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows

@@ -1,13 +1,12 @@
 """What the losses of Triton's kernels hold at once: `modeling/triton_losses.py`, line by line."""
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, S, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S
+from lora_profiler.analytic.all_logits import Logits, all_logits
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import LossPath, head_weights
-from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath, head_weights
+from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.model_spec import ModelSpec
-
-_SCALAR = 4
-_INDEX = 8
+from lora_profiler.support.generations import casts_in_head, shifts_logits
 
 
 def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
@@ -16,11 +15,11 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
     head = head_weights(op, model)
     weight, bias, vocab = head.weight, head.bias, head.vocab
     tokens = TOKENS - B * fact
-    made = total(t.bytes for t in head.trained)
+    made = head.gradient_bytes
     read = hidden
     if hidden.dtype == "float32":
         read = op.fresh(hidden.elements, weight.dtype, hidden.requires_grad)
-    kept = tokens * (_INDEX + _SCALAR) + vocab * 4
+    kept = tokens * (INDEX + SCALAR) + vocab * 4
     op.saved.setdefault(read.storage, op.scope)
     if bias is not None and bias.requires_grad:
         made = made + bias.elements * 4
@@ -31,11 +30,11 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
         hidden=hidden,
         head=head,
         kept=kept,
-        ahead=(kept + tokens * _SCALAR + _SCALAR,),
+        ahead=(kept + tokens * SCALAR + SCALAR,),
         back=(
-            back + 3 * _SCALAR,
-            kept + vocab * 12 + 3 * _SCALAR,
-            made + read.bytes + widened + 2 * _SCALAR,
+            back + 3 * SCALAR,
+            kept + vocab * 12 + 3 * SCALAR,
+            made + read.bytes + widened + 2 * SCALAR,
         ),
         tokens=tokens,
         again=True,
@@ -44,43 +43,40 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
 
 
 def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """The logits, and a float32 copy of those in 16 bit, which the gradient takes over."""
-    head = head_weights(op, model)
-    weight, vocab = head.weight, head.vocab
-    compute = op.rules.autocast or hidden.dtype
-    size = ITEMSIZE[compute]
-    logits, wide = TOKENS * (vocab * size), TOKENS * (vocab * 4)
-    narrow, turned = (logits, logits) if size != 4 else (ZERO, wide)
-    made = total(t.bytes for t in head.trained)
-    made_low = total(t.elements * size for t in head.trained)
-
-    read = op.lowered(hidden)
-    copies = total(t.elements * size for t in head.tensors if t.dtype != compute)
-    if weight.requires_grad:
-        op.saved.setdefault(read.storage, op.scope)
-    of_read = read.bytes * hidden.requires_grad
-    widened = hidden.bytes * (hidden.requires_grad and read is not hidden)
-    kept_copy = weight.elements * (size * (weight.dtype != compute and hidden.requires_grad))
-    kept = wide + kept_copy
+    """The logits, and a float32 copy of those in 16 bit, which the gradient takes over; of versions
+    of transformers that shift them a copy more."""
+    logits, one_row = all_logits(op, hidden, model), op.rules.one_row
+    made, before, turned, end = logits.made, *logits.tail
+    back = (before, turned, logits.converting, end)
+    if shifts_logits(op.rules.transformers):
+        return _overwritten_copy(logits, one_row, casts_in_head(op.rules.transformers), back)
+    padded = ZERO if one_row else TOKENS * INDEX + B * (S + 1) * INDEX
     return LossPath(
         hidden=hidden,
-        head=head,
-        kept=kept,
-        ahead=(
-            copies + narrow + wide + TOKENS * (_INDEX + 5) + _SCALAR + _INDEX * op.rules.one_row,
-            copies
-            + narrow
-            + wide
-            + (ZERO if op.rules.one_row else TOKENS * _INDEX + B * (S + 1) * _INDEX),
-        ),
-        back=(
-            kept + narrow + 2 * _SCALAR,
-            turned + kept_copy + made_low + of_read + 2 * _SCALAR,
-            made_low + (made if made_low != made else ZERO) + of_read + 2 * _SCALAR,
-            made + of_read + widened + 2 * _SCALAR,
-        ),
-        tokens=TOKENS,
-        again=False,
-        output=logits,
-        is_overwritten=size == 4,
+        head=logits.head,
+        kept=logits.wide + logits.kept_copy,
+        ahead=(made + TOKENS * (INDEX + 5) + SCALAR + INDEX * one_row, made + padded),
+        back=back,
+        output=logits.narrow if logits.narrow != ZERO else logits.wide,
+        is_overwritten=logits.narrow == ZERO,
+    )
+
+
+def _overwritten_copy(
+    logits: Logits, one_row: bool, casts: bool, back: tuple[Polynomial, ...]
+) -> LossPath:
+    """Where the kernel keeps the shifted logits, a view of one row, with two numbers a row, and
+    writes their gradient over them. `casts`: the head itself, which leaves nothing of 16 bit."""
+    rows, whole = logits.tokens, logits.wide
+    copied, labels = (ZERO, ZERO) if one_row else (logits.part, rows * INDEX)
+    left = ZERO if casts else logits.narrow
+    kept = (whole if one_row else copied) + logits.kept_copy
+    told = copied + labels + rows * (2 * SCALAR + 1) + 3 * SCALAR
+    return LossPath(
+        hidden=logits.hidden,
+        head=logits.head,
+        kept=kept + labels + rows * SCALAR + INDEX,
+        ahead=(logits.made, logits.copies + left + whole + told),
+        back=(kept + whole + 2 * SCALAR, *back),
+        output=left if left != ZERO else whole,
     )

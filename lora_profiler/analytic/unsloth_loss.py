@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import Head, LossPath, head_weights
+from lora_profiler.analytic.loss_paths import INDEX, SCALAR, Head, LossPath, head_weights
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.unsloth import TILE_COLUMNS, Cut, cut_of
 
-_SCALAR, _INDEX, _FLOAT, _DOUBLE = 4, 8, 4, 8
-_SCALARS = 6 * _SCALAR
+_FLOAT, _DOUBLE = 4, 8
+_SCALARS = 6 * SCALAR
 """Two divisors, the scale, the loss, the scale's power of two and what is left of it."""
 _PARTIALS, _TILED_PARTIALS = 7, 8
 """Numbers in float32 of a token and a split of words, which the statistics are made of."""
@@ -55,27 +55,26 @@ def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         splits=-(-head.vocab // TILE_COLUMNS),
     )
     of_hidden = hidden.bytes * hidden.requires_grad
-    made = total(t.bytes for t in head.trained)
+    made = head.gradient_bytes
     sums = total(
         t.elements * _FLOAT for t in head.trained if t is head.bias and t.dtype != "float32"
     )
     # labels with sequences' first ones masked, shifted ones, whether they are none, places, sums
-    targets = TOKENS * (2 * _INDEX + 1) + 1 + labelled * (_INDEX + _FLOAT)
+    targets = TOKENS * (2 * INDEX + 1) + 1 + labelled * (INDEX + _FLOAT)
     held = targets + _SCALARS + of_hidden + made + sums
     if cut.tiled:
         inside = _in_tiles(sizes, cut, head)
     else:
         inside = _in_parts(sizes, cut, head, trains=bool(hidden.requires_grad or head.trained))
     scaled = of_hidden + made
-    kept = scaled + _SCALAR
+    kept = scaled + SCALAR
     return LossPath(
         hidden=hidden,
         head=head,
         kept=kept,
         ahead=tuple(held + part for part in inside),
-        back=(kept + scaled + _DOUBLE + _SCALAR + 2 * _SCALAR, scaled + of_hidden + 2 * _SCALAR),
+        back=(kept + scaled + _DOUBLE + SCALAR + 2 * SCALAR, scaled + of_hidden + 2 * SCALAR),
         tokens=labelled,
-        again=False,
         products=cut.parts,
     )
 
@@ -90,17 +89,16 @@ def _of_completions(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPat
     slope = copied if hidden.dtype != "float16" else labelled * (head.width * _FLOAT)
     kept = slope * hidden.requires_grad
     # ids of the completions, places, log-probabilities, sums of exponentials, and a scale
-    held = kept + copied + labelled * (2 * _INDEX + 2 * _FLOAT) + _SCALAR
+    held = kept + copied + labelled * (2 * INDEX + 2 * _FLOAT) + SCALAR
     # a gradient each of the log-probabilities and of what was copied, which is laid among zeros
-    back = labelled * _FLOAT + copied + 2 * _SCALAR
+    back = labelled * _FLOAT + copied + 2 * SCALAR
     return LossPath(
         hidden=hidden,
         head=head,
-        kept=kept + labelled * _INDEX + TOKENS,
+        kept=kept + labelled * INDEX + TOKENS,
         ahead=tuple(held + part for part in _scored(head, cut, labelled, 0)),
-        back=(kept + back, back + hidden.bytes, hidden.bytes * 2 + 2 * _SCALAR),
+        back=(kept + back, back + hidden.bytes, hidden.bytes * 2 + 2 * SCALAR),
         tokens=labelled,
-        again=False,
         products=cut.parts,
     )
 
@@ -117,11 +115,11 @@ def _of_pairs(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPath:
     kept = copied * hidden.requires_grad
     # of a token its place, its log-probability, the sum of exponentials, entropy and mean, and
     # whether it is the likeliest; and what the parts were put together of
-    told = labelled * (_INDEX + 4 * _FLOAT + 1)
+    told = labelled * (INDEX + 4 * _FLOAT + 1)
     read = head.width * ITEMSIZE[op.rules.autocast or hidden.dtype]
-    own = read + _INDEX + 4 * _FLOAT + 1
+    own = read + INDEX + 4 * _FLOAT + 1
     policy = whole + copied + kept + told
-    reference = kept + told + whole * 2 + copied + labelled * (_INDEX + 2 * _FLOAT)
+    reference = kept + told + whole * 2 + copied + labelled * (INDEX + 2 * _FLOAT)
     parts = _scored(head, cut, labelled, own)
     return LossPath(
         hidden=hidden,
@@ -130,7 +128,6 @@ def _of_pairs(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPath:
         ahead=tuple(held + part for held in (policy, reference) for part in parts),
         back=(kept + copied + labelled * _FLOAT, copied + whole, whole + hidden.bytes),
         tokens=labelled,
-        again=False,
         products=cut.parts,
         is_apart=is_wide,
     )
@@ -160,7 +157,7 @@ def _in_parts(sizes: _Sizes, cut: Cut, head: Head, *, trains: bool) -> list[Poly
     and statistics, then its gradient in float32, and that of the part before it."""
     words = -(-head.vocab // _ALIGNMENT) * _ALIGNMENT
     buffer = sizes.rows * (words * _FLOAT)
-    own = sizes.read + _INDEX + _FLOAT
+    own = sizes.read + INDEX + _FLOAT
     wide = sizes.wide * trains
     narrow = sizes.read * trains * (sizes.read != sizes.wide)
     splits = sizes.splits if sizes.splits > 2 else 0
@@ -185,7 +182,7 @@ def _in_tiles(sizes: _Sizes, cut: Cut, head: Head) -> list[Polynomial]:
     token: beside them a part's hidden states, labels and statistics, and those of the part
     before."""
     lasting = sizes.rows * (TILE_COLUMNS * _FLOAT + sizes.wide + _FLOAT) + sizes.labelled * _FLOAT
-    own = sizes.read + _INDEX
+    own = sizes.read + INDEX
     sums = _TILED_PARTIALS * sizes.splits * _FLOAT
     found = [lasting + sizes.last * (own + sums) + sizes.rows * (sums * (cut.parts > 1))]
     if cut.parts > 2:
