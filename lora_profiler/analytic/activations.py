@@ -160,14 +160,9 @@ def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     checkpointing's generator states."""
     if setup.device != "cpu":
         return ZERO
-    factors = (
-        forward.embed.scalars
-        + forward.head.scalars
-        + sum(x.run.scalars * len(x.indices) for x in forward.layers)
-    )
-    return constant(
-        8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0)
-    )
+    factors = sum(run.scalars * times for run, times in forward.runs)
+    states = RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0
+    return constant(8 * factors + states)
 
 
 def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:

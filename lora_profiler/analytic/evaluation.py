@@ -147,6 +147,4 @@ def _input_bytes(setup: TrainSetup) -> Polynomial:
 
 def cached_bytes(forward: ForwardPass) -> Polynomial:
     """Copies of weights that autocast keeps until the pass is over."""
-    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
-    runs.append((forward.head, 1))
-    return total(s.bytes * n for run, n in runs for s in run.cached)
+    return total(s.bytes * n for run, n in forward.runs for s in run.cached)

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import B, Polynomial, S, constant, total
-from lora_profiler.analytic.attention import attention_kernels
 from lora_profiler.analytic.candidates import Candidate, candidate
 from lora_profiler.analytic.evaluation import cached_bytes, layer_candidates
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.families.blocks import heads_of
+from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE

@@ -69,10 +69,10 @@ class Run:
     promotes: bool
     scalars: int
     cached: tuple[Storage, ...]
-    reentrant: bool = False
-    steps_in_backward: bool = False
-    moved: frozenset[Storage] = frozenset()
-    returned: Sequence[Polynomial] = ()
+    reentrant: bool
+    steps_in_backward: bool
+    moved: frozenset[Storage]
+    returned: Sequence[Polynomial]
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -101,39 +101,29 @@ class Run:
             return found
         return tuple(size + self.output.bytes for size in found)
 
-    @cached_property
-    def forward_candidates(self) -> tuple[Polynomial, ...]:
+    def _ahead(self, stop: int, *, keeps: bool = True) -> tuple[Polynomial, ...]:
         return forward_bytes(
             self.nodes,
             self.input,
             self.output,
-            stop=len(self.nodes),
+            stop=stop,
             promotes=self.promotes,
+            keeps=keeps,
             moved=self.moved,
         )
+
+    @cached_property
+    def forward_candidates(self) -> tuple[Polynomial, ...]:
+        return self._ahead(len(self.nodes))
 
     @cached_property
     def checkpointed_candidates(self) -> tuple[Polynomial, ...]:
         """The forward pass inside a checkpoint."""
-        return forward_bytes(
-            self.nodes,
-            self.input,
-            self.output,
-            stop=len(self.nodes),
-            promotes=self.promotes,
-            keeps=False,
-        )
+        return self._ahead(len(self.nodes), keeps=False)
 
     @cached_property
     def recompute_candidates(self) -> tuple[Polynomial, ...]:
-        return forward_bytes(
-            self.nodes,
-            self.input,
-            self.output,
-            stop=self.repeated,
-            promotes=self.promotes,
-            moved=self.moved,
-        )
+        return self._ahead(self.repeated)
 
     @cached_property
     def waiting_gradients(self) -> Polynomial:
@@ -183,11 +173,15 @@ class ForwardPass(NamedTuple):
     chunks: ChunkedHead | LossPath | None
 
     @property
+    def runs(self) -> list[tuple[Run, int]]:
+        """Each, and how often it occurs."""
+        layers = ((layer.run, len(layer.indices)) for layer in self.layers)
+        return [(self.embed, 1), *layers, (self.head, 1)]
+
+    @property
     def scale_bytes(self) -> Polynomial:
         """Of fake-quantised layers, which keep them between steps."""
-        ends = (scale_bytes(self.embed.nodes), scale_bytes(self.head.nodes))
-        layers = (scale_bytes(layer.run.nodes) * len(layer.indices) for layer in self.layers)
-        return total((*ends, *layers))
+        return total(scale_bytes(run.nodes) * times for run, times in self.runs)
 
     @property
     def leaf_copy(self) -> Polynomial:
@@ -224,12 +218,10 @@ def forward_pass(
     by_layer, outside = _adapters_by_layer(adapters, stack.name)
     trains = _trainable_by_layer(stack, trainable)
 
-    promotes = rules.device == "cpu"
-
     op = Ledger(rules, root, outside, trainable)
     ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8, "input"))
     x = family.embed(op, ids, config)
-    embed, leaf = Run(op.nodes, op.saved, ids, x, promotes, op.scalars, _copies(op)), op.leaf
+    embed, leaf = _ran(op, ids, x), op.leaf
 
     runs: dict[object, LayerRun] = {}
     for index, kind in enumerate(stack.order):
@@ -251,23 +243,7 @@ def forward_pass(
             end = family.layer(op, start, config, index)
             if not rules.trains:  # what trains is saved
                 op.keep(*op.returned)
-            layer = runs[key] = LayerRun(
-                Run(
-                    op.nodes,
-                    op.saved,
-                    start,
-                    end,
-                    promotes,
-                    op.scalars,
-                    _copies(op),
-                    rules.reentrant,
-                    rules.steps_in_backward,
-                    on_host(op.nodes) if rules.moves_activations else frozenset(),
-                    returned(op.nodes, by_axolotl=rules.by_axolotl)
-                    if rules.moves_activations and rules.reentrant
-                    else (),
-                )
-            )
+            layer = runs[key] = LayerRun(_ran(op, start, end, is_layer=True))
         layer.indices.append(index)
         x = layer.run.output
 
@@ -285,21 +261,11 @@ def forward_pass(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows
             )
         logits = chunks.hidden
-    head = Run(
-        op.nodes,
-        op.saved,
-        start,
-        logits,
-        promotes,
-        op.scalars,
-        _copies(op),
-        steps_in_backward=rules.steps_in_backward,
-    )
     return ForwardPass(
         embed=embed,
         leaf=leaf,
         layers=tuple(runs.values()),
-        head=head,
+        head=_ran(op, start, logits),
         hidden=hidden,
         logits=logits,
         num_layers=len(stack.order),
@@ -307,8 +273,22 @@ def forward_pass(
     )
 
 
-def _copies(op: Ledger) -> tuple[Storage, ...]:
-    return tuple(copy.storage for copy in op.cached.values())
+def _ran(op: Ledger, start: Tensor, end: Tensor, *, is_layer: bool = False) -> Run:
+    rules, moves = op.rules, is_layer and op.rules.moves_activations
+    comes_back = moves and rules.reentrant
+    return Run(
+        nodes=op.nodes,
+        saved=op.saved,
+        input=start,
+        output=end,
+        promotes=rules.device == "cpu",
+        scalars=op.scalars,
+        cached=tuple(copy.storage for copy in op.cached.values()),
+        reentrant=is_layer and rules.reentrant,
+        steps_in_backward=rules.steps_in_backward,
+        moved=on_host(op.nodes) if moves else frozenset(),
+        returned=returned(op.nodes, by_axolotl=rules.by_axolotl) if comes_back else (),
+    )
 
 
 def _adapters_by_layer(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic import lora_kernels
-from lora_profiler.analytic.families import liger
+from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear, matmul
 from lora_profiler.analytic.tensors import Tensor
@@ -55,7 +55,7 @@ def rms_norm(
     op.scope = name
     weight = op.weight(name)
     if op.rules.fused_norms:
-        return liger.norm(op, x, weight, rows)
+        return fused.norm(op, x, weight, rows)
     wide = op.cast(x, "float32")
     inverse = op.activation(
         op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True
@@ -234,12 +234,12 @@ def _joined(op: Ledger, x: Tensor) -> Tensor:
 
 def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
-    fused = lora_kernels.mlp(op, x, name)
-    if fused is not None:
-        return fused
+    made = lora_kernels.mlp(op, x, name)
+    if made is not None:
+        return made
     gate = linear(op, x, f"{name}.gate_proj")
     if op.rules.liger:
-        product = liger.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)
+        product = fused.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)
         out = linear(op, product, f"{name}.down_proj")
         op.keep(x)
         return out

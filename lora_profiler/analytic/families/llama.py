@@ -2,7 +2,7 @@
 the like)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
-from lora_profiler.analytic.families import liger, unsloth
+from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.families.blocks import (
     Config,
     attention,
@@ -45,9 +45,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
     if op.rules.unsloth:
-        q, k = unsloth.rotated(op, q, k)
+        q, k = fused.rotated_by_unsloth(op, q, k)
     elif op.rules.fused_norms:
-        q, k = liger.rotated(op, q, k, heads.dim)
+        q, k = fused.rotated(op, q, k, heads.dim)
     else:
         q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
     out = attention(
