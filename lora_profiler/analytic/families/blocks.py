@@ -44,6 +44,11 @@ def heads_of(c: Config) -> Heads:
     )
 
 
+def rotary_dim(c: Config) -> int:
+    """Features of a head that a partial rotation turns."""
+    return int(heads_of(c).dim * c.get("partial_rotary_factor", 1.0))
+
+
 def rms_norm(
     op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, style: str = "llama"
 ) -> Tensor:

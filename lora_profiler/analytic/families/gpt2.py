@@ -40,15 +40,11 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     return x
 
 
-def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return op.layer_norm(x, "transformer.ln_f")
-
-
 GPT2 = Family(
     stack="transformer.h",
     embed=embed,
     layer=layer,
-    norm=norm,
+    norm=lambda op, x, c: op.layer_norm(x, "transformer.ln_f"),
     head=plain_head,
     window=full_attention,
     rotary_sets=lambda c: (),

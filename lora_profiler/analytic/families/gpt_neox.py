@@ -2,16 +2,19 @@
 (`modeling_gpt_neox.py`)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
-from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of, rotary
+from lora_profiler.analytic.families.blocks import (
+    Config,
+    activate,
+    attention,
+    heads_of,
+    rotary,
+    rotary_dim,
+)
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
-
-
-def rotary_dim(c: Config) -> int:
-    return int(heads_of(c).dim * c.get("partial_rotary_factor", 1.0))
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
@@ -58,15 +61,11 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     )
 
 
-def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return op.layer_norm(x, "gpt_neox.final_layer_norm")
-
-
 GPT_NEOX = Family(
     stack="gpt_neox.layers",
     embed=embed,
     layer=layer,
-    norm=norm,
+    norm=lambda op, x, c: op.layer_norm(x, "gpt_neox.final_layer_norm"),
     head=plain_head,
     window=full_attention,
     rotary_sets=lambda c: (("rotary", rotary_dim(c)),),

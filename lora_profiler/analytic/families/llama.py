@@ -24,11 +24,21 @@ from lora_profiler.analytic.lora_kernels import QKV, projections
 from lora_profiler.analytic.tensors import Tensor
 
 
-def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = "none") -> Tensor:
-    """q, k, v, optional norms of q and k (Qwen3 per head, Olmo2 over all heads), rotary embedding,
-    attention, output.
+def self_attention(
+    op: Ledger,
+    x: Tensor,
+    c: Config,
+    masked: bool,
+    norms: str = "none",
+    *,
+    style: str = "llama",
+    tables: str = "rotary",
+    softcap: bool = False,
+) -> Tensor:
+    """q, k, v, optional norms of q and k (Qwen3 and Gemma 3 per head, Olmo2 over all heads), rotary
+    embedding, attention, output.
 
-    `norms`: "none", "heads" or "all".
+    `norms`: "none", "heads" or "all"; `style` is that of norms per head.
     """
     heads = heads_of(c)
     q, k, v = projections(op, x, *QKV)
@@ -40,18 +50,27 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
         op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
     )
     if norms == "heads":
-        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)
-        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
+        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query, style=style)
+        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value, style=style)
     op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
-    if op.rules.unsloth:
+    is_gemma = style == "gemma"
+    if op.rules.unsloth and not is_gemma:
         q, k = fused.rotated_by_unsloth(op, q, k)
-    elif op.rules.fused_norms:
+    elif op.rules.fused_norms and not is_gemma:
         q, k = fused.rotated(op, q, k, heads.dim)
     else:
-        q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
+        q, k = (rotary(op, t, heads.dim, heads.dim, tables, dtype=table_dtype) for t in (q, k))
     out = attention(
-        op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
+        op,
+        q,
+        k,
+        op.turn(v),
+        heads,
+        "self_attn",
+        dropout=c["attention_dropout"],
+        masked=masked,
+        softcap=softcap,
     )
     (out,) = projections(op, out, "self_attn.o_proj")
     op.keep(x, q, k, v)
@@ -99,15 +118,9 @@ def final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
     return rms_norm(op, x, "model.norm")
 
 
-def olmo2_final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return rms_norm(op, x, "model.norm", style="olmo")
-
-
-EMBED = plain_embedding("model.embed_tokens")
-
 LLAMA = Family(
     stack="model.layers",
-    embed=EMBED,
+    embed=plain_embedding("model.embed_tokens"),
     layer=llama_layer,
     norm=final_norm,
     head=plain_head,
@@ -117,4 +130,8 @@ LLAMA = Family(
 MISTRAL = LLAMA._replace(window=window_by_layer_type)
 QWEN2 = MISTRAL
 QWEN3 = MISTRAL._replace(layer=qwen3_layer)
-OLMO2 = LLAMA._replace(layer=olmo2_layer, norm=olmo2_final_norm, rotary_dtype="float32")
+OLMO2 = LLAMA._replace(
+    layer=olmo2_layer,
+    norm=lambda op, x, c: rms_norm(op, x, "model.norm", style="olmo"),
+    rotary_dtype="float32",
+)

@@ -5,6 +5,8 @@ transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mix
 `modeling_qwen3_moe.py`. What is kept does not depend on which expert a token goes to.
 """
 
+from functools import partial
+
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
@@ -232,13 +234,5 @@ def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Te
     return residual(op, x, run_experts(op, hidden, weights, indices, c, chosen, experts))
 
 
-def mixtral_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
-    return moe_layer(op, x, c, layer, qwen=False)
-
-
-def qwen3_moe_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
-    return moe_layer(op, x, c, layer, qwen=True)
-
-
-MIXTRAL = MISTRAL._replace(layer=mixtral_layer)
-QWEN3_MOE = MISTRAL._replace(layer=qwen3_moe_layer)
+MIXTRAL = MISTRAL._replace(layer=partial(moe_layer, qwen=False))
+QWEN3_MOE = MISTRAL._replace(layer=partial(moe_layer, qwen=True))

@@ -9,6 +9,7 @@ from lora_profiler.analytic.families.blocks import (
     heads_of,
     rms_norm,
     rotary,
+    rotary_dim,
 )
 from lora_profiler.analytic.families.family import (
     Family,
@@ -20,10 +21,6 @@ from lora_profiler.analytic.families.llama import final_norm, residual
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
-
-
-def rotary_dim(c: Config) -> int:
-    return int(heads_of(c).dim * c.get("partial_rotary_factor", 1.0))
 
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
