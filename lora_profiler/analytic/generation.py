@@ -13,7 +13,7 @@ The prompts' pass is as a layer of evaluation, beside the cache, and an estimate
 CPU's libraries copy weights for few rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import B, Polynomial, S, constant, total
@@ -90,20 +90,20 @@ def generation(
     drawn = rows * words * (ITEMSIZE[forward.logits.dtype] + 4 * _FLOAT32_COPIES)
     prompt = S if completion is None else S - completion
     ids = (S + prompt) * rows * (8 * _COLUMNS)
-    grown, layers = rows * cache_bytes(family, workload, S - 1), workload.model.num_layers
+
+    def cache(length: Polynomial) -> Polynomial:
+        return rows * cache_bytes(family, workload, length)
+
+    prompts = [  # their pass, beside their keys and values
+        candidate(alone, activations=cache(prompt), temporaries=found.total.at_length(prompt))
+        for found in layer_candidates(forward, {}, shards, family, workload, kernel, of_batch)
+    ]
+    grown, layers = cache(S - 1), workload.model.num_layers
     if workload.setup.kernels == "unsloth":
-        return (
-            *_decoding(
-                alone,
-                lambda length: rows * cache_bytes(family, workload, length),
-                prompt,
-                completion,
-                layers,
-                shards.state.adapter_bytes.ceil_div(2),
-                {"logits_and_loss": drawn, "inputs": ids},
-            ),
-            *_prompts(forward, alone, shards, family, workload, kernel, of_batch, prompt, rows),
-        )
+        adapters = shards.state.adapter_bytes.ceil_div(2)
+        others = {"logits_and_loss": drawn, "inputs": ids}
+        decoding = _decoding(alone, cache, prompt, completion, layers, adapters, others)
+        return (*decoding, *prompts)
     last = candidate(alone, activations=grown, logits_and_loss=drawn, inputs=ids)
     spoken = rows * words * (4 * _STILL_NAMED)
     slides = any(family.window(workload.model.config, i) is not None for i in range(layers))
@@ -118,25 +118,7 @@ def generation(
     heading = candidate(
         alone, activations=grown, temporaries=copies, logits_and_loss=made, inputs=ids
     )
-    before = _prompts(forward, alone, shards, family, workload, kernel, of_batch, prompt, rows)
-    return (last, *attending, heading, *before)
-
-
-def _prompts(
-    forward: ForwardPass,
-    alone: dict[Category, Polynomial],
-    shards: ShardState,
-    family: Family,
-    workload: Workload,
-    kernel: str,
-    of_batch: Callable[[Polynomial], Polynomial],
-    prompt: Polynomial,
-    rows: Polynomial,
-) -> Iterator[Candidate]:
-    """The pass over the prompts, beside their keys and values."""
-    kept = rows * cache_bytes(family, workload, prompt)
-    for found in layer_candidates(forward, {}, shards, family, workload, kernel, of_batch):
-        yield candidate(alone, activations=kept, temporaries=found.total.at_length(prompt))
+    return (last, *attending, heading, *prompts)
 
 
 def scores(

@@ -89,7 +89,7 @@ class Run:
 
     @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        found = backward_bytes(
+        found, _ = backward_bytes(
             self.nodes,
             self.output,
             keeps_gradient=self.reentrant,

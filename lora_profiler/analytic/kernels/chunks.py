@@ -8,7 +8,7 @@ from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import shifted_labels
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
-from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.kernels import Gemm
 
 _WIDE, _INDEX = ITEMSIZE["float32"], ITEMSIZE["int64"]
@@ -147,14 +147,10 @@ def _zeros(head: ChunkedHead, launches: Launches) -> None:
             launches.memory("zeros_like", 0, launches.bytes(tensor))
 
 
-def _parameter_bytes(tensors: tuple[Tensor, ...], launches: Launches) -> int:
-    return sum(launches.bytes(tensor) for tensor in tensors)
-
-
 def _losses(head: ChunkedHead, rows: int, launches: Launches) -> None:
     dtype = head.hidden.dtype
     hidden, logits, wide = (rows * n * size for n, size in _sizes(head))
-    read = hidden + _parameter_bytes(head.parameters, launches)
+    read = hidden + sum(launches.bytes(t) for t in head.parameters)
     gemm = Gemm(m=rows, n=head.vocab, k=head.width)
     launches.product("addmm" if len(head.parameters) > 1 else "mm", gemm, dtype, read, logits)
     if dtype != "float32":
@@ -194,9 +190,8 @@ def _gradients(head: ChunkedHead, rows: int, launches: Launches) -> None:
     weight, *biases = head.parameters
     size = launches.bytes(weight)
     if head.hidden.requires_grad:
-        launches.product(
-            "mm", Gemm(m=rows, n=head.width, k=head.vocab), dtype, logits + size, hidden
-        )
+        gemm = Gemm(m=rows, n=head.width, k=head.vocab)
+        launches.product("mm", gemm, dtype, logits + size, hidden)
         launches.memory("copy_", hidden, hidden)
     if weight.requires_grad:
         gemm = Gemm(m=head.vocab, n=head.width, k=rows)
