@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from lora_profiler.adapters import adapters
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.support.packing import lengths
@@ -141,33 +141,31 @@ def check_loss(workload: Workload) -> None:
     setup = workload.setup
     if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora)):
         raise refused(workload.model.id, setup.loss, reason)
-    if setup.loss == "scores" and workload.model.output_embedding != "score":
-        raise UsageError(
-            f"the scores loss is of a head of one output, which {workload.model.id} was not made"
-            " with; ask by setup_for and workloads, or leave --loss out."
-        )
-    if setup.loss == "llamafactory-asft" and setup.lora is not None:
-        raise UsageError(
-            "LLaMA-Factory makes ASFT no reference beside adapters; take --method full, or leave"
-            " --loss out."
-        )
-    if setup.loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype:
-        raise UsageError(
-            f"the {setup.loss} loss is torchtune's, whose recipes have no autocast; take"
-            " --precision pure, or leave --loss out."
-        )
+    loss, model = setup.loss, workload.model
     is_wide = setup.of_one_process.dtype == "float32" or (
         setup.quantization is not None and setup.quantization.recipe == "kbit"
     )
-    if setup.loss == "unsloth" and setup.device != "cuda":
-        raise UsageError(
-            "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out."
-        )
-    if setup.loss == "cce" and is_wide:
-        raise UsageError(
+    refuse(
+        {
+            f"the scores loss is of a head of one output, which {model.id} was not made with; ask"
+            " by setup_for and workloads, or leave --loss out.": (
+                loss == "scores" and model.output_embedding != "score"
+            ),
+            "LLaMA-Factory makes ASFT no reference beside adapters; take --method full, or leave"
+            " --loss out.": loss == "llamafactory-asft" and setup.lora is not None,
+            f"the {loss} loss is torchtune's, whose recipes have no autocast; take --precision"
+            " pure, or leave --loss out.": (
+                loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype
+            ),
+            "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out.": (
+                loss == "unsloth" and setup.device != "cuda"
+            ),
             "the backward pass of the cce loss takes a head in 16 bit alone; take --dtype bfloat16"
-            " and, of a 4-bit base, --recipe stock or trl, or leave --loss out."
-        )
+            " and, of a 4-bit base, --recipe stock or trl, or leave --loss out.": (
+                loss == "cce" and is_wide
+            ),
+        }
+    )
 
 
 def refused(model: str, loss: str, reason: str) -> UsageError:
