@@ -17,7 +17,7 @@ from functools import partial
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
 from lora_profiler.analytic.activations import has_one_row, mask_bytes, shifted_of, table_bytes
 from lora_profiler.analytic.candidates import Candidate, beside, candidate
-from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.moments import input_bytes
@@ -53,9 +53,7 @@ def evaluation(
     forward: ForwardPass,
     base: Mapping[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
-    kernel: str,
 ) -> tuple[Candidate, ...]:
     """Live bytes while `workload`, which is `evaluated`, runs; `base` are those between steps. The
     batch is a number, so that a search for the largest batch of training leaves it alone."""
@@ -93,34 +91,29 @@ def evaluation(
         for outcome in outcomes
     ]
     of_batch = partial(Polynomial.at_batch, batch=batch)
-    return (*found, *layer_candidates(forward, alone, shards, family, workload, kernel, of_batch))
+    return (*found, *layer_candidates(forward, alone, shards, workload, of_batch))
 
 
 def layer_candidates(
     forward: ForwardPass,
     alone: dict[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
-    kernel: str,
     of_batch: Callable[[Polynomial], Polynomial],
 ) -> tuple[Candidate, ...]:
     """Of `evaluation` those inside layers, on `alone`; `of_batch` puts its batch for that of
     training."""
-    setup, config = workload.setup, workload.model.config
+    setup, config, family = workload.setup, workload.model.config, forward.family
     inputs, found = _input_bytes(setup), list[Candidate]()
     cached = cached_bytes(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
-    held = (
-        table_bytes(forward, family, workload)
-        + inputs
-        + mask_bytes(
-            windows | set(family.masks(config)),
-            setup=setup,
-            dtype=forward.embed.output.dtype,
-            kernel=kernel,
-        )
+    masks = mask_bytes(
+        windows | set(family.masks(config)),
+        setup=setup,
+        dtype=forward.embed.output.dtype,
+        kernel=attention_kernels(workload, trains=False).plain,
     )
+    held = table_bytes(forward, family, workload) + inputs + masks
     if not setup.is_packed:
         held = held + (TOKENS if family.positions_per_sample else S) * 8
     for layer in forward.layers:

@@ -69,16 +69,14 @@ def generation(
     forward: ForwardPass,
     base: Mapping[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
     completion: int | None,
     steps: int | None,
-    kernel: str,
 ) -> tuple[Candidate, ...]:
     """Live bytes while `workload`, which is `generated`, makes `completion` tokens of each row, or
     any number. Its rows are those of `steps` batches, or a number that a search for the largest
     batch leaves alone. The first candidate is that of drawing the last token."""
-    alone = dict(base)
+    alone, family = dict(base), forward.family
 
     def of_batch(size: Polynomial) -> Polynomial:
         if steps is None:
@@ -96,7 +94,7 @@ def generation(
 
     prompts = [  # their pass, beside their keys and values
         candidate(alone, activations=cache(prompt), temporaries=found.total.at_length(prompt))
-        for found in layer_candidates(forward, {}, shards, family, workload, kernel, of_batch)
+        for found in layer_candidates(forward, {}, shards, workload, of_batch)
     ]
     grown, layers = cache(S - 1), workload.model.num_layers
     if workload.setup.kernels == "unsloth":
@@ -108,7 +106,8 @@ def generation(
     spoken = rows * words * (4 * _STILL_NAMED)
     slides = any(family.window(workload.model.config, i) is not None for i in range(layers))
     twice = [grown.ceil_div(layers if slides else 2 * layers)]
-    twice += [rows * _in_math(workload, S - 1)] * (kernel == "math")
+    if attention_kernels(workload, trains=False).plain == "math":
+        twice.append(rows * _in_math(workload, S - 1))
     attending = [
         candidate(alone, activations=grown + own, logits_and_loss=spoken, inputs=ids)
         for own in twice
@@ -125,19 +124,17 @@ def scores(
     forward: ForwardPass,
     base: Mapping[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
 ) -> tuple[Candidate, ...]:
     """Live bytes in the layers of a reference that scores all completions of a step at once; of
     logits it makes no more at once than training does."""
     setup = workload.setup
     other = replace(workload, setup=replace(setup, checkpointing=False, accumulation=1))
-    kernel = attention_kernels(other, trains=False).plain
 
     def of_step(size: Polynomial) -> Polynomial:
         return size.of_batches(setup.accumulation)
 
-    return layer_candidates(forward, dict(base), shards, family, other, kernel, of_step)
+    return layer_candidates(forward, dict(base), shards, other, of_step)
 
 
 def _decoding(

@@ -265,26 +265,15 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         between = live["setup"][0].bytes
         held = merged(between, {"inputs": batch_kept_bytes(setup)})
         if plan.evaluation is not None:
-            other = evaluated(workload)
-            kernel = attention_kernels(other, trains=False).plain
-            found = evaluation(plan.evaluation, held, shards, plan.family, other, kernel)
+            found = evaluation(plan.evaluation, held, shards, evaluated(workload))
             live = {**live, "evaluation": found}
         if plan.generation is not None:
-            other = generated(workload)
-            kernel = attention_kernels(other, trains=False).plain
-            drawn = generation(
-                plan.generation,
-                held,
-                shards,
-                plan.family,
-                other,
-                setup.max_completion_length,
-                setup.accumulation if setup.generation_batch_size is None else None,
-                kernel,
-            )
+            steps = setup.accumulation if setup.generation_batch_size is None else None
+            length, other = setup.max_completion_length, generated(workload)
+            drawn = generation(plan.generation, held, shards, other, length, steps)
             live = {**live, "generation": drawn}
         if plan.scoring is not None:
-            scored = scores(plan.scoring, between, shards, plan.family, workload)
+            scored = scores(plan.scoring, between, shards, workload)
             live = {**live, "generation": (*live.get("generation", ()), *scored)}
     gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)
     if gathered is not None:

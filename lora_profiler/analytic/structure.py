@@ -163,6 +163,7 @@ class ForwardPass(NamedTuple):
     the hidden state.
     """
 
+    family: Family
     embed: Run
     leaf: Tensor | None
     layers: tuple[LayerRun, ...]
@@ -262,6 +263,7 @@ def forward_pass(
             )
         logits = chunks.hidden
     return ForwardPass(
+        family=family,
         embed=embed,
         leaf=leaf,
         layers=tuple(runs.values()),
