@@ -25,8 +25,11 @@ from lora_profiler.analytic.liveness import (
 from lora_profiler.analytic.loss_paths import LossPath, scores, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
-from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
-from lora_profiler.analytic.unsloth_loss import fused_linear_cross_entropy
+from lora_profiler.analytic.triton_losses import (
+    cut_cross_entropy,
+    fused_linear_cross_entropy,
+    overwritten_logits,
+)
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 
 PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
