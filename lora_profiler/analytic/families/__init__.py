@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 
-from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS
-from lora_profiler.analytic.families.family import Family
+from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS, Family
 from lora_profiler.model_spec import ModelSpec
 
 FAMILIES: Mapping[str, str] = {

@@ -4,12 +4,11 @@ from Gemma 2 on."""
 from functools import partial
 
 from lora_profiler.algebra.polynomial import constant
-from lora_profiler.analytic.families.blocks import Config, gated_mlp, rms_norm
-from lora_profiler.analytic.families.family import (
+from lora_profiler.analytic.families.blocks import (
+    Config,
     Family,
-    full_attention,
-    one_rotary_set,
-    plain_head,
+    gated_mlp,
+    rms_norm,
     window_by_layer_type,
 )
 from lora_profiler.analytic.families.llama import residual, self_attention
@@ -75,9 +74,6 @@ GEMMA = Family(
     embed=embed,
     layer=gemma_layer,
     norm=lambda op, x, c: gemma_norm(op, x, "model.norm"),
-    head=plain_head,
-    window=full_attention,
-    rotary_sets=one_rotary_set,
     buffer_bytes=ITEMSIZE.__getitem__,  # the scale of the embedding
 )
 GEMMA2 = GEMMA._replace(

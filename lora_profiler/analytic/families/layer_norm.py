@@ -6,13 +6,13 @@ with parallel residual branches, fused qkv, and a partial rotary embedding (tran
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import (
     Config,
+    Family,
     activate,
     attention,
     heads_of,
     rotary,
     rotary_dim,
 )
-from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear
@@ -54,8 +54,6 @@ GPT2 = Family(
     embed=gpt2_embed,
     layer=gpt2_layer,
     norm=lambda op, x, c: op.layer_norm(x, "transformer.ln_f"),
-    head=plain_head,
-    window=full_attention,
     rotary_sets=lambda c: (),
     mask_is_positional=True,
 )
@@ -110,8 +108,6 @@ OPT = Family(
     embed=opt_embed,
     layer=opt_layer,
     norm=opt_norm,
-    head=plain_head,
-    window=full_attention,
     rotary_sets=lambda c: (),
     positions_per_sample=True,
 )
@@ -159,7 +155,5 @@ GPT_NEOX = Family(
     embed=gpt_neox_embed,
     layer=gpt_neox_layer,
     norm=lambda op, x, c: op.layer_norm(x, "gpt_neox.final_layer_norm"),
-    head=plain_head,
-    window=full_attention,
     rotary_sets=lambda c: (("rotary", rotary_dim(c)),),
 )

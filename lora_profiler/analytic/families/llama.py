@@ -5,6 +5,7 @@ from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.families.blocks import (
     Config,
+    Family,
     activate,
     attention,
     gated_mlp,
@@ -12,13 +13,6 @@ from lora_profiler.analytic.families.blocks import (
     rms_norm,
     rotary,
     rotary_dim,
-)
-from lora_profiler.analytic.families.family import (
-    Family,
-    full_attention,
-    one_rotary_set,
-    plain_embedding,
-    plain_head,
     window_by_layer_type,
 )
 from lora_profiler.analytic.ledger import Ledger
@@ -95,11 +89,14 @@ def llama_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     return out
 
 
+def attended(op: Ledger, x: Tensor, c: Config, layer: int, norms: str = "none") -> Tensor:
+    """The residual stream after attention."""
+    normed, masked = rms_norm(op, x, "input_layernorm"), layer in op.rules.masked_layers
+    return residual(op, x, self_attention(op, normed, c, masked, norms))
+
+
 def qwen3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
-    masked = layer in op.rules.masked_layers
-    x = residual(
-        op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked, norms="heads")
-    )
+    x = attended(op, x, c, layer, "heads")
     return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
 
 
@@ -115,10 +112,6 @@ def olmo2_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     return residual(
         op, x, rms_norm(op, gated_mlp(op, x, c), "post_feedforward_layernorm", style="olmo")
     )
-
-
-def final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return rms_norm(op, x, "model.norm")
 
 
 def phi3_layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
@@ -152,12 +145,9 @@ def phi3_layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
 
 LLAMA = Family(
     stack="model.layers",
-    embed=plain_embedding("model.embed_tokens"),
+    embed=lambda op, ids, c: op.inputs(op.embedding("model.embed_tokens", ids, c["hidden_size"])),
     layer=llama_layer,
-    norm=final_norm,
-    head=plain_head,
-    window=full_attention,
-    rotary_sets=one_rotary_set,
+    norm=lambda op, x, c: rms_norm(op, x, "model.norm"),
 )
 MISTRAL = LLAMA._replace(window=window_by_layer_type)
 QWEN2 = MISTRAL

@@ -10,7 +10,7 @@ from functools import partial
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
-from lora_profiler.analytic.families.llama import MISTRAL, residual, self_attention
+from lora_profiler.analytic.families.llama import MISTRAL, attended, residual
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear, product
 from lora_profiler.analytic.tensors import Storage, Tensor
@@ -219,9 +219,7 @@ def run_each_expert(op: Ledger, x: Tensor, c: Config) -> Tensor:
 
 
 def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Tensor:
-    masked = layer in op.rules.masked_layers
-    normed = rms_norm(op, x, "input_layernorm")
-    x = residual(op, x, self_attention(op, normed, c, masked, norms="heads" if qwen else "none"))
+    x = attended(op, x, c, layer, "heads" if qwen else "none")
     hidden = rms_norm(op, x, "post_attention_layernorm")
     if op.has("block_sparse_moe.gate"):
         return residual(op, x, run_each_expert(op, hidden, c))
