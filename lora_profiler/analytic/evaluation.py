@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
-from lora_profiler.analytic.activations import has_one_row, mask_bytes, shifted_of, table_bytes
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S, total
+from lora_profiler.analytic.activations import has_one_row, mask_bytes, table_bytes, unsmoothed
 from lora_profiler.analytic.candidates import Candidate, beside, candidate
 from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.loss_paths import LossPath
@@ -23,7 +23,6 @@ from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.moments import input_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
-from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import pass_scalar_bytes
 from lora_profiler.support.losses import AFTER_FORWARD
@@ -63,14 +62,9 @@ def evaluation(
     inputs = _input_bytes(setup)
     cached = cached_bytes(forward)
     labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
-    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
-    logits, chunks = forward.logits, forward.chunks
-    hidden = forward.hidden.bytes
+    chunks, hidden = forward.chunks, forward.hidden.bytes
     if chunks is None:
-        copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
-        loss = logits.bytes + copy + logits.elements * 4 + labels + padded + 2 * SCALAR
-        older = shifted_of(forward, setup)
-        outcomes = list(older.ahead) if older else [loss]
+        outcomes = list(unsmoothed(forward, setup).ahead)
     elif isinstance(chunks, LossPath):  # with what autograd would keep: an upper bound
         outcomes = list(chunks.ahead)
         if chunks.hidden.storage is not forward.hidden.storage:

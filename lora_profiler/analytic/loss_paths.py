@@ -8,7 +8,7 @@ instant that can be the largest.
 
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
@@ -122,13 +122,13 @@ class Product(NamedTuple):
 
 
 class LossOfLogits(NamedTuple):
-    """A loss that transformers makes of all logits: what autograd keeps of it, all its bytes at
-    each instant that can be the largest, and those of the logits in the output."""
+    """A loss that transformers makes of all logits, in the terms of `LossPath`."""
 
     kept: Polynomial
     ahead: tuple[Polynomial, ...]
     back: tuple[Polynomial, ...]
     output: Polynomial
+    keeps_labels: bool = False
 
 
 def labelled(*, one_row: bool) -> Polynomial:
@@ -166,6 +166,21 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
     )
 
 
+def cross_entropy(logits: Tensor, *, one_row: bool) -> LossOfLogits:
+    """transformers' own, of float32 logits and labels that are shifted by a copy, but of one
+    row."""
+    wide = logits.elements * 4
+    labels = TOKENS * INDEX + (INDEX if one_row else 0)
+    padded = ZERO if one_row else B * (S + 1) * INDEX
+    copy = wide if ITEMSIZE[logits.dtype] != 4 else ZERO
+    return LossOfLogits(
+        kept=wide + labels + SCALAR,
+        ahead=(logits.bytes + copy + wide + labels + padded + 2 * SCALAR,),
+        back=(wide * 3 + 2 * SCALAR,),
+        output=logits.bytes,
+    )
+
+
 def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> LossOfLogits:
     """Cross-entropy of `logits` by versions up to 4.48, which shift them by a copy, but of one row:
     `modeling/generations.py`, line by line. 4.45 casts in the head, so that nothing is left of the
@@ -182,6 +197,7 @@ def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> L
         ahead=(whole + narrow, whole + left + copied + part + labels + 2 * SCALAR),
         back=(part * 2 + labels + 3 * SCALAR, part * 3 + 2 * SCALAR),
         output=narrow if left != ZERO else whole,
+        keeps_labels=one_row,
     )
 
 
