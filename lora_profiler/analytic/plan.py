@@ -258,10 +258,8 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
         live: Moments = persistent_only(shards, workload, plan.adapters)
         between = live["setup"][0].bytes
     else:
-        live, setup = (
-            moments(plan.forward, plan.kept, shards, plan.family, workload),
-            workload.setup,
-        )
+        setup = workload.setup
+        live = moments(plan.forward, plan.kept, shards, plan.family, workload)
         between = live["setup"][0].bytes
         held = merged(between, {"inputs": batch_kept_bytes(setup)})
         if plan.evaluation is not None:
