@@ -1,7 +1,7 @@
 """Every error that a user can cause or meet, with the exit code that `lora-profile` answers it
 with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class LoraProfilerError(Exception):
@@ -15,6 +15,14 @@ class UsageError(LoraProfilerError, ValueError):
     range."""
 
     exit_code = 2
+
+
+def refuse(reasons: Mapping[str, object]) -> None:
+    """Raises UsageError with the first of `reasons`, each a sentence and whether it applies, that
+    does."""
+    for sentence, applies in reasons.items():
+        if applies:
+            raise UsageError(sentence)
 
 
 class TargetModulesError(UsageError):

@@ -20,7 +20,7 @@ from cases import spec_of
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling import build_model, quantization_tensors
 from lora_profiler.platform import Platform
-from lora_profiler.traced import autocast_lists, overrides, tracer
+from lora_profiler.traced import autocast, overrides, tracer
 from lora_profiler.traced import run as runs
 from lora_profiler.traced.autocast import SPARE_KEY, Autocast
 from lora_profiler.traced.patching import TORCH, replaced
@@ -372,28 +372,19 @@ def test_the_lists_of_cuda_are_torchs():
     in_float32 = (
         {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()
     )  # the same, for both devices
-    assert autocast_lists.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
-    assert autocast_lists.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
-    assert autocast_lists.PROMOTED["cuda"] == in_header("PROMOTE")
-    own = (
-        autocast_lists.LOWER["cuda"]
-        | autocast_lists.FLOAT_RESULT["cuda"]
-        | autocast_lists.PROMOTED["cuda"]
-    )
+    assert autocast.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
+    assert autocast.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
+    assert autocast.PROMOTED["cuda"] == in_header("PROMOTE")
+    own = autocast.LOWER["cuda"] | autocast.FLOAT_RESULT["cuda"] | autocast.PROMOTED["cuda"]
     assert (
-        set(autocast_lists.operators("cuda")) - own - autocast_lists.REFUSED
-        == in_header("FP32") | in_float32
+        set(autocast.operators("cuda")) - own - autocast.REFUSED == in_header("FP32") | in_float32
     )
 
 
-@pytest.mark.parametrize("device", autocast_lists.LISTS)
+@pytest.mark.parametrize("device", autocast.LISTS)
 def test_every_operator_with_a_rule_takes_part(device):
-    own = (
-        autocast_lists.LOWER[device]
-        | autocast_lists.FLOAT_RESULT[device]
-        | autocast_lists.PROMOTED[device]
-    )
-    assert own <= set(autocast_lists.operators(device))
+    own = autocast.LOWER[device] | autocast.FLOAT_RESULT[device] | autocast.PROMOTED[device]
+    assert own <= set(autocast.operators(device))
 
 
 def _square(x: torch.Tensor) -> torch.Tensor:

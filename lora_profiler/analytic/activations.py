@@ -5,10 +5,15 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
+from lora_profiler.analytic.loss_paths import (
+    LossOfLogits,
+    LossPath,
+    cross_entropy,
+    shifted_logits,
+    smoothing,
+)
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.moved_activations import Moved, moved
-from lora_profiler.analytic.shifted_logits import ShiftedLogits, shifted_logits
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.support.generations import rotary_tables, shifts_logits
@@ -59,7 +64,10 @@ def has_one_row(setup: TrainSetup) -> bool:
     return setup.batch_size == 1 or setup.is_flattened
 
 
-def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
+def loss_of(forward: ForwardPass, setup: TrainSetup) -> LossOfLogits | LossPath | ChunkedHead:
+    """The loss of a training step."""
+    if not setup.label_smoothing_factor:
+        return forward.chunks or unsmoothed(forward, setup)
     return smoothing(
         forward.logits,
         is_converted=setup.autocast_dtype is not None,
@@ -68,18 +76,18 @@ def smoothing_of(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
     )
 
 
-def shifted_of(forward: ForwardPass, setup: TrainSetup) -> ShiftedLogits | None:
-    """The plain loss where the version of transformers shifts its logits by a copy."""
-    if forward.chunks is not None or not shifts_logits(setup.transformers):
-        return None
-    return shifted_logits(forward.logits, setup.transformers, one_row=has_one_row(setup))
+def unsmoothed(forward: ForwardPass, setup: TrainSetup) -> LossOfLogits:
+    """Cross-entropy of all logits, by the version of transformers."""
+    if shifts_logits(setup.transformers):
+        return shifted_logits(forward.logits, setup.transformers, one_row=has_one_row(setup))
+    return cross_entropy(forward.logits, one_row=has_one_row(setup))
 
 
 def activations(
     forward: ForwardPass, family: Family, workload: Workload, kernel: str
 ) -> Activations:
     setup, config = workload.setup, workload.model.config
-    vocab, chunks, older = forward.logits.elements, forward.chunks, shifted_of(forward, setup)
+    chunks, loss = forward.chunks, loss_of(forward, setup)
     labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
     if isinstance(chunks, ChunkedHead) and chunks.tokens != TOKENS:
         labels = chunks.tokens * 8 if chunks.is_copied else ZERO
@@ -115,16 +123,10 @@ def activations(
         head=forward.head.saved_bytes,
         capped=_kept_by_softcapping(forward, workload),
         loss=(
-            smoothing_of(forward, setup).kept
-            if setup.label_smoothing_factor
-            else older.kept + given * has_one_row(setup)
-            if older
-            else vocab * 4 + labels + 4
-            if chunks is None
-            else chunks.kept + given * chunks.keeps_labels
-            if isinstance(chunks, LossPath)
-            else chunks.made + chunks.trained
-            if chunks.fused
+            loss.kept + given * loss.keeps_labels
+            if not isinstance(loss, ChunkedHead)
+            else loss.made + loss.trained
+            if loss.fused
             else labels + SCALAR
         ),
         labels=labels,
@@ -161,14 +163,9 @@ def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     checkpointing's generator states."""
     if setup.device != "cpu":
         return ZERO
-    factors = (
-        forward.embed.scalars
-        + forward.head.scalars
-        + sum(x.run.scalars * len(x.indices) for x in forward.layers)
-    )
-    return constant(
-        8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0)
-    )
+    factors = sum(run.scalars * times for run, times in forward.runs)
+    states = RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0
+    return constant(8 * factors + states)
 
 
 def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:

@@ -9,13 +9,10 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import Head, LossPath, head_weights
+from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath, Product, head_weights
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.losses import LITGPT_ROWS, TORCHTUNE_CHUNKS
-
-_SCALAR = 4
-_INDEX = 8
 
 
 class _Parts(NamedTuple):
@@ -61,35 +58,35 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
     weight, width, vocab = head.weight, head.width, head.vocab
     parts = _labelled(fact)
     size = ITEMSIZE[hidden.dtype]
-    made = total(t.bytes for t in head.trained)
+    made = head.gradient_bytes
     of_hidden = width * size * hidden.requires_grad
     log_shares, narrow = 4 * vocab, vocab * size * (size != 4)
     taken = parts.tokens * (width * size)
 
-    places = parts.tokens * (2 * _INDEX)
-    kept = places + parts.tokens * log_shares + TORCHTUNE_CHUNKS * _SCALAR
+    places = parts.tokens * (2 * INDEX)
+    kept = places + parts.tokens * log_shares + TORCHTUNE_CHUNKS * SCALAR
     kept = kept + (taken if weight.requires_grad else ZERO)
     ahead, back = [], []
     for number in range(TORCHTUNE_CHUNKS):
         upto = parts.shares(log_shares, 0, number + 1)
         own = parts.share(log_shares, number)
         logits = own if size == 4 else own + parts.share(narrow, number)
-        scalars = (number + 3) * _SCALAR
-        ahead.append(TOKENS * _INDEX + taken + places + upto + logits + scalars)
+        scalars = (number + 3) * SCALAR
+        ahead.append(TOKENS * INDEX + taken + places + upto + logits + scalars)
 
         rest = (
-            kept - parts.shares(log_shares, number + 1) - _SCALAR * (TORCHTUNE_CHUNKS - number - 1)
+            kept - parts.shares(log_shares, number + 1) - SCALAR * (TORCHTUNE_CHUNKS - number - 1)
         )
         rest = rest + parts.shares(of_hidden, number + 1)
         before = made if number + 1 < TORCHTUNE_CHUNKS else ZERO
-        back.append(rest + before + own * 2 + 2 * _SCALAR)
-        back.append(rest + before + parts.share(narrow, number) + 2 * _SCALAR)
+        back.append(rest + before + own * 2 + 2 * SCALAR)
+        back.append(rest + before + parts.share(narrow, number) + 2 * SCALAR)
         product = parts.share(narrow or log_shares, number) + parts.share(of_hidden, number)
-        back.append(rest - own + before + made + product + 2 * _SCALAR)
+        back.append(rest - own + before + made + product + 2 * SCALAR)
         if number + 2 == TORCHTUNE_CHUNKS:  # the first two are views, and added to a third
-            back.append(rest - own + made * 3 + parts.share(of_hidden, number) + 2 * _SCALAR)
+            back.append(rest - own + made * 3 + parts.share(of_hidden, number) + 2 * SCALAR)
     of_taken = parts.tokens * of_hidden
-    last = parts.tokens * _INDEX + 2 * _SCALAR
+    last = parts.tokens * INDEX + 2 * SCALAR
     back.append(last + made + of_taken * 3 - parts.share(of_hidden, TORCHTUNE_CHUNKS - 1))
     back.append(last + made + of_taken + hidden.bytes * hidden.requires_grad)
     return LossPath(
@@ -99,7 +96,6 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
         ahead=tuple(ahead),
         back=tuple(back),
         tokens=parts.tokens,
-        again=False,
         products=TORCHTUNE_CHUNKS,
         losses=TORCHTUNE_CHUNKS,
     )
@@ -111,7 +107,7 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
     weight, width, vocab = head.weight, head.width, head.vocab
     parts = _rows(fact)
     size = ITEMSIZE[hidden.dtype]
-    made = total(t.bytes for t in head.trained)
+    made = head.gradient_bytes
     of_hidden = width * size * hidden.requires_grad
     log_shares, logits = 4 * vocab, vocab * size
     narrow = logits * (size != 4)
@@ -121,9 +117,9 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
     # parts of several rows are copied
     of_copy = width * size * (weight.requires_grad and not op.rules.one_row)
     copied = TOKENS * of_copy
-    targets = TOKENS * _INDEX
+    targets = TOKENS * INDEX
     shifted = ZERO if op.rules.one_row else targets
-    kept = copied + targets + TOKENS * log_shares + TORCHTUNE_CHUNKS * _SCALAR + _INDEX
+    kept = copied + targets + TOKENS * log_shares + TORCHTUNE_CHUNKS * SCALAR + INDEX
     ahead, back = [], []
     for number in range(TORCHTUNE_CHUNKS):
         last = number + 1 == TORCHTUNE_CHUNKS
@@ -136,32 +132,30 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
             + targets
             + all_logits
             + upto
-            + _INDEX
-            + (number + 3 + (size == 4)) * _SCALAR
+            + INDEX
+            + (number + 3 + (size == 4)) * SCALAR
         )
 
-        others = targets if op.rules.one_row else parts.shares(_INDEX, 0, number)
+        others = targets if op.rules.one_row else parts.shares(INDEX, 0, number)
         turning = copied + others + upto + parts.shares(logits, number + 1)
-        turning = turning + (number + 3) * _SCALAR
+        turning = turning + (number + 3) * SCALAR
         back.append(turning + own * 2)
         back.append(turning + own + parts.share(narrow, number))
 
-        left = parts.shares(logits + of_copy, 0, number) + 2 * _SCALAR
+        left = parts.shares(logits + of_copy, 0, number) + 2 * SCALAR
         left = left + parts.shares(of_hidden, number)
         one = parts.share(logits + of_copy, number)
         back.append(left + one + (made if last else made * 2))
         if number + 2 == TORCHTUNE_CHUNKS:  # the first two are views, and added to a third
             back.append(left + made * 3)
     of_all = TOKENS * of_hidden
-    back.append(made + of_all * 3 - parts.share(of_hidden, TORCHTUNE_CHUNKS - 1) + 2 * _SCALAR)
+    back.append(made + of_all * 3 - parts.share(of_hidden, TORCHTUNE_CHUNKS - 1) + 2 * SCALAR)
     return LossPath(
         hidden=hidden,
         head=head,
         kept=kept,
         ahead=tuple(ahead),
         back=tuple(back),
-        tokens=TOKENS,
-        again=False,
         products=TORCHTUNE_CHUNKS,
         losses=TORCHTUNE_CHUNKS,
     )
@@ -175,40 +169,14 @@ def litgpt_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Loss
 def _counted(op: Ledger, tokens: Polynomial) -> Polynomial:
     """What lives beyond the losses laid together while the labels are counted: a mask, of which a
     CPU makes integers to sum them up."""
-    return tokens * (_INDEX + 1 - _SCALAR) - _SCALAR if op.rules.device == "cpu" else ZERO
-
-
-class _Product(NamedTuple):
-    """The head's product as autocast runs it: bytes of a logit; of the gradients of weight and bias
-    as the product makes them and as the parameters have them; of their copies; of a token's hidden
-    state as it is read, and as it is given."""
-
-    size: int
-    made: Polynomial
-    returned: Polynomial
-    copies: Polynomial
-    read: int
-    own: int
-
-    @classmethod
-    def of(cls, op: Ledger, hidden: Tensor, head: Head) -> "_Product":
-        compute = op.rules.autocast or hidden.dtype
-        size = ITEMSIZE[compute]
-        return cls(
-            size=size,
-            made=total(t.elements * size for t in head.trained),
-            returned=total(t.bytes for t in head.trained),
-            copies=total(t.elements * size for t in head.tensors if t.dtype != compute),
-            read=head.width * size,
-            own=head.width * ITEMSIZE[hidden.dtype],
-        )
+    return tokens * (INDEX + 1 - SCALAR) - SCALAR if op.rules.device == "cpu" else ZERO
 
 
 def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> LossPath:
     """All logits at once; the gradients of the parts are laid together before they go on."""
     head = head_weights(op, model)
     vocab = head.vocab
-    product = _Product.of(op, hidden, head)
+    product = Product.of(op, hidden, head)
     rows = constant(1) if op.rules.one_row else B
     tokens = TOKENS - rows
     wide, narrow = TOKENS * (4 * vocab), TOKENS * (vocab * product.size)
@@ -220,16 +188,16 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
         op.saved.setdefault(hidden.storage, op.scope)
     else:
         copies = copies + TOKENS * product.read
-    targets = tokens * (_INDEX * several)
-    kept = copies + log_shares + targets + parts * _SCALAR + _INDEX
+    targets = tokens * (INDEX * several)
+    kept = copies + log_shares + targets + parts * SCALAR + INDEX
     laid = wide + log_shares * several
-    end = laid + kept + tokens * (2 * _SCALAR) + _SCALAR
+    end = laid + kept + tokens * (2 * SCALAR) + SCALAR
     part = constant(4 * vocab * LITGPT_ROWS) if parts > 1 else log_shares
     last = log_shares - (parts - 1) * LITGPT_ROWS * 4 * vocab
     of_read, of_own = TOKENS * product.read, TOKENS * product.own
-    scalars = 2 * _SCALAR
+    scalars = 2 * SCALAR
     turning = copies + log_shares + scalars
-    waiting = targets + (parts - 1) * _SCALAR  # what the losses of the other parts keep beside
+    waiting = targets + (parts - 1) * SCALAR  # what the losses of the other parts keep beside
     return LossPath(
         hidden=hidden,
         head=head,
@@ -241,7 +209,7 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
         ),
         back=(
             turning + last * 2 + waiting * (parts > 1),
-            turning + part * 2 + (waiting - _SCALAR) * (parts > 2),
+            turning + part * 2 + (waiting - SCALAR) * (parts > 2),
             copies + log_shares * 2 + scalars,
             copies + log_shares + wide + scalars,
             copies + wide + (narrow if product.size != 4 else ZERO) + scalars,
@@ -249,8 +217,6 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
             product.made + product.returned * (product.size != 4) + of_read + scalars,
             product.returned + of_read + of_own * (product.read != product.own) + scalars,
         ),
-        tokens=TOKENS,
-        again=False,
         losses=parts,
         keeps_labels=not several,
         output=wide,
@@ -262,7 +228,7 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
     part of one token has no label, and no gradient."""
     head = head_weights(op, model)
     weight, vocab = head.weight, head.vocab
-    product = _Product.of(op, hidden, head)
+    product = Product.of(op, hidden, head)
     several = not op.rules.one_row
     rows = B if several else constant(1)
     parts, is_empty = divmod(fact, 2)
@@ -278,24 +244,24 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
         op.saved.setdefault(hidden.storage, op.scope)
     elif trains:
         inputs = TOKENS * product.read
-    targets = tokens * (_INDEX * several)
-    kept = copies + inputs + tokens * wide + targets + (parts - is_empty) * _SCALAR + _INDEX
+    targets = tokens * (INDEX * several)
+    kept = copies + inputs + tokens * wide + targets + (parts - is_empty) * SCALAR + INDEX
     cut = TOKENS - rows * (LITGPT_ROWS * (parts - 1) + 1)  # of the last part, copied
-    end = TOKENS * wide + cut * (wide * several) + kept + tokens * (2 * _SCALAR) + _SCALAR
+    end = TOKENS * wide + cut * (wide * several) + kept + tokens * (2 * SCALAR) + SCALAR
 
     count = parts - is_empty
     full, turned = rows * LITGPT_ROWS, TOKENS - rows * is_empty  # tokens of a part, of all
     last = turned - full * (count - 1)
     of_last = last - rows * (1 - is_empty)  # with a label
-    scalars = 2 * _SCALAR
+    scalars = 2 * SCALAR
     beside = copies + inputs + scalars
     of_read, of_own = product.read * asks, product.own * asks
     made = product.made
     # and, while any waits, the number that is the gradient of each loss
-    a_part = full * (_INDEX * several) + _SCALAR
+    a_part = full * (INDEX * several) + SCALAR
     waiting = a_part * (count - 1)  # what the losses of the other parts keep beside
     back = [
-        beside + waiting + tokens * wide + of_last * (2 * wide) + _SCALAR * (count > 1),
+        beside + waiting + tokens * wide + of_last * (2 * wide) + SCALAR * (count > 1),
         beside + tokens * wide + last * wide,
         beside + turned * wide + last * narrow,
         beside + turned * logit + last * of_read + made,
@@ -303,7 +269,7 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
     if count > 1:
         both, ahead = last + full, last * of_own + full * of_read
         back += [
-            beside + waiting - a_part + tokens * wide + full * (2 * wide) + _SCALAR * (count > 2),
+            beside + waiting - a_part + tokens * wide + full * (2 * wide) + SCALAR * (count > 2),
             beside + (turned - last) * wide + both * narrow,
             beside + (turned - last) * logit + ahead + made * 2,
             beside + (turned - both) * logit + ahead + made * 3,
@@ -328,8 +294,6 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
             end + _counted(op, tokens),
         ),
         back=tuple(back),
-        tokens=TOKENS,
-        again=False,
         products=parts,
         losses=parts,
         unturned=rows * is_empty,

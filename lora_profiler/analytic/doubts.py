@@ -80,118 +80,96 @@ def is_unchecked(setup: TrainSetup) -> bool:
 
 def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     """What is set that the ledger does not follow to the byte, a sentence each."""
-    found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
-    found += left_out(setup)
-    if setup.kernels == "torchtune" and plan.workload.model.model_type == "gemma2":
-        found.append(
-            "torchtune's Gemma 2 asked for 0.09 % more when torchtune itself was rehearsed: its own"
-            " attention, and a cap on the hidden state, are answered as transformers' eager."
-        )
-    if any(a.kind == "Embedding" for a in plan.adapters):
-        found.append("Activations of LoRA on an embedding are not modelled.")
-    if plan.workload.setup.autocast_dtype and any(a.parameter is not None for a in plan.adapters):
-        found.append(
-            "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on"
-            " small models."
-        )
-    if setup.quantization is not None and setup.sharding in FULLY_SHARDED:
-        name = plan.workload.model.output_embedding
-        if any(
-            m.is_linear and len(m.weights) > 1
-            for n, m in plan.workload.model.modules()
-            if n != name
-        ):
-            # Linear4bit.forward: self.bias.data = self.bias.data.to(x.dtype)
-            found.append(
-                "Where their format is not that of a 4-bit layer's input, bitsandbytes puts copies"
-                " in place of the biases that FSDP gathered, which stay; they are left out (0.1 %"
-                " of OPT-6.7B's peak after k-bit preparation)."
-            )
-    if any(".experts." in adapter.module for adapter in plan.adapters):
-        found.append(
-            "Adapters on experts that are layers of their own: what A makes is counted for more"
-            " tokens than take the expert."
-        )
-    if plan.masks_in_math:
-        # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
-        found.append(
-            "SDPA's math kernel with a mask, of packed rows, padding or a filled sliding window, is"
-            " not followed to the byte."
-        )
-    if setup.eval_batch_size is not None and (
-        setup.loss in OWN_LOSSES or setup.label_smoothing_factor > 0
-    ):
-        found.append(
-            "Evaluation with this loss is counted as its training pass (a trainer's own) or as the"
-            " plain loss (label smoothing), and was held against no trace."
-        )
-    if setup.eval_batch_size is not None and setup.sharding in FULLY_SHARDED:
-        found.append("No trace of evaluation under this sharding was held against its rule.")
-    if (
-        setup.loss == "fused"
-        and setup.accumulation > 1
-        and setup.lora
-        and setup.lora.modules_to_save
-    ):
-        found.append(
-            "Liger's loss with a copied head that trains, over several micro-batches: the one"
-            " rehearsal of it asked for 380 bytes more."
-        )
-    if setup.loss == "unsloth" and setup.kernels != "unsloth":
-        found.append(
-            "Unsloth compiles code of its own for this model, answered as transformers' own: its"
-            " SFT of Gemma 3, rehearsed, asked for 1 to 3 % less, and for 18 % less where layers"
-            " hold the peak; of Phi-4-mini for 4.5 % more."
-        )
-    if setup.loss == "unsloth" and setup.lora is not None and setup.lora.modules_to_save:
-        found.append(
-            "Unsloth's loss with an embedding and a head that train: the one rehearsal of it asked"
-            " for 4 bytes less."
-        )
-    if setup.loss == "llamafactory-eaft":
-        found.append("What topk takes for itself is as torch's source has it, of many tokens.")
-    if setup.loss in ("axolotl-dpo", "trl-orpo"):
-        found.append("What TRL has of a prompt beside the answers, 16 B a token, is left out.")
-    if setup.compiles_layers:
-        found.append(
-            "Unsloth compiles these layers, each as one region, which are counted as it runs them"
-            " one operator at a time."
-        )
-    if setup.loop_state == "unsloth-dpo":
-        found.append("Prompts' tokens are counted as if they were scored.")
-    if setup.loop_state == "unsloth-grpo" and not setup.use_vllm:
-        found.append(
-            "A prompt is counted with each of its completions; where that makes 1.3 times the"
-            " tokens Unsloth runs it once for all, but in the first step. Where the model itself"
-            " has generated, layers' inputs stay on the card, and a workspace of BLAS more."
-        )
-    if setup.use_vllm and setup.loop_state == "trl-grpo":
-        found.append("No run beside vLLM was held against what GRPO keeps for its completions.")
-    if setup.loop_state in GRPO and setup.generation_batch_size is not None:
-        found.append("Between steps GRPO is taken to keep batch x accumulation completions.")
-    if setup.loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED:
-        found.append(
-            "The loss was held against traces of transformers' model under FSDP2; torchtune and"
-            " LitGPT shard models of their own, LitGPT by FSDP1."
-        )
-    if setup.sharding == "tp" and setup.device == "cpu":
-        found.append("On the CPU some tensors of one number, 8 B each, are counted and not there.")
+    model, lora, loss = plan.workload.model, setup.lora, setup.loss
+    evaluates = setup.eval_batch_size is not None
+    is_dealt = setup.sharding in DEEPSPEED_ZERO
     words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
-    if setup.sharding == "tp" and words % setup.world_size:
-        found.append(
-            "Of words that ranks do not share evenly the last rank's padded copy of logits is"
-            " counted, other padding is not."
-        )
-    if setup.sharding in DEEPSPEED_ZERO:
-        found.append(
-            "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a"
-            " while follows its source, and was rehearsed with the plain loss alone."
-        )
-    elif is_unchecked(setup):
-        found.append("No trace and no measurement of this sharding was held against its rule.")
-    if plan.workload.setup.device in ("mps", "xpu"):
-        found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
-    return found
+    apply = {
+        "torchtune's Gemma 2 asked for 0.09 % more when torchtune itself was rehearsed: its own"
+        " attention, and a cap on the hidden state, are answered as transformers' eager.": (
+            setup.kernels == "torchtune" and model.model_type == "gemma2"
+        ),
+        "Activations of LoRA on an embedding are not modelled.": (
+            any(a.kind == "Embedding" for a in plan.adapters)
+        ),
+        "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small"
+        " models.": (setup.autocast_dtype and any(a.parameter is not None for a in plan.adapters)),
+        # Linear4bit.forward: self.bias.data = self.bias.data.to(x.dtype)
+        "Where their format is not that of a 4-bit layer's input, bitsandbytes puts copies in place"
+        " of the biases that FSDP gathered, which stay; they are left out (0.1 % of OPT-6.7B's peak"
+        " after k-bit preparation).": (
+            setup.quantization is not None
+            and setup.sharding in FULLY_SHARDED
+            and any(
+                m.is_linear and len(m.weights) > 1
+                for name, m in model.modules()
+                if name != model.output_embedding
+            )
+        ),
+        "Adapters on experts that are layers of their own: what A makes is counted for more tokens"
+        " than take the expert.": any(".experts." in a.module for a in plan.adapters),
+        # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
+        "SDPA's math kernel with a mask, of packed rows, padding or a filled sliding window, is not"
+        " followed to the byte.": plan.masks_in_math,
+        "Evaluation with this loss is counted as its training pass (a trainer's own) or as the"
+        " plain loss (label smoothing), and was held against no trace.": (
+            evaluates and (loss in OWN_LOSSES or setup.label_smoothing_factor > 0)
+        ),
+        "No trace of evaluation under this sharding was held against its rule.": (
+            evaluates and setup.sharding in FULLY_SHARDED
+        ),
+        "Liger's loss with a copied head that trains, over several micro-batches: the one rehearsal"
+        " of it asked for 380 bytes more.": (
+            loss == "fused" and setup.accumulation > 1 and lora and lora.modules_to_save
+        ),
+        "Unsloth compiles code of its own for this model, answered as transformers' own: its SFT of"
+        " Gemma 3, rehearsed, asked for 1 to 3 % less, and for 18 % less where layers hold the"
+        " peak; of Phi-4-mini for 4.5 % more.": loss == "unsloth" and setup.kernels != "unsloth",
+        "Unsloth's loss with an embedding and a head that train: the one rehearsal of it asked for"
+        " 4 bytes less.": loss == "unsloth" and lora is not None and lora.modules_to_save,
+        "What topk takes for itself is as torch's source has it, of many tokens.": (
+            loss == "llamafactory-eaft"
+        ),
+        "What TRL has of a prompt beside the answers, 16 B a token, is left out.": (
+            loss in ("axolotl-dpo", "trl-orpo")
+        ),
+        "Unsloth compiles these layers, each as one region, which are counted as it runs them one"
+        " operator at a time.": setup.compiles_layers,
+        "Prompts' tokens are counted as if they were scored.": setup.loop_state == "unsloth-dpo",
+        "A prompt is counted with each of its completions; where that makes 1.3 times the tokens"
+        " Unsloth runs it once for all, but in the first step. Where the model itself has"
+        " generated, layers' inputs stay on the card, and a workspace of BLAS more.": (
+            setup.loop_state == "unsloth-grpo" and not setup.use_vllm
+        ),
+        "No run beside vLLM was held against what GRPO keeps for its completions.": (
+            setup.use_vllm and setup.loop_state == "trl-grpo"
+        ),
+        "Between steps GRPO is taken to keep batch x accumulation completions.": (
+            setup.loop_state in GRPO and setup.generation_batch_size is not None
+        ),
+        "The loss was held against traces of transformers' model under FSDP2; torchtune and LitGPT"
+        " shard models of their own, LitGPT by FSDP1.": (
+            loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED
+        ),
+        "On the CPU some tensors of one number, 8 B each, are counted and not there.": (
+            setup.sharding == "tp" and setup.device == "cpu"
+        ),
+        "Of words that ranks do not share evenly the last rank's padded copy of logits is counted,"
+        " other padding is not.": setup.sharding == "tp" and words % setup.world_size,
+        "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a while"
+        " follows its source, and was rehearsed with the plain loss alone.": is_dealt,
+        "No trace and no measurement of this sharding was held against its rule.": (
+            not is_dealt and is_unchecked(setup)
+        ),
+        f"The rules of {setup.device} are those of CUDA, unchecked.": (
+            setup.device in ("mps", "xpu")
+        ),
+    }
+    return [
+        *(f"The config's {name} is not modelled." for name in unmodelled(model)),
+        *left_out(setup),
+        *(sentence for sentence, applies in apply.items() if applies),
+    ]
 
 
 def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:

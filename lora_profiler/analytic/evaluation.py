@@ -14,16 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, total
-from lora_profiler.analytic.activations import has_one_row, mask_bytes, shifted_of, table_bytes
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S, total
+from lora_profiler.analytic.activations import has_one_row, mask_bytes, table_bytes, unsmoothed
 from lora_profiler.analytic.candidates import Candidate, beside, candidate
-from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.moments import input_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
-from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import pass_scalar_bytes
 from lora_profiler.support.losses import AFTER_FORWARD
@@ -53,9 +52,7 @@ def evaluation(
     forward: ForwardPass,
     base: Mapping[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
-    kernel: str,
 ) -> tuple[Candidate, ...]:
     """Live bytes while `workload`, which is `evaluated`, runs; `base` are those between steps. The
     batch is a number, so that a search for the largest batch of training leaves it alone."""
@@ -65,14 +62,9 @@ def evaluation(
     inputs = _input_bytes(setup)
     cached = cached_bytes(forward)
     labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
-    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
-    logits, chunks = forward.logits, forward.chunks
-    hidden = forward.hidden.bytes
+    chunks, hidden = forward.chunks, forward.hidden.bytes
     if chunks is None:
-        copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
-        loss = logits.bytes + copy + logits.elements * 4 + labels + padded + 2 * SCALAR
-        older = shifted_of(forward, setup)
-        outcomes = list(older.ahead) if older else [loss]
+        outcomes = list(unsmoothed(forward, setup).ahead)
     elif isinstance(chunks, LossPath):  # with what autograd would keep: an upper bound
         outcomes = list(chunks.ahead)
         if chunks.hidden.storage is not forward.hidden.storage:
@@ -93,34 +85,29 @@ def evaluation(
         for outcome in outcomes
     ]
     of_batch = partial(Polynomial.at_batch, batch=batch)
-    return (*found, *layer_candidates(forward, alone, shards, family, workload, kernel, of_batch))
+    return (*found, *layer_candidates(forward, alone, shards, workload, of_batch))
 
 
 def layer_candidates(
     forward: ForwardPass,
     alone: dict[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
-    kernel: str,
     of_batch: Callable[[Polynomial], Polynomial],
 ) -> tuple[Candidate, ...]:
     """Of `evaluation` those inside layers, on `alone`; `of_batch` puts its batch for that of
     training."""
-    setup, config = workload.setup, workload.model.config
+    setup, config, family = workload.setup, workload.model.config, forward.family
     inputs, found = _input_bytes(setup), list[Candidate]()
     cached = cached_bytes(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
-    held = (
-        table_bytes(forward, family, workload)
-        + inputs
-        + mask_bytes(
-            windows | set(family.masks(config)),
-            setup=setup,
-            dtype=forward.embed.output.dtype,
-            kernel=kernel,
-        )
+    masks = mask_bytes(
+        windows | set(family.masks(config)),
+        setup=setup,
+        dtype=forward.embed.output.dtype,
+        kernel=attention_kernels(workload, trains=False).plain,
     )
+    held = table_bytes(forward, family, workload) + inputs + masks
     if not setup.is_packed:
         held = held + (TOKENS if family.positions_per_sample else S) * 8
     for layer in forward.layers:
@@ -147,6 +134,4 @@ def _input_bytes(setup: TrainSetup) -> Polynomial:
 
 def cached_bytes(forward: ForwardPass) -> Polynomial:
     """Copies of weights that autocast keeps until the pass is over."""
-    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
-    runs.append((forward.head, 1))
-    return total(s.bytes * n for run, n in runs for s in run.cached)
+    return total(s.bytes * n for run, n in forward.runs for s in run.cached)

@@ -1,10 +1,13 @@
-"""What the forward pass of a workload goes by: kernels, formats, which layers have a mask, and the
-pairs of tokens that attention computes."""
+"""What the forward pass of a workload goes by: the kernels of attention, those asked for or what
+torch takes for device, card, dtype and heads; formats, which layers have a mask, and the pairs of
+tokens that attention computes."""
+
+from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import Polynomial, S, constant
 from lora_profiler.analytic.activations import has_one_row
-from lora_profiler.analytic.attention import AttentionKernels
-from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.families import Family, family_of
+from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
@@ -13,8 +16,69 @@ from lora_profiler.support.bases import base_of
 from lora_profiler.support.engines import is_torchtune_dora
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.support.generations import repeats_heads, rotary_tables
-from lora_profiler.support.sdpa import efficient_takes_grouped
+from lora_profiler.support.model_types import type_of
+from lora_profiler.support.sdpa import (
+    FLASH_MAX_HEAD_DIM,
+    SdpaCall,
+    cuda_backend,
+    efficient_takes_grouped,
+)
 from lora_profiler.workload import TrainSetup, Workload
+
+
+class AttentionKernels(NamedTuple):
+    """The kernel of layers without a mask and of those with one: "eager", "cpu" (torch's flash
+    kernel for CPU), "flash", "efficient", "cudnn" or "math"."""
+
+    plain: str
+    masked: str
+
+
+def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKernels:
+    """What the layers of `workload` run; without dropout where nothing `trains`.
+
+    Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are
+    (`enable_gqa`), with one it repeats them first; which kernel torch takes then
+    `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A flash kernel
+    that was asked for gives way to the efficient one where there is a mask; FlashAttention 2
+    itself gets one of padding alone, which stands for what it does there. Some types run eager
+    whatever is asked.
+    """
+    setup, model = workload.setup, workload.model
+    if family_of(model) is None:
+        return AttentionKernels(setup.attention, setup.attention)
+    if setup.attention == "eager" or type_of(model).eager_only:
+        return AttentionKernels("eager", "eager")
+    if setup.device == "cpu":
+        kernel = "math" if setup.attention == "math" else "cpu"
+        return AttentionKernels(kernel, kernel)
+    if setup.is_flash_attention_2:
+        return AttentionKernels("flash", "efficient")
+    if setup.attention != "auto":
+        return AttentionKernels(
+            setup.attention, "efficient" if setup.attention == "flash" else setup.attention
+        )
+    if setup.device == "mps":
+        return AttentionKernels("math", "math")
+    heads = heads_of(model.config)
+    dtype = setup.lowered_dtype or rest_dtype(setup)
+    call = SdpaCall(
+        dtype=dtype,
+        head_dim=heads.dim,
+        value_dim=heads.dim,
+        dropout=model.config.get("attention_dropout", 0.0) if trains else 0.0,
+        one_token=setup.seq_len == 1,
+    )
+    grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
+    plain = cuda_backend(
+        call._replace(grouped=grouped and not repeats_heads(workload)), workload.platform
+    )
+    if plain == "math" and setup.kernels == "unsloth":
+        # it repeats heads rather than let SDPA come to that (2026.10.9,
+        # `utils/attention_dispatch.py`, _sdpa_takes_gqa)
+        plain = cuda_backend(call, workload.platform)
+    return AttentionKernels(plain, cuda_backend(call._replace(masked=True), workload.platform))
+
 
 _PAIRED = ("llama", "mistral", "gemma", "gemma2")
 """Whose features torchtune rotates in pairs of neighbours, in float32; of others it does the

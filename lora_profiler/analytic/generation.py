@@ -13,15 +13,15 @@ The prompts' pass is as a layer of evaluation, beside the cache, and an estimate
 CPU's libraries copy weights for few rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import B, Polynomial, S, constant, total
-from lora_profiler.analytic.attention import attention_kernels
 from lora_profiler.analytic.candidates import Candidate, candidate
 from lora_profiler.analytic.evaluation import cached_bytes, layer_candidates
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.families.blocks import heads_of
+from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
@@ -69,16 +69,14 @@ def generation(
     forward: ForwardPass,
     base: Mapping[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
     completion: int | None,
     steps: int | None,
-    kernel: str,
 ) -> tuple[Candidate, ...]:
     """Live bytes while `workload`, which is `generated`, makes `completion` tokens of each row, or
     any number. Its rows are those of `steps` batches, or a number that a search for the largest
     batch leaves alone. The first candidate is that of drawing the last token."""
-    alone = dict(base)
+    alone, family = dict(base), forward.family
 
     def of_batch(size: Polynomial) -> Polynomial:
         if steps is None:
@@ -90,25 +88,26 @@ def generation(
     drawn = rows * words * (ITEMSIZE[forward.logits.dtype] + 4 * _FLOAT32_COPIES)
     prompt = S if completion is None else S - completion
     ids = (S + prompt) * rows * (8 * _COLUMNS)
-    grown, layers = rows * cache_bytes(family, workload, S - 1), workload.model.num_layers
+
+    def cache(length: Polynomial) -> Polynomial:
+        return rows * cache_bytes(family, workload, length)
+
+    prompts = [  # their pass, beside their keys and values
+        candidate(alone, activations=cache(prompt), temporaries=found.total.at_length(prompt))
+        for found in layer_candidates(forward, {}, shards, workload, of_batch)
+    ]
+    grown, layers = cache(S - 1), workload.model.num_layers
     if workload.setup.kernels == "unsloth":
-        return (
-            *_decoding(
-                alone,
-                lambda length: rows * cache_bytes(family, workload, length),
-                prompt,
-                completion,
-                layers,
-                shards.state.adapter_bytes.ceil_div(2),
-                {"logits_and_loss": drawn, "inputs": ids},
-            ),
-            *_prompts(forward, alone, shards, family, workload, kernel, of_batch, prompt, rows),
-        )
+        adapters = shards.state.adapter_bytes.ceil_div(2)
+        others = {"logits_and_loss": drawn, "inputs": ids}
+        decoding = _decoding(alone, cache, prompt, completion, layers, adapters, others)
+        return (*decoding, *prompts)
     last = candidate(alone, activations=grown, logits_and_loss=drawn, inputs=ids)
     spoken = rows * words * (4 * _STILL_NAMED)
     slides = any(family.window(workload.model.config, i) is not None for i in range(layers))
     twice = [grown.ceil_div(layers if slides else 2 * layers)]
-    twice += [rows * _in_math(workload, S - 1)] * (kernel == "math")
+    if attention_kernels(workload, trains=False).plain == "math":
+        twice.append(rows * _in_math(workload, S - 1))
     attending = [
         candidate(alone, activations=grown + own, logits_and_loss=spoken, inputs=ids)
         for own in twice
@@ -118,44 +117,24 @@ def generation(
     heading = candidate(
         alone, activations=grown, temporaries=copies, logits_and_loss=made, inputs=ids
     )
-    before = _prompts(forward, alone, shards, family, workload, kernel, of_batch, prompt, rows)
-    return (last, *attending, heading, *before)
-
-
-def _prompts(
-    forward: ForwardPass,
-    alone: dict[Category, Polynomial],
-    shards: ShardState,
-    family: Family,
-    workload: Workload,
-    kernel: str,
-    of_batch: Callable[[Polynomial], Polynomial],
-    prompt: Polynomial,
-    rows: Polynomial,
-) -> Iterator[Candidate]:
-    """The pass over the prompts, beside their keys and values."""
-    kept = rows * cache_bytes(family, workload, prompt)
-    for found in layer_candidates(forward, {}, shards, family, workload, kernel, of_batch):
-        yield candidate(alone, activations=kept, temporaries=found.total.at_length(prompt))
+    return (last, *attending, heading, *prompts)
 
 
 def scores(
     forward: ForwardPass,
     base: Mapping[Category, Polynomial],
     shards: ShardState,
-    family: Family,
     workload: Workload,
 ) -> tuple[Candidate, ...]:
     """Live bytes in the layers of a reference that scores all completions of a step at once; of
     logits it makes no more at once than training does."""
     setup = workload.setup
     other = replace(workload, setup=replace(setup, checkpointing=False, accumulation=1))
-    kernel = attention_kernels(other, trains=False).plain
 
     def of_step(size: Polynomial) -> Polynomial:
         return size.of_batches(setup.accumulation)
 
-    return layer_candidates(forward, dict(base), shards, family, other, kernel, of_step)
+    return layer_candidates(forward, dict(base), shards, other, of_step)
 
 
 def _decoding(

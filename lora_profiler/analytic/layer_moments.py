@@ -29,9 +29,8 @@ def inside_layers(
     there.
     """
     checkpointing = workload.setup.checkpointing
-    state = constant(
-        RNG_STATE_BYTES if workload.setup.device == "cpu" else 0
-    )  # that of before, while a layer runs again
+    # that of before, while a layer runs again
+    state = constant(RNG_STATE_BYTES if workload.setup.device == "cpu" else 0)
     per_layer = {id(layer): size for layer, size in kept.moved.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
@@ -54,20 +53,16 @@ def inside_layers(
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
         if shards.gradients_stay:
             return ZERO
-        if shards.dealt > 1:
-            rank = workload.setup.lora.r if workload.setup.lora else 1
-            whole = total(
-                x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers
-            )
-            return constant(
-                -(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // shards.dealt)
-            )
-        if workload.setup.accumulation > 1:
+        if shards.dealt <= 1 and workload.setup.accumulation > 1:
             return ZERO
         layers = total(
             x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers
         )
-        return forward.head_gradient_bytes + layers
+        whole = forward.head_gradient_bytes + layers
+        if shards.dealt <= 1:
+            return whole
+        rank = workload.setup.lora.r if workload.setup.lora else 1
+        return constant(-(-whole.evaluate(1, 1, rank) // shards.dealt))
 
     def stored(*, below: int) -> Polynomial:
         at_end = kept.moved.at_end - kept.moved.let_go if below == forward.num_layers else ZERO
@@ -136,10 +131,8 @@ def inside_layers(
                 (index, first) for index in layer.indices[1:2]
             ]
         for index, where in places:
-            sent, extra = (
-                shards.in_backward(index),
-                {"gradients": made(above=index), "logits_and_loss": of_loss},
-            )
+            sent = shards.in_backward(index)
+            extra = {"gradients": made(above=index), "logits_and_loss": of_loss}
             within = [size + unreduced for size in run.backward_candidates]
             in_buffer = kept.moved.buffered and index < forward.num_layers - 1
             buffered = run.input.bytes if in_buffer else ZERO  # it lies where buffers are counted

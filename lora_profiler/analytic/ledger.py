@@ -1,12 +1,11 @@
 """The symbolic ledger: a forward pass on tensors without data, in which every op applies the rule
 of what autograd keeps.
 
-A family's forward pass calls these ops, and those of `products.py` and `experts.py`, in the order
-in which transformers calls torch's. A tensor knows its element count (a polynomial in batch,
-sequence and rank), its dtype, whether it requires grad, and its storage. Saved bytes are summed
-over distinct storages, parameters and buffers left out, which is how
-`torch.autograd.graph.saved_tensors_hooks` sees them: a view shares its storage, and a tensor kept
-by two ops counts once.
+A family's forward pass calls these ops, and those of `products.py`, in the order in which
+transformers calls torch's. A tensor knows its element count (a polynomial in batch, sequence and
+rank), its dtype, whether it requires grad, and its storage. Saved bytes are summed over distinct
+storages, parameters and buffers left out, which is how `torch.autograd.graph.saved_tensors_hooks`
+sees them: a view shares its storage, and a tensor kept by two ops counts once.
 
 Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates.
 `liveness.py` walks these nodes to find the live bytes inside a layer's backward pass,

@@ -132,6 +132,13 @@ def _promoted(node: Node) -> Polynomial:
     return total(t.elements * max(widths) for t in narrow)
 
 
+def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
+    """Bytes of the gradients that wait when backward comes to the first node that needs a saved
+    tensor: with checkpointing the forward pass runs again there, beside them."""
+    behind = next((i for i in range(len(nodes), 0, -1) if nodes[i - 1].packs), 0)
+    return backward_bytes(nodes[behind:], output)[1]
+
+
 def backward_bytes(
     nodes: Sequence[Node],
     output: Tensor,
@@ -140,9 +147,9 @@ def backward_bytes(
     keeps_parameters: bool = True,
     moved: frozenset[Storage] = frozenset(),
     returned: Sequence[Polynomial] = (),
-) -> tuple[Polynomial, ...]:
+) -> tuple[tuple[Polynomial, ...], Polynomial]:
     """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is,
-    parameters left out.
+    and those at its end; parameters left out.
 
     Counted are saved tensors of these nodes (shared ones left out), activation gradients and the
     parameter gradients that these nodes leave behind. `output` is the tensor whose gradient arrives
@@ -151,26 +158,6 @@ def backward_bytes(
     and stay until the next that needs some has run; or `returned` bytes come back for each node and
     stay.
     """
-    found, _ = _backward(nodes, output, keeps_gradient, keeps_parameters, moved, returned)
-    return undominated(found)
-
-
-def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
-    """Bytes of the gradients that wait when backward comes to the first node that needs a saved
-    tensor: with checkpointing the forward pass runs again there, beside them."""
-    behind = next((i for i in range(len(nodes), 0, -1) if nodes[i - 1].packs), 0)
-    return _backward(nodes[behind:], output)[1]
-
-
-def _backward(
-    nodes: Sequence[Node],
-    output: Tensor,
-    keeps_gradient: bool = False,
-    keeps_parameters: bool = True,
-    moved: frozenset[Storage] = frozenset(),
-    returned: Sequence[Polynomial] = (),
-) -> tuple[list[Polynomial], Polynomial]:
-    """(live bytes at every node, live bytes at the end) of `backward_bytes`."""
     users: dict[Storage, int] = {}
     for node in nodes:
         for storage in node.saved:
@@ -230,4 +217,4 @@ def _backward(
                 pending[tensor] = _Gradient(tensor.bytes, 1)
             if not passes_on:
                 live = live - tensor.bytes
-    return candidates, live
+    return undominated(candidates), live

@@ -1,15 +1,14 @@
 """The stages of the loss, forward and backward: plain, smoothed, in chunks, and a trainer's own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
-from lora_profiler.analytic.activations import Activations, has_one_row, shifted_of, smoothing_of
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant
+from lora_profiler.analytic.activations import Activations, loss_of
 from lora_profiler.analytic.candidates import Breakdown, Candidate, beside, candidate, largest_of
-from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.loss_paths import LossOfLogits, LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
-from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category
 from lora_profiler.support.losses import AFTER_FORWARD
 from lora_profiler.workload import TrainSetup
@@ -37,64 +36,45 @@ def loss_candidates(
         gathered = shards.after_forward, shards.after_forward
     before, after = beside(ahead, gathered[0]), beside(running, gathered[1])
     in_forward = at_end + last + kept.cached
-    logits = forward.logits
-    if setup.label_smoothing_factor:
-        smoothed = smoothing_of(forward, setup)
-        made = candidate(before, activations=in_forward, logits_and_loss=kept.capped + logits.bytes)
-        end = [made, *_each(before, at_end, kept.capped, smoothed.ahead)]
-        return largest_of(end), largest_of(_each(after, stored, kept.capped, smoothed.back))
-    if forward.chunks is not None:
-        if isinstance(forward.chunks, LossPath):
-            both = _in_path(forward, forward.chunks, at_end, kept, before, after, setup)
-        else:
-            accumulates = setup.accumulation > 1
-            both = _in_chunks(forward, forward.chunks, at_end, kept, before, after, accumulates)
-        cast = ZERO if comes_after else shards.sent_as_backward_begins
-        if cast == ZERO:
-            return both
-        begins = candidate(after, activations=stored, temporaries=cast, **_begun(forward, kept))
-        return both[0], largest_of([*both[1], begins])
-    older = shifted_of(forward, setup)
-    if older is not None:
-        end = _each(before, in_forward, kept.capped, older.ahead)
-        return largest_of(end), largest_of(_each(after, stored, kept.capped, older.back))
-    copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
-    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
-    of_logits = kept.loss + kept.capped
-    end_of_forward = candidate(
-        before, activations=in_forward, logits_and_loss=of_logits + logits.bytes + copy + padded + 4
-    )
-    loss_backward = candidate(
-        after, activations=stored, logits_and_loss=of_logits - kept.labels + logits.elements * 8 + 4
-    )
-    brought = _gathered(forward)
-    if brought == ZERO:
-        return (end_of_forward,), (loss_backward,)
-    made = candidate(
-        before, activations=in_forward, logits_and_loss=kept.capped + logits.bytes + brought
-    )
-    return (made, end_of_forward), (loss_backward,)
+    loss = loss_of(forward, setup)
+    if isinstance(loss, LossOfLogits):
+        back = largest_of(_each(after, stored, kept.capped, loss.back))
+        if not setup.label_smoothing_factor:
+            stages = (*_gathered(forward), *loss.ahead)
+            return largest_of(_each(before, in_forward, kept.capped, stages)), back
+        logits = kept.capped + forward.logits.bytes
+        made = candidate(before, activations=in_forward, logits_and_loss=logits)
+        return largest_of([made, *_each(before, at_end, kept.capped, loss.ahead)]), back
+    if isinstance(loss, LossPath):
+        both = _in_path(forward, loss, at_end, kept, before, after, setup)
+    else:
+        accumulates = setup.accumulation > 1
+        both = _in_chunks(forward, loss, at_end, kept, before, after, accumulates)
+    cast = ZERO if comes_after else shards.sent_as_backward_begins
+    if cast == ZERO:
+        return both
+    begins = candidate(after, activations=stored, temporaries=cast, **_begun(loss, kept))
+    return both[0], largest_of([*both[1], begins])
 
 
-def _gathered(forward: ForwardPass) -> Polynomial:
-    """What brings the logits together where each rank makes a part of them: its part and all of
-    them one after the other; a rank with fewer words has a padded copy of its part too."""
+def _gathered(forward: ForwardPass) -> Iterator[Polynomial]:
+    """The stage that brings the logits together where each rank makes a part of them: its part and
+    all of them one after the other; a rank with fewer words has a padded copy of its part too."""
     for node in forward.head.nodes:
         if node.op == "all_gather":
             (part,), (parts,) = node.inputs, node.outputs
             copies = 1 + (parts.elements != forward.logits.elements)
-            return part.bytes * copies + parts.bytes
-    return ZERO
+            yield forward.logits.bytes + part.bytes * copies + parts.bytes
 
 
-def _begun(forward: ForwardPass, kept: Activations) -> dict[str, Polynomial]:
+def _begun(loss: LossPath | ChunkedHead, kept: Activations) -> dict[str, Polynomial]:
     """What there is of a loss without all logits when its backward begins."""
-    chunks, scalars = forward.chunks, constant(2 * SCALAR)
-    if isinstance(chunks, ChunkedHead):
-        if chunks.fused:
-            return {"gradients": chunks.trained, "logits_and_loss": chunks.made + scalars}
-        return {"logits_and_loss": kept.labels + scalars}
-    return {"logits_and_loss": (chunks.kept if chunks else ZERO) + scalars}
+    scalars = constant(2 * SCALAR)
+    if isinstance(loss, LossPath):
+        return {"logits_and_loss": loss.kept + scalars}
+    if loss.fused:
+        return {"gradients": loss.trained, "logits_and_loss": loss.made + scalars}
+    return {"logits_and_loss": kept.labels + scalars}
 
 
 def _in_path(

@@ -1,5 +1,6 @@
-"""What trainers' own losses hold at once, forward and backward; each as its stand-in in `modeling/`
-holds it, which was read off the trainer's code.
+"""What other losses than the plain one hold at once, forward and backward: trainers' own, each as
+its stand-in in `modeling/` holds it, which was read off the trainer's code, and transformers'
+LabelSmoother and shifted logits.
 
 A path is worked out whole: everything of the loss that lives beside the activations, at each
 instant that can be the largest.
@@ -7,13 +8,15 @@ instant that can be the largest.
 
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.generations import casts_in_head
 from lora_profiler.support.losses import TRL_TILE_COLUMNS, TRL_TILE_ROWS, head_of, runs_triton
+from lora_profiler.workload import Transformers
 
-_SCALAR = 4
+SCALAR, INDEX = 4, 8
 _COUNT = 8
 """The number of labels that the loss is divided by."""
 
@@ -58,8 +61,8 @@ class LossPath(NamedTuple):
     kept: Polynomial
     ahead: tuple[Polynomial, ...]
     back: tuple[Polynomial, ...]
-    tokens: Polynomial
-    again: bool
+    tokens: Polynomial = TOKENS
+    again: bool = False
     unturned: Polynomial = ZERO
     keeps_labels: bool = False
     output: Polynomial = ZERO
@@ -92,23 +95,54 @@ class LossPath(NamedTuple):
         return turned * (self.again + self.num_gradients)
 
 
-class Smoothing(NamedTuple):
-    """transformers' LabelSmoother over all logits: what autograd keeps of it, all its bytes at each
-    instant that can be the largest, and those of the logits in the output."""
+class Product(NamedTuple):
+    """The head's product as autocast runs it: bytes of a logit; of the gradients of weight and bias
+    as the product makes them and as the parameters have them; of the copies of both; of a token's
+    hidden state as it is read, and as it is given."""
+
+    size: int
+    made: Polynomial
+    returned: Polynomial
+    copies: Polynomial
+    read: int
+    own: int
+
+    @classmethod
+    def of(cls, op: Ledger, hidden: Tensor, head: Head) -> "Product":
+        compute = op.rules.autocast or hidden.dtype
+        size = ITEMSIZE[compute]
+        return cls(
+            size=size,
+            made=total(t.elements * size for t in head.trained),
+            returned=head.gradient_bytes,
+            copies=total(t.elements * size for t in head.tensors if t.dtype != compute),
+            read=head.width * size,
+            own=head.width * ITEMSIZE[hidden.dtype],
+        )
+
+
+class LossOfLogits(NamedTuple):
+    """A loss that transformers makes of all logits, in the terms of `LossPath`."""
 
     kept: Polynomial
     ahead: tuple[Polynomial, ...]
     back: tuple[Polynomial, ...]
     output: Polynomial
+    keeps_labels: bool = False
 
 
-def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool) -> Smoothing:
+def labelled(*, one_row: bool) -> Polynomial:
+    """Tokens of a micro-batch that are left without each row's last."""
+    return TOKENS - (constant(1) if one_row else B)
+
+
+def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool) -> LossOfLogits:
     """`trainer_pt_utils.LabelSmoother` of transformers 5.24, line by line: logits shifted (a copy
     but of one row), their log-softmax and its negative, which are kept. `is_converted`: accelerate
     made the logits float32 before. A CPU copies 16-bit numbers to sum them up in float32."""
     dtype = "float32" if is_converted else logits.dtype
     size = ITEMSIZE[dtype]
-    tokens = TOKENS - (constant(1) if one_row else B)
+    tokens = labelled(one_row=one_row)
     vocab = logits.elements.evaluate(1, 1, 1)
     whole, shifted = logits.elements * size, tokens * (vocab * size)
     copied = ZERO if one_row else shifted
@@ -118,7 +152,7 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
     # both gradients of the negative meet: the gather's zeros, and the sum's, expanded, or in 16 bit
     # a copy as large as all
     met = shifted + tokens * (8 + size) + (tokens * 4 if size == 4 else shifted)
-    return Smoothing(
+    return LossOfLogits(
         kept=shifted * 2 + tokens * 9 + 2 * _COUNT,
         ahead=(
             ahead,
@@ -126,9 +160,44 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
             whole + copied + shifted * (4 if on_cpu and size == 2 else 2) + tokens * (13 + size),
         ),
         back=tuple(
-            size + 2 * _SCALAR for size in (shifted * 2 + met, whole + shifted, whole + narrow)
+            size + 2 * SCALAR for size in (shifted * 2 + met, whole + shifted, whole + narrow)
         ),
         output=whole,
+    )
+
+
+def cross_entropy(logits: Tensor, *, one_row: bool) -> LossOfLogits:
+    """transformers' own, of float32 logits and labels that are shifted by a copy, but of one
+    row."""
+    wide = logits.elements * 4
+    labels = TOKENS * INDEX + (INDEX if one_row else 0)
+    padded = ZERO if one_row else B * (S + 1) * INDEX
+    copy = wide if ITEMSIZE[logits.dtype] != 4 else ZERO
+    return LossOfLogits(
+        kept=wide + labels + SCALAR,
+        ahead=(logits.bytes + copy + wide + labels + padded + 2 * SCALAR,),
+        back=(wide * 3 + 2 * SCALAR,),
+        output=logits.bytes,
+    )
+
+
+def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> LossOfLogits:
+    """Cross-entropy of `logits` by versions up to 4.48, which shift them by a copy, but of one row:
+    `modeling/generations.py`, line by line. 4.45 casts in the head, so that nothing is left of the
+    16-bit logits; 4.46 to 4.48 cast in the loss, beside them (`loss/loss_utils.py`,
+    ForCausalLMLoss)."""
+    vocab = logits.elements.evaluate(1, 1, 1)
+    rows = labelled(one_row=one_row)
+    whole, part = logits.elements * 4, rows * (vocab * 4)
+    narrow = ZERO if logits.dtype == "float32" else logits.bytes
+    left = ZERO if casts_in_head(version) else narrow
+    copied, labels = (ZERO, ZERO) if one_row else (part, rows * INDEX)
+    return LossOfLogits(
+        kept=part + labels + SCALAR,
+        ahead=(whole + narrow, whole + left + copied + part + labels + 2 * SCALAR),
+        back=(part * 2 + labels + 3 * SCALAR, part * 3 + 2 * SCALAR),
+        output=narrow if left != ZERO else whole,
+        keeps_labels=one_row,
     )
 
 
@@ -138,7 +207,7 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)
     tokens = B * of_row if fact < 0 else TOKENS - B * of_row  # with a label
-    mask = TOKENS - (constant(1) if op.rules.one_row else B)
+    mask = labelled(one_row=op.rules.one_row)
     count = tokens if triton else mask
     rows = constant(TRL_TILE_ROWS) if is_capped else count
     compute = op.rules.autocast or hidden.dtype
@@ -169,7 +238,7 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     if hidden.requires_grad:
         made = made + count * (width * 4)
         returned = returned + (copied if hidden.dtype != "float32" else ZERO)
-    made = made + kept + count * 4 + buffer + lowered + _SCALAR
+    made = made + kept + count * 4 + buffer + lowered + SCALAR
     back = [
         made + (first + second) * word,
         made + first * word + of_bias,
@@ -214,14 +283,12 @@ def scores(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
         hidden=hidden,
         head=head,
         kept=kept,
-        ahead=(lowered + copy + made, lowered + kept + made + TOKENS * (_COUNT + _SCALAR)),
+        ahead=(lowered + copy + made, lowered + kept + made + TOKENS * (_COUNT + SCALAR)),
         back=(
-            kept + made + B * (head.vocab * (size + _SCALAR)) + 2 * _SCALAR,
-            copy + made + of_read + narrow + 2 * _SCALAR,
+            kept + made + B * (head.vocab * (size + SCALAR)) + 2 * SCALAR,
+            copy + made + of_read + narrow + 2 * SCALAR,
             head.gradient_bytes + of_read + hidden.bytes * hidden.requires_grad,
         ),
-        tokens=TOKENS,
-        again=False,
     )
 
 

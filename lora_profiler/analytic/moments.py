@@ -7,13 +7,12 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
-from lora_profiler.analytic.activations import Activations, leaf_beside, shifted_of, smoothing_of
+from lora_profiler.analytic.activations import Activations, leaf_beside, loss_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
 from lora_profiler.analytic.loss_moments import loss_candidates
-from lora_profiler.analytic.loss_paths import LossPath
-from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.persistent import adapter_buffer_bytes
 from lora_profiler.analytic.sharding import ShardState
@@ -138,16 +137,8 @@ def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     them."""
     if not setup.hold_outputs:
         return ZERO
-    if forward.chunks is not None:
-        return forward.chunks.output if isinstance(forward.chunks, LossPath) else ZERO
-    older = shifted_of(forward, setup)
-    return (
-        smoothing_of(forward, setup).output
-        if setup.label_smoothing_factor
-        else older.output
-        if older
-        else forward.logits.bytes
-    )
+    loss = loss_of(forward, setup)
+    return ZERO if isinstance(loss, ChunkedHead) else loss.output
 
 
 def _leaf_bytes(forward: ForwardPass, setup: TrainSetup) -> Polynomial:

@@ -8,13 +8,13 @@ its copy. TRL's moves no tensor that is saved again while it waits, so that it s
 moves it again, and is left before the loss, so that nothing goes when that one's backward begins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
 from lora_profiler.analytic.liveness import STASH, is_moved, on_host
-from lora_profiler.analytic.structure import ForwardPass, LayerRun, Run
+from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import Node, Storage
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.unsloth import tells_all_states
@@ -49,7 +49,7 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
         return Moved(nothing, at_end=entry, behind=told, hosted=others, buffered=True)
     if not setup.offload_activations:
         return Moved(kept)
-    norm = list(_before_the_head(forward))
+    norm = list(takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes))
     by_torchtune = setup.kernels == "torchtune"
     after, moved_norm = _saved_after(norm, again=by_torchtune)
     if setup.checkpointing:
@@ -62,25 +62,18 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
             behind=entry * (STASH - 1),
             hosted=entry * forward.num_layers + moved_norm + total(forward.layers[-1].run.returned),
         )
-    stays = tuple((layer, size - _once(layer.run.nodes)) for layer, size in kept)
-    return Moved(
-        stays,
-        let_go=_once(norm),
-        hosted=moved_norm + total(_hosted(layer.run) * len(layer.indices) for layer, _ in kept),
+    hosted = total(
+        storage.bytes * len(layer.indices)
+        for layer, _ in kept
+        for storage in layer.run.saved
+        if is_moved(storage)
     )
-
-
-def _before_the_head(forward: ForwardPass) -> Iterator[Node]:
-    """The last norm's nodes."""
-    return takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes)
+    stays = tuple((layer, size - _once(layer.run.nodes)) for layer, size in kept)
+    return Moved(stays, let_go=_once(norm), hosted=moved_norm + hosted)
 
 
 def _once(nodes: Sequence[Node]) -> Polynomial:
     return total(storage.bytes for storage in on_host(nodes))
-
-
-def _hosted(run: Run) -> Polynomial:
-    return total(storage.bytes for storage in run.saved if is_moved(storage))
 
 
 def _saved_after(norm: list[Node], *, again: bool) -> tuple[int, Polynomial]:

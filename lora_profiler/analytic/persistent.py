@@ -15,10 +15,16 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.adapters.matching import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
-from lora_profiler.support.bases import is_packed_expert, layer_bytes, nf4_bytes, stored_base
+from lora_profiler.support.bases import (
+    BACK_IN_16_BIT,
+    is_packed_expert,
+    is_wide_end,
+    layer_bytes,
+    nf4_bytes,
+    stored_base,
+)
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import second_averages, widens_embeddings
-from lora_profiler.support.recipes import BACK_IN_16_BIT, is_wide_end
 from lora_profiler.workload import DTYPE_BYTES, PROJECTED, Dtype, TrainSetup
 
 

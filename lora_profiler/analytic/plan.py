@@ -8,17 +8,22 @@ window); each combination of them is a plan of its own. `plan_for` keeps the pla
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Table, constant, total, undominated
 from lora_profiler.analytic.activations import Activations, activations
-from lora_profiler.analytic.attention import attention_kernels
 from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
-from lora_profiler.analytic.forward_rules import masked_layers, rules_for, sequences_of
+from lora_profiler.analytic.forward_rules import (
+    attention_kernels,
+    masked_layers,
+    rules_for,
+    sequences_of,
+)
 from lora_profiler.analytic.generation import generated, generation, scores
 from lora_profiler.analytic.host_memory import without_embeddings
 from lora_profiler.analytic.losses import chunk_fact
@@ -107,71 +112,20 @@ def plan_for(workload: Workload) -> Plan:
     lora = setup.lora
     windows = windows_of(model)
     key = (
-        model.id,
-        model.architecture,
-        model.fingerprint,
-        (
-            None
-            if lora is None
-            else (
-                lora.target_modules,
-                lora.lora_dropout,
-                lora.layers_to_transform,
-                lora.target_parameters,
-                lora.modules_to_save,
-                lora.adapter_dtype,
-                lora.use_dora,
-                lora.fast_lora,
-                lora.lora_kernels,
-                lora.peft_type,
-                lora.feedforward_modules,
-                lora.oft_block_size,
-                lora.r if counts_in_steps(setup) or setup.is_shared else 0,
-            )
-        ),
-        setup.quantization,
-        setup.qat,
-        setup.qat_group_size,
-        setup.dtype,
-        setup.precision,
-        setup.optimizer,
-        setup.optimizer_impl,
-        setup.optimizer_rank,
-        setup.optimizer_in_bwd,
-        setup.checkpointing,
-        setup.attention,
-        setup.device,
+        *(model.id, model.architecture, model.fingerprint),
+        None
+        if lora is None
+        else (_OF_LORA(lora), lora.r if counts_in_steps(setup) or setup.is_shared else 0),
+        _OF_SETUP(setup),
         setup.accumulation > 1,
         setup.batch_size == 1,
         setup.seq_len == 1,
-        setup.world_size,
-        setup.sharding,
-        setup.reduce_bucket_size,
-        setup.offload_params,
-        setup.use_orig_params,
-        setup.offload_optimizer_device,
-        setup.offload_param_device,
-        setup.loss,
         setup.label_smoothing_factor > 0,
-        setup.hold_outputs,
-        setup.loop_state,
         setup.loop_state != "none" and setup.accumulation,
         chunk_fact(workload),
-        setup.is_packed,
-        setup.is_padded,
-        setup.eval_batch_size,
-        setup.generation_batch_size,
-        setup.max_completion_length,
         setup.beta > 0,
-        setup.use_vllm,
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
-        setup.kernels,
-        setup.transformers,
-        setup.is_reentrant,
-        setup.offload_checkpoints,
-        setup.offload_activations,
-        setup.offload_embedding,
         is_offloaded(workload),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         (workload.platform.capability, workload.platform.torch),
@@ -185,6 +139,21 @@ def plan_for(workload: Workload) -> Plan:
 
 
 _adapters = lru_cache(maxsize=64)(adapters)
+_OF_LORA = attrgetter(
+    "target_modules", "lora_dropout", "layers_to_transform", "target_parameters", "modules_to_save",
+    "adapter_dtype", "use_dora", "fast_lora", "lora_kernels", "peft_type", "feedforward_modules",
+    "oft_block_size",
+)  # fmt: skip
+_OF_SETUP = attrgetter(
+    "quantization", "qat", "qat_group_size", "dtype", "precision", "optimizer", "optimizer_impl",
+    "optimizer_rank", "optimizer_in_bwd", "checkpointing", "attention", "device", "world_size",
+    "sharding", "reduce_bucket_size", "offload_params", "use_orig_params",
+    "offload_optimizer_device", "offload_param_device", "loss", "hold_outputs", "loop_state",
+    "is_packed", "is_padded", "eval_batch_size", "generation_batch_size", "max_completion_length",
+    "use_vllm", "kernels", "transformers", "is_reentrant", "offload_checkpoints",
+    "offload_activations", "offload_embedding",
+)  # fmt: skip
+"""What decides by its value; of the rest a plan knows a fact, as whether there is one sample."""
 _PLANS: dict[object, Plan] = {}
 _MAX_PLANS = 1024
 
@@ -296,30 +265,20 @@ def _with_moments(plan: Plan) -> Plan:
         live: Moments = persistent_only(shards, workload, plan.adapters)
         between = live["setup"][0].bytes
     else:
+        setup = workload.setup
         live = moments(plan.forward, plan.kept, shards, plan.family, workload)
         between = live["setup"][0].bytes
+        held = merged(between, {"inputs": batch_kept_bytes(setup)})
         if plan.evaluation is not None:
-            other = evaluated(workload)
-            kernel = attention_kernels(other, trains=False).plain
-            held = merged(between, {"inputs": batch_kept_bytes(workload.setup)})
-            found = evaluation(plan.evaluation, held, shards, plan.family, other, kernel)
+            found = evaluation(plan.evaluation, held, shards, evaluated(workload))
             live = {**live, "evaluation": found}
         if plan.generation is not None:
-            other, setup = generated(workload), workload.setup
-            kernel = attention_kernels(other, trains=False).plain
-            drawn = generation(
-                plan.generation,
-                merged(between, {"inputs": batch_kept_bytes(setup)}),
-                shards,
-                plan.family,
-                other,
-                setup.max_completion_length,
-                setup.accumulation if setup.generation_batch_size is None else None,
-                kernel,
-            )
+            steps = setup.accumulation if setup.generation_batch_size is None else None
+            length, other = setup.max_completion_length, generated(workload)
+            drawn = generation(plan.generation, held, shards, other, length, steps)
             live = {**live, "generation": drawn}
         if plan.scoring is not None:
-            scored = scores(plan.scoring, between, shards, plan.family, workload)
+            scored = scores(plan.scoring, between, shards, workload)
             live = {**live, "generation": (*live.get("generation", ()), *scored)}
     gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)
     if gathered is not None:
@@ -346,18 +305,13 @@ def _of_passes(
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:
     """(forward, backward, recompute) FLOPs of one micro-batch."""
-    runs = [
-        (forward.embed, 1),
-        *((x.run, len(x.indices)) for x in forward.layers),
-        (forward.head, 1),
-    ]
-    ahead = total(node.forward_flops * n for run, n in runs for node in run.nodes)
-    back = total(node.backward_flops * n for run, n in runs for node in run.nodes)
+    ahead = total(node.forward_flops * n for run, n in forward.runs for node in run.nodes)
+    back = total(node.backward_flops * n for run, n in forward.runs for node in run.nodes)
     if forward.chunks is not None:
         ahead, back = ahead + forward.chunks.forward_flops, back + forward.chunks.backward_flops
     again = (
         total(x.run.recompute_flops * len(x.indices) for x in forward.layers)
         if setup.checkpointing
-        else Polynomial({})
+        else ZERO
     )
     return ahead, back, again

@@ -45,7 +45,8 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
     product, autograd keeps it as an activation.
     """
     made = x.elements * out_features // in_features
-    base = op.base(op.scope) if op.scope in op.modules else None
+    module = op.modules.get(op.scope)
+    base = op.base(op.scope) if module is not None else None
     if base is not None and base.keeps == "weight":
         weight, base = _brought_back(op, x, weight, base), None
     packed = base is not None
@@ -53,8 +54,8 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
     if base is not None and base.in_torch:
         weight, behind = _in_torch(op, weight), _behind(op, x, weight)
     gradients = ZERO
-    if weight.requires_grad and op.scope in op.modules:
-        biases = (w for w in op.modules[op.scope].weights if w.name != "weight")
+    if weight.requires_grad and module is not None:
+        biases = (w for w in module.weights if w.name != "weight")
         gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
     given = weight
     if packed:
@@ -69,8 +70,9 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
     ):
         saved = [x]
     flops = x.elements * (2 * out_features)
+    is_turned = module is not None and module.kind == "Conv1D"  # the weight is (in, out)
     op.record(
-        "packed" if packed else _product_op(op),
+        "packed" if packed else "Conv1D" if is_turned else "linear",
         (x, weight),
         (out,),
         saved,
@@ -112,13 +114,6 @@ def _brought_back(op: Ledger, x: Tensor, weight: Tensor, base: Base) -> Tensor:
     made = op.fresh(weight.elements, base.scale_dtype, False)
     op.record("dequantize", (), (made,))
     return op.cast(made, x.dtype)
-
-
-def _product_op(op: Ledger) -> str:
-    """ "Conv1D" where the weight is stored as (in, out), "linear" elsewhere."""
-    return (
-        "Conv1D" if op.scope in op.modules and op.modules[op.scope].kind == "Conv1D" else "linear"
-    )
 
 
 def _biases(op: Ledger) -> tuple[Tensor, ...]:

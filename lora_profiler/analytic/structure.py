@@ -11,11 +11,7 @@ from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
-from lora_profiler.analytic.chunked_logits import (
-    chunked_output_loss,
-    linear_cross_entropy,
-    litgpt_loss,
-)
+from lora_profiler.analytic import all_logits, chunked_logits
 from lora_profiler.analytic.fake_quantized import scale_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
@@ -28,44 +24,32 @@ from lora_profiler.analytic.liveness import (
 )
 from lora_profiler.analytic.loss_paths import LossPath, scores, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
-from lora_profiler.analytic.pair_losses import (
-    gathered_log_probabilities,
-    log_probabilities_beside_others,
-    log_probabilities_of_pairs,
-    log_probabilities_without_reference,
-    odds_ratios,
-    selected_log_probabilities,
-)
-from lora_profiler.analytic.shifted_logits import overwritten_shifted_logits
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
-from lora_profiler.analytic.token_losses import (
-    beside_reference,
-    weighted_by_entropy,
-    weighted_by_probability,
+from lora_profiler.analytic.triton_losses import (
+    cut_cross_entropy,
+    fused_linear_cross_entropy,
+    overwritten_logits,
 )
-from lora_profiler.analytic.triton_losses import cut_cross_entropy, overwritten_logits
-from lora_profiler.analytic.unsloth_loss import fused_linear_cross_entropy
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-from lora_profiler.support.generations import shifts_logits
 
 PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "trl": trl_head,
     "scores": scores,
-    "torchtune": linear_cross_entropy,
-    "torchtune-chunked": chunked_output_loss,
+    "torchtune": chunked_logits.linear_cross_entropy,
+    "torchtune-chunked": chunked_logits.chunked_output_loss,
     "cce": cut_cross_entropy,
-    "litgpt": litgpt_loss,
+    "litgpt": chunked_logits.litgpt_loss,
     "triton": overwritten_logits,
     "unsloth": fused_linear_cross_entropy,
-    "llamafactory-dpo": log_probabilities_of_pairs,
-    "axolotl-dpo": selected_log_probabilities,
-    "torchtune-dpo": gathered_log_probabilities,
-    "llamafactory-dft": weighted_by_probability,
-    "llamafactory-eaft": weighted_by_entropy,
-    "llamafactory-asft": beside_reference,
-    "llamafactory-kto": log_probabilities_beside_others,
-    "llamafactory-orpo": log_probabilities_without_reference,
-    "trl-orpo": odds_ratios,
+    "llamafactory-dpo": all_logits.log_probabilities_of_pairs,
+    "axolotl-dpo": all_logits.selected_log_probabilities,
+    "torchtune-dpo": all_logits.gathered_log_probabilities,
+    "llamafactory-dft": all_logits.weighted_by_probability,
+    "llamafactory-eaft": all_logits.weighted_by_entropy,
+    "llamafactory-asft": all_logits.beside_reference,
+    "llamafactory-kto": all_logits.log_probabilities_beside_others,
+    "llamafactory-orpo": all_logits.log_probabilities_without_reference,
+    "trl-orpo": all_logits.odds_ratios,
 }
 """Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
 
@@ -88,10 +72,10 @@ class Run:
     promotes: bool
     scalars: int
     cached: tuple[Storage, ...]
-    reentrant: bool = False
-    steps_in_backward: bool = False
-    moved: frozenset[Storage] = frozenset()
-    returned: Sequence[Polynomial] = ()
+    reentrant: bool
+    steps_in_backward: bool
+    moved: frozenset[Storage]
+    returned: Sequence[Polynomial]
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -108,7 +92,7 @@ class Run:
 
     @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        found = backward_bytes(
+        found, _ = backward_bytes(
             self.nodes,
             self.output,
             keeps_gradient=self.reentrant,
@@ -120,39 +104,29 @@ class Run:
             return found
         return tuple(size + self.output.bytes for size in found)
 
-    @cached_property
-    def forward_candidates(self) -> tuple[Polynomial, ...]:
+    def _ahead(self, stop: int, *, keeps: bool = True) -> tuple[Polynomial, ...]:
         return forward_bytes(
             self.nodes,
             self.input,
             self.output,
-            stop=len(self.nodes),
+            stop=stop,
             promotes=self.promotes,
+            keeps=keeps,
             moved=self.moved,
         )
+
+    @cached_property
+    def forward_candidates(self) -> tuple[Polynomial, ...]:
+        return self._ahead(len(self.nodes))
 
     @cached_property
     def checkpointed_candidates(self) -> tuple[Polynomial, ...]:
         """The forward pass inside a checkpoint."""
-        return forward_bytes(
-            self.nodes,
-            self.input,
-            self.output,
-            stop=len(self.nodes),
-            promotes=self.promotes,
-            keeps=False,
-        )
+        return self._ahead(len(self.nodes), keeps=False)
 
     @cached_property
     def recompute_candidates(self) -> tuple[Polynomial, ...]:
-        return forward_bytes(
-            self.nodes,
-            self.input,
-            self.output,
-            stop=self.repeated,
-            promotes=self.promotes,
-            moved=self.moved,
-        )
+        return self._ahead(self.repeated)
 
     @cached_property
     def waiting_gradients(self) -> Polynomial:
@@ -192,6 +166,7 @@ class ForwardPass(NamedTuple):
     the hidden state.
     """
 
+    family: Family
     embed: Run
     leaf: Tensor | None
     layers: tuple[LayerRun, ...]
@@ -202,11 +177,15 @@ class ForwardPass(NamedTuple):
     chunks: ChunkedHead | LossPath | None
 
     @property
+    def runs(self) -> list[tuple[Run, int]]:
+        """Each, and how often it occurs."""
+        layers = ((layer.run, len(layer.indices)) for layer in self.layers)
+        return [(self.embed, 1), *layers, (self.head, 1)]
+
+    @property
     def scale_bytes(self) -> Polynomial:
         """Of fake-quantised layers, which keep them between steps."""
-        ends = (scale_bytes(self.embed.nodes), scale_bytes(self.head.nodes))
-        layers = (scale_bytes(layer.run.nodes) * len(layer.indices) for layer in self.layers)
-        return total((*ends, *layers))
+        return total(scale_bytes(run.nodes) * times for run, times in self.runs)
 
     @property
     def leaf_copy(self) -> Polynomial:
@@ -245,12 +224,10 @@ def forward_pass(
     by_layer, outside = _adapters_by_layer(adapters, stack.name)
     trains = _trainable_by_layer(stack, trainable)
 
-    promotes = rules.device == "cpu"
-
     op = Ledger(rules, root, outside, trainable)
     ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8, "input"))
     x = family.embed(op, ids, config)
-    embed, leaf = Run(op.nodes, op.saved, ids, x, promotes, op.scalars, _copies(op)), op.leaf
+    embed, leaf = _ran(op, ids, x), op.leaf
 
     runs: dict[object, LayerRun] = {}
     for index, kind in enumerate(stack.order):
@@ -272,23 +249,7 @@ def forward_pass(
             end = family.layer(op, start, config, index)
             if not rules.trains:  # what trains is saved
                 op.keep(*op.returned)
-            layer = runs[key] = LayerRun(
-                Run(
-                    op.nodes,
-                    op.saved,
-                    start,
-                    end,
-                    promotes,
-                    op.scalars,
-                    _copies(op),
-                    rules.reentrant,
-                    rules.steps_in_backward,
-                    on_host(op.nodes) if rules.moves_activations else frozenset(),
-                    returned(op.nodes, by_axolotl=rules.by_axolotl)
-                    if rules.moves_activations and rules.reentrant
-                    else (),
-                )
-            )
+            layer = runs[key] = LayerRun(_ran(op, start, end, is_layer=True))
         layer.indices.append(index)
         x = layer.run.output
 
@@ -300,30 +261,18 @@ def forward_pass(
         logits = family.head(op, hidden, config)
     else:
         if rules.loss in PATHS:
-            path = PATHS[rules.loss]
-            if rules.loss == "triton" and shifts_logits(rules.transformers):
-                path = overwritten_shifted_logits
-            chunks = path(op, hidden, spec, rules.chunk_rows)
+            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
         else:
             chunks = chunked_head(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows
             )
         logits = chunks.hidden
-    head = Run(
-        op.nodes,
-        op.saved,
-        start,
-        logits,
-        promotes,
-        op.scalars,
-        _copies(op),
-        steps_in_backward=rules.steps_in_backward,
-    )
     return ForwardPass(
+        family=family,
         embed=embed,
         leaf=leaf,
         layers=tuple(runs.values()),
-        head=head,
+        head=_ran(op, start, logits),
         hidden=hidden,
         logits=logits,
         num_layers=len(stack.order),
@@ -331,8 +280,22 @@ def forward_pass(
     )
 
 
-def _copies(op: Ledger) -> tuple[Storage, ...]:
-    return tuple(copy.storage for copy in op.cached.values())
+def _ran(op: Ledger, start: Tensor, end: Tensor, *, is_layer: bool = False) -> Run:
+    rules, moves = op.rules, is_layer and op.rules.moves_activations
+    comes_back = moves and rules.reentrant
+    return Run(
+        nodes=op.nodes,
+        saved=op.saved,
+        input=start,
+        output=end,
+        promotes=rules.device == "cpu",
+        scalars=op.scalars,
+        cached=tuple(copy.storage for copy in op.cached.values()),
+        reentrant=is_layer and rules.reentrant,
+        steps_in_backward=rules.steps_in_backward,
+        moved=on_host(op.nodes) if moves else frozenset(),
+        returned=returned(op.nodes, by_axolotl=rules.by_axolotl) if comes_back else (),
+    )
 
 
 def _adapters_by_layer(

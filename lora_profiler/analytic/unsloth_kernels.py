@@ -89,13 +89,9 @@ def mlp(op: Ledger, x: Tensor, name: str) -> Tensor:
     return recorded(op, x, x, layers, [out], [gate, up, *kept], back)[0]
 
 
-def _drops(op: Ledger) -> bool:
-    return op.rules.lora_dropout > 0.0 and op.rules.trains
-
-
 def _projected(op: Ledger, x: Tensor, name: str) -> tuple[Tensor, Tensor | None]:
     """The layer's output, and the mask of what its adapter was given."""
-    if not _drops(op):
+    if op.rules.lora_dropout == 0.0 or not op.rules.trains:
         return projected(op, as_plain(x), as_plain(x), name, into_buffer=True), None
     mask = op.fresh(x.elements, "bool", False)
     dropped = op.fresh(x.elements, x.dtype, False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.errors import refuse as refuse_usage
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.harness.pretended import Pretended
@@ -141,49 +142,41 @@ def refuse(
             " shorter --seq-len."
         )
     check_model(workload)
-    if setup.kernels == "liger":
-        raise UsageError(
-            "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
-        )
-    if (
-        setup.transformers != "5"
-        or setup.kernels in ("foak", "litgpt", "litgpt-2023", "torchtune", "unsloth")
-        or (lora and (lora.fast_lora or lora.lora_kernels != "peft"))
-    ):
-        raise UsageError(
+    fused = lora is not None and (lora.fast_lora or lora.lora_kernels != "peft")
+    refuse_usage(
+        {
+            "Liger's kernels are predicted here and not run; leave out --kernels liger to"
+            " measure.": setup.kernels == "liger",
             "older versions of libraries, fms-acceleration's, axolotl's and Unsloth's kernels and"
             " trainers' own models are predicted here and not run; to measure take --transformers"
-            " 5, and leave out --kernels, --fast-lora and --lora-kernels."
-        )
-    if setup.loss in RULED_LOSSES:
-        raise UsageError(
-            f"the {setup.loss} loss is predicted here and not run; leave out --loss to measure."
-        )
-    if setup.offloads:
-        raise UsageError(
+            " 5, and leave out --kernels, --fast-lora and --lora-kernels.": (
+                setup.transformers != "5" or setup.kernels != "transformers" or fused
+            ),
+            f"the {setup.loss} loss is predicted here and not run; leave out --loss to measure.": (
+                setup.loss in RULED_LOSSES
+            ),
             "what waits on the host is predicted here and not run; leave out --offload-checkpoints,"
-            " --offload-activations and --offload-params to measure."
-        )
-    if setup.is_flash_attention_2:
-        raise UsageError(
-            "FlashAttention 2 is predicted here and not run; take --attention flash, torch's own."
-        )
-    if setup.is_flattened:
-        raise UsageError(
+            " --offload-activations and --offload-params to measure.": setup.offloads,
+            "FlashAttention 2 is predicted here and not run; take --attention flash, torch's"
+            " own.": setup.is_flash_attention_2,
             "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out"
-            " --attention flash, or predict what FlashAttention 2 needs."
-        )
+            " --attention flash, or predict what FlashAttention 2 needs.": setup.is_flattened,
+        }
+    )
     if setup.is_shared:
         _refuse_ranks(workload, conditions, devices)
-    if setup.padded_tokens >= setup.seq_len:
-        raise UsageError(f"padding is {setup.padding}; it must leave at least one token.")
-    if conditions.budget_bytes is not None and setup.device == "xpu":
-        raise UsageError("a smaller memory cannot be emulated on xpu; leave out the budget.")
-    if conditions.memory_steps < 2:
-        raise UsageError(
+    refuse_usage(
+        {
+            f"padding is {setup.padding}; it must leave at least one token.": (
+                setup.padded_tokens >= setup.seq_len
+            ),
+            "a smaller memory cannot be emulated on xpu; leave out the budget.": (
+                conditions.budget_bytes is not None and setup.device == "xpu"
+            ),
             f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so"
-            " take 2 or more."
-        )
+            " take 2 or more.": conditions.memory_steps < 2,
+        }
+    )
     if setup.device == "cuda":
         _refuse_allocator(environ)
     if setup.device == "cuda" and _needs_bfloat16(setup):

@@ -61,31 +61,21 @@ def timing_pass(
     gc.collect()
     gc.freeze()  # what is there by now stays: collecting between blocks then takes no time
     try:
-        _warm_up_and_time(training, conditions, result, progress, began, agree)
+        while not agree(_warm(result.warmup_seconds, conditions)):
+            _block(training, 1, result.warmup_seconds, None, result.losses)
+            progress("warmup", len(result.warmup_seconds))
+        progress("timing", 0)
+        limit = half_width_limit(training.setup.device)
+        typical = max(result.warmup_seconds[-1], 1e-6)
+        most = min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)
+        size, steps = int(agree(most)), result.step_seconds
+        while not agree(_enough(steps, conditions, limit, time.perf_counter() - began)):
+            result.block_seconds += _block(
+                training, size, steps, result.phase_seconds, result.losses
+            )
+            progress("timing", len(steps))
     finally:
         gc.unfreeze()
-
-
-def _warm_up_and_time(
-    training: Training,
-    conditions: Conditions,
-    result: TimingResult,
-    progress: Callable[[str, int], None],
-    began: float,
-    agree: Agree,
-) -> None:
-    while not agree(_warm(result.warmup_seconds, conditions)):
-        _block(training, 1, result.warmup_seconds, None, result.losses)
-        progress("warmup", len(result.warmup_seconds))
-    progress("timing", 0)
-    limit = half_width_limit(training.setup.device)
-    typical = max(result.warmup_seconds[-1], 1e-6)
-    size = int(agree(min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)))
-    while not agree(_enough(result.step_seconds, conditions, limit, time.perf_counter() - began)):
-        result.block_seconds += _block(
-            training, size, result.step_seconds, result.phase_seconds, result.losses
-        )
-        progress("timing", len(result.step_seconds))
 
 
 def _enough(samples: list[float], conditions: Conditions, limit: float, elapsed: float) -> bool:

@@ -12,7 +12,7 @@ import greenlet
 import torch
 
 from lora_profiler.harness.process_group import Spread
-from lora_profiler.harness.training import Enter, Training
+from lora_profiler.harness.training import Enter, Training, ballast
 from lora_profiler.modeling import attention_context
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.workload import TrainSetup
@@ -28,11 +28,7 @@ class TrainerLoop(Training):
     ) -> None:
         self._folder = folder
         self.setup, self.held, self.of_loop, self.steps_done = setup, None, None, 0
-        self.ballast = (
-            torch.ones(ballast_bytes, dtype=torch.uint8, device=setup.device)
-            if ballast_bytes
-            else None
-        )
+        self.ballast = ballast(setup, ballast_bytes)
         self._trainer, self._losses = trainer, list[torch.Tensor]()
         self._enter: Enter = lambda step, phase: None
         self._follow(trainer)

@@ -117,6 +117,11 @@ class Batches:
         )
 
 
+def ballast(setup: TrainSetup, size: int) -> torch.Tensor | None:
+    """A tensor of `size` bytes on the setup's device that nothing uses; None of none."""
+    return torch.ones(size, dtype=torch.uint8, device=setup.device) if size else None
+
+
 def size_of(model: torch.nn.Module) -> int:
     """Bytes of its parameters and buffers, each once."""
     return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
@@ -153,11 +158,7 @@ class Training:
         spread: Spread | None = None,
     ) -> None:
         self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
-        self.ballast = (
-            torch.ones(ballast_bytes, dtype=torch.uint8, device=setup.device)
-            if ballast_bytes
-            else None
-        )
+        self.ballast = ballast(setup, ballast_bytes)
         kept = loop_bytes_beside(setup) + (size_of(model) if has_reference(setup) else 0)
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.of_pass: torch.Tensor | None = None

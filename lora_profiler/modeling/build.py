@@ -23,9 +23,9 @@ from lora_profiler.modeling.fake_quantized import with_fake_quantizers
 from lora_profiler.modeling.nf4 import base_config, prepare_for_training, quantise
 from lora_profiler.modeling.sharding import tensor_parallel, widths_named
 from lora_profiler.modeling.third_party import quiet, refusals, require
+from lora_profiler.support.bases import is_wide_end
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers
 from lora_profiler.support.model_types import type_of
-from lora_profiler.support.recipes import is_wide_end
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 Stage = Callable[[str], None]

@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.third_party import refusals
-from lora_profiler.support.recipes import BACK_IN_16_BIT
+from lora_profiler.support.bases import BACK_IN_16_BIT
 from lora_profiler.workload import Quantization
 
 

@@ -1,12 +1,12 @@
 """What is odd about a question or its answer: more activations under LoRA, ranks and targets that
 are probably not what was meant."""
 
-from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.model_spec import Module
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import LayerCost, Prediction
 from lora_profiler.workload import Workload
@@ -58,36 +58,18 @@ def activation_excess(
 def outweighed_layers(prediction: Prediction) -> tuple[LayerCost, ...]:
     """Linear layers whose adapter holds more parameters than the layer itself: the rank is too
     large to save anything."""
-    lora = prediction.workload.setup.lora
-    if (
-        lora is None
-        or lora.peft_type != "lora"
-        or not any(
-            _outweighs(module, lora.r) for module in _distinct_modules(prediction.workload.model)
-        )
-    ):
+    lora, model = prediction.workload.setup.lora, prediction.workload.model
+    if lora is None or lora.peft_type != "lora":
+        return ()
+    kinds = ((part,) if isinstance(part, Module) else chain(*part.kinds) for part in model.parts)
+    weights = [m.weight("weight") for m in chain(*kinds) if m.is_linear]
+    if not any(lora.r * sum(weight.shape) > weight.numel for weight in weights):
         return ()
     return tuple(
         c
         for c in prediction.layers
         if c.in_features is not None and c.num_trainable_parameters > c.num_parameters > 0
     )
-
-
-def _outweighs(module: Module, rank: int) -> bool:
-    return (
-        module.is_linear
-        and rank * sum(module.weight("weight").shape) > module.weight("weight").numel
-    )
-
-
-def _distinct_modules(model: ModelSpec) -> Iterator[Module]:
-    for part in model.parts:
-        if isinstance(part, Module):
-            yield part
-        else:
-            for kind in part.kinds:
-                yield from kind
 
 
 def unmatched_targets(workload: Workload) -> tuple[str, ...]:

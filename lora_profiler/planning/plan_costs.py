@@ -4,7 +4,7 @@ once, for cards that run the same kernels together."""
 import math
 from dataclasses import dataclass, replace
 
-from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
+from lora_profiler.analytic.forward_rules import AttentionKernels, attention_kernels
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.batching.batches import Batches
 from lora_profiler.catalog import Gpu

@@ -11,7 +11,7 @@ from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.network import Network
-from lora_profiler.planning.planned import Offer, Space, cluster_of, link_of
+from lora_profiler.planning.planned import Offer, Space, cluster_of, offer_at
 from lora_profiler.workload import Workload
 
 _COUNT = re.compile(
@@ -69,15 +69,7 @@ def offers_at(
     price. `ways` are those to train on a card. Raises UsageError."""
     names: Sequence[str] = gpus.split(",") if gpus is not None else list(prices)
     clusters = dict.fromkeys(cluster_of(name) for name in names)
-    return tuple(
-        Offer(
-            cluster=cluster,
-            workloads=tuple(ways(cluster.gpu)),
-            price=prices.get(cluster.gpu.key),
-            network=network or link_of(cluster),
-        )
-        for cluster in clusters
-    )
+    return tuple(offer_at(cluster, ways(cluster.gpu), prices, network) for cluster in clusters)
 
 
 def space_of(

@@ -70,19 +70,22 @@ def offers_of(
     """
     every = {**DEFAULTS, **options, "methods": tuple(methods)}
     given = {*options, "methods"}
-    made = []
-    for name in names:
-        cluster = cluster_of(name)
-        platform = cluster.gpu.platform()
-        made.append(
-            Offer(
-                cluster=cluster,
-                workloads=tuple(workloads(model, every, given, platform)),
-                price=prices.get(cluster.gpu.key),
-                network=network or link_of(cluster),
-            )
-        )
-    return tuple(made)
+    return tuple(
+        offer_at(cluster, workloads(model, every, given, cluster.gpu.platform()), prices, network)
+        for cluster in map(cluster_of, names)
+    )
+
+
+def offer_at(
+    cluster: Cluster, ways: Sequence[Workload], prices: Mapping[str, Price], network: Network | None
+) -> Offer:
+    """Of `ways` to train on the cards of `cluster`, linked as usual where no `network` is named."""
+    return Offer(
+        cluster=cluster,
+        workloads=tuple(ways),
+        price=prices.get(cluster.gpu.key),
+        network=network or link_of(cluster),
+    )
 
 
 def cluster_of(name: str) -> Cluster:

@@ -4,7 +4,7 @@ process's. No torch."""
 
 from itertools import chain
 
-from lora_profiler.model_spec import Module
+from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.support.bases import SPLIT_TOKENS, base_of, is_packed_base, splits_products
 from lora_profiler.support.fake_quantizing import RULED
 from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS
@@ -16,85 +16,51 @@ NO_GENERATION = (
     " it out: no --generation-batch-size, and --use-vllm of GRPO."
 )
 
+_ALONE = "a profile is of a process alone; of several ranks the rules answer, or --engine traced."
+_NO_IMAGES = "no profile is of images; take --engine traced, which traces exactly this size."
+_ON_HOST = "no profile is of what waits on the host; take --engine analytic."
+
 
 def why_unprofiled(workload: Workload) -> str | None:
     """The reason and what to do, None where a profile can hold the workload."""
-    setup = workload.setup
+    setup, lora = workload.setup, workload.setup.lora
     if reason := why_untraced(setup):
         return reason
+    exactly = "take --engine analytic, or traced, which traces exactly this size."
     if setup.loss != "plain":
         return (
             f"no profile knows the {setup.loss} loss: a chunk is a power of two of tokens, and no"
-            " polynomial in batch and sequence; take --engine analytic, or traced, which traces"
-            " exactly this size."
+            f" polynomial in batch and sequence; {exactly}"
         )
-    if setup.is_shared:
-        return (
-            "a profile is of a process alone; of several ranks the rules answer, or --engine"
-            " traced."
-        )
-    if setup.is_packed:
-        return (
-            "no profile is of packed rows; take --engine analytic, or traced, which traces exactly"
-            " this size."
-        )
-    if setup.images is not None:
-        return "no profile is of images; take --engine traced, which traces exactly this size."
-    if setup.eval_batch_size is not None:
-        return (
-            "no profile is of evaluation between steps; take --engine analytic, or traced, which"
-            " traces exactly this size."
-        )
-    if setup.completions_at_once or setup.beta:
-        return NO_GENERATION
-    if setup.transformers != "5":
-        return (
-            "no profile is of an older version of transformers; take --engine analytic, or traced,"
-            " which traces exactly this size."
-        )
-    if setup.lora is not None and (setup.lora.fast_lora or setup.lora.lora_kernels != "peft"):
-        return (
-            "no profile is of fused adapters; take --engine analytic, or traced, which traces"
-            " exactly this size."
-        )
-    if setup.has_wide_ends:
-        return (
-            "no profile is of norms and embeddings in float32 beside 16 bit; take --engine"
-            " analytic, or traced, which traces exactly this size."
-        )
-    if setup.has_wide_routers and any(
-        module.name.endswith(".gate")
-        for part in workload.model.parts
-        for module in ((part,) if isinstance(part, Module) else chain(*part.kinds))
-    ):
-        return (
-            "no profile is of routers in float32 beside 16 bit; take --engine analytic, or traced,"
-            " which traces exactly this size."
-        )
-    if setup.has_input_gradients and not setup.checkpointing:
-        return (
-            "no profile is of inputs with a gradient and no checkpointing; take --engine analytic,"
-            " or traced, which traces exactly this size."
-        )
-    if setup.optimizer_in_bwd:
-        return (
-            "no profile is of steps in backward; take --engine analytic, or traced, which traces"
-            " exactly this size."
-        )
-    if setup.offloads:
-        return "no profile is of what waits on the host; take --engine analytic."
-    if setup.kernels != "transformers":
-        return (
-            "no profile is of fused kernels; take --engine analytic, or traced, which traces"
-            " exactly this size."
-        )
-    copies = setup.lora is None or setup.lora.modules_to_save
-    if widens_embeddings(setup) and copies:
-        return (
-            "no profile is of embeddings' optimizer states in 32 bit; take --engine analytic, or"
-            " traced, which traces exactly this size."
-        )
-    return None
+    asked = {  # a whole sentence, or what none is of
+        _ALONE: setup.is_shared,
+        "packed rows": setup.is_packed,
+        _NO_IMAGES: setup.images is not None,
+        "evaluation between steps": setup.eval_batch_size is not None,
+        NO_GENERATION: setup.completions_at_once or setup.beta,
+        "an older version of transformers": setup.transformers != "5",
+        "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels != "peft"),
+        "norms and embeddings in float32 beside 16 bit": setup.has_wide_ends,
+        "routers in float32 beside 16 bit": (
+            setup.has_wide_routers and _has_routers(workload.model)
+        ),
+        "inputs with a gradient and no checkpointing": (
+            setup.has_input_gradients and not setup.checkpointing
+        ),
+        "steps in backward": setup.optimizer_in_bwd,
+        _ON_HOST: setup.offloads,
+        "fused kernels": setup.kernels != "transformers",
+        "embeddings' optimizer states in 32 bit": (
+            widens_embeddings(setup) and (lora is None or lora.modules_to_save)
+        ),
+    }
+    why = next((what for what, is_asked in asked.items() if is_asked), None)
+    return why if why is None or why.endswith(".") else f"no profile is of {why}; {exactly}"
+
+
+def _has_routers(model: ModelSpec) -> bool:
+    modules = ((part,) if isinstance(part, Module) else chain(*part.kinds) for part in model.parts)
+    return any(module.name.endswith(".gate") for module in chain(*modules))
 
 
 OUTLIERS = (

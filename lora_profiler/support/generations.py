@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final, Literal
 
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
 from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.support.optimizers import package_of
@@ -239,34 +239,29 @@ def has_packed_experts(model: ModelSpec) -> bool:
 
 def check_traceable(workload: Workload) -> None:
     """Raises UsageError for what the installed libraries cannot be made to run."""
-    setup = workload.setup
-    if setup.sharding in FLAT:
-        raise UsageError("FSDP1 is known to the rules alone; take --engine analytic.")
-    if setup.sharding in FULLY_SHARDED and package_of(setup) == "torchao":
-        raise UsageError(
+    setup, model, lora = workload.setup, workload.model, workload.setup.lora
+    refuse(
+        {
+            "FSDP1 is known to the rules alone; take --engine analytic.": setup.sharding in FLAT,
             "torchao's states on FSDP's shards are known to the rules alone; take --engine"
-            " analytic."
-        )
-    if setup.offloads:
-        raise UsageError(
-            "what waits on the host is known to the rules alone; take --engine analytic."
-        )
-    if setup.loss in RULED_LOSSES:
-        raise UsageError(
+            " analytic.": setup.sharding in FULLY_SHARDED and package_of(setup) == "torchao",
+            "what waits on the host is known to the rules alone; take --engine analytic.": (
+                setup.offloads
+            ),
             f"the {setup.loss} loss is known to the rules alone; take --engine analytic, or another"
-            " --loss."
-        )
-    if setup.lora is not None and setup.lora.lora_kernels == "unsloth":
-        raise UsageError(
-            "Unsloth's LoRA kernels are known to the rules alone; take --engine analytic."
-        )
-    if setup.kernels in ("litgpt", "litgpt-2023", "torchtune", "unsloth"):
-        raise UsageError(f"{setup.kernels} is known to the rules alone; take --engine analytic.")
-    if any(".experts." in name for name, _ in workload.model.modules()):
-        raise UsageError(
-            f"no transformers that is installed makes the experts of {workload.model.id} layers of"
-            " their own; take --engine analytic."
-        )
+            " --loss.": setup.loss in RULED_LOSSES,
+            "Unsloth's LoRA kernels are known to the rules alone; take --engine analytic.": (
+                lora is not None and lora.lora_kernels == "unsloth"
+            ),
+            f"{setup.kernels} is known to the rules alone; take --engine analytic.": (
+                setup.kernels in ("litgpt", "litgpt-2023", "torchtune", "unsloth")
+            ),
+            f"no transformers that is installed makes the experts of {model.id} layers of their"
+            " own; take --engine analytic.": any(
+                ".experts." in name for name, _ in model.modules()
+            ),
+        }
+    )
 
 
 def _is_packed(module: Module) -> bool:

@@ -1,7 +1,7 @@
 """Kernels in place of transformers' own, Liger-Kernel's and fms-acceleration's: which models they
 are known of. No torch."""
 
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import refuse
 from lora_profiler.support.model_types import FOAK_TYPES, LIGER_TYPES, type_of
 from lora_profiler.workload import Workload
 
@@ -28,44 +28,38 @@ or 0.19 has branches for (`integrations/liger/plugin.py`); it warns that others 
 def check_kernels(workload: Workload) -> None:
     """Raises UsageError where the kernels do not take the model, or nothing here says what they
     keep of it."""
-    model, setup = workload.model, workload.setup
+    model, setup, kind = workload.model, workload.setup, type_of(workload.model)
     if setup.is_litgpt_2023:
         _check_litgpt(workload)
-    if setup.kernels == "foak" and not type_of(model).foak:
-        raise UsageError(
+    is_foak, is_liger = setup.kernels == "foak", setup.kernels == "liger"
+    act = model.config.get("hidden_act")
+    # Gemma's GeGLU is by tanh, whatever is asked
+    is_gated = model.model_type.startswith("gemma") or act in ("silu", "swish")
+    refuse(
+        {
             f"fms-acceleration's kernels are known of {', '.join(FOAK_TYPES)}, not of"
-            f" {model.model_type}; leave --kernels out."
-        )
-    if setup.kernels != "liger":
-        return
-    if not type_of(model).liger:
-        raise UsageError(
+            f" {model.model_type}; leave --kernels out.": is_foak and not kind.foak,
             f"Liger's kernels are known of {', '.join(LIGER_TYPES)}, not of {model.model_type};"
-            " leave --kernels out."
-        )
-    is_gemma = model.model_type.startswith("gemma")  # its GeGLU is by tanh, whatever is asked
-    if not is_gemma and model.config.get("hidden_act") not in ("silu", "swish"):
-        raise UsageError(
-            f"Liger's MLP is SwiGLU's, and {model.id} has {model.config.get('hidden_act')}; leave"
-            " --kernels out."
-        )
+            " leave --kernels out.": is_liger and not kind.liger,
+            f"Liger's MLP is SwiGLU's, and {model.id} has {act}; leave --kernels out.": (
+                is_liger and not is_gated
+            ),
+        }
+    )
 
 
 def _check_litgpt(workload: Workload) -> None:
     """Raises UsageError for what LitGPT's tables of 2023 did not run."""
-    setup, lora = workload.setup, workload.setup.lora
-    if workload.model.model_type != "llama":
-        raise UsageError(
-            f"LitGPT's model of 2023 is known as Llama alone, not as {workload.model.model_type};"
-            " leave --kernels out."
-        )
-    if lora is not None and set(lora.target_modules or ()) != {"q_proj", "v_proj"}:
-        raise UsageError(
+    setup, lora, kind = workload.setup, workload.setup.lora, workload.model.model_type
+    refuse(
+        {
+            f"LitGPT's model of 2023 is known as Llama alone, not as {kind}; leave --kernels"
+            " out.": kind != "llama",
             "LitGPT's model of 2023 is known with adapters on q_proj and v_proj alone; take"
-            " --targets q_proj,v_proj."
-        )
-    if setup.checkpointing or setup.is_shared or setup.autocast_dtype:
-        raise UsageError(
+            " --targets q_proj,v_proj.": (
+                lora is not None and set(lora.target_modules or ()) != {"q_proj", "v_proj"}
+            ),
             "LitGPT's model of 2023 is known of one process without checkpointing and autocast;"
-            " leave them out."
-        )
+            " leave them out.": setup.checkpointing or setup.is_shared or setup.autocast_dtype,
+        }
+    )

@@ -1,12 +1,12 @@
 """The loss paths that make logits a few tokens at a time: how many at once, and which models they
 take. No torch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from lora_profiler.adapters import adapters
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.support.packing import lengths
@@ -141,33 +141,31 @@ def check_loss(workload: Workload) -> None:
     setup = workload.setup
     if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora)):
         raise refused(workload.model.id, setup.loss, reason)
-    if setup.loss == "scores" and workload.model.output_embedding != "score":
-        raise UsageError(
-            f"the scores loss is of a head of one output, which {workload.model.id} was not made"
-            " with; ask by setup_for and workloads, or leave --loss out."
-        )
-    if setup.loss == "llamafactory-asft" and setup.lora is not None:
-        raise UsageError(
-            "LLaMA-Factory makes ASFT no reference beside adapters; take --method full, or leave"
-            " --loss out."
-        )
-    if setup.loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype:
-        raise UsageError(
-            f"the {setup.loss} loss is torchtune's, whose recipes have no autocast; take"
-            " --precision pure, or leave --loss out."
-        )
+    loss, model = setup.loss, workload.model
     is_wide = setup.of_one_process.dtype == "float32" or (
         setup.quantization is not None and setup.quantization.recipe == "kbit"
     )
-    if setup.loss == "unsloth" and setup.device != "cuda":
-        raise UsageError(
-            "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out."
-        )
-    if setup.loss == "cce" and is_wide:
-        raise UsageError(
+    refuse(
+        {
+            f"the scores loss is of a head of one output, which {model.id} was not made with; ask"
+            " by setup_for and workloads, or leave --loss out.": (
+                loss == "scores" and model.output_embedding != "score"
+            ),
+            "LLaMA-Factory makes ASFT no reference beside adapters; take --method full, or leave"
+            " --loss out.": loss == "llamafactory-asft" and setup.lora is not None,
+            f"the {loss} loss is torchtune's, whose recipes have no autocast; take --precision"
+            " pure, or leave --loss out.": (
+                loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype
+            ),
+            "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out.": (
+                loss == "unsloth" and setup.device != "cuda"
+            ),
             "the backward pass of the cce loss takes a head in 16 bit alone; take --dtype bfloat16"
-            " and, of a 4-bit base, --recipe stock or trl, or leave --loss out."
-        )
+            " and, of a 4-bit base, --recipe stock or trl, or leave --loss out.": (
+                loss == "cce" and is_wide
+            ),
+        }
+    )
 
 
 def refused(model: str, loss: str, reason: str) -> UsageError:
@@ -178,14 +176,37 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
     )
 
 
+OWN_LOSSES = frozenset(
+    {"trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton", "scores", "unsloth"}
+) | {*OVER_ALL_LOGITS}
+"""Losses of trainers' own, each worked out whole."""
+
+
 def loss_fact(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
     """What flips a rule of the trainer's own loss that `workload` names, with `batch` sequences of
-    `seq` tokens: whole numbers, or arrays of them."""
+    `seq` tokens: whole numbers, or arrays of them.
+
+    torchtune: sequences of a row times eight, and what is left when the labelled tokens are parted
+    in eight; minus the tokens, and one, where no polynomial is a part of them. In chunks the same
+    of the tokens of a row, each of which counts. cce: sequences of a row.
+    """
     setup = workload.setup
     sequences = -(-seq // setup.packed) if setup.packed else 1
-    if setup.loss == "unsloth":
-        return unsloth_fact(workload, head, batch, seq, sequences)
-    return _FACTS[setup.loss](setup, head, batch, seq, sequences)
+    match setup.loss:
+        case "unsloth":
+            return unsloth_fact(workload, head, batch, seq, sequences)
+        case "trl":
+            return _trl_fact(setup, batch, seq, sequences)
+        case "torchtune":
+            tokens, begun = batch * (seq - sequences), TORCHTUNE_CHUNKS * sequences
+            return begun + tokens % TORCHTUNE_CHUNKS if _divides(head) else -tokens - 1
+        case "torchtune-chunked":
+            return TORCHTUNE_CHUNKS + seq % TORCHTUNE_CHUNKS if _divides(head) else -seq - 1
+        case "cce":
+            return sequences
+        case "litgpt":
+            return _litgpt_fact(setup, batch, seq)
+    return 0 * batch * seq
 
 
 def labelled_tokens(setup: TrainSetup) -> int:
@@ -201,7 +222,7 @@ def _divides(head: Module) -> bool:
     return head.in_features % 4 == 0 and head.out_features % 4 == 0
 
 
-def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+def _trl_fact(setup: TrainSetup, batch: Any, seq: Any, sequences: Any) -> Any:
     """Sequences of a row, whose first token nothing predicts, times two; and one more where there
     are more labels than fit a tile of TRL's head. Of GRPO, which scores completions alone, minus
     the tokens of one."""
@@ -212,48 +233,12 @@ def _trl_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: 
     return 2 * sequences + (labels > TRL_TILE_ROWS)
 
 
-def _torchtune_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
-    """Sequences of a row times eight, and what is left when the labelled tokens are parted in
-    eight; minus the tokens, and one, where no polynomial is a part of them."""
-    tokens = batch * (seq - sequences)
-    if not _divides(head):
-        return -tokens - 1
-    return TORCHTUNE_CHUNKS * sequences + tokens % TORCHTUNE_CHUNKS
-
-
-def _rows_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
-    """The same of the tokens of a row, each of which counts."""
-    return TORCHTUNE_CHUNKS + seq % TORCHTUNE_CHUNKS if _divides(head) else -seq - 1
-
-
-def _litgpt_fact(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+def _litgpt_fact(setup: TrainSetup, batch: Any, seq: Any) -> Any:
     """Parts of a row that the head takes, times two, and one more where the last one is the row's
     last token; in full fine-tuning minus the parts of all rows that the loss takes."""
     if setup.lora is None:
         return -(batch * (seq - 1)) // LITGPT_ROWS - (seq == 1)
     return 2 * -(-seq // LITGPT_ROWS) + (seq % LITGPT_ROWS == 1) * (seq > 1)
-
-
-def _sequences(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
-    return sequences
-
-
-def _nothing(setup: TrainSetup, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
-    return 0 * batch * seq
-
-
-_FACTS: Mapping[str, Callable[[TrainSetup, Module, Any, Any, Any], Any]] = {
-    "trl": _trl_fact,
-    "torchtune": _torchtune_fact,
-    "torchtune-chunked": _rows_fact,
-    "cce": _sequences,
-    "litgpt": _litgpt_fact,
-    "triton": _nothing,
-    "scores": _nothing,
-    **dict.fromkeys(OVER_ALL_LOGITS, _nothing),
-}
-OWN_LOSSES = frozenset(_FACTS) | {"unsloth"}
-"""Losses of trainers' own, each worked out whole."""
 
 
 def runs_triton(device: str) -> bool:

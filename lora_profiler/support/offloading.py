@@ -6,16 +6,9 @@ inputs of more than 2 MiB are moved, the last layer's is not, and two buffers on
 grow to the longest, take them back in turn; the second one where half a GiB is free."""
 
 from lora_profiler.adapters import adapters
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.workload import (
-    DEEPSPEED_ZERO,
-    DTYPE_BYTES,
-    FULLY_SHARDED,
-    LoraConfig,
-    TrainSetup,
-    Workload,
-)
+from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, LoraConfig, Workload
 
 LEAST_OFFLOADED = 2**20
 """Elements of an input that stays, in 16 bit."""
@@ -84,55 +77,42 @@ def check_offloading(workload: Workload) -> None:
         "--offload-checkpoints": setup.offload_checkpoints and setup.checkpointing,
     }
     named = [name for name, is_asked in asked.items() if is_asked]
-    if named and setup.device != "cuda":
-        raise UsageError(
-            f"there is no host to move anything to beside device {setup.device}; leave"
-            f" {' and '.join(named)} out."
-        )
-    if setup.offload_params and setup.sharding not in FULLY_SHARDED:
-        raise UsageError(
-            f"sharding {setup.sharding} keeps no shards on the host; take --sharding fsdp, or leave"
-            " --offload-params out."
-        )
-    if setup.offloads_by_deepspeed:
-        _check_deepspeed(setup)
     kept = [name for name in named if name in ("--offload-activations", "--offload-checkpoints")]
     saves_weights = setup.is_reentrant or not setup.checkpointing
-    if kept and saves_weights and setup.sharding in (*FULLY_SHARDED, "zero3", "tp"):
-        raise UsageError(
+    sharding, of_deepspeed = setup.sharding, setup.offloads_by_deepspeed
+    refuse(
+        {
+            f"there is no host to move anything to beside device {setup.device}; leave"
+            f" {' and '.join(named)} out.": named and setup.device != "cuda",
+            f"sharding {sharding} keeps no shards on the host; take --sharding fsdp, or leave"
+            " --offload-params out.": setup.offload_params and sharding not in FULLY_SHARDED,
+            f"sharding {sharding} is not DeepSpeed's; take --sharding zero1-deepspeed, zero2 or"
+            " zero3, or leave --offload-optimizer-device and --offload-param-device out.": (
+                of_deepspeed and sharding not in DEEPSPEED_ZERO
+            ),
+            "ZeRO-1 and ZeRO-2 have their weights on the card; take --sharding zero3, or leave"
+            " --offload-param-device out.": (
+                setup.offload_param_device != "none" and sharding != "zero3"
+            ),
+            "on the host DeepSpeed steps with its own CPUAdam and CPULion, and refuses other"
+            " optimizers (zero_force_ds_cpu_optimizer); take --optimizer adamw or lion.": (
+                setup.offload_optimizer_device != "none"
+                and setup.optimizer not in ("adamw", "lion")
+            ),
             "what waits on the host for backward is known where each rank has all weights, or of"
             " checkpoints that are not reentrant; take --sharding ddp or --no-use-reentrant, or"
-            f" leave out {' and '.join(kept)}."
-        )
-    if len(kept) > 1:
-        raise UsageError(
+            f" leave out {' and '.join(kept)}.": (
+                kept and saves_weights and sharding in (*FULLY_SHARDED, "zero3", "tp")
+            ),
             "Unsloth moves the inputs of checkpointed layers, TRL and torchtune all that is saved;"
-            " take one of --offload-checkpoints and --offload-activations."
-        )
-    if setup.offload_activations and setup.kernels == "torchtune" and saves_weights:
-        raise UsageError(
+            " take one of --offload-checkpoints and --offload-activations.": len(kept) > 1,
             "torchtune's recipes offload activations with activation checkpointing alone, which is"
             " not reentrant; take --checkpointing --no-use-reentrant, or leave"
-            " --offload-activations out."
-        )
-
-
-def _check_deepspeed(setup: TrainSetup) -> None:
-    if setup.sharding not in DEEPSPEED_ZERO:
-        raise UsageError(
-            f"sharding {setup.sharding} is not DeepSpeed's; take --sharding zero1-deepspeed,"
-            " zero2 or zero3, or leave --offload-optimizer-device and --offload-param-device out."
-        )
-    if setup.offload_param_device != "none" and setup.sharding != "zero3":
-        raise UsageError(
-            "ZeRO-1 and ZeRO-2 have their weights on the card; take --sharding zero3, or leave"
-            " --offload-param-device out."
-        )
-    if setup.offload_optimizer_device != "none" and setup.optimizer not in ("adamw", "lion"):
-        raise UsageError(
-            "on the host DeepSpeed steps with its own CPUAdam and CPULion, and refuses other"
-            " optimizers (zero_force_ds_cpu_optimizer); take --optimizer adamw or lion."
-        )
+            " --offload-activations out.": (
+                setup.offload_activations and setup.kernels == "torchtune" and saves_weights
+            ),
+        }
+    )
 
 
 PINNED = (

@@ -22,9 +22,9 @@ from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.sdpa import efficient_keeps_seeds
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
-from lora_profiler.traced.int8_on_meta import int8_on_meta
 from lora_profiler.traced.kernels_on_meta import (
     fused_on_meta,
+    int8_on_meta,
     optimizer_kernels,
     package_optimizer_on_meta,
     quantised_kernels,

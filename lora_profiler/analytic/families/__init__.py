@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 
-from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS
-from lora_profiler.analytic.families.family import Family
+from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS, Family
 from lora_profiler.model_spec import ModelSpec
 
 FAMILIES: Mapping[str, str] = {
@@ -15,13 +14,13 @@ FAMILIES: Mapping[str, str] = {
     "qwen2": "llama.QWEN2",
     "qwen3": "llama.QWEN3",
     "olmo2": "llama.OLMO2",
-    "phi3": "phi3.PHI3",
+    "phi3": "llama.PHI3",
     "gemma": "gemma.GEMMA",
     "gemma2": "gemma.GEMMA2",
     "gemma3_text": "gemma.GEMMA3",
-    "gpt2": "gpt2.GPT2",
-    "gpt_neox": "gpt_neox.GPT_NEOX",
-    "opt": "opt.OPT",
+    "gpt2": "layer_norm.GPT2",
+    "gpt_neox": "layer_norm.GPT_NEOX",
+    "opt": "layer_norm.OPT",
     "mixtral": "moe.MIXTRAL",
     "qwen3_moe": "moe.QWEN3_MOE",
 }

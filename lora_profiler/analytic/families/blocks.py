@@ -1,12 +1,13 @@
-"""Pieces that several families share: norms, rotary embedding, attention, gated MLP. Each mirrors
-transformers' own code."""
+"""Pieces that several families share: norms, rotary embedding, attention, gated MLP, each of which
+mirrors transformers' own code; and what a family has to say: how it embeds, what one layer does,
+and how it gets from the last layer to logits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic import lora_kernels
-from lora_profiler.analytic.families import liger
+from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear, matmul
 from lora_profiler.analytic.tensors import Tensor
@@ -44,6 +45,11 @@ def heads_of(c: Config) -> Heads:
     )
 
 
+def rotary_dim(c: Config) -> int:
+    """Features of a head that a partial rotation turns."""
+    return int(heads_of(c).dim * c.get("partial_rotary_factor", 1.0))
+
+
 def rms_norm(
     op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, style: str = "llama"
 ) -> Tensor:
@@ -55,7 +61,7 @@ def rms_norm(
     op.scope = name
     weight = op.weight(name)
     if op.rules.fused_norms:
-        return liger.norm(op, x, weight, rows)
+        return fused.norm(op, x, weight, rows)
     wide = op.cast(x, "float32")
     inverse = op.activation(
         op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True
@@ -234,12 +240,12 @@ def _joined(op: Ledger, x: Tensor) -> Tensor:
 
 def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
-    fused = lora_kernels.mlp(op, x, name)
-    if fused is not None:
-        return fused
+    made = lora_kernels.mlp(op, x, name)
+    if made is not None:
+        return made
     gate = linear(op, x, f"{name}.gate_proj")
     if op.rules.liger:
-        product = liger.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)
+        product = fused.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)
         out = linear(op, product, f"{name}.down_proj")
         op.keep(x)
         return out
@@ -265,3 +271,49 @@ def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
     if kind == "quick_gelu":  # x * sigmoid(1.702 * x)
         return op.multiply(x, op.activation(op.scale(x), "sigmoid", keeps_output=True))
     return op.activation(x, kind, keeps_output=kind in _KEEP_OUTPUT)
+
+
+# --- what a family says ---------------------------------------------------------------------------
+
+
+def plain_head(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    return linear(op, x, "lm_head")
+
+
+def window_by_layer_type(c: Config, layer: int) -> int | None:
+    """`layer_types` where the config has them, else its `sliding_window` for every layer."""
+    types = c.get("layer_types")
+    if types:
+        return c.get("sliding_window") if types[layer] == "sliding_attention" else None
+    return c.get("sliding_window")
+
+
+def one_rotary_set(c: Config) -> tuple[tuple[str, int], ...]:
+    return (("rotary", heads_of(c).dim),)
+
+
+class Family(NamedTuple):
+    """`stack` is the ModuleList of decoder layers. `embed` turns ids into the residual stream,
+    `layer` runs layer i, `head` makes logits of the last hidden state, `norm` that state of the
+    last layer's output.
+
+    `window(config, i)` is the sliding window of layer i in tokens, None for full attention;
+    `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the
+    residual stream's dtype; `buffer_bytes(dtype)` what the model registers beside them.
+    `mask_is_positional`: layers take the attention mask as a positional argument, which
+    checkpointing saves. `masks(config)`: windows that get a mask whether a layer uses it or not.
+    `positions_per_sample`: position ids are (b, s) instead of (1, s).
+    """
+
+    stack: str
+    embed: Callable[[Ledger, Tensor, Config], Tensor]
+    layer: Callable[[Ledger, Tensor, Config, int], Tensor]
+    norm: Callable[[Ledger, Tensor, Config], Tensor]
+    head: Callable[[Ledger, Tensor, Config], Tensor] = plain_head
+    window: Callable[[Config, int], int | None] = lambda c, layer: None
+    rotary_sets: Callable[[Config], tuple[tuple[str, int], ...]] = one_rotary_set
+    rotary_dtype: str | None = None
+    buffer_bytes: Callable[[str], int] = lambda dtype: 0
+    mask_is_positional: bool = False
+    masks: Callable[[Config], tuple[int | None, ...]] = lambda c: ()
+    positions_per_sample: bool = False

@@ -55,8 +55,4 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     return residual(op, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c), x)
 
 
-def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return rms_norm(op, x, "model.norm")
-
-
-LITGPT_2023 = LLAMA._replace(layer=layer, norm=norm)
+LITGPT_2023 = LLAMA._replace(layer=layer, norm=lambda op, x, c: rms_norm(op, x, "model.norm"))

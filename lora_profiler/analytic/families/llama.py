@@ -1,34 +1,41 @@
-"""Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and
-the like)."""
+"""Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2, Phi-3 (transformers
+`modeling_llama.py` and the like)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
-from lora_profiler.analytic.families import liger, unsloth
+from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.families.blocks import (
     Config,
+    Family,
+    activate,
     attention,
     gated_mlp,
     heads_of,
     rms_norm,
     rotary,
-)
-from lora_profiler.analytic.families.family import (
-    Family,
-    full_attention,
-    one_rotary_set,
-    plain_embedding,
-    plain_head,
+    rotary_dim,
     window_by_layer_type,
 )
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.lora_kernels import QKV, projections
+from lora_profiler.analytic.products import linear
 from lora_profiler.analytic.tensors import Tensor
 
 
-def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = "none") -> Tensor:
-    """q, k, v, optional norms of q and k (Qwen3 per head, Olmo2 over all heads), rotary embedding,
-    attention, output.
+def self_attention(
+    op: Ledger,
+    x: Tensor,
+    c: Config,
+    masked: bool,
+    norms: str = "none",
+    *,
+    style: str = "llama",
+    tables: str = "rotary",
+    softcap: bool = False,
+) -> Tensor:
+    """q, k, v, optional norms of q and k (Qwen3 and Gemma 3 per head, Olmo2 over all heads), rotary
+    embedding, attention, output.
 
-    `norms`: "none", "heads" or "all".
+    `norms`: "none", "heads" or "all"; `style` is that of norms per head.
     """
     heads = heads_of(c)
     q, k, v = projections(op, x, *QKV)
@@ -40,18 +47,27 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
         op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
     )
     if norms == "heads":
-        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)
-        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
+        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query, style=style)
+        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value, style=style)
     op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
-    if op.rules.unsloth:
-        q, k = unsloth.rotated(op, q, k)
-    elif op.rules.fused_norms:
-        q, k = liger.rotated(op, q, k, heads.dim)
+    is_gemma = style == "gemma"
+    if op.rules.unsloth and not is_gemma:
+        q, k = fused.rotated_by_unsloth(op, q, k)
+    elif op.rules.fused_norms and not is_gemma:
+        q, k = fused.rotated(op, q, k, heads.dim)
     else:
-        q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
+        q, k = (rotary(op, t, heads.dim, heads.dim, tables, dtype=table_dtype) for t in (q, k))
     out = attention(
-        op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
+        op,
+        q,
+        k,
+        op.turn(v),
+        heads,
+        "self_attn",
+        dropout=c["attention_dropout"],
+        masked=masked,
+        softcap=softcap,
     )
     (out,) = projections(op, out, "self_attn.o_proj")
     op.keep(x, q, k, v)
@@ -73,11 +89,14 @@ def llama_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     return out
 
 
+def attended(op: Ledger, x: Tensor, c: Config, layer: int, norms: str = "none") -> Tensor:
+    """The residual stream after attention."""
+    normed, masked = rms_norm(op, x, "input_layernorm"), layer in op.rules.masked_layers
+    return residual(op, x, self_attention(op, normed, c, masked, norms))
+
+
 def qwen3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
-    masked = layer in op.rules.masked_layers
-    x = residual(
-        op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked, norms="heads")
-    )
+    x = attended(op, x, c, layer, "heads")
     return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
 
 
@@ -95,26 +114,47 @@ def olmo2_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     )
 
 
-def final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return rms_norm(op, x, "model.norm")
+def phi3_layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
+    """Phi-3: fused qkv and gate-up projections, dropout on both residual branches."""
+    heads = heads_of(c)
+    normed = rms_norm(op, x, "input_layernorm")
+    fused = linear(op, normed, "self_attn.qkv_proj")
+    op.scope = "self_attn"
+    sizes = [TOKENS * (n * heads.dim) for n in (heads.query, heads.key_value, heads.key_value)]
+    q, k, v = op.slices(fused, sizes)
+    q, k, v = (
+        op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
+    )
+    q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
+    masked = index in op.rules.masked_layers
+    out = attention(
+        op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
+    )
+    update = linear(op, out, "self_attn.o_proj")
+    op.keep(normed, fused, q, k, v)
+    x = residual(op, x, op.dropout(update, c["resid_pdrop"]))
 
+    normed = rms_norm(op, x, "post_attention_layernorm")
+    fused = linear(op, normed, "mlp.gate_up_proj")
+    op.scope = "mlp"
+    gate, up = op.split(fused, [fused.elements // 2] * 2)
+    update = linear(op, op.multiply(up, activate(op, gate, c["hidden_act"])), "mlp.down_proj")
+    op.keep(normed, gate)
+    return residual(op, x, op.dropout(update, c["resid_pdrop"]))
 
-def olmo2_final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    return rms_norm(op, x, "model.norm", style="olmo")
-
-
-EMBED = plain_embedding("model.embed_tokens")
 
 LLAMA = Family(
     stack="model.layers",
-    embed=EMBED,
+    embed=lambda op, ids, c: op.inputs(op.embedding("model.embed_tokens", ids, c["hidden_size"])),
     layer=llama_layer,
-    norm=final_norm,
-    head=plain_head,
-    window=full_attention,
-    rotary_sets=one_rotary_set,
+    norm=lambda op, x, c: rms_norm(op, x, "model.norm"),
 )
 MISTRAL = LLAMA._replace(window=window_by_layer_type)
 QWEN2 = MISTRAL
 QWEN3 = MISTRAL._replace(layer=qwen3_layer)
-OLMO2 = LLAMA._replace(layer=olmo2_layer, norm=olmo2_final_norm, rotary_dtype="float32")
+OLMO2 = LLAMA._replace(
+    layer=olmo2_layer,
+    norm=lambda op, x, c: rms_norm(op, x, "model.norm", style="olmo"),
+    rotary_dtype="float32",
+)
+PHI3 = MISTRAL._replace(layer=phi3_layer, rotary_sets=lambda c: (("rotary", rotary_dim(c)),))

@@ -8,10 +8,16 @@ and a kernel that adds them.
 
 from collections.abc import Sequence
 
-from lora_profiler.analytic.kernels import fused_backward as fused
-from lora_profiler.analytic.kernels import products_backward as products
+from lora_profiler.analytic.kernels import gradients
 from lora_profiler.analytic.kernels.forward import ATTENTION_OP, SENT, run_forward, softmax_converts
-from lora_profiler.analytic.kernels.gradients import Backward, Gradient, Sent, converted, only
+from lora_profiler.analytic.kernels.gradients import (
+    Arrived,
+    Backward,
+    Gradient,
+    Sent,
+    converted,
+    only,
+)
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Tensor
 
@@ -26,68 +32,60 @@ def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> N
         arrived = [waiting.pop(tensor, None) for tensor in node.outputs]
         if not any(arrived):
             continue
+        launches.scope = node.module
         for tensor, gradient in BACKWARD[node.op](node, arrived, launches):
             if not tensor.requires_grad:
                 continue
             before = waiting.get(tensor)
             if tensor.storage.role == "parameter":
                 if launches.accumulates:
-                    launches.memory(node.module, "add_", 2 * gradient.bytes, gradient.bytes)
+                    launches.memory("add_", 2 * gradient.bytes, gradient.bytes)
             elif before is None:
                 waiting[tensor] = gradient
             else:
-                launches.memory(node.module, "add", before.bytes + gradient.bytes, before.bytes)
-                if (
-                    gradient.first == "heads"
-                ):  # torch rotates by halves after the product with cos, so that these arrive first
+                launches.memory("add", before.bytes + gradient.bytes, before.bytes)
+                # torch rotates by halves after the product with cos, so that these arrive first
+                if gradient.first == "heads":
                     waiting[tensor] = gradient
 
 
-def _passed(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """No kernel: the gradient itself, or a view of it."""
+def _passed(node: Node, arrived: Arrived, launches: Launches) -> Sent:
+    """No kernel: the gradient itself, or a view of it; of a sum it is expanded, and has no more
+    bytes than before."""
     yield node.inputs[0], only(arrived)
 
 
-def _view_heads(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _view_heads(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     gradient = only(arrived)
     if gradient.first == "heads" and launches.at.seq > 1:
-        launches.memory(node.module, "clone", gradient.bytes, gradient.bytes)
+        launches.memory("clone", gradient.bytes, gradient.bytes)
     yield node.inputs[0], Gradient(gradient.bytes)
 
 
-def _split(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _split(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """The parts' gradients concatenated; zeros are made for one that has none."""
     x = node.inputs[0]
     size = launches.bytes(x)
     for part, gradient in zip(node.outputs, arrived, strict=True):
         if gradient is None:
-            launches.memory(node.module, "zeros", 0, launches.bytes(part))
-    launches.memory(node.module, "cat", size, size)
+            launches.memory("zeros", 0, launches.bytes(part))
+    launches.memory("cat", size, size)
     yield x, Gradient(size, "tokens" if x.merged else "heads")
 
 
-def _slices(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _slices(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Zeros of the whole size with each part's gradient in them, added up."""
-    x = node.inputs[0]
-    size = launches.bytes(x)
-    for part in node.outputs:
+    x, halves = node.inputs[0], node.op == "halves"
+    size, parts = launches.bytes(x), node.outputs * (1 + halves)
+    for part in parts:
         own = launches.bytes(part)
-        launches.memory(node.module, "slice_backward", own, own + size)
-    for _ in node.outputs[1:]:
-        launches.memory(node.module, "add", 2 * size, size)
-    yield x, Gradient(size, "tokens" if x.merged else "heads")
+        launches.memory("slice_backward", own, own + size)
+    for _ in parts[1:]:
+        launches.memory("add", 2 * size, size)
+    yield x, Gradient(size, "tokens" if x.merged and not halves else "heads")
 
 
-def _halves(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    x = node.inputs[0]
-    size, half = launches.bytes(x), launches.bytes(node.outputs[0])
-    for _ in range(2):
-        launches.memory(node.module, "slice_backward", half, half + size)
-    launches.memory(node.module, "add", 2 * size, size)
-    yield x, Gradient(size, "heads")
-
-
-def _concatenate(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _concatenate(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Views of the gradient, for the first part: what else there is stands for a slice (`rotary`),
     whose node knows.
 
@@ -96,99 +94,86 @@ def _concatenate(node: Node, arrived: Sequence[Gradient | None], launches: Launc
     gradient, first = only(arrived), node.inputs[0]
     size = launches.bytes(first)
     if size == gradient.bytes:
-        launches.memory(node.module, "slice_backward", 0, size)
-        launches.memory(node.module, "add", 2 * size, size)
+        launches.memory("slice_backward", 0, size)
+        launches.memory("add", 2 * size, size)
     yield first, Gradient(size, gradient.first)
 
 
-def _pad(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _pad(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Padded by less than nothing."""
     x, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(x)
-    launches.memory(node.module, node.op, gradient.bytes, size + gradient.bytes)
+    launches.memory(node.op, gradient.bytes, size + gradient.bytes)
     yield x, Gradient(size, gradient.first)
 
 
-def _expand(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _expand(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     x, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(x)
-    launches.memory(node.module, "sum", gradient.bytes, size)
+    launches.memory("sum", gradient.bytes, size)
     yield x, Gradient(size, "heads")
 
 
-def _clone(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _clone(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """A repetition is an expanded view that is copied."""
     if launches.size(node.outputs[0].elements) == launches.size(node.inputs[0].elements):
         return _passed(node, arrived, launches)
     return _expand(node, arrived, launches)
 
 
-def _to_copy(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _to_copy(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     x = node.inputs[0]
-    yield x, converted(only(arrived), node.outputs[0].dtype, x, node.module, launches)
+    yield x, converted(only(arrived), node.outputs[0].dtype, x, launches)
 
 
-def _again(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _again(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """The same operator on the gradient: times a number, or negated."""
     gradient = only(arrived)
     beside = sum(launches.bytes(t) for t in node.beside)
-    launches.memory(node.module, node.op, gradient.bytes + beside, gradient.bytes)
+    launches.memory(node.op, gradient.bytes + beside, gradient.bytes)
     yield node.inputs[0], gradient
 
 
-def _add(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    gradient, out = only(arrived), node.outputs[0]
+def _add(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     for tensor in node.inputs:
         if tensor.requires_grad:
-            yield (
-                tensor,
-                converted(
-                    _summed(gradient, out.dtype, tensor, node, launches),
-                    out.dtype,
-                    tensor,
-                    node.module,
-                    launches,
-                ),
-            )
+            yield tensor, _summed(only(arrived), node.outputs[0].dtype, tensor, launches)
 
 
-def _summed(gradient: Gradient, dtype: str, to: Tensor, node: Node, launches: Launches) -> Gradient:
-    """The gradient summed over the dimensions along which `to` was broadcast."""
+def _summed(gradient: Gradient, dtype: str, to: Tensor, launches: Launches) -> Gradient:
+    """The gradient summed over the dimensions along which `to` was broadcast, in its dtype."""
     size = launches.bytes(to, dtype)
-    if size == gradient.bytes:
-        return gradient
-    launches.memory(node.module, "sum", gradient.bytes, size)
-    return Gradient(size, gradient.first)
+    if size != gradient.bytes:
+        launches.memory("sum", gradient.bytes, size)
+        gradient = Gradient(size, gradient.first)
+    return converted(gradient, dtype, to, launches)
 
 
-def _multiply(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    gradient, out = only(arrived), node.outputs[0]
+def _multiply(node: Node, arrived: Arrived, launches: Launches) -> Sent:
+    gradient = only(arrived)
     for tensor, other in (node.inputs, node.inputs[::-1]):
         if tensor.requires_grad:
-            launches.memory(
-                node.module, "mul", gradient.bytes + launches.bytes(other), gradient.bytes
-            )
-            summed = _summed(gradient, out.dtype, tensor, node, launches)
-            yield tensor, converted(summed, out.dtype, tensor, node.module, launches)
+            launches.memory("mul", gradient.bytes + launches.bytes(other), gradient.bytes)
+            yield tensor, _summed(gradient, node.outputs[0].dtype, tensor, launches)
 
 
-def _power(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _power(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """x to one power less, times that power, times the gradient."""
     gradient = only(arrived)
     size = gradient.bytes
     for op, read in (("pow", size), ("mul", size), ("mul", 2 * size)):
-        launches.memory(node.module, op, read, size)
+        launches.memory(op, read, size)
     yield node.inputs[0], gradient
 
 
-def _of_input_or_output(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _of_input_or_output(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """One kernel that reads the gradient and what was kept."""
     gradient = only(arrived)
-    launches.memory(node.module, f"{node.op}_backward", 2 * gradient.bytes, gradient.bytes)
+    launches.memory(f"{node.op}_backward", 2 * gradient.bytes, gradient.bytes)
     yield node.inputs[0], gradient
 
 
-def _clamp(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _clamp(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """The gradient where what was clamped lay within both bounds: two masks, which become one."""
     gradient, x = only(arrived), node.inputs[0]
     size, mask = launches.bytes(x), launches.size(x.elements)
@@ -199,143 +184,110 @@ def _clamp(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -
         ("scalar_tensor", 0, ITEMSIZE[x.dtype]),
         ("where", mask + gradient.bytes, gradient.bytes),
     ):
-        launches.memory(node.module, op, read, written)
+        launches.memory(op, read, written)
     yield x, gradient
 
 
-def _mean(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _mean(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     x = node.inputs[0]
     size = launches.bytes(x)
-    launches.memory(node.module, "div", only(arrived).bytes, size)
+    launches.memory("div", only(arrived).bytes, size)
     yield x, Gradient(size)
 
 
-def _dropout(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _dropout(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     gradient = only(arrived)
     read = gradient.bytes + launches.bytes(node.beside[0])
-    launches.memory(node.module, "native_dropout_backward", read, gradient.bytes)
+    launches.memory("native_dropout_backward", read, gradient.bytes)
     yield node.inputs[0], gradient
 
 
-def _softmax(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _softmax(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Gradient times output comes first, as a kernel of its own (see `Ledger.softmax`)."""
     x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
-    launches.memory(node.module, "mul", 2 * gradient.bytes, gradient.bytes)
+    launches.memory("mul", 2 * gradient.bytes, gradient.bytes)
     made = x if softmax_converts(x, out) else out
     sent = Gradient(launches.bytes(made), "heads")
-    launches.memory(node.module, "_softmax_backward_data", 2 * gradient.bytes, sent.bytes)
-    yield x, converted(sent, made.dtype, x, node.module, launches)
+    launches.memory("_softmax_backward_data", 2 * gradient.bytes, sent.bytes)
+    yield x, converted(sent, made.dtype, x, launches)
 
 
-def _layer_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _layer_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """x's gradient is one kernel; those of weight and bias are another, which reads everything
     again."""
     x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
     *weights, statistics = node.beside
     trained = [w for w in weights if w.requires_grad]
-    read = (
-        gradient.bytes
-        + launches.bytes(x)
-        + launches.bytes(statistics)
-        + sum(launches.bytes(w, out.dtype) for w in weights)
-    )
-    written = launches.bytes(x) * x.requires_grad + sum(
-        launches.bytes(w, out.dtype) for w in trained
-    )
-    both = bool(trained) and x.requires_grad
-    launches.memory(
-        node.module,
-        "native_layer_norm_backward",
-        read * (2 if both or len(trained) > 1 else 1),
-        written,
-    )
+    dtype = out.dtype
+    read = gradient.bytes + launches.bytes(x) + launches.bytes(statistics)
+    read += sum(launches.bytes(w, dtype) for w in weights)
+    written = launches.bytes(x) * x.requires_grad + sum(launches.bytes(w, dtype) for w in trained)
+    twice = len(trained) > 1 or (bool(trained) and x.requires_grad)
+    launches.memory("native_layer_norm_backward", read * (1 + twice), written)
     for weight in trained:
-        yield (
-            weight,
-            converted(
-                Gradient(launches.bytes(weight, out.dtype)),
-                out.dtype,
-                weight,
-                node.module,
-                launches,
-            ),
-        )
+        yield weight, converted(Gradient(launches.bytes(weight, dtype)), dtype, weight, launches)
     yield x, Gradient(launches.bytes(x))
 
 
-def _embedding(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _embedding(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Zeros of the table's size, into which the rows are added."""
     weight, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(weight)
-    launches.memory(
-        node.module,
-        "embedding_dense_backward",
-        gradient.bytes + launches.bytes(node.beside[0]),
-        size + gradient.bytes,
-    )
+    read = gradient.bytes + launches.bytes(node.beside[0])
+    launches.memory("embedding_dense_backward", read, size + gradient.bytes)
     yield weight, Gradient(size)
 
 
-def _sum(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """No kernel: the gradient is expanded, and has no more bytes than before."""
-    yield node.inputs[0], only(arrived)
-
-
-def _rows(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _rows(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Zeros, into which the chosen elements are put, in either order of the rows. An expanded
     gradient is copied first."""
     x, index, gradient = node.inputs[0], node.beside[0], only(arrived)
     size, whole = launches.bytes(node.outputs[0]), launches.bytes(x)
     if gradient.bytes < size:
-        launches.memory(node.module, "clone", gradient.bytes, size)
-    launches.memory(node.module, "new_zeros", 0, whole)
+        launches.memory("clone", gradient.bytes, size)
+    launches.memory("new_zeros", 0, whole)
     put = "scatter_" if node.op == "topk" else "index_put_"
-    launches.memory(node.module, put, launches.bytes(index) + 2 * size, size)
+    launches.memory(put, launches.bytes(index) + 2 * size, size)
     yield x, Gradient(whole)
 
 
-def _normalize(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _normalize(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """y = x / t: dx = dy / t, dt the sum of -dy (x / t) / t."""
     x, total = node.inputs
     size, row = launches.bytes(x), launches.bytes(total)
-    for op, read in (
-        ("div", size + row),
-        ("div", size + row),
-        ("neg", size),
-        ("mul", 2 * size),
-        ("div", size + row),
-    ):
-        launches.memory(node.module, op, read, size)
-    launches.memory(node.module, "sum", size, row)
+    divided = ("div", size + row)
+    for op, read in (divided, divided, ("neg", size), ("mul", 2 * size), divided):
+        launches.memory(op, read, size)
+    launches.memory("sum", size, row)
     yield x, only(arrived)
     yield total, Gradient(row)
 
 
-def _program(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+def _program(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """What the function itself runs; gradients of what it was given in another dtype are
     converted."""
     run_forward(node.behind, launches)
-    dtype = node.outputs[0].dtype
+    launches.scope, dtype = node.module, node.outputs[0].dtype
     for tensor in node.inputs:
         made = Gradient(launches.bytes(tensor, dtype))
-        yield tensor, converted(made, dtype, tensor, node.module, launches)
+        yield tensor, converted(made, dtype, tensor, launches)
 
 
+_ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid")
 BACKWARD: dict[str, Backward] = {
-    **dict.fromkeys(("view", "turn", "shift", "round", *SENT), _passed),
+    **dict.fromkeys(("view", "turn", "shift", "round", "sum", *SENT), _passed),
     **dict.fromkeys(("scale", "neg"), _again),
     **dict.fromkeys(("_to_copy", "mask"), _to_copy),
-    **dict.fromkeys(
-        ("silu", "swish", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid"),
-        _of_input_or_output,
-    ),
+    **dict.fromkeys(_ACTIVATIONS, _of_input_or_output),
     **dict.fromkeys(("pow", "rsqrt"), _power),
-    **dict.fromkeys(("linear", "Conv1D"), products.product),
-    **dict.fromkeys(ATTENTION_OP, products.attention),
+    **dict.fromkeys(("slices", "halves"), _slices),
+    **dict.fromkeys(("linear", "Conv1D", "_grouped_mm"), gradients.product),
+    **dict.fromkeys(("bmm", "bmm_transposed"), gradients.batched),
+    **dict.fromkeys(ATTENTION_OP, gradients.attention),
+    **dict.fromkeys(("_softmax", "_safe_softmax"), _softmax),
+    **dict.fromkeys(("index", "topk"), _rows),
     "view_heads": _view_heads,
     "split": _split,
-    "slices": _slices,
-    "halves": _halves,
     "cat": _concatenate,
     "constant_pad_nd": _pad,
     "lora_kernels": _program,
@@ -346,17 +298,12 @@ BACKWARD: dict[str, Backward] = {
     "mul": _multiply,
     "mean": _mean,
     "native_dropout": _dropout,
-    **dict.fromkeys(("_softmax", "_safe_softmax"), _softmax),
     "native_layer_norm": _layer_norm,
     "embedding": _embedding,
-    **dict.fromkeys(("index", "topk"), _rows),
-    "sum": _sum,
     "normalize": _normalize,
-    "_grouped_mm": products.grouped,
-    "liger_norm": fused.liger_norm,
-    "liger_swiglu": fused.liger_swiglu,
-    "liger_rotary": fused.liger_rotary,
-    "rotate_pairs": fused.rotate_pairs,
-    "packed": products.packed,
-    **dict.fromkeys(("bmm", "bmm_transposed"), products.batched),
+    "liger_norm": gradients.liger_norm,
+    "liger_swiglu": gradients.liger_swiglu,
+    "liger_rotary": gradients.liger_rotary,
+    "rotate_pairs": gradients.rotate_pairs,
+    "packed": gradients.packed,
 }

@@ -100,27 +100,24 @@ def _ahead(
     model, setup = workload.model, workload.setup
     config, body = model.config, family.stack.rpartition(".")[0]
     run_forward(forward.embed.nodes, launches)
+    launches.scope = body
     if not setup.is_packed:
-        (count_ones if family.positions_per_sample else count_up)(body, launches)
+        (count_ones if family.positions_per_sample else count_up)(launches)
     used = {family.window(config, i) for i in range(forward.num_layers)} | set(family.masks(config))
     if setup.is_packed:
         for _ in used:
-            find_sequences(body, launches)
+            find_sequences(launches)
     if not setup.is_flattened and (setup.is_padded or not setup.is_flash_attention_2):
-        for window in windows_with_masks(
-            used, eager or setup.is_packed or setup.is_padded, setup.seq_len
-        ):
-            mask(body, window, rest_dtype(setup) if eager else None, launches)
+        always = eager or setup.is_packed or setup.is_padded
+        for window in windows_with_masks(used, always, setup.seq_len):
+            mask(window, rest_dtype(setup) if eager else None, launches)
+    launches.scope = f"{body}.rotary_emb"
     for _, features in family.rotary_sets(config):
-        rotary_tables(
-            f"{body}.rotary_emb",
-            features,
-            family.rotary_dtype or forward.embed.output.dtype,
-            launches,
-        )
+        rotary_tables(features, family.rotary_dtype or forward.embed.output.dtype, launches)
     for layer in forward.layers:
         run_forward(layer.run.nodes, launches.under(f"{family.stack}.*", len(layer.indices)))
     run_forward(forward.head.nodes, launches)
+    launches.scope = ""
     if forward.chunks is None:
         loss_forward(forward.logits, launches)
     elif isinstance(forward.chunks, LossPath):
@@ -131,10 +128,9 @@ def _ahead(
 
 def _back(forward: ForwardPass, family: Family, workload: Workload, launches: Launches) -> None:
     """The backward pass; under checkpointing each layer runs forward again before it."""
-    launches.phase = "recompute"
-    launches.memory(
-        "", "ones_like", 0, 4
-    )  # the loss's own gradient, which autograd makes outside of the backward pass
+    # the loss's own gradient, which autograd makes outside of the backward pass
+    launches.scope, launches.phase = "", "recompute"
+    launches.memory("ones_like", 0, 4)
     launches.phase = "backward"
     if forward.chunks is None:
         loss_backward(forward.logits, launches)
@@ -164,7 +160,8 @@ def _tied(workload: Workload, launches: Launches) -> None:
         weight = next((w for w in module.weights if w.tied_to is not None), None)
         if weight is not None and name == model.output_embedding:
             size = weight.numel * ITEMSIZE[rest_dtype(workload.setup)]
-            launches.memory((weight.tied_to or "").rpartition(".")[0], "add", 2 * size, size)
+            launches.scope = (weight.tied_to or "").rpartition(".")[0]
+            launches.memory("add", 2 * size, size)
 
 
 def _countable(plan: Plan, workload: Workload) -> ForwardPass:
@@ -186,11 +183,8 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
     elif (model.config.get("rope_parameters") or {}).get("rope_type") in _ROTARY_IN_STEPS:
         why = "rotary tables that depend on the sequence"
     else:
-        runs = [
-            plan.forward.embed,
-            *(layer.run for layer in plan.forward.layers),
-            plan.forward.head,
-        ]
+        layers = (layer.run for layer in plan.forward.layers)
+        runs = [plan.forward.embed, *layers, plan.forward.head]
         unknown = [
             node.op
             for run in runs

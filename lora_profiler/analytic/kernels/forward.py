@@ -34,6 +34,7 @@ def run_forward(nodes: Iterable[Node], launches: Launches) -> None:
     """Adds the kernels of `nodes`. Raises KeyError for an operator without a rule; `count.py` asks
     before."""
     for node in nodes:
+        launches.scope = node.module
         FORWARD[node.op](node, launches)
 
 
@@ -44,36 +45,35 @@ def _nothing(node: Node, launches: Launches) -> None:
 def _plain(node: Node, launches: Launches) -> None:
     """Reads every input and what lies beside them, writes the output."""
     read = sum(launches.bytes(t) for t in (*node.inputs, *node.beside))
-    launches.memory(node.module, node.op, read, launches.bytes(node.outputs[0]))
+    launches.memory(node.op, read, launches.bytes(node.outputs[0]))
+
+
+def _with_statistics(node: Node, launches: Launches) -> None:
+    """Writes what lies beside too: a mask of one byte an element, indices, a number a row."""
+    read = sum(launches.bytes(t) for t in node.inputs)
+    written = sum(launches.bytes(t) for t in (node.outputs[0], *node.beside))
+    launches.memory(node.op, read, written)
+
+
+def _all_outputs(node: Node, launches: Launches) -> None:
+    read = sum(launches.bytes(t) for t in node.inputs)
+    launches.memory(node.op, read, sum(launches.bytes(t) for t in node.outputs))
 
 
 def _clone(node: Node, launches: Launches) -> None:
     """Of an expanded tensor it reads what is there."""
-    launches.memory(
-        node.module, node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0])
-    )
+    launches.memory(node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0]))
 
 
 def _concatenate(node: Node, launches: Launches) -> None:
     size = launches.bytes(node.outputs[0])
-    launches.memory(node.module, "cat", size, size)
+    launches.memory("cat", size, size)
 
 
 def _pad(node: Node, launches: Launches) -> None:
     """Zeros of the larger size, and the elements put among them."""
     own = launches.bytes(node.inputs[0])
-    launches.memory(node.module, node.op, own, own + launches.bytes(node.outputs[0]))
-
-
-def _dropout(node: Node, launches: Launches) -> None:
-    """One kernel, which writes a mask of one byte an element too."""
-    out, mask = node.outputs[0], node.beside[0]
-    launches.memory(
-        node.module,
-        node.op,
-        launches.bytes(node.inputs[0]),
-        launches.bytes(out) + launches.bytes(mask),
-    )
+    launches.memory(node.op, own, own + launches.bytes(node.outputs[0]))
 
 
 def softmax_converts(x: Tensor, out: Tensor) -> bool:
@@ -86,9 +86,9 @@ def _softmax(node: Node, launches: Launches) -> None:
     x, out = node.inputs[0], node.outputs[0]
     size = launches.bytes(out)
     if x.dtype != out.dtype and not softmax_converts(x, out):
-        launches.memory(node.module, "_to_copy", launches.bytes(x), size)
+        launches.memory("_to_copy", launches.bytes(x), size)
         x = out
-    launches.memory(node.module, "_softmax", launches.bytes(x), size)
+    launches.memory("_softmax", launches.bytes(x), size)
 
 
 def _safe_softmax(node: Node, launches: Launches) -> None:
@@ -114,9 +114,9 @@ def _safe_softmax(node: Node, launches: Launches) -> None:
         ("scalar_tensor", 0, number),
         ("where", rows + number + size, size),
     ):
-        launches.memory(node.module, op, read, written)
+        launches.memory(op, read, written)
     if returned.dtype != out.dtype:
-        launches.memory(node.module, "_to_copy", size, launches.bytes(returned))
+        launches.memory("_to_copy", size, launches.bytes(returned))
 
 
 def _layer_norm(node: Node, launches: Launches) -> None:
@@ -124,43 +124,21 @@ def _layer_norm(node: Node, launches: Launches) -> None:
     *weights, statistics = node.beside
     lower(node, launches)
     read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in weights)
-    launches.memory(node.module, node.op, read, launches.bytes(out) + launches.bytes(statistics))
-
-
-def _all_outputs(node: Node, launches: Launches) -> None:
-    read = sum(launches.bytes(t) for t in node.inputs)
-    launches.memory(node.module, node.op, read, sum(launches.bytes(t) for t in node.outputs))
-
-
-def _top(node: Node, launches: Launches) -> None:
-    x, out, index = node.inputs[0], node.outputs[0], node.beside[0]
-    launches.memory(
-        node.module, node.op, launches.bytes(x), launches.bytes(out) + launches.bytes(index)
-    )
+    launches.memory(node.op, read, launches.bytes(out) + launches.bytes(statistics))
 
 
 def _normalize(node: Node, launches: Launches) -> None:
     """Divided in place, so that the values from before are copied."""
     x, total = node.inputs
     size = launches.bytes(x)
-    launches.memory(node.module, "clone", size, size)
-    launches.memory(node.module, "div_", size + launches.bytes(total), size)
-
-
-def _grouped(node: Node, launches: Launches) -> None:
-    """One product for all experts, each on its own rows."""
-    x, weight = node.inputs
-    out, offsets = node.outputs[0], node.beside[0]
-    read = launches.bytes(x) + launches.bytes(weight) + launches.bytes(offsets)
-    launches.product(
-        node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out)
-    )
+    launches.memory("clone", size, size)
+    launches.memory("div_", size + launches.bytes(total), size)
 
 
 def _embedding(node: Node, launches: Launches) -> None:
     """Of the table it reads as many elements as it writes."""
     size = launches.bytes(node.outputs[0])
-    launches.memory(node.module, node.op, size + launches.bytes(node.beside[0]), size)
+    launches.memory(node.op, size + launches.bytes(node.beside[0]), size)
 
 
 def lower(node: Node, launches: Launches) -> None:
@@ -170,9 +148,7 @@ def lower(node: Node, launches: Launches) -> None:
     weights = node.beside[:-1] if node.op == "native_layer_norm" else node.beside
     for weight in (*node.lowers, *weights):
         if weight.dtype != dtype:
-            launches.memory(
-                node.module, "_to_copy", launches.bytes(weight), launches.bytes(weight, dtype)
-            )
+            launches.memory("_to_copy", launches.bytes(weight), launches.bytes(weight, dtype))
 
 
 def run_up_to(nodes: Sequence[Node], stop: int, launches: Launches) -> None:
@@ -184,6 +160,7 @@ def run_up_to(nodes: Sequence[Node], stop: int, launches: Launches) -> None:
         and nodes[stop].packs
         and nodes[stop].op in ("linear", "Conv1D", "native_layer_norm")
     ):
+        launches.scope = nodes[stop].module
         lower(nodes[stop], launches)
 
 
@@ -194,17 +171,22 @@ def gemm_of(node: Node, launches: Launches) -> Gemm:
 
 def _product(node: Node, launches: Launches) -> None:
     x, weight = node.inputs
-    out = node.outputs[0]
+    dtype = node.outputs[0].dtype
     lower(node, launches)
-    read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in (weight, *node.beside))
-    launches.product(
-        node.module,
-        "addmm" if node.beside else "mm",
-        gemm_of(node, launches),
-        out.dtype,
-        read,
-        launches.bytes(out),
-    )
+    read = launches.bytes(x) + sum(launches.bytes(w, dtype) for w in (weight, *node.beside))
+    _multiplied("addmm" if node.beside else "mm", node, read, launches)
+
+
+def _multiply(node: Node, launches: Launches) -> None:
+    """A batch of products, one of all experts, each on its own rows, or one that is added where its
+    sum lies, which comes last of the inputs."""
+    read = sum(launches.bytes(t) for t in (*node.inputs, *node.beside))
+    _multiplied(node.op, node, read, launches)
+
+
+def _multiplied(op: str, node: Node, read: int, launches: Launches) -> None:
+    out = node.outputs[0]
+    launches.product(op, gemm_of(node, launches), out.dtype, read, launches.bytes(out))
 
 
 def _packed(node: Node, launches: Launches) -> None:
@@ -217,36 +199,31 @@ def _packed(node: Node, launches: Launches) -> None:
     x, weight = node.inputs
     out, dtype = node.outputs[0], launches.compute
     if x.dtype != dtype:
-        launches.memory(node.module, "_to_copy", launches.bytes(x), launches.bytes(x, dtype))
-    unpack(weight, node.module, launches)
+        launches.memory("_to_copy", launches.bytes(x), launches.bytes(x, dtype))
+    unpack(weight, launches)
     read = sum(launches.bytes(t, dtype) for t in (x, weight, *node.beside))
-    launches.product(
-        node.module, "linear", gemm_of(node, launches), dtype, read, launches.bytes(out, dtype)
-    )
+    launches.product("linear", gemm_of(node, launches), dtype, read, launches.bytes(out, dtype))
     if out.dtype != dtype:
-        launches.memory(node.module, "_to_copy", launches.bytes(out, dtype), launches.bytes(out))
+        launches.memory("_to_copy", launches.bytes(out, dtype), launches.bytes(out))
 
 
-def _batched(node: Node, launches: Launches) -> None:
-    x, y = node.inputs
-    out = node.outputs[0]
-    read = launches.bytes(x) + launches.bytes(y)
-    launches.product(
-        node.module, "bmm", gemm_of(node, launches), out.dtype, read, launches.bytes(out)
-    )
-
-
-def attention_flops(node: Node, launches: Launches, products: int) -> int:
-    """Of `products` products of scores' size, the causal half of them unless a mask says which are
-    needed."""
-    flops = products * launches.size(node.forward_flops) // 2
-    return flops if node.op.endswith("_masked") else flops // 2
-
-
-def is_grouped(node: Node, launches: Launches) -> bool:
-    """Whether several heads share keys and values."""
+def add_attention(
+    node: Node, read: int, written: int, launches: Launches, *, going_back: bool = False
+) -> None:
+    """Two products of scores' size, five going back: the causal half of them, unless a mask says
+    which are needed. Several heads may share keys and values."""
+    op = ATTENTION_OP[node.op][going_back]
+    flops = (5 if going_back else 2) * launches.size(node.forward_flops) // 2
     query, key, *_ = node.inputs
-    return launches.bytes(query) != launches.bytes(key)
+    launches.attention(
+        op,
+        "attention_backward" if going_back else "attention_forward",
+        flops if node.op.endswith("_masked") else flops // 2,
+        node.outputs[0].dtype,
+        read,
+        written,
+        is_grouped=launches.bytes(query) != launches.bytes(key),
+    )
 
 
 def _attention(node: Node, launches: Launches) -> None:
@@ -260,58 +237,15 @@ def _attention(node: Node, launches: Launches) -> None:
     for additive in mask:
         size, booleans = launches.bytes(additive), launches.size(additive.elements)
         shared = launches.masks * launches.at.seq**2
-        launches.memory(node.module, "zeros_like", 0, size)
-        launches.memory(node.module, "logical_not", shared, booleans)
-        launches.memory(node.module, "masked_fill_", size + booleans, size)
-    written = sum(launches.bytes(t) for t in (out, *kept))
-    launches.attention(
-        node.module,
-        ATTENTION_OP[node.op][0],
-        "attention_forward",
-        attention_flops(node, launches, 2),
-        out.dtype,
-        read,
-        written,
-        is_grouped=is_grouped(node, launches),
-    )
-
-
-def _liger_norm(node: Node, launches: Launches) -> None:
-    read = sum(launches.bytes(t) for t in node.inputs)
-    launches.memory(
-        node.module,
-        "rms_norm",
-        read,
-        launches.bytes(node.outputs[0]) + launches.bytes(node.beside[0]),
-    )
-
-
-def _liger_swiglu(node: Node, launches: Launches) -> None:
-    launches.memory(
-        node.module,
-        "swiglu",
-        sum(launches.bytes(t) for t in node.inputs),
-        launches.bytes(node.outputs[0]),
-    )
-
-
-def _added(node: Node, launches: Launches) -> None:
-    """A product added where its sum lies, which comes last of the inputs."""
-    out = node.outputs[0]
-    read = sum(launches.bytes(t) for t in node.inputs)
-    launches.product(
-        node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out)
-    )
-
-
-def _glu_backward(node: Node, launches: Launches) -> None:
-    size = sum(launches.bytes(t) for t in node.inputs)
-    launches.memory(node.module, node.op, size, size)
+        launches.memory("zeros_like", 0, size)
+        launches.memory("logical_not", shared, booleans)
+        launches.memory("masked_fill_", size + booleans, size)
+    add_attention(node, read, sum(launches.bytes(t) for t in (out, *kept)), launches)
 
 
 def rotated(node: Node, size: int, launches: Launches) -> None:
     """A tensor of that many bytes written over, by cos and sin."""
-    launches.memory(node.module, "rotate", size + sum(launches.bytes(t) for t in node.beside), size)
+    launches.memory("rotate", size + sum(launches.bytes(t) for t in node.beside), size)
 
 
 def _liger_rotary(node: Node, launches: Launches) -> None:
@@ -324,70 +258,43 @@ def _rotate_pairs(node: Node, launches: Launches) -> None:
     x, table = node.inputs[0], launches.bytes(node.beside[0], "float32") // 2
     size, wide = launches.bytes(x), launches.bytes(x, "float32")
     if size != wide:
-        launches.memory(node.module, "_to_copy", size, wide)
+        launches.memory("_to_copy", size, wide)
     for _ in range(4):
-        launches.memory(node.module, "mul", wide // 2 + table, wide // 2)
+        launches.memory("mul", wide // 2 + table, wide // 2)
     for op in ("sub", "add"):
-        launches.memory(node.module, op, wide, wide // 2)
-    launches.memory(node.module, "stack", wide, wide)
+        launches.memory(op, wide, wide // 2)
+    launches.memory("stack", wide, wide)
     if size != wide:
-        launches.memory(node.module, "_to_copy", wide, size)
+        launches.memory("_to_copy", wide, size)
 
 
 SENT = ("replicate", "all_reduce", "all_gather")
 """What ranks send under tensor parallelism."""
+_VIEWS = ("view", "view_heads", "turn", "split", "slices", "halves", "expand", "lora_kernels")
+_ELEMENTWISE = (
+    "_to_copy", "scale", "shift", "neg", "mask", "add", "mul", "pow", "mean", "sum", "rsqrt",
+    "silu", "swish", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid", "amin", "amax",
+    "minimum", "maximum", "div", "full_like", "clamp_scale", "sub", "rsub", "round", "reciprocal",
+    "clamp", "add_", "glu", "zeros_like", "liger_swiglu",
+)  # fmt: skip
 FORWARD: dict[str, Forward] = {
-    **dict.fromkeys(
-        ("view", "view_heads", "turn", "split", "slices", "halves", "expand", *SENT), _nothing
-    ),
-    **dict.fromkeys(
-        (
-            "_to_copy",
-            "scale",
-            "shift",
-            "neg",
-            "mask",
-            "add",
-            "mul",
-            "pow",
-            "mean",
-            "sum",
-            "rsqrt",
-            "silu",
-            "swish",
-            "gelu",
-            "gelu_pytorch_tanh",
-            "relu",
-            "tanh",
-            "sigmoid",
-            *("amin", "amax", "minimum", "maximum", "div", "full_like", "clamp_scale"),
-            *("sub", "rsub", "round", "reciprocal", "clamp"),
-        ),
-        _plain,
-    ),
+    **dict.fromkeys((*_VIEWS, *SENT), _nothing),
+    **dict.fromkeys(_ELEMENTWISE, _plain),
+    **dict.fromkeys(("native_dropout", "topk", "liger_norm"), _with_statistics),
+    **dict.fromkeys((*INTEGERS, "glu_backward"), _all_outputs),
     **dict.fromkeys(("linear", "Conv1D"), _product),
+    **dict.fromkeys(("bmm", "bmm_transposed", "_grouped_mm", "addmm_"), _multiply),
     **dict.fromkeys(ATTENTION_OP, _attention),
+    **dict.fromkeys(("embedding", "index"), _embedding),
     "packed": _packed,
-    **dict.fromkeys(("bmm", "bmm_transposed"), _batched),
     "clone": _clone,
     "cat": _concatenate,
     "constant_pad_nd": _pad,
-    "native_dropout": _dropout,
     "_softmax": _softmax,
     "_safe_softmax": _safe_softmax,
     "native_layer_norm": _layer_norm,
-    **dict.fromkeys(("embedding", "index"), _embedding),
-    **dict.fromkeys(INTEGERS, _all_outputs),
-    "topk": _top,
     "normalize": _normalize,
-    "_grouped_mm": _grouped,
-    "unpack": lambda node, launches: unpack(node.inputs[0], node.module, launches),
-    "addmm_": _added,
-    **dict.fromkeys(("add_", "glu", "zeros_like"), _plain),
-    "glu_backward": _glu_backward,
-    "lora_kernels": _nothing,
-    "liger_norm": _liger_norm,
-    "liger_swiglu": _liger_swiglu,
+    "unpack": lambda node, launches: unpack(node.inputs[0], launches),
     "liger_rotary": _liger_rotary,
     "rotate_pairs": _rotate_pairs,
 }

@@ -21,6 +21,9 @@ _OPERATORS = {
     "relu_backward": "threshold_backward",
     "_to_int": "_to_copy",
     "clamp_scale": "clamp",
+    "liger_norm": "rms_norm",
+    "liger_swiglu": "swiglu",
+    "bmm_transposed": "bmm",
 }
 """What torch calls it, where the ledger says more or transformers another name."""
 _CODE_BOOK_BYTES = 256 * 4
@@ -29,7 +32,8 @@ _OFFSET_BYTES = 4
 
 @dataclass(slots=True, eq=False)
 class Launches:
-    """The kernels of one part of the model that occurs `count` times, under `module`.
+    """The kernels of one part of the model that occurs `count` times, under `module`; `scope` is
+    the module in it whose kernels come next.
 
     `at`: batch, sequence and rank; `rows` of the micro-batch, one where those of `packed` sequences
     are flattened; `compute`: the dtype that 4-bit weights are unpacked to, `double_quant` how they
@@ -46,6 +50,7 @@ class Launches:
     unpacks_at_once: bool = False
     padded: bool = False
     module: str = ""
+    scope: str = ""
     count: int = 1
     phase: Phase = "forward"
     found: list[Kernel] = field(default_factory=list)
@@ -75,16 +80,16 @@ class Launches:
         take."""
         return min(self.bytes(tensor), self.size(tensor.storage.bytes))
 
-    def memory(self, scope: str, op: str, read: int, written: int) -> None:
+    def memory(self, op: str, read: int, written: int) -> None:
         """A kernel that only moves bytes."""
-        self._add(scope, "memory", _OPERATORS.get(op, op), read, written)
+        self._add("memory", _OPERATORS.get(op, op), read, written)
 
-    def product(self, scope: str, op: str, gemm: Gemm, dtype: str, read: int, written: int) -> None:
-        self._add(scope, "gemm", op, read, written, gemm=gemm, flops=gemm.flops, dtype=dtype)
+    def product(self, op: str, gemm: Gemm, dtype: str, read: int, written: int) -> None:
+        op = _OPERATORS.get(op, op)
+        self._add("gemm", op, read, written, gemm=gemm, flops=gemm.flops, dtype=dtype)
 
     def attention(
         self,
-        scope: str,
         op: str,
         kind: Kind,
         flops: int,
@@ -95,14 +100,12 @@ class Launches:
         is_grouped: bool,
     ) -> None:
         launches = launches_of(op, is_grouped=is_grouped)
-        self._add(scope, kind, op, read, written, flops=flops, dtype=dtype, launches=launches)
+        self._add(kind, op, read, written, flops=flops, dtype=dtype, launches=launches)
 
-    def dequantise(self, scope: str, op: str, read: int, written: int, parameters: int = 0) -> None:
-        self._add(scope, "dequantise", op, read, written, parameters=parameters)
+    def dequantise(self, op: str, read: int, written: int, parameters: int = 0) -> None:
+        self._add("dequantise", op, read, written, parameters=parameters)
 
-    def _add(
-        self, scope: str, kind: Kind, op: str, read: int, written: int, **computed: Any
-    ) -> None:
+    def _add(self, kind: Kind, op: str, read: int, written: int, **computed: Any) -> None:
         """`computed` are further fields of `Kernel`."""
         computed.setdefault("launches", launches_of(op))
         self.found.append(
@@ -110,7 +113,7 @@ class Launches:
                 kind=kind,
                 op=op,
                 phase=self.phase,
-                module=".".join(part for part in (self.module, scope) if part),
+                module=".".join(part for part in (self.module, self.scope) if part),
                 read_bytes=read,
                 written_bytes=written,
                 count=self.count,
@@ -119,7 +122,7 @@ class Launches:
         )
 
 
-def unpack(weight: Tensor, scope: str, launches: Launches) -> None:
+def unpack(weight: Tensor, launches: Launches) -> None:
     """Adds the kernels that make a 4-bit `weight` in the compute dtype: one, before it two more
     where the scales are quantised too (bitsandbytes `backends/cuda/ops.py`).
 
@@ -130,9 +133,9 @@ def unpack(weight: Tensor, scope: str, launches: Launches) -> None:
     scales, nested = 4 * blocks, blocks + 4 * -(-blocks // NF4_NESTED_BLOCK) + _CODE_BOOK_BYTES
     if launches.unpacks_at_once:
         read = packed + (nested if launches.double_quant else scales)
-        launches.memory(scope, "triton _nf4_dequant_kernel", read, written)
+        launches.memory("triton _nf4_dequant_kernel", read, written)
         return
     if launches.double_quant:
-        launches.dequantise(scope, "dequantize_blockwise", nested, scales)
-        launches.memory(scope, "add", scales + _OFFSET_BYTES, scales)
-    launches.dequantise(scope, "dequantize_4bit", packed + scales, written, count)
+        launches.dequantise("dequantize_blockwise", nested, scales)
+        launches.memory("add", scales + _OFFSET_BYTES, scales)
+    launches.dequantise("dequantize_4bit", packed + scales, written, count)

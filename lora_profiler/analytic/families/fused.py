@@ -1,10 +1,12 @@
-"""Liger-Kernel's RMSNorm, SwiGLU and rotary embedding: what each keeps, and what it writes over.
+"""Kernels in place of a model's own: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding, and
+Unsloth's rotary embedding: what each keeps, and what it writes over.
 
-Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6); `benchmarks/liger.py` looks at the
-functions themselves.
+Sources: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6), at whose functions
+`benchmarks/liger.py` looks; Unsloth 2026.10.9, `kernels/rope_embedding.py`
+(Fast_RoPE_Embedding_QK).
 """
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
 
@@ -50,4 +52,16 @@ def rotated(op: Ledger, q: Tensor, k: Tensor, head_dim: int) -> tuple[Tensor, Te
     trains = q.requires_grad or k.requires_grad
     first, second = (Tensor(t.elements, t.dtype, trains, t.storage, t.merged) for t in (q, k))
     op.record("liger_rotary", (q, k), (first, second), tables, aliases=True, beside=tables)
+    return first, second
+
+
+def rotated_by_unsloth(op: Ledger, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k as Unsloth's function makes them, and their gradients, laid out as they were; only
+    positions are kept, where any are told."""
+    q, k = op.turn(q), op.turn(k)
+    told = not op.rules.compiled
+    places = (op.shared("position_ids", TOKENS, "int32"),) if told else ()
+    trains = q.requires_grad or k.requires_grad
+    first, second = (op.fresh(t.elements, t.dtype, trains, merged=False) for t in (q, k))
+    op.record("liger_rotary", (q, k), (first, second), places, beside=places)
     return first, second
