@@ -16,16 +16,9 @@ import jsonschema
 import pytest
 
 import commands
+from commands import OFFLINE, lora_profile
 from golden_files import Golden
 from lora_profiler.report.json.predict import predict_schema
-
-ENVIRONMENT = {
-    k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))
-} | {"HF_HUB_OFFLINE": "1"}
-
-
-def lora_profile(*arguments: str) -> commands.Done:
-    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +26,7 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         [sys.executable, "-m", "lora_profiler", *arguments],
         capture_output=True,
         text=True,
-        env=ENVIRONMENT | environment,
+        env=OFFLINE | environment,
         stdin=subprocess.DEVNULL,
         timeout=60,
     )
@@ -550,7 +543,7 @@ def test_shell_completion(words: str, expected: str) -> None:
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
     command = [sys.executable, "-m", "lora_profiler", *arguments]
-    return commands.on_a_terminal(command, columns=80, environment=ENVIRONMENT, **environment)
+    return commands.on_a_terminal(command, columns=80, environment=OFFLINE, **environment)
 
 
 def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
@@ -570,7 +563,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         shell=True,
         capture_output=True,
         text=True,
-        env=ENVIRONMENT,
+        env=OFFLINE,
     )
     assert done.stdout.startswith("model ")
     assert done.stderr == ""

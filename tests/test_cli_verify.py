@@ -3,7 +3,6 @@ where models come from."""
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
@@ -29,7 +28,8 @@ from claim_subjects import (
     scaled_by_alpha,
     tiny_llama,
 )
-from commands import Run, refused
+from commands import Run, in_python, refused
+from loading import modules_after
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics import sources, verify
@@ -210,18 +210,12 @@ def test_a_missing_library_is_named_with_what_to_install(
     )
 
 
-def test_help_loads_neither_torch_nor_claims() -> None:
-    import subprocess
-
-    code = (
-        "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr));"
-        " from lora_profiler.cli.main import main; main(['verify', '--help'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    text = " ".join(done.stdout.split())
+def test_help_loads_neither_torch_nor_claims(run: Run) -> None:
+    help_ = ("verify", "--help")
+    text = " ".join(run(*help_).stdout.split())
     assert ", ".join(f"{claim.id} {claim.title.lower()}" for claim in CLAIMS) in text
     assert "2, 3 and 4 must hold exactly" in text
-    loaded = set(done.stderr.split())
+    loaded = modules_after(f"from lora_profiler.cli.main import main; main({help_!r})")
     assert loaded.isdisjoint(
         {"torch", "numpy", "rich", "transformers", "msgspec", "lora_profiler.report.claims"}
     )
@@ -425,12 +419,7 @@ def test_evidence_without_any_number_is_judged_and_drawn(claim: Claim) -> None:
 
 
 def test_a_stored_document_is_drawn_without_torch() -> None:
-    import subprocess
-
-    file = str(RESULTS / "mathematics.json")
-    done = subprocess.run([sys.executable, "-c", DRAW, file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
+    loaded = set(in_python(DRAW, str(RESULTS / "mathematics.json")).split())
     assert "lora_profiler.report.claims.scaling" in loaded
     assert loaded.isdisjoint({"torch", "numpy", "transformers", "peft"})
 

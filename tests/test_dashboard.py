@@ -15,6 +15,7 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 import records
+from commands import in_python
 from dashboard_app import (
     ROOT,
     VIEWS,
@@ -1059,9 +1060,7 @@ app.file_uploader(key="records_file").set_value(("up.jsonl", {_record_of_mamba()
 assert not app.run().exception
 print(sorted(set(sys.modules) & {{"torch", "transformers", "peft", "accelerate", "bitsandbytes"}}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "[]"
+    assert in_python(code, timeout=240).strip() == "[]"
 
 
 def _record_of_mamba() -> bytes:

@@ -16,6 +16,7 @@ import pytest
 
 import lora_profiler
 from benchmarks.private_text import private_text
+from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import machine
 from lora_profiler.harness.environment import environment
@@ -165,22 +166,7 @@ def test_a_setting_that_torch_refuses_to_tell_is_left_out() -> None:
         "found = environment('cuda', command=None).variables\n"
         "print(found['matmul.fp32_precision'], 'matmul.allow_tf32' in found)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == ["tf32", "False"]
-
-
-def test_without_torch_nothing_heavy_is_loaded() -> None:
-    code = (
-        "import sys; from lora_profiler.harness.environment import environment\ne ="
-        " environment('cuda', command='x', import_torch=False)\nprint(e.threads, e.device.kind,"
-        " *sys.modules.keys() & {'torch', 'numpy', 'transformers', 'rich'})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == ["None", "cuda"]
+    assert in_python(code).split() == ["tf32", "False"]
 
 
 class FakeTorch(SimpleNamespace):
@@ -419,10 +405,7 @@ def test_peak_resident_bytes_stay_and_are_the_process_s_own() -> None:
         f" 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True,"
         " text=True, check=True).stdout)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert 90 << 20 < int(done.stdout) < 200 << 20
+    assert 90 << 20 < int(in_python(code)) < 200 << 20
 
 
 def written(root: Path, files: dict[str, str]) -> Path:
@@ -572,10 +555,7 @@ def test_our_processors_are_those_of_all_threads() -> None:
         " (os.sched_setaffinity(0, {b}), bound.set(), go.wait())).start()\nbound.wait();"
         " print(cpu_times().cpus == {a, b}); go.set()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == ["True", "True"]
+    assert in_python(code).split() == ["True", "True"]
 
 
 def test_without_proc_the_times_are_psutil_s(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 import families
 import time_limit
 from benchmarks.record_checks import problems
+from commands import in_python
 from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
@@ -111,15 +112,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """)
     path = tmp_path_factory.mktemp("driver") / "case.json"
     path.write_text(json.dumps(case_dict(case(conditions=TIMED))))
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    told = in_python(program, str(path), env=os.environ | environment, timeout=280)
+    answer: dict[str, Any] = json.loads(told)
     return answer
 
 

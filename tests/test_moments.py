@@ -16,6 +16,7 @@ import cases
 import reference
 import tracing
 import truth
+from agreement import totals
 from benchmarks import peaks
 from benchmarks.peak_configurations import Configuration, configurations
 from lora_profiler.analytic import peak_bytes, predict
@@ -30,10 +31,6 @@ from oracle import PHASES
 BACKWARD = peaks.PHASES["backward"]
 QV = ("q_proj", "v_proj")
 ALL, ALL16 = LoraConfig(r=16), LoraConfig(r=16, adapter_dtype="bfloat16")
-
-
-def totals(prediction: Prediction, step: int | str = "steady") -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == step}
 
 
 def by_phase(prediction: Prediction, step: int | str = "steady") -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import nvml, nvml_handle
 from lora_profiler.harness.nvml import THROTTLING, Nvml, open_cards, open_device, uuid_hash
@@ -509,14 +510,7 @@ def test_the_real_binding_over_a_driver_library(tmp_path: Path) -> None:
         ["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "nvml_stub.c"], check=True
     )
     environ = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", REAL_BINDING],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    whole, ambiguous, named, of_card = json.loads(done.stdout)
+    whole, ambiguous, named, of_card = json.loads(in_python(REAL_BINDING, env=environ))
     rest = [1755, 2619, 41, 0x44, 123.4, None, None, "580.65.06", [9, 0]]
     whole_uuid = "GPU-11111111-aaaa-bbbb-cccc-000000000001"
     slices = "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}"

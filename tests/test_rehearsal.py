@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from commands import Run, refused
+from commands import Run, in_python, refused
 from golden_files import Golden
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import RehearsalError, UsageError
@@ -655,10 +655,11 @@ def test_an_action_waits_for_the_import_and_not_for_the_look(tmp_path: Path) -> 
         "print(type(looked_at.__spec__.loader).__name__)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{inside}:{tmp_path}"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split("\n")[:3] == ["found True", "imported 1", "SourceFileLoader"]
+    assert in_python(script, env=environment).split("\n")[:3] == [
+        "found True",
+        "imported 1",
+        "SourceFileLoader",
+    ]
 
 
 def test_the_environment_s_own_sitecustomize_still_runs(tmp_path: Path) -> None:
@@ -670,10 +671,7 @@ def test_the_environment_s_own_sitecustomize_still_runs(tmp_path: Path) -> None:
         "LORA_PROFILER_RUN": str(tmp_path),
     }
     script = "import os, sys; print(os.environ.get('OWN'), 'rehearsed.start' in sys.modules, 'torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "ran True False\n"
+    assert in_python(script, env=environment) == "ran True False\n"
 
 
 # --- models that are not there --------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from accessibility import serious
 from benchmarks.reports import RECORDS, REPORTS, machines
 from browser import launched
+from commands import in_python
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import main
 from lora_profiler.comparison.errors import METRICS, compare
@@ -455,10 +456,7 @@ def test_a_profile_s_curve_reaches_the_peaks_that_are_stated_of_its_parts(tmp_pa
     """The curve is drawn, the moments are compared: both are of one step. In a process that has the
     bundled profiles, which the tests' own has not."""
     environment = {**os.environ, "LORA_PROFILER_CACHE": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", BUNDLED_CURVES], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    in_python(BUNDLED_CURVES, env=environment)
 
 
 def test_lora_stands_against_full_among_the_conclusions() -> None:

@@ -1,13 +1,11 @@
 """What a card holds beside tensors: the table of contexts, the bound on fragmentation against the
 simulations that it is taken from, and the verdict by the simulated allocator."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import fragmentation
-from commands import THE_BUNDLE
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, peak_bytes
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.catalog.contexts import (
@@ -16,9 +14,7 @@ from lora_profiler.catalog.contexts import (
     processor_table,
     published_contexts,
 )
-from lora_profiler.compiled import library
 from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN
-from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
@@ -41,13 +37,7 @@ PEAK = peak_bytes(ASKED)
 CARD = find_gpu("a10")
 
 
-@pytest.fixture(autouse=True)
-def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The profiles that come with the package."""
-    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("the_bundle")
 
 
 # --- the driver's context -------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import resuming_run
-from loading import HEAVY, modules_after
+from commands import in_python
 from lora_profiler.errors import UsageError
 from lora_profiler.records import store as store_module
 from lora_profiler.records.atomic_write import write_durably
@@ -472,11 +472,7 @@ assert [r.repeat for r in store.records()] == [0, 1] and store.torn == 0
 @POSIX
 def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(path: Path) -> None:
     """The kernel really writes the first 100 bytes only."""
-    done = subprocess.run(
-        [sys.executable, "-c", FILLING, str(path)], capture_output=True, text=True, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
+    assert in_python(FILLING, str(path), env=ENVIRONMENT).startswith(
         f"{path} could not be added to: No space left on device. The result is still in"
         f" {path.parent}"
     )
@@ -601,14 +597,6 @@ def test_default_place(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert default_records_path() == Path(expected)
-
-
-def test_the_store_loads_nothing_heavy() -> None:
-    loaded = modules_after(
-        "import lora_profiler.records.store; import lora_profiler.records.atomic_write"
-    )
-    assert "lora_profiler.records.store" in loaded
-    assert loaded.isdisjoint(HEAVY)
 
 
 def test_two_threads_take_turns(path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import venv
 import zipfile
 from collections import Counter
@@ -26,6 +25,7 @@ from benchmarks.gpu_time import case_seconds, step_seconds
 from benchmarks.machine import usable_environment
 from benchmarks.record_checks import problems
 from benchmarks.suites import home_device, suites
+from commands import in_python
 from lora_profiler.catalog import find_gpu
 from lora_profiler.catalog.contexts import context_of
 from lora_profiler.errors import UsageError
@@ -65,16 +65,8 @@ def test_another_process_makes_the_same_suites() -> None:
         "from benchmarks.suites import suites\nprint(*(c.key for s in suites().values() for d in"
         " ('cpu', 'cuda') for c in s(d)), sep='\\n')"
     )
-    env = {**os.environ, "PYTHONHASHSEED": "4"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == [case.key for found in CASES.values() for case in found]
+    made = in_python(program, env={**os.environ, "PYTHONHASHSEED": "4"})
+    assert made.split() == [case.key for found in CASES.values() for case in found]
 
 
 @pytest.mark.grid
@@ -333,15 +325,9 @@ def test_all_that_a_prediction_depends_on_is_hashed() -> None:
         " setup=TrainSetup(lora=LoraConfig())))\nprint(p.peak and p.flops and '', *{m.split('.')[1]"
         " for m in sys.modules if m.startswith('lora_profiler.')})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    loaded = set(in_python(program).split())
     hashed = {part.removesuffix(".py") for part in predictions.PREDICTOR}
-    assert (
-        {"analytic", "planning"}
-        <= set(done.stdout.split())
-        <= hashed | {"errors", "units", "_common"}
-    )
+    assert {"analytic", "planning"} <= loaded <= hashed | {"errors", "units", "_common"}
 
 
 def measured(case: Case, started_at: str = "2026-11-01T10:00:00+00:00") -> Record:
@@ -575,11 +561,7 @@ def test_a_wheel_can_be_imported_from(
 
     def look(device: str) -> Environment:
         program = "import carried_in_a_wheel; print(carried_in_a_wheel.answer)"
-        seen.append(
-            subprocess.run(
-                [sys.executable, "-c", program], capture_output=True, text=True, check=True
-            ).stdout
-        )
+        seen.append(in_python(program))
         import carried_in_a_wheel  # type: ignore[import-not-found]
 
         seen.append(carried_in_a_wheel.answer)

@@ -3,7 +3,6 @@ rest. The expected options are those of shared configurations worked out by hand
 frameworks' sources."""
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import commands
+from commands import lora_profile
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model, predict, setup_for
@@ -31,9 +30,6 @@ from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with
 from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import LoraConfig, Workload
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
-    "HF_HUB_OFFLINE": "1"
-}
 AXOLOTL = """\
 base_model: NousResearch/Llama-3.2-1B
 load_in_4bit: true
@@ -150,10 +146,6 @@ def read(tmp_path: Path) -> Any:
         return read_files(paths, **options)
 
     return run
-
-
-def lora_profile(*arguments: str) -> commands.Done:
-    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
 
 
 def keys(file: TrainerFile) -> dict[str, Any]:
