@@ -10,7 +10,7 @@ from lora_profiler.catalog import find_model
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 
-ROWS = boundary.read_rows()
+ROWS = boundary.latest_rows()
 SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]
 AGAIN = 12
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import fragmentation
+from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, peak_bytes
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.catalog.contexts import (
@@ -81,7 +82,7 @@ def test_a_card_of_unknown_multiprocessors_takes_what_any_card_may() -> None:
 
 
 def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> None:
-    rows = [row for row in fragmentation.read_rows() if "refused" not in row]
+    rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
     assert len(rows) >= 100
     assert {"full", "lora", "qlora"} == {row["setup"]["method"] for row in rows}
     covered = [
@@ -93,12 +94,14 @@ def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> No
 
 
 def test_the_page_of_fragmentation_is_that_of_its_rows() -> None:
-    assert fragmentation.PAGE.read_text("utf-8") == fragmentation.page(fragmentation.read_rows())
+    assert fragmentation.PAGE.read_text("utf-8") == fragmentation.page(
+        read_rows(fragmentation.ROWS)
+    )
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_a_row_of_fragmentation_is_what_is_simulated_today(number: int) -> None:
-    rows = [row for row in fragmentation.read_rows() if "refused" not in row]
+    rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
     small = sorted(rows, key=lambda row: row["peak_bytes"])[number * 7]
     setup = fragmentation.setup_from_dict(small["setup"])
     again = fragmentation.row(small["model"], setup, small["card"])
