@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -82,9 +83,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model is smaller still."""
     train = sources.train_small
-    monkeypatch.setattr(
-        sources, "train_small", lambda folder, **options: train(folder, **options, config=LLAMA)
-    )
+    smaller = partial(train, config=LLAMA)
+    monkeypatch.setattr(sources, "train_small", smaller)
     monkeypatch.setattr(sources, "SMALL_MODEL_STEPS", {True: 5, False: 9})
 
 
@@ -94,9 +94,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json_keeps_to_its_schema_and_gives_nothing_away(
     run: Run, tiny: None, llama: Subject
 ) -> None:
-    done = run(
-        "verify", str(llama.folder), "--claims", "1,4", "--quick", "--seed", "3", "--format", "json"
-    )
+    options = ("--claims", "1,4", "--quick", "--seed", "3", "--format", "json")
+    done = run("verify", str(llama.folder), *options)
     assert done.exit_code == 0
     document = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(verify_schema())
@@ -133,9 +132,8 @@ def test_what_must_hold_and_does_not_ends_with_1(
     assert done.exit_code == 1
     assert "3*  Forward path  fails" in done.stdout
     assert "does NOT equal" in done.stdout
-    monkeypatch.setitem(
-        verify.CHECKS, 5, lambda *a: Finding(verdict="fails", sentences=(), evidence=SCALING)
-    )  # type: ignore[index]
+    failing = Finding(verdict="fails", sentences=(), evidence=SCALING)
+    monkeypatch.setitem(verify.CHECKS, 5, lambda *a: failing)  # type: ignore[index]
     assert run("verify", str(llama.folder), "--claims", "5").exit_code == 0  # nobody is bound to it
 
 
