@@ -78,8 +78,9 @@ def measurer(
 
 
 def run(cases: list[Case], store: Store, measure: Any, **options: Any) -> tuple[Outcome, Listener]:
-    listener, told = Listener(), {"measure": measure, "environment_key": lambda *_: HERE}
-    return run_cases(cases, store, listener, **{**told, **options}), listener
+    listener = Listener()
+    told: dict[str, Any] = {"measure": measure, "environment_key": lambda *_: HERE} | options
+    return run_cases(cases, store, listener, **told), listener
 
 
 def sizes_of(cases: Iterable[Case]) -> list[int]:
