@@ -12,6 +12,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import rehearsed_trainers
+from benchmarks.rows import read_rows
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
 from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
 from lora_profiler.report.interval import command_words, interval_words
@@ -50,8 +51,7 @@ def measured_line() -> str:
 
 def rehearsed_with_trainers() -> tuple[int, int, float]:
     """Runs of the trainers themselves, how many of them equal, and the furthest error."""
-    text = rehearsed_trainers.ROWS.read_text("utf-8")
-    rows = rehearsed_trainers.compared([json.loads(line) for line in text.splitlines()])
+    rows = rehearsed_trainers.compared(read_rows(rehearsed_trainers.ROWS))
     errors = [rehearsed_trainers.error(row) for row in rows]
     return len(errors), sum(error == 0 for error in errors), max(errors, key=abs)
 

@@ -13,7 +13,6 @@ card's usable bytes less the driver's context, which no rehearsal has. Appends t
 no times.
 """
 
-import argparse
 import json
 import random
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 from benchmarks.drawn_models import drawn_models
 from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.rows import append_row, parser_of_rows, read_rows
 from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import on_card, predict
@@ -196,10 +196,9 @@ def rehearsed(
     return {"rehearsed": results}
 
 
-def read_rows() -> list[dict[str, Any]]:
+def latest_rows() -> list[dict[str, Any]]:
     """Of several rows of a question the last."""
-    rows = map(json.loads, ROWS.read_text("utf-8").splitlines())
-    return list({question_of(row).key(): row for row in rows}.values())
+    return list({question_of(row).key(): row for row in read_rows(ROWS)}.values())
 
 
 def question_of(row: Mapping[str, Any]) -> Question:
@@ -240,25 +239,20 @@ def run(
             row |= foretold(question, server.torch)
             if "refused" not in row:
                 row |= rehearsed(question, row, server.torch, server)
-            with open(ROWS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(ROWS, row)
     finally:
         for server in servers.values():
             server.end()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
+    parser = parser_of_rows(__doc__)
     parser.add_argument("--kind", choices=("batch", "card"), help="one part alone")
     options = parser.parse_args()
     until = time.monotonic() + options.seconds
     if options.python:
-        rows = read_rows() if ROWS.exists() else []
-        run(options.python, until, rows, options.kind, options.again)
-    PAGE.write_text(page(read_rows()), encoding="utf-8")
+        run(options.python, until, latest_rows(), options.kind, options.again)
+    PAGE.write_text(page(latest_rows()), encoding="utf-8")
 
 
 # --- the page -------------------------------------------------------------------------------------

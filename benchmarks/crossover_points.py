@@ -8,12 +8,11 @@ each point ends, full and LoRA at one length, and writes `results/crossover.md`;
 not run again. --again predicts anew and writes the page only. Nothing was measured.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import append_row, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.harness import make_case, measure_case
 from lora_profiler.planning.crossover import crossover
@@ -72,21 +71,17 @@ def rehearse(python: str, workload: Workload) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--python")
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    options = parser_of_rows(__doc__).parse_args()
+    rows = read_rows(ROWS)
     done = {(row["model"], row["batch_size"], row["seq_len"]) for row in rows}
     for point in () if options.again else points():
         if point in done:
             continue
-        full, lora = (rehearse(options.python, way) for way in ways(*point))
+        full, lora = (rehearse(str(options.python), way) for way in ways(*point))
         model, batch_size, seq_len = point
         sizes = {"model": model, "batch_size": batch_size, "seq_len": seq_len}
         row = {**sizes, "full_bytes": full, "lora_bytes": lora}
-        with open(ROWS, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(ROWS, row)
         rows.append(row)
     PAGE.write_text(page(rows))
 

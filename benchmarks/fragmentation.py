@@ -8,7 +8,6 @@ Appends to `results/fragmentation.jsonl`, a row as each of COUNT questions ends,
 takes where no tape can be replayed is held against these rows by `tests/test_reserve.py`.
 """
 
-import argparse
 import json
 import random
 import time
@@ -18,6 +17,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.drawn_models import drawn_models
+from benchmarks.rows import append_row, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
@@ -80,19 +80,12 @@ def beyond(row: Mapping[str, Any]) -> int:
     return int(row["smallest_bytes"] - row["peak_bytes"] - row["workspace_bytes"])
 
 
-def read_rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
+    options = parser_of_rows(__doc__).parse_args()
     until = time.monotonic() + options.seconds
-    rows = read_rows() if ROWS.exists() and not options.again else []
     if options.again:
         ROWS.unlink(missing_ok=True)
+    rows = read_rows(ROWS)
     known = {_key(r) for r in rows}
     for model, setup, card in questions():
         if time.monotonic() > until:
@@ -100,8 +93,7 @@ def main() -> None:
         if _key({"model": model, "setup": setup_dict(setup), "card": card}) in known:
             continue
         rows.append(row(model, setup, card))
-        with open(ROWS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        append_row(ROWS, rows[-1])
     PAGE.write_text(page(rows), encoding="utf-8")
 
 

@@ -9,12 +9,10 @@ left out; the rest run, at a smaller size.
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,16 +20,13 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.card_probes import SMALLER_ON_CPU, peak_of, saved, seconds_of, sized, wait
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.records.atomic_write import write_durably
 
 Fact = Callable[[str], Any]
 
-WARMUPS, REPEATS = 3, 15
-HOLD_CYCLES = 50_000_000
-"""The card spins so long before a timed series that the host has queued it all: short kernels are
-not timed by their launch."""
 BACKENDS = {
     "auto": None,
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -57,7 +52,6 @@ PRODUCTS = (
 )
 """Rows, inner size, columns, dtype: the largest that a card can show, then layers of real models
 and adapters of rank 16."""
-SMALLER_ON_CPU = 16
 
 
 def measure(device: str, folder: Path) -> dict[str, Any]:
@@ -148,8 +142,8 @@ def workspaces(device: str) -> dict[str, int]:
 
 def dropout_saves(device: str) -> dict[str, Any]:
     """What dropout keeps for its backward pass: the mask's dtype and bytes an element."""
-    x = torch.randn(_size(1 << 24, device), device=device, dtype=torch.bfloat16, requires_grad=True)
-    with _saved() as kept:
+    x = torch.randn(sized(1 << 24, device), device=device, dtype=torch.bfloat16, requires_grad=True)
+    with saved() as kept:
         functional.dropout(x, 0.1)
     return {"elements": x.numel(), "saved": kept}
 
@@ -159,7 +153,7 @@ def layer_norm_saves(device: str) -> list[dict[str, Any]]:
     dtype."""
     norm = nn.LayerNorm(512, device=device, dtype=torch.bfloat16)
     x = torch.randn(4, 256, 512, device=device, dtype=torch.bfloat16, requires_grad=True)
-    with _saved() as kept:
+    with saved() as kept:
         norm(x)
     return kept
 
@@ -169,7 +163,7 @@ def promotion_copies(device: str) -> dict[str, int]:
     copied first."""
     half = torch.randn(1 << 24, device=device, dtype=torch.bfloat16)
     single = torch.randn(1 << 24, device=device)
-    with _peak() as peak:
+    with peak_of() as peak:
         total = half + single
     return {"result_bytes": total.untyped_storage().nbytes(), "peak_bytes": peak[0]}
 
@@ -190,10 +184,10 @@ def cross_entropy(device: str) -> list[dict[str, Any]]:
 
         step()
         logits.grad = None
-        with _peak() as peak:
+        with peak_of() as peak:
             step()
         count = tokens * vocabulary
-        seconds = _seconds(step, device)
+        seconds = seconds_of(step, device)
         rows.append(
             {
                 "logits": count,
@@ -218,14 +212,14 @@ def adamw(device: str) -> list[dict[str, Any]]:
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-        with _peak() as peak:
+        with peak_of() as peak:
             optimizer.step()
         rows.append(
             {
                 "implementation": implementation,
                 "parameter_bytes": sum(p.nbytes for p in parameters),
                 "peak_bytes": peak[0],
-                "seconds": _seconds(optimizer.step, device),
+                "seconds": seconds_of(optimizer.step, device),
             }
         )
     return rows
@@ -267,7 +261,7 @@ def _attention(
         )
 
     with nullcontext() if backend is None else sdpa_kernel(backend):
-        with _saved(besides=(q, k, v)) as kept:
+        with saved(besides=(q, k, v)) as kept:
             out = forward()
         found: dict[str, Any] = {"node": type(out.grad_fn).__name__, "saved": kept}
         gradient = torch.randn_like(out)
@@ -280,11 +274,11 @@ def _attention(
 
         if device == "cuda":
             q.grad = k.grad = v.grad = None
-            with _peak() as peak:
+            with peak_of() as peak:
                 step()
             found["peak_bytes"] = peak[0]
-        ahead = _seconds(forward, device)
-        whole = _seconds(step, device)
+        ahead = seconds_of(forward, device)
+        whole = seconds_of(step, device)
     flops = (
         2 * batch * heads * length * length * width
     )  # half of the two products, for the causal mask
@@ -302,14 +296,14 @@ def products(device: str) -> list[dict[str, Any]]:
     """FLOP/s of x @ W.T on random data."""
     rows = []
     for rows_, inner, columns, dtype in PRODUCTS:
-        m, k, n = (_size(size, device) for size in (rows_, inner, columns))
+        m, k, n = (sized(size, device) for size in (rows_, inner, columns))
         x = torch.randn(m, k, device=device, dtype=getattr(torch, dtype))
         weight = torch.randn(n, k, device=device, dtype=getattr(torch, dtype))
 
         def product(x: torch.Tensor = x, weight: torch.Tensor = weight) -> torch.Tensor:
             return functional.linear(x, weight)
 
-        seconds = _seconds(product, device)
+        seconds = seconds_of(product, device)
         rows.append(
             {
                 "m": m,
@@ -325,10 +319,10 @@ def products(device: str) -> list[dict[str, Any]]:
 
 def copies(device: str) -> dict[str, float]:
     """Bytes a second, read and written counted, of a copy and of an addition in float32."""
-    x = torch.randn(_size(1 << 28, device), device=device)
+    x = torch.randn(sized(1 << 28, device), device=device)
     y = torch.empty_like(x)
-    copied = _seconds(lambda: y.copy_(x), device)
-    added = _seconds(lambda: torch.add(x, y, out=y), device)
+    copied = seconds_of(lambda: y.copy_(x), device)
+    added = seconds_of(lambda: torch.add(x, y, out=y), device)
     return {"copy_bytes_per_s": 2 * x.nbytes / copied, "add_bytes_per_s": 3 * x.nbytes / added}
 
 
@@ -338,88 +332,13 @@ def launches(device: str, count: int = 2000) -> dict[str, float]:
     x = torch.zeros(1, device=device)
     for _ in range(100):
         x.add_(1)
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     for _ in range(count):
         x.add_(1)
     launched = time.perf_counter() - began
-    _wait(device)
+    wait(device)
     return {
         "host_seconds": launched / count,
         "whole_seconds": (time.perf_counter() - began) / count,
     }
-
-
-# --- how ------------------------------------------------------------------------------------------
-
-
-def _size(size: int, device: str) -> int:
-    """A size, smaller on a CPU unless it is small already."""
-    return max(size // SMALLER_ON_CPU, min(size, 16)) if device == "cpu" else size
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-@contextmanager
-def _saved(besides: tuple[torch.Tensor, ...] = ()) -> Iterator[list[dict[str, Any]]]:
-    """Collects what autograd keeps inside, each storage once: dtype, shape and bytes. `besides` are
-    left out."""
-    found: list[dict[str, Any]] = []
-    seen = {t.untyped_storage()._cdata for t in besides}
-    alive: list[torch.Tensor] = []  # else an address could come again
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in seen:
-            seen.add(storage._cdata)
-            alive.append(tensor.detach())
-            found.append(
-                {
-                    "dtype": str(tensor.dtype).removeprefix("torch."),
-                    "shape": list(tensor.shape),
-                    "bytes": storage.nbytes(),
-                }
-            )
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield found
-
-
-@contextmanager
-def _peak() -> Iterator[list[int]]:
-    """The requested bytes by which the block inside rose over its start, in a list that is filled
-    at the end."""
-    found: list[int] = []
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
-    yield found
-    torch.cuda.synchronize()
-    found.append(torch.cuda.memory_stats()["requested_bytes.all.peak"] - before)
-
-
-def _seconds(function: Callable[[], Any], device: str) -> float:
-    """Median of a series after a warm-up: by events on a GPU, by the clock on a CPU."""
-    for _ in range(WARMUPS):
-        function()
-    if device == "cpu":
-        return median(_clocked(function) for _ in range(REPEATS))
-    _wait(device)
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(REPEATS + 1)]
-    torch.cuda._sleep(HOLD_CYCLES)
-    marks[0].record()
-    for mark in marks[1:]:
-        function()
-        mark.record()
-    _wait(device)
-    return median(a.elapsed_time(b) for a, b in pairwise(marks)) / 1000
-
-
-def _clocked(function: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began

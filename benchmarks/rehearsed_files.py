@@ -13,7 +13,6 @@ REPOSITORY is a git repository on this disk as for `benchmarks.trainer_files`; P
 `results/rehearsed_files.md`; what is there is not run again. --again predicts all rows anew.
 """
 
-import argparse
 import json
 import sys
 import tarfile
@@ -26,6 +25,7 @@ from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
 from benchmarks.rehearsed_frameworks import ROWS as OWN_ROWS
+from benchmarks.rows import append_row, parser_of_rows, read_rows, write_rows
 from benchmarks.trainer_files import CORPORA, configurations, git
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
@@ -187,8 +187,7 @@ def run(python: Path, until: float, asked: Sequence[dict[str, Any]], rows: list[
             row |= predicted(row)
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
-            with open(ROWS, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(ROWS, row)
         server.end()
 
 
@@ -222,18 +221,15 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = parser_of_rows(__doc__)
     parser.add_argument("repositories", nargs="*")
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     if options.again:
         said = ("predicted_bytes", "exactness", "refused")
         rows = [{n: v for n, v in row.items() if n not in said} for row in rows]
         rows = [row | predicted(row) for row in rows]
-        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(ROWS, rows)
     else:
         asked = []
         for argument in options.repositories:

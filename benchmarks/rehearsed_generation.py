@@ -7,14 +7,13 @@ weights are fetched. Writes `results/rehearsed_generation.jsonl`, a row a run, a
 `results/rehearsed_generation.md`; --again predicts the rows anew.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.rows import parser_of_rows, read_rows, table, write_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
@@ -94,18 +93,20 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         " last token. Bytes that come on top of the model, beside the moment `generation`; the"
         " error is a share of model and generation together. Nothing here was measured on a card.",
         "",
-        "| model | rank | prompt + completion | peak in | rehearsed | predicted | error |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
+        *table(
+            "model | >rank | >prompt + completion | peak in | >rehearsed | >predicted | >error",
+            map(_cells, done),
+        ),
     ]
-    for row in done:
-        lines.append(
-            f"| {row['model']} | {row['rank'] or 'full'} | {row['prompt']} + {row['completion']} |"
-            f" {row['peak_in']} | {counted(row):,} | {row['predicted_bytes']:,} |"
-            f" {100 * error(row):+.3f} % |"
-        )
     if others := [row for row in rows if row not in done]:
         lines += ["", *(f"- {row['model']}: {row['error']}" for row in others)]
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    lengths = f"{row['prompt']} + {row['completion']}"
+    sizes = (f"{counted(row):,}", f"{row['predicted_bytes']:,}", f"{100 * error(row):+.3f} %")
+    return row["model"], row["rank"] or "full", lengths, row["peak_in"], *sizes
 
 
 def run(python: Path) -> list[dict[str, Any]]:
@@ -125,18 +126,12 @@ def run(python: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
+    options = parser_of_rows(__doc__).parse_args()
     if options.again:
-        rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-        rows = [row | predicted(row, row["torch"]) for row in rows]
+        rows = [row | predicted(row, row["torch"]) for row in read_rows(ROWS)]
     else:
         rows = run(options.python)
-    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(ROWS, rows)
     PAGE.write_text(page(rows))
 
 

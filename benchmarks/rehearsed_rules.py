@@ -11,7 +11,6 @@ configuration too, which takes some seconds each, and appends to `results/rehear
 Rows hold sizes and no times: nothing was measured.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,9 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.own_rows import own_document, write_rows
+from benchmarks.own_rows import own_document
+from benchmarks.own_rows import write_rows as write_own_rows
 from benchmarks.rehearsed_configurations import Configuration, configurations
 from benchmarks.rehearsed_page import options_words, page
+from benchmarks.rows import append_row, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import OwnRow
@@ -86,7 +87,7 @@ def trace(until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     first. `smallest_bytes`: what the allocator must be given at least, simulated."""
     from lora_profiler.traced.single_size import predict_once
 
-    traced = [json.loads(line) for line in TRACED.read_text("utf-8").splitlines()]
+    traced = read_rows(TRACED)
     keys = {answer["key"] for answer in traced}
     alone = [r for r in rows if "rehearsed" in r and r["setup"]["world_size"] == 1]
     for row in sorted(alone, key=_layers_run):
@@ -105,8 +106,7 @@ def trace(until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
             answer |= _peaks(prediction, row.get("expandable", False))
             memory = prediction.device_memory
             answer["smallest_bytes"] = memory and memory.smallest_bytes
-        with open(TRACED, "a") as file:
-            file.write(json.dumps(answer) + "\n")
+        append_row(TRACED, answer)
         traced.append(answer)
     return traced
 
@@ -121,20 +121,17 @@ def digest(row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
+    parser = parser_of_rows(__doc__)
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args()
     until = time.monotonic() + options.seconds
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     if not options.again and not options.trace:
         rows += run(options.python, until, rows)
     traced = trace(until if options.trace else 0, rows)
     results = [result for row in rows if (result := compared(row)) is not None]
     PAGE.write_text(page(rows, results, compared_traces(rows, traced)))
-    write_rows("rehearsed", packaged(rows, results))
+    write_own_rows("rehearsed", packaged(rows, results))
 
 
 def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -156,8 +153,7 @@ def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[d
         if time.monotonic() > until:
             break
         row |= rehearsed(configuration, environment.torch, python, libraries)
-        with open(ROWS, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(ROWS, row)
         added.append(row)
     return added
 

@@ -11,7 +11,6 @@ there is not run again. --again predicts all rows anew and writes the page. Both
 predicted: nothing was measured.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any
 from benchmarks.forked_rehearsals import ForkedRehearsals
 from benchmarks.rehearsed_configurations import configurations
 from benchmarks.rehearsed_page import options_words
+from benchmarks.rows import append_row, parser_of_rows, read_rows, table
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.throughput import quantile
@@ -133,14 +133,10 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         f" 90th percentile {quantile(differences, 0.9):.2%}, largest {differences[-1]:.2%}.",
         f"In {seen} of {len(found)} every call of BLAS is one product that the dispatcher saw.",
         "",
-        "| model | setup | card | rehearsed, s | predicted, s | difference | launches | counted,"
-        " without the update |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {row['model']} | {options_words(row)} | {row['card']} |"
-            f" {row['rehearsed_seconds']:.4f} | {row['predicted_seconds']:.4f} |"
-            f" {row['difference']:+.2%} | {row['launches']:,} | {row['counted']:,} |"
-            for row in sorted(found, key=lambda row: -abs(row["difference"]))
+        *table(
+            "model | setup | card | >rehearsed, s | >predicted, s | >difference | >launches |"
+            " >counted, without the update",
+            map(_cells, sorted(found, key=lambda row: -abs(row["difference"]))),
         ),
         "",
         *(
@@ -151,20 +147,26 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    times = (f"{row[f'{kind}_seconds']:.4f}" for kind in ("rehearsed", "predicted"))
+    counts = (f"{row[kind]:,}" for kind in ("launches", "counted"))
+    return (
+        row["model"],
+        options_words(row),
+        row["card"],
+        *times,
+        f"{row['difference']:+.2%}",
+        *counts,
     )
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def main() -> int:
+    options = parser_of_rows(__doc__).parse_args()
+    rows = read_rows(ROWS)
     if not options.again:
         for row in run(options.python, time.monotonic() + options.seconds, list(rows)):
             rows.append(row)
-            with open(ROWS, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(ROWS, row)
     PAGE.write_text(page(rows), encoding="utf-8")
     return 0
 

@@ -11,7 +11,6 @@ and `results/rehearsed_time_of_others.md`; what is there is not run again. --onl
 key has the text; --again writes the page anew. Both times are predicted: nothing was measured.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -26,19 +25,20 @@ from unittest.mock import patch
 
 from benchmarks.framework_cells import Cell as Command
 from benchmarks.framework_cells import cells as commands
-from benchmarks.rehearsed_frameworks import (
+from benchmarks.framework_commands import (
     ROOT,
-    asked,
+    asked_options,
     changed,
     command_of,
     environment_of,
-    profiled,
     text_of,
     write_data,
 )
+from benchmarks.rehearsed_frameworks import asked, profiled
 from benchmarks.rehearsed_time import BOUND
 from benchmarks.rehearsed_trainers import Cell as Trained
 from benchmarks.rehearsed_trainers import cells as trained
+from benchmarks.rows import append_row, read_rows
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.comparison.throughput import quantile
@@ -308,19 +308,8 @@ def cause_of(script: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--library", action="append", default=[])
-    parser.add_argument("--clone", action="append", default=[])
-    parser.add_argument("--only", default="")
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
-    libraries, clones = (
-        dict(each.split("=", 1) for each in words) for words in (options.library, options.clone)
-    )
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    options, libraries, clones = asked_options(__doc__)
+    rows = read_rows(ROWS)
     known = {row["script"] for row in rows}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -332,8 +321,7 @@ def main() -> None:
             row = {"script": script, **run(options.python, cell, libraries, clones, folder)}
             print(script, row["status"], file=sys.stderr, flush=True)
             rows.append(row)
-            with open(ROWS, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(ROWS, row)
     PAGE.write_text(page(rows, [answered(row["asked"]) for row in rows]), encoding="utf-8")
 
 

@@ -11,7 +11,6 @@ Writes a row of `results/rehearsed_trainers.jsonl` as each ends, and
 Half an hour on two cores.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.rows import append_row, parser_of_rows, read_rows, write_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
@@ -205,8 +205,7 @@ def run(python: Path, until: float, rows: list[dict[str, Any]]) -> None:
                 row |= predicted(cell, server.torch)
                 print(cell.command, found, row.get("predicted_bytes"), file=sys.stderr, flush=True)
                 rows.append(row)
-                with open(ROWS, "a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_row(ROWS, row)
             server.end()
 
 
@@ -275,14 +274,8 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    options = parser_of_rows(__doc__).parse_args()
+    rows = read_rows(ROWS)
     if options.again:
         by_key = {cell.key: cell for cell in cells()}
         said = ("predicted_bytes", "exactness", "error_bound", "refused")
@@ -292,7 +285,7 @@ def main() -> None:
             for row in rows
             if row["key"] in by_key
         ]
-        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(ROWS, rows)
     else:
         run(options.python, time.monotonic() + options.seconds, rows)
     PAGE.write_text(page(rows))

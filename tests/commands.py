@@ -4,15 +4,26 @@ import io
 import os
 import pty
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from lora_profiler.compiled import library
 
 THE_BUNDLE = library.BUNDLED
 """The package's profiles, which `conftest` hides from tests."""
+
+
+ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("HF_", "COLUMNS", "NO_COLOR"))
+} | {"HF_HUB_OFFLINE": "1"}
+"""Variables of a user without a network."""
 
 
 class Done(NamedTuple):
@@ -54,6 +65,20 @@ def in_this_process(*arguments: str, environment: Mapping[str, str]) -> Done:
             code = ended.code
     texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
     return Done(code or 0, *texts)  # type: ignore[arg-type]
+
+
+def lora_profile(*arguments: str) -> Done:
+    return in_this_process(*arguments, environment=OFFLINE)
+
+
+def in_python(code: str, *arguments: str, **options: Any) -> str:
+    """What `code` prints in a process of its own, which must end well; `options` are those of
+    `subprocess.run`."""
+    command = [sys.executable, "-c", code, *arguments]
+    told = {"cwd": ROOT, "capture_output": True, "text": True, "check": False} | options
+    done = subprocess.run(command, **told)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
 
 
 def on_a_terminal(

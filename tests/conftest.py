@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 import recording
 import slow_tests
-from commands import Done, Run
+from commands import THE_BUNDLE, Done, Run
 from golden_files import Golden
 from lora_profiler.compiled import evaluation, library
 
@@ -43,6 +43,15 @@ def own_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["app.py"])
+
+
+@pytest.fixture
+def the_bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package's own profiles, which other tests do without."""
+    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
+    evaluation.forget()
+    yield
+    evaluation.forget()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -221,3 +221,13 @@ VARIED: dict[str, Config] = {
         num_hidden_layers=4, decoder_sparse_step=2, moe_intermediate_size=24
     ),
 }
+
+TINY_BLOOM = {
+    "model_type": "bloom",
+    "architectures": ["BloomForCausalLM"],
+    "hidden_size": 32,
+    "n_layer": 6,
+    "n_head": 4,
+    "vocab_size": 500,
+}
+"""A type that the rules do not know."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agreement import totals
 from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
@@ -185,7 +186,7 @@ def test_4_bits_in_another_format_are_not_gathered_as_numbers() -> None:
 @pytest.mark.parametrize(("changes", "ahead", "back"), OVER_FSDP1)
 def test_rules_are_what_fsdp1_asks_for(changes: dict[str, Any], ahead: int, back: int) -> None:
     prediction = predict(asked(**changes))
-    found = {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+    found = totals(prediction)
     assert (found["end_of_forward"], found["loss_backward"]) == (ahead, back)
     assert prediction.exactness == "exact"
 

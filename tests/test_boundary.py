@@ -1,31 +1,21 @@
 """The committed rehearsals at the boundary of verdicts: the page is that of the rows, the verdicts
 are today's, and the simulated allocator is right about them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import boundary_verdicts as boundary
-from commands import THE_BUNDLE
 from lora_profiler.catalog import find_model
-from lora_profiler.compiled import library
-from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 
-ROWS = boundary.read_rows()
+ROWS = boundary.latest_rows()
 SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]
 AGAIN = 12
 
 
-@pytest.fixture(autouse=True)
-def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The profiles that come with the package."""
-    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("the_bundle")
 
 
 def test_the_page_is_that_of_the_rows() -> None:

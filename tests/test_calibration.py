@@ -3,7 +3,6 @@ times made of them; the file."""
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -84,32 +83,19 @@ MICRO = Micro(
 SETUP = TrainSetup(dtype="float32", device="cpu", batch_size=2, seq_len=8)
 
 
+def kernel(kind: Any, op: str, read: int, written: int, **more: Any) -> Kernel:
+    moved = {"read_bytes": read, "written_bytes": written}
+    return Kernel(kind=kind, op=op, phase="forward", module="", **moved, **more)
+
+
 def memory(op: str, read: int, written: int, count: int = 1) -> Kernel:
-    return Kernel(
-        kind="memory",
-        op=op,
-        phase="forward",
-        module="",
-        read_bytes=read,
-        written_bytes=written,
-        count=count,
-    )
+    return kernel("memory", op, read, written, count=count)
 
 
 def product(m: int, n: int, k: int, dtype: Any = "float32", count: int = 1) -> Kernel:
     gemm = Gemm(m=m, n=n, k=k)
-    return Kernel(
-        kind="gemm",
-        op="mm",
-        phase="forward",
-        module="",
-        gemm=gemm,
-        flops=gemm.flops,
-        dtype=dtype,
-        read_bytes=4 * (m + n) * k,
-        written_bytes=4 * m * n,
-        count=count,
-    )
+    computed = {"gemm": gemm, "flops": gemm.flops, "dtype": dtype}
+    return kernel("gemm", "mm", 4 * (m + n) * k, 4 * m * n, count=count, **computed)
 
 
 @pytest.fixture(autouse=True)
@@ -131,20 +117,10 @@ def test_eta_is_that_of_float32_products_where_there_is_one_kind_of_unit() -> No
     large = product(512, 512, 512)
     assert weights(large, CPU, HOST)[0] == pytest.approx(2 * 512**3 / 100e9)
     assert weights(large, CPU, HOST)[2] == 0
-    assert weights(product(512, 512, 512, "bfloat16"), CPU, HOST)[0] == pytest.approx(
-        2 * 512**3 / 5e9
-    )
-    kernel = Kernel(
-        kind="attention_backward",
-        op="",
-        phase="backward",
-        module="",
-        read_bytes=8,
-        written_bytes=8,
-        flops=10**9,
-        dtype="float32",
-    )
-    assert weights(kernel, CPU, HOST)[0] == pytest.approx(1e9 / (100e9 * 0.4))
+    half = product(512, 512, 512, "bfloat16")
+    assert weights(half, CPU, HOST)[0] == pytest.approx(2 * 512**3 / 5e9)
+    attention = kernel("attention_backward", "", 8, 8, flops=10**9, dtype="float32")
+    assert weights(attention, CPU, HOST)[0] == pytest.approx(1e9 / (100e9 * 0.4))
 
 
 @pytest.mark.parametrize(
@@ -187,25 +163,23 @@ def test_a_host_that_computes_launches_in_its_own_time() -> None:
         memory("add", FRESH_BYTES, FRESH_BYTES),
     )
     micro = StepKernels(kernels=kernels, tokens=7, trainable={})
-    load = loaded(
-        Step(micro=micro, accumulation=2, update_bytes=10**6, fresh_bytes=4 * 10**6), CPU, HOST
-    )
+    step = Step(micro=micro, accumulation=2, update_bytes=10**6, fresh_bytes=4 * 10**6)
+    load = loaded(step, CPU, HOST)
     add = 2 * FRESH_BYTES / 20e9 * (1 - HOST.cached_share * 0.25) / 0.5 + FRESH_BYTES / 2e9
     device = 3 * 2 * 512**3 / 100e9 / 0.8 + 2 * 2**21 / 8e9 + add
     assert load.device_seconds(0.8, 0.5) == pytest.approx(device)
-    assert load.micro_seconds(0.8, 0.5) == pytest.approx(device + 6 * 20e-6)
-    assert load.seconds(0.8, 0.5) == pytest.approx(
-        2 * (device + 6 * 20e-6) + 1e6 / 20e9 / 0.5 + 4e6 / 2e9 + 0.002
-    )
+    micro_batch = device + 6 * 20e-6
+    assert load.micro_seconds(0.8, 0.5) == pytest.approx(micro_batch)
+    whole = 2 * micro_batch + 1e6 / 20e9 / 0.5 + 4e6 / 2e9 + 0.002
+    assert load.seconds(0.8, 0.5) == pytest.approx(whole)
 
 
 # --- probes ---------------------------------------------------------------------------------------
 
 
 def test_the_last_cache_is_the_one_of_the_highest_level(tmp_path: Path) -> None:
-    for index, (level, size) in enumerate(
-        [("1", "32K"), ("3", "24M"), ("2", "512K"), ("4", "nobody says")]
-    ):
+    caches = [("1", "32K"), ("3", "24M"), ("2", "512K"), ("4", "nobody says")]
+    for index, (level, size) in enumerate(caches):
         folder = tmp_path / "sys/devices/system/cpu/cpu0/cache" / f"index{index}"
         folder.mkdir(parents=True)
         (folder / "level").write_text(f"{level}\n")
@@ -220,25 +194,15 @@ def test_probes_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from lora_profiler.calibration import probes
 
-    for name, value in {
-        "PROBE_SECONDS": 0.0,
-        "BLOCK_SECONDS": 1e-3,
-        "LARGEST_BYTES": 2**22,
-        "FRESH_BYTES": 2**22,
-    }.items():
+    short = {"PROBE_SECONDS": 0.0, "BLOCK_SECONDS": 1e-3}
+    for name, value in (short | dict.fromkeys(("LARGEST_BYTES", "FRESH_BYTES"), 2**22)).items():
         monkeypatch.setattr(probes, name, value)
     monkeypatch.setattr(probes, "SIDE", {"cpu": 128})
     monkeypatch.setattr(probes, "last_cache_bytes", lambda: 2**20)  # operands fill it twice
     told: list[str] = []
     found = probes.Probes("cpu").run(told.append)
-    assert told == [
-        "bandwidth",
-        "fresh memory",
-        "products",
-        "attention",
-        "operators",
-        "4-bit weights",
-    ]
+    parts = "bandwidth, fresh memory, products, attention, operators, 4-bit weights"
+    assert ", ".join(told) == parts
     assert decoded(Micro, json.loads(json.dumps(asdict(found))), "micro") == found
     assert 1e6 < found.bandwidth < 1e13
     assert set(found.products) == {"float32", "bfloat16"} and min(found.products.values()) > 1e6
@@ -251,14 +215,8 @@ def test_operators_are_counted_as_the_tracer_counts_them() -> None:
     from lora_profiler.calibration.probes import COLUMNS, OPERATORS, ROWS, moved_bytes
 
     tensor = 4 * ROWS * COLUMNS
-    tensors = {
-        "silu": 2,
-        "silu_backward": 3,
-        "_log_softmax": 2,
-        "_softmax_backward_data": 3,
-        "native_dropout": 2.25,
-        "cos": 2,
-    }
+    tensors = {"silu": 2, "silu_backward": 3, "_log_softmax": 2, "_softmax_backward_data": 3}
+    tensors |= {"native_dropout": 2.25, "cos": 2}
     assert {name: moved_bytes(OPERATORS[name]) / tensor for name in tensors} == tensors
 
 
@@ -293,13 +251,8 @@ def test_probes_that_fail_say_why(code: str, why: str) -> None:
 
 
 def tiny_record(workload: Workload) -> Record:
-    phases = {
-        "setup": (1.0,),
-        "forward": (0.010, 0.012, 0.011),
-        "backward": (0.020,),
-        "optimizer": (0.003,),
-        "zero": (0.001,),
-    }
+    phases = {"setup": (1.0,), "forward": (0.010, 0.012, 0.011), "backward": (0.020,)}
+    phases |= {"optimizer": (0.003,), "zero": (0.001,)}
     return records.make_record(workload, phase_seconds=phases)
 
 
@@ -318,12 +271,10 @@ def test_the_rates_of_a_cpu_are_what_it_showed() -> None:
 
 
 def test_a_card_keeps_its_published_peaks_and_pads() -> None:
-    card = Rates(
-        bandwidth=40e9, tensor_flops=400e9, fp32_flops=200e9, l2_bytes=2**20, processors=10
-    )
-    fixed = measured_fixed(
-        replace(MICRO, dequantisation=None), card, tiny_record(records.WORKLOAD), launches=1000
-    )
+    peaks = {"bandwidth": 40e9, "tensor_flops": 400e9, "fp32_flops": 200e9}
+    card = Rates(**peaks, l2_bytes=2**20, processors=10)
+    micro = replace(MICRO, dequantisation=None)
+    fixed = measured_fixed(micro, card, tiny_record(records.WORKLOAD), launches=1000)
     told = (fixed.fp32_product, fixed.dequantisation, fixed.cached_share)
     assert told == (0.5, Fixed().dequantisation, Fixed().cached_share)
     unknown = measured_rates(MICRO, is_cpu=False)
@@ -348,12 +299,8 @@ def test_every_method_and_size_meets_both_models(
     models = {case.model.id for case in cases}
     assert len(models) == 2
     for case in cases:
-        same = [
-            c
-            for c in cases
-            if c.setup.method == case.setup.method
-            and c.setup.checkpointing == case.setup.checkpointing
-        ]
+        asked = (case.setup.method, case.setup.checkpointing)
+        same = [c for c in cases if (c.setup.method, c.setup.checkpointing) == asked]
         assert {c.model.id for c in same} == models
         assert len({c.setup.batch_size * c.setup.seq_len for c in same}) == 2
     assert ("qlora" in {case.setup.method for case in cases}) == four_bit
@@ -364,26 +311,21 @@ def test_a_card_without_bfloat16_is_measured_in_float16(monkeypatch: pytest.Monk
     turing = replace(MICRO, attention_dtype="float16", products={"float32": 8e12, "float16": 50e12})
     monkeypatch.setattr(calibrating, "measured_micro", lambda device, progress: turing)
     asked: list[Workload] = []
-    monkeypatch.setattr(
-        calibrating,
-        "measure",
-        lambda workload, *_, **__: asked.append(workload) or tiny_record(workload),
-    )
+
+    def measure(workload: Workload, *_: Any, **__: Any) -> Record:
+        asked.append(workload)
+        return tiny_record(workload)
+
+    monkeypatch.setattr(calibrating, "measure", measure)
     calibrating._measured("cuda", lambda *_: None)
-    assert {workload.setup.dtype for workload in asked} == {"float16"} and len(
-        asked
-    ) == 1 + FIT_CASES
+    assert {workload.setup.dtype for workload in asked} == {"float16"}
+    assert len(asked) == 1 + FIT_CASES
+    there: Any = {"installed": lambda name: name, "capability": lambda: (7, 5), "environ": {}}
     for workload in asked:
-        refuse(
-            workload, CONDITIONS, installed=lambda name: name, capability=lambda: (7, 5), environ={}
-        )
-    assert measured_rates(turing, is_cpu=False).tensor_flops == 50e12
-    assert (
-        measured_fixed(
-            turing, measured_rates(turing, is_cpu=False), tiny_record(asked[0]), 1000
-        ).attention_forward
-        < 1
-    )
+        refuse(workload, CONDITIONS, **there)
+    rates = measured_rates(turing, is_cpu=False)
+    assert rates.tensor_flops == 50e12
+    assert measured_fixed(turing, rates, tiny_record(asked[0]), 1000).attention_forward < 1
 
 
 @pytest.mark.parametrize(("supported", "half"), [(True, "bfloat16"), (False, "float16")])
@@ -411,9 +353,8 @@ def test_steps_in_float16_have_losses(index: int) -> None:
 
     workload = fit_cases("cpu", "float16", four_bit=True)[index]
     short = replace(workload, setup=replace(workload.setup, seq_len=16))
-    assert all(
-        map(math.isfinite, losses_alone(make_case(short, replace(CONDITIONS, memory_steps=3))))
-    )
+    case = make_case(short, replace(CONDITIONS, memory_steps=3))
+    assert all(map(math.isfinite, losses_alone(case)))
 
 
 class Machine:
@@ -455,15 +396,10 @@ class Machine:
             return tiny_record(workload)
         rates = measured_rates(MICRO, is_cpu=True)
         kernels = self.kernels(workload)
-        fixed = measured_fixed(
-            MICRO,
-            rates,
-            tiny_record(tiny("cpu", "float32")),
-            self.kernels(tiny("cpu", "float32")).launches,
-        )
-        seconds = loaded(step_of(kernels, workload.setup), rates, fixed).seconds(
-            self.eta, self.beta
-        ) * self.slower.get(workload.model.id, 1.0)
+        small = tiny("cpu", "float32")
+        fixed = measured_fixed(MICRO, rates, tiny_record(small), self.kernels(small).launches)
+        load = loaded(step_of(kernels, workload.setup), rates, fixed)
+        seconds = load.seconds(self.eta, self.beta) * self.slower.get(workload.model.id, 1.0)
         return records.make_record(
             workload, conditions=conditions, step_seconds=(seconds,) * 6, flags=self.flags
         )
@@ -479,26 +415,16 @@ def test_calibrating_finds_the_constants_that_made_the_times(machine: Machine) -
     told: list[tuple[str, int, int]] = []
     found = calibrate("cpu", lambda *what: told.append(what))
     local = found.local
-    assert (local.constants.eta, local.constants.beta) == (
-        pytest.approx(0.8, rel=1e-4),
-        pytest.approx(0.5, rel=1e-4),
-    )
-    assert (
-        len(found.steps) == 6
-        and max(map(abs, local.errors.values())) < 1e-3
-        and local.half_width == 0.01
-    )
-    assert (
-        set(local.constants.rows)
-        == set(local.errors)
-        == {step.record.case_key for step in found.steps}
-    )
+    constants = (local.constants.eta, local.constants.beta)
+    assert constants == pytest.approx((0.8, 0.5), rel=1e-4)
+    assert len(found.steps) == 6 and local.half_width == 0.01
+    assert max(map(abs, local.errors.values())) < 1e-3
+    keys = {step.record.case_key for step in found.steps}
+    assert set(local.constants.rows) == set(local.errors) == keys
     assert (local.key, local.rates) == (cpu_key(), CPU)
     assert local.provenance.threads == 2 and local.provenance.torch == "2.13.0"
     assert machine.measured[0] == "calibration-tiny" and len(machine.measured) == 7
-    assert [done for _, done, _ in told] == [0, 1, 2, 3, 4, 5, 6, 7, 8] and {
-        total for _, _, total in told
-    } == {9}
+    assert [(done, total) for _, done, total in told] == [(n, 9) for n in range(9)]
     assert not found.was_disturbed and not found.failed
 
 
@@ -518,12 +444,10 @@ def test_a_fitted_step_is_no_test_of_the_constants(machine: Machine) -> None:
     found = calibrate("cpu")
     constants, step = found.local.constants, found.steps[0]
     fitted = Fitted(constants.eta, constants.beta, frozenset(constants.rows))
-    load = found.local.load(machine.kernels(step.workload), step.workload.setup)
+    asked = machine.kernels(step.workload), step.workload.setup
     with pytest.raises(UsageError, match="cannot test the fit"):
-        fitted.error(Measured(step.record.case_key, load, step.seconds))
-    assert found.local.seconds(
-        machine.kernels(step.workload), step.workload.setup
-    ) == pytest.approx(step.seconds, rel=1e-3)
+        fitted.error(Measured(step.record.case_key, found.local.load(*asked), step.seconds))
+    assert found.local.seconds(*asked) == pytest.approx(step.seconds, rel=1e-3)
 
 
 def test_steps_that_do_not_run_are_left_out_or_end_it(machine: Machine) -> None:
@@ -609,17 +533,14 @@ def test_no_place_to_keep_it_is_no_crash(cache: Path, monkeypatch: pytest.Monkey
     cache.write_text("a file where the folder should be")
     assert keep(LOCAL) is None and local_constants("my_card") is None
     monkeypatch.setattr("lora_profiler.steptime.local.cache_folder", lambda: None)
-    assert (
-        keep(LOCAL) is None and local_constants("my_card") is None and local_path("my_card") is None
-    )
+    assert keep(LOCAL) is local_constants("my_card") is local_path("my_card") is None
 
 
 def test_a_cpu_is_known_by_its_name_its_processors_and_its_threads() -> None:
     plain = cpu_key({})
     assert plain.startswith("cpu_") and plain == key_of(plain)
-    assert (
-        cpu_key({"OMP_NUM_THREADS": "1"}) == f"{plain}_omp_1" != cpu_key({"OMP_NUM_THREADS": "2"})
-    )
+    one, two = (cpu_key({"OMP_NUM_THREADS": count}) for count in "12")
+    assert one == f"{plain}_omp_1" != two
     keep(replace(LOCAL, key=cpu_key()))
     found = local_cpu()
     assert found is not None and found.rates == CPU
@@ -638,19 +559,9 @@ def test_an_update_that_is_not_counted_is_refused() -> None:
 
 
 def test_a_prediction_takes_as_long_as_the_calibration_says() -> None:
-    kernels = StepKernels(
-        kernels=(memory("add", FRESH_BYTES, FRESH_BYTES),), tokens=1, trainable={4: 16 * 2**20}
-    )
+    added = memory("add", FRESH_BYTES, FRESH_BYTES)
+    kernels = StepKernels(kernels=(added,), tokens=1, trainable={4: 16 * 2**20})
     setup = TrainSetup(device="cpu", dtype="float32")
-    predicted = step_time_at(
-        kernels, setup, LOCAL.rates, LOCAL.constants, "this machine", width=LOCAL.half_width
-    )
+    told = (LOCAL.rates, LOCAL.constants, "this machine")
+    predicted = step_time_at(kernels, setup, *told, width=LOCAL.half_width)
     assert predicted.seconds == LOCAL.seconds(kernels, setup)
-
-
-def test_reading_loads_no_torch() -> None:
-    code = (
-        "import sys, lora_profiler.steptime.local as l; l.local_cpu(); assert not {'torch',"
-        " 'numpy'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,7 @@
 """Which cases are still owed, in what time, what an interruption keeps; and the batch search
 against trying every size."""
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, run_cases
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, make_case
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Conditions, Failure, Record
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.store import Store
 from records import WORKLOAD, make_record
 
@@ -29,13 +31,8 @@ def record_of(asked: Case, status: str = "ok", environment: dict[str, Any] | Non
     measured: dict[str, Any] = {}
     if status != "ok":
         measured = {"failure": Failure(reason="as planned", phase="forward"), "step_seconds": None}
-    found = make_record(
-        asked.workload,
-        conditions=asked.conditions,
-        repeat=asked.repeat,
-        environment=environment,
-        **measured,
-    )
+    whose: dict[str, Any] = {"conditions": asked.conditions, "repeat": asked.repeat}
+    found = make_record(asked.workload, environment=environment, **whose, **measured)
     return replace(found, measurement=replace(found.measurement, status=status))  # type: ignore[arg-type]
 
 
@@ -82,14 +79,30 @@ def measurer(
 
 def run(cases: list[Case], store: Store, measure: Any, **options: Any) -> tuple[Outcome, Listener]:
     listener = Listener()
-    outcome = run_cases(
-        cases, store, listener, measure=measure, environment_key=lambda *_: HERE, **options
-    )
-    return outcome, listener
+    told: dict[str, Any] = {"measure": measure, "environment_key": lambda *_: HERE} | options
+    return run_cases(cases, store, listener, **told), listener
 
 
-def test_every_case_is_stored_when_it_is_there_and_not_run_again(tmp_path: Path) -> None:
-    store, cases = Store(tmp_path / "records.jsonl"), [case(1), case(2), case(2, repeat=1), case(4)]
+def sizes_of(cases: Iterable[Case]) -> list[int]:
+    return [each.workload.setup.batch_size for each in cases]
+
+
+def asked_of(measure: Any) -> list[int]:
+    """Batches that were measured."""
+    return sizes_of(asked for asked, _ in measure.asked)
+
+
+def statuses(records: Iterable[Record]) -> list[str]:
+    return [record.measurement.status for record in records]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "records.jsonl")
+
+
+def test_every_case_is_stored_when_it_is_there_and_not_run_again(store: Store) -> None:
+    cases = [case(1), case(2), case(2, repeat=1), case(4)]
     first = measurer(record_of)
     outcome, heard = run(cases, store, first, resume=True)
     assert [r.id for r in outcome.records] == [r.id for r in store.records()]
@@ -102,16 +115,14 @@ def test_every_case_is_stored_when_it_is_there_and_not_run_again(tmp_path: Path)
 
 
 @pytest.mark.parametrize("changed", [case(3), case(2, repeat=7), case(2, seed=1)])
-def test_a_changed_case_is_another_case(tmp_path: Path, changed: Case) -> None:
-    store = Store(tmp_path / "records.jsonl")
+def test_a_changed_case_is_another_case(store: Store, changed: Case) -> None:
     run([case(2)], store, measurer(record_of))
     measure = measurer(record_of)
     run([case(2), changed], store, measure, resume=True)
     assert [asked for asked, _ in measure.asked] == [changed]
 
 
-def test_another_environment_is_measured_anew_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    store = Store(tmp_path / "records.jsonl")
+def test_another_environment_is_measured_anew_and_nothing_is_overwritten(store: Store) -> None:
     old = record_of(case(), environment={"packages": {"torch": "2.11.0"}})
     store.append(old)
     measure = measurer(record_of)
@@ -120,88 +131,67 @@ def test_another_environment_is_measured_anew_and_nothing_is_overwritten(tmp_pat
     assert {r.environment.packages["torch"] for r in store.records()} == {"2.11.0", "2.13.0"}
 
 
-def test_failures_are_kept_and_rerun_only_where_asked(tmp_path: Path) -> None:
-    store, statuses = Store(tmp_path / "records.jsonl"), iter(["oom", "ok", "crash", "interrupted"])
+def test_failures_are_kept_and_rerun_only_where_asked(store: Store) -> None:
+    ends = iter(["oom", "ok", "crash", "interrupted"])
     cases = [case(1), case(2), case(3), case(4)]
-    run(cases, store, measurer(lambda asked: record_of(asked, next(statuses))))
+    run(cases, store, measurer(lambda asked: record_of(asked, next(ends))))
     measure = measurer(record_of)
     run(cases, store, measure, resume=True)
-    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [4], (
-        "an interruption ends nothing"
-    )
+    assert asked_of(measure) == [4], "an interruption ends nothing"
     measure = measurer(record_of)
     run(cases, store, measure, resume=True, rerun=["oom"])
-    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [1]
-    assert [r.measurement.status for r in store.records() if r.workload.setup.batch_size == 1] == [
-        "ok"
-    ]
+    assert asked_of(measure) == [1]
+    assert statuses(r for r in store.records() if r.workload.setup.batch_size == 1) == ["ok"]
 
 
-def test_without_resume_the_newest_wins(tmp_path: Path) -> None:
-    store = Store(tmp_path / "records.jsonl")
+def test_without_resume_the_newest_wins(store: Store) -> None:
     run([case()], store, measurer(lambda asked: record_of(asked, "oom")))
     run([case()], store, measurer(record_of))
-    assert [r.measurement.status for r in store.records()] == ["ok"]
+    assert statuses(store.records()) == ["ok"]
 
 
-def test_a_deadline_leaves_out_what_would_not_end_in_time(tmp_path: Path) -> None:
+def test_a_deadline_leaves_out_what_would_not_end_in_time(store: Store) -> None:
     """Cases of 100 s: the first is expected to take 60. Of 400 s three fit, since the fourth would
     need 300 + 100 + margin."""
-    clock, store = Clock(), Store(tmp_path / "records.jsonl")
-    measure = measurer(record_of, clock, 100.0)
-    outcome, _ = run(
-        [case(b) for b in range(1, 8)], store, measure, deadline_seconds=400.0, clock=clock
-    )
+    clock = Clock()
+    measure, cases = measurer(record_of, clock, 100.0), [case(b) for b in range(1, 8)]
+    outcome, _ = run(cases, store, measure, deadline_seconds=400.0, clock=clock)
     assert 2 * 100 + 100 + MARGIN_SECONDS <= 400 < 3 * 100 + 100 + MARGIN_SECONDS
     assert len(outcome.records) == 3
-    assert [c.workload.setup.batch_size for c in outcome.left] == [4, 5, 6, 7]
+    assert sizes_of(outcome.left) == [4, 5, 6, 7]
     assert [options["timeout_seconds"] for _, options in measure.asked] == [400.0, 300.0, 200.0]
 
 
-def test_a_case_that_the_deadline_cuts_off_is_measured_again(tmp_path: Path) -> None:
+def test_a_case_that_the_deadline_cuts_off_is_measured_again(store: Store) -> None:
     """Of 350 s the first case takes 150: the second is expected to end in time, gets the 200 s that
     are left, and uses them up. The third is not started. A case that used up its own limit is
     stored as such and not run again.
     """
-    clock, store = Clock(), Store(tmp_path / "records.jsonl")
-    statuses = iter(["ok", "timeout"])
-    measure = measurer(lambda asked: record_of(asked, next(statuses)), clock, 150.0)
-    cases = [case(1), case(2), case(3)]
-    outcome, heard = run(
-        cases, store, measure, deadline_seconds=350.0, timeout_seconds=300.0, clock=clock
-    )
+    clock, ends = Clock(), iter(["ok", "timeout"])
+    measure = measurer(lambda asked: record_of(asked, next(ends)), clock, 150.0)
+    cases, limits = [case(1), case(2), case(3)], {"timeout_seconds": 300.0, "clock": clock}
+    outcome, heard = run(cases, store, measure, deadline_seconds=350.0, **limits)
     assert [options["timeout_seconds"] for _, options in measure.asked] == [300.0, 200.0]
-    assert [c.workload.setup.batch_size for c in outcome.left] == [2, 3]
+    assert sizes_of(outcome.left) == [2, 3]
     cut = outcome.records[1].measurement
-    assert (
-        cut.status == "interrupted" and cut.failure is not None and cut.failure.phase == "forward"
-    )
+    assert cut.status == "interrupted"
+    assert cut.failure is not None and cut.failure.phase == "forward"
     assert "the deadline of this piece came after 200 s" in cut.failure.reason
     assert heard.finished_cases == [(0, "ok", False), (1, "interrupted", False)]
-    statuses = iter(["timeout", "ok"])
-    measure = measurer(lambda asked: record_of(asked, next(statuses)), clock, 150.0)
-    run(
-        cases,
-        store,
-        measure,
-        resume=True,
-        deadline_seconds=1000.0,
-        timeout_seconds=300.0,
-        clock=clock,
-    )
-    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [2, 3]
-    assert [r.measurement.status for r in store.records()] == ["ok", "timeout", "ok"], (
-        "the last limit was the case's own"
-    )
+    ends = iter(["timeout", "ok"])
+    measure = measurer(lambda asked: record_of(asked, next(ends)), clock, 150.0)
+    run(cases, store, measure, resume=True, deadline_seconds=1000.0, **limits)
+    assert asked_of(measure) == [2, 3]
+    # the last limit was the case's own
+    assert statuses(store.records()) == ["ok", "timeout", "ok"]
 
 
-def test_a_cut_off_case_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
-    store = Store(tmp_path / "records.jsonl")
+def test_a_cut_off_case_never_takes_the_place_of_a_whole_one(store: Store) -> None:
     run([case()], store, measurer(record_of))
     cut = measurer(lambda asked: record_of(asked, "timeout"))
     outcome, _ = run([case()], store, cut, deadline_seconds=200.0)
-    assert [r.measurement.status for r in outcome.records] == ["interrupted"]
-    assert [r.measurement.status for r in store.records()] == ["ok"]
+    assert statuses(outcome.records) == ["interrupted"]
+    assert statuses(store.records()) == ["ok"]
 
 
 def taking(record: Record, seconds: int) -> Record:
@@ -214,23 +204,18 @@ def taking(record: Record, seconds: int) -> Record:
     [
         ([], 1),  # a first guess of 60 s
         ([taking(record_of(case(8)), 100)], 1),
-        (
-            [taking(record_of(case(8)), 100), taking(record_of(case(9)), 160)],
-            0,
-        ),  # the longest counts
+        # the longest counts
+        ([taking(record_of(case(8)), 100), taking(record_of(case(9)), 160)], 0),
         ([taking(record_of(case(8), "crash"), 160)], 0),
-        (
-            [taking(record_of(case(8), environment={"threads": 64}), 160)],
-            1,
-        ),  # another environment takes other times
+        # another environment takes other times
+        ([taking(record_of(case(8), environment={"threads": 64}), 160)], 1),
         ([taking(record_of(case(8), "unsupported"), 0), taking(record_of(case(9)), 160)], 0),
     ],
 )
 def test_earlier_pieces_tell_how_long_a_case_takes(
-    tmp_path: Path, earlier: list[Record], started: int
+    store: Store, earlier: list[Record], started: int
 ) -> None:
     """200 s are left, 45 of them kept free."""
-    store = Store(tmp_path / "records.jsonl")
     for record in earlier:
         store.append(record)
     measure = measurer(record_of)
@@ -238,31 +223,19 @@ def test_earlier_pieces_tell_how_long_a_case_takes(
     assert (len(measure.asked), len(outcome.left)) == (started, 1 - started)
 
 
-def test_a_refused_case_says_nothing_of_the_time_of_others(tmp_path: Path) -> None:
+def test_a_refused_case_says_nothing_of_the_time_of_others(store: Store) -> None:
     """90 s are no time for a case of which nothing is known, whatever was refused in no time
     before."""
-    store, clock = Store(tmp_path / "records.jsonl"), Clock()
+    clock = Clock()
     store.append(taking(record_of(case(8), "unsupported"), 0))
-    outcome, _ = run(
-        [case(1), case(2)],
-        store,
-        measurer(record_of, clock, 0.1),
-        deadline_seconds=90.0,
-        clock=clock,
-    )
-    assert len(outcome.left) == 2
-    outcome, _ = run(
-        [case(1), case(2)],
-        store,
-        measurer(record_of, clock, 0.1),
-        deadline_seconds=105.0,
-        clock=clock,
-    )
-    assert len(outcome.left) == 1
+    for seconds, left in ((90.0, 2), (105.0, 1)):
+        measure = measurer(record_of, clock, 0.1)
+        limits = {"deadline_seconds": seconds, "clock": clock}
+        outcome, _ = run([case(1), case(2)], store, measure, **limits)
+        assert len(outcome.left) == left
 
 
-def test_ctrl_c_keeps_what_has_finished_and_notes_what_has_not(tmp_path: Path) -> None:
-    store = Store(tmp_path / "records.jsonl")
+def test_ctrl_c_keeps_what_has_finished_and_notes_what_has_not(store: Store) -> None:
 
     def results(asked: Case) -> Record:
         if asked.workload.setup.batch_size == 3:
@@ -271,19 +244,14 @@ def test_ctrl_c_keeps_what_has_finished_and_notes_what_has_not(tmp_path: Path) -
 
     outcome, _ = run([case(b) for b in (1, 2, 3, 4)], store, measurer(results))
     assert outcome.interrupted
-    assert [r.measurement.status for r in store.records()] == ["ok", "ok", "interrupted"]
+    assert statuses(store.records()) == ["ok", "ok", "interrupted"]
     measure = measurer(record_of)
     run([case(b) for b in (1, 2, 3, 4)], store, measure, resume=True)
-    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [3, 4]
-    assert [r.measurement.status for r in store.records()] == ["ok"] * 4
+    assert asked_of(measure) == [3, 4]
+    assert statuses(store.records()) == ["ok"] * 4
 
 
-def test_a_result_left_by_a_killed_run_is_taken_in(tmp_path: Path) -> None:
-    import json
-
-    from lora_profiler.records.serialize import record_dict
-
-    store = Store(tmp_path / "records.jsonl")
+def test_a_result_left_by_a_killed_run_is_taken_in(store: Store) -> None:
     store.pending_path("left").write_text(json.dumps(record_dict(record_of(case()))))
     measure = measurer(record_of)
     outcome, _ = run([case()], store, measure, resume=True)
@@ -336,9 +304,8 @@ def test_the_search_finds_what_trying_every_size_finds(holds: int, predicted: in
     assert holds + 1 in machine.asked, "the next one was seen to fail"
     if holds:
         assert machine.asked.count(holds) == 2, "the found one trained twice"
-    assert len(machine.asked) == len(set(machine.asked)) + (1 if holds else 0), (
-        "no other size twice"
-    )
+    # no other size twice
+    assert len(machine.asked) == len(set(machine.asked)) + (1 if holds else 0)
     assert len(machine.asked) <= most_probes(holds)
     assert len(found.records) == len(machine.asked)
 
@@ -346,12 +313,12 @@ def test_the_search_finds_what_trying_every_size_finds(holds: int, predicted: in
 def over_the_bound(asked: Iterable[tuple[int, int | None]]) -> tuple[int, int]:
     """By how many probes the worst search lies above the bound, and how many searches there
     were."""
-    worst, count = -100, 0
+    over = []
     for holds, predicted in asked:
         machine = Machine(holds)
         assert largest_batch(SMALL_CASE, machine, predicted).batch_size == holds
-        worst, count = max(worst, len(machine.asked) - most_probes(holds)), count + 1
-    return worst, count
+        over.append(len(machine.asked) - most_probes(holds))
+    return max(over), len(over)
 
 
 SMALL_CASE = case()
@@ -366,12 +333,8 @@ def test_no_search_takes_more_probes_than_the_bound() -> None:
 def test_a_prediction_four_times_off_costs_at_most_four_probes_more() -> None:
     worst, _ = over_the_bound(searches(500, near=(0.25, 4.0)))
     assert 0 < worst <= 4
-    assert (
-        over_the_bound(
-            (holds, guess) for holds in range(1, 25) for guess in range(1, 4 * holds + 1)
-        )[0]
-        <= 4
-    )
+    guesses = ((holds, guess) for holds in range(1, 25) for guess in range(1, 4 * holds + 1))
+    assert over_the_bound(guesses)[0] <= 4
 
 
 def test_a_search_without_a_prediction_doubles() -> None:
@@ -406,11 +369,8 @@ def test_a_batch_that_fits_only_sometimes_does_not_count() -> None:
     class Moody(Machine):
         def __call__(self, asked: Case) -> Record:
             record = super().__call__(asked)
-            return (
-                record_of(asked, "oom")
-                if self.asked.count(10) == 2 and self.asked[-1] == 10
-                else record
-            )
+            fails = self.asked.count(10) == 2 and self.asked[-1] == 10
+            return record_of(asked, "oom") if fails else record
 
     found: LargestBatch = largest_batch(case(), Moody(10), 10)
     assert (found.batch_size, found.upper, found.monotone) == (9, 10, False)
@@ -426,22 +386,14 @@ def test_a_probe_that_fails_otherwise_ends_the_search() -> None:
     assert raised.value.record.measurement.status == "crash"
 
 
-def test_the_environment_is_asked_for_only_where_something_is_stored(tmp_path: Path) -> None:
+def test_the_environment_is_asked_for_only_where_something_is_stored(store: Store) -> None:
     asked: list[tuple[str, bool]] = []
 
     def environment_key(device: str, ranks: bool) -> str:
         asked.append((device, ranks))
         return HERE
 
-    store = Store(tmp_path / "records.jsonl")
     for _ in range(2):
-        run_cases(
-            [case()],
-            store,
-            Listener(),
-            measure=measurer(record_of),
-            environment_key=environment_key,
-            resume=True,
-        )
+        run([case()], store, measurer(record_of), environment_key=environment_key, resume=True)
     assert asked == [("cpu", False)]
     assert isinstance(store.records()[0].environment, Environment)

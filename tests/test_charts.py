@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any, get_args
 
@@ -87,20 +88,11 @@ PREDICTED_PEAKS = {"setup": 5 * GIB, "forward": 6 * GIB, "backward": 7 * GIB, "o
 READ_PEAKS = {"setup": 5 * GIB, "forward": 5 * GIB, "backward": 8 * GIB}
 """By part of a step; of the optimizer's nothing was read."""
 LEVERS = [
-    Lever(
-        name="checkpointing",
-        option="--checkpointing",
-        price="time",
-        peak_bytes=3 * GIB,
-        saved_bytes=2 * GIB,
-    ),
-    Lever(
-        name="8-bit AdamW",
-        option="--optimizer adamw_8bit",
-        price="none",
-        peak_bytes=5 * GIB - 7,
-        saved_bytes=7,
-    ),
+    Lever(name=name, option=option, price=price, peak_bytes=5 * GIB - saved, saved_bytes=saved)
+    for name, option, price, saved in (
+        ("checkpointing", "--checkpointing", "time", 2 * GIB),
+        ("8-bit AdamW", "--optimizer adamw_8bit", "none", 7),
+    )
 ]
 VERDICTS = get_args(Verdict)
 CROSSING = [
@@ -118,17 +110,7 @@ CELLS = [
 
 def curve(count: int) -> list[CurvePoint]:
     """Phases in order, an activation more at each point up to two thirds, then one less."""
-    phases: list[Any] = [
-        "setup",
-        "forward",
-        "forward",
-        "loss",
-        "backward",
-        "backward",
-        "backward",
-        "optimizer",
-        "zero",
-    ]
+    phases: list[Any] = ["setup", *2 * ["forward"], "loss", *3 * ["backward"], "optimizer", "zero"]
     return [
         CurvePoint(
             phase=phases[i * len(phases) // count],
@@ -144,13 +126,16 @@ def curve(count: int) -> list[CurvePoint]:
     ]
 
 
+_CHEAPEST = FrontPoint(name="QLoRA r8 on t4", said="20 h", method="qlora", hours=20.0, cost=0.7)
 PLANNED = [
     FrontPoint(name="LoRA r8 on l4", said="1 h, 3", method="lora", hours=1.0, cost=3.0),
-    FrontPoint(
-        name="QLoRA r8 on t4", said="20 h", method="qlora", hours=20.0, cost=0.7,
-        is_named=True, is_recommended=True,
-    ),
-]  # fmt: skip
+    replace(_CHEAPEST, is_named=True, is_recommended=True),
+]
+
+
+def scatter(predicted: int, measured: int, id: str = "x", of: Method = "full") -> ScatterPoint:
+    sizes = {"predicted_bytes": predicted, "measured_bytes": measured}
+    return ScatterPoint(label="a", method=of, record_id=id, **sizes)
 
 
 def figures() -> dict[str, Figure]:
@@ -165,25 +150,17 @@ def figures() -> dict[str, Figure]:
     dots = [
         ErrorDot(group=g, label="a run", error=e, method=m, record_id=f"{g}{e}") for g, e, m in DOTS
     ]
-    points = [
-        ScatterPoint(
-            label="a", method="full", predicted_bytes=GIB, measured_bytes=GIB + 1, record_id="x"
-        )
-    ]
-    timed = [
-        ThroughputBar(
-            label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2"
-        )
-    ]
+    timed = ThroughputBar(
+        label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2"
+    )
     timed_steps = [
         TimeBar(label="full", seconds={part: 0.25 for part in PARTS}, low=1.5, high=3.0),
         TimeBar(label="LoRA", seconds={"gemm": 0.5, "launches": 0.0}, low=0.4, high=0.7),
     ]
+    short = TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)
     return {
         "times": time_bars(timed_steps),
-        "short times": time_bars(
-            [TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)]
-        ),
+        "short times": time_bars([short]),
         "no times": time_bars([]),
         "bars": category_bars(bars, limit=LIMIT),
         "bars of every category": category_bars([every]),
@@ -193,11 +170,11 @@ def figures() -> dict[str, Figure]:
         "no curve": memory_curve([]),
         **{q: layer_bars(rows[q], q) for q in rows},
         "no layers": layer_bars([]),
-        "scatter": identity_scatter(points),
+        "scatter": identity_scatter([scatter(GIB, GIB + 1)]),
         "no scatter": identity_scatter([]),
         "strip": error_strip(dots),
         "no strip": error_strip([]),
-        "throughput": throughput_bars(timed),
+        "throughput": throughput_bars([timed]),
         "no throughput": throughput_bars([]),
         "steps": step_times(measured.warmup_seconds, measured.step_seconds),
         "no steps": step_times((), ()),
@@ -244,18 +221,6 @@ def lengths_of_bars(figure: Figure, size: float) -> dict[float, float]:
     return drawn
 
 
-def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(name of the nearest attribute, value) of everything in a figure that holds nothing else."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from walk(part, key)
-    elif isinstance(value, list):
-        for part in value:
-            yield from walk(part, name)
-    else:
-        yield name, value
-
-
 # --- what plotly says -----------------------------------------------------------------------------
 
 
@@ -273,6 +238,9 @@ def test_plotly_would_refuse_a_wrong_attribute() -> None:
         go.Figure({"data": [{"type": "bar", "marker": {"colour": "#000000"}}]})
 
 
+UNITS = r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss"
+
+
 @pytest.mark.parametrize("name", LIGHT)
 def test_no_figure_has_an_axis_without_a_unit(name: str) -> None:
     layout = LIGHT[name]["layout"]
@@ -280,13 +248,9 @@ def test_no_figure_has_an_axis_without_a_unit(name: str) -> None:
     titles = [layout[axis].get("title", {}).get("text", "") for axis in ("xaxis", "yaxis")]
     assert any(titles)
     for axis, title in zip(("xaxis", "yaxis"), titles, strict=True):
-        if (
-            layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array"
-        ):  # plain numbers: the title says of what
-            assert re.search(
-                r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss",
-                title,
-            ), title
+        # plain numbers: the title says of what
+        if layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array":
+            assert re.search(UNITS, title), title
 
 
 # --- the palette ----------------------------------------------------------------------------------
@@ -361,17 +325,18 @@ def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_sym
         *([(p.hatch, p.colour, name) for name, p in of.items()] for of in paints),
         [("", mark.colour, name) for name, mark in palette.METHOD_MARKS.items()],
     ]
+
+    def apart(*pair: palette.Colour) -> float:
+        return math.dist(*(seen(palette.colour(colour, theme), sight) for colour in pair))
+
     for found in looks:
         for (hatch, one, name_a), (other, two, name_b) in itertools.combinations(found, 2):
-            a, b = (palette.colour(colour, theme) for colour in (one, two))
-            far = math.dist(seen(a, sight), seen(b, sight))
-            assert far >= APART or hatch != other, (name_a, name_b, far)
+            assert apart(one, two) >= APART or hatch != other, (name_a, name_b)
     # what fills nearly all of every bar needs no hatch
     main = "parameters adapters gradients optimizer_states activations logits_and_loss temporaries"
     by_name: Mapping[Any, palette.Paint] = palette.CATEGORY_PAINTS
-    for pair in itertools.combinations(main.split(), 2):
-        a, b = (palette.colour(by_name[name].colour, theme) for name in pair)
-        assert math.dist(seen(a, sight), seen(b, sight)) >= APART, pair
+    for one, two in itertools.combinations(main.split(), 2):
+        assert apart(by_name[one].colour, by_name[two].colour) >= APART, (one, two)
 
 
 @pytest.mark.parametrize("theme", get_args(palette.Theme))
@@ -403,18 +368,14 @@ def test_all_names_have_a_look() -> None:
 
 def test_what_plotly_draws_is_the_figure_in_the_reader_s_colours() -> None:
     """Of a point whose label spells a colour."""
-    point = ScatterPoint(
-        label=palette.INK.light, method="lora", predicted_bytes=2**30, measured_bytes=2**31
-    )
+    point = replace(scatter(2**30, 2**31, of="lora"), label=palette.INK.light)
     drawn = identity_scatter([point])
     light, dark = (dressed(drawn, theme) for theme in ("light", "dark"))
     for figure in (light, dark):
         go.Figure(figure)  # refuses what plotly does not know
         for mine, theirs in zip(drawn["data"], figure["data"], strict=True):
-            assert (mine["x"], mine["y"], mine.get("hovertext")) == (
-                *(theirs["x"], theirs["y"]),
-                theirs.get("hovertext"),
-            )
+            for part in ("x", "y", "hovertext"):
+                assert mine.get(part) == theirs.get(part)
     text = json.dumps(dark).replace(json.dumps(drawn["data"][0]["hovertext"]), "")
     only_light = {c.light for c in palette.all_colours()} - {c.dark for c in palette.all_colours()}
     assert not [colour for colour in only_light if colour in text]
@@ -427,17 +388,14 @@ def test_a_light_colour_has_one_dark_twin() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("bars", "bar"), ("long curve", "scatter")])
 def test_a_category_has_its_colour_and_hatch_everywhere(name: str, kind: str) -> None:
-    by_label = {
-        label: palette.CATEGORY_PAINTS[category] for category, label in CATEGORY_LABELS.items()
-    }  # type: ignore[index]
+    by_label = {CATEGORY_LABELS[name]: paint for name, paint in palette.CATEGORY_PAINTS.items()}
     found = [t for t in traces(LIGHT[name], kind) if t.get("name") in by_label]
     assert len(found) > 3
     for trace in found:
-        paint = by_label[trace["name"]]
-        pattern = trace["marker"].get("pattern") if kind == "bar" else trace.get("fillpattern")
-        assert (
-            trace["marker"]["color"] if kind == "bar" else trace["fillcolor"]
-        ) == paint.colour.light
+        paint, is_bar = by_label[trace["name"]], kind == "bar"
+        pattern = trace["marker"].get("pattern") if is_bar else trace.get("fillpattern")
+        colour = trace["marker"]["color"] if is_bar else trace["fillcolor"]
+        assert colour == paint.colour.light
         assert (pattern["shape"] if pattern else "") == paint.hatch
         assert pattern is None or pattern["bgcolor"] == paint.colour.light
 
@@ -465,13 +423,8 @@ def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(
     assert [text.strip() for text in ends["text"]] == [
         seconds_text(total, max(bar.high for bar in bars)) for total in totals
     ]
-    for bar, x, up, down in zip(
-        bars,
-        whiskers["x"],
-        whiskers["error_x"]["array"],
-        whiskers["error_x"]["arrayminus"],
-        strict=True,
-    ):
+    arms = (whiskers["error_x"][side] for side in ("array", "arrayminus"))
+    for bar, x, up, down in zip(bars, whiskers["x"], *arms, strict=True):
         assert ((x - down) * size, (x + up) * size) == pytest.approx((bar.low, bar.high))
 
 
@@ -484,9 +437,8 @@ SIZES = st.dictionaries(st.sampled_from(CATEGORIES), st.integers(0, 2**45), min_
 def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(
     found: list[dict[Any, int]],
 ) -> None:
-    figure = category_bars(
-        [CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)]
-    )
+    bars = [CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)]
+    figure = category_bars(bars)
     unit = figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]
     size = {byte_unit(10**n)[0]: byte_unit(10**n)[1] for n in range(16)}[unit]
     drawn = lengths_of_bars(figure, size)
@@ -515,17 +467,15 @@ def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() ->
 
 
 def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
-    figure = category_bars(
-        [CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})]
-    )
+    bar = CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})
+    figure = category_bars([bar])
     assert [t["name"] for t in traces(figure, "bar")] == ["weights"]
     assert traces(figure, "scatter", mode="text")[0]["text"] == [" 990 B"]
 
 
 def test_equal_labels_stay_two_bars() -> None:
-    layout = category_bars([CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)])[
-        "layout"
-    ]
+    bars = [CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)]
+    layout = category_bars(bars)["layout"]
     assert len(set(layout["yaxis"]["tickvals"])) == 2
 
 
@@ -539,9 +489,8 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
     layout = figure["layout"]
     areas = [t for t in figure["data"] if "stackgroup" in t]
     outline = figure["data"][-1]
-    assert [sum(parts) for parts in zip(*(t["y"] for t in areas), strict=True)] == pytest.approx(
-        outline["y"]
-    )
+    stacked = [sum(parts) for parts in zip(*(t["y"] for t in areas), strict=True)]
+    assert stacked == pytest.approx(outline["y"])
     totals = [point.total_bytes for point in points]
     assert outline["y"] == pytest.approx([total / GIB for total in totals])
     peak = next(note for note in layout["annotations"] if note["showarrow"])
@@ -550,9 +499,8 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
     bands = [shape for shape in layout["shapes"] if shape["type"] == "rect"]
     assert [b["x0"] for b in bands[1:]] == [b["x1"] for b in bands[:-1]]
     assert (bands[0]["x0"], bands[-1]["x1"]) == (-0.5, len(points) - 0.5)
-    for band, phase in zip(
-        bands, [phase for phase, _ in itertools.groupby(points, key=lambda p: p.phase)], strict=True
-    ):
+    phases = [phase for phase, _ in itertools.groupby(points, key=lambda p: p.phase)]
+    for band, phase in zip(bands, phases, strict=True):
         inside = [p.phase for i, p in enumerate(points) if band["x0"] < i < band["x1"]]
         assert set(inside) == {phase}
     named = {note["text"] for note in layout["annotations"] if not note["showarrow"]}
@@ -592,16 +540,7 @@ def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
 def test_every_point_of_the_scatter_is_within_both_axes_and_ticks_are_true(
     sizes: list[tuple[int, int]],
 ) -> None:
-    points = [
-        ScatterPoint(
-            label=str(i),
-            method=get_args(Method)[i % 3],
-            predicted_bytes=p,
-            measured_bytes=m,
-            record_id=str(i),
-        )
-        for i, (p, m) in enumerate(sizes)
-    ]
+    points = [scatter(*pair, str(i), get_args(Method)[i % 3]) for i, pair in enumerate(sizes)]
     figure = identity_scatter(points)
     layout = figure["layout"]
     assert layout["xaxis"]["range"] == layout["yaxis"]["range"]
@@ -645,20 +584,14 @@ def test_rows_of_layers_add_up_to_the_model() -> None:
         assert sum(row.count * row.values[label] for row in rows) == prediction.parameters.trainable
         assert rows[0].methods[label] == prediction.workload.setup.method
     saved = layer_rows(PREDICTIONS, "saved_activation_bytes")
-    assert (
-        sum(row.count * row.values["LoRA r8"] for row in saved)
-        == PREDICTIONS[1].saved_activation_bytes
-    )
+    together = sum(row.count * row.values["LoRA r8"] for row in saved)
+    assert together == PREDICTIONS[1].saved_activation_bytes
 
 
 def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
+    methods: dict[str, Method] = {"full": "full", "LoRA r8": "lora"}
     rows = [
-        LayerRow(
-            name=n,
-            count=1,
-            values={"full": a, "LoRA r8": b},
-            methods={"full": "full", "LoRA r8": "lora"},
-        )
+        LayerRow(name=n, count=1, values={"full": a, "LoRA r8": b}, methods=methods)
         for n, a, b in (("q_proj", 16_777_216, 65_536), ("norm", 4096, 0))
     ]
     figure = layer_bars(rows)
@@ -680,11 +613,9 @@ def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
 def test_a_short_axis_of_counts_has_no_number_twice() -> None:
     row = LayerRow(name="scale", count=1, values={"full": 1}, methods={"full": "full"})
     axis = layer_bars([row], "num_trainable_parameters")["layout"]["xaxis"]
-    written = {
-        text: at for at, text in zip(axis["tickvals"], axis["ticktext"], strict=True) if text
-    }
+    written = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
     assert len(axis["tickvals"]) > 2
-    assert written == {"0": 0, "1": 1}
+    assert {text: at for text, at in written.items() if text} == {"0": 0, "1": 1}
 
 
 def test_levers_are_cut_from_the_peak() -> None:
@@ -710,9 +641,8 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
     assert figure["layout"]["xaxis"]["title"]["text"].endswith("; peaks in MiB")
     (asked,) = figure["layout"]["shapes"]
     assert (asked["x0"], asked["y0"]) == (columns.index("64") - 0.5, rows.index("2") - 0.5)
-    assert (
-        figure["layout"]["yaxis"]["range"][0] > figure["layout"]["yaxis"]["range"][1]
-    )  # so that the first row is on top
+    bottom, top = figure["layout"]["yaxis"]["range"]
+    assert bottom > top  # so that the first row is on top
 
 
 def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
@@ -788,10 +718,8 @@ def test_raw_times_are_all_there_with_their_median() -> None:
 
 def test_counters_that_were_not_read_are_gaps() -> None:
     found = {t["name"]: t["y"] for t in LIGHT["phases"]["data"]}
-    assert set(found) == {
-        run_labels.COUNTER_LABELS[n]
-        for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")
-    }
+    read = ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")
+    assert set(found) == {run_labels.COUNTER_LABELS[name] for name in read}
     first = found[run_labels.COUNTER_LABELS["allocated_peak_bytes"]]
     assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
 
@@ -803,31 +731,29 @@ def hostile(text: str) -> list[Figure]:
     bar = CategoryBar(label=text, bytes={"parameters": 1}, group=text)
     row = LayerRow(name=text, count=2, values={text: 5}, methods={text: "full"})
     point = CurvePoint(phase="forward", module=text, bytes={"activations": 5})
+    rates = {"tokens_per_second": 1.0, "low": 1.0, "high": 1.0}
+    timed = ThroughputBar(label=text, method="lora", group=text, **rates)
     return [
         category_bars([bar], limit=Limit(label=text, bytes=1)),
         memory_curve([point], limit=Limit(label=text, bytes=9)),
         layer_bars([row]),
-        identity_scatter(
-            [ScatterPoint(label=text, method="full", predicted_bytes=1, measured_bytes=2)]
-        ),
+        identity_scatter([replace(scatter(1, 2), label=text)]),
         error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
-        throughput_bars(
-            [
-                ThroughputBar(
-                    label=text, method="lora", tokens_per_second=1.0, low=1.0, high=1.0, group=text
-                )
-            ]
-        ),
+        throughput_bars([timed]),
         lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
     ]
 
 
-def shown(figure: Figure) -> list[str]:
-    return [
-        value
-        for name, value in walk(figure)
-        if isinstance(value, str) and name in ("text", "hovertext", "ticktext", "name")
-    ]
+def shown(part: Any, name: str = "") -> Iterator[str]:
+    """Texts of a figure, wherever they are."""
+    if isinstance(part, Mapping):
+        for key, inner in part.items():
+            yield from shown(inner, key)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from shown(inner, name)
+    elif isinstance(part, str) and name in ("text", "hovertext", "ticktext", "name"):
+        yield part
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "x" * 10_000, "", "2020-01-01", "<b>&lt;", "\ud800"])
@@ -853,16 +779,12 @@ def test_ticks_are_few_and_round_and_within(low: float, length: float) -> None:
 
 def test_axes_write_numbers_as_the_text_does() -> None:
     """No 100k beside 100 K, and no minus but the one of the text."""
-    errors = error_strip(
-        [ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)]
-    )
+    dots = [ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)]
+    errors = error_strip(dots)
     assert errors["layout"]["xaxis"]["ticktext"] == [f"{n} %" for n in range(-30, 40, 10)]
     numbers = claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"]["yaxis"]
-    assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [
-        10_000,
-        100_000,
-        1_000_000,
-    ]
+    assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"]
+    assert numbers["tickvals"][:3] == [10_000, 100_000, 1_000_000]
 
 
 @given(st.text(max_size=200), st.integers(3, 60))
@@ -876,14 +798,9 @@ def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest
     shown = unescape(found)
     assert "<" not in found
     assert len(shown) <= longest
-    whole = printable(text)
+    whole, cut = printable(text), found.replace("&lt;", "<").replace("&amp;", "&")
     if len(whole) <= longest:
-        assert found.replace("&lt;", "<").replace("&amp;", "&") == whole
-    else:
-        cut = found.replace("&lt;", "<").replace("&amp;", "&")
-        places = [
-            place for place, sign in enumerate(cut) if sign == "…"
-        ]  # the text may hold one itself
-        assert any(
-            whole.startswith(cut[:place]) and whole.endswith(cut[place + 1 :]) for place in places
-        )
+        assert cut == whole
+    else:  # the text may hold a sign of what was left out itself
+        parts = [(cut[:n], cut[n + 1 :]) for n, sign in enumerate(cut) if sign == "…"]
+        assert any(whole.startswith(start) and whole.endswith(end) for start, end in parts)

@@ -16,16 +16,10 @@ import jsonschema
 import pytest
 
 import commands
+import families
+from commands import OFFLINE, lora_profile
 from golden_files import Golden
 from lora_profiler.report.json.predict import predict_schema
-
-ENVIRONMENT = {
-    k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))
-} | {"HF_HUB_OFFLINE": "1"}
-
-
-def lora_profile(*arguments: str) -> commands.Done:
-    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +27,7 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         [sys.executable, "-m", "lora_profiler", *arguments],
         capture_output=True,
         text=True,
-        env=ENVIRONMENT | environment,
+        env=OFFLINE | environment,
         stdin=subprocess.DEVNULL,
         timeout=60,
     )
@@ -66,17 +60,9 @@ def test_the_main_job() -> None:
     text = answer("meta-llama/Llama-3.1-8B", "--rank", "16", "--detail")
     assert text.startswith("meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters\n")
     for part in (
-        "full",
-        "LoRA r16",
-        "41,943,040",
-        "99.48 %",
-        "persistent, GiB",
-        "optimizer states",
-        "saved for backward, GiB",
-        "start of backward, in the loss",
-        "what the peak is made of, GiB",
-        "TFLOP",
-        "lowers the peak most",
+        *("full", "LoRA r16", "41,943,040", "99.48 %", "persistent, GiB", "optimizer states"),
+        *("saved for backward, GiB", "start of backward, in the loss", "TFLOP"),
+        *("what the peak is made of, GiB", "lowers the peak most"),
         "LoRA keeps more for backward than full",
     ):
         assert part in text
@@ -95,13 +81,11 @@ def test_predict_may_go_unnamed(arguments: list[str]) -> None:
 
 
 def test_one_prediction_a_model_and_method_in_the_order_given() -> None:
-    found = predictions(
-        "gpt2", "Qwen/Qwen2.5-0.5B", "--method", "qlora", "--method", "full", "-s", "64"
-    )
-    asked = [(p["model"]["id"], p["setup"]["method"]) for p in found]  # type: ignore[index]
-    assert asked == [
-        (m, k) for m in ("openai-community/gpt2", "Qwen/Qwen2.5-0.5B") for k in ("qlora", "full")
-    ]
+    methods = ("--method", "qlora", "--method", "full")
+    found = predictions("gpt2", "Qwen/Qwen2.5-0.5B", *methods, "-s", "64")
+    asked = [(p["model"]["id"], p["setup"]["method"]) for p in found]
+    models = ("openai-community/gpt2", "Qwen/Qwen2.5-0.5B")
+    assert asked == [(model, method) for model in models for method in ("qlora", "full")]
 
 
 def test_rslora_is_another_scale_and_costs_nothing() -> None:
@@ -205,36 +189,31 @@ def test_every_option_reaches_the_setup() -> None:
     ],
 )
 def test_targets(targets: str, trained: int) -> None:
-    (found,) = predictions(
-        "HuggingFaceTB/SmolLM2-135M", "--method", "lora", "--targets", targets, "-s", "64"
-    )
-    assert found["parameters"]["trainable"] == trained  # type: ignore[index]
+    asked = ("--method", "lora", "--targets", targets, "-s", "64")
+    (found,) = predictions("HuggingFaceTB/SmolLM2-135M", *asked)
+    assert found["parameters"]["trainable"] == trained
 
 
 def test_the_trl_recipe_brings_its_adapter_dtype() -> None:
-    full, qlora = predictions(
-        "gpt2", "--method", "full", "--method", "qlora", "--recipe", "trl", "-s", "64"
-    )
-    assert qlora["setup"]["adapter_dtype"] == "bfloat16"  # type: ignore[index]
-    assert full["setup"]["adapter_dtype"] is None  # type: ignore[index]
+    methods = ("--method", "full", "--method", "qlora")
+    full, qlora = predictions("gpt2", *methods, "--recipe", "trl", "-s", "64")
+    assert qlora["setup"]["adapter_dtype"] == "bfloat16"
+    assert full["setup"]["adapter_dtype"] is None
 
 
 def test_csv_md_and_per_layer() -> None:
-    rows = list(csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv"))))
-    assert [row["setup.method"] for row in rows] == ["full", "lora"]
-    layers = list(
-        csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv", "--per-layer")))
-    )
-    assert (
-        sum(int(row["num_parameters"]) for row in layers if row["method"] == "lora") == 124_439_808
-    )
+    def rows(*more: str) -> list[dict[str, str]]:
+        text = answer("gpt2", "-s", "64", "--format", "csv", *more)
+        return list(csv.DictReader(io.StringIO(text)))
+
+    assert [row["setup.method"] for row in rows()] == ["full", "lora"]
+    layers = [row for row in rows("--per-layer") if row["method"] == "lora"]
+    assert sum(int(row["num_parameters"]) for row in layers) == 124_439_808
     assert answer("gpt2", "-s", "64", "--format", "md").startswith("## openai-community/gpt2: ")
     table = answer("meta-llama/Llama-3.1-8B", "-r", "8", "--per-layer")
     line = next(line for line in table.splitlines() if "self_attn.q_proj" in line)
-    assert (
-        " ".join(line.split())
-        == "model.layers.0-31.self_attn.q_proj x32 4096 x 4096 16,777,216 16,777,216 65,536 99.61 %"
-    )
+    numbers = "x32 4096 x 4096 16,777,216 16,777,216 65,536 99.61 %"
+    assert " ".join(line.split()) == f"model.layers.0-31.self_attn.q_proj {numbers}"
 
 
 @pytest.mark.grid
@@ -278,15 +257,8 @@ def test_a_card_brings_the_time_of_a_step() -> None:
     text = answer(*MISTRAL, "--detail")
     for part in (
         "One step on NVIDIA A100 SXM4 80GB, fitted to this card",
-        "at least",
-        "at most",
-        "tokens a second",
-        "MFU",
-        "where the time goes",
-        "matrix products",
-        "optimizer update",
-        "LoRA r16 makes ",
-        "of full's FLOPs in",
+        *("at least", "at most", "tokens a second", "MFU", "where the time goes"),
+        *("matrix products", "optimizer update", "LoRA r16 makes ", "of full's FLOPs in"),
         "Step times, fitted to this card: ",
         "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens",
     ):
@@ -315,38 +287,29 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
         nearest = evidence["nearest"]
         assert evidence["low_bytes"] < peak < evidence["high_bytes"]
         assert (nearest["model"], nearest["method"]) == (MISTRAL[0], found["setup"]["method"])
-        assert nearest["error"] == pytest.approx(
-            nearest["predicted_bytes"] / nearest["measured_bytes"] - 1
-        )
-        assert nearest["url"].startswith(
-            "https://github.com/foundation-model-stack/fms-acceleration/blob/"
-        )
+        error = nearest["predicted_bytes"] / nearest["measured_bytes"] - 1
+        assert nearest["error"] == pytest.approx(error)
+        repository = "https://github.com/foundation-model-stack/fms-acceleration/blob/"
+        assert nearest["url"].startswith(repository)
     text = " ".join(answer(*MISTRAL, "--detail").split())
     assert "Peak as measured, were it as far off as public ones that options describe" in text
-    assert (
-        "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with"
-        " checkpointing" in text
-    )
+    row = "mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing"
+    assert f"Nearest public measurement: {row}" in text
     assert all(p["evidence"] is None for p in predictions("gpt2", "-s", "128", "--device", "cpu"))
     header, row = answer("gpt2", "-s", "128", "--method", "lora", "--format", "csv").splitlines()
     assert "evidence.nearest.url" in header and "https://github.com/" in row
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("asked", "words"),
     [
-        (
-            ["gpt2", "-s", "512", "--gpu", "custom:24GiB"],
-            "the time of a step on custom:24GiB is not known",
-        ),
-        (["microsoft/phi-2", "--gpu", "h100_sxm_80gb", "--method", "lora"], "--engine traced"),
-        (
-            ["gpt2", "-s", "512", "--gpu", "l4", "--optimizer", "adafactor"],
-            "adafactor's update is not known",
-        ),
+        ("gpt2 -s 512 --gpu custom:24GiB", "the time of a step on custom:24GiB is not known"),
+        ("microsoft/phi-2 --gpu h100_sxm_80gb --method lora", "--engine traced"),
+        ("gpt2 -s 512 --gpu l4 --optimizer adafactor", "adafactor's update is not known"),
     ],
 )
-def test_a_time_that_nobody_knows_is_said_and_not_made_up(arguments: list[str], words: str) -> None:
+def test_a_time_that_nobody_knows_is_said_and_not_made_up(asked: str, words: str) -> None:
+    arguments = asked.split()
     assert words in " ".join(answer(*arguments, "--detail").split())
     for prediction in predictions(*arguments):
         assert prediction["step_time"] is None
@@ -403,21 +366,10 @@ def test_a_config_that_is_none_is_a_model_that_cannot_be_had(text: str, tmp_path
 
 
 def test_a_local_config_is_a_model(tmp_path: Path) -> None:
-    config = {
-        "model_type": "llama",
-        "hidden_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 112,
-        "vocab_size": 101,
-        "head_dim": 12,
-        "tie_word_embeddings": False,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(families.TINY["llama"]))
     for name in (str(tmp_path), str(tmp_path / "config.json")):
         (found,) = predictions(name, "--method", "full", "-s", "24", "-b", "2")
-        assert found["parameters"]["base"] == 79_152  # type: ignore[index]
+        assert found["parameters"]["base"] == 79_152
 
 
 def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
@@ -431,10 +383,8 @@ def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
 def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
     done = lora_profile("gpt2", "-s", "2048")
     assert done.exit_code == 0
-    assert (
-        done.stderr
-        == "Warning: openai-community/gpt2 was made for 1,024 tokens, not 2,048; see --seq-len.\n"
-    )
+    said = "openai-community/gpt2 was made for 1,024 tokens, not 2,048; see --seq-len."
+    assert done.stderr == f"Warning: {said}\n"
 
 
 def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
@@ -506,21 +456,12 @@ def test_doctor_never_prints_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["-h"],
-        ["--help"],
-        ["predict", "-h"],
-        ["models", "--help"],
-        ["gpus", "-h"],
-        ["doctor", "-h"],
-    ],
+    "words", ["", "-h", "--help", "predict -h", "models --help", "gpus -h", "doctor -h"]
 )
-def test_help(arguments: list[str]) -> None:
-    text = answer(*arguments)
+def test_help(words: str) -> None:
+    text = answer(*words.split())
     assert text.startswith("Usage: lora-profile")
-    assert "doctor" in arguments or "Examples:\n  lora-profile " in text
+    assert "doctor" in words or "Examples:\n  lora-profile " in text
 
 
 def test_version() -> None:
@@ -540,17 +481,14 @@ def test_version() -> None:
     ],
 )
 def test_shell_completion(words: str, expected: str) -> None:
-    done = process(
-        _LORA_PROFILE_COMPLETE="bash_complete",
-        COMP_WORDS=words,
-        COMP_CWORD=str(len(words.split()) - 1),
-    )
+    typed = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = process(_LORA_PROFILE_COMPLETE="bash_complete", **typed)
     assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
     command = [sys.executable, "-m", "lora_profiler", *arguments]
-    return commands.on_a_terminal(command, columns=80, environment=ENVIRONMENT, **environment)
+    return commands.on_a_terminal(command, columns=80, environment=OFFLINE, **environment)
 
 
 def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
@@ -565,12 +503,7 @@ def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m lora_profiler models | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    command = f"{sys.executable} -m lora_profiler models | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=OFFLINE)
     assert done.stdout.startswith("model ")
     assert done.stderr == ""

@@ -29,6 +29,7 @@ from lora_profiler.records.record import Conditions, Record
 from lora_profiler.records.store import Store
 from lora_profiler.report.json.bench import bench_schema
 from lora_profiler.workload import Workload
+from waiting import wait_until
 
 __all__ = ["bench"]  # a fixture
 
@@ -630,10 +631,7 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
     try:
         assert process.stderr is not None
         assert any("LoRA r16: started" in line for line in process.stderr)
-        deadline = time.monotonic() + 60
-        while not list(processes_of(place)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: list(processes_of(place)))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=200)
     finally:
@@ -646,7 +644,4 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
     kept = {r.workload.setup.method: r.measurement for r in own}
     assert kept["full"].went_through and kept["lora"].status == "interrupted"
     assert kept["lora"].failure is not None and kept["lora"].failure.phase
-    deadline = time.monotonic() + 60
-    while list(processes_of(place)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert list(processes_of(place)) == []
+    wait_until(lambda: not list(processes_of(place)))

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from commands import Run
+from families import TINY_BLOOM
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.profile import Profile
@@ -21,16 +22,6 @@ from lora_profiler.planning.engine import engines_for, peak_bytes, predict
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from tracing import share_traces
-
-TINY_BLOOM = {
-    "model_type": "bloom",
-    "architectures": ["BloomForCausalLM"],
-    "hidden_size": 32,
-    "n_layer": 6,
-    "n_head": 4,
-    "vocab_size": 500,
-}
-"""A type that the rules do not know."""
 
 
 @pytest.fixture(autouse=True)

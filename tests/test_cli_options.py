@@ -1,7 +1,6 @@
 """The options of every command: shown in groups, all of them reachable; what is said of one that is
 not there, and of one that is given two values."""
 
-import os
 from itertools import chain
 from pathlib import Path
 
@@ -9,20 +8,14 @@ import click
 import pytest
 
 import commands
+from commands import lora_profile
 from golden_files import Golden
 from lora_profiler.cli.main import root
 from lora_profiler.option import GROUP_TITLES
 from lora_profiler.trainer_files.reading import FRAMEWORKS, lone_key
 from lora_profiler.workload import OPTIONS
 
-ENVIRONMENT = {
-    k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))
-} | {"HF_HUB_OFFLINE": "1"}
 VERBS = {verb: root.get_command(click.Context(root), verb) for verb in root.list_commands(None)}  # type: ignore[arg-type]
-
-
-def lora_profile(*arguments: str) -> commands.Done:
-    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
 
 
 def flags(verb: str) -> list[str]:

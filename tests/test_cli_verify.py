@@ -3,9 +3,9 @@ where models come from."""
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -29,7 +29,8 @@ from claim_subjects import (
     scaled_by_alpha,
     tiny_llama,
 )
-from commands import Run, refused
+from commands import Run, in_python, refused
+from loading import modules_after
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics import sources, verify
@@ -74,9 +75,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model is smaller still."""
     train = sources.train_small
-    monkeypatch.setattr(
-        sources, "train_small", lambda folder, **options: train(folder, **options, config=LLAMA)
-    )
+    smaller = partial(train, config=LLAMA)
+    monkeypatch.setattr(sources, "train_small", smaller)
     monkeypatch.setattr(sources, "SMALL_MODEL_STEPS", {True: 5, False: 9})
 
 
@@ -86,9 +86,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json_keeps_to_its_schema_and_gives_nothing_away(
     run: Run, tiny: None, llama: Subject
 ) -> None:
-    done = run(
-        "verify", str(llama.folder), "--claims", "1,4", "--quick", "--seed", "3", "--format", "json"
-    )
+    options = ("--claims", "1,4", "--quick", "--seed", "3", "--format", "json")
+    done = run("verify", str(llama.folder), *options)
     assert done.exit_code == 0
     document = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(verify_schema())
@@ -197,18 +196,12 @@ def test_a_missing_library_is_named_with_what_to_install(
     )
 
 
-def test_help_loads_neither_torch_nor_claims() -> None:
-    import subprocess
-
-    code = (
-        "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr));"
-        " from lora_profiler.cli.main import main; main(['verify', '--help'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    text = " ".join(done.stdout.split())
+def test_help_loads_neither_torch_nor_claims(run: Run) -> None:
+    help_ = ("verify", "--help")
+    text = " ".join(run(*help_).stdout.split())
     assert ", ".join(f"{claim.id} {claim.title.lower()}" for claim in CLAIMS) in text
     assert "2, 3 and 4 must hold exactly" in text
-    loaded = set(done.stderr.split())
+    loaded = modules_after(f"from lora_profiler.cli.main import main; main({help_!r})")
     assert loaded.isdisjoint(
         {"torch", "numpy", "rich", "transformers", "msgspec", "lora_profiler.report.claims"}
     )
@@ -412,12 +405,7 @@ def test_evidence_without_any_number_is_judged_and_drawn(claim: Claim) -> None:
 
 
 def test_a_stored_document_is_drawn_without_torch() -> None:
-    import subprocess
-
-    file = str(RESULTS / "mathematics.json")
-    done = subprocess.run([sys.executable, "-c", DRAW, file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
+    loaded = set(in_python(DRAW, str(RESULTS / "mathematics.json")).split())
     assert "lora_profiler.report.claims.scaling" in loaded
     assert loaded.isdisjoint({"torch", "numpy", "transformers", "peft"})
 

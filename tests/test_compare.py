@@ -1,6 +1,7 @@
 """Predicted against measured on records made by hand, whose errors can be worked out on paper."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pandas
 import pytest
@@ -114,11 +115,8 @@ the forward pass, one of autograd's thread."""
 MEMORY = DeviceMemory(
     allocated_bytes=2_100_000, reserved_bytes=4_000_000, expandable_reserved_bytes=3_000_000
 )
-ON_CARD = {
-    "peak_requested_bytes": 2_000_000,
-    "peak_allocated_bytes": 2_100_000,
-    "peak_reserved_bytes": 3_200_000,
-}
+ON_CARD = {"peak_requested_bytes": 2_000_000, "peak_allocated_bytes": 2_100_000}
+ON_CARD |= {"peak_reserved_bytes": 3_200_000}
 
 
 @pytest.mark.parametrize(
@@ -231,15 +229,9 @@ def row(
     metric: str = "peak_requested_bytes",
 ) -> Comparison:
     error = (predicted - measured) / measured if measured else None
-    return Comparison(
-        record_id=record_id,
-        engine="analytic",
-        metric=metric,
-        category=category,  # type: ignore[arg-type]
-        predicted=predicted,
-        measured=measured,
-        relative_error=error,
-    )
+    place: Any = {"metric": metric, "category": category, "relative_error": error}
+    found = {"record_id": record_id, "predicted": predicted, "measured": measured} | place
+    return Comparison(engine="analytic", **found)
 
 
 def test_a_summary_by_hand() -> None:
@@ -328,10 +320,8 @@ def test_summaries_are_those_of_pandas(rows: list[Comparison]) -> None:
         assert abs(s.worst or 0) == pytest.approx(errors.abs().max())
         assert (s.worst_under or 0) == pytest.approx(min(errors.min(), 0))
         assert (s.worst_over or 0) == pytest.approx(max(errors.max(), 0))
-        for value, name in (
-            (s.worst_under, s.worst_under_record_id),
-            (s.worst_over, s.worst_over_record_id),
-        ):
+        under = (s.worst_under, s.worst_under_record_id)
+        for value, name in (under, (s.worst_over, s.worst_over_record_id)):
             assert (value is None) == (name is None)
             if name is not None:
                 error = members.loc[members["record"] == name, "error"].item()
@@ -353,11 +343,8 @@ def test_summaries_leave_out_what_nobody_predicts_and_count_what_has_no_relative
 
 
 def test_a_summary_is_in_the_order_of_metrics_and_goes_by_any_field() -> None:
-    rows = [
-        row(103, 100, metric="saved_activation_bytes"),
-        row(101, 100),
-        row(99, 100, category="setup"),
-    ]
+    other = row(103, 100, metric="saved_activation_bytes")
+    rows = [other, row(101, 100), row(99, 100, category="setup")]
     assert [(s.group, s.n) for s in summary(rows, by=("metric",))] == [
         (("peak_requested_bytes",), 2),
         (("saved_activation_bytes",), 1),

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import families
+from agreement import totals
 from lora_profiler import traced
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.compiled import has_profile, library, peak_bytes, predict, predict_with
@@ -52,9 +53,8 @@ def cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def workload(family: str, setup: TrainSetup, layers: int = 7, **config: Any) -> Workload:
     raw = dict(families.TINY[family])
     raw |= {name: layers for name in ("num_hidden_layers", "n_layer") if name in raw}
-    return Workload(
-        model=model_from_config(raw | config, id=f"tiny-{family}", source="test"), setup=setup
-    )
+    model = model_from_config(raw | config, id=f"tiny-{family}", source="test")
+    return Workload(model=model, setup=setup)
 
 
 @cache
@@ -77,6 +77,11 @@ def truth(asked: Workload) -> dict[tuple[int, str], int]:
             where = (event.mark.step, {"loss": "forward"}.get(event.mark.phase, event.mark.phase))
         found[where] = max(live, found.get(where, 0))
     return found
+
+
+def true_peak(asked: Workload) -> int:
+    """Of the second step."""
+    return max(size for (step, _), size in truth(asked).items() if step == 2)
 
 
 GROUPS = {
@@ -119,17 +124,10 @@ def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(
         said = predict_with(made, asked)
         real = truth(asked)
         for step, label in ((1, 1), (2, "steady")):
-            at = {m.moment: m.total_bytes for m in said.moments if m.step == label}
-            for phase, moments in GROUPS.items():
-                assert max(at[m] for m in moments if m in at) == real[step, phase], (
-                    layers,
-                    batch,
-                    seq,
-                    rank,
-                    step,
-                    phase,
-                )
-        assert said.peak.total_bytes == max(size for (step, _), size in real.items() if step == 2)
+            at = totals(said, label)
+            found = {of: max(at[m] for m in ms if m in at) for of, ms in GROUPS.items()}
+            assert found == {phase: real[step, phase] for phase in GROUPS}, asked.setup
+        assert said.peak.total_bytes == true_peak(asked)
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "qwen3_moe"])
@@ -137,9 +135,11 @@ def test_unlike_layers_are_folded_by_their_period_or_traced_whole(family: str) -
     """Gemma 3 turns between windows and full attention; a mixture keeps its router's tensors."""
     asked = workload(family, BASE, layers=11)
     made = compile_profile(asked)
-    assert predict_with(made, asked).peak.total_bytes == max(
-        n for (step, _), n in truth(asked).items() if step == 2
-    )
+    assert predict_with(made, asked).peak.total_bytes == true_peak(asked)
+
+
+def key_of(asked: Workload) -> str:
+    return profile_key(asked.model, asked.setup, regime_of(asked))
 
 
 def test_a_filled_window_is_another_profile() -> None:
@@ -147,37 +147,23 @@ def test_a_filled_window_is_another_profile() -> None:
     short = workload("mistral", replace(BASE, seq_len=47), **window)
     long = workload("mistral", replace(BASE, seq_len=48), **window)
     assert regime_of(short) != regime_of(long)
-    assert profile_key(short.model, short.setup, regime_of(short)) != profile_key(
-        long.model, long.setup, regime_of(long)
-    )
+    assert key_of(short) != key_of(long)
     for asked in (short, long):
-        made = compile_profile(asked)
-        assert predict_with(made, asked).peak.total_bytes == max(
-            n for (step, _), n in truth(asked).items() if step == 2
-        )
+        assert predict_with(compile_profile(asked), asked).peak.total_bytes == true_peak(asked)
 
 
 def test_columns_of_the_layers_sum_to_the_totals() -> None:
     asked = workload("llama", LORA)
     said = predict_with(compiled(asked), asked)
-    sums = {
-        name: sum(getattr(layer, name) for layer in said.layers)
-        for name in (
-            "num_trainable_parameters",
-            "gradient_bytes",
-            "optimizer_state_bytes",
-            "saved_activation_bytes",
-            "flops",
-        )
-    }
     assert said.flops is not None
-    assert sums == {
+    whole = {
         "num_trainable_parameters": said.parameters.trainable,
         "gradient_bytes": said.persistent_bytes["gradients"],
         "optimizer_state_bytes": said.persistent_bytes["optimizer_states"],
         "saved_activation_bytes": said.saved_activation_bytes,
         "flops": said.flops.total,
     }
+    assert {name: sum(getattr(c, name) for c in said.layers) for name in whole} == whole
     assert {name for name, _ in asked.model.modules()} <= {layer.name for layer in said.layers}
 
 
@@ -190,24 +176,18 @@ def test_rules_and_profile_agree_where_the_rules_are_exact(setup: TrainSetup) ->
     rules = engine.predict(asked, "analytic")
     assert rules.exactness == "exact"
     assert said.peak.moment == rules.peak.moment
-    assert {c: n for c, n in said.peak.bytes.items() if n} == {
-        c: n for c, n in rules.peak.bytes.items() if n
-    }
-    assert said.saved_activation_bytes == rules.saved_activation_bytes
-    assert said.persistent_bytes == rules.persistent_bytes
-    assert said.parameters == rules.parameters
-    assert said.flops == rules.flops
+    held = [{c: n for c, n in answer.peak.bytes.items() if n} for answer in (said, rules)]
+    assert held[0] == held[1]
+    for name in ("saved_activation_bytes", "persistent_bytes", "parameters", "flops"):
+        assert getattr(said, name) == getattr(rules, name)
 
 
 def test_what_the_trace_cannot_see_on_a_cpu_is_an_estimate() -> None:
     """Copies that operators on two dtypes make inside their kernels."""
     mixed = replace(LORA, device="cpu", dtype="bfloat16")
     alike = replace(mixed, lora=LoraConfig(r=4, adapter_dtype="bfloat16"))
-    for setup, exactness in (
-        (mixed, "estimate"),
-        (alike, "exact"),
-        (replace(alike, precision="amp"), "estimate"),
-    ):
+    amp = replace(alike, precision="amp")
+    for setup, exactness in ((mixed, "estimate"), (alike, "exact"), (amp, "estimate")):
         said = predict_once(workload("llama", setup, layers=2))
         assert said.exactness == exactness
         assert (said.error_bound is not None) == (exactness == "estimate")
@@ -285,10 +265,8 @@ def test_targets_that_mean_the_same_have_one_key() -> None:
     model = workload("llama", LORA).model
 
     def key(targets: Any) -> str:
-        asked = Workload(
-            model=model, setup=replace(LORA, lora=LoraConfig(r=4, target_modules=targets))
-        )
-        return profile_key(model, asked.setup, regime_of(asked))
+        lora = LoraConfig(r=4, target_modules=targets)
+        return key_of(Workload(model=model, setup=replace(LORA, lora=lora)))
 
     assert key(None) == key(("v_proj", "q_proj")) == key(("q_proj", "v_proj")) != key("all-linear")
 
@@ -308,18 +286,13 @@ def test_a_kept_profile_answers_every_size_and_nothing_else(
         predict(asked)
     assert library.keep(profile) == cache_file
     forget()
-    larger = replace(
-        asked, setup=replace(asked.setup, batch_size=9, seq_len=777, lora=LoraConfig(r=99))
-    )
+    sizes: Any = {"batch_size": 9, "seq_len": 777, "lora": LoraConfig(r=99)}
+    larger = replace(asked, setup=replace(asked.setup, **sizes))
     assert predict(larger).engine == "compiled"
     assert peak_bytes(larger) == predict(larger).peak.total_bytes
     assert engine.predict(larger).engine == "compiled"
-    for other in (
-        replace(asked.setup, batch_size=1),
-        replace(asked.setup, checkpointing=True),
-        BASE,
-    ):
-        assert not has_profile(replace(asked, setup=other))
+    others = (replace(asked.setup, batch_size=1), replace(asked.setup, checkpointing=True), BASE)
+    assert not any(has_profile(replace(asked, setup=other)) for other in others)
 
 
 def test_a_profile_of_other_versions_is_not_used(made: tuple[Workload, Profile]) -> None:
@@ -353,18 +326,22 @@ def test_a_spoilt_row_counts_as_none(made: tuple[Workload, Profile], cache_file:
 # --- refused --------------------------------------------------------------------------------------
 
 
-def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a kernel took another path from some length on, which the config does not name."""
+@pytest.mark.parametrize(("length", "said"), [(100, "tape changes"), (200, "events instead of")])
+def test_a_tape_that_changes_with_the_size_is_refused(
+    length: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a kernel took another path from some length on, which the config does not name; of a
+    length that no point of the fit reaches it is found at the longest sequence."""
     from lora_profiler.traced import compiler
 
     def build(asked: Workload) -> Any:
         model = build_model(asked, device="meta")
-        if asked.setup.seq_len > 100:
+        if asked.setup.seq_len > length:
             model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.clone())
         return model
 
     monkeypatch.setattr(compiler, "_on_meta", build)
-    with pytest.raises(CompileError, match="tape changes"):
+    with pytest.raises(CompileError, match=said):
         compile_profile(workload("llama", BASE))
 
 
@@ -395,14 +372,10 @@ def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(
     asked = workload("llama", LORA, **SMOLLM3)
     said = engine.predict(asked, "traced")
     assert said.engine == "traced"
-    assert said.peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
+    assert said.peak.total_bytes == true_peak(asked)
     found = fit(asked, find_gpu("rtx_4090"), "traced", said)
     assert found is not None and found.verdict == "fits"
-    assert (found.largest_batch_size, found.longest_seq_len, found.highest_rank) == (
-        None,
-        None,
-        None,
-    )
+    assert found.largest_batch_size is found.longest_seq_len is found.highest_rank is None
 
 
 def test_what_runs_in_plain_torch_for_want_of_a_package_is_said() -> None:
@@ -427,41 +400,19 @@ def test_what_runs_in_plain_torch_for_want_of_a_package_is_said() -> None:
         "moe_intermediate_size": 16,
         "shared_expert_intermediate_size": 16,
     }
-    asked = Workload(
-        model=model_from_config(raw, id="tiny-qwen3_next", source="test"),
-        setup=replace(BASE, seq_len=100),
-    )
+    model = model_from_config(raw, id="tiny-qwen3_next", source="test")
+    asked = Workload(model=model, setup=replace(BASE, seq_len=100))
     with pytest.raises(CompileError, match="tape changes"):
         compile_profile(asked)
     said = engine.predict(asked, "traced")
-    assert any(
-        "chunk_gated_delta_rule (flash-linear-attention)" in line for line in said.assumptions
-    )
-    assert said.peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
-
-
-def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As if a model took another path from a length on that no point of the fit reaches."""
-    from lora_profiler.traced import compiler
-
-    def build(asked: Workload) -> Any:
-        model = build_model(asked, device="meta")
-        if asked.setup.seq_len > 200:
-            model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.clone())
-        return model
-
-    monkeypatch.setattr(compiler, "_on_meta", build)
-    with pytest.raises(CompileError, match="events instead of"):
-        compile_profile(workload("llama", BASE))
+    assert "chunk_gated_delta_rule (flash-linear-attention)" in " ".join(said.assumptions)
+    assert said.peak.total_bytes == true_peak(asked)
 
 
 def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
     """The rules count the same products, by formulas of their own."""
-    asked = workload(
-        "llama", replace(LORA, quantization=Quantization(), checkpointing=True), head_dim=16
-    )
+    setup = replace(LORA, quantization=Quantization(), checkpointing=True)
+    asked = workload("llama", setup, head_dim=16)
     assert predict_once(asked).flops == engine.predict(asked, "analytic").flops
 
 
@@ -511,11 +462,8 @@ def test_shortcuts_change_nothing(
     with_them = fresh(asked)
     monkeypatch.setattr(tracer, "SHORTCUTS", {})
     without = fresh(asked)
-    assert (with_them.events, with_them.where, with_them.flops) == (
-        without.events,
-        without.where,
-        without.flops,
-    )
+    for name in ("events", "where", "flops"):
+        assert getattr(with_them, name) == getattr(without, name)
 
 
 def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,9 +474,8 @@ def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
         model = build_model(asked, device="meta")
         odd = torch.empty(asked.setup.seq_len**3 // 7, device="meta")
-        model.get_input_embeddings().register_forward_hook(
-            lambda _m, _a, out: out + torch.neg(odd)[:1]
-        )
+        embeddings = model.get_input_embeddings()
+        embeddings.register_forward_hook(lambda _m, _a, out: out + torch.neg(odd)[:1])
         return model
 
     monkeypatch.setattr(compiler, "_on_meta", build)
@@ -539,14 +486,8 @@ def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_the_layout_finds_periods_and_prefixes() -> None:
     plain = layout_of(workload("llama", BASE).model)
     assert plain is not None and (plain.prefix, plain.period, plain.tail) == (0, 1, 0)
-    turning = layout_of(
-        workload(
-            "gemma3_text",
-            BASE,
-            20,
-            layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 5,
-        ).model
-    )
+    types = (["sliding_attention"] * 3 + ["full_attention"]) * 5
+    turning = layout_of(workload("gemma3_text", BASE, 20, layer_types=types).model)
     assert turning is not None and (turning.prefix, turning.period) == (0, 4)
     first = layout_of(workload("qwen3_moe", BASE, 9, mlp_only_layers=[0]).model)
     assert first is not None and (first.prefix, first.period) == (1, 1)
@@ -563,11 +504,7 @@ def test_the_layout_finds_periods_and_prefixes() -> None:
     ("name", "period", "units"),
     [
         ("HuggingFaceTB/SmolLM3-3B", 4, 9),  # each fourth layer without rotary positions
-        (
-            "google/gemma-3-1b-it",
-            6,
-            4,
-        ),  # as many units as a tape is made of, and two layers behind them
+        ("google/gemma-3-1b-it", 6, 4),  # as many as a tape is made of, and two layers behind them
         ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 4, 12),
     ],
 )
@@ -576,17 +513,12 @@ def test_periods_that_only_transformers_fills_in_are_found(
 ) -> None:
     model = find_model(name, offline=True)
     layout = layout_of(model)
-    assert (
-        layout is not None
-        and layout.period == period
-        and layout.units_of(model.num_layers) == units
-    )
+    assert layout is not None
+    assert (layout.period, layout.units_of(model.num_layers)) == (period, units)
 
 
 def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
     made = compiled(workload("llama", BASE, 16, **SMOLLM3))
     assert made.layout is not None and made.layout.period == 4
     deeper = workload("llama", replace(BASE, seq_len=77), 28, **SMOLLM3)
-    assert predict_with(made, deeper).peak.total_bytes == max(
-        n for (step, _), n in truth(deeper).items() if step == 2
-    )
+    assert predict_with(made, deeper).peak.total_bytes == true_peak(deeper)

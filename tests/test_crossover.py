@@ -1,11 +1,11 @@
 """Where one way overtakes another: each end of a span against the predictions on both sides of it."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import crossover_points
+from benchmarks.rows import read_rows
 from lora_profiler import (
     LoraConfig,
     Quantization,
@@ -108,7 +108,7 @@ def test_one_method_and_no_length_are_refused() -> None:
 def test_both_sides_of_an_end_are_as_rehearsed_to_the_byte() -> None:
     """On either side of where LoRA begins to need more, full and LoRA, as
     `benchmarks/crossover_points.py` ran them."""
-    rows = [json.loads(line) for line in crossover_points.ROWS.read_text().splitlines()]
+    rows = read_rows(crossover_points.ROWS)
     assert len(rows) >= 30
     for row in rows:
         ways = crossover_points.ways(row["model"], row["batch_size"], row["seq_len"])

@@ -3,7 +3,6 @@ state, and the same numbers."""
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from decimal import Decimal
@@ -15,6 +14,7 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 import records
+from commands import in_python, lora_profile
 from dashboard_app import (
     ROOT,
     VIEWS,
@@ -124,23 +124,15 @@ def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPat
     shown = all_texts(app)
     assert "meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters" in shown
     full, lora_peak = (a.prediction.peak.total_bytes for a in found[:2])
-    assert (
-        f"full\t{bytes_text(full)}" in shown
-        and f"LoRA r16\t{bytes_text(lora_peak)}\t{100 * (lora_peak / full - 1):+.1f} %" in shown
-    )
+    assert f"full\t{bytes_text(full)}" in shown
+    assert f"LoRA r16\t{bytes_text(lora_peak)}\t{100 * (lora_peak / full - 1):+.1f} %" in shown
     assert {"composition", "curve", "levers", "layers", "fit_map", "times"} <= set(all_figures(app))
 
 
 def test_without_a_card_the_page_says_what_is_enough_and_offers_it() -> None:
     app = sound(opened(model="meta-llama/Llama-3.1-8B", method="qlora"))
-    (answer,) = answers(
-        [
-            Workload(
-                model=find_model("meta-llama/Llama-3.1-8B"),
-                setup=TrainSetup(lora=LoraConfig(), quantization=Quantization()),
-            )
-        ]
-    )
+    setup = TrainSetup(lora=LoraConfig(), quantization=Quantization())
+    (answer,) = answers([Workload(model=find_model("meta-llama/Llama-3.1-8B"), setup=setup)])
     card = smallest_cards(answer.prediction)[0]
     peak = bytes_text(answer.prediction.peak.total_bytes)
     assert f"Needs {peak}: a card of {card.memory_gib_marketed:g} GB is enough" in texts(app)
@@ -297,22 +289,13 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
 def test_what_the_verdict_rests_on_adds_up_on_the_page() -> None:
     """Peak, reserve and headroom, as they stand, to the card's memory; here rounding alone would
     miss by a hundredth."""
-    app = sound(
-        opened(
-            model="meta-llama/Llama-3.1-8B",
-            gpu="h100_sxm_80gb",
-            seq_len="512",
-            method=["full", "lora", "qlora"],
-        )
-    )
+    asked = {"model": "meta-llama/Llama-3.1-8B", "gpu": "h100_sxm_80gb", "seq_len": "512"}
+    app = sound(opened(**asked, method=["full", "lora", "qlora"]))
     above = texts(app)
     first = re.search(r"Fits: ([0-9.]+) and ([0-9.]+) reserve, of ([0-9.]+) GiB", above)
     assert first is not None
-    (card,) = [
-        line
-        for line in texts(viewed(app, "Why")).split("On ")
-        if line.startswith("NVIDIA H100 SXM5 80GB, GiB")
-    ]
+    lines = texts(viewed(app, "Why")).split("On ")
+    (card,) = [line for line in lines if line.startswith("NVIDIA H100 SXM5 80GB, GiB")]
     usable = Decimal(re.search(r"the three add up to the ([0-9.]+) GiB", card)[1])  # type: ignore[index]
     rows = re.findall(r"^\t.+\t.+\t(-?[0-9.]+)\t(-?[0-9.]+)\t(-?[0-9.]+)$", card, re.MULTILINE)
     assert len(rows) == 3
@@ -335,10 +318,8 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
     longest = max(time.high for time in times)
     for time, label in zip(times, ("full", "LoRA r16"), strict=True):
         assert f"{label}\t{seconds_text(time.seconds, longest)}" in shown
-        assert (
-            f"{label}: {seconds_text(time.low, longest)} to {seconds_text(time.high, longest)}"
-            in shown
-        )
+        ends = (seconds_text(end, longest) for end in (time.low, time.high))
+        assert f"{label}: {' to '.join(ends)}" in shown
         assert rate_text(time.tokens_per_second) in shown
     sums = [milliseconds / 1000 for milliseconds in sums_of_bars(drawn_times)]
     assert sums == pytest.approx([time.seconds for time in times])
@@ -346,14 +327,8 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
 
 
 def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
-    app = sound(
-        opened(
-            model="meta-llama/Llama-3.1-8B",
-            gpu="rtx_4090",
-            method=["full", "lora", "qlora"],
-            checkpointing="yes",
-        )
-    )
+    asked = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx_4090", "checkpointing": "yes"}
+    app = sound(opened(**asked, method=["full", "lora", "qlora"]))
     assert "if it fitted" not in texts(app)
     box = app.selectbox(key="ask.about")
     assert "if it fitted" in texts(sound(box.set_value("full").run()))
@@ -384,9 +359,8 @@ def test_figures_show_the_numbers_of_the_answer() -> None:
     sums = [round(gib * GIB) for gib in sums_of_bars(drawn["composition"])]
     assert sums == [a.prediction.peak.total_bytes for a in found]
     words = json.dumps(drawn["levers"])
-    assert found[1].levers and all(
-        bytes_text(lever.saved_bytes) in words for lever in found[1].levers
-    )
+    levers = found[1].levers
+    assert levers and all(bytes_text(lever.saved_bytes) in words for lever in levers)
 
 
 def test_the_page_is_about_the_method_of_the_sentence() -> None:
@@ -460,21 +434,11 @@ def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
 
 def test_the_ends_of_what_a_link_may_say_can_be_shown() -> None:
     """And the order of methods, which is the page's own."""
-    app = sound(
-        opened(
-            **GPT2,
-            method=["lora", "full"],
-            dropout="0.9999999",
-            alpha="9007199254740991",
-            rank="2147483647",
-            accumulation="2147483647",
-            nonsense="1",
-        )
-    )
-    assert (
-        asked(app).options["methods"] == ("full", "lora")
-        and asked(app).options["dropout"] == 0.9999999
-    )
+    ends = {"dropout": "0.9999999", "alpha": "9007199254740991", "nonsense": "1"}
+    ends |= dict.fromkeys(("rank", "accumulation"), "2147483647")
+    app = sound(opened(**GPT2, method=["lora", "full"], **ends))
+    assert asked(app).options["methods"] == ("full", "lora")
+    assert asked(app).options["dropout"] == 0.9999999
     assert any("nonsense" in text for text in cautions(app))
 
 
@@ -489,29 +453,29 @@ def test_an_address_changed_from_outside_is_followed() -> None:
     assert "247 of 247 models" in texts(sound(app.run()))
 
 
+def upload(app: AppTest, name: str, content: bytes) -> AppTest:
+    """The page with a config.json of the user's own."""
+    app.segmented_control(key="ask.origin").set_value("A config.json").run()
+    app.file_uploader(key="config_json").set_value((name, content, "application/json"))
+    return app.run()
+
+
 def test_a_config_is_uploaded_and_has_no_link() -> None:
     app = opened(**GPT2)
     origin = app.segmented_control(key="ask.origin")
     sound(origin.set_value("A config.json").run())
     assert "Choose a file" in texts(app) and "model" not in app.query_params
     content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
-    app.file_uploader(key="config_json").set_value(("mine.json", content, "application/json"))
-    sound(app.run())
+    sound(upload(app, "mine.json", content))
     assert "Fine-tune mine" in texts(app)
     assert "mine: qwen2, 24 layers" in texts(viewed(app, "Why"))
-    app.file_uploader(key="config_json").set_value(
-        ("bad.json", b'{"model_type": "llama", "hidden_size": "<b>"}', "application/json")
-    )
-    assert "hidden_size" in problems(app.run())[0]
+    bad = b'{"model_type": "llama", "hidden_size": "<b>"}'
+    assert "hidden_size" in problems(upload(app, "bad.json", bad))[0]
 
 
 def test_a_model_that_torch_would_build_is_told_where_to_ask() -> None:
-    app = opened(**GPT2)
-    app.segmented_control(key="ask.origin").set_value("A config.json").run()
-    app.file_uploader(key="config_json").set_value(
-        ("x.json", b'{"model_type": "mamba"}', "application/json")
-    )
-    assert "ask on the command line" in problems(app.run())[0]
+    app = upload(opened(**GPT2), "x.json", b'{"model_type": "mamba"}')
+    assert "ask on the command line" in problems(app)[0]
 
 
 def test_an_error_that_nobody_expected_spoils_one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -557,24 +521,12 @@ def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     app = sound(opened(page="compare"))
     folder = ROOT / "benchmarks" / "records"
-    lines = sum(
-        1
-        for path in folder.rglob("*.jsonl")
-        for line in path.read_text("utf-8").splitlines()
-        if line.strip()
-    )
+    texts_of = (path.read_text("utf-8") for path in folder.rglob("*.jsonl"))
+    lines = sum(bool(line.strip()) for text in texts_of for line in text.splitlines())
     assert len(frame(app)) == lines
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_profiler", "compare", str(folder), "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    errors = [
-        100 * c["relative_error"]
-        for c in json.loads(done.stdout)["comparisons"]
-        if c["metric"] == "peak_requested_bytes"
-    ]
+    told = json.loads(lora_profile("compare", str(folder), "--format", "json").stdout)
+    of_peaks = (c for c in told["comparisons"] if c["metric"] == "peak_requested_bytes")
+    errors = [100 * c["relative_error"] for c in of_peaks]
     assert frame(app)["error, %"].dropna().tolist() == pytest.approx(errors)
     assert f"{lines} records, predicted against measured" in texts(app)
     assert {"scatter", "strip"} <= set(figures(app))
@@ -619,9 +571,8 @@ def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
         sound(app.segmented_control(key="page").set_value(name).run())
         if name == "Compare":
             assert len(frame(app)) == few
-    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5] and app.query_params[
-        "rank"
-    ] in ("5", ["5"])
+    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5]
+    assert app.query_params["rank"] in ("5", ["5"])
 
 
 def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -690,11 +641,9 @@ def test_without_any_records_the_page_says_where_they_come_from(
 ) -> None:
     without_checkout(monkeypatch, tmp_path)
     app = sound(opened(page="compare"))
-    assert (
-        "There are no records yet" in texts(app)
-        and "lora-profile bench" in texts(app)
-        and "`" not in texts(app)
-    )
+    shown = texts(app)
+    assert "There are no records yet" in shown and "lora-profile bench" in shown
+    assert "`" not in shown
 
 
 @pytest.mark.grid
@@ -797,24 +746,8 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     app.run()
     assert not app.exception
     assert texts(app).count("<script>alert(1)</script>") >= 4
-    allowed = set(
-        [
-            "div",
-            "h1",
-            "h2",
-            "h3",
-            "p",
-            "table",
-            "caption",
-            "thead",
-            "tbody",
-            "tr",
-            "th",
-            "td",
-            "section",
-            "strong",
-        ]
-    )
+    allowed = {"div", "h1", "h2", "h3", "p", "table", "caption", "thead", "tbody"}
+    allowed |= {"tr", "th", "td", "section", "strong"}
     assert all(tags_of(html) <= allowed for html in written(app))
     for element in (*app.markdown, *app.caption, *app.error, *app.warning, *app.info):
         assert "http://x.invalid" not in element.value
@@ -837,14 +770,12 @@ def json_id(path: Path, place: int) -> str:
 
 def test_models_and_cards_are_searchable() -> None:
     app = sound(opened(page="catalogue"))
-    assert len(app.dataframe[0].value) == len(bundled_models()) and len(
-        app.dataframe[1].value
-    ) == len(bundled_gpus())
+    models, cards = (table.value for table in app.dataframe)
+    assert (len(models), len(cards)) == (len(bundled_models()), len(bundled_gpus()))
     app.text_input(key="models_text").set_value("llama 8b").run()
     names = app.dataframe[0].value["model"].tolist()
-    assert "meta-llama/Llama-3.1-8B" in names and all(
-        "8b" in str(row).lower() for row in app.dataframe[0].value.values.tolist()
-    )
+    rows = app.dataframe[0].value.values.tolist()
+    assert "meta-llama/Llama-3.1-8B" in names and all("8b" in str(row).lower() for row in rows)
     app.text_input(key="cards_text").set_value("h100").run()
     assert 0 < len(sound(app).dataframe[1].value) < 10
     app.text_input(key="models_text").set_value("<b>nothing").run()
@@ -862,21 +793,15 @@ def rows_of(app: AppTest, column: str = "measured, GiB") -> Any:
 def test_evidence_is_all_there_with_an_address_each() -> None:
     app = sound(opened(page="evidence", model="gpt2"))
     table = rows_of(app)
-    assert len(table) == len(measured_memory()) and list(table["published"]) == [
-        row.url for row in measured_memory()
-    ]
+    assert list(table["published"]) == [row.url for row in measured_memory()]
     assert json.loads(app.dataframe[0].proto.columns)["published"]["type_config"]["type"] == "link"
     shown, found = texts(app), interval()
-    assert (
-        f"inside\t{found.inside} of {found.rows}" in shown
-        and "the other sources' 15 peaks" in shown
-    )
-    assert (
-        "Misses, and what is known of them" in shown
-        and "fsdp_qlora:649" in shown
-        and "qwen:1.8B:LoRA:1024" in shown
-    )
-    assert "what holds them was not found" in shown
+    assert f"inside\t{found.inside} of {found.rows}" in shown
+    for part in (
+        *("the other sources' 15 peaks", "Misses, and what is known of them", "fsdp_qlora:649"),
+        *("qwen:1.8B:LoRA:1024", "what holds them was not found"),
+    ):
+        assert part in shown
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     drawn = figures(app)
     for key, rows in (("memory", peaks), ("steps", measured_steps())):
@@ -897,32 +822,21 @@ def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> 
         "evidence.memory": {row.id for row in peaks.values() if row.is_graded},
         "evidence.steps": {row.id for row in measured_steps() if row.left_out == "model"},
     }
-    assert (
-        len(counted["evidence.memory"]) == interval().rows
-        and f"{len(counted['evidence.steps'])} steps, each model" in shown
-    )
+    assert len(counted["evidence.memory"]) == interval().rows
+    assert f"{len(counted['evidence.steps'])} steps, each model" in shown
     for key, ids in counted.items():
         filled, hollow = set(), set()
         for trace in drawn[key]["data"]:
             is_open = str(trace.get("marker", {}).get("symbol", "")).endswith("-open")
             (hollow if is_open else filled).update(trace.get("customdata", ()))
-            assert not is_open or (
-                "not counted" in trace["name"]
-                and all("not counted: " in h for h in trace["hovertext"])
-            )
+            assert not is_open or "not counted" in trace["name"]
+            assert not is_open or all("not counted: " in text for text in trace["hovertext"])
         assert filled == ids and hollow and not hollow & ids
         assert f"{len(ids)} of the {len(ids | hollow)} public" in shown
-    named = {
-        text.strip()
-        for trace in drawn["evidence.memory"]["data"]
-        for text in trace.get("text", ())
-        if text
-    }
-    assert (
-        named
-        == {row.model.partition("/")[2] for row in peaks.values() if row.apart}
-        == {"gpt_bigcode-santacoder"}
-    )
+    all_texts_of = (trace.get("text", ()) for trace in drawn["evidence.memory"]["data"])
+    named = {text.strip() for texts_ in all_texts_of for text in texts_ if text}
+    apart = {row.model.partition("/")[2] for row in peaks.values() if row.apart}
+    assert named == apart == {"gpt_bigcode-santacoder"}
     assert re.search(
         r"hollow: bigcode/gpt_bigcode-santacoder, QLoRA, 8 peaks off by -25\.48 % to -10\.61 %:"
         r" that outputs",
@@ -938,14 +852,12 @@ def cells(app: AppTest) -> Any:
 def test_a_number_of_a_table_reads_as_it_does_in_the_text() -> None:
     app = sound(opened(page="evidence"))
     rows = measured_memory()
-    assert list(cells(app)["error, %"]) == [
-        error_text(row.error).removesuffix(" %") for row in rows
-    ]
+    errors = [error_text(row.error).removesuffix(" %") for row in rows]
+    assert list(cells(app)["error, %"]) == errors
     assert list(cells(app)["measured, GiB"]) == [f"{row.measured_bytes / GIB:,.2f}" for row in rows]
     app.segmented_control(key="evidence.kind").set_value("steps").run()
-    assert list(cells(app)["measured"]) == [
-        seconds_text(row.measured_seconds) for row in measured_steps()
-    ]
+    times = [seconds_text(row.measured_seconds) for row in measured_steps()]
+    assert list(cells(app)["measured"]) == times
     app = sound(opened(page="compare"))
     errors = [text for text in cells(app)["error, %"] if text != "-"]
     assert errors and not any(text in ("+0.00", "-0.00") for text in errors)
@@ -956,9 +868,8 @@ def test_evidence_is_narrowed_by_source_method_and_card() -> None:
     app.multiselect(key="evidence.source").set_value(["fms"]).run()
     app.multiselect(key="evidence.method").set_value(["qlora"]).run()
     expected = [row.id for row in measured_memory() if (row.source, row.method) == ("fms", "qlora")]
-    assert list(
-        rows_of(app)["id"]
-    ) == expected and f"{len(expected)} of {len(measured_memory())} rows" in texts(app)
+    assert list(rows_of(app)["id"]) == expected
+    assert f"{len(expected)} of {len(measured_memory())} rows" in texts(app)
     app.multiselect(key="evidence.card").set_value(["l40s"]).run()
     assert "No row is of all that was chosen." in texts(sound(app))
 
@@ -996,12 +907,8 @@ def test_what_was_rehearsed_never_passes_for_measured() -> None:
     drawn = figures(app)
     for kind, word in (("rehearsed", "rehearsed"), ("recorded", "measured")):
         figure, rows = drawn[f"evidence.{kind}"], own_rows(kind)  # type: ignore[arg-type]
-        points = [
-            pair
-            for trace in figure["data"]
-            if trace["mode"] == "markers"
-            for pair in zip(trace["x"], trace["y"], strict=True)
-        ]
+        marks = [trace for trace in figure["data"] if trace["mode"] == "markers"]
+        points = [pair for t in marks for pair in zip(t["x"], t["y"], strict=True)]
         assert sorted(points) == sorted((r.counted_bytes, r.predicted_bytes) for r in rows)
         assert figure["layout"]["xaxis"]["title"]["text"] == f"{word} peak"
         told = [text for trace in figure["data"] for text in trace.get("hovertext", ())]
@@ -1016,19 +923,14 @@ def test_what_was_rehearsed_never_passes_for_measured() -> None:
 
 def test_the_nearest_rows_stand_beside_an_answer() -> None:
     model = "mistralai/Mistral-7B-v0.1"
-    app = sound(
-        opened(
-            model=model, gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="yes"
-        )
-    )
+    sizes = {"batch_size": "4", "seq_len": "4096", "checkpointing": "yes"}
+    app = sound(opened(model=model, gpu="a100_sxm_80gb", **sizes))
     viewed(app, "Why")
     peaks, steps = rows_of(app), rows_of(app, "measured")
-    assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(
-        steps["model"]
-    ) == {model}
-    assert all(
-        url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"])
-    )
+    assert list(peaks["method"]) == ["full", "LoRA"]
+    assert set(peaks["model"]) == set(steps["model"]) == {model}
+    addresses = (*peaks["published"], *steps["published"])
+    assert all(address.startswith("https://github.com/") for address in addresses)
     shown = texts(app)
     assert "Peak as measured, were it as far off as public ones that options describe" in shown
     assert shown.count("Nine in ten of") == 1
@@ -1059,9 +961,7 @@ app.file_uploader(key="records_file").set_value(("up.jsonl", {_record_of_mamba()
 assert not app.run().exception
 print(sorted(set(sys.modules) & {{"torch", "transformers", "peft", "accelerate", "bitsandbytes"}}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "[]"
+    assert in_python(code, timeout=240).strip() == "[]"
 
 
 def _record_of_mamba() -> bytes:
@@ -1113,6 +1013,5 @@ def test_downloads_stand_on_every_page() -> None:
 
 def test_text_of_reads_what_a_reader_reads() -> None:
     """The tests' own eyes."""
-    assert (
-        text_of("<p>a &lt;b&gt;</p><table><tr><th>c</th><td>d</td></tr></table>") == "a <b>\n\tc\td"
-    )
+    html = "<p>a &lt;b&gt;</p><table><tr><th>c</th><td>d</td></tr></table>"
+    assert text_of(html) == "a <b>\n\tc\td"

@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from dashboard_client import asked, cookie_of, press
 from lora_profiler.dashboard.serving import opened
 from serving import ROOT, Served, healthy, served
+from waiting import wait_until
 
 MEASURE = "page=measure&model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
 
@@ -201,9 +202,7 @@ def test_the_browser_is_handed_a_file_of_this_user_s_alone(monkeypatch: pytest.M
     handed: list[str] = []
     monkeypatch.setattr(webbrowser, "open", handed.append)
     with opened("http://127.0.0.1:8501/?token=secret"):
-        deadline = time.monotonic() + 60
-        while not handed and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: handed)
         (uri,) = handed
         page = Path(urlsplit(uri).path)
         assert "secret" not in uri and "token=secret" in page.read_text()

@@ -48,6 +48,7 @@ from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
 from lora_profiler.report.page.write import drawn
 from lora_profiler.report.parts import Card, Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from waiting import wait_until
 
 # --- text -----------------------------------------------------------------------------------------
 
@@ -126,15 +127,10 @@ def test_streamlit_knows_every_setting_and_serves_this_machine_alone() -> None:
 
     for name in served.SERVED:
         assert name in config._config_options_template, name
-    assert (
-        served.SERVED["server.address"] == "127.0.0.1"
-        and served.SERVED["browser.gatherUsageStats"] is False
-    )
-    assert {
-        "--server.allowedHosts=localhost",
-        "--server.headless=true",
-        "--server.port=8501",
-    } < set(served.flags(8501, headless=True))
+    assert served.SERVED["server.address"] == "127.0.0.1"
+    assert served.SERVED["browser.gatherUsageStats"] is False
+    told = {"allowedHosts=localhost", "headless=true", "port=8501"}
+    assert {f"--server.{each}" for each in told} < set(served.flags(8501, headless=True))
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -151,9 +147,8 @@ def test_only_what_was_asked_for_is_a_source(
     (tmp_path / "stray.jsonl").write_bytes(lines(records.make_record()))
     committed = ROOT / "benchmarks" / "records"
     assert [s.path for s in shown_records.sources([])] == [committed]
-    found = shown_records.sources(
-        ["--records", "a.jsonl", "--other", "--records", str(tmp_path / "b")]
-    )
+    asked = ["--records", "a.jsonl", "--other", "--records", str(tmp_path / "b")]
+    found = shown_records.sources(asked)
     assert [s.path for s in found] == [Path("a.jsonl"), tmp_path / "b", committed]
     assert len({s.label for s in found}) == 3
 
@@ -162,9 +157,7 @@ def all_of(source: Any) -> Any:
     """What is shown when the rest is read."""
     shown_records.loaded(source, "auto")
     shown_records.read_on()
-    deadline = time.monotonic() + 60
-    while shown_records.still_reading() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: not shown_records.still_reading())
     return shown_records.loaded(source, "auto")
 
 
@@ -173,9 +166,8 @@ def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(
 ) -> None:
     path = tmp_path / "large.jsonl"
     path.write_bytes(lines(*(records.make_record(repeat=n) for n in range(40))))
-    monkeypatch.setattr(
-        lora_profiler, "__file__", str(tmp_path / "lora_profiler" / "__init__.py")
-    )  # no committed records
+    no_committed_records = str(tmp_path / "lora_profiler" / "__init__.py")
+    monkeypatch.setattr(lora_profiler, "__file__", no_committed_records)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10_000)
     monkeypatch.setattr(shown_records, "_FIRST_BYTES", path.stat().st_size // 4)
@@ -213,9 +205,8 @@ def test_a_large_file_without_a_record_is_refused_once(
 
 
 def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    found = shown_records.sources(
-        ["--records", str(tmp_path / "a" / "r.jsonl"), "--records", str(tmp_path / "b" / "r.jsonl")]
-    )
+    places = [str(tmp_path / name / "r.jsonl") for name in ("a", "b")]
+    found = shown_records.sources(["--records", places[0], "--records", places[1]])
     assert len({s.label for s in found}) == len(found)
 
 
@@ -253,9 +244,8 @@ def test_several_sources_are_one_set(tmp_path: Path) -> None:
     record = records.make_record()
     newer = replace(record, ended_at="2026-11-02T00:00:00+00:00")
     one = shown_records.Loaded(scored=tuple(scored([newer])), warnings=("a",))
-    other = shown_records.Loaded(
-        scored=tuple(scored([record, records.make_record(repeat=1)])), warnings=("b",)
-    )
+    two = tuple(scored([record, records.make_record(repeat=1)]))
+    other = shown_records.Loaded(scored=two, warnings=("b",))
     found = shown_records.merged((one, other))
     assert [s.record.repeat for s in found.scored] == [0, 1] and found.warnings == ("a", "b")
     assert found.scored[0].record == newer
@@ -272,11 +262,10 @@ def some_runs() -> Any:
     return runs(shown_records.Loaded(scored=tuple(scored(found)), warnings=()))
 
 
-@given(
-    st.fixed_dictionaries(
-        {by: st.lists(st.sampled_from(choices(some_runs(), by)), unique=True) for by in FILTERS}
-    )
-)
+CHOSEN = {by: st.lists(st.sampled_from(choices(some_runs(), by)), unique=True) for by in FILTERS}
+
+
+@given(st.fixed_dictionaries(CHOSEN))
 def test_filters_let_through_what_has_all_of_them(wanted: Any) -> None:
     found = filtered(some_runs(), wanted)
     for run in some_runs():
@@ -302,19 +291,15 @@ def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:
     strips = errors_drawing(some_runs(), "method").figure["layout"]["yaxis"]["ticktext"]
     assert strips == ["full<br>n = 2", "LoRA<br>n = 1"]
     devices = errors_drawing(compared, "device").figure
-    assert sorted(
-        x for trace in devices["data"] if trace["name"] != "median" for x in trace["x"]
-    ) == sorted(100 * run.error for run in compared if run.error is not None)
+    drawn_at = [x for trace in devices["data"] if trace["name"] != "median" for x in trace["x"]]
+    errors = [100 * run.error for run in compared if run.error is not None]
+    assert sorted(drawn_at) == sorted(errors)
 
 
 def dots(drawing: Drawing) -> list[str]:
     """What is shown where a run is pointed at."""
-    return [
-        text
-        for trace in drawing.figure["data"]
-        if trace["name"] != "median"
-        for text in trace.get("hovertext", ())
-    ]
+    marks = (trace for trace in drawing.figure["data"] if trace["name"] != "median")
+    return [text for trace in marks for text in trace.get("hovertext", ())]
 
 
 # --- sizes that fit -------------------------------------------------------------------------------
@@ -322,24 +307,18 @@ def dots(drawing: Drawing) -> list[str]:
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
 def test_every_cell_of_the_map_is_its_own_prediction_and_verdict(lora: LoraConfig | None) -> None:
-    workload = Workload(
-        model=find_model("gpt2"), setup=TrainSetup(lora=lora, batch_size=3, seq_len=200)
-    )
+    setup = TrainSetup(lora=lora, batch_size=3, seq_len=200)
+    workload = Workload(model=find_model("gpt2"), setup=setup)
     gpu = find_gpu("custom:4GiB")
     cells = size_fits(predict(workload), gpu)
     assert (3, 200) in {(c.batch_size, c.seq_len) for c in cells}
-    for sizes, of in (
-        ({c.batch_size for c in cells}, "batch_size"),
-        ({c.seq_len for c in cells}, "seq_len"),
-    ):
+    for of in ("batch_size", "seq_len"):
         last = max(getattr(c, of) for c in cells if c.verdict == "fits")
-        assert len([size for size in sizes if size > last]) <= BEYOND
+        assert len({getattr(c, of) for c in cells if getattr(c, of) > last}) <= BEYOND
     assert {"fits", "does_not_fit"} <= {c.verdict for c in cells}
     for cell in cells[::5]:
-        asked = replace(
-            workload,
-            setup=replace(workload.setup, batch_size=cell.batch_size, seq_len=cell.seq_len),
-        )
+        sizes = {"batch_size": cell.batch_size, "seq_len": cell.seq_len}
+        asked = replace(workload, setup=replace(setup, **sizes))
         judged = fit(asked, gpu)
         assert judged is not None
         assert (cell.peak_bytes, cell.verdict) == (predict(asked).peak.total_bytes, judged.verdict)
@@ -376,13 +355,9 @@ class Process:
 
 
 def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measuring:
-    found = Measuring(
-        command="lora-profile bench x",
-        began=time.monotonic(),
-        process=Process(),
-        read=read_case,
-        **more,
-    )  # type: ignore[arg-type]
+    process: Any = Process()
+    began = time.monotonic()
+    found = Measuring(command="bench x", began=began, process=process, read=read_case, **more)
     for line in heard:
         found._hear(line)
     found.exit_code = exit_code
@@ -391,9 +366,8 @@ def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measurin
 
 def told(**fields: Any) -> str:
     empty = dict.fromkeys(("of", "predicted_bytes", "phase", "step", "done", "status", "record_id"))
-    return json.dumps(
-        {**empty, "case": 1, "model": "gpt2", "method": "full", "state": "running", **fields}
-    )
+    case = {"case": 1, "model": "gpt2", "method": "full", "state": "running"}
+    return json.dumps(empty | case | fields)
 
 
 @pytest.mark.parametrize(
@@ -442,9 +416,8 @@ def test_what_is_read_while_a_case_runs_is_drawn_at_once(nothing_measured: Path)
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:
-    assert (
-        followed("Warning: long", "Error: no torch here", exit_code=4).refusal() == "no torch here"
-    )
+    said = ("Warning: long", "Error: no torch here")
+    assert followed(*said, exit_code=4).refusal() == "no torch here"
     assert followed("Traceback", "KeyError: 1", exit_code=1).refusal() == "Traceback\nKeyError: 1"
     assert followed(exit_code=1).refusal() == "It ended with 1."
     assert followed("Error: x", exit_code=0, document={"records": []}).refusal() is None
@@ -460,10 +433,8 @@ def nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ended(found: Measuring, seconds: float = 60) -> Measuring:
-    deadline = time.monotonic() + seconds
-    while found.runs and time.monotonic() < deadline:
-        time.sleep(0.05)
+def ended(found: Measuring) -> Measuring:
+    wait_until(lambda: not found.runs)
     assert not found.runs
     return found
 
@@ -491,9 +462,8 @@ def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) 
 
 
 def result_of(**options: Any) -> Answered:
-    asked = Question(
-        model="EleutherAI/pythia-14m", options={**DEFAULTS, "device": "cpu", **options}
-    )
+    options = {**DEFAULTS, "device": "cpu", **options}
+    asked = Question(model="EleutherAI/pythia-14m", options=options)
     return answered(find_model(asked.model), asked)
 
 
@@ -535,16 +505,10 @@ def test_the_bar_goes_on_with_every_step() -> None:
     def share(*lines: str) -> float:
         return measuring.share(followed(*lines).states.values())
 
+    steps = ({"phase": "forward", "step": n} for n in (1, 3))
+    timed = ({"phase": "timing", "done": n} for n in (1, 500))
     shares = [
-        share(told(of=2, **at))
-        for at in (
-            {"phase": "load"},
-            {"phase": "forward", "step": 1},
-            {"phase": "forward", "step": 3},
-            {"phase": "timing", "done": 1},
-            {"phase": "timing", "done": 500},
-            {"status": "ok"},
-        )
+        share(told(of=2, **at)) for at in ({"phase": "load"}, *steps, *timed, {"status": "ok"})
     ]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 0.5
     assert share(told(of=2)) == share() == 0
@@ -601,9 +565,7 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     found = started(monkeypatch, SLEEPS.format(what))
     with pytest.raises(AlreadyRunningError, match="spoil each other"):
         started(monkeypatch, "")
-    deadline = time.monotonic() + 60
-    while not found.stderr_lines and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: bool(found.stderr_lines))
     found.cancel()
     ended(found)
     assert found.exit_code == (-signal.SIGTERM if what == "SIG_IGN" else found.exit_code) != 0
@@ -616,34 +578,24 @@ def test_an_uploaded_config_lies_in_a_folder_of_its_own_while_it_is_measured(
     monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", TELLS_ITS_CONFIG))
     model = replace(find_model("gpt2"), id="../../evil <b>")
     found = ended(measuring.start(model, Question(), Conditions(), uploaded=True))
-    assert (
-        found.document is not None
-        and found.document["type"] == "gpt2"
-        and found.document["mode"] == 0o700
-    )
-    assert not os.path.exists(found.document["path"]) and "evil" in os.path.basename(
-        found.document["path"]
-    )
+    assert found.document is not None
+    assert (found.document["type"], found.document["mode"]) == ("gpt2", 0o700)
+    path = Path(found.document["path"])
+    assert not path.exists() and "evil" in path.name
     assert "/" not in found.command.split()[2].strip("'")
 
 
 def test_a_record_that_ran_out_of_memory_is_a_result(
     nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = records.make_record(
-        status="oom",
-        failure=Failure(reason="no room for 2 GiB", phase="backward", step=1),
-        step_seconds=None,
-    )
+    failure = Failure(reason="no room for 2 GiB", phase="backward", step=1)
+    record = records.make_record(status="oom", failure=failure, step_seconds=None)
     document = {"schema_version": "1.0", "records": [record_dict(record)], "comparisons": []}
     ended(started(monkeypatch, f"print({json.dumps(document)!r})"))
     app = opened(page="measure", model="gpt2", seq_len="64")
     assert not app.exception and not problems(app)
-    assert (
-        "tiny-gpt2, full: out of memory" in texts(app)
-        and "no room for 2 GiB" in texts(app)
-        and "Predicted: " in texts(app)
-    )
+    for part in ("tiny-gpt2, full: out of memory", "no room for 2 GiB", "Predicted: "):
+        assert part in texts(app)
 
 
 def test_what_is_no_record_spoils_no_page(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agreement import totals
 from benchmarks.deepspeed_rehearsed import config_of
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.zero3_fetching import gathered
@@ -77,7 +78,7 @@ def test_what_lives_through_the_step_is_deepspeed_s(row: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_forward_and_backward_are_nearer_than_the_bound(row: dict[str, Any]) -> None:
-    at = {m.moment: m.total_bytes for m in predicted(row).moments if m.step == "steady"}
+    at = totals(predicted(row))
     ahead = max(at["last_layer_forward"], at["end_of_forward"])
     back = max(at["loss_backward"], at["last_layer_backward"], at["first_layer_backward"])
     error = {"full": 0.004, "qlora": 0.005}.get(row["method"], 0.02)

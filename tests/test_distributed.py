@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from lora_profiler.report.measured.measurements import ranks_lines, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT, make_record
 from several_ranks import FULL, LORA, MODEL, SETUPS
+from waiting import wait_for_the_end_of
 
 TESTS = Path(__file__).parent
 
@@ -176,18 +176,6 @@ def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     yield lambda: [int(path.read_text()) for path in tmp_path.iterdir()]
 
 
-def ended(pid: int) -> bool:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def ranks_that(program: str) -> tuple[str, ...]:
     return (sys.executable, "-c", textwrap.dedent(BEGINNING) + textwrap.dedent(program))
 
@@ -208,7 +196,8 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_along(
     told = (m.failure.rank, m.failure.phase, m.failure.step, m.failure.exit_code)
     assert told == (1, "backward", 2, -9)
     assert [r.exit_code for r in m.ranks] == [None, -9]
-    assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+    assert len(pids()) == 2
+    wait_for_the_end_of(*pids())
     assert problems(record) == []
 
 
@@ -235,7 +224,8 @@ def test_a_rank_that_hangs_is_named_and_none_is_left(
     assert m.status == "timeout" and m.failure is not None
     assert "rank 1" in m.failure.reason
     assert (m.failure.rank, m.failure.phase, m.failure.step) == (1, "forward", 1)
-    assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+    assert len(pids()) == 2
+    wait_for_the_end_of(*pids())
 
 
 def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
@@ -277,7 +267,8 @@ def test_ranks_end_with_a_launcher_that_is_killed(pids: Callable[[], list[int]])
     program = "os.kill(os.getppid(), signal.SIGKILL) if rank == 0 else None\ntime.sleep(600)"
     record = measure_case(case(), timeout_seconds=100.0, child=ranks_that(program))
     assert record.measurement.status == "crash"
-    assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+    assert len(pids()) == 2
+    wait_for_the_end_of(*pids())
 
 
 def of_rank(status: str, reason: str, peak: int) -> Record:

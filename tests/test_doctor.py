@@ -132,19 +132,6 @@ def test_cards_and_their_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sections(monkeypatch, nvml=FakeNvml())["devices"] == {"NVML": "no NVIDIA device here"}
 
 
-def test_doctor_itself_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from lora_profiler.harness import doctor; from"
-        " lora_profiler.harness.capabilities import Abilities\ndoctor.abilities = lambda environ:"
-        " Abilities(); doctor.diagnose({})\nprint(*sys.modules.keys() & {'torch', 'numpy',"
-        " 'transformers', 'peft', 'bitsandbytes', 'rich', 'huggingface_hub'})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == []
-
-
 # --- the inquiry ----------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Failure
 from lora_profiler.records.store import Store
 from records import WORKLOAD, make_record
+from waiting import alive, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
@@ -84,7 +85,7 @@ class Running:
             env=os.environ | env,
             **({"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True} | options),
         )
-        wait_for(lambda: self.pid_file.exists() and self.pid_file.read_text() != "")
+        wait_until(lambda: self.pid_file.exists() and self.pid_file.read_text() != "")
         self.child = int(self.pid_file.read_text())
 
     def ended(self) -> int:
@@ -92,20 +93,6 @@ class Running:
 
     def folders(self) -> set[str]:
         return {path.name for path in self.temp.iterdir()}
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + GIVES_UP_AFTER
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -128,7 +115,7 @@ def check_interrupted(bench: Running) -> None:
     (record,) = Store(bench.records).records()
     assert record.measurement.status == "interrupted"
     assert record.measurement.failure is not None and record.measurement.failure.phase == "backward"
-    wait_for(lambda: not lives(bench.child))
+    wait_until(lambda: not alive(bench.child))
     assert bench.folders() == set()
     assert not list(bench.records.parent.glob("*.pending/*.json*"))
 
@@ -178,7 +165,7 @@ def test_what_a_killed_bench_left_is_cleared_by_the_next_and_what_a_living_one_u
     )
     killed.process.kill()
     killed.process.wait()
-    wait_for(lambda: not lives(killed.child))
+    wait_until(lambda: not alive(killed.child))
     assert killed.folders() == {of_killed, of_living}
     nobodys = killed.temp / "lora-profiler-without-a-lock"
     nobodys.mkdir()

@@ -16,6 +16,7 @@ import pytest
 
 import lora_profiler
 from benchmarks.private_text import private_text
+from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import machine
 from lora_profiler.harness.environment import environment
@@ -76,17 +77,8 @@ def test_nothing_private_gets_in(import_torch: bool, monkeypatch: pytest.MonkeyP
     command = public_command(PLANTED_COMMAND)
     found = environment("cpu", command=command, import_torch=import_torch)
     text = json.dumps(asdict(found))
-    for secret in (
-        "plantuser",
-        "planthost",
-        "word",
-        "/home",
-        "/srv",
-        *TOKENS,
-        str(ROOT),
-        str(Path.home()),
-        platform.node(),
-    ):
+    here = (str(ROOT), str(Path.home()), platform.node())
+    for secret in ("plantuser", "planthost", "word", "/home", "/srv", *TOKENS, *here):
         assert secret not in text
     assert list(private_text(asdict(found), "environment")) == []
     assert found.variables["LD_PRELOAD"] == "libjemalloc.so.2"
@@ -117,10 +109,8 @@ def test_ordinary_words_stay(word: str) -> None:
 
 def test_commands_without_a_program_s_name() -> None:
     assert public_command([]) == ""
-    assert (
-        public_command(["/a/lora_profiler/__main__.py", "bench", "org/model"])
-        == "lora-profile bench model"
-    )
+    by_module = ["/a/lora_profiler/__main__.py", "bench", "org/model"]
+    assert public_command(by_module) == "lora-profile bench model"
     assert public_word(r"C:\Users\someone\m.json") == "C:m.json"
 
 
@@ -165,22 +155,7 @@ def test_a_setting_that_torch_refuses_to_tell_is_left_out() -> None:
         "found = environment('cuda', command=None).variables\n"
         "print(found['matmul.fp32_precision'], 'matmul.allow_tf32' in found)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == ["tf32", "False"]
-
-
-def test_without_torch_nothing_heavy_is_loaded() -> None:
-    code = (
-        "import sys; from lora_profiler.harness.environment import environment\ne ="
-        " environment('cuda', command='x', import_torch=False)\nprint(e.threads, e.device.kind,"
-        " *sys.modules.keys() & {'torch', 'numpy', 'transformers', 'rich'})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == ["None", "cuda"]
+    assert in_python(code).split() == ["tf32", "False"]
 
 
 class FakeTorch(SimpleNamespace):
@@ -311,9 +286,8 @@ def test_rocm_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cuda_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        sys.modules, "pynvml", FakeNvml(FakeDevice("GPU-1", name="NVIDIA L4", total=24_000))
-    )
+    library = FakeNvml(FakeDevice("GPU-1", name="NVIDIA L4", total=24_000))
+    monkeypatch.setitem(sys.modules, "pynvml", library)
     device = environment("cuda", command=None, import_torch=False, environ={}).device
     told = (device.name, device.total_bytes, device.cuda, device.driver)
     assert told == ("NVIDIA L4", 24_000, None, "580.65.06")
@@ -323,16 +297,10 @@ def test_a_cuda_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    identity = (
-        "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main",
-    )  # fmt: skip
-    done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
+    told = ("user.name=A", "user.email=a@example.org", "init.defaultBranch=main")
+    identity = [word for each in told for word in ("-c", each)]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.check_output(command, text=True, stderr=subprocess.PIPE).strip()
 
 
 @pytest.fixture
@@ -419,10 +387,7 @@ def test_peak_resident_bytes_stay_and_are_the_process_s_own() -> None:
         f" 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True,"
         " text=True, check=True).stdout)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert 90 << 20 < int(done.stdout) < 200 << 20
+    assert 90 << 20 < int(in_python(code)) < 200 << 20
 
 
 def written(root: Path, files: dict[str, str]) -> Path:
@@ -473,26 +438,16 @@ def test_control_groups_of_version_1_beside_an_empty_version_2(tmp_path: Path) -
 
 
 def test_a_group_without_a_limit_has_none(tmp_path: Path) -> None:
-    unlimited = {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
-    assert (
-        machine.memory_limit_bytes(
-            written(tmp_path / "1", {"proc/self/cgroup": "4:memory:/\n", **unlimited})
-        )
-        is None
-    )
-    unlimited = {"sys/fs/cgroup/memory.max": "max\n"}
-    assert (
-        machine.memory_limit_bytes(
-            written(tmp_path / "2", {"proc/self/cgroup": "0::/\n", **unlimited})
-        )
-        is None
-    )
+    old = {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
+    new = {"sys/fs/cgroup/memory.max": "max\n"}
+    for group, unlimited in (("4:memory:/\n", old), ("0::/\n", new)):
+        root = written(tmp_path / group[0], {"proc/self/cgroup": group, **unlimited})
+        assert machine.memory_limit_bytes(root) is None
 
 
 def test_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
-    root = written(
-        tmp_path, {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"}
-    )
+    files = {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"}
+    root = written(tmp_path, files)
     assert machine.memory_limit_bytes(root) == 4096
 
 
@@ -511,9 +466,8 @@ def test_physical_memory_agrees_with_psutil() -> None:
 
 
 def moment(own: float, busy: float, wall: float, *cpus: int) -> CpuTimes:
-    return CpuTimes(
-        own_seconds=own, busy_seconds=busy, wall_seconds=wall, cpus=frozenset(cpus or (4, 5))
-    )
+    times = {"own_seconds": own, "busy_seconds": busy, "wall_seconds": wall}
+    return CpuTimes(**times, cpus=frozenset(cpus or (4, 5)))
 
 
 @pytest.mark.parametrize(
@@ -572,10 +526,7 @@ def test_our_processors_are_those_of_all_threads() -> None:
         " (os.sched_setaffinity(0, {b}), bound.set(), go.wait())).start()\nbound.wait();"
         " print(cpu_times().cpus == {a, b}); go.set()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.split() == ["True", "True"]
+    assert in_python(code).split() == ["True", "True"]
 
 
 def test_without_proc_the_times_are_psutil_s(tmp_path: Path) -> None:
@@ -647,10 +598,7 @@ def test_a_hog_beside_us_is_another_s() -> None:
 @linux
 def test_a_hog_below_us_is_our_own_and_stays_so_when_it_ended() -> None:
     pytest.importorskip("psutil")
-    done = subprocess.run(
-        [sys.executable, "-c", WATCH, "own"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    own, busy, after_its_end = json.loads(done.stdout)
+    own, busy, after_its_end = json.loads(in_python(WATCH, "own"))
     assert 0.55 < own < 0.8
     assert busy > own - 0.1
     assert after_its_end > -0.03

@@ -15,6 +15,7 @@ from benchmarks.rehearsed_generation import (
     questions,
     workload_of,
 )
+from benchmarks.rows import read_rows
 from commands import Run
 from lora_profiler import (
     TrainSetup,
@@ -28,7 +29,7 @@ from lora_profiler import (
 from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
 from lora_profiler.planning.engine import engines_for
 
-ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+ALL = read_rows(ROWS)
 GPT2 = find_model("gpt2", offline=True)
 SMALL, MADE = find_model("HuggingFaceTB/SmolLM2-135M", offline=True), "end_of_forward"
 SETUP = TrainSetup(seq_len=64, generation_batch_size=4, max_completion_length=16)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 import families
 import time_limit
 from benchmarks.record_checks import problems
+from commands import in_python
 from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
@@ -37,6 +37,7 @@ from lora_profiler.harness.worker import Run, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import (
     Conditions,
+    Failure,
     PhaseSample,
     Record,
     Telemetry,
@@ -47,6 +48,7 @@ from lora_profiler.records.store import Store
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT
+from waiting import alive, wait_for_the_end_of, wait_until
 
 MODEL = model_from_config(
     dict(families.TINY["llama"]) | {"vocab_size": 4000}, id="tiny", source="test"
@@ -58,6 +60,13 @@ TIMED = Conditions(min_timed_steps=6, max_timing_seconds=5.0)
 
 def case(setup: TrainSetup = SETUP, conditions: Conditions = QUICK) -> Case:
     return make_case(Workload(model=MODEL, setup=setup), conditions)
+
+
+def failure_of(record: Record, status: str) -> Failure:
+    """Of a record that must have ended so."""
+    assert record.measurement.status == status, record.measurement
+    assert record.measurement.failure is not None
+    return record.measurement.failure
 
 
 def measured(asked: Case) -> Record:
@@ -111,15 +120,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """)
     path = tmp_path_factory.mktemp("driver") / "case.json"
     path.write_text(json.dumps(case_dict(case(conditions=TIMED))))
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    told = in_python(program, str(path), env=os.environ | environment, timeout=280)
+    answer: dict[str, Any] = json.loads(told)
     return answer
 
 
@@ -142,15 +145,8 @@ def test_a_record_holds_together(good: Record) -> None:
     assert len(m.step_seconds) >= 6
     assert m.tokens_per_step == 128
     assert sum(m.attribution_bytes.values()) == m.peak_requested_bytes
-    assert set(m.stage_seconds) >= {
-        "import",
-        "context",
-        "load",
-        "adapter_inject",
-        "optimizer_build",
-        "memory",
-        "timing",
-    }
+    stages = {"import", "context", "load", "adapter_inject", "optimizer_build", "memory", "timing"}
+    assert set(m.stage_seconds) >= stages
     assert m.timed_peak_bytes == m.peak_requested_bytes
 
 
@@ -163,9 +159,8 @@ def test_the_group_s_peak_is_kept_where_the_system_tells_it(good: Record) -> Non
 
 
 def test_a_measurement_equals_its_prediction(good: Record) -> None:
-    assert good.measurement.peak_requested_bytes == pytest.approx(
-        predict(good.workload).peak.total_bytes, rel=1e-4
-    )
+    predicted = predict(good.workload).peak.total_bytes
+    assert good.measurement.peak_requested_bytes == pytest.approx(predicted, rel=1e-4)
 
 
 def test_the_parent_imports_no_torch_and_makes_no_context(
@@ -196,13 +191,8 @@ def test_a_budget_gives_oom_with_its_phase_and_bytes(driver: dict[str, Any], goo
 def test_a_case_measured_again_is_as_ever(good: Record) -> None:
     """In other conditions, which do not time it."""
     again = measure_case(case()).measurement
-    for name in (
-        "phase_peak_bytes",
-        "step1_phase_peak_bytes",
-        "attribution_bytes",
-        "persistent_bytes",
-        "saved_activation_bytes",
-    ):
+    names = ("phase_peak", "step1_phase_peak", "attribution", "persistent", "saved_activation")
+    for name in (f"{each}_bytes" for each in names):
         assert getattr(again, name) == getattr(good.measurement, name), name
 
 
@@ -216,10 +206,9 @@ def test_the_system_refusing_memory_is_oom() -> None:
     """)
     huge = case(replace(SETUP, batch_size=64, seq_len=512))
     record = measure_case(huge, child=(sys.executable, "-c", limited))
-    assert record.measurement.status == "oom", record.measurement.failure
-    assert record.measurement.failure is not None
-    assert record.measurement.failure.phase in ("forward", "loss", "backward")
-    assert record.measurement.failure.tried_bytes and record.measurement.failure.tried_bytes > MIB
+    failure = failure_of(record, "oom")
+    assert failure.phase in ("forward", "loss", "backward")
+    assert failure.tried_bytes and failure.tried_bytes > MIB
 
 
 def _sleeper(phase: str, marker: Path, stubborn: bool = False) -> tuple[str, ...]:
@@ -236,31 +225,15 @@ def _sleeper(phase: str, marker: Path, stubborn: bool = False) -> tuple[str, ...
     return (sys.executable, "-c", program)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def _gone(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 60
-    while any(map(_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(_alive, pids))
-
-
 def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = tmp_path / "pids"
     progress = time_limit.passes(lambda h: h.phase == "backward", monkeypatch)
     record = measure_case(case(), progress=progress, child=_sleeper("backward", marker))
-    assert record.measurement.status == "timeout"
-    assert record.measurement.failure is not None
-    assert (record.measurement.failure.phase, record.measurement.failure.step) == ("backward", 2)
-    assert _gone([int(pid) for pid in marker.read_text().split()])
+    failure = failure_of(record, "timeout")
+    assert (failure.phase, failure.step) == ("backward", 2)
+    wait_for_the_end_of(*map(int, marker.read_text().split()))
 
 
 def test_a_child_that_ignores_the_request_is_ended_all_the_same(
@@ -271,7 +244,7 @@ def test_a_child_that_ignores_the_request_is_ended_all_the_same(
     progress = time_limit.passes(lambda h: h.phase == "load", monkeypatch)
     record = measure_case(case(), progress=progress, child=_sleeper("load", marker, stubborn=True))
     assert record.measurement.status == "timeout"
-    assert _gone([int(pid) for pid in marker.read_text().split()])
+    wait_for_the_end_of(*map(int, marker.read_text().split()))
 
 
 @pytest.mark.parametrize(("kills", "status"), [([0, 0], "crash"), ([0, 1], "host_oom")])
@@ -282,9 +255,7 @@ def test_a_killed_child_is_a_crash_or_the_machine_out_of_memory(
     monkeypatch.setattr("lora_profiler.harness.runner.oom_kills", lambda: next(counts))
     killed = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
     record = measure_case(case(), child=killed)
-    assert record.measurement.status == status
-    assert record.measurement.failure is not None
-    assert record.measurement.failure.exit_code == -9
+    assert failure_of(record, status).exit_code == -9
 
 
 @pytest.mark.parametrize("result", ["{", '{"schema_version": "9.0", "path": "/home/someone/x"}'])
@@ -295,12 +266,9 @@ def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path
     pending = store.pending_path("a-case.0")
     writer = (sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({result!r})")
     record = measure_case(case(), result_path=pending, child=writer)
-    assert record.measurement.status == "crash"
-    assert record.measurement.failure is not None
-    assert record.measurement.failure.reason.startswith(
-        "the measured process left a result that cannot be read: "
-    )
-    assert record.measurement.failure.exit_code == 0
+    failure = failure_of(record, "crash")
+    said = "the measured process left a result that cannot be read: "
+    assert failure.reason.startswith(said) and failure.exit_code == 0
     pending.unlink(missing_ok=True)  # as a run does once the record is stored
     (left,) = store.pending_folder.glob("*.json")
     assert left.read_text() == result
@@ -309,17 +277,10 @@ def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path
 
 
 def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
-    failing = (
-        sys.executable,
-        "-c",
-        "raise ValueError('no such thing in /home/someone/secret.txt')",
-    )
-    record = measure_case(case(), child=failing)
-    assert record.measurement.status == "crash"
-    assert record.measurement.failure is not None
-    assert record.measurement.failure.log is not None
-    assert "no such thing in secret.txt" in record.measurement.failure.log
-    assert "/home" not in json.dumps(record.measurement.failure.log)
+    code = "raise ValueError('no such thing in /home/someone/secret.txt')"
+    log = failure_of(measure_case(case(), child=(sys.executable, "-c", code)), "crash").log
+    assert log is not None and "no such thing in secret.txt" in log
+    assert "/home" not in json.dumps(log)
 
 
 @pytest.mark.skipif(
@@ -328,12 +289,8 @@ def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
 def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
     record = measured(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
-    assert record.measurement.status == "unsupported"
-    assert record.measurement.failure is not None
-    assert (
-        f"sees no {device} device on this machine; try --device cpu"
-        in record.measurement.failure.reason
-    )
+    said = f"sees no {device} device on this machine; try --device cpu"
+    assert said in failure_of(record, "unsupported").reason
 
 
 def test_an_interruption_is_a_record_and_ends_the_child(tmp_path: Path) -> None:
@@ -346,10 +303,8 @@ def test_an_interruption_is_a_record_and_ends_the_child(tmp_path: Path) -> None:
 
     with pytest.raises(MeasurementInterrupted) as raised:
         measure_case(case(), progress=interrupt, child=_sleeper("forward", marker))
-    assert raised.value.record.measurement.status == "interrupted"
-    assert raised.value.record.measurement.failure is not None
-    assert raised.value.record.measurement.failure.phase == "forward"
-    assert _gone([int(pid) for pid in marker.read_text().split()])
+    assert failure_of(raised.value.record, "interrupted").phase == "forward"
+    wait_for_the_end_of(*map(int, marker.read_text().split()))
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
@@ -366,17 +321,14 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     said = tmp_path / "phase"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen([sys.executable, "-c", program, str(said)], env=env)
-    deadline = time.monotonic() + 100
-    while not (said.exists() and said.read_text() in ("forward", "loss", "backward", "timing")):
-        assert time.monotonic() < deadline and driver.poll() is None
-        time.sleep(0.05)
-    children = [
-        int(p) for p in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
-    ]
-    assert children and all(map(_alive, children))
+    trains = ("forward", "loss", "backward", "timing")
+    wait_until(lambda: said.exists() and said.read_text() in trains, seconds=100)
+    below = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+    children = [*map(int, below.read_text().split())]
+    assert children and all(map(alive, children))
     driver.kill()
     driver.wait()
-    assert _gone(children)
+    wait_for_the_end_of(*children)
 
 
 def test_a_loss_that_is_no_number_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,9 +342,7 @@ def test_a_loss_that_is_no_number_is_invalid(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(modeling, "build_model", broken)
     record = measured(case())
-    assert record.measurement.status == "invalid"
-    assert record.measurement.failure is not None
-    assert record.measurement.failure.reason == "the loss is nan at step 1"
+    assert failure_of(record, "invalid").reason == "the loss is nan at step 1"
     assert record.measurement.loss == ()
     assert problems(record) == []
 
@@ -406,9 +356,8 @@ def test_a_busy_machine_is_flagged() -> None:
             hogs.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
 
     try:
-        record = measure_case(
-            case(conditions=replace(TIMED, max_timing_seconds=3.0)), progress=listen
-        )
+        short = replace(TIMED, max_timing_seconds=3.0)
+        record = measure_case(case(conditions=short), progress=listen)
     finally:
         for hog in hogs:
             hog.kill()
@@ -431,11 +380,8 @@ def run_of(device: str, **found: Any) -> Run:
 def test_a_busy_host_spoils_the_times_of_a_card_only_if_it_was_waited_for(
     device: str, block_seconds: float, status: str
 ) -> None:
-    run = run_of(
-        device,
-        timing=TimingResult(step_seconds=[0.1] * 10, block_seconds=block_seconds),
-        other_cpu_share=0.5,
-    )
+    timing = TimingResult(step_seconds=[0.1] * 10, block_seconds=block_seconds)
+    run = run_of(device, timing=timing, other_cpu_share=0.5)
     view = DeviceView("cpu")
     assert "busy_machine" in flags(run, view)
     assert quality(run, view) == status
@@ -450,9 +396,8 @@ def test_a_low_clock_spoils_times_only_where_heat_is_the_reason(
 ) -> None:
     run = run_of("cuda", timing=TimingResult(step_seconds=[0.1] * 10))
     view = DeviceView("cpu")
-    view.telemetry = Telemetry(
-        sm_clock_mhz=(1200,), default_sm_clock_mhz=1980, throttle_reasons=reasons
-    )
+    clocks: Any = {"sm_clock_mhz": (1200,), "default_sm_clock_mhz": 1980}
+    view.telemetry = Telemetry(**clocks, throttle_reasons=reasons)
     assert flags(run, view) == (flag,)
     assert quality(run, view) == status
 
@@ -463,33 +408,24 @@ def test_flags_are_those_that_the_checker_asks_for(good: Record) -> None:
     draw = random.Random(1)
     seen = set()
     for _ in range(300):
-        peaks = {
-            phase: draw.choice((10_000, 20_000))
-            for phase in ("setup", "forward", "backward", "zero")
-        }
+        phases: Any = ("setup", "forward", "backward", "zero")
+        peaks = {phase: draw.choice((10_000, 20_000)) for phase in phases}
+        apart = (-900, -51, -50, 0, 50, 101)
         memory = MemoryResult(
             samples=[
-                PhaseSample(step=2, phase=phase, requested_peak_bytes=size)
-                for phase, size in peaks.items()
-            ],  # type: ignore[arg-type]
-            tracked={
-                phase: size + draw.choice((-900, -51, -50, 0, 50, 101))
-                for phase, size in peaks.items()
-            },  # type: ignore[misc]
+                PhaseSample(step=2, phase=p, requested_peak_bytes=n) for p, n in peaks.items()
+            ],
+            tracked={phase: size + draw.choice(apart) for phase, size in peaks.items()},
             workspace_bytes=draw.choice((None, 0, 850)),
         )
         timed = max(peaks.values()) + draw.choice((-101, 0, 50, 101))
         run, view = run_of("cpu", memory=memory, timed_peak_bytes=timed), DeviceView("cpu")
         found = measurement(run, view, "ok", None)
         flagged = "instrumentation_perturbed_memory" in found.flags
-        asked = any(
-            "not flagged" in problem
-            for problem in problems(replace(good, measurement=replace(found, flags=())))
-        )
-        assert flagged == asked
-        assert not any(
-            "not flagged" in problem for problem in problems(replace(good, measurement=found))
-        )
+        bare = problems(replace(good, measurement=replace(found, flags=())))
+        assert flagged == any("not flagged" in problem for problem in bare)
+        told = problems(replace(good, measurement=found))
+        assert not any("not flagged" in problem for problem in told)
         seen.add(flagged)
     assert seen == {True, False}
 
@@ -522,9 +458,8 @@ def test_the_peak_of_the_memory_stage_is_that_of_its_phases(
     run = run_of("cuda")
     run.stage("memory")
     sizes = (60, 100, None, 80)
-    run.memory.samples = [
-        PhaseSample(step=1, phase="forward", allocated_peak_bytes=size) for size in sizes
-    ]
+    of_forward: Any = {"step": 1, "phase": "forward"}
+    run.memory.samples = [PhaseSample(**of_forward, allocated_peak_bytes=size) for size in sizes]
     for stage in ("timing", "end"):
         run.stage(stage)
     assert run.stage_peak_bytes == {"import": 7, "memory": 100, "timing": 7}
@@ -580,11 +515,13 @@ def _installed(*missing: str) -> Callable[[str], object]:
     return lambda name: None if name in missing else name
 
 
+def asking(**changes: Any) -> Workload:
+    return Workload(model=MODEL, setup=replace(SETUP, **changes))
+
+
 def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
-    qlora = Workload(
-        model=MODEL, setup=replace(SETUP, dtype="bfloat16", quantization=Quantization())
-    )
-    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda", dtype="bfloat16"))
+    qlora = asking(dtype="bfloat16", quantization=Quantization())
+    on_cuda = asking(device="cuda", dtype="bfloat16")
     with pytest.raises(MeasurementError, match=r"needs torch, peft.*lora-profiler\[measure\]"):
         refuse(qlora, QUICK, _installed("torch", "peft"))
     with pytest.raises(MeasurementError, match="4-bit base needs bitsandbytes"):
@@ -628,15 +565,15 @@ def test_what_is_advised_for_a_card_without_bfloat16_trains(name: str) -> None:
     advised["quantization"] = refused.quantization and Quantization()
     taken = replace(refused, **advised)
     refuse(Workload(model=MODEL, setup=taken), QUICK, _installed(), lambda: (7, 5))
-    losses = measured_process.losses_alone(
-        case(replace(taken, device="cpu", seq_len=16), replace(QUICK, memory_steps=3))
-    )
+    few = replace(QUICK, memory_steps=3)
+    losses = measured_process.losses_alone(case(replace(taken, device="cpu", seq_len=16), few))
     assert all(map(math.isfinite, losses)) and len(losses) == 3
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_allocator_settings_that_contradict_each_other_are_refused(name: str) -> None:
-    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
+    on_cuda = asking(device="cuda")
+    said = r"expandable_segments and max_split_size_mb.*leave one of the two out"
     for settings, refused in [
         ("expandable_segments:True,max_split_size_mb:128", True),
         ("max_split_size_mb:128, expandable_segments:True", True),
@@ -646,14 +583,11 @@ def test_allocator_settings_that_contradict_each_other_are_refused(name: str) ->
         ("", False),
     ]:
         if refused:
-            with pytest.raises(
-                UsageError,
-                match=r"expandable_segments and max_split_size_mb.*leave one of the two out",
-            ):
+            with pytest.raises(UsageError, match=said):
                 refuse(on_cuda, QUICK, _installed(), environ={name: settings})
         else:
             refuse(on_cuda, QUICK, _installed(), environ={name: settings})
-        refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ={name: settings})
+        refuse(asking(), QUICK, _installed(), environ={name: settings})
 
 
 @pytest.mark.parametrize(
@@ -670,10 +604,10 @@ def test_allocator_settings_that_contradict_each_other_are_refused(name: str) ->
 def test_allocators_that_count_no_requested_bytes_are_refused(
     settings: dict[str, str], words: str
 ) -> None:
-    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
+    on_cuda = asking(device="cuda")
     with pytest.raises(UsageError, match=words + ".*counts no .*measured as 0"):
         refuse(on_cuda, QUICK, _installed(), environ=settings)
-    refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ=settings)
+    refuse(asking(), QUICK, _installed(), environ=settings)
     refuse(on_cuda, QUICK, _installed(), environ={"PYTORCH_ALLOC_CONF": "backend:native"})
 
 
@@ -687,19 +621,11 @@ def test_what_no_machine_can_run_is_refused() -> None:
     with pytest.raises(UsageError, match=r"padding is 1\.0"):
         replace(SETUP, padding=1.0)
     with pytest.raises(UsageError, match=r"padding is 0\.99; it must leave"):
-        refuse(
-            Workload(model=MODEL, setup=replace(SETUP, padding=0.99, seq_len=16)),
-            QUICK,
-            _installed(),
-        )
+        refuse(asking(padding=0.99, seq_len=16), QUICK, _installed())
     with pytest.raises(UsageError, match="cannot be emulated on xpu"):
-        refuse(
-            Workload(model=MODEL, setup=replace(SETUP, device="xpu")),
-            replace(QUICK, budget_bytes=GIB),
-            _installed(),
-        )
+        refuse(asking(device="xpu"), replace(QUICK, budget_bytes=GIB), _installed())
     with pytest.raises(UsageError, match="take 2 or more"):
-        refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, memory_steps=1), _installed())
+        refuse(asking(), replace(QUICK, memory_steps=1), _installed())
 
 
 def test_an_absurd_size_ends_as_oom_and_not_in_a_swapping_machine() -> None:

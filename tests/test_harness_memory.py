@@ -63,17 +63,13 @@ def measured(run: Training, conditions: Conditions | None = None) -> MemoryResul
 @pytest.mark.grid
 @pytest.mark.parametrize("mebibytes", [1, 64, 512])
 def test_ballast_raises_every_peak_by_exactly_its_bytes(mebibytes: int) -> None:
-    plain, heavy = measured(training(LORA)), measured(training(LORA, ballast_bytes=mebibytes * MIB))
-    assert {
-        phase: size - plain.steady[phase] for phase, size in heavy.steady.items()
-    } == dict.fromkeys(plain.steady, mebibytes * MIB)
-    assert {
-        phase: size - plain.tracked[phase] for phase, size in heavy.tracked.items()
-    } == dict.fromkeys(plain.tracked, mebibytes * MIB)
-    assert (
-        heavy.attribution["temporaries"] - plain.attribution.get("temporaries", 0)
-        == mebibytes * MIB
-    )
+    ballast = mebibytes * MIB
+    plain, heavy = measured(training(LORA)), measured(training(LORA, ballast_bytes=ballast))
+    for less, more in ((plain.steady, heavy.steady), (plain.tracked, heavy.tracked)):
+        raised = {phase: size - less[phase] for phase, size in more.items()}
+        assert raised == dict.fromkeys(less, ballast)
+    before = plain.attribution.get("temporaries", 0)
+    assert heavy.attribution["temporaries"] - before == ballast
 
 
 def test_a_short_lived_tensor_in_forward_raises_the_forward_phase_alone() -> None:
@@ -106,9 +102,8 @@ def test_allocator_tracker_and_profiler_agree(
 ) -> None:
     """Within 0.01 % of a peak of some 200 MB; the categories are its sum, and next to nothing is
     without an owner."""
-    setup = replace(
-        FULL if method == "full" else LORA, checkpointing=checkpointing, batch_size=2, seq_len=256
-    )
+    plain = FULL if method == "full" else LORA
+    setup = replace(plain, checkpointing=checkpointing, batch_size=2, seq_len=256)
     result = measured(training(setup, family, **WIDE))
     assert result.peak is not None
     phase, peak = result.peak
@@ -149,13 +144,8 @@ def test_the_tracker_sums_gradients_as_autograd_does_without_it() -> None:
     """OPT with LoRA and a small vocabulary: its backward peak lies where the gradients of q, k and
     v are added up."""
     setup = replace(LORA, batch_size=4, seq_len=128)
-    sizes = {
-        "hidden_size": 256,
-        "word_embed_proj_dim": 256,
-        "ffn_dim": 256,
-        "num_attention_heads": 8,
-        "num_hidden_layers": 2,
-    }
+    sizes = dict.fromkeys(("hidden_size", "word_embed_proj_dim", "ffn_dim"), 256)
+    sizes |= {"num_attention_heads": 8, "num_hidden_layers": 2}
     result = measured(training(setup, "opt", vocab_size=64, **sizes))
     assert result.tracked["backward"] == pytest.approx(result.steady["backward"], rel=1e-3)
 
@@ -189,9 +179,8 @@ def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_ag
         end=60,
     )
     run = training(LORA)
-    steps = MarkedSteps(
-        run, None, Claims(before={7: "parameters"}), ownership.by_address, lambda step, phase: None
-    )
+    claims = Claims(before={7: "parameters"})
+    steps = MarkedSteps(run, None, claims, ownership.by_address, lambda step, phase: None)
     steps._seen = [(1, "end of backward", [8], "parameters")]
     steps.bury(timeline)
     assert old.died == 10
@@ -213,9 +202,8 @@ def test_optimizer_implementations_and_the_first_step() -> None:
     to nothing."""
     found = {}
     for implementation in ("fused", "forloop", "foreach"):
-        run = training(
-            replace(FULL, optimizer_impl=implementation), hidden_size=96, vocab_size=2000
-        )
+        setup = replace(FULL, optimizer_impl=implementation)
+        run = training(setup, hidden_size=96, vocab_size=2000)
         found[implementation] = measured(run)
     at_step = {name: result.steady["optimizer"] for name, result in found.items()}
     assert at_step["fused"] < at_step["forloop"] < at_step["foreach"]
@@ -225,9 +213,8 @@ def test_optimizer_implementations_and_the_first_step() -> None:
     assert at_step["forloop"] - at_step["fused"] == pytest.approx(2 * largest, rel=0.01)
     for result in found.values():
         assert result.step1["forward"] < result.steady["forward"]
-        assert result.steady["forward"] - result.step1["forward"] == pytest.approx(
-            2 * trainable, rel=0.01
-        )
+        states = result.steady["forward"] - result.step1["forward"]
+        assert states == pytest.approx(2 * trainable, rel=0.01)
 
 
 # --- what a peak is made of -----------------------------------------------------------------------
@@ -283,13 +270,9 @@ def test_a_budget_ends_the_run_where_it_is_passed() -> None:
     enough = Conditions(budget_bytes=whole.peak[1])
     assert measured(training(LORA), enough).peak == whole.peak
     result = MemoryResult()
+    too_little = Conditions(budget_bytes=whole.peak[1] - 4096)
     with pytest.raises(BudgetExceededError) as raised:
-        memory_pass(
-            training(LORA),
-            Conditions(budget_bytes=whole.peak[1] - 4096),
-            result,
-            lambda step, phase: None,
-        )
+        memory_pass(training(LORA), too_little, result, lambda step, phase: None)
     assert raised.value.live_bytes + raised.value.tried_bytes > raised.value.budget_bytes
     assert result.samples, "what was seen before is kept"
     assert not result.attribution
@@ -306,9 +289,8 @@ def out_of_memory(run: Training, after_steps: int, where: str) -> Any:
         if run.steps_done >= after_steps:
             raise torch.OutOfMemoryError("planted")
 
-    layer = run.model.get_submodule(
-        "model.layers.1" if where == "forward" else "model.layers.0.mlp.down_proj"
-    )
+    name = "model.layers.1" if where == "forward" else "model.layers.0.mlp.down_proj"
+    layer = run.model.get_submodule(name)
     if where == "forward":
         return layer.register_forward_hook(fail)
     return layer.weight.register_post_accumulate_grad_hook(fail)  # type: ignore[operator]
@@ -330,23 +312,20 @@ def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(
     planted = out_of_memory(run, after_steps, where)
     result = measured(run)
     passes_failed = 1 if where == "backward" or after_steps == 4 else 2
-    assert emptied == [after_steps] * passes_failed, (
-        "what a failed pass left would be reserved while steps are timed"
-    )
+    # what a failed pass left would be reserved while steps are timed
+    assert emptied == [after_steps] * passes_failed
     planted.remove()
     told = (result.peak, result.steady, result.attribution)
     assert told == (plain.peak, plain.steady, plain.attribution)
     assert result.tracked == ({} if after_steps == 3 else plain.tracked)
-    assert result.saved_activation_bytes == (
-        plain.saved_activation_bytes if where == "backward" else None
-    )
+    kept = plain.saved_activation_bytes if where == "backward" else None
+    assert result.saved_activation_bytes == kept
     assert result.peak is not None
     assert all(p.grad is None for p in run.model.parameters())
     # only now autograd lets go of the gradients that waited in its queue when backward failed
     run.step(lambda *_: None)
-    assert one_step_peak(run) == result.peak[1], (
-        "what the failed passes left would lie below every later peak"
-    )
+    # what the failed passes left would lie below every later peak
+    assert one_step_peak(run) == result.peak[1]
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -378,12 +357,8 @@ class FakeCounters:
         assert kind == "cpu"
 
     def read(self) -> dict[str, int | None]:
-        return {
-            "requested_bytes": 1000,
-            "requested_peak_bytes": 2000,
-            "allocated_bytes": 1024,
-            "allocated_peak_bytes": 2048,
-        }
+        requested = {"requested_bytes": 1000, "requested_peak_bytes": 2000}
+        return {**requested, "allocated_bytes": 1024, "allocated_peak_bytes": 2048}
 
     def reset_peaks(self) -> None:
         type(self).segments = 1

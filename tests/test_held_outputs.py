@@ -11,8 +11,8 @@ import cases
 import oracle
 import tracing
 import truth
+from agreement import exact_totals, totals
 from lora_profiler.analytic import predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.attribution import LOGITS
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled.profile import profile_key, setup_key
@@ -22,7 +22,6 @@ from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
-from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -36,10 +35,6 @@ AMP = replace(BASE, lora=LORA, dtype="float32", precision="amp")
 def workload(name: str, setup: TrainSetup, **changes: object) -> Workload:
     config = tracing.config_of(name, **changes)
     return Workload(model=model_from_config(config, id=name, source="test"), setup=setup)
-
-
-def totals(prediction: Prediction, step: object = "steady") -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == step}
 
 
 @pytest.mark.grid
@@ -67,8 +62,7 @@ def test_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     held, bare = workload(name, setup), workload(name, replace(setup, hold_outputs=False))
     mine, real = predict(held), predict_once(held)
     for step in (1, "steady"):
-        rules, trace = totals(mine, step), totals(real, step)
-        assert {m: rules[m] for m in EXACT_MOMENTS} == {m: trace[m] for m in EXACT_MOMENTS}
+        assert exact_totals(mine, step) == exact_totals(real, step)
     assert totals(mine)["setup"] > totals(predict(bare))["setup"]
 
 

@@ -11,6 +11,7 @@ import torch
 
 import cases
 import oracle
+from agreement import totals
 from commands import Run
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.liveness import on_host
@@ -22,7 +23,6 @@ from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.timing import step_time
 from lora_profiler.platform import Platform
-from lora_profiler.prediction import Prediction
 from lora_profiler.report.json.predict import prediction_dict
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.units import GIB
@@ -79,10 +79,6 @@ SCALARS = 8
 
 def asked(setup: TrainSetup) -> Workload:
     return Workload(model=MODEL, setup=setup, platform=Platform(capability=CARD.capability))
-
-
-def totals(prediction: Prediction) -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
 
 
 @pytest.mark.parametrize(("changes", "rehearsed"), [*REHEARSED_SHARDS, *REHEARSED_FLAT])

@@ -3,7 +3,7 @@ runs on the CPU."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -151,6 +151,10 @@ def traffic(kernels: list[Kernel]) -> list[tuple[str, int, int]]:
     return [(k.op, k.read_bytes, k.written_bytes) for k in kernels]
 
 
+def indices(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=torch.int64, device="meta")
+
+
 def test_views_and_empty_tensors_are_no_kernels() -> None:
     x = torch.empty(4, 6, device="meta")
     with watching() as kernels:
@@ -180,29 +184,19 @@ def test_what_is_filled_is_not_read_and_what_is_copied_over_neither() -> None:
         x.fill_(1.0)
         x.copy_(y)
         x.add_(y)
-    assert traffic(kernels) == [
-        ("zeros", 0, 140),
-        ("fill_", 0, 140),
-        ("copy_", 70, 140),
-        ("add_", 210, 140),
-    ]
+    read = {"zeros": 0, "fill_": 0, "copy_": 70, "add_": 210}
+    assert traffic(kernels) == [(name, size, 140) for name, size in read.items()]
 
 
 def test_a_gather_reads_what_it_writes_and_its_indices() -> None:
-    table, ids = (
-        torch.empty(1000, 8, device="meta"),
-        torch.empty(3, 2, dtype=torch.int64, device="meta"),
-    )
+    table, ids = torch.empty(1000, 8, device="meta"), indices(3, 2)
     with watching() as kernels:
         F.embedding(ids, table)
     assert traffic(kernels) == [("embedding", 6 * 8 * 4 + 6 * 8, 6 * 8 * 4)]
 
 
 def test_a_loss_reads_one_log_probability_a_row() -> None:
-    scores, wanted = (
-        torch.empty(6, 50, device="meta"),
-        torch.empty(6, dtype=torch.int64, device="meta"),
-    )
+    scores, wanted = torch.empty(6, 50, device="meta"), indices(6)
     with watching() as kernels:
         F.nll_loss(scores, wanted)
     assert [(k.op, k.read_bytes) for k in kernels] == [("nll_loss_forward", 6 * 4 + 6 * 8)]
@@ -216,9 +210,8 @@ def test_attention_is_two_products_and_five_backward(causal: bool) -> None:
     with watching() as kernels:
         torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, causal)
     product = 2 * batch * heads * seq * seq * width // (2 if causal else 1)
-    assert [(k.kind, k.flops, k.dtype) for k in kernels] == [
-        ("attention_forward", 2 * product, "bfloat16")
-    ]
+    (found,) = kernels
+    assert (found.kind, found.flops, found.dtype) == ("attention_forward", 2 * product, "bfloat16")
 
 
 def test_a_dequantised_layer() -> None:
@@ -227,39 +220,34 @@ def test_a_dequantised_layer() -> None:
     config = cases.spec_of("llama")
     lora = LoraConfig(r=RANK, target_modules=("q_proj",))
     workload = Workload(model=config, setup=setup(lora=lora, quantization=Quantization()))
-    kernels = [
-        k
-        for k in step_kernels(workload).kernels
-        if k.phase == "forward" and k.module.endswith("up_proj")
-    ]
+    forward = [k for k in step_kernels(workload).kernels if k.phase == "forward"]
+    kernels = [k for k in forward if k.module.endswith("up_proj")]
     weights = config.config["hidden_size"] * config.config["intermediate_size"]
     made = [k for k in kernels if k.op == "dequantize_4bit"]
     assert {k.parameters for k in made} == {weights}
     assert all(k.kind == "dequantise" for k in made)
-    per_weight = (
-        sum(k.count * k.moved_bytes for k in kernels if k.gemm is None)
-        / sum(k.count for k in made)
-        / weights
-    )
-    assert per_weight == pytest.approx(
-        2.77, rel=0.1
-    )  # the code book and the few scales of a tiny layer weigh more
+    moved = sum(k.count * k.moved_bytes for k in kernels if k.gemm is None)
+    # the code book and the few scales of a tiny layer weigh more
+    assert moved / sum(k.count for k in made) / weights == pytest.approx(2.77, rel=0.1)
 
 
 def on_cpu(config: str, method: str, checkpointing: bool) -> Workload:
     lora = cases.methods(cases.family(config))[method]
-    return Workload(
-        model=cases.spec_of(config),
-        setup=TrainSetup(
-            lora=lora,
-            batch_size=2,
-            seq_len=24,
-            dtype="float32",
-            attention="eager",
-            checkpointing=checkpointing,
-            device="cpu",
-        ),
-    )
+    plain: dict[str, Any] = {"dtype": "float32", "attention": "eager", "device": "cpu"}
+    asked = setup(lora=lora, checkpointing=checkpointing, **plain)
+    return Workload(model=cases.spec_of(config), setup=asked)
+
+
+def real_step(workload: Workload) -> Callable[[], None]:
+    """A real model's forward and backward pass."""
+    model = build_model(workload)
+    ids = torch.zeros(BATCH, SEQ, dtype=torch.int64)
+    batch = {"input_ids": ids, "labels": ids}
+    return lambda: forward_loss(model, workload.setup, batch).backward()
+
+
+def on_meta(workload: Workload) -> nn.Module:
+    return build_model(workload, device="meta")
 
 
 CASES = [
@@ -282,37 +270,18 @@ def test_flops_are_those_that_a_real_step_counts(
 ) -> None:
     """With eager attention every product is a product of matrices to torch's own counter too."""
     workload = on_cpu(config, method, checkpointing)
-    step = recorded(workload, lambda asked: build_model(asked, device="meta"), None)
-    model = build_model(workload)
-    ids = torch.zeros(2, 24, dtype=torch.int64)
+    step, run = recorded(workload, on_meta, None), real_step(workload)
     with FlopCounterMode(display=False) as counter:
-        forward_loss(model, workload.setup, {"input_ids": ids, "labels": ids}).backward()
+        run()
     assert sum(k.count * k.flops for k in step.kernels) == counter.get_total_flops()
 
 
 COUNTED = (
-    "mm",
-    "bmm",
-    "addmm",
-    "silu",
-    "silu_backward",
-    "rsqrt",
-    "neg",
-    "_softmax",
-    "_softmax_backward_data",
-    "embedding",
-    "_log_softmax",
-    "_log_softmax_backward_data",
-    "nll_loss_forward",
-    "nll_loss_backward",
-    "gelu",
-    "gelu_backward",
-    "native_layer_norm",
-    "native_layer_norm_backward",
-    "embedding_dense_backward",
-    "tanh",
-    "tanh_backward",
-)
+    "mm", "bmm", "addmm", "silu", "silu_backward", "rsqrt", "neg", "_softmax",
+    "_softmax_backward_data", "embedding", "_log_softmax", "_log_softmax_backward_data",
+    "nll_loss_forward", "nll_loss_backward", "gelu", "gelu_backward", "native_layer_norm",
+    "native_layer_norm_backward", "embedding_dense_backward", "tanh", "tanh_backward",
+)  # fmt: skip
 """Operators that no other operator calls beneath torch's dispatcher, so that the profiler sees one
 for one."""
 
@@ -326,11 +295,9 @@ def test_operators_are_as_many_as_a_real_step_runs(config: str, method: str) -> 
     """Not with checkpointing, where the profiler sees a product begin that the end of recomputation
     keeps from running."""
     workload = on_cpu(config, method, checkpointing=False)
-    step = recorded(workload, lambda asked: build_model(asked, device="meta"), None)
-    model = build_model(workload)
-    ids = torch.zeros(2, 24, dtype=torch.int64)
+    step, run = recorded(workload, on_meta, None), real_step(workload)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        forward_loss(model, workload.setup, {"input_ids": ids, "labels": ids}).backward()
+        run()
     real = Counter(event.name.removeprefix("aten::") for event in profiler.events())
     mine: Counter[str] = Counter()
     for kernel in step.kernels:
@@ -338,8 +305,8 @@ def test_operators_are_as_many_as_a_real_step_runs(config: str, method: str) -> 
     assert {op: mine[op] for op in COUNTED} == {op: real[op] for op in COUNTED}
 
 
-def deep(config: str, layers: int, **more: Any) -> Workload:
-    raw = {**cases.CONFIGS[config], "num_hidden_layers": layers}
+def deep(config: str, layers: int, changes: Mapping[str, int] = {}, **more: Any) -> Workload:
+    raw = {**cases.CONFIGS[config], "num_hidden_layers": layers, **changes}
     return Workload(model=model_from_config(raw, id=config, source="test"), setup=setup(**more))
 
 
@@ -353,13 +320,11 @@ def test_counts_of_a_deep_model_are_those_of_its_own_trace(
 ) -> None:
     workload = deep(config, 7, **more)
     line = step_kernels(workload)
-    real = recorded(workload, lambda w: build_model(w, device="meta"), None)
-    whole = merged(
-        replace(k, module=re.sub(r"layers\.\d+", "layers.*", k.module)) for k in real.kernels
-    )
-    assert {replace(k, count=1): k.count for k in line.kernels} == {
-        replace(k, count=1): k.count for k in whole
-    }
+    own = recorded(workload, on_meta, None)
+    real = [(k, re.sub(r"layers\.\d+", "layers.*", k.module)) for k in own.kernels]
+    whole = merged(replace(k, module=module) for k, module in real)
+    found, expected = ({replace(k, count=1): k.count for k in ks} for ks in (line.kernels, whole))
+    assert found == expected
     assert line.launches == sum(k.count * k.launches for k in whole)
 
 
@@ -377,13 +342,11 @@ def test_layers_that_differ_are_refused() -> None:
 
 def test_equal_kernels_are_merged_and_lines_go_on() -> None:
     one = Kernel(kind="memory", op="add", phase="forward", module="", read_bytes=8, written_bytes=4)
-    assert merged(
-        [one, replace(one, count=2), replace(one, op="mul"), replace(one, op="mul", count=-1)]
-    ) == (replace(one, count=3),)
-    two, three = (
-        StepKernels(kernels=(replace(one, count=n),), tokens=1, trainable={4: 10 * n})
-        for n in (5, 8)
-    )
+    other = replace(one, op="mul")
+    each = [one, replace(one, count=2), other, replace(other, count=-1)]
+    assert merged(each) == (replace(one, count=3),)
+    counted = ((replace(one, count=n), {4: 10 * n}) for n in (5, 8))
+    two, three = (StepKernels(kernels=(k,), tokens=1, trainable=t) for k, t in counted)
     ten = at_units(two, three, 10)
     assert ten.kernels[0].count == 5 + 3 * 8
     assert ten.trainable == {4: 50 + 30 * 8}
@@ -394,14 +357,9 @@ def test_accumulation_adds_onto_gradients() -> None:
     is there."""
     one, many = (of_layer("backward", accumulation=n) for n in (1, 3))
     assert len(one) == 2
-    everything = recorded(
-        Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup(accumulation=3)),
-        one_layer,
-        None,
-    ).kernels
-    added = [
-        k for k in everything if k.phase == "backward" and k.op == "add_" and k.read_bytes == 4 * W
-    ]
+    asked = Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup(accumulation=3))
+    sums = [k for k in recorded(asked, one_layer, None).kernels if k.op == "add_"]
+    added = [k for k in sums if k.phase == "backward" and k.read_bytes == 4 * W]
     assert [k.written_bytes for k in added] == [2 * W], many
 
 
@@ -433,33 +391,18 @@ def test_bytes_of_a_plain_llama_are_those_counted_from_its_code(heads: tuple[int
     (two residuals; q, k, v; gate, up), rotation 34, SwiGLU 18.
     """
     hidden, inner, layers = 256, 704, 9
-    raw = cases.CONFIGS["llama"] | {
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-    }
-    raw |= {
-        "num_attention_heads": heads[0],
-        "num_key_value_heads": heads[1],
-        "head_dim": hidden // heads[0],
-    }
-    workload = Workload(
-        model=model_from_config(raw, id="llama", source="test"), setup=setup(checkpointing=False)
-    )
-    kernels = step_kernels(workload).kernels
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "head_dim": hidden // heads[0]}
+    counts = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
+    kernels = step_kernels(deep("llama", layers, changes=sizes | counts)).kernels
     both = hidden + hidden * heads[1] // heads[0]
 
-    def moved(phase: Phase, inside: bool) -> float:
-        found = [
-            k
-            for k in kernels
-            if k.kind == "memory" and k.phase == phase and (".*" in k.module) == inside
-        ]
+    copies = [k for k in kernels if k.kind == "memory" and ".*" in k.module]
+
+    def moved(phase: Phase) -> float:
+        found = [k for k in copies if k.phase == phase]
         return sum(k.count * k.moved_bytes for k in found) / TOKENS
 
-    assert moved("forward", True) == pytest.approx(
-        layers * (84 * hidden + 20 * both + 10 * inner), rel=0.03
-    )
-    assert moved("backward", True) == pytest.approx(
-        layers * (214 * hidden + 34 * both + 18 * inner), rel=0.03
-    )
+    forward = layers * (84 * hidden + 20 * both + 10 * inner)
+    backward = layers * (214 * hidden + 34 * both + 18 * inner)
+    assert moved("forward") == pytest.approx(forward, rel=0.03)
+    assert moved("backward") == pytest.approx(backward, rel=0.03)

@@ -4,7 +4,6 @@ claim that is followed."""
 import json
 import re
 import sys
-import time
 from base64 import b64decode
 from dataclasses import replace
 from html import escape
@@ -38,6 +37,7 @@ from lora_profiler.report.learn import (
 )
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS
+from waiting import wait_until
 
 CHARTS = {chart.key: chart for chart in FINDINGS.charts}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -270,13 +270,6 @@ def process(monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, Any]], ending
     monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", code))
 
 
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def start(app: AppTest) -> AppTest:
     return app.button(key="learn.start").click().run()
 
@@ -286,7 +279,7 @@ def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     app = start(opened(page="learn"))
     running = following.present("checking")
     assert running is not None
-    until(lambda: not running.runs)
+    wait_until(lambda: not running.runs)
     where = [learn_page.where(state) for state in running.states.values()]
     assert where == ["training it, 21 of 150", "holds"]
     shown = texts(app.run())
@@ -302,14 +295,14 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
     app = start(opened(page="learn"))
     running = following.present("checking")
     assert running is not None
-    until(lambda: running.states)
+    wait_until(lambda: running.states)
     app.run()
     assert "training it, 21 of 150" in texts(app) and app.button(key="learn.start").disabled
     with pytest.raises(following.AlreadyRunningError, match="spoil each other"):
         learn_page.start(2)
     assert opened(page="measure", model="gpt2").button(key="measure.start").disabled
     app.button(key="learn.cancel").click().run()
-    until(lambda: not running.runs)
+    wait_until(lambda: not running.runs)
     assert "Cancelled" in texts(app.run()) and not problems(app)
     assert not app.button(key="learn.start").disabled
 
@@ -320,7 +313,7 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
     process(monkeypatch, [], 'sys.exit("Error: no room here")')
     app = start(opened(page="learn"))
     running = following.present("checking")
-    until(lambda: running is not None and not running.runs)
+    wait_until(lambda: running is not None and not running.runs)
     assert problems(app.run()) == ["Nothing was checked\nno room here"]
     monkeypatch.setattr(learn_page, "find_spec", lambda name: None if name == "peft" else object())
     app.run()

@@ -14,16 +14,14 @@ import cases
 import oracle
 import seeing
 import truth
+from agreement import as_near_as_claimed, same_step, totals
 from lora_profiler.analytic import predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.analytic.predict import layer_error
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
 from lora_profiler.planning.engine import engines_for
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
 from lora_profiler.report.setup_words import training_line
 from lora_profiler.support.model_types import LIGER_TYPES
@@ -50,10 +48,6 @@ CONFIGS = {**{n: cases.CONFIGS[n] for n in NAMES}, "smollm3": _SMOLLM3, "gemma3"
 
 def tiny(name: str, setup: TrainSetup = BASE) -> Workload:
     return Workload(model=cases.spec_of(name), setup=setup)
-
-
-def totals(prediction: Prediction) -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
 
 
 # --- the numbers ----------------------------------------------------------------------------------
@@ -120,13 +114,8 @@ SETUPS = [
 def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:
     workload = tiny(name, SETUPS[place])
     mine, real = predict(workload), truth.traced(cases.CONFIGS[name], SETUPS[place])
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
-        m: real.moments[m] for m in EXACT_MOMENTS
-    }
-    assert mine.saved_activation_bytes == real.saved_activation_bytes
-    assert mine.flops == real.flops
-    within = 1e-9 if mine.exactness == "exact" else layer_error(workload.setup.checkpointing)
-    assert mine.peak.total_bytes == pytest.approx(real.peak_bytes, rel=within)
+    same_step(mine, real)
+    as_near_as_claimed(mine, real)
 
 
 @pytest.mark.parametrize(

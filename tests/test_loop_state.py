@@ -11,7 +11,8 @@ pytest.importorskip("bitsandbytes")
 import torch
 
 import cases
-from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
+from agreement import totals
+from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
@@ -139,10 +140,6 @@ def test_torchtune_keeps_the_single_values_of_its_recipe(
     ours = 4 if accumulation > 1 else 0
     setup = TrainSetup(kernels="torchtune", accumulation=accumulation, lora=lora)
     assert pass_scalar_bytes(setup) == kept - ours
-
-
-def totals(prediction: Prediction) -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
 
 
 @pytest.mark.parametrize("precision", ["pure", "amp"])

@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 import cases
 import oracle
 import truth
+from agreement import as_near_as_claimed, same_step, totals
+from commands import lora_profile
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.analytic.predict import layer_error
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
@@ -33,7 +33,6 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from test_counted_kernels import step
-from test_trainer_files import lora_profile
 from truth import by_kernel
 
 KERNELS = LoraConfig(r=4, lora_kernels="axolotl")
@@ -91,14 +90,10 @@ def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
     setup = SETUPS[what]
     mine = predict(Workload(model=cases.spec_of(name), setup=setup))
     real = truth.traced(cases.CONFIGS[name], setup)
-    totals = {m.moment: m.total_bytes for m in mine.moments if m.step == "steady"}
-    assert {m: totals[m] for m in EXACT_MOMENTS} == {m: real.moments[m] for m in EXACT_MOMENTS}
-    assert mine.saved_activation_bytes == real.saved_activation_bytes
-    assert mine.flops == real.flops
+    same_step(mine, real)
     if setup.is_reentrant:
-        assert totals["last_layer_backward"] == real.moments["last_layer_backward"]
-    within = 1e-9 if mine.exactness == "exact" else layer_error(setup.checkpointing)
-    assert mine.peak.total_bytes == pytest.approx(real.peak_bytes, rel=within)
+        assert totals(mine)["last_layer_backward"] == real.moments["last_layer_backward"]
+    as_near_as_claimed(mine, real)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import html
 import io
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import jsonschema
 import pytest
@@ -64,11 +65,8 @@ def mebibytes(**sizes: float) -> dict[str, int]:
 
 
 ON_CARD = mebibytes(
-    peak_allocated_bytes=2,
-    peak_reserved_bytes=6,
-    device_used_bytes=500,
-    context_bytes=450,
-    workspace_bytes=1,
+    **{"peak_allocated_bytes": 2, "peak_reserved_bytes": 6, "device_used_bytes": 500},
+    **{"context_bytes": 450, "workspace_bytes": 1},
 )
 
 
@@ -105,6 +103,11 @@ def sections(table: Table) -> dict[str, dict[str, Row]]:
     return found
 
 
+def of_peak(record: Record) -> dict[str, Row]:
+    table = error_table(record, compare(record, records.make_prediction()))
+    return sections(table)["what the peak is made of"]
+
+
 def number(text: str) -> float:
     return 0.0 if text in ("<0.01", ">-0.01") else float(text.replace(",", ""))
 
@@ -119,9 +122,7 @@ def test_everything_that_can_be_said_has_words() -> None:
 
 @pytest.mark.parametrize("column", [1, 2])
 def test_parts_of_the_peak_add_up_to_it_in_both_columns(column: int) -> None:
-    record = records.make_record()
-    table = error_table(record, compare(record, records.make_prediction()))
-    *parts, peak = sections(table)["what the peak is made of"].values()
+    *parts, peak = of_peak(records.make_record()).values()
     assert peak.cells[column] == "1.91"
     assert sum(number(row.cells[column]) for row in parts) == pytest.approx(1.91, abs=0.03)
 
@@ -144,18 +145,18 @@ def situations() -> dict[str, str]:
     lora = FlopCount(forward=10**13, backward=10**13, recompute=10**13, tokens=16)
     full = replace(lora, backward=2 * 10**13)
     flags = ("busy_machine", "unattributed_over_1_percent")
+    against_full = shown(timed, utilisation=utilisation(timed, lora, full))
+    alone = shown(timed, utilisation=utilisation(timed, lora))
     return {
         "without parts": table(records.make_record(**dict.fromkeys(parts))),
         "on a card, beside its tensors": render.plain([alone_table(on_card)]),
         "with a simulated allocator": table(on_card, simulated).split("\n\n")[0],
         "by another kernel": shown(records.make_record(attention_kernel="flash")).split("\n\n")[1],
         "with flags": shown(records.make_record(flags=flags)).split("\n\n")[2],
-        "2e13 and 3e13 FLOP in 0.1 s, which are 200 and 300 TFLOP/s of 989.4": shown(
-            timed, utilisation=utilisation(timed, lora, full)
-        ).split("\n\n")[-2],
-        "without full's FLOPs": shown(timed, utilisation=utilisation(timed, lora)).split("\n\n")[
-            -2
-        ],
+        "2e13 and 3e13 FLOP in 0.1 s, which are 200 and 300 TFLOP/s of 989.4": against_full.split(
+            "\n\n"
+        )[-2],
+        "without full's FLOPs": alone.split("\n\n")[-2],
     }
 
 
@@ -171,10 +172,7 @@ def test_a_record_in_each_situation(golden_file: Golden) -> None:
 )
 def test_what_is_not_attributed_is_always_there_and_is_no_error(rest: int, text: str) -> None:
     attribution = {**records.PEAK, "unattributed": rest, "temporaries": 398_996 - rest}
-    record = records.make_record(attribution_bytes=attribution)
-    rows = sections(error_table(record, compare(record, records.make_prediction())))[
-        "what the peak is made of"
-    ]
+    rows = of_peak(records.make_record(attribution_bytes=attribution))
     assert rows["not attributed"].cells == ("not attributed", "0", text, "")
 
 
@@ -191,9 +189,8 @@ def test_what_was_run_and_where_is_said_first(golden_file: Golden) -> None:
 
 def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
     environment = replace(records.ENVIRONMENT, device=replace(records.H100, mig="on"))
-    assert environment_line(environment).startswith(
-        "NVIDIA H100 80GB HBM3, 79.65 GiB, driver 580.1, a MIG slice; Python 3.11.7"
-    )
+    said = "NVIDIA H100 80GB HBM3, 79.65 GiB, driver 580.1, a MIG slice; Python 3.11.7"
+    assert environment_line(environment).startswith(said)
 
 
 def test_a_host_that_is_late_is_told_once() -> None:
@@ -234,16 +231,9 @@ def test_a_loss_that_is_no_number_is_told_what_helps(
 
 
 def test_a_failure_says_what_happened_where_and_what_to_try(golden_file: Golden) -> None:
-    failure = Failure(
-        reason="CUDA out of memory.",
-        phase="backward",
-        step=2,
-        tried_bytes=2**30,
-        free_bytes=2**29,
-        allocated_bytes=2**31,
-        reserved_bytes=2**32,
-        exit_code=1,
-    )
+    held = {"allocated_bytes": 2**31, "reserved_bytes": 2**32, "exit_code": 1}
+    rest: dict[str, Any] = {"tried_bytes": 2**30, "free_bytes": 2**29} | held
+    failure = Failure(reason="CUDA out of memory.", phase="backward", step=2, **rest)
     record = records.make_record(status="oom", failure=failure, step_seconds=None)
     golden_file.compare("record-out-of-memory", shown(record))
 
@@ -261,10 +251,8 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     text = shown(bare)
     assert run_labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
-    assert (
-        run_text(bare, records.make_prediction())
-        == f"tiny-gpt2, full: {run_labels.STATUS_LABELS[status]}, predicted 1.91 MiB"
-    )
+    said = f"tiny-gpt2, full: {run_labels.STATUS_LABELS[status]}, predicted 1.91 MiB"
+    assert run_text(bare, records.make_prediction()) == said
 
 
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
@@ -283,17 +271,13 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
 
 def test_a_row_of_one_run() -> None:
     record = records.make_record(peak_requested_bytes=1_600_000)
-    assert (
-        run_text(record, records.make_prediction(), "batch 2")
-        == "tiny-gpt2, full, batch 2: ok, peak 1.53 MiB, predicted 1.91 MiB, error +25.00 %, 100.00"
-        " ms a step, 160 tokens/s"
-    )
+    said = "tiny-gpt2, full, batch 2: ok, peak 1.53 MiB, predicted 1.91 MiB, error +25.00 %, 100.00 ms a step, 160 tokens/s"
+    assert run_text(record, records.make_prediction(), "batch 2") == said
 
 
 def test_a_table_of_runs_has_every_one_and_no_empty_column() -> None:
-    failed = records.make_record(
-        status="timeout", failure=Failure(reason="60 s are over."), repeat=1
-    )
+    failure = Failure(reason="60 s are over.")
+    failed = records.make_record(status="timeout", failure=failure, repeat=1)
     prediction = records.make_prediction()
     table = summary_table([(records.make_record(), prediction), (failed, prediction)])
     assert table.columns == tuple(c for c in RUN_COLUMNS if c != "setup")
@@ -337,10 +321,7 @@ def test_errors_of_all_records_by_metric_and_category() -> None:
     assert peak.cells == ("all together", "3", "15.00 %", "exact", "+25.00 %", "33 %", made[1].id)
     names = [row.cells[0] for row in table.rows]
     assert labels.CATEGORY_LABELS["unattributed"] not in names
-    assert (
-        labels.CATEGORY_LABELS["temporaries"] in names
-        and run_labels.PHASE_LABELS["forward"] in names
-    )
+    assert {labels.CATEGORY_LABELS["temporaries"], run_labels.PHASE_LABELS["forward"]} <= set(names)
     weights = next(row for row in table.rows if row.cells[0] == "weights")
     assert weights.cells[1:] == ("3", "exact", "exact", "exact", "100 %", "")
 
@@ -357,15 +338,11 @@ def test_one_way_against_another_in_one_line() -> None:
 
 def made_records() -> list[Record]:
     failure = Failure(reason="CUDA out of memory.", phase="backward", step=1, tried_bytes=2**30)
-    return [
-        records.make_record(),
-        records.make_record(
-            records.LORA_WORKLOAD, device=records.H100, flags=("host_bound",), **ON_CARD
-        ),
-        records.make_record(
-            status="oom", failure=failure, repeat=1, step_seconds=None, attribution_bytes=None
-        ),
-    ]
+    on_card: dict[str, Any] = {"device": records.H100, "flags": ("host_bound",), **ON_CARD}
+    nothing = dict.fromkeys(("step_seconds", "attribution_bytes"))
+    ended: dict[str, Any] = {"status": "oom", "failure": failure, "repeat": 1, **nothing}
+    make = records.make_record
+    return [make(), make(records.LORA_WORKLOAD, **on_card), make(**ended)]
 
 
 def test_json_is_what_the_schema_says_and_reads_back() -> None:

@@ -114,54 +114,37 @@ def test_quantised_in_place_is_what_transformers_loads(
             assert torch.equal(mine, parameter)
             assert all(torch.equal(a, b) for a, b in zip(beside, beside_theirs, strict=True))
         packed += bool(beside)
-    assert packed == sum(
-        "4bit" in type(m).__name__ and hasattr(m, "compute_dtype") for m in theirs.modules()
-    )
-    assert packed >= 12
-    assert (
-        sum(oracle.quantization_state_bytes(ours).values())
-        == predict(workload).persistent_bytes["quantization_state"]
-    )
+    layers = [m for m in theirs.modules() if "4bit" in type(m).__name__]
+    assert packed == sum(hasattr(m, "compute_dtype") for m in layers) >= 12
+    states = sum(oracle.quantization_state_bytes(ours).values())
+    assert states == predict(workload).persistent_bytes["quantization_state"]
     adapters = {p.dtype for n, p in found.items() if "lora_" in n}
     assert adapters == {torch.bfloat16 if recipe == "trl" else torch.float32}
     assert forward_loss(ours, workload.setup, batch_for(workload)).isfinite()
 
 
 def test_no_16_bit_weight_outlives_its_packed_form() -> None:
-    workload = case(
-        families.TINY["llama"] | {"intermediate_size": 117}, lora=LORA, quantization=Quantization()
-    )
-    model = build_model(workload)
+    config = families.TINY["llama"] | {"intermediate_size": 117}
+    model = build_model(case(config, lora=LORA, quantization=Quantization()))
     gc.collect()
     tensors = (o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter))
     assert [t.shape for t in tensors if t.dtype == torch.bfloat16 and 117 in t.shape] == []
-    assert (
-        sum(117 in p.quant_state.shape for p in model.parameters() if hasattr(p, "quant_state"))
-        == 9
-    )
+    packed = [p.quant_state.shape for p in model.parameters() if hasattr(p, "quant_state")]
+    assert sum(117 in shape for shape in packed) == 9
 
 
 def test_a_4_bit_model_is_made_one_weight_at_a_time() -> None:
     """The peak of building is the model as it stays and a few weights, bitsandbytes' own
     temporaries on the CPU among them: far below the 16-bit model, which a device need not hold."""
-    sizes = {
-        "num_hidden_layers": 24,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_attention_heads": 4,
-        "vocab_size": 300,
-    }
-    workload = case(
-        families.TINY["llama"] | sizes,
-        lora=LoraConfig(r=1, target_modules=("q_proj",)),
-        quantization=Quantization(),
-    )
+    sizes = {"num_hidden_layers": 24, "hidden_size": 128, "intermediate_size": 256}
+    sizes |= {"num_attention_heads": 4, "vocab_size": 300}
+    lora = LoraConfig(r=1, target_modules=("q_proj",))
+    workload = case(families.TINY["llama"] | sizes, lora=lora, quantization=Quantization())
     build_model(workload)  # bitsandbytes makes its code books once
     models: list[torch.nn.Module] = []
     live = recorded({}, lambda record: models.append(build_model(workload))).live_bytes()
-    largest = max(
-        2 * p.quant_state.shape.numel() for p in models[0].parameters() if hasattr(p, "quant_state")
-    )
+    packed = (p.quant_state for p in models[0].parameters() if hasattr(p, "quant_state"))
+    largest = max(2 * state.shape.numel() for state in packed)
     assert live[-1] < max(live) <= live[-1] + 8 * largest
     assert max(live) < workload.model.num_parameters * 2 / 2
 
@@ -200,16 +183,10 @@ def _from_another(weight: torch.Tensor) -> None:
     other.zero_()
 
 
-@pytest.mark.parametrize(
-    "initialise",
-    [
-        torch.nn.init.trunc_normal_,
-        torch.nn.init.orthogonal_,
-        torch.nn.init.eye_,
-        _half_of_it,
-        _from_another,
-    ],
-)
+OF_TORCH = (torch.nn.init.trunc_normal_, torch.nn.init.orthogonal_, torch.nn.init.eye_)
+
+
+@pytest.mark.parametrize("initialise", [*OF_TORCH, _half_of_it, _from_another])
 def test_deferred_weights_take_any_initialisation(
     initialise: Callable[[torch.Tensor], object],
 ) -> None:
@@ -225,10 +202,8 @@ def test_deferred_weights_take_any_initialisation(
     found, expected = layers(deferred), layers(None)
     for layer in found:
         deferred.fill(layer.weight)
-    assert all(
-        torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
-        for a, b in zip(found, expected, strict=True)
-    )
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
 
 
 @pytest.mark.parametrize("quantization", [None, Quantization()], ids=["plain", "nf4"])
@@ -243,9 +218,8 @@ def test_weights_of_a_folder(quantization: Quantization | None, tmp_path: Path) 
     assert head is not None
     assert (head.weight == 0.25).all()
     if quantization is None:
-        assert all(
-            torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True)
-        )
+        pairs = zip(source.parameters(), model.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
     assert count_parameters(model)[0] == workload.model.num_parameters
     assert model.training
     with pytest.raises(UnbuildableError, match=r"lacks 9 weights of tiny.*model\.layers\.3\."):
@@ -256,10 +230,8 @@ def test_weights_of_a_folder(quantization: Quantization | None, tmp_path: Path) 
 
 def test_every_bundled_model_has_a_class_that_takes_its_config() -> None:
     """One of each type and class, built on the meta device where weights cost nothing."""
-    of_each = {
-        (spec.model_type, spec.architecture): spec
-        for spec in (find_model(entry.id) for entry in bundled_models())
-    }
+    specs = [find_model(entry.id) for entry in bundled_models()]
+    of_each = {(spec.model_type, spec.architecture): spec for spec in specs}
     assert len(of_each) > 40
     for spec in of_each.values():
         model_class, config = building._class_and_config(spec, ("auto_map", "quantization_config"))
@@ -303,15 +275,9 @@ def test_counts_are_the_catalogue_s_and_peft_s(
 
 
 def test_peft_gets_every_field_of_the_adapter() -> None:
-    lora = LoraConfig(
-        r=3,
-        lora_alpha=5,
-        lora_dropout=0.25,
-        target_modules=("q_proj",),
-        layers_to_transform=(1,),
-        use_rslora=True,
-        modules_to_save=("embed_tokens",),
-    )
+    lora = LoraConfig(r=3, lora_alpha=5, lora_dropout=0.25, target_modules=("q_proj",))
+    lora = replace(lora, layers_to_transform=(1,), use_rslora=True)
+    lora = replace(lora, modules_to_save=("embed_tokens",))
     model = build_model(case(lora=lora))
     adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
     assert adapted == ["base_model.model.model.layers.1.self_attn.q_proj"]
@@ -363,21 +329,16 @@ def test_loss_is_cross_entropy_over_what_is_labelled(precision: str) -> None:
     batch = batch_for(workload)
     mask = torch.ones_like(batch["input_ids"])
     mask[:, 5:] = 0
-    padded = {
-        **batch,
-        "labels": batch["labels"].masked_fill(mask == 0, -100),
-        "attention_mask": mask,
-    }
+    labels = batch["labels"].masked_fill(mask == 0, -100)
+    padded = {**batch, "labels": labels, "attention_mask": mask}
     for given in (batch, padded):
         loss = forward_loss(model, workload.setup, given)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp"):
-            logits = model(
-                input_ids=given["input_ids"], attention_mask=given.get("attention_mask")
-            ).logits
+            told = {name: given.get(name) for name in ("input_ids", "attention_mask")}
+            logits = model(**told).logits
         assert logits.dtype == (torch.bfloat16 if precision == "amp" else torch.float32)
-        expected = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), given["labels"][:, 1:].flatten()
-        )
+        ahead, after = logits[:, :-1].flatten(0, 1).float(), given["labels"][:, 1:].flatten()
+        expected = torch.nn.functional.cross_entropy(ahead, after)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert loss.requires_grad
 
@@ -389,10 +350,8 @@ def test_math_attention_is_forced_and_as_predicted(config: str, dtype: str) -> N
     predictor says of it."""
     real = {}
     for attention in ("math", "flash", "auto"):
-        workload = Workload(
-            model=cases.spec_of(config),
-            setup=case(attention=attention, dtype=dtype, seq_len=24).setup,
-        )
+        setup = case(attention=attention, dtype=dtype, seq_len=24).setup
+        workload = Workload(model=cases.spec_of(config), setup=setup)
         real[attention] = oracle.saved_activation_bytes(build_model(workload), workload.setup)
         assert real[attention] == predict(workload).saved_activation_bytes
     assert real["math"] > real["flash"] == real["auto"]
@@ -424,10 +383,8 @@ def test_a_kernel_that_cannot_run_is_no_silent_other_one() -> None:
 def test_checkpointing_is_non_reentrant_and_on_only_where_asked(checkpointing: bool) -> None:
     workload = case(checkpointing=checkpointing, lora=LORA, seq_len=24)
     model = build_model(workload)
-    assert (
-        oracle.saved_activation_bytes(model, workload.setup)
-        == predict(workload).saved_activation_bytes
-    )
+    saved = oracle.saved_activation_bytes(model, workload.setup)
+    assert saved == predict(workload).saved_activation_bytes
     loss = forward_loss(model, workload.setup, batch_for(workload))
     nodes, names = [loss.grad_fn], set()
     while nodes:
@@ -445,10 +402,8 @@ def test_optimizer_implementation_is_pinned(optimizer: str, implementation: str)
     workload = case(lora=LORA, optimizer=optimizer, optimizer_impl=implementation)
     model = build_model(workload)
     made = make_optimizer(model, workload.setup)
-    assert (made.defaults["foreach"], made.defaults["fused"]) == (
-        implementation == "foreach",
-        implementation == "fused",
-    )
+    for name in ("foreach", "fused"):
+        assert made.defaults[name] == (implementation == name)
     (group,) = made.param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in adapter_parameters(model)}
 
@@ -465,9 +420,8 @@ def test_another_model_than_asked_is_refused() -> None:
 
 def test_another_dtype_than_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "_options", lambda spec, setup: {"dtype": torch.float32})
-    with pytest.raises(
-        UnbuildableError, match=r"embed_tokens\.weight is torch\.float32, not torch\.bfloat16"
-    ):
+    said = r"embed_tokens\.weight is torch\.float32, not torch\.bfloat16"
+    with pytest.raises(UnbuildableError, match=said):
         build_model(case())
 
 
@@ -486,49 +440,39 @@ def test_a_missing_library_is_named(
         "lora_profiler.modeling.third_party.find_spec",
         lambda name: None if name == module else importlib.util.find_spec(name),
     )
-    with pytest.raises(
-        UnbuildableError, match=rf"{module}, which is not installed: pip install .*{install}"
-    ):
+    said = rf"{module}, which is not installed: pip install .*{install}"
+    with pytest.raises(UnbuildableError, match=said):
         build_model(case(**fields))
 
 
 def test_refused_attention_and_adapters_say_who_refuses() -> None:
     bloom = {"model_type": "bloom", "hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 101}
-    with pytest.raises(
-        UnbuildableError, match="transformers cannot build tiny: BloomForCausalLM does not support"
-    ):
+    said = "transformers cannot build tiny: BloomForCausalLM does not support"
+    with pytest.raises(UnbuildableError, match=said):
         build_model(case(bloom, attention="math"))
-    with pytest.raises(
-        UnbuildableError, match=r"PEFT refuses these adapters on tiny: .*nothing_like_this"
-    ):
+    said = r"PEFT refuses these adapters on tiny: .*nothing_like_this"
+    with pytest.raises(UnbuildableError, match=said):
         build_model(case(lora=LoraConfig(target_modules=("nothing_like_this",))))
 
 
 def test_gemma_2_runs_eager_in_every_version_of_transformers() -> None:
     assert build_model(case("gemma2")).config._attn_implementation == "eager"
-    with pytest.raises(
-        UnbuildableError,
-        match="tiny caps its attention scores, so flash cannot run; use eager or auto",
-    ):
+    said = "tiny caps its attention scores, so flash cannot run; use eager or auto"
+    with pytest.raises(UnbuildableError, match=said):
         build_model(case("gemma2", attention="flash"))
 
 
 def test_a_model_or_config_that_transformers_lacks() -> None:
     spec = case().model
-    for changed, message in (
-        (
-            replace(spec, architecture="NoSuchForCausalLM"),
-            "has no NoSuchForCausalLM for model type 'llama'",
-        ),
-        (replace(spec, model_type="nosuch"), "for model type 'nosuch'"),
-        (replace(spec, published={}), "config.json of tiny is not known"),
-        (
-            replace(spec, published={**spec.published, "num_attention_heads": 5}),
-            "transformers (refuses|cannot build)",
-        ),
+    odd, another = {**spec.published, "num_attention_heads": 5}, "NoSuchForCausalLM"
+    for changes, message in (
+        ({"architecture": another}, f"has no {another} for model type 'llama'"),
+        ({"model_type": "nosuch"}, "for model type 'nosuch'"),
+        ({"published": {}}, "config.json of tiny is not known"),
+        ({"published": odd}, "transformers (refuses|cannot build)"),
     ):
         with pytest.raises(UnbuildableError, match=message):
-            build_model(replace(case(), model=changed))
+            build_model(replace(case(), model=replace(spec, **changes)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -551,10 +495,8 @@ def test_weights_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_remote_code_is_never_run() -> None:
-    config = {
-        **families.TINY["llama"],
-        "auto_map": {"AutoModelForCausalLM": "someone/something--evil.Model"},
-    }
+    auto_map = {"AutoModelForCausalLM": "someone/something--evil.Model"}
+    config = {**families.TINY["llama"], "auto_map": auto_map}
     assert type(build_model(case(config))).__module__ == "transformers.models.llama.modeling_llama"
 
 
@@ -603,9 +545,8 @@ def test_text_goes_through_the_tokenizer_of_the_weights(tmp_path: Path) -> None:
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
     }
     (tmp_path / "plain.json").write_text(json.dumps(tokenizer))
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(tmp_path / "plain.json"), unk_token="[UNK]"
-    ).save_pretrained(tmp_path)
+    path = str(tmp_path / "plain.json")
+    PreTrainedTokenizerFast(tokenizer_file=path, unk_token="[UNK]").save_pretrained(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("to be or not\nto die")
     tokens = text_tokens(str(text), str(tmp_path))

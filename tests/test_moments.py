@@ -9,6 +9,8 @@ import json
 import random
 from dataclasses import replace
 from functools import cache
+from itertools import product
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ import cases
 import reference
 import tracing
 import truth
+from agreement import totals
 from benchmarks import peaks
 from benchmarks.peak_configurations import Configuration, configurations
 from lora_profiler.analytic import peak_bytes, predict
@@ -32,10 +35,6 @@ QV = ("q_proj", "v_proj")
 ALL, ALL16 = LoraConfig(r=16), LoraConfig(r=16, adapter_dtype="bfloat16")
 
 
-def totals(prediction: Prediction, step: int | str = "steady") -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == step}
-
-
 def by_phase(prediction: Prediction, step: int | str = "steady") -> tuple[int, int, int]:
     """Peaks of forward, backward and optimizer step, by the moments that are exact."""
     found = totals(prediction, step)
@@ -50,43 +49,34 @@ def predicted(config, setup: TrainSetup) -> Prediction:
 # --- tables that others took from the same versions -----------------------------------------------
 
 
+WIDE32: dict[str, Any] = {"dtype": "float32"}
+AGAIN: dict[str, Any] = {"checkpointing": True}
+EAGER, LOOP = {"attention": "eager"}, {"optimizer_impl": "forloop"}
+FEW: dict[str, Any] = {"lora": LoraConfig(target_modules=QV)}
+
+
 def toy(**fields) -> TrainSetup:
     return TrainSetup(**({"batch_size": 2, "seq_len": 256, "device": "cpu"} | fields))
 
 
 TOY = {
-    "full float32": (toy(dtype="float32"), (749_752_756, 815_280_548, 887_454_124)),
-    "full float32, checkpointing": (
-        toy(dtype="float32", checkpointing=True),
-        (671_049_908, 736_577_700, 887_454_124),
-    ),
-    "full float32, eager": (
-        toy(dtype="float32", attention="eager"),
-        (770_658_772, 836_186_564, 887_454_124),
-    ),
-    "full float32, loop": (
-        toy(dtype="float32", optimizer_impl="forloop"),
-        (749_752_756, 815_280_548, 841_038_252),
-    ),
-    "full bfloat16": (toy(), (477_947_316, 510_707_108, 443_729_322)),
-    "q and v float32": (
-        toy(dtype="float32", lora=LoraConfig(target_modules=QV)),
-        (370_456_984, 434_936_200, 179_788_112),
-    ),
-    "all, float32 adapters": (toy(lora=ALL), (329_316_056, 361_551_560, 100_586_992)),
-    "all, checkpointing": (
-        toy(lora=ALL, checkpointing=True),
-        (263_460_312, 295_695_816, 101_635_568),
-    ),
-    "all bfloat16": (toy(lora=ALL16), (298_698_456, 330_933_960, 94_668_270)),
+    "full float32": (WIDE32, (749_752_756, 815_280_548, 887_454_124)),
+    "full float32, checkpointing": (WIDE32 | AGAIN, (671_049_908, 736_577_700, 887_454_124)),
+    "full float32, eager": (WIDE32 | EAGER, (770_658_772, 836_186_564, 887_454_124)),
+    "full float32, loop": (WIDE32 | LOOP, (749_752_756, 815_280_548, 841_038_252)),
+    "full bfloat16": ({}, (477_947_316, 510_707_108, 443_729_322)),
+    "q and v float32": (WIDE32 | FEW, (370_456_984, 434_936_200, 179_788_112)),
+    "all, float32 adapters": ({"lora": ALL}, (329_316_056, 361_551_560, 100_586_992)),
+    "all, checkpointing": ({"lora": ALL} | AGAIN, (263_460_312, 295_695_816, 101_635_568)),
+    "all bfloat16": ({"lora": ALL16}, (298_698_456, 330_933_960, 94_668_270)),
 }
 
 
 @pytest.mark.parametrize("row", TOY)
 def test_toy_model(row):
     """Real CPU runs of a 4-layer Llama with 32000 words; `test_oracle.py` repeats them."""
-    setup, expected = TOY[row]
-    assert by_phase(predicted(reference.WIDE, setup)) == expected
+    fields, expected = TOY[row]
+    assert by_phase(predicted(reference.WIDE, toy(**fields))) == expected
 
 
 def test_toy_model_with_fused_adamw():
@@ -99,20 +89,14 @@ def test_toy_model_with_fused_adamw():
 LLAMA3 = {
     "LoRA": ({"lora": ALL}, (38_574_007_568, 39_082_550_536, 16_899_400_196)),
     "LoRA, bf16 adapters": ({"lora": ALL16}, (31_059_911_952, 31_568_454_920, 16_479_969_796)),
-    "q and v": (
-        {"lora": LoraConfig(target_modules=QV)},
-        (30_078_444_816, 30_586_987_784, 16_196_854_276),
-    ),
+    "q and v": (FEW, (30_078_444_816, 30_586_987_784, 16_196_854_276)),
     "LoRA, checkpointing": (
-        {"lora": ALL, "checkpointing": True},
+        {"lora": ALL} | AGAIN,
         (19_778_830_864, 20_287_373_832, 16_932_954_628),
     ),
-    "q and v, checkpointing": (
-        {"lora": LoraConfig(target_modules=QV), "checkpointing": True},
-        (19_357_303_312, 19_865_846_280, 16_230_408_708),
-    ),
+    "q and v, checkpointing": (FEW | AGAIN, (19_357_303_312, 19_865_846_280, 16_230_408_708)),
     "full, foreach": ({}, (64_038_700_304, 64_564_020_488, 80_302_629_380)),
-    "full, loop": ({"optimizer_impl": "forloop"}, (64_038_700_304, 64_564_020_488, 66_343_461_380)),
+    "full, loop": (LOOP, (64_038_700_304, 64_564_020_488, 66_343_461_380)),
     "full, fused": ({"optimizer_impl": "fused"}, (64_038_701_468, 64_564_021_652, 64_242_108_048)),
 }
 
@@ -145,31 +129,19 @@ def test_llama3_term_by_term():
     steady = next(m for m in found.moments if m.step == "steady" and m.moment == "loss_backward")
     assert steady.bytes["parameters"] == 16_060_522_496
     assert steady.bytes["adapters"] + steady.bytes["optimizer_states"] == 3 * 167_772_160
-    assert (steady.bytes["buffers"], steady.bytes["inputs"], steady.bytes["gradients"]) == (
-        512,
-        16_384,
-        0,
-    )
+    small = [steady.bytes[name] for name in ("buffers", "inputs", "gradients")]
+    assert small == [512, 16_384, 0]
     assert steady.bytes["activations"] + steady.bytes["logits_and_loss"] == 22_518_694_664
     assert totals(found)["loss_backward"] - totals(found, 1)["loss_backward"] == 335_544_320
 
 
 # --- real steps: optimizers -----------------------------------------------------------------------
 
+OF_FOREACH = ("adafactor", "adamw_8bit", "paged_adamw_32bit", "lion", "lion_8bit")
 IMPLEMENTATIONS = [
-    ("adamw", "foreach"),
-    ("adamw", "forloop"),
-    ("adamw", "fused"),
-    ("sgd", "foreach"),
-    ("sgd", "forloop"),
-    ("sgd", "fused"),
-    ("rmsprop", "foreach"),
-    ("rmsprop", "forloop"),
-    ("adafactor", "foreach"),
-    ("adamw_8bit", "foreach"),
-    ("paged_adamw_32bit", "foreach"),
-    ("lion", "foreach"),
-    ("lion_8bit", "foreach"),
+    *product(("adamw", "sgd"), ("foreach", "forloop", "fused")),
+    *product(("rmsprop",), ("foreach", "forloop")),
+    *((name, "foreach") for name in OF_FOREACH),
 ]
 TRAINED = [(method, dtype) for method in ("full", "all") for dtype in ("float32", "bfloat16")] + [
     ("bf16", "bfloat16")
@@ -226,12 +198,10 @@ def test_real_steps(configuration):
     row = measured(configuration)
     found = totals(row.prediction)
     assert found["optimizer_step"] == row.real["optimizer"]
-    margin = 1 + CHECKPOINTED_LAYER_ERROR
-    if found["end_of_forward"] > margin * max(
-        found.get("last_layer_forward", 0), *(found[m] for m in BACKWARD[1:])
-    ):
+    margin, later = 1 + CHECKPOINTED_LAYER_ERROR, [found[m] for m in BACKWARD[1:]]
+    if found["end_of_forward"] > margin * max(found.get("last_layer_forward", 0), *later):
         assert found["end_of_forward"] == row.real["forward"]
-    if found["loss_backward"] > margin * max(found[m] for m in BACKWARD[1:]):
+    if found["loss_backward"] > margin * max(later):
         assert found["loss_backward"] == row.real["backward"]
     assert abs(row.error) <= promised(row.prediction)
 
@@ -249,12 +219,8 @@ def test_both_answers_and_both_exact_phases_occur():
     answers = [predict(c.workload) for c in SEEDED]
     assert len(answers) >= 24
     assert {a.exactness for a in answers} == {"exact", "estimate"}
-    assert {a.peak.moment for a in answers} >= {
-        "loss_backward",
-        "optimizer_step",
-        "last_layer_backward",
-        "first_layer_backward",
-    }
+    moments = {"loss_backward", "optimizer_step", "last_layer_backward", "first_layer_backward"}
+    assert {a.peak.moment for a in answers} >= moments
 
 
 WIDE = cases.CONFIGS["llama"] | {"vocab_size": 8000}
@@ -289,11 +255,9 @@ def test_the_embedding_s_fresh_gradient_is_made_beside_the_accumulated(name, tie
     """Against a trace: rows so short that the gradients are more than all activations."""
     config = tracing.config_of(name, vocab_size=4000) | {"tie_word_embeddings": tied}
     model = model_from_config(config, id=name, source="test")
+    short = TrainSetup(seq_len=8, dtype="float32", precision=precision)
     for accumulation in (1, 2):
-        setup = TrainSetup(
-            seq_len=8, dtype="float32", precision=precision, accumulation=accumulation
-        )
-        asked = Workload(model=model, setup=setup)
+        asked = Workload(model=model, setup=replace(short, accumulation=accumulation))
         moment = "first_layer_backward"
         assert totals(predict(asked))[moment] == totals(predict_once(asked))[moment]
 
@@ -308,52 +272,32 @@ def test_accumulation_keeps_gradients(lora, checkpointing):
     its gradient. A function that returns a detached loss, as the HF Trainer has, does not, but the
     losses are summed up, in 4 bytes; the predictor follows the latter.
     """
-    common = {
-        "batch_size": 2,
-        "seq_len": 64,
-        "device": "cpu",
-        "lora": lora,
-        "checkpointing": checkpointing,
-    }
-    once, twice = TrainSetup(**common), TrainSetup(accumulation=2, **common)
+    once = toy(seq_len=64, lora=lora, checkpointing=checkpointing)
+    twice = replace(once, accumulation=2)
     real = truth.peaks(WIDE, twice)
     found, alone = predicted(WIDE, twice), predicted(WIDE, once)
     gradients = found.persistent_bytes["gradients"]
     loss_before = 4 + (2 * 2 * 2 * 64 * 48 if lora and checkpointing else 0)
     forward, backward, optimizer = by_phase(found)
-    assert (forward - 4 + loss_before, backward - 4, optimizer - 4) == (
-        real[2, "forward"],
-        real[2, "backward"],
-        real[2, "optimizer"],
-    )
-    assert (forward - 4, backward - 4, optimizer - 4) == (
-        by_phase(alone)[0] + gradients,
-        by_phase(alone)[1] + gradients,
-        by_phase(alone)[2],
-    )
+    of_real = (forward - 4 + loss_before, backward - 4, optimizer - 4)
+    assert of_real == tuple(real[2, phase] for phase in PHASES)
+    added = (gradients, gradients, 0)
+    of_one = tuple(size + more for size, more in zip(by_phase(alone), added, strict=True))
+    assert (forward - 4, backward - 4, optimizer - 4) == of_one
     assert predicted(WIDE, replace(twice, accumulation=16)).moments == found.moments
 
 
-WINDOWS = [
-    "mistral-varied",
-    "qwen2-varied",
-    "gemma3_text-varied",
-    "phi3-varied",
-    "mixtral-varied",
-    "gemma2-varied",
-]
+WINDOWED = ("mistral", "qwen2", "gemma3_text", "phi3", "mixtral", "gemma2")
 
 
 @pytest.mark.grid
 @pytest.mark.parametrize("attention", ["auto", "eager"])
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("name", [f"{family}-varied" for family in WINDOWED])
 def test_masks_held_by_checkpoints(name, attention):
     """A filled sliding window has a mask; SDPA's is one for all samples, eager attention's is a
     copy for each."""
     config = cases.CONFIGS[name] | {"vocab_size": 9000}
-    setup = TrainSetup(
-        batch_size=4, seq_len=64, device="cpu", checkpointing=True, attention=attention
-    )
+    setup = toy(batch_size=4, seq_len=64, attention=attention, **AGAIN)
     real = truth.peaks(config, setup)
     assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in PHASES)
 
@@ -362,9 +306,8 @@ def test_masks_held_by_checkpoints(name, attention):
 def test_autocast_caches_its_copies_of_trained_biases(name):
     """Nothing saves them, and they live until the forward pass is over: at its end to the byte."""
     config = cases.CONFIGS[name] | {"vocab_size": 9000}
-    setup = TrainSetup(
-        seq_len=40, device="cpu", dtype="float32", precision="amp", optimizer_impl="fused"
-    )
+    one = WIDE32 | {"batch_size": 1, "seq_len": 40}
+    setup = toy(**one, precision="amp", optimizer_impl="fused")
     real = truth.peaks(config, setup)
     assert totals(predicted(config, setup))["end_of_forward"] == real[2, "forward"]
 
@@ -387,30 +330,31 @@ def test_frequencies_for_long_sequences_are_kept_from_the_first_forward_pass_on(
     need not be long."""
     factors = [1.0] * 6
     scaling = {"type": "longrope", "short_factor": factors, "long_factor": factors}
-    config = cases.CONFIGS["phi3"] | {
-        "vocab_size": 9000,
-        "rope_scaling": scaling,
-        "original_max_position_embeddings": 40,
-    }
-    setup = TrainSetup(
-        lora=LoraConfig(), batch_size=2, seq_len=seq_len, device="cpu", checkpointing=True
-    )
+    long = {"rope_scaling": scaling, "original_max_position_embeddings": 40}
+    config = cases.CONFIGS["phi3"] | {"vocab_size": 9000} | long
+    setup = toy(lora=LoraConfig(), seq_len=seq_len, **AGAIN)
     real = truth.peaks(config, setup)
     found = predicted(config, setup)
     assert by_phase(found) == tuple(real[2, phase] for phase in PHASES)
-    assert totals(found)["setup"] == totals(found, 1)["setup"] + found.persistent_bytes[
-        "optimizer_states"
-    ] + 4 * len(factors)
+    states = found.persistent_bytes["optimizer_states"]
+    added = totals(found)["setup"] - totals(found, 1)["setup"]
+    assert added == states + 4 * len(factors)
 
 
 # --- what is claimed ------------------------------------------------------------------------------
 
 
 @cache
+def recorded_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"]
+    return rows
+
+
+@cache
 def published() -> list[tuple[Prediction, dict[str, int]]]:
     """Today's prediction and the recorded real peaks: of the 60 configurations whose error was
     largest, and of every sixth."""
-    rows, real = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"], peaks.recorded()
+    rows, real = recorded_rows(), peaks.recorded()
     worst = {r["number"] for r in sorted(rows, key=lambda r: -abs(r["error"]))[:60]}
     chosen = [c for c in configurations() if c.number in worst or c.number % 6 == 0]
     return [(predict(c.workload), dict(real[c.number])) for c in chosen]
@@ -419,33 +363,25 @@ def published() -> list[tuple[Prediction, dict[str, int]]]:
 def test_published_errors_are_within_what_answers_claim():
     """An exact answer is within 1 % of the allocator, or equals the peak of the tensors where
     kernel scratch is the rest."""
-    rows = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"]
-    exact = [row for row in rows if row["exactness"] == "exact"]
+    exact = [row for row in recorded_rows() if row["exactness"] == "exact"]
+    rough = [row for row in recorded_rows() if row["exactness"] == "estimate"]
     assert len(exact) >= 60
     beyond = [row for row in exact if abs(row["error"]) > 0.01]
     assert len(beyond) <= len(exact) // 100
     assert all(abs(row["predicted"] / row["tensors"] - 1) < 0.001 for row in beyond)
     for checkpointing, bound in ((False, LAYER_ERROR), (True, CHECKPOINTED_LAYER_ERROR)):
-        rest = [
-            r
-            for r in rows
-            if r["exactness"] == "estimate"
-            and ("checkpointing" in r["configuration"]) == checkpointing
-        ]
+        rest = [r for r in rough if ("checkpointing" in r["configuration"]) == checkpointing]
         assert max(abs(row["error"]) for row in rest) <= bound
 
 
 def test_predictions_are_within_what_they_claim_of_the_published_peaks():
     assert len(published()) >= 100
-    rows = {
-        row["number"]: row for row in json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"]
-    }
+    rows = {row["number"]: row for row in recorded_rows()}
     for prediction, real in published():
         number = int(prediction.workload.model.id.removeprefix("peak-"))
         truth = rows[number]["tensors"] or real["step"]
-        assert abs(prediction.peak.total_bytes / truth - 1) <= promised(prediction), (
-            prediction.workload.setup
-        )
+        error, setup = prediction.peak.total_bytes / truth - 1, prediction.workload.setup
+        assert abs(error) <= promised(prediction), setup
 
 
 def test_optimizer_steps_of_the_published_peaks_to_the_byte():

@@ -3,9 +3,9 @@ for it."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from commands import in_python
 
 WATCHED = """
 import contextlib, io, json, sys
@@ -52,14 +52,8 @@ def requests_of(home: Path, *commands: list[str]) -> list[tuple[int, int]]:
         "LORA_PROFILER_CACHE": str(home),
         "NO_PROXY": "127.0.0.1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        env=clean,
-    )
-    assert done.returncode == 0, done.stderr
-    return [(code, requests) for code, requests in json.loads(done.stdout)]
+    answers = json.loads(in_python(WATCHED, json.dumps(commands), env=clean))
+    return [(code, requests) for code, requests in answers]
 
 
 def test_what_is_bundled_is_answered_without_a_request(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import nvml, nvml_handle
 from lora_profiler.harness.nvml import THROTTLING, Nvml, open_cards, open_device, uuid_hash
@@ -74,21 +75,10 @@ def test_visible_devices_are_read_as_the_driver_reads_them(
 def test_visible_devices_agree_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch matched its parser to the driver's; it does not drop indices that are too large."""
     torch_cuda = pytest.importorskip("torch.cuda")
-    for value in [
-        "0",
-        "2,1",
-        "0,2,-1,1",
-        "1,1",
-        "1gpu2,2ampere",
-        "",
-        "GPU-8932f937,GPU-11",
-        "GPU-1,GPU-1",
-        "MIG-1",
-    ]:
+    indices = ("0", "2,1", "0,2,-1,1", "1,1", "1gpu2,2ampere", "")
+    for value in (*indices, "GPU-8932f937,GPU-11", "GPU-1,GPU-1", "MIG-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert visible_entries(value, 3) == [
-            str(entry) for entry in torch_cuda._parse_visible_devices()
-        ]
+        assert visible_entries(value, 3) == [*map(str, torch_cuda._parse_visible_devices())]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +101,7 @@ def test_the_device_of_the_environment(environ: dict[str, str], index: int, used
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("", "visible"),
-        ("-1", "visible"),
-        ("5", "visible"),
+        *((value, "visible") for value in ("", "-1", "5")),
         ("GPU-3", "0 cards"),
         ("MIG-7", "not know"),
     ],
@@ -144,15 +132,13 @@ def test_a_prefix_that_fits_two_cards_is_no_device() -> None:
 
 
 def test_cards_of_several_kinds_need_the_order_of_the_bus() -> None:
-    library = FakeNvml(
-        FakeDevice("GPU-1", name="Slow", used=10), FakeDevice("GPU-2", name="Fast", used=20)
-    )
+    slow = FakeDevice("GPU-1", name="Slow", used=10)
+    library = FakeNvml(slow, FakeDevice("GPU-2", name="Fast", used=20))
     device = opened(library, CUDA_VISIBLE_DEVICES="0")
     assert device.used_bytes() is None
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in device.problem
-    assert (
-        opened(library, CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID").used_bytes() == 10
-    )
+    by_bus = {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert opened(library, **by_bus).used_bytes() == 10
     assert opened(library, "2").used_bytes() == 20
 
 
@@ -163,31 +149,22 @@ def test_a_slice_never_gets_the_card_s_figures() -> None:
     # or that of the card
     assert opened(library, "GPU-5555", CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1
     assert opened(library, CUDA_VISIBLE_DEVICES="MIG-8").mig() == "3g.40gb"
-    for device in (
-        opened(library),
-        opened(library, "GPU-5555"),
-        opened(library, CUDA_VISIBLE_DEVICES="GPU-5555"),
-    ):
+    by_name = opened(library, CUDA_VISIBLE_DEVICES="GPU-5555")
+    for device in (opened(library), opened(library, "GPU-5555"), by_name):
         assert device.used_bytes() is None
         assert "2 slices" in device.problem
 
 
 def test_the_only_slice_of_a_card_is_meant() -> None:
     library = FakeNvml(sliced_card("7g.80gb"))
-    for device in (
-        opened(library),
-        opened(library, "GPU-5555"),
-        opened(library, CUDA_VISIBLE_DEVICES="0"),
-    ):
+    by_index = opened(library, CUDA_VISIBLE_DEVICES="0")
+    for device in (opened(library), opened(library, "GPU-5555"), by_index):
         assert (device.used_bytes(), device.mig()) == (0, "7g.80gb")
 
 
 def test_mig_of_whole_cards() -> None:
-    cards, problem = open_cards(
-        FakeNvml(
-            sliced_card("1g.10gb", "2g.20gb"), FakeDevice("GPU-2"), FakeDevice("GPU-3", mig=None)
-        )
-    )
+    sliced, unknown = sliced_card("1g.10gb", "2g.20gb"), FakeDevice("GPU-3", mig=None)
+    cards, problem = open_cards(FakeNvml(sliced, FakeDevice("GPU-2"), unknown))
     assert ([card.mig() for card in cards], problem) == (["on", "off", "not supported"], "")
 
 
@@ -217,15 +194,8 @@ def test_figures_of_a_whole_card() -> None:
 
 
 def test_older_drivers_and_bindings() -> None:
-    card = FakeDevice(
-        "GPU-1",
-        memory_v2=False,
-        processes=[(7, 400)],
-        old_process_call_only=True,
-        old_temperature_call_only=True,
-        old_reasons_call_only=True,
-        reasons=0x48,
-    )
+    old: Any = {f"old_{of}_call_only": True for of in ("process", "temperature", "reasons")}
+    card = FakeDevice("GPU-1", memory_v2=False, processes=[(7, 400)], reasons=0x48, **old)
     device = opened(FakeNvml(card, as_bytes=True))
     assert device.used_bytes() == card.used + card.reserved
     assert device.process_bytes(7) == 400
@@ -244,23 +214,9 @@ def test_memory_stays_with_the_version_that_answered_first() -> None:
 
 
 def test_a_device_that_tells_nothing_raises_nothing() -> None:
-    silent = dict.fromkeys(
-        [
-            "processes",
-            "mig",
-            "clocks",
-            "default_clock",
-            "application_clock",
-            "temperature",
-            "power",
-            "power_limit",
-            "reasons",
-            "energy",
-            "ecc",
-            "vbios",
-            "capability",
-        ]
-    )
+    clocks = ("clocks", "default_clock", "application_clock", "reasons")
+    power = ("temperature", "power", "power_limit", "energy")
+    silent = dict.fromkeys((*clocks, *power, "processes", "mig", "ecc", "vbios", "capability"))
     device = opened(FakeNvml(FakeDevice("GPU-1", **silent)))
     told = {figure for figure in FIGURES if getattr(device, figure)() is not None}
     assert told == {"used_bytes", "total_bytes", "name", "uuid", "uuid_hash", "driver", "mig"}
@@ -314,11 +270,8 @@ def test_cards_are_closed_one_by_one() -> None:
 
 
 def test_a_uuid_hash_is_the_same_from_torch_and_from_nvml() -> None:
-    assert (
-        uuid_hash("GPU-8932f937-d72c")
-        == uuid_hash("8932F937-d72c")
-        != uuid_hash("MIG-8932f937-d72c")
-    )
+    assert uuid_hash("GPU-8932f937-d72c") == uuid_hash("8932F937-d72c")
+    assert uuid_hash("GPU-8932f937-d72c") != uuid_hash("MIG-8932f937-d72c")
     assert re.fullmatch("[0-9a-f]{12}", uuid_hash("GPU-8932f937-d72c"))
 
 
@@ -370,12 +323,7 @@ OLD: dict[str, Any] = {"processes": None, "memory_v2": False}
         (EMPTY, 1, 0, True),
         (EMPTY, 500, 0, False),
         (EMPTY, 1, 500, False),
-        (
-            OLD,
-            1,
-            0,
-            None,
-        ),  # the driver's reserve is among it, so that nothing can be said of the start
+        (OLD, 1, 0, None),  # with the driver's reserve among it nothing is known of the start
         (OLD, 1, 500, False),
         ({"processes": [(4242, None)]}, 1, 0, False),
     ],
@@ -398,10 +346,7 @@ def test_where_processes_are_hidden_memory_tells_who_is_there(
 
 def test_a_list_that_shows_us_is_believed(view_of: Callable[[FakeDevice], Any]) -> None:
     """A screen takes memory, but it is no process that computes."""
-    lists: list[tuple[list[tuple[int, int | None]], bool]] = [
-        ([(ME, 5)], True),
-        ([(ME, 5), (4242, 5)], False),
-    ]
+    lists: Any = [([(ME, 5)], True), ([(ME, 5), (4242, 5)], False)]
     for at_the_end, exclusive in lists:
         device = FakeDevice("GPU-1", used=700 * MIB)
         view = view_of(device)
@@ -444,10 +389,8 @@ def test_the_context_holds_what_the_first_product_loads(
     view.kind = "cpu"
     view.make_context()
     assert view.context_bytes() == 400 * MIB
-    assert [(s.when, s.reserved_bytes) for s in view.samples] == [
-        ("idle", None),
-        ("context", 66 * MIB),
-    ]
+    reserved = [(s.when, s.reserved_bytes) for s in view.samples]
+    assert reserved == [("idle", None), ("context", 66 * MIB)]
     fractions: list[float] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 80_000 * MIB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
@@ -462,22 +405,15 @@ def test_the_context_holds_what_the_first_product_loads(
 def test_every_call_and_constant_is_pynvml_s() -> None:
     pynvml = pytest.importorskip("pynvml")
     source = Path(nvml.__file__).read_text() + Path(nvml_handle.__file__).read_text()
-    calls = {
-        name
-        for name in re.findall(r"\bnvml(?:Device|System|Init|Shutdown)\w*", source)
-        if not name.endswith("EventReason")
-    }
+    named = re.findall(r"\bnvml(?:Device|System|Init|Shutdown)\w*", source)
+    calls = {name for name in named if not name.endswith("EventReason")}
     assert len(calls) > 25
     assert {name for name in calls if not callable(getattr(pynvml, name, None))} == set()
-    assert {name for name in calls if not hasattr(FakeNvml(), name)} <= {
-        "nvmlDeviceGetClock",
-        "nvmlDeviceGetPowerManagementLimit",
-    }
+    not_faked = {"nvmlDeviceGetClock", "nvmlDeviceGetPowerManagementLimit"}
+    assert {name for name in calls if not hasattr(FakeNvml(), name)} <= not_faked
     assert (nvml._CLOCK_SM, nvml._CLOCK_MEMORY) == (pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM)
-    assert (nvml._APPLICATION_DEFAULT, nvml._SENSOR_GPU) == (
-        pynvml.NVML_CLOCK_ID_APP_CLOCK_DEFAULT,
-        pynvml.NVML_TEMPERATURE_GPU,
-    )
+    assert nvml._APPLICATION_DEFAULT == pynvml.NVML_CLOCK_ID_APP_CLOCK_DEFAULT
+    assert nvml._SENSOR_GPU == pynvml.NVML_TEMPERATURE_GPU
     hardware = ("HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
     assert sum(getattr(pynvml, f"nvmlClocksEventReason{name}") for name in hardware) == THROTTLING
     assert not THROTTLING & pynvml.nvmlClocksEventReasonSwPowerCap
@@ -509,32 +445,15 @@ def test_the_real_binding_over_a_driver_library(tmp_path: Path) -> None:
         ["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "nvml_stub.c"], check=True
     )
     environ = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", REAL_BINDING],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    whole, ambiguous, named, of_card = json.loads(done.stdout)
+    whole, ambiguous, named, of_card = json.loads(in_python(REAL_BINDING, env=environ))
     rest = [1755, 2619, 41, 0x44, 123.4, None, None, "580.65.06", [9, 0]]
     whole_uuid = "GPU-11111111-aaaa-bbbb-cccc-000000000001"
     slices = "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}"
     assert whole == ["", whole_uuid, 1000, 80_000, 700, None, 1, "off", 5_000_000_000, *rest]
     assert "2 slices" in ambiguous[0]
     assert ambiguous[1:] == [None] * 17
-    assert named == [
-        "",
-        slices.format("44444444", 4),
-        4000,
-        80_000,
-        700,
-        None,
-        1,
-        "4g.40gb",
-        None,
-        *rest,
-    ]
+    sizes = [4000, 80_000, 700, None, 1, "4g.40gb", None]
+    assert named == ["", slices.format("44444444", 4), *sizes, *rest]
     assert of_card[:3] == ["", slices.format("33333333", 3), 3000]
 
 

@@ -88,23 +88,19 @@ def test_fused_sgd_is_refused_by_its_own_module_too():
 
 def test_where_no_line_of_the_model_runs_the_phase_is_named(monkeypatch):
     monkeypatch.setattr(overrides, "fused_on_meta", nothing)
-    with pytest.raises(
-        UnbuildableError, match=r"the optimizer of .* fails on a batch of text without data"
-    ):
+    said = r"the optimizer of .* fails on a batch of text without data"
+    with pytest.raises(UnbuildableError, match=said):
         tape("llama", replace(BASE, optimizer_impl="fused"))
 
 
 QLORA = replace(BASE, lora=ALL, quantization=Quantization())
+IN_8_BIT = replace(BASE, optimizer="adamw_8bit")
 KERNELS: dict[Any, tuple[str, TrainSetup, dict[str, Any]]] = {
     aten._safe_softmax.default: ("llama", BASE, {"attention_dropout": 0.1}),
     "bitsandbytes::gemm_4bit": ("llama", QLORA, {}),
     "bitsandbytes::gemm_4bit on CUDA": ("llama", replace(QLORA, device="cuda"), {}),
-    "bitsandbytes::optimizer_update_32bit": ("llama", replace(BASE, optimizer="adamw_8bit"), {}),
-    "bitsandbytes::optimizer_update_8bit_blockwise": (
-        "llama",
-        replace(BASE, optimizer="adamw_8bit"),
-        {},
-    ),
+    "bitsandbytes::optimizer_update_32bit": ("llama", IN_8_BIT, {}),
+    "bitsandbytes::optimizer_update_8bit_blockwise": ("llama", IN_8_BIT, {}),
 }
 
 
@@ -120,15 +116,11 @@ def test_without_its_python_an_operator_hides_what_it_allocates(kernel, monkeypa
 
 
 def without(operator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def less(plain: Any) -> Any:
+        return lambda *given: {k: f for k, f in plain(*given).items() if k is not operator}
+
     for table in ("substitutes", "kernels_in_python"):
-        plain = getattr(runs, table)
-        monkeypatch.setattr(
-            runs,
-            table,
-            lambda *given, plain=plain: {
-                k: f for k, f in plain(*given).items() if k is not operator
-            },
-        )
+        monkeypatch.setattr(runs, table, less(getattr(runs, table)))
 
 
 def test_a_layer_norm_on_the_cpu_keeps_its_statistics_in_16_bit(monkeypatch):
@@ -138,20 +130,12 @@ def test_a_layer_norm_on_the_cpu_keeps_its_statistics_in_16_bit(monkeypatch):
     assert tape("gpt2", setup) != with_it
 
 
-GROUPED = (
-    aten._grouped_mm.default,
-    "mixtral",
-    BASE,
-    r"Expected (inputs of BF16 type|mat_a to be BFloat16)",
-)
+_WORDS = r"Expected (inputs of BF16 type|mat_a to be BFloat16)"
+GROUPED = (aten._grouped_mm.default, "mixtral", BASE, _WORDS)
+FUSED_SGD = replace(BASE, optimizer="sgd", optimizer_impl="fused")
 REFUSED = [
     *([GROUPED] if torch.__version__ < (2, 15) else []),
-    (
-        aten._fused_sgd_.default,
-        "llama",
-        replace(BASE, optimizer="sgd", optimizer_impl="fused"),
-        "_fused_sgd_",
-    ),
+    (aten._fused_sgd_.default, "llama", FUSED_SGD, "_fused_sgd_"),
 ]
 
 
@@ -171,10 +155,7 @@ def test_grouped_products_keep_their_dtype_on_the_meta_device(dtype):
     operator = aten._grouped_mm.default
     rule = overrides.substitutes("cpu", Platform()).get(operator)
     assert (rule is None) == (torch.__version__ >= (2, 15))
-    tensors = (
-        torch.empty(8, 16, dtype=dtype, device="meta"),
-        torch.empty(4, 16, 32, dtype=dtype, device="meta"),
-    )
+    tensors = [torch.empty(*of, dtype=dtype, device="meta") for of in ((8, 16), (4, 16, 32))]
     ends = torch.empty(4, dtype=torch.int32, device="meta")
     out = operator(*tensors, ends) if rule is None else rule(operator, *tensors, ends)
     assert (out.shape, out.dtype) == ((8, 32), dtype)
@@ -182,9 +163,8 @@ def test_grouped_products_keep_their_dtype_on_the_meta_device(dtype):
 
 def test_what_torch_does_on_the_cpu_where_the_meta_device_does_otherwise():
     x = torch.ones(2, 8, dtype=torch.bfloat16)
-    on_cpu, on_meta = (
-        torch.native_layer_norm(t, (8,), None, None, 1e-5)[1] for t in (x, x.to("meta"))
-    )
+    both = (x, x.to("meta"))
+    on_cpu, on_meta = (torch.native_layer_norm(t, (8,), None, None, 1e-5)[1] for t in both)
     assert (on_cpu.dtype, on_meta.dtype) == (torch.bfloat16, torch.float32)
     assert torch.native_dropout(torch.ones(4), 0.5, True)[1].dtype == torch.bool
 
@@ -296,9 +276,8 @@ def test_a_gradient_that_somebody_holds_is_left_alone():
     held = torch.empty(3, device="meta")
     with torch.no_grad():
         views = [held.view(3) for _ in range(3)]
-        assert not tracer.held_by_nobody_else(
-            aten.add.Tensor, (held, torch.empty(3, device="meta")), {}
-        )
+        added = (held, torch.empty(3, device="meta"))
+        assert not tracer.held_by_nobody_else(aten.add.Tensor, added, {})
     assert len(views) == 3
 
 
@@ -324,26 +303,22 @@ def test_without_it_nothing_is_cast(monkeypatch):
     with_it = tape("llama", setup)
     monkeypatch.setattr(Autocast, "installed", nothing)
     monkeypatch.setattr(Autocast, "lowered", lambda self, *tensors: list(tensors))
-    monkeypatch.setattr(
-        runs.modeling,
-        "forward",
-        lambda model, setup, batch: (model(**batch, use_cache=False).loss, None),
-    )
+
+    def forward(model: Any, setup: TrainSetup, batch: Any) -> Any:
+        return model(**batch, use_cache=False).loss, None
+
+    monkeypatch.setattr(runs.modeling, "forward", forward)
     assert tape("llama", setup) != with_it
 
 
 def test_transformers_leaves_the_meta_device_out():
-    from transformers.models.nemotron import (
-        modeling_nemotron,
-    )  # one of those that import the function by name
+    # one of those that import the function by name
+    from transformers.models.nemotron import modeling_nemotron as own
 
-    with (
-        torch.autocast("cpu", torch.bfloat16),
-        modeling_nemotron.maybe_autocast("meta", enabled=False),
-    ):
+    with torch.autocast("cpu", torch.bfloat16), own.maybe_autocast("meta", enabled=False):
         assert torch.is_autocast_enabled("cpu")
     with Autocast(BASE).installed(), torch.autocast("cpu", torch.bfloat16):
-        with modeling_nemotron.maybe_autocast("meta", enabled=False):
+        with own.maybe_autocast("meta", enabled=False):
             assert not torch.is_autocast_enabled("meta")
         assert torch.is_autocast_enabled("meta")
         assert not torch.is_autocast_enabled()  # of CUDA, as bitsandbytes' layers in PEFT ask
@@ -369,22 +344,23 @@ def in_header(macro: str) -> set[str]:
 
 def test_the_lists_of_cuda_are_torchs():
     added_in_cpp = {"cudnn_convolution", "cudnn_convolution_transpose"}
-    in_float32 = (
-        {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()
-    )  # the same, for both devices
+    # the same, for both devices
+    in_float32 = {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()
     assert autocast.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
     assert autocast.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
     assert autocast.PROMOTED["cuda"] == in_header("PROMOTE")
-    own = autocast.LOWER["cuda"] | autocast.FLOAT_RESULT["cuda"] | autocast.PROMOTED["cuda"]
-    assert (
-        set(autocast.operators("cuda")) - own - autocast.REFUSED == in_header("FP32") | in_float32
-    )
+    wide = set(autocast.operators("cuda")) - ruled("cuda") - autocast.REFUSED
+    assert wide == in_header("FP32") | in_float32
+
+
+def ruled(device: str) -> set[str]:
+    tables = (autocast.LOWER, autocast.FLOAT_RESULT, autocast.PROMOTED)
+    return set().union(*(table[device] for table in tables))
 
 
 @pytest.mark.parametrize("device", autocast.LISTS)
 def test_every_operator_with_a_rule_takes_part(device):
-    own = autocast.LOWER[device] | autocast.FLOAT_RESULT[device] | autocast.PROMOTED[device]
-    assert own <= set(autocast.operators(device))
+    assert ruled(device) <= set(autocast.operators(device))
 
 
 def _square(x: torch.Tensor) -> torch.Tensor:
@@ -423,11 +399,8 @@ OPERATIONS = {
 }
 if torch.__version__ >= (2, 14):
     OPERATIONS["matrix_sqrth"] = lambda x, y: torch.linalg.matrix_sqrth(x.t() @ x)
-DTYPES = [
-    (torch.float32, torch.float32),
-    (torch.bfloat16, torch.bfloat16),
-    (torch.bfloat16, torch.float32),
-]
+_WIDE, _HALF = torch.float32, torch.bfloat16
+DTYPES = [(_WIDE, _WIDE), (_HALF, _HALF), (_HALF, _WIDE)]
 
 
 @pytest.mark.parametrize(("one", "other"), DTYPES)
@@ -503,14 +476,12 @@ def test_the_cpu_takes_the_kernel_that_the_rule_says(heads, width, dropout, grou
     query = torch.ones(2, heads[0], 8, width, requires_grad=True)
     key, value = (torch.ones(2, heads[1], 8, width, requires_grad=True) for _ in range(2))
     with Names() as watched:
-        F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped
-        )
+        told = {"dropout_p": dropout, "is_causal": True, "enable_gqa": grouped}
+        F.scaled_dot_product_attention(query, key, value, **told)
     flash = "aten::_scaled_dot_product_flash_attention_for_cpu" in watched.names
     workload = Workload(model=spec_of("llama"), setup=BASE, platform=Platform(torch=TORCH))
-    assert attention_kernel(workload, query, key, value, None, dropout, grouped) == (
-        "cpu" if flash else "math"
-    )
+    taken = attention_kernel(workload, query, key, value, None, dropout, grouped)
+    assert taken == ("cpu" if flash else "math")
 
 
 def test_the_meta_device_knows_the_math_path_alone():
@@ -523,11 +494,8 @@ def test_the_meta_device_knows_the_math_path_alone():
 def test_flash_pads_widths_that_its_loads_do_not_divide():
     assert tape("llama", CUDA, head_dim=12) != tape("llama", CUDA, head_dim=16)
     padded = tracing.traced_of(tracing.config_of("llama", head_dim=12), CUDA).trace
-    assert [
-        b
-        for b in padded.births
-        if b.op == "constant_pad_nd" and b.module.endswith("self_attn") and b.saved
-    ]
+    pads = [b for b in padded.births if b.op == "constant_pad_nd" and b.saved]
+    assert any(b.module.endswith("self_attn") for b in pads)
 
 
 # --- 4 bit ----------------------------------------------------------------------------------------
@@ -538,12 +506,8 @@ def test_flash_pads_widths_that_its_loads_do_not_divide():
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_a_packed_base_without_data_has_the_layout_of_a_real_one(name, double_quant, recipe):
-    setup = replace(
-        BASE,
-        dtype="bfloat16",
-        lora=ALL,
-        quantization=Quantization(double_quant=double_quant, recipe=recipe),
-    )
+    quantization = Quantization(double_quant=double_quant, recipe=recipe)
+    setup = replace(BASE, dtype="bfloat16", lora=ALL, quantization=quantization)
 
     def layout(device: str) -> dict[str, Any]:
         model = build_model(tracing.workload_of(tracing.config_of(name), setup), device=device)

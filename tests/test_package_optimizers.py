@@ -19,6 +19,7 @@ import cases
 import oracle
 import reference
 import truth
+from agreement import totals
 from lora_profiler import predict as answer
 from lora_profiler.algebra.polynomial import ZERO, constant
 from lora_profiler.analytic import paged_bytes, predict
@@ -44,8 +45,7 @@ def wide(**options: object) -> Workload:
 
 
 def step(prediction: Prediction) -> int:
-    found = {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
-    return found["optimizer_step"]
+    return totals(prediction)["optimizer_step"]
 
 
 OF_BITSANDBYTES = [

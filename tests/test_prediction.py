@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 
 import families
 import records
-from commands import THE_BUNDLE
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import library
 from lora_profiler.compiled.evaluation import forget
@@ -47,12 +45,7 @@ sys.stdout.buffer.write(pickle.dumps((prediction, more, least)))
 """
 
 
-@pytest.fixture(autouse=True)
-def bundle_of_the_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("the_bundle")
 
 
 @pytest.fixture(params=["analytic", "compiled", "traced", "auto"])

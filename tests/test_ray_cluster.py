@@ -48,6 +48,7 @@ from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.store import Store
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from records import make_record
+from waiting import wait_until
 
 SETUP = TrainSetup(dtype="float32", lora=LoraConfig(r=4), batch_size=2, seq_len=32, device="cpu")
 HERE = make_record().environment.key
@@ -569,12 +570,8 @@ def test_a_cluster_of_our_own(
             *range(6),
             slow,
         ]
-        until = time.monotonic() + 60
-        while measuring() and time.monotonic() < until:
-            time.sleep(0.2)
-        assert measuring() == [], (
-            "what was interrupted is ended long before the ten minutes that it takes"
-        )
+        # what was interrupted is ended long before the ten minutes that it takes
+        wait_until(lambda: not measuring())
         found, _ = run(store, machines, range(6), resume=True)
         assert seeds_of(store.records()) == [0, 1, 2, 3, 4, 5]
         assert len((tmp_path / "interrupted.jsonl").read_text().splitlines()) == 6
@@ -582,10 +579,7 @@ def test_a_cluster_of_our_own(
     assert changed <= {"PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}, "set by Ray itself"
     assert not list(home.rglob("auth_token"))
     assert capfd.readouterr().out == ""
-    gone_by = time.monotonic() + 60
-    while _of_ray() and time.monotonic() < gone_by:
-        time.sleep(0.2)
-    assert _of_ray() == []
+    wait_until(lambda: not _of_ray())
 
 
 class Pressing(Here):

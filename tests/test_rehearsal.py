@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from commands import Run, refused
+from commands import Run, in_python, refused
 from golden_files import Golden
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import RehearsalError, UsageError
@@ -59,6 +60,7 @@ from lora_profiler.report.blocks import Table
 from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
 from lora_profiler.report.render import plain, rehearsal_page
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from waiting import wait_for_the_end_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -76,11 +78,21 @@ CARD = PretendedCard(
 def compiled(folder: Path, name: str, source: str, *options: str) -> Path:
     path = folder / name
     (folder / f"{name}.c").write_text(source)
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-w", "-o", path, folder / f"{name}.c", *options],
-        check=True,
-        cwd=folder,
-    )
+    command = ["cc", "-shared", "-fPIC", "-w", "-o", path, folder / f"{name}.c", *options]
+    subprocess.run(command, check=True, cwd=folder)
+    return path
+
+
+def said_by(*command: str | Path) -> list[str]:
+    """Lines."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def executable(path: Path, text: str = "") -> Path:
+    """A script of the shell."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
     return path
 
 
@@ -91,47 +103,24 @@ def compiled(folder: Path, name: str, source: str, *options: str) -> Path:
 def test_symbols_are_those_that_binutils_list(tmp_path: Path) -> None:
     if shutil.which("nm") is None or shutil.which("readelf") is None:
         pytest.skip("needs nm and readelf")
-    library = compiled(
-        tmp_path,
-        "libx.so",
-        '#include <stdio.h>\nint cuFoo(); int f(){ puts("a"); return cuFoo(); }',
-    )
-    for path in (
-        library,
-        Path(shutil.which("nm") or "").resolve(),
-        *Path(ctypes.__file__).parents[1].glob("lib-dynload/*.so"),
-    ):
-        rows = subprocess.run(
-            ["nm", "-D", "--undefined-only", path], check=True, capture_output=True, text=True
-        ).stdout
-        names = {line.split()[-1].partition("@")[0] for line in rows.splitlines()}
-        dynamic = subprocess.run(
-            ["readelf", "-d", path], check=True, capture_output=True, text=True
-        ).stdout
+    source = '#include <stdio.h>\nint cuFoo(); int f(){ puts("a"); return cuFoo(); }'
+    own = (compiled(tmp_path, "libx.so", source), Path(shutil.which("nm") or "").resolve())
+    for path in (*own, *Path(ctypes.__file__).parents[1].glob("lib-dynload/*.so")):
+        undefined = said_by("nm", "-D", "--undefined-only", path)
+        needed = [line for line in said_by("readelf", "-d", path) if "(NEEDED)" in line]
         found = read_library(path)
+        names = {line.split()[-1].partition("@")[0] for line in undefined}
         assert {symbol.name for symbol in found.undefined} == names, path
-        assert list(found.needed) == [
-            line.split("[")[1][:-1] for line in dynamic.splitlines() if "(NEEDED)" in line
-        ]
+        assert list(found.needed) == [line.split("[")[1][:-1] for line in needed]
 
 
 @needs_cc
 def test_a_versioned_symbol_belongs_to_the_library_that_gives_that_version(tmp_path: Path) -> None:
     (tmp_path / "map").write_text("libcublas.so.13 { global: *; };\n")
-    compiled(
-        tmp_path,
-        "libcublas.so.13",
-        "int cublasFoo(){return 0;}",
-        "-Wl,-soname,libcublas.so.13",
-        "-Wl,--version-script=map",
-    )
-    user = compiled(
-        tmp_path,
-        "libuser.so",
-        "int f(){ return cublasFoo() + cuInit(0) + ncclBar(); }",
-        "-L.",
-        "-l:libcublas.so.13",
-    )
+    versioned = ("-Wl,-soname,libcublas.so.13", "-Wl,--version-script=map")
+    compiled(tmp_path, "libcublas.so.13", "int cublasFoo(){return 0;}", *versioned)
+    uses = "int f(){ return cublasFoo() + cuInit(0) + ncclBar(); }"
+    user = compiled(tmp_path, "libuser.so", uses, "-L.", "-l:libcublas.so.13")
     source = tmp_path / "driver.c"
     source.write_text("x = cuCtxGetLimit(&n, 0); cudaFoo(); notcuBar();")
     wanted = exports([user], [source])
@@ -157,9 +146,8 @@ def test_generated_functions_return_nothing_make_handles_and_give_way_to_written
         + "long calls; void pretended_called(const char*a,const char*b,int computes){calls+=computes;}"
     )
     (tmp_path / "written.c").write_text("int cublasWritten(){ return 7; }")
-    library = ctypes.CDLL(
-        str(compiled(tmp_path, "libgenerated.so", source, str(tmp_path / "written.c")))
-    )
+    made = compiled(tmp_path, "libgenerated.so", source, str(tmp_path / "written.c"))
+    library = ctypes.CDLL(str(made))
     handle = ctypes.c_void_p()
     assert library.cublasCreate_v9(ctypes.byref(handle)) == 0
     assert handle.value
@@ -188,9 +176,8 @@ def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("lora_profiler.rehearsal.build.find_spec", lambda name: None)
-    with pytest.raises(
-        RehearsalError, match=r"gcc or clang.*\n.*lora-profiler\[rehearse\]"
-    ) as refused:
+    said = r"gcc or clang.*\n.*lora-profiler\[rehearse\]"
+    with pytest.raises(RehearsalError, match=said) as refused:
         find_compiler()
     assert refused.value.exit_code == 4
 
@@ -198,9 +185,7 @@ def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_compiler_of_the_environment_comes_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    own = tmp_path / "own"
-    own.write_text("#!/bin/sh\necho own compiler 1.0\n")
-    own.chmod(0o755)
+    own = executable(tmp_path / "own", "echo own compiler 1.0")
     monkeypatch.setenv("CC", f"{own} -m64")
     assert find_compiler() == Compiler((str(own), "-m64"), "own compiler 1.0")
 
@@ -225,10 +210,7 @@ def an_environment(tmp_path: Path, version: str, cuda: str | None, header: int |
         (packages / "triton" / "__init__.py").touch()
         (include / "cuda.h").touch()
         (include / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {header}\n")
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {sys.executable} -S "$@"\n')
-    python.chmod(0o755)
-    return python
+    return executable(tmp_path / "python", f'PYTHONPATH={packages} exec {sys.executable} -S "$@"')
 
 
 @pytest.mark.parametrize(
@@ -247,12 +229,10 @@ def test_an_environment_that_cannot_be_rehearsed_says_what_to_install(
 
 
 def test_no_torch_and_a_python_that_does_not_run(tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
-    python.chmod(0o755)
+    python = executable(tmp_path / "python", f'exec {sys.executable} -S -I "$@"')
     with pytest.raises(RehearsalError, match="has no torch"):
         read_environment(python)
-    python.write_text("#!/bin/sh\necho broken >&2; exit 3\n")
+    executable(python, "echo broken >&2; exit 3")
     with pytest.raises(RehearsalError, match="does not run: broken"):
         read_environment(python)
 
@@ -268,8 +248,7 @@ def test_an_untried_torch_is_said(tmp_path: Path) -> None:
 
 def test_the_python_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchrun", "python", "python3"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
+        executable(tmp_path / name)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_python(["torchrun", "x.py"], None) == tmp_path / "python"
     assert find_python(["python3", "x.py"], None) == tmp_path / "python3"
@@ -282,8 +261,7 @@ def test_a_command_with_a_path_runs_as_it_is_and_one_without_in_its_environment(
     tmp_path: Path,
 ) -> None:
     for name in ("python", "trl"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
+        executable(tmp_path / name)
     own = Request(command=(), python=tmp_path / "python", card=CARD)
     for given, run in (
         ((str(tmp_path / "trl"), "sft"), [str(tmp_path / "trl"), "sft"]),
@@ -332,16 +310,8 @@ def test_two_builds_at_once_leave_one_whole_folder(
         both.wait()
 
     monkeypatch.setattr(build, "_build", slow)
-    found: list[Stubs] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(stubs(environment, COMPILER)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    first, second = found
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: stubs(environment, COMPILER), range(2))
     assert first.libraries == second.libraries
     assert [path.name for path in first.libraries] == ["libcudart.so.13", "libcublas.so.13"]
     # nothing half-built stays
@@ -367,10 +337,8 @@ def test_another_library_or_compiler_is_built_for_anew(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_build", lambda folder, *_: (folder / "libcudart.so.13").touch())
-    folders = {
-        stubs(environment, COMPILER).folder,
-        stubs(environment, Compiler(("cc",), "cc 2.0")).folder,
-    }
+    compilers = (COMPILER, Compiler(("cc",), "cc 2.0"))
+    folders = {stubs(environment, compiler).folder for compiler in compilers}
     environment.libraries[0].write_bytes(b"another library")
     folders.add(stubs(environment, COMPILER).folder)
     assert len(folders) == 3
@@ -394,9 +362,8 @@ def test_every_nvidia_card_of_the_catalogue_can_be_pretended() -> None:
     assert {gpu.key for gpu in nvidia} == set(processor_table())
     for gpu in nvidia:
         card = pretended(gpu, 100)
-        fields = dict(
-            field.split("=") for field in card.environment(2)["LORA_PROFILER_CARD"].split("|")
-        )
+        told = card.environment(2)["LORA_PROFILER_CARD"].split("|")
+        fields = dict(field.split("=") for field in told)
         assert int(fields["major"]) * 10 + int(fields["minor"]) == gpu.capability
         assert int(fields["total_bytes"]) == gpu.usable_bytes
         assert card.environment(2)["LORA_PROFILER_CARDS"] == "2"
@@ -416,13 +383,8 @@ def entry(
     action: str, address: int, size: int, label: str = "", function: str = "forward"
 ) -> dict[str, Any]:
     frames = [{"name": function, "filename": "/x/train.py", "line": 3}]
-    return {
-        "action": action,
-        "addr": address,
-        "size": size,
-        "user_metadata": label,
-        "frames": frames,
-    }
+    said = {"action": action, "addr": address, "size": size}
+    return said | {"user_metadata": label, "frames": frames}
 
 
 def test_a_log_gives_the_peak_of_each_phase_and_what_was_held() -> None:
@@ -508,11 +470,8 @@ def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
 
 
 def test_which_attention_ran_is_read_off_the_kernels() -> None:
-    names = {
-        "_ZN13pytorch_flash16flash_fwd_kernelI": 2,
-        "cudnnBackendExecute": 1,
-        "softmax_warp_forward": 4,
-    }
+    flash = "_ZN13pytorch_flash16flash_fwd_kernelI"
+    names = {flash: 2, "cudnnBackendExecute": 1, "softmax_warp_forward": 4}
     assert attention_kernels(names) == ["flash", "cudnn"]
     assert attention_kernels(["fmha_cutlassF_f16_aligned_64x64_rf_sm80"]) == ["efficient"]
     assert attention_kernels(["softmax_warp_forward"]) == []
@@ -576,13 +535,10 @@ def test_results_are_read_rank_by_rank(tmp_path: Path, capfd: pytest.CaptureFixt
         "result-0-9.json": document(),
         "result-1-8.json": document(rank=1, status="out_of_memory"),
     }
-    found = rehearse(
-        request("python", "-c", WRITES, json.dumps(written)), without_stubs(tmp_path), 2
-    )
-    assert [(each.rank, each.status, each.steps) for each in found] == [
-        (0, "done", 3),
-        (1, "out_of_memory", 3),
-    ]
+    asked = request("python", "-c", WRITES, json.dumps(written))
+    found = rehearse(asked, without_stubs(tmp_path), 2)
+    told = [(each.rank, each.status, each.steps) for each in found]
+    assert told == [(0, "done", 3), (1, "out_of_memory", 3)]
     assert worst_of(found).rank == 1
     assert EXIT_CODES[worst_of(found).status] == 1
 
@@ -597,10 +553,8 @@ def test_a_script_is_run_with_what_the_stubs_and_the_hooks_need(tmp_path: Path) 
     with pytest.raises(RehearsalError, match=r"exit code 0 before it used the card.*--online"):
         rehearse(request("python", "-S", "-c", script, str(out)), preload, 2)
     found = json.loads(out.read_text())
-    assert (
-        "capability" not in found["LORA_PROFILER_CARD"]
-        and "major=7|minor=5" in found["LORA_PROFILER_CARD"]
-    )
+    card = found["LORA_PROFILER_CARD"]
+    assert "capability" not in card and "major=7|minor=5" in card
     assert found["HF_HUB_OFFLINE"] == "1"
     assert found["LD_PRELOAD"].split(":")[:2] == [str(tmp_path / "a.so"), str(tmp_path / "b.so")]
     assert (Path(found["PYTHONPATH"].split(":")[0]) / "sitecustomize.py").exists()
@@ -622,19 +576,7 @@ def test_an_interrupt_leaves_none_of_the_script_s_processes(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         rehearse(request("python", "-c", script, str(pids)), without_stubs(tmp_path), 2)
     (pid,) = map(int, pids.read_text().split())
-    until = time.monotonic() + 60
-    while (
-        time.monotonic() < until and Path(f"/proc/{pid}").exists() and "zombie" not in _state(pid)
-    ):
-        time.sleep(0.02)
-    assert not Path(f"/proc/{pid}").exists() or "zombie" in _state(pid)
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return "zombie"
+    wait_for_the_end_of(pid)
 
 
 def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -654,25 +596,17 @@ def test_an_action_waits_for_the_import_and_not_for_the_look(tmp_path: Path) -> 
         "print(type(looked_at.__spec__.loader).__name__)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{inside}:{tmp_path}"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split("\n")[:3] == ["found True", "imported 1", "SourceFileLoader"]
+    said = in_python(script, env=environment).split("\n")[:3]
+    assert said == ["found True", "imported 1", "SourceFileLoader"]
 
 
 def test_the_environment_s_own_sitecustomize_still_runs(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os; os.environ['OWN'] = 'ran'\n")
     inside = Path(build.__file__).with_name("inside")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{inside}:{tmp_path}",
-        "LORA_PROFILER_RUN": str(tmp_path),
-    }
+    own = {"PYTHONPATH": f"{inside}:{tmp_path}", "LORA_PROFILER_RUN": str(tmp_path)}
+    environment = os.environ | own
     script = "import os, sys; print(os.environ.get('OWN'), 'rehearsed.start' in sys.modules, 'torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "ran True False\n"
+    assert in_python(script, env=environment) == "ran True False\n"
 
 
 # --- models that are not there --------------------------------------------------------------------------------------------
@@ -754,24 +688,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(transformers_hub, "cached_files", transformers_hub.cached_files)
     monkeypatch.setattr(weights, "STOOD_IN", [])
     models = tmp_path / "models.json"
-    models.write_text(
-        json.dumps(
-            {
-                "models": [
-                    {
-                        "id": "known/One",
-                        "model_type": "llama",
-                        "architecture": "LlamaForCausalLM",
-                        "dtype": "float16",
-                        "config": CONFIG,
-                    }
-                ]
-            }
-        )
-    )
-    weights.stand_in(
-        Settings(folder=tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True)
-    )
+    kind = {"model_type": "llama", "architecture": "LlamaForCausalLM", "dtype": "float16"}
+    models.write_text(json.dumps({"models": [{"id": "known/One", **kind, "config": CONFIG}]}))
+    asked = Settings(tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True)
+    weights.stand_in(asked)
     yield snapshot
 
 
@@ -787,9 +707,8 @@ def test_a_model_without_weights_loads_from_holes_and_the_user_s_cache_stays_as_
 
     before = files_of(hub.parents[1])
     model = transformers.AutoModelForCausalLM.from_pretrained("some/model")
-    assert model.config.hidden_size == 64 and not any(
-        parameter.any() for parameter in model.parameters()
-    )
+    assert model.config.hidden_size == 64
+    assert not any(parameter.any() for parameter in model.parameters())
     assert files_of(hub.parents[1]) == before
     assert weights.STOOD_IN == ["some/model"]
     model = transformers.AutoModelForCausalLM.from_pretrained("known/One", dtype="auto")
@@ -1015,9 +934,8 @@ def test_an_answer_tells_where_memory_ran_out_in_torch_s_words() -> None:
 def test_a_page_is_whole_escaped_and_asks_nobody_for_anything() -> None:
     from html.parser import HTMLParser
 
-    result = Rehearsal(
-        document(error={"type": "E", "message": "<script>x</script>"}, status="error")
-    )
+    error = {"type": "E", "message": "<script>x</script>"}
+    result = Rehearsal(document(error=error, status="error"))
     blocks = rehearsal_blocks([result], CARD, with_phases=True)
     page = rehearsal_page(blocks, {"parameters": 300, "logits & loss": 100}, ("python", "a<b.py"))
     tags: list[tuple[str, dict[str, str | None]]] = []
@@ -1029,31 +947,19 @@ def test_a_page_is_whole_escaped_and_asks_nobody_for_anything() -> None:
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
     assert not any("src" in attributes or "href" in attributes for _, attributes in tags)
     assert "python a<b.py" in texts and any("<script>x</script>" in text for text in texts)
-    assert [a["style"] for _, a in tags if a.get("class") == "bar"] == [
-        "width:30.0rem",
-        "width:10.0rem",
-    ]
+    widths = [a["style"] for _, a in tags if a.get("class") == "bar"]
+    assert widths == ["width:30.0rem", "width:10.0rem"]
     assert "Rehearsed, not measured" in page
 
 
 def test_what_an_answer_takes_for_granted() -> None:
     plain_words = " ".join(limits(Rehearsal(document()), is_custom=False))
     assert "Values were not computed" in plain_words and "nonzero" not in plain_words
-    words = " ".join(
-        limits(
-            Rehearsal(
-                document(
-                    largest_case=["nonzero"],
-                    values_read=4,
-                    attention=["cudnn"],
-                    world_size=2,
-                    facts={"has_experts": True},
-                    weights_of_holes=["a/b"],
-                )
-            ),
-            is_custom=True,
-        )
-    )
+    told: dict[str, Any] = {
+        **{"largest_case": ["nonzero"], "values_read": 4, "attention": ["cudnn"]},
+        **{"world_size": 2, "facts": {"has_experts": True}, "weights_of_holes": ["a/b"]},
+    }
+    words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
     for each in ("A100", "nonzero", "4 single values", "cuDNN", "Collectives", "expert", "a/b"):
         assert each in words
 
@@ -1064,13 +970,8 @@ def test_ranks_that_say_nothing_are_told_of() -> None:
 
 
 def test_of_several_processes_of_a_rank_the_one_that_trained_most_counts() -> None:
-    found = best_of(
-        [
-            Rehearsal(document(steps=1)),
-            Rehearsal(document(steps=3)),
-            Rehearsal(document(steps=0, status="ended")),
-        ]
-    )
+    told: tuple[dict[str, Any], ...] = ({"steps": 1}, {"steps": 3}, {"steps": 0, "status": "ended"})
+    found = best_of([Rehearsal(document(**each)) for each in told])
     assert [each.steps for each in found] == [3]
 
 
@@ -1108,6 +1009,11 @@ FACTS: dict[str, Any] = {
 }
 
 
+NF4 = {"type": "nf4", "double": True, "dtype": "bfloat16"}
+BNB = "bitsandbytes.optim.adamw"
+HELD = {"step": 3, "phase": "backward", "requested_bytes": 1, "largest": []}
+
+
 def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
     question = nearest(FACTS, 1, 89, "2.14.1+cu130").prediction
     assert question is not None
@@ -1125,23 +1031,16 @@ def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
         ({"lora": None, "dtypes": {"trained float32": 9}}, "dtype", "float32"),
         ({"optimizer_options": {"fused": True}}, "optimizer_impl", "fused"),
         ({"optimizer_options": {"foreach": False}}, "optimizer_impl", "forloop"),
-        ({"optimizers": ["bitsandbytes.optim.adamw.AdamW8bit"]}, "optimizer", "adamw_8bit"),
-        (
-            {"optimizers": ["bitsandbytes.optim.adamw.PagedAdamW8bit"]},
-            "optimizer",
-            "paged_adamw_8bit",
-        ),
+        ({"optimizers": [f"{BNB}.AdamW8bit"]}, "optimizer", "adamw_8bit"),
+        ({"optimizers": [f"{BNB}.PagedAdamW8bit"]}, "optimizer", "paged_adamw_8bit"),
         ({"attention_implementation": "eager"}, "attention", "eager"),
         (
-            {"quantisation": {"type": "nf4", "double": False, "dtype": "bfloat16"}},
+            {"quantisation": NF4 | {"double": False}},
             "quantization",
             Quantization(double_quant=False),
         ),
         (
-            {
-                "quantisation": {"type": "nf4", "double": True, "dtype": "bfloat16"},
-                "dtypes": {"uint8": 9, "float32": 3},
-            },
+            {"quantisation": NF4, "dtypes": {"uint8": 9, "float32": 3}},
             "quantization",
             Quantization(recipe="kbit"),
         ),
@@ -1155,8 +1054,21 @@ def test_each_fact_of_the_script_is_a_field_of_the_question(
     assert getattr(prediction.workload.setup, field) == value
 
 
-@pytest.mark.parametrize("kind", ["VeraConfig", "IA3Config", "OFTConfig"])
-def test_pefts_other_methods_are_read_off_a_model_of_theirs(kind: str) -> None:
+VERA = LoraConfig(peft_type="vera", r=5, lora_dropout=0.1)
+IA3 = LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("VeraConfig", {"r": 5, "vera_dropout": 0.1}, VERA),
+        ("IA3Config", {"feedforward_modules": ["down_proj"]}, IA3),
+        ("OFTConfig", {"oft_block_size": 8}, LoraConfig(peft_type="oft", oft_block_size=8)),
+    ],
+)
+def test_pefts_other_methods_are_read_off_a_model_of_theirs(
+    kind: str, options: dict[str, Any], expected: LoraConfig
+) -> None:
     """The fields that a rehearsal takes from PEFT's own config, as it stands on a model."""
     import peft
     import transformers
@@ -1164,23 +1076,12 @@ def test_pefts_other_methods_are_read_off_a_model_of_theirs(kind: str) -> None:
     from lora_profiler.planning import nearest as asked
     from lora_profiler.rehearsal.inside.rehearsed.facts import _lora as read_off
 
-    options = {
-        "VeraConfig": {"r": 5, "vera_dropout": 0.1},
-        "IA3Config": {"feedforward_modules": ["down_proj"]},
-        "OFTConfig": {"oft_block_size": 8},
-    }[kind]
-    config = transformers.LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=1, vocab_size=64
-    )
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64}
+    config = transformers.LlamaConfig(num_hidden_layers=1, **sizes)
     named = getattr(peft, kind)(target_modules=["q_proj", "down_proj"], **options)
     model = peft.get_peft_model(transformers.LlamaForCausalLM(config), named)
     lora = asked._lora(read_off(model.peft_config["default"], model))
     assert set(lora.target_modules) == {"q_proj", "down_proj"}  # type: ignore[arg-type]
-    expected = {
-        "VeraConfig": LoraConfig(peft_type="vera", r=5, lora_dropout=0.1),
-        "IA3Config": LoraConfig(peft_type="ia3", feedforward_modules=("down_proj",)),
-        "OFTConfig": LoraConfig(peft_type="oft", oft_block_size=8),
-    }[kind]
     assert replace(lora, target_modules="all-linear") == expected
 
 
@@ -1194,7 +1095,7 @@ def test_pefts_other_methods_are_read_off_a_model_of_theirs(kind: str) -> None:
         ({"optimizers": ["my.Adagrad"]}, 1, "Adagrad"),
         ({"lora": {**FACTS["lora"], "type": "LoHaConfig"}}, 1, "LoHaConfig"),
         ({"lora": {**FACTS["lora"], "type": "OFTConfig", "r": 4}}, 1, "number of blocks"),
-        ({"quantisation": {"type": "fp4", "double": False, "dtype": "bfloat16"}}, 1, "fp4"),
+        ({"quantisation": NF4 | {"type": "fp4", "double": False}}, 1, "fp4"),
     ],
 )
 def test_what_is_not_predicted_is_said(
@@ -1202,13 +1103,7 @@ def test_what_is_not_predicted_is_said(
 ) -> None:
     found = nearest({**FACTS, **changes}, world_size, 80, "2.13.0+cu130")
     assert found.prediction is None and words in found.reason
-    held = {
-        "step": 3,
-        "phase": "backward",
-        "requested_bytes": 1,
-        "categories": {"parameters": 1},
-        "largest": [],
-    }
+    held = HELD | {"categories": {"parameters": 1}}
     text = plain(rehearsal_blocks([Rehearsal(document(held=held))], CARD, found, with_phases=False))
     assert "No prediction stands beside it" in text
 
@@ -1218,17 +1113,9 @@ def test_the_prediction_stands_beside_what_was_held_category_by_category() -> No
     assert prediction.prediction is not None
     predicted = prediction.prediction.peak.bytes
     weights = predicted["parameters"] + predicted["adapters"]
-    held = {
-        "step": 3,
-        "phase": "backward",
-        "requested_bytes": weights + 12,
-        "largest": [],
-        "categories": {
-            "parameters": weights,
-            "workspaces of BLAS": 7,
-            "held since before training": 5,
-        },
-    }
+    other = {"workspaces of BLAS": 7, "held since before training": 5}
+    categories = {"parameters": weights} | other
+    held = HELD | {"requested_bytes": weights + 12, "categories": categories}
     blocks = rehearsal_blocks([Rehearsal(document(held=held))], CARD, prediction, with_phases=False)
     (table,) = [block for block in blocks if isinstance(block, Table) and "nearest" in block.title]
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
@@ -1237,11 +1124,9 @@ def test_the_prediction_stands_beside_what_was_held_category_by_category() -> No
     assert rows["workspaces of BLAS"] == ("7", f"{workspaces:,}", f"+{workspaces - 7:,}")
     assert rows["held since before training"] == ("5", "0", "-5")
     assert rows["sum"][1] == f"{prediction.prediction.peak.total_bytes + workspaces:,}"
-    columns = [
-        [int(cell.replace(",", "")) for cell in column]
-        for column in zip(*(c[:2] for n, c in rows.items() if n != "sum"), strict=True)
-    ]
-    assert [f"{sum(column):,}" for column in columns] == list(rows["sum"][:2])
+    columns = zip(*(c[:2] for n, c in rows.items() if n != "sum"), strict=True)
+    sums = [sum(int(cell.replace(",", "")) for cell in column) for column in columns]
+    assert [f"{total:,}" for total in sums] == list(rows["sum"][:2])
 
 
 # --- the command ----------------------------------------------------------------------------------------------------------
@@ -1270,9 +1155,6 @@ def test_committed_rehearsals_of_scripts_agree_in_two_counts_and_8b_fits_24_gb_a
     rows = json.loads((results / "rehearsed_scripts.json").read_text())
     counted = [row for row in rows if "second_count" in row]
     assert len(counted) >= 20 and all(row["second_count"]["is_equal"] for row in counted)
-    ended = {
-        row["card"]: (row["exit_code"], row["words"].partition(":")[0])
-        for row in rows
-        if "Llama-3.1-8B --checkpointing" in row["script"]
-    }
+    large = [row for row in rows if "Llama-3.1-8B --checkpointing" in row["script"]]
+    ended = {row["card"]: (row["exit_code"], row["words"].partition(":")[0]) for row in large}
     assert ended == {"rtx_4090": (0, ""), "rtx_4060_ti_16gb": (1, "OutOfMemoryError")}

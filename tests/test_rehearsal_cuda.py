@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.workload import LoraConfig, TrainSetup
+from waiting import wait_until
 
 PYTHON = os.environ.get("LORA_PROFILER_CUDA_PYTHON")
 ROOT = Path(__file__).resolve().parent.parent
@@ -491,10 +491,7 @@ def test_a_signal_ends_everything(tmp_path: Path, number: int, code: int) -> Non
     drain.start()
     process.send_signal(number)
     assert process.wait(30) == code
-    until = time.monotonic() + 60
-    while time.monotonic() < until and Path(f"/proc/{pid}").exists():
-        time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
     drain.join()
 
 

@@ -1,15 +1,15 @@
 """What `lora-profile` says of public files' settings beside what TRL's own trainers asked a pretended
 card for, at full size."""
 
-import json
 from typing import Any
 
 import pytest
 
 from benchmarks.rehearsed_files import PAGE, ROWS, error, handed, key, page, predicted
 from benchmarks.rehearsed_frameworks import ROWS as OWN_ROWS
+from benchmarks.rows import read_rows
 
-ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+ALL = read_rows(ROWS)
 DONE = [row for row in ALL if row["status"] == "done" and "predicted_bytes" in row]
 WITHIN = 0.05
 """What an estimate of rules says of itself."""
@@ -21,7 +21,7 @@ def test_the_page_says_what_the_rows_say() -> None:
 
 def test_sixty_public_files_were_rehearsed_each_once() -> None:
     """By their own framework, else with the same settings in TRL."""
-    own = [json.loads(line) for line in OWN_ROWS.read_text("utf-8").splitlines()]
+    own = read_rows(OWN_ROWS)
     by_own = {row["file"] for row in own if row["file"] and row["status"] == "done"}
     assert len({key(row) for row in ALL}) == len(ALL)
     assert len(by_own | {row["file"] for row in DONE}) >= 60

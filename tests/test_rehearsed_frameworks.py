@@ -9,11 +9,12 @@ import pytest
 
 from benchmarks.framework_cells import cells
 from benchmarks.rehearsed_frameworks import PAGE, ROWS, counted_bytes, error, is_exact, page
+from benchmarks.rows import read_rows
 from commands import Run
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.stacks import Trainer, find_stack
 
-ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+ALL = read_rows(ROWS)
 TOLD = "itself was rehearsed|the peak is a lower bound|Unsloth compiles code of its own"
 DONE = [row for row in ALL if row["status"] == "done"]
 

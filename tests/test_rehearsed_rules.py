@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import rehearsed_rules
+from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import not_rehearsed, own_rows
@@ -57,8 +58,7 @@ def test_the_package_shows_every_row_and_no_other() -> None:
     """`python -m benchmarks.rehearsed_rules --again` writes them, with the bundled profiles, which
     tests have none of: a profile may answer where rules cannot, or exactly where they estimate."""
     shown = {(r.model, r.where, r.setup, r.counted_bytes): r for r in own_rows("rehearsed")}
-    lines = rehearsed_rules.ROWS.read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_rows(rehearsed_rules.ROWS)
 
     def name(row: dict[str, Any]) -> tuple[str, str, str, int]:
         setup = setting(setup_from_dict(row["setup"]))
@@ -96,7 +96,7 @@ def test_the_backward_of_softmax_multiplies_into_a_tensor_of_its_own(
     assert predict(workload, engine).peak.total_bytes + WORKSPACES == rehearsed
 
 
-TRACED = [json.loads(line) for line in rehearsed_rules.TRACED.read_text("utf-8").splitlines()]
+TRACED = read_rows(rehearsed_rules.TRACED)
 
 
 def test_traces_ask_for_what_was_rehearsed_and_the_simulated_allocator_gives_it() -> None:

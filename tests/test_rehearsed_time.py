@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import rehearsed_time as benchmark
+from benchmarks.rows import read_rows
 from lora_profiler.catalog import find_gpu
 from lora_profiler.kernels import Gemm, Kernel
 from lora_profiler.modeling.operator_kernels import kernel_of
@@ -271,7 +272,7 @@ def test_a_fused_update_reads_four_and_writes_three(work: Any) -> None:
 
 def test_rehearsed_steps_take_as_long_as_predicted_ones() -> None:
     """Of the harness' own loop, whose kernels rules count: the committed rows priced anew."""
-    rows = [json.loads(line) for line in benchmark.ROWS.read_text().splitlines()]
+    rows = read_rows(benchmark.ROWS)
     found = [each for row in rows if (each := benchmark.compared(row))]
     assert len(found) > 50
     assert [row for row in found if abs(row["difference"]) > benchmark.BOUND] == []

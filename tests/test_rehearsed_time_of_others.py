@@ -15,9 +15,10 @@ from benchmarks.rehearsed_time_of_others import (
     page,
     scripts,
 )
+from benchmarks.rows import read_rows
 from commands import Run
 
-ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+ALL = read_rows(ROWS)
 
 
 @pytest.fixture(scope="module")

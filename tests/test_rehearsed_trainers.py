@@ -1,14 +1,14 @@
 """What `--trainer` says beside what the trainers themselves asked a pretended card for, at full size:
 transformers' Trainer, TRL's SFTTrainer and DPOTrainer over torch's CUDA build."""
 
-import json
 from typing import Any
 
 import pytest
 
 from benchmarks.rehearsed_trainers import PAGE, ROWS, cells, error, page, predicted
+from benchmarks.rows import read_rows
 
-ALL = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+ALL = read_rows(ROWS)
 DONE = [row for row in ALL if row["status"] == "done"]
 CELLS = {cell.key: cell for cell in cells()}
 

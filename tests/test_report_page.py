@@ -3,6 +3,7 @@ page in a real browser."""
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from accessibility import serious
 from benchmarks.reports import RECORDS, REPORTS, machines
 from browser import launched
+from commands import in_python
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import main
 from lora_profiler.comparison.errors import METRICS, compare
@@ -73,31 +75,19 @@ REFUSED = replace(
 def some_records() -> list[Record]:
     """Full and LoRA alike, a repeat, a noisy QLoRA on a card, one out of memory, one whose reason
     is long, one not predicted."""
-    lora = {
-        "num_trainable_parameters": 9_216,
-        "peak_requested_bytes": 1_000_000,
-        "attribution_bytes": {"activations": 1_000_000},
-    }
+    lora: dict[str, Any] = {"num_trainable_parameters": 9_216, "peak_requested_bytes": 1_000_000}
+    lora |= {"attribution_bytes": {"activations": 1_000_000}}
+    unread = ("peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "step_seconds")
+    large = replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=64))
+    no_room = Failure(reason="CUDA out of memory", phase="backward", step=2, tried_bytes=5)
+    no_load = Failure(reason="x" * 5000, phase="load")
     return [
         make_record(flags=("unattributed_over_1_percent",)),
         make_record(LORA_WORKLOAD, **lora, phases=make_phases()),
         make_record(repeat=1, peak_requested_bytes=1_999_000),
         make_record(OF_QLORA, device=H100, status="noisy", peak_reserved_bytes=4_000_000),
-        make_record(
-            replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=64)),
-            status="oom",
-            step_seconds=None,
-            failure=Failure(reason="CUDA out of memory", phase="backward", step=2, tried_bytes=5),
-        ),
-        make_record(
-            status="crash",
-            repeat=2,
-            failure=Failure(reason="x" * 5000, phase="load"),
-            peak_requested_bytes=None,
-            peak_allocated_bytes=None,
-            attribution_bytes=None,
-            step_seconds=None,
-        ),
+        make_record(large, status="oom", step_seconds=None, failure=no_room),
+        make_record(status="crash", repeat=2, failure=no_load, **dict.fromkeys(unread)),
         make_record(REFUSED),
     ]
 
@@ -115,9 +105,8 @@ def make_phases() -> tuple[Any, ...]:
 def answered() -> list[Any]:
     model = find_model("meta-llama/Llama-3.2-1B")
     setups = [TrainSetup(seq_len=64), TrainSetup(seq_len=64, lora=LoraConfig(r=8))]
-    return answers(
-        [Workload(model=model, setup=setup) for setup in setups], find_gpu("rtx_4090"), levers="all"
-    )
+    asked = [Workload(model=model, setup=setup) for setup in setups]
+    return answers(asked, find_gpu("rtx_4090"), levers="all")
 
 
 FOUND = scored(some_records(), "analytic")
@@ -176,15 +165,10 @@ class Read(HTMLParser):
             self.cells[-1][-1] += data
 
     def block(self, name: str) -> str:
-        (found,) = (
-            (attributes, text) for attributes, text in self.scripts if attributes.get("id") == name
-        )
-        attributes, text = found
-        return (
-            zlib.decompress(base64.b64decode(text)).decode()
-            if "data-packed" in attributes
-            else text
-        )
+        ((attributes, text),) = (each for each in self.scripts if each[0].get("id") == name)
+        if "data-packed" in attributes:
+            return zlib.decompress(base64.b64decode(text)).decode()
+        return text
 
     def ids(self) -> list[str]:
         return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
@@ -198,17 +182,9 @@ def numbers_of(data: dict[str, Any]) -> set[tuple[Any, ...]]:
     compared on a page."""
     ids = data["records"]["record_id"]
     return {
-        (
-            ids[n],
-            c["engine"],
-            c["metric"],
-            c["category"],
-            m + c["difference"][n],
-            m,
-            c["difference"][n] / m if m else None,
-        )
+        (ids[n], c["engine"], c["metric"], c["category"], m + more, m, more / m if m else None)
         for c in data["comparisons"]
-        for n, m in enumerate(c["measured"])
+        for n, (m, more) in enumerate(zip(c["measured"], c["difference"], strict=True))
         if m is not None
     }
 
@@ -225,21 +201,18 @@ def test_every_record_and_every_number_is_that_of_the_command_line(
     assert data == embedded_data(PAGE)
     assert data["records"]["record_id"] == [r["id"] for r in told["records"]]
     assert numbers_of(data) == {tuple(c.values()) for c in told["comparisons"]}
-    assert [r["record_id"] for r in data["refusals"]] == [r["record_id"] for r in told["refusals"]]
-    assert [r["reason"] for r in data["refusals"]] == [r["reason"] for r in told["refusals"]]
+    for name in ("record_id", "reason"):
+        assert [r[name] for r in data["refusals"]] == [r[name] for r in told["refusals"]]
     for name in ("status", "peak_requested_bytes", "tokens_per_step", "num_parameters"):
         assert data["records"][name] == [r["measurement"][name] for r in told["records"]]
-    medians = [
-        median(r["measurement"]["step_seconds"]) if r["measurement"]["step_seconds"] else None
-        for r in told["records"]
-    ]
+    steps = [r["measurement"]["step_seconds"] for r in told["records"]]
+    medians = [median(seconds) if seconds else None for seconds in steps]
     assert data["records"]["median_step_seconds"] == medians
 
 
 def test_predictions_are_those_of_predict() -> None:
-    assert json.loads(READ.block("data"))["predictions"] == json.loads(
-        json.dumps(predict_payload(answered())["predictions"])
-    )
+    expected = json.loads(json.dumps(predict_payload(answered())["predictions"]))
+    assert json.loads(READ.block("data"))["predictions"] == expected
 
 
 def test_the_order_of_columns_is_that_of_comparisons() -> None:
@@ -275,10 +248,8 @@ def test_definitions_are_all_there() -> None:
         assert set(names) == set(meanings)
         assert all(defined[names[name]] == meanings[name] for name in names)
     assert set(METRICS) <= set(run_labels.METRIC_DEFINITIONS)
-    assert (set(CATEGORIES), set(MOMENTS)) == (
-        set(labels.CATEGORY_DEFINITIONS),
-        set(labels.MOMENT_DEFINITIONS),
-    )
+    assert set(CATEGORIES) == set(labels.CATEGORY_DEFINITIONS)
+    assert set(MOMENTS) == set(labels.MOMENT_DEFINITIONS)
     assert set(STATUSES) == set(run_labels.STATUS_DEFINITIONS)
     assert run_labels.ERROR_DEFINITION in READ.text
 
@@ -297,22 +268,14 @@ def test_headlines_are_right() -> None:
 
 
 def test_environments_are_told_once_with_packages_and_commits() -> None:
-    tables = [
-        part
-        for part in every_part(CONTENT)
-        if isinstance(part, Table) and part.title.startswith("Set-up")
-    ]
-    assert [table.title for table in tables] == [
-        "Set-up 1: A processor, 6 runs",
-        "Set-up 2: NVIDIA H100 80GB HBM3, 1 run",
-    ]
-    first = {row.cells[0]: row.cells[-1] for row in tables[0].rows}
-    assert (first["torch"], first["Python"], first["commit of this program"]) == (
-        "2.13.0",
-        "3.11.7",
-        "0123abc",
-    )
-    assert (first["uncommitted changes"], first["memory of the device"]) == ("no", "8.00 GiB")
+    tables = [part for part in every_part(CONTENT) if isinstance(part, Table)]
+    one, two = (table for table in tables if table.title.startswith("Set-up"))
+    assert one.title == "Set-up 1: A processor, 6 runs"
+    assert two.title == "Set-up 2: NVIDIA H100 80GB HBM3, 1 run"
+    told = {row.cells[0]: row.cells[-1] for row in one.rows}
+    assert told.items() >= {"torch": "2.13.0", "Python": "3.11.7"}.items()
+    assert told["commit of this program"] == "0123abc"
+    assert (told["uncommitted changes"], told["memory of the device"]) == ("no", "8.00 GiB")
 
 
 def every_part(content: Content) -> Iterator[Part]:
@@ -338,65 +301,34 @@ def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
     placed = [a for tag, a in READ.elements if tag == "div" and a.get("class") == "figure"]
     assert [a["id"] for a in placed] == [d.name for d in wanted]
     planes = [a for tag, a in READ.elements if a.get("class") == "lp-plane"]
-    assert [(a["role"], a["aria-label"]) for a in planes] == [
-        ("img", d.description) for d in wanted
-    ]
-    assert {d.name for d in wanted} >= set(
-        [
-            "scatter",
-            "errors-by-family",
-            "errors-by-metric",
-            "peaks",
-            "throughput",
-            "step-1",
-            "step-2",
-            "steps-1",
-            "curve-1",
-            "curve-2",
-            "counters-2",
-            "layers-num-trainable-parameters",
-            "p0-bars",
-            "p0-times",
-            "p0-curve-0",
-            "p0-fit-1",
-            "p0-levers-0",
-            "p0-layers-saved-activation-bytes",
-        ]
-    )
-    # their captions name a table
-    elsewhere = {d.name for d in wanted if d.numbers is None}
-    assert elsewhere == set(
-        ["scatter", "errors-by-family", "errors-by-metric", "p0-bars", "p0-times"]
-    )
+    assert [a["aria-label"] for a in planes] == [d.description for d in wanted]
+    assert {a["role"] for a in planes} == {"img"}
+    # those whose numbers stand elsewhere, which their captions name, and the others
+    elsewhere = {"scatter", "errors-by-family", "errors-by-metric", "p0-bars", "p0-times"}
+    own = {"peaks", "throughput", "step-1", "step-2", "steps-1", "curve-1", "curve-2"}
+    own |= {"counters-2", "layers-num-trainable-parameters", "p0-curve-0", "p0-fit-1"}
+    own |= {"p0-levers-0", "p0-layers-saved-activation-bytes"}
+    assert {d.name for d in wanted} >= own | elsewhere
+    assert {d.name for d in wanted if d.numbers is None} == elsewhere
     assert all("numbers are in the table" in d.caption for d in wanted if d.numbers is None)
 
 
 def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
     drawn = by_name(CONTENT)
-    points = [
-        pair
-        for trace in drawn["scatter"].figure["data"]
-        if trace["mode"] == "markers"
-        for pair in zip(trace["x"], trace["y"], strict=True)
-    ]
+    marks = [t for t in drawn["scatter"].figure["data"] if t["mode"] == "markers"]
+    points = [pair for t in marks for pair in zip(t["x"], t["y"], strict=True)]
     compared = [s for s in FOUND if any(c.metric == "peak_requested_bytes" for c in s.comparisons)]
     workspaces = {"cuda": 2 * 8_519_680}  # of BLAS before Hopper, which a card's counters hold
-    expected = [
-        (
-            s.record.measurement.peak_requested_bytes,
-            s.prediction.peak.total_bytes + workspaces.get(s.record.workload.setup.device, 0),
-        )
-        for s in compared
-        if s.prediction
-    ]
+    expected = []
+    for s in (s for s in compared if s.prediction):
+        beside = workspaces.get(s.record.workload.setup.device, 0)
+        predicted = s.prediction.peak.total_bytes + beside
+        expected.append((s.record.measurement.peak_requested_bytes, predicted))
     assert Counter(points) == Counter(expected)
     assert len(expected) >= 4
     bars = drawn["peaks"].figure["layout"]
-    said = [
-        s.record.measurement
-        for s in FOUND
-        if s.record.measurement.went_through and s.record.measurement.attribution_bytes
-    ]
+    measured = (s.record.measurement for s in FOUND)
+    said = [m for m in measured if m.went_through and m.attribution_bytes]
     assert bars["yaxis"]["ticktext"].count("measured") == len(said)
 
 
@@ -417,12 +349,8 @@ def test_prediction_and_measurement_of_a_step_are_held_against_each_other() -> N
         assert table is not None and len(table.rows) == 4
         for c in FOUND[number - 1].comparisons:
             if c.metric == "phase_peak_bytes":
-                row = (
-                    run_labels.PHASE_LABELS[c.category],
-                    bytes_text(c.predicted),
-                    bytes_text(c.measured),
-                    error_text(c.relative_error or 0.0),
-                )
+                sizes = bytes_text(c.predicted), bytes_text(c.measured)
+                row = run_labels.PHASE_LABELS[c.category], *sizes, error_text(c.relative_error or 0)
                 assert row in [r.cells for r in table.rows]
 
 
@@ -455,10 +383,7 @@ def test_a_profile_s_curve_reaches_the_peaks_that_are_stated_of_its_parts(tmp_pa
     """The curve is drawn, the moments are compared: both are of one step. In a process that has the
     bundled profiles, which the tests' own has not."""
     environment = {**os.environ, "LORA_PROFILER_CACHE": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", BUNDLED_CURVES], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    in_python(BUNDLED_CURVES, env=environment)
 
 
 def test_lora_stands_against_full_among_the_conclusions() -> None:
@@ -536,27 +461,18 @@ def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> N
 
 
 def test_nothing_is_asked_of_anybody() -> None:
-    asking = set(["link", "img", "iframe", "object", "embed", "base", "form"])
+    asking = {"link", "img", "iframe", "object", "embed", "base", "form"}
     assert not {tag for tag, _ in READ.elements} & asking
     for tag, attributes in READ.elements:
-        assert not {
-            name
-            for name in attributes
-            if name.startswith("on") or name in ("src", "srcset", "action", "ping")
-        }, tag
+        assert not {"src", "srcset", "action", "ping"} & set(attributes), tag
+        assert not [name for name in attributes if name.startswith("on")], tag
         assert attributes.get("href", "#").startswith("#")
     assert not re.search(r"url\((?!#)", PAGE) and "@import" not in PAGE
-    (policy,) = (
-        a["content"] for tag, a in READ.elements if a.get("http-equiv") == "Content-Security-Policy"
-    )
+    header = "Content-Security-Policy"
+    (policy,) = (a["content"] for _, a in READ.elements if a.get("http-equiv") == header)
     parts = dict(part.split(" ", 1) for part in policy.split("; "))
-    assert (
-        parts["default-src"]
-        == parts["connect-src"]
-        == parts["form-action"]
-        == parts["base-uri"]
-        == "'none'"
-    )
+    for part in ("default-src", "connect-src", "form-action", "base-uri"):
+        assert parts[part] == "'none'"
     (script,) = (text for attributes, text in READ.scripts if "id" not in attributes)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert parts["script-src"] == f"'sha256-{digest}'"
@@ -574,20 +490,15 @@ def test_headings_ids_links_and_tables_make_sense() -> None:
         if "aria-labelledby" in attributes:
             assert attributes["aria-labelledby"] in ids
     assert {a.get("scope") for tag, a in READ.elements if tag == "th"} <= {"col", "row", "rowgroup"}
-    assert all(
-        a["aria-label"] and a["tabindex"] == "0"
-        for tag, a in READ.elements
-        if a.get("role") == "region"
-    )
+    regions = [a for _, a in READ.elements if a.get("role") == "region"]
+    assert all(a["aria-label"] and a["tabindex"] == "0" for a in regions)
     assert ("html", {"lang": "en"}) in READ.elements
     assert READ.headings[0][1] == "A title"
 
 
 def test_the_same_content_makes_the_same_page() -> None:
-    assert (
-        write_page(report_content(scored(some_records(), "analytic"), answered(), title="A title"))
-        == PAGE
-    )
+    again = report_content(scored(some_records(), "analytic"), answered(), title="A title")
+    assert write_page(again) == PAGE
 
 
 def test_nothing_of_this_machine_or_this_day_is_on_the_page() -> None:
@@ -604,10 +515,9 @@ def test_a_page_of_nothing_says_so() -> None:
 
 def test_a_page_of_failures_alone_and_of_answers_alone() -> None:
     failures = report_content([FOUND[4], FOUND[5]])
-    assert {"failures", "runs", "provenance"} <= {s.name for s in failures.sections}
-    assert not {"accuracy", "errors", "composition", "step", "speed"} & {
-        s.name for s in failures.sections
-    }
+    names = {s.name for s in failures.sections}
+    assert {"failures", "runs", "provenance"} <= names
+    assert not {"accuracy", "errors", "composition", "step", "speed"} & names
     Read(write_page(failures))
     alone = report_content([], answered())
     assert [s.name for s in alone.sections] == ["predicted-0", "numbers-0", "public", "definitions"]
@@ -621,24 +531,14 @@ def test_a_page_of_failures_alone_and_of_answers_alone() -> None:
 def named(text: str) -> list[Record]:
     """Records in which everything that a file can say in words is `text`."""
     model = replace(WORKLOAD.model, id=text)
-    environment = {
-        "packages": {text: text},
-        "variables": {text: text},
-        "commit": text,
-        "command": text,
-        "platform": text,
-    }
+    environment: dict[str, Any] = dict.fromkeys(("commit", "command", "platform"), text)
+    environment |= {"packages": {text: text}, "variables": {text: text}}
+    full, lora = (replace(workload, model=model) for workload in (WORKLOAD, LORA_WORKLOAD))
+    failure = Failure(reason=text, phase=text)
     return [
-        make_record(
-            replace(WORKLOAD, model=model), environment=environment, device=replace(CPU, name=text)
-        ),
-        make_record(replace(LORA_WORKLOAD, model=model), environment=environment),
-        make_record(
-            replace(WORKLOAD, model=model),
-            repeat=1,
-            status="oom",
-            failure=Failure(reason=text, phase=text),
-        ),
+        make_record(full, environment=environment, device=replace(CPU, name=text)),
+        make_record(lora, environment=environment),
+        make_record(full, repeat=1, status="oom", failure=failure),
     ]
 
 
@@ -694,28 +594,22 @@ def test_ten_thousand_records_fit_a_page_that_holds_them_all() -> None:
     import random
 
     draw = random.Random(7)
-    setups = [
-        (s.record, replace(s.record.workload.setup, batch_size=b))
-        for b in (1, 2, 3, 4)
-        for s in FOUND[:2]
-    ]
-    bases = scored(
-        [replace(r, workload=replace(r.workload, setup=setup)) for r, setup in setups], "analytic"
-    )
+    asked = []
+    for b, s in itertools.product((1, 2, 3, 4), FOUND[:2]):
+        workload = s.record.workload
+        workload = replace(workload, setup=replace(workload.setup, batch_size=b))
+        asked.append(replace(s.record, workload=workload))
+    bases = scored(asked, "analytic")
     many: list[Scored] = []
     for n in range(10_000):
         base = bases[n % len(bases)]
         measured = base.record.measurement
         size = round((measured.peak_requested_bytes or 0) * draw.uniform(0.9, 1.1))
-        changed: dict[str, Any] = {
-            "peak_requested_bytes": size,
-            "saved_activation_bytes": size // 3,
-        }
+        changed: dict[str, Any] = {"saved_activation_bytes": size // 3}
+        changed["peak_requested_bytes"] = size
         if n % 20 == 0:
-            changed |= {
-                "status": "oom",
-                "failure": Failure(reason="out of memory", phase="backward", step=n),
-            }
+            failure = Failure(reason="out of memory", phase="backward", step=n)
+            changed |= {"status": "oom", "failure": failure}
         record = replace(base.record, repeat=n, measurement=replace(measured, **changed))
         assert base.prediction is not None
         many.append(replace(base, record=record, comparisons=compare(record, base.prediction)))
@@ -725,9 +619,9 @@ def test_ten_thousand_records_fit_a_page_that_holds_them_all() -> None:
     assert data["records"]["record_id"] == [s.record.id for s in many]
     found = numbers_of(data)
     assert len(found) == sum(len(s.comparisons) for s in many)
-    assert {row[5] for row in found if row[2] == "peak_requested_bytes"} == {
-        s.record.measurement.peak_requested_bytes for s in many if s.record.measurement.went_through
-    }
+    ended_well = (s.record.measurement for s in many if s.record.measurement.went_through)
+    peaks = {m.peak_requested_bytes for m in ended_well}
+    assert {row[5] for row in found if row[2] == "peak_requested_bytes"} == peaks
     read = Read(page)
     rows = [row for row in read.cells if row and re.fullmatch(r"[\d,]+", row[0]) and len(row) > 9]
     assert len(rows) == MOST_ROWS
@@ -754,17 +648,13 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_committed_reports_are_what_the_generator_makes(generated: Path) -> None:
-    assert (
-        sorted(p.name for p in REPORTS.iterdir())
-        == sorted(p.name for p in generated.iterdir())
-        != []
-    )
-    for path in sorted(generated.iterdir()):
-        fresh, committed = path.read_text("utf-8"), (REPORTS / path.name).read_text("utf-8")
-        assert embedded_data(committed) == embedded_data(fresh), (
-            f"{path.name} is old: python -m benchmarks.reports"
-        )
-        assert committed == fresh, f"{path.name} is old: python -m benchmarks.reports"
+    names = sorted(path.name for path in generated.iterdir())
+    assert sorted(path.name for path in REPORTS.iterdir()) == names != []
+    for name in names:
+        fresh, committed = ((of / name).read_text("utf-8") for of in (generated, REPORTS))
+        old = f"{name} is old: python -m benchmarks.reports"
+        assert embedded_data(committed) == embedded_data(fresh), old
+        assert committed == fresh, old
 
 
 @pytest.mark.parametrize("machine", machines(), ids=lambda path: path.name)
@@ -790,9 +680,8 @@ def test_without_its_library_the_message_says_what_to_install(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "jinja2" else there(name)
     )
-    with pytest.raises(
-        UsageError, match=re.escape("the report needs jinja2: pip install 'lora-profiler[report]'")
-    ):
+    said = re.escape("the report needs jinja2: pip install 'lora-profiler[report]'")
+    with pytest.raises(UsageError, match=said):
         page_write.check_installed()
     with pytest.raises(UsageError, match="jinja2"):
         write_page(report_content([]))
@@ -944,21 +833,18 @@ def test_the_numbers_of_the_page_can_be_downloaded(opened: Any) -> None:
     assert [row["record_id"] for row in rows] == data["records"]["record_id"]
     assert [row["reason"] for row in rows] == [reason or "" for reason in data["records"]["reason"]]
     found = list(csv.DictReader(downloaded("comparisons, CSV").splitlines()))
-    told = {
-        (*row[:4], *map(str, row[4:6]), "" if row[6] is None else float(row[6]))
-        for row in numbers_of(data)
-    }
-    assert {
-        (*list(r.values())[:6], float(r["relative_error"]) if r["relative_error"] else "")
-        for r in found
-    } == told
+
+    def number(value: Any) -> Any:
+        return float(value) if value not in ("", None) else ""
+
+    told = {(*row[:4], *map(str, row[4:6]), number(row[6])) for row in numbers_of(data)}
+    assert {(*list(r.values())[:6], number(r["relative_error"])) for r in found} == told
 
 
 @pytest.mark.browser
 def test_hostile_names_do_nothing_in_a_browser(opened: Any) -> None:
-    records = [
-        replace(record, repeat=n) for n, text in enumerate(HOSTILE) for record in named(text)
-    ]
+    texts = enumerate(HOSTILE)
+    records = [replace(record, repeat=n) for n, text in texts for record in named(text)]
     page = opened(write_page(report_content(scored(records, "analytic"), title=HOSTILE[0])))
     assert page.locator("svg a, svg image, main img").count() == 0
     assert page.locator("h1").inner_text() == HOSTILE[0]

@@ -1,13 +1,12 @@
 """What a card holds beside tensors: the table of contexts, the bound on fragmentation against the
 simulations that it is taken from, and the verdict by the simulated allocator."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import fragmentation
-from commands import THE_BUNDLE
+from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, peak_bytes
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.catalog.contexts import (
@@ -16,9 +15,7 @@ from lora_profiler.catalog.contexts import (
     processor_table,
     published_contexts,
 )
-from lora_profiler.compiled import library
 from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN
-from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
@@ -41,13 +38,7 @@ PEAK = peak_bytes(ASKED)
 CARD = find_gpu("a10")
 
 
-@pytest.fixture(autouse=True)
-def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The profiles that come with the package."""
-    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("the_bundle")
 
 
 # --- the driver's context -------------------------------------------------------------------------
@@ -91,7 +82,7 @@ def test_a_card_of_unknown_multiprocessors_takes_what_any_card_may() -> None:
 
 
 def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> None:
-    rows = [row for row in fragmentation.read_rows() if "refused" not in row]
+    rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
     assert len(rows) >= 100
     assert {"full", "lora", "qlora"} == {row["setup"]["method"] for row in rows}
     covered = [
@@ -103,12 +94,14 @@ def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> No
 
 
 def test_the_page_of_fragmentation_is_that_of_its_rows() -> None:
-    assert fragmentation.PAGE.read_text("utf-8") == fragmentation.page(fragmentation.read_rows())
+    assert fragmentation.PAGE.read_text("utf-8") == fragmentation.page(
+        read_rows(fragmentation.ROWS)
+    )
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_a_row_of_fragmentation_is_what_is_simulated_today(number: int) -> None:
-    rows = [row for row in fragmentation.read_rows() if "refused" not in row]
+    rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
     small = sorted(rows, key=lambda row: row["peak_bytes"])[number * 7]
     setup = fragmentation.setup_from_dict(small["setup"])
     again = fragmentation.row(small["model"], setup, small["card"])

@@ -8,6 +8,7 @@ seed.
 import re
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,12 @@ import truth
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.prediction import Prediction
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from oracle import Saved
 
 QV = ("q_proj", "v_proj")
+TOY: dict[str, Any] = {"batch_size": 2, "seq_len": 24, "device": "cpu"}
 RESIDUAL_DROPOUT = ("gpt2-varied", "opt_no_bias-varied")
 """Their dropouts are booked with the projection before them."""
 LAYER = re.compile(r".+?\.(?:layers|h)\.\d+")
@@ -28,9 +31,19 @@ IN_LAYER = re.compile(rf"({LAYER.pattern})(?:\.([^.]+))?")
 
 
 def saved(model: ModelSpec, **fields) -> int:
-    found = predict(Workload(model=model, setup=TrainSetup(**fields))).saved_activation_bytes
+    return saved_in(model, TrainSetup(**fields))
+
+
+def saved_in(model: ModelSpec, setup: TrainSetup) -> int:
+    found = predict(Workload(model=model, setup=setup)).saved_activation_bytes
     assert found is not None
     return found
+
+
+def in_rows(prediction: Prediction) -> dict[str, int]:
+    """What each module keeps that keeps anything."""
+    rows = prediction.layers
+    return {row.name: row.saved_activation_bytes for row in rows if row.saved_activation_bytes}
 
 
 # --- against real models --------------------------------------------------------------------------
@@ -42,15 +55,9 @@ def test_equal_to_autograd(case):
     storages = truth.saved_storages(cases.CONFIGS[case.config], case.setup)
     prediction = predict(cases.workload(case))
     assert prediction.saved_activation_bytes == sum(s.bytes for s in storages)
-    assert prediction.saved_activation_bytes == sum(
-        row.saved_activation_bytes for row in prediction.layers
-    )
+    ours = in_rows(prediction)
+    assert prediction.saved_activation_bytes == sum(ours.values())
     if case.setup.batch_size > 1:  # with one sample a rotary table has the shape of a single head
-        ours = {
-            row.name: row.saved_activation_bytes
-            for row in prediction.layers
-            if row.saved_activation_bytes
-        }
         real = real_by_module(storages, {row.name for row in prediction.layers}, case)
         depth = 1 if case.config in RESIDUAL_DROPOUT else 2
         assert by_part(ours, depth) == by_part(real, depth)
@@ -62,11 +69,8 @@ def real_by_module(storages: list[Saved], names: set[str], case: cases.Case) -> 
     result: dict[str, int] = defaultdict(int)
     for storage in storages:
         name = storage.module.removeprefix("base_model.model").removeprefix(".")
-        name = (
-            "rotary_emb"
-            if is_shared(storage, case)
-            else re.sub(r"\.(base_layer|lora_\w+)\b.*$", "", name)
-        )
+        inner = re.sub(r"\.(base_layer|lora_\w+)\b.*$", "", name)
+        name = "rotary_emb" if is_shared(storage, case) else inner
         while name and name not in names and not LAYER.fullmatch(name):
             name = name.rpartition(".")[0]
         result[name or "loss"] += storage.bytes
@@ -86,15 +90,9 @@ def by_part(sizes: dict[str, int], depth: int) -> dict[str, int]:
     them with the loss."""
     result: dict[str, int] = defaultdict(int)
     for name, size in sizes.items():
+        outside = name if name == "rotary_emb" else "outside"
         layer = IN_LAYER.match(name)
-        place = (
-            ".".join(filter(None, layer.groups()[:depth]))
-            if layer
-            else name
-            if name == "rotary_emb"
-            else "outside"
-        )
-        result[place] += size
+        result[".".join(filter(None, layer.groups()[:depth])) if layer else outside] += size
     return result
 
 
@@ -109,11 +107,7 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
     prediction = predict(cases.workload(case))
     names = {row.name for row in prediction.layers}
     real = real_by_module(truth.saved_storages(cases.CONFIGS[name], case.setup), names, case)
-    ours = {
-        row.name: row.saved_activation_bytes
-        for row in prediction.layers
-        if row.saved_activation_bytes
-    }
+    ours = in_rows(prediction)
     if cases.family(name) == "gemma2":
         for sizes in (ours, real):
             sizes["loss"] += sizes.pop("lm_head", 0)
@@ -126,11 +120,9 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_autocast(name, method, dtype):
     lora = cases.methods(cases.family(name))[method]
-    setup = TrainSetup(
-        lora=lora, batch_size=2, seq_len=24, dtype=dtype, precision="amp", device="cpu"
-    )
+    setup = TrainSetup(lora=lora, dtype=dtype, precision="amp", **TOY)
     real = truth.saved_bytes(cases.CONFIGS[name], setup)
-    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+    assert saved_in(cases.spec_of(name), setup) == real
 
 
 @pytest.mark.grid(share=1 / 3)
@@ -143,17 +135,10 @@ def test_qlora(name, recipe, checkpointing):
     """A first forward pass is let by: in it, 4-bit layers replace biases that the k-bit recipe made
     float32."""
     lora = cases.methods(cases.family(name))["bf16" if recipe == "trl" else "all"]
-    quantization = Quantization(recipe=recipe)
-    setup = TrainSetup(
-        lora=lora,
-        quantization=quantization,
-        batch_size=2,
-        seq_len=24,
-        checkpointing=checkpointing,
-        device="cpu",
-    )
+    in_4_bit = {"lora": lora, "quantization": Quantization(recipe=recipe)}
+    setup = TrainSetup(checkpointing=checkpointing, **in_4_bit, **TOY)
     real = truth.saved_bytes_of_the_second_pass(cases.CONFIGS[name], setup)
-    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+    assert saved_in(cases.spec_of(name), setup) == real
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -165,15 +150,13 @@ def test_experts_in_4_bit(name, precision, checkpointing):
     setup = TrainSetup(
         lora=LoraConfig(r=4, target_modules=cases.ATTENTION),
         quantization=Quantization(quantize_experts=True),
-        batch_size=2,
-        seq_len=24,
         precision=precision,
         loop_state="axolotl",
         checkpointing=checkpointing,
-        device="cpu",
+        **TOY,
     )
     real = truth.saved_bytes(cases.CONFIGS[name], setup)
-    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+    assert saved_in(cases.spec_of(name), setup) == real
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -220,16 +203,15 @@ def test_toy_models(family):
     model = cases.spec_of(family)
     few = LoraConfig(r=4, target_modules=cases.FEW.get(family, QV))
     every = cases.methods(family)["all"]
-    toy = {"batch_size": 2, "seq_len": 24, "device": "cpu"}
     assert (
-        saved(model, **toy),
-        saved(model, **toy, lora=few),
-        saved(model, **toy, lora=every),
-        saved(model, **toy, checkpointing=True),
-        saved(model, **toy, lora=every, checkpointing=True),
-        saved(model, **toy, attention="eager"),
-        saved(model, **toy, dtype="float32"),
-        saved(model, **toy | {"batch_size": 1, "seq_len": 17}),
+        saved(model, **TOY),
+        saved(model, **TOY, lora=few),
+        saved(model, **TOY, lora=every),
+        saved(model, **TOY, checkpointing=True),
+        saved(model, **TOY, lora=every, checkpointing=True),
+        saved(model, **TOY, attention="eager"),
+        saved(model, **TOY, dtype="float32"),
+        saved(model, **TOY | {"batch_size": 1, "seq_len": 17}),
     ) == reference.SAVED[family]
 
 
@@ -249,16 +231,10 @@ def test_toy_models_by_the_rules_of_cuda(family, unpadded, padding):
     of 4,608 bytes, which the projection after it keeps where it trains.
     """
     few, every = LoraConfig(r=4, target_modules=cases.FEW.get(family, QV)), LoraConfig(r=4)
-    setups = (
-        {},
-        {"lora": few},
-        {"lora": every},
-        {"checkpointing": True},
-        {"lora": every, "checkpointing": True},
-    )
-    found = tuple(
-        saved(cases.spec_of(family), batch_size=2, seq_len=24, **fields) for fields in setups
-    )
+    again = {"checkpointing": True}
+    setups = ({}, {"lora": few}, {"lora": every}, again, {"lora": every} | again)
+    on_cuda = TOY | {"device": "cuda"}
+    found = tuple(saved(cases.spec_of(family), **on_cuda, **fields) for fields in setups)
     added = (padding + 4_608, padding, padding, 0, 0)
     assert found == tuple(bare + 3 * more for bare, more in zip(unpadded, added, strict=True))
 
@@ -267,12 +243,8 @@ def test_toy_models_by_the_rules_of_cuda(family, unpadded, padding):
 def test_rank_and_size(rank, batch, seq, dtype, expected):
     config = cases.CONFIGS["llama"] | reference.RESIZED
     model = model_from_config(config, id="resized", source="test")
-    assert (
-        saved(
-            model, batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank), device="cpu"
-        )
-        == expected
-    )
+    asked = {"batch_size": batch, "seq_len": seq, "dtype": dtype, "device": "cpu"}
+    assert saved(model, **asked, lora=LoraConfig(r=rank)) == expected
 
 
 # --- published sizes ------------------------------------------------------------------------------
@@ -281,45 +253,26 @@ def test_rank_and_size(rank, batch, seq, dtype, expected):
 def changed(name: str, **fields) -> ModelSpec:
     """A bundled model with other config fields."""
     model = find_model(name)
-    return replace(
-        model,
-        config={**model.config, **fields},
-        fingerprint=f"{model.fingerprint}-{sorted(fields.items())}",
-    )
+    fingerprint = f"{model.fingerprint}-{sorted(fields.items())}"
+    return replace(model, config={**model.config, **fields}, fingerprint=fingerprint)
 
 
 NO_DROPOUT = {"attention_dropout": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+SMOL, QWEN = "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B"
 PUBLISHED = [
-    (
-        "HuggingFaceTB/SmolLM2-135M",
-        {},
-        (1, 256),
-        (240_663_564, 216_870_924, 337_293_324, 59_771_916, 360_951_820),
-    ),
-    (
-        "Qwen/Qwen2.5-0.5B",
-        {},
-        (2, 96),
-        (382_627_588, 337_012_228, 494_200_324, 125_634_820, 581_518_852),
-    ),
-    (
-        "gpt2",
-        NO_DROPOUT,
-        (2, 128),
-        (184_548_356, 165_080_068, 222_292_996, 56_578_052, 316_689_412),
-    ),
+    (SMOL, {}, 1, 256, (240_663_564, 216_870_924, 337_293_324, 59_771_916, 360_951_820)),
+    (QWEN, {}, 2, 96, (382_627_588, 337_012_228, 494_200_324, 125_634_820, 581_518_852)),
+    ("gpt2", NO_DROPOUT, 2, 128, (184_548_356, 165_080_068, 222_292_996, 56_578_052, 316_689_412)),
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "size", "expected"), PUBLISHED, ids=[row[0] for row in PUBLISHED]
-)
-def test_published_sizes(name, fields, size, expected):
+@pytest.mark.parametrize(("name", "fields", "batch", "seq", "expected"), PUBLISHED)
+def test_published_sizes(name, fields, batch, seq, expected):
     """Full; q and v; all linears; all with checkpointing; all on a float32 model. Taken from real
     models on the CPU."""
     model, every = changed(name, **fields), LoraConfig(r=16)
     few = LoraConfig(r=16, target_modules=cases.FEW.get(model.model_type, QV))
-    common = {"batch_size": size[0], "seq_len": size[1], "device": "cpu"}
+    common = {"batch_size": batch, "seq_len": seq, "device": "cpu"}
     assert (
         saved(model, **common),
         saved(model, **common, lora=few),
@@ -333,6 +286,7 @@ def test_published_sizes(name, fields, size, expected):
 
 LLAMA3 = "meta-llama/Meta-Llama-3-8B"
 ALL, ALL16 = LoraConfig(r=16), LoraConfig(r=16, adapter_dtype="bfloat16")
+DROPPED16 = replace(ALL16, lora_dropout=0.05)
 FLASH: dict[str, object] = {"device": "cuda"}
 EAGER: dict[str, object] = {"device": "cpu", "attention": "eager"}
 F32: dict[str, object] = {"device": "cpu", "dtype": "float32"}
@@ -346,13 +300,7 @@ HAND = {
     "all": (ALL, FLASH, (295_048, 278_660, 529_420), 28, 0),
     "all, bf16 adapters": (ALL16, FLASH, (184_456, 168_068, 529_420), 14, 0),
     "all, dropout": (replace(ALL, lora_dropout=0.05), FLASH, (333_960, 305_284, 529_420), 28, 0),
-    "all, bf16 adapters, dropout": (
-        replace(ALL16, lora_dropout=0.05),
-        FLASH,
-        (256_136, 227_460, 529_420),
-        14,
-        0,
-    ),
+    "all, bf16 adapters, dropout": (DROPPED16, FLASH, (256_136, 227_460, 529_420), 14, 0),
     "full, masked": (None, MASKED, (213_128, 213_128, 545_804), 0, 2),
     "all, masked": (ALL, MASKED, (307_336, 290_948, 529_420), 28, 2),
     "full, eager": (None, EAGER, (213_000, 213_000, 545_804), 0, 192),
@@ -414,10 +362,8 @@ def test_gpt2_by_hand(batch, seq, rank):
     few = LoraConfig(r=rank, target_modules=("c_attn",))
     end = 12 * 24 + 4
     assert saved(model, **common) == tokens * (12 * 43_072 + 204_116) + end + 8 * tokens + 8 * seq
-    assert (
-        saved(model, **common, lora=few)
-        == tokens * (11 * 36_928 + 35_384 + 12 * 4 * rank + 202_580) + end
-    )
+    adapted = tokens * (11 * 36_928 + 35_384 + 12 * 4 * rank + 202_580) + end
+    assert saved(model, **common, lora=few) == adapted
     every = tokens * (12 * (55_360 + 16 * rank) - 1544 + 202_580) + end
     assert saved(model, **common, lora=replace(few, target_modules="all-linear")) == every
 
@@ -429,16 +375,12 @@ def test_mixtral_by_hand(batch, seq, rank):
     model, tokens = find_model("mistralai/Mixtral-8x7B-v0.1"), batch * seq
     common = {"batch_size": batch, "seq_len": seq}
     vocabulary, norm = 4 * 32_000 + 8, 6 * 4096 + 4
-    full = tokens * (32 * 348_412 + norm + 2 * 4096 + vocabulary + 8) + 32 * 56 + 512 * seq + 4
+    end = 32 * 56 + 512 * seq + 4
+    full = tokens * (32 * 348_412 + norm + 2 * 4096 + vocabulary + 8) + end
     assert saved(model, **common) == full
     lora = LoraConfig(r=rank, target_modules=cases.ATTENTION)
     first = 4 * 4096 + 4  # layer 0's norm keeps nothing: its input needs no gradient
-    adapted = (
-        tokens * (32 * (307_452 + 16 * rank) - first + norm - 2 * 4096 + vocabulary)
-        + 32 * 56
-        + 512 * seq
-        + 4
-    )
+    adapted = tokens * (32 * (307_452 + 16 * rank) - first + norm - 2 * 4096 + vocabulary) + end
     assert saved(model, **common, lora=lora) == adapted
 
 

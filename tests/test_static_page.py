@@ -2,8 +2,6 @@
 verdicts those by the bound, and it asks nobody."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from accessibility import serious
 from benchmarks import static_page
 from browser import launched
+from commands import in_python
 from lora_profiler import LoraConfig, Workload, find_gpu, find_model, predict
 from lora_profiler.planning.engine import on_card, peak_bytes
 from lora_profiler.planning.reserve import held_bytes
@@ -184,15 +183,7 @@ def test_it_is_the_same_whenever_it_is_made() -> None:
         "from benchmarks import static_page as s; s.MODELS = ('openai-community/gpt2',);"
         "import sys; sys.stdout.write(s.packed(s.data()))"
     )
-    made = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
+    made = {in_python(code, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")}
     assert len(made) == 1
 
 
@@ -202,5 +193,4 @@ def test_the_docs_build_it_without_streamlit() -> None:
         "import sys; sys.modules.update(dict.fromkeys(('streamlit', 'plotly', 'pandas', 'torch')));"
         " import benchmarks.static_page; import lora_profiler.dashboard.answered"
     )
-    root = Path(static_page.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+    in_python(code)

@@ -9,8 +9,8 @@ import torch
 import cases
 import oracle
 import truth
+from agreement import exact_totals, totals
 from lora_profiler.analytic import predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.modeling import attention_context, forward_loss, make_optimizer
@@ -59,12 +59,11 @@ def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
     config = {**cases.CONFIGS[name], "vocab_size": 800}
     mine = predict(Workload(model=model_from_config(config, id=name, source="test"), setup=setup))
     real = truth.traced(config, setup)
-    totals = {m.moment: m.total_bytes for m in mine.moments if m.step == "steady"}
-    assert {m: totals[m] for m in EXACT_MOMENTS} == {m: real.moments[m] for m in EXACT_MOMENTS}
+    assert exact_totals(mine) == exact_totals(real)
     assert mine.peak.total_bytes == real.peak_bytes
     if what in ("checkpointing", "torchtune's"):  # where a tied head's gradient waits
-        assert totals["last_layer_backward"] == real.moments["last_layer_backward"]
-        first = totals["first_layer_backward"], real.moments["first_layer_backward"]
+        assert totals(mine)["last_layer_backward"] == real.moments["last_layer_backward"]
+        first = totals(mine)["first_layer_backward"], real.moments["first_layer_backward"]
         assert abs(first[0] - first[1]) <= 2 * 2 * 40 * 48 * 2  # rules of a layer's inside
 
 
@@ -73,10 +72,9 @@ def test_real_steps(name: str) -> None:
     setup = replace(BASE, device="cpu", dtype="float32", seq_len=100)
     config = {**cases.CONFIGS[name], "vocab_size": 4001}
     mine = predict(Workload(model=model_from_config(config, id=name, source="test"), setup=setup))
-    totals = {m.moment: m.total_bytes for m in mine.moments if m.step == "steady"}
     real = truth.peaks(config, setup)
-    assert totals["end_of_forward"] == real[2, "forward"]
-    assert totals["loss_backward"] == real[2, "backward"]
+    assert totals(mine)["end_of_forward"] == real[2, "forward"]
+    assert totals(mine)["loss_backward"] == real[2, "backward"]
 
 
 @pytest.mark.parametrize(

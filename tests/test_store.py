@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import resuming_run
-from loading import HEAVY, modules_after
+from commands import in_python
 from lora_profiler.errors import UsageError
 from lora_profiler.records import store as store_module
 from lora_profiler.records.atomic_write import write_durably
@@ -107,13 +108,10 @@ def test_finished_leaves_out_what_is_to_run_again() -> None:
     records = [failed(status, repeat) for repeat, status in enumerate(statuses)]
     by_status = {r.measurement.status: r.id for r in records}
     assert finished(records) == set(by_status.values()) - {by_status["interrupted"]}
-    assert finished(records, rerun=("oom", "noisy")) == finished(records) - {
-        by_status["oom"],
-        by_status["noisy"],
-    }
-    with pytest.raises(
-        UsageError, match=r"'nosy' is no status to run again; accepted: ok, .* Did you mean noisy"
-    ):
+    again = {by_status["oom"], by_status["noisy"]}
+    assert finished(records, rerun=("oom", "noisy")) == finished(records) - again
+    said = r"'nosy' is no status to run again; accepted: ok, .* Did you mean noisy"
+    with pytest.raises(UsageError, match=said):
         finished(records, rerun=["nosy"])
 
 
@@ -236,20 +234,17 @@ print(sum(store.append(make_record(repeat=repeat)) for pair in pairs for repeat 
 """
 
 
+def started(command: Sequence[str], *, ready: bool = True) -> "subprocess.Popen[str]":
+    """A process of Python that, if asked to, has said that it is ready."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    run = subprocess.Popen([sys.executable, *command], env=ENVIRONMENT, **pipes)
+    assert run.stdout is not None and (not ready or run.stdout.readline() == "ready\n")
+    return run
+
+
 def test_four_writers_lose_and_double_nothing(path: Path) -> None:
     """50 records each, every second of which all four write at about the same time."""
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), str(25 * i)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        for i in range(4)
-    ]
-    for writer in writers:
-        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    writers = [started(("-c", WRITER, str(path), str(25 * i))) for i in range(4)]
     outputs: list[str] = []
     for writer in writers:
         assert writer.stdin is not None
@@ -265,14 +260,12 @@ def test_four_writers_lose_and_double_nothing(path: Path) -> None:
     assert Store(path).torn == 0
 
 
-def start_run(path: Path, cases: int, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(TESTS / "resuming_run.py"), str(path), str(cases), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+RESUMING = str(TESTS / "resuming_run.py")
 
 
 def finish_run(path: Path, cases: int) -> tuple[int, int]:
     """How many a run that nobody kills recovered and measured."""
-    run = start_run(path, cases)
+    run = started((RESUMING, str(path), str(cases)), ready=False)
     words = run.communicate(timeout=60)[0].split()
     assert run.returncode == 0
     return int(words[1]), int(words[2])
@@ -284,8 +277,7 @@ def test_killed_at_20_random_instants_then_resumed(path: Path) -> None:
     Python's start."""
     cases, draw, killed = 200, random.Random(3), 0
     for _ in range(20):
-        run = start_run(path, cases)
-        assert run.stdout is not None and run.stdout.readline() == "ready\n"
+        run = started((RESUMING, str(path), str(cases)))
         time.sleep(draw.uniform(0, 0.08))
         run.kill()
         run.communicate()
@@ -307,7 +299,7 @@ def test_killed_at_20_random_instants_then_resumed(path: Path) -> None:
 @POSIX
 @pytest.mark.parametrize("point", resuming_run.POINTS)
 def test_killed_at_each_point_of_a_case(path: Path, point: str) -> None:
-    run = start_run(path, 3, point)
+    run = started((RESUMING, str(path), "3", point), ready=False)
     run.communicate(timeout=60)
     assert run.returncode == -signal.SIGKILL
     recovered, measured = finish_run(path, 3)
@@ -377,14 +369,7 @@ sys.stdin.readline()
 def test_recover_takes_nothing_from_a_run_that_lives(path: Path) -> None:
     store = Store(path)
     store.pending_path("marks this process too")
-    run = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert run.stdout is not None and run.stdout.readline() == "ready\n"
+    run = started(("-c", HOLDER, str(path)))
     assert store.recover() == Store(path).recover() == []
     run.kill()
     run.communicate()
@@ -397,10 +382,8 @@ def test_any_name_makes_a_file_of_its_own_in_the_folder(path: Path, name: str) -
     made = store.pending_path(name)
     assert made.parent == store.pending_folder
     write_durably(made, "{}")
-    others = [
-        store.pending_path(other) for other in (name + "x", "org-model-x", "a-b", make_record().id)
-    ]
-    assert made not in others
+    others = (name + "x", "org-model-x", "a-b", make_record().id)
+    assert made not in map(store.pending_path, others)
     assert store.pending_path(name) == made
     assert Store(path).pending_path(name) != made  # another run's result is not taken for one's own
 
@@ -472,11 +455,7 @@ assert [r.repeat for r in store.records()] == [0, 1] and store.torn == 0
 @POSIX
 def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(path: Path) -> None:
     """The kernel really writes the first 100 bytes only."""
-    done = subprocess.run(
-        [sys.executable, "-c", FILLING, str(path)], capture_output=True, text=True, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
+    assert in_python(FILLING, str(path), env=ENVIRONMENT).startswith(
         f"{path} could not be added to: No space left on device. The result is still in"
         f" {path.parent}"
     )
@@ -497,9 +476,8 @@ def test_a_disk_that_fails_to_keep_a_line_is_told_of(
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module.os, "fsync", full)
-        with pytest.raises(
-            StoreError, match=r"No space left on device. Nothing of this record was kept"
-        ) as e:
+        said = r"No space left on device. Nothing of this record was kept"
+        with pytest.raises(StoreError, match=said) as e:
             store.append(make_record(repeat=1))
     assert e.value.exit_code == 2
     assert path.read_bytes() == before
@@ -523,21 +501,18 @@ def test_one_write_a_record(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_places_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        StoreError,
-        match=r"Records cannot be written to .*file/records.jsonl: Not a directory\. Name",
-    ):
-        Store(tmp_path / "file" / "records.jsonl")
-    with pytest.raises(
-        StoreError, match=r"is a folder; records need a file, such as .*/records.jsonl"
-    ):
-        Store(tmp_path)
-    with pytest.raises(StoreError, match="is a folder; a file of records is needed"):
-        read_records(tmp_path)
+    nowhere = r"Records cannot be written to .*file/records.jsonl: Not a directory\. Name"
+    refusals = [
+        (Store, "file/records.jsonl", nowhere),
+        (Store, ".", r"is a folder; records need a file, such as .*/records.jsonl"),
+        (read_records, ".", "is a folder; a file of records is needed"),
+    ]
     if sys.platform != "win32":
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(StoreError, match="is no regular file"):
-            Store(tmp_path / "pipe")
+        refusals.append((Store, "pipe", "is no regular file"))
+    for open_, name, said in refusals:
+        with pytest.raises(StoreError, match=said):
+            open_(tmp_path / name)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
@@ -575,20 +550,12 @@ def test_permission_errors_become_store_errors(path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("platform", "variables", "expected"),
     [
-        ("linux", {"XDG_DATA_HOME": "/data"}, "/data/lora_profiler/records.jsonl"),
-        (
-            "linux",
-            {"XDG_DATA_HOME": "relative"},
-            "/home/x/.local/share/lora_profiler/records.jsonl",
-        ),
-        ("linux", {}, "/home/x/.local/share/lora_profiler/records.jsonl"),
-        (
-            "darwin",
-            {"XDG_DATA_HOME": "/data"},
-            "/home/x/Library/Application Support/lora_profiler/records.jsonl",
-        ),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/lora_profiler/records.jsonl"),
-        ("win32", {}, "/home/x/AppData/Local/lora_profiler/records.jsonl"),
+        ("linux", {"XDG_DATA_HOME": "/data"}, "/data"),
+        ("linux", {"XDG_DATA_HOME": "relative"}, "/home/x/.local/share"),
+        ("linux", {}, "/home/x/.local/share"),
+        ("darwin", {"XDG_DATA_HOME": "/data"}, "/home/x/Library/Application Support"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local"),
+        ("win32", {}, "/home/x/AppData/Local"),
     ],
 )
 def test_default_place(
@@ -600,15 +567,7 @@ def test_default_place(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    assert default_records_path() == Path(expected)
-
-
-def test_the_store_loads_nothing_heavy() -> None:
-    loaded = modules_after(
-        "import lora_profiler.records.store; import lora_profiler.records.atomic_write"
-    )
-    assert "lora_profiler.records.store" in loaded
-    assert loaded.isdisjoint(HEAVY)
+    assert default_records_path() == Path(expected, "lora_profiler", "records.jsonl")
 
 
 def test_two_threads_take_turns(path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import venv
 import zipfile
 from collections import Counter
@@ -26,6 +25,7 @@ from benchmarks.gpu_time import case_seconds, step_seconds
 from benchmarks.machine import usable_environment
 from benchmarks.record_checks import problems
 from benchmarks.suites import home_device, suites
+from commands import in_python
 from lora_profiler.catalog import find_gpu
 from lora_profiler.catalog.contexts import context_of
 from lora_profiler.errors import UsageError
@@ -37,6 +37,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
+from lora_profiler.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES: Mapping[tuple[str, str], tuple[Case, ...]] = {
@@ -65,29 +66,18 @@ def test_another_process_makes_the_same_suites() -> None:
         "from benchmarks.suites import suites\nprint(*(c.key for s in suites().values() for d in"
         " ('cpu', 'cuda') for c in s(d)), sep='\\n')"
     )
-    env = {**os.environ, "PYTHONHASHSEED": "4"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == [case.key for found in CASES.values() for case in found]
+    made = in_python(program, env={**os.environ, "PYTHONHASHSEED": "4"})
+    assert made.split() == [case.key for found in CASES.values() for case in found]
 
 
 @pytest.mark.grid
 @pytest.mark.parametrize("suite", suites())
 def test_every_case_can_be_started_and_predicted(suite: str) -> None:
+    there: Any = {"installed": lambda name: name, "capability": lambda: (9, 0)}
     for case in cases(suite):
-        refuse(
-            case.workload, case.conditions, installed=lambda name: name, capability=lambda: (9, 0)
-        )
+        refuse(case.workload, case.conditions, **there)
         prediction = predict(case.workload)
-        assert prediction.flops is not None and prediction.saved_activation_bytes is not None, (
-            case.key
-        )
+        assert None not in (prediction.flops, prediction.saved_activation_bytes), case.key
 
 
 def test_cpu_records_cover_what_is_asked_of_them() -> None:
@@ -99,33 +89,23 @@ def test_cpu_records_cover_what_is_asked_of_them() -> None:
         assert {s.checkpointing for s in of_method} == {True, False}
         assert {s.optimizer_impl for s in of_method} == {"foreach", "fused", "forloop"}
         assert len({(s.batch_size, s.seq_len) for s in of_method}) >= 5
-        families = {
-            case.workload.model.model_type for case in found if case.workload.setup.method == method
-        }
-        assert len(families) == 10
+        workloads = (case.workload for case in found)
+        assert len({w.model.model_type for w in workloads if w.setup.method == method}) == 10
     adapters = [s.lora for s in setups if s.lora is not None]
     assert len({lora.r for lora in adapters}) >= 5
     assert any(lora.lora_dropout for lora in adapters)
-    assert {
-        (s.dtype, s.lora.adapter_dtype) for s in setups if s.method == "lora" and s.lora is not None
-    } == {("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")}
-    recipes = {
-        (s.quantization.recipe, s.quantization.double_quant)
-        for s in setups
-        if s.quantization is not None
-    }
+    of_lora = [s for s in setups if s.method == "lora" and s.lora is not None]
+    formats = {(s.dtype, s.lora.adapter_dtype) for s in of_lora}
+    assert formats == {("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")}
+    bases = [s.quantization for s in setups if s.quantization is not None]
+    recipes = {(base.recipe, base.double_quant) for base in bases}
     assert recipes >= {("stock", True), ("stock", False), ("kbit", True), ("trl", True)}
     assert {s.optimizer for s in setups} == {"adamw", "sgd", "adafactor", "adamw_8bit"}
     assert {s.attention for s in setups} >= {"auto", "eager", "math"}
-    assert (
-        sum(s.accumulation == 4 for s in setups) >= 2
-        and sum(s.precision == "amp" for s in setups) >= 2
-    )
-    whole = Counter(
-        case.workload.model.num_parameters
-        for case in found
-        if case.workload.model.source == "bundled"
-    )
+    assert sum(s.accumulation == 4 for s in setups) >= 2
+    assert sum(s.precision == "amp" for s in setups) >= 2
+    models = (case.workload.model for case in found)
+    whole = Counter(model.num_parameters for model in models if model.source == "bundled")
     assert whole == {124_439_808: 6, 134_515_008: 6}
 
 
@@ -134,9 +114,8 @@ def test_cpu_records_are_of_a_size_that_one_core_can_train() -> None:
         prediction, whole = predict(case.workload), case.workload.model.source == "bundled"
         assert prediction.flops is not None
         assert 30e6 < prediction.peak.total_bytes < (3e9 if whole else 1e9), case.key
-        assert prediction.flops.total * case.workload.setup.accumulation < (
-            300e9 if whole else 150e9
-        ), case.key
+        flops = prediction.flops.total * case.workload.setup.accumulation
+        assert flops < (300e9 if whole else 150e9), case.key
 
 
 # --- the campaign of a GPU ------------------------------------------------------------------------
@@ -162,11 +141,8 @@ def test_the_campaign_on_a_cpu_is_the_same_list_in_miniature() -> None:
 def test_the_campaign_fits_its_time() -> None:
     """Its cases, the kernel facts, and for each piece the look at the environment and the margin at
     the end."""
-    per_piece = 20 + 45
-    assert (
-        sum(map(case_seconds, cases("h100_campaign"))) + KERNEL_SECONDS + PIECES * per_piece
-        <= CAMPAIGN_SECONDS
-    )
+    beside = KERNEL_SECONDS + PIECES * (20 + 45)
+    assert sum(map(case_seconds, cases("h100_campaign"))) + beside <= CAMPAIGN_SECONDS
 
 
 def test_the_campaign_asks_nothing_that_an_h100_cannot_hold() -> None:
@@ -177,9 +153,8 @@ def test_the_campaign_asks_nothing_that_an_h100_cannot_hold() -> None:
 
 
 def test_edges_lie_where_the_predictions_put_them() -> None:
-    foretold = {
-        case["key"]: case["peak_bytes"] for case in read_predictions("h100_campaign")["cases"]
-    }
+    written = read_predictions("h100_campaign")["cases"]
+    foretold = {case["key"]: case["peak_bytes"] for case in written}
     edges = [case for case in cases("h100_campaign") if case.conditions.budget_bytes is not None]
     assert len(edges) == 6
     for below, above in zip(edges[::2], edges[1::2], strict=True):
@@ -192,16 +167,13 @@ def test_energy_is_measured_over_blocks_that_are_long_enough() -> None:
     """One of twice as many steps as the other, and even at twice the speed that is reckoned with;
     both end before the limit."""
     timed = [case for case in cases("h100_campaign") if case.conditions.min_timed_steps]
-    short, long = [
-        case for case in timed if case.conditions.max_timing_seconds >= MIN_BLOCK_SECONDS
-    ]
+    limits = [(case, case.conditions.max_timing_seconds) for case in timed]
+    short, long = (case for case, seconds in limits if seconds >= MIN_BLOCK_SECONDS)
     assert short.workload == long.workload
-    assert long.conditions.min_timed_steps == 2 * short.conditions.min_timed_steps
-    assert short.conditions.min_timed_steps * step_seconds(short) / 2 >= MIN_BLOCK_SECONDS
-    assert (
-        long.conditions.min_timed_steps * step_seconds(long)
-        < 0.9 * long.conditions.max_timing_seconds
-    )
+    few, many = (case.conditions.min_timed_steps for case in (short, long))
+    assert many == 2 * few
+    assert few * step_seconds(short) / 2 >= MIN_BLOCK_SECONDS
+    assert many * step_seconds(long) < 0.9 * long.conditions.max_timing_seconds
 
 
 def test_the_campaign_measures_a_thing_in_three_processes() -> None:
@@ -290,24 +262,20 @@ def test_a_change_shows(
 
 def test_a_case_too_many_shows(tiny_file: Path) -> None:
     found = json.loads(tiny_file.read_text())
-    assert "1 predictions are of no case" in " ".join(
-        predictions.file_problems(found, cases("tiny")[1:])
-    )
+    told = " ".join(predictions.file_problems(found, cases("tiny")[1:]))
+    assert "1 predictions are of no case" in told
 
 
 def test_another_predictor_shows(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(tiny_file.read_text())
     real = predictions.predict
-    monkeypatch.setattr(
-        predictions,
-        "predict",
-        lambda w: replace_kernel(real(w)) if w.setup.method == "full" else real(w),
-    )
+
+    def other(workload: Workload) -> Any:
+        is_full = workload.setup.method == "full"
+        return replace(real(workload), **{"attention_kernel": "another"} if is_full else {})
+
+    monkeypatch.setattr(predictions, "predict", other)
     assert predictions.changed_since(found, cases("tiny")) == [cases("tiny")[0].key]
-
-
-def replace_kernel(prediction: Any) -> Any:
-    return replace(prediction, attention_kernel="another")
 
 
 def test_the_hash_of_the_predictor_follows_its_source(tmp_path: Path) -> None:
@@ -333,22 +301,15 @@ def test_all_that_a_prediction_depends_on_is_hashed() -> None:
         " setup=TrainSetup(lora=LoraConfig())))\nprint(p.peak and p.flops and '', *{m.split('.')[1]"
         " for m in sys.modules if m.startswith('lora_profiler.')})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    loaded = set(in_python(program).split())
     hashed = {part.removesuffix(".py") for part in predictions.PREDICTOR}
-    assert (
-        {"analytic", "planning"}
-        <= set(done.stdout.split())
-        <= hashed | {"errors", "units", "_common"}
-    )
+    assert {"analytic", "planning"} <= loaded <= hashed | {"errors", "units", "_common"}
 
 
 def measured(case: Case, started_at: str = "2026-11-01T10:00:00+00:00") -> Record:
     """A record of the case as a campaign would make it."""
-    record = records.make_record(
-        case.workload, conditions=case.conditions, environment={"command": campaign_command("tiny")}
-    )
+    told: Any = {"environment": {"command": campaign_command("tiny")}}
+    record = records.make_record(case.workload, conditions=case.conditions, **told)
     return replace(record, repeat=case.repeat, started_at=started_at)
 
 
@@ -361,9 +322,8 @@ def test_records_older_than_their_predictions_are_told_of(tiny_file: Path) -> No
     committed = datetime(2026, 11, 1, 12, tzinfo=UTC)
     early = measured(cases("tiny")[0])
     late = measured(cases("tiny")[1], "2026-11-01T12:00:01+00:00")
-    assert [
-        early.id in p for p in predictions.record_problems(found, [early, late], committed)
-    ] == [True]
+    (told,) = predictions.record_problems(found, [early, late], committed)
+    assert early.id in told
     assert predictions.record_problems(found, [early, late], committed - timedelta(days=1)) == []
 
 
@@ -406,17 +366,9 @@ def write_records(path: Path, found: Sequence[Record]) -> None:
 def test_predictions_are_there_since_their_commit(tiny_file: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-        env = {
-            **os.environ,
-            "GIT_AUTHOR_DATE": "2026-11-01T10:00:00+00:00",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-        }
-        subprocess.run(
-            ["git", "-C", str(tiny_file.parent), *identity, *arguments],
-            check=True,
-            env=env,
-            capture_output=True,
-        )
+        env = {"GIT_AUTHOR_DATE": "2026-11-01T10:00:00+00:00", "GIT_CONFIG_GLOBAL": os.devnull}
+        command = ["git", "-C", str(tiny_file.parent), *identity, *arguments]
+        subprocess.run(command, check=True, env=os.environ | env, capture_output=True)
 
     git("init", "-q")
     assert not predictions.under_git(tiny_file.parent)
@@ -432,18 +384,19 @@ def test_predictions_are_there_since_their_commit(tiny_file: Path) -> None:
 # --- running in pieces ----------------------------------------------------------------------------
 
 
+PACKAGES = {"torch": "2.11.0+cu130", "transformers": "5.17.0"}
+PACKAGES |= {"peft": "0.21.2", "accelerate": "1.15.0"}
 HERE = Environment(
     python="3.12.3",
     platform="Linux",
-    packages={
-        "torch": "2.11.0+cu130",
-        "transformers": "5.17.0",
-        "peft": "0.21.2",
-        "accelerate": "1.15.0",
-    },
+    packages=PACKAGES,
     device=Device(kind="cpu", name="A processor", total_bytes=2**33),
     commit="0123abc",
 )
+
+
+def without(package: str) -> Callable[[str], str | None]:
+    return lambda name: None if name == package else name
 
 
 @pytest.fixture
@@ -453,11 +406,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     started: list[str] = []
 
     def measure(case: Case, **options: Any) -> Record:
-        refuse(
-            case.workload,
-            case.conditions,
-            installed=lambda name: None if name == "bitsandbytes" else name,
-        )
+        refuse(case.workload, case.conditions, installed=without("bitsandbytes"))
         started.append(f"{case.key}.{case.repeat}")
         made = measured(case)
         return replace(made, environment=replace(HERE, command=case.command))
@@ -474,17 +423,11 @@ def test_a_piece_measures_every_case_and_keeps_the_refused_ones(
     kept = read_records(tmp_path / "records.jsonl").records
     assert [r.case_key for r in kept] == [case.key for case in cases("tiny")]
     assert [r.measurement.status for r in kept] == ["ok", "ok", "unsupported", "ok"]
-    refused = kept[2]
-    assert (
-        refused.measurement.failure is not None
-        and "bitsandbytes" in refused.measurement.failure.reason
-    )
-    assert problems(refused) == []
+    failure = kept[2].measurement.failure
+    assert failure is not None and "bitsandbytes" in failure.reason
+    assert problems(kept[2]) == []
     assert {r.environment.command for r in kept} == {campaign_command("tiny")}
-    assert (
-        json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"]
-        == "2.11.0+cu130"
-    )
+    assert json.loads((tmp_path / "environment.json").read_text())["packages"] == PACKAGES
     assert len(pretended) == 3
 
 
@@ -531,12 +474,11 @@ def test_a_campaign_whose_predictions_do_not_hold_is_refused(
 ) -> None:
     path = predictions.write("tiny", cases("tiny"), tmp_path)
     path.write_text(path.read_text().replace('"peak_bytes":', '"peak_bytes":1', 1))
-    assert (
-        main(["run", "tiny", "--out", str(tmp_path / "out"), "--predictions", str(tmp_path)]) == 2
-    )
+    words = ["run", "tiny", "--out", str(tmp_path / "out")]
+    assert main([*words, "--predictions", str(tmp_path)]) == 2
     assert "do not hold" in capsys.readouterr().err
     monkeypatch.setattr(predictions, "PREDICTIONS", tmp_path)
-    assert main(["run", "tiny", "--out", str(tmp_path / "out")]) == 2
+    assert main(words) == 2
     assert pretended == []
 
 
@@ -557,9 +499,8 @@ def test_ctrl_c_in_the_moment_in_which_a_case_ends_well_is_heard(
     assert main(["run", "tiny", "--out", str(tmp_path)]) == 130
     assert signal.getsignal(signal.SIGINT) is before
     assert len(pretended) == 1
-    assert [r.measurement.status for r in read_records(tmp_path / "records.jsonl").records] == [
-        "ok"
-    ]
+    (kept,) = read_records(tmp_path / "records.jsonl").records
+    assert kept.measurement.status == "ok"
     monkeypatch.setattr(campaign, "measure_case", whole)
     assert main(["run", "tiny", "--out", str(tmp_path), "--resume"]) == 0
     assert len(pretended) == 3
@@ -575,11 +516,7 @@ def test_a_wheel_can_be_imported_from(
 
     def look(device: str) -> Environment:
         program = "import carried_in_a_wheel; print(carried_in_a_wheel.answer)"
-        seen.append(
-            subprocess.run(
-                [sys.executable, "-c", program], capture_output=True, text=True, check=True
-            ).stdout
-        )
+        seen.append(in_python(program))
         import carried_in_a_wheel  # type: ignore[import-not-found]
 
         seen.append(carried_in_a_wheel.answer)
@@ -594,10 +531,8 @@ def test_a_wheel_can_be_imported_from(
 
 def test_what_is_no_wheel_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "not.whl").write_text("no archive")
-    assert (
-        main(["run", "tiny", "--out", str(tmp_path / "out"), "--wheel", str(tmp_path / "not.whl")])
-        == 2
-    )
+    wheel = str(tmp_path / "not.whl")
+    assert main(["run", "tiny", "--out", str(tmp_path / "out"), "--wheel", wheel]) == 2
     assert "not.whl" in capsys.readouterr().err
 
 
@@ -610,32 +545,26 @@ def test_an_unknown_suite_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("packages", "said"),
     [
-        (
-            {"packages": {**HERE.packages, "torch": "2.10.1"}},
-            "torch is 2.10.1 here; it must be 2.11 or later",
-        ),
-        ({"packages": {**HERE.packages, "transformers": "5.9.2"}}, "transformers is 5.9.2"),
-        ({"packages": {"torch": "2.11.0"}}, "transformers is 0"),
+        (PACKAGES | {"torch": "2.10.1"}, "torch is 2.10.1 here; it must be 2.11 or later"),
+        (PACKAGES | {"transformers": "5.9.2"}, "transformers is 5.9.2"),
+        ({"torch": "2.11.0"}, "transformers is 0"),
     ],
 )
 def test_a_machine_with_too_old_a_stack_is_refused(
-    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+    monkeypatch: pytest.MonkeyPatch, packages: dict[str, str], said: str
 ) -> None:
     monkeypatch.setattr(machine, "_try_imports", lambda: None)
-    monkeypatch.setattr(machine, "environment_of", lambda device: replace(HERE, **change))
+    monkeypatch.setattr(machine, "environment_of", lambda device: replace(HERE, packages=packages))
     with pytest.raises(MeasurementError, match=said):
         usable_environment("cpu")
 
 
 def test_a_machine_without_a_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_try_imports", lambda: None)
-    monkeypatch.setattr(
-        machine,
-        "environment_of",
-        lambda device: replace(HERE, device=Device(kind="cuda", name="unknown")),
-    )
+    unknown = replace(HERE, device=Device(kind="cuda", name="unknown"))
+    monkeypatch.setattr(machine, "environment_of", lambda device: unknown)
     with pytest.raises(MeasurementError, match=r"sees no cuda device on this machine\.$"):
         usable_environment("cuda")
     monkeypatch.setattr(machine, "environment_of", lambda device: HERE)
@@ -651,16 +580,14 @@ def test_a_card_that_torch_cannot_use_is_no_card(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tests / "fake_driver"), str(tests))))
     monkeypatch.setenv("FAKE_NVML", json.dumps({"name": "NVIDIA Example", "total": 80 * 2**30}))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(
-        MeasurementError,
-        match="sees no cuda device on this machine, though the driver shows NVIDIA Example",
-    ):
+    said = "sees no cuda device on this machine, though the driver shows NVIDIA Example"
+    with pytest.raises(MeasurementError, match=said):
         usable_environment("cuda")
 
 
 def test_missing_packages_are_named_before_anything_starts() -> None:
     with pytest.raises(MeasurementError, match="lacks peft, without which"):
-        usable_environment("cpu", installed=lambda name: None if name == "peft" else name)
+        usable_environment("cpu", installed=without("peft"))
 
 
 def test_packages_that_cannot_be_imported_are_told_of(
@@ -702,24 +629,17 @@ def test_a_bare_machine_measures(bare_python: Path, tmp_path: Path) -> None:
         " few}\nsys.exit(campaign.main(['run', 'tiny', '--out', sys.argv[1]]))\n"
     )
     env = {"PATH": "", "OMP_NUM_THREADS": "1", "LORA_PROFILER_COMMIT": "0123abc"}
-    done = subprocess.run(
-        [str(bare_python), "-c", program, str(tmp_path)],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    told: Any = {"capture_output": True, "text": True, "check": False}
+    command = [str(bare_python), "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, **told)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bitsandbytes missing, nvidia-ml-py missing" in done.stdout
     lora, qlora = read_records(tmp_path / "records.jsonl").records
     assert (lora.measurement.status, qlora.measurement.status) == ("ok", "unsupported")
     assert problems(lora) == [] and problems(qlora) == []
     assert lora.environment.commit == "0123abc"
-    assert lora.measurement.peak_requested_bytes is not None
-    assert (
-        abs(lora.measurement.peak_requested_bytes - predict(lora.workload).peak.total_bytes) < 1000
-    )
+    predicted = predict(lora.workload).peak.total_bytes
+    assert lora.measurement.peak_requested_bytes == pytest.approx(predicted, abs=1000)
 
 
 # --- facts of kernels -------------------------------------------------------------------------
@@ -731,22 +651,16 @@ def test_facts_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(kernel_facts, "PRODUCTS", ((256, 256, 256, "float32"),))
     found = kernel_facts.measure("cpu", tmp_path)
     assert json.loads((tmp_path / "kernels.json").read_text()).keys() == found.keys()
-    assert found["dropout_saves"]["saved"] == [
-        {"dtype": "bfloat16", "shape": [2**20], "bytes": 2**21}
-    ]
+    kept = {"dtype": "bfloat16", "shape": [2**20], "bytes": 2**21}
+    assert found["dropout_saves"]["saved"] == [kept]
     statistics = [row for row in found["layer_norm_saves"] if row["shape"] == [4, 256, 1]]
     assert [row["dtype"] for row in statistics] == ["bfloat16", "bfloat16"]
     assert found["products"][0]["flops_per_s"] > 1e8
-    math = next(
-        row for row in found["attention"] if (row["kernel"], row["dtype"]) == ("math", "float32")
-    )
-    flash = next(
-        row for row in found["attention"] if (row["kernel"], row["dtype"]) == ("flash", "float32")
-    )
-    assert sum(s["bytes"] for s in math["saved"]) > sum(s["bytes"] for s in flash["saved"])
-    assert "failed" not in json.dumps(
-        {name: row for name, row in found.items() if name not in ("environment", "attention")}
-    )
+    rows = {(row["kernel"], row["dtype"]): row for row in found["attention"]}
+    math, flash = (rows[kernel, "float32"]["saved"] for kernel in ("math", "flash"))
+    assert sum(s["bytes"] for s in math) > sum(s["bytes"] for s in flash)
+    rest = {name: row for name, row in found.items() if name not in ("environment", "attention")}
+    assert "failed" not in json.dumps(rest)
 
 
 def test_a_fact_that_cannot_be_had_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -754,9 +668,8 @@ def test_a_fact_that_cannot_be_had_says_so(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(kernel_facts, "facts", lambda device: {"broken": broken})
-    assert kernel_facts.measure("cpu", tmp_path)["broken"] == {
-        "failed": "RuntimeError: no such kernel"
-    }
+    said = {"failed": "RuntimeError: no such kernel"}
+    assert kernel_facts.measure("cpu", tmp_path)["broken"] == said
 
 
 def test_every_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

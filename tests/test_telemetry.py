@@ -28,6 +28,7 @@ from lora_profiler.harness.telemetry import (
     watch,
 )
 from lora_profiler.records.record import Energy, Telemetry
+from waiting import alive, wait_for_the_end_of, wait_until
 
 TESTS = Path(__file__).parent
 
@@ -260,26 +261,14 @@ def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., N
     )
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
-    until = time.monotonic() + 60
-    while not ignores(pid, signal.SIGINT) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: ignores(pid, signal.SIGINT))
     os.kill(pid, signal.SIGINT)
     time.sleep(0.2)
     assert alive(pid)
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    until = time.monotonic() + 60
-    while alive(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not alive(pid)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    wait_for_the_end_of(pid)
 
 
 # --- energy ---------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from lora_profiler.steptime import (
     step_time_at,
 )
 from lora_profiler.steptime.families import bundled
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import Dtype, LoraConfig, Quantization, TrainSetup, Workload
 
 GPT2 = find_model("gpt2")
 A100 = find_gpu("a100_sxm_80gb")
@@ -69,11 +69,8 @@ def made_up(workload: Workload) -> StepKernels:
         kernels.append(product(WIDE, WIDE, tokens, count=12))
         return StepKernels(kernels=tuple(kernels), tokens=tokens, trainable={2: 12 * WIDE**2})
     dtype = setup.lora.adapter_dtype
-    kernels += [
-        product(tokens, RANK, WIDE, dtype, 24),
-        product(tokens, WIDE, RANK, dtype, 24),
-        copies(8 * tokens * WIDE, 50),
-    ]
+    pair = (product(tokens, RANK, WIDE, dtype, 24), product(tokens, WIDE, RANK, dtype, 24))
+    kernels += [*pair, copies(8 * tokens * WIDE, 50)]
     if setup.quantization is not None:
         kernels.append(copies(2 * WIDE**2, count=24, kind="dequantise"))
     return StepKernels(kernels=tuple(kernels), tokens=tokens, trainable={4: 24 * RANK * WIDE})
@@ -124,18 +121,14 @@ def by_hand(kernels: StepKernels, rates: Rates, constants: Constants, passes: in
             copy = kernel.moved_bytes / rates.bandwidth / fixed.dequantisation
         device += kernel.count * max(copy, work)
     host = sum(k.count for k in kernels.kernels) * fixed.launch_seconds
-    update = (
-        sum(passes * size * count for size, count in kernels.trainable.items())
-        / rates.bandwidth
-        / constants.beta
-    )
+    updated = sum(passes * size * count for size, count in kernels.trainable.items())
+    update = updated / rates.bandwidth / constants.beta
     return float((device**2 + host**2) ** 0.5 + update + fixed.step_seconds)
 
 
 PLAIN = Rates(bandwidth=1e12, tensor_flops=1e14, fp32_flops=1e13, l2_bytes=0, processors=0)
-OWN = Constants(
-    family="here", eta=0.8, beta=0.7, fixed=Fixed(launch_seconds=1e-6, step_seconds=0.001)
-)
+FIXED = Fixed(launch_seconds=1e-6, step_seconds=0.001)
+OWN = Constants(family="here", eta=0.8, beta=0.7, fixed=FIXED)
 
 
 def measured_here(
@@ -258,9 +251,8 @@ SETUPS = st.builds(
     st.integers(1, 4),
     st.booleans(),
 )
-CARDS = st.sampled_from(
-    ["a100_sxm_80gb", "h100_sxm_80gb", "rtx_4090", "rtx_3060", "l4", "mi300x_192gb"]
-).map(find_gpu)
+KEYS = ["a100_sxm_80gb", "h100_sxm_80gb", "rtx_4090", "rtx_3060", "l4", "mi300x_192gb"]
+CARDS = st.sampled_from(KEYS).map(find_gpu)
 
 
 @given(SETUPS, CARDS)
@@ -304,33 +296,27 @@ def test_causes_add_up_to_what_flops_do_not_explain(setup: TrainSetup, card: Gpu
     gap, full, lora = gap_of(setup, card)
     assert set(gap.causes) == set(get_args(Cause)) == set(labels.CAUSE_LABELS)
     assert gap.seconds == lora.time.seconds
-    assert gap.gap_seconds == pytest.approx(
-        lora.time.seconds - full.time.seconds * lora.flops / full.flops
-    )
+    by_flops = full.time.seconds * lora.flops / full.flops
+    assert gap.gap_seconds == pytest.approx(lora.time.seconds - by_flops)
     assert sum(gap.causes.values()) == pytest.approx(gap.gap_seconds, abs=1e-9 * lora.time.seconds)
     assert gap.causes["adapter_products"] > 0
     assert (gap.causes["dequantise"] > 0) == (setup.quantization is not None)
 
 
 def test_each_cause_is_what_the_kernels_of_its_kind_take() -> None:
-    setup = TrainSetup(
-        lora=LoraConfig(r=RANK), quantization=Quantization(), seq_len=2048, accumulation=3
-    )
+    long: dict[str, Any] = {"seq_len": 2048, "accumulation": 3}
+    setup = TrainSetup(lora=LoraConfig(r=RANK), quantization=Quantization(), **long)
     gap, full, lora = gap_of(setup)
     without: dict[Part, float] = {part: lora.time.parts.get(part, 0.0) for part in PARTS}
     spent = full.time.parts
     assert gap.causes["adapter_memory"] == pytest.approx(without["memory"] - spent["memory"])
     assert gap.causes["memory"] == pytest.approx((1 - gap.flops_ratio) * spent["memory"])
     assert gap.causes["dequantise"] == pytest.approx(without["dequantise"])
-    bare = tuple(
-        kernel
-        for kernel in lora.kernels.kernels
-        if kernel.gemm is None or RANK not in (kernel.gemm.n, kernel.gemm.k)
-    )
-    assert len(bare) == len(lora.kernels.kernels) - 2
-    time = step_time_at(
-        replace(lora.kernels, kernels=bare), setup, lora.time.rates, lora.time.constants, "fitted"
-    )
+    every, own = lora.kernels.kernels, lora.time
+    bare = tuple(k for k in every if k.gemm is None or RANK not in (k.gemm.n, k.gemm.k))
+    assert len(bare) == len(every) - 2
+    rest = replace(lora.kernels, kernels=bare)
+    time = step_time_at(rest, setup, own.rates, own.constants, "fitted")
     assert gap.causes["adapter_products"] == pytest.approx(without["gemm"] - time.parts["gemm"])
     assert gap.causes["update"] < 0  # 0.3 million weights to update instead of 7
 
@@ -338,10 +324,9 @@ def test_each_cause_is_what_the_kernels_of_its_kind_take() -> None:
 def test_products_of_adapters_in_float32_cost_more_than_in_bfloat16() -> None:
     """At a rank where they are bound by products: a card's float32 units are slower than its tensor
     cores."""
-    wide, narrow = (
-        gap_of(TrainSetup(lora=LoraConfig(r=RANK, adapter_dtype=d), seq_len=2048))[0]
-        for d in ("float32", "bfloat16")
-    )
+    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
+    loras = (LoraConfig(r=RANK, adapter_dtype=dtype) for dtype in dtypes)
+    wide, narrow = (gap_of(TrainSetup(lora=lora, seq_len=2048))[0] for lora in loras)
     assert wide.causes["adapter_products"] > narrow.causes["adapter_products"]
 
 
@@ -357,20 +342,17 @@ def test_answers_hold_the_gap_against_full_wherever_full_stands() -> None:
 def test_the_sentence_is_made_of_the_numbers() -> None:
     causes: dict[Cause, float] = dict.fromkeys(get_args(Cause), 0.0)
     causes |= {"adapter_memory": 0.3, "update": -0.1, "adapter_products": 0.15, "launches": 0.004}
-    gap = SpeedGap(
-        seconds=2.0, flops_ratio=0.7, seconds_ratio=0.85, gap_seconds=0.354, causes=causes
-    )
-    assert (
-        gap_line("LoRA r32", gap)
-        == "LoRA r32 makes 70.00 % of full's FLOPs in 85.00 % of its time, 354.00 ms more than its"
+    ratios = {"flops_ratio": 0.7, "seconds_ratio": 0.85}
+    gap = SpeedGap(seconds=2.0, **ratios, gap_seconds=0.354, causes=causes)
+    assert gap_line("LoRA r32", gap) == (
+        "LoRA r32 makes 70.00 % of full's FLOPs in 85.00 % of its time, 354.00 ms more than its"
         " FLOPs suggest: it loses 300.00 ms to casts, copies and sums of the adapters, 150.00 ms"
         " to products of the adapters, and gains 100.00 ms in the optimizer's update; all else"
         " +4.00 ms."
     )
     nothing = replace(gap, gap_seconds=-0.01, causes=dict.fromkeys(causes, 0.0) | {"update": -0.01})
-    assert gap_line("LoRA r32", nothing).endswith(
-        "of its time, 10.00 ms less than its FLOPs suggest: in all -10.00 ms."
-    )
+    said = "of its time, 10.00 ms less than its FLOPs suggest: in all -10.00 ms."
+    assert gap_line("LoRA r32", nothing).endswith(said)
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -426,9 +408,8 @@ def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
 
 def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
     rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
-    names = {k: f"error_{k}_left_out" for k in ("model", "card")} | {
-        "all": "error_by_nearest_constants"
-    }
+    names = {k: f"error_{k}_left_out" for k in ("model", "card")}
+    names |= {"all": "error_by_nearest_constants"}
     assert [row["id"] for row in rows] == [found.id for found in measured_steps()]
     for row, found in zip(rows, measured_steps(), strict=True):
         for name in ("model", "method", "card", "measured_seconds"):

@@ -16,20 +16,11 @@ from typing import Any
 import pytest
 
 from commands import Run
+from families import TINY_BLOOM
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.report import tracing
 from lora_profiler.traced.effort import ADAPTED_LAYER_SECONDS, LAYER_SECONDS, Effort, Ended, Size
 from lora_profiler.units import about_text
-
-TINY_BLOOM = {
-    "model_type": "bloom",
-    "architectures": ["BloomForCausalLM"],
-    "hidden_size": 32,
-    "n_layer": 6,
-    "n_head": 4,
-    "vocab_size": 500,
-}
-"""A type that the rules do not know."""
 
 
 @pytest.fixture(scope="module")

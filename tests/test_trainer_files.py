@@ -3,7 +3,6 @@ rest. The expected options are those of shared configurations worked out by hand
 frameworks' sources."""
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import commands
+from commands import lora_profile
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model, predict, setup_for
@@ -31,9 +30,6 @@ from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with
 from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import LoraConfig, Workload
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
-    "HF_HUB_OFFLINE": "1"
-}
 AXOLOTL = """\
 base_model: NousResearch/Llama-3.2-1B
 load_in_4bit: true
@@ -152,8 +148,9 @@ def read(tmp_path: Path) -> Any:
     return run
 
 
-def lora_profile(*arguments: str) -> commands.Done:
-    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
+def told(text: str, framework: str, name: str = "file.yaml") -> TrainerFile:
+    """What a file of that framework says, without a file."""
+    return read_document(parse(text, name, None, is_json=False), framework)
 
 
 def keys(file: TrainerFile) -> dict[str, Any]:
@@ -162,11 +159,8 @@ def keys(file: TrainerFile) -> dict[str, Any]:
 
 def test_axolotl(read: Any) -> None:
     file = read(AXOLOTL)
-    assert (file.framework, file.stack, file.model) == (
-        "axolotl",
-        "axolotl",
-        "NousResearch/Llama-3.2-1B",
-    )
+    assert (file.framework, file.stack) == ("axolotl", "axolotl")
+    assert file.model == "NousResearch/Llama-3.2-1B"
     assert file.beside({}) == {
         "methods": ("qlora",),
         "rank": 32,
@@ -182,9 +176,8 @@ def test_axolotl(read: Any) -> None:
         "attention": "flash_attention_2",
         "lora_kernels": "peft",
     }
-    assert {key.key: key.direction for key in file.not_modelled} == {
-        "activation_offloading": "too high"
-    }
+    (gap,) = file.not_modelled
+    assert (gap.key, gap.direction) == ("activation_offloading", "too high")
     assert keys(file)["learning_rate"].state == "costs nothing"
     assert keys(file)["optimizer"].line == 12
     # given on the command line, the length overrules; a mean length leaves the layout to the stack
@@ -194,9 +187,8 @@ def test_axolotl(read: Any) -> None:
 
 def test_what_axolotl_takes_where_nothing_is_said(read: Any) -> None:
     """Its schema's defaults, not what most of its examples set (benchmarks/misread_keys.py)."""
-    bare = AXOLOTL.replace("lora_dropout: 0.05\n", "").replace(
-        "gradient_accumulation_steps: 4\n", "batch_size: 8\n"
-    )
+    bare = AXOLOTL.replace("lora_dropout: 0.05\n", "")
+    bare = bare.replace("gradient_accumulation_steps: 4\n", "batch_size: 8\n")
     options = read(bare.replace("lora_target_linear: true\n", "")).options
     assert options["dropout"] == 0.0
     assert options.get("accumulation", find_stack("axolotl").defaults["lora"]["accumulation"]) == 1
@@ -299,9 +291,9 @@ optimizer: adamw_torch_fused
 def test_experts_in_4_bit(
     read: Any, before: str, after: str, in_4_bit: bool, gap: str | None
 ) -> None:
-    text = EXPERTS.replace(before, after, 1).replace(
-        "adapter: qlora", "adapter: lora" if "8bit" in after else "adapter: qlora"
-    )
+    text = EXPERTS.replace(before, after, 1)
+    if "8bit" in after:
+        text = text.replace("adapter: qlora", "adapter: lora")
     file = read(text)
     fitted = on_model(file, find_model(file.model, offline=True))
     assert bool(fitted.options.get("quantize_experts")) is in_4_bit
@@ -312,18 +304,16 @@ def test_experts_in_4_bit(
 def test_what_axolotl_freezes_and_drops(read: Any) -> None:
     """freeze_layers_except matches names from their beginning, and runs after PEFT has renamed
     them; ParamWrapper is made without dropout."""
-    frozen = "unfrozen_parameters:\n  - ^model.layers.*\n"
-    (row,) = (key for key in read(EXPERTS + frozen).keys if key.key == "unfrozen_parameters")
-    assert row.missing.startswith("adapters frozen")
-    reaching = frozen.replace("^model.layers.*", ".*layers")
-    (row,) = (key for key in read(EXPERTS + reaching).keys if key.key == "unfrozen_parameters")
-    assert row.missing == "some parameters frozen"
     full = EXPERTS.replace("adapter: qlora\nlora_r: 16\n", "").replace("load_in_4bit: true\n", "")
-    (row,) = (key for key in read(full + frozen).keys if key.key == "unfrozen_parameters")
-    assert row.missing == "some parameters frozen"
-    dropped = EXPERTS.replace("lora_dropout: 0", "lora_dropout: 0.1").replace(
-        "quantize_moe_experts: true\n", ""
-    )
+    for text, pattern, missing in (
+        (EXPERTS, "^model.layers.*", "adapters frozen"),
+        (EXPERTS, ".*layers", "some parameters frozen"),
+        (full, "^model.layers.*", "some parameters frozen"),
+    ):
+        row = keys(read(f"{text}unfrozen_parameters:\n  - {pattern}\n"))["unfrozen_parameters"]
+        assert row.missing.startswith(missing)
+    dropped = EXPERTS.replace("lora_dropout: 0", "lora_dropout: 0.1")
+    dropped = dropped.replace("quantize_moe_experts: true\n", "")
     model = find_model("Qwen/Qwen3-30B-A3B", offline=True)
     assert on_model(read(dropped), model).options["dropout"] == 0.1
     routed = on_model(read(dropped.replace("q_proj, v_proj", "q_proj, down_proj")), model)
@@ -462,13 +452,13 @@ def test_torchtune_adapts_the_parts_of_llama_3_2_vision_that_it_names(
     """As many elements as the adapters of torchtune 0.7's own builders have."""
     mlp, decoder, encoder, fusion, names = told
     begin, _, rest = TORCHTUNE.partition("  lora_attn_modules:")
-    model = "\n".join(
-        (
-            *(f"  lora_attn_modules: [{names}]", f"  apply_lora_to_mlp: {mlp}", "  lora_rank: 8"),
-            *(f"  decoder_trainable: {decoder}", f"  encoder_trainable: {encoder}"),
-            f"  fusion_trainable: {fusion}",
-        )
-    )
+    model = f"""\
+  lora_attn_modules: [{names}]
+  apply_lora_to_mlp: {mlp}
+  lora_rank: 8
+  decoder_trainable: {decoder}
+  encoder_trainable: {encoder}
+  fusion_trainable: {fusion}"""
     after = rest[rest.index("tokenizer:") :]
     builder = f"llama3_2_vision.lora_llama3_2_vision_{size}"
     file = read(f"{begin.replace('llama3_2.lora_llama3_2_1b', builder)}{model}\n{after}")
@@ -609,11 +599,8 @@ def test_images_that_a_file_tells_of(
 
 def test_flash_attention_2_is_left_out_where_transformers_refuses_it(read: Any) -> None:
     kept = SEEING.splitlines()[1:]
-    asked = [
-        "base_model: meta-llama/Llama-3.2-11B-Vision",
-        "attn_implementation: flash_attention_2",
-    ]
-    file = read("\n".join([*kept, *asked]))
+    asked = "base_model: meta-llama/Llama-3.2-11B-Vision"
+    file = read("\n".join([*kept, asked, "attn_implementation: flash_attention_2"]))
     seen = seen_images(file, find_model(str(file.model), offline=True))
     assert (seen.options["attention"], seen.options["images"]) == ("auto", 1)
     assert not seen.not_modelled
@@ -627,9 +614,8 @@ def test_axolotl_has_its_kernels_below_images_of_three_types(read: Any) -> None:
         ("mistral-community/pixtral-12b", "peft"),
         ("Qwen/Qwen3.5-35B-A3B", "peft"),
     ):
-        kept = [
-            line for line in SEEING.splitlines() if not line.startswith(("base_model", "lora_"))
-        ]
+        lines = SEEING.splitlines()
+        kept = [line for line in lines if not line.startswith(("base_model", "lora_"))]
         file = read("\n".join([*kept, f"base_model: {name}", "lora_r: 8", LORA_KERNELS_ON]))
         seen = seen_images(file, find_model(name, offline=True))
         assert (seen.options["lora_kernels"], seen.options["images"]) == (kernels, 1)
@@ -792,10 +778,8 @@ def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     notes = "\n".join(prediction["assumptions"])
     assert prediction["exactness"] == "estimate"
     assert "qlora.yml, line 22, lora_what: a key that is not known" in notes
-    assert (
-        "line 17, activation_offloading: activations on the host (legacy), answered as on the card"
-        " (the answer is too high)" in notes
-    )
+    told = "activations on the host (legacy), answered as on the card (the answer is too high)"
+    assert f"line 17, activation_offloading: {told}" in notes
     assert "1 is not known" in done.stderr
 
 
@@ -1150,9 +1134,8 @@ def test_the_text_side_of_a_model_that_sees_is_a_bundled_one() -> None:
 
 def test_targets_of_a_text_side_are_found_by_its_own_names(read: Any) -> None:
     pattern = r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
-    text = AXOLOTL.replace("NousResearch/Llama-3.2-1B", "Qwen/Qwen2-VL-7B-Instruct").replace(
-        "lora_target_linear: true", f"lora_target_modules: '{pattern}'"
-    )
+    text = AXOLOTL.replace("NousResearch/Llama-3.2-1B", "Qwen/Qwen2-VL-7B-Instruct")
+    text = text.replace("lora_target_linear: true", f"lora_target_modules: '{pattern}'")
     file = on_model(read(text), find_model("Qwen/Qwen2-VL-7B-Instruct", offline=True))
     assert file.options["targets"] == r"re:model.layers.[\d]+.(mlp|self_attn).(up|q)_proj"
 
@@ -1221,7 +1204,7 @@ def test_what_grpo_generates_between_steps(
     more: str, at_once: int | None, completion: int | None, share: float
 ) -> None:
     """As `GRPOConfig.__post_init__` works it out: TRL 1.16, grpo_config.py."""
-    file = read_document(parse(GRPO + more, "grpo.yaml", None, is_json=False), "trl")
+    file = told(GRPO + more, "trl")
     assert file.options["seq_len"] == 256 + (completion or 512)
     assert file.options.get("generation_batch_size") == at_once
     assert file.options.get("max_completion_length") == completion
@@ -1273,84 +1256,54 @@ beta: 0.1
 """
 
 
-@pytest.mark.parametrize(
-    ("text", "framework", "stack"),
-    [
-        (AXOLOTL_DPO, "axolotl", "axolotl-dpo"),
-        (TORCHTUNE_DPO, "torchtune", "torchtune-dpo"),
-        (TRL_DPO, "trl", "trl-dpo"),
-    ],
-)
-def test_a_file_of_pairs_has_its_frameworks_own_loop(text: str, framework: str, stack: str) -> None:
-    """And none of its keys is left without a meaning."""
-    file = read_document(parse(text, "dpo.yaml", None, is_json=False), framework)
-    assert file.stack == stack and not file.not_modelled
-    assert file.options.get("dropout", 0.0) == 0.0  # TRL 1.16 dpo_config.py, disable_dropout
-
-
 FACTORY = "model_name_or_path: Qwen/Qwen3-0.6B\nper_device_train_batch_size: 2\n"
 TRL_FILE = "model_name_or_path: Qwen/Qwen2.5-0.5B\nuse_peft: true\n"
 SCORED = "base_model: Qwen/Qwen2.5-0.5B\nmicro_batch_size: 2\nnum_labels: 1\n"
+SFT = FACTORY + "stage: sft\nfinetuning_type: full\n"
+NO_DROPOUT, PAIRS, SCORES = {"dropout": 0.0}, {"batch_size": 2}, {"loss": "scores"}
 
 
 @pytest.mark.parametrize(
-    ("text", "framework", "stack"),
+    ("stack", "text", "options"),
     [
-        (FACTORY + "stage: kto\n", "llamafactory", "llamafactory-kto"),
-        (FACTORY + "stage: dpo\npref_loss: simpo\n", "llamafactory", "llamafactory-orpo"),
-        (FACTORY + "stage: dpo\npref_loss: sigmoid\n", "llamafactory", "llamafactory-dpo"),
-        (TRL_FILE + "desirable_weight: 1.5\n", "trl", "trl-kto"),
-        (TRL_FILE + "beta: 0.1\noutput_dir: data/zephyr-orpo\n", "trl", "trl-orpo"),
-        (TRL_FILE + "task: reward\n", "trl", "trl-reward"),
+        # pairs: TRL 1.16 dpo_config.py, disable_dropout
+        ("axolotl-dpo", AXOLOTL_DPO, NO_DROPOUT),
+        ("torchtune-dpo", TORCHTUNE_DPO, {}),
+        ("trl-dpo", TRL_DPO, NO_DROPOUT | {"beta": None}),  # which costs nothing
+        ("trl-dpo", TRL_DPO + "disable_dropout: false\n", {"dropout": 0.05}),
+        # what compares answers, or pairs, which the stack lays out
+        ("llamafactory-kto", FACTORY + "stage: kto\n", PAIRS),
+        ("llamafactory-orpo", FACTORY + "stage: dpo\npref_loss: simpo\n", PAIRS),
+        ("llamafactory-dpo", FACTORY + "stage: dpo\npref_loss: sigmoid\n", PAIRS),
+        ("trl-kto", TRL_FILE + "desirable_weight: 1.5\n", {}),
+        ("trl-orpo", TRL_FILE + "beta: 0.1\noutput_dir: data/zephyr-orpo\n", {}),
+        ("trl-reward", TRL_FILE + "task: reward\n", {}),
+        ("trl-grpo", GRPO + "beta: 0.04\n", {"beta": 0.04}),
+        # weights of tokens
+        ("llamafactory", SFT + "use_dft_loss: true\n", {"loss": "llamafactory-dft"}),
+        ("llamafactory", SFT + "use_eaft_loss: true\n", {"loss": "llamafactory-eaft"}),
+        ("llamafactory", SFT + "use_asft_loss: true\n", {"loss": "llamafactory-asft"}),
+        # a head of labels, of both answers of a pair
+        ("axolotl", SCORED + "reward_model: true\n", SCORES | {"batch_size": 4}),
+        ("axolotl", SCORED + "process_reward_model: true\n", SCORES | PAIRS),
+        ("axolotl", SCORED + "model_type: AutoModelForSequenceClassification\n", SCORES | PAIRS),
+        # the schema's dropout, where the key is left empty
+        ("axolotl", AXOLOTL_DPO.replace("0.05", "").replace("rl: dpo\n", ""), NO_DROPOUT),
     ],
 )
-def test_what_compares_answers_has_its_trainers_stack(
-    text: str, framework: str, stack: str
+def test_a_file_has_its_loop_and_no_key_without_a_meaning(
+    stack: str, text: str, options: dict[str, Any]
 ) -> None:
-    file = read_document(parse(text, "file.yaml", None, is_json=False), framework)
+    file = told(text, stack.partition("-")[0])
     assert file.stack == stack and not file.not_modelled
-    assert file.options.get("batch_size", 2) == 2  # pairs or answers, which the stack lays out
-
-
-@pytest.mark.parametrize("loss", ["dft", "eaft", "asft"])
-def test_weights_of_tokens_are_losses_of_llamafactory(loss: str) -> None:
-    text = f"{FACTORY}stage: sft\nfinetuning_type: full\nuse_{loss}_loss: true\n"
-    file = read_document(parse(text, "file.yaml", None, is_json=False), "llamafactory")
-    assert file.options["loss"] == f"llamafactory-{loss}" and not file.not_modelled
-
-
-@pytest.mark.parametrize(
-    ("more", "batch"),
-    [
-        ("reward_model: true\n", 4),  # both answers of a pair
-        ("process_reward_model: true\n", 2),
-        ("model_type: AutoModelForSequenceClassification\n", 2),
-    ],
-)
-def test_a_head_of_labels_is_read_of_axolotl(more: str, batch: int) -> None:
-    file = read_document(parse(SCORED + more, "file.yaml", None, is_json=False), "axolotl")
-    assert (file.options["loss"], file.options["batch_size"]) == ("scores", batch)
-    assert not file.not_modelled
-
-
-def test_dropout_may_be_left_empty() -> None:
-    text = AXOLOTL_DPO.replace("0.05", "").replace("rl: dpo\n", "")
-    file = read_document(parse(text, "sft.yaml", None, is_json=False), "axolotl")
-    assert file.options["dropout"] == 0.0  # the schema's
+    assert {name: file.options.get(name) for name in options} == options
 
 
 @pytest.mark.parametrize("generations", ["", "num_generations: 4\n"])
 def test_grpos_own_options_are_of_unsloths_grpo_alone(generations: str) -> None:
     text = f"model_name: unsloth/Qwen2.5-0.5B\nr: 16\n{generations}use_vllm: true\nbeta: 0.1\n"
-    file = read_document(parse(text, "grpo.yaml", None, is_json=False), "unsloth")
     own = {"use_vllm", "beta"}
-    assert (own & set(file.options)) == (own if generations else set())
-
-
-def test_dropout_of_pairs_counts_where_it_is_kept() -> None:
-    text = TRL_DPO + "disable_dropout: false\n"
-    file = read_document(parse(text, "dpo.yaml", None, is_json=False), "trl")
-    assert file.options["dropout"] == 0.05
+    assert (own & set(told(text, "unsloth").options)) == (own if generations else set())
 
 
 @pytest.mark.parametrize(
@@ -1363,13 +1316,5 @@ def test_dropout_of_pairs_counts_where_it_is_kept() -> None:
     ],
 )
 def test_another_reference_than_the_loops_own_is_named(key: str, text: str, framework: str) -> None:
-    document = parse(f"{text}{key}: true\n", "dpo.yaml", None, is_json=False)
-    (row,) = read_document(document, framework).not_modelled
+    (row,) = told(f"{text}{key}: true\n", framework).not_modelled
     assert row.key == key
-
-
-def test_the_beta_of_grpo_is_an_option_and_that_of_dpo_costs_nothing() -> None:
-    grpo = read_document(parse(GRPO + "beta: 0.04\n", "grpo.yaml", None, is_json=False), "trl")
-    assert grpo.options["beta"] == 0.04
-    dpo = read_document(parse(TRL_DPO, "dpo.yaml", None, is_json=False), "trl")
-    assert "beta" not in dpo.options

@@ -10,15 +10,14 @@ import torch
 import oracle
 import tracing
 import truth
+from agreement import exact_totals, same_step
 from lora_profiler.analytic import predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.modeling import trl_head
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.prediction import Prediction
 from lora_profiler.support.losses import check_loss
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
@@ -55,10 +54,6 @@ def is_possible(loss: Loss | Literal["smoothed"], setup: TrainSetup) -> bool:
     return loss != "cce" or setup.dtype == "bfloat16"
 
 
-def totals(prediction: Prediction) -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
-
-
 # --- rules against traces -------------------------------------------------------------------------
 
 TRACED: list[tuple[str, TrainSetup]] = [
@@ -86,11 +81,7 @@ def test_exact_moments_are_those_of_the_trace(place: int, loss: Loss | Literal["
     name, setup = TRACED[place]
     asked = workload(name, made_by(loss, setup))
     mine, real = predict(asked), predict_once(asked)
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
-        m: totals(real)[m] for m in EXACT_MOMENTS
-    }
-    assert mine.flops == real.flops
-    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    same_step(mine, real)
     assert mine.saved_activation_bytes == sum(c.saved_activation_bytes for c in mine.layers)
 
 
@@ -98,8 +89,7 @@ def test_exact_moments_are_those_of_the_trace(place: int, loss: Loss | Literal["
 def test_trl_takes_no_more_tokens_at_once_than_a_tile_has(tokens: int) -> None:
     """2 x 2,048 are 4,094 labels, 2 x 2,050 two more than a tile's 4,096."""
     asked = workload("llama", replace(AMP, lora=LORA, seq_len=tokens, loss="trl"))
-    mine, real = totals(predict(asked)), totals(predict_once(asked))
-    assert {m: mine[m] for m in EXACT_MOMENTS} == {m: real[m] for m in EXACT_MOMENTS}
+    assert exact_totals(predict(asked)) == exact_totals(predict_once(asked))
 
 
 PARTS: list[tuple[TrainSetup, int]] = [
@@ -121,11 +111,7 @@ def test_parts_of_any_number_of_tokens(place: int, loss: Loss) -> None:
         pytest.skip("not asked")
     asked = workload("llama", replace(setup, loss=loss), words)
     mine, real = predict(asked), predict_once(asked)
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
-        m: totals(real)[m] for m in EXACT_MOMENTS
-    }
-    assert mine.flops == real.flops
-    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    same_step(mine, real)
 
 
 # --- rules against real steps ---------------------------------------------------------------------

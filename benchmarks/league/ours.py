@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.league.questions import QUANTITIES, Question, peak_rows
 from benchmarks.public_accuracy import FILE as REPLAYED
 from benchmarks.public_command import predicted
-from benchmarks.public_rows.replay import CARDS
+from benchmarks.public_rows.conditions import CARDS
 from benchmarks.public_rows.typed import as_typed
 
 COMMAND, REPLAY = "lora-profile, as typed", "lora-profiler, replay"

@@ -13,6 +13,7 @@ from typing import Any
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.workload import Dtype, LoraConfig
 
 Row = Mapping[str, str]
 
@@ -175,6 +176,41 @@ def check_conditions(row: Row) -> None:
 
 def _bare(value: str) -> str:
     return value.partition(" (")[0]
+
+
+CARDS = {
+    "NVIDIA A100 80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-40GB": "a100_sxm_40gb",
+    "NVIDIA A100": "a100_sxm_80gb",
+    "NVIDIA H100 (DGX)": "h100_sxm_80gb",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA L40": "l40",
+    "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
+    "RTX 3090 (280W)": "rtx_3090",
+    "RTX 4090 (400W)": "rtx_4090",
+}
+"""Keys of the cards that rows name. What is called an A100 and no more is taken for the SXM one of
+80 GB."""
+
+
+def adapters_of(
+    row: Row,
+    targets: str | tuple[str, ...],
+    dropout: float,
+    dtype: Dtype = "float32",
+    alpha: float = 16,
+    saved: tuple[str, ...] = (),
+) -> LoraConfig:
+    """LoRA of the row's rank."""
+    return LoraConfig(
+        r=rank_of(row),
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        adapter_dtype=dtype,
+        modules_to_save=saved,
+    )
 
 
 def rank_of(row: Row) -> int:

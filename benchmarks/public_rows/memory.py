@@ -21,8 +21,8 @@ from benchmarks.public_rows.conditions import (
     FUSED_LINEAR,
     NotExpressibleError,
     Row,
+    adapters_of,
     check_conditions,
-    rank_of,
     source_of,
 )
 from benchmarks.public_rows.old_code import Change
@@ -33,7 +33,7 @@ from benchmarks.public_rows.torchtune_flags import torchtune_flag, torchtune_wor
 from lora_profiler.catalog import model_from_config
 from lora_profiler.modeling.build import build_model
 from lora_profiler.traced.patching import replaced
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import Quantization, TrainSetup, Workload
 
 GIB = 2**30
 Reading = Literal["peak", "at rest", "after the update", "reserved"]
@@ -136,9 +136,7 @@ _REASONS = {
 
 def _row(row: Row, workload: Workload, plain: Build, stack: str, **more: Any) -> MemoryRow:
     told: dict[str, Any] = {
-        "id": row["id"],
-        "group": row["model"],
-        "source": source_of(row),
+        **{"id": row["id"], "group": row["model"], "source": source_of(row)},
         "quantity": row["quantity"],
         "reading": READINGS[row["quantity"]],
         "workload": workload,
@@ -178,22 +176,15 @@ def _fms(row: Row) -> MemoryRow:
         changes.append(old_code.liger)
         stack.append("Liger's fused linear cross-entropy")
     else:
-        path = (
-            old_code.no_float
-            if santacoder
-            else old_code.float_in_head
-            if liger_file
-            else old_code.float_in_loss
-        )
+        path, words = old_code.float_in_loss, "of float32 logits, in the loss"
+        if liger_file:
+            path, words = old_code.float_in_head, "of float32 logits, cast in the head"
+        if santacoder:
+            path, words = old_code.no_float, "of 16-bit logits, outputs held"
         changes.append(path(old_code.triton if fused else old_code.cross_entropy))
-        stack.append("Triton cross-entropy" if fused else "cross-entropy")
+        stack += ["Triton cross-entropy" if fused else "cross-entropy", words]
         if santacoder:
             changes.append(old_code.outputs_held)
-        stack.append(
-            "of 16-bit logits, outputs held"
-            if santacoder
-            else "of float32 logits, " + ("cast in the head" if liger_file else "in the loss")
-        )
     if one.build in (models.kbit, models.old_mixtral_kbit):
         stack.append("norms in float32")
     contexts: tuple[Context, ...] = ()
@@ -258,6 +249,11 @@ ROTATION_IN_PLACE = {name: _rotation_in_place(name) for name in ("llama", "mistr
 
 
 _LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
     "hidden_size": 4096,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
@@ -283,31 +279,12 @@ def _litgpt(row: Row) -> MemoryRow:
     if row["tier"] == "3":
         raise NotExpressibleError("direction only: several cards, of which the source says little")
     raw = _STABLELM if row["model"].startswith("stabilityai/") else _LLAMA
-    spelled = {
-        **raw,
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "tie_word_embeddings": False,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-    }
-    spec = model_from_config(
-        spelled, id=row["model"], source="lit_gpt/config.py, spelled as llama's"
-    )
-    quantization = (
-        Quantization(double_quant="dq" in row["method"])
-        if row["method"].startswith("qlora")
-        else None
-    )
-    lora = LoraConfig(
-        r=rank_of(row),
-        lora_alpha=16,
-        lora_dropout=0.05,
-        target_modules=("attn",),
-        adapter_dtype="bfloat16",
-    )
+    spec = model_from_config(raw, id=row["model"], source="lit_gpt/config.py, spelled as llama's")
+    quantization = None
+    if row["method"].startswith("qlora"):
+        quantization = Quantization(double_quant="dq" in row["method"])
     setup = TrainSetup(
-        lora=lora,
+        lora=adapters_of(row, ("attn",), 0.05, "bfloat16"),
         quantization=quantization,
         batch_size=int(row["batch"]),
         seq_len=int(row["seq_len"]),
@@ -374,10 +351,11 @@ def _torchtune(row: Row) -> MemoryRow:
     changes: tuple[Change, ...] = (old_code.row_statistics,) if flag >= 4 else ()
     if flag in (5, 6):
         changes += (old_code.update_in_backward,)
-    config, setup = workload.model.config, workload.setup
-    on_host = (
-        workload.model.num_layers * 2 * setup.batch_size * setup.seq_len * config["hidden_size"]
-    )
+    setup, width = workload.setup, workload.model.config["hidden_size"]
+    on_host = workload.model.num_layers * 2 * setup.batch_size * setup.seq_len * width
+    assumed: tuple[str, ...] = ("fused AdamW",)
+    if flag >= 4:
+        assumed += ("eager layers between checkpoints, where Inductor's keep less",)
     stack = [
         "torchtune's own model",
         "compiled chunked cross-entropy" if flag >= 4 else "cross-entropy of float32 logits",
@@ -392,14 +370,7 @@ def _torchtune(row: Row) -> MemoryRow:
         ", ".join(stack),
         changes=changes,
         held_bytes=-on_host if flag >= 6 else 0,
-        assumed=(
-            "fused AdamW",
-            *(
-                ("eager layers between checkpoints, where Inductor's keep less",)
-                if flag >= 4
-                else ()
-            ),
-        ),
+        assumed=assumed,
     )
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.public_rows.address import address
+from benchmarks.public_rows.conditions import CARDS
 from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, intervals
 from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.misses import MEMORY_MISSES, STEP_MISSES
-from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
+from benchmarks.public_rows.replay import replay_of, throughput_rows
 from benchmarks.public_rows.typed import Description
 from lora_profiler.evidence.documents import Unexpressed
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from benchmarks.public_rows import conditions, models, peft_runs, stacks
 from benchmarks.public_rows.conditions import (
+    CARDS,
     NotExpressibleError,
     Row,
+    adapters_of,
     check_conditions,
-    rank_of,
     source_of,
     spec_of,
 )
@@ -24,7 +25,7 @@ from benchmarks.public_rows.torchtune_flags import torchtune_flag, torchtune_wor
 from lora_profiler.catalog import model_from_config
 from lora_profiler.steptime.step import CLIPPING_PASSES
 from lora_profiler.traced.kernels import Build
-from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
+from lora_profiler.workload import Dtype, Optimizer, Quantization, TrainSetup, Workload
 
 ROWS = Path(__file__).parent / "rows.csv"
 
@@ -85,9 +86,7 @@ def _replay(row: Row, workload: Workload, **more: Any) -> Replay:
     setup = workload.setup
     tokens = setup.batch_size * setup.seq_len * setup.accumulation
     told = {
-        "id": row["id"],
-        "group": row["model"],
-        "source": source_of(row),
+        **{"id": row["id"], "group": row["model"], "source": source_of(row)},
         "card": CARDS[row["gpu"]],
         "workload": workload,
         "seconds": tokens / float(row["value"]),
@@ -96,22 +95,6 @@ def _replay(row: Row, workload: Workload, **more: Any) -> Replay:
         "kernels": row["kernels"] or row["caveat"],
     }
     return Replay(**{**told, **more})
-
-
-CARDS = {
-    "NVIDIA A100 80GB": "a100_sxm_80gb",
-    "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
-    "NVIDIA A100-SXM4-40GB": "a100_sxm_40gb",
-    "NVIDIA A100": "a100_sxm_80gb",
-    "NVIDIA H100 (DGX)": "h100_sxm_80gb",
-    "NVIDIA L40S": "l40s",
-    "NVIDIA L40": "l40",
-    "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
-    "RTX 3090 (280W)": "rtx_3090",
-    "RTX 4090 (400W)": "rtx_4090",
-}
-"""Keys of the cards that rows name. What is called an A100 and no more is taken for the SXM one of
-80 GB."""
 
 
 # --- fms-acceleration -----------------------------------------------------------------------------
@@ -175,13 +158,8 @@ def _fms(row: Row) -> Replay:
     lora = None
     if row["method"] != "full":
         targets = ("c_attn",) if santacoder else ("q_proj", "k_proj", "v_proj", "o_proj")
-        lora = LoraConfig(
-            r=rank_of(row),
-            lora_alpha=16,
-            lora_dropout=0.0 if l40 else 0.1,
-            target_modules=targets,
-            adapter_dtype="bfloat16" if l40 and not qlora else "float32",
-        )
+        dtype: Dtype = "bfloat16" if l40 and not qlora else "float32"
+        lora = adapters_of(row, targets, 0.0 if l40 else 0.1, dtype)
     setup = TrainSetup(
         lora=lora,
         quantization=Quantization() if qlora else None,
@@ -274,13 +252,8 @@ def _qwen(row: Row) -> Replay:
     emb, full = "(emb)" in method, method == "Full-parameter"
     lora = None
     if not full:
-        lora = LoraConfig(
-            r=rank_of(row),
-            lora_alpha=16,
-            lora_dropout=0.05,
-            target_modules=("c_attn", "c_proj", "w1", "w2"),
-            modules_to_save=("wte", "lm_head") if emb else (),
-        )
+        targets, saved = ("c_attn", "c_proj", "w1", "w2"), ("wte", "lm_head") if emb else ()
+        lora = adapters_of(row, targets, 0.05, saved=saved)
     setup = TrainSetup(
         lora=lora,
         batch_size=1,
@@ -322,12 +295,8 @@ def _torchtune(row: Row) -> Replay:
             stacks.compiled_layers,
             stacks.triton_cross_entropy(4) if flag == 2 else stacks.compiled_chunked_loss,
         )
-    assumed = (
-        "A100 SXM 80 GB",
-        "causal attention over the whole packed sequence",
-        "fused AdamW",
-        "no clipping",
-    )
+    assumed = ("A100 SXM 80 GB", "causal attention over the whole packed sequence")
+    assumed += ("fused AdamW", "no clipping")
     if flag >= 2:
         assumed += ("what Inductor fuses is read from its rules, not seen",)
     return _replay(
@@ -353,13 +322,8 @@ def _peft(row: Row) -> Replay:
 
 
 def _automodel(row: Row) -> Replay:
-    lora = LoraConfig(
-        r=rank_of(row),
-        lora_alpha=32,
-        lora_dropout=0.0 if row["model"].startswith("Qwen") else 0.1,
-        target_modules="all-linear",
-        adapter_dtype="bfloat16",
-    )
+    dropout = 0.0 if row["model"].startswith("Qwen") else 0.1
+    lora = adapters_of(row, "all-linear", dropout, "bfloat16", alpha=32)
     setup = TrainSetup(
         lora=lora,
         batch_size=2,
@@ -383,15 +347,8 @@ rows says o_proj too, which is not among them."""
 
 
 def _fsdp_qlora(row: Row) -> Replay:
-    lora = LoraConfig(
-        r=rank_of(row),
-        lora_alpha=16,
-        lora_dropout=0.1,
-        target_modules=FSDP_QLORA_TARGETS,
-        adapter_dtype="bfloat16",
-    )
     setup = TrainSetup(
-        lora=lora,
+        lora=adapters_of(row, FSDP_QLORA_TARGETS, 0.1, "bfloat16"),
         quantization=Quantization() if row["method"].startswith("qlora") else None,
         batch_size=int(row["batch"]),
         seq_len=int(row["seq_len"]),

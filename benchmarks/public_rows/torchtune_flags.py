@@ -1,14 +1,7 @@
 """torchtune's table of memory and speed, flag by flag: the setup of each of its rows."""
 
-from benchmarks.public_rows.conditions import NotExpressibleError, Row, rank_of, spec_of
-from lora_profiler.workload import (
-    LoraConfig,
-    Optimizer,
-    OptimizerImpl,
-    Quantization,
-    TrainSetup,
-    Workload,
-)
+from benchmarks.public_rows.conditions import NotExpressibleError, Row, adapters_of, spec_of
+from lora_profiler.workload import Optimizer, OptimizerImpl, Quantization, TrainSetup, Workload
 
 FLAGS = range(1, 10)
 """Rows of the table: packed, + compile, + chunked loss, + checkpointing, + update in backward, +
@@ -35,13 +28,8 @@ def torchtune_workload(row: Row) -> Workload:
     lora = None
     if flag >= 8:
         # recipes/configs/llama3_2/3B_{lora,qlora}_single_device.yaml at the commit of the table
-        lora = LoraConfig(
-            r=rank_of(row),
-            lora_alpha=128,
-            lora_dropout=0.0,
-            target_modules=("q_proj", "v_proj", "output_proj", "w1", "w2", "w3"),
-            adapter_dtype="bfloat16",
-        )
+        targets = ("q_proj", "v_proj", "output_proj", "w1", "w2", "w3")
+        lora = adapters_of(row, targets, 0.0, "bfloat16", alpha=128)
     setup = TrainSetup(
         lora=lora,
         quantization=Quantization() if flag == 9 else None,

@@ -46,8 +46,7 @@ from lora_profiler.workload import FULLY_SHARDED, Workload
 
 @dataclass(slots=True)
 class Traced:
-    """A trace, the kernels that attention took, the elements that train, by module, what ranks
-    send.
+    """A trace, the kernels that attention took, the elements that train by module, what ranks send.
 
     `fallbacks` are the functions that ran in plain torch for want of a package, as "function
     (package)".

@@ -1,0 +1,34 @@
+"""Predictions beside traces: what both say of each moment, and how near they must be."""
+
+import pytest
+
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.analytic.predict import layer_error
+from lora_profiler.prediction import Prediction
+from truth import TracedStep
+
+
+def totals(prediction: Prediction, step: object = "steady") -> dict[str, int]:
+    """Bytes at each moment of a step."""
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == step}
+
+
+def exact_totals(prediction: Prediction | TracedStep, step: object = "steady") -> dict[str, int]:
+    """The same of those moments that rules know to the byte."""
+    traced = isinstance(prediction, TracedStep)
+    found = prediction.moments if traced else totals(prediction, step)  # type: ignore[union-attr,arg-type]
+    return {moment: found[moment] for moment in EXACT_MOMENTS}  # type: ignore[index,call-overload]
+
+
+def same_step(rules: Prediction, trace: Prediction | TracedStep) -> None:
+    """Exact moments, FLOPs and saved bytes are equal."""
+    assert exact_totals(rules) == exact_totals(trace)
+    assert rules.flops == trace.flops
+    assert rules.saved_activation_bytes == trace.saved_activation_bytes
+
+
+def as_near_as_claimed(rules: Prediction, trace: TracedStep) -> None:
+    """Peaks, inside layers too."""
+    checkpointing = rules.workload.setup.checkpointing
+    within = 1e-9 if rules.exactness == "exact" else layer_error(checkpointing)
+    assert rules.peak.total_bytes == pytest.approx(trace.peak_bytes, rel=within)
