@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
-from lora_profiler.analytic.tensor_parallel import embedding_gradient, summed
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import Module
 from lora_profiler.support.bases import Base
@@ -382,18 +381,3 @@ class Ledger:
             self.leaf = Tensor(x.elements, x.dtype, True, x.storage)
             return self.leaf
         return x
-
-    def embedding(self, name: str, ids: Tensor, features: int) -> Tensor:
-        """Keeps the ids if its weight trains, whose gradient is that of all words."""
-        self.scope = name
-        weight = self.weight(name)
-        out = self.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
-        self.record(
-            "embedding",
-            (weight,),
-            (out,),
-            (ids,),
-            gradients=embedding_gradient(self, weight, features),
-            beside=(ids,),
-        )
-        return summed(self, out)

@@ -226,7 +226,7 @@ def _shared(workload: Workload) -> Plan:
     if workload.setup.sharding == "tp":
         spread = Spread(int(workload.model.config["vocab_size"]), workload.setup.world_size)
         one = _build(part_of(workload), spread=spread)
-        shards = stepped(one, spread.words)
+        shards = stepped(one.workload, one.state, one.adapters, spread.words)
         return _with_moments(replace(one, shards=shards))
     process = replace(workload, setup=workload.setup.of_one_process)
     is_low = workload.setup.gathers_adapters_low

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
+from lora_profiler.analytic.cut_layers import gathered, replicated, summed
 from lora_profiler.analytic.fake_quantized import fake_quantized, is_fake_quantized
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.tensor_parallel import gathered, replicated, summed
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 from lora_profiler.support.bases import Base
 

@@ -11,28 +11,25 @@ a row-wise one. `tests/test_ranks.py` compares with a trace of both libraries' o
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values, constant
+from lora_profiler.adapters import Adapter
+from lora_profiler.algebra.polynomial import ZERO, Values
 from lora_profiler.analytic.persistent import (
+    Persistent,
     TrainableTensor,
     adapter_dtype,
     adapter_tensors,
     whole_weights,
 )
 from lora_profiler.analytic.sharding import ShardState, alone
-from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.catalog import model_from_config
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Collective, Phase, Traffic
 from lora_profiler.support.tensor_parallel import BY_COLUMNS, BY_ROWS, HEAD_NORMS, divided_sizes
 from lora_profiler.workload import DTYPE_BYTES, Workload
-
-if TYPE_CHECKING:
-    from lora_profiler.analytic.ledger import Ledger
-    from lora_profiler.analytic.plan import Plan
-    from lora_profiler.analytic.structure import ForwardPass
 
 
 def part_of(workload: Workload) -> Workload:
@@ -55,10 +52,12 @@ def _cut(model: ModelSpec, ranks: int) -> ModelSpec:
     )
 
 
-def stepped(plan: "Plan", words: int) -> ShardState:
-    """What a rank holds of `plan`'s part and steps: what is cut, then what is whole, a group each
+def stepped(
+    part: Workload, state: Persistent, adapters: Iterable[Adapter], words: int
+) -> ShardState:
+    """What a rank holds of its `part` and steps: what is cut, then what is whole, a group each
     (transformers 5.24 `trainer.py`, create_optimizer). `words`: of the whole vocabulary."""
-    setup, model, state = plan.workload.setup, plan.workload.model, plan.state
+    setup, model = part.setup, part.model
     cut: list[TrainableTensor] = []
     whole: list[TrainableTensor] = []
     if setup.lora is None:
@@ -70,7 +69,7 @@ def stepped(plan: "Plan", words: int) -> ShardState:
             taken = embedding.num_parameters * DTYPE_BYTES[setup.dtype]
             row = int(model.config["hidden_size"]) * DTYPE_BYTES[setup.dtype]
             state = replace(state, taken=taken, untaken=words * row - taken)
-    for adapter in plan.adapters:
+    for adapter in adapters:
         a, b = adapter_tensors(adapter, adapter_dtype(setup), setup)
         by_rows = adapter.module.rpartition(".")[2] in BY_ROWS
         cut.append(a if by_rows else b)
@@ -84,53 +83,7 @@ def stepped(plan: "Plan", words: int) -> ShardState:
     return replace(alone(state), at_once=at_once)
 
 
-def replicated(op: "Ledger", x: Tensor) -> Tensor:
-    """`x`, whole on every rank, as a column-wise layer takes it: each makes a part of its
-    gradient."""
-    if not _is_cut(op, BY_COLUMNS):
-        return x
-    out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, x.merged)
-    op.record("replicate", (x,), (out,))
-    return out
-
-
-def summed(op: "Ledger", x: Tensor) -> Tensor:
-    """`x` of all ranks together, of which a row-wise layer has made a part on each."""
-    if not _is_cut(op, BY_ROWS):
-        return x
-    out = op.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
-    op.record("all_reduce", (x,), (out,), aliases=True)
-    return out
-
-
-def gathered(op: "Ledger", logits: Tensor) -> Tensor:
-    """The logits of all words on every rank, of which each has made a part: brought one
-    after the other, and then put side by side."""
-    if op.rules.spread is None or op.scope != op.rules.head:
-        return logits
-    words, ranks = op.rules.spread
-    parts = op.fresh(logits.elements * ranks, logits.dtype, logits.requires_grad)
-    op.record("all_gather", (logits,), (parts,))
-    rows = parts.elements // op.modules[op.scope].weight("weight").shape[0] // ranks
-    out = op.fresh(rows * words, logits.dtype, logits.requires_grad)
-    op.record("cat", (parts,), (out,), aliases=True)
-    return out
-
-
-def embedding_gradient(op: "Ledger", weight: Tensor, features: int) -> Polynomial:
-    """Bytes that an embedding's backward leaves: of all words, whoever has which."""
-    if not weight.requires_grad:
-        return ZERO
-    if op.rules.spread is None:
-        return weight.bytes
-    return constant(op.rules.spread.words * features * ITEMSIZE[weight.dtype])
-
-
-def _is_cut(op: "Ledger", names: tuple[str, ...]) -> bool:
-    return op.rules.spread is not None and op.scope.rpartition(".")[2] in names
-
-
-def traffic(forward: "ForwardPass", workload: Workload) -> tuple[Traffic, ...]:
+def traffic(forward: ForwardPass, workload: Workload) -> tuple[Traffic, ...]:
     """The collectives of an optimizer step, of which checkpointing repeats some of forward's.
 
     Gradients of norms that each rank works out of its own heads are summed where they train

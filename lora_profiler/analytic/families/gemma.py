@@ -4,6 +4,7 @@ from Gemma 2 on."""
 from functools import partial
 
 from lora_profiler.algebra.polynomial import constant
+from lora_profiler.analytic.cut_layers import embedding
 from lora_profiler.analytic.families.blocks import (
     Config,
     Family,
@@ -20,7 +21,7 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
     """Embedding times sqrt(hidden_size), a scalar buffer (no Python number) in the dtype that the
     model was loaded in, converted to the weight's."""
-    x = op.embedding("model.embed_tokens", ids, c["hidden_size"])
+    x = embedding(op, "model.embed_tokens", ids, c["hidden_size"])
     return op.inputs(op.scale_by(x, op.cast(op.fresh(constant(1), op.rules.dtype, False), x.dtype)))
 
 

@@ -4,6 +4,7 @@ with parallel residual branches, fused qkv, and a partial rotary embedding (tran
 `modeling_{gpt2,opt,gpt_neox}.py`)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
+from lora_profiler.analytic.cut_layers import embedding
 from lora_profiler.analytic.families.blocks import (
     Config,
     Family,
@@ -20,8 +21,8 @@ from lora_profiler.analytic.tensors import Tensor
 
 
 def gpt2_embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    tokens = op.inputs(op.embedding("transformer.wte", ids, c["hidden_size"]))
-    positions = op.embedding("transformer.wpe", op.positions(), c["hidden_size"])
+    tokens = op.inputs(embedding(op, "transformer.wte", ids, c["hidden_size"]))
+    positions = embedding(op, "transformer.wpe", op.positions(), c["hidden_size"])
     op.scope = "transformer"
     return op.dropout(op.add(tokens, positions), c["embd_pdrop"])
 
@@ -60,9 +61,9 @@ GPT2 = Family(
 
 
 def opt_embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    x = op.inputs(op.embedding("model.decoder.embed_tokens", ids, c["word_embed_proj_dim"]))
+    x = op.inputs(embedding(op, "model.decoder.embed_tokens", ids, c["word_embed_proj_dim"]))
     position_ids = op.fresh(ids.elements, "int64", False)
-    positions = op.embedding("model.decoder.embed_positions", position_ids, c["hidden_size"])
+    positions = embedding(op, "model.decoder.embed_positions", position_ids, c["hidden_size"])
     if c["word_embed_proj_dim"] != c["hidden_size"]:
         x = linear(op, x, "model.decoder.project_in")
     op.scope = "model.decoder"
@@ -114,7 +115,7 @@ OPT = Family(
 
 
 def gpt_neox_embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    x = op.inputs(op.embedding("gpt_neox.embed_in", ids, c["hidden_size"]))
+    x = op.inputs(embedding(op, "gpt_neox.embed_in", ids, c["hidden_size"]))
     return op.dropout(x, c["hidden_dropout"])
 
 

@@ -2,6 +2,7 @@
 `modeling_llama.py` and the like)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
+from lora_profiler.analytic.cut_layers import embedding
 from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.families.blocks import (
     Config,
@@ -145,7 +146,7 @@ def phi3_layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
 
 LLAMA = Family(
     stack="model.layers",
-    embed=lambda op, ids, c: op.inputs(op.embedding("model.embed_tokens", ids, c["hidden_size"])),
+    embed=lambda op, ids, c: op.inputs(embedding(op, "model.embed_tokens", ids, c["hidden_size"])),
     layer=llama_layer,
     norm=lambda op, x, c: rms_norm(op, x, "model.norm"),
 )

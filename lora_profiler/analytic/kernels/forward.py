@@ -235,11 +235,11 @@ def _attention(node: Node, launches: Launches) -> None:
     read = sum(launches.there(t) for t in (*node.inputs, *mask))
     # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
     for additive in mask:
-        size, booleans = launches.bytes(additive), launches.size(additive.elements)
+        number = ITEMSIZE[additive.dtype]
+        for _ in range(2):
+            launches.memory("scalar_tensor", 0, number)
         shared = launches.masks * launches.at.seq**2
-        launches.memory("zeros_like", 0, size)
-        launches.memory("logical_not", shared, booleans)
-        launches.memory("masked_fill_", size + booleans, size)
+        launches.memory("where", shared + 2 * number, launches.bytes(additive))
     add_attention(node, read, sum(launches.bytes(t) for t in (out, *kept)), launches)
 
 
