@@ -297,6 +297,7 @@ def test_experts_in_4_bit(
     file = read(text)
     fitted = on_model(file, find_model(file.model, offline=True))
     assert bool(fitted.options.get("quantize_experts")) is in_4_bit
+    assert not (in_4_bit and "target_parameters" in fitted.options)  # which PEFT would not train
     gaps = [row.missing for row in fitted.not_modelled]
     assert len(gaps) == (gap is not None) and all(each.startswith(gap or "") for each in gaps)
 

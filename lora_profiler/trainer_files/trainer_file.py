@@ -229,8 +229,7 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     parameters, others = asked.get("target_parameters"), asked | {"target_parameters": None}
     if in_4_bit and parameters and not any(a.num_experts > 1 for a in _adapters(model, others)):
         what = "adapters on experts in 4 bit, answered without"
-        row = instead(file.name, "target_parameters", parameters, None, what)
-        changed.append(replace(row, direction="too low"))
+        answered("target_parameters", parameters, None, what, "too low")
     elif in_4_bit:
         what = "adapters on experts in 4 bit, answered as on experts in 16"
         answered("quantize_experts", True, False, what)
@@ -258,7 +257,9 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     keys = file.keys
     if model.model_type not in _GATED:
         keys = tuple(_idle(row) if row.missing == GATED_NORM else row for row in keys)
-    return replace(file, options={**file.options, **own}, keys=(*keys, *changed))
+    left_out = {row.key for row in changed if not row.options}  # nothing stands for them
+    options = {name: value for name, value in file.options.items() if name not in left_out}
+    return replace(file, options=options | own, keys=(*keys, *changed))
 
 
 _GATED = ("qwen3_5", "qwen3_5_moe")
