@@ -10,7 +10,7 @@ import pytest
 
 import cases
 from agreement import totals
-from benchmarks.context_rehearsed import type_config
+from benchmarks.context_rehearsed import NARROW, type_config
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError
@@ -24,6 +24,7 @@ from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 DATA = Path(__file__).parent / "data" / "context_rehearsed.json"
 ROWS = json.loads(DATA.read_text("utf-8"))["rows"]
+TINY = type_config({"model": {**NARROW, "layers": 2}})
 SHARED: dict[str, Any] = {"world_size": 4, "sharding": "fsdp", "context_parallel_size": 4}
 
 
@@ -69,7 +70,7 @@ def test_rules_are_what_torch_s_context_parallel_asks_for(row: dict[str, Any]) -
 
 def llama(**changes: Any) -> Workload:
     setup = TrainSetup(**{"seq_len": 64, "lora": LoraConfig(), **SHARED, **changes})
-    return Workload(model=cases.spec_of("llama"), setup=setup)
+    return Workload(model=model_from_config(TINY, id="tiny", source="test"), setup=setup)
 
 
 @pytest.mark.parametrize(("seq_len", "tokens"), [(64, 16), (65, 18), (8, 2), (1, 2)])
@@ -85,11 +86,10 @@ def test_a_rank_has_two_pieces_of_a_sequence(seq_len: int, tokens: int) -> None:
 def test_attention_by_hand() -> None:
     """Of four ranks the first computes its own part, 16 x 16 pairs, and its second piece against
     each other part, 3 x 8 x 16: 640 pairs and not 256, 4 FLOPs each, head and feature."""
-    model = cases.spec_of("llama")
-    width = int(model.config["hidden_size"])
     shared, alone = predict(llama()), predict(llama(seq_len=16, context_parallel_size=1))
     assert shared.flops is not None and alone.flops is not None
-    more = (640 - 256) * 4 * width * model.num_layers
+    width, layers = 512, 2
+    more = (640 - 256) * 4 * width * layers
     assert shared.flops.forward - alone.flops.forward == more
 
 
@@ -121,10 +121,12 @@ def test_what_was_not_rehearsed_is_refused(
 def test_models_and_cards_that_torch_or_accelerate_refuse() -> None:
     workload = llama()
     with pytest.raises(UsageError, match="attends to windows"):
-        config = {**type_config(ROWS[0]), "model_type": "mistral", "sliding_window": 4096}
+        config = {**TINY, "model_type": "mistral", "sliding_window": 4096}
         check(replace(workload, model=model_from_config(config, id="m", source="t")), "auto")
     with pytest.raises(UsageError, match="not of gpt2"):
         check(replace(workload, model=cases.spec_of("gpt2")), "auto")
+    with pytest.raises(UsageError, match="pads to a multiple of 8"):
+        check(replace(workload, model=cases.spec_of("llama")), "auto")
     with pytest.raises(UsageError, match="a card of sm_80 or later"):
         check(replace(workload, platform=Platform(capability=75)), "auto")
 

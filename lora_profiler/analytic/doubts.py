@@ -207,8 +207,9 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         found.append(
             f"torch's context_parallel over {setup.context_parallel_size} ranks, as accelerate and"
             f" transformers' Trainer run it by default: {setup.rank_seq_len:,} tokens of each"
-            " sequence a rank, keys and values gathered. Ranks other than 0 hold up to two and a"
-            " half queries more while attention runs forward."
+            " sequence a rank, keys and values gathered. It is rank 0; by torch's source another"
+            " has up to two and a half times its queries more while attention runs forward, and"
+            " with cuDNN's one and a half times in backward."
         )
     if setup.precision == "fsdp-mixed":
         found.append(

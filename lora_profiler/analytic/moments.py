@@ -78,9 +78,7 @@ def moments(
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
         output = output + SCALAR  # the loss before it is divided
     of_pass: dict[Category, Polynomial] = {
-        "inputs": constant(pass_scalar_bytes(setup))
-        + _boundary_bytes(setup)
-        + parted_bytes(setup)
+        "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup) + parted_bytes(setup)
     }
     in_pass = merged(base | {"gradients": accumulated}, of_pass)
     beside_batch = _put_together_bytes(setup)

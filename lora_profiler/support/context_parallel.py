@@ -1,5 +1,5 @@
-"""Context parallelism: what torch's `context_parallel` goes with, as accelerate and transformers run
-it, and what was rehearsed. No torch."""
+"""Context parallelism: what torch's `context_parallel` goes with, as accelerate and transformers
+run it, and what was rehearsed. No torch."""
 
 from lora_profiler.errors import refuse
 from lora_profiler.model_spec import ModelSpec
@@ -52,9 +52,9 @@ def check_context_parallel(workload: Workload, engine: str) -> None:
             " no loop of ours with it; take --engine analytic.": (
                 engine not in ("auto", "analytic")
             ),
-            f"context parallelism is not known with {unknown}: it is rehearsed with --sharding fsdp,"
-            " transformers' own model and loss, and flash or cuDNN's attention in 16 bit; leave"
-            " --context-parallel-size out, or that.": unknown,
+            f"context parallelism is not known with {unknown}: it was rehearsed with --sharding"
+            " fsdp, transformers' own model and loss, and flash or cuDNN's attention in 16 bit;"
+            " leave --context-parallel-size out, or that.": unknown,
             f"{setup.world_size} ranks are no multiple of --context-parallel-size {ranks}; take"
             " another of both.": setup.world_size % ranks,
             "flash and cuDNN's attention, which torch replaces, need a card of sm_80 or later.": (

@@ -216,7 +216,9 @@ def logits_formula(prediction: Prediction) -> str:
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.rank_seq_len * vocabulary)
-    logits = f"{setup.batch_size} x {count_text(setup.rank_seq_len)} x {count_text(vocabulary)} logits"
+    logits = (
+        f"{setup.batch_size} x {count_text(setup.rank_seq_len)} x {count_text(vocabulary)} logits"
+    )
     return f"{each} B x {logits} + {count_text(rest)} B"
 
 
