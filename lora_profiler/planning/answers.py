@@ -113,7 +113,8 @@ def answers(
     the workloads have: where its loop holds what nothing prices, no peak is exact. With `data` the
     batches are those that a trainer makes of them, and each answer is of the worst.
 
-    Raises UsageError for a network among one process or under context parallelism, and what `predict` raises.
+    Raises UsageError for a network among one process or under context parallelism, and what
+    `predict` raises.
 
     Examples:
         >>> from lora_profiler import TrainSetup, Workload, answers, find_model
