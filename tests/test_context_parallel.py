@@ -107,6 +107,8 @@ def test_ranks_that_share_a_sequence_share_a_batch() -> None:
         ({"padding": 0.1}, "analytic", "with padding"),
         ({"loss": "fused"}, "auto", "with the fused loss"),
         ({"attention": "efficient"}, "auto", "with efficient attention"),
+        ({"precision": "amp"}, "auto", "with autocast"),
+        ({"lora": LoraConfig(r=8, use_dora=True)}, "auto", "with DoRA's layers"),
         ({"dtype": "float32"}, "auto", "with float32"),
         ({"eval_batch_size": 2}, "auto", "with evaluation"),
     ],

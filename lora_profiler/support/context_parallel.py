@@ -3,6 +3,7 @@ run it, and what was rehearsed. No torch."""
 
 from lora_profiler.errors import refuse
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.engines import why_unruled
 from lora_profiler.workload import TrainSetup, Workload
 
 UNTIMED = (
@@ -21,6 +22,8 @@ def unknown_beside(setup: TrainSetup) -> str:
         f"device {setup.device}": setup.device != "cuda",
         f"{setup.attention} attention": setup.attention not in ("auto", "flash", "cudnn"),
         "float32": not half,
+        "autocast": setup.autocast_dtype,
+        why_unruled(setup) or "": why_unruled(setup),
         f"the {setup.loss} loss": setup.loss != "plain",
         "label smoothing": setup.label_smoothing_factor,
         "held outputs": setup.hold_outputs,
@@ -31,7 +34,6 @@ def unknown_beside(setup: TrainSetup) -> str:
         "evaluation": setup.eval_batch_size,
         "generation": setup.completions_at_once or setup.use_vllm,
         f"{setup.loop_state}'s loop": setup.loop_state not in ("none", "transformers", "trl"),
-        "images": setup.images,
         "what waits on the host": setup.offloads,
         "reentrant checkpoints": setup.is_reentrant,
         "fake-quantised layers": setup.qat != "none",
