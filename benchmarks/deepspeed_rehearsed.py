@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,25 +108,31 @@ def main() -> None:
     if sys.argv[1:2] == ["--rank"]:
         _rehearse(json.loads(sys.argv[2]))
         return
-    known = json.loads(DATA.read_text("utf-8"))["rows"] if DATA.exists() else []
+    write_rows(DATA, CASES, __file__)
+
+
+def write_rows(data: Path, cases: Sequence[dict[str, Any]], script: str) -> None:
+    """Adds to the file `data` what `script --rank CASE` says of each case on a pretended card, that
+    of the case or `CARD`. Raises RuntimeError where the steps did not go through."""
+    known = json.loads(data.read_text("utf-8"))["rows"] if data.exists() else []
     rows: list[dict[str, Any]] = []
-    for case in CASES:
+    for case in cases:
         row = next((row for row in known if case.items() <= row.items()), None)
-        rows.append(row or {**case, **_row(case)})
+        rows.append(row or {**case, **_row(case, script)})
         print(rows[-1], file=sys.stderr, flush=True)
         document = {"card": CARD, "rows": rows + [row for row in known if row not in rows]}
-        DATA.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        data.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
-def _row(case: dict[str, Any]) -> dict[str, Any]:
-    """Raises RuntimeError where the steps did not go through."""
+def _row(case: dict[str, Any], script: str) -> dict[str, Any]:
+    card = case.get("card", CARD)
     folders = [os.environ.get("DEEPSPEED_FOLDER", ""), str(DATA.parents[2])]
     path = "PYTHONPATH=" + os.pathsep.join(filter(None, folders))
     python = os.environ["LORA_PROFILER_CUDA_PYTHON"]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "lora_profiler", "rehearse", "--gpu", CARD, "--steps", "9"),
-            *("--python", python, "--", "env", path, "python", __file__),
+            *(sys.executable, "-m", "lora_profiler", "rehearse", "--gpu", card, "--steps", "9"),
+            *("--python", python, "--", "env", path, "python", script),
             *("--rank", json.dumps(case)),
         ],
         capture_output=True,

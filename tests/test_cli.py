@@ -174,6 +174,7 @@ def test_every_option_reaches_the_setup() -> None:
         "use_vllm": False,
         "quantize_experts": False,
         "target_parameters": [],
+        "context_parallel_size": 1,
     }
 
 

@@ -119,7 +119,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("freeze", "qat", "qat_group_size"),
         *("offload_params", "offload_activations", "beta", "use_vllm", "offload_embedding"),
         *("use_orig_params", "offload_optimizer_device", "offload_param_device"),
-        *("quantize_experts", "target_parameters"),
+        *("quantize_experts", "context_parallel_size", "target_parameters"),
     ]
 
 

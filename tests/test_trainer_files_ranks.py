@@ -110,6 +110,19 @@ def test_accelerate_s_file_names_the_version(read: Any, settings: str, sharding:
     assert gaps(file) == []
 
 
+def test_accelerate_s_context_parallelism_is_torch_s(read: Any) -> None:
+    degree = "parallelism_config:\n  parallelism_config_cp_size: {}\n"
+    whole = OVER_FSDP + "  fsdp_version: 2\n"
+    file = read(PLAIN_MODEL, whole + degree.format(2))
+    assert file.options["context_parallel_size"] == 2 and gaps(file) == []
+    assert "context_parallel_size" not in read(PLAIN_MODEL, whole + degree.format(1)).options
+    going_round = degree.format(2) + "  parallelism_config_cp_comm_strategy: alltoall\n"
+    assert "keys and values that go round" in gaps(read(PLAIN_MODEL, whole + going_round))[0]
+    flat = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_version: 1\n" + degree.format(2))
+    assert "context_parallel_size" not in flat.options
+    assert gaps(flat) == ["context parallelism with sharding fsdp1-no-prefetch, answered without"]
+
+
 def test_flat_shards_of_what_trains_in_bf16_are_float32(read: Any) -> None:
     options = read(PLAIN_MODEL, OVER_FSDP + "  fsdp_version: 1\n").options
     assert (options["precision"], options["dtype"]) == ("amp", "float32")

@@ -80,7 +80,8 @@ def unsmoothed(forward: ForwardPass, setup: TrainSetup) -> LossOfLogits:
     """Cross-entropy of all logits, by the version of transformers."""
     if shifts_logits(setup.transformers):
         return shifted_logits(forward.logits, setup.transformers, one_row=has_one_row(setup))
-    return cross_entropy(forward.logits, one_row=has_one_row(setup))
+    is_shifted = setup.context_parallel_size > 1  # as each rank has a part of the labels
+    return cross_entropy(forward.logits, one_row=has_one_row(setup), is_shifted=is_shifted)
 
 
 def activations(
@@ -98,7 +99,7 @@ def activations(
         positions = S * 8
         if setup.kernels == "unsloth":
             positions = TOKENS * 4  # in int32, for its rotary embedding
-        elif setup.is_packed or setup.kernels == "torchtune":
+        elif setup.is_packed or setup.kernels == "torchtune" or setup.context_parallel_size > 1:
             positions = ZERO  # they came with the batch, or nobody made any
         elif family.positions_per_sample:
             positions = TOKENS * 8
@@ -183,7 +184,8 @@ def table_bytes(forward: ForwardPass, family: Family, workload: Workload) -> Pol
     if rotary_tables(workload) != "once":
         return ZERO
     dtype = family.rotary_dtype or forward.embed.output.dtype
-    positions = TOKENS if workload.setup.is_packed else S
+    of_rows = workload.setup.is_packed or workload.setup.context_parallel_size > 1
+    positions = TOKENS if of_rows else S
     return total(
         positions * (2 * size * ITEMSIZE[dtype])
         for _, size in family.rotary_sets(workload.model.config)

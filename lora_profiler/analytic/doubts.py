@@ -151,6 +151,12 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         " shard models of their own, LitGPT by FSDP1.": (
             loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED
         ),
+        f"No run of {setup.loop_state}'s loop was held against context parallelism.": (
+            setup.context_parallel_size > 1 and setup.loop_state != "none"
+        ),
+        "No run of a quantised base was held against context parallelism.": (
+            setup.context_parallel_size > 1 and setup.quantization is not None
+        ),
         "On the CPU some tensors of one number, 8 B each, are counted and not there.": (
             setup.sharding == "tp" and setup.device == "cpu"
         ),
@@ -196,6 +202,14 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         found += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
         found += [ON_NVME] * (
             "nvme" in (setup.offload_optimizer_device, setup.offload_param_device)
+        )
+    if setup.context_parallel_size > 1:
+        found.append(
+            f"torch's context_parallel over {setup.context_parallel_size} ranks, as accelerate and"
+            f" transformers' Trainer run it by default: {setup.rank_seq_len:,} tokens of each"
+            " sequence a rank, keys and values gathered. It is rank 0; by torch's source another"
+            " has up to two and a half times its queries more while attention runs forward, and"
+            " with cuDNN's one and a half times in backward."
         )
     if setup.precision == "fsdp-mixed":
         found.append(

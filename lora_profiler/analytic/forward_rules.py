@@ -129,6 +129,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         attended=_attended(setup),
         chunk_rows=chunk_fact(workload),
         loss=setup.loss,
+        ring=setup.context_parallel_size,
         qat=setup.qat,
         qat_group_size=setup.qat_group_size,
         qat_adapted_alone=is_of_adapted_layers(setup),

@@ -166,12 +166,12 @@ def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool
     )
 
 
-def cross_entropy(logits: Tensor, *, one_row: bool) -> LossOfLogits:
-    """transformers' own, of float32 logits and labels that are shifted by a copy, but of one
-    row."""
+def cross_entropy(logits: Tensor, *, one_row: bool, is_shifted: bool = False) -> LossOfLogits:
+    """transformers' own, of float32 logits and labels that are shifted by a copy, but of one row,
+    or `is_shifted` already in the batch."""
     wide = logits.elements * 4
-    labels = TOKENS * INDEX + (INDEX if one_row else 0)
-    padded = ZERO if one_row else B * (S + 1) * INDEX
+    labels = ZERO if is_shifted else TOKENS * INDEX + (INDEX if one_row else 0)
+    padded = ZERO if one_row or is_shifted else B * (S + 1) * INDEX
     copy = wide if ITEMSIZE[logits.dtype] != 4 else ZERO
     return LossOfLogits(
         kept=wide + labels + SCALAR,

@@ -9,6 +9,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic.activations import Activations, leaf_beside, loss_of
 from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
+from lora_profiler.analytic.context_parallel import parted_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
 from lora_profiler.analytic.loss_moments import loss_candidates
@@ -77,7 +78,7 @@ def moments(
     if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
         output = output + SCALAR  # the loss before it is divided
     of_pass: dict[Category, Polynomial] = {
-        "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup)
+        "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup) + parted_bytes(setup)
     }
     in_pass = merged(base | {"gradients": accumulated}, of_pass)
     beside_batch = _put_together_bytes(setup)
@@ -153,7 +154,8 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
     position ids; and what else the trainer's loop keeps; of rows that Unsloth lays end to end the
     length of each."""
-    size = TOKENS * (8 * batch_columns(setup)) + loop_scalar_bytes(setup)
+    columns = batch_columns(setup) * setup.context_parallel_size
+    size = TOKENS * (8 * columns) + loop_scalar_bytes(setup)
     if setup.loop_state == "trl-kto":
         size = size + B * setup.accumulation  # which are desirable
     if not setup.is_padding_free or setup.loop_state in GRPO:
@@ -203,7 +205,8 @@ def batch_kept_bytes(setup: TrainSetup) -> Polynomial:
     """Of a step's batch, between steps: a trainer's loop gives it up when the next one is there."""
     if setup.loop_state == "none":
         return ZERO
-    return TOKENS * (8 * batch_columns(setup)) + completion_bytes(setup)
+    columns = batch_columns(setup) * setup.context_parallel_size
+    return TOKENS * (8 * columns) + completion_bytes(setup)
 
 
 def persistent_only(

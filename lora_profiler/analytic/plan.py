@@ -15,6 +15,7 @@ from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Table, constant, total, undominated
 from lora_profiler.analytic.activations import Activations, activations
 from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
+from lora_profiler.analytic.context_parallel import has_long_positions
 from lora_profiler.analytic.evaluation import evaluated, evaluation
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
@@ -127,6 +128,7 @@ def plan_for(workload: Workload) -> Plan:
         chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
         is_offloaded(workload),
+        has_long_positions(setup),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         (workload.platform.capability, workload.platform.torch),
     )
@@ -147,7 +149,7 @@ _OF_LORA = attrgetter(
 _OF_SETUP = attrgetter(
     "quantization", "qat", "qat_group_size", "dtype", "precision", "optimizer", "optimizer_impl",
     "optimizer_rank", "optimizer_in_bwd", "checkpointing", "attention", "device", "world_size",
-    "sharding", "reduce_bucket_size", "offload_params", "use_orig_params",
+    "sharding", "context_parallel_size", "reduce_bucket_size", "offload_params", "use_orig_params",
     "offload_optimizer_device", "offload_param_device", "loss", "hold_outputs", "loop_state",
     "is_packed", "is_padded", "eval_batch_size", "generation_batch_size", "max_completion_length",
     "use_vllm", "kernels", "transformers", "is_reentrant", "offload_checkpoints",

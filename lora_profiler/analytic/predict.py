@@ -54,7 +54,7 @@ def shared_parts(workload: Workload, moment: MomentName) -> dict[Part, int]:
 
 def values(workload: Workload) -> Values:
     lora = workload.setup.lora
-    return Values(workload.setup.batch_size, workload.setup.seq_len, lora.r if lora else 1)
+    return Values(workload.setup.batch_size, workload.setup.rank_seq_len, lora.r if lora else 1)
 
 
 def peak_bytes(workload: Workload) -> int:
@@ -131,7 +131,7 @@ def predict(workload: Workload) -> Prediction:
                 forward=forward,
                 backward=backward,
                 recompute=recompute,
-                tokens=setup.batch_size * setup.seq_len,
+                tokens=setup.batch_size * setup.rank_seq_len,
             )
             if known
             else None

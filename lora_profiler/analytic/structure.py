@@ -225,7 +225,7 @@ def forward_pass(
     trains = _trainable_by_layer(stack, trainable)
 
     op = Ledger(rules, root, outside, trainable)
-    ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8, "input"))
+    ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * (8 * rules.ring), "input"))
     x = family.embed(op, ids, config)
     embed, leaf = _ran(op, ids, x), op.leaf
 

@@ -169,6 +169,8 @@ class Rules(NamedTuple):
     qat_group_size: int = 32
     qat_adapted_alone: bool = False
     spread: Spread | None = None
+    ring: int = 1
+    """Ranks among which keys and values go round, each with a part of the tokens."""
     qat_rounds_head: bool = True
 
     def unpacked(self, module: str) -> str:
@@ -177,5 +179,5 @@ class Rules(NamedTuple):
 
     @property
     def positions(self) -> Polynomial:
-        """Distinct position ids: (1, s), of packed rows (b, s)."""
-        return TOKENS if self.packed else S
+        """Distinct position ids: (1, s), of packed rows and where ranks share a row (b, s)."""
+        return TOKENS if self.packed or self.ring > 1 else S

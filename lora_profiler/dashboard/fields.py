@@ -308,6 +308,8 @@ def ranks(*, network: bool) -> dict[str, Any]:
         found.update({name: _widget(SETUP_OPTIONS[name]) for name in names})
     if sharding in FLAT:
         found["use_orig_params"] = _widget(SETUP_OPTIONS["use_orig_params"])
+    if sharding == "fsdp":
+        found["context_parallel_size"] = _widget(SETUP_OPTIONS["context_parallel_size"])
     if sharding in FULLY_SHARDED:
         found["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
     if network:

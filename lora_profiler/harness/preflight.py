@@ -267,6 +267,10 @@ def _refuse_ranks(
             f"sharding {setup.sharding} cannot be measured{whose}; take"
             f" {', '.join(MEASURED_SHARDINGS)}."
         )
+    if setup.context_parallel_size > 1:
+        raise UsageError(
+            "bench has no loop of context parallelism; leave out --context-parallel-size."
+        )
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
     if setup.device == "cuda":

@@ -113,7 +113,8 @@ def answers(
     the workloads have: where its loop holds what nothing prices, no peak is exact. With `data` the
     batches are those that a trainer makes of them, and each answer is of the worst.
 
-    Raises UsageError for a network among one process, and what `predict` raises.
+    Raises UsageError for a network among one process or under context parallelism, and what
+    `predict` raises.
 
     Examples:
         >>> from lora_profiler import TrainSetup, Workload, answers, find_model
@@ -126,6 +127,11 @@ def answers(
         raise UsageError(
             "--interconnect is the link among several ranks; add --world-size and --sharding, or"
             " leave it out."
+        )
+    if network is not None and any(w.setup.context_parallel_size > 1 for w in workloads):
+        raise UsageError(
+            "what attention sends under context parallelism is not counted; leave out one of"
+            " --interconnect and --context-parallel-size."
         )
     if gpu is not None:
         from lora_profiler.planning.fit import fit

@@ -153,6 +153,8 @@ def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
         raise UsageError(
             "the plan chooses world size and sharding; leave --world-size and --sharding out."
         )
+    if any(workload.setup.context_parallel_size > 1 for workload in workloads):
+        raise UsageError("a plan's ranks share no sequence; leave --context-parallel-size out.")
     if any(workload.setup.device != "cuda" for workload in workloads):
         raise UsageError("a plan is of cards; leave --device out.")
     limited = budget.max_hours is not None or budget.max_cost is not None

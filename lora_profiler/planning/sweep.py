@@ -67,6 +67,10 @@ def sweep(
     setup = workload.setup
     if rank is not None and setup.lora is None:
         raise UsageError("full fine-tuning has no rank to sweep over; leave it out, or set lora.")
+    if setup.context_parallel_size > 1:
+        raise UsageError(
+            "a sweep is over sequences that a rank has whole; leave out --context-parallel-size."
+        )
     own = setup.lora.r if setup.lora else 1
     arrays = [
         _sizes(np, name, value, default)

@@ -24,6 +24,7 @@ from lora_profiler.steptime import (
 )
 from lora_profiler.steptime.roofline import Step, loaded
 from lora_profiler.steptime.step import check_base_timed
+from lora_profiler.support.context_parallel import UNTIMED
 from lora_profiler.workload import Workload
 
 
@@ -83,6 +84,8 @@ def step_time(
     setup = workload.setup
     if setup.offload_embedding or (setup.offloads and not setup.offload_checkpoints):
         return Timing(step=None, refusal=_ON_THE_HOST)
+    if setup.context_parallel_size > 1:
+        return Timing(step=None, refusal=UNTIMED)
     device = device_for(workload, gpu)
     if device is None:
         return Timing(step=None, refusal=_NO_DEVICE if gpu is None else no_speed(gpu))

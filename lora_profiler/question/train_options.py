@@ -216,6 +216,21 @@ class TrainOptions(StepOptions):
             heading="weights offloaded to {}",
         ),
     )
+    context_parallel_size: int = field(
+        default=1,
+        metadata=option(
+            "Ranks that have a part of each sequence, beside --sharding fsdp: torch's"
+            " context_parallel, as accelerate's ParallelismConfig(cp_size) runs it.",
+            metavar="N",
+            added=43,
+            largest=MAX_WORLD_SIZE,
+            group="ranks",
+            label="Ranks that share a sequence",
+            tip="torch's context_parallel, as accelerate's ParallelismConfig(cp_size) runs it.",
+            words="context parallelism of {}",
+            heading="context parallelism of {}",
+        ),
+    )
     padding: float = field(
         default=0.0,
         metadata=option(

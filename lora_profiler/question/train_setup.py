@@ -40,7 +40,8 @@ class TrainSetup(TrainOptions):
     makes it of all logits. `hold_outputs` is of a loop that writes `out = model(...)`: the output,
     all logits among it where there are any, lives until the next one takes its name; without it the
     loop keeps the loss alone. `world_size` is the number of ranks, each with a batch of its own,
-    and `sharding` what they share of the model.
+    and `sharding` what they share of the model; `context_parallel_size` of them share a batch, each
+    with a part of every sequence of `seq_len`.
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
@@ -88,7 +89,15 @@ class TrainSetup(TrainOptions):
     @property
     def batches_at_once(self) -> int:
         """Micro-batches that the ranks take at the same time: one each, or one together."""
-        return 1 if self.sharding == "tp" else self.world_size
+        return 1 if self.sharding == "tp" else self.world_size // self.context_parallel_size
+
+    @property
+    def rank_seq_len(self) -> int:
+        """Tokens of a sequence that a rank has: under context parallelism two pieces, one from each
+        half, of a sequence padded to so many that all are equal (torch
+        `tensor/experimental/_context_parallel/_load_balancer.py`, _HeadTailLoadBalancer)."""
+        ranks = self.context_parallel_size
+        return self.seq_len if ranks == 1 else -(-self.seq_len // (2 * ranks)) * 2
 
     @property
     def of_one_process(self) -> "TrainSetup":

@@ -4,6 +4,7 @@ from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.option_values import GRPO
 from lora_profiler.support.bases import check_base, check_quantized_experts
+from lora_profiler.support.context_parallel import check_context_parallel
 from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
 from lora_profiler.support.fake_quantizing import check_qat
 from lora_profiler.support.generations import check_generation, check_traceable
@@ -41,6 +42,7 @@ def check(workload: Workload, engine: str) -> None:
     if engine == "traced":
         check_traceable(workload)
     check_tensor_parallel(workload, engine)
+    check_context_parallel(workload, engine)
 
 
 def check_completions(setup: TrainSetup, engine: str) -> None:

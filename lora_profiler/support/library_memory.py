@@ -86,6 +86,8 @@ that was logged last too, which full training makes a number (torchtune 0.7
 `recipes/*_finetune_single_device.py`, train)."""
 _BESIDE_IDS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
+_CUT_APART = 2
+"""Where ranks share a sequence labels are no ids: torch cuts each tensor that it is given."""
 
 
 def has_reference(setup: TrainSetup) -> bool:
@@ -106,6 +108,8 @@ def batch_columns(setup: TrainSetup) -> int:
     columns = _LOOPS[setup.loop_state].columns
     if setup.loop_state not in GRPO and (setup.is_packed or setup.is_padded):
         columns = max(columns, _BESIDE_IDS)
+    if setup.context_parallel_size > 1:
+        columns = max(columns, _CUT_APART)
     return columns * (1 if setup.loop_state == "none" else setup.accumulation)
 
 

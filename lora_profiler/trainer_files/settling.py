@@ -33,12 +33,14 @@ def settled(
     if options.get("world_size") == 1 and options.get("sharding") not in DEEPSPEED_ZERO:
         options.pop("sharding", None)
         options.pop("use_orig_params", None)
+        options.pop("context_parallel_size", None)
         del options["world_size"]
         yield from _kept_on_card(options, rows[0].file)
     has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
     if not has_ranks:
         options.pop("sharding", None)
         options.pop("use_orig_params", None)
+        options.pop("context_parallel_size", None)
         yield from _kept_on_card(options, rows[0].file)
         return
     if options.setdefault("sharding", "ddp") not in FLAT:
@@ -66,6 +68,11 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         options["use_vllm"] = True
         what = f"generation under {options['sharding']}, which gathers weights, answered as vLLM's"
         yield instead(file, "generation_batch_size", at_once, None, what, "too low")
+    parts = options.get("context_parallel_size", 1)
+    if parts > 1 and (beside := _beside_parts({**usual, **options})):
+        del options["context_parallel_size"]
+        what = f"context parallelism with {beside}, answered without"
+        yield instead(file, "context_parallel_size", parts, None, what, "too high")
     on_host = bool(usual.get("offload_params"))
     if options["sharding"] in FULLY_SHARDED and not steps_on_shards(
         optimizer, options["sharding"], on_host
@@ -98,6 +105,18 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
             named, options["sharding"] = options["sharding"], "fsdp"
             what = f"FSDP1 of {of}, answered as FSDP2"
             yield instead(file, "sharding", named, "fsdp", what, "either way")
+
+
+def _beside_parts(usual: dict[str, Any]) -> str:
+    """What context parallelism is not known with, "" where it is."""
+    loss, kernels = usual.get("loss", "plain"), usual.get("kernels", "transformers")
+    found = {
+        f"sharding {usual['sharding']}": usual["sharding"] != "fsdp",
+        f"the {loss} loss": loss != "plain",
+        f"{kernels}'s kernels": kernels != "transformers",
+        "packed rows": usual.get("packed") is not None,
+    }
+    return next((what for what, applies in found.items() if applies), "")
 
 
 def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:

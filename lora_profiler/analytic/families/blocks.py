@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic import lora_kernels
+from lora_profiler.analytic.context_parallel import ring_attention
 from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.products import linear, matmul
@@ -157,6 +158,8 @@ def attention(
     if kernel == "flash" and width % FLASH_ALIGNMENT:
         width += -width % FLASH_ALIGNMENT
         q, k, v = (op.pad(t, heads.dim, width) for t in (q, k, v))
+    if op.rules.ring > 1:
+        return ring_attention(op, kernel, q, k, v, heads.query, heads.groups)
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
     rows = B * S32 if kernel == "efficient" else TOKENS
     beside = [op.fresh(rows * heads.query, "float32", False)]

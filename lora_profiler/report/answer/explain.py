@@ -46,7 +46,7 @@ def explain_blocks(answer: Answer) -> list[Block]:
     prediction, levers = answer.prediction, answer.levers
     setup = prediction.workload.setup
     rank = f", R = {setup.lora.r}" if setup.lora and setup.lora.has_rank else ""
-    sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}{rank}"
+    sizes = f"B = {setup.batch_size}, S = {count_text(setup.rank_seq_len)}{rank}"
     lines = [f"{LEGEND} Here {sizes}."]
     for title, found in (
         ("parameters", parameter_lines(prediction)),
@@ -191,7 +191,7 @@ def linear_flops(prediction: Prediction) -> tuple[int, int]:
     """Forward FLOPs of the linear layers, which every token passes, and of their adapters; packed
     experts are not among them."""
     setup, modules = prediction.workload.setup, prediction.workload.model.modules()
-    tokens = setup.batch_size * setup.seq_len
+    tokens = setup.batch_size * setup.rank_seq_len
     weights = sum(m.weight("weight").numel for _, m in modules if m.is_linear)
     linear = [c for c in prediction.layers if c.in_features is not None and setup.lora is not None]
     trained = ((c.num_trainable_parameters, c.num_parameters) for c in linear)

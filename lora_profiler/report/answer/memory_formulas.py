@@ -157,7 +157,7 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
     saved = prediction.saved_activation_bytes
     if saved is None:
         return
-    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.seq_len
+    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.rank_seq_len
     stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, Stack)]
     by_layer: Counter[tuple[str, int]] = Counter()
     for cost in prediction.layers:
@@ -215,8 +215,10 @@ def logits_formula(prediction: Prediction) -> str:
         return f"{bytes_text(size)}, {_ALL_LOGITS[setup.loss]}"
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
-    each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
-    logits = f"{setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)} logits"
+    each, rest = divmod(size, setup.batch_size * setup.rank_seq_len * vocabulary)
+    logits = (
+        f"{setup.batch_size} x {count_text(setup.rank_seq_len)} x {count_text(vocabulary)} logits"
+    )
     return f"{each} B x {logits} + {count_text(rest)} B"
 
 

@@ -79,11 +79,12 @@ ACCELERATE = Framework(
         **dict.fromkeys(
             (
                 "parallelism_config.parallelism_config_tp_size",
-                "parallelism_config.parallelism_config_cp_size",
                 "parallelism_config.parallelism_config_sp_size",
             ),
-            ranks.parallel("the work", "tensor or context parallelism"),
+            ranks.parallel("the work", "tensor or sequence parallelism"),
         ),
+        "parallelism_config.parallelism_config_cp_size": ranks.sequence_parts,
+        "parallelism_config.parallelism_config_cp_comm_strategy": ranks.rotated,
         **free("accelerate"),
     },
     under=free("accelerate", "under"),

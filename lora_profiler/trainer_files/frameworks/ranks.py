@@ -36,6 +36,20 @@ def parallel(option: str, what: str) -> Reader:
     return read
 
 
+def sequence_parts(value: Any, document: Document) -> Meaning:
+    """cp_size of accelerate's ParallelismConfig, which is torch's own context parallelism."""
+    if is_off(value) or number(value) <= 1:
+        return NOTHING
+    return Meaning({"context_parallel_size": size(value)}, asks=("world_size",))
+
+
+def rotated(value: Any, document: Document) -> Meaning:
+    """cp_comm_strategy: how keys and values come, gathered unless it is said."""
+    if str(value).lower() != "alltoall":
+        return NOTHING
+    return not_modelled("keys and values that go round, answered as gathered", "too high")
+
+
 def fsdp_switch(usual_version: int) -> Reader:
     """transformers' list or text: full_shard auto_wrap offload; on by itself where only its
     settings stand there. `usual_version`: which FSDP runs where the file names none."""

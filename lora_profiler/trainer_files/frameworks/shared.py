@@ -300,6 +300,7 @@ TRAINING_ARGUMENTS: dict[str, Reader] = {
     "optim_target_modules": optimizer_targets,
     "liger_kernel_config": missing("some of Liger's kernels only", "either way"),
     **dict.fromkeys(("use_cpu", "no_cuda"), when_on(device="cpu")),
+    "parallelism_config.cp_size": ranks.sequence_parts,
     "parallelism_config": missing("context and tensor parallelism", "either way"),
     "neftune_noise_alpha": costs_nothing,
     **free("training_arguments"),
