@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations
+from lora_profiler.analytic.gathered_units import Unit
 from lora_profiler.analytic.optimizers import total_state_bytes
 from lora_profiler.analytic.persistent import unpacked_dtype
 from lora_profiler.analytic.sharding import ShardState
@@ -24,13 +25,18 @@ def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
     steps = replace(setup, device="cpu", attention="auto")  # FlashAttention 2 has no place there
     states = total_state_bytes(shards.stepped.trainable, steps)
     nothing = replace(share, parameter_bytes=0, adapter_bytes=ZERO, order=())
-    root = shards.root
+
+    def sent_off(unit: Unit | None) -> Unit | None:
+        return unit and unit._replace(reduced_share=0)
+
     return replace(
         shards,
         state=nothing,
         stepped=nothing,
         units=tuple(unit._replace(reduced_share=0) for unit in shards.units),
-        root=None if root is None else root._replace(reduced_share=0),
+        root=sent_off(shards.root),
+        embed=sent_off(shards.embed),
+        head=sent_off(shards.head),
         host={
             "parameters": constant(share.parameter_bytes),
             "adapters": share.adapter_bytes,
