@@ -43,7 +43,8 @@ def loss_candidates(
             stages = (*_gathered(forward), *loss.ahead)
             end = _each(before, in_forward, kept.capped, stages)
             if shards.head is not None:  # which is there until it has run
-                end += _each(before, in_forward, constant(shards.head.held), [forward.logits.bytes])
+                stages = (forward.logits.bytes, constant(shards.head.sent))
+                end += _each(before, in_forward, constant(shards.head.held), stages)
             return largest_of(end), back
         logits = kept.capped + forward.logits.bytes
         made = candidate(before, activations=in_forward, logits_and_loss=logits)

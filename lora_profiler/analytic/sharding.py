@@ -133,7 +133,8 @@ class ShardState:
     @property
     def sent_as_backward_begins(self) -> Polynomial:
         """A rank's part of the last layer, cast or copied from the host to be gathered."""
-        return constant(self.units[-1].sent if self.units and self.reshards else 0)
+        casts = self.units and self.reshards and not self.flat
+        return constant(self.units[-1].sent if casts else 0)
 
     def in_root_reduction(self, world_size: int) -> Polynomial:
         """The root's weights are gone, and all that it sends of gradients lies in one buffer,

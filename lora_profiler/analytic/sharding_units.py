@@ -22,6 +22,7 @@ from lora_profiler.analytic.persistent import (
     TrainableTensor,
     adapter_dtype,
     adapter_tensors,
+    copy_dtype,
     kept_in_16_bit,
     trainable_tensors,
     unpacked_dtype,
@@ -123,8 +124,8 @@ def _ends(model: ModelSpec, setup: TrainSetup, copies: Copies) -> dict[str, str]
     if "head" in places.values() and setup.loss != "plain":
         raise UsageError(
             "FSDP1 gathers a head that trains whole beside adapters as it runs, and no rule has"
-            f" the {setup.loss} loss run it; take --loss plain or --sharding fsdp, or leave it out of"
-            " --modules-to-save."
+            f" the {setup.loss} loss run it; take --loss plain or --sharding fsdp, or leave it out"
+            " of --modules-to-save."
         )
     return places
 
@@ -210,7 +211,7 @@ def _added(
             yield adapter.module, Piece(shape, DTYPE_BYTES[dtype], not tensor.kind.is_frozen)
     for name, module in copies:
         for weight in module.weights:
-            yield name, Piece(weight.shape, DTYPE_BYTES[unpacked_dtype(name, setup)], True)
+            yield name, Piece(weight.shape, DTYPE_BYTES[copy_dtype(name, setup)], True)
 
 
 def _fully_sharded(
