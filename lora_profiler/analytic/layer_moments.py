@@ -40,8 +40,7 @@ def inside_layers(
         if layer.run.returned
         for index in layer.indices
     }
-    trains_all = workload.setup.lora is None
-    waiting = _tied_gradient(forward, workload) if trains_all else ZERO
+    waiting = _tied_gradient(forward, workload)
 
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation
@@ -179,7 +178,9 @@ def _collected(forward: ForwardPass, shards: ShardState) -> tuple[Polynomial, ..
 
 
 def _tied_gradient(forward: ForwardPass, workload: Workload) -> Polynomial:
-    """Bytes of the gradient of a head that is the embedding too."""
+    """Bytes of the gradient of a head that is the embedding too; PEFT's copies are two."""
+    if workload.setup.lora is not None:
+        return ZERO
     name = workload.model.output_embedding
     head = next((module for full, module in workload.model.modules() if full == name), None)
     if head is None or head.weights[0].tied_to is None:
