@@ -73,6 +73,7 @@ FLAT: dict[str, Any] = {"sharding": "fsdp1-no-prefetch", "precision": "amp"}
 AHEAD: dict[str, Any] = {**FLAT, "sharding": "fsdp1"}
 HEAD: dict[str, Any] = {"lora": LoraConfig(modules_to_save=("lm_head",))}
 BOTH: dict[str, Any] = {"lora": LoraConfig(modules_to_save=("lm_head", "embed_tokens"))}
+WHOLE: dict[str, Any] = {**FLAT, "precision": "pure", "lora": None}
 SHORT: dict[str, Any] = {"seq_len": 16, "checkpointing": True}
 OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     (FLAT, 807_856_680, 857_590_296),
@@ -92,6 +93,7 @@ OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     ({**FLAT, **BOTH, **SHORT}, 380_406_328, 511_471_936),
     ({**FLAT, **BOTH, **SHORT, "offload_params": True}, 142_780_448, 273_846_056),
     ({**FLAT, **BOTH, "quantization": NF4["quantization"]}, 870_231_080, 920_554_520),
+    ({**WHOLE, **SHORT, "offload_params": True}, 87_767_736, 293_752_744),
 ]
 """The same of `FullyShardedDataParallel`, with adapters wrapped by PEFT's `fsdp_auto_wrap_policy`,
 in forward and in backward, MixedPrecision as accelerate sets it under amp; of few tokens where what
