@@ -70,6 +70,11 @@ OVER_NF4: list[tuple[dict[str, Any], int]] = [
 ]
 """The same of a 4-bit base, stored in bfloat16, under FSDP2's MixedPrecisionPolicy."""
 FLAT: dict[str, Any] = {"sharding": "fsdp1-no-prefetch", "precision": "amp"}
+AHEAD: dict[str, Any] = {**FLAT, "sharding": "fsdp1"}
+HEAD: dict[str, Any] = {"lora": LoraConfig(modules_to_save=("lm_head",))}
+BOTH: dict[str, Any] = {"lora": LoraConfig(modules_to_save=("lm_head", "embed_tokens"))}
+WHOLE: dict[str, Any] = {**FLAT, "precision": "pure", "lora": None}
+SHORT: dict[str, Any] = {"seq_len": 16, "checkpointing": True}
 OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     (FLAT, 807_856_680, 857_590_296),
     ({**FLAT, "checkpointing": True}, 409_741_384, 459_475_000),
@@ -77,13 +82,26 @@ OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     ({**FLAT, "precision": "pure"}, 964_651_688, 1_014_385_304),
     ({**FLAT, "dtype": "float32"}, 875_114_184, 924_847_800),
     ({**FLAT, "dtype": "float32", "lora": None}, 1_092_431_124, 1_142_754_564),
+    ({**FLAT, **HEAD}, 892_791_340, 943_114_780),
+    ({**AHEAD, **HEAD}, 892_791_340, 999_737_884),
+    ({**FLAT, **HEAD, "precision": "pure"}, 1_007_119_020, 1_057_442_460),
+    ({**FLAT, **HEAD, "dtype": "float32"}, 960_048_844, 1_010_372_284),
+    ({**FLAT, **HEAD, "use_orig_params": False}, 822_012_460, 872_335_900),
+    ({**FLAT, **HEAD, **SHORT}, 295_471_668, 394_562_108),
+    ({**AHEAD, **HEAD, **SHORT}, 295_471_668, 401_642_300),
+    ({**FLAT, **HEAD, **SHORT, "precision": "pure"}, 241_994_420, 352_094_908),
+    ({**FLAT, **BOTH, **SHORT}, 380_406_328, 511_471_936),
+    ({**FLAT, **BOTH, **SHORT, "offload_params": True}, 142_780_448, 273_846_056),
+    ({**FLAT, **BOTH, "quantization": NF4["quantization"]}, 870_231_080, 920_554_520),
+    ({**WHOLE, **SHORT, "offload_params": True}, 87_767_736, 293_752_744),
 ]
 """The same of `FullyShardedDataParallel`, with adapters wrapped by PEFT's `fsdp_auto_wrap_policy`,
-in forward and in backward, MixedPrecision as accelerate sets it under amp."""
+in forward and in backward, MixedPrecision as accelerate sets it under amp; of few tokens where what
+trains whole beside adapters holds the peak."""
 SCRIPT = """
 import functools, os, torch, torch.distributed as dist, transformers, peft
 from contextlib import nullcontext
-from torch.distributed.fsdp import BackwardPrefetch, MixedPrecision
+from torch.distributed.fsdp import BackwardPrefetch, CPUOffload, MixedPrecision
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from peft.utils.other import fsdp_auto_wrap_policy
@@ -92,24 +110,33 @@ os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = "LlamaDecoderLayer"
 torch.cuda.set_device(0)
 dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=4)
 name, low = "HuggingFaceTB/SmolLM2-135M", torch.bfloat16
-model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.DTYPE)
+model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.DTYPE, **BASE)
 policy = functools.partial(
     transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer})
 if ADAPTED:
-    model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+    model = peft.get_peft_model(model, peft.LoraConfig(
+        r=16, target_modules="all-linear", modules_to_save=SAVED))
     policy = fsdp_auto_wrap_policy(model)
 if CHECKPOINTING:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
 os.environ.pop("LORA_PROFILER_RUN", None)  # the other ranks are not there
 mixed = MixedPrecision(param_dtype=low, reduce_dtype=low, buffer_dtype=low) if AMP else None
-model = FSDP(model, use_orig_params=True, auto_wrap_policy=policy,
+model = FSDP(model, use_orig_params=ORIGINAL, auto_wrap_policy=policy,
+    cpu_offload=CPUOffload(offload_params=OFFLOADED),
     mixed_precision=mixed, device_id=torch.device("cuda:0"), backward_prefetch=PREFETCH)
+if AMP:  # as accelerate does, accelerator.py, prepare_model
+    for module in FSDP.fsdp_modules(model):
+        if module._has_params and module._flat_param.requires_grad:
+            module._flat_param.data = module._flat_param.data.to(torch.float32)
+            module._handle._orig_param_dtype = torch.float32
 model.train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-ids = torch.ones((2, 256), dtype=torch.int64, device="cuda")
+ids = torch.ones((2, SEQ), dtype=torch.int64, device="cuda")
 peak = lambda: torch.cuda.memory_stats()["requested_bytes.all.peak"]
 for step in range(3):
+    torch.cuda.synchronize()
+    torch.zeros(1, device="cuda")  # lets go of what waited for a stream
     torch.cuda.reset_peak_memory_stats()
     with torch.autocast("cuda", low) if AMP else nullcontext():
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
@@ -187,8 +214,9 @@ def test_4_bits_in_another_format_are_not_gathered_as_numbers() -> None:
 def test_rules_are_what_fsdp1_asks_for(changes: dict[str, Any], ahead: int, back: int) -> None:
     prediction = predict(asked(**changes))
     found = totals(prediction)
-    assert (found["end_of_forward"], found["loss_backward"]) == (ahead, back)
-    assert prediction.exactness == "exact"
+    passes = ("loss_backward", "last_layer_backward", "first_layer_backward")
+    assert (found["end_of_forward"], max(found[name] for name in passes)) == (ahead, back)
+    assert (prediction.exactness == "exact") == (found["loss_backward"] == back)
 
 
 @rehearses
@@ -201,10 +229,18 @@ def test_fsdp1_asks_for_what_is_written_down(
     from test_rehearsed_offloading import printed
 
     setup = asked(**changes).setup
+    saved = list(setup.lora.modules_to_save) if setup.lora else []
+    base = (
+        "{'quantization_config': transformers.BitsAndBytesConfig(load_in_4bit=True,"
+        " bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=low,"
+        " bnb_4bit_quant_storage=low), 'device_map': 'cuda'}"
+    )
     kind = "BackwardPrefetch.BACKWARD_PRE" if setup.sharding == "fsdp1" else "None"
     words = {
         **{"CHECKPOINTING": setup.checkpointing, "AMP": setup.precision == "amp"},
-        **{"DTYPE": setup.dtype, "ADAPTED": setup.lora is not None},
+        **{"DTYPE": setup.dtype, "ADAPTED": setup.lora is not None, "SAVED": saved or None},
+        **{"ORIGINAL": setup.use_orig_params, "OFFLOADED": setup.offload_params},
+        **{"SEQ": setup.seq_len, "BASE": base if setup.quantization else "{}"},
     }
     text = SCRIPT.replace("PREFETCH", kind)
     for word, value in words.items():
@@ -223,9 +259,27 @@ def test_each_adapter_is_gathered_and_reduced_for_itself() -> None:
     assert found["reduce_scatter", "backward"].size_bytes == trained * 2
 
 
-def test_what_fsdp1_is_not_known_of_is_refused() -> None:
-    with pytest.raises(UsageError, match="FSDP1 is not known of modules that train whole"):
-        predict(asked(**FLAT, lora=LoraConfig(modules_to_save=("lm_head",))))
+def test_a_head_beside_adapters_is_gathered_twice_and_reduced_once() -> None:
+    plain, saved = (
+        {(t.collective, t.phase): t for t in predict(asked(**FLAT, **more)).traffic}
+        for more in ({}, HEAD)
+    )
+    size = 49_152 * 576 * 2  # gathered in bfloat16, of shards in float32
+    for name, sent in saved.items():
+        assert sent.count - plain[name].count == 1
+        assert sent.size_bytes - plain[name].size_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lora": LoraConfig(modules_to_save=("model.norm",))}, "model.norm is none"),
+        ({**HEAD, "loss": "fused"}, "no rule has the fused loss run it"),
+    ],
+)
+def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        predict(asked(**FLAT, **changes))
 
 
 @pytest.mark.parametrize(

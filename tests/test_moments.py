@@ -55,6 +55,13 @@ EAGER, LOOP = {"attention": "eager"}, {"optimizer_impl": "forloop"}
 FEW: dict[str, Any] = {"lora": LoraConfig(target_modules=QV)}
 
 
+TIED: dict[str, Any] = {
+    **{"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "vocab_size": 32_000},
+    **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4},
+    "tie_word_embeddings": True,
+}
+
+
 def toy(**fields) -> TrainSetup:
     return TrainSetup(**({"batch_size": 2, "seq_len": 256, "device": "cpu"} | fields))
 
@@ -394,3 +401,12 @@ def test_an_exact_answer_names_an_exact_moment():
         if prediction.exactness == "exact":
             assert prediction.peak.moment in EXACT_MOMENTS
         assert peak_bytes(prediction.workload) == prediction.peak.total_bytes
+
+
+def test_a_copied_embedding_waits_for_no_tied_head():
+    """PEFT's copy is tied to nothing, though the base's embedding is the head too."""
+    lora = LoraConfig(modules_to_save=("embed_tokens",))
+    model = model_from_config(TIED, id="tied", source="test")
+    asked = Workload(model=model, setup=TrainSetup(batch_size=1, seq_len=16, lora=lora))
+    found, traced = totals(predict(asked)), totals(predict_once(asked))
+    assert found["first_layer_backward"] == traced["first_layer_backward"]

@@ -160,8 +160,11 @@ def test_what_fsdp1_has_no_rules_for_is_answered_as_fsdp2_and_said(read: Any) ->
     flat = read(adapters, OVER_FSDP + "  fsdp_version: 1\n").options
     assert (flat["sharding"], flat["precision"]) == ("fsdp1-no-prefetch", "amp")
     assert flat["adapter_dtype"] == "float32" and flat.get("dtype") != "float32"
-    saved = read(adapters + "additional_target: lm_head\n", OVER_FSDP + "  fsdp_version: 1\n")
+    saved = read(adapters + "additional_target: norm\n", OVER_FSDP + "  fsdp_version: 1\n")
     assert "FSDP1 of modules_to_save, answered as FSDP2" in gaps(saved)
+    head = read(adapters + "additional_target: lm_head\n", OVER_FSDP + "  fsdp_version: 1\n")
+    assert (head.options["sharding"], gaps(head)) == ("fsdp1-no-prefetch", [])
+    assert head.options.get("dtype") != "float32"
     loss = read(FULL, OVER_FSDP + "  fsdp_version: 1\n")
     assert loss.options["sharding"] == "fsdp"
     assert gaps(loss) == ["FSDP1 of the trl loss, answered as FSDP2"]

@@ -69,6 +69,7 @@ def flat_unit(
         reduced=reduced * world_size // parts,
         reduced_share=reduced,
         kept=share if from_host and not wide else 0,
+        sent=share // 2 if wide else 0,
     )
 
 

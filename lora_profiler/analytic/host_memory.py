@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations
+from lora_profiler.analytic.gathered_units import Unit
 from lora_profiler.analytic.optimizers import total_state_bytes
 from lora_profiler.analytic.persistent import unpacked_dtype
 from lora_profiler.analytic.sharding import ShardState
@@ -18,19 +19,25 @@ from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 def kept_on_host(shards: ShardState, setup: TrainSetup) -> ShardState:
     """`shards` where a rank's weights, gradients and optimizer states stay on the host: what is
-    gathered and reduced comes to the card, and nothing that trains stays there. States are those
-    of the CPU's optimizer, step counters among them."""
+    gathered and reduced comes to the card, and nothing that trains stays there, but under FSDP1 its
+    gradients until backward is over (`distributed/fsdp/_runtime_utils.py`,
+    _accumulate_sharded_grad). States are those of the CPU's optimizer, step counters among them."""
     share = shards.state
     steps = replace(setup, device="cpu", attention="auto")  # FlashAttention 2 has no place there
     states = total_state_bytes(shards.stepped.trainable, steps)
     nothing = replace(share, parameter_bytes=0, adapter_bytes=ZERO, order=())
-    root = shards.root
+
+    def sent_off(unit: Unit) -> Unit:
+        return unit._replace(reduced_share=unit.reduced_share * shards.flat)
+
     return replace(
         shards,
         state=nothing,
         stepped=nothing,
-        units=tuple(unit._replace(reduced_share=0) for unit in shards.units),
-        root=None if root is None else root._replace(reduced_share=0),
+        units=tuple(map(sent_off, shards.units)),
+        root=shards.root and sent_off(shards.root),
+        embed=shards.embed and sent_off(shards.embed),
+        head=shards.head and sent_off(shards.head),
         host={
             "parameters": constant(share.parameter_bytes),
             "adapters": share.adapter_bytes,

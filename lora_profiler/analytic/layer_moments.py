@@ -40,8 +40,7 @@ def inside_layers(
         if layer.run.returned
         for index in layer.indices
     }
-    trains_all = workload.setup.lora is None
-    waiting = _tied_gradient(forward, workload) if trains_all else ZERO
+    waiting = _tied_gradient(forward, workload)
 
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation
@@ -86,7 +85,8 @@ def inside_layers(
         ]
 
     of_loss = constant(2 * SCALAR)  # the loss, and the gradient of 1 that autograd begins with
-    unreduced = forward.head_gradient_bytes if shards.is_sharded else ZERO
+    is_whole = shards.is_sharded and shards.head is None
+    unreduced = forward.head_gradient_bytes if is_whole else ZERO
     from_chunks = (
         forward.chunks.parameter_gradients
         if forward.chunks and (workload.setup.accumulation == 1 or shards.is_sharded)
@@ -97,13 +97,13 @@ def inside_layers(
     ahead: list[Candidate] = []
     last = [
         candidate(
-            beside(running, shards.before_layers),
+            beside(running, shards.in_head),
             activations=ends + stored(below=forward.num_layers),
             temporaries=inside,
             gradients=from_chunks,
             logits_and_loss=of_loss,
         )
-        for inside in forward.head.backward_candidates
+        for inside in (*forward.head.backward_candidates, *_collected(forward, shards))
     ]
     first: list[Candidate] = []
     for layer in forward.layers:
@@ -171,8 +171,16 @@ def inside_layers(
     return {name: largest_of(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
 
 
+def _collected(forward: ForwardPass, shards: ShardState) -> tuple[Polynomial, ...]:
+    """Live bytes while the gradient of a flat parameter's one view is written into its own, where
+    the head is one (torch `distributed/fsdp/_flat_param.py`, _get_unflat_views: a split)."""
+    return () if shards.head is None else (forward.after_head + forward.head_gradient_bytes,)
+
+
 def _tied_gradient(forward: ForwardPass, workload: Workload) -> Polynomial:
-    """Bytes of the gradient of a head that is the embedding too."""
+    """Bytes of the gradient of a head that is the embedding too; PEFT's copies are two."""
+    if workload.setup.lora is not None:
+        return ZERO
     name = workload.model.output_embedding
     head = next((module for full, module in workload.model.modules() if full == name), None)
     if head is None or head.weights[0].tied_to is None:
@@ -205,7 +213,10 @@ def _embedding_backward(
             unreduced = constant(
                 max(node.gradients.evaluate(1, 1, 1) for node in forward.embed.nodes)
             )
+    if shards.embed is not None:  # a flat parameter, whose gradient is written into its own
+        unreduced, size, owned = forward.embed.gradient_bytes, ZERO, False
     hidden, tied_sum = forward.embed.output.bytes + size, ZERO if owned else size * 2
+    tied_sum = tied_sum if shards.embed is None else forward.embed.gradient_bytes
     return [
         candidate(
             beside(running, shards.in_embedding),

@@ -41,7 +41,11 @@ def loss_candidates(
         back = largest_of(_each(after, stored, kept.capped, loss.back))
         if not setup.label_smoothing_factor:
             stages = (*_gathered(forward), *loss.ahead)
-            return largest_of(_each(before, in_forward, kept.capped, stages)), back
+            end = _each(before, in_forward, kept.capped, stages)
+            if shards.head is not None:  # which is there until it has run
+                stages = (forward.logits.bytes, constant(shards.head.sent))
+                end += _each(before, in_forward, constant(shards.head.held), stages)
+            return largest_of(end), back
         logits = kept.capped + forward.logits.bytes
         made = candidate(before, activations=in_forward, logits_and_loss=logits)
         return largest_of([made, *_each(before, at_end, kept.capped, loss.ahead)]), back

@@ -128,6 +128,16 @@ def adapter_dtype(setup: TrainSetup) -> str:
     return "bfloat16" if trl else setup.lora.adapter_dtype
 
 
+def copy_dtype(name: str, setup: TrainSetup) -> str:
+    """Dtype of what trains whole beside adapters: the base's, but on shards of FSDP1's mixed
+    precision theirs, as accelerate keeps all that trains there in float32 (1.15 `accelerator.py`,
+    prepare_model)."""
+    is_kept_wide = setup.has_flat_units and setup.precision == "amp"
+    if is_kept_wide and adapter_dtype(setup) == "float32":
+        return "float32"
+    return unpacked_dtype(name, setup)
+
+
 def unquantized(spec: ModelSpec) -> frozenset[str]:
     """Linear layers that stay as they are in a 4-bit model: the output layer, and the owner of the
     last parameter.
@@ -194,7 +204,7 @@ def persistent(
     adapters: tuple[Adapter, ...],
     copies: tuple[tuple[str, Module], ...],
 ) -> Persistent:
-    """`copies` are the modules that `modules_to_save` duplicates, which train in the base's dtype.
+    """`copies` are the modules that `modules_to_save` duplicates, which train beside them.
     Weights of a reference model are parameters too."""
     parameters = quantization = 0
     kept, stored = kept_in_16_bit(spec, setup), stored_base(spec, setup)
@@ -276,7 +286,8 @@ def whole_weights(
             kind = StateKind(averages=averages)
         elif setup.optimizer in PROJECTED and weight.name == "weight" and module.kind == "Linear":
             kind = StateKind(is_projected=True)
-        yield _fixed(weight.shape, unpacked_dtype(name, setup), kind)
+        dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
+        yield _fixed(weight.shape, dtype, kind)
 
 
 @lru_cache(

@@ -14,20 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.analytic.gathered_units import (
-    Piece,
-    Unit,
-    adapted_unit,
-    chunk,
-    first_part,
-    flat_unit,
-    unit,
-)
+from lora_profiler.analytic.gathered_units import Unit
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.zero3_fetching import Gathered
 from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
-from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FLAT, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
 """Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's,
@@ -42,7 +34,8 @@ class ShardState:
     optimizer works on, `at_once` the most in one step of it where that is less; `always` lives from
     the wrapping on. `units` are the layers that are gathered one by one, `root` is the unit of the
     rest; without units gradients stay whole. `flat` are FSDP1's units, of which none is on its way
-    beside the one that runs, but in backward the next where it `prefetches`. `reshards` says
+    beside the one that runs, but in backward the next where it `prefetches`; `embed` and `head` are
+    those of an embedding and an output layer that train whole beside adapters. `reshards` says
     whether a layer's weights go again after its forward pass. `order` are all tensors that train,
     whole. `dealt` is over how many ranks gradients are dealt out as they come. `back` lives beside
     `always` in the layers' backward pass; `fetched` are weights that ZeRO-3 has gathered. `masters`
@@ -60,6 +53,8 @@ class ShardState:
     dealt: int = 1
     units: tuple[Unit, ...] = ()
     root: Unit | None = None
+    embed: Unit | None = None
+    head: Unit | None = None
     reshards: bool = True
     flat: bool = False
     prefetches: bool = False
@@ -123,13 +118,23 @@ class ShardState:
         if self.root is None:
             return self.in_loss
         if self.flat:
-            return constant(self.root.held + self.units[-1].coming * self.prefetches)
+            coming = (self.head or self.units[-1]).coming
+            return constant(self.root.held + coming * self.prefetches)
         return constant(self.root.held + (self.units[-1].held if self.reshards else self._left))
+
+    @property
+    def in_head(self) -> Polynomial:
+        """While a head comes back that is a unit of its own: the last layer is on its way."""
+        if self.root is None or self.head is None:
+            return self.before_layers
+        coming = self.units[-1].coming * self.prefetches
+        return constant(self.root.held + self.head.held + coming)
 
     @property
     def sent_as_backward_begins(self) -> Polynomial:
         """A rank's part of the last layer, cast or copied from the host to be gathered."""
-        return constant(self.units[-1].sent if self.units and self.reshards else 0)
+        casts = self.units and self.reshards and not self.flat
+        return constant(self.units[-1].sent if casts else 0)
 
     def in_root_reduction(self, world_size: int) -> Polynomial:
         """The root's weights are gone, and all that it sends of gradients lies in one buffer,
@@ -178,7 +183,8 @@ class ShardState:
     def in_embedding(self) -> Polynomial:
         if self.root is None:
             return self._in_pass + self.back + (self.fetched.embedding if self.fetched else 0)
-        return constant(self.root.held + (0 if self.flat else self.units[0].reduced))
+        own = self.embed.held if self.embed else 0
+        return constant(self.root.held + (own if self.flat else self.units[0].reduced))
 
     def fullest(self, indices: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of layers that are alike those beside which ZeRO-3 has gathered most, in forward and in
@@ -189,8 +195,9 @@ class ShardState:
         return (max(indices, key=lambda i: ahead[i]),), (max(indices, key=lambda i: back[i]),)
 
     def reduced_above(self, layer: int) -> Polynomial:
-        """Shards of the gradients of all layers with an index over `layer`."""
-        return constant(sum(u.reduced_share for u in self.units[layer + 1 :]))
+        """Shards of the gradients of all layers with an index over `layer`, and of the head's."""
+        head = self.head.reduced_share if self.head else 0
+        return constant(sum(u.reduced_share for u in self.units[layer + 1 :]) + head)
 
     def parts(self, moment: MomentName, rank: int) -> dict[Part, int]:
         """Bytes of what is there for other ranks' sake at `moment`, by what it is; nothing for a
@@ -247,8 +254,8 @@ class ShardState:
                     )
                 )
             return tuple(found)
-        layers, all_units = self.units, (*self.units, self.root)
-        again = layers if self.reshards else ()
+        layers = (*self.units, *(unit for unit in (self.embed, self.head) if unit))
+        all_units, again = (*layers, self.root), layers if self.reshards else ()
         gathers: list[tuple[Phase, tuple[Unit, ...]]] = [
             ("forward", all_units),
             ("backward", again),
@@ -330,67 +337,3 @@ def partitioned(
     tensors = [order[i] for i in mine]
     stepped = replace(state, order=tuple(tensors))
     return ShardState(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
-
-
-def fully_sharded(
-    state: Persistent,
-    order: Sequence[TrainableTensor],
-    layers: Sequence[Sequence[Piece]],
-    root: Sequence[Piece],
-    adapter_share: int,
-    setup: TrainSetup,
-) -> ShardState:
-    """Each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
-    rank's bytes of adapters. FSDP1's optimizer sees what is the rank's of each tensor
-    (use_orig_params)."""
-    world, rank = setup.world_size, setup.lora.r if setup.lora else 1
-    gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
-    known: dict[tuple[Piece, ...], Unit] = {}
-    flat = setup.sharding in FLAT
-
-    def alone(piece: Piece) -> Unit:
-        is_wide = piece.itemsize == 4 and setup.precision == "amp"
-        return flat_unit([piece], world, wide=is_wide, from_host=setup.offload_params)
-
-    def made(pieces: Sequence[Piece]) -> Unit:
-        if flat:
-            is_apart = setup.lora is not None
-            stays = setup.use_orig_params or not is_apart  # else a frozen part goes at once
-            base = flat_unit(
-                [p for p in pieces if not (is_apart and p.trains)],
-                world,
-                wide=setup.has_wide_shards,
-                from_host=setup.offload_params and stays,
-            )
-            return adapted_unit(base, [alone(p) for p in pieces if p.trains]) if is_apart else base
-        return unit(pieces, world, gathered, from_host=setup.offload_params)
-
-    units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
-    base = made(root)
-    if flat and setup.lora is not None:
-        sizes = [(t.numel.evaluate(1, 1, rank), t.dtype) for t in order]
-        own = tuple(TrainableTensor((constant(-(-n // world)),), dtype) for n, dtype in sizes)
-    elif flat:
-        dtype = order[0].dtype
-        numels = [n for pieces in (root, *layers) for n in first_part(pieces, world)]
-        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels)
-    else:
-        chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
-        own = tuple(chunks[tensor] for tensor in order)
-    share = Persistent(
-        parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
-        quantization_bytes=state.quantization_bytes,
-        adapter_bytes=constant(adapter_share),
-        adapter_parameters=state.adapter_parameters,
-        order=own,
-    )
-    return ShardState(
-        state=share,
-        stepped=share,
-        units=units,
-        root=base,
-        reshards=setup.sharding != "fsdp-no-reshard",
-        flat=flat,
-        prefetches=setup.sharding == "fsdp1",
-        order=tuple(order),
-    )

@@ -1,28 +1,33 @@
 """The parameters of a model by the unit that gathers them, and so what each of several ranks
 holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from lora_profiler.adapters import Adapter
+from lora_profiler.algebra.polynomial import constant
 from lora_profiler.analytic.deepspeed import Weights, dealt_out, partitioned_whole
-from lora_profiler.analytic.gathered_units import Piece
+from lora_profiler.analytic.gathered_units import (
+    Piece,
+    Unit,
+    adapted_unit,
+    chunk,
+    first_part,
+    flat_unit,
+    unit,
+)
 from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
+    TrainableTensor,
     adapter_dtype,
     adapter_tensors,
+    copy_dtype,
     kept_in_16_bit,
     trainable_tensors,
     unpacked_dtype,
 )
-from lora_profiler.analytic.sharding import (
-    ShardState,
-    alone,
-    fully_sharded,
-    partitioned,
-    replicated,
-)
+from lora_profiler.analytic.sharding import ShardState, alone, partitioned, replicated
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.support.bases import nf4_bytes
@@ -69,11 +74,8 @@ def shard_state(
             f"{setup.optimizer} {why} on the shards of {version}; take adamw or sgd, or --sharding"
             " ddp."
         )
-    if setup.sharding in FLAT and copies:
-        raise UsageError(
-            "FSDP1 is not known of modules that train whole beside adapters; take --sharding fsdp,"
-            " or leave --modules-to-save out."
-        )
+    places = _ends(model, setup, copies) if setup.sharding in FLAT else {}
+    ends: dict[str, Piece] = {}
     stacks = [part for part in model.parts if isinstance(part, Stack)]
     layers: dict[str, list[Piece]] = {
         f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))
@@ -91,12 +93,41 @@ def shard_state(
     for name, module in model.modules():
         home(name).extend(base_pieces(module, setup, kept))
     for name, piece in _added(setup, adapters, copies):
-        home(name).append(piece)
+        if name in places:
+            ends[places[name]] = piece
+        else:
+            home(name).append(piece)
         flat = setup.sharding in FLAT
         parts = -(-prod(piece.shape) // setup.world_size) * piece.itemsize
         adapted += parts if flat else piece.share(setup.world_size)
-    shards = fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+    shards = _fully_sharded(state, order, list(layers.values()), root, ends, adapted, setup)
     return kept_on_host(shards, setup) if setup.offload_params else shards
+
+
+def _ends(model: ModelSpec, setup: TrainSetup, copies: Copies) -> dict[str, str]:
+    """Whether each of `copies` is the embedding or the head. FSDP1 flattens a copy for itself, as
+    PEFT's policy wraps it.
+
+    Raises UsageError for others, and for a loss that runs the head by its own code.
+    """
+    places: dict[str, str] = {}
+    for name, module in copies:
+        place = "head" if name == model.output_embedding else "embed"
+        is_known = place == "head" or module.kind == "Embedding"
+        if not is_known or place in places.values() or len(module.weights) > 1:
+            raise UsageError(
+                f"FSDP1 is known of embeddings and of heads without a bias that train whole beside"
+                f" adapters, and {name} is none; take --sharding fsdp, or leave it out of"
+                " --modules-to-save."
+            )
+        places[name] = place
+    if "head" in places.values() and setup.loss != "plain":
+        raise UsageError(
+            "FSDP1 gathers a head that trains whole beside adapters as it runs, and no rule has"
+            f" the {setup.loss} loss run it; take --loss plain or --sharding fsdp, or leave it out"
+            " of --modules-to-save."
+        )
+    return places
 
 
 def _as_they_run(model: ModelSpec, setup: TrainSetup, added: tuple[Piece, ...]) -> Weights:
@@ -134,7 +165,8 @@ def gathered_to_save(
     setup, model = workload.setup.as_held, workload.model
     parts = setup.world_size + setup.offload_params
     if setup.sharding in FLAT and shards.root is not None:
-        return max(unit.share for unit in (shards.root, *shards.units)) * parts
+        units = (shards.root, shards.embed, shards.head, *shards.units)
+        return max(unit.share for unit in units if unit is not None) * parts
     if setup.sharding not in (*FULLY_SHARDED, "zero3"):
         return None
     kept = kept_in_16_bit(model, setup)
@@ -179,4 +211,71 @@ def _added(
             yield adapter.module, Piece(shape, DTYPE_BYTES[dtype], not tensor.kind.is_frozen)
     for name, module in copies:
         for weight in module.weights:
-            yield name, Piece(weight.shape, DTYPE_BYTES[unpacked_dtype(name, setup)], True)
+            yield name, Piece(weight.shape, DTYPE_BYTES[copy_dtype(name, setup)], True)
+
+
+def _fully_sharded(
+    state: Persistent,
+    order: Sequence[TrainableTensor],
+    layers: Sequence[Sequence[Piece]],
+    root: Sequence[Piece],
+    ends: Mapping[str, Piece],
+    adapter_share: int,
+    setup: TrainSetup,
+) -> ShardState:
+    """Each layer a unit, the rest the root's but for the flat parameters of `ends`, embed and head.
+    `order` are all that trains, `adapter_share` a rank's bytes of adapters. FSDP1's optimizer sees
+    what is the rank's of each tensor (use_orig_params)."""
+    world, rank = setup.world_size, setup.lora.r if setup.lora else 1
+    gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
+    known: dict[tuple[Piece, ...], Unit] = {}
+    flat = setup.sharding in FLAT
+
+    def alone(piece: Piece) -> Unit:
+        is_wide = piece.itemsize == 4 and setup.precision == "amp"
+        return flat_unit([piece], world, wide=is_wide, from_host=setup.offload_params)
+
+    def made(pieces: Sequence[Piece]) -> Unit:
+        if flat:
+            is_apart = setup.lora is not None
+            stays = setup.use_orig_params or not is_apart  # else a frozen part goes at once
+            base = flat_unit(
+                [p for p in pieces if not (is_apart and p.trains)],
+                world,
+                wide=setup.has_wide_shards,
+                from_host=setup.offload_params and stays,
+            )
+            return adapted_unit(base, [alone(p) for p in pieces if p.trains]) if is_apart else base
+        return unit(pieces, world, gathered, from_host=setup.offload_params)
+
+    units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
+    base, own_ends = made(root), {name: alone(piece) for name, piece in ends.items()}
+    if flat and setup.lora is not None:
+        sizes = [(t.numel.evaluate(1, 1, rank), t.dtype) for t in order]
+        own = tuple(TrainableTensor((constant(-(-n // world)),), dtype) for n, dtype in sizes)
+    elif flat:
+        dtype = order[0].dtype
+        numels = [n for pieces in (root, *layers) for n in first_part(pieces, world)]
+        own = tuple(TrainableTensor((constant(n),), dtype) for n in numels)
+    else:
+        chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
+        own = tuple(chunks[tensor] for tensor in order)
+    share = Persistent(
+        parameter_bytes=sum(u.share for u in (base, *units, *own_ends.values())) - adapter_share,
+        quantization_bytes=state.quantization_bytes,
+        adapter_bytes=constant(adapter_share),
+        adapter_parameters=state.adapter_parameters,
+        order=own,
+    )
+    return ShardState(
+        state=share,
+        stepped=share,
+        units=units,
+        root=base,
+        embed=own_ends.get("embed"),
+        head=own_ends.get("head"),
+        reshards=setup.sharding != "fsdp-no-reshard",
+        flat=flat,
+        prefetches=setup.sharding == "fsdp1",
+        order=tuple(order),
+    )

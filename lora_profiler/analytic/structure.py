@@ -198,6 +198,15 @@ class ForwardPass(NamedTuple):
     def head_gradient_bytes(self) -> Polynomial:
         return self.head.gradient_bytes + (self.chunks.parameter_gradients if self.chunks else ZERO)
 
+    @property
+    def after_head(self) -> Polynomial:
+        """Live bytes once the output layer has run backward, gradients of its weights among them;
+        the norm's are still to come."""
+        number = next(i for i, node in enumerate(self.head.nodes) if node.gradients != ZERO)
+        before, own = self.head.nodes[:number], self.head.nodes[number:]
+        saved = {s for node in before for s in node.saved if s.role != "shared"}
+        return total(s.bytes for s in saved) + backward_bytes(own, self.head.output)[1]
+
     def shared(self) -> dict[str, Polynomial]:
         result: dict[str, Polynomial] = {}
         for layer in self.layers:

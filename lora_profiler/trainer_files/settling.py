@@ -23,6 +23,8 @@ from lora_profiler.trainer_files.trainer_file import (
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 
 _LOSSES_OF_FSDP1 = ("plain", "fused", "triton")
+_ENDS = ("embed_tokens", "lm_head")
+"""Names of the modules that FSDP1 is known to gather each for itself, trained whole."""
 
 
 def settled(
@@ -99,8 +101,11 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"experts in 4 bit under {options['sharding']}, answered in 16"
         yield instead(file, "quantize_experts", True, False, what)
     if options["sharding"] in FLAT:
-        of = f"the {usual.get('loss')} loss" if usual.get("loss") not in _LOSSES_OF_FSDP1 else ""
-        of = "modules_to_save" if options.get("modules_to_save") else of
+        loss, saved = usual.get("loss", "plain"), options.get("modules_to_save")
+        is_known = saved and all(name.endswith(_ENDS) for name in saved.split(","))
+        of = "" if loss in _LOSSES_OF_FSDP1 else f"the {loss} loss"
+        if saved and (not is_known or loss != "plain"):
+            of = "modules_to_save"
         if of:
             named, options["sharding"] = options["sharding"], "fsdp"
             what = f"FSDP1 of {of}, answered as FSDP2"
