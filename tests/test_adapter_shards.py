@@ -82,6 +82,7 @@ OVER_FSDP1: list[tuple[dict[str, Any], int, int]] = [
     ({**FLAT, "precision": "pure"}, 964_651_688, 1_014_385_304),
     ({**FLAT, "dtype": "float32"}, 875_114_184, 924_847_800),
     ({**FLAT, "dtype": "float32", "lora": None}, 1_092_431_124, 1_142_754_564),
+    ({**FLAT, "optimizer": "rmsprop", "optimizer_impl": "foreach"}, 802_970_520, 852_704_136),
     ({**FLAT, **HEAD}, 892_791_340, 943_114_780),
     ({**AHEAD, **HEAD}, 892_791_340, 999_737_884),
     ({**FLAT, **HEAD, "precision": "pure"}, 1_007_119_020, 1_057_442_460),
@@ -131,7 +132,7 @@ if AMP:  # as accelerate does, accelerator.py, prepare_model
             module._flat_param.data = module._flat_param.data.to(torch.float32)
             module._handle._orig_param_dtype = torch.float32
 model.train()
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+optimizer = torch.optim.KIND([p for p in model.parameters() if p.requires_grad], IMPL=True)
 ids = torch.ones((2, SEQ), dtype=torch.int64, device="cuda")
 peak = lambda: torch.cuda.memory_stats()["requested_bytes.all.peak"]
 for step in range(3):
@@ -241,6 +242,8 @@ def test_fsdp1_asks_for_what_is_written_down(
         **{"DTYPE": setup.dtype, "ADAPTED": setup.lora is not None, "SAVED": saved or None},
         **{"ORIGINAL": setup.use_orig_params, "OFFLOADED": setup.offload_params},
         **{"SEQ": setup.seq_len, "BASE": base if setup.quantization else "{}"},
+        **{"KIND": {"adamw": "AdamW", "rmsprop": "RMSprop"}[setup.optimizer]},
+        **{"IMPL": setup.optimizer_impl},
     }
     text = SCRIPT.replace("PREFETCH", kind)
     for word, value in words.items():
