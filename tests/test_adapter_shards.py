@@ -186,9 +186,9 @@ def test_shards_ask_for_what_is_written_down(
 ) -> None:
     _, document = rehearsed_first_rank(of(kind, changes), CARD)
     more = steady_bytes(document) - rehearsed
-    if changes.get("sharding") == "zero1":  # in some runs DDP's buckets are there twice, by timing
-        more %= document["held"]["categories"]["gradients"]
-    assert more == 0
+    # in some runs under DDP its buckets are there twice, by timing
+    twice = document["held"]["categories"].get("gradients") if "sharding" in changes else None
+    assert more in (0, twice)
 
 
 @pytest.mark.parametrize(("changes", "rehearsed"), OVER_NF4)
