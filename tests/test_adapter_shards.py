@@ -184,10 +184,11 @@ def test_a_trace_is_what_shards_ask_for(kind: str, changes: dict[str, Any], rehe
 def test_shards_ask_for_what_is_written_down(
     kind: str, changes: dict[str, Any], rehearsed: int
 ) -> None:
-    _, document = rehearsed_first_rank(of(kind, changes), CARD)
+    workload = of(kind, changes)
+    _, document = rehearsed_first_rank(workload, CARD)
     more = steady_bytes(document) - rehearsed
-    # in some runs under DDP its buckets are there twice, by timing
-    twice = document["held"]["categories"].get("gradients") if "sharding" in changes else None
+    # in some runs DDP's buckets, all gradients in float32, are there twice, by timing
+    twice = 4 * predict(workload).parameters.trainable if changes.items() >= ZERO1.items() else 0
     assert more in (0, twice)
 
 
