@@ -45,9 +45,10 @@ def check_context_parallel(workload: Workload, engine: str) -> None:
     """Raises UsageError for what torch, accelerate or transformers refuse, and for what was held
     against no rehearsal."""
     setup, model, platform = workload.setup, workload.model, workload.platform
-    ranks, unknown = setup.context_parallel_size, unknown_beside(setup)
+    ranks = setup.context_parallel_size
     if ranks == 1:
         return
+    unknown = unknown_beside(setup)
     refuse(
         {
             "context parallelism is known to the rules alone: torch runs it on kernels of CUDA, and"
