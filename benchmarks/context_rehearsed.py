@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.deepspeed_rehearsed import LLAMA, SMALL, config_of, write_rows
+from benchmarks.deepspeed_rehearsed import LLAMA, SMALL, begin_first_rank, config_of, write_rows
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "context_rehearsed.json"
 NARROW = {"hidden": 512, "feedforward": 256, "layers": 4, "vocabulary": 2003}
@@ -74,15 +74,9 @@ def _rehearse(case: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     import torch
-    import torch.distributed as dist
 
     ranks, context = case["ranks"], case["context"]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    dist.distributed_c10d._store_based_barrier = lambda *a, **k: None  # type: ignore[attr-defined]
-    torch.cuda.set_device(0)
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=ranks)
-    del os.environ["LORA_PROFILER_RUN"]  # where ranks wait for each other's small messages
+    begin_first_rank(ranks)
 
     import peft
     import transformers

@@ -145,21 +145,29 @@ def _row(case: dict[str, Any], script: str) -> dict[str, Any]:
     return found
 
 
-def _rehearse(case: dict[str, Any]) -> None:
-    """Prints what the third step asks for: bytes between steps, and the most in forward, backward
-    and the optimizer's step, and what lies on the host; BLAS workspaces left out."""
-    from importlib.metadata import version
-
+def begin_first_rank(ranks: int) -> None:
+    """Makes this process the first of `ranks` on one card each, of which the others are not
+    there."""
     import torch
     import torch.distributed as dist
 
-    ranks, moved = case["ranks"], case["offload"]
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     dist.distributed_c10d._store_based_barrier = lambda *a, **k: None  # type: ignore[attr-defined]
     torch.cuda.set_device(0)
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=ranks)
     del os.environ["LORA_PROFILER_RUN"]  # where ranks wait for each other's small messages
+
+
+def _rehearse(case: dict[str, Any]) -> None:
+    """Prints what the third step asks for: bytes between steps, and the most in forward, backward
+    and the optimizer's step, and what lies on the host; BLAS workspaces left out."""
+    from importlib.metadata import version
+
+    import torch
+
+    ranks, moved = case["ranks"], case["offload"]
+    begin_first_rank(ranks)
 
     import deepspeed  # type: ignore[import-not-found]
     import peft
