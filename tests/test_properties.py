@@ -189,6 +189,10 @@ def test_more_targets_never_cost_less(workload, data):
     chosen = workload.setup.lora.target_modules
     assert isinstance(chosen, tuple)
     extra = data.draw(st.lists(st.sampled_from(MODELS_BY_ID[workload.model.id]), unique=True))
+    if workload.setup.checkpointing:
+        # inside a layer that runs again they can: traces of SmolLM2-135M over NF4 hold 0.4 % less
+        # there with adapters on up_proj and down_proj than on up_proj alone
+        workload = changed(workload, checkpointing=False)
     never_less(adapted(workload, target_modules=tuple({*chosen, *extra})), workload)
 
 
