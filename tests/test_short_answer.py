@@ -24,6 +24,7 @@ from lora_profiler import (
     smallest_cards,
     step_time,
 )
+from lora_profiler.planning import advise as advising
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.fit import smallest_card
 from lora_profiler.planning.reserve import held_bytes, judge
@@ -131,6 +132,22 @@ def test_a_set_holds_no_change_that_it_does_not_need() -> None:
     workload = Workload(model=find_model(LLAMA), setup=TrainSetup(lora=LoraConfig()))
     sets = [frozenset(r.options) for r in advise(workload, find_gpu("rtx_4090"))]
     assert not any(one < other for one in sets for other in sets)
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 4}, {"dtype": "float32"}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize("lora", [None, LoraConfig()])
+def test_what_is_not_searched_has_no_remedy(
+    lora: LoraConfig | None, sizes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no change takes away ends a search that finds nothing without it, and only such."""
+    setup = TrainSetup(lora=lora, **sizes)  # type: ignore[arg-type]
+    workload = Workload(model=find_model(LLAMA), setup=setup)
+    cards = [
+        find_gpu(key) for key in ("rtx_3060_12gb", "rtx_4090", "a100_sxm_40gb", "h100_sxm_80gb")
+    ]
+    found = [advise(workload, card, besides={"lora", "qlora"}) for card in cards]
+    monkeypatch.setattr(advising, "_lasting_bytes", lambda *_: 0)
+    assert found == [advise(workload, card, besides={"lora", "qlora"}) for card in cards]
 
 
 @pytest.mark.grid

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cache
-from hashlib import sha256
 from typing import Any, NoReturn
 
 from lora_profiler.catalog.config_checks import (
@@ -189,6 +188,8 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Short hash of normalised fields: equal configs of two files, whatever their spelling, have
     the same."""
+    from hashlib import sha256  # a known name needs none, and it takes its time to import
+
     return sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -136,6 +136,8 @@ def _sufficient(
 ) -> list[_Tried]:
     """Sets that fit and of which no part does, the smallest first. They are grown one change at a
     time, until some fit and one of these learns the same."""
+    if _lasting_bytes(prediction, besides) > usable:
+        return []
     growing = [_Tried((), workload, prediction.peak.total_bytes)]
     seen: set[TrainSetup] = {workload.setup}
     sufficient: list[_Tried] = []
@@ -153,6 +155,17 @@ def _sufficient(
         for tried in sufficient
         if not any(_options(other) < _options(tried) for other in sufficient)
     ]
+
+
+def _lasting_bytes(prediction: Prediction, besides: Collection[str]) -> int:
+    """What no set of `changes` takes away: weights that neither another method nor another format
+    makes smaller, and of full fine-tuning the gradients that its optimizer is given at once."""
+    setup, sizes = prediction.workload.setup, prediction.persistent_bytes
+    methods = {"full": {"lora"}, "lora": {"qlora"}, "qlora": set[str]()}[setup.method]
+    if not methods <= set(besides) or (setup.dtype == "float32" and setup.precision == "pure"):
+        return 0
+    at_once = setup.method == "full" and not setup.optimizer_in_bwd
+    return sizes["parameters"] + at_once * sizes["gradients"]
 
 
 def _grown(
