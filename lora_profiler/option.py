@@ -197,7 +197,7 @@ def check_value(option: Option, value: Any) -> None:
         if value not in option.choices:
             raise UsageError(
                 f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
-                f"{beside_choices(option, str(value))}"
+                f"{invalid_value_hint(option, str(value))}"
             )
     elif option.kind == "size":
         _check_size(option, value)
@@ -208,7 +208,7 @@ def check_value(option: Option, value: Any) -> None:
         )
 
 
-def beside_choices(option: Option, value: str) -> str:
+def invalid_value_hint(option: Option, value: str) -> str:
     """What is said of a word that is none of the option's: why what it names has no answer, else
     the nearest words. Begins with a space, or is empty."""
     word = value.lower().replace("-", "_")

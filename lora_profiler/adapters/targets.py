@@ -117,7 +117,7 @@ def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     if isinstance(asked, str) and asked.lower() == "all-linear":
         return Targets(all_linear=True, saved=saved, alike=saved.alike)
     if isinstance(asked, str):
-        return Targets(matched=_asked(spec, asked), saved=saved, alike=False)
+        return Targets(matched=_target_keys(spec, asked), saved=saved, alike=False)
     return _named(frozenset(asked), lora, saved)
 
 
@@ -150,7 +150,7 @@ def check_patterns(spec: ModelSpec, lora: LoraConfig) -> None:
     this model."""
     _saved(spec, lora.modules_to_save)
     if isinstance(lora.target_modules, str) and lora.target_modules.lower() != "all-linear":
-        _asked(spec, lora.target_modules)
+        _target_keys(spec, lora.target_modules)
 
 
 def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
@@ -167,7 +167,7 @@ def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
     )
 
 
-def _asked(spec: ModelSpec, pattern: str) -> frozenset[str]:
+def _target_keys(spec: ModelSpec, pattern: str) -> frozenset[str]:
     return _matched(spec, pattern, f"target pattern {shown(pattern)}", whole=True)
 
 
@@ -221,8 +221,10 @@ def _with_packed_experts(
     if isinstance(asked, str) and asked.lower() == "all-linear":
         names = {*linear_names(spec), *packed}  # not the full names
     elif isinstance(asked, str):
-        pattern = Targets(matched=_asked(spec, asked), saved=saved, alike=False)
-        names = {key.rsplit(".", 1)[-1] for key in _asked(spec, asked) if pattern.matches(key)}
+        pattern = Targets(matched=_target_keys(spec, asked), saved=saved, alike=False)
+        names = {
+            key.rsplit(".", 1)[-1] for key in _target_keys(spec, asked) if pattern.matches(key)
+        }
         if not names:
             return pattern
     moved = {

@@ -36,7 +36,7 @@ class _Parts(NamedTuple):
 
 
 def _labelled(fact: int) -> _Parts:
-    """The tokens that have a label. `fact`: `support.losses.loss_fact`."""
+    """The tokens that have a label. `fact`: `support.losses.loss_regime`."""
     if fact < 0:
         whole, rest = divmod(-fact - 1, TORCHTUNE_CHUNKS)
         return _Parts(constant(-fact - 1), rest, whole, constant(1))
@@ -162,7 +162,7 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
 
 
 def litgpt_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """LitGPT's chunked_cross_entropy. `fact`: `support.losses.loss_fact`."""
+    """LitGPT's chunked_cross_entropy. `fact`: `support.losses.loss_regime`."""
     return (_litgpt_full if fact < 0 else _litgpt_lora)(op, hidden, model, abs(fact))
 
 

@@ -7,7 +7,7 @@ from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.option_values import GRPO, OVER_ALL_LOGITS, SCORED
 from lora_profiler.platform import CUDA_RULES
-from lora_profiler.support.engines import left_out, why_unruled
+from lora_profiler.support.engines import left_out, rules_unsupported_reason
 from lora_profiler.support.evaluation import evaluation_words, generation_words
 from lora_profiler.support.generations import version_words
 from lora_profiler.support.liger import ASSUMPTION
@@ -186,7 +186,7 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         " on top."
     ]
     if plan.forward is None:
-        whose = why_unruled(setup) or f"model type {workload.model.model_type}"
+        whose = rules_unsupported_reason(setup) or f"model type {workload.model.model_type}"
         found.append(
             f"Activations of {whose} are not known to this engine:"
             " parameters, gradients and optimizer states are exact, the peak is a lower bound. One"

@@ -16,7 +16,7 @@ from functools import partial
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S, total
 from lora_profiler.analytic.activations import has_one_row, mask_bytes, table_bytes, unsmoothed
-from lora_profiler.analytic.candidates import Candidate, beside, candidate
+from lora_profiler.analytic.candidates import Candidate, candidate, with_communication
 from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
@@ -26,7 +26,7 @@ from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import pass_scalar_bytes
 from lora_profiler.support.losses import AFTER_FORWARD
-from lora_profiler.support.unsloth import tells_all_states
+from lora_profiler.support.unsloth import returns_all_hidden_states
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -78,7 +78,7 @@ def evaluation(
         outcomes = [loss]
     found = [
         candidate(
-            beside(alone, shards.in_loss),
+            with_communication(alone, shards.in_loss),
             temporaries=(inputs + hidden + cached).at_batch(batch),
             logits_and_loss=outcome.at_batch(batch),
         )
@@ -115,12 +115,13 @@ def layer_candidates(
         own = total(s.bytes for s in layer.run.cached)
         # the model's own name for the embeddings outlives the first layer
         outside = held + cached - own + (forward.embed.output.bytes if newest else ZERO)
-        if tells_all_states(setup):  # but for the first, and this one's input
+        if returns_all_hidden_states(setup):  # but for the first, and this one's input
             outside = outside + layer.run.input.bytes * max(newest - 1, 0)
         sent = shards.in_forward(newest)
         found += [
             candidate(
-                beside(alone, sent), temporaries=of_batch(outside + layer.run.input.bytes + inside)
+                with_communication(alone, sent),
+                temporaries=of_batch(outside + layer.run.input.bytes + inside),
             )
             for inside in layer.run.checkpointed_candidates
         ]

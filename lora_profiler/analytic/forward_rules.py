@@ -8,7 +8,7 @@ from lora_profiler.algebra.polynomial import Polynomial, S, constant
 from lora_profiler.analytic.activations import has_one_row
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.blocks import heads_of
-from lora_profiler.analytic.losses import chunk_fact
+from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.option_values import AXOLOTL
@@ -127,7 +127,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,
         attended=_attended(setup),
-        chunk_rows=chunk_fact(workload),
+        chunk_rows=chunk_regime(workload),
         loss=setup.loss,
         ring=setup.context_parallel_size,
         qat=setup.qat,

@@ -27,7 +27,7 @@ from lora_profiler.analytic.forward_rules import (
 )
 from lora_profiler.analytic.generation import generated, generation, scores
 from lora_profiler.analytic.host_memory import without_embeddings
-from lora_profiler.analytic.losses import chunk_fact
+from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, persistent
 from lora_profiler.analytic.sharding import ShardState, alone
@@ -37,7 +37,7 @@ from lora_profiler.analytic.tensor_parallel import part_of, stepped
 from lora_profiler.analytic.tensors import Spread
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
-from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.engines import rules_unsupported_reason
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.unsloth import scores_at_once
@@ -123,9 +123,9 @@ def plan_for(workload: Workload) -> Plan:
         setup.seq_len == 1,
         setup.label_smoothing_factor > 0,
         setup.loop_state != "none" and setup.accumulation,
-        chunk_fact(workload),
+        chunk_regime(workload),
         setup.beta > 0,
-        chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
+        chunk_regime(evaluated(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
         is_offloaded(workload),
         has_long_positions(setup),
@@ -172,7 +172,7 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def program_of(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
-    if why_unruled(workload.setup):
+    if rules_unsupported_reason(workload.setup):
         return None
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
@@ -301,7 +301,7 @@ def _of_passes(
     ahead, back, again = _flops(forward, setup)
     if setup.runs_reference:
         reference = pass_alone(workload, family, (), frozenset())
-        ahead = ahead + _flops(reference, setup)[0] * setup.passes_beside
+        ahead = ahead + _flops(reference, setup)[0] * setup.no_grad_passes
     return kept.saved, ahead, back, again
 
 

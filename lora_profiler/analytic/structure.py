@@ -51,7 +51,7 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "llamafactory-orpo": all_logits.log_probabilities_without_reference,
     "trl-orpo": all_logits.odds_ratios,
 }
-"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
+"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_regime`."""
 
 
 @dataclass(eq=False)

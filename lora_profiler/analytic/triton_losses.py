@@ -117,7 +117,7 @@ class _Sizes(NamedTuple):
 
 
 def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """`fact`: `support.unsloth.unsloth_fact`."""
+    """`fact`: `support.unsloth.unsloth_regime`."""
     head, cut = head_weights(op, model), cut_of(fact)
     if not cut.sequences:
         scores = _of_completions if cut.completion else _of_pairs

@@ -14,8 +14,8 @@ from lora_profiler.cli.bench_cases import (
     cluster_of,
     emit,
     model_cases,
+    print_lost_cases,
     rehearsed_on,
-    say_what_was_lost,
     spread,
     spread_text,
 )
@@ -147,9 +147,9 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
         if o["report"]:
             _write_report(results, o["report"], o["records"])
         if found:
-            say_what_was_lost(found)
-        _say_what_is_left(progress, store, num_left, interrupt.asked)
-    if interrupt.asked:
+            print_lost_cases(found)
+        _print_remaining(progress, store, num_left, interrupt.requested)
+    if interrupt.requested:
         ctx.exit(interrupt.exit_code)
     unmeasured = found is not None and (found.refused or found.lost)
     if (
@@ -171,7 +171,7 @@ def _default_records(pretended: "Pretended | None") -> Path:
     return path if pretended is None else path.with_name("rehearsed.jsonl")
 
 
-def _asked_cases(
+def _requested_cases(
     ctx: click.Context, models: tuple[str, ...], pretended: "Pretended | None"
 ) -> Sequence["Case"]:
     """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a
@@ -202,7 +202,7 @@ def _cases(
     from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
     from lora_profiler.harness.provenance import public_command
 
-    name, cases = ctx.params["suite"], _asked_cases(ctx, models, pretended)
+    name, cases = ctx.params["suite"], _requested_cases(ctx, models, pretended)
     if ctx.params["largest_batch"]:
         _check_search(cases)
     command = public_command(sys.argv)
@@ -340,7 +340,7 @@ def _write_report(results: Sequence["Result"], path: str, records: "Path | None"
     click.echo(f"The same and more in the dashboard: lora-profile app{shown}", err=True)
 
 
-def _say_what_is_left(
+def _print_remaining(
     progress: "Progress", store: "Store", num_left: int, interrupted: bool
 ) -> None:
     """On stderr: what a second run would do, and lines of the store that could not be read."""

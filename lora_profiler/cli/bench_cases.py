@@ -194,7 +194,7 @@ def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned]
     Without --device they are for CUDA where any machine has GPUs, else for the CPU. Raises
     UsageError where none has room.
     """
-    from lora_profiler.campaign.planned import planned_elsewhere
+    from lora_profiler.campaign.planned import planned_for_cluster
     from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.cluster_runs.resources import needs
     from lora_profiler.harness.provenance import public_command
@@ -204,7 +204,7 @@ def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned]
     able: list[Planned] = []
     cases = suite_cases(o["suite"], device)
     for case in cases:
-        planned = planned_elsewhere(replace(case, command=command))
+        planned = planned_for_cluster(replace(case, command=command))
         refusal = cluster.refusal(needs(planned, cluster.cpus))
         if refusal is None:
             able.append(planned)
@@ -253,12 +253,12 @@ def spread(
         deadline_seconds=o["deadline"],
         timeout_seconds=o["timeout"],
     )
-    interrupt.asked |= found.interrupted
+    interrupt.requested |= found.interrupted
     progress.interrupt(None)
     return found
 
 
-def say_what_was_lost(found: "Spread") -> None:
+def print_lost_cases(found: "Spread") -> None:
     """On stderr: what became of cases that have no record, and how many began anew."""
     for refused in found.refused:
         warn(f"left out {refused.case.key}: {refused.reason}")
@@ -286,7 +286,7 @@ def emit(o: dict[str, Any]) -> None:
     """
     import shlex
 
-    from lora_profiler.campaign.planned import planned_elsewhere
+    from lora_profiler.campaign.planned import planned_for_cluster
     from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.cluster_runs import slurm
     from lora_profiler.cluster_runs.resources import default_cpus, needs
@@ -296,7 +296,9 @@ def emit(o: dict[str, Any]) -> None:
     slurm.check_folder(folder, o["force"])
     device = o["device"] or present_device()
     cases = suite_cases(o["suite"], device)
-    asked = [needs(planned_elsewhere(case), o["cpus_per_case"] or default_cpus()) for case in cases]
+    asked = [
+        needs(planned_for_cluster(case), o["cpus_per_case"] or default_cpus()) for case in cases
+    ]
     slurm.emit(
         cases, asked, folder, suite=o["suite"], timeout_seconds=o["timeout"], force=o["force"]
     )

@@ -223,7 +223,7 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Over cards and ways."""
-    from lora_profiler.cli.read import model_of, named, told, write
+    from lora_profiler.cli.read import model_of, named, print_reading, write
     from lora_profiler.planning.plan import make_plan
     from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
@@ -234,7 +234,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         spec = model_called(name, o)
     else:
         spec = model_of(file, o["other_model"], o)
-        file = told(file, spec)
+        file = print_reading(file, spec)
     _choose_methods(ctx, file is not None)
     engine = engine_of(o["engine"])
     amount, more = amount_of(ctx, spec)

@@ -18,8 +18,8 @@ from lora_profiler.cluster_runs.ray_connection import (
     check_reachable,
     connect,
     imported_ray,
+    local_address,
     settings,
-    started_here,
 )
 from lora_profiler.cluster_runs.resources import ON_GPUS, Needs
 from lora_profiler.errors import UsageError
@@ -215,7 +215,7 @@ def opened(
     answers, or the machines differ in what they have installed.
     """
     given = os.environ.get("RAY_ADDRESS") if address == AUTO else address
-    found = None if given == LOCAL else given or started_here()
+    found = None if given == LOCAL else given or local_address()
     if found is not None:
         check_reachable(found)
     with (

@@ -6,7 +6,7 @@ import streamlit as st
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import link, sentence, widgets
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE, workloads
-from lora_profiler.dashboard.fields import Asked, tell
+from lora_profiler.dashboard.fields import Inputs, show_problems
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
@@ -21,7 +21,7 @@ from lora_profiler.units import count_text
 
 def show() -> None:
     inputs = sentence.ask_between()
-    tell(inputs)
+    show_problems(inputs)
     link.write(link.written("Crossover", None if inputs.uploaded else inputs.question))
     if inputs.model is None:
         return
@@ -29,7 +29,7 @@ def show() -> None:
         "Step times too, which takes some seconds", key="crossover.timed", persist_state="session"
     )
     try:
-        found = _found(inputs, timed=timed)
+        found = _crossover(inputs, timed=timed)
     except LoraProfilerError as e:
         widgets.problem(str(e), heading="This question has no answer")
         return
@@ -41,11 +41,11 @@ def show() -> None:
     widgets.blocks(block for block in crossover_blocks(found) if isinstance(block, Table))
 
 
-def _gpu(inputs: Asked) -> Gpu | None:
+def _gpu(inputs: Inputs) -> Gpu | None:
     return None if inputs.question.gpu is None else find_gpu(inputs.question.gpu)
 
 
-def _found(inputs: Asked, *, timed: bool) -> Crossover:
+def _crossover(inputs: Inputs, *, timed: bool) -> Crossover:
     question, model = inputs.question, inputs.model
     assert model is not None
     if question.engine == "traced":

@@ -11,7 +11,7 @@ import streamlit as st
 from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import remembered, widgets
 from lora_profiler.dashboard.answered import published_model, uploaded_model
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import (
     METHODS,
     MOST,
@@ -41,7 +41,7 @@ LabelVisibility = Literal["visible", "collapsed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Inputs:
     """What the widgets ask; `refusal` says why there is no `model`, unless a file is awaited."""
 
     question: Question
@@ -65,7 +65,7 @@ def config_json() -> "UploadedFile | None":
     return st.file_uploader(
         "A model's config.json",
         type="json",
-        on_change=changed_here,
+        on_change=mark_changed,
         key=_CONFIG,
         max_upload_size=UPLOAD_MIB,
     )
@@ -77,10 +77,10 @@ def config_name() -> str:
     return PurePath(file.name).stem if file is not None else ""
 
 
-def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: bool) -> Asked:
+def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: bool) -> Inputs:
     """The model of `file` where it is to be uploaded, else of the name that is asked."""
     if uploaded and file is None:
-        return Asked(question=asked, model=None, refusal=None, uploaded=True)
+        return Inputs(question=asked, model=None, refusal=None, uploaded=True)
     try:
         if file is not None and uploaded:
             model = uploaded_model(file.name, file.getvalue())
@@ -88,11 +88,11 @@ def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: boo
             with st.spinner("Looking the model up", show_time=False):
                 model = published_model(asked.model, asked.revision, asked.offline)
     except LoraProfilerError as e:
-        return Asked(question=asked, model=None, refusal=str(e), uploaded=uploaded)
-    return Asked(question=asked, model=model, refusal=None, uploaded=uploaded)
+        return Inputs(question=asked, model=None, refusal=str(e), uploaded=uploaded)
+    return Inputs(question=asked, model=model, refusal=None, uploaded=uploaded)
 
 
-def tell(asked: Asked) -> None:
+def show_problems(asked: Inputs) -> None:
     """Says what the link asked in vain, and why there is no model."""
     for text in remembered.complaints():
         widgets.caution(f"Passed over in the link: {text}")
@@ -118,7 +118,7 @@ def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
         label_visibility=label,
         **remembered.kept("methods"),
     )
-    return remembered.asked_methods(chosen)
+    return remembered.ordered_methods(chosen)
 
 
 def about() -> Method:

@@ -109,7 +109,7 @@ class Followed(Generic[State]):
         reader.start()
         with self.process.stdout, self.process.stderr:
             for line in self.process.stderr:
-                self._hear(line.rstrip("\n"))
+                self._handle_line(line.rstrip("\n"))
             code = self.process.wait()
             reader.join()
         with contextlib.suppress(ValueError):
@@ -119,7 +119,7 @@ class Followed(Generic[State]):
         self.ended = time.monotonic()
         self.exit_code = code
 
-    def _hear(self, line: str) -> None:
+    def _handle_line(self, line: str) -> None:
         if line.startswith("{"):
             with contextlib.suppress(ValueError, TypeError):
                 number, state = self.read(json.loads(line), self.states)

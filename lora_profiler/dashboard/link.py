@@ -143,7 +143,7 @@ def news() -> Link | None:
     return parsed(params)
 
 
-def changed_here() -> None:
+def mark_changed() -> None:
     """For every widget of the question, when it changes."""
     st.session_state["changed_here"] = True
 

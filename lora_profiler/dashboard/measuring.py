@@ -17,7 +17,7 @@ from lora_profiler.dashboard.take_along import plain_name
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Case
 from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
-from lora_profiler.harness.preflight import refuse_here
+from lora_profiler.harness.preflight import refuse_on_this_machine
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
@@ -59,7 +59,7 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     for name in CPU_DEFAULTS:
         if name == "dtype" and scaled and "full" in question.options["methods"]:
             continue  # full and LoRA take different ones unless one is given
-        if name not in question.given and name not in own:
+        if name not in question.explicit and name not in own:
             arguments += [flag(name), str(question.options[name])]
     if conditions.rehearsed_on is not None:
         arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
@@ -187,7 +187,7 @@ def refusal(result: Answered, conditions: Conditions) -> str | None:
         asked = recorded(conditions)
         for prediction in result.predictions:
             case = Case(workload=prediction.workload, conditions=asked)
-            refuse_here(case.workload, asked)
+            refuse_on_this_machine(case.workload, asked)
             refuse_beyond(memory, [Planned(case=case, prediction=prediction)])
     except LoraProfilerError as e:
         return str(e).replace("--budget", "a memory budget")

@@ -18,8 +18,8 @@ from lora_profiler.dashboard import (
     widgets,
 )
 from lora_profiler.dashboard.answered import asking
-from lora_profiler.dashboard.fields import Asked, tell
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.fields import Inputs, show_problems
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.plan_question import DataFile, Field, PlanQuestion
 from lora_profiler.dashboard.question import MOST, Question, Shown
 from lora_profiler.dashboard.remembered import shown
@@ -56,7 +56,7 @@ def seed(asked: PlanQuestion) -> None:
 
 def show() -> None:
     inputs = sentence.ask_plan(_form, plan_question.CHOSEN)
-    tell(inputs)
+    show_problems(inputs)
     asked: PlanQuestion = st.session_state[_ASKED]
     file: DataFile | None = st.session_state[_FILE]
     question = plan_question.open_question(inputs.question)
@@ -80,7 +80,7 @@ def show() -> None:
         return
     with st.container(key="plan"):
         if plan.recommended is None:
-            _nothing(plan)
+            _no_plan(plan)
         else:
             _take(plan, plan.recommended)
     if plan.recommended is not None:
@@ -112,11 +112,11 @@ def _data_file() -> DataFile | None:
         "Samples: JSONL, JSON, Parquet, Arrow, text; or a CSV of length,count",
         type=list(plan_question.TYPES),
         key=_KEY + "upload",
-        on_change=changed_here,
+        on_change=mark_changed,
         max_upload_size=UPLOAD_MIB,
     )
     column = st.text_input(
-        "Column", placeholder="by its name", key=_KEY + "column", on_change=changed_here
+        "Column", placeholder="by its name", key=_KEY + "column", on_change=mark_changed
     )
     if found is None:
         return None
@@ -150,7 +150,7 @@ def _field(name: str, field: Field) -> Any:
         "help": field.tip or None,
         "width": field.width_px,
         "key": key,
-        "on_change": changed_here,
+        "on_change": mark_changed,
     }
     if field.kind == "text":
         text: str = st.text_input(field.label, **looks)
@@ -206,7 +206,7 @@ def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
     return tuple(found)
 
 
-def _nothing(plan: TrainingPlan) -> None:
+def _no_plan(plan: TrainingPlan) -> None:
     head, rest = plan_words.nothing_words(plan)
     widgets.piece("verdict", VerdictWords(words=head, numbers="", verdict="does_not_fit"))
     widgets.blocks([paragraph(rest[:1].upper() + rest[1:])])
@@ -215,7 +215,7 @@ def _nothing(plan: TrainingPlan) -> None:
 def _actions(
     plan: TrainingPlan,
     run: PlannedRun,
-    inputs: Asked,
+    inputs: Inputs,
     question: Question,
     asked: PlanQuestion,
     file: DataFile | None,
@@ -242,7 +242,7 @@ def _actions(
 
 
 def _see(wanted: Question) -> None:
-    changed_here()
+    mark_changed()
     remembered.seed(wanted, shown=shown())
     st.session_state[link.PAGE_KEY] = link.PAGES[0]
 

@@ -11,17 +11,17 @@ from typing import Any, Literal, NamedTuple
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.files import SUFFIXES, read_data, read_histogram
 from lora_profiler.batching.sample_lengths import SampleLengths
-from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE
 from lora_profiler.dashboard.question import (
     Question,
     as_number,
     defaults_of,
+    pop_params,
     read_choice,
     read_size,
     read_text,
     setup_arguments,
-    taken,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -173,8 +173,8 @@ def planned(
     UsageError as the command does."""
     if question.engine == "traced":
         raise UsageError(NOT_TRACED_HERE)
-    given = question.given | {"methods"}
-    with nothing_built(INSTEAD):
+    given = question.explicit | {"methods"}
+    with builds_refused(INSTEAD):
         offers = offers_at(
             asked.gpus,
             read_prices(asked.prices),
@@ -210,7 +210,7 @@ def _amount(
     data = TrainingData(
         lengths=lengths,
         batching=asked.batching or BATCHINGS[0],  # type: ignore[arg-type] # a choice, or checked
-        max_length=question.options["seq_len"] if "seq_len" in question.given else None,
+        max_length=question.options["seq_len"] if "seq_len" in question.explicit else None,
         pad_to_multiple_of=asked.pad_to_multiple_of,
         epochs=run.epochs,
     )
@@ -255,7 +255,7 @@ def plan_arguments(
 ) -> list[str]:
     """What to give `lora-profile` for the same plan; `question` is an open one."""
     words = setup_arguments(question)
-    if "methods" not in question.given:
+    if "methods" not in question.explicit:
         words += [w for method in question.options["methods"] for w in ("--method", method)]
     tokens = ("--tokens", _short(round(run.tokens)), "--epochs", f"{run.epochs:g}")
     words += data_arguments(asked, run, file) or tokens
@@ -295,7 +295,9 @@ def from_params(params: dict[str, list[str]]) -> tuple[PlanQuestion, tuple[str, 
     """What a link asks, and a sentence for whatever of it is passed over. What was understood, or
     not, leaves `params`."""
     names = {flag(name)[2:]: name for name in FIELDS}
-    found, complaints = taken(params, {said: partial(_read, name) for said, name in names.items()})
+    found, complaints = pop_params(
+        params, {said: partial(_read, name) for said, name in names.items()}
+    )
     asked = PlanQuestion(**{names[said]: value for said, value in found.items()})
     return asked, tuple(complaints)
 

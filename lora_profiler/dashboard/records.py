@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import lora_profiler
-from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.dashboard.answered import INSTEAD
 from lora_profiler.records.lines import StoreError
@@ -131,7 +131,7 @@ def _files(path: Path) -> list[Path]:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, files: Files) -> RecordSet:
-    with nothing_built(INSTEAD):
+    with builds_refused(INSTEAD):
         return read_set([path])
 
 
@@ -166,7 +166,7 @@ def uploaded(name: str, content: bytes, engine: str) -> Loaded:
         raise StoreError(
             f"{name} is no file of records: it is not UTF-8 text (byte {e.start})."
         ) from None
-    with nothing_built(INSTEAD):
+    with builds_refused(INSTEAD):
         records = read_content(name, content)
     return Loaded(scored=tuple(scored(records.records, engine)), warnings=records.warnings)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import (
     METHODS,
     OWN_NAMES,
@@ -100,7 +100,7 @@ def kept(name: str) -> dict[str, Any]:
             if value is None and is_text_field(SETUP_OPTIONS.get(name))
             else value
         )
-    return {"key": key, "on_change": _fill if name in _DECIDING else changed_here}
+    return {"key": key, "on_change": _fill if name in _DECIDING else mark_changed}
 
 
 def is_text_field(option: Option | None) -> bool:
@@ -108,7 +108,7 @@ def is_text_field(option: Option | None) -> bool:
     return option is not None and option.kind == "text" and option.default is None
 
 
-def asked_methods(chosen: Sequence[str]) -> tuple[Method, ...]:
+def ordered_methods(chosen: Sequence[str]) -> tuple[Method, ...]:
     """The methods in the page's own order; the usual ones where none is chosen."""
     return tuple(method for method in METHODS if method in chosen) or DEFAULTS["methods"]
 
@@ -116,7 +116,7 @@ def asked_methods(chosen: Sequence[str]) -> tuple[Method, ...]:
 def change(asked: Question, about: Method | None = None) -> None:
     """Sets the widgets of whatever `asked` asks otherwise, before they are drawn; `about` is the
     method that the page is then about."""
-    changed_here()
+    mark_changed()
     own = {name: getattr(asked, name) for name in OWN_NAMES}
     for name, value in {**own, **asked.options, "about": about or values()["about"]}.items():
         if values()[name] != value:
@@ -128,18 +128,18 @@ def choose_method() -> None:
     """After another method was chosen to be about: it is asked beside the others."""
     state = st.session_state
     about = values()["about"] = state[_KEY + "about"]
-    methods = asked_methods(state.get(_KEY + "methods", values()["methods"]))
+    methods = ordered_methods(state.get(_KEY + "methods", values()["methods"]))
     if about not in methods:
-        state[_KEY + "methods"] = list(asked_methods((*methods, about)))
+        state[_KEY + "methods"] = list(ordered_methods((*methods, about)))
     _fill()
 
 
 def _fill() -> None:
     """Sets every option that nobody has set to its default, which is another now."""
-    changed_here()
+    mark_changed()
     state, found = st.session_state, values()
     before = defaults_of(found["trainer"], found)
-    methods = asked_methods(state.get(_KEY + "methods", found["methods"]))
+    methods = ordered_methods(state.get(_KEY + "methods", found["methods"]))
     chosen: dict[str, Any] = {"methods": methods}
     found["optimizer"] = state.get(_KEY + "optimizer", found["optimizer"])
     if found["optimizer"] != before["optimizer"]:

@@ -10,8 +10,8 @@ import streamlit as st
 
 from lora_profiler.dashboard import fields, take_along, widgets
 from lora_profiler.dashboard.answered import published_model, workloads
-from lora_profiler.dashboard.fields import Asked
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.fields import Inputs
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
 from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, change, question, settle, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
@@ -22,7 +22,7 @@ from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
 from lora_profiler.trainer_files.reading import read_content
-from lora_profiler.trainer_files.settling import seen_images
+from lora_profiler.trainer_files.settling import resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SIZES = ("batch_size", "seq_len")
 
 
-def ask() -> Asked:
+def ask() -> Inputs:
     """Draws "Fine-tune [model] with [method] on [card], [batch] x [length] tokens" in the place
     where it is called, and under it every other option."""
     found = values()
@@ -50,10 +50,10 @@ def ask() -> Asked:
     with st.container(horizontal=True, gap="small", key="settings_row"):
         file = _settings(_SIZES, with_methods=True)
         _file_field()
-    return _asked(file)
+    return _inputs(file)
 
 
-def ask_between() -> Asked:
+def ask_between() -> Inputs:
     """Draws "Between [methods] of [model] on [card]" and the options but for batch and length,
     which Crossover asks about all of."""
     found = values()
@@ -63,10 +63,10 @@ def ask_between() -> Asked:
         _model("of")
         widgets.words("on")
         found["gpu"] = fields.card(width=265, label="collapsed")
-    return _asked(_settings(_SIZES))
+    return _inputs(_settings(_SIZES))
 
 
-def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
+def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Inputs:
     """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and the options but
     for those `chosen` by the plan."""
     found = values()
@@ -78,10 +78,10 @@ def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
         found["seq_len"] = fields.size("seq_len", 92)
         widgets.words("tokens a sequence")
     form()
-    return _asked(_settings((*chosen, *_SIZES)))
+    return _inputs(_settings((*chosen, *_SIZES)))
 
 
-def ask_in_column() -> Asked:
+def ask_in_column() -> Inputs:
     """Draws the question as groups in a column, but for what a real run does not ask about: the
     card, the link between ranks, the engine."""
     found = values()
@@ -110,7 +110,7 @@ def ask_in_column() -> Asked:
     if found["origin"] != UPLOAD:
         with st.expander("Look-up"):
             found |= fields.look_up()
-    return _asked(file)
+    return _inputs(file)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _model(word: str) -> None:
         found["model"] = fields.model(width=270)
 
 
-def _asked(file: "UploadedFile | None") -> Asked:
+def _inputs(file: "UploadedFile | None") -> Inputs:
     return fields.look_up_model(settle(), file, uploaded=values()["origin"] == UPLOAD)
 
 
@@ -204,7 +204,7 @@ def _file_field() -> None:
         )
 
 
-def tell_of_file() -> None:
+def show_file_reading() -> None:
     """How the file was read, as long as it is there."""
     read: Dropped | None = st.session_state.get(_READ)
     if read is None:
@@ -216,7 +216,7 @@ def tell_of_file() -> None:
 
 
 def _take() -> None:
-    changed_here()
+    mark_changed()
     state, file = st.session_state, st.session_state[_KEY]
     state.pop(_READ, None)
     if file is None:
@@ -238,12 +238,12 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     those that the file leaves open. Raises UsageError for a file that contradicts itself."""
     revision = file.revision or "main"
     wanted = replace(before, model=file.model or before.model, revision=revision)
-    model, file = None, seen_images(file, None)  # the page traces nothing
+    model, file = None, resolve_images(file, None)  # the page traces nothing
     with suppress(LoraProfilerError):  # the page says that there is no such model
         model = published_model(wanted.model, wanted.revision, wanted.offline)
         file = on_model(file, model)
     open_ones = {n: before.options[n] for n in file.asks if n in SETUP_OPTIONS}
-    own = {**open_ones, **file.beside(open_ones)}
+    own = {**open_ones, **file.completing(open_ones)}
     options = completed(file.stack, own)
     wanted = replace(wanted, trainer=file.stack, options=options)
     lines = [f"{text}." for text in gap_texts(file)]

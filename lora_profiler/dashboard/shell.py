@@ -63,7 +63,7 @@ def show() -> None:
         key=link.PAGE_KEY,
         required=True,
         label_visibility="collapsed",
-        on_change=link.changed_here,
+        on_change=link.mark_changed,
     )
     _draw(_DRAWN[page or link.PAGES[0]])
 

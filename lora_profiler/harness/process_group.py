@@ -153,7 +153,7 @@ def reshard(model: torch.nn.Module) -> None:
 
 class _Buffers:
     """Buffers that are born by a change of size, as gathered weights are:
-    `tracker.told_of_resizing` hears of both."""
+    `tracker.resizing_observed` hears of both."""
 
     def allocate(
         self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device

@@ -16,7 +16,7 @@ from lora_profiler.planning.plan_space import (
     parts_of,
     ranks_of,
     setups_of,
-    why_unasked,
+    unknown_ranks_reason,
 )
 from lora_profiler.planning.planned import (
     HOUR,
@@ -201,7 +201,7 @@ class _Search:
         for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
             if only is not None and asked.setup.method != only.method:
                 continue
-            if reason := why_unasked(asked.setup, self.space, part.cards):
+            if reason := unknown_ranks_reason(asked.setup, self.space, part.cards):
                 cards = f"{part.cards} x {part.cluster.gpu.key}"
                 self._unasked.setdefault(reason, {}).setdefault(cards)
                 continue
@@ -306,7 +306,7 @@ class _Search:
         more = [size for size in sizes if size > run.cluster.cards][:1]
         found = []
         for size in fewer + more:
-            if why_unasked(run.setup, self.space, size):
+            if unknown_ranks_reason(run.setup, self.space, size):
                 continue
             part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
             there = Front[PlannedRun]()

@@ -15,7 +15,7 @@ from lora_profiler.planning.reserve import judge, reserve_for
 from lora_profiler.support.bases import stored_base
 from lora_profiler.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
 
-MOST_SAVED_EACH = 16
+MOST_SAVED_BYTES_PER_PARAMETER = 16
 """Bytes that 8-bit states can save for each trained parameter: two float32 states, and as much
 again of what a step of AdamW makes for a while."""
 
@@ -100,7 +100,7 @@ def _rows(
             yield tuple(replace(first, batch_size=n, accumulation=share // n) for n in sizes)
 
 
-def why_unasked(asked: TrainSetup, space: Space, world_size: int) -> str | None:
+def unknown_ranks_reason(asked: TrainSetup, space: Space, world_size: int) -> str | None:
     """Why so many ranks cannot be asked about with any loss that is tried; None where they can."""
     reason = None
     for loss in _losses(asked, space):
@@ -228,6 +228,6 @@ def _may_fit_in_8_bit(
         layout = costs.layout(asked, row[0])
         if layout is None:
             continue
-        if layout.peak_bytes - MOST_SAVED_EACH * layout.trained <= part.usable_bytes:
+        if layout.peak_bytes - MOST_SAVED_BYTES_PER_PARAMETER * layout.trained <= part.usable_bytes:
             return True
     return False

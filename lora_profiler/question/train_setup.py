@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from lora_profiler.option import check_options
 from lora_profiler.option_values import (
     AXOLOTL,
-    BESIDE_REFERENCE,
     DEEPSPEED_ZERO,
     FLAT,
     GRPO,
+    REFERENCE_LOSSES,
     Dtype,
     Method,
     Precision,
@@ -141,12 +141,12 @@ class TrainSetup(TrainOptions):
     def runs_reference(self) -> bool:
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
         `dpo_trainer.py`, `kto_trainer.py`, and `grpo_trainer.py` with a beta)."""
-        reads_its_logits = self.loss in BESIDE_REFERENCE
+        reads_its_logits = self.loss in REFERENCE_LOSSES
         compares = self.loop_state in ("trl-dpo", "trl-kto", "unsloth-dpo")
         return reads_its_logits or compares or self.beta > 0
 
     @property
-    def passes_beside(self) -> int:
+    def no_grad_passes(self) -> int:
         """Forward passes without a gradient: the reference's, and of KTO both models' over answers
         that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
         return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)

@@ -21,10 +21,10 @@ _NO_IMAGES = "no profile is of images; take --engine traced, which traces exactl
 _ON_HOST = "no profile is of what waits on the host; take --engine analytic."
 
 
-def why_unprofiled(workload: Workload) -> str | None:
+def profile_unsupported_reason(workload: Workload) -> str | None:
     """The reason and what to do, None where a profile can hold the workload."""
     setup, lora = workload.setup, workload.setup.lora
-    if reason := why_untraced(setup):
+    if reason := trace_unsupported_reason(setup):
         return reason
     exactly = "take --engine analytic, or traced, which traces exactly this size."
     if setup.loss != "plain":
@@ -71,7 +71,7 @@ OUTLIERS = (
 """What a trace of LLM.int8 on a card leaves out."""
 
 
-def why_untraced(setup: TrainSetup) -> str | None:
+def trace_unsupported_reason(setup: TrainSetup) -> str | None:
     """Why the base's layers or the optimizer cannot be run here, and what to do; None where they
     can."""
     if setup.optimizer in RULED_ALONE:
@@ -111,7 +111,7 @@ def left_out(setup: TrainSetup) -> tuple[str, ...]:
     return tuple(found)
 
 
-def why_unruled(setup: TrainSetup) -> str | None:
+def rules_unsupported_reason(setup: TrainSetup) -> str | None:
     """Whose activations the rules do not know, None where they may."""
     if setup.images is not None:
         return "a vision tower"

@@ -54,7 +54,7 @@ _TASK_OF = {
     f"{name.upper()}Trainer": name for name in ("grpo", "dpo", "orpo", "kto", "cpo", "rloo")
 }
 """Unsloth's trainers beside SFTTrainer, as TRL's command line names them."""
-_CALLED_BESIDE_UNSLOTH = {"SentenceTransformerTrainer": TRAINED}
+_OTHER_UNSLOTH_TRAINERS = {"SentenceTransformerTrainer": TRAINED}
 """Of Unsloth's notebooks: other keys tell which of TRL's trainers it is."""
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
@@ -123,7 +123,7 @@ def _add_cell(
             if not re.fullmatch(calls, function):
                 continue
             is_script = calls == _OF_A_SCRIPT
-            called = _CALLED if is_script else _CALLED_BESIDE_UNSLOTH
+            called = _CALLED if is_script else _OTHER_UNSLOTH_TRAINERS
             _add_called(called, function, start + node.lineno, entries)
             if not is_script and (task := _TASK_OF.get(function)) is not None:
                 entries.setdefault(TASK, Entry(TASK, task, start + node.lineno))
@@ -265,9 +265,9 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         )
     task = _task_of(rest, start)
     entries = {TASK: Entry(TASK, task, rest[start].line)}
-    for entry in _told(rest[start + 1 :], name):
+    for entry in _options(rest[start + 1 :], name):
         entries[entry.key] = entry
-    launched = {entry.key: entry for entry in _told(rest[:start], name)}
+    launched = {entry.key: entry for entry in _options(rest[:start], name)}
     named = launched.get("config_file") or entries.pop("accelerate_config", None)
     told = dict(launched)
     for key in ("num_processes", "mixed_precision"):
@@ -322,7 +322,7 @@ def _without_assignments(words: Sequence[Word]) -> Iterator[Word]:
     yield from rest
 
 
-def _told(words: Sequence[Word], name: str) -> Iterator[Entry]:
+def _options(words: Sequence[Word], name: str) -> Iterator[Entry]:
     """--key value, --key=value, --key a b c, and --key alone, which is on."""
     n = 0
     while n < len(words):

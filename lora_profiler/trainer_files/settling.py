@@ -51,7 +51,7 @@ def settled(
     usual = {**usual_options(stack, options), **options}
     for key, meaning in known.together(stack, usual, {row.key for row in rows}):
         options |= meaning.options
-        yield _said(file, key, meaning.options, meaning.note)
+        yield _key_reading(file, key, meaning.options, meaning.note)
     yield from _able(options, usual, file)
     usual |= options
     if usual.get("precision") == "amp":
@@ -71,7 +71,7 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"generation under {options['sharding']}, which gathers weights, answered as vLLM's"
         yield instead(file, "generation_batch_size", at_once, None, what, "too low")
     parts = options.get("context_parallel_size", 1)
-    if parts > 1 and (beside := _beside_parts({**usual, **options})):
+    if parts > 1 and (beside := _context_parallel_gap({**usual, **options})):
         del options["context_parallel_size"]
         what = f"context parallelism with {beside}, answered without"
         yield instead(file, "context_parallel_size", parts, None, what, "too high")
@@ -112,7 +112,7 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
             yield instead(file, "sharding", named, "fsdp", what, "either way")
 
 
-def _beside_parts(usual: dict[str, Any]) -> str:
+def _context_parallel_gap(usual: dict[str, Any]) -> str:
     """What context parallelism is not known with, "" where it is."""
     loss, kernels = usual.get("loss", "plain"), usual.get("kernels", "transformers")
     found = {
@@ -161,10 +161,12 @@ def _without_autocast(
     else:
         return
     options |= made
-    yield _said(file, "bf16", made, note, value="amp")
+    yield _key_reading(file, "bf16", made, note, value="amp")
 
 
-def _said(file: str, key: str, options: Any, note: str, *, value: str | None = None) -> KeyReading:
+def _key_reading(
+    file: str, key: str, options: Any, note: str, *, value: str | None = None
+) -> KeyReading:
     return KeyReading(
         file=file, line=0, key=key, value=value, state="option", options=options, note=note
     )
@@ -176,7 +178,7 @@ def _said(file: str, key: str, options: Any, note: str, *, value: str | None = N
 _ABOUT = ("images", "image_size")
 
 
-def seen_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
+def resolve_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
     """The file's images where those of `model` are priced and go with the rest, and the nearest
     options that do; else, and of a model that is not known, they are among what is missing."""
     return images_of_type(file, None if model is None else _type_that_sees(model))
@@ -186,7 +188,7 @@ def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
     """The same of a model by its type, None for one that sees nothing or is not known."""
     if "images" not in file.options:
         return file
-    asked = file.asked
+    asked = file.effective_options
     if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}

@@ -32,7 +32,7 @@ from lora_profiler.workload import (
 )
 
 State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
-_ASKED = {
+_MISSING_OPTIONS = {
     "seq_len": "the length is the data's; add --seq-len TOKENS",
     "world_size": "it shares the model over ranks without saying how many; add --world-size N",
 }
@@ -90,7 +90,7 @@ class TrainerFile:
         return tuple(key for key in self.keys if key.missing or key.state == "unknown")
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def effective_options(self) -> dict[str, Any]:
         """Its options, and where it has none the stack's defaults."""
         return {**usual_options(self.stack, self.options), **self.options}
 
@@ -101,12 +101,12 @@ class TrainerFile:
         row = next(key for key in self.keys if "model" in key.options)
         return self.model, f"{row.file}, line {row.line} ({row.key})" if row.line else row.key
 
-    def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def completing(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its options where `given`, which overrule them, leave something open; those that no
         method asked for would read are left out. Raises TrainerFileError for what neither tells."""
         for name in self.asks:
             if name not in given and name != "model":
-                raise TrainerFileError(f"{self._place(name)}: {_ASKED[name]}.")
+                raise TrainerFileError(f"{self._place(name)}: {_MISSING_OPTIONS[name]}.")
         methods = given.get("methods", self.options.get("methods", ()))
         own = {
             name: v
@@ -164,7 +164,7 @@ def with_images(file: TrainerFile) -> TrainerFile:
 
 
 def _is_full_under_autocast(file: TrainerFile) -> bool:
-    asked = file.asked
+    asked = file.effective_options
     is_full = next(iter(file.options.get("methods", ())), "full") == "full"
     return is_full and asked.get("precision") == "amp"
 
@@ -182,7 +182,7 @@ def _frozen(framework: str, told: Mapping[str, bool]) -> Sequence[str]:
 def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     """The file with what rules know of the model: Liger's kernels and a loss without logits do not
     go with each, and are then answered as transformers' own."""
-    asked = file.asked
+    asked = file.effective_options
     changed: list[KeyReading] = []
 
     def answered(*reading: Any) -> None:

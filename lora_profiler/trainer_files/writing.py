@@ -89,7 +89,7 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
     setup = workload.setup
     given = {} if setup.packed is None else {"packed": setup.packed}
     fitted = on_model(file, workload.model)
-    options = {**fitted.beside(given), **given}
+    options = {**fitted.completing(given), **given}
     try:
         (back,) = setups(
             workload.model,

@@ -66,13 +66,13 @@ def counted_kernels(workload: Workload) -> StepKernels:
     is_eager = "eager" in plan.kernels
     if setup.runs_reference:  # the reference, without a gradient
         reference = pass_alone(workload, plan.family, (), frozenset())
-        for _ in range(setup.passes_beside):
+        for _ in range(setup.no_grad_passes):
             _ahead(reference, plan.family, workload, is_eager, launches)
     _ahead(forward, plan.family, workload, is_eager, launches)
     _back(forward, plan.family, workload, launches)
     trainable, tensors = _trainable(workload)
     return StepKernels(
-        kernels=merged(launches.found),
+        kernels=merged(launches.kernels),
         tokens=setup.batch_size * setup.seq_len,
         trainable=trainable,
         trained_tensors=tensors,
