@@ -208,10 +208,10 @@ def gathered_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     while the policy runs."""
     # sums of rows of both passes, three numbers a pair, and two means, which are the step before's
     # while the policy runs
-    told = B * (2 * SCALAR + 3 * SCALAR // 2) + 2 * SCALAR
-    logits = all_logits(op, hidden, model, told)
+    row_bytes = B * (2 * SCALAR + 3 * SCALAR // 2) + 2 * SCALAR
+    logits = all_logits(op, hidden, model, row_bytes)
     kept = logits.part + logits.places + logits.kept_copy
-    labels = TOKENS * INDEX + told
+    labels = TOKENS * INDEX + row_bytes
     twice = logits.part * 2 + logits.places + labels
     ahead = (
         labels + logits.made,
@@ -219,7 +219,7 @@ def gathered_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         kept + labels + logits.copies + logits.narrow,
         kept + twice,
     )
-    path = logits.path(kept, ahead, kept + told + logits.part * 2, logits.placed)
+    path = logits.path(kept, ahead, kept + row_bytes + logits.part * 2, logits.placed)
     return path._replace(output=logits.wide)
 
 
@@ -244,11 +244,11 @@ def weighted_by_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
 def _weighted(logits: Logits, more: Polynomial) -> LossPath:
     """Log-softmax of all logits, and what the loss has of each token while they are there: labels
     with one more a row, losses, and `more`."""
-    told = TOKENS * (INDEX + SCALAR) + B * INDEX + logits.tokens * SCALAR + more
+    token_bytes = TOKENS * (INDEX + SCALAR) + B * INDEX + logits.tokens * SCALAR + more
     # labels as places, which count, and their weights
     weights = TOKENS * (INDEX + 1) + logits.tokens * SCALAR + SCALAR
     kept = logits.wide + weights + logits.kept_copy
-    ahead = (logits.made, logits.wide + kept + told)
+    ahead = (logits.made, logits.wide + kept + token_bytes)
     return logits.path(kept, ahead, logits.wide * 3 + logits.kept_copy, kept + logits.wide)
 
 

@@ -76,7 +76,7 @@ def evaluation(
         if chunks.hidden.storage is not forward.hidden.storage:  # beside what the model names
             loss = loss + chunks.hidden.bytes
         outcomes = [loss]
-    found = [
+    candidates = [
         candidate(
             with_communication(alone, shards.in_loss),
             temporaries=(inputs + hidden + cached).at_batch(batch),
@@ -85,7 +85,7 @@ def evaluation(
         for outcome in outcomes
     ]
     of_batch = partial(Polynomial.at_batch, batch=batch)
-    return (*found, *layer_candidates(forward, alone, shards, workload, of_batch))
+    return (*candidates, *layer_candidates(forward, alone, shards, workload, of_batch))
 
 
 def layer_candidates(
@@ -98,7 +98,7 @@ def layer_candidates(
     """Of `evaluation` those inside layers, on `alone`; `of_batch` puts its batch for that of
     training."""
     setup, config, family = workload.setup, workload.model.config, forward.family
-    inputs, found = _input_bytes(setup), list[Candidate]()
+    inputs, candidates = _input_bytes(setup), list[Candidate]()
     cached = cached_bytes(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
     masks = mask_bytes(
@@ -118,14 +118,14 @@ def layer_candidates(
         if returns_all_hidden_states(setup):  # but for the first, and this one's input
             outside = outside + layer.run.input.bytes * max(newest - 1, 0)
         sent = shards.in_forward(newest)
-        found += [
+        candidates += [
             candidate(
                 with_communication(alone, sent),
                 temporaries=of_batch(outside + layer.run.input.bytes + inside),
             )
             for inside in layer.run.checkpointed_candidates
         ]
-    return tuple(found)
+    return tuple(candidates)
 
 
 def _input_bytes(setup: TrainSetup) -> Polynomial:

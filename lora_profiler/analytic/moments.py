@@ -171,8 +171,8 @@ def completion_bytes(setup: TrainSetup) -> Polynomial:
     if setup.loop_state not in GRPO:
         return ZERO
     corrects = setup.use_vllm and setup.loop_state == "trl-grpo"
-    told = _FLOAT32 * ((setup.beta > 0) + setup.use_vllm + corrects)
-    each = _scored(setup) * told + _FLOAT32 * (1 + corrects)
+    figure_bytes = _FLOAT32 * ((setup.beta > 0) + setup.use_vllm + corrects)
+    each = _scored(setup) * figure_bytes + _FLOAT32 * (1 + corrects)
     return B * each * setup.accumulation + _COUNT
 
 

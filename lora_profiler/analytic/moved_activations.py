@@ -45,8 +45,8 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     if is_offloaded(workload):
         others = entry * (forward.num_layers - 1)
         nothing = tuple((layer, ZERO) for layer, _ in kept)
-        told = entry * (forward.num_layers - 2) if returns_all_hidden_states(setup) else ZERO
-        return Moved(nothing, at_end=entry, behind=told, hosted=others, buffered=True)
+        outputs = entry * (forward.num_layers - 2) if returns_all_hidden_states(setup) else ZERO
+        return Moved(nothing, at_end=entry, behind=outputs, hosted=others, buffered=True)
     if not setup.offload_activations:
         return Moved(kept)
     norm = list(takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes))

@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        found, _ = backward_bytes(
+        candidates, _ = backward_bytes(
             self.nodes,
             self.output,
             keeps_gradient=self.reentrant,
@@ -101,8 +101,8 @@ class Run:
             returned=self.returned,
         )
         if not self.reentrant:
-            return found
-        return tuple(size + self.output.bytes for size in found)
+            return candidates
+        return tuple(size + self.output.bytes for size in candidates)
 
     def _ahead(self, stop: int, *, keeps: bool = True) -> tuple[Polynomial, ...]:
         return forward_bytes(

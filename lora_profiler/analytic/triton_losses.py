@@ -90,12 +90,12 @@ def _overwritten_copy(
     copied, labels = (ZERO, ZERO) if one_row else (logits.part, rows * INDEX)
     left = ZERO if casts else logits.narrow
     kept = (whole if one_row else copied) + logits.kept_copy
-    told = copied + labels + rows * (2 * SCALAR + 1) + 3 * SCALAR
+    statistics = copied + labels + rows * (2 * SCALAR + 1) + 3 * SCALAR
     return LossPath(
         hidden=logits.hidden,
         head=logits.head,
         kept=kept + labels + rows * SCALAR + INDEX,
-        ahead=(logits.made, logits.copies + left + whole + told),
+        ahead=(logits.made, logits.copies + left + whole + statistics),
         back=(kept + whole + 2 * SCALAR, *back),
         output=left if left != ZERO else whole,
     )
@@ -194,11 +194,11 @@ def _of_pairs(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPath:
     kept = copied * hidden.requires_grad
     # of a token its place, its log-probability, the sum of exponentials, entropy and mean, and
     # whether it is the likeliest; and what the parts were put together of
-    told = labelled * (INDEX + 4 * _FLOAT + 1)
+    statistics = labelled * (INDEX + 4 * _FLOAT + 1)
     read = head.width * ITEMSIZE[op.rules.autocast or hidden.dtype]
     own = read + INDEX + 4 * _FLOAT + 1
-    policy = whole + copied + kept + told
-    reference = kept + told + whole * 2 + copied + labelled * (INDEX + 2 * _FLOAT)
+    policy = whole + copied + kept + statistics
+    reference = kept + statistics + whole * 2 + copied + labelled * (INDEX + 2 * _FLOAT)
     parts = _scored(head, cut, labelled, own)
     return LossPath(
         hidden=hidden,
@@ -227,8 +227,8 @@ def _scored(head: Head, cut: Cut, labelled: Polynomial, own: int) -> list[Polyno
     buffer = rows * (TILE_COLUMNS * _FLOAT + wide + _FLOAT + own)
     sums = _TILED_PARTIALS * splits * _FLOAT
     before = ZERO if cut.parts == 1 else rows * sums
-    found = [buffer + before + last * sums]
-    return found if cut.parts <= 2 else [*found, buffer + rows * (2 * sums)]
+    candidates = [buffer + before + last * sums]
+    return candidates if cut.parts <= 2 else [*candidates, buffer + rows * (2 * sums)]
 
 
 def _in_parts(sizes: _Sizes, cut: Cut, head: Head, *, trains: bool) -> list[Polynomial]:
@@ -242,18 +242,18 @@ def _in_parts(sizes: _Sizes, cut: Cut, head: Head, *, trains: bool) -> list[Poly
     splits = sizes.splits if sizes.splits > 2 else 0
     sums = _PARTIALS * splits * _FLOAT
     several = cut.parts > 1
-    found = [
+    candidates = [
         buffer + sizes.last * (own + sums) + sizes.rows * ((wide + _FLOAT) * several),
         buffer + sizes.last * (own + wide) + sizes.rows * (wide * several),
         buffer + sizes.last * (own + wide + narrow),
         buffer + sizes.last * (own + wide) + sizes.labelled * (2 * _DOUBLE),
     ]
     if cut.parts > 2:
-        found += [
+        candidates += [
             buffer + sizes.rows * (own + sums + wide + _FLOAT),
             buffer + sizes.rows * (own + 2 * wide),
         ]
-    return found
+    return candidates
 
 
 def _in_tiles(sizes: _Sizes, cut: Cut, head: Head) -> list[Polynomial]:
@@ -263,7 +263,7 @@ def _in_tiles(sizes: _Sizes, cut: Cut, head: Head) -> list[Polynomial]:
     lasting = sizes.rows * (TILE_COLUMNS * _FLOAT + sizes.wide + _FLOAT) + sizes.labelled * _FLOAT
     own = sizes.read + INDEX
     sums = _TILED_PARTIALS * sizes.splits * _FLOAT
-    found = [lasting + sizes.last * (own + sums) + sizes.rows * (sums * (cut.parts > 1))]
+    candidates = [lasting + sizes.last * (own + sums) + sizes.rows * (sums * (cut.parts > 1))]
     if cut.parts > 2:
-        found.append(lasting + sizes.rows * (own + 2 * sums))
-    return found
+        candidates.append(lasting + sizes.rows * (own + 2 * sums))
+    return candidates

@@ -78,8 +78,8 @@ def find_model(
     if copy is not None:
         spec = _bundled(copy.row)
         if copy.sees is not None:
-            seen, whole = copy.sees, partial(seeing_model, copy.sees["id"])
-            side = TextSide(name, seen["config"]["model_type"], seen["num_parameters"], whole)
+            seeing, whole = copy.sees, partial(seeing_model, copy.sees["id"])
+            side = TextSide(name, seeing["config"]["model_type"], seeing["num_parameters"], whole)
             spec = replace(spec, text_side_of=side)
         if copy.stored is None:
             return spec

@@ -99,7 +99,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
         proven: list[LargestBatch] = []
-        found: Spread | None = None
+        outcome: Spread | None = None
         with cluster_of(o) as cluster:
             pretended = rehearsed_on(o) if o["rehearse"] else None
             cases, num_refused = (
@@ -124,8 +124,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
                 as_json=as_json,
             ):
                 if cluster:
-                    found = spread(cluster, cases, store, progress, interrupt, o)
-                    num_left = 0 if found.interrupted else len(found.left)
+                    outcome = spread(cluster, cases, store, progress, interrupt, o)
+                    num_left = 0 if outcome.interrupted else len(outcome.left)
                 else:
                     session = Session(
                         store=store,
@@ -146,12 +146,12 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
         _print(results, proven, o)
         if o["report"]:
             _write_report(results, o["report"], o["records"])
-        if found:
-            print_lost_cases(found)
+        if outcome:
+            print_lost_cases(outcome)
         _print_remaining(progress, store, num_left, interrupt.requested)
     if interrupt.requested:
         ctx.exit(interrupt.exit_code)
-    unmeasured = found is not None and (found.refused or found.lost)
+    unmeasured = outcome is not None and (outcome.refused or outcome.lost)
     if (
         num_refused
         or unmeasured
@@ -314,7 +314,7 @@ def _blocks(
         return rehearsed_blocks(results)
     from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks
 
-    searched = {record.id for found in proven for record in found.records}
+    searched = {record.id for search in proven for record in search.records}
     others = [r for r in results if r.record.id not in searched]
     by_id = {r.record.id: r for r in results}
     return [*search_blocks(proven, by_id), *bench_blocks(others)]

@@ -42,9 +42,9 @@ def _hint(error: click.NoSuchOption, words: Sequence[str], ctx: click.Context) -
     theirs = lone_key(key, _values(error.option_name, words))
     if theirs is not None and (ours := _our_words(theirs, flags)):
         return _of_a_trainer(theirs, " ".join(ours))
-    asked = lone_key(key, [_ANY_SIZE]) if theirs is None else None
-    if asked is not None and (ours := _our_words(asked, flags)):
-        return _of_a_trainer(asked, " ".join(word for word in ours if word in flags))
+    meaning = lone_key(key, [_ANY_SIZE]) if theirs is None else None
+    if meaning is not None and (ours := _our_words(meaning, flags)):
+        return _of_a_trainer(meaning, " ".join(word for word in ours if word in flags))
     if elsewhere := _other_commands(lambda option: f"--{name}" in option.opts, ctx):
         return f"{elsewhere} {_meant(get_close_matches(f'--{name}', flags, cutoff=0.8))}".strip()
     if theirs is not None and not theirs.options:
@@ -114,15 +114,15 @@ def _other_commands(is_meant: Callable[[click.Option], bool], ctx: click.Context
     """'--epochs is an option of lora-profile predict.': other commands' options that may be meant."""
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
-    found: dict[str, list[str]] = {}
+    verbs_by_flag: dict[str, list[str]] = {}
     for verb in sorted(root.list_commands(ctx), key=lambda verb: verb != "predict"):
         command = root.get_command(ctx, verb)
         for option in _options(command) if command and command is not ctx.command else ():
             if is_meant(option):
-                found.setdefault(_flag(option), []).append(verb)
+                verbs_by_flag.setdefault(_flag(option), []).append(verb)
     return " ".join(
         f"{flag} is an option of lora-profile {', '.join(verbs[:_SHOWN])}."
-        for flag, verbs in list(found.items())[:_SHOWN]
+        for flag, verbs in list(verbs_by_flag.items())[:_SHOWN]
     )
 
 

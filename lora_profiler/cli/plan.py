@@ -241,15 +241,15 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
-    found = make_plan(offers, amount, space, budget, engine)
+    plan = make_plan(offers, amount, space, budget, engine)
     whose = trainer(ctx, file)
-    if o["write"] and found.recommended is not None:
-        write(o["write"], [found.recommended.workload])
+    if o["write"] and plan.recommended is not None:
+        write(o["write"], [plan.recommended.workload])
     print_answer(
-        lambda: plan_payload(found, whose, more),
-        lambda: plan_blocks(found, trainer=whose, more=more, whole_front=o["detail"]),
+        lambda: plan_payload(plan, whose, more),
+        lambda: plan_blocks(plan, trainer=whose, more=more, whole_front=o["detail"]),
     )
-    if found.recommended is None:
+    if plan.recommended is None:
         ctx.exit(1)
 
 

@@ -29,16 +29,16 @@ def show() -> None:
         "Step times too, which takes some seconds", key="crossover.timed", persist_state="session"
     )
     try:
-        found = _crossover(inputs, timed=timed)
+        crossover = _crossover(inputs, timed=timed)
     except LoraProfilerError as e:
         widgets.problem(str(e), heading="This question has no answer")
         return
-    widgets.title("From which length on?", *sentences(found))
+    widgets.title("From which length on?", *sentences(crossover))
     batch = int(widgets.choose("Batch", [str(b) for b in BATCH_SIZES], "1", "crossover.batch"))
     nothing = ("No peak is known at this batch.",)
-    drawing = crossover_drawing("crossover", found, batch, _gpu(inputs))
+    drawing = crossover_drawing("crossover", crossover, batch, _gpu(inputs))
     widgets.drawing(drawing, "crossover", nothing=nothing)
-    widgets.blocks(block for block in crossover_blocks(found) if isinstance(block, Table))
+    widgets.blocks(block for block in crossover_blocks(crossover) if isinstance(block, Table))
 
 
 def _gpu(inputs: Inputs) -> Gpu | None:
@@ -60,12 +60,12 @@ def _crossover(inputs: Inputs, *, timed: bool) -> Crossover:
 
 
 def crossover_drawing(
-    name: str, found: Crossover, batch_size: int, gpu: Gpu | None = None
+    name: str, crossover: Crossover, batch_size: int, gpu: Gpu | None = None
 ) -> Drawing | None:
     """Peaks over lengths at `batch_size`, below what `gpu` has; None where none is known."""
-    at = [point for point in found.points if point.batch_size == batch_size]
+    at = [point for point in crossover.points if point.batch_size == batch_size]
     known = []
-    for setup in (way.setup for way in found.workloads):
+    for setup in (way.setup for way in crossover.workloads):
         peaks = {p.seq_len: p.peak_bytes[setup.method] for p in at if setup.method in p.peak_bytes}
         if peaks:
             way = way_label(setup)
@@ -73,12 +73,12 @@ def crossover_drawing(
     if not known:
         return None
     key = ("memory", batch_size)
-    spans = [(c.first, c.last) for c in found.crossings if (c.quantity, c.batch_size) == key]
+    spans = [(c.first, c.last) for c in crossover.crossings if (c.quantity, c.batch_size) == key]
     ends = sorted({end for span in spans for end in span if end is not None})
     limit = Limit(label=gpu.name, bytes=gpu.usable_bytes) if gpu and gpu.usable_bytes else None
     return Drawing(
         name=name,
         caption=f"The peak of each method over the length, at batch {count_text(batch_size)}.",
-        description=" ".join(sentences(found)),
+        description=" ".join(sentences(crossover)),
         figure=crossover_lines(known, ends, limit),
     )

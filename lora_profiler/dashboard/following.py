@@ -181,26 +181,26 @@ def start(
                 "NO_COLOR": "1",
             },
         )
-        found = Followed(
+        followed = Followed(
             command=shlex.join(["lora-profile", *shown]),
             began=time.monotonic(),
             process=process,
             read=read,
             folder=folder,
         )
-        threading.Thread(target=found._listen, daemon=True).start()
+        threading.Thread(target=followed._listen, daemon=True).start()
         if not _started:
             atexit.register(end_all)
-        _started[kind] = found
-        return found
+        _started[kind] = followed
+        return followed
 
 
 def end_all() -> None:
     """For the end of the server: what still runs is ended as by a cancel, and waited for."""
-    for found in _started.values():
-        if found.runs:
-            found.cancelled = True
-            found._end()
+    for followed in _started.values():
+        if followed.runs:
+            followed.cancelled = True
+            followed._end()
 
 
 _EVERY_SECONDS = 0.5

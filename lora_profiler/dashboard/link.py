@@ -80,8 +80,8 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
             shown, more = shown_from_params(rest)
             passed_over = (*passed_over, *more)
         question, more = from_params(rest)
-        told = (*complaints, *passed_over, *more)
-        return Link(page=page, question=question, shown=shown, plan=plan, complaints=told)
+        problems = (*complaints, *passed_over, *more)
+        return Link(page=page, question=question, shown=shown, plan=plan, complaints=problems)
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
         text = _no_option("Compare", name, ("record",))

@@ -208,7 +208,7 @@ def _count(running: Measuring) -> str:
 
 
 def _progress(running: Measuring) -> Table:
-    found = table(
+    steps = table(
         running.states.values(),
         (
             ("case", lambda c: f"{c.case} of {c.of}" if c.of is not None else str(c.case)),
@@ -218,7 +218,7 @@ def _progress(running: Measuring) -> Table:
         ),
         left=4,
     )
-    return found if found.rows else replace(found, rows=(Row(cells=("", "", "", "starting")),))
+    return steps if steps.rows else replace(steps, rows=(Row(cells=("", "", "", "starting")),))
 
 
 def where(case: CaseState) -> str:

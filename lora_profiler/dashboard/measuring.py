@@ -184,10 +184,10 @@ def refusal(result: Answered, conditions: Conditions) -> str | None:
         return None
     memory = memory_limit_bytes() or physical_memory_bytes()
     try:
-        asked = recorded(conditions)
+        requested = recorded(conditions)
         for prediction in result.predictions:
-            case = Case(workload=prediction.workload, conditions=asked)
-            refuse_on_this_machine(case.workload, asked)
+            case = Case(workload=prediction.workload, conditions=requested)
+            refuse_on_this_machine(case.workload, requested)
             refuse_beyond(memory, [Planned(case=case, prediction=prediction)])
     except LoraProfilerError as e:
         return str(e).replace("--budget", "a memory budget")
@@ -225,14 +225,14 @@ def duration_words(result: Answered, conditions: Conditions) -> str:
     return f"Training takes {span}, loading torch and the model in each process comes to it."
 
 
-def _seconds(prediction: Prediction, step: float, asked: Recorded) -> tuple[float, float]:
+def _seconds(prediction: Prediction, step: float, requested: Recorded) -> tuple[float, float]:
     """Of one case, at the least and at the most: the memory pass, then the timed steps, which end
     when their median is sure, or their time is up."""
-    memory = asked.memory_steps * step
-    if not asked.min_timed_steps:
+    memory = requested.memory_steps * step
+    if not requested.min_timed_steps:
         return memory, memory
-    most = asked.max_timing_seconds
-    return memory + min(asked.min_timed_steps * step, most), memory + max(step, most)
+    most = requested.max_timing_seconds
+    return memory + min(requested.min_timed_steps * step, most), memory + max(step, most)
 
 
 def _card(result: Answered) -> Gpu | None:

@@ -159,10 +159,10 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
 
 def idle_options(methods: Iterable[str]) -> tuple[str, ...]:
     """Options of a setup that none of `methods` reads."""
-    asked = set(methods)
+    requested = set(methods)
     return (
-        *(() if asked & {"lora", "qlora"} else LORA_OPTIONS),
-        *(() if "qlora" in asked else QLORA_OPTIONS),
+        *(() if requested & {"lora", "qlora"} else LORA_OPTIONS),
+        *(() if "qlora" in requested else QLORA_OPTIONS),
     )
 
 
@@ -171,15 +171,15 @@ def pop_params(
 ) -> tuple[dict[str, Any], list[str]]:
     """What `readers` make of the last value of each parameter of their names, and a sentence for
     each that is passed over. What was understood, or not, leaves `params`."""
-    found: dict[str, Any] = {}
+    read_values: dict[str, Any] = {}
     complaints: list[str] = []
     for name, read in readers.items():
         if values := params.pop(name, None):
             try:
-                found[name] = read(values[-1])
+                read_values[name] = read(values[-1])
             except UsageError as e:
                 complaints.append(str(e))
-    return found, complaints
+    return read_values, complaints
 
 
 def read_choice(name: str, accepted: Sequence[str], text: str) -> str:
@@ -329,8 +329,8 @@ def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, .
     not, leaves `params`."""
     readers: dict[str, Callable[[str], Any]] = {"about": partial(read_choice, "about", METHODS)}
     readers |= {name: partial(_read_of_run, name) for name in NUMBERS}
-    found, complaints = pop_params(params, readers)
-    return Shown(about=found.pop("about", None), run=Run(**found)), tuple(complaints)
+    values, complaints = pop_params(params, readers)
+    return Shown(about=values.pop("about", None), run=Run(**values)), tuple(complaints)
 
 
 def _read_of_run(name: str, text: str) -> float:

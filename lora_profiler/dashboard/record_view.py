@@ -145,8 +145,8 @@ def show_sets(sets: Mapping[str, Loaded]) -> None:
             [r for pair in pairs.pairs for r in pair.before],
             [r for pair in pairs.pairs for r in pair.after],
         )
-        found = changes(pairs.pairs, chosen)
-        widgets.blocks(change_blocks(pairs, found, setup_changes(*sides), _CASES))
+        changed = changes(pairs.pairs, chosen)
+        widgets.blocks(change_blocks(pairs, changed, setup_changes(*sides), _CASES))
 
 
 _NOT_RECORDED = "-"
@@ -201,7 +201,7 @@ def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
     peaks = [group_peaks(run.record.measurement.phase_peak_bytes) for run in both]
     for group in PHASE_GROUPS:
         name = f"peak, {run_labels.PHASE_LABELS[group]}"
-        yield from _row(name, [found.get(group) for found in peaks], bytes_text)
+        yield from _row(name, [by_group.get(group) for by_group in peaks], bytes_text)
     yield from _row("median step", [run.step_seconds for run in both], seconds_text)
     yield from _row("tokens a second", [run.tokens_per_second for run in both], rate_text)
 

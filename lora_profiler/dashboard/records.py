@@ -46,18 +46,18 @@ def sources(arguments: Sequence[str]) -> list[Source]:
     given.add_argument("--records", action="append", default=[], type=Path)
     named: list[Path] = given.parse_known_args(list(arguments))[0].records
     shared = {path.name for path in named if sum(other.name == path.name for other in named) > 1}
-    found = [
+    places = [
         Source(label=path.name if path.name not in shared else str(path), path=path)
         for path in dict.fromkeys(named)
     ]
     committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
     if committed.is_dir():
-        found.append(Source(label="Committed records", path=committed))
+        places.append(Source(label="Committed records", path=committed))
     try:
         own = default_records_path()
     except StoreError:
-        return found
-    return [*found, Source(label="My records", path=own)] if own.is_file() else found
+        return places
+    return [*places, Source(label="My records", path=own)] if own.is_file() else places
 
 
 AT_ONCE_BYTES = 8 * MIB
@@ -137,8 +137,8 @@ def _read(path: Path, files: Files) -> RecordSet:
 
 @lru_cache(maxsize=8)
 def _scored(path: Path, files: Files, engine: str) -> Loaded:
-    found = _read(path, files)
-    return Loaded(scored=tuple(scored(found.records, engine)), warnings=found.warnings)
+    record_set = _read(path, files)
+    return Loaded(scored=tuple(scored(record_set.records, engine)), warnings=record_set.warnings)
 
 
 @lru_cache(maxsize=2)

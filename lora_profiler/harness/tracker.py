@@ -67,9 +67,9 @@ def resizing_observed(notify: Callable[[torch.UntypedStorage], None]) -> Iterato
     resize = torch.UntypedStorage.resize_
 
     def resize_(storage: torch.UntypedStorage, size: int) -> Any:
-        found = resize(storage, size)
+        resized = resize(storage, size)
         notify(storage)
-        return found
+        return resized
 
     torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign,assignment]
     try:

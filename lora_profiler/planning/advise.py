@@ -137,12 +137,12 @@ def _sufficient(
     """Sets that fit and of which no part does, the smallest first. They are grown one change at a
     time, until some fit and one of these learns the same."""
     growing = [_Tried((), workload, prediction.peak.total_bytes)]
-    seen: set[TrainSetup] = {workload.setup}
+    tried_setups: set[TrainSetup] = {workload.setup}
     sufficient: list[_Tried] = []
     for _ in range(MOST_CHANGES):
         grown: list[_Tried] = []
         for start in growing:
-            for tried in _grown(start, engine, besides, seen):
+            for tried in _grown(start, engine, besides, tried_setups):
                 fits = _fits(tried, usable, gpu, engine)
                 (sufficient if fits else grown).append(tried)
         if len(sufficient) >= 2 and any(map(_learns_the_same, sufficient)):
@@ -156,7 +156,7 @@ def _sufficient(
 
 
 def _grown(
-    start: _Tried, engine: str, besides: Collection[str], seen: set[TrainSetup]
+    start: _Tried, engine: str, besides: Collection[str], tried_setups: set[TrainSetup]
 ) -> Iterator[_Tried]:
     """`start` with one change more, each that lowers its peak."""
     try:
@@ -164,9 +164,9 @@ def _grown(
     except LoraProfilerError:
         return
     for change in changes(start.workload, prediction, besides):
-        if change.setup in seen:
+        if change.setup in tried_setups:
             continue
-        seen.add(change.setup)
+        tried_setups.add(change.setup)
         changed = replace(start.workload, setup=change.setup)
         try:
             check(changed, engine)

@@ -196,8 +196,8 @@ class TrainSetup(TrainOptions):
     def is_reentrant(self) -> bool:
         """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
         is."""
-        asked = self.use_reentrant or self.offload_checkpoints
-        return self.checkpointing and asked and not self.checkpoints_plainly
+        requested = self.use_reentrant or self.offload_checkpoints
+        return self.checkpointing and requested and not self.checkpoints_plainly
 
     @property
     def checkpoints_plainly(self) -> bool:
@@ -244,8 +244,8 @@ class TrainSetup(TrainOptions):
         """Whether the embeddings' output is made to require a gradient though they do not train:
         where layers are checkpointed, and by axolotl always (067b021, `loaders/adapter.py`,
         load_adapter)."""
-        asked = self.checkpointing or self.loop_state in AXOLOTL
-        return self.lora is not None and asked
+        requested = self.checkpointing or self.loop_state in AXOLOTL
+        return self.lora is not None and requested
 
     @property
     def has_wide_ends(self) -> bool:

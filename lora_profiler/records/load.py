@@ -90,7 +90,7 @@ def _files(path: Path) -> list[Path]:
         if not path.is_dir():
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
             raise StoreError(f"{path} {what}; name files of records, or folders of {SUFFIX} files.")
-        found = [
+        files = [
             file
             for pattern in (f"*{SUFFIX}", f"*/*{SUFFIX}")
             for file in sorted(path.glob(pattern))
@@ -100,11 +100,11 @@ def _files(path: Path) -> list[Path]:
         raise StoreError(
             f"{str(path)!r} cannot be opened: {getattr(e, 'strerror', None) or e}."
         ) from None
-    if not found:
+    if not files:
         raise StoreError(
             f"{path} has no {SUFFIX} files, nor have the folders in it; name files of records."
         )
-    return found
+    return files
 
 
 def _is_its_own(file: Path, folder: Path) -> bool:

@@ -141,7 +141,7 @@ class Store:
         this version reads."""
         return [
             *self._file.unreadable,
-            *(message for found in self._unreadable_elsewhere.values() for message in found),
+            *(message for messages in self._unreadable_elsewhere.values() for message in messages),
         ]
 
     # --- writing ----------------------------------------------------------------------------------

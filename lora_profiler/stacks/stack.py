@@ -173,10 +173,10 @@ def find_stack(text: str) -> Stack:
     )
 
 
-def _agree(asked: str, known: str) -> bool:
+def _agree(version: str, known: str) -> bool:
     """Whether the one is the other, or its beginning."""
-    parts = list(zip(asked.split("."), known.split("."), strict=False))
-    return bool(asked) and bool(known) and all(a == k for a, k in parts)
+    parts = list(zip(version.split("."), known.split("."), strict=False))
+    return bool(version) and bool(known) and all(a == k for a, k in parts)
 
 
 # --- a stack as a question names it: what it fills in, how it lays out rows, what it refuses ------

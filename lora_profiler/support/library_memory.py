@@ -37,8 +37,8 @@ def scaler_holds(setup: TrainSetup) -> ScalerHolds:
     """Bytes that a scaled loss brings, 0 without."""
     if setup.precision != "amp-float16":
         return ScalerHolds(0, 0, 0)
-    told = 2 if setup.optimizer_impl == "fused" else 1
-    return ScalerHolds(2 * _FLOAT32, _FLOAT32, told * _FLOAT32)
+    num_scalars = 2 if setup.optimizer_impl == "fused" else 1
+    return ScalerHolds(2 * _FLOAT32, _FLOAT32, num_scalars * _FLOAT32)
 
 
 class LoopHolds(NamedTuple):

@@ -45,8 +45,8 @@ def unsloth_regime(workload: Workload, head: Module, batch: Any, seq: Any, seque
     assert head.in_features is not None and head.out_features is not None
     setup, words = workload.setup, head.out_features
     scores, completes = setup.loop_state in SCORED, setup.loop_state in GRPO
-    told = setup.max_completion_length if completes else None
-    scored = seq - 1 if told is None else told
+    completion = setup.max_completion_length if completes else None
+    scored = seq - 1 if completion is None else completion
     tokens = batch * (scored if scores else seq - sequences)
     least = min(max(_LEAST_ROWS, _power_below(_LEAST_LOGITS // words)), MOST_ROWS)
     rows, power = least, least

@@ -356,14 +356,14 @@ def lone_key(name: str, values: Sequence[Any]) -> LoneKey | None:
     """What a key means with one of `values`; the last part of a nested key will do. Of several
     frameworks, and values that it can have, the first where it is an option and nothing is missing.
     None where no framework knows it, or none of the values."""
-    found = [
+    meanings = [
         lone
         for framework in _BY_USE
         for key in framework.keys
         if key == name or key.endswith(f".{name}")
         for lone in _readings(framework, key, values)
     ]
-    return min(found, key=lambda lone: (not lone.options, bool(lone.missing)), default=None)
+    return min(meanings, key=lambda lone: (not lone.options, bool(lone.missing)), default=None)
 
 
 def _readings(framework: Framework, key: str, values: Sequence[Any]) -> Iterator[LoneKey]:

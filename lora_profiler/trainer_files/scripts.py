@@ -269,24 +269,26 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         entries[entry.key] = entry
     launched = {entry.key: entry for entry in _options(rest[:start], name)}
     named = launched.get("config_file") or entries.pop("accelerate_config", None)
-    told = dict(launched)
+    launcher = dict(launched)
     for key in ("num_processes", "mixed_precision"):
         if key in entries:
-            told[key] = entries.pop(key)
+            launcher[key] = entries.pop(key)
     known = {
-        to: Entry(to, told[key].value, told[key].line)
+        to: Entry(to, launcher[key].value, launcher[key].line)
         for key, to in _LAUNCH_KEYS.items()
-        if key in told
+        if key in launcher
     }
     if "num_processes" in known and known["num_processes"].value not in COUNTED_BY_TORCHRUN:
         of_each = known["num_processes"]
         try:
-            ranks = size(of_each.value) * _nodes(rest[:start], told)
+            ranks = size(of_each.value) * _nodes(rest[:start], launcher)
         except ValueError as e:
             raise TrainerFileError(f"{name}: the launcher's number of processes: {e}") from None
         known["num_processes"] = of_each._replace(value=ranks)
-    if "multi_gpu" in told:
-        known["distributed_type"] = Entry("distributed_type", "MULTI_GPU", told["multi_gpu"].line)
+    if "multi_gpu" in launcher:
+        known["distributed_type"] = Entry(
+            "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
+        )
     return Command(
         script=Document(name, entries, folder),
         launcher=Document(name, known, folder),
@@ -294,12 +296,12 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     )
 
 
-def _nodes(launcher: Sequence[Word], told: Mapping[str, Entry]) -> int:
+def _nodes(launcher: Sequence[Word], entries: Mapping[str, Entry]) -> int:
     """Machines whose processes are counted apart: torchrun and deepspeed count those of each, as
     accelerate does not. A range (1:4) is of an elastic launch, whose least is taken."""
     if any(word.text == "accelerate" for word in launcher):
         return 1
-    named = next((told[key].value for key in ("nnodes", "num_nodes") if key in told), 1)
+    named = next((entries[key].value for key in ("nnodes", "num_nodes") if key in entries), 1)
     return size(str(named).partition(":")[0])
 
 

@@ -115,13 +115,13 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
 def _context_parallel_gap(usual: dict[str, Any]) -> str:
     """What context parallelism is not known with, "" where it is."""
     loss, kernels = usual.get("loss", "plain"), usual.get("kernels", "transformers")
-    found = {
+    gaps = {
         f"sharding {usual['sharding']}": usual["sharding"] != "fsdp",
         f"the {loss} loss": loss != "plain",
         f"{kernels}'s kernels": kernels != "transformers",
         "packed rows": usual.get("packed") is not None,
     }
-    return next((what for what, applies in found.items() if applies), "")
+    return next((what for what, applies in gaps.items() if applies), "")
 
 
 def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
@@ -188,12 +188,12 @@ def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
     """The same of a model by its type, None for one that sees nothing or is not known."""
     if "images" not in file.options:
         return file
-    asked = file.effective_options
-    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
+    usual = file.effective_options
+    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(usual):
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)
-    changed = tuple(_nearest(file, asked, kind))
+    changed = tuple(_nearest(file, usual, kind))
     own = {name: value for row in changed for name, value in row.options.items()}
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
@@ -206,8 +206,8 @@ def _type_that_sees(model: ModelSpec) -> str | None:
     return model.model_type if model.text_side_of is None else model.text_side_of.model_type
 
 
-def _is_shared(asked: dict[str, object]) -> bool:
-    return asked.get("sharding", "none") not in ("none", "ddp") or "packed" in asked
+def _is_shared(options: dict[str, object]) -> bool:
+    return options.get("sharding", "none") not in ("none", "ddp") or "packed" in options
 
 
 def _unseen(row: KeyReading) -> KeyReading:
@@ -217,14 +217,14 @@ def _unseen(row: KeyReading) -> KeyReading:
     )
 
 
-def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator[KeyReading]:
+def _nearest(file: TrainerFile, options: dict[str, object], kind: str) -> Iterator[KeyReading]:
     known = MODEL_TYPES.get(kind)
-    flash = asked.get("attention") == "flash_attention_2"
+    flash = options.get("attention") == "flash_attention_2"
     if flash and not PROCESSORS[kind].flash_attention_2:
         note = "transformers refuses FlashAttention 2 of this type: it runs with SDPA"
         yield settled_by(file.name, "attention", "flash_attention_2", "auto", note)
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
-        value = asked.get(option, usual)
+        value = options.get(option, usual)
         is_axolotl = value == "axolotl"
         if value == usual or (is_axolotl and known and known.lora_kernels):
             continue

@@ -55,20 +55,24 @@ def loads(kind: str) -> Reader:
 
 
 def plugins(value: Any, document: Document) -> Meaning:
-    found = Meaning()
+    meaning = Meaning()
     for plugin in value if isinstance(value, list) else [value]:
         kind = str(plugin).lower()
         if "cut_cross_entropy" in kind:
-            found = cut_cross_entropy(True, document)
+            meaning = cut_cross_entropy(True, document)
         elif any(word in kind for word in ("expert_parallel", "llm_compressor", "spectrum")):
-            found = _with_missing(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too high")
+            meaning = _with_missing(
+                meaning, f"the plugin {str(plugin).rpartition('.')[2]}", "too high"
+            )
         elif any(word in kind for word in (".kd", "densemixer", "diffusion", "nemo", "hatchery")):
-            found = _with_missing(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too low")
+            meaning = _with_missing(
+                meaning, f"the plugin {str(plugin).rpartition('.')[2]}", "too low"
+            )
         elif "kernels" in kind:
-            found = _with_missing(found, "axolotl's own kernels", "either way")
+            meaning = _with_missing(meaning, "axolotl's own kernels", "either way")
         elif not any(word in kind for word in ("liger", "swanlab", "lm_eval", "grokfast")):
-            found = _with_missing(found, f"the plugin {plugin}", "either way")
-    return found
+            meaning = _with_missing(meaning, f"the plugin {plugin}", "either way")
+    return meaning
 
 
 def _with_missing(meaning: Meaning, what: str, direction: Any) -> Meaning:
@@ -199,10 +203,12 @@ def liger(value: Any, document: Document) -> Meaning:
 
 def all_lora_kernels(document: Document) -> Meaning:
     """No rule is of them with DoRA or in float16, and a base in GPTQ has no weights for them."""
-    found = next((k for k in ("peft_use_dora", "fp16", "gptq") if is_on(document.get(k))), None)
-    if found is None:
+    blocking_key = next(
+        (k for k in ("peft_use_dora", "fp16", "gptq") if is_on(document.get(k))), None
+    )
+    if blocking_key is None:
         return Meaning({"lora_kernels": "axolotl"})
-    what = f"axolotl's LoRA kernels with {found}, answered as PEFT's adapters"
+    what = f"axolotl's LoRA kernels with {blocking_key}, answered as PEFT's adapters"
     return not_modelled(what, "too high", lora_kernels="peft")
 
 

@@ -123,11 +123,11 @@ def _adapters_as_they_come(value: Any, document: Document) -> Meaning:
     weights, which have none to take, they stay float32."""
     if value is not False or _method(document) != "lora":
         return NO_EFFECT
-    said = _loaded_dtype(document)
-    if said == AUTO_DTYPE:
+    dtype = _loaded_dtype(document)
+    if dtype == AUTO_DTYPE:
         what = "adapters in the checkpoint's dtype, answered as float32"
         return not_modelled(what, "too high")
-    return Meaning({"adapter_dtype": said})
+    return Meaning({"adapter_dtype": dtype})
 
 
 def _loaded_dtype(document: Document) -> str:

@@ -150,17 +150,17 @@ def _strategy(document: Document) -> str:
     """The strategy that settings beside the switch name."""
     names = ("sharding_strategy", "reshard_after_forward")
     keys = (f"fsdp_config.{prefix}{name}" for name in names for prefix in ("", "fsdp_"))
-    found = next((document.get(key) for key in keys if document.get(key) is not None), True)
-    return str(found)
+    strategy = next((document.get(key) for key in keys if document.get(key) is not None), True)
+    return str(strategy)
 
 
 def _sharing(strategy: str, usual_version: int, document: Document, *, asks: bool) -> Meaning:
     """FSDP1 lays layers flat, and under accelerate gathers none ahead unless BACKWARD_PRE says
     so."""
-    asked = ("world_size",) if asks else ()
+    requested = ("world_size",) if asks else ()
     name = strategy.upper()
     if name in ("NO_SHARD", "3"):
-        return Meaning({"sharding": "ddp"}, asks=asked)
+        return Meaning({"sharding": "ddp"}, asks=requested)
     keeps = name in _KEPT
     sharding = "fsdp-no-reshard" if keeps else "fsdp"
     gaps = []
@@ -173,7 +173,7 @@ def _sharing(strategy: str, usual_version: int, document: Document, *, asks: boo
             prefetch = next((document.get(key) for key in _PREFETCHES if document.get(key)), "")
             is_ahead = str(prefetch).upper() in ("BACKWARD_PRE", "1")
             sharding = "fsdp1" if is_ahead else "fsdp1-no-prefetch"
-    meaning = Meaning({"sharding": sharding}, asks=asked)
+    meaning = Meaning({"sharding": sharding}, asks=requested)
     if not gaps:
         return meaning
     direction: Direction = "too low" if name in _WITHIN_A_NODE else "either way"

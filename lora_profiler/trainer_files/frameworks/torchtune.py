@@ -43,13 +43,13 @@ def builder(document: Document) -> re.Match[str] | None:
 
 def _model(value: Any, document: Document) -> Meaning:
     """The checkpoint's folder has the model's name; its builder tells whether it has adapters."""
-    found = builder(document)
-    if found is None:
+    parts = builder(document)
+    if parts is None:
         raise ValueError("no builder of torchtune.models.")
-    method = {"qlora_": "qlora", "lora_": "lora"}.get(found["kind"] or "", "full")
+    method = {"qlora_": "qlora", "lora_": "lora"}.get(parts["kind"] or "", "full")
     if method == "lora" and is_on(document.get("model.quantize_base")):
         method = "qlora"
-    name = f"{found['family']}.{found['builder']}"
+    name = f"{parts['family']}.{parts['builder']}"
     plain = re.sub(r"_(instruct|base)$", "", name)
     model = MODELS.get(name) or MODELS.get(plain)
     options: dict[str, Any] = {"methods": (method,)}
@@ -99,8 +99,8 @@ _HEADS = {"decoder": "lm_head", "fusion": r".*multi_modal_projector"}
 
 
 def _sees(document: Document) -> bool:
-    found = builder(document)
-    return found is not None and found["family"] == _SIGHT
+    parts = builder(document)
+    return parts is not None and parts["family"] == _SIGHT
 
 
 def _of_parts(wanted: list[str], document: Document) -> str:
@@ -204,18 +204,18 @@ def _fake_quantized(value: Any, document: Document) -> Meaning:
 def _part(value: Any, document: Document) -> Meaning:
     """Adapters are where `_targets` says; without them no option freezes such a part."""
     is_frozen = value in ("frozen", False, None)
-    found = builder(document)
-    if found is None or found["family"] != _SIGHT:
+    parts = builder(document)
+    if parts is None or parts["family"] != _SIGHT:
         return NO_EFFECT if is_frozen else Meaning({"images": 1})
-    if is_frozen and found["kind"] is None:
+    if is_frozen and parts["kind"] is None:
         return not_modelled("a part that is frozen, answered as trained", "too high")
     return NO_EFFECT
 
 
 def _decoder(value: Any, document: Document) -> Meaning:
-    found = builder(document)
-    in_4_bit = found is not None and (
-        found["kind"] == "qlora_" or is_on(document.get("model.quantize_base"))
+    parts = builder(document)
+    in_4_bit = parts is not None and (
+        parts["kind"] == "qlora_" or is_on(document.get("model.quantize_base"))
     )
     if _sees(document) and in_4_bit and value == "frozen":
         what = "a frozen decoder's attention, which stays in 16 bit, answered in 4"

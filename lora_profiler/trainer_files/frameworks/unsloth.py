@@ -59,9 +59,9 @@ def _adapted(value: Any, document: Document) -> Meaning:
         return sets("targets")(value, document)
     saved = (names(document.get("modules_to_save") or []) or "").split(",")
     left = ",".join(name for name in value if name not in whole)
-    found = ",".join(dict.fromkeys([*filter(None, saved), *whole]))
+    modules = ",".join(dict.fromkeys([*filter(None, saved), *whole]))
     note = f"Unsloth trains {' and '.join(whole)} whole"
-    return Meaning({"targets": left, "modules_to_save": found}, note=note)
+    return Meaning({"targets": left, "modules_to_save": modules}, note=note)
 
 
 def _saved(value: Any, document: Document) -> Meaning:
