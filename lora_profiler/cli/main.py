@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from lora_profiler._common.collector import collector_paused, exit_without_search
-from lora_profiler._common.versions import __version__
+from lora_profiler._common.packages import __version__
+from lora_profiler._common.process import collector_paused, exit_without_search
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     DefaultGroup,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_profiler._common.collector import collector_paused
+from lora_profiler._common.process import collector_paused
 from lora_profiler.comparison.errors import Claims, Comparison, claims, compare
 from lora_profiler.comparison.throughput import (
     Throughput,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from lora_profiler._common.versions import __version__
+from lora_profiler._common.packages import __version__
 from lora_profiler.dashboard import (
     catalogue_page,
     compare_page,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from lora_profiler._common.versions import installed_version
+from lora_profiler._common.packages import installed_version
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.harness.preflight import MeasurementError
 from lora_profiler.platform import TORCH, Platform, version_of

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lora_profiler import modeling
-from lora_profiler._common.versions import installed_version
+from lora_profiler._common.packages import installed_version
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.harness.case import Case
 from lora_profiler.harness.trainer_loop import TrainerLoop

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_profiler._common.versions import missing
+from lora_profiler._common.packages import missing
 from lora_profiler.analytic import knows
 from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.regime import key_of, one_of_each_regime

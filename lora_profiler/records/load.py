@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lora_profiler._common.collector import collector_paused
+from lora_profiler._common.process import collector_paused
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.records.lines import StoreError, parsed_line, parsed_record, recency
 from lora_profiler.records.record import Record

@@ -4,7 +4,7 @@ knows torch, this file not."""
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_profiler._common.versions import missing
+from lora_profiler._common.packages import missing
 from lora_profiler.adapters import check_patterns
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
 from lora_profiler.support.engines import profile_unsupported_reason
