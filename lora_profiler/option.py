@@ -37,7 +37,8 @@ class Declaration(NamedTuple):
     one letter. noun: what messages call it. default_text: a default that is not a plain value.
     added: which addition to the stored records it came with, 0 for the first ones; JSON and CSV
     have later ones last, and keys leave them out at their default. common: among the dozen that
-    --help shows; --help-all shows all, each in its group.
+    --help shows; --help-all shows all, each in its group. is_open: a profile of a traced step holds
+    for any value of it, as for sizes, and for what costs nothing or is counted beside the step.
 
     `unmodelled`: values that people name and no answer is of, by what they begin with, and why.
 
@@ -58,6 +59,7 @@ class Declaration(NamedTuple):
     default_text: str = ""
     added: int = 0
     common: bool = False
+    is_open: bool = False
     unmodelled: tuple[tuple[str, str], ...] = ()
     largest: int = MAX_SIZE
     at_least: float | None = None
