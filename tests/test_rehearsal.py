@@ -1074,7 +1074,7 @@ def test_pefts_other_methods_are_read_off_a_model_of_theirs(
     import transformers
 
     from lora_profiler.planning import nearest as asked
-    from lora_profiler.rehearsal.inside.rehearsed.facts import _lora as read_off
+    from lora_profiler.rehearsal.inside.rehearsed.trained_model import _lora as read_off
 
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64}
     config = transformers.LlamaConfig(num_hidden_layers=1, **sizes)

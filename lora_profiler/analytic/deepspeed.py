@@ -56,7 +56,9 @@ class Weights(NamedTuple):
     is_tied: bool
 
 
-def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
+def partitioned_states(
+    state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]
+) -> ShardState:
     """ZeRO-1 and ZeRO-2: weights whole, those that train in one flat tensor, of which each rank
     updates a part in float32. Gradients of the part stay once they are reduced, those that it cuts
     through whole; the bucket is there in the layers' backward, and a copy of what it holds while
@@ -131,7 +133,7 @@ def _overlapping(numels: Sequence[int], part: int) -> list[int]:
     ]
 
 
-def partitioned_whole(
+def partitioned_parameters(
     state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor], weights: Weights
 ) -> ShardState:
     """ZeRO-3: of each weight a part; small ones stay whole beside it once they were gathered. The

@@ -30,7 +30,7 @@ from lora_profiler.support.unsloth import returns_all_hidden_states
 from lora_profiler.workload import TrainSetup, Workload
 
 
-def evaluated(workload: Workload) -> Workload:
+def evaluation_workload(workload: Workload) -> Workload:
     """The forward pass of evaluation, as a workload: its batch, without dropout in adapters and
     without checkpoints."""
     setup = workload.setup
@@ -54,8 +54,8 @@ def evaluation(
     shards: ShardState,
     workload: Workload,
 ) -> tuple[Candidate, ...]:
-    """Live bytes while `workload`, which is `evaluated`, runs; `base` are those between steps. The
-    batch is a number, so that a search for the largest batch of training leaves it alone."""
+    """Live bytes while `workload`, an `evaluation_workload`, runs; `base` are those between steps.
+    The batch is a number, so that a search for the largest batch of training leaves it alone."""
     setup = workload.setup
     batch = setup.batch_size
     alone: dict[Category, Polynomial] = {c: p for c, p in base.items() if c != "communication"}

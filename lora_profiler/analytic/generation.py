@@ -39,7 +39,7 @@ _COLUMNS = 2
 """Of int64: ids and attention mask, those of the prompts and those of the whole sequences."""
 
 
-def generated(workload: Workload) -> Workload:
+def generation_workload(workload: Workload) -> Workload:
     """The pass over the prompts, as a workload: its rows, without dropout, checkpoints and the
     trainer's loss."""
     setup = workload.setup
@@ -73,8 +73,8 @@ def generation(
     completion: int | None,
     steps: int | None,
 ) -> tuple[Candidate, ...]:
-    """Live bytes while `workload`, which is `generated`, makes `completion` tokens of each row, or
-    any number. Its rows are those of `steps` batches, or a number that a search for the largest
+    """Live bytes while `workload`, a `generation_workload`, makes `completion` tokens of each row,
+    or any number. Its rows are those of `steps` batches, or a number that a search for the largest
     batch leaves alone. The first candidate is that of drawing the last token."""
     alone, family = dict(base), forward.family
 

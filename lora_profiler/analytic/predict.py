@@ -4,7 +4,7 @@ thousands of sizes."""
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values
-from lora_profiler.analytic.doubts import assumptions, doubts, is_unchecked
+from lora_profiler.analytic.assumptions import assumptions, doubts, is_unchecked
 from lora_profiler.analytic.host_memory import host_bytes
 from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.optimizers import paged_state_bytes

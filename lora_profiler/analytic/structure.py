@@ -46,8 +46,8 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "torchtune-dpo": all_logits.gathered_log_probabilities,
     "llamafactory-dft": all_logits.weighted_by_probability,
     "llamafactory-eaft": all_logits.weighted_by_entropy,
-    "llamafactory-asft": all_logits.beside_reference,
-    "llamafactory-kto": all_logits.log_probabilities_beside_others,
+    "llamafactory-asft": all_logits.asft_divergence,
+    "llamafactory-kto": all_logits.kto_log_probabilities,
     "llamafactory-orpo": all_logits.log_probabilities_without_reference,
     "trl-orpo": all_logits.odds_ratios,
 }

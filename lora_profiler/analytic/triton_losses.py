@@ -28,12 +28,12 @@ _PARTIALS, _TILED_PARTIALS = 7, 8
 _ALIGNMENT = 8
 
 
-def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """No logits: sums of each token, the mean logit of each word and, in backward, the words'
-    order. `fact`: sequences of a row."""
+    order. `regime`: sequences of a row."""
     head = head_weights(op, model)
     weight, bias, vocab = head.weight, head.bias, head.vocab
-    tokens = TOKENS - B * fact
+    tokens = TOKENS - B * regime
     made = head.gradient_bytes
     read = hidden
     if hidden.dtype == "float32":
@@ -61,7 +61,7 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
     )
 
 
-def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """The logits, and a float32 copy of those in 16 bit, which the gradient takes over; of versions
     of transformers that shift them a copy more."""
     logits, one_row = all_logits(op, hidden, model), op.rules.one_row
@@ -116,9 +116,11 @@ class _Sizes(NamedTuple):
     splits: int
 
 
-def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """`fact`: `support.unsloth.unsloth_regime`."""
-    head, cut = head_weights(op, model), cut_of(fact)
+def fused_linear_cross_entropy(
+    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
+) -> LossPath:
+    """`regime`: `support.unsloth.unsloth_regime`."""
+    head, cut = head_weights(op, model), cut_of(regime)
     if not cut.sequences:
         scores = _of_completions if cut.completion else _of_pairs
         return scores(op, hidden, head, cut)

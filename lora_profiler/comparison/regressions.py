@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from lora_profiler.records.doubts import median_interval
+from lora_profiler.records.checks import median_interval
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import recency
 from lora_profiler.records.record import Record

@@ -114,7 +114,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         levers="all",
         network=network,
         may_trace=False,
-        trainer=question.whose,
+        trainer=question.trainer_defaults,
     )
     predictions = [answer.prediction for answer in method_answers]
     return Answered(

@@ -128,7 +128,7 @@ def written(
 # --- the address of this window -------------------------------------------------------------------
 
 
-def news() -> Link | None:
+def new_link() -> Link | None:
     """What the address says where it was changed from outside, as by a link or by going back; None
     where it was not.
 

@@ -232,7 +232,7 @@ def _actions(
             None if inputs.uploaded or file else params,
             plan_question.plan_arguments(question, plan_inputs, amount, file),
             run.workload,
-            take_along.of_plan(plan, question.whose, more),
+            take_along.of_plan(plan, question.trainer_defaults, more),
         )
         network = run.network.key if run.network and run.cluster.cards > 1 else None
         on_card = replace(question, gpu=run.cluster.gpu.key, interconnect=network)
@@ -255,7 +255,7 @@ def _front(plan: TrainingPlan, question: Question) -> None:
         widgets.blocks([front_table(plan, whole=True)])
     data = plan.amount.data
     widgets.small(
-        *question_lines(plan, question.whose),
+        *question_lines(plan, question.trainer_defaults),
         *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
         *notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
     )

@@ -58,7 +58,7 @@ class Question:
         return None if self.trainer is None else find_stack(self.trainer)
 
     @property
-    def whose(self) -> Trainer | None:
+    def trainer_defaults(self) -> Trainer | None:
         """Whose loop it is; None for a bare one."""
         return Trainer(stack=self.stack, explicit=self.explicit) if self.stack else None
 

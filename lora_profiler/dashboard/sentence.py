@@ -22,7 +22,7 @@ from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
 from lora_profiler.trainer_files.reading import read_content
-from lora_profiler.trainer_files.settling import resolve_images
+from lora_profiler.trainer_files.resolving import resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def show() -> None:
         menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None},
     )
     widgets.style()
-    address = link.news()
+    address = link.new_link()
     if address is not None:
         st.session_state[link.PAGE_KEY] = address.page
         st.session_state[compare_page.LINKED] = address.record

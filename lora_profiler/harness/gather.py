@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.harness.case import Case
-from lora_profiler.records.doubts import unequal_loss
+from lora_profiler.records.checks import unequal_loss
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Failure, Flag, Measurement, RankMeasurement, Record, Status
 

@@ -36,7 +36,7 @@ from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.doubts import (
+from lora_profiler.records.checks import (
     cross_check_peaks,
     half_width_limit,
     relative_half_width,

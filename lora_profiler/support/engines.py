@@ -90,7 +90,7 @@ def trace_unsupported_reason(setup: TrainSetup) -> str | None:
     )
 
 
-def left_out(setup: TrainSetup) -> tuple[str, ...]:
+def omissions(setup: TrainSetup) -> tuple[str, ...]:
     """What the rules do not follow to the byte, a sentence each."""
     sentences = []
     if setup.optimizer in PROJECTED:

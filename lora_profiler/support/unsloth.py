@@ -63,10 +63,10 @@ def unsloth_regime(workload: Workload, head: Module, batch: Any, seq: Any, seque
     return -1 - cut - scored * completes if scores else cut + sequences
 
 
-def cut_of(fact: int) -> Cut:
+def cut_of(regime: int) -> Cut:
     """The `Cut` that `unsloth_regime` put into a number."""
-    scores = fact < 0
-    rest, of_row = divmod(-1 - fact if scores else fact, _SHIFT)
+    scores = regime < 0
+    rest, of_row = divmod(-1 - regime if scores else regime, _SHIFT)
     cut, parts = divmod(rest, _SHIFT)
     rows, tiled = divmod(cut, 2)
     counted = (0, bool(tiled), of_row) if scores else (of_row, bool(tiled))

@@ -34,7 +34,7 @@ from lora_profiler.trainer_files.meaning import (
     Meaning,
     no_effect,
 )
-from lora_profiler.trainer_files.settling import settled
+from lora_profiler.trainer_files.resolving import resolved
 from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
 from lora_profiler.workload import OPTIONS
 
@@ -194,7 +194,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     has_checkpoint_dtype = options.get("dtype") == AUTO_DTYPE
     if has_checkpoint_dtype:
         del options["dtype"]
-    rows += settled(options, rows, known, stack)
+    rows += resolved(options, rows, known, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:

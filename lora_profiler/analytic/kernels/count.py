@@ -17,7 +17,7 @@ from lora_profiler.analytic.kernels.chunks import (
 )
 from lora_profiler.analytic.kernels.forward import FORWARD, run_forward, run_up_to
 from lora_profiler.analytic.kernels.launches import Launches
-from lora_profiler.analytic.kernels.surroundings import (
+from lora_profiler.analytic.kernels.outside_layers import (
     count_ones,
     count_up,
     find_sequences,

@@ -27,7 +27,7 @@ _ENDS = ("embed_tokens", "lm_head")
 """Names of the modules that FSDP1 is known to gather each for itself, trained whole."""
 
 
-def settled(
+def resolved(
     options: dict[str, Any], rows: Sequence[KeyReading], known: Framework, stack: str
 ) -> Iterator[KeyReading]:
     """Readings of what no key says alone. `options` are changed: one rank shares nothing, unless it

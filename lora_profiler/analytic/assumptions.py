@@ -7,7 +7,7 @@ from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.option_values import GRPO, OVER_ALL_LOGITS, SCORED
 from lora_profiler.platform import CUDA_RULES
-from lora_profiler.support.engines import left_out, rules_unsupported_reason
+from lora_profiler.support.engines import omissions, rules_unsupported_reason
 from lora_profiler.support.evaluation import evaluation_words, generation_words
 from lora_profiler.support.generations import version_words
 from lora_profiler.support.liger import ASSUMPTION
@@ -173,7 +173,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     }
     return [
         *(f"The config's {name} is not modelled." for name in unmodelled(model)),
-        *left_out(setup),
+        *omissions(setup),
         *(sentence for sentence, applies in apply.items() if applies),
     ]
 
