@@ -37,8 +37,8 @@ from statistics import median
 from benchmarks import blind, predictions
 from benchmarks.machine import importable, usable_environment
 from benchmarks.suites import home_device, suites
-from lora_profiler.campaign.interrupts import last_when_asked, one_interrupt
-from lora_profiler.campaign.runs import Outcome, run_cases, seconds_taken
+from lora_profiler.campaign.interrupts import last_when_interrupted, one_interrupt
+from lora_profiler.campaign.runs import Outcome, run_cases, wall_seconds
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, measure_case
 from lora_profiler.records.atomic_write import write_durably
@@ -179,7 +179,7 @@ def run_suite(asked: argparse.Namespace) -> int:
                 None if asked.deadline_s is None else asked.deadline_s - (time.monotonic() - began)
             ),
             timeout_seconds=CASE_TIMEOUT_SECONDS,
-            measure=last_when_asked(_measure_in(environment), interrupt),
+            measure=last_when_interrupted(_measure_in(environment), interrupt),
             environment_key=lambda *_: environment.key,
         )
     print(_summary(outcome, len(cases)), flush=True)
@@ -238,7 +238,7 @@ class _Lines:
     def finished(self, index: int, record: Record, stored_before: bool) -> None:
         if stored_before:
             return
-        m, taken = record.measurement, seconds_taken(record)
+        m, taken = record.measurement, wall_seconds(record)
         peak = m.peak_allocated_bytes or m.peak_requested_bytes
         parts = [
             f"{index + 1:3}/{self._count} {record.case_key}.{record.repeat} {m.status}",

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, get_args
 
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import predict, words_beside
+from lora_profiler.planning.engine import common_assumptions, predict
 from lora_profiler.question.lora_config import PEFT_NAMES
-from lora_profiler.support.engines import has_outliers, why_unruled
+from lora_profiler.support.engines import has_outliers, rules_unsupported_reason
 from lora_profiler.workload import (
     LoraConfig,
     Optimizer,
@@ -89,7 +89,7 @@ def cell(way: Mapping[str, Any], optimizer: Optimizer, sharding: Sharding) -> Ce
     except LoraProfilerError as error:
         words = str(error).replace(f"{optimizer} ", "this optimizer ")
         return Cell("refused", words.replace(f"sharding {sharding}", "this sharding"))
-    if why_unruled(setup):
+    if rules_unsupported_reason(setup):
         more = TRACED_ALONE if sharding != "none" else ""
         if has_outliers(setup):
             return Cell("estimate", "by a trace, which counts no outlier columns" + more)
@@ -97,7 +97,7 @@ def cell(way: Mapping[str, Any], optimizer: Optimizer, sharding: Sharding) -> Ce
     if found.exactness == "exact":
         return Cell("exact", "")
     bound = f" (within {100 * found.error_bound:g} %)" if found.error_bound else ""
-    reasons = [words for words in found.assumptions if words not in words_beside(workload)]
+    reasons = [words for words in found.assumptions if words not in common_assumptions(workload)]
     return Cell("estimate", reasons[-1] + bound)
 
 

@@ -28,7 +28,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import static_page
-from lora_profiler._common.cpu import cpu_model
+from lora_profiler._common.process import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
 

@@ -35,7 +35,7 @@ from lora_profiler.catalog import model_from_config
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.records.doubts import median_interval
+from lora_profiler.records.checks import median_interval
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 

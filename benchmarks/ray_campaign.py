@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks.cpu_suites import QUICK, tiny
-from lora_profiler.campaign.planned import Planned, planned_elsewhere
+from lora_profiler.campaign.planned import Planned, planned_for_cluster
 from lora_profiler.cluster_runs.ray import Begun, Cluster, Event, opened
 from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
 from lora_profiler.harness import Case, Heartbeat
@@ -47,7 +47,7 @@ def cases() -> list[Planned]:
         for seed in range(NUM_SEEDS)
         for case in tiny("cpu")
     ]
-    return [planned_elsewhere(case) for case in seeded]
+    return [planned_for_cluster(case) for case in seeded]
 
 
 @dataclass(slots=True)

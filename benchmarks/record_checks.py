@@ -13,7 +13,7 @@ from benchmarks.private_text import private_text
 from lora_profiler.comparison.throughput import utilisation
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.prediction import FlopCount
-from lora_profiler.records.doubts import (
+from lora_profiler.records.checks import (
     NOT_REHEARSED,
     cross_check_peaks,
     half_width_limit,

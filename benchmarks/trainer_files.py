@@ -162,7 +162,7 @@ def with_model(file: Any) -> Any:
     with it."""
     from lora_profiler.catalog import find_model
     from lora_profiler.catalog.bundled import vision_rows
-    from lora_profiler.trainer_files.settling import images_of_type, seen_images
+    from lora_profiler.trainer_files.resolving import images_of_type, resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     row = vision_rows().get((file.model or "").lower())
@@ -173,7 +173,7 @@ def with_model(file: Any) -> Any:
     if row is not None:  # by its type: weights of some take torch to be known
         file = images_of_type(file, row["config"]["model_type"])
     else:
-        file = seen_images(file, model)
+        file = resolve_images(file, model)
     return file if model is None else on_model(file, model)
 
 
@@ -184,7 +184,7 @@ def ask(file: Any) -> None:
     from lora_profiler.planning.engine import predict
     from lora_profiler.planning.setups import DEFAULTS, workloads
     from lora_profiler.stacks import find_stack
-    from lora_profiler.trainer_files.settling import seen_images
+    from lora_profiler.trainer_files.resolving import resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     given = {
@@ -193,8 +193,8 @@ def ask(file: Any) -> None:
         if name in file.asks
     }
     model = find_model(file.model or "no model named", offline=True)
-    file = on_model(seen_images(file, None), model)
-    own = {**file.beside(given), **given}
+    file = on_model(resolve_images(file, None), model)
+    own = {**file.completing(given), **given}
     for workload in workloads(model, {**DEFAULTS, **own}, own, None, find_stack(file.stack)):
         predict(workload)
 

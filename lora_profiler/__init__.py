@@ -6,6 +6,6 @@ name alone.
     prediction.peak.total_bytes
 """
 
-from lora_profiler._common.lazy import attach_stub
+from lora_profiler._common.packages import attach_stub
 
 __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

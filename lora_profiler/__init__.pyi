@@ -1,4 +1,4 @@
-from lora_profiler._common.versions import __version__ as __version__
+from lora_profiler._common.packages import __version__ as __version__
 from lora_profiler.batching.batches import Batches as Batches
 from lora_profiler.batching.batches import batches_of as batches_of
 from lora_profiler.batching.data import read_lengths as read_lengths

@@ -102,7 +102,7 @@ def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
 def lumped(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
     """Kernels that differ in module and phase alone as one, which has those of the first: for
     whoever weighs them on many cards."""
-    return _together(kernels, _what_is_weighed)
+    return _together(kernels, _cost_identity)
 
 
 def _together(
@@ -126,4 +126,4 @@ def _identity(*left_out: str) -> Callable[[Kernel], object]:
 
 
 _all_but_count = _identity("count")
-_what_is_weighed = _identity("count", "module", "phase")
+_cost_identity = _identity("count", "module", "phase")

@@ -37,7 +37,8 @@ class Declaration(NamedTuple):
     one letter. noun: what messages call it. default_text: a default that is not a plain value.
     added: which addition to the stored records it came with, 0 for the first ones; JSON and CSV
     have later ones last, and keys leave them out at their default. common: among the dozen that
-    --help shows; --help-all shows all, each in its group.
+    --help shows; --help-all shows all, each in its group. is_open: a profile of a traced step holds
+    for any value of it, as for sizes, and for what costs nothing or is counted beside the step.
 
     `unmodelled`: values that people name and no answer is of, by what they begin with, and why.
 
@@ -58,6 +59,7 @@ class Declaration(NamedTuple):
     default_text: str = ""
     added: int = 0
     common: bool = False
+    is_open: bool = False
     unmodelled: tuple[tuple[str, str], ...] = ()
     largest: int = MAX_SIZE
     at_least: float | None = None
@@ -197,7 +199,7 @@ def check_value(option: Option, value: Any) -> None:
         if value not in option.choices:
             raise UsageError(
                 f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
-                f"{beside_choices(option, str(value))}"
+                f"{invalid_value_hint(option, str(value))}"
             )
     elif option.kind == "size":
         _check_size(option, value)
@@ -208,7 +210,7 @@ def check_value(option: Option, value: Any) -> None:
         )
 
 
-def beside_choices(option: Option, value: str) -> str:
+def invalid_value_hint(option: Option, value: str) -> str:
     """What is said of a word that is none of the option's: why what it names has no answer, else
     the nearest words. Begins with a space, or is empty."""
     word = value.lower().replace("-", "_")

@@ -152,7 +152,7 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 """Optimizers of packages that know of a weight's shape or name."""
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
-BESIDE_REFERENCE: tuple[Loss, ...] = (
+REFERENCE_LOSSES: tuple[Loss, ...] = (
     "llamafactory-dpo",
     "axolotl-dpo",
     "torchtune-dpo",
@@ -161,7 +161,7 @@ BESIDE_REFERENCE: tuple[Loss, ...] = (
 )
 """Losses that compare with a reference's logits."""
 OVER_ALL_LOGITS: tuple[Loss, ...] = (
-    *BESIDE_REFERENCE,
+    *REFERENCE_LOSSES,
     "llamafactory-orpo",
     "llamafactory-dft",
     "llamafactory-eaft",

@@ -80,14 +80,14 @@ def version_text(version: tuple[int, int]) -> str:
 def capability_of(text: str | None) -> int | None:
     """90 for the compute capability "9.0", None for none and for another vendor's architecture
     ("gfx942")."""
-    found = re.fullmatch(r"(\d{1,2})\.(\d)", text or "")
-    return None if found is None else 10 * int(found[1]) + int(found[2])
+    match = re.fullmatch(r"(\d{1,2})\.(\d)", text or "")
+    return None if match is None else 10 * int(match[1]) + int(match[2])
 
 
 def version_of(text: str) -> tuple[int, int] | None:
     """(major, minor) of a version as packages write it, None for another text."""
-    found = re.match(r"(\d{1,3})\.(\d{1,3})(?!\d)", text.strip())
-    return None if found is None else (int(found[1]), int(found[2]))
+    match = re.match(r"(\d{1,3})\.(\d{1,3})(?!\d)", text.strip())
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def parse_torch(text: str) -> tuple[int, int]:

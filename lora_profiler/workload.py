@@ -101,9 +101,9 @@ class Workload:
     platform: Platform = field(default_factory=Platform)
 
     def __post_init__(self) -> None:
-        seen = self.model.text_side_of
-        if self.setup.images is not None and seen is not None and self.model.stored is None:
-            object.__setattr__(self, "model", seen.whole())
+        text_side = self.model.text_side_of
+        if self.setup.images is not None and text_side is not None and self.model.stored is None:
+            object.__setattr__(self, "model", text_side.whole())
         if self.model.stored is not None:
             _check_stored(self.model.id, self.model.stored, self.setup)
 

@@ -109,7 +109,7 @@ def test_the_question_is_one_that_torch_answers() -> None:
 
 def test_a_torch_that_cannot_be_asked_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_choice, "_QUESTION", "raise SystemExit(3)")
-    assert device_choice._asked() is None
+    assert device_choice._torch_accelerator() is None
 
 
 def test_a_device_that_torch_was_not_built_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

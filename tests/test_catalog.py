@@ -457,7 +457,7 @@ def test_without_the_disk_no_name_is_a_path(tmp_path, monkeypatch):
 def test_a_process_that_must_not_load_torch_is_told_what_to_do_instead():
     code = (
         "from lora_profiler.catalog import model_from_config; from lora_profiler.catalog.meta_build"
-        " import nothing_built\nwith nothing_built('Ask elsewhere.'):\n    try:"
+        " import builds_refused\nwith builds_refused('Ask elsewhere.'):\n    try:"
         " model_from_config({'model_type': 'mamba'}, id='x', source='x.json')\n    except Exception"
         " as e: print(type(e).__name__, e)\nimport sys; assert 'torch' not in sys.modules and"
         " 'transformers' not in sys.modules"

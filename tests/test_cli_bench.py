@@ -398,7 +398,7 @@ def test_cases_of_a_suite_that_cannot_run_here_are_left_out_and_told_of(
     def check(workload: Workload, conditions: Conditions, pretended: None) -> None:
         refuse(workload, conditions, lambda name: None if name in without else name)
 
-    monkeypatch.setattr(planned, "refuse_here", check)
+    monkeypatch.setattr(planned, "refuse_on_this_machine", check)
     code, _, err = bench("--suite", "tiny", "--device", "cpu")
     assert code == 4
     assert [case.workload.setup.method for case in bench.asked] == ["full", "lora", "lora"]

@@ -221,7 +221,7 @@ def test_without_torch_it_says_what_to_install(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lora_profiler._common.versions.find_spec", lambda name: None if name == "torch" else name
+        "lora_profiler._common.packages.find_spec", lambda name: None if name == "torch" else name
     )
     for question in (("compile", config), ("predict", "gpt2", "--engine", "traced")):
         done = run(*question)

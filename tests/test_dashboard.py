@@ -180,7 +180,7 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     shown = {e.key: e.value for e in (*app.number_input, *app.toggle, *app.selectbox)}
     assert (shown["ask.batch_size"], shown["ask.checkpointing"]) == (8, True)
     assert shown["ask.loss"] == "trl"
-    assert question.given == {"methods", "rank", "seq_len"}
+    assert question.explicit == {"methods", "rank", "seq_len"}
     assert app.query_params["trainer"] in ("trl-sft", ["trl-sft"])
     assert "batch-size" not in app.query_params
     assert "for TRL 1.16's SFTTrainer" in texts(viewed(app, "Why"))
@@ -200,7 +200,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
         assert question.options["optimizer_impl"] == implementation
         shown = {e.key: e.value for e in app.selectbox}
         assert shown["ask.optimizer_impl"] == implementation
-        assert "optimizer_impl" not in question.given
+        assert "optimizer_impl" not in question.explicit
 
 
 @pytest.mark.grid

@@ -359,7 +359,7 @@ def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measurin
     began = time.monotonic()
     found = Measuring(command="bench x", began=began, process=process, read=read_case, **more)
     for line in heard:
-        found._hear(line)
+        found._handle_line(line)
     found.exit_code = exit_code
     return found
 

@@ -330,7 +330,7 @@ def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
     )
     assert own.options["optimizer_impl"] == "fused"
     assert question.options["optimizer_impl"] == "foreach"
-    assert question.given == {"methods", "optimizer"}
+    assert question.explicit == {"methods", "optimizer"}
     (mine,) = workloads(find_model("gpt2"), question)
     ctx = predict_command.make_context("predict", predict_arguments(question))
     assert [mine] == command_line_workloads(find_model("gpt2"), ctx, Platform())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import families
-from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
+from lora_profiler.campaign.interrupts import Interrupt, last_when_interrupted
 from lora_profiler.harness import MeasurementInterrupted
 from lora_profiler.harness.case import make_case
 from lora_profiler.records.locks import WorkingFolder
@@ -204,8 +204,12 @@ def test_a_child_that_a_scheduler_ended_as_well_did_not_crash() -> None:
     crashed = make_record(status="crash", failure=failure)
     case = make_case(WORKLOAD)
     with pytest.raises(MeasurementInterrupted) as stop:
-        last_when_asked(lambda case: crashed, Interrupt(asked=True, number=signal.SIGTERM))(case)
+        last_when_interrupted(
+            lambda case: crashed, Interrupt(requested=True, number=signal.SIGTERM)
+        )(case)
     assert stop.value.record.measurement.status == "interrupted"
     with pytest.raises(MeasurementInterrupted) as stop:
-        last_when_asked(lambda case: crashed, Interrupt(asked=True, number=signal.SIGINT))(case)
+        last_when_interrupted(
+            lambda case: crashed, Interrupt(requested=True, number=signal.SIGINT)
+        )(case)
     assert stop.value.record is crashed

@@ -29,7 +29,7 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.evidence.documents import document
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.empirical_interval import likely_peak
+from lora_profiler.planning.empirical_interval import peak_interval
 from lora_profiler.planning.engine import predict
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
@@ -212,7 +212,7 @@ def test_what_the_interval_is_worth_beyond_the_largest_source_is_said() -> None:
 def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
     setup = TrainSetup(checkpointing=True, seq_len=4096, batch_size=4)
     prediction = predict(Workload(model=MISTRAL, setup=setup))
-    likely = likely_peak(prediction)
+    likely = peak_interval(prediction)
     peak = prediction.peak.total_bytes + 2 * 8_519_680  # the workspaces of BLAS before Hopper
     assert likely is not None and prediction.error_bound is None
     assert likely.half_width == command_shares()["nearly"].half_width
@@ -223,15 +223,15 @@ def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
 def test_an_estimate_s_own_bound_widens_the_interval() -> None:
     setup = TrainSetup(checkpointing=True, lora=LORA)
     prediction = predict(Workload(model=MISTRAL, setup=setup), "analytic")
-    likely = likely_peak(prediction)
+    likely = peak_interval(prediction)
     assert likely is not None and prediction.error_bound
     assert likely.half_width == command_shares()["nearly"].half_width + prediction.error_bound
 
 
 def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
-    assert likely_peak(predict(Workload(model=MISTRAL, setup=TrainSetup(device="cpu")))) is None
+    assert peak_interval(predict(Workload(model=MISTRAL, setup=TrainSetup(device="cpu")))) is None
     unknown = predict(Workload(model=find_model("bigscience/bloom-560m")), "analytic")
-    assert unknown.saved_activation_bytes is None and likely_peak(unknown) is None
+    assert unknown.saved_activation_bytes is None and peak_interval(unknown) is None
     assert likely_lines(answers([unknown.workload], engine="analytic")) == []
 
 

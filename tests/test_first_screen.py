@@ -260,7 +260,7 @@ def test_the_verdict_says_what_is_enough_without_a_card() -> None:
 
 def test_what_it_rests_on_is_the_nearest_public_run_with_its_address() -> None:
     answer = one(gpu="rtx_4090")
-    likely = answer.likely
+    likely = answer.peak_interval
     assert likely is not None
     told = trust(answer)
     assert told.url == likely.nearest.url and told.url.startswith("https://")
@@ -311,6 +311,6 @@ def test_written_options_are_read_as_the_same_setup(method: str) -> None:
     }
     question = asked(GPT2, None, **options)
     model = find_model(GPT2)
-    (setup,) = setups(model, question.options, question.given)
+    (setup,) = setups(model, question.options, question.explicit)
     again = {**question.options, **written_options(setup)}
     assert setups(model, again, set(written_options(setup))) == [setup] or method == "qlora"

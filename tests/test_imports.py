@@ -145,7 +145,7 @@ def test_help_loads_no_predictor() -> None:
 
 def test_importing_the_package_loads_nothing_of_it() -> None:
     told = {m for m in modules_after("import lora_profiler") if m.startswith("lora_profiler")}
-    assert told == {"lora_profiler", "lora_profiler._common", "lora_profiler._common.lazy"}
+    assert told == {"lora_profiler", "lora_profiler._common", "lora_profiler._common.packages"}
 
 
 def test_a_refused_bench_loads_nothing_heavy_either() -> None:

@@ -17,7 +17,7 @@ from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import loop_bytes_beside, pass_scalar_bytes
+from lora_profiler.support.library_memory import extra_loop_bytes, pass_scalar_bytes
 
 MODEL = find_model("EleutherAI/pythia-14m", offline=True)
 
@@ -107,7 +107,7 @@ def test_dpo_without_adapters_keeps_a_second_model() -> None:
     assert parameters + buffers == size
     assert two.persistent_bytes["parameters"] == 2 * one.persistent_bytes["parameters"]
     held = Training(model, None, workload.setup, None).of_loop  # type: ignore[arg-type]
-    assert held is not None and held.numel() - loop_bytes_beside(workload.setup) == size
+    assert held is not None and held.numel() - extra_loop_bytes(workload.setup) == size
     lora = LoraConfig(r=4)
     adapted = [
         predict(replace(w, setup=replace(w.setup, lora=lora)), "analytic").persistent_bytes

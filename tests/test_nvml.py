@@ -340,7 +340,7 @@ def test_where_processes_are_hidden_memory_tells_who_is_there(
     device.used, FakeCounters.reserved = (idle + 400 + 22) * MIB, 22 * MIB
     view.sample("context")
     device.used, FakeCounters.reserved = (idle + 400 + 5000 + others) * MIB, 5000 * MIB
-    view.look_around()
+    view.note_others()
     assert view.exclusive is exclusive
 
 
@@ -351,7 +351,7 @@ def test_a_list_that_shows_us_is_believed(view_of: Callable[[FakeDevice], Any]) 
         device = FakeDevice("GPU-1", used=700 * MIB)
         view = view_of(device)
         device.processes = at_the_end
-        view.look_around()
+        view.note_others()
         assert view.exclusive is exclusive
 
 
@@ -359,7 +359,7 @@ def test_a_run_without_a_context_does_not_know_whether_it_was_alone(
     view_of: Callable[[FakeDevice], Any],
 ) -> None:
     view = view_of(FakeDevice("GPU-1", used=MIB, **HIDDEN))
-    view.look_around()
+    view.note_others()
     assert view.exclusive is None
 
 

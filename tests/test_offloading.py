@@ -133,7 +133,7 @@ def test_a_notebook_s_embedding_on_the_host(moved: str, rehearsed: int) -> None:
     assert file.options.get("offload_embedding", False) is (moved == "True")
     model = find_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0")
     capability = find_gpu("h100_sxm_80gb").capability
-    options = dict(on_model(file, model).beside({}))
+    options = dict(on_model(file, model).completing({}))
     options.pop("methods")
     setup = setup_for(model, "unsloth", "qlora", **options)
     workload = Workload(model=model, setup=setup, platform=Platform(capability=capability))

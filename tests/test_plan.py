@@ -37,7 +37,7 @@ from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_nearest import nearest_fit
-from lora_profiler.planning.plan_space import MOST_SAVED_EACH
+from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of
 from lora_profiler.report.decision.plan import plan_blocks
 from lora_profiler.report.render import plain
@@ -183,7 +183,7 @@ def test_eight_bit_states_save_no_more_than_is_allowed_for(method: str) -> None:
             for optimizer in ("adamw", "adamw_8bit")
         )
         saved = whole.peak.total_bytes - eight.peak.total_bytes
-        assert saved <= MOST_SAVED_EACH * whole.parameters.trainable
+        assert saved <= MOST_SAVED_BYTES_PER_PARAMETER * whole.parameters.trainable
 
 
 # --- choices --------------------------------------------------------------------------------------

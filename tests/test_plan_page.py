@@ -53,7 +53,7 @@ def test_the_page_plans_as_the_command_that_it_shows(more: dict[str, Any], run: 
     done = run(*words, "--format", "json")
     document = json.loads(done.stdout)
     question = asked(app)
-    payload = plan_payload(plan, question.whose, arguments(own))
+    payload = plan_payload(plan, question.trainer_defaults, arguments(own))
     assert json.loads(json.dumps(payload)) == document
     assert document["recommended"]["run"]["command"] == own
     again = parsed(parse_qs(link.partition("?")[2]))
@@ -119,7 +119,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
     plan = found(app)
     own, command = [element.value for element in app.code]  # and no link, which holds no file
     done = run(*shlex.split(command)[1:], "--format", "json")
-    payload = plan_payload(plan, asked(app).whose, arguments(own))
+    payload = plan_payload(plan, asked(app).trainer_defaults, arguments(own))
     document = json.loads(done.stdout)
     assert json.loads(json.dumps(payload)) == document
     assert document["recommended"]["run"]["command"] == own

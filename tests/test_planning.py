@@ -130,7 +130,7 @@ def test_fit_adds_up_and_says_none_as_zero() -> None:
 
 def test_fit_of_unknown_activations_is_only_ever_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     # nothing to trace with
-    monkeypatch.setattr("lora_profiler._common.versions.find_spec", lambda name: None)
+    monkeypatch.setattr("lora_profiler._common.packages.find_spec", lambda name: None)
     case = workload("microsoft/phi-2", lora=LoraConfig())
     assert fit(case, FakeCard()) is None
     no = fit(case, FakeCard(usable_bytes=GIB))

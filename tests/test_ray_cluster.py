@@ -23,7 +23,7 @@ import quick_child
 from benchmarks import suite_models
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.campaign.planned import Planned, planned_elsewhere
+from lora_profiler.campaign.planned import Planned, planned_for_cluster
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import ray as cluster
@@ -63,7 +63,7 @@ def planned(seed: int) -> Planned:
         Workload(model=suite_models.tiny(), setup=SETUP),
         Conditions(seed=seed, memory_steps=2, min_timed_steps=0),
     )
-    return planned_elsewhere(case)
+    return planned_for_cluster(case)
 
 
 def record_of(case: Case) -> Record:
@@ -372,15 +372,15 @@ def test_auto_passes_over_a_cluster_that_is_gone(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert ray_connection.started_here() is None
+    assert ray_connection.local_address() is None
     (tmp_path / "ray").mkdir()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
-        assert ray_connection.started_here() is None
+        assert ray_connection.local_address() is None
         listener.listen()
-        assert ray_connection.started_here() == address
+        assert ray_connection.local_address() == address
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -850,7 +850,7 @@ def test_an_environment_has_torch_what_it_imports_and_nothing_of_nvidia_s(
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    monkeypatch.setattr(setup, "_asked", lambda python: (REQUIRES, str(site)))
+    monkeypatch.setattr(setup, "_torch_requirements", lambda python: (REQUIRES, str(site)))
     monkeypatch.setattr(setup, "read_environment", lambda python: python)
     folder = tmp_path / "made"
     said: list[str] = []
@@ -878,7 +878,7 @@ def test_an_environment_that_fails_leaves_nothing(
     def fail(python: Path) -> None:
         raise error
 
-    monkeypatch.setattr(setup, "_asked", fail)
+    monkeypatch.setattr(setup, "_torch_requirements", fail)
     with pytest.raises(type(error)):
         setup.set_up(tmp_path / "made", lambda text: None)
     assert not (tmp_path / "made").exists()
@@ -887,7 +887,7 @@ def test_an_environment_that_fails_leaves_nothing(
 def test_what_a_killed_set_up_left_is_begun_anew_and_another_s_folder_is_not_touched(
     tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "_asked", lambda python: ([], str(tmp_path)))
+    monkeypatch.setattr(setup, "_torch_requirements", lambda python: ([], str(tmp_path)))
     monkeypatch.setattr(setup, "read_environment", lambda python: python)
     killed = tmp_path / "killed"
     (killed / "lib").mkdir(parents=True)
@@ -1074,7 +1074,7 @@ def test_pefts_other_methods_are_read_off_a_model_of_theirs(
     import transformers
 
     from lora_profiler.planning import nearest as asked
-    from lora_profiler.rehearsal.inside.rehearsed.facts import _lora as read_off
+    from lora_profiler.rehearsal.inside.rehearsed.trained_model import _lora as read_off
 
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64}
     config = transformers.LlamaConfig(num_hidden_layers=1, **sizes)

@@ -22,7 +22,7 @@ from lora_profiler.comparison.throughput import card_of, throughput
 from lora_profiler.dashboard.records import uploaded
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, make_case, measure_case
-from lora_profiler.harness.preflight import refuse_here
+from lora_profiler.harness.preflight import refuse_on_this_machine
 from lora_profiler.harness.pretended import Pretended, marked, without_times
 from lora_profiler.planning import rehearsed
 from lora_profiler.planning.answers import answers
@@ -235,17 +235,19 @@ def test_a_child_that_dies_leaves_a_rehearsed_record(tmp_path: Path) -> None:
 def test_what_the_environment_lacks_is_named() -> None:
     host = pretended_by(Path("/env/bin/python"), missing=frozenset({"msgspec", "bitsandbytes"}))
     with pytest.raises(MeasurementError, match=r"pip install --no-deps msgspec$"):
-        refuse_here(CUDA, Conditions(), host)
+        refuse_on_this_machine(CUDA, Conditions(), host)
     with pytest.raises(UsageError, match="leave out --device cpu"):
-        refuse_here(WORKLOAD, Conditions(), pretended_by(Path("python")))
+        refuse_on_this_machine(WORKLOAD, Conditions(), pretended_by(Path("python")))
     for masked in ({"padding": 0.25}, {"packed": CUDA.setup.seq_len // 2}):
         (name,) = masked
         setup = replace(CUDA.setup, **masked)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=f"cannot be rehearsed.*leave out --{name}"):
-            refuse_here(replace(CUDA, setup=setup), Conditions(), pretended_by(Path("python")))
+            refuse_on_this_machine(
+                replace(CUDA, setup=setup), Conditions(), pretended_by(Path("python"))
+            )
     bfloat16 = replace(CUDA, setup=replace(CUDA.setup, dtype="bfloat16"))
     with pytest.raises(MeasurementError, match=r"compute capability 7\.5"):
-        refuse_here(bfloat16, Conditions(), pretended_by(Path("python")))
+        refuse_on_this_machine(bfloat16, Conditions(), pretended_by(Path("python")))
 
 
 def test_bad_input_is_refused(run: Run, golden_file: Golden) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lora_profiler.records.doubts import median_interval, relative_half_width
+from lora_profiler.records.checks import median_interval, relative_half_width
 
 
 def rank_by_definition(n: int) -> int:

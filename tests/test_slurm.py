@@ -13,7 +13,7 @@ import pytest
 from benchmarks import suite_models
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.campaign.planned import planned_elsewhere
+from lora_profiler.campaign.planned import planned_for_cluster
 from lora_profiler.campaign.suites import read_case, write_cases
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import slurm
@@ -47,7 +47,7 @@ def bench(*arguments: str) -> int:
 
 
 def test_on_the_cpu_a_case_asks_for_its_predicted_peak_and_a_process() -> None:
-    planned = planned_elsewhere(case())
+    planned = planned_for_cluster(case())
     peak = planned.prediction.peak.total_bytes
     assert needs(planned, 3) == Needs(cpus=3, gpus=0, memory_bytes=peak + PROCESS_BYTES)
     in_budget = replace(
@@ -57,7 +57,9 @@ def test_on_the_cpu_a_case_asks_for_its_predicted_peak_and_a_process() -> None:
 
 
 def test_on_cuda_it_asks_for_a_gpu() -> None:
-    assert needs(planned_elsewhere(case(device="cuda")), 2) == Needs(cpus=2, gpus=1, memory_bytes=0)
+    assert needs(planned_for_cluster(case(device="cuda")), 2) == Needs(
+        cpus=2, gpus=1, memory_bytes=0
+    )
 
 
 def test_an_array_asks_for_the_most_of_each() -> None:
@@ -189,7 +191,7 @@ def test_tasks_run_by_hand_leave_records_that_compare_reads_as_one_set(
     is given to its task again."""
     folder = tmp_path / 'two of \'em; $HOME "job"'
     cases = [case(), case(seed=1)]
-    asked = [needs(planned_elsewhere(each), 1) for each in cases]
+    asked = [needs(planned_for_cluster(each), 1) for each in cases]
     slurm.emit(cases, asked, folder, suite="tiny", timeout_seconds=120.0, force=False)
     script = folder / "run.sbatch"
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0

@@ -174,7 +174,7 @@ def test_an_option_that_is_given_overrules_the_stack_and_the_answer_says_the_res
     stack = find_stack("trl-sft")
     (workload,) = workloads(LLAMA, {**DEFAULTS, **given}, set(given), stack=stack)
     assert (workload.setup.batch_size, workload.setup.seq_len) == (4, 1024)
-    trainer = Trainer(stack=stack, given=frozenset(given))
+    trainer = Trainer(stack=stack, explicit=frozenset(given))
     document = answer_dict(answers([workload], trainer=trainer)[0])
     said = document["trainer"]
     assert said is not None
@@ -221,7 +221,7 @@ def test_pairs_are_two_rows_each() -> None:
     stack = find_stack("trl-dpo")
     workload = Workload(model=LLAMA, setup=asked(stack, "lora", batch_size=3))
     assert workload.setup.batch_size == 6
-    lines = trainer_lines(Trainer(stack=stack, given=frozenset({"batch_size"})), [workload])
+    lines = trainer_lines(Trainer(stack=stack, explicit=frozenset({"batch_size"})), [workload])
     assert lines[-1] == "a batch of 3 is 6 rows of the model"
 
 

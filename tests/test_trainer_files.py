@@ -24,8 +24,8 @@ from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.stacks import find_stack
 from lora_profiler.trainer_files.document import TrainerFileError, parse
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
+from lora_profiler.trainer_files.resolving import resolve_images
 from lora_profiler.trainer_files.scripts import parse_calls
-from lora_profiler.trainer_files.settling import seen_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
 from lora_profiler.trainer_files.writing import suffix_of, written
 from lora_profiler.workload import LoraConfig, Workload
@@ -161,7 +161,7 @@ def test_axolotl(read: Any) -> None:
     file = read(AXOLOTL)
     assert (file.framework, file.stack) == ("axolotl", "axolotl")
     assert file.model == "NousResearch/Llama-3.2-1B"
-    assert file.beside({}) == {
+    assert file.completing({}) == {
         "methods": ("qlora",),
         "rank": 32,
         "alpha": 16.0,
@@ -181,8 +181,8 @@ def test_axolotl(read: Any) -> None:
     assert keys(file)["learning_rate"].state == "costs nothing"
     assert keys(file)["optimizer"].line == 12
     # given on the command line, the length overrules; a mean length leaves the layout to the stack
-    assert file.beside({"seq_len": 2048})["seq_len"] == 4096
-    assert file.beside({"packed": 100})["batch_size"] == 2
+    assert file.completing({"seq_len": 2048})["seq_len"] == 4096
+    assert file.completing({"packed": 100})["batch_size"] == 2
 
 
 def test_what_axolotl_takes_where_nothing_is_said(read: Any) -> None:
@@ -467,7 +467,7 @@ def test_torchtune_adapts_the_parts_of_llama_3_2_vision_that_it_names(
     pattern = file.options["targets"].removeprefix("re:")
     found = adapters(spec, LoraConfig(r=8, target_modules=pattern))
     assert sum(adapter.num_parameters(8) for adapter in found) == num_trained
-    assert seen_images(file, spec).options["images"] == 1
+    assert resolve_images(file, spec).options["images"] == 1
 
 
 @pytest.mark.parametrize(
@@ -500,15 +500,15 @@ def test_torchtune(read: Any) -> None:
     assert file.options["adapter_dtype"] == "bfloat16"
     assert file.options["checkpointing"] is False
     with pytest.raises(TrainerFileError, match=r"line 9 \(tokenizer.max_seq_len\): .* --seq-len"):
-        file.beside({})
-    assert "seq_len" not in file.beside({"seq_len": 1024})
+        file.completing({})
+    assert "seq_len" not in file.completing({"seq_len": 1024})
 
 
 def test_trl_with_accelerate_s_file(read: Any) -> None:
     file = read(TRL)
     assert (file.framework, file.stack) == ("trl", "trl-sft")
     assert file.options["alpha"] == 32.0  # ModelConfig's, not twice the rank
-    assert file.beside({})["seq_len"] == 2048
+    assert file.completing({})["seq_len"] == 2048
     assert not file.not_modelled
     sharded = read(TRL, "sft.yaml", ACCELERATE)
     assert sharded.options["sharding"] == "fsdp-no-reshard"
@@ -519,7 +519,7 @@ def test_trl_with_accelerate_s_file(read: Any) -> None:
     assert not dealt.not_modelled
     assert (dealt.options["sharding"], dealt.options["world_size"]) == ("zero3", 8)
     assert (dealt.options["precision"], dealt.options["dtype"]) == ("pure", "bfloat16")
-    wrapped = read(TRL + "packing_strategy: wrapped\n").beside({})
+    wrapped = read(TRL + "packing_strategy: wrapped\n").completing({})
     assert (wrapped["batch_size"], wrapped["seq_len"]) == (4, 512)
 
 
@@ -589,20 +589,20 @@ def test_images_that_a_file_tells_of(
     kept = [line for line in SEEING.splitlines() if not line.startswith(key)]
     file = read("\n".join([*kept, more]))
     assert file.options["image_size"] == "336x336"
-    seen = seen_images(file, find_model(str(file.model), offline=True))
+    seen = resolve_images(file, find_model(str(file.model), offline=True))
     assert seen.options.get("images") == images
     if images:
         assert seen.options.get("attention") == file.options.get("attention")
         assert seen.options["lora_kernels"] == "peft"
     assert [row.missing[: len(missing)] for row in seen.not_modelled] == [missing] * bool(missing)
-    assert "images" not in seen_images(file, None).options
+    assert "images" not in resolve_images(file, None).options
 
 
 def test_flash_attention_2_is_left_out_where_transformers_refuses_it(read: Any) -> None:
     kept = SEEING.splitlines()[1:]
     asked = "base_model: meta-llama/Llama-3.2-11B-Vision"
     file = read("\n".join([*kept, asked, "attn_implementation: flash_attention_2"]))
-    seen = seen_images(file, find_model(str(file.model), offline=True))
+    seen = resolve_images(file, find_model(str(file.model), offline=True))
     assert (seen.options["attention"], seen.options["images"]) == ("auto", 1)
     assert not seen.not_modelled
 
@@ -618,7 +618,7 @@ def test_axolotl_has_its_kernels_below_images_of_three_types(read: Any) -> None:
         lines = SEEING.splitlines()
         kept = [line for line in lines if not line.startswith(("base_model", "lora_"))]
         file = read("\n".join([*kept, f"base_model: {name}", "lora_r: 8", LORA_KERNELS_ON]))
-        seen = seen_images(file, find_model(name, offline=True))
+        seen = resolve_images(file, find_model(name, offline=True))
         assert (seen.options["lora_kernels"], seen.options["images"]) == (kernels, 1)
         unknown = name.startswith("Qwen/Qwen3.5")  # of which axolotl has other functions
         assert bool(seen.not_modelled) is unknown
@@ -1080,7 +1080,7 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
         file = read_document(document, trainer)
         assert file.model == model.id
         given = {} if setup.packed is None else {"packed": setup.packed}
-        own = {**file.beside(given), **given}
+        own = {**file.completing(given), **given}
         (back,) = setups(model, {**DEFAULTS, **own}, set(own), None, find_stack(file.stack))
         assert back == replace(setup, loop_state=back.loop_state)  # which is the trainer's own
         assert recognised(document) is not None

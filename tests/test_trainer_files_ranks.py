@@ -315,7 +315,7 @@ def test_stage_1_moves_states_alone(read: Any) -> None:
         PLAIN_MODEL + "deepspeed: ds.json\n", ds={"zero_optimization": {"stage": 1, **MOVED}}
     )
     assert (file.options["sharding"], moved(file)) == ("zero1-deepspeed", ("cpu", "none"))
-    assert file.beside({"world_size": 1})["sharding"] == "zero1-deepspeed"
+    assert file.completing({"world_size": 1})["sharding"] == "zero1-deepspeed"
     assert gaps(file) == []
 
 

@@ -80,5 +80,5 @@ def _notes() -> Iterator[str]:
             yield f"- Not priced{of}: {gap.text}."
         for refusal in stack.refusals:
             values = " or ".join(map(str, refusal.values))
-            yield f"- Refused: `{' '.join(filter(None, (flag(refusal.option), values)))}`; {refusal.why}."
+            yield f"- Refused: `{' '.join(filter(None, (flag(refusal.option), values)))}`; {refusal.reason}."
         yield ""

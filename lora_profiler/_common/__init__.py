@@ -1,1 +1,2 @@
-"""What several rooms need and none is about: processors, garbage, folders, names, versions."""
+"""What several rooms need and none is about: packages, this process, a user's folders, printable
+text."""

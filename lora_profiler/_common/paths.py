@@ -7,7 +7,7 @@ from typing import Literal
 
 CACHE_VARIABLE = "LORA_PROFILER_CACHE"
 
-_ELSEWHERE = {
+_XDG_FOLDERS = {
     "data": ("XDG_DATA_HOME", Path(".local", "share")),
     "cache": ("XDG_CACHE_HOME", Path(".cache")),
 }
@@ -24,7 +24,7 @@ def user_folder(kind: Literal["data", "cache"]) -> Path | None:
         elif sys.platform == "darwin":
             base = Path.home() / "Library" / _ON_MACOS[kind]
         else:
-            variable, usual = _ELSEWHERE[kind]
+            variable, usual = _XDG_FOLDERS[kind]
             given = os.environ.get(variable, "")
             base = Path(given) if os.path.isabs(given) else Path.home() / usual
     except RuntimeError:

@@ -102,13 +102,13 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
     def hits(prefix: str, modules: Iterable[Module]) -> Iterator[Adapter]:
         return _hits(spec, lora, targets, feedforward, prefix, modules, tied)
 
-    found: list[Adapter] = []
+    in_order: list[Adapter] = []
     for part in spec.parts:
         if isinstance(part, Module):
-            found += hits("", (part,))
+            in_order += hits("", (part,))
         elif targets.alike:
             kinds = [list(hits(f"{part.name}.0.", kind)) for kind in part.kinds]
-            found += [
+            in_order += [
                 hit.under(f"{part.name}.{i}.")
                 for i, kind in enumerate(part.order)
                 for hit in kinds[kind]
@@ -116,19 +116,19 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
         else:
             for i, kind in enumerate(part.order):
                 prefix = f"{part.name}.{i}."
-                found += [hit.under(prefix) for hit in hits(prefix, part.kinds[kind])]
-    if not found:
+                in_order += [hit.under(prefix) for hit in hits(prefix, part.kinds[kind])]
+    if not in_order:
         _refuse_empty(spec, lora, targets)
     named = Targets(parameters=frozenset(lora.target_parameters))
     if named.parameters and not any(
-        named.matches_parameter(f"{a.module}.{a.parameter}") for a in found
+        named.matches_parameter(f"{a.module}.{a.parameter}") for a in in_order
     ):
         refuse(
             f"No parameter of {spec.id} ends in {', '.join(lora.target_parameters)}, of which PEFT"
             " warns and trains the targets alone; leave it out, or name another.",
             None,
         )
-    return tuple(found)
+    return tuple(in_order)
 
 
 def _hits(
@@ -283,8 +283,8 @@ def _tied(spec: ModelSpec) -> frozenset[str]:
 
 
 def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
-    asked = lora.target_modules
-    if asked is None and not targets.names:
+    requested = lora.target_modules
+    if requested is None and not targets.names:
         message = (
             f"PEFT finds no default target modules for {spec.model_type}, whose experts are packed."
             + suggestion(spec, ())
@@ -295,7 +295,11 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
             + suggestion(spec, ())
         )
     else:
-        names = (asked,) if isinstance(asked, str) else tuple(asked or sorted(targets.names))
+        names = (
+            (requested,)
+            if isinstance(requested, str)
+            else tuple(requested or sorted(targets.names))
+        )
         where = (
             f" in layers {', '.join(map(str, lora.layers_to_transform))}"
             if lora.layers_to_transform
@@ -311,14 +315,14 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
 # --- the widths of OFT's rotations (peft 0.21.2, tuners/oft/layer.py, adjust_oft_parameters) ------
 
 
-def block_size(in_features: int, asked: int) -> int:
-    """The divisor of `in_features` nearest to `asked`, the lower of two equally near; all of it
+def block_size(in_features: int, requested: int) -> int:
+    """The divisor of `in_features` nearest to `requested`, the lower of two equally near; all of it
     where that is no wider."""
-    if asked >= in_features:
+    if requested >= in_features:
         return in_features
-    lower = next(size for size in range(asked, 0, -1) if in_features % size == 0)
-    higher = next(size for size in range(asked, in_features + 1) if in_features % size == 0)
-    return lower if asked - lower <= higher - asked else higher
+    lower = next(size for size in range(requested, 0, -1) if in_features % size == 0)
+    higher = next(size for size in range(requested, in_features + 1) if in_features % size == 0)
+    return lower if requested - lower <= higher - requested else higher
 
 
 def skew_elements(width: int) -> int:

@@ -43,13 +43,18 @@ def verdict(pattern: str, keys: Sequence[str], *, whole: bool) -> Verdict:
     import signal
     import subprocess  # most answers have no pattern to match
 
-    asked = json.dumps(
+    requested = json.dumps(
         {"pattern": pattern, "keys": keys, "whole": whole, "seconds": PROCESSOR_SECONDS}
     )
     command = [sys.executable, "-I", "-S", str(_PROCESS)]
     try:
         done = subprocess.run(
-            command, input=asked, capture_output=True, text=True, timeout=_WALL_SECONDS, check=False
+            command,
+            input=requested,
+            capture_output=True,
+            text=True,
+            timeout=_WALL_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise UnmatchedError(_TOO_LONG.format(_WALL_SECONDS)) from None

@@ -64,10 +64,10 @@ def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[tuple[str, Module]
                 " one of the two.",
                 None,
             )
-    found = []
+    copies = []
     for name, module in spec.modules():
         if name in roots or any(name.startswith(f"{root}.") for root in roots):
-            found.append(
+            copies.append(
                 (
                     name,
                     replace(
@@ -76,7 +76,7 @@ def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[tuple[str, Module]
                     ),
                 )
             )
-    return tuple(found)
+    return tuple(copies)
 
 
 def _module_lists(spec: ModelSpec) -> set[str]:

@@ -85,16 +85,16 @@ class Targets(NamedTuple):
 def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     """The targets of `lora` in this model. Raises RefusedTargetsError for what PEFT refuses before
     it looks at modules."""
-    found, own = _modules(spec, lora), frozenset(lora.target_parameters)
-    return found._replace(
-        parameters=found.parameters | own,
-        alike=found.alike and not any(c.isdigit() for name in own for c in name),
+    targets, own = _modules(spec, lora), frozenset(lora.target_parameters)
+    return targets._replace(
+        parameters=targets.parameters | own,
+        alike=targets.alike and not any(c.isdigit() for name in own for c in name),
     )
 
 
 def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
-    asked = lora.target_modules
-    if isinstance(asked, str) and lora.layers_to_transform:
+    requested = lora.target_modules
+    if isinstance(requested, str) and lora.layers_to_transform:
         refuse(
             "layers_to_transform picks layers for a list of names; PEFT"
             f" {'refuses' if lora.peft_type == 'lora' else 'passes over'} it beside all-linear or a"
@@ -105,20 +105,20 @@ def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     packed = _packed_experts(spec)
     if packed is not None and lora.peft_type == "lora":  # other methods do not know their old names
         return _with_packed_experts(spec, lora, packed, saved)
-    if asked is None:
-        asked = TARGETS_OF[lora.peft_type].get(spec.model_type)
-        if asked is None:
+    if requested is None:
+        requested = TARGETS_OF[lora.peft_type].get(spec.model_type)
+        if requested is None:
             method = "" if lora.peft_type == "lora" else f" of {lora.method_name}"
             refuse(
                 f"PEFT has no default target modules{method} for model type {spec.model_type}."
                 + suggestion(spec, ()),
                 "ValueError",
             )
-    if isinstance(asked, str) and asked.lower() == "all-linear":
+    if isinstance(requested, str) and requested.lower() == "all-linear":
         return Targets(all_linear=True, saved=saved, alike=saved.alike)
-    if isinstance(asked, str):
-        return Targets(matched=_asked(spec, asked), saved=saved, alike=False)
-    return _named(frozenset(asked), lora, saved)
+    if isinstance(requested, str):
+        return Targets(matched=_target_keys(spec, requested), saved=saved, alike=False)
+    return _named(frozenset(requested), lora, saved)
 
 
 def feedforward_names(spec: ModelSpec, lora: LoraConfig) -> tuple[str, ...]:
@@ -126,14 +126,14 @@ def feedforward_names(spec: ModelSpec, lora: LoraConfig) -> tuple[str, ...]:
     RefusedTargetsError where PEFT has no default."""
     if lora.peft_type != "ia3" or lora.feedforward_modules:
         return lora.feedforward_modules
-    found = IA3_FEEDFORWARD.get(spec.model_type)
-    if found is None:
+    names = IA3_FEEDFORWARD.get(spec.model_type)
+    if names is None:
         refuse(
             f"PEFT has no default feedforward modules of IA3 for model type {spec.model_type}."
             " Name those whose input is scaled with --feedforward-modules.",
             "ValueError",
         )
-    return found
+    return names
 
 
 def _packed_experts(spec: ModelSpec) -> dict[str, str] | None:
@@ -150,7 +150,7 @@ def check_patterns(spec: ModelSpec, lora: LoraConfig) -> None:
     this model."""
     _saved(spec, lora.modules_to_save)
     if isinstance(lora.target_modules, str) and lora.target_modules.lower() != "all-linear":
-        _asked(spec, lora.target_modules)
+        _target_keys(spec, lora.target_modules)
 
 
 def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
@@ -167,7 +167,7 @@ def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
     )
 
 
-def _asked(spec: ModelSpec, pattern: str) -> frozenset[str]:
+def _target_keys(spec: ModelSpec, pattern: str) -> frozenset[str]:
     return _matched(spec, pattern, f"target pattern {shown(pattern)}", whole=True)
 
 
@@ -175,12 +175,12 @@ def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozen
     """Full names of modules that the pattern matches; with packed experts of parameters too, and of
     what those were."""
     try:
-        found = _verdict(spec, pattern, whole)
+        match = _verdict(spec, pattern, whole)
     except UnmatchedError as e:
         refuse(f"{what} {e}", None)
-    if found.problem:
-        refuse(f"{what} {found.problem}", "error")
-    return found.keys
+    if match.problem:
+        refuse(f"{what} {match.problem}", "error")
+    return match.keys
 
 
 @lru_cache(maxsize=64)
@@ -216,13 +216,15 @@ def _with_packed_experts(
     The default of the type is never looked up, since PEFT sets an empty list first: mixtral, though
     in the table, fails.
     """
-    asked = lora.target_modules
-    names = set(asked) if isinstance(asked, tuple) else set()
-    if isinstance(asked, str) and asked.lower() == "all-linear":
+    requested = lora.target_modules
+    names = set(requested) if isinstance(requested, tuple) else set()
+    if isinstance(requested, str) and requested.lower() == "all-linear":
         names = {*linear_names(spec), *packed}  # not the full names
-    elif isinstance(asked, str):
-        pattern = Targets(matched=_asked(spec, asked), saved=saved, alike=False)
-        names = {key.rsplit(".", 1)[-1] for key in _asked(spec, asked) if pattern.matches(key)}
+    elif isinstance(requested, str):
+        pattern = Targets(matched=_target_keys(spec, requested), saved=saved, alike=False)
+        names = {
+            key.rsplit(".", 1)[-1] for key in _target_keys(spec, requested) if pattern.matches(key)
+        }
         if not names:
             return pattern
     moved = {
@@ -296,12 +298,12 @@ def outer_containers(spec: ModelSpec) -> list[str]:
 
 def _above(names: Iterable[tuple[str, int]], own: Collection[str]) -> list[str]:
     """The beginnings of dotted names, the whole name among them where 1 stands beside it."""
-    found: dict[str, None] = {}
+    ancestors: dict[str, None] = {}
     for name, whole in names:
         pieces = name.split(".")
         for n in range(1, len(pieces) + whole):
-            found[".".join(pieces[:n])] = None
-    return [name for name in found if name not in own]
+            ancestors[".".join(pieces[:n])] = None
+    return [name for name in ancestors if name not in own]
 
 
 def attention_targets(model: ModelSpec) -> tuple[str, ...]:

@@ -241,10 +241,10 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, polynomials: Sequence[Polynomial]) -> "Table":
-        found = [p.nonzero() for p in polynomials]
-        monomials = sorted({e for terms in found for e in terms})
+        terms_of_rows = [p.nonzero() for p in polynomials]
+        monomials = sorted({e for terms in terms_of_rows for e in terms})
         index = {e: i for i, e in enumerate(monomials)}
-        rows = tuple([tuple([(index[e], c) for e, c in terms.items()]) for terms in found])
+        rows = tuple([tuple([(index[e], c) for e, c in terms.items()]) for terms in terms_of_rows])
         return cls(tuple(monomials), rows, tuple(polynomials))
 
     def evaluate(self, at: Values) -> list[int]:

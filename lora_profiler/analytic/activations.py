@@ -111,7 +111,7 @@ def activations(
             shared["attention_mask"] = mask(used)
         else:
             held = held + mask(used)
-        held = held + leaf_beside(forward, workload)
+        held = held + moved_leaf_bytes(forward, workload)
     elif forward.leaf is not None:
         first = forward.layers[0].run
         held = forward.leaf.bytes if first.input.storage not in first.saved else forward.leaf_copy
@@ -140,7 +140,7 @@ def activations(
     )
 
 
-def leaf_beside(forward: ForwardPass, workload: Workload) -> Polynomial:
+def moved_leaf_bytes(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Bytes of the leaf that autograd holds beside what layers keep: where their inputs are moved
     to the host, the embeddings' output is no layer's any more. torchtune makes none a leaf."""
     setup = workload.setup

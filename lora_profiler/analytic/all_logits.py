@@ -131,13 +131,15 @@ def _log_probabilities(logits: Logits) -> LossPath:
 
 
 def log_probabilities_without_reference(
-    op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
+    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
 ) -> LossPath:
     """LLaMA-Factory's of the policy alone."""
     return _log_probabilities(all_logits(op, hidden, model))
 
 
-def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def log_probabilities_of_pairs(
+    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
+) -> LossPath:
     """The same, and then of the reference."""
     embeds = any(m.kind == "Embedding" and name in op.trainable for name, m in model.modules())
     ids = TOKENS * (INDEX * embeds)  # a copy, which a trained embedding keeps
@@ -153,13 +155,11 @@ def log_probabilities_of_pairs(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     return path._replace(ahead=tuple(size + inputs for size in (*path.ahead, *others)))
 
 
-def log_probabilities_beside_others(
-    op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
-) -> LossPath:
+def kto_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """KTO of LLaMA-Factory, `train/kto/trainer.py`: as of pairs, of answers alone. Each model runs
     over those of other prompts too, beside its own logits; of the policy's the loss then holds
     copies, one of the desirable ones and one of the rest."""
-    path = log_probabilities_of_pairs(op, hidden, model, fact)
+    path = log_probabilities_of_pairs(op, hidden, model, regime)
     wide = TOKENS * (path.head.vocab * SCALAR)
     more = TOKENS * (_COLUMNS * INDEX)  # the other answers' columns
     uncopied = wide - constant(path.head.vocab * SCALAR) if op.rules.one_row else ZERO
@@ -171,7 +171,7 @@ def log_probabilities_beside_others(
     return path._replace(ahead=ahead)
 
 
-def odds_ratios(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def odds_ratios(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """A kernel reads all logits where they are, and cross-entropy a copy of the chosen half, whose
     log-softmax it keeps. In backward the gradients of both, as large as all logits, meet."""
     logits = all_logits(op, hidden, model)
@@ -190,7 +190,9 @@ def odds_ratios(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Loss
     )
 
 
-def selected_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def selected_log_probabilities(
+    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
+) -> LossPath:
     """A kernel reads a copy of all but a row's last logits, which autograd keeps, and writes the
     gradient into another one; the reference's logits have a copy too."""
     logits = all_logits(op, hidden, model)
@@ -202,16 +204,18 @@ def selected_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fac
     return logits.path(kept, ahead, kept + logits.part, logits.placed)
 
 
-def gathered_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def gathered_log_probabilities(
+    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
+) -> LossPath:
     """Log-softmax of all but a row's last logits, divided by a temperature. The policy's logits are
     dropped before the reference runs, whose own are held as an output is: those of the step before
     while the policy runs."""
     # sums of rows of both passes, three numbers a pair, and two means, which are the step before's
     # while the policy runs
-    told = B * (2 * SCALAR + 3 * SCALAR // 2) + 2 * SCALAR
-    logits = all_logits(op, hidden, model, told)
+    row_bytes = B * (2 * SCALAR + 3 * SCALAR // 2) + 2 * SCALAR
+    logits = all_logits(op, hidden, model, row_bytes)
     kept = logits.part + logits.places + logits.kept_copy
-    labels = TOKENS * INDEX + told
+    labels = TOKENS * INDEX + row_bytes
     twice = logits.part * 2 + logits.places + labels
     ahead = (
         labels + logits.made,
@@ -219,19 +223,19 @@ def gathered_log_probabilities(op: Ledger, hidden: Tensor, model: ModelSpec, fac
         kept + labels + logits.copies + logits.narrow,
         kept + twice,
     )
-    path = logits.path(kept, ahead, kept + told + logits.part * 2, logits.placed)
+    path = logits.path(kept, ahead, kept + row_bytes + logits.part * 2, logits.placed)
     return path._replace(output=logits.wide)
 
 
 # --- that weigh each token ------------------------------------------------------------------------
 
 
-def weighted_by_probability(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def weighted_by_probability(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """DFT: log-softmax of all logits; a loss of each token and its weight."""
     return _weighted(all_logits(op, hidden, model), TOKENS * INDEX)
 
 
-def weighted_by_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def weighted_by_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """EAFT: beside log-softmax of all logits a copy of those that have a label, and the largest of
     each, which topk counts digits for."""
     logits = all_logits(op, hidden, model)
@@ -244,15 +248,15 @@ def weighted_by_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
 def _weighted(logits: Logits, more: Polynomial) -> LossPath:
     """Log-softmax of all logits, and what the loss has of each token while they are there: labels
     with one more a row, losses, and `more`."""
-    told = TOKENS * (INDEX + SCALAR) + B * INDEX + logits.tokens * SCALAR + more
+    token_bytes = TOKENS * (INDEX + SCALAR) + B * INDEX + logits.tokens * SCALAR + more
     # labels as places, which count, and their weights
     weights = TOKENS * (INDEX + 1) + logits.tokens * SCALAR + SCALAR
     kept = logits.wide + weights + logits.kept_copy
-    ahead = (logits.made, logits.wide + kept + told)
+    ahead = (logits.made, logits.wide + kept + token_bytes)
     return logits.path(kept, ahead, logits.wide * 3 + logits.kept_copy, kept + logits.wide)
 
 
-def beside_reference(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def asft_divergence(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """ASFT: the reference's logits, then the model's, with a loss of its own that is not used;
     copies of both without a row's last; log-softmax of the one for either loss, and softmax of the
     other. The divergence has three more of them for a moment. The reference's output has its keys

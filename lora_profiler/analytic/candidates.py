@@ -30,7 +30,9 @@ def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
     return Candidate(bytes=sizes, total=total(sizes.values()))
 
 
-def beside(base: dict[Category, Polynomial], size: Polynomial) -> dict[Category, Polynomial]:
+def with_communication(
+    base: dict[Category, Polynomial], size: Polynomial
+) -> dict[Category, Polynomial]:
     """`base` with what is there for other ranks' sake, if anything is."""
     return base if size == ZERO else base | {"communication": size}
 

@@ -35,28 +35,28 @@ class _Parts(NamedTuple):
         return total(self.share(size, number) for number in range(first, after))
 
 
-def _labelled(fact: int) -> _Parts:
-    """The tokens that have a label. `fact`: `support.losses.loss_fact`."""
-    if fact < 0:
-        whole, rest = divmod(-fact - 1, TORCHTUNE_CHUNKS)
-        return _Parts(constant(-fact - 1), rest, whole, constant(1))
-    sequences, rest = divmod(fact, TORCHTUNE_CHUNKS)
+def _labelled(regime: int) -> _Parts:
+    """The tokens that have a label. `regime`: `support.losses.loss_regime`."""
+    if regime < 0:
+        whole, rest = divmod(-regime - 1, TORCHTUNE_CHUNKS)
+        return _Parts(constant(-regime - 1), rest, whole, constant(1))
+    sequences, rest = divmod(regime, TORCHTUNE_CHUNKS)
     return _Parts(TOKENS - B * sequences, rest, None, constant(1))
 
 
-def _rows(fact: int) -> _Parts:
+def _rows(regime: int) -> _Parts:
     """The tokens of all rows, parted as one row is."""
-    if fact < 0:
-        whole, rest = divmod(-fact - 1, TORCHTUNE_CHUNKS)
+    if regime < 0:
+        whole, rest = divmod(-regime - 1, TORCHTUNE_CHUNKS)
         return _Parts(TOKENS, rest, whole, B)
-    return _Parts(TOKENS, fact - TORCHTUNE_CHUNKS, None, B)
+    return _Parts(TOKENS, regime - TORCHTUNE_CHUNKS, None, B)
 
 
-def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """torchtune's LinearCrossEntropyLoss."""
     head = head_weights(op, model)
     weight, width, vocab = head.weight, head.width, head.vocab
-    parts = _labelled(fact)
+    parts = _labelled(regime)
     size = ITEMSIZE[hidden.dtype]
     made = head.gradient_bytes
     of_hidden = width * size * hidden.requires_grad
@@ -101,11 +101,11 @@ def linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int
     )
 
 
-def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """torchtune's CEWithChunkedOutputLoss: backward turns all parts before it multiplies one."""
     head = head_weights(op, model)
     weight, width, vocab = head.weight, head.width, head.vocab
-    parts = _rows(fact)
+    parts = _rows(regime)
     size = ITEMSIZE[hidden.dtype]
     made = head.gradient_bytes
     of_hidden = width * size * hidden.requires_grad
@@ -161,9 +161,9 @@ def chunked_output_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int)
     )
 
 
-def litgpt_loss(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """LitGPT's chunked_cross_entropy. `fact`: `support.losses.loss_fact`."""
-    return (_litgpt_full if fact < 0 else _litgpt_lora)(op, hidden, model, abs(fact))
+def litgpt_loss(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
+    """LitGPT's chunked_cross_entropy. `regime`: `support.losses.loss_regime`."""
+    return (_litgpt_full if regime < 0 else _litgpt_lora)(op, hidden, model, abs(regime))
 
 
 def _counted(op: Ledger, tokens: Polynomial) -> Polynomial:
@@ -223,7 +223,7 @@ def _litgpt_full(op: Ledger, hidden: Tensor, model: ModelSpec, parts: int) -> Lo
     )
 
 
-def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """The head takes a part of each row at a time. Autocast copies a frozen weight for each. A last
     part of one token has no label, and no gradient."""
     head = head_weights(op, model)
@@ -231,7 +231,7 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> Los
     product = Product.of(op, hidden, head)
     several = not op.rules.one_row
     rows = B if several else constant(1)
-    parts, is_empty = divmod(fact, 2)
+    parts, is_empty = divmod(regime, 2)
     tokens, logit, wide = TOKENS - rows, vocab * product.size, 4 * vocab
     is_wide, trains, asks = product.size == 4, weight.requires_grad, hidden.requires_grad
     narrow = 0 if is_wide else logit

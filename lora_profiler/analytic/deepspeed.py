@@ -56,7 +56,9 @@ class Weights(NamedTuple):
     is_tied: bool
 
 
-def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
+def partitioned_states(
+    state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]
+) -> ShardState:
     """ZeRO-1 and ZeRO-2: weights whole, those that train in one flat tensor, of which each rank
     updates a part in float32. Gradients of the part stay once they are reduced, those that it cuts
     through whole; the bucket is there in the layers' backward, and a copy of what it holds while
@@ -78,7 +80,7 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     reduced = min(setup.reduce_bucket_size, whole)
     bucket = constant(setup.reduce_bucket_size * size)
     is_once = whole <= setup.reduce_bucket_size
-    found = replace(
+    shards = replace(
         _stepping(state, part),
         state=replace(
             state,
@@ -94,27 +96,27 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     is_on_host = setup.offload_optimizer_device != "none"
     if setup.sharding == "zero1-deepspeed":
         beside = max(reduced, 0 if is_on_host else kept) * size
-        found = replace(
-            found,
-            state=replace(found.state, order=_flat(whole, setup.dtype)),
+        shards = replace(
+            shards,
+            state=replace(shards.state, order=_flat(whole, setup.dtype)),
             dealt=1,
             back=ZERO if setup.accumulation > 1 else bucket,
             meanwhile=bucket if setup.accumulation > 1 else ZERO,
             reducing=constant(beside),
         )
     if not is_on_host:
-        return found
+        return shards
     longest = max(numels) * size
     stay = setup.sharding == "zero1-deepspeed"
     waiting = kept * size if setup.accumulation > 1 and not stay else 0
     moved = _updated_on_host(
-        replace(found, always=constant(longest)),
+        replace(shards, always=constant(longest)),
         setup,
         group=part,
         weights=part * size,
         gradients=part * 4 + longest + waiting,
     )
-    return replace(moved, state=found.state) if stay else moved
+    return replace(moved, state=shards.state) if stay else moved
 
 
 def _overlapping(numels: Sequence[int], part: int) -> list[int]:
@@ -131,7 +133,7 @@ def _overlapping(numels: Sequence[int], part: int) -> list[int]:
     ]
 
 
-def partitioned_whole(
+def partitioned_parameters(
     state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor], weights: Weights
 ) -> ShardState:
     """ZeRO-3: of each weight a part; small ones stay whole beside it once they were gathered. The
@@ -147,7 +149,7 @@ def partitioned_whole(
     whole = sum(_numel(p) * p.itemsize for p in (*base, *weights.added) if _is_gathered(p))
     reduced = sum(t.numel.evaluate(1, 1, rank) for t in order) * size
     on_host = setup.offload_param_device != "none"
-    found = replace(
+    shards = replace(
         _stepping(state, own),
         state=replace(
             state,
@@ -177,12 +179,12 @@ def partitioned_whole(
         if setup.offload_param_device == "nvme":
             pool = PARAM_BUFFER_ELEMENTS + min(own, PARAM_HOST_ELEMENTS)
             waiting = {"parameters": pool * size}
-        found = replace(found, host={c: constant(n) for c, n in waiting.items() if n})
+        shards = replace(shards, host={c: constant(n) for c, n in waiting.items() if n})
     if setup.offload_optimizer_device == "none":
-        return found
+        return shards
     in_float32 = 4 if setup.offload_optimizer_device == "cpu" else 0
     gradients = own * (size + in_float32)
-    return _updated_on_host(found, setup, group=group, weights=0, gradients=gradients)
+    return _updated_on_host(shards, setup, group=group, weights=0, gradients=gradients)
 
 
 def _updated_on_host(
@@ -249,7 +251,7 @@ def _fetched(weights: Weights, setup: TrainSetup) -> Gathered:
         for pieces in (weights.embed, *weights.layers, weights.head)
     ]
     numels = [[_numel(piece) for piece in pieces] for pieces in fetched]
-    found = gathered(
+    elements = gathered(
         numels[0],
         numels[1:-1],
         numels[-1],
@@ -265,10 +267,10 @@ def _fetched(weights: Weights, setup: TrainSetup) -> Gathered:
     )
     size = DTYPE_BYTES[setup.dtype]
     return Gathered(
-        forward=tuple(n * size for n in found.forward),
-        loss=found.loss * size,
-        backward=tuple(n * size for n in found.backward),
-        embedding=found.embedding * size,
+        forward=tuple(n * size for n in elements.forward),
+        loss=elements.loss * size,
+        backward=tuple(n * size for n in elements.backward),
+        embedding=elements.embedding * size,
     )
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S, total
 from lora_profiler.analytic.activations import has_one_row, mask_bytes, table_bytes, unsmoothed
-from lora_profiler.analytic.candidates import Candidate, beside, candidate
+from lora_profiler.analytic.candidates import Candidate, candidate, with_communication
 from lora_profiler.analytic.forward_rules import attention_kernels
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR
@@ -26,11 +26,11 @@ from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import pass_scalar_bytes
 from lora_profiler.support.losses import AFTER_FORWARD
-from lora_profiler.support.unsloth import tells_all_states
+from lora_profiler.support.unsloth import returns_all_hidden_states
 from lora_profiler.workload import TrainSetup, Workload
 
 
-def evaluated(workload: Workload) -> Workload:
+def evaluation_workload(workload: Workload) -> Workload:
     """The forward pass of evaluation, as a workload: its batch, without dropout in adapters and
     without checkpoints."""
     setup = workload.setup
@@ -54,8 +54,8 @@ def evaluation(
     shards: ShardState,
     workload: Workload,
 ) -> tuple[Candidate, ...]:
-    """Live bytes while `workload`, which is `evaluated`, runs; `base` are those between steps. The
-    batch is a number, so that a search for the largest batch of training leaves it alone."""
+    """Live bytes while `workload`, an `evaluation_workload`, runs; `base` are those between steps.
+    The batch is a number, so that a search for the largest batch of training leaves it alone."""
     setup = workload.setup
     batch = setup.batch_size
     alone: dict[Category, Polynomial] = {c: p for c, p in base.items() if c != "communication"}
@@ -76,16 +76,16 @@ def evaluation(
         if chunks.hidden.storage is not forward.hidden.storage:  # beside what the model names
             loss = loss + chunks.hidden.bytes
         outcomes = [loss]
-    found = [
+    candidates = [
         candidate(
-            beside(alone, shards.in_loss),
+            with_communication(alone, shards.in_loss),
             temporaries=(inputs + hidden + cached).at_batch(batch),
             logits_and_loss=outcome.at_batch(batch),
         )
         for outcome in outcomes
     ]
     of_batch = partial(Polynomial.at_batch, batch=batch)
-    return (*found, *layer_candidates(forward, alone, shards, workload, of_batch))
+    return (*candidates, *layer_candidates(forward, alone, shards, workload, of_batch))
 
 
 def layer_candidates(
@@ -98,7 +98,7 @@ def layer_candidates(
     """Of `evaluation` those inside layers, on `alone`; `of_batch` puts its batch for that of
     training."""
     setup, config, family = workload.setup, workload.model.config, forward.family
-    inputs, found = _input_bytes(setup), list[Candidate]()
+    inputs, candidates = _input_bytes(setup), list[Candidate]()
     cached = cached_bytes(forward)
     windows = {family.window(config, i) for i in range(forward.num_layers)}
     masks = mask_bytes(
@@ -115,16 +115,17 @@ def layer_candidates(
         own = total(s.bytes for s in layer.run.cached)
         # the model's own name for the embeddings outlives the first layer
         outside = held + cached - own + (forward.embed.output.bytes if newest else ZERO)
-        if tells_all_states(setup):  # but for the first, and this one's input
+        if returns_all_hidden_states(setup):  # but for the first, and this one's input
             outside = outside + layer.run.input.bytes * max(newest - 1, 0)
         sent = shards.in_forward(newest)
-        found += [
+        candidates += [
             candidate(
-                beside(alone, sent), temporaries=of_batch(outside + layer.run.input.bytes + inside)
+                with_communication(alone, sent),
+                temporaries=of_batch(outside + layer.run.input.bytes + inside),
             )
             for inside in layer.run.checkpointed_candidates
         ]
-    return tuple(found)
+    return tuple(candidates)
 
 
 def _input_bytes(setup: TrainSetup) -> Polynomial:

@@ -8,7 +8,7 @@ from lora_profiler.algebra.polynomial import Polynomial, S, constant
 from lora_profiler.analytic.activations import has_one_row
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.blocks import heads_of
-from lora_profiler.analytic.losses import chunk_fact
+from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.option_values import AXOLOTL
@@ -127,7 +127,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,
         attended=_attended(setup),
-        chunk_rows=chunk_fact(workload),
+        chunk_rows=chunk_regime(workload),
         loss=setup.loss,
         ring=setup.context_parallel_size,
         qat=setup.qat,
@@ -140,12 +140,12 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
 def _unpacked_dtypes(workload: Workload) -> tuple[tuple[str, str], ...]:
     """Modules that are not of the usual dtype, by the names that the forward pass uses."""
     usual = rest_dtype(workload.setup)
-    found = {}
+    dtypes = {}
     for module, _ in groups(workload.model):
         dtype = unpacked_dtype(module.name, workload.setup)
         if dtype != usual:
-            found[module.name] = dtype
-    return tuple(found.items())
+            dtypes[module.name] = dtype
+    return tuple(dtypes.items())
 
 
 def masked_layers(workload: Workload, family: Family) -> frozenset[int]:
@@ -179,8 +179,8 @@ def _attended(setup: TrainSetup) -> Polynomial:
     A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2
     pairs and one of r^2.
     """
-    told = sequences_of(setup)
-    if told is None:
+    sequences = sequences_of(setup)
+    if sequences is None:
         return S * S
-    whole, rest = told
+    whole, rest = sequences
     return S * whole + constant(rest * (rest - whole))

@@ -69,7 +69,7 @@ def as_plain(x: Tensor) -> Tensor:
     return Tensor(x.elements, x.dtype, False, x.storage, x.merged)
 
 
-def as_given(x: Tensor) -> Tensor:
+def existing(x: Tensor) -> Tensor:
     """What is there before a backward program begins: itself, or its gradient."""
     return Tensor(x.elements, x.dtype, False, Storage(x.bytes, "input"))
 
@@ -151,7 +151,7 @@ def _gemm(op: Ledger, kind: str, inputs: tuple[Tensor, ...], out: Tensor, sizes:
 def factor_gradients(op: Ledger, layer: Layer, x: Tensor, gradient: Tensor) -> Factors:
     """x^T (dy B) and (A x^T) dy, of which the adapters' gradients are views."""
     op.scope = layer.name
-    a, b = (as_given(t) for t in layer.kept)
+    a, b = (existing(t) for t in layer.kept)
     inputs, outputs = constant(layer.inputs), constant(layer.outputs)
     rows = x.elements // layer.inputs
     narrow = multiplied(op, gradient, b, (rows, R, outputs))
@@ -187,7 +187,7 @@ def low_rank_gradient(
     rows = of_x.elements // layers[0].inputs
     op.scope = layers[0].name
     if is_apart and len(layers) == 1:
-        factor = as_given(layers[0].kept[0])
+        factor = existing(layers[0].kept[0])
         return op.scale(multiplied(op, factors[0].narrow, factor, (rows, inputs, R)))
     made = of_x
     if is_apart:
@@ -195,5 +195,5 @@ def low_rank_gradient(
         op.record("zeros_like", (), (made,))
     for layer, own in zip(layers, factors, strict=True):
         op.scope = layer.name
-        added(op, made, own.narrow, as_given(layer.kept[0]), (rows, inputs, R))
+        added(op, made, own.narrow, existing(layer.kept[0]), (rows, inputs, R))
     return made

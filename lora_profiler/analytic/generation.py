@@ -39,7 +39,7 @@ _COLUMNS = 2
 """Of int64: ids and attention mask, those of the prompts and those of the whole sequences."""
 
 
-def generated(workload: Workload) -> Workload:
+def generation_workload(workload: Workload) -> Workload:
     """The pass over the prompts, as a workload: its rows, without dropout, checkpoints and the
     trainer's loss."""
     setup = workload.setup
@@ -73,8 +73,8 @@ def generation(
     completion: int | None,
     steps: int | None,
 ) -> tuple[Candidate, ...]:
-    """Live bytes while `workload`, which is `generated`, makes `completion` tokens of each row, or
-    any number. Its rows are those of `steps` batches, or a number that a search for the largest
+    """Live bytes while `workload`, a `generation_workload`, makes `completion` tokens of each row,
+    or any number. Its rows are those of `steps` batches, or a number that a search for the largest
     batch leaves alone. The first candidate is that of drawing the last token."""
     alone, family = dict(base), forward.family
 
@@ -93,8 +93,8 @@ def generation(
         return rows * cache_bytes(family, workload, length)
 
     prompts = [  # their pass, beside their keys and values
-        candidate(alone, activations=cache(prompt), temporaries=found.total.at_length(prompt))
-        for found in layer_candidates(forward, {}, shards, workload, of_batch)
+        candidate(alone, activations=cache(prompt), temporaries=during.total.at_length(prompt))
+        for during in layer_candidates(forward, {}, shards, workload, of_batch)
     ]
     grown, layers = cache(S - 1), workload.model.num_layers
     if workload.setup.kernels == "unsloth":
@@ -152,12 +152,12 @@ def _decoding(
     `models/_decode_graphs.py`, `kernels/utils.py`, _fast_lora_weights)."""
     begun = prompt + (_INCREMENT + _BUCKET)
     first = cache(begun) + cache(prompt)
-    found = [candidate(alone, activations=first, temporaries=adapters, **others)]
+    candidates = [candidate(alone, activations=first, temporaries=adapters, **others)]
     if completion is None or completion > _INCREMENT:
         whole = cache(S + _BUCKET)
         twice = whole + whole.ceil_div(layers)
-        found.append(candidate(alone, activations=twice, temporaries=adapters, **others))
-    return tuple(found)
+        candidates.append(candidate(alone, activations=twice, temporaries=adapters, **others))
+    return tuple(candidates)
 
 
 def _in_math(workload: Workload, length: Polynomial) -> Polynomial:

@@ -61,7 +61,7 @@ def without_embeddings(shards: ShardState, workload: Workload) -> ShardState:
 
 def host_bytes(kept: Activations | None, shards: ShardState) -> dict[Category, Polynomial]:
     """What a rank keeps on the host: its shards, and what layers keep that waits there."""
-    found = dict(shards.host)
+    sizes = dict(shards.host)
     if kept is not None:
-        found["activations"] = kept.moved.hosted
-    return found
+        sizes["activations"] = kept.moved.hosted
+    return sizes

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.activations import RNG_STATE_BYTES, Activations
-from lora_profiler.analytic.candidates import Candidate, beside, candidate, largest_of, merged
+from lora_profiler.analytic.candidates import (
+    Candidate,
+    candidate,
+    largest_of,
+    merged,
+    with_communication,
+)
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
@@ -64,7 +70,7 @@ def inside_layers(
         return constant(-(-whole.evaluate(1, 1, rank) // shards.dealt))
 
     def stored(*, below: int) -> Polynomial:
-        at_end = kept.moved.at_end - kept.moved.let_go if below == forward.num_layers else ZERO
+        at_end = kept.moved.at_end - kept.moved.freed if below == forward.num_layers else ZERO
         layers = (per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
         return total(layers) + at_end
 
@@ -77,7 +83,7 @@ def inside_layers(
         **more: Polynomial,
     ) -> list[Candidate]:
         below = ends + stored(below=index) + own
-        alive = beside(base, sent)
+        alive = with_communication(base, sent)
         rest = candidate(alive, activations=below, **more)
         return [
             Candidate(merged(rest.bytes, {"temporaries": size}), rest.total + size)
@@ -97,7 +103,7 @@ def inside_layers(
     ahead: list[Candidate] = []
     last = [
         candidate(
-            beside(running, shards.in_head),
+            with_communication(running, shards.in_head),
             activations=ends + stored(below=forward.num_layers),
             temporaries=inside,
             gradients=from_chunks,
@@ -149,10 +155,10 @@ def inside_layers(
         first += _embedding_backward(forward, shards, running, workload)
     if shards.reducing != ZERO:
         whole = shards.state.gradient_bytes if workload.setup.accumulation == 1 else ZERO
-        alive = beside(running, shards.in_embedding + shards.reducing)
+        alive = with_communication(running, shards.in_embedding + shards.reducing)
         first.append(candidate(alive, gradients=whole, logits_and_loss=of_loss))
     if shards.root is not None and shards.root.reduced and not shards.flat:
-        reduced = beside(running, shards.in_root_reduction(workload.setup.world_size))
+        reduced = with_communication(running, shards.in_root_reduction(workload.setup.world_size))
         of_root = constant(shards.root.reduced_share)
         sharded = ZERO if workload.setup.accumulation > 1 else shards.reduced_above(-1)
         first.append(
@@ -219,7 +225,7 @@ def _embedding_backward(
     tied_sum = tied_sum if shards.embed is None else forward.embed.gradient_bytes
     return [
         candidate(
-            beside(running, shards.in_embedding),
+            with_communication(running, shards.in_embedding),
             gradients=gradients,
             logits_and_loss=constant(2 * SCALAR),
             temporaries=unreduced + temporary,

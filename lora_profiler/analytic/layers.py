@@ -135,14 +135,14 @@ def _trainable(
     model: ModelSpec,
     name: str,
     module: Module,
-    found: list[Adapter],
+    adapters: list[Adapter],
     copied: bool,
     setup: TrainSetup,
 ) -> list[TrainableTensor]:
     tensors = []
     if setup.lora is None or copied:
         tensors = list(whole_weights(model, name, module, setup, copied=copied))
-    for adapter in found:
+    for adapter in adapters:
         assert setup.lora is not None
         tensors += adapter_tensors(adapter, adapter_dtype(setup), setup)
     return tensors

@@ -1,7 +1,7 @@
 """The symbolic ledger: a forward pass on tensors without data, in which every op applies the rule
 of what autograd keeps.
 
-A family's forward pass calls these ops, and those of `products.py`, in the order in which
+A family's forward pass calls these ops, and those of `matmuls.py`, in the order in which
 transformers calls torch's. A tensor knows its element count (a polynomial in batch, sequence and
 rank), its dtype, whether it requires grad, and its storage. Saved bytes are summed over distinct
 storages, parameters and buffers left out, which is how `torch.autograd.graph.saved_tensors_hooks`

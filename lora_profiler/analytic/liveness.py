@@ -46,7 +46,7 @@ def returned(nodes: Sequence[Node], *, by_axolotl: bool) -> list[Polynomial]:
     which are transposed when they are saved, and so no parameters to it, and copies what is
     transposed, so that attention's output is moved again as the next layer's input."""
     seen: set[Storage | str] = set()
-    found = []
+    sizes = []
     for node in nodes:
         fresh = {s.name or s: s for s in node.saved if (s.name or s) not in seen}
         if not (by_axolotl and node.op in _TRANSPOSED):
@@ -54,8 +54,8 @@ def returned(nodes: Sequence[Node], *, by_axolotl: bool) -> list[Polynomial]:
         size = total(s.bytes for s in fresh.values() if is_moved(s, shared=True))
         if by_axolotl and node.op == "linear" and node.packs:
             size += total(t.bytes for t in node.inputs if t.storage.role == "parameter")
-        found.append(size)
-    return found
+        sizes.append(size)
+    return sizes
 
 
 @dataclass(slots=True, eq=False)

@@ -16,9 +16,9 @@ from lora_profiler.analytic import unsloth_kernels
 from lora_profiler.analytic.fused_adapters import (
     adapted,
     added,
-    as_given,
     as_plain,
     base_gradient,
+    existing,
     factor_gradients,
     low_rank_gradient,
     multiplied,
@@ -27,7 +27,7 @@ from lora_profiler.analytic.fused_adapters import (
     recorded,
 )
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear
+from lora_profiler.analytic.matmuls import linear
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.support.lora_kernels import QKV
 
@@ -45,9 +45,9 @@ def projections(op: Ledger, x: Tensor, *names: str) -> tuple[Tensor, ...]:
     dropped = op.dropout(x, op.rules.lora_dropout)
     outs = [projected(op, as_plain(x), as_plain(dropped), name) for name in names]
     layers = [adapted(op, name, x.dtype) for name in names]
-    back, arrived = program(op), [as_given(out) for out in outs]
+    back, arrived = program(op), [existing(out) for out in outs]
     factors = [
-        factor_gradients(back, layer, as_given(dropped), gradient)
+        factor_gradients(back, layer, existing(dropped), gradient)
         for layer, gradient in zip(layers, arrived, strict=True)
     ]
     of_x = base_gradient(back, layers, arrived, x)
@@ -73,10 +73,10 @@ def mlp(op: Ledger, x: Tensor, name: str) -> Tensor | None:
     layers = [adapted(op, part, x.dtype) for part in names]
     op.keep(hidden)
     of_gate, of_up, of_down = layers
-    back, arrived = program(op), as_given(out)
-    kept_gate, kept_up, given = as_given(gate), as_given(up), as_given(dropped)
+    back, arrived = program(op), existing(out)
+    kept_gate, kept_up, given = existing(gate), existing(up), existing(dropped)
     inner = base_gradient(back, [of_down], [arrived], hidden)
-    a, b = (as_given(t) for t in of_down.kept)
+    a, b = (existing(t) for t in of_down.kept)
     rows = x.elements // of_down.outputs
     narrow = multiplied(back, arrived, b, (rows, R, constant(of_down.outputs)))
     added(back, inner, narrow, a, (rows, constant(of_down.inputs), R))

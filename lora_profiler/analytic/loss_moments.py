@@ -4,7 +4,13 @@ from collections.abc import Iterable, Iterator
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations, loss_of
-from lora_profiler.analytic.candidates import Breakdown, Candidate, beside, candidate, largest_of
+from lora_profiler.analytic.candidates import (
+    Breakdown,
+    Candidate,
+    candidate,
+    largest_of,
+    with_communication,
+)
 from lora_profiler.analytic.loss_paths import LossOfLogits, LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.sharding import ShardState
@@ -28,27 +34,27 @@ def loss_candidates(
     """What is alive while the loss is made, on `ahead`, and while its backward runs, on
     `running`."""
     at_end = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
-    stored = at_end - kept.moved.let_go
+    stored = at_end - kept.moved.freed
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
     gathered = shards.in_loss, shards.before_layers
     comes_after = setup.loss in AFTER_FORWARD or setup.label_smoothing_factor > 0
     if shards.is_sharded and comes_after:
         gathered = shards.after_forward, shards.after_forward
-    before, after = beside(ahead, gathered[0]), beside(running, gathered[1])
+    before, after = with_communication(ahead, gathered[0]), with_communication(running, gathered[1])
     in_forward = at_end + last + kept.cached
     loss = loss_of(forward, setup)
     if isinstance(loss, LossOfLogits):
-        back = largest_of(_each(after, stored, kept.capped, loss.back))
+        back = largest_of(_stage_candidates(after, stored, kept.capped, loss.back))
         if not setup.label_smoothing_factor:
             stages = (*_gathered(forward), *loss.ahead)
-            end = _each(before, in_forward, kept.capped, stages)
+            end = _stage_candidates(before, in_forward, kept.capped, stages)
             if shards.head is not None:  # which is there until it has run
                 stages = (forward.logits.bytes, constant(shards.head.sent))
-                end += _each(before, in_forward, constant(shards.head.held), stages)
+                end += _stage_candidates(before, in_forward, constant(shards.head.held), stages)
             return largest_of(end), back
         logits = kept.capped + forward.logits.bytes
         made = candidate(before, activations=in_forward, logits_and_loss=logits)
-        return largest_of([made, *_each(before, at_end, kept.capped, loss.ahead)]), back
+        return largest_of([made, *_stage_candidates(before, at_end, kept.capped, loss.ahead)]), back
     if isinstance(loss, LossPath):
         both = _in_path(forward, loss, at_end, kept, before, after, setup)
     else:
@@ -96,9 +102,9 @@ def _in_path(
         ahead = ahead + kept.cached
         if path.hidden.storage not in forward.head.saved:
             ahead = ahead + path.hidden.bytes
-    end = _each(before, ahead, ZERO, path.ahead)
+    end = _stage_candidates(before, ahead, ZERO, path.ahead)
     counted = path.output if path.is_overwritten and setup.hold_outputs else ZERO
-    back = _each(running, stored - kept.moved.let_go, ZERO - counted, path.back)
+    back = _stage_candidates(running, stored - kept.moved.freed, ZERO - counted, path.back)
     return largest_of(end), largest_of(back)
 
 
@@ -124,7 +130,7 @@ def _in_chunks(
     ahead = stored + kept.cached
     if chunks.hidden.storage not in forward.head.saved:
         ahead = ahead + hidden
-    stored = stored - kept.moved.let_go
+    stored = stored - kept.moved.freed
 
     def found(
         base: Breakdown,
@@ -163,7 +169,7 @@ def _in_chunks(
     return largest_of(end), largest_of(back)
 
 
-def _each(
+def _stage_candidates(
     base: Breakdown, activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial]
 ) -> list[Candidate]:
     """The stages of a loss, with `rest` of it besides."""

@@ -201,12 +201,12 @@ def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> L
     )
 
 
-def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """TRL's tiled head: `modeling/trl_head.py`, line by line. `fact` as `support.losses` has it."""
-    of_row, is_capped = divmod(abs(fact), 2)
+def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
+    """TRL's tiled head: `modeling/trl_head.py`, line by line. `regime` as `support.losses` has it."""
+    of_row, is_capped = divmod(abs(regime), 2)
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)
-    tokens = B * of_row if fact < 0 else TOKENS - B * of_row  # with a label
+    tokens = B * of_row if regime < 0 else TOKENS - B * of_row  # with a label
     mask = labelled(one_row=op.rules.one_row)
     count = tokens if triton else mask
     rows = constant(TRL_TILE_ROWS) if is_capped else count
@@ -262,7 +262,7 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPat
     )
 
 
-def scores(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def scores(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """The head of AutoModelForSequenceClassification on all tokens, of which each row's last one
     counts: `GenericForSequenceClassification` of transformers 5.24, `modeling_layers.py`, whose
     pooled scores accelerate makes float32."""

@@ -12,7 +12,7 @@ from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.generations import shifts_logits
-from lora_profiler.support.losses import OWN_LOSSES, chunk_rows, head_of, loss_fact
+from lora_profiler.support.losses import OWN_LOSSES, chunk_rows, head_of, loss_regime
 from lora_profiler.workload import Workload
 
 SCALAR = 4
@@ -25,13 +25,13 @@ class ChunkedHead(NamedTuple):
     """The head under a loss path without all logits.
 
     `hidden` and `parameters`, the weight first, are as the products read them: lowered under
-    autocast, from the `given` ones. `rows`: tokens of the largest chunk, of all `tokens`,
+    autocast, from the `weights`. `rows`: tokens of the largest chunk, of all `tokens`,
     whose hidden states `is_copied` says are a copy, as of versions that shift them, not labels.
     """
 
     fused: bool
     hidden: Tensor
-    given: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...]
     rows: Polynomial
     width: int
@@ -41,7 +41,7 @@ class ChunkedHead(NamedTuple):
 
     @property
     def lowered(self) -> bool:
-        return self.parameters != self.given
+        return self.parameters != self.weights
 
     @property
     def copied(self) -> Polynomial:
@@ -56,7 +56,7 @@ class ChunkedHead(NamedTuple):
     @property
     def parameter_gradients(self) -> Polynomial:
         """The same as the parameters have them in the end."""
-        return total(t.bytes for t in self.given if t.requires_grad)
+        return total(t.bytes for t in self.weights if t.requires_grad)
 
     @property
     def made(self) -> Polynomial:
@@ -108,14 +108,14 @@ class ChunkedHead(NamedTuple):
         return 0 if self.hidden.dtype == "float32" else self.vocab * ITEMSIZE["float32"]
 
 
-def chunk_fact(workload: Workload) -> int | None:
+def chunk_regime(workload: Workload) -> int | None:
     """Tokens of a chunk where they do not follow from batch and sequence as they are; None for all
     logits, 0 for all tokens. Of a trainer's own loss what flips its rules."""
     setup, head = workload.setup, head_of(workload.model)
     if setup.loss == "plain" or head is None or not head.is_linear:
         return None
     if setup.loss in OWN_LOSSES:
-        return int(loss_fact(workload, head, setup.batch_size, setup.seq_len))
+        return int(loss_regime(workload, head, setup.batch_size, setup.seq_len))
     assert head.in_features is not None and head.out_features is not None
     if head.out_features <= head.in_features:
         return 0
@@ -132,12 +132,12 @@ def chunked_head(
     name, op.scope = model.output_embedding or "", ""
     shifts = fused and shifts_logits(op.rules.transformers)
     hidden = op.lowered(hidden)
-    given = tuple(
+    weights = tuple(
         op.weight(name, weight) for weight in sorted((w.name for w in head.weights), reverse=True)
     )
-    parameters = given
-    if op.rules.autocast and given[0].dtype != hidden.dtype:
-        parameters = tuple(op.fresh(t.elements, hidden.dtype, t.requires_grad) for t in given)
+    parameters = weights
+    if op.rules.autocast and weights[0].dtype != hidden.dtype:
+        parameters = tuple(op.fresh(t.elements, hidden.dtype, t.requires_grad) for t in weights)
     if not fused:
         for tensor in (hidden, *parameters):
             if tensor.storage.role != "parameter":
@@ -145,7 +145,7 @@ def chunked_head(
     return ChunkedHead(
         fused=fused,
         hidden=hidden,
-        given=given,
+        weights=weights,
         parameters=parameters,
         rows=constant(rows) if rows else TOKENS,
         width=head.in_features,

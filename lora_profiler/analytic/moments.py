@@ -7,8 +7,8 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
-from lora_profiler.analytic.activations import Activations, leaf_beside, loss_of
-from lora_profiler.analytic.candidates import Moments, beside, candidate, merged
+from lora_profiler.analytic.activations import Activations, loss_of, moved_leaf_bytes
+from lora_profiler.analytic.candidates import Moments, candidate, merged, with_communication
 from lora_profiler.analytic.context_parallel import parted_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
@@ -68,7 +68,7 @@ def moments(
     left = forward.scale_bytes + long_frequency_bytes(family, workload)
     if left != ZERO:
         base["activations"] = left
-    base = beside(base, shards.always)
+    base = with_communication(base, shards.always)
     held = held_outputs(forward, setup)
     setup_moment = candidate(merged(base, held))
     base["inputs"] = input_bytes(setup) + completion_bytes(setup)
@@ -88,7 +88,7 @@ def moments(
         running = merged(running, {"inputs": kept.ids})
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
-    in_graph = kept.held - leaf_beside(forward, workload) if setup.is_reentrant else ZERO
+    in_graph = kept.held - moved_leaf_bytes(forward, workload) if setup.is_reentrant else ZERO
     in_loss = loss_candidates(forward, kept, shards, ahead, running, setup)
     given = gradients if shards.stepped_gradients is None else shards.stepped_gradients
     if setup.optimizer_in_bwd:
@@ -171,8 +171,8 @@ def completion_bytes(setup: TrainSetup) -> Polynomial:
     if setup.loop_state not in GRPO:
         return ZERO
     corrects = setup.use_vllm and setup.loop_state == "trl-grpo"
-    told = _FLOAT32 * ((setup.beta > 0) + setup.use_vllm + corrects)
-    each = _scored(setup) * told + _FLOAT32 * (1 + corrects)
+    figure_bytes = _FLOAT32 * ((setup.beta > 0) + setup.use_vllm + corrects)
+    each = _scored(setup) * figure_bytes + _FLOAT32 * (1 + corrects)
     return B * each * setup.accumulation + _COUNT
 
 
@@ -226,7 +226,7 @@ def persistent_only(
     frozen = adapter_buffer_bytes(adapters, workload.setup)
     if frozen != ZERO:
         base["buffers"] = frozen
-    base = beside(base, shards.always)
+    base = with_communication(base, shards.always)
     given = shards.stepped_gradients or state.gradient_bytes
     step = base | {"gradients": given, "inputs": input_bytes(workload.setup)}
     temporaries = step_temporary_candidates(shards.at_once or shards.stepped, workload.setup)

@@ -17,19 +17,19 @@ from lora_profiler.analytic.liveness import STASH, is_moved, on_host
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import Node, Storage
 from lora_profiler.support.offloading import is_offloaded
-from lora_profiler.support.unsloth import tells_all_states
+from lora_profiler.support.unsloth import returns_all_hidden_states
 from lora_profiler.workload import Workload
 
 
 class Moved(NamedTuple):
     """Bytes. `layers` are what stays of each distinct layer until its backward. `at_end`: what else
-    of the layers is there when the forward pass ends; `let_go` of it and of the last norm's goes as
+    of the layers is there when the forward pass ends; `freed` of it and of the last norm's goes as
     the loss's backward begins. `behind`: of earlier layers, while one runs forward. `hosted`: all
     that the host has. `buffered`: what comes back from it lies in buffers."""
 
     layers: tuple[tuple[LayerRun, Polynomial], ...]
     at_end: Polynomial = ZERO
-    let_go: Polynomial = ZERO
+    freed: Polynomial = ZERO
     behind: Polynomial = ZERO
     hosted: Polynomial = ZERO
     buffered: bool = False
@@ -45,8 +45,8 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     if is_offloaded(workload):
         others = entry * (forward.num_layers - 1)
         nothing = tuple((layer, ZERO) for layer, _ in kept)
-        told = entry * (forward.num_layers - 2) if tells_all_states(setup) else ZERO
-        return Moved(nothing, at_end=entry, behind=told, hosted=others, buffered=True)
+        outputs = entry * (forward.num_layers - 2) if returns_all_hidden_states(setup) else ZERO
+        return Moved(nothing, at_end=entry, behind=outputs, hosted=others, buffered=True)
     if not setup.offload_activations:
         return Moved(kept)
     norm = list(takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes))
@@ -58,7 +58,7 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
         return Moved(
             tuple((layer, ZERO) for layer, _ in kept),
             at_end=waiting,
-            let_go=ZERO if by_torchtune else waiting + _once(norm),
+            freed=ZERO if by_torchtune else waiting + _once(norm),
             behind=entry * (STASH - 1),
             hosted=entry * forward.num_layers + moved_norm + total(forward.layers[-1].run.returned),
         )
@@ -69,7 +69,7 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
         if is_moved(storage)
     )
     stays = tuple((layer, size - _once(layer.run.nodes)) for layer, size in kept)
-    return Moved(stays, let_go=_once(norm), hosted=moved_norm + hosted)
+    return Moved(stays, freed=_once(norm), hosted=moved_norm + hosted)
 
 
 def _once(nodes: Sequence[Node]) -> Polynomial:

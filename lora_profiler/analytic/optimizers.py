@@ -74,12 +74,12 @@ def paged_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     if made is None or not made.is_paged:
         return 0
-    found = 0
+    size = 0
     for tensor, count in trainable.items():
         numel, own = _numel(tensor, setup), _on(made, tensor)
         if own.pages(numel, setup.device):
-            found += count * own.states * numel * own.bits // 8
-    return found
+            size += count * own.states * numel * own.bits // 8
+    return size
 
 
 def _on(made: PackageOptimizer, tensor: TrainableTensor) -> PackageOptimizer:

@@ -94,8 +94,8 @@ class Persistent:
 
     @property
     def gradient_bytes(self) -> Polynomial:
-        found = total(tensor.bytes * count for tensor, count in self.trainable.items())
-        return found + self.untaken
+        own = total(tensor.bytes * count for tensor, count in self.trainable.items())
+        return own + self.untaken
 
 
 def rest_dtype(setup: TrainSetup) -> Dtype:

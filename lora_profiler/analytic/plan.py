@@ -16,7 +16,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, Table, constant, 
 from lora_profiler.analytic.activations import Activations, activations
 from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.analytic.context_parallel import has_long_positions
-from lora_profiler.analytic.evaluation import evaluated, evaluation
+from lora_profiler.analytic.evaluation import evaluation, evaluation_workload
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT_2023
 from lora_profiler.analytic.forward_rules import (
@@ -25,9 +25,9 @@ from lora_profiler.analytic.forward_rules import (
     rules_for,
     sequences_of,
 )
-from lora_profiler.analytic.generation import generated, generation, scores
+from lora_profiler.analytic.generation import generation, generation_workload, scores
 from lora_profiler.analytic.host_memory import without_embeddings
-from lora_profiler.analytic.losses import chunk_fact
+from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, persistent
 from lora_profiler.analytic.sharding import ShardState, alone
@@ -37,7 +37,7 @@ from lora_profiler.analytic.tensor_parallel import part_of, stepped
 from lora_profiler.analytic.tensors import Spread
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
-from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.engines import rules_unsupported_reason
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.unsloth import scores_at_once
@@ -123,9 +123,9 @@ def plan_for(workload: Workload) -> Plan:
         setup.seq_len == 1,
         setup.label_smoothing_factor > 0,
         setup.loop_state != "none" and setup.accumulation,
-        chunk_fact(workload),
+        chunk_regime(workload),
         setup.beta > 0,
-        chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
+        chunk_regime(evaluation_workload(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
         is_offloaded(workload),
         has_long_positions(setup),
@@ -172,7 +172,7 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def program_of(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
-    if why_unruled(workload.setup):
+    if rules_unsupported_reason(workload.setup):
         return None
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
@@ -198,9 +198,11 @@ def _build(workload: Workload, *, spread: Spread | None = None, **changes: Any) 
         if scores_at_once(setup):  # adapters that are switched off run in the same functions
             scoring_pass = pass_alone(workload, family, found, trainable, spread)
         if setup.eval_batch_size is not None:
-            evaluation_pass = pass_alone(evaluated(workload), family, found, trainable, spread)
+            evaluation_pass = pass_alone(
+                evaluation_workload(workload), family, found, trainable, spread
+            )
         if setup.completions_at_once:
-            generation_pass = pass_alone(generated(workload), family, found, trainable)
+            generation_pass = pass_alone(generation_workload(workload), family, found, trainable)
     one = Plan(
         workload=workload,
         family=family,
@@ -250,7 +252,7 @@ def pass_alone(
     trainable: frozenset[str],
     spread: Spread | None = None,
 ) -> ForwardPass:
-    """The forward pass of what is `evaluated`, `generated` or a reference, without dropout."""
+    """The forward pass of an evaluation, a generation or a reference, without dropout."""
     kernels = attention_kernels(other, trains=False)
     rules = rules_for(other, kernels, masked_layers(other, family))
     rules = rules._replace(trains=False, spread=spread)
@@ -272,11 +274,11 @@ def _with_moments(plan: Plan) -> Plan:
         between = live["setup"][0].bytes
         held = merged(between, {"inputs": batch_kept_bytes(setup)})
         if plan.evaluation is not None:
-            found = evaluation(plan.evaluation, held, shards, evaluated(workload))
+            found = evaluation(plan.evaluation, held, shards, evaluation_workload(workload))
             live = {**live, "evaluation": found}
         if plan.generation is not None:
             steps = setup.accumulation if setup.generation_batch_size is None else None
-            length, other = setup.max_completion_length, generated(workload)
+            length, other = setup.max_completion_length, generation_workload(workload)
             drawn = generation(plan.generation, held, shards, other, length, steps)
             live = {**live, "generation": drawn}
         if plan.scoring is not None:
@@ -301,7 +303,7 @@ def _of_passes(
     ahead, back, again = _flops(forward, setup)
     if setup.runs_reference:
         reference = pass_alone(workload, family, (), frozenset())
-        ahead = ahead + _flops(reference, setup)[0] * setup.passes_beside
+        ahead = ahead + _flops(reference, setup)[0] * setup.no_grad_passes
     return kept.saved, ahead, back, again
 
 

@@ -4,7 +4,7 @@ thousands of sizes."""
 from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values
-from lora_profiler.analytic.doubts import assumptions, doubts, is_unchecked
+from lora_profiler.analytic.assumptions import assumptions, doubts, is_unchecked
 from lora_profiler.analytic.host_memory import host_bytes
 from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.optimizers import paged_state_bytes
@@ -185,13 +185,17 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
         held = {category: size.evaluate(*at) for category, size in sizes.items()}
     for moment, (_, number) in _largest(plan, totals).items():
         polynomials = plan.candidate(moment, number).bytes
-        found: dict[Category, int] = {
+        categories: dict[Category, int] = {
             c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials
         }
-        steady.append(Moment(moment=moment, step="steady", bytes=found))
+        steady.append(Moment(moment=moment, step="steady", bytes=categories))
         masters = plan.shards.masters.evaluate(*at)
-        fresh = found | {"optimizer_states": masters} if moment in _STATES_FROM_STEP_2 else found
-        if moment == "setup" and "activations" in found:
+        fresh = (
+            categories | {"optimizer_states": masters}
+            if moment in _STATES_FROM_STEP_2
+            else categories
+        )
+        if moment == "setup" and "activations" in categories:
             fresh = fresh | {"activations": 0}  # no forward pass has left anything yet
         if moment == "setup" or (moment in _OF_THE_LAST_PASS and setup.accumulation == 1):
             fresh = fresh | {c: max(fresh[c] - held[c], 0) for c in held}

@@ -209,7 +209,7 @@ class ShardState:
             return {"buckets": size} if size else {}
         root, last = self.root.held, self.units[-1].held
         buffer = 0 if self.flat else last
-        found: dict[MomentName, dict[Part, int]] = {
+        by_moment: dict[MomentName, dict[Part, int]] = {
             "last_layer_forward": {
                 "root": root,
                 "layers": last if self.reshards else self._left,
@@ -218,7 +218,7 @@ class ShardState:
             "end_of_forward": {"root": root, "layers": self._left, "buffer": buffer},
             "loss_backward": {"root": root, "layers": self._left, "buffer": buffer * self.reshards},
         }
-        return {part: size for part, size in found.get(moment, {}).items() if size}
+        return {part: size for part, size in by_moment.get(moment, {}).items() if size}
 
     def traffic(self, setup: TrainSetup) -> tuple[Traffic, ...]:
         """The collectives of an optimizer step. FSDP sends gradients after every micro-batch, DDP
@@ -235,7 +235,7 @@ class ShardState:
             buckets = bucket_bytes(
                 [t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order]
             )
-            found = [
+            collectives = [
                 Traffic(
                     collective="all_reduce",
                     phase="backward",
@@ -245,7 +245,7 @@ class ShardState:
             ]
             if setup.sharding == "zero1":
                 sizes = [t.bytes.evaluate(1, 1, rank) for t in self.order]
-                found.append(
+                collectives.append(
                     Traffic(
                         collective="broadcast",
                         phase="optimizer",
@@ -253,20 +253,20 @@ class ShardState:
                         size_bytes=sum(sizes),
                     )
                 )
-            return tuple(found)
+            return tuple(collectives)
         layers = (*self.units, *(unit for unit in (self.embed, self.head) if unit))
         all_units, again = (*layers, self.root), layers if self.reshards else ()
         gathers: list[tuple[Phase, tuple[Unit, ...]]] = [
             ("forward", all_units),
             ("backward", again),
         ]
-        found = [
+        collectives = [
             _summed("all_gather", phase, [(u.whole, 1 + u.adapters) for u in units], setup)
             for phase, units in gathers
         ]
         reduced = [(u.reduced, u.adapters or 1) for u in all_units if u.reduced]
-        found.append(_summed("reduce_scatter", "backward", reduced, setup))
-        return tuple(t for t in found if t.count)
+        collectives.append(_summed("reduce_scatter", "backward", reduced, setup))
+        return tuple(t for t in collectives if t.count)
 
 
 def _repeated(traffic: Traffic, times: int) -> Traffic:

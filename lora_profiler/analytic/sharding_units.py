@@ -6,7 +6,7 @@ from math import prod
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import constant
-from lora_profiler.analytic.deepspeed import Weights, dealt_out, partitioned_whole
+from lora_profiler.analytic.deepspeed import Weights, partitioned_parameters, partitioned_states
 from lora_profiler.analytic.gathered_units import (
     Piece,
     Unit,
@@ -53,10 +53,10 @@ def shard_state(
     if setup.sharding == "zero1":
         return partitioned(state, order, setup)
     if setup.sharding in ("zero1-deepspeed", "zero2"):
-        return dealt_out(state, setup, order)
+        return partitioned_states(state, setup, order)
     if setup.sharding == "zero3":
         added = tuple(piece for _, piece in _added(setup, adapters, copies))
-        return partitioned_whole(state, setup, order, _as_they_run(model, setup, added))
+        return partitioned_parameters(state, setup, order, _as_they_run(model, setup, added))
     if setup.sharding not in FULLY_SHARDED:
         raise UsageError(
             f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero1-deepspeed,"

@@ -46,12 +46,12 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
     "torchtune-dpo": all_logits.gathered_log_probabilities,
     "llamafactory-dft": all_logits.weighted_by_probability,
     "llamafactory-eaft": all_logits.weighted_by_entropy,
-    "llamafactory-asft": all_logits.beside_reference,
-    "llamafactory-kto": all_logits.log_probabilities_beside_others,
+    "llamafactory-asft": all_logits.asft_divergence,
+    "llamafactory-kto": all_logits.kto_log_probabilities,
     "llamafactory-orpo": all_logits.log_probabilities_without_reference,
     "trl-orpo": all_logits.odds_ratios,
 }
-"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_fact`."""
+"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_regime`."""
 
 
 @dataclass(eq=False)
@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        found, _ = backward_bytes(
+        candidates, _ = backward_bytes(
             self.nodes,
             self.output,
             keeps_gradient=self.reentrant,
@@ -101,8 +101,8 @@ class Run:
             returned=self.returned,
         )
         if not self.reentrant:
-            return found
-        return tuple(size + self.output.bytes for size in found)
+            return candidates
+        return tuple(size + self.output.bytes for size in candidates)
 
     def _ahead(self, stop: int, *, keeps: bool = True) -> tuple[Polynomial, ...]:
         return forward_bytes(

@@ -118,8 +118,8 @@ class Rules(NamedTuple):
     come. `gathers_low`: float32 adapters are in the dtype of autocast while they run, by FSDP.
     `keeps_inputs`: products are DeepSpeed's, which keep them for frozen weights too.
     `moves_activations`: what layers save waits on the host, `by_axolotl` weights too. `chunk_rows`:
-    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`). Dropout
-    is for what `trains`.
+    tokens that the head takes at a time, None for all logits at once (`losses.chunk_regime`).
+    Dropout is for what `trains`.
     """
 
     device: str

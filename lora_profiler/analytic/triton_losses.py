@@ -28,12 +28,12 @@ _PARTIALS, _TILED_PARTIALS = 7, 8
 _ALIGNMENT = 8
 
 
-def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """No logits: sums of each token, the mean logit of each word and, in backward, the words'
-    order. `fact`: sequences of a row."""
+    order. `regime`: sequences of a row."""
     head = head_weights(op, model)
     weight, bias, vocab = head.weight, head.bias, head.vocab
-    tokens = TOKENS - B * fact
+    tokens = TOKENS - B * regime
     made = head.gradient_bytes
     read = hidden
     if hidden.dtype == "float32":
@@ -61,7 +61,7 @@ def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -
     )
 
 
-def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """The logits, and a float32 copy of those in 16 bit, which the gradient takes over; of versions
     of transformers that shift them a copy more."""
     logits, one_row = all_logits(op, hidden, model), op.rules.one_row
@@ -90,12 +90,12 @@ def _overwritten_copy(
     copied, labels = (ZERO, ZERO) if one_row else (logits.part, rows * INDEX)
     left = ZERO if casts else logits.narrow
     kept = (whole if one_row else copied) + logits.kept_copy
-    told = copied + labels + rows * (2 * SCALAR + 1) + 3 * SCALAR
+    statistics = copied + labels + rows * (2 * SCALAR + 1) + 3 * SCALAR
     return LossPath(
         hidden=logits.hidden,
         head=logits.head,
         kept=kept + labels + rows * SCALAR + INDEX,
-        ahead=(logits.made, logits.copies + left + whole + told),
+        ahead=(logits.made, logits.copies + left + whole + statistics),
         back=(kept + whole + 2 * SCALAR, *back),
         output=left if left != ZERO else whole,
     )
@@ -116,9 +116,11 @@ class _Sizes(NamedTuple):
     splits: int
 
 
-def fused_linear_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
-    """`fact`: `support.unsloth.unsloth_fact`."""
-    head, cut = head_weights(op, model), cut_of(fact)
+def fused_linear_cross_entropy(
+    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
+) -> LossPath:
+    """`regime`: `support.unsloth.unsloth_regime`."""
+    head, cut = head_weights(op, model), cut_of(regime)
     if not cut.sequences:
         scores = _of_completions if cut.completion else _of_pairs
         return scores(op, hidden, head, cut)
@@ -194,11 +196,11 @@ def _of_pairs(op: Ledger, hidden: Tensor, head: Head, cut: Cut) -> LossPath:
     kept = copied * hidden.requires_grad
     # of a token its place, its log-probability, the sum of exponentials, entropy and mean, and
     # whether it is the likeliest; and what the parts were put together of
-    told = labelled * (INDEX + 4 * _FLOAT + 1)
+    statistics = labelled * (INDEX + 4 * _FLOAT + 1)
     read = head.width * ITEMSIZE[op.rules.autocast or hidden.dtype]
     own = read + INDEX + 4 * _FLOAT + 1
-    policy = whole + copied + kept + told
-    reference = kept + told + whole * 2 + copied + labelled * (INDEX + 2 * _FLOAT)
+    policy = whole + copied + kept + statistics
+    reference = kept + statistics + whole * 2 + copied + labelled * (INDEX + 2 * _FLOAT)
     parts = _scored(head, cut, labelled, own)
     return LossPath(
         hidden=hidden,
@@ -227,8 +229,8 @@ def _scored(head: Head, cut: Cut, labelled: Polynomial, own: int) -> list[Polyno
     buffer = rows * (TILE_COLUMNS * _FLOAT + wide + _FLOAT + own)
     sums = _TILED_PARTIALS * splits * _FLOAT
     before = ZERO if cut.parts == 1 else rows * sums
-    found = [buffer + before + last * sums]
-    return found if cut.parts <= 2 else [*found, buffer + rows * (2 * sums)]
+    candidates = [buffer + before + last * sums]
+    return candidates if cut.parts <= 2 else [*candidates, buffer + rows * (2 * sums)]
 
 
 def _in_parts(sizes: _Sizes, cut: Cut, head: Head, *, trains: bool) -> list[Polynomial]:
@@ -242,18 +244,18 @@ def _in_parts(sizes: _Sizes, cut: Cut, head: Head, *, trains: bool) -> list[Poly
     splits = sizes.splits if sizes.splits > 2 else 0
     sums = _PARTIALS * splits * _FLOAT
     several = cut.parts > 1
-    found = [
+    candidates = [
         buffer + sizes.last * (own + sums) + sizes.rows * ((wide + _FLOAT) * several),
         buffer + sizes.last * (own + wide) + sizes.rows * (wide * several),
         buffer + sizes.last * (own + wide + narrow),
         buffer + sizes.last * (own + wide) + sizes.labelled * (2 * _DOUBLE),
     ]
     if cut.parts > 2:
-        found += [
+        candidates += [
             buffer + sizes.rows * (own + sums + wide + _FLOAT),
             buffer + sizes.rows * (own + 2 * wide),
         ]
-    return found
+    return candidates
 
 
 def _in_tiles(sizes: _Sizes, cut: Cut, head: Head) -> list[Polynomial]:
@@ -263,7 +265,7 @@ def _in_tiles(sizes: _Sizes, cut: Cut, head: Head) -> list[Polynomial]:
     lasting = sizes.rows * (TILE_COLUMNS * _FLOAT + sizes.wide + _FLOAT) + sizes.labelled * _FLOAT
     own = sizes.read + INDEX
     sums = _TILED_PARTIALS * sizes.splits * _FLOAT
-    found = [lasting + sizes.last * (own + sums) + sizes.rows * (sums * (cut.parts > 1))]
+    candidates = [lasting + sizes.last * (own + sums) + sizes.rows * (sums * (cut.parts > 1))]
     if cut.parts > 2:
-        found.append(lasting + sizes.rows * (own + 2 * sums))
-    return found
+        candidates.append(lasting + sizes.rows * (own + 2 * sums))
+    return candidates

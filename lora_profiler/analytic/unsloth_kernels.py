@@ -16,8 +16,8 @@ from lora_profiler.analytic.fused_adapters import (
     Layer,
     adapter_of,
     added,
-    as_given,
     as_plain,
+    existing,
     factor_gradients,
     multiplied,
     program,
@@ -36,12 +36,12 @@ def projections(op: Ledger, x: Tensor, names: Sequence[str]) -> tuple[Tensor, ..
     layers = [_kept(op, name, x.dtype) for name in names]
     back = program(op)
     copies = _copies(back, layers)
-    arrived = [as_given(out) for out in outs]
+    arrived = [existing(out) for out in outs]
     factors = [
         factor_gradients(back, layer, _dropped_again(back, x, mask), gradient)
         for layer, mask, gradient in zip(layers, masks, arrived, strict=True)
     ]
-    made = as_given(x) if len(names) > 1 else None
+    made = existing(x) if len(names) > 1 else None
     _input_gradient(back, layers, masks, arrived, factors, x, made)
     back.keep(*copies, *(t for each in factors for t in each))
     kept = [mask for mask in masks if mask is not None]
@@ -60,9 +60,9 @@ def mlp(op: Ledger, x: Tensor, name: str) -> Tensor:
     layers = [_kept(op, part, x.dtype) for part in names]
     op.keep(hidden)
     of_gate, of_up, of_down = layers
-    back, arrived = program(op), as_given(out)
+    back, arrived = program(op), existing(out)
     copies = _copies(back, layers)
-    kept_gate, kept_up = as_given(gate), as_given(up)
+    kept_gate, kept_up = existing(gate), existing(up)
     inner = _down_gradient(back, of_down, arrived, hidden, down_mask)
     back.scope = name
     read = inner, kept_gate, kept_up
@@ -82,7 +82,7 @@ def mlp(op: Ledger, x: Tensor, name: str) -> Tensor:
         [kept_gate, kept_up],
         factors[1:],
         x,
-        as_given(x),
+        existing(x),
     )
     back.keep(inner, given, *copies, *(t for each in factors for t in each))
     kept = [mask for mask in (gate_mask, up_mask, down_mask) if mask is not None]
@@ -118,9 +118,9 @@ def _copies(back: Ledger, layers: Sequence[Layer]) -> list[Tensor]:
 def _dropped_again(back: Ledger, x: Tensor, mask: Tensor | None) -> Tensor:
     """What the adapter was given, made once more of the mask."""
     if mask is None:
-        return as_given(x)
+        return existing(x)
     made = back.fresh(x.elements, x.dtype, False)
-    back.record("scale", (as_given(x),), (made,), beside=(as_given(mask),))
+    back.record("scale", (existing(x),), (made,), beside=(existing(mask),))
     return made
 
 
@@ -132,7 +132,7 @@ def _down_gradient(
     inputs, outputs = constant(down.inputs), constant(down.outputs)
     weight = unpacked(back, down.name, into_buffer=mask is None)
     made = multiplied(back, arrived, weight, (rows, inputs, outputs))
-    a, b = (as_given(t) for t in down.kept)
+    a, b = (existing(t) for t in down.kept)
     narrow = multiplied(back, arrived, b, (rows, R, outputs))
     _low_rank(back, made, narrow, a, down, mask)
     return made
@@ -155,7 +155,7 @@ def _input_gradient(
             made = multiplied(back, gradient, weight, sizes)
         else:
             added(back, made, gradient, weight, sizes)
-        _low_rank(back, made, own.narrow, as_given(layer.kept[0]), layer, mask)
+        _low_rank(back, made, own.narrow, existing(layer.kept[0]), layer, mask)
     assert made is not None
     back.keep(made)
 
@@ -170,5 +170,5 @@ def _low_rank(
         return
     product = multiplied(back, narrow, a, sizes)
     replayed = back.fresh(made.elements, made.dtype, False)
-    back.record("scale", (product,), (replayed,), beside=(as_given(mask),))
+    back.record("scale", (product,), (replayed,), beside=(existing(mask),))
     back.record("add_", (made, replayed), (made,))

@@ -93,12 +93,12 @@ def _held(order: Sequence[Weight], kept: Sequence[bool]) -> list[int]:
         later.setdefault(weight, deque()).append(step)
         before.append(before[-1] + weight[2])
     queue = deque(enumerate(order))
-    seen: dict[Weight, int] = {}  # the last use that was fetched for, or skipped
+    last_use: dict[Weight, int] = {}  # the last use that was fetched for, or skipped
     there: set[Weight] = set()
     coming: dict[Weight, _Buffer] = {}
     of_graph: set[Weight] = set()
     held = live = 0
-    found: list[int] = []
+    sizes: list[int] = []
     for step, weight in enumerate(order):
         if weight not in there and weight not in coming:
             there.add(weight)
@@ -112,29 +112,29 @@ def _held(order: Sequence[Weight], kept: Sequence[bool]) -> list[int]:
             buffer.left.discard(weight)
             if not buffer.left:
                 held -= buffer.elements
-        if seen.get(weight, -1) < step and queue:
+        if last_use.get(weight, -1) < step and queue:
             at, _ = queue.popleft()
-            seen[weight] = at
+            last_use[weight] = at
         wanted: list[Weight] = []
         room, sent = min(LIVE_ELEMENTS - live, PREFETCH_ELEMENTS), 0
         while queue and sent < room:
             at, other = queue.popleft()
-            seen[other] = max(seen.get(other, -1), at)
+            last_use[other] = max(last_use.get(other, -1), at)
             if other not in there and other not in coming and other not in wanted:
                 wanted.append(other)
                 sent += other[2]
         arriving = _Buffer({*wanted}, sent if len(wanted) > 1 else 0)
         coming.update(dict.fromkeys(wanted, arriving))
         held, live = held + sent, live + sent
-        found.append(held)
+        sizes.append(held)
         if kept[step]:
             of_graph.add(weight)
         later[weight].popleft()
         again = later[weight][0] if later[weight] else None
         is_near = again is not None and before[again] - before[step + 1] < REUSE_ELEMENTS
-        if not is_near and seen[weight] <= step + 1:
+        if not is_near and last_use[weight] <= step + 1:
             there.discard(weight)
             live -= weight[2]
             held -= 0 if weight in of_graph else weight[2]
             of_graph.discard(weight)
-    return found
+    return sizes

@@ -6,7 +6,7 @@ from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler._common.versions import missing
+from lora_profiler._common.packages import missing
 from lora_profiler.batching.rows import Columns, Sample
 from lora_profiler.batching.sample_lengths import MOST_SAMPLES, SampleLengths, check_length, counted
 from lora_profiler.errors import LoraProfilerError, UsageError

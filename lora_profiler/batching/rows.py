@@ -18,7 +18,7 @@ _PARTS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("instruction",), ("output", "response", "completion")),
 )
 """Columns that make a sample together, each under one of several names."""
-_BESIDE = ("input", "context", "system")
+_CONTEXT_COLUMNS = ("input", "context", "system")
 """Columns that go with an instruction where they are there."""
 _TEXTS = ("text", "content")
 
@@ -87,7 +87,7 @@ def _chosen(names: Sequence[str], column: str | None, where: str) -> tuple[str, 
     for parts in _PARTS:
         chosen = [next((lower[name] for name in part if name in lower), None) for part in parts]
         if all(chosen):
-            beside = (lower[name] for name in _BESIDE if name in lower)
+            beside = (lower[name] for name in _CONTEXT_COLUMNS if name in lower)
             return tuple(name for name in (*chosen, *beside) if name is not None)
     for known in (*_TEXTS, *_LENGTHS):
         if known in lower:

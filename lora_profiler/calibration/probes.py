@@ -24,7 +24,7 @@ from lora_profiler.calibration.micro import Micro
 from lora_profiler.harness.machine import last_cache_bytes
 from lora_profiler.harness.process import die_with_parent
 from lora_profiler.modeling.operator_kernels import kernel_of
-from lora_profiler.steptime.roofline import HALF_TILE, passes_each
+from lora_profiler.steptime.roofline import HALF_TILE, attention_bytes_per_element
 from lora_profiler.workload import Device, Dtype
 
 PROBE_SECONDS = 0.25
@@ -193,7 +193,7 @@ class Probes:
         product = 2 * batch * heads * tokens * tokens * width // 2
         if not self.on_cpu:
             product += 2 * query.numel() * HALF_TILE
-            back -= query.numel() * passes_each(query.itemsize) / bandwidth
+            back -= query.numel() * attention_bytes_per_element(query.itemsize) / bandwidth
         with torch.no_grad():
             return 2 * product / self.seconds(forward), 5 * product / back
 

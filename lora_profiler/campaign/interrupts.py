@@ -19,9 +19,9 @@ ENDING = tuple(
 
 @dataclass(slots=True)
 class Interrupt:
-    """`asked` once a signal has come, which is `number`."""
+    """`requested` once a signal has come, which is `number`."""
 
-    asked: bool = False
+    requested: bool = False
     number: int = signal.SIGINT
 
     @property
@@ -40,8 +40,8 @@ def one_interrupt() -> Iterator[Interrupt]:
     terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not interrupt.asked:
-            interrupt.asked, interrupt.number = True, number
+        if not interrupt.requested:
+            interrupt.requested, interrupt.number = True, number
             if number == getattr(signal, "SIGHUP", None):
                 _write_no_more(terminals)
             raise KeyboardInterrupt
@@ -65,13 +65,15 @@ def _write_no_more(streams: list[int]) -> None:
     os.close(nowhere)
 
 
-def last_when_asked(measure: Callable[..., Record], interrupt: Interrupt) -> Callable[..., Record]:
+def last_when_interrupted(
+    measure: Callable[..., Record], interrupt: Interrupt
+) -> Callable[..., Record]:
     """`measure`, but what it returns after a signal is the last: a child may end well in that
     moment. Its record is kept then, and nothing is started after it."""
 
     def measured(case: Case, **options: object) -> Record:
         record = measure(case, **options)
-        if interrupt.asked:
+        if interrupt.requested:
             raise MeasurementInterrupted(_ended_alike(record, interrupt.number))
         return record
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler.harness import Case, MeasurementError
-from lora_profiler.harness.preflight import refuse, refuse_here
+from lora_profiler.harness.preflight import refuse, refuse_on_this_machine
 from lora_profiler.harness.pretended import Pretended
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
@@ -35,12 +35,13 @@ def _predicted(workload: Workload) -> Prediction:
 
 
 def planned(case: Case, pretended: Pretended | None = None) -> Planned:
-    """`case` with its prediction. Raises what `preflight.refuse_here` and the predictor raise."""
-    refuse_here(case.workload, case.conditions, pretended)
+    """`case` with its prediction. Raises what `preflight.refuse_on_this_machine` and the predictor
+    raise."""
+    refuse_on_this_machine(case.workload, case.conditions, pretended)
     return Planned(case=case, prediction=_predicted(case.workload))
 
 
-def planned_elsewhere(case: Case) -> Planned:
+def planned_for_cluster(case: Case) -> Planned:
     """`planned` for a case that other machines run: what this one lacks is no reason to refuse it.
     Raises UsageError."""
     refuse(case.workload, case.conditions, installed=lambda name: name, capability=lambda: None)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from lora_profiler.campaign.planned import Planned
-from lora_profiler.campaign.runs import kind_of, seconds_taken
+from lora_profiler.campaign.runs import kind_of, wall_seconds
 from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.records.record import Record
 
@@ -56,7 +56,7 @@ class Progress:
     def __post_init__(self) -> None:
         self._began = self.clock()
         for record in self.earlier:
-            seconds = seconds_taken(record)
+            seconds = wall_seconds(record)
             if seconds is not None and record.measurement.went_through:
                 self._earlier_seconds[record.case_key] = seconds
 

@@ -57,7 +57,7 @@ def kind_of(workload: Workload) -> tuple[str, str]:
     return workload.model.fingerprint, workload.setup.method
 
 
-def seconds_taken(record: Record) -> float | None:
+def wall_seconds(record: Record) -> float | None:
     """Wall time of a whole run, its process included; None where it was not noted."""
     if record.started_at is None or record.ended_at is None:
         return None
@@ -181,7 +181,7 @@ def stored_before(
     records = store.records()
     done = finished(records, rerun)
     candidates = [r for r in records if r.id in done and (r.case_key, r.repeat) in wanted]
-    return {(r.case_key, r.repeat): r for r in _of_here(candidates, here)}
+    return {(r.case_key, r.repeat): r for r in _of_environment(candidates, here)}
 
 
 def durations_before(cases: Sequence[Case], store: Store, here: EnvironmentKeys) -> Durations:
@@ -189,14 +189,14 @@ def durations_before(cases: Sequence[Case], store: Store, here: EnvironmentKeys)
     expect."""
     devices = {case.workload.setup.device for case in cases}
     durations = Durations()
-    for record in _of_here(
+    for record in _of_environment(
         [r for r in store.records() if r.workload.setup.device in devices], here
     ):
-        durations.note(record.workload, seconds_taken(record) or 0.0)
+        durations.note(record.workload, wall_seconds(record) or 0.0)
     return durations
 
 
-def _of_here(records: Sequence[Record], here: EnvironmentKeys) -> list[Record]:
+def _of_environment(records: Sequence[Record], here: EnvironmentKeys) -> list[Record]:
     """Those measured in an environment of now, which is asked for only where there are any, since
     that takes seconds."""
     places = {r.id: (r.workload.setup.device, r.workload.setup.world_size > 1) for r in records}

@@ -8,7 +8,7 @@ from functools import cache, partial
 
 from lora_profiler.campaign import runs
 from lora_profiler.campaign.batch_search import LargestBatch, largest_batch
-from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
+from lora_profiler.campaign.interrupts import Interrupt, last_when_interrupted
 from lora_profiler.campaign.planned import Planned, planned
 from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Case, MeasurementInterrupted, measure_case
@@ -60,7 +60,7 @@ class Session:
 
     def interrupted(self, record: Record | None = None) -> None:
         """Ctrl-C ended the case that ran; `record`, if there is one, tells where it stood."""
-        self.interrupt.asked = True
+        self.interrupt.requested = True
         self.progress.interrupt(record)
 
     def _probe(self, case: Case) -> Record:
@@ -84,7 +84,7 @@ class Session:
             rerun=self.rerun,
             deadline_seconds=None if deadline is None else deadline - (self.clock() - self._began),
             timeout_seconds=self.timeout_seconds,
-            measure=last_when_asked(measure, self.interrupt),
+            measure=last_when_interrupted(measure, self.interrupt),
             environment_key=self._environment_key,
         )
         if outcome.interrupted:

@@ -74,7 +74,7 @@ def rows() -> list[dict[str, Any]]:
     return [_row(place) for place in range(len(_lines()))]
 
 
-class Facts(Mapping[str, dict[str, Any]]):
+class ModelLines(Mapping[str, dict[str, Any]]):
     """Lower-case id or alias -> the model's line in the data file, read when it is asked for;
     aliases come after all ids."""
 
@@ -109,8 +109,8 @@ def _names(line: str) -> tuple[str, list[str]]:
 
 
 @cache
-def facts() -> Facts:
-    return Facts()
+def model_lines() -> ModelLines:
+    return ModelLines()
 
 
 @cache
@@ -228,7 +228,7 @@ def vision_config(id: str) -> dict[str, Any]:
     row = vision_rows()[id.lower()]
     config: dict[str, Any] = dict(row["config"])
     if "text_side" in row:
-        text = facts()[row["text_side"].lower()]["config"]
+        text = model_lines()[row["text_side"].lower()]["config"]
         config["text_config"] = {**text, **config["text_config"]}
         config["tie_word_embeddings"] = text["tie_word_embeddings"]
     return config
@@ -297,7 +297,7 @@ def mirrored(name: str) -> Mirrored | None:
     own = vision_rows().get(f"{owner}/{tail}")
     sees = own or (seeing_tails().get(tail) if owner in _MIRRORS else None)
     if sees is not None and "text_side" in sees:
-        return Mirrored(facts()[sees["text_side"].lower()], nf4, sees)
+        return Mirrored(model_lines()[sees["text_side"].lower()], nf4, sees)
     row = _original(owner, tail)
     if row is None or (nf4 and "checkpoint_quantization" in row):
         return None
@@ -311,15 +311,15 @@ def mirrored(name: str) -> Mirrored | None:
 
 def _original(owner: str, tail: str) -> dict[str, Any] | None:
     if owner in _RENAMED_BY and tail in _renamed():
-        return facts()[_renamed()[tail].lower()]
+        return model_lines()[_renamed()[tail].lower()]
     if owner in _MIRRORS:
         name = _tails().get(tail) or _tails().get(f"meta-{tail}")
-        return facts()[name] if name else None
+        return model_lines()[name] if name else None
     for ending in _SAME_SIZES.get(owner, ()):
         if tail.endswith(ending):
             stem = f"{owner}/{tail.removesuffix(ending)}"
             beside = [stem, *(f"{stem}{other}" for other in _SAME_SIZES[owner])]
-            return next((facts()[each] for each in beside if each in facts()), None)
+            return next((model_lines()[each] for each in beside if each in model_lines()), None)
     return None
 
 
@@ -336,13 +336,13 @@ def _tails() -> dict[str, str]:
     alone."""
     tails = dict(bare_names())
     several: set[str] = set()
-    for name in facts():
+    for name in model_lines():
         owner, _, tail = name.rpartition("/")
-        if not facts().is_one(tails.setdefault(tail, name), name):
+        if not model_lines().is_one(tails.setdefault(tail, name), name):
             several.add(tail)
         for ending in _SAME_SIZES.get(owner, ()):
             stem = tail.removesuffix(ending) if tail.endswith(ending) else tail
             for other in ("", *_SAME_SIZES[owner]):
-                if f"{owner}/{stem}{other}" not in facts():
+                if f"{owner}/{stem}{other}" not in model_lines():
                     tails.setdefault(f"{stem}{other}", name)
     return {tail: name for tail, name in tails.items() if tail not in several}

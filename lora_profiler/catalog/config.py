@@ -94,8 +94,8 @@ def data_line(file: str, key: str) -> dict[str, Any] | None:
     if start == 0:
         return None
     row: dict[str, Any] = json.loads(f"{{{text[start : text.index(chr(10), start)].rstrip(',')}}}")
-    found: dict[str, Any] = row[key]
-    return found
+    value: dict[str, Any] = row[key]
+    return value
 
 
 @cache

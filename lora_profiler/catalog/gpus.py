@@ -366,10 +366,10 @@ def read_price(text: str) -> tuple[str, Price]:
         ('rtx_4090', 0.74)
     """
     name, equals, amount = text.partition("=")
-    found = _PRICE.fullmatch(amount)
-    if not equals or not name.strip() or found is None:
+    match = _PRICE.fullmatch(amount)
+    if not equals or not name.strip() or match is None:
         raise UsageError(
             f"--price is {text[:60]!r}; write a card and the price of its hour, as in"
             " rtx_4090=0.74/h."
         )
-    return name.strip(), Price(per_hour=float(found["amount"]))
+    return name.strip(), Price(per_hour=float(match["amount"]))

@@ -11,8 +11,8 @@ from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.bundled import (
     bare_names,
-    facts,
     mirrored,
+    model_lines,
     rows,
     vision_config,
     vision_rows,
@@ -65,7 +65,7 @@ def find_model(
         )
     if ".co/" in name and (url := re.match(_HUB_URL, name)):
         name, revision = url["id"], url["rev"] or revision
-    row = facts().get(name.lower())
+    row = model_lines().get(name.lower())
     if row is not None and revision == "main":
         return _bundled(row)
     path = _local_config(name) if on_disk else None
@@ -73,13 +73,13 @@ def find_model(
         return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
     named = bare_names().get(name.lower())
     if named is not None and revision == "main":
-        return _bundled(facts()[named])
+        return _bundled(model_lines()[named])
     copy = mirrored(name) if revision == "main" else None
     if copy is not None:
         spec = _bundled(copy.row)
         if copy.sees is not None:
-            seen, whole = copy.sees, partial(seeing_model, copy.sees["id"])
-            side = TextSide(name, seen["config"]["model_type"], seen["num_parameters"], whole)
+            seeing, whole = copy.sees, partial(seeing_model, copy.sees["id"])
+            side = TextSide(name, seeing["config"]["model_type"], seeing["num_parameters"], whole)
             spec = replace(spec, text_side_of=side)
         if copy.stored is None:
             return spec
@@ -114,7 +114,7 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     where = f"config.json of {id}" if source in ("hub", "bundled") else source
     model_type = cfg.model_type(raw, where)
     architecture = _architecture(raw, where)
-    checkpoint = stored(raw, where, lambda: _likely_original(raw, architecture, id))
+    checkpoint = stored(raw, where, lambda: _quantized_from(raw, architecture, id))
     spec = _from_config(raw, id, source, where, model_type, architecture)
     if checkpoint is None:
         return spec
@@ -208,7 +208,7 @@ def _bundled_twins(raw: Mapping[str, Any], architecture: str | None) -> Iterator
             yield row
 
 
-def _likely_original(raw: Mapping[str, Any], architecture: str | None, id: str) -> str | None:
+def _quantized_from(raw: Mapping[str, Any], architecture: str | None, id: str) -> str | None:
     """The bundled model that `id`, which is stored quantised, may have been made from: of the same
     sizes, the nearest by name."""
     twins = [row["id"] for row in _bundled_twins(raw, architecture)]

@@ -30,7 +30,7 @@ _INSTEAD: ContextVar[str | None] = ContextVar("instead", default=None)
 
 
 @contextmanager
-def nothing_built(instead: str) -> Iterator[None]:
+def builds_refused(instead: str) -> Iterator[None]:
     """Inside, `build` raises UnsupportedModelError and says `instead`: for a process that must not
     load torch."""
     token = _INSTEAD.set(instead)

@@ -55,7 +55,7 @@ def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -
             raise UsageError(f"--records {path}: there is no such file or folder.")
     from lora_profiler.dashboard.settings import FIRST_PORT, SCRIPT, flags
 
-    port = _free_port(FIRST_PORT, _PORTS_TRIED) if port is None else _asked_port(port)
+    port = _free_port(FIRST_PORT, _PORTS_TRIED) if port is None else _checked_port(port)
     headless = no_browser or not _has_display()
     given = [word for path in records for word in ("--records", str(path.absolute()))]
     from streamlit.web.cli import main as streamlit
@@ -75,7 +75,7 @@ def _free_port(first: int, count: int) -> int:
     raise UsageError(f"no port from {first} to {first + count - 1} is free; name one with --port.")
 
 
-def _asked_port(port: int) -> int:
+def _checked_port(port: int) -> int:
     if not _is_free(port):
         raise UsageError(f"port {port} is in use, or not yours to use; name another with --port.")
     return port

@@ -14,8 +14,8 @@ from lora_profiler.cli.bench_cases import (
     cluster_of,
     emit,
     model_cases,
+    print_lost_cases,
     rehearsed_on,
-    say_what_was_lost,
     spread,
     spread_text,
 )
@@ -99,7 +99,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
         proven: list[LargestBatch] = []
-        found: Spread | None = None
+        outcome: Spread | None = None
         with cluster_of(o) as cluster:
             pretended = rehearsed_on(o) if o["rehearse"] else None
             cases, num_refused = (
@@ -124,8 +124,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
                 as_json=as_json,
             ):
                 if cluster:
-                    found = spread(cluster, cases, store, progress, interrupt, o)
-                    num_left = 0 if found.interrupted else len(found.left)
+                    outcome = spread(cluster, cases, store, progress, interrupt, o)
+                    num_left = 0 if outcome.interrupted else len(outcome.left)
                 else:
                     session = Session(
                         store=store,
@@ -146,12 +146,12 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
         _print(results, proven, o)
         if o["report"]:
             _write_report(results, o["report"], o["records"])
-        if found:
-            say_what_was_lost(found)
-        _say_what_is_left(progress, store, num_left, interrupt.asked)
-    if interrupt.asked:
+        if outcome:
+            print_lost_cases(outcome)
+        _print_remaining(progress, store, num_left, interrupt.requested)
+    if interrupt.requested:
         ctx.exit(interrupt.exit_code)
-    unmeasured = found is not None and (found.refused or found.lost)
+    unmeasured = outcome is not None and (outcome.refused or outcome.lost)
     if (
         num_refused
         or unmeasured
@@ -171,7 +171,7 @@ def _default_records(pretended: "Pretended | None") -> Path:
     return path if pretended is None else path.with_name("rehearsed.jsonl")
 
 
-def _asked_cases(
+def _requested_cases(
     ctx: click.Context, models: tuple[str, ...], pretended: "Pretended | None"
 ) -> Sequence["Case"]:
     """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a
@@ -202,7 +202,7 @@ def _cases(
     from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
     from lora_profiler.harness.provenance import public_command
 
-    name, cases = ctx.params["suite"], _asked_cases(ctx, models, pretended)
+    name, cases = ctx.params["suite"], _requested_cases(ctx, models, pretended)
     if ctx.params["largest_batch"]:
         _check_search(cases)
     command = public_command(sys.argv)
@@ -314,7 +314,7 @@ def _blocks(
         return rehearsed_blocks(results)
     from lora_profiler.report.measured.measured_runs import bench_blocks, search_blocks
 
-    searched = {record.id for found in proven for record in found.records}
+    searched = {record.id for search in proven for record in search.records}
     others = [r for r in results if r.record.id not in searched]
     by_id = {r.record.id: r for r in results}
     return [*search_blocks(proven, by_id), *bench_blocks(others)]
@@ -340,7 +340,7 @@ def _write_report(results: Sequence["Result"], path: str, records: "Path | None"
     click.echo(f"The same and more in the dashboard: lora-profile app{shown}", err=True)
 
 
-def _say_what_is_left(
+def _print_remaining(
     progress: "Progress", store: "Store", num_left: int, interrupted: bool
 ) -> None:
     """On stderr: what a second run would do, and lines of the store that could not be read."""

@@ -79,7 +79,7 @@ def model_cases(
     if text is not None and weights is None:
         _check_tokenizer(specs)
     platform = platform or present_platform(device)
-    asked = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
+    requested = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
     if stack:
         who = f"the harness' own loop, with the defaults of {stack.title}"
         if conditions.trained_by:
@@ -88,7 +88,7 @@ def model_cases(
     return [
         make_case(workload, conditions, weights=weights, text=text, repeat=repeat)
         for repeat in range(o["repeats"])
-        for workload in (reversed(asked) if repeat % 2 else asked)
+        for workload in (reversed(requested) if repeat % 2 else requested)
     ]
 
 
@@ -121,10 +121,10 @@ def _conditions(o: dict[str, Any]) -> "Conditions":
 
 def _weights(o: dict[str, Any], models: tuple[str, ...]) -> str | None:
     """None for random weights, "hub", or the path."""
-    asked: str = o["weights"]
-    if asked == "random":
+    requested: str = o["weights"]
+    if requested == "random":
         return None
-    if asked == "hub":
+    if requested == "hub":
         if o["offline"]:
             raise UsageError(
                 "--weights hub asks the hub; leave out --offline, and set HF_HUB_OFFLINE=1 to take"
@@ -136,15 +136,15 @@ def _weights(o: dict[str, Any], models: tuple[str, ...]) -> str | None:
                 " folder."
             )
         return "hub"
-    path = Path(asked).expanduser()
+    path = Path(requested).expanduser()
     if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
         raise UsageError(
-            f"weights are {asked!r}; give random, hub, a folder with a model's files, or a .gguf"
-            f" file.{did_you_mean(asked, ('random', 'hub'))}"
+            f"weights are {requested!r}; give random, hub, a folder with a model's files, or a .gguf"
+            f" file.{did_you_mean(requested, ('random', 'hub'))}"
         )
     if len(models) > 1:
         raise UsageError(
-            f"{asked} can hold the weights of one model, not of {len(models)}; name one MODEL."
+            f"{requested} can hold the weights of one model, not of {len(models)}; name one MODEL."
         )
     return str(path)
 
@@ -194,7 +194,7 @@ def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned]
     Without --device they are for CUDA where any machine has GPUs, else for the CPU. Raises
     UsageError where none has room.
     """
-    from lora_profiler.campaign.planned import planned_elsewhere
+    from lora_profiler.campaign.planned import planned_for_cluster
     from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.cluster_runs.resources import needs
     from lora_profiler.harness.provenance import public_command
@@ -204,7 +204,7 @@ def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned]
     able: list[Planned] = []
     cases = suite_cases(o["suite"], device)
     for case in cases:
-        planned = planned_elsewhere(replace(case, command=command))
+        planned = planned_for_cluster(replace(case, command=command))
         refusal = cluster.refusal(needs(planned, cluster.cpus))
         if refusal is None:
             able.append(planned)
@@ -243,7 +243,7 @@ def spread(
 
     progress.at_once = cluster.at_once(together(needs(each, cluster.cpus) for each in cases))
     rows = [progress.add(each) for each in cases]
-    found = spread_cases(
+    result = spread_cases(
         cases,
         store,
         progress.observer(rows[0]),
@@ -253,23 +253,23 @@ def spread(
         deadline_seconds=o["deadline"],
         timeout_seconds=o["timeout"],
     )
-    interrupt.asked |= found.interrupted
+    interrupt.requested |= result.interrupted
     progress.interrupt(None)
-    return found
+    return result
 
 
-def say_what_was_lost(found: "Spread") -> None:
+def print_lost_cases(result: "Spread") -> None:
     """On stderr: what became of cases that have no record, and how many began anew."""
-    for refused in found.refused:
+    for refused in result.refused:
         warn(f"left out {refused.case.key}: {refused.reason}")
-    for lost in found.lost:
+    for lost in result.lost:
         warn(
             f"{lost.case.key} has no record, since Ray lost two workers over it: {lost.reason}. Run"
             " again with --resume."
         )
-    if found.num_rescheduled:
+    if result.num_rescheduled:
         click.echo(
-            f"Begun anew on another worker, since theirs was lost: {found.num_rescheduled} of the"
+            f"Begun anew on another worker, since theirs was lost: {result.num_rescheduled} of the"
             " cases.",
             err=True,
         )
@@ -286,7 +286,7 @@ def emit(o: dict[str, Any]) -> None:
     """
     import shlex
 
-    from lora_profiler.campaign.planned import planned_elsewhere
+    from lora_profiler.campaign.planned import planned_for_cluster
     from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.cluster_runs import slurm
     from lora_profiler.cluster_runs.resources import default_cpus, needs
@@ -296,9 +296,11 @@ def emit(o: dict[str, Any]) -> None:
     slurm.check_folder(folder, o["force"])
     device = o["device"] or present_device()
     cases = suite_cases(o["suite"], device)
-    asked = [needs(planned_elsewhere(case), o["cpus_per_case"] or default_cpus()) for case in cases]
+    requested = [
+        needs(planned_for_cluster(case), o["cpus_per_case"] or default_cpus()) for case in cases
+    ]
     slurm.emit(
-        cases, asked, folder, suite=o["suite"], timeout_seconds=o["timeout"], force=o["force"]
+        cases, requested, folder, suite=o["suite"], timeout_seconds=o["timeout"], force=o["force"]
     )
     if len(cases) > slurm.USUAL_ARRAY_SIZE:
         warn(

@@ -114,14 +114,14 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
 
     o = ctx.params
     _check_cluster_options(ctx)
-    asked = [
+    requested = [
         *(["MODEL"] if models else []),
         *(f"--{name}" for name in ("suite", "case") if o[name]),
     ]
-    if len(asked) != 1:
+    if len(requested) != 1:
         both = (
-            f"{' and '.join(asked[:2])} each bring their own; name one of the two."
-            if asked
+            f"{' and '.join(requested[:2])} each bring their own; name one of the two."
+            if requested
             else "name a MODEL, or a --suite."
         )
         raise UsageError(f"what to train is not clear: {both}")

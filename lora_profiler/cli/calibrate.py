@@ -52,13 +52,16 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     if chosen not in ("cuda", "cpu"):
         raise UsageError(f"calibrate knows cuda and cpu, not {chosen}; take --device cpu.")
     with shown() as progress:
-        found = calibrate(chosen, progress)
-    path = keep(found.local)
-    if found.was_disturbed:
+        calibration = calibrate(chosen, progress)
+    path = keep(calibration.local)
+    if calibration.was_disturbed:
         warn(
             "other programs took processor time while steps were measured; calibrate again when the"
             " machine is idle."
         )
     if path is None:
         warn("there is no place to keep what was measured; name a folder in LORA_PROFILER_CACHE.")
-    print_answer(lambda: calibration_payload(found, path), lambda: calibration_blocks(found, path))
+    print_answer(
+        lambda: calibration_payload(calibration, path),
+        lambda: calibration_blocks(calibration, path),
+    )

@@ -175,9 +175,9 @@ def _alike(word: str, name: str) -> bool:
 
 
 def is_bundled(name: str) -> bool:
-    from lora_profiler.catalog.bundled import facts
+    from lora_profiler.catalog.bundled import model_lines
 
-    return name.lower() in facts()
+    return name.lower() in model_lines()
 
 
 def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:

@@ -151,10 +151,10 @@ def compare_command(
         ctx.exit(1)
 
 
-def _metrics(asked: Sequence[str], possible: Sequence[str], against: bool) -> tuple[str, ...]:
+def _metrics(requested: Sequence[str], possible: Sequence[str], against: bool) -> tuple[str, ...]:
     """The names asked for, none where none was. Raises UsageError for one that only the other kind
     of comparison knows."""
-    for name in asked:
+    for name in requested:
         if name != ALL and name not in possible:
             raise UsageError(
                 f"{name} is compared with predictions only; leave out --against."
@@ -164,16 +164,16 @@ def _metrics(asked: Sequence[str], possible: Sequence[str], against: bool) -> tu
                     " of records."
                 )
             )
-    return tuple(possible) if ALL in asked else tuple(dict.fromkeys(asked))
+    return tuple(possible) if ALL in requested else tuple(dict.fromkeys(requested))
 
 
 def _read(paths: Iterable[str]) -> "RecordSet":
     from lora_profiler.records.load import read_set
 
-    found = read_set(map(Path, paths))
-    for message in found.warnings:
+    record_set = read_set(map(Path, paths))
+    for message in record_set.warnings:
         warn(f"passed over: {message}")
-    return found
+    return record_set
 
 
 # --- predicted against measured -------------------------------------------------------------------
@@ -183,36 +183,38 @@ def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> b
     """Prints; whether the limit was broken."""
     from lora_profiler.comparison.scored import scored
 
-    found = scored(read.records, o["engine"])
+    results = scored(read.records, o["engine"])
     chosen: Any = metrics or PREDICTED[:1]
     if o["form"] in ("json", "csv"):
-        _print_errors(found, metrics or PREDICTED, o)
+        _print_errors(results, metrics or PREDICTED, o)
     else:
         from lora_profiler.report.measured.comparisons import comparison_blocks
 
         hints = _hints(o, metrics) if o["form"] == "table" else ()
         print_blocks(
-            comparison_blocks(found, chosen, o["by"] or ("method",), o["worst"], hints),
+            comparison_blocks(results, chosen, o["by"] or ("method",), o["worst"], hints),
             o["form"],
             o["output"],
         )
-    return o["fail_above"] is not None and _is_off(found, chosen, o["fail_above"])
+    return o["fail_above"] is not None and _is_off(results, chosen, o["fail_above"])
 
 
-def _print_errors(found: "Sequence[Scored]", shown: Sequence[str], o: dict[str, Any]) -> None:
+def _print_errors(results: "Sequence[Scored]", shown: Sequence[str], o: dict[str, Any]) -> None:
     from lora_profiler.comparison.errors import summary
     from lora_profiler.report.json.bench import compare_payload, comparison_records, summary_records
 
-    records = {s.record.id: s.record for s in found}
-    comparisons = [c for s in found for c in s.comparisons if c.metric in shown]
+    records = {s.record.id: s.record for s in results}
+    comparisons = [c for s in results for c in s.comparisons if c.metric in shown]
     by = tuple(dict.fromkeys(("metric", "category", *o["by"])))
     summaries = summary_records(summary(comparisons, by, records), by)
     if o["form"] == "json":
-        print_json(compare_payload(found, comparisons, summaries), o["output"])
+        print_json(compare_payload(results, comparisons, summaries), o["output"])
     else:
         from lora_profiler.report.render import csv_text
 
-        rows = summaries if o["by"] else comparison_records([s.record for s in found], comparisons)
+        rows = (
+            summaries if o["by"] else comparison_records([s.record for s in results], comparisons)
+        )
         write_out(csv_text(rows), o["output"])
 
 
@@ -226,16 +228,18 @@ def _hints(o: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
     return [f"More: {', '.join(filter(None, more))}; every number: --format csv or json."]
 
 
-def _is_off(found: "Sequence[Scored]", chosen: Sequence[str], limit: float) -> bool:
+def _is_off(results: "Sequence[Scored]", chosen: Sequence[str], limit: float) -> bool:
     """Says on stderr how the judged claims stand to the limit; whether one is beyond it, or there
     is none."""
     from lora_profiler.comparison.errors import misses
     from lora_profiler.report.measured.comparisons import judgement
 
-    judged = [c for s in found for c in s.comparisons if c.metric in chosen and c.is_claim]
+    judged = [c for s in results for c in s.comparisons if c.metric in chosen and c.is_claim]
     beyond = misses(judged, limit)
     click.echo(
-        printable(judgement(judged, beyond, {s.record.id: s.record for s in found}, chosen, limit)),
+        printable(
+            judgement(judged, beyond, {s.record.id: s.record for s in results}, chosen, limit)
+        ),
         err=True,
     )
     return bool(beyond) or not judged
@@ -255,7 +259,7 @@ def _changes(
     pairs = paired(before.records, after.records)
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")
     printed: Any = CHANGING if o["form"] in ("json", "csv") and not metrics else chosen
-    found = changes(pairs.pairs, printed)
+    regressions = changes(pairs.pairs, printed)
     sides = (
         [r for pair in pairs.pairs for r in pair.before],
         [r for pair in pairs.pairs for r in pair.after],
@@ -264,14 +268,14 @@ def _changes(
     if not pairs.pairs:
         warn("no case is in both sets; a case is a model, its setup and the conditions of the run.")
     print_answer(
-        lambda: change_payload(pairs, found, setup),
-        lambda: change_blocks(pairs, found, setup, o["worst"]),
-        lambda: change_records(pairs, found),
+        lambda: change_payload(pairs, regressions, setup),
+        lambda: change_blocks(pairs, regressions, setup, o["worst"]),
+        lambda: change_records(pairs, regressions),
     )
     limit = o["fail_above"]
     if limit is None:
         return False
-    judged = [c for c in found if c.metric in chosen]
+    judged = [c for c in regressions if c.metric in chosen]
     worse = [c for c in judged if c.is_worse_by_more_than(limit)]
     lost = [pair for pair in pairs.pairs if pair.is_lost]
     click.echo(printable(judgement(judged, worse, lost, pairs.pairs, chosen, limit)), err=True)

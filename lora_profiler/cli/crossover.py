@@ -66,14 +66,14 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
         ctx.params["methods"] = ("full", "lora", "qlora")
     gpu, spec = gpu_of(o), model_called(model, o)
     with shown():
-        found = crossover(
+        answer = crossover(
             workloads(spec, ctx, platform_of(o, gpu)),
             gpu,
             lengths=_numbers(o["lengths"], "--lengths") or LENGTHS,
             batch_sizes=_numbers(o["batches"], "--batches") or BATCH_SIZES,
             engine=o["engine"],
         )
-    print_answer(lambda: crossover_payload(found), lambda: crossover_blocks(found))
+    print_answer(lambda: crossover_payload(answer), lambda: crossover_blocks(answer))
 
 
 def _numbers(text: str | None, flag: str) -> list[int]:

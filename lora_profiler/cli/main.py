@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from lora_profiler._common.collector import collector_paused, exit_without_search
-from lora_profiler._common.versions import __version__
+from lora_profiler._common.packages import __version__
+from lora_profiler._common.process import collector_paused, exit_without_search
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     DefaultGroup,
@@ -141,7 +141,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import shared_with_vllm
-    from lora_profiler.cli.read import model_of, named, told, with_images, write
+    from lora_profiler.cli.read import model_of, named, print_reading, with_images, write
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
@@ -154,7 +154,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         else:
             spec = model_of(file, o["model"], o)
             file, spec = with_images(file, spec, is_asked=o["images"] is not None)
-            file = told(file, spec)
+            file = print_reading(file, spec)
         of_model = workloads(spec, ctx, platform, file=file)
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)

@@ -42,16 +42,18 @@ def _hint(error: click.NoSuchOption, words: Sequence[str], ctx: click.Context) -
     theirs = lone_key(key, _values(error.option_name, words))
     if theirs is not None and (ours := _our_words(theirs, flags)):
         return _of_a_trainer(theirs, " ".join(ours))
-    asked = lone_key(key, [_ANY_SIZE]) if theirs is None else None
-    if asked is not None and (ours := _our_words(asked, flags)):
-        return _of_a_trainer(asked, " ".join(word for word in ours if word in flags))
-    if elsewhere := _elsewhere(lambda option: f"--{name}" in option.opts, ctx):
+    meaning = lone_key(key, [_ANY_SIZE]) if theirs is None else None
+    if meaning is not None and (ours := _our_words(meaning, flags)):
+        return _of_a_trainer(meaning, " ".join(word for word in ours if word in flags))
+    if elsewhere := _other_commands(lambda option: f"--{name}" in option.opts, ctx):
         return f"{elsewhere} {_meant(get_close_matches(f'--{name}', flags, cutoff=0.8))}".strip()
     if theirs is not None and not theirs.options:
         return _of_no_option(theirs, flags)
     if close := _by_words(name, options) or _by_choice(name, options):
         return _meant(close)
-    return _elsewhere(lambda option: _is_part(name, option), ctx) or _meant(error.possibilities)
+    return _other_commands(lambda option: _is_part(name, option), ctx) or _meant(
+        error.possibilities
+    )
 
 
 def _meant(flags: Sequence[str] | None) -> str:
@@ -108,19 +110,19 @@ def _of_no_option(theirs: "LoneKey", flags: set[str]) -> str:
 # --- another command, or another spelling ---------------------------------------------------------
 
 
-def _elsewhere(is_meant: Callable[[click.Option], bool], ctx: click.Context) -> str:
+def _other_commands(is_meant: Callable[[click.Option], bool], ctx: click.Context) -> str:
     """'--epochs is an option of lora-profile predict.': other commands' options that may be meant."""
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
-    found: dict[str, list[str]] = {}
+    verbs_by_flag: dict[str, list[str]] = {}
     for verb in sorted(root.list_commands(ctx), key=lambda verb: verb != "predict"):
         command = root.get_command(ctx, verb)
         for option in _options(command) if command and command is not ctx.command else ():
             if is_meant(option):
-                found.setdefault(_flag(option), []).append(verb)
+                verbs_by_flag.setdefault(_flag(option), []).append(verb)
     return " ".join(
         f"{flag} is an option of lora-profile {', '.join(verbs[:_SHOWN])}."
-        for flag, verbs in list(found.items())[:_SHOWN]
+        for flag, verbs in list(verbs_by_flag.items())[:_SHOWN]
     )
 
 
@@ -164,18 +166,18 @@ def _by_choice(name: str, options: Sequence[click.Option]) -> list[str]:
 def refuse_other_value(option: click.Option, words: Sequence[str], ctx: click.Context) -> None:
     """Raises UsageError where `words` give an option that takes one value several different ones:
     click would take the last."""
-    values = list(dict.fromkeys(_values_given(option, words, ctx)))
+    values = list(dict.fromkeys(_parsed_values(option, words, ctx)))
     if len(values) < 2:
         return
-    given = printable(", ".join(_as_given(option, value) for value in values))
+    given = printable(", ".join(_as_typed(option, value) for value in values))
     raise click.UsageError(
         f"{_flag(option)} takes one value, and was given {len(values)}: {given}; leave out all but"
-        f" one.{_how_to_ask_for_several(option)}",
+        f" one.{_several_values_hint(option)}",
         ctx,
     )
 
 
-def _values_given(option: click.Option, words: Sequence[str], ctx: click.Context) -> Iterator[Any]:
+def _parsed_values(option: click.Option, words: Sequence[str], ctx: click.Context) -> Iterator[Any]:
     """Each value as it is parsed: what the first words give, then one word more, and so on."""
     count = 0
     for end in range(1, len(words) + 1):
@@ -186,13 +188,13 @@ def _values_given(option: click.Option, words: Sequence[str], ctx: click.Context
                 yield parsed[option.name]
 
 
-def _as_given(option: click.Option, value: Any) -> str:
+def _as_typed(option: click.Option, value: Any) -> str:
     if option.is_flag:
         return _flag(option) if value else max(option.secondary_opts, key=len)
     return " ".join((_flag(option), *((value,) if isinstance(value, str) else value)))
 
 
-def _how_to_ask_for_several(option: click.Option) -> str:
+def _several_values_hint(option: click.Option) -> str:
     from lora_profiler.planning.sweep import sweep
 
     if "," in (option.metavar or ""):

@@ -18,7 +18,7 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.option_groups import DATA, OUTPUT, WHAT, WHERE, grouped, rare, together
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import GROUP_TITLES, MAX_SIZE, Kind, Option, beside_choices, flag
+from lora_profiler.option import GROUP_TITLES, MAX_SIZE, Kind, Option, flag, invalid_value_hint
 from lora_profiler.option_values import GRPO
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.setups import workloads as planning_workloads
@@ -73,7 +73,7 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
     words = (declared.help, f"[default: {default}]" if default else "")
     settings: dict[str, Any] = {
         "type": (
-            SpelledChoice(option.choices, partial(beside_choices, option))
+            SpelledChoice(option.choices, partial(invalid_value_hint, option))
             if option.choices
             else _TYPES[option.kind]
         ),
@@ -252,7 +252,7 @@ def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | 
         from lora_profiler.trainer_files.trainer_file import with_gaps
 
         stack = with_gaps(stack, file)
-    return Trainer(stack=stack, given=names)
+    return Trainer(stack=stack, explicit=names)
 
 
 def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, Any], set[str]]:
@@ -260,7 +260,7 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
     options = {name: ctx.params[name] for name in DEFAULTS}
     names = _names_given(ctx)
     if file is not None:
-        own = file.beside({name: options[name] for name in names})
+        own = file.completing({name: options[name] for name in names})
         options |= own
         names |= own.keys()
     return options, names

@@ -223,7 +223,7 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Over cards and ways."""
-    from lora_profiler.cli.read import model_of, named, told, write
+    from lora_profiler.cli.read import model_of, named, print_reading, write
     from lora_profiler.planning.plan import make_plan
     from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
@@ -234,22 +234,22 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         spec = model_called(name, o)
     else:
         spec = model_of(file, o["other_model"], o)
-        file = told(file, spec)
+        file = print_reading(file, spec)
     _choose_methods(ctx, file is not None)
     engine = engine_of(o["engine"])
     amount, more = amount_of(ctx, spec)
     offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
-    found = make_plan(offers, amount, space, budget, engine)
+    plan = make_plan(offers, amount, space, budget, engine)
     whose = trainer(ctx, file)
-    if o["write"] and found.recommended is not None:
-        write(o["write"], [found.recommended.workload])
+    if o["write"] and plan.recommended is not None:
+        write(o["write"], [plan.recommended.workload])
     print_answer(
-        lambda: plan_payload(found, whose, more),
-        lambda: plan_blocks(found, trainer=whose, more=more, whole_front=o["detail"]),
+        lambda: plan_payload(plan, whose, more),
+        lambda: plan_blocks(plan, trainer=whose, more=more, whole_front=o["detail"]),
     )
-    if found.recommended is None:
+    if plan.recommended is None:
         ctx.exit(1)
 
 

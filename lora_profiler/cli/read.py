@@ -61,7 +61,7 @@ def read_command(
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
     from lora_profiler.trainer_files.reading import read_command as read_words
     from lora_profiler.trainer_files.reading import read_files
-    from lora_profiler.trainer_files.settling import seen_images
+    from lora_profiler.trainer_files.resolving import resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     if len(words) > 1 and not Path(words[0]).is_file():
@@ -71,7 +71,7 @@ def read_command(
     if file.model is not None:
         with suppress(ModelNotFoundError):  # then without what only the model tells
             spec = model_of(file, None, {"revision": file.revision or "main", "offline": True})
-            file = on_model(seen_images(file, spec), spec)
+            file = on_model(resolve_images(file, spec), spec)
     print_answer(
         lambda: {"schema_version": "1.0", **trainer_file_payload(file)},
         lambda: trainer_file_blocks(file),
@@ -97,10 +97,10 @@ def named(
         if not _is_trainer_file(name):
             yield name, None
             continue
-        from lora_profiler.trainer_files.reading import is_beside, read_files
+        from lora_profiler.trainer_files.reading import is_companion, read_files
 
         paths = [Path(name)]
-        while waiting and _is_trainer_file(waiting[0]) and is_beside(Path(waiting[0])):
+        while waiting and _is_trainer_file(waiting[0]) and is_companion(Path(waiting[0])):
             paths.append(Path(waiting.pop(0)))
         yield name, read_files(paths, framework)
 
@@ -126,10 +126,10 @@ def with_images(
 ) -> tuple["TrainerFile", "ModelSpec"]:
     """Both where the command line tells of images, or the file does and they can be traced: the
     whole model, by whose names targets are found."""
-    from lora_profiler.trainer_files.settling import seen_images
+    from lora_profiler.trainer_files.resolving import resolve_images
     from lora_profiler.trainer_files.trainer_file import with_images
 
-    file = seen_images(file, model if find_spec("torch") else None)
+    file = resolve_images(file, model if find_spec("torch") else None)
     if not is_asked and "images" not in file.options:
         return file, model
     side = model.text_side_of
@@ -148,7 +148,7 @@ def write(target: tuple[str, str], workloads: Sequence["Workload"]) -> None:
     write_out(written(name, workloads[0], Path(path).name), path)
 
 
-def told(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
+def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
     """The file with what rules know of the model. Says how it was understood, and what is not."""
     from lora_profiler.report.trainer_file import counts_text
     from lora_profiler.trainer_files.trainer_file import gap_texts, on_model

@@ -112,7 +112,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
     results: list[Rehearsal] = []
     with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
         results = _rehearse(request)
-    if interrupt.asked:
+    if interrupt.requested:
         ctx.exit(interrupt.exit_code)
     from lora_profiler.planning.nearest import nearest, rehearsed_time
     from lora_profiler.rehearsal.result import EXIT_CODES, worst_of

@@ -18,8 +18,8 @@ from lora_profiler.cluster_runs.ray_connection import (
     check_reachable,
     connect,
     imported_ray,
+    local_address,
     settings,
-    started_here,
 )
 from lora_profiler.cluster_runs.resources import ON_GPUS, Needs
 from lora_profiler.errors import UsageError
@@ -215,19 +215,19 @@ def opened(
     answers, or the machines differ in what they have installed.
     """
     given = os.environ.get("RAY_ADDRESS") if address == AUTO else address
-    found = None if given == LOCAL else given or started_here()
-    if found is not None:
-        check_reachable(found)
+    running = None if given == LOCAL else given or local_address()
+    if running is not None:
+        check_reachable(running)
     with (
-        settings(own=found is None, is_named=bool(given)) as folder,
+        settings(own=running is None, is_named=bool(given)) as folder,
         open(os.devnull, "w") as nowhere,
         redirect_stdout(nowhere),
     ):
         ray = imported_ray()
         try:
-            connect(ray, found, folder, num_cpus)
+            connect(ray, running, folder, num_cpus)
             nodes = _nodes(ray, cpus)
-            if found is None and nodes[0].address != "127.0.0.1":
+            if running is None and nodes[0].address != "127.0.0.1":
                 raise UsageError(
                     "Ray was imported before with settings that open its ports to the network; take"
                     " a new process."
@@ -279,13 +279,15 @@ def _check_versions(cluster: Cluster) -> None:
         raise UsageError(message)
 
 
-def differences(found: Mapping[str, Mapping[str, str]], own_version: str) -> str | None:
-    """What is installed in different versions on the machines of `found`, by name; None if nothing
-    is."""
+def differences(
+    versions_by_address: Mapping[str, Mapping[str, str]], own_version: str
+) -> str | None:
+    """What is installed in different versions on the machines of `versions_by_address`; None if
+    nothing is."""
     parts = []
-    for name in sorted({name for versions in found.values() for name in versions}):
+    for name in sorted({name for versions in versions_by_address.values() for name in versions}):
         by_version: dict[str, list[str]] = {}
-        for address, versions in found.items():
+        for address, versions in versions_by_address.items():
             by_version.setdefault(versions.get(name, "none"), []).append(address)
         if len(by_version) > 1:
             parts.append(
@@ -297,7 +299,11 @@ def differences(found: Mapping[str, Mapping[str, str]], own_version: str) -> str
             "the machines of the cluster differ, so that their records could not be compared:"
             f" {'; '.join(parts)}."
         )
-    version = next(iter(found.values())).get("lora-profiler") if found else own_version
+    version = (
+        next(iter(versions_by_address.values())).get("lora-profiler")
+        if versions_by_address
+        else own_version
+    )
     if version != own_version:
         return (
             f"the cluster has lora-profiler {version}, and this is {own_version}; install the same"

@@ -41,7 +41,7 @@ def imported_ray() -> Any:
     return ray
 
 
-def started_here() -> str | None:
+def local_address() -> str | None:
     """The address that `ray start` left on this machine, if somebody still answers there.
 
     Read from Ray's file and not by Ray, which takes its settings from the environment when it is

@@ -25,7 +25,7 @@ from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.store import Store
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """Between two looks at the deadline while nothing comes back."""
 END_SECONDS = 5.0
 """What a worker has to end its measured process before it is ended itself, and with it the process,
@@ -100,13 +100,13 @@ def spread_cases(
             if stored is not None:
                 run.records.append(stored)
                 observer.finished(index, stored, True)
-            elif run.too_late(plan.case):
+            elif run.ends_late(plan.case):
                 run.left.append(plan.case)
             else:
                 run.submit(index, plan)
         while run.waiting:
-            run.look(LOOK_SECONDS)
-            run.take_back_what_is_late()
+            run.poll(POLL_SECONDS)
+            run.cancel_late()
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
@@ -147,7 +147,7 @@ class _Run:
         )
         self.waiting[handle] = _Task(index, each.case)
 
-    def look(self, seconds: float) -> None:
+    def poll(self, seconds: float) -> None:
         """Waits so long at most for what comes next, and keeps it."""
         for handle, event in self.machines.next_events(list(self.waiting), seconds):
             task = self.waiting[handle]
@@ -178,18 +178,20 @@ class _Run:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def too_late(self, case: Case) -> bool:
+    def ends_late(self, case: Case) -> bool:
         """Whether a case that begins now would not end in time."""
         expected = self.durations.expected_seconds(case.workload)
         return (
             self.deadline is not None and self.clock() + expected + MARGIN_SECONDS > self.deadline
         )
 
-    def take_back_what_is_late(self) -> None:
+    def cancel_late(self) -> None:
         if self.deadline is None:
             return
         for handle, task in self.waiting.items():
-            late = self.too_late(task.case) if task.worker is None else self.clock() > self.deadline
+            late = (
+                self.ends_late(task.case) if task.worker is None else self.clock() > self.deadline
+            )
             if late and not task.cancelled:
                 self._cancel(handle, task)
 
@@ -200,7 +202,7 @@ class _Run:
             self._cancel(handle, task)
         until = time.monotonic() + END_SECONDS
         while self.waiting and time.monotonic() < until:
-            self.look(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
+            self.poll(min(POLL_SECONDS, max(0.0, until - time.monotonic())))
         for handle, task in self.waiting.items():
             self.machines.cancel(handle, force=True)
             self.left.append(task.case)

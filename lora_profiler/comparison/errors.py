@@ -241,11 +241,11 @@ def _predicted_phases(
 
 def group_peaks(peaks: Mapping[Phase, int]) -> dict[str, int]:
     """The largest peak of each group of `PHASE_GROUPS`, in bytes, of those of measured phases."""
-    found = {
+    sizes_by_group = {
         group: [peaks[phase] for phase in phases if phase in peaks]
         for group, (phases, _) in PHASE_GROUPS.items()
     }
-    return {group: max(sizes) for group, sizes in found.items() if sizes}
+    return {group: max(sizes) for group, sizes in sizes_by_group.items() if sizes}
 
 
 def _findings(measured: Measurement) -> Numbers:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from lora_profiler.records.doubts import median_interval
+from lora_profiler.records.checks import median_interval
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import recency
 from lora_profiler.records.record import Record
@@ -149,15 +149,15 @@ def _newest(records: Iterable[Record]) -> tuple[dict[str, dict[str, list[Record]
         devices.setdefault(r.environment.device.name, {}).setdefault(r.environment.key, []).append(
             r
         )
-    found: dict[str, dict[str, list[Record]]] = {}
+    newest_runs: dict[str, dict[str, list[Record]]] = {}
     left_out = 0
     for key, devices in cases.items():
-        found[key] = {}
+        newest_runs[key] = {}
         for name, environments in devices.items():
             newest = max(environments.values(), key=lambda runs: max(map(recency, runs)))
-            found[key][name] = newest
+            newest_runs[key][name] = newest
             left_out += sum(map(len, environments.values())) - len(newest)
-    return found, left_out
+    return newest_runs, left_out
 
 
 def _went_through(records: Sequence[Record]) -> bool:
@@ -200,8 +200,10 @@ def _side(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
 
 
 def _size(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
-    found = {r.id: getattr(r.measurement, metric) for r in records if r.measurement.went_through}
-    sizes = {key: size for key, size in found.items() if size is not None}
+    sizes_by_record = {
+        r.id: getattr(r.measurement, metric) for r in records if r.measurement.went_through
+    }
+    sizes = {key: size for key, size in sizes_by_record.items() if size is not None}
     if not sizes:
         return None
     return Side(

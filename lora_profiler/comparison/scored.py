@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_profiler._common.collector import collector_paused
+from lora_profiler._common.process import collector_paused
 from lora_profiler.comparison.errors import Claims, Comparison, claims, compare
 from lora_profiler.comparison.throughput import (
     Throughput,
@@ -54,7 +54,7 @@ def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
             answer = answers.get(record.workload)
             if answer is None:
                 answer = answers[record.workload] = _answer(record.workload, answerer)
-            rows.append(answer.beside(record))
+            rows.append(answer.scored(record))
     return rows
 
 
@@ -66,7 +66,7 @@ class _Answer:
         self._prediction, self._refusal = prediction, refusal
         self._claims: Claims | None = None
 
-    def beside(self, record: Record) -> Scored:
+    def scored(self, record: Record) -> Scored:
         comparisons: tuple[Comparison, ...] = ()
         if self._prediction is not None and record.measurement.went_through:
             if self._claims is None:

@@ -8,7 +8,7 @@ from statistics import median, stdev
 
 from lora_profiler.catalog import Gpu, match_device
 from lora_profiler.prediction import FlopCount
-from lora_profiler.records.doubts import half_width_limit, median_interval
+from lora_profiler.records.checks import half_width_limit, median_interval
 from lora_profiler.records.environment import REHEARSED, Device
 from lora_profiler.records.record import Measurement, Record
 from lora_profiler.workload import TrainSetup

@@ -19,8 +19,8 @@ from lora_profiler.platform import Platform
 from lora_profiler.prediction import Category, MomentName
 from lora_profiler.support.library_memory import (
     code_book_bytes,
+    extra_loop_columns,
     has_reference,
-    loop_columns_beside,
     loop_scalar_bytes,
     pass_scalar_bytes,
     scaler_holds,
@@ -45,7 +45,7 @@ class Evaluation:
         scaler = scaler_holds(setup)
         beside: dict[Category, Polynomial] = {
             "buffers": constant(code_book_bytes(setup) + scaler.lasting),
-            "inputs": TOKENS * (8 * loop_columns_beside(setup)) + loop_scalar_bytes(setup),
+            "inputs": TOKENS * (8 * extra_loop_columns(setup)) + loop_scalar_bytes(setup),
         }
         if has_reference(setup):
             for name in _OF_REFERENCE:

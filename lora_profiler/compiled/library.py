@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_profiler._common.packages import installed_version
 from lora_profiler._common.paths import cache_folder
-from lora_profiler._common.versions import installed_version
 from lora_profiler.compiled.profile import (
     FORMAT,
     Profile,

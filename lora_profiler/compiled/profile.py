@@ -27,15 +27,12 @@ from lora_profiler.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category, MomentName
-from lora_profiler.workload import TrainSetup, key_fields, setup_dict
+from lora_profiler.workload import OPTIONS, TrainSetup, key_fields, setup_dict
 
 FORMAT = 3
-OPEN_FIELDS = (
-    *("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora", "padding"),
-    "loop_state",
-)
-"""Fields of a setup that a profile does not fix as they are: sizes, what changes neither bytes nor
-FLOPs, and what is counted beside it. Whether a batch is padded the regime says."""
+OPEN_FIELDS = frozenset(option.name for option in OPTIONS if option.declared.is_open)
+"""Fields of a setup that a profile does not fix as they are. Whether a batch is padded the regime
+says."""
 
 
 class Instant(NamedTuple):

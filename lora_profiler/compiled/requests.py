@@ -20,7 +20,7 @@ from lora_profiler.compiled.tape import Birth, Death, Event, Layout, Mark, Stret
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.support.library_memory import (
     code_book_bytes,
-    loop_bytes_beside,
+    extra_loop_bytes,
     pass_scalar_bytes,
     scaler_holds,
     workspace_bytes,
@@ -121,7 +121,7 @@ class _Asking:
             if module.kind == "Linear" and any(w.tied_to is None for w in module.weights)
         }
         self._take(code_book_bytes(workload.setup))
-        self._take(loop_bytes_beside(workload.setup) + pass_scalar_bytes(workload.setup))
+        self._take(extra_loop_bytes(workload.setup) + pass_scalar_bytes(workload.setup))
         for each in scaler_holds(workload.setup)[:2]:
             if each:
                 self._take(each)

@@ -10,7 +10,7 @@ from typing import Any
 from lora_profiler.catalog import Gpu, find_gpu, find_model, model_from_config
 from lora_profiler.catalog.config import parse
 from lora_profiler.catalog.lookup import MAX_CONFIG_BYTES
-from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -36,7 +36,7 @@ INSTEAD = (
 def published_model(name: str, revision: str, offline: bool) -> ModelSpec:
     """The model of a hub id, URL or alias. Raises what `find_model` raises, UnsupportedModelError
     for what torch would build."""
-    with nothing_built(INSTEAD):
+    with builds_refused(INSTEAD):
         return find_model(name, revision=revision, offline=offline, on_disk=False)
 
 
@@ -47,7 +47,7 @@ def uploaded_model(file_name: str, content: bytes) -> ModelSpec:
             f"{file_name} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few"
             " thousand."
         )
-    with nothing_built(INSTEAD):
+    with builds_refused(INSTEAD):
         return model_from_config(
             parse(content, file_name), id=PurePath(file_name).stem, source=file_name
         )
@@ -91,8 +91,10 @@ def workloads(model: ModelSpec, question: Question) -> list[Workload]:
     model that sees, which torch would build."""
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     platform = gpu.platform() if gpu else Platform()
-    with nothing_built(INSTEAD):
-        return planning_workloads(model, question.options, question.given, platform, question.stack)
+    with builds_refused(INSTEAD):
+        return planning_workloads(
+            model, question.options, question.explicit, platform, question.stack
+        )
 
 
 def answered(model: ModelSpec, question: Question) -> Answered:
@@ -112,7 +114,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         levers="all",
         network=network,
         may_trace=False,
-        trainer=question.whose,
+        trainer=question.trainer_defaults,
     )
     predictions = [answer.prediction for answer in method_answers]
     return Answered(

@@ -27,7 +27,7 @@ def show() -> None:
 
 def _models() -> None:
     entries, access = bundled_models(), {True: "gated", False: ""}
-    matches = _found(
+    matches = _matches(
         "models",
         entries,
         lambda e: (e.id, *e.aliases, e.model_type, access[e.gated]),
@@ -55,7 +55,7 @@ def _models() -> None:
 
 def _cards() -> None:
     cards = bundled_gpus()
-    matches = _found(
+    matches = _matches(
         "cards",
         cards,
         lambda c: (c.key, c.name, *c.aliases, c.vendor, c.architecture),
@@ -69,7 +69,7 @@ def _cards() -> None:
         "key": [c.key for c in matches],
         "architecture": [c.architecture for c in matches],
         "usable, GiB": [None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches],
-        "usable is": [_how_known(c) for c in matches],
+        "usable is": [_memory_source(c) for c in matches],
         "bandwidth, GB/s": [c.bandwidth_gb_s for c in matches],
         "bf16, TFLOP/s": [c.bf16_dense_tflops for c in matches],
         "confidence": [c.confidence for c in matches],
@@ -88,7 +88,7 @@ def _cards() -> None:
     widgets.downloads("cards", take_along.of_rows("cards", "cards", gpu_records(matches)))
 
 
-def _found(
+def _matches(
     what: str,
     entries: Sequence[E],
     words: Callable[[E], tuple[str, ...]],
@@ -105,7 +105,7 @@ def _found(
     return matches
 
 
-def _how_known(card: Gpu) -> str:
+def _memory_source(card: Gpu) -> str:
     if card.usable_bytes is None:
         return "several sizes"
     return "estimated" if card.usable_is_estimated else "the driver's figure"
@@ -130,4 +130,4 @@ def _button(label: str, key: str, question: Question) -> None:
 def _predict(question: Question) -> None:
     remembered.seed(question)
     st.session_state[link.PAGE_KEY] = "Predict"
-    link.changed_here()
+    link.mark_changed()

@@ -61,7 +61,7 @@ def _show() -> None:
     for heading, text in picked.problems:
         widgets.problem(text, heading=heading)
     if not picked.loaded:
-        _nothing(picked)
+        _no_records(picked)
         return
     loaded = records.merged(tuple(picked.loaded.values()))
     for warning in loaded.warnings:
@@ -142,7 +142,7 @@ def _sources(names: list[str]) -> list[str]:
     )
 
 
-def _nothing(picked: _Picked) -> None:
+def _no_records(picked: _Picked) -> None:
     widgets.title(_TITLE)
     if picked.any_chosen:
         return

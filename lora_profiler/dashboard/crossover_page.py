@@ -6,7 +6,7 @@ import streamlit as st
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import link, sentence, widgets
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE, workloads
-from lora_profiler.dashboard.fields import Asked, tell
+from lora_profiler.dashboard.fields import Inputs, show_problems
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
@@ -21,7 +21,7 @@ from lora_profiler.units import count_text
 
 def show() -> None:
     inputs = sentence.ask_between()
-    tell(inputs)
+    show_problems(inputs)
     link.write(link.written("Crossover", None if inputs.uploaded else inputs.question))
     if inputs.model is None:
         return
@@ -29,23 +29,23 @@ def show() -> None:
         "Step times too, which takes some seconds", key="crossover.timed", persist_state="session"
     )
     try:
-        found = _found(inputs, timed=timed)
+        crossover = _crossover(inputs, timed=timed)
     except LoraProfilerError as e:
         widgets.problem(str(e), heading="This question has no answer")
         return
-    widgets.title("From which length on?", *sentences(found))
+    widgets.title("From which length on?", *sentences(crossover))
     batch = int(widgets.choose("Batch", [str(b) for b in BATCH_SIZES], "1", "crossover.batch"))
     nothing = ("No peak is known at this batch.",)
-    drawing = crossover_drawing("crossover", found, batch, _gpu(inputs))
+    drawing = crossover_drawing("crossover", crossover, batch, _gpu(inputs))
     widgets.drawing(drawing, "crossover", nothing=nothing)
-    widgets.blocks(block for block in crossover_blocks(found) if isinstance(block, Table))
+    widgets.blocks(block for block in crossover_blocks(crossover) if isinstance(block, Table))
 
 
-def _gpu(inputs: Asked) -> Gpu | None:
+def _gpu(inputs: Inputs) -> Gpu | None:
     return None if inputs.question.gpu is None else find_gpu(inputs.question.gpu)
 
 
-def _found(inputs: Asked, *, timed: bool) -> Crossover:
+def _crossover(inputs: Inputs, *, timed: bool) -> Crossover:
     question, model = inputs.question, inputs.model
     assert model is not None
     if question.engine == "traced":
@@ -60,12 +60,12 @@ def _found(inputs: Asked, *, timed: bool) -> Crossover:
 
 
 def crossover_drawing(
-    name: str, found: Crossover, batch_size: int, gpu: Gpu | None = None
+    name: str, crossover: Crossover, batch_size: int, gpu: Gpu | None = None
 ) -> Drawing | None:
     """Peaks over lengths at `batch_size`, below what `gpu` has; None where none is known."""
-    at = [point for point in found.points if point.batch_size == batch_size]
+    at = [point for point in crossover.points if point.batch_size == batch_size]
     known = []
-    for setup in (way.setup for way in found.workloads):
+    for setup in (way.setup for way in crossover.workloads):
         peaks = {p.seq_len: p.peak_bytes[setup.method] for p in at if setup.method in p.peak_bytes}
         if peaks:
             way = way_label(setup)
@@ -73,12 +73,12 @@ def crossover_drawing(
     if not known:
         return None
     key = ("memory", batch_size)
-    spans = [(c.first, c.last) for c in found.crossings if (c.quantity, c.batch_size) == key]
+    spans = [(c.first, c.last) for c in crossover.crossings if (c.quantity, c.batch_size) == key]
     ends = sorted({end for span in spans for end in span if end is not None})
     limit = Limit(label=gpu.name, bytes=gpu.usable_bytes) if gpu and gpu.usable_bytes else None
     return Drawing(
         name=name,
         caption=f"The peak of each method over the length, at batch {count_text(batch_size)}.",
-        description=" ".join(sentences(found)),
+        description=" ".join(sentences(crossover)),
         figure=crossover_lines(known, ends, limit),
     )

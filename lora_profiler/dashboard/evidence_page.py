@@ -92,12 +92,12 @@ def show() -> None:
     _figures()
     _own_figures()
     _rows()
-    _told(
+    _lines_section(
         "Misses, and what is known of them",
         evidence.missed_lines(),
         "No row is beyond the interval.",
     )
-    _told("Predicted, but no test", evidence.apart_lines(), "Every row is a test.")
+    _lines_section("Predicted, but no test", evidence.apart_lines(), "Every row is a test.")
     with widgets.drawer("What no question here says", f"{_KEY}left_out") as is_open:
         if is_open:
             for kind in _KINDS:
@@ -265,7 +265,7 @@ def _several(
     )
 
 
-def _told(heading: str, lines: Sequence[str], nothing: str) -> None:
+def _lines_section(heading: str, lines: Sequence[str], nothing: str) -> None:
     widgets.section(heading)
     widgets.small(*(lines or (nothing,)))
 

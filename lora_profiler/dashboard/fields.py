@@ -11,7 +11,7 @@ import streamlit as st
 from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import remembered, widgets
 from lora_profiler.dashboard.answered import published_model, uploaded_model
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import (
     METHODS,
     MOST,
@@ -41,7 +41,7 @@ LabelVisibility = Literal["visible", "collapsed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Inputs:
     """What the widgets ask; `refusal` says why there is no `model`, unless a file is awaited."""
 
     question: Question
@@ -65,7 +65,7 @@ def config_json() -> "UploadedFile | None":
     return st.file_uploader(
         "A model's config.json",
         type="json",
-        on_change=changed_here,
+        on_change=mark_changed,
         key=_CONFIG,
         max_upload_size=UPLOAD_MIB,
     )
@@ -77,28 +77,28 @@ def config_name() -> str:
     return PurePath(file.name).stem if file is not None else ""
 
 
-def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: bool) -> Asked:
+def look_up_model(question: Question, file: "UploadedFile | None", *, uploaded: bool) -> Inputs:
     """The model of `file` where it is to be uploaded, else of the name that is asked."""
     if uploaded and file is None:
-        return Asked(question=asked, model=None, refusal=None, uploaded=True)
+        return Inputs(question=question, model=None, refusal=None, uploaded=True)
     try:
         if file is not None and uploaded:
             model = uploaded_model(file.name, file.getvalue())
         else:
             with st.spinner("Looking the model up", show_time=False):
-                model = published_model(asked.model, asked.revision, asked.offline)
+                model = published_model(question.model, question.revision, question.offline)
     except LoraProfilerError as e:
-        return Asked(question=asked, model=None, refusal=str(e), uploaded=uploaded)
-    return Asked(question=asked, model=model, refusal=None, uploaded=uploaded)
+        return Inputs(question=question, model=None, refusal=str(e), uploaded=uploaded)
+    return Inputs(question=question, model=model, refusal=None, uploaded=uploaded)
 
 
-def tell(asked: Asked) -> None:
+def show_problems(inputs: Inputs) -> None:
     """Says what the link asked in vain, and why there is no model."""
     for text in remembered.complaints():
         widgets.caution(f"Passed over in the link: {text}")
-    if asked.refusal is not None:
-        widgets.problem(asked.refusal, heading="There is no such model here")
-    elif asked.model is None:
+    if inputs.refusal is not None:
+        widgets.problem(inputs.refusal, heading="There is no such model here")
+    elif inputs.model is None:
         widgets.note(
             "Choose a file in the settings: the config.json of any transformers model.",
             heading="A config.json is needed",
@@ -118,7 +118,7 @@ def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
         label_visibility=label,
         **remembered.kept("methods"),
     )
-    return remembered.asked_methods(chosen)
+    return remembered.ordered_methods(chosen)
 
 
 def about() -> Method:
@@ -225,12 +225,12 @@ def group(name: Group, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
         and option.declared.group == name
         and option.name not in leave_out
     ]
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if {"left", "right"} <= {option.declared.column for option in options}:
         for side, place in zip(("left", "right"), st.columns(2), strict=True):
             with place:
-                found |= {o.name: _widget(o) for o in options if o.declared.column == side}
-    return found | {o.name: _widget(o) for o in options if o.name not in found}
+                values |= {o.name: _widget(o) for o in options if o.declared.column == side}
+    return values | {o.name: _widget(o) for o in options if o.name not in values}
 
 
 def _widget(option: Option) -> Any:
@@ -302,18 +302,18 @@ def ranks(*, network: bool) -> dict[str, Any]:
     least = 1 if sharding in DEEPSPEED_ZERO else 2
     st.session_state[own["key"]] = max(least, st.session_state[own["key"]])
     world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), least, MAX_SIZE, **own)
-    found: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
+    values: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
     if sharding in DEEPSPEED_ZERO:
         names = ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")
-        found.update({name: _widget(SETUP_OPTIONS[name]) for name in names})
+        values.update({name: _widget(SETUP_OPTIONS[name]) for name in names})
     if sharding in FLAT:
-        found["use_orig_params"] = _widget(SETUP_OPTIONS["use_orig_params"])
+        values["use_orig_params"] = _widget(SETUP_OPTIONS["use_orig_params"])
     if sharding == "fsdp":
-        found["context_parallel_size"] = _widget(SETUP_OPTIONS["context_parallel_size"])
+        values["context_parallel_size"] = _widget(SETUP_OPTIONS["context_parallel_size"])
     if sharding in FULLY_SHARDED:
-        found["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
+        values["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
     if network:
-        found["interconnect"] = st.selectbox(
+        values["interconnect"] = st.selectbox(
             "Interconnect",
             remembered.with_linked("interconnect", list(LINKS)),
             index=None,
@@ -322,7 +322,7 @@ def ranks(*, network: bool) -> dict[str, Any]:
             placeholder="None: search, or type 25GB/s",
             help="The slowest link among the ranks.",
         )
-    return found
+    return values
 
 
 def engine() -> dict[str, Any]:

@@ -110,8 +110,8 @@ def _released() -> None:
     sent: Any = getattr(st.session_state[_SLIDES], "released", None)
     if not isinstance(sent, dict) or not is_stop(sent.get("name"), sent.get("value")):
         return
-    asked = question()
-    change(replace(asked, options={**asked.options, sent["name"]: sent["value"]}))
+    current = question()
+    change(replace(current, options={**current.options, sent["name"]: sent["value"]}))
 
 
 LABELS = {"seq_len": "Length", "batch_size": "Batch", "rank": "Rank"}
@@ -137,24 +137,24 @@ def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slide, ...
     if any(answer.prediction.saved_activation_bytes is None for answer in result.answers):
         return ()
     is_adapted = any(p.workload.setup.lora for p in result.predictions)
-    found = []
+    sliders = []
     for name, label in LABELS.items():
         if name == "rank" and not is_adapted:
             continue
-        asked = result.question.options[name]
-        frames = dict(_frames(name, _stops(name, asked, model), model, result, shown))
+        current = result.question.options[name]
+        frames = dict(_frames(name, _stops(name, current, model), model, result, shown))
         if len(frames) > 1:
             stops = tuple(frames)
-            place = stops.index(asked) if asked in stops else 0
+            place = stops.index(current) if current in stops else 0
             bars = tuple(frames.values())
-            found.append(Slide(name=name, label=label, stops=stops, place=place, frames=bars))
-    return tuple(found)
+            sliders.append(Slide(name=name, label=label, stops=stops, place=place, frames=bars))
+    return tuple(sliders)
 
 
-def _stops(name: str, asked: int, model: ModelSpec) -> Sequence[int]:
+def _stops(name: str, current: int, model: ModelSpec) -> Sequence[int]:
     if name == "seq_len":
-        return lengths(asked, model.trained_length)
-    return sorted({*(RANKS if name == "rank" else BATCHES), asked})
+        return lengths(current, model.trained_length)
+    return sorted({*(RANKS if name == "rank" else BATCHES), current})
 
 
 def _frames(
@@ -170,10 +170,10 @@ def _frames(
         sized = replace(question, options={**question.options, name: stop})
         try:
             ways = [on_card(w, result.gpu) for w in workloads(model, sized)]
-            asked = list(zip(ways, engines, strict=True))
-            peaks = [(way_label(w.setup), peak_bytes_checked(w, engine)) for w, engine in asked]
+            pairs = list(zip(ways, engines, strict=True))
+            peaks = [(way_label(w.setup), peak_bytes_checked(w, engine)) for w, engine in pairs]
             if name == "rank":  # alone it changes what is held
-                helds = [held_bytes(predict_checked(w, engine)) for w, engine in asked]
+                helds = [held_bytes(predict_checked(w, engine)) for w, engine in pairs]
         except LoraProfilerError:  # this size is refused, or nobody knows it
             continue
         bars = [
@@ -184,7 +184,7 @@ def _frames(
         yield stop, framed(bars, result.gpu, shown.scale_bytes)
 
 
-def as_data(found: Sequence[Slide]) -> list[dict[str, Any]]:
+def as_data(sliders: Sequence[Slide]) -> list[dict[str, Any]]:
     """What the script in the browser draws from: texts, and parts of bars in per cent."""
     return [
         {
@@ -195,7 +195,7 @@ def as_data(found: Sequence[Slide]) -> list[dict[str, Any]]:
             "texts": [count_text(stop) for stop in slide.stops],
             "frames": [_bars(frame) for frame in slide.frames],
         }
-        for slide in found
+        for slide in sliders
     ]
 
 
@@ -240,11 +240,11 @@ def show_pinned(answer: Answer) -> None:
     if pinned is None:
         widgets.note("Pin an answer as A, change the question, and see here what differs.")
         return
-    asked, found = asked_differently(pinned, answer), answered_differently(pinned, answer)
+    questions, answers = asked_differently(pinned, answer), answered_differently(pinned, answer)
     widgets.section(
         f"A, {method_label(pinned.prediction)}, and B, {method_label(answer.prediction)}"
     )
-    tables = [table for table in (asked, found) if table is not None]
+    tables = [table for table in (questions, answers) if table is not None]
     if tables:
         widgets.blocks(tables)
     else:

@@ -109,7 +109,7 @@ class Followed(Generic[State]):
         reader.start()
         with self.process.stdout, self.process.stderr:
             for line in self.process.stderr:
-                self._hear(line.rstrip("\n"))
+                self._handle_line(line.rstrip("\n"))
             code = self.process.wait()
             reader.join()
         with contextlib.suppress(ValueError):
@@ -119,7 +119,7 @@ class Followed(Generic[State]):
         self.ended = time.monotonic()
         self.exit_code = code
 
-    def _hear(self, line: str) -> None:
+    def _handle_line(self, line: str) -> None:
         if line.startswith("{"):
             with contextlib.suppress(ValueError, TypeError):
                 number, state = self.read(json.loads(line), self.states)
@@ -181,26 +181,26 @@ def start(
                 "NO_COLOR": "1",
             },
         )
-        found = Followed(
+        followed = Followed(
             command=shlex.join(["lora-profile", *shown]),
             began=time.monotonic(),
             process=process,
             read=read,
             folder=folder,
         )
-        threading.Thread(target=found._listen, daemon=True).start()
+        threading.Thread(target=followed._listen, daemon=True).start()
         if not _started:
             atexit.register(end_all)
-        _started[kind] = found
-        return found
+        _started[kind] = followed
+        return followed
 
 
 def end_all() -> None:
     """For the end of the server: what still runs is ended as by a cancel, and waited for."""
-    for found in _started.values():
-        if found.runs:
-            found.cancelled = True
-            found._end()
+    for followed in _started.values():
+        if followed.runs:
+            followed.cancelled = True
+            followed._end()
 
 
 _EVERY_SECONDS = 0.5

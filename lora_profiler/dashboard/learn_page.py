@@ -67,7 +67,7 @@ def show() -> None:
             heading="There is nothing to show yet",
         )
     else:
-        _found(findings)
+        _findings(findings)
     show_check()
 
 
@@ -87,7 +87,7 @@ def _layer() -> LoraLayer:
                 key=_KEY + name,
                 format_func=count_text,
                 persist_state="session",
-                on_change=link.changed_here,
+                on_change=link.mark_changed,
             )
     return LoraLayer(**values)
 
@@ -110,7 +110,7 @@ def _one_layer(layer: LoraLayer) -> None:
 # --- what was found -------------------------------------------------------------------------------
 
 
-def _found(findings: Findings) -> None:
+def _findings(findings: Findings) -> None:
     widgets.section(f"What was found on {findings.model}")
     widgets.small(*findings.lines)
     widgets.blocks([_verdicts(findings)])

@@ -80,8 +80,8 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
             shown, more = shown_from_params(rest)
             passed_over = (*passed_over, *more)
         question, more = from_params(rest)
-        told = (*complaints, *passed_over, *more)
-        return Link(page=page, question=question, shown=shown, plan=plan, complaints=told)
+        problems = (*complaints, *passed_over, *more)
+        return Link(page=page, question=question, shown=shown, plan=plan, complaints=problems)
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
         text = _no_option("Compare", name, ("record",))
@@ -128,7 +128,7 @@ def written(
 # --- the address of this window -------------------------------------------------------------------
 
 
-def news() -> Link | None:
+def new_link() -> Link | None:
     """What the address says where it was changed from outside, as by a link or by going back; None
     where it was not.
 
@@ -143,7 +143,7 @@ def news() -> Link | None:
     return parsed(params)
 
 
-def changed_here() -> None:
+def mark_changed() -> None:
     """For every widget of the question, when it changes."""
     st.session_state["changed_here"] = True
 

@@ -11,7 +11,7 @@ from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered
-from lora_profiler.dashboard.fields import Asked, tell
+from lora_profiler.dashboard.fields import Inputs, show_problems
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
@@ -36,7 +36,7 @@ def show() -> None:
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
         inputs = sentence.ask_in_column()
-    tell(inputs)
+    show_problems(inputs)
     link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
     if inputs.model is not None:
         try:
@@ -108,7 +108,7 @@ def _kept(name: str) -> dict[str, Any]:
 def _as_measured(question: Question, conditions: Conditions) -> Question:
     """The question of the device that would be trained on, or of the card that is pretended;
     `bench` asks about no card else, and no engine."""
-    device = "cuda" if conditions.rehearsed_on else conditions.device or device_here()
+    device = "cuda" if conditions.rehearsed_on else conditions.device or default_device()
     return replace(
         question,
         options={**question.options, "device": device},
@@ -119,12 +119,12 @@ def _as_measured(question: Question, conditions: Conditions) -> Question:
 
 
 @cache
-def device_here() -> Device:
+def default_device() -> Device:
     """The accelerator that is there, else the CPU."""
     return present_device()
 
 
-def _before(result: Answered, inputs: Asked, conditions: Conditions) -> None:
+def _before(result: Answered, inputs: Inputs, conditions: Conditions) -> None:
     on = conditions.rehearsed_on or result.question.options["device"]
     model = result.predictions[0].workload.model
     if conditions.rehearsed_on is None:
@@ -208,7 +208,7 @@ def _count(running: Measuring) -> str:
 
 
 def _progress(running: Measuring) -> Table:
-    found = table(
+    steps = table(
         running.states.values(),
         (
             ("case", lambda c: f"{c.case} of {c.of}" if c.of is not None else str(c.case)),
@@ -218,7 +218,7 @@ def _progress(running: Measuring) -> Table:
         ),
         left=4,
     )
-    return found if found.rows else replace(found, rows=(Row(cells=("", "", "", "starting")),))
+    return steps if steps.rows else replace(steps, rows=(Row(cells=("", "", "", "starting")),))
 
 
 def where(case: CaseState) -> str:

@@ -17,7 +17,7 @@ from lora_profiler.dashboard.take_along import plain_name
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Case
 from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
-from lora_profiler.harness.preflight import refuse_here
+from lora_profiler.harness.preflight import refuse_on_this_machine
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
@@ -59,7 +59,7 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     for name in CPU_DEFAULTS:
         if name == "dtype" and scaled and "full" in question.options["methods"]:
             continue  # full and LoRA take different ones unless one is given
-        if name not in question.given and name not in own:
+        if name not in question.explicit and name not in own:
             arguments += [flag(name), str(question.options[name])]
     if conditions.rehearsed_on is not None:
         arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
@@ -184,10 +184,10 @@ def refusal(result: Answered, conditions: Conditions) -> str | None:
         return None
     memory = memory_limit_bytes() or physical_memory_bytes()
     try:
-        asked = recorded(conditions)
+        requested = recorded(conditions)
         for prediction in result.predictions:
-            case = Case(workload=prediction.workload, conditions=asked)
-            refuse_here(case.workload, asked)
+            case = Case(workload=prediction.workload, conditions=requested)
+            refuse_on_this_machine(case.workload, requested)
             refuse_beyond(memory, [Planned(case=case, prediction=prediction)])
     except LoraProfilerError as e:
         return str(e).replace("--budget", "a memory budget")
@@ -225,14 +225,14 @@ def duration_words(result: Answered, conditions: Conditions) -> str:
     return f"Training takes {span}, loading torch and the model in each process comes to it."
 
 
-def _seconds(prediction: Prediction, step: float, asked: Recorded) -> tuple[float, float]:
+def _seconds(prediction: Prediction, step: float, requested: Recorded) -> tuple[float, float]:
     """Of one case, at the least and at the most: the memory pass, then the timed steps, which end
     when their median is sure, or their time is up."""
-    memory = asked.memory_steps * step
-    if not asked.min_timed_steps:
+    memory = requested.memory_steps * step
+    if not requested.min_timed_steps:
         return memory, memory
-    most = asked.max_timing_seconds
-    return memory + min(asked.min_timed_steps * step, most), memory + max(step, most)
+    most = requested.max_timing_seconds
+    return memory + min(requested.min_timed_steps * step, most), memory + max(step, most)
 
 
 def _card(result: Answered) -> Gpu | None:

@@ -18,8 +18,8 @@ from lora_profiler.dashboard import (
     widgets,
 )
 from lora_profiler.dashboard.answered import asking
-from lora_profiler.dashboard.fields import Asked, tell
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.fields import Inputs, show_problems
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.plan_question import DataFile, Field, PlanQuestion
 from lora_profiler.dashboard.question import MOST, Question, Shown
 from lora_profiler.dashboard.remembered import shown
@@ -47,22 +47,22 @@ from lora_profiler.units import bytes_text, count_text
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"
 
 
-def seed(asked: PlanQuestion) -> None:
+def seed(question: PlanQuestion) -> None:
     """Sets the form, wherever it is drawn next."""
-    st.session_state[_ASKED] = asked
+    st.session_state[_ASKED] = question
     for name in plan_question.FIELDS:
         st.session_state.pop(_KEY + name, None)
 
 
 def show() -> None:
     inputs = sentence.ask_plan(_form, plan_question.CHOSEN)
-    tell(inputs)
-    asked: PlanQuestion = st.session_state[_ASKED]
+    show_problems(inputs)
+    plan_inputs: PlanQuestion = st.session_state[_ASKED]
     file: DataFile | None = st.session_state[_FILE]
     question = plan_question.open_question(inputs.question)
     run = replace(shown().run, price=None)
     linked = None if inputs.uploaded else question
-    params = link.written("Plan", linked, shown=Shown(run=run), plan=asked)
+    params = link.written("Plan", linked, shown=Shown(run=run), plan=plan_inputs)
     link.write(params)
     if inputs.model is None:
         return
@@ -71,8 +71,8 @@ def show() -> None:
         lengths = _lengths(file, model, has_name=not inputs.uploaded)
         plan = once(
             "plan",
-            (question, asked, run, model.fingerprint, file and file.identity),
-            lambda: plan_question.planned(model, question, asked, run, lengths),
+            (question, plan_inputs, run, model.fingerprint, file and file.identity),
+            lambda: plan_question.planned(model, question, plan_inputs, run, lengths),
             "Searching all ways to train",
         )
     except LoraProfilerError as e:
@@ -80,11 +80,11 @@ def show() -> None:
         return
     with st.container(key="plan"):
         if plan.recommended is None:
-            _nothing(plan)
+            _no_plan(plan)
         else:
             _take(plan, plan.recommended)
     if plan.recommended is not None:
-        _actions(plan, plan.recommended, inputs, question, asked, file, params)
+        _actions(plan, plan.recommended, inputs, question, plan_inputs, file, params)
     _front(plan, question)
 
 
@@ -108,22 +108,22 @@ def _form() -> None:
 
 
 def _data_file() -> DataFile | None:
-    found = st.file_uploader(
+    upload = st.file_uploader(
         "Samples: JSONL, JSON, Parquet, Arrow, text; or a CSV of length,count",
         type=list(plan_question.TYPES),
         key=_KEY + "upload",
-        on_change=changed_here,
+        on_change=mark_changed,
         max_upload_size=UPLOAD_MIB,
     )
     column = st.text_input(
-        "Column", placeholder="by its name", key=_KEY + "column", on_change=changed_here
+        "Column", placeholder="by its name", key=_KEY + "column", on_change=mark_changed
     )
-    if found is None:
+    if upload is None:
         return None
     return DataFile(
-        name=found.name,
-        file_id=found.file_id,
-        content=found.getvalue(),
+        name=upload.name,
+        file_id=upload.file_id,
+        content=upload.getvalue(),
         column=column.strip() or None,
     )
 
@@ -150,7 +150,7 @@ def _field(name: str, field: Field) -> Any:
         "help": field.tip or None,
         "width": field.width_px,
         "key": key,
-        "on_change": changed_here,
+        "on_change": mark_changed,
     }
     if field.kind == "text":
         text: str = st.text_input(field.label, **looks)
@@ -188,25 +188,25 @@ def _take(plan: TrainingPlan, run: PlannedRun) -> None:
 
 
 def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
-    found = [
+    numbers = [
         ThreeNumber(
             label="Peak a card", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
         )
     ]
     if run.hours and run.time:
         note = f"{plan_words.interval_words(run.hours)}; {plan_words.basis_words(run.time)}"
-        found.append(
+        numbers.append(
             ThreeNumber(label="Time", value=plan_words.hours_text(run.hours.middle), note=note)
         )
     if run.cost and run.price:
         cost = plan_words.money_text(run.cost.middle, run.price.currency)
-        found.append(
+        numbers.append(
             ThreeNumber(label="Cost", value=cost, note=plan_words.cost_interval_words(run))
         )
-    return tuple(found)
+    return tuple(numbers)
 
 
-def _nothing(plan: TrainingPlan) -> None:
+def _no_plan(plan: TrainingPlan) -> None:
     head, rest = plan_words.nothing_words(plan)
     widgets.piece("verdict", VerdictWords(words=head, numbers="", verdict="does_not_fit"))
     widgets.blocks([paragraph(rest[:1].upper() + rest[1:])])
@@ -215,24 +215,24 @@ def _nothing(plan: TrainingPlan) -> None:
 def _actions(
     plan: TrainingPlan,
     run: PlannedRun,
-    inputs: Asked,
+    inputs: Inputs,
     question: Question,
-    asked: PlanQuestion,
+    plan_inputs: PlanQuestion,
     file: DataFile | None,
     params: link.Params,
 ) -> None:
     """The run's command, the plan's, and Predict on the run."""
     amount = shown().run
-    more = plan_question.data_arguments(asked, amount, file)
+    more = plan_question.data_arguments(plan_inputs, amount, file)
     st.code(plan_words.run_command(run, more), language=None, wrap_lines=True)
     if inputs.uploaded:
         question = replace(question, model=f"{run.workload.model.id}.json")
     with st.container(horizontal=True, gap="small", key="actions"):
         take_along.show(
             None if inputs.uploaded or file else params,
-            plan_question.plan_arguments(question, asked, amount, file),
+            plan_question.plan_arguments(question, plan_inputs, amount, file),
             run.workload,
-            take_along.of_plan(plan, question.whose, more),
+            take_along.of_plan(plan, question.trainer_defaults, more),
         )
         network = run.network.key if run.network and run.cluster.cards > 1 else None
         on_card = replace(question, gpu=run.cluster.gpu.key, interconnect=network)
@@ -242,7 +242,7 @@ def _actions(
 
 
 def _see(wanted: Question) -> None:
-    changed_here()
+    mark_changed()
     remembered.seed(wanted, shown=shown())
     st.session_state[link.PAGE_KEY] = link.PAGES[0]
 
@@ -255,7 +255,7 @@ def _front(plan: TrainingPlan, question: Question) -> None:
         widgets.blocks([front_table(plan, whole=True)])
     data = plan.amount.data
     widgets.small(
-        *question_lines(plan, question.whose),
+        *question_lines(plan, question.trainer_defaults),
         *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
         *notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
     )

@@ -11,17 +11,17 @@ from typing import Any, Literal, NamedTuple
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.files import SUFFIXES, read_data, read_histogram
 from lora_profiler.batching.sample_lengths import SampleLengths
-from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE
 from lora_profiler.dashboard.question import (
     Question,
     as_number,
     defaults_of,
+    pop_params,
     read_choice,
     read_size,
     read_text,
     setup_arguments,
-    taken,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -72,11 +72,11 @@ class DataFile:
             path = Path(folder) / own
             path.write_bytes(self.content)
             try:
-                found = self._read(path, model)
+                sample_lengths = self._read(path, model)
             except LoraProfilerError as e:
                 text = str(e).replace(str(path), self.name).replace(own, self.name)
                 raise type(e)(text) from None
-        return replace(found, source=found.source.replace(own, self.name))
+        return replace(sample_lengths, source=sample_lengths.source.replace(own, self.name))
 
     def _read(self, path: Path, model: ModelSpec | None) -> SampleLengths:
         if not self._is_histogram:
@@ -164,42 +164,40 @@ def open_question(question: Question) -> Question:
 def planned(
     model: ModelSpec,
     question: Question,
-    asked: PlanQuestion,
+    plan: PlanQuestion,
     run: Run,
     file: SampleLengths | None = None,
 ) -> TrainingPlan:
     """The plan of `lora-profile plan`. `question` is an open one, `file` what a file of data holds;
-    `run` says how much is trained on where neither that nor `asked` describes the data. Raises
+    `run` says how much is trained on where neither that nor `plan` describes the data. Raises
     UsageError as the command does."""
     if question.engine == "traced":
         raise UsageError(NOT_TRACED_HERE)
-    given = question.given | {"methods"}
-    with nothing_built(INSTEAD):
+    given = question.explicit | {"methods"}
+    with builds_refused(INSTEAD):
         offers = offers_at(
-            asked.gpus,
-            read_prices(asked.prices),
+            plan.gpus,
+            read_prices(plan.prices),
             None,
             lambda gpu: workloads(model, question.options, given, gpu.platform(), question.stack),
         )
     space = space_of(
         offers,
         given,
-        ranks=asked.ranks,
-        effective_batch=asked.effective_batch,
+        ranks=plan.ranks,
+        effective_batch=plan.effective_batch,
         has_own_defaults=question.trainer is not None,
     )
-    budget = Budget(max_hours=asked.max_hours, max_cost=asked.max_cost)
-    return make_plan(offers, _amount(question, asked, run, file), space, budget, question.engine)
+    budget = Budget(max_hours=plan.max_hours, max_cost=plan.max_cost)
+    return make_plan(offers, _amount(question, plan, run, file), space, budget, question.engine)
 
 
-def _amount(
-    question: Question, asked: PlanQuestion, run: Run, file: SampleLengths | None
-) -> Amount:
-    if file is not None and asked.lengths is not None:
+def _amount(question: Question, plan: PlanQuestion, run: Run, file: SampleLengths | None) -> Amount:
+    if file is not None and plan.lengths is not None:
         raise UsageError("--data and --lengths both say how long samples are; leave one out.")
-    lengths = file or _figures(asked.lengths)
+    lengths = file or _figures(plan.lengths)
     if lengths is None:
-        if idle := [name for name in OF_DATA if getattr(asked, name) is not None]:
+        if idle := [name for name in OF_DATA if getattr(plan, name) is not None]:
             raise UsageError(
                 f"{flag(idle[0])} is about the lengths of samples; add --data or --lengths, or"
                 " leave it out."
@@ -209,9 +207,9 @@ def _amount(
         raise UsageError("the data have no token in them; name others, or leave them out.")
     data = TrainingData(
         lengths=lengths,
-        batching=asked.batching or BATCHINGS[0],  # type: ignore[arg-type] # a choice, or checked
-        max_length=question.options["seq_len"] if "seq_len" in question.given else None,
-        pad_to_multiple_of=asked.pad_to_multiple_of,
+        batching=plan.batching or BATCHINGS[0],  # type: ignore[arg-type] # a choice, or checked
+        max_length=question.options["seq_len"] if "seq_len" in question.explicit else None,
+        pad_to_multiple_of=plan.pad_to_multiple_of,
         epochs=run.epochs,
     )
     return Amount(data=data, epochs=run.epochs)
@@ -240,29 +238,31 @@ def in_words(message: str) -> str:
 # --- the command line -----------------------------------------------------------------------------
 
 
-def data_arguments(asked: PlanQuestion, run: Run, file: DataFile | None) -> tuple[str, ...]:
+def data_arguments(plan: PlanQuestion, run: Run, file: DataFile | None) -> tuple[str, ...]:
     """What `predict` is told of the data; nothing where they are tokens."""
-    if file is None and asked.lengths is None:
+    if file is None and plan.lengths is None:
         return ()
-    words = file.arguments if file else ("--lengths", asked.lengths or "")
-    said = [(name, getattr(asked, name)) for name in OF_DATA]
-    more = [word for name, value in said if value is not None for word in (flag(name), str(value))]
+    words = file.arguments if file else ("--lengths", plan.lengths or "")
+    values = [(name, getattr(plan, name)) for name in OF_DATA]
+    more = [
+        word for name, value in values if value is not None for word in (flag(name), str(value))
+    ]
     return (*words, *more, "--epochs", f"{run.epochs:g}")
 
 
 def plan_arguments(
-    question: Question, asked: PlanQuestion, run: Run, file: DataFile | None
+    question: Question, plan: PlanQuestion, run: Run, file: DataFile | None
 ) -> list[str]:
     """What to give `lora-profile` for the same plan; `question` is an open one."""
     words = setup_arguments(question)
-    if "methods" not in question.given:
+    if "methods" not in question.explicit:
         words += [w for method in question.options["methods"] for w in ("--method", method)]
     tokens = ("--tokens", _short(round(run.tokens)), "--epochs", f"{run.epochs:g}")
-    words += data_arguments(asked, run, file) or tokens
+    words += data_arguments(plan, run, file) or tokens
     for name in FIELDS:
-        value = getattr(asked, name)
+        value = getattr(plan, name)
         if value is not None and name not in ("lengths", *OF_DATA):
-            for text in asked.prices if name == "price" else [_text(value)]:
+            for text in plan.prices if name == "price" else [_text(value)]:
                 words += [flag(name), text]
     if question.engine != "auto":
         words += ["--engine", question.engine]
@@ -285,19 +285,21 @@ def _text(value: object) -> str:
 # --- links ----------------------------------------------------------------------------------------
 
 
-def to_params(asked: PlanQuestion) -> dict[str, list[str]]:
+def to_params(plan: PlanQuestion) -> dict[str, list[str]]:
     """The query parameters, of whatever is said."""
-    said = {name: getattr(asked, name) for name in FIELDS}
-    return {flag(n)[2:]: [_text(value)] for n, value in said.items() if value is not None}
+    values = {name: getattr(plan, name) for name in FIELDS}
+    return {flag(n)[2:]: [_text(value)] for n, value in values.items() if value is not None}
 
 
 def from_params(params: dict[str, list[str]]) -> tuple[PlanQuestion, tuple[str, ...]]:
     """What a link asks, and a sentence for whatever of it is passed over. What was understood, or
     not, leaves `params`."""
     names = {flag(name)[2:]: name for name in FIELDS}
-    found, complaints = taken(params, {said: partial(_read, name) for said, name in names.items()})
-    asked = PlanQuestion(**{names[said]: value for said, value in found.items()})
-    return asked, tuple(complaints)
+    values, complaints = pop_params(
+        params, {parameter: partial(_read, name) for parameter, name in names.items()}
+    )
+    plan = PlanQuestion(**{names[parameter]: value for parameter, value in values.items()})
+    return plan, tuple(complaints)
 
 
 def _read(name: str, text: str) -> Any:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lora_profiler.dashboard import evidence_page, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
-from lora_profiler.dashboard.fields import tell
+from lora_profiler.dashboard.fields import show_problems
 from lora_profiler.dashboard.question import setup_arguments
 from lora_profiler.dashboard.remembered import shown
 from lora_profiler.errors import LoraProfilerError
@@ -29,8 +29,8 @@ from lora_profiler.units import count_text
 
 def show() -> None:
     inputs = sentence.ask()
-    sentence.tell_of_file()
-    tell(inputs)
+    sentence.show_file_reading()
+    show_problems(inputs)
     if inputs.model is None:
         link.write(link.written("Predict", None if inputs.uploaded else inputs.question))
         return
@@ -69,9 +69,9 @@ def _tabs(result: Answered, answer: Answer) -> None:
     tabs: dict[str, Callable[[Answered, Answer], None]] = {
         "When": _when,
         "Where": _where,
-        "What fits": _what_fits,
+        "What fits": _fit_section,
         "Compare": lambda _, answer: first_screen.show_pinned(answer),
-        "Why": _why,
+        "Why": _explanation,
     }
     places = st.tabs(list(tabs), key=VIEW_KEY, on_change="rerun")
     for place, draw in zip(places, tabs.values(), strict=True):
@@ -97,7 +97,7 @@ def _where(result: Answered, answer: Answer) -> None:
     _layers(result)
 
 
-def _what_fits(result: Answered, answer: Answer) -> None:
+def _fit_section(result: Answered, answer: Answer) -> None:
     """Sizes and cards that fit, and what lowers the peak."""
     label = method_label(answer.prediction)
     widgets.section(f"What fits, {label}")
@@ -142,13 +142,13 @@ def _limits(answer: Answer) -> None:
     widgets.small(f"What fits with all else as asked: {', '.join(words)}.")
 
 
-def _why(result: Answered, answer: Answer) -> None:
+def _explanation(result: Answered, answer: Answer) -> None:
     """Numbers, formulas, caveats, and everything to take along."""
     parts = model_parts(result.answers, result.question.engine)
     widgets.section(parts.title)
     widgets.small(*parts.setup)
     widgets.cards(headlines(result.answers))
-    _likely(result, parts)
+    _interval(result, parts)
     with widgets.drawer("All numbers", "numbers") as is_open:
         if is_open:
             widgets.blocks(parts.tables)
@@ -158,14 +158,14 @@ def _why(result: Answered, answer: Answer) -> None:
     widgets.small(*parts.peaks, *parts.exactness)
 
 
-def _likely(result: Answered, parts: ModelParts) -> None:
+def _interval(result: Answered, parts: ModelParts) -> None:
     """How far off the peaks may be, and the nearest public measurements, if there are any."""
-    if not parts.likely:
+    if not parts.peak_interval:
         return
     widgets.section("What public measurements say")
-    widgets.small(*parts.likely)
+    widgets.small(*parts.peak_interval)
     steps = [step for step in timing.steps_of(result.answers) if step]
-    peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
+    peaks = [likely.nearest for answer in result.answers if (likely := answer.peak_interval)]
     evidence_page.rows_table(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )

@@ -48,7 +48,7 @@ class Question:
     engine: str = "auto"
 
     @property
-    def given(self) -> frozenset[str]:
+    def explicit(self) -> frozenset[str]:
         """The options of the setup that are not left to their default."""
         defaults = defaults_of(self.trainer, self.options)
         return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
@@ -58,9 +58,9 @@ class Question:
         return None if self.trainer is None else find_stack(self.trainer)
 
     @property
-    def whose(self) -> Trainer | None:
+    def trainer_defaults(self) -> Trainer | None:
         """Whose loop it is; None for a bare one."""
-        return Trainer(stack=self.stack, given=self.given) if self.stack else None
+        return Trainer(stack=self.stack, explicit=self.explicit) if self.stack else None
 
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,10 +96,10 @@ def to_params(question: Question) -> dict[str, list[str]]:
     """The query parameters of a link to `question`: the model, and whatever is not the default."""
     default = Question()
     params = {"model": [question.model]}
-    if "methods" in question.given:
+    if "methods" in question.explicit:
         params["method"] = list(question.options["methods"])
     for parameter, name in _PARAMETERS.items():
-        if name in question.given:
+        if name in question.explicit:
             params[parameter] = [_text(question.options[name])]
         elif name in OWN_NAMES and getattr(question, name) != getattr(default, name):
             params[parameter] = [_text(getattr(question, name))]
@@ -147,7 +147,7 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
 
 def _without_idle(question: Question, complaints: list[str]) -> Question:
     methods = question.options["methods"]
-    idle = [name for name in idle_options(methods) if name in question.given]
+    idle = [name for name in idle_options(methods) if name in question.explicit]
     for name in idle:
         complaints.append(
             f"{flag(name)} has no meaning for the methods asked, {', '.join(methods)}."
@@ -159,27 +159,27 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
 
 def idle_options(methods: Iterable[str]) -> tuple[str, ...]:
     """Options of a setup that none of `methods` reads."""
-    asked = set(methods)
+    requested = set(methods)
     return (
-        *(() if asked & {"lora", "qlora"} else LORA_OPTIONS),
-        *(() if "qlora" in asked else QLORA_OPTIONS),
+        *(() if requested & {"lora", "qlora"} else LORA_OPTIONS),
+        *(() if "qlora" in requested else QLORA_OPTIONS),
     )
 
 
-def taken(
+def pop_params(
     params: dict[str, list[str]], readers: Mapping[str, Callable[[str], Any]]
 ) -> tuple[dict[str, Any], list[str]]:
     """What `readers` make of the last value of each parameter of their names, and a sentence for
     each that is passed over. What was understood, or not, leaves `params`."""
-    found: dict[str, Any] = {}
+    read_values: dict[str, Any] = {}
     complaints: list[str] = []
     for name, read in readers.items():
         if values := params.pop(name, None):
             try:
-                found[name] = read(values[-1])
+                read_values[name] = read(values[-1])
             except UsageError as e:
                 complaints.append(str(e))
-    return found, complaints
+    return read_values, complaints
 
 
 def read_choice(name: str, accepted: Sequence[str], text: str) -> str:
@@ -250,10 +250,10 @@ def setup_arguments(question: Question) -> list[str]:
     """The options of setup and look-up, which `predict`, `compile` and `bench` share, as far as
     they are not defaults."""
     arguments = [] if question.trainer is None else ["--trainer", question.trainer]
-    if "methods" in question.given:
+    if "methods" in question.explicit:
         arguments += [w for method in question.options["methods"] for w in ("--method", method)]
     for name, option in SETUP_OPTIONS.items():
-        if name in question.given:
+        if name in question.explicit:
             value = question.options[name]
             if option.kind == "switch":
                 arguments.append(flag(name if value else f"no_{name}"))
@@ -329,8 +329,8 @@ def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, .
     not, leaves `params`."""
     readers: dict[str, Callable[[str], Any]] = {"about": partial(read_choice, "about", METHODS)}
     readers |= {name: partial(_read_of_run, name) for name in NUMBERS}
-    found, complaints = taken(params, readers)
-    return Shown(about=found.pop("about", None), run=Run(**found)), tuple(complaints)
+    values, complaints = pop_params(params, readers)
+    return Shown(about=values.pop("about", None), run=Run(**values)), tuple(complaints)
 
 
 def _read_of_run(name: str, text: str) -> float:

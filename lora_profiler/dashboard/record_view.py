@@ -145,11 +145,11 @@ def show_sets(sets: Mapping[str, Loaded]) -> None:
             [r for pair in pairs.pairs for r in pair.before],
             [r for pair in pairs.pairs for r in pair.after],
         )
-        found = changes(pairs.pairs, chosen)
-        widgets.blocks(change_blocks(pairs, found, setup_changes(*sides), _CASES))
+        changed = changes(pairs.pairs, chosen)
+        widgets.blocks(change_blocks(pairs, changed, setup_changes(*sides), _CASES))
 
 
-_NOT_TOLD = "-"
+_NOT_RECORDED = "-"
 _Number = TypeVar("_Number", int, float)
 
 
@@ -182,7 +182,7 @@ def _differences(first: Run, second: Run) -> Iterable[tuple[str, str, str]]:
 
 def _option_text(value: object) -> str:
     if value is None or value == []:
-        return _NOT_TOLD
+        return _NOT_RECORDED
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -196,12 +196,12 @@ def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
     yield from _row("peak, predicted", [run.predicted_bytes for run in both], bytes_text)
     errors = [run.error for run in both]
     if any(error is not None for error in errors):
-        texts = [_NOT_TOLD if error is None else error_text(error) for error in errors]
+        texts = [_NOT_RECORDED if error is None else error_text(error) for error in errors]
         yield "error of the peak", texts[0], texts[1], ""
     peaks = [group_peaks(run.record.measurement.phase_peak_bytes) for run in both]
     for group in PHASE_GROUPS:
         name = f"peak, {run_labels.PHASE_LABELS[group]}"
-        yield from _row(name, [found.get(group) for found in peaks], bytes_text)
+        yield from _row(name, [by_group.get(group) for by_group in peaks], bytes_text)
     yield from _row("median step", [run.step_seconds for run in both], seconds_text)
     yield from _row("tokens a second", [run.tokens_per_second for run in both], rate_text)
 
@@ -214,5 +214,5 @@ def _row(
     if first is None and second is None:
         return
     change = change_text(second / first - 1) if first and second is not None else ""
-    texts = [_NOT_TOLD if value is None else text(value) for value in values]
+    texts = [_NOT_RECORDED if value is None else text(value) for value in values]
     yield name, texts[0], texts[1], change

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import lora_profiler
-from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.dashboard.answered import INSTEAD
 from lora_profiler.records.lines import StoreError
@@ -46,18 +46,18 @@ def sources(arguments: Sequence[str]) -> list[Source]:
     given.add_argument("--records", action="append", default=[], type=Path)
     named: list[Path] = given.parse_known_args(list(arguments))[0].records
     shared = {path.name for path in named if sum(other.name == path.name for other in named) > 1}
-    found = [
+    places = [
         Source(label=path.name if path.name not in shared else str(path), path=path)
         for path in dict.fromkeys(named)
     ]
     committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
     if committed.is_dir():
-        found.append(Source(label="Committed records", path=committed))
+        places.append(Source(label="Committed records", path=committed))
     try:
         own = default_records_path()
     except StoreError:
-        return found
-    return [*found, Source(label="My records", path=own)] if own.is_file() else found
+        return places
+    return [*places, Source(label="My records", path=own)] if own.is_file() else places
 
 
 AT_ONCE_BYTES = 8 * MIB
@@ -131,14 +131,14 @@ def _files(path: Path) -> list[Path]:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, files: Files) -> RecordSet:
-    with nothing_built(INSTEAD):
+    with builds_refused(INSTEAD):
         return read_set([path])
 
 
 @lru_cache(maxsize=8)
 def _scored(path: Path, files: Files, engine: str) -> Loaded:
-    found = _read(path, files)
-    return Loaded(scored=tuple(scored(found.records, engine)), warnings=found.warnings)
+    record_set = _read(path, files)
+    return Loaded(scored=tuple(scored(record_set.records, engine)), warnings=record_set.warnings)
 
 
 @lru_cache(maxsize=2)
@@ -166,7 +166,7 @@ def uploaded(name: str, content: bytes, engine: str) -> Loaded:
         raise StoreError(
             f"{name} is no file of records: it is not UTF-8 text (byte {e.start})."
         ) from None
-    with nothing_built(INSTEAD):
+    with builds_refused(INSTEAD):
         records = read_content(name, content)
     return Loaded(scored=tuple(scored(records.records, engine)), warnings=records.warnings)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import (
     METHODS,
     OWN_NAMES,
@@ -27,59 +27,59 @@ _DECIDING = ("methods", "trainer", "optimizer")
 """Widgets that decide the defaults of others."""
 
 
-def seed(asked: Question, complaints: Sequence[str] = (), shown: Shown | None = None) -> None:
-    """Sets every widget to `asked` and `shown`; `complaints` are told until it changes."""
+def seed(question: Question, complaints: Sequence[str] = (), shown: Shown | None = None) -> None:
+    """Sets every widget to `question` and `shown`; `complaints` are told until it changes."""
     state = st.session_state
-    state["question"], state["first"], state["complaints"] = asked, None, tuple(complaints)
-    values = _values(asked, shown or Shown())
+    state["question"], state["first"], state["complaints"] = question, None, tuple(complaints)
+    values = _values(question, shown or Shown())
     state["linked"], state["remembered"] = dict(values), values
     for key in [key for key in state if str(key).startswith(_KEY)]:
         del state[key]
 
 
-def _values(asked: Question, shown: Shown) -> dict[str, Any]:
-    own = {name: getattr(asked, name) for name in OWN_NAMES}
-    about = shown.about if shown.about in asked.options["methods"] else None
+def _values(question: Question, shown: Shown) -> dict[str, Any]:
+    own = {name: getattr(question, name) for name in OWN_NAMES}
+    about = shown.about if shown.about in question.options["methods"] else None
     run = {"millions": shown.run.tokens / 1e6, "epochs": shown.run.epochs, "price": shown.run.price}
-    return {"origin": BY_NAME, "about": about, **run, **own, **asked.options}
+    return {"origin": BY_NAME, "about": about, **run, **own, **question.options}
 
 
 def values() -> dict[str, Any]:
     """What every widget of the question has, by name, read and written where it is drawn."""
-    found: dict[str, Any] = st.session_state["remembered"]
-    return found
+    remembered: dict[str, Any] = st.session_state["remembered"]
+    return remembered
 
 
 def question() -> Question:
     """What is asked now."""
-    asked: Question = st.session_state["question"]
-    return asked
+    current: Question = st.session_state["question"]
+    return current
 
 
 def settle() -> Question:
     """Makes the question of what the widgets say; options that no method reads, whose widgets are
     not shown, keep their defaults."""
-    found = values()
-    options = completed(found["trainer"], {name: found[name] for name in DEFAULTS})
-    asked = Question(options=options, **{name: found[name] for name in OWN_NAMES})
-    st.session_state["question"] = asked
-    st.session_state["first"] = st.session_state["first"] or asked
-    return asked
+    remembered = values()
+    options = completed(remembered["trainer"], {name: remembered[name] for name in DEFAULTS})
+    settled = Question(options=options, **{name: remembered[name] for name in OWN_NAMES})
+    st.session_state["question"] = settled
+    st.session_state["first"] = st.session_state["first"] or settled
+    return settled
 
 
 def shown() -> Shown:
     """What is to be shown of the answer."""
-    found = values()
-    tokens = float(round(1e6 * found["millions"]))
-    run = Run(tokens=tokens, epochs=found["epochs"], price=found["price"])
-    return Shown(about=found["about"] or about_of(found["methods"]), run=run)
+    remembered = values()
+    tokens = float(round(1e6 * remembered["millions"]))
+    run = Run(tokens=tokens, epochs=remembered["epochs"], price=remembered["price"])
+    return Shown(about=remembered["about"] or about_of(remembered["methods"]), run=run)
 
 
 def complaints() -> tuple[str, ...]:
     """What a link said in vain, as long as nothing else is asked."""
     state = st.session_state
-    found: tuple[str, ...] = state["complaints"]
-    return found if state["question"] == state["first"] else ()
+    sentences: tuple[str, ...] = state["complaints"]
+    return sentences if state["question"] == state["first"] else ()
 
 
 def with_linked(name: str, options: Sequence[str]) -> list[str]:
@@ -100,7 +100,7 @@ def kept(name: str) -> dict[str, Any]:
             if value is None and is_text_field(SETUP_OPTIONS.get(name))
             else value
         )
-    return {"key": key, "on_change": _fill if name in _DECIDING else changed_here}
+    return {"key": key, "on_change": _fill if name in _DECIDING else mark_changed}
 
 
 def is_text_field(option: Option | None) -> bool:
@@ -108,17 +108,17 @@ def is_text_field(option: Option | None) -> bool:
     return option is not None and option.kind == "text" and option.default is None
 
 
-def asked_methods(chosen: Sequence[str]) -> tuple[Method, ...]:
+def ordered_methods(chosen: Sequence[str]) -> tuple[Method, ...]:
     """The methods in the page's own order; the usual ones where none is chosen."""
     return tuple(method for method in METHODS if method in chosen) or DEFAULTS["methods"]
 
 
-def change(asked: Question, about: Method | None = None) -> None:
-    """Sets the widgets of whatever `asked` asks otherwise, before they are drawn; `about` is the
+def change(question: Question, about: Method | None = None) -> None:
+    """Sets the widgets of whatever `question` has otherwise, before they are drawn; `about` is the
     method that the page is then about."""
-    changed_here()
-    own = {name: getattr(asked, name) for name in OWN_NAMES}
-    for name, value in {**own, **asked.options, "about": about or values()["about"]}.items():
+    mark_changed()
+    own = {name: getattr(question, name) for name in OWN_NAMES}
+    for name, value in {**own, **question.options, "about": about or values()["about"]}.items():
         if values()[name] != value:
             values()[name] = st.session_state["linked"][name] = value
             st.session_state.pop(_KEY + name, None)
@@ -128,27 +128,27 @@ def choose_method() -> None:
     """After another method was chosen to be about: it is asked beside the others."""
     state = st.session_state
     about = values()["about"] = state[_KEY + "about"]
-    methods = asked_methods(state.get(_KEY + "methods", values()["methods"]))
+    methods = ordered_methods(state.get(_KEY + "methods", values()["methods"]))
     if about not in methods:
-        state[_KEY + "methods"] = list(asked_methods((*methods, about)))
+        state[_KEY + "methods"] = list(ordered_methods((*methods, about)))
     _fill()
 
 
 def _fill() -> None:
     """Sets every option that nobody has set to its default, which is another now."""
-    changed_here()
-    state, found = st.session_state, values()
-    before = defaults_of(found["trainer"], found)
-    methods = asked_methods(state.get(_KEY + "methods", found["methods"]))
+    mark_changed()
+    state, remembered = st.session_state, values()
+    before = defaults_of(remembered["trainer"], remembered)
+    methods = ordered_methods(state.get(_KEY + "methods", remembered["methods"]))
     chosen: dict[str, Any] = {"methods": methods}
-    found["optimizer"] = state.get(_KEY + "optimizer", found["optimizer"])
-    if found["optimizer"] != before["optimizer"]:
-        chosen["optimizer"] = found["optimizer"]
-    after = defaults_of(state.get(_KEY + "trainer", found["trainer"]), chosen)
+    remembered["optimizer"] = state.get(_KEY + "optimizer", remembered["optimizer"])
+    if remembered["optimizer"] != before["optimizer"]:
+        chosen["optimizer"] = remembered["optimizer"]
+    after = defaults_of(state.get(_KEY + "trainer", remembered["trainer"]), chosen)
     for name in SETUP_OPTIONS:
-        if found[name] == before[name]:
-            found[name] = after[name]
+        if remembered[name] == before[name]:
+            remembered[name] = after[name]
             state.pop(_KEY + name, None)
-    if found["about"] not in methods:
-        found["about"] = None
+    if remembered["about"] not in methods:
+        remembered["about"] = None
         state.pop(_KEY + "about", None)

@@ -10,8 +10,8 @@ import streamlit as st
 
 from lora_profiler.dashboard import fields, take_along, widgets
 from lora_profiler.dashboard.answered import published_model, workloads
-from lora_profiler.dashboard.fields import Asked
-from lora_profiler.dashboard.link import changed_here
+from lora_profiler.dashboard.fields import Inputs
+from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
 from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, change, question, settle, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
@@ -22,7 +22,7 @@ from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
 from lora_profiler.trainer_files.reading import read_content
-from lora_profiler.trainer_files.settling import seen_images
+from lora_profiler.trainer_files.resolving import resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
 
 if TYPE_CHECKING:
@@ -32,67 +32,67 @@ if TYPE_CHECKING:
 _SIZES = ("batch_size", "seq_len")
 
 
-def ask() -> Asked:
+def ask() -> Inputs:
     """Draws "Fine-tune [model] with [method] on [card], [batch] x [length] tokens" in the place
     where it is called, and under it every other option."""
-    found = values()
+    remembered = values()
     with _sentence():
         _model("Fine-tune")
         widgets.words("with")
-        found["about"] = fields.about()
+        remembered["about"] = fields.about()
         widgets.words("on")
-        found["gpu"] = fields.card(width=265, label="collapsed")
+        remembered["gpu"] = fields.card(width=265, label="collapsed")
         widgets.words("at")
-        found["batch_size"] = fields.size("batch_size", 64)
+        remembered["batch_size"] = fields.size("batch_size", 64)
         widgets.words("×")
-        found["seq_len"] = fields.size("seq_len", 92)
+        remembered["seq_len"] = fields.size("seq_len", 92)
         widgets.words("tokens")
     with st.container(horizontal=True, gap="small", key="settings_row"):
         file = _settings(_SIZES, with_methods=True)
         _file_field()
-    return _asked(file)
+    return _inputs(file)
 
 
-def ask_between() -> Asked:
+def ask_between() -> Inputs:
     """Draws "Between [methods] of [model] on [card]" and the options but for batch and length,
     which Crossover asks about all of."""
-    found = values()
+    remembered = values()
     with _sentence():
         widgets.words("Between")
-        found["methods"] = fields.methods(label="collapsed")
+        remembered["methods"] = fields.methods(label="collapsed")
         _model("of")
         widgets.words("on")
-        found["gpu"] = fields.card(width=265, label="collapsed")
-    return _asked(_settings(_SIZES))
+        remembered["gpu"] = fields.card(width=265, label="collapsed")
+    return _inputs(_settings(_SIZES))
 
 
-def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
+def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Inputs:
     """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and the options but
     for those `chosen` by the plan."""
-    found = values()
+    remembered = values()
     with _sentence():
         _model("Train")
         widgets.words("by")
-        found["methods"] = fields.methods(label="collapsed")
+        remembered["methods"] = fields.methods(label="collapsed")
         widgets.words("at")
-        found["seq_len"] = fields.size("seq_len", 92)
+        remembered["seq_len"] = fields.size("seq_len", 92)
         widgets.words("tokens a sequence")
     form()
-    return _asked(_settings((*chosen, *_SIZES)))
+    return _inputs(_settings((*chosen, *_SIZES)))
 
 
-def ask_in_column() -> Asked:
+def ask_in_column() -> Inputs:
     """Draws the question as groups in a column, but for what a real run does not ask about: the
     card, the link between ranks, the engine."""
-    found = values()
-    found["origin"] = fields.origin()
+    remembered = values()
+    remembered["origin"] = fields.origin()
     file = None
-    if found["origin"] == UPLOAD:
+    if remembered["origin"] == UPLOAD:
         file = fields.config_json()
     else:
-        found["model"] = fields.model()
-    found["trainer"] = fields.trainer()
-    found["methods"] = fields.methods()
+        remembered["model"] = fields.model()
+    remembered["trainer"] = fields.trainer()
+    remembered["methods"] = fields.methods()
     groups: tuple[tuple[str, Group, bool], ...] = (
         ("Batch and length", "batch", True),
         ("Adapter", "adapter", True),
@@ -102,15 +102,15 @@ def ask_in_column() -> Asked:
     for head, name, is_open in groups:
         if _has(name):
             with st.expander(head, expanded=is_open):
-                found |= fields.group(name)
-    with st.expander("Several ranks", expanded=found["sharding"] != "none"):
-        found |= fields.ranks(network=False)
+                remembered |= fields.group(name)
+    with st.expander("Several ranks", expanded=remembered["sharding"] != "none"):
+        remembered |= fields.ranks(network=False)
     with st.expander("Attention"):
-        found |= fields.group("attention", leave_out=("device",))
-    if found["origin"] != UPLOAD:
+        remembered |= fields.group("attention", leave_out=("device",))
+    if remembered["origin"] != UPLOAD:
         with st.expander("Look-up"):
-            found |= fields.look_up()
-    return _asked(file)
+            remembered |= fields.look_up()
+    return _inputs(file)
 
 
 @contextmanager
@@ -121,15 +121,15 @@ def _sentence() -> Iterator[None]:
 
 def _model(word: str) -> None:
     """The field of the model behind `word`, or the name of the file that it is."""
-    found = values()
-    if found["origin"] == UPLOAD:
+    remembered = values()
+    if remembered["origin"] == UPLOAD:
         widgets.words(word, name=fields.config_name() or "a config.json")
     else:
         widgets.words(word)
-        found["model"] = fields.model(width=270)
+        remembered["model"] = fields.model(width=270)
 
 
-def _asked(file: "UploadedFile | None") -> Asked:
+def _inputs(file: "UploadedFile | None") -> Inputs:
     return fields.look_up_model(settle(), file, uploaded=values()["origin"] == UPLOAD)
 
 
@@ -141,17 +141,17 @@ def _has(group: Group) -> bool:
 
 def _settings(leave_out: Collection[str], *, with_methods: bool = False) -> "UploadedFile | None":
     """Every option but some, in columns; the file that was chosen as the model."""
-    found, file = values(), None
+    remembered, file = values(), None
     with st.expander("All settings", key="settings"):
         left, middle, right = st.columns(3, gap="medium")
         with left:
-            found["origin"] = fields.origin()
-            file = fields.config_json() if found["origin"] == UPLOAD else None
+            remembered["origin"] = fields.origin()
+            file = fields.config_json() if remembered["origin"] == UPLOAD else None
         with middle:
-            found["trainer"] = fields.trainer()
+            remembered["trainer"] = fields.trainer()
         with right:
             if with_methods:
-                found["methods"] = fields.methods()
+                remembered["methods"] = fields.methods()
         left, middle, right = st.columns(3, gap="medium")
         with left:
             _group("Batch and length", "batch", leave_out)
@@ -162,12 +162,12 @@ def _settings(leave_out: Collection[str], *, with_methods: bool = False) -> "Upl
             _group("Weights and optimizer", "optimizer", leave_out)
             if "sharding" not in leave_out:
                 widgets.head("Several ranks")
-                found |= fields.ranks(network=True)
+                remembered |= fields.ranks(network=True)
             _group("Attention and device", "attention", leave_out)
             widgets.head("Answer and look-up")
-            found |= fields.engine()
-            if found["origin"] != UPLOAD:
-                found |= fields.look_up()
+            remembered |= fields.engine()
+            if remembered["origin"] != UPLOAD:
+                remembered |= fields.look_up()
     return file
 
 
@@ -204,7 +204,7 @@ def _file_field() -> None:
         )
 
 
-def tell_of_file() -> None:
+def show_file_reading() -> None:
     """How the file was read, as long as it is there."""
     read: Dropped | None = st.session_state.get(_READ)
     if read is None:
@@ -216,21 +216,21 @@ def tell_of_file() -> None:
 
 
 def _take() -> None:
-    changed_here()
+    mark_changed()
     state, file = st.session_state, st.session_state[_KEY]
     state.pop(_READ, None)
     if file is None:
         return
     try:
         read = read_content(file.name, file.getvalue())
-        asked, state[_READ] = dropped(read, question())
+        requested, state[_READ] = dropped(read, question())
     except LoraProfilerError as e:
         state[_READ] = Dropped(head="This file is no question", refusal=str(e))
         return
     values()["origin"] = BY_NAME
     state.pop("ask.origin", None)
     take_along.prefer(read.framework)
-    change(asked, about_of(asked.options["methods"]))
+    change(requested, about_of(requested.options["methods"]))
 
 
 def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
@@ -238,12 +238,12 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     those that the file leaves open. Raises UsageError for a file that contradicts itself."""
     revision = file.revision or "main"
     wanted = replace(before, model=file.model or before.model, revision=revision)
-    model, file = None, seen_images(file, None)  # the page traces nothing
+    model, file = None, resolve_images(file, None)  # the page traces nothing
     with suppress(LoraProfilerError):  # the page says that there is no such model
         model = published_model(wanted.model, wanted.revision, wanted.offline)
         file = on_model(file, model)
     open_ones = {n: before.options[n] for n in file.asks if n in SETUP_OPTIONS}
-    own = {**open_ones, **file.beside(open_ones)}
+    own = {**open_ones, **file.completing(open_ones)}
     options = completed(file.stack, own)
     wanted = replace(wanted, trainer=file.stack, options=options)
     lines = [f"{text}." for text in gap_texts(file)]
@@ -267,12 +267,12 @@ def _otherwise(model: ModelSpec, wanted: Question, own: Mapping[str, Any]) -> li
     would be the default without one."""
     try:
         every = {**DEFAULTS, **own}
-        asked = planning_workloads(model, every, set(own), None, wanted.stack)
+        requested = planning_workloads(model, every, set(own), None, wanted.stack)
         made = workloads(model, replace(wanted, gpu=None))
     except LoraProfilerError:  # which the page says
         return []
     texts: dict[str, None] = {}
-    for one, other in zip(asked, made, strict=True):
+    for one, other in zip(requested, made, strict=True):
         has = written_options(other.setup)
         for name, value in written_options(one.setup).items():
             if has.get(name) != value:

@@ -47,7 +47,7 @@ it ends in a token. Afterwards links without the token work in this browser too.
 """  # noqa: E501
 
 
-class Door:
+class TokenGate:
     """Stands before `app`, as middleware does."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -112,7 +112,7 @@ def _unframed(send: Send) -> Send:
 
 PAGES = Path(__file__).with_name("main.py")
 """What runs anew at every change of a page."""
-MIDDLEWARE = (Middleware(Door),)
+MIDDLEWARE = (Middleware(TokenGate),)
 
 
 @asynccontextmanager

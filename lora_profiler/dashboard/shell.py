@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from lora_profiler._common.versions import __version__
+from lora_profiler._common.packages import __version__
 from lora_profiler.dashboard import (
     catalogue_page,
     compare_page,
@@ -50,7 +50,7 @@ def show() -> None:
         menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None},
     )
     widgets.style()
-    address = link.news()
+    address = link.new_link()
     if address is not None:
         st.session_state[link.PAGE_KEY] = address.page
         st.session_state[compare_page.LINKED] = address.record
@@ -63,7 +63,7 @@ def show() -> None:
         key=link.PAGE_KEY,
         required=True,
         label_visibility="collapsed",
-        on_change=link.changed_here,
+        on_change=link.mark_changed,
     )
     _draw(_DRAWN[page or link.PAGES[0]])
 

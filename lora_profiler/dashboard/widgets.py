@@ -228,18 +228,18 @@ MOST = 8
 """Answers of one kind that are kept: those of the questions asked last."""
 
 
-def once(key: str, asked: object, find: Callable[[], T], says: str) -> T:
-    """What was found for `asked` before, else what `find` finds now, under a spinner that `says`
-    what goes on. `asked` has an equality of its own."""
+def once(key: str, question: object, find: Callable[[], T], says: str) -> T:
+    """What was found for `question` before, else what `find` finds now, under a spinner that `says`
+    what goes on. `question` has an equality of its own."""
     kept: list[tuple[Any, T]] = st.session_state.setdefault(f"once.{key}", [])
-    for before, found in kept:
-        if before == asked:
-            return found
+    for before, value in kept:
+        if before == question:
+            return value
     with st.spinner(says, show_time=True):
-        found = find()
-    kept.append((asked, found))
+        value = find()
+    kept.append((question, value))
     del kept[:-MOST]
-    return found
+    return value
 
 
 _CONFIG: Final[dict[str, Any]] = {

@@ -22,8 +22,8 @@ DATA = Path(__file__).parent / "data"
 def document(kind: Kind) -> dict[str, Any]:
     """What `python -m benchmarks.public_accuracy`, `.public_command`, `.step_time`,
     `.rehearsed_rules` and `.records` wrote of their rows."""
-    found: dict[str, Any] = json.loads((DATA / f"{kind}.json").read_text("utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((DATA / f"{kind}.json").read_text("utf-8"))
+    return content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +71,8 @@ class OwnRow:
 @cache
 def own_rows(kind: OwnKind) -> tuple[OwnRow, ...]:
     """All that could be held against a prediction."""
-    found = document(kind)
-    return tuple(OwnRow(**dict(zip(found["columns"], row, strict=True))) for row in found["rows"])
+    table = document(kind)
+    return tuple(OwnRow(**dict(zip(table["columns"], row, strict=True))) for row in table["rows"])
 
 
 @cache

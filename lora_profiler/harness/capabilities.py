@@ -56,13 +56,13 @@ def abilities(environ: Mapping[str, str] | None = None, timeout_seconds: float =
             capture_output=True,
             timeout=timeout_seconds,
         )
-        said, ending = done.stdout, _ending(done)
+        output, ending = done.stdout, _ending(done)
     except subprocess.TimeoutExpired as e:
-        said, ending = e.stdout or b"", f"took longer than {timeout_seconds:g} s"
+        output, ending = e.stdout or b"", f"took longer than {timeout_seconds:g} s"
     except OSError as e:
         return Abilities(problem=f"python cannot be started ({e})")
     facts: dict[str, Any] = {}
-    for line in said.decode(errors="replace").splitlines():
+    for line in output.decode(errors="replace").splitlines():
         if line.startswith("{") and line.endswith("}"):
             facts.update(json.loads(line))
     trying = facts.pop("trying", "importing torch")

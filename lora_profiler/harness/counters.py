@@ -76,7 +76,7 @@ class Health:
     def begin(self, counters: Counters) -> None:
         self._before = counters.counts()
 
-    def look(self, counters: Counters) -> None:
+    def observe(self, counters: Counters) -> None:
         """To be called before the peaks are reset."""
         for name, value in counters.highest().items():
             self.found[name] = max(value, self.found.get(name, 0))
@@ -86,7 +86,7 @@ class Health:
         if self._before is None:
             return
         before, self._before = self._before, None
-        self.look(counters)
+        self.observe(counters)
         for name, value in counters.counts().items():
             self.found[name] = self.found.get(name, 0) + value - before.get(name, 0)
 

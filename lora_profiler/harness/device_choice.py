@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from lora_profiler._common.versions import installed_version
+from lora_profiler._common.packages import installed_version
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.harness.preflight import MeasurementError
 from lora_profiler.platform import TORCH, Platform, version_of
@@ -42,7 +42,7 @@ def present_device(
             return "cuda"
     if platform == "linux" and not any(map(exists, _DEVICE_FILES)):
         return "cpu"
-    accelerator = (ask or _asked)()
+    accelerator = (ask or _torch_accelerator)()
     return accelerator if accelerator in get_args(Device) else "cpu"  # type: ignore[return-value]  # one of the four by now
 
 
@@ -72,7 +72,7 @@ def torch_version() -> str:
     return installed_version("torch") or ""
 
 
-def _asked() -> str | None:
+def _torch_accelerator() -> str | None:
     """What torch names as its accelerator in a process of its own; None where it has none, or where
     that process fails."""
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
-from lora_profiler._common.versions import installed_version
+from lora_profiler._common.packages import installed_version
 from lora_profiler.harness.capabilities import Abilities, abilities
 from lora_profiler.harness.nvml import Nvml, open_cards
 from lora_profiler.units import bytes_text

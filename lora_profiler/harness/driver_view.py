@@ -159,7 +159,7 @@ class DeviceView:
             "reserved_bytes": read["reserved_bytes"],
         }
 
-    def look_around(self) -> None:
+    def note_others(self) -> None:
         """Sees at the end who else is on the device: by the driver's list of processes, else by
         memory."""
         if self._nvml is None:

@@ -11,8 +11,8 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from lora_profiler._common.cpu import cpu_model
-from lora_profiler._common.versions import __version__, installed_versions
+from lora_profiler._common.packages import __version__, installed_versions
+from lora_profiler._common.process import cpu_model
 from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
 from lora_profiler.harness.nvml import Nvml, open_device, uuid_hash
 from lora_profiler.harness.pretended import is_pretended, marked

@@ -38,10 +38,10 @@ _LOG_LINES = 12
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = str(error)
+    message = str(error)
     short = (
-        any(text in said for text in OUT_OF_MEMORY_TEXTS)
-        or _NVML_IN_ALLOCATOR.search(said) is not None
+        any(text in message for text in OUT_OF_MEMORY_TEXTS)
+        or _NVML_IN_ALLOCATOR.search(message) is not None
     )
     return isinstance(error, RuntimeError) and short
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.harness.case import Case
-from lora_profiler.records.doubts import unequal_loss
+from lora_profiler.records.checks import unequal_loss
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Failure, Flag, Measurement, RankMeasurement, Record, Status
 
@@ -103,9 +103,11 @@ def _mean(losses: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(sum(step) / len(step) for step in zip(*losses, strict=False))
 
 
-def _highest(found: Mapping[int, Record]) -> int:
+def _highest(records: Mapping[int, Record]) -> int:
     """The rank with the highest peak, the first of equal ones."""
-    return max(found, key=lambda rank: (found[rank].measurement.peak_requested_bytes or 0, -rank))
+    return max(
+        records, key=lambda rank: (records[rank].measurement.peak_requested_bytes or 0, -rank)
+    )
 
 
 def _rank(rank: int, record: Record | None, exit_code: int | None) -> RankMeasurement:
@@ -133,12 +135,12 @@ def _cause(
 ) -> _Cause | None:
     """The failure that the others followed from: memory that ran out, then a rank that died without
     a word, then an error of a rank's own, then what only tells of a lost peer, then silence."""
-    told = {
+    failed = {
         r: record.measurement
         for r, record in records.items()
         if record and not record.measurement.went_through
     }
-    for rank, m in told.items():
+    for rank, m in failed.items():
         if m.status == "oom" and m.failure is not None:
             return _of(rank, m)
     silent = sorted(
@@ -149,11 +151,11 @@ def _cause(
         return _silent(rank, exits[rank], killed_for_memory)
     own = [
         rank
-        for rank, m in told.items()
+        for rank, m in failed.items()
         if m.failure is not None and not LOST_PEER.search(m.failure.reason)
     ]
-    for rank in [*own, *told]:
-        return _of(rank, told[rank])
+    for rank in [*own, *failed]:
+        return _of(rank, failed[rank])
     missing = [rank for rank, record in records.items() if record is None]
     if missing:
         return _Cause(missing[0], "crash", Failure(reason=f"rank {missing[0]} left no result"))

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lora_profiler._common.cpu import allowed_cpus
+from lora_profiler._common.process import allowed_cpus
 
 _ROOT = Path("/")
 _NO_LIMIT_BYTES = 2**60

@@ -10,7 +10,7 @@ import torch
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
 from lora_profiler.harness import ownership
 from lora_profiler.harness.timeline import Claims, Timeline
-from lora_profiler.harness.tracker import told_of_resizing
+from lora_profiler.harness.tracker import resizing_observed
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import output_head
 from lora_profiler.prediction import Category, Phase
@@ -50,7 +50,7 @@ class MarkedSteps:
         self.persistent: dict[Category, int] = {}
 
     def run(self, count: int, losses: list[float]) -> None:
-        with loss_phase(self._training, self._enter, self._note), told_of_resizing(self._resized):
+        with loss_phase(self._training, self._enter, self._note), resizing_observed(self._resized):
             for _ in range(count):
                 losses.append(float(self._training.step(self._enter)))
                 self._training.evaluate(self._enter)

@@ -124,7 +124,7 @@ def _with_counters(
             result.samples.append(
                 PhaseSample(step=before_step, phase=before_phase, **counters.read())
             )
-            result.health.look(counters)
+            result.health.observe(counters)
         counters.reset_peaks()
         if phase == "optimizer":
             result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)

@@ -135,9 +135,9 @@ class Nvml:
     def clocks_locked(self) -> bool | None:
         """True if the application clock was moved off its default; a lock by `nvidia-smi -lgc`
         shows nowhere, so never False."""
-        asked = self._int("nvmlDeviceGetApplicationsClock", _CLOCK_SM)
+        requested = self._int("nvmlDeviceGetApplicationsClock", _CLOCK_SM)
         default = self.default_sm_clock_mhz()
-        return True if asked and default and asked != default else None
+        return True if requested and default and requested != default else None
 
     def temperature_celsius(self) -> int | None:
         value = self._ask_first(

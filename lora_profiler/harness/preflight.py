@@ -14,7 +14,7 @@ from lora_profiler.harness.trainer_refusals import MODULES, missing_for, refuse_
 from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
-from lora_profiler.support.engines import why_untraced
+from lora_profiler.support.engines import trace_unsupported_reason
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, Sharding, TrainSetup, Workload
@@ -54,7 +54,7 @@ def allocator_settings(environ: Mapping[str, str]) -> str | None:
     return environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF")
 
 
-def refuse_here(
+def refuse_on_this_machine(
     workload: Workload, conditions: Conditions, pretended: Pretended | None = None
 ) -> None:
     """`refuse` for this machine, or for the card and the environment that are pretended."""
@@ -118,7 +118,7 @@ def refuse(
         )
     if conditions.trained_by:
         _refuse_trainer(setup, conditions.trained_by, installed)
-    if reason := why_untraced(setup):
+    if reason := trace_unsupported_reason(setup):
         raise UsageError(reason)
     package = package_of(setup)
     if (setup.quantization or package == "bitsandbytes") and installed("bitsandbytes") is None:

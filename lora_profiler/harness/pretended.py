@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.platform import TORCH, Platform, version_of
-from lora_profiler.records.doubts import NOT_REHEARSED
+from lora_profiler.records.checks import NOT_REHEARSED
 from lora_profiler.records.environment import REHEARSED, Device, Environment
 from lora_profiler.records.record import Measurement
 

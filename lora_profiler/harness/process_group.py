@@ -153,7 +153,7 @@ def reshard(model: torch.nn.Module) -> None:
 
 class _Buffers:
     """Buffers that are born by a change of size, as gathered weights are:
-    `tracker.told_of_resizing` hears of both."""
+    `tracker.resizing_observed` hears of both."""
 
     def allocate(
         self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
@@ -224,11 +224,11 @@ def functional_in_place() -> torch.library.Library:
 
     def all_gather(given: torch.Tensor, size: int, group: str) -> torch.Tensor:
         made = given.new_empty((given.shape[0] * size, *given.shape[1:]))
-        found = named(group)
-        made.chunk(size)[found.rank()].copy_(given)
+        named_group = named(group)
+        made.chunk(size)[named_group.rank()].copy_(given)
         with _disable_current_modes():
             for rank, part in enumerate(made.chunk(size)):
-                dist.broadcast(_bytes_of(part), group_src=rank, group=found)
+                dist.broadcast(_bytes_of(part), group_src=rank, group=named_group)
         return made
 
     library: Any = torch.library.Library("_c10d_functional", "IMPL")  # type: ignore[no-untyped-call]

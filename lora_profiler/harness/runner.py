@@ -22,7 +22,11 @@ from typing import IO, Any
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse_here
+from lora_profiler.harness.preflight import (
+    MeasurementError,
+    allocator_settings,
+    refuse_on_this_machine,
+)
 from lora_profiler.harness.pretended import LIMITS, RUN_VARIABLE, Pretended, unknown_card
 from lora_profiler.harness.process import CHILD, PARENT_VARIABLE, end_group, python_path
 from lora_profiler.harness.provenance import without_paths
@@ -113,7 +117,7 @@ def measure_case(
 
     A result that cannot be read stays beside it, as NAME.unreadable.json.
     """
-    refuse_here(case.workload, case.conditions, pretended)
+    refuse_on_this_machine(case.workload, case.conditions, pretended)
     child = pretended.child if pretended else child
     started = now()
     with WorkingFolder() as folder:
@@ -202,7 +206,7 @@ class _Ended:
     ranks: dict[int, list[Heartbeat]] = field(default_factory=dict)
     environment: Any = None
 
-    def hear(self, heartbeat: Heartbeat) -> bool:
+    def keep(self, heartbeat: Heartbeat) -> bool:
         """Keeps it; whether it speaks for the case: of several ranks the first does."""
         if heartbeat.rank is not None:
             self.ranks.setdefault(heartbeat.rank, []).append(heartbeat)
@@ -310,7 +314,7 @@ def _listen(
                         rank=message.get("rank"),
                         read=readings_from_dict(message.get("read", {})),
                     )
-                    if ended.hear(heard):
+                    if ended.keep(heard):
                         news.put(heard)
                 elif "measurement" not in message:
                     ended.environment = message["environment"]

@@ -20,7 +20,7 @@ import torch
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.training import Training
 from lora_profiler.prediction import Phase
-from lora_profiler.records.doubts import half_width_limit, relative_half_width
+from lora_profiler.records.checks import half_width_limit, relative_half_width
 from lora_profiler.records.record import Conditions
 
 WARMUP_MIN_STEPS, WARMUP_MIN_SECONDS = 3, 1.0

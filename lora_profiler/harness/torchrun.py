@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     record = replace(whole, started_at=started)
     if record.measurement.went_through and not record.is_rehearsed:
-        _tell("reference")
+        _emit_phase("reference")
         record = with_reference(record, _reference_losses(case, Path(case_path)))
     record = replace(record, ended_at=now())
     write_durably(Path(result_path), json.dumps(record_dict(record), allow_nan=False))
@@ -91,5 +91,5 @@ def _read(path: Path) -> Record | None:
         return None
 
 
-def _tell(phase: str) -> None:
+def _emit_phase(phase: str) -> None:
     print(json.dumps({"phase": phase, "step": None, "done": None}), flush=True)

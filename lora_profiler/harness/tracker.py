@@ -61,15 +61,15 @@ def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 
 @contextmanager
-def told_of_resizing(notify: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+def resizing_observed(notify: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
     """Inside, `notify` hears of each storage that changes its size. No operator returns it: FSDP
     frees gathered weights so."""
     resize = torch.UntypedStorage.resize_
 
     def resize_(storage: torch.UntypedStorage, size: int) -> Any:
-        found = resize(storage, size)
+        resized = resize(storage, size)
         notify(storage)
-        return found
+        return resized
 
     torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign,assignment]
     try:

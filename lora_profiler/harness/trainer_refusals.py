@@ -56,7 +56,7 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
     chosen = "forloop" if setup.device == "cpu" else "foreach"
     implementations = {"adamw": ("fused", chosen), "sgd": (chosen,), "rmsprop": (chosen,)}
     trl_adapters = "bfloat16" if setup.quantization is not None else "float32"
-    told = {
+    arguments = {
         "loss": setup.loss == loss,
         "packed": not setup.is_packed,
         "hold_outputs": not setup.hold_outputs,
@@ -74,7 +74,7 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
         or name == "transformers"
         or setup.quantization.recipe == "trl",
     }
-    for option, can in told.items():
+    for option, can in arguments.items():
         if not can:
             raise UsageError(
                 f"{name} itself cannot be told {flag(option)} {_value(setup, option)}; leave it"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lora_profiler import modeling
-from lora_profiler._common.versions import installed_version
+from lora_profiler._common.packages import installed_version
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.harness.case import Case
 from lora_profiler.harness.trainer_loop import TrainerLoop
@@ -61,12 +61,12 @@ def make_trainer(
 def _check_version(trainer: str) -> None:
     """Raises UnbuildableError for another major version than the one that is asked about."""
     library = "transformers" if name_of(trainer) == "transformers" else "trl"
-    found = installed_version(library) or ""
-    asked = trainer.partition("@")[2]
-    if found.partition(".")[0] != asked.partition(".")[0]:
+    installed = installed_version(library) or ""
+    supported = trainer.partition("@")[2]
+    if installed.partition(".")[0] != supported.partition(".")[0]:
         raise UnbuildableError(
-            f"{library} {found} is installed, and --trainer {trainer} is about {asked}; install"
-            f" that one, or add --own-loop."
+            f"{library} {installed} is installed, and --trainer {trainer} is about {supported};"
+            " install that one, or add --own-loop."
         )
 
 

@@ -15,7 +15,7 @@ from lora_profiler.modeling import attention_context, evaluating, forward, forwa
 from lora_profiler.modeling.images import with_images
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import has_reference, loop_bytes_beside, pass_scalar_bytes
+from lora_profiler.support.library_memory import extra_loop_bytes, has_reference, pass_scalar_bytes
 from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
@@ -159,7 +159,7 @@ class Training:
     ) -> None:
         self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
         self.ballast = ballast(setup, ballast_bytes)
-        kept = loop_bytes_beside(setup) + (size_of(model) if has_reference(setup) else 0)
+        kept = extra_loop_bytes(setup) + (size_of(model) if has_reference(setup) else 0)
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.of_pass: torch.Tensor | None = None
         self.spread = spread or Spread(module=model)

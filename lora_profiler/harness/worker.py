@@ -36,7 +36,7 @@ from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.doubts import (
+from lora_profiler.records.checks import (
     cross_check_peaks,
     half_width_limit,
     relative_half_width,
@@ -75,7 +75,7 @@ class Run:
     resident: dict[str, int] = field(default_factory=dict)
     timed_peak_bytes: int | None = None
     other_cpu_share: float | None = None
-    _told: Readings = field(default_factory=Readings)
+    _sent: Readings = field(default_factory=Readings)
     _stage: str = "import"
     _entered: float = field(default_factory=time.perf_counter)
 
@@ -118,13 +118,13 @@ class Run:
             warmup_seconds=tuple(self.timing.warmup_seconds),
             step_seconds=tuple(self.timing.step_seconds),
         )
-        news, self._told = read.since(self._told), read
-        self.tell(
+        news, self._sent = read.since(self._sent), read
+        self.emit(
             {"phase": self.where, "step": self.step, "done": done, "read": readings_dict(news)}
             | ({} if self.rank is None else {"rank": self.rank})
         )
 
-    def tell(self, what: dict[str, Any]) -> None:
+    def emit(self, what: dict[str, Any]) -> None:
         try:
             print(json.dumps(what), file=self.heartbeats, flush=True)
         except OSError:
@@ -142,7 +142,7 @@ def train(run: Run, view: DeviceView) -> None:
 def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     case, setup = run.case, run.case.workload.setup
     if not ranks.rank:
-        run.tell({"environment": asdict(environment(setup.device, command=case.command))})
+        run.emit({"environment": asdict(environment(setup.device, command=case.command))})
     view.limit(case.conditions.budget_bytes)
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
@@ -340,7 +340,7 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     except BaseException as error:
         status = status_of(error)
         failure = failure_of(error, run.where, run.step, **view.failure_counters())
-    view.look_around()
+    view.note_others()
     result = measurement(run, view, status, failure)
     view.close()
     if is_pretended():

@@ -7,7 +7,7 @@ from lora_profiler.harness import Heartbeat, measure
 from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.records.doubts import median_interval
+from lora_profiler.records.checks import median_interval
 from lora_profiler.records.record import Conditions, Measurement
 from lora_profiler.report.claims.claim import Tell
 from lora_profiler.report.claims.cost import Cost, CostRow, Sizes, StepSeconds, pairs_of

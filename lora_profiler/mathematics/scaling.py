@@ -18,7 +18,7 @@ ALPHA = 16.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class ScalingRule:
     """A way to scale, in PEFT's own options: `alpha` and `use_rslora` by rank."""
 
     key: str
@@ -30,13 +30,13 @@ class Way:
         return self.alpha(r) / (math.sqrt(r) if self.use_rslora else r)
 
 
-WAYS = (
-    Way(key="fixed", label="alpha / r, alpha fixed", alpha=lambda r: ALPHA),
-    Way(
+SCALING_RULES = (
+    ScalingRule(key="fixed", label="alpha / r, alpha fixed", alpha=lambda r: ALPHA),
+    ScalingRule(
         key="fixed_rs", label="alpha / sqrt(r), alpha fixed", alpha=lambda r: ALPHA, use_rslora=True
     ),
-    Way(key="tied_rs", label="alpha / sqrt(r), alpha = r", alpha=float, use_rslora=True),
-    Way(key="none", label="no scaling, or alpha / r with alpha = r", alpha=float),
+    ScalingRule(key="tied_rs", label="alpha / sqrt(r), alpha = r", alpha=float, use_rslora=True),
+    ScalingRule(key="none", label="no scaling, or alpha / r with alpha = r", alpha=float),
 )
 """With alpha tied to the rank, alpha / r is 1 whatever the rank: no scaling at all. Those two are
 one row."""
@@ -48,21 +48,21 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Scaling:
     runs = Runs(subject, effort, seed)
     rate, rates = effort.scaling_learning_rate, effort.learning_rates
     outer = (effort.scaling_ranks[0], effort.scaling_ranks[-1])
-    planned = [(way, r, rate) for r in effort.scaling_ranks for way in WAYS]
-    planned += [(way, r, other) for r in outer for other in rates for way in WAYS]
-    for number, (way, r, at) in enumerate(planned):
-        if not runs.is_done(way, r, at):
+    planned = [(rule, r, rate) for r in effort.scaling_ranks for rule in SCALING_RULES]
+    planned += [(rule, r, other) for r in outer for other in rates for rule in SCALING_RULES]
+    for number, (rule, r, at) in enumerate(planned):
+        if not runs.is_done(rule, r, at):
             tell(
-                f"rank {r}, scaled by {way.factor(r):.3g}, learning rate {at:g}",
+                f"rank {r}, scaled by {rule.factor(r):.3g}, learning rate {at:g}",
                 number,
                 len(planned),
             )
-        runs.run(way, r, at)
+        runs.run(rule, r, at)
     scalings = []
-    for way in WAYS:
-        by_rank = tuple(runs.run(way, r, rate) for r in effort.scaling_ranks)
+    for rule in SCALING_RULES:
+        by_rank = tuple(runs.run(rule, r, rate) for r in effort.scaling_ranks)
         scalings.append(
-            Scaled(key=way.key, label=way.label, runs=by_rank, levels=levels_of(by_rank))
+            Scaled(key=rule.key, label=rule.label, runs=by_rank, levels=levels_of(by_rank))
         )
     return Scaling(
         alpha=ALPHA,
@@ -73,8 +73,8 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Scaling:
         trained_runs=runs.count,
         scalings=tuple(scalings),
         learning_rates=tuple(
-            rate_gains(way.key, r, [runs.run(way, r, at) for at in rates])
-            for way in WAYS
+            rate_gains(rule.key, r, [runs.run(rule, r, at) for at in rates])
+            for rule in SCALING_RULES
             for r in outer
             if rates
         ),
@@ -92,23 +92,23 @@ class Runs:
         self._base_logits = _logits(self._model, self.held_out[0])
         self._done: dict[tuple[int, float, float], Run] = {}
 
-    def is_done(self, way: Way, r: int, learning_rate: float) -> bool:
-        return _key(way, r, learning_rate) in self._done
+    def is_done(self, rule: ScalingRule, r: int, learning_rate: float) -> bool:
+        return _key(rule, r, learning_rate) in self._done
 
-    def run(self, way: Way, r: int, learning_rate: float) -> Run:
+    def run(self, rule: ScalingRule, r: int, learning_rate: float) -> Run:
         """The run at rank `r`. PEFT's layers scale as its options say; the norms here are those of
         B A times `factor(r)`."""
-        key = _key(way, r, learning_rate)
+        key = _key(rule, r, learning_rate)
         if key not in self._done:
-            self._done[key] = self._trained(way, r, learning_rate)
+            self._done[key] = self._trained(rule, r, learning_rate)
         return self._done[key]
 
     @property
     def count(self) -> int:
         return len(self._done)
 
-    def _trained(self, way: Way, r: int, learning_rate: float) -> Run:
-        last, factor = len(self.batches), way.factor(r)
+    def _trained(self, rule: ScalingRule, r: int, learning_rate: float) -> Run:
+        last, factor = len(self.batches), rule.factor(r)
         states: dict[int, dict[str, Factors]] = {}
         logit_change = 0.0
 
@@ -121,7 +121,7 @@ class Runs:
                 logit_change = (change.norm() / self._base_logits.norm()).item()
 
         with adapted(
-            self._model, r=r, alpha=way.alpha(r), use_rslora=way.use_rslora, seed=self._seed
+            self._model, r=r, alpha=rule.alpha(r), use_rslora=rule.use_rslora, seed=self._seed
         ) as wrapped:
             layers = lora_layers(wrapped)
             weight = math.sqrt(sum(_square_norm(layer) for layer in layers.values()))
@@ -146,8 +146,8 @@ class Runs:
         )
 
 
-def _key(way: Way, r: int, learning_rate: float) -> tuple[int, float, float]:
-    return r, round(way.factor(r), 12), learning_rate
+def _key(rule: ScalingRule, r: int, learning_rate: float) -> tuple[int, float, float]:
+    return r, round(rule.factor(r), 12), learning_rate
 
 
 @torch.no_grad()

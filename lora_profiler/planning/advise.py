@@ -139,12 +139,12 @@ def _sufficient(
     if _lasting_bytes(prediction, besides) > usable:
         return []
     growing = [_Tried((), workload, prediction.peak.total_bytes)]
-    seen: set[TrainSetup] = {workload.setup}
+    tried_setups: set[TrainSetup] = {workload.setup}
     sufficient: list[_Tried] = []
     for _ in range(MOST_CHANGES):
         grown: list[_Tried] = []
         for start in growing:
-            for tried in _grown(start, engine, besides, seen):
+            for tried in _grown(start, engine, besides, tried_setups):
                 fits = _fits(tried, usable, gpu, engine)
                 (sufficient if fits else grown).append(tried)
         if len(sufficient) >= 2 and any(map(_learns_the_same, sufficient)):
@@ -169,7 +169,7 @@ def _lasting_bytes(prediction: Prediction, besides: Collection[str]) -> int:
 
 
 def _grown(
-    start: _Tried, engine: str, besides: Collection[str], seen: set[TrainSetup]
+    start: _Tried, engine: str, besides: Collection[str], tried_setups: set[TrainSetup]
 ) -> Iterator[_Tried]:
     """`start` with one change more, each that lowers its peak."""
     try:
@@ -177,9 +177,9 @@ def _grown(
     except LoraProfilerError:
         return
     for change in changes(start.workload, prediction, besides):
-        if change.setup in seen:
+        if change.setup in tried_setups:
             continue
-        seen.add(change.setup)
+        tried_setups.add(change.setup)
         changed = replace(start.workload, setup=change.setup)
         try:
             check(changed, engine)

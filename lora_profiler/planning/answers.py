@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lora_profiler.batching.batches import Batches
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.advise import Remedy
-    from lora_profiler.planning.empirical_interval import LikelyPeak
+    from lora_profiler.planning.empirical_interval import PeakInterval
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
     from lora_profiler.planning.over_data import OverData, TrainingData
@@ -76,11 +76,11 @@ class Answer:
         return smallest_card(self.prediction)
 
     @property
-    def likely(self) -> "LikelyPeak | None":
+    def peak_interval(self) -> "PeakInterval | None":
         """What public measurements say of the peak."""
-        from lora_profiler.planning.empirical_interval import likely_peak
+        from lora_profiler.planning.empirical_interval import peak_interval
 
-        return likely_peak(self.prediction)
+        return peak_interval(self.prediction)
 
     @property
     def shared_bytes(self) -> "Mapping[Part, int]":

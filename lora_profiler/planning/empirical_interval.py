@@ -21,7 +21,7 @@ libraries are of other versions than the answer's, mostly, and those described e
 sources alone."""
 
 
-class LikelyPeak(NamedTuple):
+class PeakInterval(NamedTuple):
     """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs
     that options describe, exactly or but for the versions of libraries: from `low_bytes` to
     `high_bytes`, nine times in ten. `half_width` is a share of the measured peak. BLAS' workspaces
@@ -41,7 +41,7 @@ class LikelyPeak(NamedTuple):
     high_bytes: int
 
 
-def likely_peak(prediction: Prediction) -> LikelyPeak | None:
+def peak_interval(prediction: Prediction) -> PeakInterval | None:
     """None for a lower bound, and for devices whose memory no public row tells.
 
     An estimate's own bound widens the interval, as errors add up at worst. With an error of at most
@@ -53,7 +53,7 @@ def likely_peak(prediction: Prediction) -> LikelyPeak | None:
     known = command_shares()[DESCRIBED]
     peak = prediction.peak.total_bytes + workspaces_bytes(prediction.workload)
     width = known.half_width + (prediction.error_bound or 0.0)
-    return LikelyPeak(
+    return PeakInterval(
         nearest=nearest_peak(prediction.workload),
         described=DESCRIBED,
         command=known,

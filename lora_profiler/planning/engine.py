@@ -10,7 +10,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
-from lora_profiler.support.engines import why_unprofiled, why_untraced
+from lora_profiler.support.engines import profile_unsupported_reason, trace_unsupported_reason
 from lora_profiler.support.fake_quantizing import qat_words
 from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.support.optimizers import optimizer_words, package_of
@@ -97,7 +97,7 @@ def engines_for(
     from lora_profiler.planning.profiles import make_missing
 
     for workload in workloads:
-        if not rules_know(workload) and (reason := why_untraced(workload.setup)):
+        if not rules_know(workload) and (reason := trace_unsupported_reason(workload.setup)):
             raise UsageError(f"{workload.model.id} has layers that no rule describes, and {reason}")
         if workload.setup.lora is not None:
             adapters(workload.model, workload.setup.lora)  # what PEFT refuses is not traced first
@@ -107,7 +107,7 @@ def engines_for(
 
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
-    prediction, words = _predicted(workload, engine), words_beside(workload)
+    prediction, words = _predicted(workload, engine), common_assumptions(workload)
     model = workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
@@ -122,7 +122,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     return replace(prediction, assumptions=(*prediction.assumptions, *words))
 
 
-def words_beside(workload: Workload) -> tuple[str, ...]:
+def common_assumptions(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
     package, whoever gives it."""
     words = (
@@ -159,7 +159,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
     if answerer == "analytic":
         from lora_profiler.analytic import predict as analytic_predict
 
-        if engine != "auto" or why_unprofiled(workload):
+        if engine != "auto" or profile_unsupported_reason(workload):
             return analytic_predict(workload)
         from lora_profiler.compiled import with_tape
 
@@ -213,7 +213,7 @@ def _at_hand(workload: Workload) -> str:
     from lora_profiler.compiled import has_profile, has_stand_in
 
     # a profile leaves the loop's state open, by which some weights are wider
-    fits = has_profile(workload) and not why_unprofiled(workload)
+    fits = has_profile(workload) and not profile_unsupported_reason(workload)
     if fits or (not rules_know(workload) and has_stand_in(workload)):
         return "compiled"
     return "analytic"
@@ -242,7 +242,7 @@ def engine_for_search(prediction: Prediction, engine: str) -> str:
         engine = "auto"
     if (
         engine in ("compiled", "traced")
-        and why_unprofiled(prediction.workload)
+        and profile_unsupported_reason(prediction.workload)
         and rules_know(prediction.workload)
     ):
         return "analytic"

@@ -250,14 +250,14 @@ def rehearsed_step(
 
 def kernels_of(rows: Sequence[Mapping[str, Any]]) -> list[Kernel]:
     """Of "step" or "update" of a rehearsal's work."""
-    found = []
+    kernels = []
     for row in rows:
         gemm = row["gemm"]
         sizes = None if gemm is None else Gemm(batches=gemm[0], m=gemm[1], n=gemm[2], k=gemm[3])
         kernel = Kernel(**{**row, "gemm": sizes}, phase="forward", module="")
-        found.append(kernel)
+        kernels.append(kernel)
         if kernel.op == "_softmax_backward_data":
             # CUDA's multiplies gradient and output first, below what a dispatcher sees (torch
             # `native/cuda/SoftMax.cu`, softmax_backward_cuda_out)
-            found.append(replace(kernel, op="mul"))
-    return found
+            kernels.append(replace(kernel, op="mul"))
+    return kernels

@@ -16,7 +16,7 @@ from lora_profiler.planning.plan_space import (
     parts_of,
     ranks_of,
     setups_of,
-    why_unasked,
+    unknown_ranks_reason,
 )
 from lora_profiler.planning.planned import (
     HOUR,
@@ -121,11 +121,11 @@ def make_plan(
     amount, space, budget = amount or Amount(), space or Space(), budget or Budget()
     _check(offers, amount, budget)
     search = _Search(amount, space, engine)
-    found = Front[PlannedRun]()
+    front = Front[PlannedRun]()
     for offer in offers:
         for part in parts_of(offer, space):
-            search.add_runs(part, found)
-    kept = sorted(found.plans, key=hours_of)
+            search.add_runs(part, front)
+    kept = sorted(front.plans, key=hours_of)
     chosen, goal = recommended(kept, budget)
     return TrainingPlan(
         offers=tuple(offers),
@@ -190,7 +190,7 @@ class _Search:
         )
 
     def add_runs(
-        self, part: Part, found: Front[PlannedRun], only: TrainSetup | None = None
+        self, part: Part, front: Front[PlannedRun], only: TrainSetup | None = None
     ) -> None:
         """Adds the runs on all cards of `part`; those of the method and rank of `only` alone, where
         it is given.
@@ -198,15 +198,15 @@ class _Search:
         A step is timed only where its run could stay: it takes no less than one of lower rank, or
         without checkpointing, that is else the same.
         """
-        for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
-            if only is not None and asked.setup.method != only.method:
+        for workload, shared in zip(part.offer.workloads, self._shared(part), strict=True):
+            if only is not None and workload.setup.method != only.method:
                 continue
-            if reason := why_unasked(asked.setup, self.space, part.cards):
+            if reason := unknown_ranks_reason(workload.setup, self.space, part.cards):
                 cards = f"{part.cards} x {part.cluster.gpu.key}"
                 self._unasked.setdefault(reason, {}).setdefault(cards)
                 continue
             seconds, limits = dict[_Key, float](), Limits()
-            for rank in ranks_of(asked.setup, self.space):
+            for rank in ranks_of(workload.setup, self.space):
                 asked_rank = rank if only is None or only.lora is None else only.lora.r
                 if rank is not None and rank != asked_rank:
                     continue
@@ -214,7 +214,7 @@ class _Search:
                 self.considered += fitting.considered
                 self.fitting += len(fitting.layouts)
                 for layout in sorted(fitting.layouts, key=lambda each: each.setup.checkpointing):
-                    self._add(layout, asked, part, found, seconds)
+                    self._add(layout, workload, part, front, seconds)
 
     def _shared(self, part: Part) -> list[Workload]:
         return [self.costs.shared(workload) for workload in part.offer.workloads]
@@ -222,20 +222,20 @@ class _Search:
     def _add(
         self,
         layout: Layout,
-        asked: Workload,
+        workload: Workload,
         part: Part,
-        found: Front[PlannedRun],
+        front: Front[PlannedRun],
         seconds: "dict[_Key, float]",
     ) -> None:
         key = _key(layout.setup)
         bounds = [seconds[k] for k in (key, key._replace(checkpointing=False)) if k in seconds]
-        if bounds and found.beats(self._objectives(layout, part, max(bounds))):
+        if bounds and front.beats(self._objectives(layout, part, max(bounds))):
             seconds[key] = max(bounds)
             return
-        run = self._run(layout, asked, part)
+        run = self._run(layout, workload, part)
         if run.time is not None:
             seconds[key] = run.time.step.middle
-        found.add(run, run.objectives)
+        front.add(run, run.objectives)
 
     def _objectives(self, layout: Layout, part: Part, step_seconds: float) -> Objectives:
         total = step_seconds * layout.steps
@@ -252,12 +252,12 @@ class _Search:
             concessions=concessions_of(layout.setup),
         )
 
-    def _run(self, layout: Layout, asked: Workload, part: Part) -> PlannedRun:
+    def _run(self, layout: Layout, workload: Workload, part: Part) -> PlannedRun:
         gpu = part.cluster.gpu
         time = self.costs.time(layout, gpu, part.network)
         return PlannedRun(
-            workload=replace(layout.workload, platform=asked.platform),
-            worst=replace(layout.worst, platform=asked.platform),
+            workload=replace(layout.workload, platform=workload.platform),
+            worst=replace(layout.worst, platform=workload.platform),
             cluster=part.cluster,
             price=part.offer.price,
             network=part.network,
@@ -285,18 +285,18 @@ class _Search:
 
     def _without_memory(self, run: PlannedRun, part: Part) -> float | None:
         """Seconds of a step of the quickest layout, as if every one fitted."""
-        setup, found = run.setup, list[float]()
+        setup, seconds = run.setup, list[float]()
         rank = setup.lora.r if setup.lora else None
-        for asked, shared in zip(part.offer.workloads, self._shared(part), strict=True):
-            if asked.setup.method != setup.method:
+        for workload, shared in zip(part.offer.workloads, self._shared(part), strict=True):
+            if workload.setup.method != setup.method:
                 continue
-            for row in setups_of(asked.setup, self.space, part.cards, setup.optimizer, rank):
+            for row in setups_of(workload.setup, self.space, part.cards, setup.optimizer, rank):
                 for each in row:
                     layout = self.costs.layout(shared, each)
                     if each.sharding == setup.sharding and layout is not None:
                         time = self.costs.time(layout, part.cluster.gpu, part.network)
-                        found += [time.step.middle] if time else []
-        return min(found, default=None)
+                        seconds += [time.step.middle] if time else []
+        return min(seconds, default=None)
 
     def neighbours(self, run: PlannedRun, offers: Sequence[Offer]) -> tuple[Neighbour, ...]:
         """With fewer cards and with more, as the effective batch and the machines allow."""
@@ -304,16 +304,16 @@ class _Search:
         sizes = _sizes(own, self.space)
         fewer = [size for size in sizes if size < run.cluster.cards][-1:]
         more = [size for size in sizes if size > run.cluster.cards][:1]
-        found = []
+        nearby = []
         for size in fewer + more:
-            if why_unasked(run.setup, self.space, size):
+            if unknown_ranks_reason(run.setup, self.space, size):
                 continue
             part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
             there = Front[PlannedRun]()
             self.add_runs(part, there, run.setup)
             best = min(there.plans, key=hours_of, default=None)
-            found.append(Neighbour(cards=size, run=best))
-        return tuple(found)
+            nearby.append(Neighbour(cards=size, run=best))
+        return tuple(nearby)
 
 
 class _Key(NamedTuple):

@@ -65,11 +65,12 @@ class Costs:
         key = attention_kernels(workload), workload.platform.torch
         return replace(workload, platform=self._platforms.setdefault(key, workload.platform))
 
-    def layout(self, asked: Workload, setup: TrainSetup) -> Layout | None:
-        """`asked` with `setup`; None for what is refused, and for what nobody knows the peak of."""
-        key = setup, asked.platform
+    def layout(self, workload: Workload, setup: TrainSetup) -> Layout | None:
+        """`workload` with `setup`; None for what is refused, and for what nobody knows the peak
+        of."""
+        key = setup, workload.platform
         if key not in self._layouts:
-            self._layouts[key] = self._layout(replace(asked, setup=setup))
+            self._layouts[key] = self._layout(replace(workload, setup=setup))
         return self._layouts[key]
 
     def _layout(self, workload: Workload) -> Layout | None:

@@ -23,8 +23,8 @@ _RANKS = re.compile(r"\s*([0-9]{1,6})\s*\.\.\s*([0-9]{1,6})\s*")
 
 def read_tokens(text: str) -> int:
     """10M, 2.5B, 1e9 or 1000000. Raises UsageError."""
-    found = _COUNT.fullmatch(text)
-    number = round(float(found[1]) * _COUNTS[found[2].lower()]) if found else 0
+    match = _COUNT.fullmatch(text)
+    number = round(float(match[1]) * _COUNTS[match[2].lower()]) if match else 0
     if not 1 <= number < 2**63:
         raise UsageError(f"--tokens is {text[:40]!r}; write a number above 0, as in 10M or 2.5B.")
     return number
@@ -84,9 +84,9 @@ def space_of(
     where a trainer or its file says what else is. Raises UsageError."""
     if ranks is not None and "rank" in given:
         raise UsageError("--ranks and --rank both say which; leave one out.")
-    asked = offers[0].workloads[0].setup
+    requested = offers[0].workloads[0].setup
     has_size = has_own_defaults or bool({"batch_size", "accumulation"} & set(given))
-    own = asked.batch_size * asked.accumulation
+    own = requested.batch_size * requested.accumulation
     tried = Space().ranks
     if ranks is not None:
         tried = read_ranks(ranks)
@@ -97,9 +97,9 @@ def space_of(
         effective_batch=effective_batch or (own if has_size else Space().effective_batch),
         ranks=tried,
         micro_batch=(
-            asked.batch_size if effective_batch is not None and "batch_size" in given else None
+            requested.batch_size if effective_batch is not None and "batch_size" in given else None
         ),
-        checkpointing=asked.checkpointing if "checkpointing" in given else None,
-        loss=asked.loss if "loss" in given or has_own_defaults else None,
-        optimizer=asked.optimizer if "optimizer" in given else None,
+        checkpointing=requested.checkpointing if "checkpointing" in given else None,
+        loss=requested.loss if "loss" in given or has_own_defaults else None,
+        optimizer=requested.optimizer if "optimizer" in given else None,
     )

@@ -50,15 +50,15 @@ def nearest_runs(plan: TrainingPlan) -> NearestRuns:
 def nearest_fit(plan: TrainingPlan, engine: str = "auto") -> NearestFit | None:
     """Of a plan with nothing on its front; None where not even a peak is known."""
     costs = Costs(plan.amount, engine)
-    found = [
+    layouts = [
         (part.headroom_bytes(layout), part, layout)
         for offer in plan.offers
         for part in parts_of(offer, plan.space)[-1:]
         for layout in _leanest(part, plan, costs)
     ]
-    if not found:
+    if not layouts:
         return None
-    headroom, part, layout = max(found, key=lambda each: each[0])
+    headroom, part, layout = max(layouts, key=lambda each: each[0])
     return NearestFit(
         gpu=part.cluster.gpu,
         cards=part.cards,
@@ -72,12 +72,12 @@ def nearest_fit(plan: TrainingPlan, engine: str = "auto") -> NearestFit | None:
 
 def _leanest(part: Part, plan: TrainingPlan, costs: Costs) -> Iterator[Layout]:
     """The layout of the smallest micro-batch and rank of each row."""
-    for asked in part.offer.workloads:
-        shared, rank = costs.shared(asked), ranks_of(asked.setup, plan.space)[0]
-        own = plan.space.optimizer or asked.setup.optimizer
+    for workload in part.offer.workloads:
+        shared, rank = costs.shared(workload), ranks_of(workload.setup, plan.space)[0]
+        own = plan.space.optimizer or workload.setup.optimizer
         lean = "adamw_8bit" if own == "adamw" and plan.space.optimizer is None else own
         for optimizer in dict.fromkeys((own, lean)):
-            for row in setups_of(asked.setup, plan.space, part.cards, optimizer, rank):
+            for row in setups_of(workload.setup, plan.space, part.cards, optimizer, rank):
                 layout = costs.layout(shared, row[0])
                 if layout is not None:
                     yield layout

@@ -15,7 +15,7 @@ from lora_profiler.planning.reserve import judge, reserve_for
 from lora_profiler.support.bases import stored_base
 from lora_profiler.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
 
-MOST_SAVED_EACH = 16
+MOST_SAVED_BYTES_PER_PARAMETER = 16
 """Bytes that 8-bit states can save for each trained parameter: two float32 states, and as much
 again of what a step of AdamW makes for a while."""
 
@@ -65,24 +65,24 @@ def cluster_of_size(cluster: Cluster, cards: int) -> Cluster:
 
 @lru_cache(maxsize=4096)
 def setups_of(
-    asked: TrainSetup, space: Space, world_size: int, optimizer: str, rank: int | None
+    setup: TrainSetup, space: Space, world_size: int, optimizer: str, rank: int | None
 ) -> tuple[tuple[TrainSetup, ...], ...]:
     """Every layout of one method, rank and optimizer over `world_size` ranks, in rows along which
     the micro-batch alone grows, and with it the peak."""
-    return tuple(_rows(asked, space, world_size, optimizer, rank))
+    return tuple(_rows(setup, space, world_size, optimizer, rank))
 
 
 def _rows(
-    asked: TrainSetup, space: Space, world_size: int, optimizer: str, rank: int | None
+    setup: TrainSetup, space: Space, world_size: int, optimizer: str, rank: int | None
 ) -> Iterator[tuple[TrainSetup, ...]]:
     share = space.effective_batch // world_size
     sizes = divisors(share)
     if space.micro_batch is not None:
         sizes = [space.micro_batch] if space.micro_batch in sizes else []
     switches = (False, True) if space.checkpointing is None else (space.checkpointing,)
-    base = sized(asked, rank)
+    base = sized(setup, rank)
     for checkpointing, loss, sharding in product(
-        switches, _losses(asked, space), _shardings(space, world_size)
+        switches, _losses(setup, space), _shardings(space, world_size)
     ):
         try:
             first = replace(
@@ -100,13 +100,13 @@ def _rows(
             yield tuple(replace(first, batch_size=n, accumulation=share // n) for n in sizes)
 
 
-def why_unasked(asked: TrainSetup, space: Space, world_size: int) -> str | None:
+def unknown_ranks_reason(setup: TrainSetup, space: Space, world_size: int) -> str | None:
     """Why so many ranks cannot be asked about with any loss that is tried; None where they can."""
     reason = None
-    for loss in _losses(asked, space):
+    for loss in _losses(setup, space):
         try:
             replace(
-                asked,
+                setup,
                 loss=loss,
                 world_size=world_size,
                 sharding="none" if world_size == 1 else "ddp",
@@ -117,11 +117,11 @@ def why_unasked(asked: TrainSetup, space: Space, world_size: int) -> str | None:
     return reason
 
 
-def _losses(asked: TrainSetup, space: Space) -> tuple[Loss, ...]:
+def _losses(setup: TrainSetup, space: Space) -> tuple[Loss, ...]:
     """The loss asked for, and beside the plain one the fused one."""
     if space.loss is not None:
         return (space.loss,)
-    return ("plain", "fused") if asked.loss == "plain" else (asked.loss,)
+    return ("plain", "fused") if setup.loss == "plain" else (setup.loss,)
 
 
 def _shardings(space: Space, world_size: int) -> tuple[Sharding, ...]:
@@ -130,8 +130,8 @@ def _shardings(space: Space, world_size: int) -> tuple[Sharding, ...]:
     return SHARDINGS if space.sharding is None else (space.sharding,)
 
 
-def ranks_of(asked: TrainSetup, space: Space) -> tuple[int | None, ...]:
-    has_rank = asked.lora is not None and asked.lora.has_rank
+def ranks_of(setup: TrainSetup, space: Space) -> tuple[int | None, ...]:
+    has_rank = setup.lora is not None and setup.lora.has_rank
     return tuple(sorted(set(space.ranks))) if has_rank else (None,)
 
 
@@ -178,56 +178,56 @@ class Cell:
 
 
 def cell(
-    part: Part, asked: Workload, space: Space, rank: int | None, costs: Costs, limits: Limits
+    part: Part, workload: Workload, space: Space, rank: int | None, costs: Costs, limits: Limits
 ) -> Cell:
     """With the optimizer asked for; with 8-bit AdamW where that is AdamW, nobody insists on it, and
     it fits in no layout. Layouts that are sure not to fit are not worked out: `limits` knows those
     of lower ranks."""
-    own = space.optimizer or asked.setup.optimizer
-    found = _fitting(part, asked, space, rank, own, costs, limits)
-    if found.layouts or own != "adamw" or space.optimizer is not None:
-        return found
-    if not _may_fit_in_8_bit(part, asked, space, rank, costs):
-        return found
-    more = _fitting(part, asked, space, rank, "adamw_8bit", costs, limits)
-    return Cell(more.layouts, found.considered + more.considered)
+    own = space.optimizer or workload.setup.optimizer
+    fitting = _fitting(part, workload, space, rank, own, costs, limits)
+    if fitting.layouts or own != "adamw" or space.optimizer is not None:
+        return fitting
+    if not _may_fit_in_8_bit(part, workload, space, rank, costs):
+        return fitting
+    more = _fitting(part, workload, space, rank, "adamw_8bit", costs, limits)
+    return Cell(more.layouts, fitting.considered + more.considered)
 
 
 def _fitting(
     part: Part,
-    asked: Workload,
+    workload: Workload,
     space: Space,
     rank: int | None,
     optimizer: str,
     costs: Costs,
     limits: Limits,
 ) -> Cell:
-    found, considered = list[Layout](), 0
-    for row in setups_of(asked.setup, space, part.cards, optimizer, rank):
+    layouts, considered = list[Layout](), 0
+    for row in setups_of(workload.setup, space, part.cards, optimizer, rank):
         considered += len(row)
-        if least_bytes(asked.model, row[0]) > part.usable_bytes:
+        if least_bytes(workload.model, row[0]) > part.usable_bytes:
             continue
         for setup in filter(limits.allows, row):
-            layout = costs.layout(asked, setup)
+            layout = costs.layout(workload, setup)
             if layout is not None and not part.fits(layout):
                 limits.refuse(setup)
                 break
             if layout is not None:
-                found.append(layout)
-    return Cell(tuple(found), considered)
+                layouts.append(layout)
+    return Cell(tuple(layouts), considered)
 
 
 def _may_fit_in_8_bit(
-    part: Part, asked: Workload, space: Space, rank: int | None, costs: Costs
+    part: Part, workload: Workload, space: Space, rank: int | None, costs: Costs
 ) -> bool:
     """Whether what 8-bit states can save could make any layout fit."""
-    for row in setups_of(asked.setup, space, part.cards, "adamw", rank):
+    for row in setups_of(workload.setup, space, part.cards, "adamw", rank):
         in_8_bit = replace(row[0], optimizer="adamw_8bit", optimizer_impl="foreach")
-        if least_bytes(asked.model, in_8_bit) > part.usable_bytes:
+        if least_bytes(workload.model, in_8_bit) > part.usable_bytes:
             continue
-        layout = costs.layout(asked, row[0])
+        layout = costs.layout(workload, row[0])
         if layout is None:
             continue
-        if layout.peak_bytes - MOST_SAVED_EACH * layout.trained <= part.usable_bytes:
+        if layout.peak_bytes - MOST_SAVED_BYTES_PER_PARAMETER * layout.trained <= part.usable_bytes:
             return True
     return False

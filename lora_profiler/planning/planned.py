@@ -364,5 +364,6 @@ def is_within(run: PlannedRun, budget: Budget) -> bool:
     """By the estimates; a run of which they are not known is within no limit."""
     limits = ((run.hours, budget.max_hours), (run.cost, budget.max_cost))
     return all(
-        limit is None or (found is not None and found.middle <= limit) for found, limit in limits
+        limit is None or (estimate is not None and estimate.middle <= limit)
+        for estimate, limit in limits
     )

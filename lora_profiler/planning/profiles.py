@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from lora_profiler._common.versions import missing
+from lora_profiler._common.packages import missing
 from lora_profiler.analytic import knows
 from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
 from lora_profiler.support.check import check
-from lora_profiler.support.engines import why_unprofiled
+from lora_profiler.support.engines import profile_unsupported_reason
 from lora_profiler.traced import compile_profile, is_untrusted
 from lora_profiler.traced.watch import announce, note, warn
 from lora_profiler.workload import Workload
@@ -17,7 +17,7 @@ from lora_profiler.workload import Workload
 def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is
     installed."""
-    if why_unprofiled(workload):
+    if profile_unsupported_reason(workload):
         return False
     return (
         not knows(workload)

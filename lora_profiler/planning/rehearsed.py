@@ -84,15 +84,15 @@ def predict(workload: Workload, predict_base: Callable[[Workload], Prediction]) 
         raise RehearsalError(
             f"{error}\nFor --engine rehearsed, name that Python in {PYTHON_VARIABLE}."
         ) from None
-    asked = replace(workload, platform=host.platform)
-    record = measure_case(make_case(asked, Conditions(min_timed_steps=0)), pretended=host)
+    rehearsed = replace(workload, platform=host.platform)
+    record = measure_case(make_case(rehearsed, Conditions(min_timed_steps=0)), pretended=host)
     if not record.measurement.went_through:
         failure = record.measurement.failure
         raise MeasurementError(
             f"the rehearsal of {workload.model.id} did not go through: "
             f"{failure.reason if failure else record.measurement.status}"
         )
-    return _answer(record, predict_base(asked))
+    return _answer(record, predict_base(rehearsed))
 
 
 def _card(workload: Workload) -> PretendedCard:

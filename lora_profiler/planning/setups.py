@@ -13,8 +13,8 @@ from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_made
-from lora_profiler.support.lora_kernels import why_no_lora_kernels
-from lora_profiler.support.unsloth import why_not_unsloth
+from lora_profiler.support.lora_kernels import lora_kernels_unsupported_reason
+from lora_profiler.support.unsloth import unsloth_unsupported_reason
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -94,7 +94,7 @@ def setups(
         methods = _able_methods(methods, given)
         stored = _as_stored(model.stored, model.dtype, given)
     _refuse_idle_options(methods, given)
-    trainer = Trainer(stack=stack, given=given)
+    trainer = Trainer(stack=stack, explicit=given)
     made = []
     for method in methods:
         own = trainer.defaults(method, options, model)
@@ -112,12 +112,16 @@ def setups(
 
 def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[str]) -> TrainSetup:
     """A trainer's own kernels only where they go with the rest."""
-    if setup.kernels == "unsloth" and "kernels" not in given and why_not_unsloth(model, setup):
+    if (
+        setup.kernels == "unsloth"
+        and "kernels" not in given
+        and unsloth_unsupported_reason(model, setup)
+    ):
         setup = replace(setup, kernels="transformers")
     lora = setup.lora
     if lora is None or lora.lora_kernels == "peft" or "lora_kernels" in given:
         return setup
-    if not why_no_lora_kernels(model, setup):
+    if not lora_kernels_unsupported_reason(model, setup):
         return setup
     return replace(setup, lora=replace(lora, lora_kernels="peft"))
 

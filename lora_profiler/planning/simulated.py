@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.planning.reserve import Reserve, Verdict, judge, reserve_for
-from lora_profiler.support.engines import why_unprofiled
+from lora_profiler.support.engines import profile_unsupported_reason
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -85,7 +85,11 @@ class Judged:
 
 def _trials(workload: Workload, engine: str) -> "Trials | None":
     """Of what `workload` asks the allocator for; None where no tape is at hand."""
-    if engine == "analytic" or workload.setup.device != "cuda" or why_unprofiled(workload):
+    if (
+        engine == "analytic"
+        or workload.setup.device != "cuda"
+        or profile_unsupported_reason(workload)
+    ):
         return None
     from lora_profiler.compiled.requests import trials_for
 

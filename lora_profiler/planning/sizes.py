@@ -59,22 +59,24 @@ def size_fits(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> tuple[S
                 continue
             verdict = Judged(other, peak, usable, gpu, answerer, held=held).verdict
             rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
-    asked = workload.setup.batch_size, workload.setup.seq_len
-    return tuple(_to_the_border(rows, *asked))
+    requested = workload.setup.batch_size, workload.setup.seq_len
+    return tuple(_to_the_border(rows, *requested))
 
 
 def _to_the_border(rows: Sequence[SizeFit], batch_size: int, seq_len: int) -> list[SizeFit]:
     """Without what lies far beyond the last that fits, but for the size that was asked."""
     fitting = [row for row in rows if row.verdict == "fits"]
-    near = _near({row.batch_size for row in rows}, {row.batch_size for row in fitting}, batch_size)
-    short = _near({row.seq_len for row in rows}, {row.seq_len for row in fitting}, seq_len)
+    near = _around(
+        {row.batch_size for row in rows}, {row.batch_size for row in fitting}, batch_size
+    )
+    short = _around({row.seq_len for row in rows}, {row.seq_len for row in fitting}, seq_len)
     return [row for row in rows if row.batch_size in near and row.seq_len in short]
 
 
-def _near(sizes: Collection[int], fitting: Collection[int], asked: int) -> set[int]:
+def _around(sizes: Collection[int], fitting: Collection[int], requested: int) -> set[int]:
     last = max(fitting, default=0)
     beyond = sorted(size for size in sizes if size > last)[:BEYOND]
-    return {*(size for size in sizes if size <= last), *beyond, asked}
+    return {*(size for size in sizes if size <= last), *beyond, requested}
 
 
 def batches(batch_size: int) -> Sequence[int]:

@@ -11,7 +11,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import check_engine, peak_polynomials, rules_know, windows_of
 from lora_profiler.support.check import check
-from lora_profiler.support.losses import OWN_LOSSES, head_of, loss_fact
+from lora_profiler.support.losses import OWN_LOSSES, head_of, loss_regime
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.workload import Workload
 
@@ -144,7 +144,7 @@ class _Plans:
         setup = self.workload.setup
         head = head_of(self.workload.model) if self._chunked else None
         if head is not None and setup.loss in OWN_LOSSES:
-            return loss_fact(self.workload, head, b, s) + 0 * s  # an array in any case
+            return loss_regime(self.workload, head, b, s) + 0 * s  # an array in any case
         if (
             head is None
             or head.out_features is None
@@ -189,7 +189,7 @@ def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:
             index = (slice(None),) * axis + (part,)
             _fill(plans, result[index], [a[index] if a.shape[axis] > 1 else a for a in arrays])
         return
-    for where, key in _facts(plans, *arrays):
+    for where, key in _block_regimes(plans, *arrays):
         coefficients = plans.matrix(key, _example(plans, where, key, arrays))
         if where.all() and not (result.ndim == 1 and arrays[0].size > 1 < arrays[1].size):
             result[...] = _largest(plans, coefficients, arrays, result.shape)
@@ -229,7 +229,7 @@ def _scatter(plans: _Plans, result: Any, arrays: list[Any], where: Any, matrix: 
             )
 
 
-def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, Key]]:
+def _block_regimes(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, Key]]:
     """(points, the regime that holds there) of one block."""
     ranks = (
         [(int(value), r == value) for value in plans.np.unique(r)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lora_profiler._common.versions import missing
+from lora_profiler._common.packages import missing
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UnbuildableError, UsageError
 from lora_profiler.evidence import MeasuredStep, nearest_step

@@ -32,10 +32,10 @@ def trainer_peaks(
     for name in COMMON:
         stack = find_stack(name)
         try:
-            asked = workloads(model, options, given, platform, stack)
-            if not all(map(rules_know, asked)):
+            requested = workloads(model, options, given, platform, stack)
+            if not all(map(rules_know, requested)):
                 return []
-            of_methods = tuple((w, peak_bytes(w, "analytic")) for w in asked)
+            of_methods = tuple((w, peak_bytes(w, "analytic")) for w in requested)
         except LoraProfilerError:
             continue
         peaks.append(TrainerPeak(stack, of_methods))

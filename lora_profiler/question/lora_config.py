@@ -71,6 +71,7 @@ class LoraConfig:
             name="rank",
             short="-r",
             common=True,
+            is_open=True,
             group="adapter",
             column="left",
             tip="Of the LoRA matrices.",
@@ -83,6 +84,7 @@ class LoraConfig:
             name="alpha",
             default_text="2 x rank",
             above=0,
+            is_open=True,
             group="adapter",
             column="right",
             words="alpha {}",
@@ -144,6 +146,7 @@ class LoraConfig:
         default=False,
         metadata=option(
             "Scale by alpha / sqrt(rank) instead of alpha / rank; costs nothing.",
+            is_open=True,
             group="adapter",
             label="rsLoRA",
             words="rsLoRA|no rsLoRA",

@@ -26,6 +26,7 @@ class StepOptions:
             "Sequences in one micro-batch.",
             short="-b",
             common=True,
+            is_open=True,
             group="batch",
             column="left",
             words="batch {}",
@@ -38,6 +39,7 @@ class StepOptions:
             short="-s",
             common=True,
             noun="sequence length",
+            is_open=True,
             group="batch",
             label="Sequence length, tokens",
             tip="",
@@ -64,6 +66,7 @@ class StepOptions:
         default=1,
         metadata=option(
             "Micro-batches per optimizer step.",
+            is_open=True,
             group="batch",
             column="right",
             tip="",

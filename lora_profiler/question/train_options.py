@@ -83,6 +83,7 @@ class TrainOptions(StepOptions):
             " the input ids, a running loss and the norm of gradients, and the 8-bit optimizers'"
             " states of embeddings in 32 bit; TRL's and LLaMA-Factory's an attention mask too.",
             added=15,
+            is_open=True,
             group="optimizer",
             label="Kept by the loop",
             tip="transformers: labels apart from the ids, a running loss, the norm of gradients;"
@@ -240,6 +241,7 @@ class TrainOptions(StepOptions):
             added=7,
             at_least=0,
             below=1,
+            is_open=True,
             group="batch",
             label="Padding, share of a sequence",
             tip="Batches padded to their longest sequence have an attention mask; any share above 0"

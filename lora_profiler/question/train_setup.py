@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from lora_profiler.option import check_options
 from lora_profiler.option_values import (
     AXOLOTL,
-    BESIDE_REFERENCE,
     DEEPSPEED_ZERO,
     FLAT,
     GRPO,
+    REFERENCE_LOSSES,
     Dtype,
     Method,
     Precision,
@@ -141,12 +141,12 @@ class TrainSetup(TrainOptions):
     def runs_reference(self) -> bool:
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
         `dpo_trainer.py`, `kto_trainer.py`, and `grpo_trainer.py` with a beta)."""
-        reads_its_logits = self.loss in BESIDE_REFERENCE
+        reads_its_logits = self.loss in REFERENCE_LOSSES
         compares = self.loop_state in ("trl-dpo", "trl-kto", "unsloth-dpo")
         return reads_its_logits or compares or self.beta > 0
 
     @property
-    def passes_beside(self) -> int:
+    def no_grad_passes(self) -> int:
         """Forward passes without a gradient: the reference's, and of KTO both models' over answers
         that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
         return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)
@@ -196,8 +196,8 @@ class TrainSetup(TrainOptions):
     def is_reentrant(self) -> bool:
         """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
         is."""
-        asked = self.use_reentrant or self.offload_checkpoints
-        return self.checkpointing and asked and not self.checkpoints_plainly
+        requested = self.use_reentrant or self.offload_checkpoints
+        return self.checkpointing and requested and not self.checkpoints_plainly
 
     @property
     def checkpoints_plainly(self) -> bool:
@@ -244,8 +244,8 @@ class TrainSetup(TrainOptions):
         """Whether the embeddings' output is made to require a gradient though they do not train:
         where layers are checkpointed, and by axolotl always (067b021, `loaders/adapter.py`,
         load_adapter)."""
-        asked = self.checkpointing or self.loop_state in AXOLOTL
-        return self.lora is not None and asked
+        requested = self.checkpointing or self.loop_state in AXOLOTL
+        return self.lora is not None and requested
 
     @property
     def has_wide_ends(self) -> bool:

@@ -91,7 +91,7 @@ def _refused(kind: Any, value: Any, where: str) -> tuple[Any, Any, str]:
     message does not name the key of a mapping."""
     import msgspec
 
-    kind = _something(kind)
+    kind = _without_none(kind)
     for part in () if _wrong_names(kind, value) else _parts(kind, value, where):
         try:
             msgspec.convert(part[1], _strict(part[0]))
@@ -143,7 +143,7 @@ def _wrong_names(kind: Any, value: Any) -> str:
     return f"needs {', '.join(missing)}" if missing else ""
 
 
-def _something(kind: Any) -> Any:
+def _without_none(kind: Any) -> Any:
     """An annotation without its None; the last of several that are left, which tells most."""
     if get_origin(kind) not in _UNIONS:
         return kind

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lora_profiler._common.collector import collector_paused
+from lora_profiler._common.process import collector_paused
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.records.lines import StoreError, parsed_line, parsed_record, recency
 from lora_profiler.records.record import Record
 
 T = TypeVar("T")
 SUFFIX = ".jsonl"
-_TOLD = 3
+_MOST_MESSAGES = 3
 """Of the lines of one file that are no records, so many are told of one by one."""
-_HOW = "A file of records has one JSON object a line, as `lora-profile bench --records` writes it."
+_FORMAT_HINT = (
+    "A file of records has one JSON object a line, as `lora-profile bench --records` writes it."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
             which = f"{count:,} rehearsed records, of pretended cards"
         warnings.append(f"{which}: nothing in it was measured.")
     if not measured:
-        what, how = ("measured record", "") if records else ("record", f" {_HOW}")
+        what, how = ("measured record", "") if records else ("record", f" {_FORMAT_HINT}")
         raise StoreError(f"No {what} can be read. {' '.join(warnings)}{how}")
     return RecordSet(records=tuple(newest(measured, lambda r: r)), warnings=tuple(warnings))
 
@@ -88,7 +90,7 @@ def _files(path: Path) -> list[Path]:
         if not path.is_dir():
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
             raise StoreError(f"{path} {what}; name files of records, or folders of {SUFFIX} files.")
-        found = [
+        files = [
             file
             for pattern in (f"*{SUFFIX}", f"*/*{SUFFIX}")
             for file in sorted(path.glob(pattern))
@@ -98,11 +100,11 @@ def _files(path: Path) -> list[Path]:
         raise StoreError(
             f"{str(path)!r} cannot be opened: {getattr(e, 'strerror', None) or e}."
         ) from None
-    if not found:
+    if not files:
         raise StoreError(
             f"{path} has no {SUFFIX} files, nor have the folders in it; name files of records."
         )
-    return found
+    return files
 
 
 def _is_its_own(file: Path, folder: Path) -> bool:
@@ -173,5 +175,9 @@ def _of_document(name: str, items: list[Any]) -> tuple[list[Record], list[str]]:
 
 
 def _first(messages: list[str], name: str, what: str) -> list[str]:
-    rest = len(messages) - _TOLD
-    return messages if rest <= 0 else [*messages[:_TOLD], f"{name}: {rest:,} more of its {what}."]
+    rest = len(messages) - _MOST_MESSAGES
+    return (
+        messages
+        if rest <= 0
+        else [*messages[:_MOST_MESSAGES], f"{name}: {rest:,} more of its {what}."]
+    )

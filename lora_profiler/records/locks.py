@@ -94,7 +94,7 @@ def hold(path: Path) -> int | None:
     return descriptor
 
 
-def was_let_go(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
     """Whether `path` was held once and no living process holds it now. False where there is no such
     file."""
     if sys.platform == "win32":
@@ -155,12 +155,12 @@ def _clear() -> None:
     it, or be of an old version."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if _is_own(folder) and was_let_go(folder / _LOCK):
+            if _is_own(folder) and is_abandoned(folder / _LOCK):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_own(folder: Path) -> bool:
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and (
-        not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and (
+        not hasattr(os, "getuid") or status.st_uid == os.getuid()
     )

@@ -373,8 +373,8 @@ class Readings:
 def readings_dict(readings: Readings) -> dict[str, Any]:
     """As JSON, without what was not read."""
     known = ({n: v for n, v in asdict(s).items() if v is not None} for s in readings.phases)
-    found = {**asdict(readings), "phases": list(known)}
-    return {name: values for name, values in found.items() if values}
+    values_by_name = {**asdict(readings), "phases": list(known)}
+    return {name: values for name, values in values_by_name.items() if values}
 
 
 def readings_from_dict(data: Mapping[str, Any]) -> Readings:

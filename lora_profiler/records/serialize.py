@@ -260,13 +260,13 @@ def setup_from_dict(data: Mapping[str, Any]) -> TrainSetup:
 def _setup(read: SetupFields) -> TrainSetup:
     lora = quantization = None
     if read.method != "full":
-        lora = LoraConfig(**{"target_modules": None} | _given(LoraConfig, read))
+        lora = LoraConfig(**{"target_modules": None} | _known_fields(LoraConfig, read))
     if read.method == "qlora":
-        quantization = Quantization(**_given(Quantization, read))
+        quantization = Quantization(**_known_fields(Quantization, read))
     own = {f.name: getattr(read, f.name) for f in fields(TrainSetup) if f.name not in _PARTS}
     return TrainSetup(lora=lora, quantization=quantization, **own)
 
 
-def _given(kind: type[LoraConfig | Quantization], read: SetupFields) -> dict[str, Any]:
+def _known_fields(kind: type[LoraConfig | Quantization], read: SetupFields) -> dict[str, Any]:
     values = {f.name: getattr(read, _JSON_NAMES.get(f.name, f.name)) for f in fields(kind)}
     return {name: value for name, value in values.items() if value is not None}

@@ -141,7 +141,7 @@ class Store:
         this version reads."""
         return [
             *self._file.unreadable,
-            *(message for found in self._unreadable_elsewhere.values() for message in found),
+            *(message for messages in self._unreadable_elsewhere.values() for message in messages),
         ]
 
     # --- writing ----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Store:
         StoreError. Needs the lock."""
         data = ("\n" if self._file.ends_open else "").encode() + line.encode() + b"\n"
         is_new = not self.path.exists()
-        with _as_store_error(f"{self.path} could not be added to", hint=self._what_stays):
+        with _as_store_error(f"{self.path} could not be added to", hint=self._leftover_hint):
             descriptor = os.open(
                 self.path,
                 os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0),
@@ -204,7 +204,7 @@ class Store:
             if is_new:
                 sync_folder(self.path.parent)
 
-    def _what_stays(self) -> str:
+    def _leftover_hint(self) -> str:
         if any(self.pending_folder.glob("*.json")):
             return (
                 f"The result is still in {self.pending_folder}: make room and run again, and it"

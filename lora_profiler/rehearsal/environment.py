@@ -105,12 +105,12 @@ def read_environment(python: Path) -> Environment:
         )
     folders = {name: Path(folder) for name, folder in installed["folders"].items() if folder}
     if "torch" not in folders:
-        raise RehearsalError(f"{python} has no torch. {_how_to_install()}")
+        raise RehearsalError(f"{python} has no torch. {_install_hint()}")
     torch, cuda = _versions(folders["torch"])
     if cuda is None:
         raise RehearsalError(
             f"{python} has torch {torch}, which is no CUDA build: only that has the code that asks "
-            f"a card for memory and kernels. {_how_to_install()}"
+            f"a card for memory and kernels. {_install_hint()}"
         )
     sources = (
         [folders["triton"] / "backends" / "nvidia" / "driver.c"] if "triton" in folders else []
@@ -132,7 +132,7 @@ def _probe() -> str:
     return str(files("lora_profiler.rehearsal") / "inside" / "probe.py")
 
 
-def _how_to_install() -> str:
+def _install_hint() -> str:
     return (
         "PyPI's wheel for Linux is a CUDA build, and no card is needed to install it. Into an "
         "environment of its own, without NVIDIA's packages:\n"

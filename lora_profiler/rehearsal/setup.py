@@ -41,12 +41,12 @@ def set_up(folder: Path, say: Callable[[str], None]) -> Environment:
         if python.exists():
             return read_environment(python)
         raise RehearsalError(f"{folder} is there and is no environment; name a new folder.")
-    with _whole_or_not_there(folder, unfinished), _pip_variables() as variables:
+    with _removed_unless_finished(folder, unfinished), _pip_variables() as variables:
         say("1 of 4: a new environment of Python")
         _run([sys.executable, "-m", "venv", str(folder)], variables, f"an environment in {folder}")
         say("2 of 4: torch, a wheel of about 0.5 GB")
         _pip(python, ["--no-deps", "torch"], variables)
-        requirements, site = _asked(python)
+        requirements, site = _torch_requirements(python)
         own = [each for each in requirements if _is_own(each)]
         write_stand_ins(Path(site), filter(_is_nvidias, requirements))
         say("3 of 4: what torch imports, and Triton with CUDA's headers")
@@ -58,7 +58,7 @@ def set_up(folder: Path, say: Callable[[str], None]) -> Environment:
 
 
 @contextmanager
-def _whole_or_not_there(folder: Path, unfinished: Path) -> Iterator[None]:
+def _removed_unless_finished(folder: Path, unfinished: Path) -> Iterator[None]:
     """Scripts of an environment name its place, so that it cannot be made beside it and moved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _run(command: Sequence[str], variables: Mapping[str, str], what: str) -> Non
         raise RehearsalError(f"{what} could not be installed; the reason stands above.")
 
 
-def _asked(python: Path) -> tuple[list[str], str]:
+def _torch_requirements(python: Path) -> tuple[list[str], str]:
     """What torch asks for, and the folder of the environment's packages."""
     done = subprocess.run([python, "-c", _ASK], check=True, capture_output=True, text=True)
     requirements, site = json.loads(done.stdout)

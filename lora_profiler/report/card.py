@@ -8,7 +8,7 @@ from itertools import count
 from textwrap import wrap
 from typing import Final
 
-from lora_profiler._common.versions import __version__
+from lora_profiler._common.packages import __version__
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.reserve import Verdict, judge, reserve_for

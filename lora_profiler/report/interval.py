@@ -12,12 +12,12 @@ from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 if TYPE_CHECKING:
     from lora_profiler.evidence import MeasuredStep
-    from lora_profiler.planning.empirical_interval import LikelyPeak
+    from lora_profiler.planning.empirical_interval import PeakInterval
 
 
 def likely_lines(answers: Sequence[Answer]) -> list[str]:
     """The interval of each peak, and the nearest measured peaks, as far as public rows tell."""
-    pairs = [(method_label(answer.prediction), answer.likely) for answer in answers]
+    pairs = [(method_label(answer.prediction), answer.peak_interval) for answer in answers]
     known = [(label, likely) for label, likely in pairs if likely]
     if not known:
         return []
@@ -30,7 +30,7 @@ def likely_lines(answers: Sequence[Answer]) -> list[str]:
     return lines + list(dict.fromkeys(nearest_peak_line(likely.nearest) for _, likely in known))
 
 
-def range_words(likely: "LikelyPeak") -> str:
+def range_words(likely: "PeakInterval") -> str:
     """'24.60 GiB to 25.15 GiB'."""
     return f"{bytes_text(likely.low_bytes)} to {bytes_text(likely.high_bytes)}"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
-from lora_profiler._common.versions import __version__
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, wrapped
 from lora_profiler.units import bytes_text
 

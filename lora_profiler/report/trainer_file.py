@@ -60,7 +60,7 @@ def command_words(file: TrainerFile) -> list[str]:
     if file.revision is not None:
         words += ["--revision", file.revision]
     given = {name: "" for name in file.asks}
-    options = dict(file.beside(given))
+    options = dict(file.completing(given))
     if file.vllm_share:
         options[VLLM_SHARE] = file.vllm_share
     return words + option_words(options)
@@ -88,7 +88,7 @@ def trainer_file_payload(file: TrainerFile) -> dict[str, Any]:
         "trainer": file.stack,
         "model": file.model,
         "revision": file.revision,
-        "options": _plain(file.beside(given)),
+        "options": _plain(file.completing(given)),
         "asks": list(file.asks),
         "command": command_words(file),
         "keys": [

@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
     why: the end of 'LitGPT 0.5.13 cannot do --packed: ...'."""
 
     option: str
-    why: str
+    reason: str
     values: tuple[Any, ...] = ()
 
 
@@ -173,10 +173,10 @@ def find_stack(text: str) -> Stack:
     )
 
 
-def _agree(asked: str, known: str) -> bool:
+def _agree(version: str, known: str) -> bool:
     """Whether the one is the other, or its beginning."""
-    parts = list(zip(asked.split("."), known.split("."), strict=False))
-    return bool(asked) and bool(known) and all(a == k for a, k in parts)
+    parts = list(zip(version.split("."), known.split("."), strict=False))
+    return bool(version) and bool(known) and all(a == k for a, k in parts)
 
 
 # --- a stack as a question names it: what it fills in, how it lays out rows, what it refuses ------
@@ -189,24 +189,24 @@ _LAID_OUT = ("batch_size", "seq_len")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """`stack`, and `given`, the names of the options that were written down beside it and overrule
-    its own."""
+    """`stack`, and `explicit`, the names of the options that were written down beside it and
+    overrule its own."""
 
     stack: Stack
-    given: frozenset[str] = frozenset()
+    explicit: frozenset[str] = frozenset()
 
     def defaults(self, method: Method, options: Options, model: ModelSpec) -> dict[str, Any]:
         """What the stack says of a method, the options left out that are given in `options`."""
         every = self.stack.defaults[method]
-        own = {name: value for name, value in every.items() if name not in self.given}
+        own = {name: value for name, value in every.items() if name not in self.explicit}
         if own.get("dtype") == CHECKPOINT_DTYPE:
             own["dtype"] = as_loaded(model)
-        if options["optimizer"] != every.get("optimizer") and "optimizer" in self.given:
+        if options["optimizer"] != every.get("optimizer") and "optimizer" in self.explicit:
             own.pop("optimizer_impl", None)  # it is that of the stack's own optimizer
         if own.get("max_completion_length", 0) >= own.get("seq_len", options["seq_len"]):
             own["max_completion_length"] = None  # all of it may be the completion's
         kernel = self.stack.packing.attention if self.stack.packing else None
-        if kernel and "packed" in self.given and "attention" not in self.given:
+        if kernel and "packed" in self.explicit and "attention" not in self.explicit:
             own["attention"] = kernel
         return own
 
@@ -269,6 +269,6 @@ def check_able(stack: Stack, options: Options, given: Collection[str]) -> None:
         value, default = options[refusal.option], _BY_NAME[refusal.option].default
         if value in refusal.values if refusal.values else value != default:
             raise UsageError(
-                f"{stack.title} cannot do {flag(refusal.option)} {value}: {refusal.why}; leave it"
-                " out, or name another --trainer."
+                f"{stack.title} cannot do {flag(refusal.option)} {value}: {refusal.reason};"
+                " leave it out, or name another --trainer."
             )

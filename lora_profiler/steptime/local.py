@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lora_profiler._common.cpu import allowed_cpus, cpu_model
 from lora_profiler._common.paths import cache_folder
+from lora_profiler._common.process import allowed_cpus, cpu_model
 from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import Constants, Rates
 from lora_profiler.steptime.roofline import StepLoad, loaded

@@ -213,10 +213,10 @@ def passes_bytes(kernel: Kernel, rates: Rates) -> int:
     in the queries' dtype (FlashAttention 2 `flash_bwd_preprocess_kernel.h`). 0 for others."""
     if kernel.kind != "attention_backward" or rates.is_host:
         return 0
-    return int(_query_elements(kernel) * passes_each(_itemsize(kernel)))
+    return int(_query_elements(kernel) * attention_bytes_per_element(_itemsize(kernel)))
 
 
-def passes_each(itemsize: int) -> int:
+def attention_bytes_per_element(itemsize: int) -> int:
     """Bytes of an element of the queries in them."""
     return 3 * itemsize + 8
 

@@ -43,7 +43,7 @@ def update_bytes(
     if setup.optimizer in ("adafactor", "muon", "rmsprop", *RULED_ALONE):
         return None
     return sum(
-        _own(setup, count) * (_bytes_each(setup, size) + clipping * size)
+        _own(setup, count) * (_step_bytes_per_element(setup, size) + clipping * size)
         for size, count in trainable.items()
     )
 
@@ -89,7 +89,7 @@ def _own(setup: TrainSetup, count: int) -> int:
     return -(-count // setup.world_size) if setup.sharding in UPDATES_SHARED else count
 
 
-def _bytes_each(setup: TrainSetup, size: int) -> int:
+def _step_bytes_per_element(setup: TrainSetup, size: int) -> int:
     made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
     if made is not None:
         return 3 * size + 2 * made.states * made.bits // 8

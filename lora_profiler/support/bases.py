@@ -207,8 +207,8 @@ def check_quantized_experts(workload: Workload) -> None:
     setup, base = workload.setup, workload.setup.quantization
     if base is None or not base.quantize_experts:
         return
-    found = packed_experts(workload.model)
-    if not found:
+    experts = packed_experts(workload.model)
+    if not experts:
         raise UsageError(
             f"{workload.model.id} has no experts that are packed into one parameter; leave"
             " --quantize-experts out."
@@ -219,15 +219,15 @@ def check_quantized_experts(workload: Workload) -> None:
         f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger"),
         f"--transformers {setup.transformers}": setup.transformers != "5",
     }
-    asked = next((name for name, is_asked in refused.items() if is_asked), None)
-    if asked is not None:
+    requested = next((name for name, is_asked in refused.items() if is_asked), None)
+    if requested is not None:
         raise UsageError(
-            f"experts in 4 bit are not known with {asked}; leave out one of that and"
+            f"experts in 4 bit are not known with {requested}; leave out one of that and"
             " --quantize-experts."
         )
     lora = setup.lora
     adapted = adapters(workload.model, lora) if lora is not None else ()
-    on = next((a for a in adapted if f"{a.module}.{a.parameter}" in found), None)
+    on = next((a for a in adapted if f"{a.module}.{a.parameter}" in experts), None)
     if on is not None:
         raise UsageError(
             f"PEFT 0.21 wraps experts in 4 bit ({on.module}.{on.parameter}) for one step, and the"

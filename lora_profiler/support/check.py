@@ -5,7 +5,12 @@ from lora_profiler.errors import UsageError
 from lora_profiler.option_values import GRPO
 from lora_profiler.support.bases import check_base, check_quantized_experts
 from lora_profiler.support.context_parallel import check_context_parallel
-from lora_profiler.support.engines import NO_GENERATION, why_unprofiled, why_unruled, why_untraced
+from lora_profiler.support.engines import (
+    NO_GENERATION,
+    profile_unsupported_reason,
+    rules_unsupported_reason,
+    trace_unsupported_reason,
+)
 from lora_profiler.support.fake_quantizing import check_qat
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.images import NO_IMAGES, check_images
@@ -29,9 +34,9 @@ def check(workload: Workload, engine: str) -> None:
     check_platform(workload)
     if workload.setup.images is not None and engine not in ("auto", "traced"):
         raise UsageError(NO_IMAGES)
-    if engine == "compiled" and (reason := why_unprofiled(workload)):
+    if engine == "compiled" and (reason := profile_unsupported_reason(workload)):
         raise UsageError(reason)
-    if engine not in ("auto", "analytic") and (reason := why_untraced(workload.setup)):
+    if engine not in ("auto", "analytic") and (reason := trace_unsupported_reason(workload.setup)):
         raise UsageError(reason)
     if engine == "traced" and workload.setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(
@@ -91,7 +96,7 @@ def check_adapters(workload: Workload) -> None:
     setup = workload.setup
     if setup.lora is None:
         return
-    layers = why_unruled(setup)
+    layers = rules_unsupported_reason(setup)
     of_peft = setup.lora.peft_type != "lora" or setup.lora.use_dora
     mixes_dora = setup.lora.use_dora and setup.precision == "fsdp-mixed"
     is_16_bit = setup.quantization is None and setup.images is None
@@ -120,7 +125,7 @@ def check_adapters(workload: Workload) -> None:
         other = next(
             (a for a in adapters(workload.model, setup.lora) if a.parameter or a.kernel), None
         )
-        if other is not None or why_unruled(setup):
+        if other is not None or rules_unsupported_reason(setup):
             raise UsageError(
                 "LoRA-FA is known of adapters on linear layers by rules alone; take --targets"
                 " attention, or --optimizer adamw."

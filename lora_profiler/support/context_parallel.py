@@ -3,7 +3,7 @@ run it, and what was rehearsed. No torch."""
 
 from lora_profiler.errors import refuse
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.support.engines import why_unruled
+from lora_profiler.support.engines import rules_unsupported_reason
 from lora_profiler.workload import TrainSetup, Workload
 
 UNTIMED = (
@@ -14,7 +14,7 @@ _REHEARSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _DENSE, _ALIGNED = "full_attention", 8
 
 
-def unknown_beside(setup: TrainSetup) -> str:
+def unknown_combination(setup: TrainSetup) -> str:
     """What of `setup` context parallelism is not known with, "" where it is with all."""
     half = setup.dtype != "float32" or setup.lowered_dtype is not None
     kinds = {
@@ -23,7 +23,7 @@ def unknown_beside(setup: TrainSetup) -> str:
         f"{setup.attention} attention": setup.attention not in ("auto", "flash", "cudnn"),
         "float32": not half,
         "autocast": setup.autocast_dtype,
-        why_unruled(setup) or "": why_unruled(setup),
+        rules_unsupported_reason(setup) or "": rules_unsupported_reason(setup),
         f"the {setup.loss} loss": setup.loss != "plain",
         "label smoothing": setup.label_smoothing_factor,
         "held outputs": setup.hold_outputs,
@@ -48,7 +48,7 @@ def check_context_parallel(workload: Workload, engine: str) -> None:
     ranks = setup.context_parallel_size
     if ranks == 1:
         return
-    unknown = unknown_beside(setup)
+    unknown = unknown_combination(setup)
     refuse(
         {
             "context parallelism is known to the rules alone: torch runs it on kernels of CUDA, and"

@@ -21,10 +21,10 @@ _NO_IMAGES = "no profile is of images; take --engine traced, which traces exactl
 _ON_HOST = "no profile is of what waits on the host; take --engine analytic."
 
 
-def why_unprofiled(workload: Workload) -> str | None:
+def profile_unsupported_reason(workload: Workload) -> str | None:
     """The reason and what to do, None where a profile can hold the workload."""
     setup, lora = workload.setup, workload.setup.lora
-    if reason := why_untraced(setup):
+    if reason := trace_unsupported_reason(setup):
         return reason
     exactly = "take --engine analytic, or traced, which traces exactly this size."
     if setup.loss != "plain":
@@ -32,7 +32,7 @@ def why_unprofiled(workload: Workload) -> str | None:
             f"no profile knows the {setup.loss} loss: a chunk is a power of two of tokens, and no"
             f" polynomial in batch and sequence; {exactly}"
         )
-    asked = {  # a whole sentence, or what none is of
+    requested = {  # a whole sentence, or what none is of
         _ALONE: setup.is_shared,
         "packed rows": setup.is_packed,
         _NO_IMAGES: setup.images is not None,
@@ -54,7 +54,7 @@ def why_unprofiled(workload: Workload) -> str | None:
             widens_embeddings(setup) and (lora is None or lora.modules_to_save)
         ),
     }
-    why = next((what for what, is_asked in asked.items() if is_asked), None)
+    why = next((what for what, is_asked in requested.items() if is_asked), None)
     return why if why is None or why.endswith(".") else f"no profile is of {why}; {exactly}"
 
 
@@ -71,7 +71,7 @@ OUTLIERS = (
 """What a trace of LLM.int8 on a card leaves out."""
 
 
-def why_untraced(setup: TrainSetup) -> str | None:
+def trace_unsupported_reason(setup: TrainSetup) -> str | None:
     """Why the base's layers or the optimizer cannot be run here, and what to do; None where they
     can."""
     if setup.optimizer in RULED_ALONE:
@@ -90,28 +90,28 @@ def why_untraced(setup: TrainSetup) -> str | None:
     )
 
 
-def left_out(setup: TrainSetup) -> tuple[str, ...]:
+def omissions(setup: TrainSetup) -> tuple[str, ...]:
     """What the rules do not follow to the byte, a sentence each."""
-    found = []
+    sentences = []
     if setup.optimizer in PROJECTED:
-        found.append("Row and column sums of the optimizer's step are left out.")
+        sentences.append("Row and column sums of the optimizer's step are left out.")
     base = base_of(setup)
     if base is not None and is_packed_base(setup) and not base.in_torch:
-        found.append(
+        sentences.append(
             "The packages' layers were held against on a CPU alone: what their kernels take on a"
             " card is as their source has it."
         )
     if setup.offload_activations:
-        found.append(OFFLOADED_ACTIVATIONS)
+        sentences.append(OFFLOADED_ACTIVATIONS)
     if splits_products(setup):
-        found.append(
+        sentences.append(
             f"AWQ's products of up to {SPLIT_TOKENS:,} tokens are made in eight parts of float32"
             " for a moment of the forward pass, which are left out: 32 B a token and output."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
-def why_unruled(setup: TrainSetup) -> str | None:
+def rules_unsupported_reason(setup: TrainSetup) -> str | None:
     """Whose activations the rules do not know, None where they may."""
     if setup.images is not None:
         return "a vision tower"

@@ -63,10 +63,11 @@ def check_qat(workload: Workload) -> None:
         "--peft-type": lora is not None and lora.peft_type != "lora",
         "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels != "peft"),
     }
-    asked = next((name for name, is_asked in refused.items() if is_asked), None)
-    if asked is not None:
+    requested = next((name for name, is_asked in refused.items() if is_asked), None)
+    if requested is not None:
         raise UsageError(
-            f"fake-quantised layers were not held against {asked}; leave out one of that and --qat."
+            f"fake-quantised layers were not held against {requested}; leave out one of that and"
+            " --qat."
         )
     group = _GROUPS.get(setup.qat, setup.qat_group_size)
     for name, module in workload.model.modules():

@@ -182,24 +182,24 @@ def check_generation(workload: Workload) -> None:
 
 def version_words(workload: Workload) -> tuple[str, ...]:
     """What an answer takes for granted of the code that runs, where it is not today's."""
-    setup, found = workload.setup, []
+    setup, sentences = workload.setup, []
     if setup.transformers != "5":
-        found.append(
+        sentences.append(
             f"The code of transformers {setup.transformers}: {_WORDS[setup.transformers]}."
         )
     if setup.is_reentrant:
-        found.append(
+        sentences.append(
             "Reentrant checkpointing: a layer runs again to its end, and its output and that one's"
             " gradient stay through its backward."
         )
     if setup.kernels in _KERNEL_WORDS:
-        found.append(_KERNEL_WORDS[setup.kernels])
+        sentences.append(_KERNEL_WORDS[setup.kernels])
     if setup.lora is not None and setup.lora.fast_lora:
-        found.append(
+        sentences.append(
             "Fused adapters as fms-acceleration's fast_lora: the input before and after dropout is"
             " kept, no mask."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
 _WORDS: Final = {
@@ -270,23 +270,23 @@ def _is_packed(module: Module) -> bool:
 
 def _apart(kind: tuple[Module, ...]) -> list[Module]:
     """The modules of a layer with its packed experts, and the router, as linear layers."""
-    found: list[Module] = []
+    modules: list[Module] = []
     for module in kind:
         if module.name == "mlp.gate":
-            found.append(replace(module, name="block_sparse_moe.gate", kind="Linear"))
+            modules.append(replace(module, name="block_sparse_moe.gate", kind="Linear"))
         elif _is_packed(module):
             experts, double, hidden = module.weight("gate_up_proj").shape
             width = double // 2
             for number in range(experts):
                 name = f"block_sparse_moe.experts.{number}"
-                found += [
+                modules += [
                     _linear(f"{name}.w1", hidden, width),
                     _linear(f"{name}.w2", width, hidden),
                     _linear(f"{name}.w3", hidden, width),
                 ]
         else:
-            found.append(module)
-    return found
+            modules.append(module)
+    return modules
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Module:

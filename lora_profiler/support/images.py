@@ -20,8 +20,8 @@ def processed(model: ModelSpec, setup: TrainSetup) -> ProcessedImage:
 def image_token(model: ModelSpec) -> int:
     """The id of the token whose embedding one of the tower takes the place of."""
     names = ("image_token_id", "image_token_index")
-    found = (model.published.get(name) for name in names)
-    return next((i for i in found if isinstance(i, int)), PROCESSORS[model.model_type].token)
+    ids = (model.published.get(name) for name in names)
+    return next((i for i in ids if isinstance(i, int)), PROCESSORS[model.model_type].token)
 
 
 _PROJECTORS = {"multi_modal_projector", "connector", "merger", "embed_vision", "embed_audio"}
@@ -87,11 +87,11 @@ def _check_options(setup: TrainSetup) -> None:
         "--transformers": setup.transformers != "5",
         "--kernels": setup.kernels != "transformers",
     }
-    asked = next((name for name, is_asked in refused.items() if is_asked), None)
-    if asked is not None:
+    requested = next((name for name, is_asked in refused.items() if is_asked), None)
+    if requested is not None:
         raise UsageError(
-            f"no trace with images was held against what {asked} asks for; leave out one of"
-            f" {asked} and --images."
+            f"no trace with images was held against what {requested} asks for; leave out one of"
+            f" {requested} and --images."
         )
 
 

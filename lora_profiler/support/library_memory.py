@@ -37,8 +37,8 @@ def scaler_holds(setup: TrainSetup) -> ScalerHolds:
     """Bytes that a scaled loss brings, 0 without."""
     if setup.precision != "amp-float16":
         return ScalerHolds(0, 0, 0)
-    told = 2 if setup.optimizer_impl == "fused" else 1
-    return ScalerHolds(2 * _FLOAT32, _FLOAT32, told * _FLOAT32)
+    num_scalars = 2 if setup.optimizer_impl == "fused" else 1
+    return ScalerHolds(2 * _FLOAT32, _FLOAT32, num_scalars * _FLOAT32)
 
 
 class LoopHolds(NamedTuple):
@@ -84,7 +84,7 @@ _OF_TORCHTUNE = 2 * _INT64 + 2 * _FLOAT32
 """Labelled tokens of the micro-batch and of the step, and both of the loss; with adapters the loss
 that was logged last too, which full training makes a number (torchtune 0.7
 `recipes/*_finetune_single_device.py`, train)."""
-_BESIDE_IDS = 3
+_EXTRA_COLUMNS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
 _CUT_APART = 2
 """Where ranks share a sequence labels are no ids: torch cuts each tensor that it is given."""
@@ -107,7 +107,7 @@ def batch_columns(setup: TrainSetup) -> int:
     step. The Trainer takes all micro-batches of a step at once."""
     columns = _LOOPS[setup.loop_state].columns
     if setup.loop_state not in GRPO and (setup.is_packed or setup.is_padded):
-        columns = max(columns, _BESIDE_IDS)
+        columns = max(columns, _EXTRA_COLUMNS)
     if setup.context_parallel_size > 1:
         columns = max(columns, _CUT_APART)
     return columns * (1 if setup.loop_state == "none" else setup.accumulation)
@@ -145,15 +145,15 @@ def pass_scalar_bytes(setup: TrainSetup) -> int:
     return _LOOPS[setup.loop_state].pass_scalar_bytes
 
 
-def loop_columns_beside(setup: TrainSetup) -> int:
+def extra_loop_columns(setup: TrainSetup) -> int:
     """Of `batch_columns` those that the harness' own loop has not."""
     return batch_columns(setup) - batch_columns(replace(setup, loop_state="none"))
 
 
-def loop_bytes_beside(setup: TrainSetup) -> int:
+def extra_loop_bytes(setup: TrainSetup) -> int:
     """What a trainer's loop keeps through a step and the harness' own does not."""
     tokens = setup.batch_size * setup.seq_len
-    return loop_columns_beside(setup) * tokens * _INT64 + loop_scalar_bytes(setup)
+    return extra_loop_columns(setup) * tokens * _INT64 + loop_scalar_bytes(setup)
 
 
 def workspace_bytes(platform: Platform) -> int:

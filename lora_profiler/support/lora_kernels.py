@@ -6,7 +6,7 @@ from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.model_types import LORA_KERNEL_TYPES, type_of
-from lora_profiler.support.unsloth import why_not_unsloth
+from lora_profiler.support.unsloth import unsloth_unsupported_reason
 from lora_profiler.workload import FULLY_SHARDED, LoraConfig, TrainSetup, Workload
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -31,7 +31,7 @@ def check_lora_kernels(workload: Workload) -> None:
     setup = workload.setup
     if setup.lora is None or setup.lora.lora_kernels == "peft":
         return
-    why = why_no_lora_kernels(workload.model, setup)
+    why = lora_kernels_unsupported_reason(workload.model, setup)
     if why is not None:
         raise UsageError(f"{_WHOSE[setup.lora.lora_kernels]} {why}; leave --lora-kernels out.")
 
@@ -39,11 +39,11 @@ def check_lora_kernels(workload: Workload) -> None:
 _WHOSE = {"axolotl": "axolotl's LoRA kernels", "unsloth": "Unsloth's LoRA kernels"}
 
 
-def why_no_lora_kernels(model: ModelSpec, setup: TrainSetup) -> str | None:
+def lora_kernels_unsupported_reason(model: ModelSpec, setup: TrainSetup) -> str | None:
     """The end of 'axolotl's LoRA kernels ...', None where they can be asked for."""
     lora, base = setup.lora, setup.quantization
     if lora is not None and lora.lora_kernels == "unsloth":
-        if why := why_not_unsloth(model, setup):
+        if why := unsloth_unsupported_reason(model, setup):
             return why
         if setup.dtype == "float32":
             return "leave a base in float32 to PEFT"

@@ -10,7 +10,7 @@ from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.support.packing import lengths
-from lora_profiler.support.unsloth import unsloth_fact
+from lora_profiler.support.unsloth import unsloth_regime
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -182,7 +182,7 @@ OWN_LOSSES = frozenset(
 """Losses of trainers' own, each worked out whole."""
 
 
-def loss_fact(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
+def loss_regime(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
     """What flips a rule of the trainer's own loss that `workload` names, with `batch` sequences of
     `seq` tokens: whole numbers, or arrays of them.
 
@@ -194,9 +194,9 @@ def loss_fact(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
     sequences = -(-seq // setup.packed) if setup.packed else 1
     match setup.loss:
         case "unsloth":
-            return unsloth_fact(workload, head, batch, seq, sequences)
+            return unsloth_regime(workload, head, batch, seq, sequences)
         case "trl":
-            return _trl_fact(setup, batch, seq, sequences)
+            return _trl_regime(setup, batch, seq, sequences)
         case "torchtune":
             tokens, begun = batch * (seq - sequences), TORCHTUNE_CHUNKS * sequences
             return begun + tokens % TORCHTUNE_CHUNKS if _divides(head) else -tokens - 1
@@ -205,7 +205,7 @@ def loss_fact(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
         case "cce":
             return sequences
         case "litgpt":
-            return _litgpt_fact(setup, batch, seq)
+            return _litgpt_regime(setup, batch, seq)
     return 0 * batch * seq
 
 
@@ -222,7 +222,7 @@ def _divides(head: Module) -> bool:
     return head.in_features % 4 == 0 and head.out_features % 4 == 0
 
 
-def _trl_fact(setup: TrainSetup, batch: Any, seq: Any, sequences: Any) -> Any:
+def _trl_regime(setup: TrainSetup, batch: Any, seq: Any, sequences: Any) -> Any:
     """Sequences of a row, whose first token nothing predicts, times two; and one more where there
     are more labels than fit a tile of TRL's head. Of GRPO, which scores completions alone, minus
     the tokens of one."""
@@ -233,7 +233,7 @@ def _trl_fact(setup: TrainSetup, batch: Any, seq: Any, sequences: Any) -> Any:
     return 2 * sequences + (labels > TRL_TILE_ROWS)
 
 
-def _litgpt_fact(setup: TrainSetup, batch: Any, seq: Any) -> Any:
+def _litgpt_regime(setup: TrainSetup, batch: Any, seq: Any) -> Any:
     """Parts of a row that the head takes, times two, and one more where the last one is the row's
     last token; in full fine-tuning minus the parts of all rows that the loss takes."""
     if setup.lora is None:

@@ -33,9 +33,9 @@ def embeddings_on_host(workload: Workload) -> list[tuple[str, Module]]:
     setup, model = workload.setup, workload.model
     if not setup.offload_embedding:
         return []
-    found = [(name, m) for name, m in model.modules() if m.kind == "Embedding"]
+    embeddings = [(name, m) for name, m in model.modules() if m.kind == "Embedding"]
     least = _OTHER_EMBEDDINGS_BYTES // DTYPE_BYTES[setup.dtype]
-    return [each for i, each in enumerate(found) if not i or each[1].weights[0].numel >= least]
+    return [each for i, each in enumerate(embeddings) if not i or each[1].weights[0].numel >= least]
 
 
 def _check_embedding(workload: Workload) -> None:
@@ -68,7 +68,7 @@ def check_offloading(workload: Workload) -> None:
     """Raises UsageError where nothing here says what is moved."""
     setup = workload.setup
     _check_embedding(workload)
-    asked = {
+    requested = {
         "--offload-embedding": setup.offload_embedding,
         "--offload-params": setup.offload_params,
         "--offload-optimizer-device": setup.offload_optimizer_device != "none",
@@ -76,7 +76,7 @@ def check_offloading(workload: Workload) -> None:
         "--offload-activations": setup.offload_activations,
         "--offload-checkpoints": setup.offload_checkpoints and setup.checkpointing,
     }
-    named = [name for name, is_asked in asked.items() if is_asked]
+    named = [name for name, is_asked in requested.items() if is_asked]
     kept = [name for name in named if name in ("--offload-activations", "--offload-checkpoints")]
     saves_weights = setup.is_reentrant or not setup.checkpointing
     sharding, of_deepspeed = setup.sharding, setup.offloads_by_deepspeed

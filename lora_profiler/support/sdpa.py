@@ -148,24 +148,26 @@ def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...
     setup, platform = workload.setup, workload.platform
     if setup.device != "cuda":
         return ()
-    found = []
+    sentences = []
     if setup.attention == "auto" and "eager" not in kernels:
         of_torch = f"torch {platform.torch_text}"
         if platform.capability is None:
-            found.append(
+            sentences.append(
                 f"Attention runs the kernels that {of_torch} takes on NVIDIA cards from sm_80 to"
                 " sm_89 and sm_12x. Cards before sm_80 have no flash attention, sm_90 and sm_10x"
                 " take cuDNN's; name the card with --gpu."
             )
         else:
-            found.append(
+            sentences.append(
                 f"Attention runs the kernels that {of_torch} takes on {platform.capability_text}."
             )
     if "math" in kernels:
-        found.append("SDPA's math kernel keeps the scores: batch x heads x sequence x sequence.")
+        sentences.append(
+            "SDPA's math kernel keeps the scores: batch x heads x sequence x sequence."
+        )
     if "cudnn" in kernels:
-        found.append(
+        sentences.append(
             "cuDNN's own workspace is not known and left out. TORCH_CUDNN_SDPA_DEPRIORITIZED=1"
             " brings flash attention back."
         )
-    return tuple(found)
+    return tuple(sentences)

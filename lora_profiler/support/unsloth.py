@@ -38,15 +38,15 @@ class Cut(NamedTuple):
     completion: int = 0
 
 
-def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
+def unsloth_regime(workload: Workload, head: Module, batch: Any, seq: Any, sequences: Any) -> Any:
     """A `Cut` as one number, below 0 of log-probabilities: unsloth-zoo
     `fused_losses/fused_linear.py` (fused_linear_rows, _ce_impl, _logprobs_impl). Half of the card's
     free memory would cap the buffer before 2 GiB does."""
     assert head.in_features is not None and head.out_features is not None
     setup, words = workload.setup, head.out_features
     scores, completes = setup.loop_state in SCORED, setup.loop_state in GRPO
-    told = setup.max_completion_length if completes else None
-    scored = seq - 1 if told is None else told
+    completion = setup.max_completion_length if completes else None
+    scored = seq - 1 if completion is None else completion
     tokens = batch * (scored if scores else seq - sequences)
     least = min(max(_LEAST_ROWS, _power_below(_LEAST_LOGITS // words)), MOST_ROWS)
     rows, power = least, least
@@ -63,10 +63,10 @@ def unsloth_fact(workload: Workload, head: Module, batch: Any, seq: Any, sequenc
     return -1 - cut - scored * completes if scores else cut + sequences
 
 
-def cut_of(fact: int) -> Cut:
-    """The `Cut` that `unsloth_fact` put into a number."""
-    scores = fact < 0
-    rest, of_row = divmod(-1 - fact if scores else fact, _SHIFT)
+def cut_of(regime: int) -> Cut:
+    """The `Cut` that `unsloth_regime` put into a number."""
+    scores = regime < 0
+    rest, of_row = divmod(-1 - regime if scores else regime, _SHIFT)
     cut, parts = divmod(rest, _SHIFT)
     rows, tiled = divmod(cut, 2)
     counted = (0, bool(tiled), of_row) if scores else (of_row, bool(tiled))
@@ -115,7 +115,7 @@ def scores_at_once(setup: TrainSetup) -> bool:
     return setup.loop_state == "unsloth-grpo" and setup.beta > 0
 
 
-def tells_all_states(setup: TrainSetup) -> bool:
+def returns_all_hidden_states(setup: TrainSetup) -> bool:
     """Whether the model tells all layers' outputs until its pass is over: GRPO asks for them and
     takes the last (2026.10.9 `models/rl.py`, _install_grpo_hidden_states_forward_wrapper)."""
     return setup.loop_state == "unsloth-grpo" and setup.kernels == "unsloth"
@@ -123,12 +123,12 @@ def tells_all_states(setup: TrainSetup) -> bool:
 
 def check_unsloth(workload: Workload) -> None:
     """Raises UsageError where Unsloth's own forward pass is not known to be what runs."""
-    why = why_not_unsloth(workload.model, workload.setup)
+    why = unsloth_unsupported_reason(workload.model, workload.setup)
     if workload.setup.kernels == "unsloth" and why is not None:
         raise UsageError(f"Unsloth's kernels {why}; leave --kernels out.")
 
 
-def why_not_unsloth(model: ModelSpec, setup: TrainSetup) -> str | None:
+def unsloth_unsupported_reason(model: ModelSpec, setup: TrainSetup) -> str | None:
     """The end of 'Unsloth's kernels ...', None where they can be asked for."""
     if not type_of(model).unsloth:
         return f"are known of {', '.join(UNSLOTH_TYPES)}, not of {model.model_type}"

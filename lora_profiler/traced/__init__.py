@@ -4,10 +4,10 @@ knows torch, this file not."""
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_profiler._common.versions import missing
+from lora_profiler._common.packages import missing
 from lora_profiler.adapters import check_patterns
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
-from lora_profiler.support.engines import why_unprofiled
+from lora_profiler.support.engines import profile_unsupported_reason
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile
@@ -30,7 +30,7 @@ def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or
     no profile could be trusted; and UsageError for a setup that none could hold."""
     _check(workload)
-    if reason := why_unprofiled(workload):
+    if reason := profile_unsupported_reason(workload):
         raise UsageError(reason)
     from lora_profiler.compiled.tape import LEAST_UNITS
     from lora_profiler.traced.effort import Size
@@ -83,7 +83,7 @@ def predict(workload: "Workload") -> "Prediction":
     _check(workload)
     from lora_profiler.compiled import predict_with
 
-    if why_unprofiled(workload) or is_untrusted(workload):
+    if profile_unsupported_reason(workload) or is_untrusted(workload):
         return _once(workload)
     try:
         return replace(predict_with(compile_profile(workload), workload), engine="traced")

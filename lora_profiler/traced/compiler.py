@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from lora_profiler._common.versions import installed_versions
+from lora_profiler._common.packages import installed_versions
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine, ModuleNumber
 from lora_profiler.compiled.instants import DepthError, instants, undominated

@@ -3,7 +3,7 @@ powers of two, packed rows."""
 
 from dataclasses import replace
 
-from lora_profiler._common.versions import installed_versions
+from lora_profiler._common.packages import installed_versions
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine, ModuleNumber
 from lora_profiler.compiled.instants import instants

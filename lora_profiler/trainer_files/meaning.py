@@ -44,7 +44,7 @@ class Meaning(NamedTuple):
 
 
 Reader = Callable[[Any, Document], Meaning]
-NOTHING = Meaning()
+NO_EFFECT = Meaning()
 """It costs nothing, or is switched off."""
 _OFF = (None, False, 0, "", "false", "no", "none", "null", "off", "disabled")
 
@@ -65,13 +65,13 @@ def not_modelled(what: str, direction: Direction, **options: Any) -> Meaning:
     return Meaning(options=options, missing=what, direction=direction)
 
 
-def costs_nothing(value: Any, document: Document) -> Meaning:
-    return NOTHING
+def no_effect(value: Any, document: Document) -> Meaning:
+    return NO_EFFECT
 
 
 def free(framework: str, part: Literal["keys", "under"] = "keys") -> dict[str, Reader]:
     """Keys of a framework's files that cost no memory, or what they begin with."""
-    return dict.fromkeys(read_table("free_keys")[framework][part].split(), costs_nothing)
+    return dict.fromkeys(read_table("free_keys")[framework][part].split(), no_effect)
 
 
 @cache
@@ -86,21 +86,21 @@ def sets(option: str, convert: Callable[[Any], Any] | None = None) -> Reader:
     made = convert or _TEXTS.get(option) or _OF_KIND[_KINDS[option]]
 
     def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if value is None else Meaning({option: made(value)})
+        return NO_EFFECT if value is None else Meaning({option: made(value)})
 
     return read
 
 
 def when_on(*, note: str = "", **options: Any) -> Reader:
     """The key means `options` unless it is off."""
-    return lambda value, document: Meaning(options, note=note) if is_on(value) else NOTHING
+    return lambda value, document: Meaning(options, note=note) if is_on(value) else NO_EFFECT
 
 
 def missing(what: str, direction: Direction, **options: Any) -> Reader:
     """The key is not modelled unless it is off; `options` come nearest."""
 
     def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if is_off(value) else not_modelled(what, direction, **options)
+        return NO_EFFECT if is_off(value) else not_modelled(what, direction, **options)
 
     return read
 
@@ -110,7 +110,7 @@ def noted(text: str) -> Reader:
     return lambda value, document: Meaning(note=text)
 
 
-def told_by(key: str) -> Reader:
+def covered_by(key: str) -> Reader:
     """What stands beside `key`, which says of all of it that it is not modelled."""
     return noted(f"a part of {key}, see there")
 
@@ -120,7 +120,7 @@ def missing_above(least: float, what: str, direction: Direction) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         is_plain = is_off(value) or number(value) <= least
-        return NOTHING if is_plain else not_modelled(what, direction)
+        return NO_EFFECT if is_plain else not_modelled(what, direction)
 
     return read
 

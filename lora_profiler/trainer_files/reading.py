@@ -32,14 +32,14 @@ from lora_profiler.trainer_files.meaning import (
     VLLM_SHARE,
     Framework,
     Meaning,
-    costs_nothing,
+    no_effect,
 )
-from lora_profiler.trainer_files.settling import settled
+from lora_profiler.trainer_files.resolving import resolved
 from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
 from lora_profiler.workload import OPTIONS
 
 FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL, PEFT)
-BESIDE = (ACCELERATE, DEEPSPEED)
+COMPANIONS = (ACCELERATE, DEEPSPEED)
 _NAMES_OF_THE_MODEL = ("model", "model_name", "pretrained_model_name_or_path")
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -51,7 +51,7 @@ def read_files(paths: Sequence[Path], framework: str | None = None) -> TrainerFi
     """
     first, beside = _documents(paths[0], framework)
     for path in paths[1:]:
-        beside += _beside(path)
+        beside += _companion_documents(path)
     return _read(first, beside, framework)
 
 
@@ -86,22 +86,22 @@ def read_command(arguments: Sequence[str], folder: Path) -> TrainerFile:
     return _read(first, beside, "trl")
 
 
-def is_beside(path: Path) -> bool:
+def is_companion(path: Path) -> bool:
     """Whether a file is accelerate's or DeepSpeed's."""
     try:
         document = parse(read_text(path), path.name, path.parent, is_json=path.suffix == ".json")
     except TrainerFileError:
         return False
-    return recognised(document) in BESIDE
+    return recognised(document) in COMPANIONS
 
 
 def recognised(document: Document) -> Framework | None:
     """The framework of which a document has most marks, None where it has none."""
     scores = {
         known.name: sum(mark in document.entries for mark in known.marks)
-        for known in (*BESIDE, *FRAMEWORKS)
+        for known in (*COMPANIONS, *FRAMEWORKS)
     }
-    best = max((*FRAMEWORKS, *BESIDE), key=lambda known: scores[known.name])
+    best = max((*FRAMEWORKS, *COMPANIONS), key=lambda known: scores[known.name])
     return best if scores[best.name] else None
 
 
@@ -130,20 +130,20 @@ def _named_files(document: Document) -> list[Document]:
         named = document.entries.get(key)
         path = document.named_file(named.value) if named is not None else None
         if path is not None:
-            beside += _beside(path)
+            beside += _companion_documents(path)
     return beside
 
 
-def _beside(path: Path) -> list[Document]:
+def _companion_documents(path: Path) -> list[Document]:
     """accelerate's file and the one of DeepSpeed that it names, or DeepSpeed's alone."""
     document = parse(read_text(path), path.name, path.parent, is_json=path.suffix == ".json")
-    if recognised(document) not in BESIDE:
+    if recognised(document) not in COMPANIONS:
         raise TrainerFileError(
             f"{path.name} is neither accelerate's file nor DeepSpeed's, which can stand beside a"
             " trainer's."
         )
     named = document.named_file(document.get("deepspeed_config.deepspeed_config_file"))
-    return [document] if named is None else [document, *_beside(named)]
+    return [document] if named is None else [document, *_companion_documents(named)]
 
 
 def _command_documents(
@@ -162,7 +162,7 @@ def _command_documents(
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
         if isfile(path):
-            beside = [*_beside(path), *beside]
+            beside = [*_companion_documents(path), *beside]
         else:
             script = replace_entry(script, "deepspeed", command.accelerate_file)
     return script, [*_named_files(script), *(d for d in beside if d.entries)]
@@ -194,7 +194,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     has_checkpoint_dtype = options.get("dtype") == AUTO_DTYPE
     if has_checkpoint_dtype:
         del options["dtype"]
-    rows += settled(options, rows, known, stack)
+    rows += resolved(options, rows, known, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
     asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
@@ -234,7 +234,7 @@ def _framework(document: Document, name: str | None) -> Framework:
             f"{document.name}: no trainer is known by these keys; known are the files of {titles}."
             " --from says whose it is."
         )
-    if known in BESIDE:
+    if known in COMPANIONS:
         raise TrainerFileError(
             f"{document.name} is {known.title}'s file, which stands beside a trainer's: give it"
             " after that one."
@@ -283,7 +283,7 @@ def _own_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
 def _computed_rows(document: Document, known: Framework) -> Iterator[KeyReading]:
     """Keys that can matter and whose value is not written out."""
     for key, line in document.computed.items():
-        if key in _NAMES_OF_THE_MODEL or known.reader(key) in (None, costs_nothing):
+        if key in _NAMES_OF_THE_MODEL or known.reader(key) in (None, no_effect):
             continue
         what = f"a value of {key} that the script computes, left to the default"
         meaning = known.computed.get(key, Meaning(missing=what, direction="either way"))
@@ -356,14 +356,14 @@ def lone_key(name: str, values: Sequence[Any]) -> LoneKey | None:
     """What a key means with one of `values`; the last part of a nested key will do. Of several
     frameworks, and values that it can have, the first where it is an option and nothing is missing.
     None where no framework knows it, or none of the values."""
-    found = [
+    meanings = [
         lone
         for framework in _BY_USE
         for key in framework.keys
         if key == name or key.endswith(f".{name}")
         for lone in _readings(framework, key, values)
     ]
-    return min(found, key=lambda lone: (not lone.options, bool(lone.missing)), default=None)
+    return min(meanings, key=lambda lone: (not lone.options, bool(lone.missing)), default=None)
 
 
 def _readings(framework: Framework, key: str, values: Sequence[Any]) -> Iterator[LoneKey]:

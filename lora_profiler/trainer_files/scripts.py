@@ -54,7 +54,7 @@ _TASK_OF = {
     f"{name.upper()}Trainer": name for name in ("grpo", "dpo", "orpo", "kto", "cpo", "rloo")
 }
 """Unsloth's trainers beside SFTTrainer, as TRL's command line names them."""
-_CALLED_BESIDE_UNSLOTH = {"SentenceTransformerTrainer": TRAINED}
+_OTHER_UNSLOTH_TRAINERS = {"SentenceTransformerTrainer": TRAINED}
 """Of Unsloth's notebooks: other keys tell which of TRL's trainers it is."""
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
@@ -123,7 +123,7 @@ def _add_cell(
             if not re.fullmatch(calls, function):
                 continue
             is_script = calls == _OF_A_SCRIPT
-            called = _CALLED if is_script else _CALLED_BESIDE_UNSLOTH
+            called = _CALLED if is_script else _OTHER_UNSLOTH_TRAINERS
             _add_called(called, function, start + node.lineno, entries)
             if not is_script and (task := _TASK_OF.get(function)) is not None:
                 entries.setdefault(TASK, Entry(TASK, task, start + node.lineno))
@@ -265,28 +265,30 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         )
     task = _task_of(rest, start)
     entries = {TASK: Entry(TASK, task, rest[start].line)}
-    for entry in _told(rest[start + 1 :], name):
+    for entry in _options(rest[start + 1 :], name):
         entries[entry.key] = entry
-    launched = {entry.key: entry for entry in _told(rest[:start], name)}
+    launched = {entry.key: entry for entry in _options(rest[:start], name)}
     named = launched.get("config_file") or entries.pop("accelerate_config", None)
-    told = dict(launched)
+    launcher = dict(launched)
     for key in ("num_processes", "mixed_precision"):
         if key in entries:
-            told[key] = entries.pop(key)
+            launcher[key] = entries.pop(key)
     known = {
-        to: Entry(to, told[key].value, told[key].line)
+        to: Entry(to, launcher[key].value, launcher[key].line)
         for key, to in _LAUNCH_KEYS.items()
-        if key in told
+        if key in launcher
     }
     if "num_processes" in known and known["num_processes"].value not in COUNTED_BY_TORCHRUN:
         of_each = known["num_processes"]
         try:
-            ranks = size(of_each.value) * _nodes(rest[:start], told)
+            ranks = size(of_each.value) * _nodes(rest[:start], launcher)
         except ValueError as e:
             raise TrainerFileError(f"{name}: the launcher's number of processes: {e}") from None
         known["num_processes"] = of_each._replace(value=ranks)
-    if "multi_gpu" in told:
-        known["distributed_type"] = Entry("distributed_type", "MULTI_GPU", told["multi_gpu"].line)
+    if "multi_gpu" in launcher:
+        known["distributed_type"] = Entry(
+            "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
+        )
     return Command(
         script=Document(name, entries, folder),
         launcher=Document(name, known, folder),
@@ -294,12 +296,12 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     )
 
 
-def _nodes(launcher: Sequence[Word], told: Mapping[str, Entry]) -> int:
+def _nodes(launcher: Sequence[Word], entries: Mapping[str, Entry]) -> int:
     """Machines whose processes are counted apart: torchrun and deepspeed count those of each, as
     accelerate does not. A range (1:4) is of an elastic launch, whose least is taken."""
     if any(word.text == "accelerate" for word in launcher):
         return 1
-    named = next((told[key].value for key in ("nnodes", "num_nodes") if key in told), 1)
+    named = next((entries[key].value for key in ("nnodes", "num_nodes") if key in entries), 1)
     return size(str(named).partition(":")[0])
 
 
@@ -322,7 +324,7 @@ def _without_assignments(words: Sequence[Word]) -> Iterator[Word]:
     yield from rest
 
 
-def _told(words: Sequence[Word], name: str) -> Iterator[Entry]:
+def _options(words: Sequence[Word], name: str) -> Iterator[Entry]:
     """--key value, --key=value, --key a b c, and --key alone, which is on."""
     n = 0
     while n < len(words):

@@ -32,7 +32,7 @@ from lora_profiler.workload import (
 )
 
 State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
-_ASKED = {
+_MISSING_OPTIONS = {
     "seq_len": "the length is the data's; add --seq-len TOKENS",
     "world_size": "it shares the model over ranks without saying how many; add --world-size N",
 }
@@ -90,7 +90,7 @@ class TrainerFile:
         return tuple(key for key in self.keys if key.missing or key.state == "unknown")
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def effective_options(self) -> dict[str, Any]:
         """Its options, and where it has none the stack's defaults."""
         return {**usual_options(self.stack, self.options), **self.options}
 
@@ -101,12 +101,12 @@ class TrainerFile:
         row = next(key for key in self.keys if "model" in key.options)
         return self.model, f"{row.file}, line {row.line} ({row.key})" if row.line else row.key
 
-    def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def completing(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its options where `given`, which overrule them, leave something open; those that no
         method asked for would read are left out. Raises TrainerFileError for what neither tells."""
         for name in self.asks:
             if name not in given and name != "model":
-                raise TrainerFileError(f"{self._place(name)}: {_ASKED[name]}.")
+                raise TrainerFileError(f"{self._place(name)}: {_MISSING_OPTIONS[name]}.")
         methods = given.get("methods", self.options.get("methods", ()))
         own = {
             name: v
@@ -164,25 +164,25 @@ def with_images(file: TrainerFile) -> TrainerFile:
 
 
 def _is_full_under_autocast(file: TrainerFile) -> bool:
-    asked = file.asked
+    options = file.effective_options
     is_full = next(iter(file.options.get("methods", ())), "full") == "full"
-    return is_full and asked.get("precision") == "amp"
+    return is_full and options.get("precision") == "amp"
 
 
-def _frozen(framework: str, told: Mapping[str, bool]) -> Sequence[str]:
+def _frozen(framework: str, switches: Mapping[str, bool]) -> Sequence[str]:
     """LLaMA-Factory freezes tower and projector unless told otherwise (hparams/finetuning_args.py),
     axolotl (utils/freeze.py) and Unsloth (FastVisionModel.get_peft_model) where told to."""
     seeing = FROZEN_PARTS[:2]
     if framework == "llamafactory":
-        return [part for part in FROZEN_PARTS if told.get(f"freeze_{part}", part in seeing)]
-    is_asked = told.get("freeze_mm_modules") or not told.get("finetune_vision_layers", True)
+        return [part for part in FROZEN_PARTS if switches.get(f"freeze_{part}", part in seeing)]
+    is_asked = switches.get("freeze_mm_modules") or not switches.get("finetune_vision_layers", True)
     return seeing if is_asked else ()
 
 
 def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     """The file with what rules know of the model: Liger's kernels and a loss without logits do not
     go with each, and are then answered as transformers' own."""
-    asked = file.asked
+    effective = file.effective_options
     changed: list[KeyReading] = []
 
     def answered(*reading: Any) -> None:
@@ -192,14 +192,14 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(settled_by(file.name, *reading))
 
     kind, is_axolotl = model.model_type, file.framework == "axolotl"
-    if asked.get("kernels") == "liger" and not type_of(model).liger:
+    if effective.get("kernels") == "liger" and not type_of(model).liger:
         if is_axolotl and kind not in PATCHED_BY_AXOLOTL:
             note = f"axolotl puts none of Liger's kernels into {kind}"
             settled("kernels", "liger", "transformers", note)
         else:
             what = f"Liger's kernels on {kind}, answered without them"
             answered("kernels", "liger", "transformers", what)
-    if asked.get("loss") == "unsloth" and not type_of(model).unsloth:
+    if effective.get("loss") == "unsloth" and not type_of(model).unsloth:
         what = f"Unsloth's compiled code of {kind}, answered as transformers' own"
         answered("kernels", "unsloth", "transformers", what, "either way")
     is_4_bit = file.framework == "unsloth" and "qlora" in file.options.get("methods", ())
@@ -211,37 +211,47 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         note = "Unsloth's choice where the vision side is left alone"
         settled("targets", "language layers", pattern, note)
     has_images = "images" in file.options  # what goes with them is settled
-    if asked.get("lora_kernels") == "axolotl" and not has_images and not takes_lora_kernels(model):
+    if (
+        effective.get("lora_kernels") == "axolotl"
+        and not has_images
+        and not takes_lora_kernels(model)
+    ):
         if kind in STOPPED:
             changed.append(without_lora_kernels(file.name))
         else:
             what = f"axolotl's LoRA kernels on {kind}, answered as PEFT's adapters"
             answered("lora_kernels", "axolotl", "peft", what)
-    loss = asked.get("loss", "plain")
-    if not _takes_loss(model, loss, asked):
+    loss = effective.get("loss", "plain")
+    if not _takes_loss(model, loss, effective):
         answered("loss", loss, "plain", f"the {loss} loss on {kind}, answered as plain")
-    if asked.get("qat") == "8da4w" and loss.startswith("torchtune") and _rounds_head(model, asked):
+    if (
+        effective.get("qat") == "8da4w"
+        and loss.startswith("torchtune")
+        and _rounds_head(model, effective)
+    ):
         what = "a head fake-quantised for each part of the tokens, answered as one plain loss"
         answered("loss", loss, "plain", what, "too low")
-    about = asked.get("quantize_experts") or (is_axolotl and asked.get("dropout"))
-    found = _adapters(model, asked) if about else ()
-    in_4_bit = asked.get("quantize_experts") and any(a.num_experts > 1 for a in found)
-    parameters, others = asked.get("target_parameters"), asked | {"target_parameters": None}
+    about = effective.get("quantize_experts") or (is_axolotl and effective.get("dropout"))
+    adapters = _adapters(model, effective) if about else ()
+    in_4_bit = effective.get("quantize_experts") and any(a.num_experts > 1 for a in adapters)
+    parameters, others = effective.get("target_parameters"), effective | {"target_parameters": None}
     if in_4_bit and parameters and not any(a.num_experts > 1 for a in _adapters(model, others)):
         what = "adapters on experts in 4 bit, answered without"
         answered("target_parameters", parameters, None, what, "too low")
     elif in_4_bit:
         what = "adapters on experts in 4 bit, answered as on experts in 16"
         answered("quantize_experts", True, False, what)
-    elif asked.get("quantize_experts") and not packed_experts(model):
+    elif effective.get("quantize_experts") and not packed_experts(model):
         note = f"{kind} has no experts that are packed into one parameter"
         settled("quantize_experts", True, False, note)
-    if asked.get("offload_embedding") and (model.has_tied_head or asked.get("world_size", 1) > 1):
+    if effective.get("offload_embedding") and (
+        model.has_tied_head or effective.get("world_size", 1) > 1
+    ):
         note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
         settled("offload_embedding", True, False, note)
-    if is_axolotl and asked.get("dropout") and any(a.parameter for a in found):
+    if is_axolotl and effective.get("dropout") and any(a.parameter for a in adapters):
         what = "dropout on adapters of layers, which those of bare parameters have none of"
-        answered("dropout", asked["dropout"], 0.0, f"{what}, answered without", "too low")
+        answered("dropout", effective["dropout"], 0.0, f"{what}, answered without", "too low")
     resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
     if resized and model.config.get("vocab_size", 0) % 32:
         answered(RESIZED, True, None, "a vocabulary rounded up to 32", "too low")
@@ -271,16 +281,16 @@ def _idle(row: KeyReading) -> KeyReading:
     return replace(row, state="costs nothing", missing="", direction=None, note=note)
 
 
-def _adapters(model: ModelSpec, asked: Mapping[str, Any]) -> Sequence[Adapter]:
+def _adapters(model: ModelSpec, options: Mapping[str, Any]) -> Sequence[Adapter]:
     """Those that the targets make on the model, where PEFT takes them; axolotl 067b021 lets dropout
     be where it refuses it (`loaders/adapter.py`, _patch_peft_param_wrapper_dropout)."""
-    text = str(asked.get("targets", "default"))
+    text = str(options.get("targets", "default"))
     named: str | tuple[str, ...] | None = tuple(text.split(","))
     if text in ("all-linear", "default"):
         named = None if text == "default" else text
     elif text.startswith("re:"):
         named = text.removeprefix("re:")
-    parameters = tuple(filter(None, str(asked.get("target_parameters") or "").split(",")))
+    parameters = tuple(filter(None, str(options.get("target_parameters") or "").split(",")))
     try:
         return adapters(model, LoraConfig(target_modules=named, target_parameters=parameters))
     except LoraProfilerError:
@@ -292,11 +302,11 @@ def _language_targets(file: TrainerFile, model: ModelSpec) -> str | None:
     language model, of a list of modules those that it names (unsloth_zoo ce232d6, `peft_utils.py`,
     get_peft_regex; "all-linear" turns every side on: unsloth 015bdef, `models/vision.py`). None
     for a model without such a side, or where the file says otherwise."""
-    told = {row.key: is_on(row.value) for row in file.keys}
+    switches = {row.key: is_on(row.value) for row in file.keys}
     named = str(file.options.get("targets", ""))
     if file.framework != "unsloth" or "full" in file.options.get("methods", ()):
         return None
-    if told.get("finetune_vision_layers", True) or named.startswith(("re:", "all-linear")):
+    if switches.get("finetune_vision_layers", True) or named.startswith(("re:", "all-linear")):
         return None
     inner = r".*?language.*?(?:self_attn|attention|attn|mixer|mlp|feed_forward|ffn|dense).*?"
     linear = (name for name, module in model.modules() if module.is_linear)
@@ -306,19 +316,19 @@ def _language_targets(file: TrainerFile, model: ModelSpec) -> str | None:
     return f"re:{inner}(?:{'|'.join(sorted(leaves))})" if leaves else None
 
 
-def _rounds_head(model: ModelSpec, asked: Mapping[str, Any]) -> bool:
-    is_full = "full" in asked.get("methods", ())
+def _rounds_head(model: ModelSpec, options: Mapping[str, Any]) -> bool:
+    is_full = "full" in options.get("methods", ())
     setup = TrainSetup(qat="8da4w", lora=None if is_full else LoraConfig())
     return rounds_head(Workload(model=replace(model, stored=None), setup=setup))
 
 
-def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
+def _takes_loss(model: ModelSpec, loss: Loss, options: Mapping[str, Any]) -> bool:
     """Whether a loss that multiplies by the head's weight itself goes with the model, and with the
     targets: an adapter on the head adds to the logits."""
-    targets = str(asked.get("targets", "")).split(",")
+    targets = str(options.get("targets", "")).split(",")
     if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
         return False
-    setup = TrainSetup(loss=loss, kernels=asked.get("kernels", "transformers"))
+    setup = TrainSetup(loss=loss, kernels=options.get("kernels", "transformers"))
     made = as_made(replace(model, stored=None), setup)
     try:
         check_loss(Workload(model=made, setup=setup))

@@ -89,7 +89,7 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
     setup = workload.setup
     given = {} if setup.packed is None else {"packed": setup.packed}
     fitted = on_model(file, workload.model)
-    options = {**fitted.beside(given), **given}
+    options = {**fitted.completing(given), **given}
     try:
         (back,) = setups(
             workload.model,
@@ -193,15 +193,15 @@ def _check(setup: TrainSetup) -> None:
 
 def _loading(workload: Workload) -> dict[str, Any]:
     setup, base = workload.setup, workload.setup.quantization
-    found: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "": workload.model.id,
         "dtype": _Code(f"torch.{setup.dtype}"),
         "attn_implementation": ATTENTION.get(setup.attention),
     }
-    if found["attn_implementation"] is None:
+    if arguments["attn_implementation"] is None:
         raise cannot("PEFT", "attention", setup.attention)
     if base is None:
-        return found
+        return arguments
     quantized: dict[str, Any] = {"load_in_8bit": True}
     if not is_int8(base):
         quantized = {
@@ -211,7 +211,7 @@ def _loading(workload: Workload) -> dict[str, Any]:
             "bnb_4bit_compute_dtype": _Code(f"torch.{setup.dtype}"),
         }
     config = _call("BitsAndBytesConfig", quantized, indent=4)
-    return found | {"quantization_config": _Code(config), "device_map": {"": 0}}
+    return arguments | {"quantization_config": _Code(config), "device_map": {"": 0}}
 
 
 def _adapter(setup: TrainSetup) -> dict[str, Any]:
@@ -258,14 +258,14 @@ def _arguments(setup: TrainSetup) -> dict[str, Any]:
 
 
 def _trainer(setup: TrainSetup, rows: int) -> dict[str, Any]:
-    found = {
+    arguments = {
         "model": _Code("model"),
         "args": _Code("arguments"),
         "train_dataset": _Code(f"rows({rows})"),
     }
     if setup.eval_batch_size is not None:
-        found["eval_dataset"] = _Code(f"rows({2 * setup.eval_batch_size})")
-    return found
+        arguments["eval_dataset"] = _Code(f"rows({2 * setup.eval_batch_size})")
+    return arguments
 
 
 def _assigned(name: str, function: str, arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -49,10 +49,10 @@ def _program(path: str) -> Family:
 def unmodelled(model: ModelSpec) -> tuple[str, ...]:
     """Fields of the config whose value changes activations in a way that no program follows."""
     config = model.config
-    found = [name for name in _UNMODELLED if config.get(name)]
+    names = [name for name in _UNMODELLED if config.get(name)]
     if config.get("hidden_act") not in KNOWN_ACTIVATIONS:
-        found.append("hidden_act")
-    return tuple(found)
+        names.append("hidden_act")
+    return tuple(names)
 
 
 _UNMODELLED = (

@@ -10,7 +10,7 @@ from lora_profiler.analytic import lora_kernels
 from lora_profiler.analytic.context_parallel import ring_attention
 from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear, matmul
+from lora_profiler.analytic.matmuls import linear, matmul
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.support.sdpa import efficient_keeps_seeds
 

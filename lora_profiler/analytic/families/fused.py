@@ -59,8 +59,8 @@ def rotated_by_unsloth(op: Ledger, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor
     """q and k as Unsloth's function makes them, and their gradients, laid out as they were; only
     positions are kept, where any are told."""
     q, k = op.turn(q), op.turn(k)
-    told = not op.rules.compiled
-    places = (op.shared("position_ids", TOKENS, "int32"),) if told else ()
+    has_positions = not op.rules.compiled
+    places = (op.shared("position_ids", TOKENS, "int32"),) if has_positions else ()
     trains = q.requires_grad or k.requires_grad
     first, second = (op.fresh(t.elements, t.dtype, trains, merged=False) for t in (q, k))
     op.record("liger_rotary", (q, k), (first, second), places, beside=places)

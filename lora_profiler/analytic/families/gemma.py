@@ -14,7 +14,7 @@ from lora_profiler.analytic.families.blocks import (
 )
 from lora_profiler.analytic.families.llama import residual, self_attention
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear
+from lora_profiler.analytic.matmuls import linear
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 
 

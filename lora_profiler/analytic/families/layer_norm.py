@@ -16,7 +16,7 @@ from lora_profiler.analytic.families.blocks import (
 )
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear
+from lora_profiler.analytic.matmuls import linear
 from lora_profiler.analytic.tensors import Tensor
 
 

@@ -7,7 +7,7 @@ from lora_profiler.algebra.polynomial import TOKENS, R, constant
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rotary
 from lora_profiler.analytic.families.llama import LLAMA, residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear, product, trained
+from lora_profiler.analytic.matmuls import linear, product, trained
 from lora_profiler.analytic.tensors import Storage, Tensor
 
 

@@ -12,7 +12,7 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, consta
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
 from lora_profiler.analytic.families.llama import MISTRAL, attended, residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.products import linear, product
+from lora_profiler.analytic.matmuls import linear, product
 from lora_profiler.analytic.tensors import Storage, Tensor
 
 # --- on the ledger --------------------------------------------------------------------------------

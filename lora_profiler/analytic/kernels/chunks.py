@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lora_profiler.analytic.kernels.launches import Launches
-from lora_profiler.analytic.kernels.surroundings import shifted_labels
+from lora_profiler.analytic.kernels.outside_layers import shifted_labels
 from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.tensors import ITEMSIZE
@@ -18,7 +18,7 @@ def chunks_forward(head: ChunkedHead, launches: Launches) -> None:
     """Labels, the chunks, and the loss; with `head.fused` all gradients too."""
     tokens = launches.tokens
     if head.lowered:
-        for given, lowered in zip(head.given, head.parameters, strict=True):
+        for given, lowered in zip(head.weights, head.parameters, strict=True):
             launches.memory("_to_copy", launches.bytes(given), launches.bytes(lowered))
     shifted_labels(launches)
     launches.memory("ne", _INDEX * tokens, tokens)
@@ -54,7 +54,7 @@ def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
         for rows, part in _chunks(head, launches):
             _losses(head, rows, part)
             _gradients(head, rows, part)
-    for given, lowered in zip(head.given, head.parameters, strict=True):
+    for given, lowered in zip(head.weights, head.parameters, strict=True):
         if given.requires_grad and head.lowered:
             launches.memory("_to_copy", launches.bytes(lowered), launches.bytes(given))
         if given.requires_grad and launches.accumulates:

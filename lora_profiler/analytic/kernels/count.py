@@ -17,7 +17,7 @@ from lora_profiler.analytic.kernels.chunks import (
 )
 from lora_profiler.analytic.kernels.forward import FORWARD, run_forward, run_up_to
 from lora_profiler.analytic.kernels.launches import Launches
-from lora_profiler.analytic.kernels.surroundings import (
+from lora_profiler.analytic.kernels.outside_layers import (
     count_ones,
     count_up,
     find_sequences,
@@ -66,13 +66,13 @@ def counted_kernels(workload: Workload) -> StepKernels:
     is_eager = "eager" in plan.kernels
     if setup.runs_reference:  # the reference, without a gradient
         reference = pass_alone(workload, plan.family, (), frozenset())
-        for _ in range(setup.passes_beside):
+        for _ in range(setup.no_grad_passes):
             _ahead(reference, plan.family, workload, is_eager, launches)
     _ahead(forward, plan.family, workload, is_eager, launches)
     _back(forward, plan.family, workload, launches)
     trainable, tensors = _trainable(workload)
     return StepKernels(
-        kernels=merged(launches.found),
+        kernels=merged(launches.kernels),
         tokens=setup.batch_size * setup.seq_len,
         trainable=trainable,
         trained_tensors=tensors,

@@ -38,7 +38,7 @@ def run_forward(nodes: Iterable[Node], launches: Launches) -> None:
         FORWARD[node.op](node, launches)
 
 
-def _nothing(node: Node, launches: Launches) -> None:
+def _view(node: Node, launches: Launches) -> None:
     """A view."""
 
 
@@ -62,7 +62,7 @@ def _all_outputs(node: Node, launches: Launches) -> None:
 
 def _clone(node: Node, launches: Launches) -> None:
     """Of an expanded tensor it reads what is there."""
-    launches.memory(node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0]))
+    launches.memory(node.op, launches.stored_bytes(node.inputs[0]), launches.bytes(node.outputs[0]))
 
 
 def _concatenate(node: Node, launches: Launches) -> None:
@@ -232,7 +232,7 @@ def _attention(node: Node, launches: Launches) -> None:
     out = node.outputs[0]
     masks = int(node.op.endswith("_masked"))
     kept, mask = node.beside[: len(node.beside) - masks], node.beside[len(node.beside) - masks :]
-    read = sum(launches.there(t) for t in (*node.inputs, *mask))
+    read = sum(launches.stored_bytes(t) for t in (*node.inputs, *mask))
     # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
     for additive in mask:
         number = ITEMSIZE[additive.dtype]
@@ -278,7 +278,7 @@ _ELEMENTWISE = (
     "clamp", "add_", "glu", "zeros_like", "liger_swiglu",
 )  # fmt: skip
 FORWARD: dict[str, Forward] = {
-    **dict.fromkeys((*_VIEWS, *SENT), _nothing),
+    **dict.fromkeys((*_VIEWS, *SENT), _view),
     **dict.fromkeys(_ELEMENTWISE, _plain),
     **dict.fromkeys(("native_dropout", "topk", "liger_norm"), _with_statistics),
     **dict.fromkeys((*INTEGERS, "glu_backward"), _all_outputs),

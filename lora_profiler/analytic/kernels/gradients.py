@@ -106,7 +106,7 @@ def batched(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 def attention(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Five products: the scores again, and the gradients of v, of the weights, of q and of k."""
     out, gradient = node.outputs[0], only(arrived)
-    read = gradient.bytes + sum(launches.there(t) for t in (*node.inputs, out, *node.beside))
+    read = gradient.bytes + sum(launches.stored_bytes(t) for t in (*node.inputs, out, *node.beside))
     written = sum(launches.bytes(t) for t in node.inputs)
     add_attention(node, read, written, launches, going_back=True)
     for tensor in node.inputs:

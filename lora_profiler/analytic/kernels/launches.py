@@ -53,7 +53,7 @@ class Launches:
     scope: str = ""
     count: int = 1
     phase: Phase = "forward"
-    found: list[Kernel] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -75,7 +75,7 @@ class Launches:
         """Of the tensor, or of its elements in another dtype."""
         return self.size(tensor.elements) * ITEMSIZE[dtype or tensor.dtype]
 
-    def there(self, tensor: Tensor) -> int:
+    def stored_bytes(self, tensor: Tensor) -> int:
         """Bytes that an activation has in memory: an expanded one has fewer than its elements
         take."""
         return min(self.bytes(tensor), self.size(tensor.storage.bytes))
@@ -108,7 +108,7 @@ class Launches:
     def _add(self, kind: Kind, op: str, read: int, written: int, **computed: Any) -> None:
         """`computed` are further fields of `Kernel`."""
         computed.setdefault("launches", launches_of(op))
-        self.found.append(
+        self.kernels.append(
             Kernel(
                 kind=kind,
                 op=op,

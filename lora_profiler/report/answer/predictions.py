@@ -37,7 +37,7 @@ class ModelParts:
     peaks: tuple[str, ...]
     time_notes: tuple[str, ...]
     exactness: tuple[str, ...]
-    likely: tuple[str, ...]
+    peak_interval: tuple[str, ...]
 
     @property
     def tables(self) -> list[Table]:
@@ -47,7 +47,7 @@ class ModelParts:
     @property
     def notes(self) -> list[Paragraph]:
         """What stands below the tables."""
-        notes = (self.peaks, self.time_notes, self.exactness, self.likely)
+        notes = (self.peaks, self.time_notes, self.exactness, self.peak_interval)
         return [paragraph(*lines) for lines in notes if lines]
 
 
@@ -86,7 +86,7 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
         peaks=tuple(_peak_lines(answers, engine)),
         time_notes=tuple(time_notes),
         exactness=tuple(exactness_lines(predictions)),
-        likely=tuple(likely_lines(answers)),
+        peak_interval=tuple(likely_lines(answers)),
     )
 
 

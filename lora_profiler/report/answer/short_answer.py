@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_profiler.option_values import GRPO
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.engine import words_beside
+from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
@@ -284,7 +284,7 @@ def _trust(answers: Sequence[Answer]) -> str:
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(sureness_words(answer), []).append(method_label(answer.prediction))
-    beside = dict.fromkeys(w for a in answers for w in words_beside(a.prediction.workload))
+    beside = dict.fromkeys(w for a in answers for w in common_assumptions(a.prediction.workload))
     sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
     return " ".join((sure, *beside))
 

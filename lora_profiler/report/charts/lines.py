@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.sizes import SizeFit
-from lora_profiler.records.doubts import median_interval
+from lora_profiler.records.checks import median_interval
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.claims.claim import Chart, Series

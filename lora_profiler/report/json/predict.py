@@ -95,7 +95,7 @@ def _of_prediction(prediction: Prediction) -> dict[str, Any]:
 
 def _of_answer(answer: Answer) -> dict[str, Any]:
     """What JSON and CSV have beside the prediction."""
-    fit, timing, likely = answer.fit, answer.timing, answer.likely
+    fit, timing, likely = answer.fit, answer.timing, answer.peak_interval
     step = timing.step if timing else None
     found = {
         "fit": part(types.FitJson, fit, fit.gpu, gpu=fit.gpu.key) if fit else None,

@@ -11,8 +11,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
-from lora_profiler._common.versions import __version__
 from lora_profiler.errors import UsageError
 from lora_profiler.report import palette
 from lora_profiler.report.charts.plot import shortened

@@ -5,13 +5,13 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     Framework,
     Meaning,
-    costs_nothing,
     free,
     is_off,
     missing,
+    no_effect,
     not_modelled,
     number,
     sets,
@@ -28,9 +28,9 @@ def _distributed(value: Any, document: Document) -> Meaning:
         return Meaning(ranks.fsdp_switch(1)(True, document).options)
     if kind == "DEEPSPEED":
         named = any(document.get(key) is not None for key in _STAGES)
-        return NOTHING if named else Meaning({"sharding": "zero2"})  # DeepSpeedPlugin's own
+        return NO_EFFECT if named else Meaning({"sharding": "zero2"})  # DeepSpeedPlugin's own
     if kind in ("NO", "NONE", "FALSE"):
-        return NOTHING
+        return NO_EFFECT
     return not_modelled(f"{value}, answered as one card", "either way")
 
 
@@ -46,7 +46,7 @@ def _precision(value: Any, document: Document) -> Meaning:
     if kind in ("bf16", "fp16"):
         return Meaning({"precision": "amp" if kind == "bf16" else "amp-float16"})
     if kind in ("no", "none", "false"):
-        return NOTHING
+        return NO_EFFECT
     what = f"{kind} autocast, answered as bfloat16's"
     return not_modelled(what, "either way", precision="amp")
 
@@ -72,7 +72,7 @@ ACCELERATE = Framework(
         "deepspeed_config.deepspeed_config_file": ranks.deepspeed,
         "deepspeed_config.offload_optimizer_device": _OPTIMIZER,
         "deepspeed_config.offload_param_device": _PARAM,
-        "deepspeed_config.gradient_accumulation_steps": costs_nothing,
+        "deepspeed_config.gradient_accumulation_steps": no_effect,
         "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
         "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
         "use_cpu": when_on(device="cpu"),
@@ -93,12 +93,12 @@ ACCELERATE = Framework(
 
 def _enabled(value: Any, document: Document) -> Meaning:
     """ "auto" is what the trainer's file says."""
-    return NOTHING if value == "auto" or is_off(value) else Meaning({"precision": "amp"})
+    return NO_EFFECT if value == "auto" or is_off(value) else Meaning({"precision": "amp"})
 
 
 def _number(option: str) -> Any:
     def read(value: Any, document: Document) -> Meaning:
-        return NOTHING if value == "auto" else Meaning({option: size(value)})
+        return NO_EFFECT if value == "auto" else Meaning({option: size(value)})
 
     return read
 
@@ -124,9 +124,9 @@ DEEPSPEED = Framework(
         "train_micro_batch_size_per_gpu": _number("batch_size"),
         "gradient_accumulation_steps": _number("accumulation"),
         "bf16.enabled": _enabled,
-        "fp16.enabled": costs_nothing,
+        "fp16.enabled": no_effect,
         "tensor_parallel.autotp_size": lambda value, document: (
-            not_modelled("tensor parallelism", "too high") if number(value) > 1 else NOTHING
+            not_modelled("tensor parallelism", "too high") if number(value) > 1 else NO_EFFECT
         ),
         "compile.deepcompile": missing("DeepCompile", "either way"),
         **free("deepspeed"),

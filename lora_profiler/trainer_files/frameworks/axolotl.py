@@ -7,20 +7,20 @@ from lora_profiler.trainer_files.frameworks import axolotl_keys as read
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     GATED_NORM,
-    NOTHING,
+    NO_EFFECT,
     RESIZED,
     Framework,
     Meaning,
-    costs_nothing,
+    covered_by,
     free,
     is_off,
     is_on,
     missing,
     missing_above,
+    no_effect,
     noted,
     sets,
     size,
-    told_by,
     when_on,
 )
 
@@ -96,7 +96,7 @@ AXOLOTL = Framework(
         "peft_use_dora": sets("use_dora"),
         "peft_init_lora_weights": shared.initialisation,
         "peft_autocast_adapter_dtype": lambda value, document: (
-            Meaning({"adapter_dtype": "bfloat16"}) if value is False else NOTHING
+            Meaning({"adapter_dtype": "bfloat16"}) if value is False else NO_EFFECT
         ),
         "lora_target_parameters": sets("target_parameters"),
         "quantize_moe_experts": read.quantized_experts,
@@ -104,7 +104,7 @@ AXOLOTL = Framework(
         "micro_batch_size": read.batch,
         "sequence_len": sets("seq_len"),
         "gradient_accumulation_steps": sets("accumulation"),
-        "batch_size": costs_nothing,
+        "batch_size": no_effect,
         "sample_packing": shared.one_row,
         "batch_flattening": missing("a batch laid into one row without padding", "too high"),
         "optimizer": shared.optimizer,
@@ -153,7 +153,7 @@ AXOLOTL = Framework(
         "do_causal_lm_eval": missing("generation while evaluating", "too low"),
         "do_bench_eval": missing("a benchmark while training", "too low"),
         "fsdp": ranks.fsdp_switch(1),
-        "fsdp_config": costs_nothing,
+        "fsdp_config": no_effect,
         **ranks.fsdp_keys(1),
         "fsdp_config.mixed_precision_policy": missing("FSDP's own mixed precision", "either way"),
         "deepspeed": ranks.deepspeed,
@@ -161,7 +161,7 @@ AXOLOTL = Framework(
         "dp_shard_size": lambda value, document: (
             Meaning({"sharding": "fsdp", "world_size": size(value)})
             if value is not None and size(value) > 1
-            else NOTHING
+            else NO_EFFECT
         ),
         "dp_replicate_size": missing_above(1, "replicas of sharded groups", "either way"),
         "context_parallel_size": ranks.parallel("the sequence", "context parallelism"),
@@ -196,7 +196,7 @@ AXOLOTL = Framework(
         "peft_trainable_token_indices": missing("trained rows of the embedding", "too low"),
         "kd_trainer": missing("distillation's loss", "too low"),
         "use_mora": missing("MoRA, answered as LoRA", "either way"),
-        "eval_batch_size": costs_nothing,
+        "eval_batch_size": no_effect,
         **free("axolotl"),
         "experts_implementation": read.experts,
         **dict.fromkeys(
@@ -215,9 +215,9 @@ AXOLOTL = Framework(
             ("model_config.", "overrides_of_model_config."),
             missing("the model's config overruled", "either way"),
         ),
-        "qat.": told_by("qat.weight_dtype"),
-        **dict.fromkeys(("trl.", "ebft.", "dpo_", "vllm."), told_by("rl")),
-        **dict.fromkeys(("diffusion.", "llmcompressor.", "kd_"), told_by("plugins")),
+        "qat.": covered_by("qat.weight_dtype"),
+        **dict.fromkeys(("trl.", "ebft.", "dpo_", "vllm."), covered_by("rl")),
+        **dict.fromkeys(("diffusion.", "llmcompressor.", "kd_"), covered_by("plugins")),
         "qgalore_": missing("Q-GaLore", "too high"),
         "dion_": missing("Dion", "either way"),
     },

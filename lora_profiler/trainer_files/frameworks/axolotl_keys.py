@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     Meaning,
     Reader,
     is_off,
@@ -38,7 +38,7 @@ def bf16(value: Any, document: Document) -> Meaning:
         return Meaning({"precision": "pure", "dtype": "bfloat16"})
     if is_off(value) and is_off(document.get("fp16")) and value is not None:
         loads_16_bit = any(is_on(document.get(key)) for key in ("bfloat16", "float16"))
-        return NOTHING if loads_16_bit else Meaning({"precision": "pure", "dtype": "float32"})
+        return NO_EFFECT if loads_16_bit else Meaning({"precision": "pure", "dtype": "float32"})
     return shared.autocast(value, document)
 
 
@@ -47,7 +47,7 @@ def loads(kind: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if is_off(value):
-            return NOTHING
+            return NO_EFFECT
         casts = is_on(document.get("bf16", "auto")) or is_on(document.get("fp16"))
         return Meaning({"dtype": kind} | ({} if casts else {"precision": "pure"}))
 
@@ -55,23 +55,27 @@ def loads(kind: str) -> Reader:
 
 
 def plugins(value: Any, document: Document) -> Meaning:
-    found = Meaning()
+    meaning = Meaning()
     for plugin in value if isinstance(value, list) else [value]:
         kind = str(plugin).lower()
         if "cut_cross_entropy" in kind:
-            found = cut_cross_entropy(True, document)
+            meaning = cut_cross_entropy(True, document)
         elif any(word in kind for word in ("expert_parallel", "llm_compressor", "spectrum")):
-            found = _beside(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too high")
+            meaning = _with_missing(
+                meaning, f"the plugin {str(plugin).rpartition('.')[2]}", "too high"
+            )
         elif any(word in kind for word in (".kd", "densemixer", "diffusion", "nemo", "hatchery")):
-            found = _beside(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too low")
+            meaning = _with_missing(
+                meaning, f"the plugin {str(plugin).rpartition('.')[2]}", "too low"
+            )
         elif "kernels" in kind:
-            found = _beside(found, "axolotl's own kernels", "either way")
+            meaning = _with_missing(meaning, "axolotl's own kernels", "either way")
         elif not any(word in kind for word in ("liger", "swanlab", "lm_eval", "grokfast")):
-            found = _beside(found, f"the plugin {plugin}", "either way")
-    return found
+            meaning = _with_missing(meaning, f"the plugin {plugin}", "either way")
+    return meaning
 
 
-def _beside(meaning: Meaning, what: str, direction: Any) -> Meaning:
+def _with_missing(meaning: Meaning, what: str, direction: Any) -> Meaning:
     both = "; ".join(filter(None, (meaning.missing, what)))
     same = meaning.direction in (None, direction)
     return meaning._replace(missing=both, direction=direction if same else "either way")
@@ -79,14 +83,14 @@ def _beside(meaning: Meaning, what: str, direction: Any) -> Meaning:
 
 def validation(value: Any, document: Document) -> Meaning:
     if is_off(value) or (isinstance(value, int | float | str) and number(value) == 0):
-        return NOTHING
+        return NO_EFFECT
     if is_off(document.get("eval_strategy", True)):
-        return NOTHING
+        return NO_EFFECT
     return evaluated(document)
 
 
 def tested(value: Any, document: Document) -> Meaning:
-    return NOTHING if is_off(value) else evaluated(document)
+    return NO_EFFECT if is_off(value) else evaluated(document)
 
 
 def evaluated(document: Document) -> Meaning:
@@ -97,7 +101,7 @@ def evaluated(document: Document) -> Meaning:
 
 def preference(value: Any, document: Document) -> Meaning:
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     if compares(document):
         return Meaning(note="pairs; the reference is the model without its adapters, or a copy")
     return not_modelled(f"rl: {value}, answered as supervised fine-tuning", "too low")
@@ -114,7 +118,7 @@ def dropout(value: Any, document: Document) -> Meaning:
 
 def model_type(value: Any, document: Document) -> Meaning:
     is_small = any(kind in str(value) for kind in ("SequenceClassification", "TokenClassification"))
-    return Meaning({"loss": "scores"}) if is_small else NOTHING
+    return Meaning({"loss": "scores"}) if is_small else NO_EFFECT
 
 
 scored = when_on(loss="scores", note="a head of one output; each label more is a row of it")
@@ -130,7 +134,7 @@ def batch(value: Any, document: Document) -> Meaning:
 def image_size(value: Any, document: Document) -> Meaning:
     """Brought to a width and height, or padded to a square (processing_strategies.py)."""
     if value is None or is_off(document.get("processor_type")):
-        return NOTHING
+        return NO_EFFECT
     width, height = map(size, value if isinstance(value, list) else [value, value])
     return Meaning({"image_size": f"{width}x{height}"})
 
@@ -142,7 +146,7 @@ resized = when_on(note="none is added where the model has rows for all, a multip
 def gptq(value: Any, document: Document) -> Meaning:
     """A checkpoint of GPTQ, on which an adapter trains."""
     if is_off(value) or is_off(document.get("adapter")):
-        return NOTHING
+        return NO_EFFECT
     return Meaning({"methods": ("qlora",), "quant_type": "gptq"})
 
 
@@ -151,7 +155,7 @@ def unfrozen(value: Any, document: Document) -> Meaning:
     (train.py, setup_model_and_tokenizer; utils/freeze.py). One that begins with another word
     reaches no adapter."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     patterns = value if isinstance(value, list) else [value]
     others = all(re.match(r"\^?(?!base_model)\w+", str(pattern)) for pattern in patterns)
     if is_off(document.get("adapter")) or not others:
@@ -163,7 +167,7 @@ def unfrozen(value: Any, document: Document) -> Meaning:
 def quantized_experts(value: Any, document: Document) -> Meaning:
     """In 8 bit they are brought back to float32 (monkeypatch/moe_quant.py)."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     if is_on(document.get("load_in_8bit")):
         return not_modelled("experts in 8 bit, answered in 16", "either way")
     return Meaning({"quantize_experts": True})
@@ -171,7 +175,7 @@ def quantized_experts(value: Any, document: Document) -> Meaning:
 
 def quantized_as(value: Any, document: Document) -> Meaning:
     if is_off(value) or is_on(document.get("model_quantization_config_kwargs.dequantize")):
-        return NOTHING
+        return NO_EFFECT
     return not_modelled(f"the base as {value} stores it", "too high")
 
 
@@ -188,7 +192,7 @@ cut_cross_entropy = when_on(loss="cce")
 def liger(value: Any, document: Document) -> Meaning:
     """Liger's kernels are one option: all three of them."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     on = [key for key in LIGER if is_on(document.get(key))]
     if is_on(document.get("liger_swiglu")) and "liger_glu_activation" not in on:
         on.append("liger_swiglu")
@@ -199,10 +203,12 @@ def liger(value: Any, document: Document) -> Meaning:
 
 def all_lora_kernels(document: Document) -> Meaning:
     """No rule is of them with DoRA or in float16, and a base in GPTQ has no weights for them."""
-    found = next((k for k in ("peft_use_dora", "fp16", "gptq") if is_on(document.get(k))), None)
-    if found is None:
+    blocking_key = next(
+        (k for k in ("peft_use_dora", "fp16", "gptq") if is_on(document.get(k))), None
+    )
+    if blocking_key is None:
         return Meaning({"lora_kernels": "axolotl"})
-    what = f"axolotl's LoRA kernels with {found}, answered as PEFT's adapters"
+    what = f"axolotl's LoRA kernels with {blocking_key}, answered as PEFT's adapters"
     return not_modelled(what, "too high", lora_kernels="peft")
 
 
@@ -210,9 +216,9 @@ def lora_kernel(value: Any, document: Document) -> Meaning:
     """Its LoRA kernels are one option: all three of them."""
     on = [key for key in LORA_KERNELS if is_on(document.get(key))]
     if not on or is_off(document.get("adapter")):
-        return Meaning({"lora_kernels": "peft"}) if not on else NOTHING
+        return Meaning({"lora_kernels": "peft"}) if not on else NO_EFFECT
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     if len(on) == len(LORA_KERNELS):
         return all_lora_kernels(document)
     what = "only some of axolotl's LoRA kernels, answered with all"
@@ -221,7 +227,7 @@ def lora_kernel(value: Any, document: Document) -> Meaning:
 
 def embedding_kernel(value: Any, document: Document) -> Meaning:
     if is_off(value) or "embed_tokens" not in str(document.get("lora_target_modules")):
-        return NOTHING
+        return NO_EFFECT
     return not_modelled("a kernel for adapters on the embedding", "either way")
 
 
@@ -230,7 +236,7 @@ OTHER_KERNELS = missing("kernels of experts or attention", "either way")
 
 def experts(value: Any, document: Document) -> Meaning:
     """grouped_mm is what transformers 5 takes by itself, and the rules know."""
-    return NOTHING if value == "grouped_mm" else OTHER_KERNELS(value, document)
+    return NO_EFFECT if value == "grouped_mm" else OTHER_KERNELS(value, document)
 
 
 # --- what waits on the host -----------------------------------------------------------------------
@@ -268,7 +274,7 @@ def reentrant(value: Any, document: Document) -> Meaning:
 def activations(value: Any, document: Document) -> Meaning:
     """axolotl's activation_offloading: by OffloadActivations where it is true."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     if value is True:
         return _moved(document, {})
     return not_modelled(f"activations on the host ({value}), answered as on the card", "too high")

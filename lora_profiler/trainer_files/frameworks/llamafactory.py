@@ -12,20 +12,20 @@ from lora_profiler.trainer_files.frameworks.shared import (
     evaluated,
 )
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     Framework,
     Meaning,
     Reader,
-    costs_nothing,
+    covered_by,
     free,
     is_off,
     is_on,
     missing,
+    no_effect,
     not_modelled,
     noted,
     sets,
     size,
-    told_by,
     when_on,
 )
 
@@ -50,7 +50,7 @@ def _method(value: Any, document: Document) -> Meaning:
 def _of(kind: str, meaning: Reader) -> Reader:
     """A key that LLaMA-Factory reads with this finetuning_type alone."""
     return lambda value, document: (
-        meaning(value, document) if _kind_of(document) == kind else NOTHING
+        meaning(value, document) if _kind_of(document) == kind else NO_EFFECT
     )
 
 
@@ -65,7 +65,7 @@ def _projected(optimizer: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if is_off(value):
-            return NOTHING
+            return NO_EFFECT
         if _kind_of(document) != "full":
             return not_modelled(f"{optimizer} of adapters, answered as adamw", "too high")
         rank = size(document.get(f"{name}_rank") or 16)
@@ -84,13 +84,13 @@ def _projected_modules(value: Any, document: Document) -> Meaning:
     return (
         shared.optimizer_targets(None if value in ("all", ["all"]) else value, document)
         if is_used
-        else NOTHING
+        else NO_EFFECT
     )
 
 
 def _adam_mini(value: Any, document: Document) -> Meaning:
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     if _kind_of(document) != "full":
         return not_modelled("Adam-mini of adapters, answered as adamw", "too high")
     return Meaning({"optimizer": "adam_mini", "optimizer_impl": "foreach"})
@@ -98,7 +98,7 @@ def _adam_mini(value: Any, document: Document) -> Meaning:
 
 def _bits(value: Any, document: Document) -> Meaning:
     if is_off(value) or size(value) == 4:
-        return NOTHING
+        return NO_EFFECT
     kind = str(document.get("quantization_method") or "bnb").lower()
     if size(value) == 8 and kind in ("bnb", "bitsandbytes"):
         return Meaning({"quant_type": "int8"})
@@ -108,7 +108,7 @@ def _bits(value: Any, document: Document) -> Meaning:
 def _quantizer(value: Any, document: Document) -> Meaning:
     kind = str(value).lower()
     if is_off(value) or kind in ("bnb", "bitsandbytes") or is_off(document.get("quantization_bit")):
-        return NOTHING
+        return NO_EFFECT
     return not_modelled(f"a base quantised by {kind}, answered as bitsandbytes' NF4", "either way")
 
 
@@ -120,7 +120,7 @@ def _cut_off(value: Any, document: Document) -> Meaning:
 
 def _batch(value: Any, document: Document) -> Meaning:
     if value is None:
-        return NOTHING
+        return NO_EFFECT
     stage = document.get("stage")
     if stage == "rm":
         return Meaning({"batch_size": 2 * size(value)}, note="a row for each of the two answers")
@@ -129,7 +129,7 @@ def _batch(value: Any, document: Document) -> Meaning:
 
 def _stage(value: Any, document: Document) -> Meaning:
     if value in (None, "sft", "pt"):
-        return NOTHING
+        return NO_EFFECT
     if value == "rm":
         return not_modelled("a reward model's head, answered with the language model's", "too high")
     if value == "dpo" and not _has_reference(document):
@@ -160,7 +160,7 @@ def _weighted(loss: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         stands = is_on(value) and document.get("stage") in (None, "sft")
-        return Meaning({"loss": f"llamafactory-{loss}"}) if stands else NOTHING
+        return Meaning({"loss": f"llamafactory-{loss}"}) if stands else NO_EFFECT
 
     return read
 
@@ -175,7 +175,7 @@ def _mixed(precision: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if is_off(value):
-            return NOTHING
+            return NO_EFFECT
         is_full = document.get("finetuning_type") in ("full", "freeze")
         zero3 = any(n in str(document.get("deepspeed", "")) for n in ("z3", "zero3"))
         if is_full and not zero3 and not is_on(document.get("pure_bf16")):
@@ -187,7 +187,7 @@ def _mixed(precision: str) -> Reader:
 
 
 def _validation(value: Any, document: Document) -> Meaning:
-    return NOTHING if is_off(value) else evaluated(document)
+    return NO_EFFECT if is_off(value) else evaluated(document)
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -264,10 +264,10 @@ LLAMAFACTORY = Framework(
         ),
         "per_device_train_batch_size": _batch,
         "cutoff_len": _cut_off,
-        "packing": costs_nothing,
+        "packing": no_effect,
         "neat_packing": missing("a mask that keeps packed sequences apart", "too low"),
         "flash_attn": shared.attention,
-        **dict.fromkeys(CHECKPOINTING, costs_nothing),  # it is on by itself, whatever they say
+        **dict.fromkeys(CHECKPOINTING, no_effect),  # it is on by itself, whatever they say
         "disable_gradient_checkpointing": lambda value, document: Meaning(
             {"checkpointing": is_off(value)}
         ),
@@ -285,21 +285,21 @@ LLAMAFACTORY = Framework(
         "eval_dataset": _validation,
         "use_galore": _projected("galore_adamw"),
         "use_apollo": _projected("apollo_adamw"),
-        **dict.fromkeys(("galore_rank", "apollo_rank"), told_by("use_galore, use_apollo")),
+        **dict.fromkeys(("galore_rank", "apollo_rank"), covered_by("use_galore, use_apollo")),
         **dict.fromkeys(("galore_target", "apollo_target"), _projected_modules),
         "use_badam": missing("BAdam, answered as adamw", "too high"),
         "use_adam_mini": _adam_mini,
         "use_muon": missing("Muon, answered as adamw", "too high"),
         "mixture_of_depths": missing("a mixture of depths", "either way"),
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
-        "freeze_trainable_layers": costs_nothing,
+        "freeze_trainable_layers": no_effect,
         "image_max_pixels": shared.largest_image,
         "video_max_pixels": noted("no videos are asked about"),
         "ref_model": missing("a reference model", "too low"),
         "reward_model": missing("a reward model", "too low"),
         "ref_model_quantization_bit": missing("a reference model", "too low"),
         "shift_attn": missing("shifted sparse attention", "too high"),
-        "rope_scaling": costs_nothing,
+        "rope_scaling": no_effect,
         "resize_vocab": missing("a vocabulary made larger", "too low"),
         "new_special_tokens": missing("a vocabulary made larger", "too low"),
         "use_kt": missing("KTransformers' experts on the CPU", "too high"),
@@ -313,15 +313,15 @@ LLAMAFACTORY = Framework(
         "sequence_parallel": missing("Megatron's sequence parallelism", "too high"),
         "use_distributed_optimizer": missing("Megatron's distributed optimizer", "too high"),
         "recompute_granularity": lambda value, document: (
-            Meaning({"checkpointing": True}) if value == "full" else NOTHING
+            Meaning({"checkpointing": True}) if value == "full" else NO_EFFECT
         ),
         # v1/plugins/model_plugins/kernels/interface.py, _AUTO_KERNELS
         "use_v1_kernels": noted("applied on Ascend's NPUs alone"),
         **{f"use_{loss}_loss": _weighted(loss) for loss in ("asft", "dft", "eaft")},
-        "compute_accuracy": costs_nothing,
+        "compute_accuracy": no_effect,
         "use_mca": missing("Megatron's training", "either way"),
         "use_megatron_bridge": missing("Megatron's training", "either way"),
-        "train_from_scratch": costs_nothing,
+        "train_from_scratch": no_effect,
         **free("llamafactory"),
     },
     under={**TRAINING_ARGUMENTS_UNDER, **free("llamafactory", "under")},

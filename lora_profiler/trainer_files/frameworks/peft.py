@@ -10,16 +10,16 @@ from lora_profiler.trainer_files.frameworks.shared import TRAINING_ARGUMENTS
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
-    NOTHING,
+    NO_EFFECT,
     Framework,
     Meaning,
     Reader,
-    costs_nothing,
     dtype,
     free,
     is_on,
     missing,
     names,
+    no_effect,
     not_modelled,
     number,
     sets,
@@ -53,12 +53,12 @@ def _method(document: Document) -> str:
 
 def _model(value: Any, document: Document) -> Meaning:
     """A trainer takes a name too; a model itself is none."""
-    return Meaning({"model": text(value)}) if isinstance(value, str) else NOTHING
+    return Meaning({"model": text(value)}) if isinstance(value, str) else NO_EFFECT
 
 
 def trainer(value: Any, document: Document) -> Meaning:
     if value in _TRAINERS:
-        return NOTHING
+        return NO_EFFECT
     return not_modelled(f"{value}'s own loss and batches, answered as the Trainer's", "too low")
 
 
@@ -77,13 +77,13 @@ def _rank(value: Any, document: Document) -> Meaning:
 
 
 def _quantised(value: Any, document: Document) -> Meaning:
-    return NOTHING if ADAPTED not in document.entries else Meaning({"quant_type": _BASES[value]})
+    return NO_EFFECT if ADAPTED not in document.entries else Meaning({"quant_type": _BASES[value]})
 
 
 def _dequantised(value: Any, document: Document) -> Meaning:
     """Of Mxfp4Config, on whose base nothing trains; FP8's is none in 8 bit then."""
     if not is_on(value) or QUANTIZED not in document.entries:
-        return NOTHING
+        return NO_EFFECT
     return not_modelled("a base brought back to 16 bit", "too low")
 
 
@@ -92,7 +92,7 @@ def _usual(usual: int, what: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if value is None or int(number(value)) == usual:
-            return NOTHING
+            return NO_EFFECT
         return not_modelled(what.format(value), "either way")
 
     return read
@@ -122,12 +122,12 @@ def _adapters_as_they_come(value: Any, document: Document) -> Meaning:
     """autocast_adapter_dtype off: adapters have the dtype of a base in 16 bit; beside packed
     weights, which have none to take, they stay float32."""
     if value is not False or _method(document) != "lora":
-        return NOTHING
-    said = _loaded_dtype(document)
-    if said == AUTO_DTYPE:
+        return NO_EFFECT
+    dtype = _loaded_dtype(document)
+    if dtype == AUTO_DTYPE:
         what = "adapters in the checkpoint's dtype, answered as float32"
         return not_modelled(what, "too high")
-    return Meaning({"adapter_dtype": said})
+    return Meaning({"adapter_dtype": dtype})
 
 
 def _loaded_dtype(document: Document) -> str:
@@ -138,7 +138,7 @@ def _compute_dtype(value: Any, document: Document) -> Meaning:
     """bitsandbytes multiplies in the dtype of the weights beside, if the two are one."""
     if dtype(value) == "float32" and _loaded_dtype(document) != "float32":
         return not_modelled("products of the 4-bit base in float32", "too low")
-    return NOTHING
+    return NO_EFFECT
 
 
 def _of_the_trainer(key: str) -> Reader:
@@ -178,7 +178,7 @@ PEFT = Framework(
     checks=(shared.ONE_BASE, shared.ONE_AUTOCAST),
     keys={
         **TRL.keys,
-        LOADED: costs_nothing,
+        LOADED: no_effect,
         TRAINED: trainer,
         "pretrained_model_name_or_path": sets("model"),
         "model": _model,
@@ -191,7 +191,7 @@ PEFT = Framework(
         "dequantize": _dequantised,
         "bits": _usual(4, "a base in {} bit, answered in 4"),
         "group_size": _usual(_GROUP, "a scale for each {} weights, answered for each 128"),
-        **dict.fromkeys(("desc_act", "backend", "sym", "version", "lr"), costs_nothing),
+        **dict.fromkeys(("desc_act", "backend", "sym", "version", "lr"), no_effect),
         "use_gradient_checkpointing": shared.checkpointing,
         "bnb_4bit_compute_dtype": _compute_dtype,
         "bnb_4bit_use_double_quant": sets("double_quant"),

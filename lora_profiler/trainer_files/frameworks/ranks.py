@@ -5,7 +5,7 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
-    NOTHING,
+    NO_EFFECT,
     Direction,
     Meaning,
     Reader,
@@ -30,7 +30,7 @@ def parallel(option: str, what: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if is_off(value) or number(value) <= 1:
-            return NOTHING
+            return NO_EFFECT
         return not_modelled(f"{what} of {size(value)}, which shares {option}", "too high")
 
     return read
@@ -39,14 +39,14 @@ def parallel(option: str, what: str) -> Reader:
 def sequence_parts(value: Any, document: Document) -> Meaning:
     """cp_size of accelerate's ParallelismConfig, which is torch's own context parallelism."""
     if is_off(value) or number(value) <= 1:
-        return NOTHING
+        return NO_EFFECT
     return Meaning({"context_parallel_size": size(value)}, asks=("world_size",))
 
 
 def rotated(value: Any, document: Document) -> Meaning:
     """cp_comm_strategy: how keys and values come, gathered unless it is said."""
     if str(value).lower() != "alltoall":
-        return NOTHING
+        return NO_EFFECT
     return not_modelled("keys and values that go round, answered as gathered", "too high")
 
 
@@ -59,7 +59,7 @@ def fsdp_switch(usual_version: int) -> Reader:
         if not isinstance(words, list) or not words:
             strategy = _strategy(document)
             on = is_on(value)
-            return _sharing(strategy, usual_version, document, asks=True) if on else NOTHING
+            return _sharing(strategy, usual_version, document, asks=True) if on else NO_EFFECT
         words = [w.lower() for part in words for w in str(part).replace(",", " ").split()]
         known = ("no_shard", "shard_grad_op", "hybrid_shard_zero2", "hybrid_shard")
         strategy = next((word for word in known if word in words), _strategy(document))
@@ -85,7 +85,7 @@ def fsdp_settings(usual_version: int) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if is_off(value) or isinstance(value, str):
-            return NOTHING
+            return NO_EFFECT
         return _sharing("full_shard", usual_version, document, asks=True)
 
     return read
@@ -113,7 +113,7 @@ def _gathers_ahead(usual_version: int) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if not is_on(value) or _version(document, usual_version) != 1:
-            return NOTHING
+            return NO_EFFECT
         return not_modelled("the next layer, gathered ahead in forward", "too low")
 
     return read
@@ -125,7 +125,7 @@ def _unlimited(usual_version: int) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if not is_off(value) or _version(document, usual_version) != 1:
-            return NOTHING
+            return NO_EFFECT
         return not_modelled("all-gathers without a limit", "too low")
 
     return read
@@ -136,7 +136,7 @@ def _version(document: Document, usual: int) -> int:
 
 
 def _own_parameters(value: Any, document: Document) -> Meaning:
-    return NOTHING if is_on(value) else Meaning({"use_orig_params": False})
+    return NO_EFFECT if is_on(value) else Meaning({"use_orig_params": False})
 
 
 params_on_host = when_on(offload_params=True)
@@ -150,17 +150,17 @@ def _strategy(document: Document) -> str:
     """The strategy that settings beside the switch name."""
     names = ("sharding_strategy", "reshard_after_forward")
     keys = (f"fsdp_config.{prefix}{name}" for name in names for prefix in ("", "fsdp_"))
-    found = next((document.get(key) for key in keys if document.get(key) is not None), True)
-    return str(found)
+    strategy = next((document.get(key) for key in keys if document.get(key) is not None), True)
+    return str(strategy)
 
 
 def _sharing(strategy: str, usual_version: int, document: Document, *, asks: bool) -> Meaning:
     """FSDP1 lays layers flat, and under accelerate gathers none ahead unless BACKWARD_PRE says
     so."""
-    asked = ("world_size",) if asks else ()
+    requested = ("world_size",) if asks else ()
     name = strategy.upper()
     if name in ("NO_SHARD", "3"):
-        return Meaning({"sharding": "ddp"}, asks=asked)
+        return Meaning({"sharding": "ddp"}, asks=requested)
     keeps = name in _KEPT
     sharding = "fsdp-no-reshard" if keeps else "fsdp"
     gaps = []
@@ -173,7 +173,7 @@ def _sharing(strategy: str, usual_version: int, document: Document, *, asks: boo
             prefetch = next((document.get(key) for key in _PREFETCHES if document.get(key)), "")
             is_ahead = str(prefetch).upper() in ("BACKWARD_PRE", "1")
             sharding = "fsdp1" if is_ahead else "fsdp1-no-prefetch"
-    meaning = Meaning({"sharding": sharding}, asks=asked)
+    meaning = Meaning({"sharding": sharding}, asks=requested)
     if not gaps:
         return meaning
     direction: Direction = "too low" if name in _WITHIN_A_NODE else "either way"
@@ -201,7 +201,7 @@ def reduce_bucket(value: Any, document: Document) -> Meaning:
 def second_bucket(value: Any, document: Document) -> Meaning:
     """overlap_comm, off in stage 1 and 2 unless it is asked for; stage 3 has it on by itself."""
     if is_off(value) or document.get("zero_optimization.stage") == 3:
-        return NOTHING
+        return NO_EFFECT
     return not_modelled("a second reduce bucket (overlap_comm)", "too low")
 
 
@@ -210,7 +210,7 @@ def usual_number(usual: float, what: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         if value in (None, "auto") or number(value) == usual:
-            return NOTHING
+            return NO_EFFECT
         return not_modelled(what, "either way")
 
     return read
@@ -219,7 +219,7 @@ def usual_number(usual: float, what: str) -> Reader:
 def deepspeed(value: Any, document: Document) -> Meaning:
     """The name of DeepSpeed's file where it is not at hand: most say their stage."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     name = str(value).rsplit("/", 1)[-1].lower()
     if document.named_file(value):
         return Meaning(note="read as the next file")
@@ -238,10 +238,10 @@ def deepspeed_device(option: str) -> Reader:
     def read(value: Any, document: Document) -> Meaning:
         device = "cpu" if value is True else str(value).lower()
         if is_off(value) or device == "none":
-            return NOTHING
+            return NO_EFFECT
         stage = str(next((document.get(key) for key in _STAGES if document.get(key)), ""))
         if option == "offload_param_device" and stage in ("1", "2"):
-            return NOTHING
+            return NO_EFFECT
         return Meaning({option: device})
 
     return read

@@ -8,16 +8,16 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     ONE_ROW,
     Meaning,
     Reader,
     both_on,
-    costs_nothing,
     free,
     is_off,
     is_on,
     missing,
+    no_effect,
     not_modelled,
     number,
     sets,
@@ -76,7 +76,7 @@ def quantised_base(adapter: str) -> dict[str, Reader]:
         def read(value: Any, document: Document) -> Meaning:
             is_full = is_off(document.get(adapter)) or is_on(document.get("full_finetuning"))
             is_meant = is_on(value) and not is_full
-            return Meaning({"methods": ("qlora",), **beside}) if is_meant else NOTHING
+            return Meaning({"methods": ("qlora",), **beside}) if is_meant else NO_EFFECT
 
         return read
 
@@ -94,13 +94,13 @@ ONE_AUTOCAST = both_on("bf16", "fp16", "autocast has one dtype.")
 def quant_type(value: Any, document: Document) -> Meaning:
     """bitsandbytes' bnb_4bit_quant_type."""
     if is_off(value) or str(value).lower() == "nf4":
-        return NOTHING
+        return NO_EFFECT
     return not_modelled(f"a base in {value}, answered as NF4", "either way")
 
 
 def cut_off(value: Any, document: Document) -> Meaning:
     if value is None:
-        return NOTHING
+        return NO_EFFECT
     note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
     return Meaning({"seq_len": size(value)}, note=note)
 
@@ -110,13 +110,13 @@ def dropout(value: Any, *, is_off: bool) -> Meaning:
     LLaMA-Factory's by default (TRL 1.16 `dpo_config.py`, disable_dropout)."""
     if is_off:
         return Meaning({"dropout": 0.0}, note="the trainer switches dropout off")
-    return NOTHING if value is None else Meaning({"dropout": number(value)})
+    return NO_EFFECT if value is None else Meaning({"dropout": number(value)})
 
 
 def optimizer(value: Any, document: Document) -> Meaning:
     """By transformers' names, which axolotl and LLaMA-Factory take too."""
     if value is None:
-        return NOTHING
+        return NO_EFFECT
     name = text(value).lower()
     if name in _OPTIMIZERS:
         return Meaning(_OPTIMIZERS[name])
@@ -135,13 +135,13 @@ def optimizer_arguments(value: Any, document: Document) -> Meaning:
     given = dict(value) if isinstance(value, Mapping) else {}
     if isinstance(value, str):
         given = dict(p.partition("=")[::2] for p in value.replace(" ", "").split(","))
-    return Meaning({"optimizer_rank": size(given["rank"])}) if given.get("rank") else NOTHING
+    return Meaning({"optimizer_rank": size(given["rank"])}) if given.get("rank") else NO_EFFECT
 
 
 def optimizer_targets(value: Any, document: Document) -> Meaning:
     """optim_target_modules: whose gradients are projected."""
     if is_off(value) or str(value).replace("_", "-") == "all-linear":
-        return NOTHING
+        return NO_EFFECT
     what = "some modules' gradients projected, answered for every linear layer's"
     return not_modelled(what, "too low")
 
@@ -152,13 +152,13 @@ def initialisation(value: Any, document: Document) -> Meaning:
     if isinstance(value, str) and value.lower().startswith(("pissa", "olora", "corda", "eva")):
         note = "decomposes weights or activations in float32, once, before training: not counted"
         return Meaning(note=note)
-    return NOTHING
+    return NO_EFFECT
 
 
 def attention(value: Any, document: Document) -> Meaning:
     """By transformers' attn_implementation."""
     if is_off(value) and value != "disabled":
-        return NOTHING
+        return NO_EFFECT
     name = text(value).lower().split("|")[-1]
     if name in _ATTENTION:
         return Meaning({"attention": _ATTENTION[name]})
@@ -177,13 +177,13 @@ autocast = when_on(precision="amp")
 
 def autocast_float16(value: Any, document: Document) -> Meaning:
     if is_off(value) or (value == "auto" and is_on(document.get("bf16"))):
-        return NOTHING
+        return NO_EFFECT
     return Meaning({"precision": "amp-float16"})
 
 
 def checkpointing(value: Any, document: Document) -> Meaning:
     if value is None:
-        return NOTHING
+        return NO_EFFECT
     if is_off(value):
         return Meaning({"checkpointing": False})
     if isinstance(value, str) and value.lower() not in ("true", "yes", "on"):
@@ -200,14 +200,14 @@ def checkpointing_kwargs(value: Any, document: Document) -> Meaning:
         except ValueError:
             raise ValueError("it must be JSON.") from None
     if not isinstance(value, dict):
-        return NOTHING
+        return NO_EFFECT
     if is_on(value.get("selective")):
         return selective(True, document)
     return reentrant(value.get("use_reentrant"), document)
 
 
 def reentrant(value: Any, document: Document) -> Meaning:
-    return NOTHING if value is None else Meaning({"use_reentrant": is_on(value)})
+    return NO_EFFECT if value is None else Meaning({"use_reentrant": is_on(value)})
 
 
 selective = missing("selective checkpointing", "too low")
@@ -226,7 +226,7 @@ def largest_image(value: Any, document: Document) -> Meaning:
 def one_row(value: Any, document: Document) -> Meaning:
     """Packing that hands a batch over as one row, boundaries told beside."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     note = (
         "a batch is one row; --packed tells the data's mean length, without which the time is that"
         " of one long sequence"
@@ -248,7 +248,7 @@ def evaluates(document: Document) -> bool:
 def _evaluation(value: Any, document: Document) -> Meaning:
     is_first = document.get("eval_strategy", document.get("evaluation_strategy", value)) == value
     if is_off(value) or not is_first or not evaluates(document):
-        return NOTHING
+        return NO_EFFECT
     return evaluated(document)
 
 
@@ -282,9 +282,9 @@ TRAINING_ARGUMENTS: dict[str, Reader] = {
     **dict.fromkeys(
         ("eval_strategy", "evaluation_strategy", "do_eval", "eval_on_start"), _evaluation
     ),
-    "per_device_eval_batch_size": costs_nothing,
-    "eval_accumulation_steps": costs_nothing,
-    "prediction_loss_only": costs_nothing,
+    "per_device_eval_batch_size": no_effect,
+    "eval_accumulation_steps": no_effect,
+    "prediction_loss_only": no_effect,
     **dict.fromkeys(
         ("bf16_full_eval", "fp16_full_eval"), missing("the model cast for evaluation", "either way")
     ),
@@ -302,7 +302,7 @@ TRAINING_ARGUMENTS: dict[str, Reader] = {
     **dict.fromkeys(("use_cpu", "no_cuda"), when_on(device="cpu")),
     "parallelism_config.cp_size": ranks.sequence_parts,
     "parallelism_config": missing("context and tensor parallelism", "either way"),
-    "neftune_noise_alpha": costs_nothing,
+    "neftune_noise_alpha": no_effect,
     **free("training_arguments"),
 }
 TRAINING_ARGUMENTS_UNDER: dict[str, Reader] = {

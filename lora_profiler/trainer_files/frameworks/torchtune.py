@@ -7,22 +7,22 @@ from typing import Any
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     Framework,
     Meaning,
-    costs_nothing,
+    covered_by,
     dtype,
     free,
     is_off,
     is_on,
     missing,
     names,
+    no_effect,
     not_modelled,
     read_table,
     sets,
     size,
     text,
-    told_by,
 )
 
 MODELS: dict[str, str] = read_table("torchtune_models")
@@ -43,13 +43,13 @@ def builder(document: Document) -> re.Match[str] | None:
 
 def _model(value: Any, document: Document) -> Meaning:
     """The checkpoint's folder has the model's name; its builder tells whether it has adapters."""
-    found = builder(document)
-    if found is None:
+    parts = builder(document)
+    if parts is None:
         raise ValueError("no builder of torchtune.models.")
-    method = {"qlora_": "qlora", "lora_": "lora"}.get(found["kind"] or "", "full")
+    method = {"qlora_": "qlora", "lora_": "lora"}.get(parts["kind"] or "", "full")
     if method == "lora" and is_on(document.get("model.quantize_base")):
         method = "qlora"
-    name = f"{found['family']}.{found['builder']}"
+    name = f"{parts['family']}.{parts['builder']}"
     plain = re.sub(r"_(instruct|base)$", "", name)
     model = MODELS.get(name) or MODELS.get(plain)
     options: dict[str, Any] = {"methods": (method,)}
@@ -99,8 +99,8 @@ _HEADS = {"decoder": "lm_head", "fusion": r".*multi_modal_projector"}
 
 
 def _sees(document: Document) -> bool:
-    found = builder(document)
-    return found is not None and found["family"] == _SIGHT
+    parts = builder(document)
+    return parts is not None and parts["family"] == _SIGHT
 
 
 def _of_parts(wanted: list[str], document: Document) -> str:
@@ -141,7 +141,7 @@ def _optimizer(value: Any, document: Document) -> Meaning:
 def _in_backward(value: Any, document: Document) -> Meaning:
     """Of full training on one device, by an optimizer that makes nothing beside its states."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     optimizer = text(document.get("optimizer._component_")).rpartition(".")[2]
     makes_nothing = optimizer.startswith("Paged") or is_on(document.get("optimizer.fused"))
     if makes_nothing:
@@ -171,7 +171,7 @@ def _length(value: Any, document: Document) -> Meaning:
 
 def _packed(value: Any, document: Document) -> Meaning:
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     what = "the mask of packed rows, without --packed and the data's mean length"
     return not_modelled(what, "either way")
 
@@ -183,7 +183,7 @@ def _dtype(value: Any, document: Document) -> Meaning:
 
 def _validation(value: Any, document: Document) -> Meaning:
     if value is None:
-        return NOTHING
+        return NO_EFFECT
     usual = document.get("batch_size", 2)
     rows = document.get("batch_size_val", usual)
     return Meaning({"eval_batch_size": size(usual if rows == "${batch_size}" else rows)})
@@ -192,7 +192,7 @@ def _validation(value: Any, document: Document) -> Meaning:
 def _fake_quantized(value: Any, document: Document) -> Meaning:
     """Groups are of 256 weights unless told."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     name = str(value).rpartition(".")[2]
     if not name.startswith("Int8DynActInt4WeightQATQuantizer"):
         return not_modelled(f"quantisation-aware training by {name}", "too low")
@@ -204,18 +204,18 @@ def _fake_quantized(value: Any, document: Document) -> Meaning:
 def _part(value: Any, document: Document) -> Meaning:
     """Adapters are where `_targets` says; without them no option freezes such a part."""
     is_frozen = value in ("frozen", False, None)
-    found = builder(document)
-    if found is None or found["family"] != _SIGHT:
-        return NOTHING if is_frozen else Meaning({"images": 1})
-    if is_frozen and found["kind"] is None:
+    parts = builder(document)
+    if parts is None or parts["family"] != _SIGHT:
+        return NO_EFFECT if is_frozen else Meaning({"images": 1})
+    if is_frozen and parts["kind"] is None:
         return not_modelled("a part that is frozen, answered as trained", "too high")
-    return NOTHING
+    return NO_EFFECT
 
 
 def _decoder(value: Any, document: Document) -> Meaning:
-    found = builder(document)
-    in_4_bit = found is not None and (
-        found["kind"] == "qlora_" or is_on(document.get("model.quantize_base"))
+    parts = builder(document)
+    in_4_bit = parts is not None and (
+        parts["kind"] == "qlora_" or is_on(document.get("model.quantize_base"))
     )
     if _sees(document) and in_4_bit and value == "frozen":
         what = "a frozen decoder's attention, which stays in 16 bit, answered in 4"
@@ -246,7 +246,7 @@ def _other_framework(document: Document) -> tuple[str, str] | None:
 def _params_on_host(value: Any, document: Document) -> Meaning:
     """Of a recipe for several cards, which shards by FSDP2 and says nowhere else that it does."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     reshards = not is_off(document.get("fsdp_reshard_after_forward", True))
     sharding = {"sharding": "fsdp"} if reshards else {}
     return Meaning({"offload_params": True, **sharding}, asks=("world_size",))
@@ -267,9 +267,9 @@ TORCHTUNE = Framework(
         "model.lora_alpha": sets("alpha"),
         "model.lora_dropout": sets("dropout"),
         "model.lora_attn_modules": _targets,
-        "model.apply_lora_to_mlp": costs_nothing,
-        "model.apply_lora_to_output": costs_nothing,
-        "model.quantize_base": costs_nothing,
+        "model.apply_lora_to_mlp": no_effect,
+        "model.apply_lora_to_output": no_effect,
+        "model.quantize_base": no_effect,
         "model.use_dora": sets("use_dora"),
         "model.decoder_trainable": _decoder,
         "model.encoder_trainable": _part,
@@ -280,7 +280,7 @@ TORCHTUNE = Framework(
         "tokenizer.max_seq_len": _length,
         "dataset.packed": _packed,
         "optimizer._component_": _optimizer,
-        "optimizer.fused": costs_nothing,
+        "optimizer.fused": no_effect,
         "optimizer_in_bwd": _in_backward,
         "loss._component_": _loss,
         "dtype": _dtype,
@@ -295,13 +295,15 @@ TORCHTUNE = Framework(
         "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
         "tensor_parallel_dim": ranks.parallel("each layer", "tensor parallelism"),
         "context_parallel_dim": ranks.parallel("the sequence", "context parallelism"),
-        "device": lambda value, document: Meaning({"device": "cpu"}) if value == "cpu" else NOTHING,
+        "device": lambda value, document: (
+            Meaning({"device": "cpu"}) if value == "cpu" else NO_EFFECT
+        ),
         **free("torchtune"),
     },
     under={
         **free("torchtune", "under"),
-        "quantizer.": told_by("quantizer._component_"),
-        **dict.fromkeys(("teacher_", "kd_"), told_by("kd_loss._component_")),
+        "quantizer.": covered_by("quantizer._component_"),
+        **dict.fromkeys(("teacher_", "kd_"), covered_by("kd_loss._component_")),
         **dict.fromkeys(
             (
                 *("ref_", "policy_", "reward_", "value_", "ppo_", "grpo_", "forward_batch_size"),
@@ -309,7 +311,7 @@ TORCHTUNE = Framework(
                 *("kl_coeff", "enable_kv_cache", "min_response_length", "penalise_no_eos"),
                 *("stop_token_ids", "whiten_rewards"),
             ),
-            told_by("loss._component_"),
+            covered_by("loss._component_"),
         ),
         "model.": missing("a model's own sizes", "either way"),
     },

@@ -11,15 +11,15 @@ from lora_profiler.trainer_files.frameworks.shared import (
     TRAINING_ARGUMENTS_UNDER,
 )
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     VLLM_SHARE,
     Framework,
     Meaning,
-    costs_nothing,
     free,
     is_off,
     is_on,
     missing,
+    no_effect,
     not_modelled,
     number,
     sets,
@@ -90,14 +90,14 @@ def _method(document: Document) -> str:
 def _packing(value: Any, document: Document) -> Meaning:
     """All strategies but "wrapped", which cuts rows without boundaries, make one row of a batch."""
     if document.get("packing_strategy") == "wrapped":
-        return NOTHING
+        return NO_EFFECT
     return shared.one_row(value, document)
 
 
 def _liger(value: Any, document: Document) -> Meaning:
     """TRL's trainers keep their own loss; transformers' Trainer takes Liger's with its kernels."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     own = {"loss": "fused"} if _is_plain(document) else {}
     return Meaning({"kernels": "liger", **own})
 
@@ -105,7 +105,7 @@ def _liger(value: Any, document: Document) -> Meaning:
 def _smoothing(value: Any, document: Document) -> Meaning:
     """transformers' Trainer makes its loss of all logits then."""
     if is_off(value) or _is_plain(document):
-        return Meaning({"label_smoothing_factor": number(value)}) if is_on(value) else NOTHING
+        return Meaning({"label_smoothing_factor": number(value)}) if is_on(value) else NO_EFFECT
     return not_modelled("label smoothing: 16 bytes a logit", "too low")
 
 
@@ -122,7 +122,7 @@ def dropout(value: Any, document: Document) -> Meaning:
 def _loss(value: Any, document: Document) -> Meaning:
     names_ = value if isinstance(value, list) else [value]
     if task(document) != "sft" or set(names_) <= {None, "nll", "chunked_nll", "dft"}:
-        return NOTHING
+        return NO_EFFECT
     return not_modelled(f"the loss {value}", "either way")
 
 
@@ -155,7 +155,7 @@ def _generation(document: Document) -> Iterator[tuple[str, Meaning]]:
 
 def _completion(value: Any, document: Document) -> Meaning:
     is_grpo = task(document) == "grpo"
-    return Meaning({"max_completion_length": size(value)}) if is_grpo else NOTHING
+    return Meaning({"max_completion_length": size(value)}) if is_grpo else NO_EFFECT
 
 
 def _of_grpo(option: str, read: Any) -> Any:
@@ -163,7 +163,7 @@ def _of_grpo(option: str, read: Any) -> Any:
 
     def understood(value: Any, document: Document) -> Meaning:
         is_said = task(document) == "grpo" and value is not None
-        return Meaning({option: read(value)}) if is_said else NOTHING
+        return Meaning({option: read(value)}) if is_said else NO_EFFECT
 
     return understood
 
@@ -171,7 +171,7 @@ def _of_grpo(option: str, read: Any) -> Any:
 def _at_once(value: Any, document: Document) -> Meaning:
     """Where the file says it, completions of all ranks together."""
     makes = is_off(document.get("use_vllm")) and is_on(value)
-    return Meaning({"generation_batch_size": size(value)}) if makes else NOTHING
+    return Meaning({"generation_batch_size": size(value)}) if makes else NO_EFFECT
 
 
 def _share(value: Any, document: Document) -> Meaning:
@@ -179,7 +179,7 @@ def _share(value: Any, document: Document) -> Meaning:
     generation/vllm_generation.py)."""
     beside = is_on(document.get("use_vllm")) and document.get("vllm_mode", "colocate") != "server"
     if not beside or value is None:
-        return NOTHING
+        return NO_EFFECT
     if is_on(document.get("vllm_enable_sleep_mode")):
         return Meaning(note="vLLM sleeps while the model trains")
     return Meaning({VLLM_SHARE: share(value)})
@@ -222,7 +222,7 @@ TRL = Framework(
         **TRAINING_ARGUMENTS,
         "model_name_or_path": sets("model"),
         "model_revision": sets("revision"),
-        TASK: costs_nothing,
+        TASK: no_effect,
         "dtype": sets("dtype"),
         "torch_dtype": sets("dtype"),
         "attn_implementation": shared.attention,
@@ -231,7 +231,7 @@ TRL = Framework(
         **shared.quantised_base("use_peft"),
         "bnb_4bit_quant_type": shared.quant_type,
         "use_bnb_nested_quant": sets("double_quant"),
-        "bnb_4bit_quant_storage": costs_nothing,
+        "bnb_4bit_quant_storage": no_effect,
         "lora_r": sets("rank"),
         "lora_alpha": sets("alpha"),
         "lora_dropout": dropout,

@@ -8,21 +8,21 @@ from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.frameworks.peft import TRAINED, trainer
 from lora_profiler.trainer_files.frameworks.trl import TRL, task
 from lora_profiler.trainer_files.meaning import (
-    NOTHING,
+    NO_EFFECT,
     VLLM_SHARE,
     Framework,
     Meaning,
-    costs_nothing,
+    covered_by,
     free,
     is_off,
     is_on,
     missing,
     names,
+    no_effect,
     not_modelled,
     sets,
     share,
     size,
-    told_by,
 )
 
 LEAST_OFFLOADED_LENGTH = 512
@@ -37,7 +37,7 @@ def _checkpointing(value: Any, document: Document) -> Meaning:
     """Offloaded ones are ordinary below 512 tokens (unsloth 015bdef, `models/_utils.py`,
     apply_unsloth_gradient_checkpointing)."""
     if value is None:
-        return NOTHING
+        return NO_EFFECT
     if value == "unsloth":
         length = document.get("max_seq_length")
         is_short = isinstance(length, int) and length < LEAST_OFFLOADED_LENGTH
@@ -59,16 +59,16 @@ def _adapted(value: Any, document: Document) -> Meaning:
         return sets("targets")(value, document)
     saved = (names(document.get("modules_to_save") or []) or "").split(",")
     left = ",".join(name for name in value if name not in whole)
-    found = ",".join(dict.fromkeys([*filter(None, saved), *whole]))
+    modules = ",".join(dict.fromkeys([*filter(None, saved), *whole]))
     note = f"Unsloth trains {' and '.join(whole)} whole"
-    return Meaning({"targets": left, "modules_to_save": found}, note=note)
+    return Meaning({"targets": left, "modules_to_save": modules}, note=note)
 
 
 def _saved(value: Any, document: Document) -> Meaning:
     """With what the targets add to it."""
     named = document.get("target_modules")
     added = isinstance(named, list) and any(map(_is_whole, named))
-    return NOTHING if added else sets("modules_to_save")(value, document)
+    return NO_EFFECT if added else sets("modules_to_save")(value, document)
 
 
 def _is_whole(name: str) -> bool:
@@ -77,7 +77,7 @@ def _is_whole(name: str) -> bool:
 
 def _fp8(value: Any, document: Document) -> Meaning:
     if is_off(value) or "r" not in document.entries:
-        return NOTHING
+        return NO_EFFECT
     what = "a base in FP8 with a scale for each row, answered as by blocks"
     return not_modelled(what, "either way", methods=("qlora",), quant_type="fp8")
 
@@ -103,14 +103,14 @@ def _completion(value: Any, document: Document) -> Meaning:
     prompt = document.get("max_prompt_length")
     if task(document) != "grpo":
         is_told = value is not None and prompt is not None
-        return Meaning({"seq_len": size(prompt) + size(value)}) if is_told else NOTHING
+        return Meaning({"seq_len": size(prompt) + size(value)}) if is_told else NO_EFFECT
     made = {"max_completion_length": size(value)}
     return Meaning(made if prompt is None else {**made, "seq_len": size(prompt) + size(value)})
 
 
 def _at_once(value: Any, document: Document) -> Meaning:
     makes = task(document) == "grpo" and not _uses_vllm(document) and is_on(value)
-    return Meaning({"generation_batch_size": size(value)}) if makes else NOTHING
+    return Meaning({"generation_batch_size": size(value)}) if makes else NO_EFFECT
 
 
 def _uses_vllm(document: Document) -> bool:
@@ -121,7 +121,7 @@ def _share(value: Any, document: Document) -> Meaning:
     """vLLM's weights are those that train, and in standby it gives its cache back while they do
     (unsloth_zoo ce232d6, vllm_utils.py, load_vllm; unsloth 015bdef, models/llama.py)."""
     if is_off(document.get("fast_inference")):
-        return NOTHING
+        return NO_EFFECT
     if is_on(document.get(STANDBY)) or is_on(document.get("unsloth_vllm_standby")):
         return Meaning(note="vLLM gives its cache back while the model trains, in standby")
     what = "the base among what vLLM takes, counted beside it"
@@ -132,7 +132,7 @@ def _embedding(value: Any, document: Document) -> Meaning:
     """ "auto" moves it where the card is full (Unsloth 2026.10.9, models/_utils.py,
     offload_embedding_if_tight)."""
     if is_off(value) or value == "auto":
-        return NOTHING
+        return NO_EFFECT
     return Meaning({"offload_embedding": True})
 
 
@@ -143,7 +143,7 @@ _GROUPS = {"int4": 128, "int8-int4": 32, "phone-deployment": 32, "fp8-int4": 128
 def _fake_quantized(value: Any, document: Document) -> Meaning:
     """Of a model with adapters it fake-quantises those too, where groups go into them."""
     if is_off(value):
-        return NOTHING
+        return NO_EFFECT
     scheme = str(value)
     if scheme not in _GROUPS:
         return not_modelled(f"quantisation-aware training in {scheme}", "too low")
@@ -193,9 +193,9 @@ UNSLOTH = Framework(
         **dict.fromkeys(("max_length", "max_seq_length"), sets("seq_len")),
         "per_device_train_batch_size": _batch,
         **shared.quantised_base("r"),
-        "load_in_16bit": costs_nothing,
+        "load_in_16bit": no_effect,
         "load_in_fp8": _fp8,
-        "full_finetuning": costs_nothing,
+        "full_finetuning": no_effect,
         "r": sets("rank"),
         "target_modules": _adapted,
         "modules_to_save": _saved,
@@ -207,12 +207,12 @@ UNSLOTH = Framework(
         "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
         "num_labels": missing("a classifier's head", "too high"),
         "max_completion_length": _completion,
-        "fast_inference": told_by("gpu_memory_utilization"),
+        "fast_inference": covered_by("gpu_memory_utilization"),
         "gpu_memory_utilization": _share,
-        STANDBY: costs_nothing,
+        STANDBY: no_effect,
         TRAINED: trainer,
-        "float8_kv_cache": costs_nothing,
-        "max_lora_rank": costs_nothing,
+        "float8_kv_cache": no_effect,
+        "max_lora_rank": no_effect,
         "qat_scheme": _fake_quantized,
         "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
         "offload_embedding": _embedding,

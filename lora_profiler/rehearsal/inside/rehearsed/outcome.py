@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import torch
 
 from . import kernels
-from .facts import facts
 from .history import Log, held, held_at_peak, name_pieces, play
 from .kernels_by_name import attention_kernels
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
 from .tensors import Owner
 from .tokens import DATA_STOOD_IN
+from .trained_model import training_summary
 from .values import LARGEST_CASE
 from .weights import STOOD_IN
 
@@ -125,7 +125,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
         "values_read": kernels.values_read(),
         "facts": {
-            **facts(run.optimizers),
+            **training_summary(run.optimizers),
             "inputs": run.inputs,
             "autocast": run.autocast,
             "accumulation": run.backward_passes,
@@ -204,7 +204,7 @@ def status_of(error: BaseException) -> str:
     return "error"
 
 
-def error_facts(error: BaseException) -> dict[str, Any]:
+def error_summary(error: BaseException) -> dict[str, Any]:
     """`where`: the innermost lines outside torch."""
     lines, trace = [], error.__traceback__
     while trace is not None:

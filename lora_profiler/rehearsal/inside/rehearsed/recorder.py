@@ -15,11 +15,11 @@ from torch.optim.optimizer import (
 )
 
 from . import kernels, outcome
-from .facts import input_shapes, output_layer
 from .kernels_by_name import between
 from .peaks import Peaks
 from .settings import Settings
 from .tensors import Owner, owners, roots
+from .trained_model import input_shapes, output_layer
 from .work import StepWork
 
 _PATIENCE_SECONDS = 60
@@ -303,7 +303,7 @@ class Recorder:
         if error is None:
             self._write("ended")
             self._leave(0)
-        facts = outcome.error_facts(error) | {"step": self.step, "phase": self.phase}
+        facts = outcome.error_summary(error) | {"step": self.step, "phase": self.phase}
         self._write(outcome.status_of(error), error=facts)
         self._leave(1)
 

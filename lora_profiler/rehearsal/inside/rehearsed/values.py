@@ -35,8 +35,8 @@ def find_no_infinities() -> None:
 def _stepped(
     scaler: torch.amp.GradScaler, optimizer: Any, state: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    for found in state["found_inf_per_device"].values():
-        found.item()  # the host waits for it
+    for found_inf in state["found_inf_per_device"].values():
+        found_inf.item()  # the host waits for it
     return optimizer.step(*args, **kwargs)
 
 

@@ -81,8 +81,8 @@ class StepWork(TorchDispatchMode):
             "unread": dict(self._unread),
             "other_libraries": dict(self._others),
             **{
-                part: [_row(kernel, count) for kernel, count in found.items()]
-                for part, found in self._counts.items()
+                part: [_row(kernel, count) for kernel, count in counts.items()]
+                for part, counts in self._counts.items()
             },
         }
 

@@ -27,7 +27,7 @@ _ENDS = ("embed_tokens", "lm_head")
 """Names of the modules that FSDP1 is known to gather each for itself, trained whole."""
 
 
-def settled(
+def resolved(
     options: dict[str, Any], rows: Sequence[KeyReading], known: Framework, stack: str
 ) -> Iterator[KeyReading]:
     """Readings of what no key says alone. `options` are changed: one rank shares nothing, unless it
@@ -51,7 +51,7 @@ def settled(
     usual = {**usual_options(stack, options), **options}
     for key, meaning in known.together(stack, usual, {row.key for row in rows}):
         options |= meaning.options
-        yield _said(file, key, meaning.options, meaning.note)
+        yield _key_reading(file, key, meaning.options, meaning.note)
     yield from _able(options, usual, file)
     usual |= options
     if usual.get("precision") == "amp":
@@ -71,7 +71,7 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"generation under {options['sharding']}, which gathers weights, answered as vLLM's"
         yield instead(file, "generation_batch_size", at_once, None, what, "too low")
     parts = options.get("context_parallel_size", 1)
-    if parts > 1 and (beside := _beside_parts({**usual, **options})):
+    if parts > 1 and (beside := _context_parallel_gap({**usual, **options})):
         del options["context_parallel_size"]
         what = f"context parallelism with {beside}, answered without"
         yield instead(file, "context_parallel_size", parts, None, what, "too high")
@@ -112,16 +112,16 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
             yield instead(file, "sharding", named, "fsdp", what, "either way")
 
 
-def _beside_parts(usual: dict[str, Any]) -> str:
+def _context_parallel_gap(usual: dict[str, Any]) -> str:
     """What context parallelism is not known with, "" where it is."""
     loss, kernels = usual.get("loss", "plain"), usual.get("kernels", "transformers")
-    found = {
+    gaps = {
         f"sharding {usual['sharding']}": usual["sharding"] != "fsdp",
         f"the {loss} loss": loss != "plain",
         f"{kernels}'s kernels": kernels != "transformers",
         "packed rows": usual.get("packed") is not None,
     }
-    return next((what for what, applies in found.items() if applies), "")
+    return next((what for what, applies in gaps.items() if applies), "")
 
 
 def _kept_on_card(options: dict[str, Any], file: str) -> Iterator[KeyReading]:
@@ -161,10 +161,12 @@ def _without_autocast(
     else:
         return
     options |= made
-    yield _said(file, "bf16", made, note, value="amp")
+    yield _key_reading(file, "bf16", made, note, value="amp")
 
 
-def _said(file: str, key: str, options: Any, note: str, *, value: str | None = None) -> KeyReading:
+def _key_reading(
+    file: str, key: str, options: Any, note: str, *, value: str | None = None
+) -> KeyReading:
     return KeyReading(
         file=file, line=0, key=key, value=value, state="option", options=options, note=note
     )
@@ -176,7 +178,7 @@ def _said(file: str, key: str, options: Any, note: str, *, value: str | None = N
 _ABOUT = ("images", "image_size")
 
 
-def seen_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
+def resolve_images(file: TrainerFile, model: ModelSpec | None) -> TrainerFile:
     """The file's images where those of `model` are priced and go with the rest, and the nearest
     options that do; else, and of a model that is not known, they are among what is missing."""
     return images_of_type(file, None if model is None else _type_that_sees(model))
@@ -186,12 +188,12 @@ def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
     """The same of a model by its type, None for one that sees nothing or is not known."""
     if "images" not in file.options:
         return file
-    asked = file.asked
-    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(asked):
+    usual = file.effective_options
+    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(usual):
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)
-    changed = tuple(_nearest(file, asked, kind))
+    changed = tuple(_nearest(file, usual, kind))
     own = {name: value for row in changed for name, value in row.options.items()}
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
 
@@ -204,8 +206,8 @@ def _type_that_sees(model: ModelSpec) -> str | None:
     return model.model_type if model.text_side_of is None else model.text_side_of.model_type
 
 
-def _is_shared(asked: dict[str, object]) -> bool:
-    return asked.get("sharding", "none") not in ("none", "ddp") or "packed" in asked
+def _is_shared(options: dict[str, object]) -> bool:
+    return options.get("sharding", "none") not in ("none", "ddp") or "packed" in options
 
 
 def _unseen(row: KeyReading) -> KeyReading:
@@ -215,14 +217,14 @@ def _unseen(row: KeyReading) -> KeyReading:
     )
 
 
-def _nearest(file: TrainerFile, asked: dict[str, object], kind: str) -> Iterator[KeyReading]:
+def _nearest(file: TrainerFile, options: dict[str, object], kind: str) -> Iterator[KeyReading]:
     known = MODEL_TYPES.get(kind)
-    flash = asked.get("attention") == "flash_attention_2"
+    flash = options.get("attention") == "flash_attention_2"
     if flash and not PROCESSORS[kind].flash_attention_2:
         note = "transformers refuses FlashAttention 2 of this type: it runs with SDPA"
         yield settled_by(file.name, "attention", "flash_attention_2", "auto", note)
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
-        value = asked.get(option, usual)
+        value = options.get(option, usual)
         is_axolotl = value == "axolotl"
         if value == usual or (is_axolotl and known and known.lora_kernels):
             continue

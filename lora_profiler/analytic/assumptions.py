@@ -7,7 +7,7 @@ from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.option_values import GRPO, OVER_ALL_LOGITS, SCORED
 from lora_profiler.platform import CUDA_RULES
-from lora_profiler.support.engines import left_out, why_unruled
+from lora_profiler.support.engines import omissions, rules_unsupported_reason
 from lora_profiler.support.evaluation import evaluation_words, generation_words
 from lora_profiler.support.generations import version_words
 from lora_profiler.support.liger import ASSUMPTION
@@ -173,7 +173,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     }
     return [
         *(f"The config's {name} is not modelled." for name in unmodelled(model)),
-        *left_out(setup),
+        *omissions(setup),
         *(sentence for sentence, applies in apply.items() if applies),
     ]
 
@@ -181,30 +181,30 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
 def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     """What the answer takes for granted, a sentence each."""
     setup = workload.setup
-    found = [
+    sentences = [
         "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come"
         " on top."
     ]
     if plan.forward is None:
-        whose = why_unruled(setup) or f"model type {workload.model.model_type}"
-        found.append(
+        whose = rules_unsupported_reason(setup) or f"model type {workload.model.model_type}"
+        sentences.append(
             f"Activations of {whose} are not known to this engine:"
             " parameters, gradients and optimizer states are exact, the peak is a lower bound. One"
             " real step on a GPU tells the rest: torch.cuda.max_memory_allocated()."
         )
-        return tuple(found)
-    found.append(rows_words(setup, plan.kernel_text))
-    found += (*evaluation_words(workload), *generation_words(setup))
+        return tuple(sentences)
+    sentences.append(rows_words(setup, plan.kernel_text))
+    sentences += (*evaluation_words(workload), *generation_words(setup))
     if setup.is_shared:
-        found += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
+        sentences += [_SHARED[setup.sharding], *[PINNED] * setup.offload_params]
         if setup.sharding == "tp" and any(a.module.endswith(BY_ROWS) for a in plan.adapters):
-            found.append(STOPPED)
-        found += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
-        found += [ON_NVME] * (
+            sentences.append(STOPPED)
+        sentences += [PINNED_BY_DEEPSPEED] * setup.offloads_by_deepspeed
+        sentences += [ON_NVME] * (
             "nvme" in (setup.offload_optimizer_device, setup.offload_param_device)
         )
     if setup.context_parallel_size > 1:
-        found.append(
+        sentences.append(
             f"torch's context_parallel over {setup.context_parallel_size} ranks, as accelerate and"
             f" transformers' Trainer run it by default: {setup.rank_seq_len:,} tokens of each"
             " sequence a rank, keys and values gathered. It is rank 0; by torch's source another"
@@ -212,33 +212,33 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
             " with cuDNN's one and a half times in backward."
         )
     if setup.precision == "fsdp-mixed":
-        found.append(
+        sentences.append(
             "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"
             " gathered, computed and reduced in bfloat16, as accelerate makes it under FSDP2."
         )
     if setup.kernels == "liger":
-        found.append(ASSUMPTION)
-    found += version_words(workload)
+        sentences.append(ASSUMPTION)
+    sentences += version_words(workload)
     if setup.label_smoothing_factor:
-        found.append(SMOOTHED)
+        sentences.append(SMOOTHED)
     if setup.hold_outputs:
-        found.append(OUTPUTS_HELD)
+        sentences.append(OUTPUTS_HELD)
     if setup.loss in LOSS_WORDS:
         is_scored = setup.loss == "unsloth" and setup.loop_state in SCORED
-        found.append(SCORED_WORDS if is_scored else LOSS_WORDS[setup.loss])
+        sentences.append(SCORED_WORDS if is_scored else LOSS_WORDS[setup.loss])
     elif isinstance(plan.forward.chunks, ChunkedHead):
         rows = plan.forward.chunks.rows.evaluate(*at)
-        found.append(
+        sentences.append(
             f"The {setup.loss} loss makes the logits of {rows:,} tokens at a time, as measuring"
             " does; other code for it may hold other copies."
         )
-    found += kernel_words(workload, plan.kernels)
+    sentences += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
-        found.append(CUDA_RULES)
+        sentences.append(CUDA_RULES)
     converts = setup.label_smoothing_factor > 0 or setup.loss in OVER_ALL_LOGITS
     if setup.autocast_dtype and not converts:
-        found.append(
+        sentences.append(
             f"Autocast to {setup.autocast_dtype} covers the forward pass alone; logits are not"
             " converted to float32 afterwards."
         )
-    return (*found, *doubts(plan, setup))
+    return (*sentences, *doubts(plan, setup))

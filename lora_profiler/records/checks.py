@@ -65,11 +65,14 @@ def cross_check_peaks(
     as it was `counted`, the `tracked` one, and that of the timing pass. The workspace is the
     library's own, no tensor, so that no tracker sees it.
     """
-    for phase, seen in tracked.items():
-        size = counted.get(phase, seen)
+    for phase, tracked_bytes in tracked.items():
+        size = counted.get(phase, tracked_bytes)
         least = size - (workspace_bytes or 0) - PERTURBED_SHARE * size if phase in AT_REST else 0
-        if not least <= seen <= size + PERTURBED_SHARE * size:
-            yield f"In {phase} the tracker saw {seen} bytes, the allocator {size}: over 0.5 % apart"
+        if not least <= tracked_bytes <= size + PERTURBED_SHARE * size:
+            yield (
+                f"In {phase} the tracker saw {tracked_bytes} bytes, the allocator {size}: over"
+                " 0.5 % apart"
+            )
     if (
         peak is not None
         and timed_peak_bytes is not None

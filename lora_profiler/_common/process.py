@@ -1,9 +1,33 @@
-"""This machine's processor: its name, and which of its logical CPUs this process may use."""
+"""This process and its machine: the processor's name, the CPUs that it may use, and Python's
+garbage collector, held back where it would search through very many objects and find nothing to
+free."""
 
+import atexit
+import gc
 import os
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No search for cycles inside: it would walk through all that was made, again and again, and
+    find nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def exit_without_search() -> None:
+    """No search for cycles when the process ends: all that it would go through goes with the
+    process."""
+    atexit.register(gc.freeze)
 
 
 def cpu_model() -> str | None:

@@ -22,7 +22,7 @@ _TRAINED = ("lora_A", "vera_lambda", "ia3_l", "oft_R")
 """In the names of parameters that PEFT makes."""
 
 
-def facts(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     named: dict[str, Any] = {"optimizers": [_optimizer(each) for each in optimizers]}
     if optimizers:
         group = optimizers[0].param_groups[0]

@@ -18,16 +18,16 @@ def linear(op: Ledger, x: Tensor, name: str) -> Tensor:
     op.scope = name
     module = op.modules[name]
     assert module.in_features is not None and module.out_features is not None
-    found = op.adapters.get(name, ())
-    if found and op.rules.fast_lora:
-        return _fused(op, x, module.out_features, found)
+    adapters = op.adapters.get(name, ())
+    if adapters and op.rules.fast_lora:
+        return _fused(op, x, module.out_features, adapters)
     given, weight = x, op.weight(name)
     if is_fake_quantized(op, name):
         given, weight = fake_quantized(op, x, weight, module.in_features)
     y = product(op, replicated(op, given), weight, module.in_features, module.out_features)
     y = summed(op, y)
     op.keep(x)
-    for adapter in found:
+    for adapter in adapters:
         y = (
             _weighed(op, x, y, weight, adapter)
             if op.rules.torchtune_dora
@@ -122,11 +122,11 @@ def _biases(op: Ledger) -> tuple[Tensor, ...]:
     module = op.modules.get(op.scope)
     if module is None or not module.is_linear:
         return ()
-    found = tuple(op.weight(op.scope, w.name) for w in module.weights if w.name != "weight")
+    biases = tuple(op.weight(op.scope, w.name) for w in module.weights if w.name != "weight")
     if op.rules.autocast:
-        copied = (t for t in found if t.requires_grad and t.dtype == "float32")
+        copied = (t for t in biases if t.requires_grad and t.dtype == "float32")
         op.cached |= {t.storage: op.fresh(t.elements, op.rules.autocast, True) for t in copied}
-    return found
+    return biases
 
 
 def _lowered_weight(op: Ledger, weight: Tensor) -> tuple[Tensor, Polynomial]:

@@ -1,0 +1,55 @@
+"""Packages: this one's version, those installed beside it, and names that are imported when first
+used."""
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+__version__ = "0.4.0"
+TRACING = ("torch", "transformers", "peft")
+"""Packages that a trace of a real step needs."""
+
+
+@cache
+def installed_version(distribution: str) -> str | None:
+    """None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # some 20 ms
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    versions = ((name, installed_version(name)) for name in distributions)
+    return {name: version for name, version in versions if version is not None}
+
+
+def missing(packages: Iterable[str] = TRACING) -> list[str]:
+    """Those of `packages` that cannot be imported, told without importing any."""
+    return [name for name in packages if find_spec(name) is None]
+
+
+def attach_stub(
+    package: str, file: str
+) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of the package whose `__init__.py` is `file`, which
+    import its names when they are first used: importing the package costs nothing.
+
+    Each name stands once, in `__init__.pyi`, where type checkers read it too (Scientific Python's
+    SPEC 1): `from HOME import NAME as NAME` on a line, as ruff sorts imports.
+    """
+    lines = Path(file).with_suffix(".pyi").read_text(encoding="utf-8").splitlines()
+    homes = {words[-1]: words[1] for words in map(str.split, lines)}
+
+    def __getattr__(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return __getattr__, lambda: sorted({*vars(sys.modules[package]), *homes}), sorted(homes)
