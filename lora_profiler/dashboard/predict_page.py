@@ -164,7 +164,7 @@ def _likely(result: Answered, parts: ModelParts) -> None:
         return
     widgets.section("What public measurements say")
     widgets.small(*parts.likely)
-    steps = [step for step in timing.steps_of(result.answers) if step]
+    steps = [answer.step for answer in result.answers if answer.step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
     evidence_page.rows_table(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."

@@ -131,7 +131,7 @@ def json_line(index: int, row: CaseRow, total: int | None) -> str:
     counters hold too, null where a part of it is not known.
     """
     workload, prediction = row.planned.case.workload, row.planned.prediction
-    is_known = prediction.saved_activation_bytes is not None
+    is_known = prediction.is_whole
     beat = row.heartbeat if row.state == "running" else None
     told: dict[str, Any] = {
         "case": index + 1,
@@ -241,7 +241,7 @@ def beat_text(beat: Heartbeat | None) -> str:
 def predicted_text(prediction: Prediction) -> str:
     """Its peak, '>= ' where a part of it is not known."""
     peak = bytes_text(counted_peak(prediction))
-    return peak if prediction.saved_activation_bytes is not None else f">= {peak}"
+    return peak if prediction.is_whole else f">= {peak}"
 
 
 def _style(row: CaseRow, column: str) -> str:

@@ -141,7 +141,7 @@ def _bar(answer: Answer, gpu: Gpu | None, is_chosen: bool) -> MemoryBar:
         peak_bytes=peak,
         reserve_bytes=answer.fit.reserve_bytes if answer.fit else 0,
         verdict=answer.fit.verdict if answer.fit else None,
-        is_at_least=prediction.saved_activation_bytes is None,
+        is_at_least=not prediction.is_whole,
         is_chosen=is_chosen,
     )
 

@@ -33,7 +33,7 @@ def verdict_words(answer: Answer) -> VerdictWords:
     Peak, reserve and what is left add up to the card's memory as they stand.
     """
     peak = bytes_text(answer.prediction.peak.total_bytes)
-    known = answer.prediction.saved_activation_bytes is not None
+    known = answer.prediction.is_whole
     if answer.gpu is None:
         return VerdictWords(
             words=f"Needs {peak}" if known else f"Needs more than {peak}",
@@ -89,18 +89,18 @@ class ThreeNumber:
 def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     """Those that are known: no time without a device, or where no source tells its speed. Of what
     does not fit a time is that of a card as fast with room for it, and its note says so."""
-    prediction, timing = answer.prediction, answer.timing
+    prediction, step = answer.prediction, answer.step
     peak = ThreeNumber(
-        label="Peak" if prediction.saved_activation_bytes is not None else "At least",
+        label="Peak" if prediction.is_whole else "At least",
         value=bytes_text(prediction.peak.total_bytes),
     )
-    if timing is None or timing.step is None:
+    if step is None:
         return (peak,)
-    time = timing.step.time
+    time = step.time
     tokens = time.tokens_per_second * time.seconds
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
     room = ", if it fitted" if unfit else ""
-    total = run_time(timing.step, run.tokens, run.epochs)
+    total = run_time(step, run.tokens, run.epochs)
     unit = _unit(total)
     return (
         peak,
@@ -206,7 +206,7 @@ def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
     """At most `MOST_OFFERS`. Of what does not fit the sets of changes that suffice, those that
     train the same first, then cards that are enough; without a card such cards; of what fits the
     largest batch, length and rank."""
-    if answer.prediction.saved_activation_bytes is None:
+    if not answer.prediction.is_whole:
         return ()
     if answer.gpu is None:
         found = _cards(answer)
@@ -222,7 +222,7 @@ def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
 def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
     assert answer.gpu is not None
     workload = answer.prediction.workload
-    step = answer.timing.step if answer.timing else None
+    step = answer.step
     before = step.time.tokens_per_second if step else None
     for remedy in advise(workload, answer.gpu, engine, answer.prediction):
         yield Offer(

@@ -247,7 +247,7 @@ def sureness(prediction: "Prediction", exact: str, lower: str, within: str, esti
     """Those words that are true of the peak; `within` has {} for the bound."""
     if prediction.exactness == "exact":
         return exact
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         return lower
     bound = prediction.error_bound
     return within.format(f"{100 * bound:g} %") if bound else estimate

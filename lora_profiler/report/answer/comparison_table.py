@@ -70,7 +70,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         if any(moment in s for s in steady):
             at = [s.get(moment) for s in steady]
             builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
-    known = all(p.saved_activation_bytes is not None for p in predictions)
+    known = all(p.is_whole for p in predictions)
     sizes = [p.total_bytes for p in peaks]
     builder.numbers("peak" if known else "peak without activations", sizes, kind="peak")
 
@@ -207,7 +207,7 @@ def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
     yield _pair("trained parameters", trained, short_count_text)
     flops = [x.prediction.flops.per_token if x.prediction.flops else None for x in (a, b)]
     yield _pair("compute per token", flops, flops_text)
-    steps = [x.timing.step if x.timing else None for x in (a, b)]
+    steps = [a.step, b.step]
     times = [step.time.seconds if step else None for step in steps]
     longest = max((time for time in times if time is not None), default=1.0)
     yield _pair("one step", times, lambda seconds: seconds_text(seconds, longest))

@@ -165,5 +165,4 @@ def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
 
 
 def _seconds(answer: Answer, steps: float) -> float | None:
-    step = answer.timing.step if answer.timing else None
-    return step.time.seconds * steps if step else None
+    return answer.step.time.seconds * steps if answer.step else None

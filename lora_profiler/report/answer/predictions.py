@@ -170,7 +170,7 @@ def peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
     at, label = labels.MOMENT_LABELS[peak.moment], method_label(prediction)
     size = bytes_text(peak.total_bytes)
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         unknown = "its activations, which come on top, are not known"
         return f"{label} needs at least {size} ({at}); {unknown}"
     return f"{label} peaks at {size}: {at}"

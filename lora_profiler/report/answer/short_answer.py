@@ -155,7 +155,7 @@ def _peaks(answers: Sequence[Answer]) -> Table:
     """A row a method: the bar of what holds its peak, the smallest cards, what trains, the peak."""
     largest = max(answer.prediction.peak.total_bytes for answer in answers)
     unit, size = byte_unit(largest)
-    known = all(a.prediction.saved_activation_bytes is not None for a in answers)
+    known = all(a.prediction.is_whole for a in answers)
     return table(
         answers,
         (
@@ -203,7 +203,7 @@ def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:
 def _card_words(answer: Answer) -> str:
     """'48 GB, l40s': the smallest memory that suffices, and a card that has it."""
     prediction = answer.prediction
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         return "not known"
     if prediction.workload.setup.device != "cuda":
         return ""
@@ -233,7 +233,7 @@ def verdict_words(answer: Answer) -> str:
     fit = answer.fit
     if fit is None:
         return "may fit or not: what its layers keep is not known to this engine"
-    step = answer.timing.step if answer.timing else None
+    step = answer.step
     if fit.verdict == "does_not_fit":
         return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
     setup = answer.prediction.workload.setup

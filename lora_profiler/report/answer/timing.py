@@ -32,11 +32,6 @@ _LEAST_SHARE = 0.01
 """A cause of less than this share of the step is not named, but one of the rest."""
 
 
-def steps_of(answers: Sequence[Answer]) -> list[TimedStep | None]:
-    """The timed step of each answer, None where nothing is known of it."""
-    return [answer.timing.step if answer.timing else None for answer in answers]
-
-
 def device_name(answers: Sequence[Answer]) -> str:
     """What was timed."""
     gpu = answers[0].gpu
@@ -50,7 +45,7 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     With full fine-tuning first and one other method, a last column gives the other as a share of
     full.
     """
-    steps = steps_of(answers)
+    steps = [answer.step for answer in answers]
     known = [step for step in steps if step]
     if not known:
         return None
@@ -112,12 +107,13 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
         if answer.speed_gap:
             lines.append(gap_line(method_label(answer.prediction), answer.speed_gap))
     lines += [f"{', '.join(names)}: {refusal}" for refusal, names in refused.items()]
-    known = [step for step in steps_of(answers) if step]
+    known = [answer.step for answer in answers if answer.step]
     if not known:
         return lines
-    timed = [answer for answer, step in zip(answers, steps_of(answers), strict=True) if step]
     beyond = [
-        method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"
+        method_label(a.prediction)
+        for a in answers
+        if a.step and a.fit and a.fit.verdict == "does_not_fit"
     ]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
@@ -186,8 +182,7 @@ def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
 
 def time_words(answers: Sequence[Answer]) -> str:
     """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
-    every = zip(answers, steps_of(answers), strict=True)
-    pairs = [(method_label(answer.prediction), step) for answer, step in every if step]
+    pairs = [(method_label(a.prediction), a.step) for a in answers if a.step]
     longest = max((step.time.high for _, step in pairs), default=0.0)
     return "; ".join(
         f"{name}: {seconds_text(s.time.seconds, longest)} ({interval_words(s, longest)})"
@@ -213,8 +208,7 @@ def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Tab
     known = [
         answer
         for answer in answers
-        if answer.prediction.saved_activation_bytes is not None
-        and answer.prediction.workload.setup.device == "cuda"
+        if answer.prediction.is_whole and answer.prediction.workload.setup.device == "cuda"
     ]
     if not known:
         return None
@@ -292,7 +286,7 @@ def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
     """Seconds of a step at least and at most, sending included; None where not both are known."""
-    step = answer.timing.step if answer.timing else None
+    step = answer.step
     seconds = answer.communication.seconds if answer.communication else None
     if step is None or seconds is None:
         return None
@@ -302,7 +296,7 @@ def step_bounds(answer: Answer) -> tuple[float, float] | None:
 def communication_lines(answers: Sequence[Answer]) -> list[str]:
     """What the times leave out where several ranks train and no link was named."""
     for a in answers:
-        if a.communication and a.communication.network is None and a.timing and a.timing.step:
+        if a.communication and a.communication.network is None and a.step:
             return [
                 "Times are of compute alone; --interconnect adds what the ranks send each other."
             ]

@@ -9,7 +9,6 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, Category
 from lora_profiler.report import palette
-from lora_profiler.report.answer.timing import steps_of
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.labels import CATEGORY_LABELS, METHOD_LABELS, PART_LABELS, method_label
@@ -116,7 +115,7 @@ class TimeBar:
 
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
     """A bar for each method whose time is known."""
-    known = [(a.prediction, s.time) for a, s in zip(answers, steps_of(answers), strict=True) if s]
+    known = [(a.prediction, a.step.time) for a in answers if a.step]
     return [
         TimeBar(label=method_label(p), seconds=time.parts, low=time.low, high=time.high)
         for p, time in known

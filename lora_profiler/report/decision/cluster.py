@@ -99,7 +99,7 @@ def _peak(placement: Placement | None) -> str:
     if placement is None:
         return ""
     text = in_unit(placement.prediction.peak.total_bytes, GIB)
-    return text if placement.prediction.saved_activation_bytes is not None else f">= {text}"
+    return text if placement.prediction.is_whole else f">= {text}"
 
 
 def fewest_lines(options: Sequence[Option]) -> list[str]:
@@ -123,7 +123,7 @@ def fewest_lines(options: Sequence[Option]) -> list[str]:
 def _basis(options: Sequence[Option]) -> list[str]:
     """How far the peaks can be trusted, and what they take for granted."""
     predictions = [option.whole.prediction for option in options]
-    known = [p for p in predictions if p.saved_activation_bytes is not None]
+    known = [p for p in predictions if p.is_whole]
     bound = max((p.error_bound or 0 for p in known), default=0)
     within = f", or estimates within {100 * bound:g} % wherever they were checked" if bound else ""
     lines = [f"Peaks are exact{within}."]

@@ -57,7 +57,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
     speed = throughput(record)
     tokens = speed.tokens_per_second if speed else None
     at_least = "" if record.measurement.went_through else ">= "
-    lower = "" if prediction.saved_activation_bytes is not None else ">= "
+    lower = "" if prediction.is_whole else ">= "
     return Row(
         cells=(
             record.workload.model.id,

@@ -227,7 +227,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
         for name, size in lower_bounds(record).items()
     ]
     peak = prediction.peak
-    least = "" if prediction.saved_activation_bytes is not None else "at least "
+    least = "" if prediction.is_whole else "at least "
     at = labels.MOMENT_LABELS[peak.moment]
     lines.append(f"Predicted: {least}{bytes_text(peak.total_bytes)} at {at}.")
     if (to_try := advice(record)) is not None:

@@ -128,7 +128,7 @@ def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
         if several:
             name = f"{shortened(prediction.workload.model.id)}, {name}"
         peak = bytes_text(prediction.peak.total_bytes)
-        known = prediction.saved_activation_bytes is not None
+        known = prediction.is_whole
         if answer.gpu is None or answer.fit is None:
             cards = answer.smallest_cards if known and answer.gpu is None else ()
             least = [f"the smallest card: {cards[0].name}"] if cards else []

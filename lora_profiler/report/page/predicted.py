@@ -10,7 +10,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.short_answer import room
-from lora_profiler.report.answer.timing import device_name, interval_words, steps_of, time_words
+from lora_profiler.report.answer.timing import device_name, interval_words, time_words
 from lora_profiler.report.blocks import Table, paragraph, table
 from lora_profiler.report.charts.bars import (
     CategoryBar,
@@ -43,7 +43,7 @@ def headlines(answers: Sequence[Answer]) -> list[Card]:
     """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict
     where one is named."""
     predictions = [answer.prediction for answer in answers]
-    known = all(p.saved_activation_bytes is not None for p in predictions)
+    known = all(p.is_whole for p in predictions)
     least = min(p.parameters.trainable_fraction for p in predictions)
     cards = [
         _headline(
@@ -89,9 +89,7 @@ def headlines(answers: Sequence[Answer]) -> list[Card]:
 
 def _times(answers: Sequence[Answer]) -> list[Card]:
     """The time of one step with its interval, and tokens a second, on the device asked about."""
-    steps = {
-        method_label(a.prediction): s for a, s in zip(answers, steps_of(answers), strict=True) if s
-    }
+    steps = {method_label(a.prediction): a.step for a in answers if a.step}
     if not steps:
         return []
     full = next((s for s in steps.values() if s.workload.setup.method == "full"), None)
@@ -217,7 +215,7 @@ def _figures(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     yield Cards(cards=tuple(headlines(answers)))
     yield composition_drawing(f"{prefix}-bars", answers)
     yield from _known(times_drawing(f"{prefix}-times", answers))
-    known = [answer for answer in answers if answer.prediction.saved_activation_bytes is not None]
+    known = [answer for answer in answers if answer.prediction.is_whole]
     if known:
         curves = (answer_curve(f"{prefix}-curve-{n}", answer) for n, answer in enumerate(known))
         yield Beside(parts=tuple(curves))
@@ -246,7 +244,7 @@ def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
         CategoryBar(
             label=method_label(a.prediction),
             bytes=a.prediction.peak.bytes,
-            at_least=a.prediction.saved_activation_bytes is None,
+            at_least=not a.prediction.is_whole,
         )
         for a in answers
     ]

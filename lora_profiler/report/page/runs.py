@@ -99,7 +99,7 @@ class Run:
     def predicted_bytes(self) -> int | None:
         """The whole peak; None where only a lower bound of it is known."""
         prediction = self.scored.prediction
-        if prediction is None or prediction.saved_activation_bytes is None:
+        if prediction is None or not prediction.is_whole:
             return None
         return counted_peak(prediction)
 
@@ -249,7 +249,7 @@ def _predicted_text(run: Run) -> str:
     prediction = run.scored.prediction
     if prediction is None:
         return ""
-    return _at_least(counted_peak(prediction), prediction.saved_activation_bytes is None)
+    return _at_least(counted_peak(prediction), not prediction.is_whole)
 
 
 def _at_least(size: int | None, is_bound: bool) -> str:

@@ -45,8 +45,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     curves = [
         curve_drawing(f"curve-{run.number}", run.name, prediction)
         for run in shown
-        if (prediction := run.scored.prediction) is not None
-        and prediction.saved_activation_bytes is not None
+        if (prediction := run.scored.prediction) is not None and prediction.is_whole
     ]
     counters = [counters_drawing(run) for run in shown if run.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
@@ -86,7 +85,7 @@ def step_drawing(run: Run) -> Drawing | None:
     them is not known. A rehearsed run is called so."""
     record, prediction = run.record, run.scored.prediction
     peaks = group_peaks(record.measurement.phase_peak_bytes)
-    if prediction is None or prediction.saved_activation_bytes is None or not peaks:
+    if prediction is None or not prediction.is_whole or not peaks:
         return None
     predicted = predicted_peaks(prediction)
     curve = [
@@ -336,7 +335,7 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
 def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
     prediction, measured = run.scored.prediction, run.record.measurement
     if prediction is not None:
-        lower = prediction.saved_activation_bytes is None
+        lower = not prediction.is_whole
         yield CategoryBar(
             label="predicted",
             bytes=counted(prediction.workload, prediction.peak.bytes),
