@@ -12,7 +12,7 @@ from lora_profiler.planning.network import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, RowKind, Rows, Table
-from lora_profiler.report.interval import row_label
+from lora_profiler.report.evidence import row_label
 from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS, Part

@@ -14,11 +14,11 @@ from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
     errors_table,
+    interval_words,
     left_out_lines,
     missed_lines,
     sources_table,
 )
-from lora_profiler.report.interval import interval_words
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.parts import Beside, Fold, Part, Section
