@@ -16,10 +16,9 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer import timing
 from lora_profiler.report.answer.explain import explain_blocks
-from lora_profiler.report.answer.layers import layer_blocks
+from lora_profiler.report.answer.layers import LayerQuantity, layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
 from lora_profiler.report.answer.timing import sending_lines
-from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
 from lora_profiler.report.page.predicted import headlines

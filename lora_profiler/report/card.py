@@ -25,7 +25,7 @@ from lora_profiler.report.first_screen import (
 )
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.palette import FONT, VERDICT_SIGNS
-from lora_profiler.report.svg import picture as svg
+from lora_profiler.report.svg import marks as svg
 from lora_profiler.units import byte_unit, count_text, in_unit
 
 FRAMES = 2.0

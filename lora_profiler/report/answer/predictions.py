@@ -10,11 +10,16 @@ from lora_profiler.planning.diagnostics import ActivationExcess, activation_exce
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import comparison_table
-from lora_profiler.report.answer.trainer import trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
-from lora_profiler.report.setup_words import adapter_line, asked_words, platform_words, title_words
+from lora_profiler.report.setup_words import (
+    adapter_line,
+    asked_words,
+    platform_words,
+    title_words,
+    trainer_lines,
+)
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:

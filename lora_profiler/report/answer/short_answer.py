@@ -12,10 +12,15 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import words_beside
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
-from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
 from lora_profiler.report.labels import method_label, sureness
-from lora_profiler.report.setup_words import asked_words, platform_words, title_words
+from lora_profiler.report.setup_words import (
+    asked_words,
+    peak_lines,
+    platform_words,
+    short_trainer_lines,
+    title_words,
+)
 from lora_profiler.units import (
     byte_unit,
     bytes_text,

@@ -9,11 +9,16 @@ from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import assumption_lines
-from lora_profiler.report.answer.trainer import trainer_dict, trainer_lines
 from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
+from lora_profiler.report.setup_words import (
+    adapter_line,
+    attention_words,
+    trainer_dict,
+    trainer_lines,
+    training_line,
+)
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import setup_dict

@@ -19,10 +19,9 @@ from lora_profiler.planning.planned import (
 )
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
-from lora_profiler.report.answer.trainer import short_trainer_lines
 from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, paragraph, table
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.setup_words import predict_command
+from lora_profiler.report.setup_words import predict_command, short_trainer_lines
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
 from lora_profiler.workload import TrainSetup

@@ -7,10 +7,10 @@ from typing import Any, Literal, TypedDict
 from lora_profiler.planning.plan import Bound, TrainingPlan
 from lora_profiler.planning.planned import Counts, Goal, Interval, Offer, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
-from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.decision.plan import nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
+from lora_profiler.report.setup_words import trainer_dict
 from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
 from lora_profiler.workload import setup_dict

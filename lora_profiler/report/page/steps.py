@@ -8,16 +8,16 @@ from lora_profiler.comparison.errors import counted, group_peaks, predicted_peak
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Table, by_category, filled, paragraph, table
-from lora_profiler.report.charts.bars import CategoryBar, category_bars
-from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
-from lora_profiler.report.charts.layer_bars import (
+from lora_profiler.report.answer.layers import (
     LayerQuantity,
     LayerRow,
     layer_bars,
     layer_rows,
     layer_text,
 )
+from lora_profiler.report.blocks import Table, by_category, filled, paragraph, table
+from lora_profiler.report.charts.bars import CategoryBar, category_bars
+from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
