@@ -2,9 +2,8 @@
 average one's time."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from lora_profiler.batching.batches import Batches, Batching
+from lora_profiler.batching.batches import Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.report.blocks import RowKind, Rows, Table
@@ -17,9 +16,6 @@ from lora_profiler.units import (
     seconds_text,
     short_count_text,
 )
-
-if TYPE_CHECKING:
-    from lora_profiler.workload import TrainSetup
 
 _MADE: Mapping[Batching, str] = {
     "random": "drawn at random and padded to their longest",
@@ -45,14 +41,20 @@ def data_lines(answer: Answer) -> list[str]:
     pad = data.pad_to_multiple_of
     multiple = f" to a multiple of {count_text(pad)}" if pad else ""
     made = f"Batches {_MADE[data.batching]}{multiple}: {_epoch_words(epoch)}"
-    return [
-        f"{sizes}.",
-        f"{made}.",
-        f"Memory is that of the worst batch, {_shape_text(epoch.worst)}: {_rarity(epoch)}.",
-        *_cut_lines(batches),
-        *_attention_lines(batches, setup),
-        *lengths.notes,
-    ]
+    worst = f"Memory is that of the worst batch, {_shape_text(epoch.worst)}: {_rarity(epoch)}"
+    lines = [f"{sizes}.", f"{made}.", f"{worst}."]
+    if batches.cut_samples:
+        cut = percent_text(batches.cut_samples / batches.num_samples)
+        and_cut = "and cut"
+        if batches.batching == "packed-axolotl":
+            and_cut = "than the row allows and left out, as axolotl does"
+        lines.append(f"{count_text(batches.cut_samples)} samples ({cut}) are longer {and_cut}.")
+    if batches.packed is not None and not setup.is_flattened and setup.is_packed:
+        lines.append(
+            "TRL and axolotl pack for FlashAttention; --attention flash answers for that, and this"
+            " answer has SDPA's mask over the whole row."
+        )
+    return [*lines, *lengths.notes]
 
 
 def _epoch_words(epoch: OverData) -> str:
@@ -88,26 +90,6 @@ def _rarity(epoch: OverData) -> str:
     return f"less than one {of} is expected to be as long ({expected:.2g})"
 
 
-def _cut_lines(batches: Batches) -> list[str]:
-    if not batches.cut_samples:
-        return []
-    cut = percent_text(batches.cut_samples / batches.num_samples)
-    share = f"{count_text(batches.cut_samples)} samples ({cut})"
-    if batches.batching == "packed-axolotl":
-        return [f"{share} are longer than the row allows and left out, as axolotl does."]
-    return [f"{share} are longer and cut."]
-
-
-def _attention_lines(batches: Batches, setup: "TrainSetup") -> list[str]:
-    """What attention runs over such batches, where the answer's is another."""
-    if batches.packed is not None and not setup.is_flattened and setup.is_packed:
-        return [
-            "TRL and axolotl pack for FlashAttention; --attention flash answers for that, and this"
-            " answer has SDPA's mask over the whole row."
-        ]
-    return []
-
-
 def short_lines(answers: Sequence[Answer]) -> list[str]:
     """The epoch in a few lines: samples and padding, the median batch, how long it takes."""
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
@@ -123,7 +105,7 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
     peaks = (epoch.median.peak_bytes for epoch in epochs)
     held = (UNKNOWN if peak is None else in_unit(peak, size) for peak in peaks)
     lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
-    if any(_seconds(answer, 1) is not None for answer in answers):
+    if any(answer.step for answer in answers):
         times = (f"{name} {', '.join(_times_text(answers, n))}" for name, n in _spans(first))
         lines.append("; ".join(times))
     return lines
@@ -143,7 +125,7 @@ def epoch_table(answers: Sequence[Answer]) -> Table:
 
     peaks("worst batch", worst, "peak")
     peaks("median batch", median)
-    if any(_seconds(answer, 1) is not None for answer in answers):
+    if any(answer.step for answer in answers):
         rows.section("time")
         for label, steps in [("a step, on average", 1.0), *_spans(epochs[0])]:
             rows.add(label, *_times_text(answers, steps))
@@ -159,10 +141,6 @@ def _spans(epoch: OverData) -> list[tuple[str, float]]:
 
 
 def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
-    seconds = [_seconds(answer, steps) for answer in answers]
+    seconds = [a.step.time.seconds * steps if a.step else None for a in answers]
     longest = max((s for s in seconds if s is not None), default=0.0)
     return [UNKNOWN if s is None else seconds_text(s, longest) for s in seconds]
-
-
-def _seconds(answer: Answer, steps: float) -> float | None:
-    return answer.step.time.seconds * steps if answer.step else None

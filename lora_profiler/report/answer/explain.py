@@ -25,13 +25,12 @@ from lora_profiler.report.answer.memory_formulas import (
 from lora_profiler.report.blocks import Block, Table, by_category, heading, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
-from lora_profiler.workload import PeftType, TrainSetup
+from lora_profiler.workload import PeftType
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
 
 
 _HEAD_AGAIN = {
-    "plain": "",
     "chunked": "; the head once more",
     "fused": "; the head not at all",
     "trl": "; the head once more",
@@ -158,33 +157,25 @@ def compute_lines(prediction: Prediction) -> Iterator[Line]:
     if adapters:
         forward += f" + adapters 2 x tokens x R x (in + out) = {flops_text(adapters)}"
     if rest > 0:
-        others = ["attention", *(["experts"] if _has_experts(prediction) else [])]
+        modules = (module for _, module in prediction.workload.model.modules())
+        has_experts = any(len(w.shape) == 3 for module in modules for w in module.weights)
+        others = ["attention", *(["experts"] if has_experts else [])]
         others += ["the head's gradients"] if setup.loss == "fused" else []
         others += ["the reference's pass"] if setup.runs_reference else []
         forward += f" + {' and '.join(others)} {flops_text(rest)}"
     forward = forward if rest >= 0 else "2 x multiply-adds of every operation"
     yield "forward", flops_text(flops.forward), forward
-    backward = f"{_backward_words(setup)}, {flops.backward / flops.forward:.2f} x forward"
-    yield "backward", flops_text(flops.backward), backward
+    backward = "each matrix twice: for its input's gradient and for its own"
+    if setup.lora is not None:
+        frozen = "frozen matrices once, for their input's gradient"
+        backward = f"{frozen}; adapters twice; nothing below the first adapter"
+    times = f"{_HEAD_AGAIN.get(setup.loss, '')}, {flops.backward / flops.forward:.2f} x forward"
+    yield "backward", flops_text(flops.backward), backward + times
     if flops.recompute:
         again = "checkpointing runs each layer forward again, up to the last tensor needed"
         yield "recompute", flops_text(flops.recompute), again
     per_token = f"{flops_text(flops.total)} / {count_text(flops.tokens)} tokens"
     yield "per token", flops_text(flops.per_token), per_token
-
-
-def _has_experts(prediction: Prediction) -> bool:
-    """Whether layers of the model hold matrices that only some tokens pass."""
-    modules = (module for _, module in prediction.workload.model.modules())
-    return any(len(w.shape) == 3 for module in modules for w in module.weights)
-
-
-def _backward_words(setup: TrainSetup) -> str:
-    again = _HEAD_AGAIN.get(setup.loss, "")
-    if setup.lora is None:
-        return f"each matrix twice: for its input's gradient and for its own{again}"
-    frozen = "frozen matrices once, for their input's gradient"
-    return f"{frozen}; adapters twice; nothing below the first adapter{again}"
 
 
 def linear_flops(prediction: Prediction) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from lora_profiler.model_spec import Stack
 from lora_profiler.planning.answers import Answer
-from lora_profiler.prediction import LayerCost, Prediction
+from lora_profiler.prediction import Prediction
 from lora_profiler.report.labels import PERSISTENT_LABELS, told
 from lora_profiler.support.bases import BASES
 from lora_profiler.units import bytes_text, count_text
@@ -80,8 +80,16 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
         trained = setup.lora.adapter_dtype
 
     def product(part: str, count: int, what: str, dtype: str) -> str:
-        cut = _cut(setup, "gradients" if part == "gradients" else "weights")
-        return _product(held[part], count, what, dtype, cut)
+        """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
+        share it."""
+        size, cut = (
+            DTYPE_BYTES[dtype],
+            _cut(setup, "gradients" if part == "gradients" else "weights"),
+        )
+        text, rest = f"{count_text(count)} {what} x {size} B ({dtype})", held[part] - count * size
+        if cut or not rest:
+            return f"{text}, {cut}" if cut else text
+        return f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
 
     formulas = {
         "parameters": ("weights", product("parameters", parameters.base, "weights", setup.dtype))
@@ -129,17 +137,6 @@ def _cut(setup: TrainSetup, what: str) -> str:
     return _CUT_WORDS[setup.sharding].format(setup.world_size) if is_cut else ""
 
 
-def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
-    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
-    share it."""
-    size = DTYPE_BYTES[dtype]
-    text = f"{count_text(count)} {what} x {size} B ({dtype})"
-    rest = total - count * size
-    if cut or not rest:
-        return f"{text}, {cut}" if cut else text
-    return f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
-
-
 def _optimizer_formula(prediction: Prediction, trained: str) -> str:
     setup = prediction.workload.setup
     states, optimizer = prediction.persistent_bytes.get("optimizer_states", 0), setup.optimizer
@@ -161,12 +158,14 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
     stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, Stack)]
     by_layer: Counter[tuple[str, int]] = Counter()
     for cost in prediction.layers:
-        if place := _layer_of(cost, stacks):
-            by_layer[place] += cost.saved_activation_bytes
+        stack = next((name for name in stacks if cost.name.startswith(f"{name}.")), "")
+        index = cost.name.removeprefix(f"{stack}.").split(".", 1)[0]
+        if stack and index.isdecimal():
+            by_layer[stack, int(index)] += cost.saved_activation_bytes
     sums: dict[tuple[str, int], list[int]] = {}
-    for (stack, index), size in by_layer.items():
+    for (stack, layer), size in by_layer.items():
         if size:
-            sums.setdefault((stack, size), []).append(index)
+            sums.setdefault((stack, size), []).append(layer)
     for (stack, size), indices in sums.items():
         count, whole = len(indices), size % tokens < min(tokens, 4096)
         per_token = f", {count_text(size // tokens)} B a token" if whole else ""
@@ -196,14 +195,6 @@ def loss_definitions(setup: TrainSetup) -> dict[str, str]:
     return {} if setup.loss == "plain" or setup.loss in _ALL_LOGITS else _IN_CHUNKS
 
 
-def _layer_of(cost: LayerCost, stacks: list[str]) -> tuple[str, int] | None:
-    for stack in stacks:
-        if cost.name.startswith(f"{stack}."):
-            index = cost.name[len(stack) + 1 :].split(".", 1)[0]
-            return (stack, int(index)) if index.isdecimal() else None
-    return None
-
-
 def logits_formula(prediction: Prediction) -> str:
     """The logits' part of the peak as bytes per logit, where the peak lies in the loss."""
     size = prediction.peak.bytes.get("logits_and_loss", 0)
@@ -216,10 +207,8 @@ def logits_formula(prediction: Prediction) -> str:
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.rank_seq_len * vocabulary)
-    logits = (
-        f"{setup.batch_size} x {count_text(setup.rank_seq_len)} x {count_text(vocabulary)} logits"
-    )
-    return f"{each} B x {logits} + {count_text(rest)} B"
+    sizes = f"{setup.batch_size} x {count_text(setup.rank_seq_len)} x {count_text(vocabulary)}"
+    return f"{each} B x {sizes} logits + {count_text(rest)} B"
 
 
 _PART_WORDS: dict[str, str] = {
@@ -243,12 +232,10 @@ def allocator_lines(prediction: Prediction) -> Iterator[Line]:
     if memory is None:
         return
     expandable = "the same with expandable_segments:True"
-    yield "allocated", bytes_text(memory.allocated_bytes), _ALLOCATED
-    yield "reserved", bytes_text(memory.reserved_bytes), _RESERVED
+    blocks = "whole blocks: requests rounded up to 512 B, and tails not split off"
+    segments = "segments taken from the driver, holes included, where there is always room"
+    least = "the least with which all steps end, after giving segments back"
+    yield "allocated", bytes_text(memory.allocated_bytes), blocks
+    yield "reserved", bytes_text(memory.reserved_bytes), segments
     yield "reserved, expandable", bytes_text(memory.expandable_reserved_bytes), expandable
-    yield "at least", bytes_text(memory.smallest_bytes), _LEAST
-
-
-_ALLOCATED = "whole blocks: requests rounded up to 512 B, and tails not split off"
-_RESERVED = "segments taken from the driver, holes included, where there is always room"
-_LEAST = "the least with which all steps end, after giving segments back"
+    yield "at least", bytes_text(memory.smallest_bytes), least

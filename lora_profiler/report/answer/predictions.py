@@ -24,7 +24,6 @@ from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
-    from lora_profiler.planning.reserve import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +78,16 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
         from lora_profiler.report.answer.data import data_lines, epoch_table
 
         data, epoch = data_lines(answers[0]), epoch_table(answers)
+    workload = predictions[0].workload
+    rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
+    worst = "worst " if answers[0].over_data else ""
+    training, attention = asked_words(predictions)
+    setup = [worst + training, f"{attention}, {rules}"]
+    setup += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
+    setup += [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
     return ModelParts(
         title=title_words(predictions[0]),
-        setup=tuple(_setup_lines(answers)),
+        setup=tuple(setup),
         data=tuple(data),
         epoch=epoch,
         comparison=comparison_table(answers),
@@ -93,17 +99,6 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
         exactness=tuple(exactness_lines(predictions)),
         likely=tuple(likely_lines(answers)),
     )
-
-
-def _setup_lines(answers: Sequence[Answer]) -> list[str]:
-    predictions = [a.prediction for a in answers]
-    workload = predictions[0].workload
-    rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
-    worst = "worst " if answers[0].over_data else ""
-    training, attention = asked_words(predictions)
-    lines = [worst + training, f"{attention}, {rules}"]
-    lines += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
-    return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
 
 
 def card_table(answers: Sequence[Answer]) -> Table:
@@ -132,12 +127,16 @@ def card_table(answers: Sequence[Answer]) -> Table:
 
     known, length = [fit.reserve for fit in fits if fit], count_text(setup.seq_len)
     least = in_unit(known[0].least_context_bytes, size) if known else UNKNOWN
+    simulated = {reserve.is_simulated for reserve in known}
+    fragmentation = "fragmentation, or its bound"
+    if len(simulated) == 1:
+        fragmentation = f"fragmentation, {'simulated' if True in simulated else 'at most'}"
     rows = [
         row("peak", lambda f: room(f).peak),
         row("reserve for what tensors do not show", lambda f: room(f).reserve),
         row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2),
         row("BLAS workspaces", lambda f: room(f).workspaces, of=2),
-        row(_fragmentation_label(known), lambda f: room(f).fragmentation, of=2),
+        row(fragmentation, lambda f: room(f).fragmentation, of=2),
         row("headroom", lambda f: room(f).headroom),
         row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
         row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size)),
@@ -151,16 +150,13 @@ def card_table(answers: Sequence[Answer]) -> Table:
     return Table(title=title, columns=columns, rows=tuple(rows))
 
 
-def _fragmentation_label(reserves: "Sequence[Reserve]") -> str:
-    simulated = {reserve.is_simulated for reserve in reserves}
-    if simulated == {True}:
-        return "fragmentation, simulated"
-    return "fragmentation, at most" if simulated == {False} else "fragmentation, or its bound"
-
-
 def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
     lines = [f"* {peak_words(a.prediction)}." for a in answers]
-    lines += [words for a in answers if (words := _lever_words(a))]
+    for answer in (a for a in answers if a.levers):
+        lever = answer.levers[0]
+        saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
+        change = f"{lever.name} ({lever.option}) lowers the peak most, by {saving}"
+        lines.append(f"{method_label(answer.prediction)}: {change}.")
     predictions = [a.prediction for a in answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
@@ -179,15 +175,6 @@ def peak_words(prediction: Prediction) -> str:
         unknown = "its activations, which come on top, are not known"
         return f"{label} needs at least {size} ({at}); {unknown}"
     return f"{label} peaks at {size}: {at}"
-
-
-def _lever_words(answer: Answer) -> str:
-    if not answer.levers:
-        return ""
-    lever = answer.levers[0]
-    saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
-    change = f"{lever.name} ({lever.option})"
-    return f"{method_label(answer.prediction)}: {change} lowers the peak most, by {saving}."
 
 
 def excess_line(excess: ActivationExcess) -> str:

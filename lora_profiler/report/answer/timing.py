@@ -4,7 +4,6 @@ gains what it gains, the fastest of the smallest cards that suffice, and what ra
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lora_profiler.catalog import Gpu
 from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import smallest_cards
@@ -68,11 +67,13 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
         return Row(cells=cells, kind=kind, indent=1)
 
     time = partial(seconds_text, largest=longest)
+    setup = answers[0].prediction.workload.setup  # of ranks each has a batch, or all work on one
+    rates = f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
     rows = [
         row("time", lambda s: s.time.seconds, time, share=True, kind="peak"),
         row("at least", lambda s: s.time.low, time),
         row("at most", lambda s: s.time.high, time),
-        row(_rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True),
+        row(rates, lambda s: s.time.tokens_per_second, rate_text, share=True),
     ]
     if all(step.time.mfu is not None for step in known):
         rows.append(row("MFU", lambda s: s.time.mfu or 0.0, percent_text))
@@ -89,12 +90,6 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     step = "One step on average" if answers[0].over_data else "One step"
     title = f"{step} on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
     return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))
-
-
-def _rate_label(answers: Sequence[Answer]) -> str:
-    """Ranks have a batch each, but under tensor parallelism, where all work on one."""
-    setup = answers[0].prediction.workload.setup
-    return f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
@@ -117,14 +112,16 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     ]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
-    basis = labels.BASIS_LABELS[known[0].time.likeness]
-    lines.append(f"Step times, {basis}: {_definition(known[0])}.")
+    basis, cards = known[0].time.likeness, known[0].time.constants.cards
+    like = f" ({', '.join(cards)})" if cards and basis == "same class" else ""
+    definition = f"{labels.BASIS_DEFINITIONS[basis]}{like}"
+    lines.append(f"Step times, {labels.BASIS_LABELS[basis]}: {definition}.")
     kernels = (kernel for step in known for kernel in step.kernels.kernels)
     ops = {kernel.op for kernel in kernels if kernel.kind == "attention_forward"}
     borrowed = [
         words for kernel, words in _TIMED_AS_FLASH.items() if any(kernel in op for op in ops)
     ]
-    if borrowed and known[0].time.likeness != "this machine":
+    if borrowed and basis != "this machine":
         names = " and ".join(borrowed)
         lines.append(
             f"Attention by {names} is timed at the share of the peak that flash attention reaches:"
@@ -195,12 +192,6 @@ def interval_words(step: TimedStep, largest: float | None = None) -> str:
     return between_text(step.time.low, step.time.high, largest)
 
 
-def _definition(step: TimedStep) -> str:
-    words, cards = labels.BASIS_DEFINITIONS[step.time.likeness], step.time.constants.cards
-    is_named = cards and step.time.likeness == "same class"
-    return f"{words} ({', '.join(cards)})" if is_named else words
-
-
 def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Table | None:
     """A row for each method and card of the smallest memory that is enough, with its tokens a
     second where they are known; None for a device that has no cards, and where nobody knows the
@@ -225,7 +216,9 @@ def _rows(answer: Answer, engine: str) -> list[Row]:
     cards = smallest_cards(answer.prediction)
     if not cards:
         return [Row(cells=(label, "none alone", "", ""))]
-    timed = sorted(((card, _rate(answer, card, engine)) for card in cards), key=lambda it: -it[1])
+    steps = ((card, step_time(answer.prediction.workload, card, engine).step) for card in cards)
+    rates = [(card, step.time.tokens_per_second if step else 0.0) for card, step in steps]
+    timed = sorted(rates, key=lambda it: -it[1])
     return [
         Row(
             cells=(
@@ -237,12 +230,6 @@ def _rows(answer: Answer, engine: str) -> list[Row]:
         )
         for number, (card, rate) in enumerate(timed)
     ]
-
-
-def _rate(answer: Answer, card: Gpu, engine: str) -> float:
-    """Tokens a second on `card`, 0 where they are not known."""
-    step = step_time(answer.prediction.workload, card, engine).step
-    return step.time.tokens_per_second if step else 0.0
 
 
 # --- between ranks --------------------------------------------------------------------------------
