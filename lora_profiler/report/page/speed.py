@@ -4,8 +4,8 @@ intervals."""
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lora_profiler.comparison.throughput import Utilisation, utilisation
-from lora_profiler.report.blocks import Row, Table, filled, paragraph, table
+from lora_profiler.comparison.throughput import utilisation
+from lora_profiler.report.blocks import Table, filled, paragraph, table
 from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars
 from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import shortened
@@ -27,7 +27,11 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     alike = [
         members for group in groups if len(members := [run for run in group if run.is_timed]) > 1
     ]
-    picked = _picked(alike) or list(timed[:MOST_BARS])
+    picked: list[Run] = []
+    for group in alike:  # whole groups, as many as there is room for
+        if len(picked) + len(group) <= MOST_BARS:
+            picked += group
+    picked = picked or list(timed[:MOST_BARS])
     shown = (
         ""
         if len(picked) == len(timed)
@@ -42,15 +46,6 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         Beside(parts=tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
     return Section(name="speed", title="Throughput", parts=tuple(parts))
-
-
-def _picked(alike: Sequence[Sequence[Run]]) -> list[Run]:
-    """Whole groups, as many as there is room for."""
-    picked: list[Run] = []
-    for group in alike:
-        if len(picked) + len(group) <= MOST_BARS:
-            picked += group
-    return picked
 
 
 def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
@@ -100,7 +95,11 @@ def _bar(run: Run) -> ThroughputBar | None:
 
 
 def _numbers(picked: Sequence[Run]) -> Table:
-    timed = [(run, run.speed.steps, _used(run)) for run in picked if run.speed is not None]
+    timed = []
+    for run in picked:
+        if run.speed is not None:
+            flops = run.scored.prediction.flops if run.scored.prediction else None
+            timed.append((run, run.speed.steps, utilisation(run.record, flops)))
     found = table(
         timed,
         (
@@ -119,11 +118,6 @@ def _numbers(picked: Sequence[Run]) -> Table:
     return filled(found)
 
 
-def _used(run: Run) -> Utilisation | None:
-    flops = run.scored.prediction.flops if run.scored.prediction else None
-    return utilisation(run.record, flops)
-
-
 def _remarks(run: Run) -> str:
     flags = [flag.replace("_", " ") for flag in run.record.measurement.flags]
     return "; ".join([*flags, *(run.speed.warnings if run.speed else ())])
@@ -136,6 +130,9 @@ def step_times_drawing(run: Run) -> Drawing:
     """The time of every step of a run that was timed."""
     measured, speed = run.record.measurement, run.speed
     assert speed is not None
+    named = [("warm-up", s) for s in measured.warmup_seconds]
+    named += [("timed", s) for s in measured.step_seconds]
+    longest = max(seconds for _, seconds in named)
     return Drawing(
         name=f"steps-{run.number}",
         caption=f"{run.name}: the time of every step; the band is the 95 % interval of the median.",
@@ -145,15 +142,14 @@ def step_times_drawing(run: Run) -> Drawing:
             f" {seconds_text(speed.steps.median)}."
         ),
         figure=step_times(measured.warmup_seconds, measured.step_seconds),
-        numbers=_steps_table(measured.warmup_seconds, measured.step_seconds),
+        numbers=table(
+            list(enumerate(named, 1)),
+            (
+                ("step", lambda row: str(row[0])),
+                ("", lambda row: row[1][0]),
+                ("time", lambda row: seconds_text(row[1][1], longest)),
+            ),
+            title="The numbers of the figure",
+            left=2,
+        ),
     )
-
-
-def _steps_table(warmup: Sequence[float], timed: Sequence[float]) -> Table:
-    named = [("warm-up", s) for s in warmup] + [("timed", s) for s in timed]
-    longest = max(seconds for _, seconds in named)
-    rows = tuple(
-        Row(cells=(str(number), kind, seconds_text(s, longest)))
-        for number, (kind, s) in enumerate(named, 1)
-    )
-    return Table(title="The numbers of the figure", columns=("step", "", "time"), rows=rows, left=2)
