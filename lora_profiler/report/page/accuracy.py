@@ -13,6 +13,7 @@ from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import (
+    equality_words,
     errors_table,
     largest_errors,
     largest_errors_table,
@@ -59,8 +60,13 @@ def errors_section(runs: Sequence[Run]) -> Section | None:
         return None
     peaks = [run.peak for run in runs if run.peak is not None]
     parts: list[Part] = []
+
+    def errors_by(grouping: Grouping) -> Table:
+        table = errors_table(peaks, (grouping,), records)
+        return replace(table, title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
+
     if peaks:
-        by = (_errors_by("method", peaks, records), _errors_by("family", peaks, records))
+        by = (errors_by("method"), errors_by("family"))
         if worst := largest_errors(peaks, MOST_ERRORS):
             parts.append(largest_errors_table(worst, records))
         parts.append(Beside(parts=by))
@@ -91,29 +97,18 @@ def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
     if errors.worst and errors.worst_record_id:
         where = by_id[errors.worst_record_id].name
     within = sum(c.is_within(0.01) for c in rows)
+    n, equal = count_text(errors.n), f"{count_text(exact)} equal to the byte"
+    over = f"over {n} runs that went through"
     return [
-        Card(
-            label="mean error of the peak",
-            value=mean,
-            note=f"over {count_text(errors.n)} runs that went through",
-        ),
+        Card(label="mean error of the peak", value=mean, note=over),
         Card(label="worst error of the peak", value=worst, note=where),
-        Card(
-            label="within 1 %",
-            value=f"{count_text(within)} of {count_text(errors.n)}",
-            note=f"{count_text(exact)} equal to the byte",
-        ),
+        Card(label="within 1 %", value=f"{count_text(within)} of {n}", note=equal),
     ]
 
 
 def _notes(claims: Sequence[Comparison]) -> list[str]:
-    engines = " and ".join(sorted({c.engine for c in claims}))
-    equal = sum(c.predicted == c.measured for c in claims)
-    lines = [
-        f"{run_labels.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit:"
-        f" {count_text(equal)} of {count_text(len(claims))} numbers. Predicted by the {engines}"
-        f" engine{'s' if ' and ' in engines else ''}."
-    ]
+    mean = f"{run_labels.ERROR_DEFINITION}. Mean is that of absolute errors"
+    lines = [f"{mean}. {equality_words(claims, ' numbers')}"]
     if any(c.metric == "attribution_bytes" for c in claims):
         lines.append(run_labels.PARTS_CAVEAT)
     return lines
@@ -137,13 +132,9 @@ def drawn_words(shown: Sequence[Run], compared: Sequence[Run]) -> list[Paragraph
     """What the figures leave out, if anything."""
     if len(shown) == len(compared):
         return []
-    return [
-        paragraph(
-            f"The figures show {count_text(len(shown))} of {count_text(len(compared))} runs: the"
-            f" {WORST_DOTS} with the largest errors, and every so many-th of the others. The tables"
-            " count all."
-        )
-    ]
+    figures = f"The figures show {count_text(len(shown))} of {count_text(len(compared))} runs"
+    which = f"the {WORST_DOTS} with the largest errors, and every so many-th of the others"
+    return [paragraph(f"{figures}: {which}. The tables count all.")]
 
 
 def scatter_drawing(shown: Sequence[Run]) -> Drawing:
@@ -240,13 +231,3 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
         ),
         figure=error_strip(dots),
     )
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def _errors_by(
-    grouping: Grouping, peaks: Sequence[Comparison], records: dict[str, Record]
-) -> Table:
-    table = errors_table(peaks, (grouping,), records)
-    return replace(table, title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")

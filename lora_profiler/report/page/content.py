@@ -181,11 +181,24 @@ def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
     compared, and so has `difference`, which is predicted - measured; relative_error is difference /
     measured. `predictions` are those of `predict --format json`.
     """
+    columns: dict[tuple[str, str, str], dict[int, Comparison]] = {}
+    for number, run in enumerate(runs):
+        for c in run.scored.comparisons:
+            columns.setdefault((c.metric, c.category, c.engine), {})[number] = c
+    compared = [dict(zip(("metric", "category", "engine"), key, strict=True)) for key in columns]
+    sides = [[found.get(number) for number in range(len(runs))] for found in columns.values()]
     rows = [_row(run) for run in runs]
     return {
         "schema_version": SCHEMA_VERSION,
         "records": {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
-        "comparisons": _comparisons(runs),
+        "comparisons": [
+            {
+                **what,
+                "measured": [c.measured if c else None for c in found],
+                "difference": [c.predicted - c.measured if c else None for c in found],
+            }
+            for what, found in zip(compared, sides, strict=True)
+        ],
         "refusals": [
             {"record_id": run.record_id, "reason": run.scored.refusal}
             for run in runs
@@ -211,23 +224,3 @@ def _row(run: Run) -> dict[str, Any]:
         "timed_steps": len(measured.step_seconds),
         "median_step_seconds": run.speed.steps.median if run.speed else None,
     }
-
-
-def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    columns: dict[tuple[str, str, str], dict[int, Comparison]] = {}
-    for number, run in enumerate(runs):
-        for c in run.scored.comparisons:
-            columns.setdefault((c.metric, c.category, c.engine), {})[number] = c
-    numbers = range(len(runs))
-    return [
-        {
-            "metric": metric,
-            "category": category,
-            "engine": engine,
-            "measured": [by_run[n].measured if n in by_run else None for n in numbers],
-            "difference": [
-                by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers
-            ],
-        }
-        for (metric, category, engine), by_run in columns.items()
-    ]
