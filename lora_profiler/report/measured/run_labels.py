@@ -229,9 +229,7 @@ def advice(record: "Record") -> str | None:
     """The end of 'To try: ...', after a loss that was no number by the dtype that was trained in;
     None for a run that went through."""
     status, failure = record.measurement.status, record.measurement.failure
-    if (
-        status == "invalid" and failure is not None and failure.step is not None
-    ):  # the step whose loss is no number
+    if status == "invalid" and failure and failure.step is not None:  # whose loss is no number
         return _AFTER_FLOAT16 if record.workload.setup.dtype == "float16" else _AFTER_ANOTHER_DTYPE
     return STATUS_ADVICE.get(status)
 
@@ -253,7 +251,11 @@ def speed_lines(speed: "Throughput", utilisation: "Utilisation | None" = None) -
         above = f", {net:.3g} J above idling" if net is not None else ""
         lines += [f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {ENERGY_CAVEAT}"]
     if utilisation:
-        lines += utilisation_lines(utilisation)
+        peak = f"{utilisation.peak_flops / 1e12:g} TFLOP/s, {utilisation.card.name}"
+        shares = f"MFU {percent_text(utilisation.mfu)}, HFU {percent_text(utilisation.hfu)}"
+        full = utilisation.mfu_full_equivalent
+        also = "" if full is None else f"; full equivalent {percent_text(full)}"
+        lines += [f"{shares} of {peak}{also}", *MFU_DEFINITIONS[: 1 if full is None else 2]]
     return lines + [f"! {warning}" for warning in speed.warnings]
 
 
@@ -270,15 +272,6 @@ def _rates_line(speed: "Throughput") -> str:
     return "rates: " + ", ".join(
         rate_text(rate, name) for name, rate in named.items() if rate is not None
     )
-
-
-def utilisation_lines(utilisation: "Utilisation") -> list[str]:
-    """MFU and HFU with the peak they refer to, and what they mean."""
-    peak = f"{utilisation.peak_flops / 1e12:g} TFLOP/s, {utilisation.card.name}"
-    text = f"MFU {percent_text(utilisation.mfu)}, HFU {percent_text(utilisation.hfu)} of {peak}"
-    if utilisation.mfu_full_equivalent is not None:
-        text += f"; full equivalent {percent_text(utilisation.mfu_full_equivalent)}"
-    return [text, *MFU_DEFINITIONS[: 1 if utilisation.mfu_full_equivalent is None else 2]]
 
 
 def ratio_line(name_a: str, name_b: str, ratio: "Ratio") -> str:
