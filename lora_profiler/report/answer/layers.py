@@ -250,6 +250,8 @@ def layer_bars(
     positions = list(range(len(layers)))
     ends = [max(row.values.values()) / size or zero for row in layers]
     ratios = [f"  {_ratio(list(row.values.values()))}" for row in layers]
+    counts = [f" x{count_text(row.count)}" if row.count > 1 else "" for row in layers]
+    names = [f"{plot.label(row.name, 40)}{n}" for row, n in zip(layers, counts, strict=True)]
     return plot.figure(
         [
             _lines(layers, positions, size, zero),
@@ -258,12 +260,8 @@ def layer_bars(
         ],
         height=_AROUND_PX + _ROW_PX * len(layers),
         x=axis,
-        y=plot.rows([_name(row) for row in layers], positions),
+        y=plot.rows(names, positions),
     )
-
-
-def _name(row: LayerRow) -> str:
-    return f"{plot.label(row.name, 40)}{f' x{count_text(row.count)}' if row.count > 1 else ''}"
 
 
 def _axis(
@@ -278,26 +276,17 @@ def _axis(
         axis, size = plot.bytes_axis(round(1.1 * largest), what)
         return axis, size, 0
     if not log:
-        return (
-            plot.values(
-                what, range=[0, 1.3 * largest], **plot.ticks(0, 1.3 * largest, plot.short_count)
-            ),
-            1,
-            0,
-        )
+        end = 1.3 * largest
+        return plot.values(what, range=[0, end], **plot.ticks(0, end, plot.short_count)), 1, 0
+
+    def text(count: int) -> str:
+        is_flops = quantity == "flops"
+        return plot.without_zeros(flops_text(count)) if is_flops else plot.short_count(count)
+
     low, high = math.log10(smallest) - 0.35, math.log10(largest) + 0.75
-    text = _short_flops if quantity == "flops" else plot.short_count
-    return (
-        plot.values(
-            what, type="log", range=[low, high], **plot.powers_of_ten(10**low, 10**high, text)
-        ),
-        1,
-        _EDGE * 10**low,
-    )
-
-
-def _short_flops(count: float) -> str:
-    return plot.without_zeros(flops_text(round(count)))
+    ticks = plot.powers_of_ten(10**low, 10**high, text)
+    axis = plot.values(what, type="log", range=[low, high], **ticks)
+    return axis, 1, _EDGE * 10**low
 
 
 def layer_text(value: int, quantity: LayerQuantity) -> str:
@@ -359,8 +348,5 @@ def _ratio(held: Sequence[int]) -> str:
     first, last = held[0], held[-1]
     if len(held) < 2 or first == last or not first:
         return ""
-    return (
-        f"{percent_text(1 - last / first)} less"
-        if last < first
-        else f"{percent_text(last / first - 1)} more"
-    )
+    less = f"{percent_text(1 - last / first)} less"
+    return less if last < first else f"{percent_text(last / first - 1)} more"

@@ -80,21 +80,19 @@ class Definitions:
         """The id of `content`, in which {id} stands for it."""
         return self._ids.setdefault(content, f"{self._name}-{len(self._ids)}")
 
-    def hatch(self, pattern: Mapping[str, Any]) -> str:
-        """A value of `fill` for plotly's pattern of a colour."""
-        colour, ink = fill(pattern["bgcolor"]), stroke(pattern["fgcolor"])
+    def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
+        """Attributes that fill with a colour, or with plotly's `pattern` of it, and with more
+        classes."""
+        if not pattern:
+            return f'class="{" ".join((fill(colour), *names))}"'
         content = (
             '<pattern id="{id}" width="7" height="7" patternUnits="userSpaceOnUse">'
-            f'<rect width="7" height="7" class="{colour}"/>'
-            f'<path d="{_HATCHES[pattern["shape"]]}" class="{ink}" fill="none"/></pattern>'
+            f'<rect width="7" height="7" class="{fill(pattern["bgcolor"])}"/><path'
+            f' d="{_HATCHES[pattern["shape"]]}" class="{stroke(pattern["fgcolor"])}" fill="none"/>'
+            "</pattern>"
         )
-        return f"url(#{self._id(content)})"
-
-    def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
-        """Attributes that fill with a colour, hatched by a `pattern`, and with more classes."""
-        shown = " ".join(names if pattern else (fill(colour), *names))
-        hatched = f' fill="{self.hatch(pattern)}"' if pattern else ""
-        return f'class="{shown}"{hatched}' if shown else hatched.strip()
+        hatched = f'fill="url(#{self._id(content)})"'
+        return f'class="{" ".join(names)}" {hatched}' if names else hatched
 
     def symbol(self, symbol: str, size: float) -> str:
         """The id of a path around the origin."""
@@ -126,9 +124,8 @@ def marker_classes(marker: Mapping[str, Any]) -> str:
     line = marker.get("line", {})
     if symbol.endswith("-open") or symbol == "line-ns":
         return f"n {stroke(colour)}"
-    return (
-        f"{fill(colour)} {stroke(line.get('color', palette.PAPER.light))}" if line else fill(colour)
-    )
+    outline = f" {stroke(line.get('color', palette.PAPER.light))}" if line else ""
+    return fill(colour) + outline
 
 
 @cache
@@ -214,13 +211,12 @@ def words(
     shown = " ".join(filter(None, [f"t{size}", fill(colour), names]))
     anchor = "" if across == "start" else f' text-anchor="{across}"'
     shift = f' dx="{number(dx)}"' if dx else ""
-    made = "".join(
+    return "".join(
         f'<text x="{x}" y="{number(baseline + n * _LINE * size)}" class="{shown}"{anchor}{shift}>'
         f"{escape(line, quote=False)}</text>"
         for n, line in enumerate(lines)
         if line
     )
-    return made
 
 
 _FILLS: dict[str, Colour] = {
