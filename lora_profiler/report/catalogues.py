@@ -40,29 +40,27 @@ def model_records(entries: Sequence[CatalogEntry]) -> list[dict[str, Any]]:
 
 
 def gpus_table(gpus: Sequence[Gpu]) -> Table:
+    def usable(gpu: Gpu) -> str:
+        if gpu.usable_bytes is None:
+            return "several sizes"
+        return ("~" if gpu.usable_is_estimated else "") + bytes_text(gpu.usable_bytes)
+
+    def number(value: float | None) -> str:
+        return "?" if value is None else f"{value:g}"
+
     return table(
         gpus,
         (
             ("key", lambda gpu: gpu.key),
             ("card", lambda gpu: gpu.name),
             ("architecture", lambda gpu: gpu.architecture),
-            ("usable", _usable_text),
-            ("GB/s", lambda gpu: _number_text(gpu.bandwidth_gb_s)),
-            ("bf16 TFLOP/s", lambda gpu: _number_text(gpu.bf16_dense_tflops)),
+            ("usable", usable),
+            ("GB/s", lambda gpu: number(gpu.bandwidth_gb_s)),
+            ("bf16 TFLOP/s", lambda gpu: number(gpu.bf16_dense_tflops)),
             ("confidence", lambda gpu: gpu.confidence),
         ),
         left=3,
     )
-
-
-def _usable_text(gpu: Gpu) -> str:
-    if gpu.usable_bytes is None:
-        return "several sizes"
-    return ("~" if gpu.usable_is_estimated else "") + bytes_text(gpu.usable_bytes)
-
-
-def _number_text(value: float | None) -> str:
-    return "?" if value is None else f"{value:g}"
 
 
 def gpu_records(gpus: Sequence[Gpu]) -> list[dict[str, Any]]:

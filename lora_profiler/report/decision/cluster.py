@@ -67,36 +67,35 @@ def cluster_words(cluster: Cluster) -> str:
 
 
 def _table(options: Sequence[Option]) -> Table:
+    def sent(option: Option) -> str:
+        found = option.communication
+        return in_unit(found.sent_bytes, GIB) if found else ""
+
+    def step(option: Option) -> str:
+        low, high = option.low_seconds, option.high_seconds
+        return "?" if low is None else between_text(low, high or 0)
+
+    def rates(option: Option) -> str:
+        rates = option.tokens_per_second
+        return "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}"
+
     return table(
         options,
         (
             ("", lambda o: method_label(o.whole.prediction)),
             ("sharding", lambda o: o.sharding),
-            ("cards needed", lambda o: count_text(o.least.world_size) if o.least else _NONE),
+            (
+                "cards needed",
+                lambda o: count_text(o.least.world_size) if o.least else "none of these",
+            ),
             ("GiB a rank then", lambda o: _peak(o.least)),
             ("GiB on all", lambda o: _peak(o.whole)),
             ("verdict", lambda o: labels.VERDICT_LABELS[o.whole.verdict]),
-            (
-                "sent, GiB",
-                lambda o: in_unit(o.communication.sent_bytes, GIB) if o.communication else "",
-            ),
-            ("step", _step),
-            ("tokens a second", _rates),
+            ("sent, GiB", sent),
+            ("step", step),
+            ("tokens a second", rates),
         ),
     )
-
-
-_NONE = "none of these"
-
-
-def _step(option: Option) -> str:
-    low, high = option.low_seconds, option.high_seconds
-    return "?" if low is None else between_text(low, high or 0)
-
-
-def _rates(option: Option) -> str:
-    rates = option.tokens_per_second
-    return "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}"
 
 
 def _peak(placement: Placement | None) -> str:
@@ -139,14 +138,11 @@ def _basis(options: Sequence[Option]) -> list[str]:
 
 def _time_words(network: Network | None) -> str:
     if network is None:
-        return (
-            "Times are of compute alone, on all cards; --interconnect adds what the ranks send each"
-            " other."
-        )
-    return (
-        f"Times are on all cards: at least as long as compute or sending over {network.key} at its"
-        " full rate, whichever is longer, at most both one after the other."
-    )
+        link = "--interconnect adds what the ranks send each other"
+        return f"Times are of compute alone, on all cards; {link}."
+    at_least = f"at least as long as compute or sending over {network.key} at its full rate"
+    at_most = "whichever is longer, at most both one after the other"
+    return f"Times are on all cards: {at_least}, {at_most}."
 
 
 def cluster_payload(

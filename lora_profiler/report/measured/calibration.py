@@ -81,10 +81,8 @@ def _measured(found: Calibration) -> Iterator[tuple[str, str]]:
         yield f"    with a side of {side:.0f}", percent_text(share)
     yield f"attention forward, {micro.attention_dtype}", _flops_rate(micro.attention_forward)
     yield f"attention backward, {micro.attention_dtype}", _flops_rate(micro.attention_backward)
-    yield (
-        "4-bit weights made whole",
-        (_bytes_rate(micro.dequantisation) if micro.dequantisation else "not here"),
-    )
+    whole = _bytes_rate(micro.dequantisation) if micro.dequantisation else "not here"
+    yield "4-bit weights made whole", whole
     for name, rate in sorted(micro.operators.items(), key=lambda pair: pair[1]):
         yield name, _bytes_rate(rate)
     yield "launch of one kernel", seconds_text(fixed.launch_seconds)
