@@ -79,7 +79,7 @@ def doctor_table(diagnosis: Diagnosis) -> Table:
         if name != section:
             rows.section(section := name)
         rows.add(label, value)
-    return Table(columns=("", ""), rows=tuple(rows.rows), left=2)
+    return rows.table("", "", left=2)
 
 
 def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:

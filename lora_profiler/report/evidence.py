@@ -150,8 +150,7 @@ def errors_table() -> Table:
     made.section("time of a step")
     for what, label in labels.LEFT_OUT_LABELS.items():
         add(label, (r for r in measured_steps() if r.left_out == what))
-    columns = ("", "rows", "mean", "median", "90th percentile", "worst")
-    return Table(columns=columns, rows=tuple(made.rows))
+    return made.table("", "rows", "mean", "median", "90th percentile", "worst")
 
 
 def sources_table() -> Table:
@@ -167,8 +166,7 @@ def sources_table() -> Table:
                 inside = f"{share.inside} of {share.rows} within {percent_text(share.half_width)}"
             errors = (percent_text(e.mean), error_text(e.worst), inside)
             rows.add(labels.SOURCE_LABELS[source], count_text(e.rows), *errors)
-    columns = ("", "rows", "mean error", "worst", "peaks, by the other sources' errors")
-    return Table(columns=columns, rows=tuple(rows.rows))
+    return rows.table("", "rows", "mean error", "worst", "peaks, by the other sources' errors")
 
 
 def coverage_words(found: Interval) -> str:
@@ -298,8 +296,7 @@ def worst_table() -> Table:
         rows.section(heading)
         for cells in members:
             rows.add(*cells)
-    columns = ("the worst of each kind", "error", "on", "predicted", "counted")
-    return Table(columns=columns, rows=tuple(rows.rows), left=1)
+    return rows.table("the worst of each kind", "error", "on", "predicted", "counted")
 
 
 def worst_lines() -> list[str]:

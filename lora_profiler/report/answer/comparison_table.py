@@ -2,7 +2,7 @@
 two answers with only what differs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
@@ -21,6 +21,8 @@ from lora_profiler.units import (
 )
 from lora_profiler.workload import OPTIONS, setup_dict
 
+N = TypeVar("N", int, float)
+
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
     """Parameters, persistent bytes, activations, moments, peak and FLOPs, one column a method.
@@ -29,12 +31,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     full.
     """
     predictions = [a.prediction for a in answers]
-    names = [method_label(p) for p in predictions]
-    ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
-    other = labels.METHOD_LABELS[predictions[-1].workload.setup.method]
-    columns = ("", *names, *([f"{other} / full"] if ratio else []))
-    builder = _Rows(ratio)
-
+    builder = MethodRows(answers, with_share=True)
     builder.section("parameters")
     parameters = [p.parameters for p in predictions]
     builder.numbers("model", [p.base for p in parameters], count_text, share=False)
@@ -89,7 +86,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
             counts = [getattr(f, name) if f else None for f in flops]
             if name != "recompute" or any(counts):
                 builder.numbers(label, counts, flops_text, "total" if name == "total" else "plain")
-    return Table(columns=columns, rows=tuple(builder.rows))
+    return builder.of_methods()
 
 
 _FLOPS = {
@@ -101,7 +98,9 @@ _FLOPS = {
 }
 
 
-def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world_size: int) -> None:
+def _host_rows(
+    builder: "MethodRows", hosted: Sequence[Mapping[Category, int]], world_size: int
+) -> None:
     """A rank's tensors in the host's memory, and what all ranks of one machine keep together."""
     totals = [sum(host.values()) for host in hosted]
     builder.section("in the host's memory", [size * world_size for size in totals])
@@ -115,30 +114,38 @@ def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world
         builder.numbers(f"of {world_size} ranks on one machine", together, share=False)
 
 
-class _Rows(Rows):
-    """Of one comparison, with the share of full at the end where `ratio`."""
+class MethodRows(Rows):
+    """Rows with a column a method; `with_share`, where full fine-tuning stands first beside one
+    other, the other as a share of full at the end."""
 
-    def __init__(self, ratio: bool) -> None:
+    def __init__(self, answers: Sequence[Answer], *, with_share: bool = False) -> None:
         super().__init__()
-        self.ratio = ratio
+        methods = [answer.prediction.workload.setup.method for answer in answers]
+        self.names = [method_label(answer.prediction) for answer in answers]
+        self.has_share = with_share and len(answers) == 2 and methods[0] == "full"
+        if self.has_share:
+            self.names.append(f"{labels.METHOD_LABELS[methods[1]]} / full")
+
+    def of_methods(self, title: str = "", unit: str = "") -> Table:
+        return self.table(unit, *self.names, title=title)
 
     def texts(
         self, label: str, texts: Sequence[str], share: str = "", kind: RowKind = "plain"
     ) -> None:
         if any(texts):
-            self.add(label, *texts, *([share] if self.ratio else []), kind=kind)
+            self.add(label, *texts, *([share] if self.has_share else []), kind=kind)
 
     def numbers(
         self,
         label: str,
-        values: Sequence[int | None],
-        text: Callable[[int], str] | None = None,
+        values: Sequence[N | None],
+        text: Callable[[N], str] | None = None,
         kind: RowKind = "plain",
         *,
         share: bool = True,
     ) -> None:
         """Sizes in the unit of the section where there is no `text`."""
-        told = [UNKNOWN if v is None else (text or self.text)(v) for v in values]
+        told = [UNKNOWN if v is None else text(v) if text else self.text(int(v)) for v in values]
         self.texts(label, told, self._share(values) if share else "", kind)
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
@@ -149,8 +156,8 @@ class _Rows(Rows):
         ]
         self.texts(label, marked, self._share(totals))
 
-    def _share(self, values: Sequence[int | None]) -> str:
-        if not self.ratio:
+    def _share(self, values: Sequence[float | None]) -> str:
+        if not self.has_share:
             return ""
         first, second = values
         is_share = first and second is not None and second != first

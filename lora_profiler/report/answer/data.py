@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from lora_profiler.batching.batches import Batching
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.over_data import BatchPeak, OverData
-from lora_profiler.report.blocks import RowKind, Rows, Table
-from lora_profiler.report.labels import UNKNOWN, method_label
+from lora_profiler.report.answer.comparison_table import MethodRows
+from lora_profiler.report.blocks import Table
+from lora_profiler.report.labels import UNKNOWN
 from lora_profiler.units import (
     byte_unit,
     count_text,
@@ -115,22 +116,18 @@ def epoch_table(answers: Sequence[Answer]) -> Table:
     """Peaks of the worst and the median batch, and how long an epoch takes, a column a method."""
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
     worst, median = [epoch.worst for epoch in epochs], [epoch.median for epoch in epochs]
-    rows = Rows()
+    rows = MethodRows(answers)
     rows.section("peak", (batch.peak_bytes or 0 for batch in worst))
 
-    def peaks(name: str, batches: Sequence[BatchPeak], kind: RowKind = "plain") -> None:
-        sizes = (batch.peak_bytes for batch in batches)
-        texts = (UNKNOWN if size is None else rows.text(size) for size in sizes)
-        rows.add(f"{name}, {_shape_text(batches[0])}", *texts, kind=kind)
-
-    peaks("worst batch", worst, "peak")
-    peaks("median batch", median)
+    peaks = [batch.peak_bytes for batch in worst]
+    rows.numbers(f"worst batch, {_shape_text(worst[0])}", peaks, kind="peak")
+    peaks = [batch.peak_bytes for batch in median]
+    rows.numbers(f"median batch, {_shape_text(median[0])}", peaks)
     if any(answer.step for answer in answers):
         rows.section("time")
         for label, steps in [("a step, on average", 1.0), *_spans(epochs[0])]:
             rows.add(label, *_times_text(answers, steps))
-    names = [method_label(answer.prediction) for answer in answers]
-    return Table(title="An epoch of the data", columns=("", *names), rows=tuple(rows.rows))
+    return rows.of_methods("An epoch of the data")
 
 
 def _spans(epoch: OverData) -> list[tuple[str, float]]:

@@ -9,8 +9,8 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.answer.comparison_table import comparison_table
-from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
+from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
+from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
 from lora_profiler.report.setup_words import (
@@ -112,9 +112,12 @@ def card_table(answers: Sequence[Answer]) -> Table:
     usable = gpu.usable_bytes or 0
     unit, size = byte_unit(usable)
 
-    def row(label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", of: int = 1) -> Row:
-        cells = (label, *(value(f) if f else UNKNOWN for f in fits))
-        return Row(cells=cells, kind=kind, indent=of)
+    rows = MethodRows(answers)
+
+    def row(
+        label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", of: int = 1
+    ) -> None:
+        rows.add(label, *(value(f) if f else UNKNOWN for f in fits), kind=kind, indent=of)
 
     def limit(value: int | None) -> str:
         return UNKNOWN if value is None else count_text(value) if value else "none"
@@ -131,23 +134,20 @@ def card_table(answers: Sequence[Answer]) -> Table:
     fragmentation = "fragmentation, or its bound"
     if len(simulated) == 1:
         fragmentation = f"fragmentation, {'simulated' if True in simulated else 'at most'}"
-    rows = [
-        row("peak", lambda f: room(f).peak),
-        row("reserve for what tensors do not show", lambda f: room(f).reserve),
-        row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2),
-        row("BLAS workspaces", lambda f: room(f).workspaces, of=2),
-        row(fragmentation, lambda f: room(f).fragmentation, of=2),
-        row("headroom", lambda f: room(f).headroom),
-        row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
-        row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size)),
-        row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
-    ]
+    row("peak", lambda f: room(f).peak)
+    row("reserve for what tensors do not show", lambda f: room(f).reserve)
+    row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2)
+    row("BLAS workspaces", lambda f: room(f).workspaces, of=2)
+    row(fragmentation, lambda f: room(f).fragmentation, of=2)
+    row("headroom", lambda f: room(f).headroom)
+    row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak")
+    row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size))
+    row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len))
     if any(a.prediction.workload.setup.lora for a in answers):
-        rows.append(Row(cells=("highest rank", *map(rank, answers)), indent=1))
+        rows.add("highest rank", *map(rank, answers))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
     title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{in_unit(usable, size)} {unit} usable"
-    columns = (unit, *(method_label(a.prediction) for a in answers))
-    return Table(title=title, columns=columns, rows=tuple(rows))
+    return rows.of_methods(title, unit)
 
 
 def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:

@@ -3,6 +3,7 @@ gains what it gains, the fastest of the smallest cards that suffice, and what ra
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
@@ -10,11 +11,12 @@ from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.network import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, RowKind, Rows, Table
+from lora_profiler.report.answer.comparison_table import MethodRows
+from lora_profiler.report.blocks import Row, Rows, Table
 from lora_profiler.report.evidence import row_label
-from lora_profiler.report.labels import UNKNOWN, method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.steptime import PARTS, Part
+from lora_profiler.steptime import PARTS, StepTime
 from lora_profiler.units import (
     between_text,
     byte_unit,
@@ -44,52 +46,38 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     With full fine-tuning first and one other method, a last column gives the other as a share of
     full.
     """
-    steps = [answer.step for answer in answers]
-    known = [step for step in steps if step]
+    times = [answer.step.time if answer.step else None for answer in answers]
+    known = [time for time in times if time]
     if not known:
         return None
-    longest = max(step.time.high for step in known)
-    longest_part = max(max(step.time.parts.values(), default=0.0) for step in known)
-    is_pair = len(answers) == 2 and answers[0].prediction.workload.setup.method == "full"
+    rows = MethodRows(answers, with_share=True)
 
-    def row(
-        label: str,
-        value: Callable[[TimedStep], float],
-        text: Callable[[float], str],
-        *,
-        share: bool = False,
-        kind: RowKind = "plain",
-    ) -> Row:
-        found = [value(step) if step else None for step in steps]
-        both = is_pair and share and found[0] and found[1]
-        last = [percent_text(found[1] / found[0])] if both else []  # type: ignore[operator]  # neither is None
-        cells = (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
-        return Row(cells=cells, kind=kind, indent=1)
+    def row(label: str, value: Callable[[StepTime], float], text: _Text, **look: Any) -> None:
+        found = [value(time) if time else None for time in times]
+        rows.numbers(label, found, text, **{"share": False, **look})
 
-    time = partial(seconds_text, largest=longest)
+    seconds = partial(seconds_text, largest=max(time.high for time in known))
+    row("time", lambda t: t.seconds, seconds, share=True, kind="peak")
+    row("at least", lambda t: t.low, seconds)
+    row("at most", lambda t: t.high, seconds)
     setup = answers[0].prediction.workload.setup  # of ranks each has a batch, or all work on one
     rates = f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
-    rows = [
-        row("time", lambda s: s.time.seconds, time, share=True, kind="peak"),
-        row("at least", lambda s: s.time.low, time),
-        row("at most", lambda s: s.time.high, time),
-        row(rates, lambda s: s.time.tokens_per_second, rate_text, share=True),
-    ]
-    if all(step.time.mfu is not None for step in known):
-        rows.append(row("MFU", lambda s: s.time.mfu or 0.0, percent_text))
-    rows.append(Row(cells=("where the time goes",), kind="section"))
-    part_time = partial(seconds_text, largest=longest_part)
-
-    def part_row(part: Part) -> Row:
-        return row(labels.PART_LABELS[part], lambda s: s.time.parts.get(part, 0.0), part_time)
-
-    rows += [part_row(part) for part in PARTS if any(step.time.parts.get(part) for step in known)]
-    names = [method_label(answer.prediction) for answer in answers]
-    other = labels.METHOD_LABELS[answers[-1].prediction.workload.setup.method]
-    ratio = [f"{other} / full"] if is_pair else []
+    row(rates, lambda t: t.tokens_per_second, rate_text, share=True)
+    if all(time.mfu is not None for time in known):
+        row("MFU", lambda t: t.mfu or 0.0, percent_text)
+    rows.section("where the time goes")
+    longest = max(max(time.parts.values(), default=0.0) for time in known)
+    for part in PARTS:
+        if any(time.parts.get(part) for time in known):
+            spent = [time.parts.get(part, 0.0) if time else None for time in times]
+            text = partial(seconds_text, largest=longest)
+            rows.numbers(labels.PART_LABELS[part], spent, text, share=False)
     step = "One step on average" if answers[0].over_data else "One step"
-    title = f"{step} on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
-    return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))
+    basis = labels.BASIS_LABELS[known[0].likeness]
+    return rows.of_methods(f"{step} on {device_name(answers)}, {basis}")
+
+
+_Text = Callable[[float], str]
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
@@ -242,9 +230,8 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     if not known:
         return None
     world = answers[0].prediction.workload.setup.world_size
-    unit, size = byte_unit(max(each.sent_bytes for each in known))
-    rows = Rows()
-    rows.size = size
+    rows = MethodRows(answers)
+    unit, rows.size = byte_unit(max(each.sent_bytes for each in known))
     for kind in dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic):
         label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
         rows.add(label, *(_cell(each, kind, rows) for each in found))
@@ -259,9 +246,7 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
         ends = ("step, if all of it is hidden behind compute", "step, if nothing is")
         for end, label in enumerate(ends if any(bounds) else ()):
             rows.add(label, *("" if b is None else seconds_text(b[end], longest) for b in bounds))
-    columns = (unit, *(method_label(answer.prediction) for answer in answers))
-    title = f"Communication of a step among {world} ranks"
-    return Table(title=title, columns=columns, rows=tuple(rows.rows))
+    return rows.of_methods(f"Communication of a step among {world} ranks", unit)
 
 
 def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:

@@ -129,7 +129,7 @@ def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Tab
         if len(groups) > 1:
             rows.add("all", *_change_cells(members), kind="total")
     columns = ("", "cases", "median", "lowest", "highest", "beyond noise")
-    return Table(title="Changes", columns=columns, rows=tuple(rows.rows))
+    return rows.table(*columns, title="Changes")
 
 
 def _change_cells(found: Sequence[Change]) -> tuple[str, ...]:

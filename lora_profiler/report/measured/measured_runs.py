@@ -181,7 +181,7 @@ def error_summary(
         label = category_label(metric, found.group[1], "all together")
         rows.add(label, *_error_cells(found, names or {}))
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
-    return Table(title="Errors over all records", columns=columns, rows=tuple(rows.rows))
+    return rows.table(*columns, title="Errors over all records")
 
 
 def category_label(metric: str, category: str, whole: str = "whole") -> str:

@@ -257,7 +257,7 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
         rows.section("parameters")
     for label, c in counts:
         rows.add(label, count_text(c.predicted), count_text(c.measured), comparison_text(c))
-    return Table(columns=("", "predicted", "measured", "error"), rows=tuple(rows.rows))
+    return rows.table("", "predicted", "measured", "error")
 
 
 class _Rows(Rows):
