@@ -44,7 +44,7 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     predictions."""
     check_new_file(output, force)
     from lora_profiler.calibration.calibrate import calibrate
-    from lora_profiler.report.measured.calibration import calibration_blocks, calibration_payload
+    from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
     from lora_profiler.report.progress import shown_probes
     from lora_profiler.steptime.local import keep
 

@@ -75,7 +75,7 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
-        from lora_profiler.report.answer.data import data_lines, epoch_table
+        from lora_profiler.report.answer.comparison_table import data_lines, epoch_table
 
         data, epoch = data_lines(answers[0]), epoch_table(answers)
     workload = predictions[0].workload

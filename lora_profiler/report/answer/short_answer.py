@@ -151,7 +151,7 @@ def _question(answers: Sequence[Answer]) -> list[str]:
 def _epoch(answers: Sequence[Answer]) -> Iterator[Block]:
     """What the data say beside the worst batch; nothing without them."""
     if answers[0].over_data is not None:
-        from lora_profiler.report.answer.data import short_lines
+        from lora_profiler.report.answer.comparison_table import short_lines
 
         yield in_lines(*short_lines(answers))
 

@@ -17,7 +17,12 @@ from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.measured.measured_runs import ratio_of
-from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
+from lora_profiler.report.page.accuracy import (
+    accuracy_cards,
+    accuracy_section,
+    errors_section,
+    speed_section,
+)
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.reference import (
     definitions_section,
@@ -33,7 +38,6 @@ from lora_profiler.report.page.runs import (
     run_cards,
     runs_section,
 )
-from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import composition_section, layers_section, steps_section
 from lora_profiler.report.parts import Card, Section, sections
 from lora_profiler.report.setup_words import asked_words, title_words
