@@ -14,8 +14,13 @@ from typing import Any
 from benchmarks import rehearsed_trainers
 from benchmarks.rows import read_rows
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
-from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
-from lora_profiler.report.interval import command_words, interval_words
+from lora_profiler.report.evidence import (
+    command_words,
+    coverage_words,
+    errors_of,
+    graded_memory,
+    interval_words,
+)
 from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
 
 RESULTS = Path(__file__).resolve().parent / "results"

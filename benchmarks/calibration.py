@@ -26,7 +26,7 @@ from lora_profiler.comparison.throughput import quantile
 from lora_profiler.harness import measure
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.record import Conditions, Record
-from lora_profiler.report.measured.calibration import calibration_blocks, calibration_payload
+from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
 from lora_profiler.report.render import markdown
 from lora_profiler.steptime.fit import Fitted, Measured
 from lora_profiler.steptime.local import LocalConstants

@@ -29,9 +29,9 @@ from lora_profiler.mathematics.sources import Request, open_subject
 from lora_profiler.mathematics.subject import effort_for
 from lora_profiler.mathematics.verify import verify
 from lora_profiler.report import learn
-from lora_profiler.report.check_progress import shown_checks
 from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload
+from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown
 
 RESULTS = Path(__file__).parent / "results"

@@ -296,6 +296,11 @@ class Prediction:
         memory: DeviceMemory = _of("compiled.details", "device_memory_of")(self)
         return memory
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the peak has the activations, which come on top of a lower bound."""
+        return self.saved_activation_bytes is not None
+
     @cached_property
     def peak(self) -> Moment:
         """The steady-state moment with the most live bytes; the earliest of equals."""

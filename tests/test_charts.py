@@ -25,6 +25,7 @@ from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels, palette
+from lora_profiler.report.answer.layers import LayerQuantity, LayerRow, layer_bars, layer_rows
 from lora_profiler.report.charts.bars import (
     CategoryBar,
     ThroughputBar,
@@ -46,7 +47,6 @@ from lora_profiler.report.charts.dots import (
     name_places,
     plan_front,
 )
-from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
 from lora_profiler.report.charts.lines import (
     MethodLine,
     claim_chart,

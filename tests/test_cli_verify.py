@@ -39,7 +39,6 @@ from lora_profiler.mathematics.subject import Subject
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table, table
-from lora_profiler.report.check_progress import shown_checks
 from lora_profiler.report.claims import CLAIMS, caption
 from lora_profiler.report.claims.claim import Chart, Checked, Claim, Evidence, Series, Verdict
 from lora_profiler.report.claims.document import (
@@ -51,6 +50,7 @@ from lora_profiler.report.claims.document import (
 from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
 from lora_profiler.report.page import mathematics_content, write_page
+from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown, plain
 
 
@@ -309,7 +309,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lora_profiler.report.check_progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_profiler.report.progress.time.monotonic", lambda: now[0])
     with shown_checks(1) as watch:
         tell = watch.begin(CLAIMS[4])
         for second in range(61):

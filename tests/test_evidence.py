@@ -40,11 +40,12 @@ from lora_profiler.report.evidence import (
     errors_table,
     graded_memory,
     left_out_lines,
+    likely_lines,
     missed_lines,
+    nearest_peak_line,
     sources_table,
     unseen_steps,
 )
-from lora_profiler.report.interval import likely_lines, nearest_peak_line
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.page.reference import public_section
 from lora_profiler.report.parts import Fold

@@ -114,7 +114,7 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
     )
     others = [
         "cli.bench", "evidence.documents", "planning.advise", "planning.timing", "planning.network",
-        "records.record", "comparison.throughput", "report.interval",
+        "records.record", "comparison.throughput", "report.evidence",
         "report.answer.predictions", "report.measured.run_labels",
     ]  # fmt: skip
     assert all(find_spec(f"lora_profiler.{name}") for name in others)

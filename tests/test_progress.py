@@ -21,7 +21,8 @@ from lora_profiler.records.record import (
     Readings,
     readings_from_dict,
 )
-from lora_profiler.report.bench_progress import (
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.progress import (
     _WIDTHS,
     COLUMNS,
     column_widths,
@@ -33,7 +34,6 @@ from lora_profiler.report.bench_progress import (
     status_text,
     window,
 )
-from lora_profiler.report.measured import run_labels
 from lora_profiler.workload import LoraConfig, Workload
 from records import WORKLOAD, make_record
 

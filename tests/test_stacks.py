@@ -14,7 +14,7 @@ from lora_profiler import answer_dict, answers, find_model, setup_for
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
 from lora_profiler.platform import Platform
-from lora_profiler.report.answer.trainer import trainer_lines
+from lora_profiler.report.setup_words import trainer_lines
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
 from lora_profiler.stacks.stack import METHODS
 from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload, setup_dict

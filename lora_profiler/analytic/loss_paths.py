@@ -202,7 +202,7 @@ def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> L
 
 
 def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """TRL's tiled head: `modeling/trl_head.py`, line by line. `regime` as `support.losses` has it."""
+    """TRL's tiled head: `modeling/trl_head.py`, line by line. `regime`: see `support.losses`."""
     of_row, is_capped = divmod(abs(regime), 2)
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)

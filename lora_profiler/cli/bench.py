@@ -94,7 +94,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.campaign.session import Session
     from lora_profiler.comparison.scored import result
     from lora_profiler.records.store import Store
-    from lora_profiler.report.bench_progress import shown
+    from lora_profiler.report.progress import shown
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:

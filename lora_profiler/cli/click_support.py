@@ -319,7 +319,7 @@ def warn(text: str) -> None:
 
 def warn_of(predictions: Sequence["Prediction"], gpu: "Gpu | None" = None) -> None:
     """Everything worth a warning about the ways to train one model on `gpu`, each once."""
-    from lora_profiler.report.answer.cautions import caution_lines
+    from lora_profiler.report.setup_words import caution_lines
 
     for line in caution_lines(predictions, gpu):
         warn(line)

@@ -208,8 +208,8 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
             csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
         )
     else:
-        from lora_profiler.report.answer.trainer import peak_lines
         from lora_profiler.report.blocks import paragraph
+        from lora_profiler.report.setup_words import peak_lines
 
         blocks: list[Block] = []
         for one_model in answers:

@@ -74,8 +74,8 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.mathematics.subject import effort_for
     from lora_profiler.mathematics.verify import verify
     from lora_profiler.records.locks import WorkingFolder
-    from lora_profiler.report.check_progress import shown_checks
     from lora_profiler.report.claims.document import verify_blocks, verify_payload
+    from lora_profiler.report.progress import shown_checks
 
     names = ("weights", "text", "offline", "quick", "seed")
     request = Request(model=model, **{name: o[name] for name in names})

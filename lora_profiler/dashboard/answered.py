@@ -21,9 +21,9 @@ from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.planning.setups import written_options
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.answer.cautions import caution_lines
 from lora_profiler.report.first_screen import Offer
 from lora_profiler.report.json.predict import predict_payload
+from lora_profiler.report.setup_words import caution_lines
 from lora_profiler.workload import Method, TrainSetup, Workload
 
 INSTEAD = (

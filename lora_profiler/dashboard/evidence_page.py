@@ -24,7 +24,7 @@ from lora_profiler.evidence import (
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import evidence
 from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
-from lora_profiler.report.interval import interval_words, row_label
+from lora_profiler.report.evidence import interval_words, row_label
 from lora_profiler.report.labels import (
     LEFT_OUT_LABELS,
     METHOD_LABELS,

@@ -45,7 +45,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
             _slides(model, result, bars)
         with right:
             place = st.container()
-            if answer.timing and answer.timing.step:
+            if answer.step:
                 with st.container(horizontal=True, gap="xsmall", key="run"):
                     fields.run(with_price=True)
             with place:

@@ -19,7 +19,6 @@ from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.report import labels
-from lora_profiler.report.bench_progress import beat_text, predicted_text
 from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts.curves import phase_samples
 from lora_profiler.report.charts.lines import step_times
@@ -27,6 +26,7 @@ from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import numbered
+from lora_profiler.report.progress import beat_text, predicted_text
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 from lora_profiler.workload import Device
 

@@ -16,10 +16,9 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer import timing
 from lora_profiler.report.answer.explain import explain_blocks
-from lora_profiler.report.answer.layers import layer_blocks
+from lora_profiler.report.answer.layers import LayerQuantity, layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
 from lora_profiler.report.answer.timing import sending_lines
-from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
 from lora_profiler.report.page.predicted import headlines
@@ -164,7 +163,7 @@ def _interval(result: Answered, parts: ModelParts) -> None:
         return
     widgets.section("What public measurements say")
     widgets.small(*parts.peak_interval)
-    steps = [step for step in timing.steps_of(result.answers) if step]
+    steps = [answer.step for answer in result.answers if answer.step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.peak_interval)]
     evidence_page.rows_table(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."

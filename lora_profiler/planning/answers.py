@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
     from lora_profiler.planning.over_data import OverData, TrainingData
-    from lora_profiler.planning.timing import SpeedGap, Timing
+    from lora_profiler.planning.timing import SpeedGap, TimedStep, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,11 @@ class Answer:
     trainer: Trainer | None = None
     over_data: "OverData | None" = None
     besides: frozenset[str] = frozenset()
+
+    @property
+    def step(self) -> "TimedStep | None":
+        """The timed step; None where nothing is known of it."""
+        return self.timing.step if self.timing else None
 
     @property
     def remedies(self) -> "tuple[Remedy, ...]":

@@ -49,12 +49,15 @@ class Rows:
             title = f"{title}, {unit}"
         self.rows.append(Row(cells=(title,), kind="section"))
 
-    def add(self, *cells: str, kind: RowKind = "plain") -> None:
-        self.rows.append(Row(cells=cells, kind=kind, indent=1))
+    def add(self, *cells: str, kind: RowKind = "plain", indent: int = 1) -> None:
+        self.rows.append(Row(cells=cells, kind=kind, indent=indent))
 
     def text(self, size: int) -> str:
         """A size in the unit of the section."""
         return in_unit(size, self.size)
+
+    def table(self, *columns: str, title: str = "", left: int = 1) -> Table:
+        return Table(columns=columns, rows=tuple(self.rows), title=title, left=left)
 
 
 def table(

@@ -4,7 +4,6 @@ the question, the verdict, these bars, three numbers, and the command that asks 
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from textwrap import wrap
 from typing import Final
 
@@ -25,7 +24,7 @@ from lora_profiler.report.first_screen import (
 )
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.palette import FONT, VERDICT_SIGNS
-from lora_profiler.report.svg import picture as svg
+from lora_profiler.report.svg import marks as svg
 from lora_profiler.units import byte_unit, count_text, in_unit
 
 FRAMES = 2.0
@@ -114,9 +113,19 @@ class Frame:
 
 def frame(answers: Sequence[Answer], chosen: Prediction) -> Frame:
     """The bars of `answers`, that of `chosen` marked."""
-    gpu = answers[0].gpu
-    bars = tuple(_bar(answer, gpu, answer.prediction is chosen) for answer in answers)
-    return framed(bars, gpu)
+    bars = [
+        MemoryBar(
+            label=method_label(answer.prediction),
+            method=answer.prediction.workload.setup.method,
+            peak_bytes=answer.prediction.peak.total_bytes,
+            reserve_bytes=answer.fit.reserve_bytes if answer.fit else 0,
+            verdict=answer.fit.verdict if answer.fit else None,
+            is_at_least=not answer.prediction.is_whole,
+            is_chosen=answer.prediction is chosen,
+        )
+        for answer in answers
+    ]
+    return framed(bars, answers[0].gpu)
 
 
 def framed(bars: Sequence[MemoryBar], gpu: Gpu | None, largest: int | None = None) -> Frame:
@@ -129,20 +138,6 @@ def framed(bars: Sequence[MemoryBar], gpu: Gpu | None, largest: int | None = Non
         is_estimated=gpu is not None and gpu.usable_is_estimated,
         scale_bytes=most if usable is None else int(FRAMES * usable),
         bars=tuple(bars),
-    )
-
-
-def _bar(answer: Answer, gpu: Gpu | None, is_chosen: bool) -> MemoryBar:
-    prediction = answer.prediction
-    peak = prediction.peak.total_bytes
-    return MemoryBar(
-        label=method_label(prediction),
-        method=prediction.workload.setup.method,
-        peak_bytes=peak,
-        reserve_bytes=answer.fit.reserve_bytes if answer.fit else 0,
-        verdict=answer.fit.verdict if answer.fit else None,
-        is_at_least=prediction.saved_activation_bytes is None,
-        is_chosen=is_chosen,
     )
 
 
@@ -221,7 +216,7 @@ def _drawn_bars(it: Frame) -> Iterator[str]:
         edge = left + scale * it.percent(it.usable_bytes)
         words = f"{it.card_words} {it.unit[0]}"
         yield svg.text(edge, top - 12, words, "faint", look=f"{_look(18)};text-anchor:end")
-    for bar, place in zip(it.bars, count(), strict=False):
+    for place, bar in enumerate(it.bars):
         yield from _drawn_bar(it, bar, top + _BARS_PX * place, scale)
 
 

@@ -1,17 +1,29 @@
-"""The bundled models and cards, compiled profiles and what `doctor` found, as tables and as flat
-records."""
+"""The bundled models and cards, compiled profiles, what `doctor` found and what `calibrate`
+measured, as tables, as flat records and as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import CatalogEntry, Gpu
 from lora_profiler.compiled.library import cache_path
 from lora_profiler.compiled.profile import Profile, packed
 from lora_profiler.harness.doctor import Diagnosis
-from lora_profiler.report.blocks import Block, Rows, Table, paragraph, table
+from lora_profiler.report.blocks import Block, Row, Rows, Table, heading, paragraph, table
 from lora_profiler.report.json import cell, picked
-from lora_profiler.units import bytes_text, short_count_text
+from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.units import (
+    bytes_text,
+    error_text,
+    flops_text,
+    percent_text,
+    seconds_text,
+    short_count_text,
+)
+
+if TYPE_CHECKING:
+    from lora_profiler.calibration.calibrate import Calibration, FittedStep
 
 
 def matching(text: str, names: Iterable[str]) -> bool:
@@ -40,29 +52,27 @@ def model_records(entries: Sequence[CatalogEntry]) -> list[dict[str, Any]]:
 
 
 def gpus_table(gpus: Sequence[Gpu]) -> Table:
+    def usable(gpu: Gpu) -> str:
+        if gpu.usable_bytes is None:
+            return "several sizes"
+        return ("~" if gpu.usable_is_estimated else "") + bytes_text(gpu.usable_bytes)
+
+    def number(value: float | None) -> str:
+        return "?" if value is None else f"{value:g}"
+
     return table(
         gpus,
         (
             ("key", lambda gpu: gpu.key),
             ("card", lambda gpu: gpu.name),
             ("architecture", lambda gpu: gpu.architecture),
-            ("usable", _usable_text),
-            ("GB/s", lambda gpu: _number_text(gpu.bandwidth_gb_s)),
-            ("bf16 TFLOP/s", lambda gpu: _number_text(gpu.bf16_dense_tflops)),
+            ("usable", usable),
+            ("GB/s", lambda gpu: number(gpu.bandwidth_gb_s)),
+            ("bf16 TFLOP/s", lambda gpu: number(gpu.bf16_dense_tflops)),
             ("confidence", lambda gpu: gpu.confidence),
         ),
         left=3,
     )
-
-
-def _usable_text(gpu: Gpu) -> str:
-    if gpu.usable_bytes is None:
-        return "several sizes"
-    return ("~" if gpu.usable_is_estimated else "") + bytes_text(gpu.usable_bytes)
-
-
-def _number_text(value: float | None) -> str:
-    return "?" if value is None else f"{value:g}"
 
 
 def gpu_records(gpus: Sequence[Gpu]) -> list[dict[str, Any]]:
@@ -81,7 +91,7 @@ def doctor_table(diagnosis: Diagnosis) -> Table:
         if name != section:
             rows.section(section := name)
         rows.add(label, value)
-    return Table(columns=("", ""), rows=tuple(rows.rows), left=2)
+    return rows.table("", "", left=2)
 
 
 def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
@@ -136,3 +146,95 @@ def _range_text(first: int, last: int | None) -> str:
     if last is None:
         return f"{first:,} and more"
     return f"{first:,}" if last == first else f"{first:,} to {last:,}"
+
+
+def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
+    local, made = found.local, found.local.provenance
+    constants = local.constants
+    threads = f", {made.threads} threads" if made.threads and local.rates.is_host else ""
+    blocks: list[Block] = [
+        heading(f"{made.device}{threads}, torch {made.torch}"),
+        Table(
+            columns=("measured", "rate"), rows=tuple(Row(cells=cells) for cells in _measured(found))
+        ),
+        Table(
+            columns=("step", "method", "batch x tokens", "seconds", "error without its model"),
+            rows=tuple(Row(cells=_step(step)) for step in found.steps),
+            left=2,
+        ),
+        paragraph(
+            f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: what steps reach of the rate of"
+            " products and of the bandwidth.",
+            "The largest error of a step whose model was left out is"
+            f" {percent_text(local.half_width)}; predictions take it as their interval.",
+            f"Kept in {path} as {local.key}." if path else "Not kept.",
+        ),
+    ]
+    if found.failed:
+        names = ", ".join(
+            f"{r.workload.model.id} ({r.workload.setup.method}): {r.measurement.status}"
+            for r in found.failed
+        )
+        blocks.append(paragraph(f"Left out, since they did not run through: {names}."))
+    return blocks
+
+
+def calibration_payload(found: "Calibration", path: Path | None) -> dict[str, Any]:
+    """`calibration` is the file's own content, `measured` what the probes found, `steps` those that
+    were fitted."""
+    from lora_profiler.steptime.local import document_of
+
+    return {
+        "schema_version": "1.0",
+        "path": str(path) if path else None,
+        "calibration": document_of(found.local),
+        "measured": asdict(found.micro),
+        "steps": [
+            {
+                "id": step.record.case_key,
+                "model": step.workload.model.id,
+                **picked(step.workload.setup, "method batch_size seq_len"),
+                "status": step.record.measurement.status,
+                "seconds": step.seconds,
+                "error_model_left_out": step.error,
+            }
+            for step in found.steps
+        ],
+        "failed": [record.case_key for record in found.failed],
+    }
+
+
+def _measured(found: "Calibration") -> Iterator[tuple[str, str]]:
+    micro, fixed = found.micro, found.local.constants.fixed
+    yield "sum of two large tensors", _bytes_rate(micro.bandwidth)
+    if micro.cached_bandwidth:
+        yield "the same from the cache", _bytes_rate(micro.cached_bandwidth)
+    if micro.fresh_bandwidth:
+        yield "first writing of fresh memory", _bytes_rate(micro.fresh_bandwidth)
+    for dtype, rate in micro.products.items():
+        yield f"large product, {dtype}", _flops_rate(rate)
+    for side, share in micro.narrow:
+        yield f"    with a side of {side:.0f}", percent_text(share)
+    yield f"attention forward, {micro.attention_dtype}", _flops_rate(micro.attention_forward)
+    yield f"attention backward, {micro.attention_dtype}", _flops_rate(micro.attention_backward)
+    whole = _bytes_rate(micro.dequantisation) if micro.dequantisation else "not here"
+    yield "4-bit weights made whole", whole
+    for name, rate in sorted(micro.operators.items(), key=lambda pair: pair[1]):
+        yield name, _bytes_rate(rate)
+    yield "launch of one kernel", seconds_text(fixed.launch_seconds)
+    yield "optimizer's own time", seconds_text(fixed.step_seconds)
+
+
+def _step(step: "FittedStep") -> tuple[str, ...]:
+    setup = step.workload.setup
+    method = METHOD_LABELS[setup.method] + (", checkpointed" if setup.checkpointing else "")
+    size = f"{setup.batch_size} x {setup.seq_len:,}"
+    return step.workload.model.id, method, size, seconds_text(step.seconds), error_text(step.error)
+
+
+def _bytes_rate(bytes_per_second: float) -> str:
+    return f"{bytes_per_second / 1e9:,.1f} GB/s"
+
+
+def _flops_rate(flops_per_second: float) -> str:
+    return f"{flops_text(round(flops_per_second))}/s"

@@ -33,7 +33,7 @@ def verdict_words(answer: Answer) -> VerdictWords:
     Peak, reserve and what is left add up to the card's memory as they stand.
     """
     peak = bytes_text(answer.prediction.peak.total_bytes)
-    known = answer.prediction.saved_activation_bytes is not None
+    known = answer.prediction.is_whole
     if answer.gpu is None:
         return VerdictWords(
             words=f"Needs {peak}" if known else f"Needs more than {peak}",
@@ -89,19 +89,24 @@ class ThreeNumber:
 def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     """Those that are known: no time without a device, or where no source tells its speed. Of what
     does not fit a time is that of a card as fast with room for it, and its note says so."""
-    prediction, timing = answer.prediction, answer.timing
+    prediction, step = answer.prediction, answer.step
     peak = ThreeNumber(
-        label="Peak" if prediction.saved_activation_bytes is not None else "At least",
+        label="Peak" if prediction.is_whole else "At least",
         value=bytes_text(prediction.peak.total_bytes),
     )
-    if timing is None or timing.step is None:
+    if step is None:
         return (peak,)
-    time = timing.step.time
+    time = step.time
     tokens = time.tokens_per_second * time.seconds
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
     room = ", if it fitted" if unfit else ""
-    total = run_time(timing.step, run.tokens, run.epochs)
-    unit = _unit(total)
+    total = run_time(step, run.tokens, run.epochs)
+    unit, size = _unit(total)
+    between = f"{_rate(total.low / size)} to {_rate(total.high / size)}"
+    if run.price is not None:
+        ends = (run.price * s / _HOUR for s in (total.seconds, total.low, total.high))
+        cost, low, high = (f"{n:,.2f}" if n < 100 else f"{n:,.0f}" for n in ends)
+        between = f"{between}; costs {cost} ({low} to {high})"
     return (
         peak,
         ThreeNumber(
@@ -111,8 +116,8 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
         ),
         ThreeNumber(
             label=f"{_count(run.tokens)} tokens × {run.epochs:g}",
-            value=f"{_in(total.seconds, *unit)} {unit[0]}",
-            note=_long_note(total, unit, run),
+            value=f"{_rate(total.seconds / size)} {unit}",
+            note=between,
         ),
     )
 
@@ -125,21 +130,10 @@ def _count(tokens: float) -> str:
     return f"{tokens:,.0f}"
 
 
-def _rate(per_second: float) -> str:
-    decimals = 0 if per_second >= 100 else 1 if per_second >= 10 else 2
-    return f"{per_second:,.{decimals}f}"
-
-
-def _long_note(total: RunTime, unit: tuple[str, float], run: Run) -> str:
-    between = f"{_in(total.low, *unit)} to {_in(total.high, *unit)}"
-    if run.price is None:
-        return between
-    cost, low, high = (run.price * s / _HOUR for s in (total.seconds, total.low, total.high))
-    return f"{between}; costs {_money(cost)} ({_money(low)} to {_money(high)})"
-
-
-def _money(amount: float) -> str:
-    return f"{amount:,.2f}" if amount < 100 else f"{amount:,.0f}"
+def _rate(number: float) -> str:
+    """In three digits or more, as rates and long times are."""
+    decimals = 0 if number >= 100 else 1 if number >= 10 else 2
+    return f"{number:,.{decimals}f}"
 
 
 def _unit(total: RunTime) -> tuple[str, float]:
@@ -153,11 +147,6 @@ def _unit(total: RunTime) -> tuple[str, float]:
         if total.seconds < until:
             return name, size
     return "days", 24 * _HOUR
-
-
-def _in(seconds: float, _name: str, size: float) -> str:
-    number = seconds / size
-    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"
 
 
 class Trust(NamedTuple):
@@ -206,7 +195,7 @@ def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
     """At most `MOST_OFFERS`. Of what does not fit the sets of changes that suffice, those that
     train the same first, then cards that are enough; without a card such cards; of what fits the
     largest batch, length and rank."""
-    if answer.prediction.saved_activation_bytes is None:
+    if not answer.prediction.is_whole:
         return ()
     if answer.gpu is None:
         found = _cards(answer)
@@ -222,7 +211,7 @@ def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
 def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
     assert answer.gpu is not None
     workload = answer.prediction.workload
-    step = answer.timing.step if answer.timing else None
+    step = answer.step
     before = step.time.tokens_per_second if step else None
     for remedy in advise(workload, answer.gpu, engine, answer.prediction):
         yield Offer(
@@ -238,13 +227,10 @@ def _remedy_words(remedy: Remedy, before: float | None) -> str:
     words = f"{names[0].upper()}{names[1:]}: {bytes_text(remedy.peak_bytes)}"
     after = remedy.tokens_per_second
     if before is not None and after is not None:
-        words += f", {_speed(after / before - 1)}"
+        percent = round(100 * abs(after / before - 1))
+        faster = "faster" if after > before else "slower"
+        words += f", {percent} % {faster}" if percent else ", as fast"
     return words + ("" if remedy.learns_the_same else ", trains otherwise")
-
-
-def _speed(change: float) -> str:
-    percent = round(100 * abs(change))
-    return f"{percent} % {'faster' if change > 0 else 'slower'}" if percent else "as fast"
 
 
 def _cards(answer: Answer) -> Iterator[Offer]:

@@ -14,25 +14,34 @@ def told(text: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in whole.split("\n"))
 
 
+def defined(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels and definitions by key: a line `key: label: definition` each, as of `told`."""
+    words = {key: line.split(": ", 1) for key, line in told(text).items()}
+    labels = {key: label for key, (label, _) in words.items()}
+    return labels, {key: definition for key, (_, definition) in words.items()}
+
+
 UNKNOWN: Final = "?"
 """What stands where nobody knows a number."""
 
-CATEGORY_LABELS: Final[dict[str, str]] = {
-    "parameters": "weights",
-    "quantization_state": "quantisation constants",
-    "adapters": "adapters",
-    "buffers": "buffers",
-    "gradients": "gradients",
-    "optimizer_states": "optimizer states",
-    "inputs": "inputs and labels",
-    "activations": "activations",
-    "logits_and_loss": "logits and loss",
-    "temporaries": "temporaries",
-    "workspace": "workspaces",
-    "communication": "communication",
-    "unattributed": "not attributed",
-}
-
+CATEGORY_LABELS, CATEGORY_DEFINITIONS = defined("""
+parameters: weights: the model's own weights, as they are stored for training
+quantization_state: quantisation constants: scales and code books of a 4-bit base
+adapters: adapters: LoRA's A and B matrices, or what another method trains, and copies made for
+    modules_to_save
+buffers: buffers: tensors of the model that are no parameters, such as rotary frequencies
+gradients: gradients: gradients of what is trained
+optimizer_states: optimizer states: what the optimizer remembers for every trained parameter
+inputs: inputs and labels: token ids and labels of the micro-batch
+activations: activations: what autograd keeps of the forward pass until backward needs it
+logits_and_loss: logits and loss: the logits, their float32 copies and gradients, and what
+    cross-entropy keeps
+temporaries: temporaries: tensors that live for one operation or one optimizer step only
+workspace: workspaces: scratch memory of BLAS libraries inside the allocator
+communication: communication: what is there for other ranks: gathered weights, buffers of
+    collectives, DDP's buckets
+unattributed: not attributed: known in total only
+""")
 CATEGORY_SHORT: Final[dict[str, str]] = CATEGORY_LABELS | {
     "quantization_state": "constants",
     "optimizer_states": "optimizer",
@@ -41,78 +50,39 @@ CATEGORY_SHORT: Final[dict[str, str]] = CATEGORY_LABELS | {
 }
 """The same for the heads of narrow columns."""
 
-CATEGORY_DEFINITIONS: Final = told("""
-parameters: the model's own weights, as they are stored for training
-quantization_state: scales and code books of a 4-bit base
-adapters: LoRA's A and B matrices, or what another method trains, and copies made for
-    modules_to_save
-buffers: tensors of the model that are no parameters, such as rotary frequencies
-gradients: gradients of what is trained
-optimizer_states: what the optimizer remembers for every trained parameter
-inputs: token ids and labels of the micro-batch
-activations: what autograd keeps of the forward pass until backward needs it
-logits_and_loss: the logits, their float32 copies and gradients, and what cross-entropy keeps
-temporaries: tensors that live for one operation or one optimizer step only
-workspace: scratch memory of BLAS libraries inside the allocator
-communication: what is there for other ranks: gathered weights, buffers of collectives, DDP's
-    buckets
-unattributed: known in total only
-""")
-
-MOMENT_LABELS: Final[dict[str, str]] = {
-    "setup": "between steps",
-    "last_layer_forward": "forward of the last layer",
-    "end_of_forward": "end of forward, in the loss",
-    "loss_backward": "start of backward, in the loss",
-    "last_layer_backward": "backward of the last layers",
-    "first_layer_backward": "end of backward, first layer",
-    "optimizer_step": "optimizer step",
-    "evaluation": "evaluation",
-    "generation": "generation",
-    "saving": "saving a checkpoint",
-}
-
-MOMENT_DEFINITIONS: Final = told("""
-setup: what is there before any token is read
-last_layer_forward: the saved activations so far, and the temporaries inside the last layer
-end_of_forward: every saved activation, and the logits with the float32 copy that cross-entropy
-    makes
-loss_backward: every saved activation, and the float32 gradients of the loss with respect to the
-    logits
-last_layer_backward: the layers that backward has not reached yet, and the gradients inside the
-    layer it is in
-first_layer_backward: all gradients, and what backward still holds at the first layer and the
-    embedding
-optimizer_step: all gradients, and the optimizer's temporaries
-evaluation: no gradients; the logits of evaluation's batch with the copies that the loss makes, or
-    what a layer's forward pass needs
-generation: no gradients; keys and values of every token of the completions, and what drawing the
-    next one takes, or what the prompts' forward pass needs
-saving: no gradients; what the ranks gather at once on the way to the host, where the whole state
-    dict is
+MOMENT_LABELS, MOMENT_DEFINITIONS = defined("""
+setup: between steps: what is there before any token is read
+last_layer_forward: forward of the last layer: the saved activations so far, and the temporaries
+    inside the last layer
+end_of_forward: end of forward, in the loss: every saved activation, and the logits with the float32
+    copy that cross-entropy makes
+loss_backward: start of backward, in the loss: every saved activation, and the float32 gradients of
+    the loss with respect to the logits
+last_layer_backward: backward of the last layers: the layers that backward has not reached yet, and
+    the gradients inside the layer it is in
+first_layer_backward: end of backward, first layer: all gradients, and what backward still holds at
+    the first layer and the embedding
+optimizer_step: optimizer step: all gradients, and the optimizer's temporaries
+evaluation: evaluation: no gradients; the logits of evaluation's batch with the copies that the loss
+    makes, or what a layer's forward pass needs
+generation: generation: no gradients; keys and values of every token of the completions, and what
+    drawing the next one takes, or what the prompts' forward pass needs
+saving: saving a checkpoint: no gradients; what the ranks gather at once on the way to the host,
+    where the whole state dict is
 """)
 
 PERSISTENT_LABELS: Final[dict[str, str]] = {
-    "parameters": "weights",
-    "quantization_state": "quantisation constants",
-    "adapters": "adapters",
-    "gradients": "gradients",
-    "optimizer_states": "optimizer states",
+    name: CATEGORY_LABELS[name]
+    for name in ("parameters", "quantization_state", "adapters", "gradients", "optimizer_states")
 }
 
 METHOD_LABELS: Final[dict[str, str]] = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
 
-VERDICT_LABELS: Final[dict[str, str]] = {
-    "fits": "fits",
-    "tight": "tight",
-    "does_not_fit": "does not fit",
-}
-
-VERDICT_DEFINITIONS: Final = told("""
-fits: the simulated allocator completes the steps in what the card gives a program, beside the
+VERDICT_LABELS, VERDICT_DEFINITIONS = defined("""
+fits: fits: the simulated allocator completes the steps in what the card gives a program, beside the
     driver's context
-tight: the tensors have room, but only expandable segments or luck would do
-does_not_fit: the tensors and the driver's context have none
+tight: tight: the tensors have room, but only expandable segments or luck would do
+does_not_fit: does not fit: the tensors and the driver's context have none
 """)
 
 LAYER_LABELS: Final[dict[str, str]] = {
@@ -165,24 +135,17 @@ CAUSE_LABELS: Final[dict[str, str]] = {
 }
 """What a step with adapters spends beyond its share of FLOPs, by `SpeedGap.causes`."""
 
-BASIS_LABELS: Final[dict[str, str]] = {
-    "this machine": "calibrated on this machine",
-    "fitted": "fitted to this card",
-    "same class": "like a fitted card",
-    "other class": "another class of card",
-}
-"""How a card is known by which step times are worked out."""
-
-BASIS_DEFINITIONS: Final = told("""
-this machine: copies, products, launches and whole steps were measured here by lora-profile
-    calibrate
-fitted: the shares of its peak and of its bandwidth that a step reaches are those of public
-    measurements of it
-same class: the shares of its peak and of its bandwidth that a step reaches are those of cards of
-    its class
-other class: no card of its class was fitted, so that the constants are of another, and the
-    interval is wide
+BASIS_LABELS, BASIS_DEFINITIONS = defined("""
+this machine: calibrated on this machine: copies, products, launches and whole steps were measured
+    here by lora-profile calibrate
+fitted: fitted to this card: the shares of its peak and of its bandwidth that a step reaches are
+    those of public measurements of it
+same class: like a fitted card: the shares of its peak and of its bandwidth that a step reaches are
+    those of cards of its class
+other class: another class of card: no card of its class was fitted, so that the constants are of
+    another, and the interval is wide
 """)
+"""How a card is known by which step times are worked out."""
 
 LEFT_OUT_LABELS: Final[dict[str, str]] = {
     "model": "by constants fitted without its model",
@@ -247,7 +210,7 @@ def sureness(prediction: "Prediction", exact: str, lower: str, within: str, esti
     """Those words that are true of the peak; `within` has {} for the bound."""
     if prediction.exactness == "exact":
         return exact
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         return lower
     bound = prediction.error_bound
     return within.format(f"{100 * bound:g} %") if bound else estimate

@@ -1,24 +1,35 @@
-"""How a model is trained: in a line each, the model, its batch and weights, attention, adapters;
-and as the command that asks about it."""
+"""The question in words: the model, its batch and weights, attention, adapters, and the command
+that asks about it; whose loop it is, and what of it is that trainer's; and what was probably not
+meant: ranks, targets, lengths, number formats."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from lora_profiler.errors import did_you_mean
 from lora_profiler.option import Option, flag
+from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.units import count_text, short_count_text
+from lora_profiler.stacks import Trainer
+from lora_profiler.support.generations import has_packed_experts
+from lora_profiler.units import bytes_text, count_text, short_count_text
 from lora_profiler.workload import (
+    OPTIONS,
     QUANT_TITLES,
     STORED_OPTIONS,
     LoraConfig,
+    Method,
     Precision,
     Quantization,
     TrainSetup,
     Workload,
     setup_dict,
 )
+
+if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.trainers import TrainerPeak
 
 
 def title_words(prediction: Prediction) -> str:
@@ -152,3 +163,198 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
     if option.kind == "switch":
         return [option.flag if value else flag(f"no_{option.name}")]
     return [name, f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+_NAMED = 8
+"""So many of what a trainer sets are named in the short answer."""
+BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
+
+
+def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> list[str]:
+    """Whose loop it is; what that sets and no option says otherwise, where it is not the command
+    line's default; and how rows are laid out, where the model sees others than were asked for."""
+    if trainer is None:
+        return [BARE_LINE]
+    words_of: dict[tuple[Method, ...], list[str]] = {}
+    for (name, value), methods in _own(trainer, workloads).items():
+        words_of.setdefault(methods, []).append(_words(name, value))
+    everywhere = tuple(w.setup.method for w in workloads)
+    parts = []
+    for methods, words in words_of.items():
+        of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
+        parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(words))
+    sets = f", which sets {'; '.join(parts)}" if parts else ""
+    return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
+
+
+def short_trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> list[str]:
+    """As `trainer_lines`, in one sentence, with the names alone of what the trainer sets."""
+    if trainer is None:
+        return [BARE_LINE]
+    names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
+    if len(names) > _NAMED + 1:
+        names[_NAMED:] = [f"and {len(names) - _NAMED} more"]
+    sets = f", which sets {', '.join(names)}" if names else ""
+    return ["; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])]
+
+
+def _for(trainer: Trainer) -> str:
+    return f"for {trainer.stack.title} (--trainer {trainer.stack.key})"
+
+
+def _own(
+    trainer: Trainer, workloads: Sequence[Workload]
+) -> dict[tuple[str, Any], tuple[Method, ...]]:
+    """Names and values of what the trainer sets to another than the default, and for which
+    methods; but for what its loop keeps, which nobody sets."""
+    methods_of: dict[tuple[str, Any], tuple[Method, ...]] = {}
+    for workload in workloads:
+        for option in trainer.from_stack(workload).items():
+            if option[1] != DEFAULTS[option[0]] and option[0] != "loop_state":
+                methods_of[option] = (*methods_of.get(option, ()), workload.setup.method)
+    return methods_of
+
+
+_OPTIONS = {option.name: option for option in OPTIONS}
+_WORDS = {
+    "dtype": "{} weights",
+    "precision": "{} precision",
+    "optimizer_impl": "{} optimizer",
+    "rank": "rank {}",
+}
+
+
+def _words(name: str, value: Any) -> str:
+    words = _WORDS.get(name) or _OPTIONS[name].declared.words
+    if isinstance(value, bool):
+        return words.split("|")[0 if value else 1]
+    text = count_text(value) if isinstance(value, int) else value
+    return words.format(f"{value:g}" if isinstance(value, float) else text)
+
+
+def _layout(trainer: Trainer, workloads: Sequence[Workload]) -> list[str]:
+    setup, packing, rows = workloads[0].setup, trainer.stack.packing, trainer.stack.rows
+    if rows > 1:
+        batch = count_text(setup.batch_size // rows)
+        return [f"a batch of {batch} is {count_text(setup.batch_size)} rows of the model"]
+    if setup.is_packed and packing is not None and packing.one_row:
+        return ["packed rows of a micro-batch are laid end to end, as one row"]
+    return []
+
+
+def peak_lines(peaks: "Sequence[TrainerPeak]") -> list[str]:
+    """A heading, and '  trl-sft  8 x 1,024  full 60.65 GiB, LoRA 18.90 GiB' for each trainer."""
+    if not peaks:
+        return []
+    setups = (of_methods[0][0].setup for _, of_methods in peaks)  # of the same size in all methods
+    sizes = [f"{count_text(setup.batch_size)} x {count_text(setup.seq_len)}" for setup in setups]
+    width, of_sizes = max(len(stack.name) for stack, _ in peaks), max(map(len, sizes))
+    lines = []
+    for (stack, of_methods), size in zip(peaks, sizes, strict=True):
+        words = ", ".join(
+            f"{labels.METHOD_LABELS[workload.setup.method]} {bytes_text(peak)}"
+            for workload, peak in of_methods
+        )
+        lines.append(f"  {stack.name:{width}}  {size:>{of_sizes}}  {words}")
+    return ["peak under a trainer's own defaults (--trainer NAME):", *lines]
+
+
+def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] | None:
+    """As JSON has it; null where nobody named one."""
+    if trainer is None:
+        return None
+    stack, own = trainer.stack, trainer.from_stack(workload)
+    versions = {"library": stack.library or None, "version": stack.version or None}
+    return {"name": stack.name, **versions, "from_stack": own}
+
+
+def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
+    """Everything worth a warning about the ways to train one model on `gpu`, each once."""
+    return [
+        *_other_vendors(gpu),
+        *_idle_targets(predictions[-1].workload),
+        *_large_ranks(predictions),
+        *_long_sequences(predictions[0].workload),
+        *_formats(predictions),
+        *_experts(predictions),
+    ]
+
+
+def _other_vendors(gpu: "Gpu | None") -> Iterator[str]:
+    if gpu is not None and gpu.vendor in ("amd", "intel"):
+        yield (
+            f"which kernels torch takes on {gpu.name} is not known here: answered with those of"
+            " NVIDIA's cards from sm_80 to sm_89."
+        )
+
+
+def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Number formats that the card has no arithmetic for, or in which training goes wrong."""
+    setups = [p.workload.setup for p in predictions]
+    platform = predictions[0].workload.platform
+    if setups[0].device == "cuda" and not platform.has_bfloat16:
+        wide = [s.method for s in setups if "bfloat16" in (s.dtype, s.lowered_dtype)]
+        if wide:
+            yield (
+                f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)}"
+                " would run in: torch imitates it slowly, and refuses some products; without"
+                " --dtype and --precision the answer takes a format that works."
+            )
+        else:
+            methods: dict[str, dict[str, None]] = {}
+            for s in setups:
+                autocast = f" under {s.autocast_dtype} autocast" if s.autocast_dtype else ""
+                methods.setdefault(s.dtype + autocast, {})[s.method] = None
+            used = " and ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
+            yield f"{platform.capability_text} has no arithmetic of bfloat16: answered in {used}."
+    if any(s.method == "full" and s.dtype == "float16" for s in setups):
+        yield (
+            "full fine-tuning of float16 weights without loss scaling ends in NaN within some"
+            " steps; take --dtype float32, or bfloat16 on a card of sm_80 or later."
+        )
+
+
+def _experts(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Where versions of transformers differ most: experts that bitsandbytes finds, or does not."""
+    for workload in (p.workload for p in predictions):
+        quantization = workload.setup.quantization
+        if quantization is not None and has_packed_experts(workload.model):
+            yield (
+                f"transformers 5 packs the experts of {workload.model.id} into parameters that"
+                " bitsandbytes leaves in 16 bit; version 4 quantised them, which"
+                " --transformers 4.57 answers for."
+            )
+            return
+
+
+def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Where an adapter holds more weights than the layer that it adapts; once for all methods."""
+    for prediction in predictions:
+        layers = outweighed_layers(prediction)
+        if layers:
+            first, lora = layers[0], prediction.workload.setup.lora
+            assert lora is not None
+            yield (
+                f"rank {lora.r} outweighs {len(layers)} of the adapted layers: the adapter of"
+                f" {first.name} ({first.in_features} x {first.out_features}) has"
+                f" {first.num_trainable_parameters:,} weights, the layer itself"
+                f" {first.num_parameters:,}."
+            )
+            return
+
+
+def _idle_targets(workload: Workload) -> Iterator[str]:
+    for target in unmatched_targets(workload):
+        leaves = {
+            name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear
+        }
+        near = did_you_mean(target, sorted(leaves))
+        yield f"no module of {workload.model.id} matches {target}, which PEFT passes over.{near}"
+
+
+def _long_sequences(workload: Workload) -> Iterator[str]:
+    made_for, seq_len = workload.model.trained_length, workload.setup.seq_len
+    if made_for is not None and seq_len > made_for:
+        yield (
+            f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len."
+        )

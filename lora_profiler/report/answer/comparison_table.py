@@ -1,25 +1,32 @@
-"""Methods side by side: parameters, bytes that stay, activations, moments, the peak and FLOPs; and
-two answers with only what differs."""
+"""Methods side by side: parameters, bytes that stay, activations, moments, the peak and FLOPs; two
+answers with only what differs; and what lengths of samples say: the batches of an epoch, the worst
+one's memory, the average one's time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from lora_profiler.batching.batches import Batching
 from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, RowKind, Rows, Table
 from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.units import (
+    byte_unit,
     bytes_texts,
     change_text,
     count_text,
     flops_text,
+    in_unit,
     percent_text,
     rate_text,
     seconds_text,
     short_count_text,
 )
 from lora_profiler.workload import OPTIONS, setup_dict
+
+N = TypeVar("N", int, float)
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
@@ -29,12 +36,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     full.
     """
     predictions = [a.prediction for a in answers]
-    names = [method_label(p) for p in predictions]
-    ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
-    other = labels.METHOD_LABELS[predictions[-1].workload.setup.method]
-    columns = ("", *names, *([f"{other} / full"] if ratio else []))
-    builder = _Rows(ratio)
-
+    builder = MethodRows(answers, with_share=True)
     builder.section("parameters")
     parameters = [p.parameters for p in predictions]
     builder.numbers("model", [p.base for p in parameters], count_text, share=False)
@@ -70,7 +72,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         if any(moment in s for s in steady):
             at = [s.get(moment) for s in steady]
             builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
-    known = all(p.saved_activation_bytes is not None for p in predictions)
+    known = all(p.is_whole for p in predictions)
     sizes = [p.total_bytes for p in peaks]
     builder.numbers("peak" if known else "peak without activations", sizes, kind="peak")
 
@@ -89,7 +91,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
             counts = [getattr(f, name) if f else None for f in flops]
             if name != "recompute" or any(counts):
                 builder.numbers(label, counts, flops_text, "total" if name == "total" else "plain")
-    return Table(columns=columns, rows=tuple(builder.rows))
+    return builder.of_methods()
 
 
 _FLOPS = {
@@ -101,7 +103,9 @@ _FLOPS = {
 }
 
 
-def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world_size: int) -> None:
+def _host_rows(
+    builder: "MethodRows", hosted: Sequence[Mapping[Category, int]], world_size: int
+) -> None:
     """A rank's tensors in the host's memory, and what all ranks of one machine keep together."""
     totals = [sum(host.values()) for host in hosted]
     builder.section("in the host's memory", [size * world_size for size in totals])
@@ -115,30 +119,38 @@ def _host_rows(builder: "_Rows", hosted: Sequence[Mapping[Category, int]], world
         builder.numbers(f"of {world_size} ranks on one machine", together, share=False)
 
 
-class _Rows(Rows):
-    """Of one comparison, with the share of full at the end where `ratio`."""
+class MethodRows(Rows):
+    """Rows with a column a method; `with_share`, where full fine-tuning stands first beside one
+    other, the other as a share of full at the end."""
 
-    def __init__(self, ratio: bool) -> None:
+    def __init__(self, answers: Sequence[Answer], *, with_share: bool = False) -> None:
         super().__init__()
-        self.ratio = ratio
+        methods = [answer.prediction.workload.setup.method for answer in answers]
+        self.names = [method_label(answer.prediction) for answer in answers]
+        self.has_share = with_share and len(answers) == 2 and methods[0] == "full"
+        if self.has_share:
+            self.names.append(f"{labels.METHOD_LABELS[methods[1]]} / full")
+
+    def of_methods(self, title: str = "", unit: str = "") -> Table:
+        return self.table(unit, *self.names, title=title)
 
     def texts(
         self, label: str, texts: Sequence[str], share: str = "", kind: RowKind = "plain"
     ) -> None:
         if any(texts):
-            self.add(label, *texts, *([share] if self.ratio else []), kind=kind)
+            self.add(label, *texts, *([share] if self.has_share else []), kind=kind)
 
     def numbers(
         self,
         label: str,
-        values: Sequence[int | None],
-        text: Callable[[int], str] | None = None,
+        values: Sequence[N | None],
+        text: Callable[[N], str] | None = None,
         kind: RowKind = "plain",
         *,
         share: bool = True,
     ) -> None:
         """Sizes in the unit of the section where there is no `text`."""
-        told = [UNKNOWN if v is None else (text or self.text)(v) for v in values]
+        told = [UNKNOWN if v is None else text(v) if text else self.text(int(v)) for v in values]
         self.texts(label, told, self._share(values) if share else "", kind)
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
@@ -149,8 +161,8 @@ class _Rows(Rows):
         ]
         self.texts(label, marked, self._share(totals))
 
-    def _share(self, values: Sequence[int | None]) -> str:
-        if not self.ratio:
+    def _share(self, values: Sequence[float | None]) -> str:
+        if not self.has_share:
             return ""
         first, second = values
         is_share = first and second is not None and second != first
@@ -207,7 +219,7 @@ def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
     yield _pair("trained parameters", trained, short_count_text)
     flops = [x.prediction.flops.per_token if x.prediction.flops else None for x in (a, b)]
     yield _pair("compute per token", flops, flops_text)
-    steps = [x.timing.step if x.timing else None for x in (a, b)]
+    steps = [a.step, b.step]
     times = [step.time.seconds if step else None for step in steps]
     longest = max((time for time in times if time is not None), default=1.0)
     yield _pair("one step", times, lambda seconds: seconds_text(seconds, longest))
@@ -241,3 +253,128 @@ _SIZES: dict[str, Callable[[Answer], int | None]] = {
     "longest sequence that fits": lambda x: x.fit.longest_seq_len if x.fit else None,
     "highest rank that fits": lambda x: x.fit.highest_rank if x.fit else None,
 }
+
+
+_MADE: Mapping[Batching, str] = {
+    "random": "drawn at random and padded to their longest",
+    "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
+    "packed": "packed by TRL's bfd, a batch one row",
+    "packed-split": "packed by TRL's bfd_split, a batch one row",
+    "packed-wrapped": "packed by TRL's wrapped",
+    "packed-axolotl": "packed by axolotl's multipack, a batch one row",
+}
+
+
+def data_lines(answer: Answer) -> list[str]:
+    """How long the samples are, what batches are made of them, and what was assumed."""
+    epoch = answer.over_data
+    assert epoch is not None
+    data, batches, setup = epoch.data, epoch.batches, answer.prediction.workload.setup
+    lengths = data.lengths
+    sizes = (
+        f"{count_text(lengths.num_samples)} samples, mean {lengths.mean:,.0f}, median"
+        f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(0.95))},"
+        f" longest {count_text(lengths.longest)} tokens ({lengths.source})"
+    )
+    pad = data.pad_to_multiple_of
+    multiple = f" to a multiple of {count_text(pad)}" if pad else ""
+    made = f"Batches {_MADE[data.batching]}{multiple}: {_epoch_words(epoch)}"
+    worst = f"Memory is that of the worst batch, {_shape_text(epoch.worst)}: {_rarity(epoch)}"
+    lines = [f"{sizes}.", f"{made}.", f"{worst}."]
+    if batches.cut_samples:
+        cut = percent_text(batches.cut_samples / batches.num_samples)
+        and_cut = "and cut"
+        if batches.batching == "packed-axolotl":
+            and_cut = "than the row allows and left out, as axolotl does"
+        lines.append(f"{count_text(batches.cut_samples)} samples ({cut}) are longer {and_cut}.")
+    if batches.packed is not None and not setup.is_flattened and setup.is_packed:
+        lines.append(
+            "TRL and axolotl pack for FlashAttention; --attention flash answers for that, and this"
+            " answer has SDPA's mask over the whole row."
+        )
+    return [*lines, *lengths.notes]
+
+
+def _epoch_words(epoch: OverData) -> str:
+    """'2,500 batches in 2,500 steps an epoch, of 12.00 M tokens for 6.00 M of the data (2.00 times,
+    49.99 % padding)'."""
+    batches = epoch.batches
+    factor = batches.padding_factor
+    words = (
+        f"{count_text(batches.num_batches)} batches in {count_text(epoch.steps_per_epoch)} steps an"
+        f" epoch, of {short_count_text(round(batches.processed_tokens))} tokens"
+    )
+    if not batches.has_padding:
+        return f"{words}, none of them padding"
+    return (
+        f"{words} for {short_count_text(batches.num_tokens)} of the data ({factor:.2f} times,"
+        f" {percent_text(1 - 1 / factor)} padding)"
+    )
+
+
+def _shape_text(batch: BatchPeak) -> str:
+    return f"{count_text(batch.batch_size)} x {count_text(batch.seq_len)} tokens"
+
+
+def _rarity(epoch: OverData) -> str:
+    """'about 37 of 2,500 batches are as long'."""
+    expected, total = epoch.worst.expected_per_epoch, epoch.batches.num_batches
+    if expected >= total - 0.5:
+        return "every batch is as long"
+    of = f"of {count_text(total)} batches an epoch"
+    if expected >= 0.95:
+        are = "are" if round(expected) > 1 else "is"
+        return f"about {count_text(round(expected))} {of} {are} as long"
+    return f"less than one {of} is expected to be as long ({expected:.2g})"
+
+
+def short_lines(answers: Sequence[Answer]) -> list[str]:
+    """The epoch in a few lines: samples and padding, the median batch, how long it takes."""
+    epochs = [answer.over_data for answer in answers if answer.over_data is not None]
+    first = epochs[0]
+    lengths, batches = first.data.lengths, first.batches
+    padding = f", {batches.padding_factor:.2f} x the tokens" if batches.has_padding else ""
+    lines = [
+        f"{count_text(lengths.num_samples)} samples, {lengths.mean:,.0f} tokens on average;"
+        f" {first.data.batching} batches{padding}",
+        f"worst batch: {_rarity(first)}",
+    ]
+    unit, size = byte_unit(max(epoch.median.peak_bytes or 0 for epoch in epochs))
+    peaks = (epoch.median.peak_bytes for epoch in epochs)
+    held = (UNKNOWN if peak is None else in_unit(peak, size) for peak in peaks)
+    lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
+    if any(answer.step for answer in answers):
+        times = (f"{name} {', '.join(_times_text(answers, n))}" for name, n in _spans(first))
+        lines.append("; ".join(times))
+    return lines
+
+
+def epoch_table(answers: Sequence[Answer]) -> Table:
+    """Peaks of the worst and the median batch, and how long an epoch takes, a column a method."""
+    epochs = [answer.over_data for answer in answers if answer.over_data is not None]
+    worst, median = [epoch.worst for epoch in epochs], [epoch.median for epoch in epochs]
+    rows = MethodRows(answers)
+    rows.section("peak", (batch.peak_bytes or 0 for batch in worst))
+
+    peaks = [batch.peak_bytes for batch in worst]
+    rows.numbers(f"worst batch, {_shape_text(worst[0])}", peaks, kind="peak")
+    peaks = [batch.peak_bytes for batch in median]
+    rows.numbers(f"median batch, {_shape_text(median[0])}", peaks)
+    if any(answer.step for answer in answers):
+        rows.section("time")
+        for label, steps in [("a step, on average", 1.0), *_spans(epochs[0])]:
+            rows.add(label, *_times_text(answers, steps))
+    return rows.of_methods("An epoch of the data")
+
+
+def _spans(epoch: OverData) -> list[tuple[str, float]]:
+    """(an epoch, or so many, and its steps)."""
+    steps, number = epoch.steps_per_epoch, epoch.data.epochs
+    more = [] if number is None or number == 1 else [(f"{number:g} epochs", number * steps)]
+    return [("an epoch", float(steps)), *more]
+
+
+def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
+    seconds = [a.step.time.seconds * steps if a.step else None for a in answers]
+    longest = max((s for s in seconds if s is not None), default=0.0)
+    return [UNKNOWN if s is None else seconds_text(s, longest) for s in seconds]

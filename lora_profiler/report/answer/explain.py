@@ -1,5 +1,6 @@
-"""`--explain`: the formula behind each number of one prediction, with the numbers put in. The
-arithmetic shown is exact.
+"""`--explain`: the formula behind each number of one prediction, with the numbers put in: what
+there is and what stays, what is kept for backward, the logits, FLOPs, what is there for other
+ranks, and the allocator. The arithmetic shown is exact.
 
 A formula is worked out again here from the model's shapes and compared with the predicted number:
 what a rule does not account for is shown as a rest, never hidden.
@@ -7,31 +8,30 @@ what a rule does not account for is shown as a rest, never hidden.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import Moment, MomentName, Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.answer.memory_formulas import (
-    Line,
-    allocator_lines,
-    communication_formula,
-    logits_formula,
-    loss_definitions,
-    persistent_lines,
-    saved_lines,
-)
 from lora_profiler.report.blocks import Block, Table, by_category, heading, paragraph, table
-from lora_profiler.report.labels import method_label
-from lora_profiler.units import byte_unit, count_text, flops_text, in_unit, percent_text
-from lora_profiler.workload import PeftType, TrainSetup
+from lora_profiler.report.labels import PERSISTENT_LABELS, method_label, told
+from lora_profiler.support.bases import BASES
+from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
+from lora_profiler.workload import (
+    DEEPSPEED_ZERO,
+    DTYPE_BYTES,
+    FULLY_SHARDED,
+    PeftType,
+    Sharding,
+    TrainSetup,
+)
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
-
-
+Line = tuple[str, str, str]
+"""(what, its value, the formula)."""
 _HEAD_AGAIN = {
-    "plain": "",
     "chunked": "; the head once more",
     "fused": "; the head not at all",
     "trl": "; the head once more",
@@ -62,12 +62,14 @@ def explain_blocks(answer: Answer) -> list[Block]:
         paragraph(*lines),
         moments_table(prediction),
     ]
-    told = labels.MOMENT_DEFINITIONS | loss_definitions(setup)
-    words = [f"{labels.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
+    in_chunks = setup.loss != "plain" and setup.loss not in _ALL_LOGITS
+    definitions = labels.MOMENT_DEFINITIONS | (_IN_CHUNKS if in_chunks else {})
+    words = [f"{labels.MOMENT_LABELS[m]}: {definitions[m]}" for m in _steady(prediction)]
     if logits := logits_formula(prediction):
         words.append(f"logits and loss at the peak: {logits}")
-    if shared := communication_formula(answer):
-        words.append(f"communication at the peak: {shared}")
+    if shared := answer.shared_bytes.items():
+        parts = " + ".join(f"{bytes_text(size)} {_PART_WORDS[part]}" for part, size in shared)
+        words.append(f"communication at the peak: {parts}")
     blocks.append(paragraph(*words))
     return [*blocks, levers_table(prediction, levers)] if levers else blocks
 
@@ -104,8 +106,8 @@ def levers_table(prediction: Prediction, levers: Sequence[Lever]) -> Table:
 
 
 def parameter_lines(prediction: Prediction) -> Iterator[Line]:
-    model, parameters = prediction.workload.model, prediction.parameters
-    yield "model", count_text(parameters.base), _model_formula(model)
+    parameters = prediction.parameters
+    yield "model", count_text(parameters.base), _model_formula(prediction.workload.model)
     if parameters.adapter:
         yield "adapters", count_text(parameters.adapter), _adapter_formula(prediction)
     if parameters.trainable < parameters.base:
@@ -124,7 +126,7 @@ def _model_formula(model: ModelSpec) -> str:
         elif part.num_parameters:
             parts.append(f"{count_text(part.num_parameters)} in {part.name}")
     if len(parts) > 6:
-        parts = [*parts[:5], f"the rest of {len(parts)} parts"]
+        parts[5:] = [f"the rest of {len(parts)} parts"]
     return " + ".join(parts)
 
 
@@ -158,33 +160,25 @@ def compute_lines(prediction: Prediction) -> Iterator[Line]:
     if adapters:
         forward += f" + adapters 2 x tokens x R x (in + out) = {flops_text(adapters)}"
     if rest > 0:
-        others = ["attention", *(["experts"] if _has_experts(prediction) else [])]
+        modules = (module for _, module in prediction.workload.model.modules())
+        has_experts = any(len(w.shape) == 3 for module in modules for w in module.weights)
+        others = ["attention", *(["experts"] if has_experts else [])]
         others += ["the head's gradients"] if setup.loss == "fused" else []
         others += ["the reference's pass"] if setup.runs_reference else []
         forward += f" + {' and '.join(others)} {flops_text(rest)}"
     forward = forward if rest >= 0 else "2 x multiply-adds of every operation"
     yield "forward", flops_text(flops.forward), forward
-    backward = f"{_backward_words(setup)}, {flops.backward / flops.forward:.2f} x forward"
-    yield "backward", flops_text(flops.backward), backward
+    backward = "each matrix twice: for its input's gradient and for its own"
+    if setup.lora is not None:
+        frozen = "frozen matrices once, for their input's gradient"
+        backward = f"{frozen}; adapters twice; nothing below the first adapter"
+    times = f"{_HEAD_AGAIN.get(setup.loss, '')}, {flops.backward / flops.forward:.2f} x forward"
+    yield "backward", flops_text(flops.backward), backward + times
     if flops.recompute:
         again = "checkpointing runs each layer forward again, up to the last tensor needed"
         yield "recompute", flops_text(flops.recompute), again
     per_token = f"{flops_text(flops.total)} / {count_text(flops.tokens)} tokens"
     yield "per token", flops_text(flops.per_token), per_token
-
-
-def _has_experts(prediction: Prediction) -> bool:
-    """Whether layers of the model hold matrices that only some tokens pass."""
-    modules = (module for _, module in prediction.workload.model.modules())
-    return any(len(w.shape) == 3 for module in modules for w in module.weights)
-
-
-def _backward_words(setup: TrainSetup) -> str:
-    again = _HEAD_AGAIN.get(setup.loss, "")
-    if setup.lora is None:
-        return f"each matrix twice: for its input's gradient and for its own{again}"
-    frozen = "frozen matrices once, for their input's gradient"
-    return f"{frozen}; adapters twice; nothing below the first adapter{again}"
 
 
 def linear_flops(prediction: Prediction) -> tuple[int, int]:
@@ -197,3 +191,210 @@ def linear_flops(prediction: Prediction) -> tuple[int, int]:
     trained = ((c.num_trainable_parameters, c.num_parameters) for c in linear)
     adapted = sum(count for count, whole in trained if count != whole)
     return 2 * tokens * weights, 2 * tokens * adapted
+
+
+_OPTIMIZERS: Final = told("""
+adamw: AdamW keeps two states per trained weight, each in that weight's dtype
+adamw_8bit: 8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights
+    stay 32-bit
+paged_adamw_8bit: paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a
+    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    32-bit
+paged_adamw_32bit: paged AdamW keeps two float32 states per trained weight, in unified memory
+    where a tensor has 100,000 weights or more
+adamw_torch_8bit: torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights
+    and two code books a tensor; tensors below 4,096 weights keep whole states
+adamw_torch_4bit: torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights
+    and two code books a tensor; tensors below 4,096 weights keep whole states
+lion: Lion keeps one float32 state per trained weight
+lion_8bit: 8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights
+    stay 32-bit
+paged_lion_8bit: paged 8-bit Lion keeps one byte per trained weight in unified memory where a
+    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    32-bit
+paged_lion_32bit: paged Lion keeps one float32 state per trained weight, in unified memory where a
+    tensor has 100,000 weights or more
+muon: Muon keeps one state per trained weight, in that weight's dtype
+galore_adamw: GaLore keeps two averages of each linear layer's projected gradient and the
+    projection, and two states a weight of everything else
+apollo_adamw: APOLLO keeps two averages of each linear layer's projected gradient and the
+    projection, and two states a weight of everything else
+lorafa: LoRA-FA keeps two states per weight of B, each in that weight's dtype
+adam_mini: Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per
+    head, row or tensor
+rmsprop: RMSprop keeps one state per trained weight, in that weight's dtype
+sgd: SGD without momentum keeps nothing
+adafactor: Adafactor keeps one row and one column of sums per trained matrix
+""")
+_ALL_LOGITS = {
+    "torchtune": "log-probabilities of all labels' tokens in float32, and the logits of an eighth",
+    "torchtune-chunked": "all logits or their gradient, and log-probabilities in float32",
+    "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
+    "triton": "all logits or their gradient, and in float32",
+    "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
+    "torchtune-dpo": "logits and log-probabilities in float32, beside the reference's logits",
+    "llamafactory-kto": "logits in float32 of both models, and log-probabilities",
+    "llamafactory-orpo": "logits and log-probabilities in float32",
+    "llamafactory-dft": "logits and log-probabilities in float32",
+    "llamafactory-eaft": "logits in float32, a copy of them, and log-probabilities",
+    "llamafactory-asft": "logits in float32 of model and reference, and what compares them",
+    "trl-orpo": "logits in float32, log-probabilities of the chosen half, and both gradients",
+    "axolotl-dpo": "logits in float32 and a copy of them, of the policy and the reference",
+}
+"""What lives in the loss whose path has something for each logit."""
+_IN_CHUNKS: Final = told("""
+end_of_forward: every saved activation, the logits of some tokens with their float32 copy, and
+    gradients made so far
+loss_backward: every saved activation, and the gradients of the last hidden state and of the head
+""")
+"""What is alive where the head multiplies some tokens at a time."""
+
+
+def persistent_lines(prediction: Prediction) -> Iterator[Line]:
+    setup, parameters = prediction.workload.setup, prediction.parameters
+    held = {name: prediction.persistent_bytes.get(name, 0) for name in PERSISTENT_LABELS}
+    base, trained = setup.quantization, setup.dtype
+    if setup.lora is not None:
+        trained = setup.lora.adapter_dtype
+
+    def product(part: str, count: int, what: str, dtype: str) -> str:
+        """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
+        share it."""
+        size, cut = (
+            DTYPE_BYTES[dtype],
+            _cut(setup, "gradients" if part == "gradients" else "weights"),
+        )
+        text, rest = f"{count_text(count)} {what} x {size} B ({dtype})", held[part] - count * size
+        if cut or not rest:
+            return f"{text}, {cut}" if cut else text
+        return f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
+
+    sizes = {name: bytes_text(size) for name, size in held.items()}
+    if base is None:
+        weights = product("parameters", parameters.base, "weights", setup.dtype)
+        yield "weights", sizes["parameters"], weights
+    else:
+        packed, constants = BASES[base.quant_type].stores
+        if base.is_nested:
+            constants = "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer"
+        stored = f"{packed} in each linear layer; everything else in its own dtype"
+        yield "weights", sizes["parameters"], stored
+        yield "constants", sizes["quantization_state"], constants
+    if held["adapters"]:
+        adapters = product("adapters", parameters.adapter, "adapter weights", trained)
+        yield "adapters", sizes["adapters"], adapters
+    gradients = product("gradients", parameters.trainable, "trained weights", trained)
+    yield "gradients", sizes["gradients"], gradients
+    optimizer = _OPTIMIZERS[setup.optimizer]
+    if setup.optimizer == "adamw":
+        count, size = parameters.trainable, DTYPE_BYTES[trained]
+        over, cut = held["optimizer_states"] - 2 * count * size, _cut(setup, "states")
+        rest = f" + {count_text(over)} B of step counters" if over > 0 else ""
+        weights = f"{count_text(count)} trained weights x {size} B"
+        optimizer = f"2 x {weights} ({optimizer}){f', {cut}' if cut else rest}"
+    yield "optimizer", sizes["optimizer_states"], optimizer
+
+
+_CUT: dict[str, tuple[Sharding, ...]] = {
+    "weights": ("zero3", *FULLY_SHARDED, "tp"),
+    "gradients": ("zero2", "zero3", *FULLY_SHARDED, "tp"),
+    "states": ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
+}
+_CUT_WORDS: dict[Sharding, str] = {
+    "zero1": "dealt out over {} ranks, each parameter whole to one",
+    "zero1-deepspeed": "dealt out over {} ranks",
+    "zero2": "dealt out over {} ranks",
+    "zero3": "dealt out over {} ranks",
+    "fsdp": "of each tensor the first of {} chunks",
+    "fsdp-no-reshard": "of each tensor the first of {} chunks",
+    "fsdp1": "of each unit's flat parameter one of {} parts",
+    "fsdp1-no-prefetch": "of each unit's flat parameter one of {} parts",
+    "tp": "all but norms' cut over {} ranks",
+}
+
+
+def _cut(setup: TrainSetup, what: str) -> str:
+    """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
+    is_cut = setup.sharding in _CUT[what] and setup.world_size > 1
+    return _CUT_WORDS[setup.sharding].format(setup.world_size) if is_cut else ""
+
+
+def saved_lines(prediction: Prediction) -> Iterator[Line]:
+    """What each layer of the stack keeps, a line for each distinct sum, then what lies outside."""
+    saved = prediction.saved_activation_bytes
+    if saved is None:
+        return
+    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.rank_seq_len
+    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, Stack)]
+    by_layer: Counter[tuple[str, int]] = Counter()
+    for cost in prediction.layers:
+        stack = next((name for name in stacks if cost.name.startswith(f"{name}.")), "")
+        index = cost.name.removeprefix(f"{stack}.").split(".", 1)[0]
+        if stack and index.isdecimal():
+            by_layer[stack, int(index)] += cost.saved_activation_bytes
+    sums: dict[tuple[str, int], list[int]] = {}
+    for (stack, layer), size in by_layer.items():
+        if size:
+            sums.setdefault((stack, size), []).append(layer)
+    for (stack, size), indices in sums.items():
+        count, whole = len(indices), size % tokens < min(tokens, 4096)
+        per_token = f", {count_text(size // tokens)} B a token" if whole else ""
+        which = f"layer {indices[0]}" if count == 1 else f"{count} layers"
+        formula = f"{count} x {count_text(size)} B in {stack}{per_token}"
+        yield which, bytes_text(size * count), formula
+    outside = saved - sum(by_layer.values())
+    kept = _KEPT.get(prediction.workload.setup.loss, _KEPT["plain"])
+    yield "elsewhere", bytes_text(outside), kept
+    every = "every tensor storage that autograd keeps, once; no parameters"
+    yield "together", f"{bytes_text(saved)}, {count_text(saved)} B", every
+
+
+_KEPT: Final = told("""
+plain: float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels
+chunked: the last hidden state; final norm, rotary tables, labels
+fused: the gradients that the loss has made; final norm, rotary tables
+unsloth: the gradients that the loss has made; final norm, positions
+trl: the last hidden state, labels, two numbers a token; final norm, rotary tables
+cce: the last hidden state, a number a token and a word; final norm, rotary tables
+triton: the logits in float32, 4 B x tokens x V; final norm, rotary tables
+""")
+
+
+def logits_formula(prediction: Prediction) -> str:
+    """The logits' part of the peak as bytes per logit, where the peak lies in the loss."""
+    size = prediction.peak.bytes.get("logits_and_loss", 0)
+    vocabulary = prediction.workload.model.config.get("vocab_size")
+    if not isinstance(vocabulary, int) or prediction.peak.moment not in _IN_CHUNKS:
+        return ""
+    setup = prediction.workload.setup
+    if setup.loss in _ALL_LOGITS:
+        return f"{bytes_text(size)}, {_ALL_LOGITS[setup.loss]}"
+    if setup.loss != "plain":
+        return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
+    each, rest = divmod(size, setup.batch_size * setup.rank_seq_len * vocabulary)
+    sizes = f"{setup.batch_size} x {count_text(setup.rank_seq_len)} x {count_text(vocabulary)}"
+    return f"{each} B x {sizes} logits + {count_text(rest)} B"
+
+
+_PART_WORDS: dict[str, str] = {
+    "root": "the root's gathered weights (embedding, last norm, head)",
+    "layers": "gathered weights of layers",
+    "buffer": "the buffer of the last layer's all-gather",
+    "buckets": "buckets of gradients",
+}
+
+
+def allocator_lines(prediction: Prediction) -> Iterator[Line]:
+    """Nothing where the engine has no tape to replay. The context is left out: it differs by
+    card."""
+    memory = prediction.device_memory
+    if memory is None:
+        return
+    expandable = "the same with expandable_segments:True"
+    blocks = "whole blocks: requests rounded up to 512 B, and tails not split off"
+    segments = "segments taken from the driver, holes included, where there is always room"
+    least = "the least with which all steps end, after giving segments back"
+    yield "allocated", bytes_text(memory.allocated_bytes), blocks
+    yield "reserved", bytes_text(memory.reserved_bytes), segments
+    yield "reserved, expandable", bytes_text(memory.expandable_reserved_bytes), expandable
+    yield "at least", bytes_text(memory.smallest_bytes), least

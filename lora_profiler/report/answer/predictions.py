@@ -9,17 +9,21 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.answer.comparison_table import comparison_table
-from lora_profiler.report.answer.trainer import trainer_lines
-from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.interval import likely_lines
+from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
+from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
+from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
-from lora_profiler.report.setup_words import adapter_line, asked_words, platform_words, title_words
+from lora_profiler.report.setup_words import (
+    adapter_line,
+    asked_words,
+    platform_words,
+    title_words,
+    trainer_lines,
+)
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
-    from lora_profiler.planning.reserve import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +75,19 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
-        from lora_profiler.report.answer.data import data_lines, epoch_table
+        from lora_profiler.report.answer.comparison_table import data_lines, epoch_table
 
         data, epoch = data_lines(answers[0]), epoch_table(answers)
+    workload = predictions[0].workload
+    rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
+    worst = "worst " if answers[0].over_data else ""
+    training, attention = asked_words(predictions)
+    setup = [worst + training, f"{attention}, {rules}"]
+    setup += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
+    setup += [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
     return ModelParts(
         title=title_words(predictions[0]),
-        setup=tuple(_setup_lines(answers)),
+        setup=tuple(setup),
         data=tuple(data),
         epoch=epoch,
         comparison=comparison_table(answers),
@@ -90,17 +101,6 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     )
 
 
-def _setup_lines(answers: Sequence[Answer]) -> list[str]:
-    predictions = [a.prediction for a in answers]
-    workload = predictions[0].workload
-    rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
-    worst = "worst " if answers[0].over_data else ""
-    training, attention = asked_words(predictions)
-    lines = [worst + training, f"{attention}, {rules}"]
-    lines += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
-    return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
-
-
 def card_table(answers: Sequence[Answer]) -> Table:
     """The card's verdict: peak, each part of the reserve, headroom, and the largest sizes."""
     from lora_profiler.report.answer.short_answer import room
@@ -112,9 +112,12 @@ def card_table(answers: Sequence[Answer]) -> Table:
     usable = gpu.usable_bytes or 0
     unit, size = byte_unit(usable)
 
-    def row(label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", of: int = 1) -> Row:
-        cells = (label, *(value(f) if f else UNKNOWN for f in fits))
-        return Row(cells=cells, kind=kind, indent=of)
+    rows = MethodRows(answers)
+
+    def row(
+        label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", of: int = 1
+    ) -> None:
+        rows.add(label, *(value(f) if f else UNKNOWN for f in fits), kind=kind, indent=of)
 
     def limit(value: int | None) -> str:
         return UNKNOWN if value is None else count_text(value) if value else "none"
@@ -127,35 +130,33 @@ def card_table(answers: Sequence[Answer]) -> Table:
 
     known, length = [fit.reserve for fit in fits if fit], count_text(setup.seq_len)
     least = in_unit(known[0].least_context_bytes, size) if known else UNKNOWN
-    rows = [
-        row("peak", lambda f: room(f).peak),
-        row("reserve for what tensors do not show", lambda f: room(f).reserve),
-        row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2),
-        row("BLAS workspaces", lambda f: room(f).workspaces, of=2),
-        row(_fragmentation_label(known), lambda f: room(f).fragmentation, of=2),
-        row("headroom", lambda f: room(f).headroom),
-        row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
-        row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size)),
-        row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
-    ]
+    simulated = {reserve.is_simulated for reserve in known}
+    fragmentation = "fragmentation, or its bound"
+    if len(simulated) == 1:
+        fragmentation = f"fragmentation, {'simulated' if True in simulated else 'at most'}"
+    row("peak", lambda f: room(f).peak)
+    row("reserve for what tensors do not show", lambda f: room(f).reserve)
+    row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2)
+    row("BLAS workspaces", lambda f: room(f).workspaces, of=2)
+    row(fragmentation, lambda f: room(f).fragmentation, of=2)
+    row("headroom", lambda f: room(f).headroom)
+    row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak")
+    row(f"largest batch of {length} tokens", lambda f: limit(f.largest_batch_size))
+    row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len))
     if any(a.prediction.workload.setup.lora for a in answers):
-        rows.append(Row(cells=("highest rank", *map(rank, answers)), indent=1))
+        rows.add("highest rank", *map(rank, answers))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
     title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{in_unit(usable, size)} {unit} usable"
-    columns = (unit, *(method_label(a.prediction) for a in answers))
-    return Table(title=title, columns=columns, rows=tuple(rows))
-
-
-def _fragmentation_label(reserves: "Sequence[Reserve]") -> str:
-    simulated = {reserve.is_simulated for reserve in reserves}
-    if simulated == {True}:
-        return "fragmentation, simulated"
-    return "fragmentation, at most" if simulated == {False} else "fragmentation, or its bound"
+    return rows.of_methods(title, unit)
 
 
 def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
     lines = [f"* {peak_words(a.prediction)}." for a in answers]
-    lines += [words for a in answers if (words := _lever_words(a))]
+    for answer in (a for a in answers if a.levers):
+        lever = answer.levers[0]
+        saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
+        change = f"{lever.name} ({lever.option}) lowers the peak most, by {saving}"
+        lines.append(f"{method_label(answer.prediction)}: {change}.")
     predictions = [a.prediction for a in answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
@@ -170,19 +171,10 @@ def peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
     at, label = labels.MOMENT_LABELS[peak.moment], method_label(prediction)
     size = bytes_text(peak.total_bytes)
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         unknown = "its activations, which come on top, are not known"
         return f"{label} needs at least {size} ({at}); {unknown}"
     return f"{label} peaks at {size}: {at}"
-
-
-def _lever_words(answer: Answer) -> str:
-    if not answer.levers:
-        return ""
-    lever = answer.levers[0]
-    saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
-    change = f"{lever.name} ({lever.option})"
-    return f"{method_label(answer.prediction)}: {change} lowers the peak most, by {saving}."
 
 
 def excess_line(excess: ActivationExcess) -> str:

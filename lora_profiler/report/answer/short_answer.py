@@ -12,10 +12,15 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
-from lora_profiler.report.answer.trainer import peak_lines, short_trainer_lines
 from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
 from lora_profiler.report.labels import method_label, sureness
-from lora_profiler.report.setup_words import asked_words, platform_words, title_words
+from lora_profiler.report.setup_words import (
+    asked_words,
+    peak_lines,
+    platform_words,
+    short_trainer_lines,
+    title_words,
+)
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -146,7 +151,7 @@ def _question(answers: Sequence[Answer]) -> list[str]:
 def _epoch(answers: Sequence[Answer]) -> Iterator[Block]:
     """What the data say beside the worst batch; nothing without them."""
     if answers[0].over_data is not None:
-        from lora_profiler.report.answer.data import short_lines
+        from lora_profiler.report.answer.comparison_table import short_lines
 
         yield in_lines(*short_lines(answers))
 
@@ -155,7 +160,7 @@ def _peaks(answers: Sequence[Answer]) -> Table:
     """A row a method: the bar of what holds its peak, the smallest cards, what trains, the peak."""
     largest = max(answer.prediction.peak.total_bytes for answer in answers)
     unit, size = byte_unit(largest)
-    known = all(a.prediction.saved_activation_bytes is not None for a in answers)
+    known = all(a.prediction.is_whole for a in answers)
     return table(
         answers,
         (
@@ -203,7 +208,7 @@ def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:
 def _card_words(answer: Answer) -> str:
     """'48 GB, l40s': the smallest memory that suffices, and a card that has it."""
     prediction = answer.prediction
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         return "not known"
     if prediction.workload.setup.device != "cuda":
         return ""
@@ -233,7 +238,7 @@ def verdict_words(answer: Answer) -> str:
     fit = answer.fit
     if fit is None:
         return "may fit or not: what its layers keep is not known to this engine"
-    step = answer.timing.step if answer.timing else None
+    step = answer.step
     if fit.verdict == "does_not_fit":
         return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
     setup = answer.prediction.workload.setup

@@ -3,19 +3,20 @@ gains what it gains, the fastest of the smallest cards that suffice, and what ra
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-from lora_profiler.catalog import Gpu
 from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.network import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, RowKind, Rows, Table
-from lora_profiler.report.interval import row_label
-from lora_profiler.report.labels import UNKNOWN, method_label
+from lora_profiler.report.answer.comparison_table import MethodRows
+from lora_profiler.report.blocks import Row, Rows, Table
+from lora_profiler.report.evidence import row_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.steptime import PARTS, Part
+from lora_profiler.steptime import PARTS, StepTime
 from lora_profiler.units import (
     between_text,
     byte_unit,
@@ -32,11 +33,6 @@ _LEAST_SHARE = 0.01
 """A cause of less than this share of the step is not named, but one of the rest."""
 
 
-def steps_of(answers: Sequence[Answer]) -> list[TimedStep | None]:
-    """The timed step of each answer, None where nothing is known of it."""
-    return [answer.timing.step if answer.timing else None for answer in answers]
-
-
 def device_name(answers: Sequence[Answer]) -> str:
     """What was timed."""
     gpu = answers[0].gpu
@@ -50,56 +46,38 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     With full fine-tuning first and one other method, a last column gives the other as a share of
     full.
     """
-    steps = steps_of(answers)
-    known = [step for step in steps if step]
+    times = [answer.step.time if answer.step else None for answer in answers]
+    known = [time for time in times if time]
     if not known:
         return None
-    longest = max(step.time.high for step in known)
-    longest_part = max(max(step.time.parts.values(), default=0.0) for step in known)
-    is_pair = len(answers) == 2 and answers[0].prediction.workload.setup.method == "full"
+    rows = MethodRows(answers, with_share=True)
 
-    def row(
-        label: str,
-        value: Callable[[TimedStep], float],
-        text: Callable[[float], str],
-        *,
-        share: bool = False,
-        kind: RowKind = "plain",
-    ) -> Row:
-        found = [value(step) if step else None for step in steps]
-        both = is_pair and share and found[0] and found[1]
-        last = [percent_text(found[1] / found[0])] if both else []  # type: ignore[operator]  # neither is None
-        cells = (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
-        return Row(cells=cells, kind=kind, indent=1)
+    def row(label: str, value: Callable[[StepTime], float], text: _Text, **look: Any) -> None:
+        found = [value(time) if time else None for time in times]
+        rows.numbers(label, found, text, **{"share": False, **look})
 
-    time = partial(seconds_text, largest=longest)
-    rows = [
-        row("time", lambda s: s.time.seconds, time, share=True, kind="peak"),
-        row("at least", lambda s: s.time.low, time),
-        row("at most", lambda s: s.time.high, time),
-        row(_rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True),
-    ]
-    if all(step.time.mfu is not None for step in known):
-        rows.append(row("MFU", lambda s: s.time.mfu or 0.0, percent_text))
-    rows.append(Row(cells=("where the time goes",), kind="section"))
-    part_time = partial(seconds_text, largest=longest_part)
-
-    def part_row(part: Part) -> Row:
-        return row(labels.PART_LABELS[part], lambda s: s.time.parts.get(part, 0.0), part_time)
-
-    rows += [part_row(part) for part in PARTS if any(step.time.parts.get(part) for step in known)]
-    names = [method_label(answer.prediction) for answer in answers]
-    other = labels.METHOD_LABELS[answers[-1].prediction.workload.setup.method]
-    ratio = [f"{other} / full"] if is_pair else []
+    seconds = partial(seconds_text, largest=max(time.high for time in known))
+    row("time", lambda t: t.seconds, seconds, share=True, kind="peak")
+    row("at least", lambda t: t.low, seconds)
+    row("at most", lambda t: t.high, seconds)
+    setup = answers[0].prediction.workload.setup  # of ranks each has a batch, or all work on one
+    rates = f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
+    row(rates, lambda t: t.tokens_per_second, rate_text, share=True)
+    if all(time.mfu is not None for time in known):
+        row("MFU", lambda t: t.mfu or 0.0, percent_text)
+    rows.section("where the time goes")
+    longest = max(max(time.parts.values(), default=0.0) for time in known)
+    for part in PARTS:
+        if any(time.parts.get(part) for time in known):
+            spent = [time.parts.get(part, 0.0) if time else None for time in times]
+            text = partial(seconds_text, largest=longest)
+            rows.numbers(labels.PART_LABELS[part], spent, text, share=False)
     step = "One step on average" if answers[0].over_data else "One step"
-    title = f"{step} on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
-    return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))
+    basis = labels.BASIS_LABELS[known[0].likeness]
+    return rows.of_methods(f"{step} on {device_name(answers)}, {basis}")
 
 
-def _rate_label(answers: Sequence[Answer]) -> str:
-    """Ranks have a batch each, but under tensor parallelism, where all work on one."""
-    setup = answers[0].prediction.workload.setup
-    return f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
+_Text = Callable[[float], str]
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
@@ -112,23 +90,26 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
         if answer.speed_gap:
             lines.append(gap_line(method_label(answer.prediction), answer.speed_gap))
     lines += [f"{', '.join(names)}: {refusal}" for refusal, names in refused.items()]
-    known = [step for step in steps_of(answers) if step]
+    known = [answer.step for answer in answers if answer.step]
     if not known:
         return lines
-    timed = [answer for answer, step in zip(answers, steps_of(answers), strict=True) if step]
     beyond = [
-        method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"
+        method_label(a.prediction)
+        for a in answers
+        if a.step and a.fit and a.fit.verdict == "does_not_fit"
     ]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
-    basis = labels.BASIS_LABELS[known[0].time.likeness]
-    lines.append(f"Step times, {basis}: {_definition(known[0])}.")
+    basis, cards = known[0].time.likeness, known[0].time.constants.cards
+    like = f" ({', '.join(cards)})" if cards and basis == "same class" else ""
+    definition = f"{labels.BASIS_DEFINITIONS[basis]}{like}"
+    lines.append(f"Step times, {labels.BASIS_LABELS[basis]}: {definition}.")
     kernels = (kernel for step in known for kernel in step.kernels.kernels)
     ops = {kernel.op for kernel in kernels if kernel.kind == "attention_forward"}
     borrowed = [
         words for kernel, words in _TIMED_AS_FLASH.items() if any(kernel in op for op in ops)
     ]
-    if borrowed and known[0].time.likeness != "this machine":
+    if borrowed and basis != "this machine":
         names = " and ".join(borrowed)
         lines.append(
             f"Attention by {names} is timed at the share of the peak that flash attention reaches:"
@@ -186,8 +167,7 @@ def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
 
 def time_words(answers: Sequence[Answer]) -> str:
     """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
-    every = zip(answers, steps_of(answers), strict=True)
-    pairs = [(method_label(answer.prediction), step) for answer, step in every if step]
+    pairs = [(method_label(a.prediction), a.step) for a in answers if a.step]
     longest = max((step.time.high for _, step in pairs), default=0.0)
     return "; ".join(
         f"{name}: {seconds_text(s.time.seconds, longest)} ({interval_words(s, longest)})"
@@ -200,12 +180,6 @@ def interval_words(step: TimedStep, largest: float | None = None) -> str:
     return between_text(step.time.low, step.time.high, largest)
 
 
-def _definition(step: TimedStep) -> str:
-    words, cards = labels.BASIS_DEFINITIONS[step.time.likeness], step.time.constants.cards
-    is_named = cards and step.time.likeness == "same class"
-    return f"{words} ({', '.join(cards)})" if is_named else words
-
-
 def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Table | None:
     """A row for each method and card of the smallest memory that is enough, with its tokens a
     second where they are known; None for a device that has no cards, and where nobody knows the
@@ -213,8 +187,7 @@ def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Tab
     known = [
         answer
         for answer in answers
-        if answer.prediction.saved_activation_bytes is not None
-        and answer.prediction.workload.setup.device == "cuda"
+        if answer.prediction.is_whole and answer.prediction.workload.setup.device == "cuda"
     ]
     if not known:
         return None
@@ -231,7 +204,9 @@ def _rows(answer: Answer, engine: str) -> list[Row]:
     cards = smallest_cards(answer.prediction)
     if not cards:
         return [Row(cells=(label, "none alone", "", ""))]
-    timed = sorted(((card, _rate(answer, card, engine)) for card in cards), key=lambda it: -it[1])
+    steps = ((card, step_time(answer.prediction.workload, card, engine).step) for card in cards)
+    rates = [(card, step.time.tokens_per_second if step else 0.0) for card, step in steps]
+    timed = sorted(rates, key=lambda it: -it[1])
     return [
         Row(
             cells=(
@@ -245,12 +220,6 @@ def _rows(answer: Answer, engine: str) -> list[Row]:
     ]
 
 
-def _rate(answer: Answer, card: Gpu, engine: str) -> float:
-    """Tokens a second on `card`, 0 where they are not known."""
-    step = step_time(answer.prediction.workload, card, engine).step
-    return step.time.tokens_per_second if step else 0.0
-
-
 # --- between ranks --------------------------------------------------------------------------------
 
 
@@ -261,9 +230,8 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     if not known:
         return None
     world = answers[0].prediction.workload.setup.world_size
-    unit, size = byte_unit(max(each.sent_bytes for each in known))
-    rows = Rows()
-    rows.size = size
+    rows = MethodRows(answers)
+    unit, rows.size = byte_unit(max(each.sent_bytes for each in known))
     for kind in dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic):
         label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
         rows.add(label, *(_cell(each, kind, rows) for each in found))
@@ -278,9 +246,7 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
         ends = ("step, if all of it is hidden behind compute", "step, if nothing is")
         for end, label in enumerate(ends if any(bounds) else ()):
             rows.add(label, *("" if b is None else seconds_text(b[end], longest) for b in bounds))
-    columns = (unit, *(method_label(answer.prediction) for answer in answers))
-    title = f"Communication of a step among {world} ranks"
-    return Table(title=title, columns=columns, rows=tuple(rows.rows))
+    return rows.of_methods(f"Communication of a step among {world} ranks", unit)
 
 
 def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
@@ -292,7 +258,7 @@ def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
     """Seconds of a step at least and at most, sending included; None where not both are known."""
-    step = answer.timing.step if answer.timing else None
+    step = answer.step
     seconds = answer.communication.seconds if answer.communication else None
     if step is None or seconds is None:
         return None
@@ -302,7 +268,7 @@ def step_bounds(answer: Answer) -> tuple[float, float] | None:
 def communication_lines(answers: Sequence[Answer]) -> list[str]:
     """What the times leave out where several ranks train and no link was named."""
     for a in answers:
-        if a.communication and a.communication.network is None and a.timing and a.timing.step:
+        if a.communication and a.communication.network is None and a.step:
             return [
                 "Times are of compute alone; --interconnect adds what the ranks send each other."
             ]

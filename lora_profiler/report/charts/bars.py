@@ -9,7 +9,6 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, Category
 from lora_profiler.report import palette
-from lora_profiler.report.answer.timing import steps_of
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.labels import CATEGORY_LABELS, METHOD_LABELS, PART_LABELS, method_label
@@ -68,12 +67,9 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
 
 
 def _category_hover(bar: CategoryBar, name: str, count: float) -> str:
-    share = (
-        f", {percent_text(count / bar.total_bytes)} of {bytes_text(bar.total_bytes)}"
-        if bar.total_bytes > 0
-        else ""
-    )
-    size = bytes_text(int(count)) + share
+    size, total = bytes_text(int(count)), bar.total_bytes
+    if total > 0:
+        size += f", {percent_text(count / total)} of {bytes_text(total)}"
     return plot.lines(plot.label(bar.group, 80), f"{plot.label(bar.label)}: {name}", size)
 
 
@@ -116,11 +112,8 @@ class TimeBar:
 
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
     """A bar for each method whose time is known."""
-    known = [(a.prediction, s.time) for a, s in zip(answers, steps_of(answers), strict=True) if s]
-    return [
-        TimeBar(label=method_label(p), seconds=time.parts, low=time.low, high=time.high)
-        for p, time in known
-    ]
+    known = [(method_label(a.prediction), a.step.time) for a in answers if a.step]
+    return [TimeBar(label=n, seconds=t.parts, low=t.low, high=t.high) for n, t in known]
 
 
 def time_bars(bars: Sequence[TimeBar]) -> Figure:

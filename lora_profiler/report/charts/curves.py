@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from lora_profiler.comparison.errors import PHASE_GROUPS
-from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
+from lora_profiler.prediction import CATEGORIES, CurvePoint
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import palette
 from lora_profiler.report.charts import plot
@@ -93,26 +93,21 @@ def areas(
     points: Sequence[CurvePoint], places: Sequence[float], size: int
 ) -> Iterator[dict[str, Any]]:
     """An area for each category, stacked; `places` are the points', `size` the unit's bytes."""
-    for category in _held(points):
+    for category in CATEGORIES:
+        sizes = [max(point.bytes.get(category, 0), 0) / size for point in points]
+        if not any(sizes):
+            continue
         paint = palette.CATEGORY_PAINTS[category]
         yield plot.scatter(
             CATEGORY_LABELS[category],
             places,
-            [max(point.bytes.get(category, 0), 0) / size for point in points],
+            sizes,
             mode="lines",
             stackgroup="memory",
             fillcolor=paint.colour.light,
             line={"width": 0.5, "color": palette.PAPER.light},
             **({"fillpattern": plot.hatch(paint)} if paint.hatch else {}),
         )
-
-
-def _held(points: Sequence[CurvePoint]) -> list[Category]:
-    return [
-        category
-        for category in CATEGORIES
-        if any(point.bytes.get(category, 0) > 0 for point in points)
-    ]
 
 
 def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
@@ -222,28 +217,22 @@ def _read(
         "", ends, tops, mode="lines", line={"color": palette.INK.light, "width": 2.5}
     )
     edge = {"width": 2, "color": palette.INK.light}
+    errors, hover = [], []
+    for group, *_ in known:
+        read, told = peaks[group], predicted.get(group)
+        errors.append(error_text((told - read) / read) if read and told is not None else "")
+        other = "" if told is None else f"predicted {bytes_text(told)}"
+        hover.append(plot.lines(PHASE_LABELS[group], f"{word} {bytes_text(read)}", other))
     yield plot.scatter(
         f"{word} peak",
         [(first + after) / 2 for _, first, after in known],
         heights,
-        [_read_hover(group, peaks[group], predicted.get(group), word) for group, *_ in known],
+        hover,
         mode="markers+text",
-        text=[_error(peaks[group], predicted.get(group)) for group, *_ in known],
+        text=errors,
         textposition="top center",
         textfont={"size": palette.BODY_PX, "color": palette.INK.light},
         marker={"color": palette.PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
-    )
-
-
-def _error(read: int, predicted: int | None) -> str:
-    return error_text((predicted - read) / read) if read and predicted is not None else ""
-
-
-def _read_hover(group: str, read: int, predicted: int | None, word: str) -> str:
-    return plot.lines(
-        PHASE_LABELS[group],
-        f"{word} {bytes_text(read)}",
-        "" if predicted is None else f"predicted {bytes_text(predicted)}",
     )
 
 
@@ -261,7 +250,12 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
     read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
     known = [s for sizes in read.values() for s in sizes if s is not None]
     axis, size = plot.bytes_axis(plot.largest_of(known, limit))
-    shapes, notes = _steps(samples)
+    bands = _bands([f"step {sample.step}" for sample in samples])
+    notes = [
+        plot.note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
+        for name, first, after in bands
+        if after - first > 1
+    ]
     lines_across, words = plot.limit_line(limit, size)
     return plot.figure(
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
@@ -272,7 +266,7 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
             "range": [-0.5, max(len(samples), 1) - 0.5],
         },
         y=axis,
-        shapes=[*shapes, *lines_across],
+        shapes=[*shades(bands, edge_px=0), *lines_across],
         annotations=[*notes, *words],
     )
 
@@ -282,29 +276,19 @@ def _line(
 ) -> dict[str, Any]:
     mark = palette.COUNTER_MARKS[name]
     dash = "solid" if name.endswith("peak_bytes") else "dot"
+    hover = [
+        plot.lines(
+            f"step {sample.step}, {PHASE_CURVE[sample.phase]}",
+            f"{COUNTER_LABELS[name]}: {'not read' if s is None else bytes_text(s)}",
+        )
+        for sample, s in zip(samples, sizes, strict=True)
+    ]
     return plot.scatter(
         COUNTER_LABELS[name],
         range(len(samples)),
         [None if s is None else s / size for s in sizes],
-        [_sample_hover(sample, name, s) for sample, s in zip(samples, sizes, strict=True)],
+        hover,
         mode="lines+markers",
         line={"color": mark.colour.light, "width": 1.5, "dash": dash},
         marker=plot.marker(mark, 7),
     )
-
-
-def _sample_hover(sample: PhaseSample, name: str, size: int | None) -> str:
-    return plot.lines(
-        f"step {sample.step}, {PHASE_CURVE[sample.phase]}",
-        f"{COUNTER_LABELS[name]}: {'not read' if size is None else bytes_text(size)}",
-    )
-
-
-def _steps(samples: Sequence[PhaseSample]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    bands = _bands([f"step {sample.step}" for sample in samples])
-    notes = [
-        plot.note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
-        for name, first, after in bands
-        if after - first > 1
-    ]
-    return shades(bands, edge_px=0), notes

@@ -55,8 +55,15 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         plot.lines(plot.label(group, 32), f"n = {count_text(len(group_dots))}")
         for group, group_dots in members.items()
     ]
+    numbers: dict[str, int] = {}
+    heights = []
+    for dot in dots:
+        number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
+        heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
+    hover = [plot.lines(plot.label(d.label, 80), error_text(d.error), _why(d)) for d in dots]
+    shown = _by_method(dots, [100 * dot.error for dot in dots], heights, hover, 8)
     return plot.figure(
-        [*_error_dots(dots, place), _medians(members, place)],
+        [*shown, _medians(members, place)],
         height=_AROUND_PX + _ROW_PX * len(groups),
         x=plot.values(
             "error, % of what was measured (left: predicted too little)",
@@ -66,17 +73,6 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         y=plot.rows(labels, list(place.values())),
         shapes=[plot.below(plot.upright(0, FAINT_INK))],
     )
-
-
-def _error_dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    numbers: dict[str, int] = {}
-    heights = []
-    for dot in dots:
-        number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
-        heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
-    errors = [100 * dot.error for dot in dots]
-    hover = [plot.lines(plot.label(d.label, 80), error_text(d.error), _why(d)) for d in dots]
-    return _by_method(dots, errors, heights, hover, 8)
 
 
 def _by_method(
@@ -123,9 +119,7 @@ def _why(dot: "ErrorDot | ScatterPoint") -> str:
 def _medians(
     members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
 ) -> dict[str, Any]:
-    middles = {
-        group: median(dot.error for dot in group_dots) for group, group_dots in members.items()
-    }
+    middles = {group: median(dot.error for dot in dots) for group, dots in members.items()}
     ink = INK.light
     edge = {"width": 2.5, "color": ink}
     return plot.scatter(
@@ -175,7 +169,15 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
     line = plot.scatter(f"predicted = {word}", ends, ends, mode="lines", line=look)
     x = plot.log_bytes_axis(smallest, largest, f"{word} peak")
     y = plot.log_bytes_axis(smallest, largest, "predicted peak")
-    hover = [_point_hover(point, word) for point in points]
+    hover = [
+        plot.lines(
+            plot.label(point.label, 80),
+            f"predicted {bytes_text(p)}, {word} {bytes_text(m)}",
+            f"error {error_text(point.error)}",
+            _why(point),
+        )
+        for point, p, m in zip(points, predicted, measured, strict=True)
+    ]
     beside = partial(_named, [point.name for point in points], _places(points, x["range"]))
     dots = _by_method(points, measured, predicted, hover, _DOT_PX, beside)
     return plot.figure([*dots, line], height=_SCATTER_PX, x=x, y=y)
@@ -195,15 +197,6 @@ def _places(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[int, 
     hollow = (n for n, point in enumerate(points) if point.not_counted)
     furthest_first = sorted(hollow, key=lambda n: -abs(points[n].error))
     return name_places(spots, {n: points[n].name for n in furthest_first})
-
-
-def _point_hover(point: ScatterPoint, word: str) -> str:
-    return plot.lines(
-        plot.label(point.label, 80),
-        f"predicted {bytes_text(point.predicted_bytes)}, {word} {bytes_text(point.measured_bytes)}",
-        f"error {error_text(point.error)}",
-        _why(point),
-    )
 
 
 _FRONT_PX = 360
@@ -241,8 +234,11 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
     named = [n for n, point in enumerate(points) if point.is_named]
     named.sort(key=lambda n: not points[n].is_recommended)
     places = name_places(spots, {n: points[n].name for n in named})
+    best = [point for point in points if point.is_recommended]
+    look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
+    ring = plot.scatter("recommended", [p.hours for p in best], [p.cost for p in best], marker=look)
     return plot.figure(
-        [*_ring(points), *_front_dots(points, places)],
+        [*([ring] if best else []), *_front_dots(points, places)],
         height=_FRONT_PX,
         x=_log_axis("hours", hours, lambda hours: f"{hours:g} h"),
         y=_log_axis(f"cost, {currency}" if currency else "cost", cost, lambda cost: f"{cost:,g}"),
@@ -265,14 +261,6 @@ def _front_dots(
                 **_named([point.name for point in points], places, shown),
                 marker=plot.dot_mark(method, _RUN_PX, counted=True),
             )
-
-
-def _ring(points: Sequence[FrontPoint]) -> Iterator[dict[str, Any]]:
-    found = [point for point in points if point.is_recommended]
-    look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
-    if found:
-        x, y = [point.hours for point in found], [point.cost for point in found]
-        yield plot.scatter("recommended", x, y, marker=look)
 
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:
@@ -348,7 +336,9 @@ def name_places(spots: Sequence[Spot], names: Mapping[int, str]) -> dict[int, st
     `names` are by the place of their spots, those first that matter most. A name stands once, at
     the first of its spots with room, and is left out where none has.
     """
-    around = [_around(spot) for spot in spots]
+    around = []
+    for (x, y), r in ((_middle(spot), spot.radius_px) for spot in spots):
+        around.append(_Box(x - r, x + r, y - r, y + r))
     placed: dict[int, str] = {}
     taken: list[_Box] = []
     for at, name in names.items():
@@ -366,11 +356,6 @@ def name_places(spots: Sequence[Spot], names: Mapping[int, str]) -> dict[int, st
 def _middle(spot: Spot) -> tuple[float, float]:
     width, height = PLANE_PX
     return spot.x * width, (1 - spot.y) * height
-
-
-def _around(spot: Spot) -> _Box:
-    (x, y), r = _middle(spot), spot.radius_px
-    return _Box(x - r, x + r, y - r, y + r)
 
 
 def _positions(spot: Spot, wide: float) -> Iterator[tuple[str, _Box]]:

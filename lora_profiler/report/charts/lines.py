@@ -1,7 +1,7 @@
 """Lines: what a claim was checked with, peaks over the length of a sequence, and the raw times of a
 run's steps; and the map of batches and lengths that fit a card."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -77,13 +77,10 @@ def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     below = [y for y in known if y < -best]
     if chart.y_scale != "linear" or best <= 0 or not below:
         return {}, []
-    text = (
-        f"{len(below)} {'points lie' if len(below) > 1 else 'point lies'} below, down to"
-        f" {_value(chart, min(below))}"
-    )
-    return {"range": [-_ROOM * best, _ROOM * best]}, [
-        plot.note(text, x=0, xref="paper", xanchor="left", y=0, yref="paper", yanchor="bottom")
-    ]
+    lie = f"{len(below)} {'points lie' if len(below) > 1 else 'point lies'} below"
+    text = f"{lie}, down to {_value(chart, min(below))}"
+    note = plot.note(text, x=0, xref="paper", xanchor="left", y=0, yref="paper", yanchor="bottom")
+    return {"range": [-_ROOM * best, _ROOM * best]}, [note]
 
 
 def _series(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
@@ -115,8 +112,19 @@ def _ticks(series: Sequence[Series]) -> dict[str, Any]:
 
 def _by_category(chart: Chart) -> Figure:
     places = [float(number) for number in range(len(chart.categories))]
+    data = []
+    for series, mark in zip(chart.series, SERIES_MARKS, strict=False):
+        points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+        trace = plot.scatter(
+            plot.label(series.label, 60),
+            [y for _, y in points],
+            [float(place) for place, _ in points],
+            [_hover(chart, series, chart.categories[place], y) for place, y in points],
+            marker=plot.marker(mark, 10) | {"opacity": 0.9},
+        )
+        data.append(trace)
     return plot.figure(
-        list(_rows(chart)),
+        data,
         height=90 + _ROW_PX * len(places) + _LEGEND_PX * len(chart.series),
         x=plot.values(
             _y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"
@@ -124,18 +132,6 @@ def _by_category(chart: Chart) -> Figure:
         y=plot.rows([plot.label(text) for text in chart.categories], places, showgrid=True),
         shapes=_whole(chart, plot.upright),
     )
-
-
-def _rows(chart: Chart) -> Iterator[dict[str, Any]]:
-    for series, mark in zip(chart.series, SERIES_MARKS, strict=False):
-        points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-        yield plot.scatter(
-            plot.label(series.label, 60),
-            [y for _, y in points],
-            [float(place) for place, _ in points],
-            [_hover(chart, series, chart.categories[place], y) for place, y in points],
-            marker=plot.marker(mark, 10) | {"opacity": 0.9},
-        )
 
 
 def _whole(chart: Chart, line: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
@@ -150,9 +146,8 @@ def _y_ticks(chart: Chart) -> dict[str, Any]:
         return {"tickformat": ".1~%" if chart.y_is_share else "~g", "nticks": 6}
     if chart.y_scale == "linear":
         return plot.ticks(0, largest, plot.short_count)
-    return plot.powers_of_ten(
-        min(y for series in chart.series for y in series.y if y), largest, plot.short_count
-    )
+    smallest = min(y for series in chart.series for y in series.y if y)
+    return plot.powers_of_ten(smallest, largest, plot.short_count)
 
 
 def _largest(chart: Chart) -> float:
@@ -160,9 +155,7 @@ def _largest(chart: Chart) -> float:
 
 
 def _y_title(chart: Chart) -> str:
-    return (
-        f"{plot.label(chart.y_label, 60)}, %" if chart.y_is_share else plot.label(chart.y_label, 60)
-    )
+    return f"{plot.label(chart.y_label, 60)}{', %' if chart.y_is_share else ''}"
 
 
 def _hover(chart: Chart, series: Series, where: str, y: float) -> str:
@@ -283,9 +276,8 @@ def _median(
         seconds_text(end / scale, high / scale) for end in (low, middle, high)
     )
     text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
-    return [band, line], [
-        plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
-    ]
+    note = plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
+    return [band, line], [note]
 
 
 # --- which batches and lengths fit a card ---------------------------------------------------------
@@ -307,12 +299,16 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
     grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
     marks = []
     if asked is not None and asked in by_size:
-        marks = [_outline(batches.index(asked[0]), lengths.index(asked[1]))]
+        row, column = batches.index(asked[0]), lengths.index(asked[1])
+        ends = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+        marks = [{"type": "rect", **ends, "line": {"color": INK.light, "width": 2.5}}]
     verdicts = {cell.verdict for cell in cells}
     keys = [
-        plot.key(
+        plot.scatter(
             f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
-            {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
+            [None],
+            [None],
+            marker={"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
         )
         for v in _VERDICTS
         if v in verdicts
@@ -336,6 +332,12 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
 
 def _cells(grid: Sequence[Sequence[SizeFit | None]], size: int) -> dict[str, Any]:
     """No trace of plotly's: a colour for each cell, None where nothing is drawn."""
+
+    def text(cell: SizeFit | None) -> str:
+        if cell is None or cell.peak_bytes is None or cell.verdict is None:
+            return ""
+        return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
+
     return {
         "type": "cells",
         "x": list(range(len(grid[0]) if grid else 0)),
@@ -344,16 +346,10 @@ def _cells(grid: Sequence[Sequence[SizeFit | None]], size: int) -> dict[str, Any
             [VERDICT_COLOURS[c.verdict].light if c and c.verdict else None for c in row]
             for row in grid
         ],
-        "text": [[_cell_text(cell, size) for cell in row] for row in grid],
+        "text": [[text(cell) for cell in row] for row in grid],
         "textfont": {"color": INK.light, "size": CELL_PX},
         "hovertext": [[_cell_hover(cell) for cell in row] for row in grid],
     }
-
-
-def _cell_text(cell: SizeFit | None, size: int) -> str:
-    if cell is None or cell.peak_bytes is None or cell.verdict is None:
-        return ""
-    return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
 
 
 def _cell_hover(cell: SizeFit | None) -> str:
@@ -363,8 +359,3 @@ def _cell_hover(cell: SizeFit | None) -> str:
     if cell.peak_bytes is None or cell.verdict is None:
         return plot.lines(sizes, "not known")
     return plot.lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
-
-
-def _outline(row: int, column: int) -> Mapping[str, Any]:
-    ends = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
-    return {"type": "rect", **ends, "line": {"color": INK.light, "width": 2.5}}

@@ -168,11 +168,6 @@ def hatch(paint: Paint) -> dict[str, Any]:
     return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": palette.PAPER.light}
 
 
-def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of the legend that belongs to no trace."""
-    return scatter(name, [None], [None], marker=dict(marker))
-
-
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
     shown = marker(palette.METHOD_MARKS[method], size)
     if not counted:
@@ -301,14 +296,8 @@ def limit_line(
     look = {"width": 1.5, "dash": "dash"}
     font = {"color": palette.WARNING.light, "size": palette.SMALL_PX}
     if below is None:
-        place: dict[str, Any] = {
-            "x": 1,
-            "y": at,
-            "xref": "paper",
-            "xanchor": "right",
-            "yanchor": "bottom",
-        }
-        words = note(text, **place, font=font, bgcolor=palette.PAPER.light)
+        place: dict[str, Any] = {"xref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        words = note(text, x=1, y=at, **place, font=font, bgcolor=palette.PAPER.light)
         return [across(at, palette.WARNING, **look)], [words]
     anchor, shift = ("left", 4) if limit.bytes < largest / 2 else ("right", -4)
     side: dict[str, Any] = {"xanchor": anchor, "xshift": shift, "yanchor": "middle"}

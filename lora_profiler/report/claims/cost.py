@@ -142,11 +142,9 @@ class Pair:
 def pairs_of(rows: Sequence[CostRow]) -> tuple[Pair, ...]:
     """Each LoRA beside full fine-tuning that is alike."""
     full = {(row.dtype, row.tokens): row for row in rows if row.method == "full"}
-    return tuple(
-        _pair(full[row.dtype, row.tokens], row)
-        for row in rows
-        if row.method != "full" and (row.dtype, row.tokens) in full
-    )
+    loras = [row for row in rows if row.method != "full"]
+    pairs = ((full.get((lora.dtype, lora.tokens)), lora) for lora in loras)
+    return tuple(_pair(whole, lora) for whole, lora in pairs if whole is not None)
 
 
 def _pair(full: CostRow, lora: CostRow) -> Pair:

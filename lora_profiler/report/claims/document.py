@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.environment import Device, Environment
-from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, heading, paragraph, table
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
 from lora_profiler.report.json import SCHEMA_VERSION, picked
@@ -111,21 +111,19 @@ def verify_payload(
         seed=seed,
         quick=quick,
         seconds=sum(claim.seconds for claim in checked),
-        claims=tuple(map(_claim, checked)),
+        claims=tuple(
+            CheckedClaim(
+                **picked(each.claim, "id title statement must_hold"),
+                verdict=each.evidence.verdict,
+                seconds=each.seconds,
+                finding=each.evidence.sentences,
+                evidence=_plain(each.evidence),
+            )
+            for each in checked
+        ),
     )
     plain: dict[str, Any] = _plain(document)
     return plain
-
-
-def _claim(checked: Checked) -> CheckedClaim:
-    claim, evidence = checked.claim, checked.evidence
-    return CheckedClaim(
-        **picked(claim, "id title statement must_hold"),
-        verdict=evidence.verdict,
-        seconds=checked.seconds,
-        finding=evidence.sentences,
-        evidence=_plain(evidence),
-    )
 
 
 def _plain(value: Any) -> Any:
@@ -169,7 +167,18 @@ def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))
     blocks += [
-        _summary(document["claims"]),
+        table(
+            document["claims"],
+            (
+                ("", lambda claim: f"{claim['id']}{'*' if claim['must_hold'] else ''}"),
+                ("claim", lambda claim: claim["title"]),
+                ("verdict", lambda claim: CLAIM_VERDICT_LABELS[claim["verdict"]]),
+                ("in numbers", lambda claim: evidence_of(claim).headline),
+                ("took", lambda claim: seconds_text(claim["seconds"])),
+            ),
+            left=4,
+            kind=lambda claim: "peak" if claim["verdict"] == "fails" else "plain",
+        ),
         paragraph("* must hold exactly: where it fails, the exit code is 1."),
     ]
     for claim in document["claims"]:
@@ -199,19 +208,4 @@ def subject_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
         f"{model['model_type']}, {size}; weights: {model['weights']}; text: {model['text']}",
         f"{effort}, {seconds_text(document['seconds'])}, seed {document['seed']}",
         environment_line(environment),
-    )
-
-
-def _summary(claims: Sequence[Mapping[str, Any]]) -> Table:
-    return table(
-        claims,
-        (
-            ("", lambda claim: f"{claim['id']}{'*' if claim['must_hold'] else ''}"),
-            ("claim", lambda claim: claim["title"]),
-            ("verdict", lambda claim: CLAIM_VERDICT_LABELS[claim["verdict"]]),
-            ("in numbers", lambda claim: evidence_of(claim).headline),
-            ("took", lambda claim: seconds_text(claim["seconds"])),
-        ),
-        left=4,
-        kind=lambda claim: "peak" if claim["verdict"] == "fails" else "plain",
     )

@@ -1,7 +1,7 @@
 """Claim 6: the update of full fine-tuning has a low rank in effect: its spectrum, and what its best
 approximations still gain."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -236,35 +236,29 @@ class IntrinsicDimension(Evidence):
             ),
             note="Gain is the fall of the held-out loss.",
         )
-        return (gain, _energy_chart(self.layers), *(kind.chart() for kind in self.kinds))
-
-
-def _energy_chart(layers: Sequence[LayerSummary]) -> Chart:
-    """The least, middle and most of all layers; beyond its last rank a layer holds all."""
-    places = range(max(len(layer.energy) for layer in layers))
-    by_rank = [
-        [layer.energy[min(place, len(layer.energy) - 1)] for layer in layers] for place in places
-    ]
-    return Chart(
-        key="energy_by_rank",
-        title="Energy of each layer's update that its best approximation holds",
-        x_label="rank",
-        y_label="share of the squared norm",
-        y_is_share=True,
-        series=tuple(
-            Series(
-                label=label,
-                x=tuple(2.0**place for place in places),
-                y=tuple(of(energies) for energies in by_rank),
-            )
-            for label, of in (
-                ("the layer with the most", max),
-                ("the median layer", median),
-                ("the layer with the least", min),
-            )
-        ),
-        note=f"Of {len(layers)} layers.",
-    )
+        held = [layer.energy for layer in self.layers]
+        places = range(max(map(len, held)))
+        # beyond its last rank a layer holds all
+        by_rank = [[energy[min(place, len(energy) - 1)] for energy in held] for place in places]
+        ranks = tuple(2.0**place for place in places)
+        of_layers: dict[str, Callable[[Sequence[float]], float]] = {
+            "the layer with the most": max,
+            "the median layer": median,
+            "the layer with the least": min,
+        }
+        energy = Chart(
+            key="energy_by_rank",
+            title="Energy of each layer's update that its best approximation holds",
+            x_label="rank",
+            y_label="share of the squared norm",
+            y_is_share=True,
+            series=tuple(
+                Series(label=label, x=ranks, y=tuple(map(of, by_rank)))
+                for label, of in of_layers.items()
+            ),
+            note=f"Of {len(self.layers)} layers.",
+        )
+        return (gain, energy, *(kind.chart() for kind in self.kinds))
 
 
 def _gain_caption(chart: Chart) -> tuple[str, ...]:

@@ -126,23 +126,19 @@ class Merging(Evidence):
     @property
     def verdict(self) -> Verdict:
         is_rounding = at_most(worst_of((*(row.worst for row in self.rows), self.nf4.worst)), 1)
-        if not is_rounding or not all(
-            row.shapes_equal and row.plain_after_merge for row in self.rows
-        ):
+        is_plain = all(row.shapes_equal and row.plain_after_merge for row in self.rows)
+        if not is_rounding or not is_plain:
             return "fails"
         return "holds" if self.nf4.checked else "holds_partly"
 
     @property
     def sentences(self) -> tuple[str, ...]:
         worst = worst_of(row.worst for row in self.rows)
-        in_float32, in_bfloat16 = (
-            number(
-                worst_of(row.output_difference for row in self.rows if row.dtype == dtype),
-                ".1e",
-                none="inf",
-            )
+        differences = (
+            worst_of(row.output_difference for row in self.rows if row.dtype == dtype)
             for dtype in ("float32", "bfloat16")
         )
+        in_float32, in_bfloat16 = (number(worst, ".1e", none="inf") for worst in differences)
         within = "within" if at_most(worst, 1) else "NOT within"
         float32, bfloat16 = self.rows[0], self.rows[1]
         return (

@@ -120,9 +120,8 @@ def levels_of(runs: Sequence[Run]) -> Levels:
     best = max(gains)
     share = max(0.0, min(gains)) / best if best > 0 else 0.0
     ranks = [run.rank for run in runs]
-    loss = LossLevel(
-        least_to_best_gain=share, best_rank=ranks[gains.index(best)], level=share >= LEVEL_GAIN
-    )
+    best_rank, level = ranks[gains.index(best)], share >= LEVEL_GAIN
+    loss = LossLevel(least_to_best_gain=share, best_rank=best_rank, level=level)
     sizes = {name: _level(ranks, [getattr(run, name) for run in runs]) for name in _SIZES}
     return Levels(**sizes, loss=loss)
 
@@ -145,10 +144,8 @@ def _level(ranks: Sequence[int], sizes: Sequence[Number]) -> Level:
     values = [size for size in sizes if size is not None]
     if len(values) < len(sizes):
         return Level(exponent=None, largest_to_least=None, level=False)
-    ratio = max(values) / min(values)
-    return Level(
-        exponent=exponent(ranks, values), largest_to_least=ratio, level=ratio <= LEVEL_FACTOR
-    )
+    ratio, power = max(values) / min(values), exponent(ranks, values)
+    return Level(exponent=power, largest_to_least=ratio, level=ratio <= LEVEL_FACTOR)
 
 
 def exponent(ranks: Sequence[int], values: Sequence[float]) -> float:
@@ -193,7 +190,12 @@ class Scaling(Evidence):
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        ranks = self._ranks
+        ranks, best = self._ranks, dict[str, list[str]]()
+        for row in self.learning_rates:
+            best.setdefault(row.key, []).append(f"{row.best_learning_rate:g} at rank {row.rank}")
+        rates = "; ".join(f"{self._labels[key]}: {', '.join(at)}" for key, at in best.items())
+        gains = self.learning_rates[0].gains if best else ()
+        tried = ", ".join(f"{at.learning_rate:g}" for at in gains)
         return (
             (
                 f"From rank {ranks[0]} to {ranks[-1]}, {self.steps} steps at learning rate"
@@ -201,18 +203,8 @@ class Scaling(Evidence):
                 " factor of at most 2."
             ),
             *(scaled.sentence for scaled in self.scalings),
-            *self._rate_sentences(),
+            *([f"Best learning rate of {tried}: {rates}."] if best else []),
         )
-
-    def _rate_sentences(self) -> tuple[str, ...]:
-        if not self.learning_rates:
-            return ()
-        best: dict[str, list[str]] = {}
-        for row in self.learning_rates:
-            best.setdefault(row.key, []).append(f"{row.best_learning_rate:g} at rank {row.rank}")
-        rates = "; ".join(f"{self._labels[key]}: {', '.join(at)}" for key, at in best.items())
-        tried = ", ".join(f"{at.learning_rate:g}" for at in self.learning_rates[0].gains)
-        return (f"Best learning rate of {tried}: {rates}.",)
 
     @property
     def headline(self) -> str:
@@ -224,10 +216,19 @@ class Scaling(Evidence):
         )
 
     def tables(self) -> tuple[Table, ...]:
-        by_rank = Table(
-            columns=("relative to W, or to logits", *(f"r {r}" for r in self._ranks), "by rank"),
-            rows=tuple(row for scaled in self.scalings for row in _rows(scaled)),
-        )
+        rows = []
+        for scaled in self.scalings:
+            rows.append(Row(cells=(scaled.label,), kind="section"))
+            for name, (label, *_) in _SIZES.items():
+                sizes = (number(getattr(run, name), ".1e") for run in scaled.runs)
+                level = getattr(scaled.levels, name).text
+                rows.append(Row(cells=(label, *sizes, level), indent=1))
+            gains, loss = (number(run.gain, "+.3f") for run in scaled.runs), scaled.levels.loss
+            share = f"{percent_text(loss.least_to_best_gain)}{', level' if loss.level else ''}"
+            cells = ("fall of the held-out loss", *gains, share)
+            rows.append(Row(cells=cells, indent=1, kind="total"))
+        columns = ("relative to W, or to logits", *(f"r {r}" for r in self._ranks), "by rank")
+        by_rank = Table(columns=columns, rows=tuple(rows))
         if not self.learning_rates:
             return (by_rank,)
         labels = self._labels
@@ -262,25 +263,23 @@ class Scaling(Evidence):
             )
             for name, (_, title, label) in sizes.items()
         )
-        return (*charts, *([self._by_learning_rate()] if self.learning_rates else []))
-
-    def _by_learning_rate(self) -> Chart:
-        return Chart(
+        if not self.learning_rates:
+            return charts
+        rates = [(f"{self._labels[r.key]}, rank {r.rank}", r) for r in self.learning_rates]
+        by_learning_rate = Chart(
             key="scaling_learning_rates",
             title="Fall of the held-out loss by learning rate, at the lowest and the highest rank",
             x_label="learning rate",
             y_label=_LOSS_FALL,
             series=tuple(
-                Series.of(
-                    f"{self._labels[row.key]}, rank {row.rank}", row.gains, "learning_rate", "gain"
-                )
-                for row in self.learning_rates
+                Series.of(label, row.gains, "learning_rate", "gain") for label, row in rates
             ),
             note=(
                 "Where the two ranks of one scaling peak at one learning rate, the rank can be"
                 " changed without retuning it."
             ),
         )
+        return (*charts, by_learning_rate)
 
 
 _LOSS_FALL: Final = "loss before - loss after"
@@ -296,18 +295,6 @@ _SIZES: Final = {
     "whole_update": ("whole update of W", "Whole update of W", _OF_W),
 }
 """Of each size: what its row in the table, its chart and the chart's axis are called."""
-
-
-def _rows(scaled: Scaled) -> list[Row]:
-    rows = [Row(cells=(scaled.label,), kind="section")]
-    for name, (label, *_) in _SIZES.items():
-        sizes = (number(getattr(run, name), ".1e") for run in scaled.runs)
-        rows.append(Row(cells=(label, *sizes, getattr(scaled.levels, name).text), indent=1))
-    gains = (number(run.gain, "+.3f") for run in scaled.runs)
-    loss = scaled.levels.loss
-    share = f"{percent_text(loss.least_to_best_gain)}{', level' if loss.level else ''}"
-    cells = ("fall of the held-out loss", *gains, share)
-    return [*rows, Row(cells=cells, indent=1, kind="total")]
 
 
 def _size_caption(chart: Chart) -> tuple[str, ...]:

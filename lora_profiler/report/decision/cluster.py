@@ -9,11 +9,16 @@ from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import assumption_lines
-from lora_profiler.report.answer.trainer import trainer_dict, trainer_lines
 from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
+from lora_profiler.report.setup_words import (
+    adapter_line,
+    attention_words,
+    trainer_dict,
+    trainer_lines,
+    training_line,
+)
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import setup_dict
@@ -62,36 +67,35 @@ def cluster_words(cluster: Cluster) -> str:
 
 
 def _table(options: Sequence[Option]) -> Table:
+    def sent(option: Option) -> str:
+        found = option.communication
+        return in_unit(found.sent_bytes, GIB) if found else ""
+
+    def step(option: Option) -> str:
+        low, high = option.low_seconds, option.high_seconds
+        return "?" if low is None else between_text(low, high or 0)
+
+    def rates(option: Option) -> str:
+        rates = option.tokens_per_second
+        return "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}"
+
     return table(
         options,
         (
             ("", lambda o: method_label(o.whole.prediction)),
             ("sharding", lambda o: o.sharding),
-            ("cards needed", lambda o: count_text(o.least.world_size) if o.least else _NONE),
+            (
+                "cards needed",
+                lambda o: count_text(o.least.world_size) if o.least else "none of these",
+            ),
             ("GiB a rank then", lambda o: _peak(o.least)),
             ("GiB on all", lambda o: _peak(o.whole)),
             ("verdict", lambda o: labels.VERDICT_LABELS[o.whole.verdict]),
-            (
-                "sent, GiB",
-                lambda o: in_unit(o.communication.sent_bytes, GIB) if o.communication else "",
-            ),
-            ("step", _step),
-            ("tokens a second", _rates),
+            ("sent, GiB", sent),
+            ("step", step),
+            ("tokens a second", rates),
         ),
     )
-
-
-_NONE = "none of these"
-
-
-def _step(option: Option) -> str:
-    low, high = option.low_seconds, option.high_seconds
-    return "?" if low is None else between_text(low, high or 0)
-
-
-def _rates(option: Option) -> str:
-    rates = option.tokens_per_second
-    return "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}"
 
 
 def _peak(placement: Placement | None) -> str:
@@ -99,7 +103,7 @@ def _peak(placement: Placement | None) -> str:
     if placement is None:
         return ""
     text = in_unit(placement.prediction.peak.total_bytes, GIB)
-    return text if placement.prediction.saved_activation_bytes is not None else f">= {text}"
+    return text if placement.prediction.is_whole else f">= {text}"
 
 
 def fewest_lines(options: Sequence[Option]) -> list[str]:
@@ -123,7 +127,7 @@ def fewest_lines(options: Sequence[Option]) -> list[str]:
 def _basis(options: Sequence[Option]) -> list[str]:
     """How far the peaks can be trusted, and what they take for granted."""
     predictions = [option.whole.prediction for option in options]
-    known = [p for p in predictions if p.saved_activation_bytes is not None]
+    known = [p for p in predictions if p.is_whole]
     bound = max((p.error_bound or 0 for p in known), default=0)
     within = f", or estimates within {100 * bound:g} % wherever they were checked" if bound else ""
     lines = [f"Peaks are exact{within}."]
@@ -134,14 +138,11 @@ def _basis(options: Sequence[Option]) -> list[str]:
 
 def _time_words(network: Network | None) -> str:
     if network is None:
-        return (
-            "Times are of compute alone, on all cards; --interconnect adds what the ranks send each"
-            " other."
-        )
-    return (
-        f"Times are on all cards: at least as long as compute or sending over {network.key} at its"
-        " full rate, whichever is longer, at most both one after the other."
-    )
+        link = "--interconnect adds what the ranks send each other"
+        return f"Times are of compute alone, on all cards; {link}."
+    at_least = f"at least as long as compute or sending over {network.key} at its full rate"
+    at_most = "whichever is longer, at most both one after the other"
+    return f"Times are on all cards: {at_least}, {at_most}."
 
 
 def cluster_payload(

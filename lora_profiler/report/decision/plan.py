@@ -19,10 +19,9 @@ from lora_profiler.planning.planned import (
 )
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
-from lora_profiler.report.answer.trainer import short_trainer_lines
 from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, paragraph, table
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.setup_words import predict_command
+from lora_profiler.report.setup_words import predict_command, short_trainer_lines
 from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
 from lora_profiler.workload import TrainSetup
@@ -241,7 +240,14 @@ def plan_blocks(
     blocks: list[Block] = [heading(_title(plan)), in_lines(*question_lines(plan, trainer))]
     if plan.recommended is not None:
         blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
-        blocks.append(paragraph(*_over_lines(run_command(plan.recommended, more))))
+        command = textwrap.wrap(  # as a shell takes it from several lines
+            run_command(plan.recommended, more),
+            WIDTH - 2,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        blocks.append(paragraph(*(f"{line} \\" for line in command[:-1]), *command[-1:]))
     else:
         blocks.append(in_lines(nothing_sentence(plan)))
     if plan.front:
@@ -249,14 +255,6 @@ def plan_blocks(
     if said := list(notes(plan)):
         blocks.append(in_lines(*said))
     return blocks
-
-
-def _over_lines(command: str) -> list[str]:
-    """A command as a shell takes it from several lines."""
-    lines = textwrap.wrap(
-        command, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
-    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def _title(plan: TrainingPlan) -> str:
@@ -278,25 +276,18 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
     many = "s" if len(plan.space.ranks) > 1 else ""
     over = f"{methods}; rank{many} {ranks}" if ranks else methods
     batch = f"effective batch {count_text(plan.space.effective_batch)}"
-    lines = [f"{batch} x {_length_words(plan, setup)}; {_amount_words(plan)}", f"over {over}"]
-    return lines + ([] if trainer is None else short_trainer_lines(trainer, ways))
-
-
-def _length_words(plan: TrainingPlan, setup: TrainSetup) -> str:
-    if plan.amount.data is None:
-        return f"{count_text(setup.seq_len)} tokens"
-    lengths = plan.amount.data.lengths
-    return f"samples of mean {lengths.mean:,.0f}, longest {count_text(lengths.longest)} tokens"
-
-
-def _amount_words(plan: TrainingPlan) -> str:
-    amount = plan.amount
-    if not amount.is_known:
-        return "times and costs are of a million tokens, since nobody says of how many"
-    epochs = f"{amount.epochs:g} epoch{'' if amount.epochs == 1 else 's'} of "
+    tokens, amount = f"{count_text(setup.seq_len)} tokens", plan.amount
+    much = f"{short_count_text(amount.tokens or 0)} tokens"
     if amount.data is not None:
-        return f"{epochs}{count_text(amount.data.lengths.num_samples)} samples"
-    return f"{epochs}{short_count_text(amount.tokens or 0)} tokens"
+        lengths = amount.data.lengths
+        longest = count_text(lengths.longest)
+        tokens = f"samples of mean {lengths.mean:,.0f}, longest {longest} tokens"
+        much = f"{count_text(lengths.num_samples)} samples"
+    asked = f"{amount.epochs:g} epoch{'' if amount.epochs == 1 else 's'} of {much}"
+    if not amount.is_known:
+        asked = "times and costs are of a million tokens, since nobody says of how many"
+    lines = [f"{batch} x {tokens}; {asked}", f"over {over}"]
+    return lines + ([] if trainer is None else short_trainer_lines(trainer, ways))
 
 
 def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:

@@ -150,7 +150,16 @@ def bench_payload(
     if of_ranks:
         document["ranks"] = of_ranks
     if largest_batches:
-        document["largest_batches"] = [_largest_batch(found) for found in largest_batches]
+        document["largest_batches"] = [
+            part(
+                LargestBatchJson,
+                found,
+                model=found.records[0].workload.model.id,
+                setup=setup_dict(found.records[0].workload.setup) | {"batch_size": None},
+                record_ids=[record.id for record in found.records],
+            )
+            for found in largest_batches
+        ]
     return document
 
 
@@ -204,9 +213,6 @@ def _record_fields(records: Sequence[Record]) -> list[RecordFields]:
     return [cast(RecordFields, record_dict(record)) for record in records]
 
 
-_SIDES = ("before", "after")
-
-
 def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]]:
     """One flat record a change for CSV, led by the model and method of its case."""
     workloads = {pair.case_key: pair.before[0].workload for pair in pairs.pairs}
@@ -218,7 +224,7 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
             "metric": c.metric,
             **{
                 side if name == "value" else f"{side}_{name}": cell(value)
-                for side in _SIDES
+                for side in ("before", "after")
                 for name, value in asdict(getattr(c, side)).items()
             },
             "relative_change": c.relative_change,
@@ -226,17 +232,6 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
         }
         for c in found
     ]
-
-
-def _largest_batch(found: LargestBatch) -> LargestBatchJson:
-    workload = found.records[0].workload
-    return part(
-        LargestBatchJson,
-        found,
-        model=workload.model.id,
-        setup=setup_dict(workload.setup) | {"batch_size": None},
-        record_ids=[record.id for record in found.records],
-    )
 
 
 def _ranks(record: Record) -> RanksJson:

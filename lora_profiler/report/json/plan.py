@@ -5,12 +5,12 @@ from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
 from lora_profiler.planning.plan import Bound, TrainingPlan
-from lora_profiler.planning.planned import Counts, Goal, Interval, Offer, PlannedRun, Refused
+from lora_profiler.planning.planned import Counts, Goal, Interval, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
-from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.decision.plan import nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
+from lora_profiler.report.setup_words import trainer_dict
 from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
 from lora_profiler.workload import setup_dict
@@ -150,31 +150,33 @@ def plan_payload(
         schema_version=SCHEMA_VERSION,
         model=part(ModelPart, first.model),
         trainer=trainer_dict(trainer, first),
-        offers=[_offer(offer) for offer in plan.offers],
+        offers=[
+            part(
+                OfferJson,
+                offer,
+                offer.cluster,
+                gpu=offer.gpu.key,
+                interconnect=offer.network.key if offer.network else None,
+            )
+            for offer in plan.offers
+        ],
         amount=part(
             AmountJson, plan.amount, num_samples=data.lengths.num_samples if data else None
         ),
         searched=part(SearchedJson, plan.space, plan.budget),
-        recommended=_recommended(plan, recommended, more) if recommended else None,
+        recommended=part(
+            RecommendedJson,
+            plan,
+            run=_run(recommended, more),
+            neighbours=[
+                part(NeighbourJson, each, run=_run(each.run, more) if each.run else None)
+                for each in plan.neighbours
+            ],
+        )
+        if recommended
+        else None,
         nearest=nothing_sentence(plan) if recommended is None else None,
         front=[_run(run, more) for run in plan.front],
-    )
-
-
-def _offer(offer: Offer) -> OfferJson:
-    network = offer.network.key if offer.network else None
-    return part(OfferJson, offer, offer.cluster, gpu=offer.gpu.key, interconnect=network)
-
-
-def _recommended(plan: TrainingPlan, run: PlannedRun, more: Sequence[str]) -> RecommendedJson:
-    return part(
-        RecommendedJson,
-        plan,
-        run=_run(run, more),
-        neighbours=[
-            part(NeighbourJson, each, run=_run(each.run, more) if each.run else None)
-            for each in plan.neighbours
-        ],
     )
 
 

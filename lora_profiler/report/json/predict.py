@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.answer.trainer import trainer_dict
 from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema
 from lora_profiler.report.json import predict_types as types
+from lora_profiler.report.setup_words import trainer_dict
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
 
@@ -96,10 +96,9 @@ def _of_prediction(prediction: Prediction) -> dict[str, Any]:
 def _of_answer(answer: Answer) -> dict[str, Any]:
     """What JSON and CSV have beside the prediction."""
     fit, timing, likely = answer.fit, answer.timing, answer.peak_interval
-    step = timing.step if timing else None
     found = {
         "fit": part(types.FitJson, fit, fit.gpu, gpu=fit.gpu.key) if fit else None,
-        "step_time": _step_time(answer, step) if step else None,
+        "step_time": _step_time(answer, answer.step) if answer.step else None,
         "step_time_refusal": timing.refusal if timing else None,
         "communication": _communication(answer, answer.communication),
         "evidence": part(types.EvidenceJson, likely) if likely else None,
@@ -142,8 +141,7 @@ def _communication(answer: Answer, sent: "Communication | None") -> types.Commun
 
 def _data(answer: Answer, epoch: "OverData") -> types.DataJson:
     data, lengths, steps = epoch.data, epoch.data.lengths, epoch.steps_per_epoch
-    step = answer.timing.step if answer.timing else None
-    time = step.time if step else None
+    time = answer.step.time if answer.step else None
     return part(
         types.DataJson,
         epoch,

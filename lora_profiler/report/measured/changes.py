@@ -43,7 +43,7 @@ def change_blocks(
         blocks += [changes_table(found, methods), paragraph(*_notes(found))]
     for metric in dict.fromkeys(c.metric for c in found):
         beyond = [c for c in found if c.metric == metric and c.is_beyond_noise]
-        if shown := largest(beyond, _relative, worst):
+        if shown := largest(beyond, lambda c: c.relative_change, worst):
             blocks.append(largest_changes_table(shown, pairs.pairs))
     return blocks
 
@@ -67,10 +67,8 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
             names = cut([run_name(r) for r in cases.values()], "more", 2)
             lines.append(f"Only {word}, {counted(len(cases), 'case')}: {'; '.join(names)}")
     if pairs.left_out:
-        lines.append(
-            f"Left out: {counted(pairs.left_out, 'run')} of an older environment than the newest of"
-            " the case."
-        )
+        older = "of an older environment than the newest of the case"
+        lines.append(f"Left out: {counted(pairs.left_out, 'run')} {older}.")
     return lines
 
 
@@ -85,21 +83,22 @@ def _statuses(records: Sequence[Record]) -> str:
 
 def setup_table(found: Sequence[SetupChange]) -> Table:
     """A row for each field of the environments that differs."""
+
+    def label(field: str) -> str:
+        """'packages.torch' -> 'torch', 'device.driver' -> 'driver'."""
+        known = run_labels.ENVIRONMENT_LABELS.get(field)
+        return known or shortened(field.partition(".")[2] or field)
+
     return table(
         found,
         (
-            ("", lambda c: _field_label(c.field)),
+            ("", lambda c: label(c.field)),
             ("before", lambda c: _values(c.field, c.before)),
             ("after", lambda c: _values(c.field, c.after)),
         ),
         title="What differs in the set-up",
         left=3,
     )
-
-
-def _field_label(field: str) -> str:
-    """'packages.torch' -> 'torch', 'device.driver' -> 'driver'."""
-    return run_labels.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
 
 
 def _values(field: str, values: Sequence[str]) -> str:
@@ -130,7 +129,7 @@ def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Tab
         if len(groups) > 1:
             rows.add("all", *_change_cells(members), kind="total")
     columns = ("", "cases", "median", "lowest", "highest", "beyond noise")
-    return Table(title="Changes", columns=columns, rows=tuple(rows.rows))
+    return rows.table(*columns, title="Changes")
 
 
 def _change_cells(found: Sequence[Change]) -> tuple[str, ...]:
@@ -164,10 +163,6 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
         title=f"Largest changes beyond noise: {run_labels.METRIC_LABELS[found[0].metric]}",
         left=3,
     )
-
-
-def _relative(change: Change) -> float | None:
-    return change.relative_change
 
 
 def run_of(change: Change, pairs: Sequence[Pair]) -> Record:
@@ -213,12 +208,10 @@ def judgement(
     what = ", ".join(run_labels.METRIC_LABELS[metric] for metric in chosen)
     parts = []
     if lost:
-        parts.append(
-            f"No longer trained: {counted(len(lost), 'case')}, such as"
-            f" {run_name(lost[0].before[0])}."
-        )
+        cases = f"{counted(len(lost), 'case')}, such as {run_name(lost[0].before[0])}"
+        parts.append(f"No longer trained: {cases}.")
     if worse:
-        (worst,) = largest(worse, _relative, 1)
+        (worst,) = largest(worse, lambda c: c.relative_change, 1)
         before, after, change = _numbers(worst)
         parts.append(
             f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of"
@@ -230,10 +223,8 @@ def judgement(
         return " ".join(parts)
     if not judged:
         return f"Nothing could be judged: no case has a number on both sides ({what})."
-    return (
-        f"Not worse by more than {percent_text(limit)}: all {counted(len(judged), 'number')}"
-        f" ({what})."
-    )
+    every = f"all {counted(len(judged), 'number')} ({what})"
+    return f"Not worse by more than {percent_text(limit)}: {every}."
 
 
 def _notes(found: Sequence[Change]) -> list[str]:

@@ -53,17 +53,14 @@ def comparison_blocks(
         paragraph(*environment_lines(records.values()), *not_compared_lines(scored)),
     ]
     if any(c.is_claim for c in comparisons):
-        blocks += [errors_table(comparisons, by, records), paragraph(*_notes(comparisons))]
+        equal = equality_words([c for c in comparisons if c.is_claim])
+        note = paragraph(f"{run_labels.ERROR_DEFINITION}. {equal}")
+        blocks += [errors_table(comparisons, by, records), note]
         largest = largest_errors(comparisons, worst)
         if largest:
             blocks.append(largest_errors_table(largest, records))
     else:
-        blocks.append(
-            paragraph(
-                f"Nothing is predicted of {_listed(run_labels.METRIC_LABELS[m] for m in chosen)} in"
-                " these records."
-            )
-        )
+        blocks.append(paragraph(f"Nothing is predicted of {_metrics(chosen)} in these records."))
     return [*blocks, paragraph(*hints)] if hints else blocks
 
 
@@ -104,15 +101,13 @@ def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     return [*lines, f"Not predicted for other reasons: {count_text(rest)}."] if rest else lines
 
 
-def _notes(comparisons: Sequence[Comparison]) -> list[str]:
-    made = [c for c in comparisons if c.is_claim]
-    equal = sum(c.predicted == c.measured for c in made)
-    engines = " and ".join(sorted({c.engine for c in made}))
-    return [
-        f"{run_labels.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of"
-        f" {count_text(len(made))}. Predicted by the {engines}"
-        f" engine{'s' if ' and ' in engines else ''}."
-    ]
+def equality_words(claims: Sequence[Comparison], what: str = "") -> str:
+    """How many predicted numbers are equal to the measured ones, and which engines made them."""
+    equal = count_text(sum(c.predicted == c.measured for c in claims))
+    of = f"Equal to the last digit: {equal} of {count_text(len(claims))}{what}"
+    engines = sorted({c.engine for c in claims})
+    many = "s" if len(engines) > 1 else ""
+    return f"{of}. Predicted by the {' and '.join(engines)} engine{many}."
 
 
 # --- errors by group ------------------------------------------------------------------------------
@@ -126,6 +121,12 @@ def errors_table(
     rows: list[Row] = []
     within = [name for name in by if name != "metric"]
     found = sorted({c.metric for c in comparisons}, key=list(run_labels.METRIC_LABELS).index)
+
+    def label(metric: str, name: Grouping, value: str) -> str:
+        if name == "method":
+            return labels.METHOD_LABELS[value]
+        return category_label(metric, value) if name == "category" else shortened(value)
+
     for metric in found:
         members = [c for c in comparisons if c.metric == metric]
         groups = summary(members, within, records)
@@ -135,7 +136,7 @@ def errors_table(
             rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
         for g in groups if within else ():
             named = zip(within, g.group, strict=True)
-            cells = (_group_label(metric, name, value) for name, value in named)
+            cells = (label(metric, name, value) for name, value in named)
             rows.append(Row(cells=(*cells, *_error_cells(g))))
         if len(groups) > 1 or not within:
             (whole,) = summary(members, ())
@@ -146,12 +147,6 @@ def errors_table(
     title = f"Error of the {run_labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
     columns = (*names, "n", "mean", "median", "worst under", "worst over", "within 1 %")
     return Table(title=title, columns=columns, rows=tuple(rows), left=len(names))
-
-
-def _group_label(metric: str, name: Grouping, value: str) -> str:
-    if name == "method":
-        return labels.METHOD_LABELS[value]
-    return category_label(metric, value) if name == "category" else shortened(value)
 
 
 def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
@@ -258,12 +253,10 @@ def judgement(
 ) -> str:
     """A sentence or two on a limit: how many of the `judged` claims are `beyond` it, and the worst
     of these."""
-    what = _listed(run_labels.METRIC_LABELS[metric] for metric in chosen)
+    what = _metrics(chosen)
     if not judged:
-        return (
-            "Nothing could be judged: no record has both a measured and a predicted number"
-            f" ({what})."
-        )
+        both = "both a measured and a predicted number"
+        return f"Nothing could be judged: no record has {both} ({what})."
     claims = f"{counted(len(judged), 'claimed number')} ({what})"
     if not beyond:
         return f"Within {percent_text(limit)}: all {claims}."
@@ -278,5 +271,5 @@ def judgement(
     )
 
 
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(words))
+def _metrics(chosen: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(run_labels.METRIC_LABELS[metric] for metric in chosen))

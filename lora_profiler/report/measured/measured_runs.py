@@ -57,7 +57,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
     speed = throughput(record)
     tokens = speed.tokens_per_second if speed else None
     at_least = "" if record.measurement.went_through else ">= "
-    lower = "" if prediction.saved_activation_bytes is not None else ">= "
+    lower = "" if prediction.is_whole else ">= "
     return Row(
         cells=(
             record.workload.model.id,
@@ -136,12 +136,14 @@ _FIRST = (
 """Told first of each part; what is not named here follows in the order of the command line."""
 
 
-def _order(option: Option) -> tuple[int, int, int]:
-    position = _FIRST.index(option.name) if option.name in _FIRST else len(_FIRST)
-    return option.declared.added, _PARTS.index(option.owner), position
-
-
-_TOLD = sorted((option for option in OPTIONS if option.declared.words), key=_order)
+_TOLD = sorted(
+    (option for option in OPTIONS if option.declared.words),
+    key=lambda o: (
+        o.declared.added,
+        _PARTS.index(o.owner),
+        _FIRST.index(o.name) if o.name in _FIRST else len(_FIRST),
+    ),
+)
 
 
 def _words(option: Option, setup: Mapping[str, Any]) -> str:
@@ -179,7 +181,7 @@ def error_summary(
         label = category_label(metric, found.group[1], "all together")
         rows.add(label, *_error_cells(found, names or {}))
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
-    return Table(title="Errors over all records", columns=columns, rows=tuple(rows.rows))
+    return rows.table(*columns, title="Errors over all records")
 
 
 def category_label(metric: str, category: str, whole: str = "whole") -> str:
@@ -216,38 +218,30 @@ def bench_blocks(results: Sequence[Result]) -> list[Block]:
 
 
 def _many(results: Sequence[Result]) -> list[Block]:
+    runs = summary_table([(r.record, r.prediction) for r in results])
+    numbered = tuple(
+        replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(runs.rows, 1)
+    )
     blocks: list[Block] = [
         heading(f"{len(results)} records"),
         paragraph(*dict.fromkeys(environment_line(r.record.environment) for r in results)),
-        _numbered(summary_table([(r.record, r.prediction) for r in results])),
+        replace(runs, columns=("", *runs.columns), rows=numbered, left=runs.left + 1),
     ]
-    failures = [line for number, r in enumerate(results, 1) for line in _failure_lines(number, r)]
+    failures = []
+    for number, measured in enumerate((r.record.measurement for r in results), 1):
+        failure = measured.failure
+        if not measured.went_through and failure is not None:
+            phase, status = failure.phase, run_labels.STATUS_LABELS[measured.status]
+            where = f", in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
+            failures.append(f"! #{number}, {status}{where}: {failure.reason}")
     if failures:
         blocks.append(paragraph(*failures))
     comparisons = [c for r in results for c in r.comparisons]
     if comparisons:
         numbers = {r.record.id: f"#{number}" for number, r in enumerate(results, 1)}
-        blocks += [
-            error_summary(comparisons, numbers),
-            paragraph(f"{run_labels.ERROR_DEFINITION}."),
-        ]
+        definition = paragraph(f"{run_labels.ERROR_DEFINITION}.")
+        blocks += [error_summary(comparisons, numbers), definition]
     return blocks
-
-
-def _numbered(table: Table) -> Table:
-    rows = tuple(
-        replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(table.rows, 1)
-    )
-    return replace(table, columns=("", *table.columns), rows=rows, left=table.left + 1)
-
-
-def _failure_lines(number: int, r: Result) -> list[str]:
-    m, failure = r.record.measurement, r.record.measurement.failure
-    if m.went_through or failure is None:
-        return []
-    phase = failure.phase
-    where = f", in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
-    return [f"! #{number}, {run_labels.STATUS_LABELS[m.status]}{where}: {failure.reason}"]
 
 
 def ratio_lines(results: Sequence[Result]) -> list[str]:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
 from lora_profiler.comparison.scored import Result
-from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.prediction import CATEGORIES, Prediction
-from lora_profiler.records.environment import Device, Environment
+from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import RankMeasurement, Record
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import exactness_lines
@@ -77,12 +76,10 @@ def ranks_lines(record: Record) -> list[str]:
         return []
     lines = []
     if m.rank_imbalance is not None and m.went_through:
-        lines.append(
-            "All numbers above are those of one rank, the one with the highest peak; the lowest is "
-            f"{percent_text(m.rank_imbalance)} below it."
-            if m.rank_imbalance
-            else "All numbers above are those of one rank; all ranks have the same peak."
-        )
+        same = "; all ranks have the same peak"
+        lower = ", the one with the highest peak; the lowest is {} below it"
+        how = lower.format(percent_text(m.rank_imbalance)) if m.rank_imbalance else same
+        lines.append(f"All numbers above are those of one rank{how}.")
     if m.reference_loss and m.loss:
         steps = min(len(m.reference_loss), len(m.loss))
         lines.append(
@@ -107,10 +104,14 @@ def record_blocks(found: Result) -> list[Block]:
 def record_details(found: Result) -> list[Block]:
     """The same without the name."""
     record, prediction, speed = found.record, found.prediction, found.speed
-    blocks: list[Block] = [
-        paragraph(*_setting_lines(record, prediction)),
-        paragraph(*_status_lines(record, speed)),
+    status = record.measurement.status
+    late = ["host_bound"] if speed and speed.host_bound else []
+    flags = dict.fromkeys([*record.measurement.flags, *late])
+    status_lines = [
+        f"{run_labels.STATUS_LABELS[status]}: {run_labels.STATUS_DEFINITIONS[status]}.",
+        *(f"! {flag.replace('_', ' ')}: {run_labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
     ]
+    blocks: list[Block] = [paragraph(*_setting_lines(record, prediction)), paragraph(*status_lines)]
     if not record.measurement.went_through:
         return [*blocks, paragraph(*_failure_lines(record, prediction)), *_ranks_blocks(record)]
     table = error_table(record, found.comparisons)
@@ -139,11 +140,9 @@ def _ranks_blocks(record: Record) -> list[Block]:
 def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
     setup = record.workload.setup
     kernel = record.measurement.attention_kernel or prediction.attention_kernel
-    lines = [training_line(setup), attention_words(setup, [kernel])]
-    if kernel != prediction.attention_kernel:
-        lines.append(
-            f"attention ran by {kernel}, where {prediction.attention_kernel} was predicted"
-        )
+    lines, predicted = [training_line(setup), attention_words(setup, [kernel])], prediction
+    if kernel != predicted.attention_kernel:
+        lines.append(f"attention ran by {kernel}, where {predicted.attention_kernel} was predicted")
     if setup.lora:
         lines.append(adapter_line(setup))
     return [*lines, _conditions_line(record), environment_line(record.environment)]
@@ -152,8 +151,15 @@ def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
 def environment_line(environment: Environment) -> str:
     """'NVIDIA L4, 22.03 GiB, driver 580.1; Python 3.12.3, torch 2.11.0, ...': device and software
     of a run."""
-    parts = [_device_text(environment.device)]
-    if environment.device.kind == "cpu" and environment.threads is not None:
+    device = environment.device
+    parts = [device.name]
+    if device.total_bytes is not None:
+        parts.append(bytes_text(device.total_bytes))
+    if device.driver:
+        parts.append(f"driver {device.driver}")
+    if device.mig == "on":
+        parts.append("a MIG slice")
+    if device.kind == "cpu" and environment.threads is not None:
         parts.append(f"{environment.threads} thread{'s' if environment.threads > 1 else ''}")
     versions = [f"Python {environment.python}", *package_words(environment)]
     return "; ".join([", ".join(parts), ", ".join(versions)])
@@ -163,17 +169,6 @@ def package_words(environment: Environment) -> list[str]:
     """'torch 2.11.0' of each library that decides what memory is."""
     packages = environment.packages
     return [f"{name} {packages[name]}" for name in NAMED_PACKAGES if name in packages]
-
-
-def _device_text(device: Device) -> str:
-    parts = [device.name]
-    if device.total_bytes is not None:
-        parts.append(bytes_text(device.total_bytes))
-    if device.driver:
-        parts.append(f"driver {device.driver}")
-    if device.mig == "on":
-        parts.append("a MIG slice")
-    return ", ".join(parts)
 
 
 def _conditions_line(record: Record) -> str:
@@ -190,16 +185,6 @@ def _conditions_line(record: Record) -> str:
     if held.ballast_bytes:
         parts.append(f"{bytes_text(held.ballast_bytes)} of ballast held throughout")
     return ", ".join([*parts, f"seed {held.seed}"])
-
-
-def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
-    status = record.measurement.status
-    late = ["host_bound"] if speed and speed.host_bound else []
-    flags = dict.fromkeys([*record.measurement.flags, *late])
-    return [
-        f"{run_labels.STATUS_LABELS[status]}: {run_labels.STATUS_DEFINITIONS[status]}.",
-        *(f"! {flag.replace('_', ' ')}: {run_labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
-    ]
 
 
 def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
@@ -227,7 +212,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
         for name, size in lower_bounds(record).items()
     ]
     peak = prediction.peak
-    least = "" if prediction.saved_activation_bytes is not None else "at least "
+    least = "" if prediction.is_whole else "at least "
     at = labels.MOMENT_LABELS[peak.moment]
     lines.append(f"Predicted: {least}{bytes_text(peak.total_bytes)} at {at}.")
     if (to_try := advice(record)) is not None:
@@ -272,7 +257,7 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
         rows.section("parameters")
     for label, c in counts:
         rows.add(label, count_text(c.predicted), count_text(c.measured), comparison_text(c))
-    return Table(columns=("", "predicted", "measured", "error"), rows=tuple(rows.rows))
+    return rows.table("", "predicted", "measured", "error")
 
 
 class _Rows(Rows):
@@ -334,13 +319,17 @@ def alone_table(record: Record) -> Table:
     m = record.measurement
     requested, allocated = m.peak_requested_bytes, m.peak_allocated_bytes
     reserved, used = m.peak_reserved_bytes, m.device_used_bytes
+
+    def beyond(whole: int | None, part: int | None) -> int | None:
+        return None if whole is None or part is None else whole - part
+
     sizes = {
-        "rounding": _difference(allocated, requested) or None,
+        "rounding": beyond(allocated, requested) or None,
         "workspace_bytes": m.workspace_bytes,
         "peak_reserved_bytes": reserved,
-        "fragmentation": _difference(reserved, allocated),
+        "fragmentation": beyond(reserved, allocated),
         "device_used_bytes": used,
-        "outside": _difference(used, reserved),
+        "outside": beyond(used, reserved),
         "context_bytes": m.context_bytes,
     }
     known = {name: size for name, size in sizes.items() if size is not None}
@@ -351,7 +340,3 @@ def alone_table(record: Record) -> Table:
         for k, v in known.items()
     ]
     return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))
-
-
-def _difference(whole: int | None, part: int | None) -> int | None:
-    return None if whole is None or part is None else whole - part

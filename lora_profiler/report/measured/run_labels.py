@@ -4,7 +4,7 @@ status, in display order; of how predictions are held to them, and of how fast a
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from lora_profiler.report.labels import told
+from lora_profiler.report.labels import defined, told
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 if TYPE_CHECKING:
@@ -59,44 +59,30 @@ STAGE_LABELS: Final[dict[str, str]] = {
 }
 """What a measured process does before, between and after its steps."""
 
-METRIC_LABELS: Final[dict[str, str]] = {
-    "peak_requested_bytes": "peak that tensors ask for",
-    "peak_allocated_bytes": "peak allocated",
-    "attribution_bytes": "part of the peak",
-    "phase_peak_bytes": "peak of a phase",
-    "step1_phase_peak_bytes": "peak of a phase in step 1",
-    "persistent_bytes": "persistent",
-    "saved_activation_bytes": "saved for backward",
-    "num_parameters": "parameters",
-    "num_trainable_parameters": "trained parameters",
-    "peak_reserved_bytes": "reserved by the allocator",
-    "device_used_bytes": "in use on the device",
-    "step_seconds": "median step",
-    "tokens_per_second": "tokens a second",
-}
-
-METRIC_DEFINITIONS: Final = told("""
-peak_requested_bytes: the most bytes that live tensors ask for at one instant of the second step
-    or a later one
-peak_allocated_bytes: the same with the allocator's rounding and the tails of blocks that it does
-    not split
-attribution_bytes: what that instant is made of, by category; the parts add up to the peak
-phase_peak_bytes: the most that tensors ask for within one phase of a steady step
-step1_phase_peak_bytes: the same in the first step, before there are optimizer states
-persistent_bytes: what is there in every step: weights, adapters, buffers, gradients, optimizer
-    states, by category
-saved_activation_bytes: everything that autograd keeps at the end of the forward pass, parameters
-    left out
-num_parameters: the model's own weights, tied ones once; adapters are not among them
-num_trainable_parameters: weights that receive gradients: all of them in full fine-tuning, the
-    adapters under LoRA
-peak_reserved_bytes: what the allocator took from the driver in segments, free blocks in them
-    included
-device_used_bytes: what the driver says is in use on the device at the end, less what was in use
-    while it was idle
-step_seconds: the median time of an optimizer step, all its micro-batches included, after the
-    warm-up
-tokens_per_second: padded tokens of an optimizer step over its median time
+METRIC_LABELS, METRIC_DEFINITIONS = defined("""
+peak_requested_bytes: peak that tensors ask for: the most bytes that live tensors ask for at one
+    instant of the second step or a later one
+peak_allocated_bytes: peak allocated: the same with the allocator's rounding and the tails of blocks
+    that it does not split
+attribution_bytes: part of the peak: what that instant is made of, by category; the parts add up to
+    the peak
+phase_peak_bytes: peak of a phase: the most that tensors ask for within one phase of a steady step
+step1_phase_peak_bytes: peak of a phase in step 1: the same in the first step, before there are
+    optimizer states
+persistent_bytes: persistent: what is there in every step: weights, adapters, buffers, gradients,
+    optimizer states, by category
+saved_activation_bytes: saved for backward: everything that autograd keeps at the end of the forward
+    pass, parameters left out
+num_parameters: parameters: the model's own weights, tied ones once; adapters are not among them
+num_trainable_parameters: trained parameters: weights that receive gradients: all of them in full
+    fine-tuning, the adapters under LoRA
+peak_reserved_bytes: reserved by the allocator: what the allocator took from the driver in segments,
+    free blocks in them included
+device_used_bytes: in use on the device: what the driver says is in use on the device at the end,
+    less what was in use while it was idle
+step_seconds: median step: the median time of an optimizer step, all its micro-batches included,
+    after the warm-up
+tokens_per_second: tokens a second: padded tokens of an optimizer step over its median time
 """)
 
 GROUPING_LABELS: Final[dict[str, str]] = {
@@ -157,29 +143,18 @@ ALONE_LABELS: Final[dict[str, str]] = {
 }
 """Memory that is measured but that no engine predicts yet."""
 
-STATUS_LABELS: Final[dict[str, str]] = {
-    "ok": "ok",
-    "noisy": "noisy",
-    "oom": "out of memory",
-    "host_oom": "host out of memory",
-    "timeout": "timed out",
-    "crash": "crashed",
-    "unsupported": "unsupported",
-    "invalid": "invalid",
-    "interrupted": "interrupted",
-}
-
-STATUS_DEFINITIONS: Final = told("""
-ok: the run went through and kept to the protocol
-noisy: the run went through and its memory is what it was, but its times scatter more than the
-    protocol allows
-oom: the device had no room for an allocation
-host_oom: the operating system ended the process because the machine ran out of memory
-timeout: the run took longer than it was given and was ended
-crash: the process ended before it had a result
-unsupported: this combination cannot be trained on this device or with these libraries
-invalid: the run ended, but what it measured cannot be right
-interrupted: the run was stopped by hand, or its piece was over
+STATUS_LABELS, STATUS_DEFINITIONS = defined("""
+ok: ok: the run went through and kept to the protocol
+noisy: noisy: the run went through and its memory is what it was, but its times scatter more than
+    the protocol allows
+oom: out of memory: the device had no room for an allocation
+host_oom: host out of memory: the operating system ended the process because the machine ran out of
+    memory
+timeout: timed out: the run took longer than it was given and was ended
+crash: crashed: the process ended before it had a result
+unsupported: unsupported: this combination cannot be trained on this device or with these libraries
+invalid: invalid: the run ended, but what it measured cannot be right
+interrupted: interrupted: the run was stopped by hand, or its piece was over
 """)
 
 STATUS_ADVICE: Final = told("""
@@ -254,9 +229,7 @@ def advice(record: "Record") -> str | None:
     """The end of 'To try: ...', after a loss that was no number by the dtype that was trained in;
     None for a run that went through."""
     status, failure = record.measurement.status, record.measurement.failure
-    if (
-        status == "invalid" and failure is not None and failure.step is not None
-    ):  # the step whose loss is no number
+    if status == "invalid" and failure and failure.step is not None:  # whose loss is no number
         return _AFTER_FLOAT16 if record.workload.setup.dtype == "float16" else _AFTER_ANOTHER_DTYPE
     return STATUS_ADVICE.get(status)
 
@@ -278,7 +251,11 @@ def speed_lines(speed: "Throughput", utilisation: "Utilisation | None" = None) -
         above = f", {net:.3g} J above idling" if net is not None else ""
         lines += [f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {ENERGY_CAVEAT}"]
     if utilisation:
-        lines += utilisation_lines(utilisation)
+        peak = f"{utilisation.peak_flops / 1e12:g} TFLOP/s, {utilisation.card.name}"
+        shares = f"MFU {percent_text(utilisation.mfu)}, HFU {percent_text(utilisation.hfu)}"
+        full = utilisation.mfu_full_equivalent
+        also = "" if full is None else f"; full equivalent {percent_text(full)}"
+        lines += [f"{shares} of {peak}{also}", *MFU_DEFINITIONS[: 1 if full is None else 2]]
     return lines + [f"! {warning}" for warning in speed.warnings]
 
 
@@ -295,15 +272,6 @@ def _rates_line(speed: "Throughput") -> str:
     return "rates: " + ", ".join(
         rate_text(rate, name) for name, rate in named.items() if rate is not None
     )
-
-
-def utilisation_lines(utilisation: "Utilisation") -> list[str]:
-    """MFU and HFU with the peak they refer to, and what they mean."""
-    peak = f"{utilisation.peak_flops / 1e12:g} TFLOP/s, {utilisation.card.name}"
-    text = f"MFU {percent_text(utilisation.mfu)}, HFU {percent_text(utilisation.hfu)} of {peak}"
-    if utilisation.mfu_full_equivalent is not None:
-        text += f"; full equivalent {percent_text(utilisation.mfu_full_equivalent)}"
-    return [text, *MFU_DEFINITIONS[: 1 if utilisation.mfu_full_equivalent is None else 2]]
 
 
 def ratio_line(name_a: str, name_b: str, ratio: "Ratio") -> str:

@@ -17,7 +17,12 @@ from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.measured.measured_runs import ratio_of
-from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section, errors_section
+from lora_profiler.report.page.accuracy import (
+    accuracy_cards,
+    accuracy_section,
+    errors_section,
+    speed_section,
+)
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.reference import (
     definitions_section,
@@ -33,7 +38,6 @@ from lora_profiler.report.page.runs import (
     run_cards,
     runs_section,
 )
-from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import composition_section, layers_section, steps_section
 from lora_profiler.report.parts import Card, Section, sections
 from lora_profiler.report.setup_words import asked_words, title_words
@@ -128,7 +132,7 @@ def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
         if several:
             name = f"{shortened(prediction.workload.model.id)}, {name}"
         peak = bytes_text(prediction.peak.total_bytes)
-        known = prediction.saved_activation_bytes is not None
+        known = prediction.is_whole
         if answer.gpu is None or answer.fit is None:
             cards = answer.smallest_cards if known and answer.gpu is None else ()
             least = [f"the smallest card: {cards[0].name}"] if cards else []
@@ -181,11 +185,24 @@ def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
     compared, and so has `difference`, which is predicted - measured; relative_error is difference /
     measured. `predictions` are those of `predict --format json`.
     """
+    columns: dict[tuple[str, str, str], dict[int, Comparison]] = {}
+    for number, run in enumerate(runs):
+        for c in run.scored.comparisons:
+            columns.setdefault((c.metric, c.category, c.engine), {})[number] = c
+    compared = [dict(zip(("metric", "category", "engine"), key, strict=True)) for key in columns]
+    sides = [[found.get(number) for number in range(len(runs))] for found in columns.values()]
     rows = [_row(run) for run in runs]
     return {
         "schema_version": SCHEMA_VERSION,
         "records": {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
-        "comparisons": _comparisons(runs),
+        "comparisons": [
+            {
+                **what,
+                "measured": [c.measured if c else None for c in found],
+                "difference": [c.predicted - c.measured if c else None for c in found],
+            }
+            for what, found in zip(compared, sides, strict=True)
+        ],
         "refusals": [
             {"record_id": run.record_id, "reason": run.scored.refusal}
             for run in runs
@@ -211,23 +228,3 @@ def _row(run: Run) -> dict[str, Any]:
         "timed_steps": len(measured.step_seconds),
         "median_step_seconds": run.speed.steps.median if run.speed else None,
     }
-
-
-def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    columns: dict[tuple[str, str, str], dict[int, Comparison]] = {}
-    for number, run in enumerate(runs):
-        for c in run.scored.comparisons:
-            columns.setdefault((c.metric, c.category, c.engine), {})[number] = c
-    numbers = range(len(runs))
-    return [
-        {
-            "metric": metric,
-            "category": category,
-            "engine": engine,
-            "measured": [by_run[n].measured if n in by_run else None for n in numbers],
-            "difference": [
-                by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers
-            ],
-        }
-        for (metric, category, engine), by_run in columns.items()
-    ]

@@ -4,14 +4,13 @@ its step, its layers, the card, and what would lower it."""
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.fit import Fit
-from lora_profiler.planning.sizes import SizeFit, size_fits
+from lora_profiler.planning.sizes import size_fits
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.short_answer import room
-from lora_profiler.report.answer.timing import device_name, interval_words, steps_of, time_words
-from lora_profiler.report.blocks import Table, paragraph, table
+from lora_profiler.report.answer.timing import device_name, interval_words, time_words
+from lora_profiler.report.blocks import paragraph, table
 from lora_profiler.report.charts.bars import (
     CategoryBar,
     category_bars,
@@ -43,55 +42,56 @@ def headlines(answers: Sequence[Answer]) -> list[Card]:
     """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict
     where one is named."""
     predictions = [answer.prediction for answer in answers]
-    known = all(p.saved_activation_bytes is not None for p in predictions)
+    peak = "Peak memory" + ("" if all(p.is_whole for p in predictions) else " without activations")
+    at = [labels.MOMENT_LABELS[p.peak.moment] for p in predictions]
+    each = (f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
+    moments = at[0] if len(set(at)) == 1 else "; ".join(each)
     least = min(p.parameters.trainable_fraction for p in predictions)
-    cards = [
-        _headline(
-            "Peak memory" if known else "Peak memory without activations",
-            predictions,
-            lambda p: p.peak.total_bytes,
-            bytes_texts,
-            _moments(predictions),
-        ),
-        _headline(
-            "Trained parameters",
-            predictions,
-            lambda p: p.parameters.trainable,
-            _each(short_count_text),
-            f"{percent_text(least)} of all" if least < 1 else "every weight",
-        ),
-        _headline(
+    trained = f"{percent_text(least)} of all" if least < 1 else "every weight"
+    held = "weights, gradients, optimizer states"
+
+    def flops(prediction: Prediction) -> int | None:
+        return prediction.flops.per_token if prediction.flops else None
+
+    numbers: tuple[tuple[str, _Value, _Texts, str], ...] = (
+        (peak, lambda p: p.peak.total_bytes, bytes_texts, moments),
+        ("Trained parameters", lambda p: p.parameters.trainable, _each(short_count_text), trained),
+        (
             "Held through the whole step",
-            predictions,
             lambda p: sum(p.persistent_bytes.values()),
             bytes_texts,
-            "weights, gradients, optimizer states",
+            held,
         ),
-        _headline(
+        (
             "Saved for backward",
-            predictions,
             lambda p: p.saved_activation_bytes,
             bytes_texts,
             "activations and loss",
         ),
-        _headline(
-            "Compute per token",
-            predictions,
-            lambda p: p.flops.per_token if p.flops else None,
-            _each(flops_text),
-            "forward and backward",
-        ),
-    ]
+        ("Compute per token", flops, _each(flops_text), "forward and backward"),
+    )
+    cards = []
+    for label, value, texts, note in numbers:
+        full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
+        rows = []
+        for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
+            number, change = value(p), ""
+            if number is not None and full and p.workload.setup.method != "full":
+                change = change_text(number / full - 1)
+            rows.append((method_label(p), text, change))
+        cards.append(Card(label=label, rows=tuple(rows), note=note))
     cards += _times(answers)
     verdict = _verdict(answers)
     return [verdict, *cards] if verdict else cards
 
 
+_Value = Callable[[Prediction], int | None]
+_Texts = Callable[[Sequence[int | None]], list[str]]
+
+
 def _times(answers: Sequence[Answer]) -> list[Card]:
     """The time of one step with its interval, and tokens a second, on the device asked about."""
-    steps = {
-        method_label(a.prediction): s for a, s in zip(answers, steps_of(answers), strict=True) if s
-    }
+    steps = {method_label(a.prediction): a.step for a in answers if a.step}
     if not steps:
         return []
     full = next((s for s in steps.values() if s.workload.setup.method == "full"), None)
@@ -122,33 +122,7 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
     ]
 
 
-def _moments(predictions: Sequence[Prediction]) -> str:
-    """When the peaks are; once where all are at the same moment."""
-    at = [labels.MOMENT_LABELS[p.peak.moment] for p in predictions]
-    if len(set(at)) == 1:
-        return at[0]
-    return "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
-
-
-def _headline(
-    label: str,
-    predictions: Sequence[Prediction],
-    value: Callable[[Prediction], int | None],
-    texts: Callable[[Sequence[int | None]], list[str]],
-    note: str,
-) -> Card:
-    full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
-    rows = []
-    for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
-        number, is_full = value(p), p.workload.setup.method == "full"
-        change = (
-            change_text(number / full - 1) if number is not None and full and not is_full else ""
-        )
-        rows.append((method_label(p), text, change))
-    return Card(label=label, rows=tuple(rows), note=note)
-
-
-def _each(text: Callable[[int], str]) -> Callable[[Sequence[int | None]], list[str]]:
+def _each(text: Callable[[int], str]) -> _Texts:
     """Numbers by themselves, each in its own unit."""
     return lambda numbers: ["not known" if number is None else text(number) for number in numbers]
 
@@ -157,25 +131,25 @@ def _verdict(answers: Sequence[Answer]) -> Card | None:
     gpu = answers[0].gpu
     if gpu is None or gpu.usable_bytes is None:
         return None
-    rows = tuple((method_label(a.prediction), *_room(a.fit)) for a in answers)
+    rows = []
+    for a in answers:
+        cells = ("not known", "", "", "")
+        if a.fit is not None:
+            parts = room(a.fit)
+            verdict = labels.VERDICT_LABELS[a.fit.verdict]
+            cells = verdict, parts.peak, parts.reserve, parts.headroom
+        rows.append((method_label(a.prediction), *cells))
     unit, size = byte_unit(gpu.usable_bytes)
     usable = f"{'~' if gpu.usable_is_estimated else ''}{in_unit(gpu.usable_bytes, size)} {unit}"
     return Card(
         label=f"On {gpu.name}, {unit}",
         columns=("", "", "peak", "reserve", "headroom"),
-        rows=rows,
+        rows=tuple(rows),
         note=(
             f"the three add up to the {usable} that the card gives a program; the reserve is for"
             " what tensors do not show"
         ),
     )
-
-
-def _room(fit: Fit | None) -> tuple[str, ...]:
-    if fit is None:
-        return "not known", "", "", ""
-    parts = room(fit)
-    return labels.VERDICT_LABELS[fit.verdict], parts.peak, parts.reserve, parts.headroom
 
 
 # --- the sections of each model -------------------------------------------------------------------
@@ -217,7 +191,7 @@ def _figures(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     yield Cards(cards=tuple(headlines(answers)))
     yield composition_drawing(f"{prefix}-bars", answers)
     yield from _known(times_drawing(f"{prefix}-times", answers))
-    known = [answer for answer in answers if answer.prediction.saved_activation_bytes is not None]
+    known = [answer for answer in answers if answer.prediction.is_whole]
     if known:
         curves = (answer_curve(f"{prefix}-curve-{n}", answer) for n, answer in enumerate(known))
         yield Beside(parts=tuple(curves))
@@ -246,26 +220,21 @@ def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
         CategoryBar(
             label=method_label(a.prediction),
             bytes=a.prediction.peak.bytes,
-            at_least=a.prediction.saved_activation_bytes is None,
+            at_least=not a.prediction.is_whole,
         )
         for a in answers
     ]
-    words = "; ".join(f"{bar.label}: {_held(bar)}" for bar in bars)
+    words = []
+    for bar in bars:
+        held = (f"{labels.CATEGORY_LABELS[c]} {bytes_text(n)}" for c, n in bar.bytes.items() if n)
+        words.append(f"{bar.label}: {', '.join(held)}")
     return Drawing(
         name=name,
         caption=(
             "The predicted peak of each method, by category; the numbers are in the table below."
         ),
-        description=f"Stacked bars of the peak by category. {words}.",
+        description=f"Stacked bars of the peak by category. {'; '.join(words)}.",
         figure=category_bars(bars, limit=_limit(answers[0])),
-    )
-
-
-def _held(bar: CategoryBar) -> str:
-    return ", ".join(
-        f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}"
-        for category, size in bar.bytes.items()
-        if size
     )
 
 
@@ -311,21 +280,17 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
             f" {count_text(len(cells))} sizes {count_text(fitting)}."
         ),
         figure=fit_map(cells, (setup.batch_size, setup.seq_len)),
-        numbers=_fit_table(cells),
-    )
-
-
-def _fit_table(cells: Sequence[SizeFit]) -> Table:
-    return table(
-        cells,
-        (
-            ("batch", lambda c: count_text(c.batch_size)),
-            ("tokens", lambda c: count_text(c.seq_len)),
-            ("peak", lambda c: bytes_text(c.peak_bytes) if c.peak_bytes is not None else ""),
-            ("verdict", lambda c: labels.VERDICT_LABELS[c.verdict] if c.verdict else "not known"),
+        numbers=table(
+            cells,
+            (
+                ("batch", lambda c: count_text(c.batch_size)),
+                ("tokens", lambda c: count_text(c.seq_len)),
+                ("peak", lambda c: bytes_text(c.peak_bytes) if c.peak_bytes is not None else ""),
+                ("verdict", lambda c: labels.VERDICT_LABELS.get(c.verdict or "", "not known")),
+            ),
+            title="The numbers of the figure",
+            left=0,
         ),
-        title="The numbers of the figure",
-        left=0,
     )
 
 

@@ -9,16 +9,16 @@ from lora_profiler.evidence import interval
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Rows, Table, paragraph
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
     errors_table,
+    interval_words,
     left_out_lines,
     missed_lines,
     sources_table,
 )
-from lora_profiler.report.interval import interval_words
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.parts import Beside, Fold, Part, Section
@@ -39,21 +39,18 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
         groups.setdefault(record.environment.key, []).append(record)
     shown = list(groups.values())[:MOST_ENVIRONMENTS]
     parts: list[Part] = [paragraph(*_lines(records, len(groups), len(shown)))]
-    tables = tuple(
-        environment_table(_set_up(number, members), members)
-        for number, members in enumerate(shown, 1)
-    )
-    parts.append(Fold(title="Every set-up", parts=(Beside(parts=tables),)))
+    tables = []
+    for number, members in enumerate(shown, 1):
+        of = f"{count_text(len(members))} run{'s' if len(members) > 1 else ''}"
+        title = f"Set-up {number}: {members[0].environment.device.name}, {of}"
+        tables.append(environment_table(title, members))
+    parts.append(Fold(title="Every set-up", parts=(Beside(parts=tuple(tables)),)))
     commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
         table = Table(title="As they were given", columns=("command",), rows=rows)
-        parts.append(
-            Fold(
-                title=f"The {count_text(len(commands))} commands that made the records",
-                parts=(table,),
-            )
-        )
+        title = f"The {count_text(len(commands))} commands that made the records"
+        parts.append(Fold(title=title, parts=(table,)))
     return Section(name="provenance", title="Environment and provenance", parts=tuple(parts))
 
 
@@ -75,27 +72,18 @@ def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     return lines
 
 
-def _set_up(number: int, members: Sequence[Record]) -> str:
-    several = "s" if len(members) > 1 else ""
-    name = members[0].environment.device.name
-    return f"Set-up {number}: {name}, {count_text(len(members))} run{several}"
-
-
 def environment_table(title: str, members: Sequence[Record]) -> Table:
     """A set-up: device, machine, packages, settings; all commits and allocators of its records."""
     first = members[0].environment
     facts = {**_facts(first), **_listed("commit", members), **_listed("allocator", members)}
-    rows = [Row(cells=(label, text)) for label, text in facts.items()]
-    rows.append(Row(cells=("packages",), kind="section"))
-    rows += [
-        Row(cells=(name, version), indent=1) for name, version in sorted(first.packages.items())
-    ]
-    if first.variables:
-        rows.append(Row(cells=("settings",), kind="section"))
-        rows += [
-            Row(cells=(name, value), indent=1) for name, value in sorted(first.variables.items())
-        ]
-    return Table(title=title, columns=("", ""), rows=tuple(rows), left=2)
+    found = Rows()
+    for name, several in (("packages", first.packages), ("settings", first.variables)):
+        if several or name == "packages":
+            found.section(name)
+        for item in sorted(several.items()):
+            found.add(*item)
+    rows = (*(Row(cells=cells) for cells in facts.items()), *found.rows)
+    return Table(title=title, columns=("", ""), rows=rows, left=2)
 
 
 def _facts(environment: Environment) -> dict[str, str]:
@@ -157,12 +145,10 @@ def _table(title: str, names: Mapping[str, str], meanings: Mapping[str, str]) ->
 
 # --- public measurements --------------------------------------------------------------------------
 
-_LINES = (
-    (
-        "What others measured and published, predicted: memory with the libraries and kernels of"
-        " each row replayed, and nothing fitted; steps by constants that never saw their model or"
-        " card. The dashboard's page Evidence has every row with its address."
-    ),
+_PUBLIC = (
+    "What others measured and published, predicted: memory with the libraries and kernels of each"
+    " row replayed, and nothing fitted; steps by constants that never saw their model or card. The"
+    " dashboard's page Evidence has every row with its address."
 )
 
 
@@ -173,7 +159,7 @@ def public_section() -> Section:
         name="public",
         title="Public measurements",
         parts=(
-            paragraph(*_LINES, f"{interval_words(peak_interval)}.", coverage_words(peak_interval)),
+            paragraph(_PUBLIC, f"{interval_words(peak_interval)}.", coverage_words(peak_interval)),
             errors_table(),
             Fold(title="By source", parts=(sources_table(),)),
             Fold(title="Misses, and what is known of them", parts=(paragraph(*missed_lines()),)),

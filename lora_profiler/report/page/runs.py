@@ -99,7 +99,7 @@ class Run:
     def predicted_bytes(self) -> int | None:
         """The whole peak; None where only a lower bound of it is known."""
         prediction = self.scored.prediction
-        if prediction is None or prediction.saved_activation_bytes is None:
+        if prediction is None or not prediction.is_whole:
             return None
         return counted_peak(prediction)
 
@@ -150,8 +150,14 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
             setup = replace(record.workload.setup, lora=None, quantization=None)
             key = replace(record.workload, setup=setup), record.environment.key
             groups.setdefault(key, {}).setdefault(record.workload, run)
+
+    def order(run: Run) -> tuple[int, int, int]:
+        setup = run.record.workload.setup
+        rank = setup.lora.r if setup.lora else 0
+        return ("full", "lora", "qlora").index(setup.method), rank, run.number
+
     several = [
-        sorted(members.values(), key=_order) for members in groups.values() if len(members) > 1
+        sorted(members.values(), key=order) for members in groups.values() if len(members) > 1
     ]
     return sorted(several, key=lambda group: -max(run.measured_bytes or 0 for run in group))
 
@@ -166,15 +172,6 @@ def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
     return []
 
 
-def _order(run: Run) -> tuple[int, int, int]:
-    setup = run.record.workload.setup
-    return (
-        ("full", "lora", "qlora").index(setup.method),
-        setup.lora.r if setup.lora else 0,
-        run.number,
-    )
-
-
 # --- all of them ----------------------------------------------------------------------------------
 
 
@@ -182,20 +179,15 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
     """Every run, a row each."""
     if not runs:
         return None
-    shown = (
-        sorted(worst_first(runs)[:MOST_ROWS], key=lambda run: run.number)
-        if len(runs) > MOST_ROWS
-        else runs
-    )
-    said: list[Part] = []
-    if len(shown) < len(runs):
-        said.append(
-            paragraph(
-                f"The {count_text(len(shown))} runs with the largest errors of"
-                f" {count_text(len(runs))}; the downloads at the top hold all of them."
-            )
+    parts: list[Part] = [runs_table(runs)]
+    if len(runs) > MOST_ROWS:
+        shown = sorted(worst_first(runs)[:MOST_ROWS], key=lambda run: run.number)
+        said = (
+            f"The {count_text(len(shown))} runs with the largest errors of"
+            f" {count_text(len(runs))}; the downloads at the top hold all of them."
         )
-    return Section(name="runs", title="All runs", parts=(*said, runs_table(shown)))
+        parts = [paragraph(said), runs_table(shown)]
+    return Section(name="runs", title="All runs", parts=tuple(parts))
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
@@ -207,7 +199,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
             ("status", lambda run: run_labels.status_label(run.record)),
             ("peak", _peak_text),
             ("ranks", lambda run: ranks_text(run.record)),
-            ("predicted", _predicted_text),
+            ("predicted", _prediction_text),
             ("error", lambda run: comparison_text(run.peak) if run.peak else ""),
             ("step", lambda run: seconds_text(run.speed.steps.median) if run.speed else ""),
             ("tokens/s", tokens_text),
@@ -242,18 +234,16 @@ def _tail(run: Run) -> str:
 
 
 def _peak_text(run: Run) -> str:
-    return _at_least(run.measured_bytes, not run.record.measurement.went_through)
-
-
-def _predicted_text(run: Run) -> str:
-    prediction = run.scored.prediction
-    if prediction is None:
+    if run.measured_bytes is None:
         return ""
-    return _at_least(counted_peak(prediction), prediction.saved_activation_bytes is None)
+    bound = "" if run.record.measurement.went_through else "≥ "
+    return f"{bound}{bytes_text(run.measured_bytes)}"
 
 
-def _at_least(size: int | None, is_bound: bool) -> str:
-    return "" if size is None else f"{'≥ ' if is_bound else ''}{bytes_text(size)}"
+def _prediction_text(run: Run) -> str:
+    prediction = run.scored.prediction
+    bound = "" if prediction is None or prediction.is_whole else "≥ "
+    return f"{bound}{_bare_prediction(run)}"
 
 
 # --- what did not go through ----------------------------------------------------------------------
@@ -269,16 +259,11 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
     if failed:
         parts += [failures_table(failed[:MOST_ROWS]), paragraph(*_definitions(failed))]
         if len(failed) > MOST_ROWS:
-            parts.append(
-                paragraph(
-                    f"The first {count_text(MOST_ROWS)} of {count_text(len(failed))}; the downloads"
-                    " hold all."
-                )
-            )
+            of = f"The first {count_text(MOST_ROWS)} of {count_text(len(failed))}"
+            parts.append(paragraph(f"{of}; the downloads hold all."))
     else:
-        parts.append(
-            paragraph("Every run went through: none ran out of memory, crashed, or was ended.")
-        )
+        all_well = "Every run went through: none ran out of memory, crashed, or was ended."
+        parts.append(paragraph(all_well))
     if refused:
         why = ("why", lambda run: shortened(run.scored.refusal or "", 300))
         title = "Runs that nothing could predict"
@@ -288,14 +273,23 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
 
 def failures_table(failed: Sequence[Run]) -> Table:
     """How each ended, what was known by then, what had been predicted, and what to try."""
+
+    def reason(run: Run) -> str:
+        failure = run.record.measurement.failure
+        return shortened(failure.reason, LONGEST_ID) if failure else ""
+
+    def least_peak(run: Run) -> str:
+        least = lower_bounds(run.record).get(PEAK)
+        return "" if least is None else bytes_text(least)
+
     return table(
         failed,
         (
             *NAMES,
             ("status", lambda run: run_labels.STATUS_LABELS[run.status]),
             ("where", _where),
-            ("reason", _reason),
-            ("at least, by then", _least_peak),
+            ("reason", reason),
+            ("at least, by then", least_peak),
             ("predicted", _bare_prediction),
         ),
         title="Runs that ended early: results too",
@@ -312,33 +306,18 @@ def _where(run: Run) -> str:
     return label if step is None else f"{label}, step {step}"
 
 
-def _reason(run: Run) -> str:
-    failure = run.record.measurement.failure
-    return shortened(failure.reason, LONGEST_ID) if failure else ""
-
-
-def _least_peak(run: Run) -> str:
-    least = lower_bounds(run.record).get(PEAK)
-    return "" if least is None else bytes_text(least)
-
-
 def _bare_prediction(run: Run) -> str:
     prediction = run.scored.prediction
     return bytes_text(counted_peak(prediction)) if prediction else ""
 
 
 def _definitions(failed: Sequence[Run]) -> list[str]:
-    to_try: dict[Status, dict[str, None]] = {}
-    for run in failed:
-        remedy = advice(run.record)
-        to_try.setdefault(run.record.measurement.status, {}).update(
-            {remedy: None} if remedy else {}
-        )
     lines = []
-    for status, several in to_try.items():
+    for status in dict.fromkeys(run.status for run in failed):
+        remedies = dict.fromkeys(advice(run.record) for run in failed if run.status == status)
         label, meaning = run_labels.STATUS_LABELS[status], run_labels.STATUS_DEFINITIONS[status]
-        line = f"{label.capitalize()}: {meaning}."
-        lines.append(" ".join([line, *(f"To try: {remedy}." for remedy in several)]))
+        to_try = (f"To try: {remedy}." for remedy in remedies if remedy)
+        lines.append(" ".join([f"{label.capitalize()}: {meaning}.", *to_try]))
     return lines
 
 
@@ -362,11 +341,8 @@ def _peak_card(run: Run) -> Card:
     speed, predicted = run.speed, _bare_prediction(run)
     notes = [f"predicted {predicted}" if predicted else "not predicted"]
     notes += [comparison_text(run.peak)] if run.peak else []
-    notes += (
-        [rate_text(speed.tokens_per_second, "tokens")]
-        if speed and speed.tokens_per_second is not None
-        else []
-    )
+    if speed and speed.tokens_per_second is not None:
+        notes.append(rate_text(speed.tokens_per_second, "tokens"))
     size, name = _peak_text(run), way_label(run.record.workload.setup)
     return Card(
         label=f"{name} peaks at" if size else name,

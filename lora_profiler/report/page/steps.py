@@ -1,23 +1,17 @@
 """Memory over one step, what each layer costs, full fine-tuning beside LoRA, and what the peaks are
 made of: predicted beside measured, category by category."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from lora_profiler.comparison.errors import counted, group_peaks, predicted_peaks
-from lora_profiler.prediction import CurvePoint, Prediction
+from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Table, by_category, filled, paragraph, table
+from lora_profiler.report.answer.layers import LayerQuantity, layer_bars, layer_rows, layer_text
+from lora_profiler.report.blocks import by_category, filled, paragraph, table
 from lora_profiler.report.charts.bars import CategoryBar, category_bars
 from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
-from lora_profiler.report.charts.layer_bars import (
-    LayerQuantity,
-    LayerRow,
-    layer_bars,
-    layer_rows,
-    layer_text,
-)
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
@@ -45,8 +39,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     curves = [
         curve_drawing(f"curve-{run.number}", run.name, prediction)
         for run in shown
-        if (prediction := run.scored.prediction) is not None
-        and prediction.saved_activation_bytes is not None
+        if (prediction := run.scored.prediction) is not None and prediction.is_whole
     ]
     counters = [counters_drawing(run) for run in shown if run.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
@@ -86,7 +79,7 @@ def step_drawing(run: Run) -> Drawing | None:
     them is not known. A rehearsed run is called so."""
     record, prediction = run.record, run.scored.prediction
     peaks = group_peaks(record.measurement.phase_peak_bytes)
-    if prediction is None or prediction.saved_activation_bytes is None or not peaks:
+    if prediction is None or not prediction.is_whole or not peaks:
         return None
     predicted = predicted_peaks(prediction)
     curve = [
@@ -129,6 +122,15 @@ def curve_drawing(
     phases = (run_labels.PHASE_CURVE[point.phase] for point in points)
     peak = max(points, key=lambda point: point.total_bytes)
     engine = "at the moments that the rules know" if len(points) < 20 else "at its turning points"
+    stride = -(-len(points) // MOST_POINTS)  # of a long curve the largest of each stretch
+    kept = [
+        max(points[i : i + stride], key=lambda point: point.total_bytes)
+        for i in range(0, len(points), stride)
+    ]
+    rows = [
+        ((run_labels.PHASE_CURVE[p.phase], p.module), p.bytes, p.total_bytes == peak.total_bytes)
+        for p in kept
+    ]
     return Drawing(
         name=name,
         caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
@@ -138,29 +140,30 @@ def curve_drawing(
             f" {run_labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
         figure=memory_curve(points, limit=limit),
-        numbers=_curve_table(points),
+        numbers=filled(by_category("The numbers of the figure", ("phase", "module"), rows)),
     )
-
-
-def _curve_table(points: Sequence[CurvePoint]) -> Table:
-    """Every point of a short curve; of a long one the largest of each stretch."""
-    stride = -(-len(points) // MOST_POINTS)
-    kept = [
-        max(points[i : i + stride], key=lambda point: point.total_bytes)
-        for i in range(0, len(points), stride)
-    ]
-    highest = max(point.total_bytes for point in points)
-    rows = [
-        ((run_labels.PHASE_CURVE[p.phase], p.module), p.bytes, p.total_bytes == highest)
-        for p in kept
-    ]
-    return filled(by_category("The numbers of the figure", ("phase", "module"), rows))
 
 
 def counters_drawing(run: Run) -> Drawing:
     """Memory as it was measured, of a run whose counters were read."""
     samples = run.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
+    names = [
+        name
+        for name in run_labels.COUNTER_LABELS
+        if any(getattr(s, name) is not None for s in samples)
+    ]
+    sizes = (getattr(s, name) or 0 for s in samples for name in names)
+    unit, size = byte_unit(max(sizes, default=0))
+
+    def counted(name: str) -> tuple[str, Callable[[PhaseSample], str]]:
+        def text(sample: PhaseSample) -> str:
+            value = getattr(sample, name)
+            return "" if value is None else in_unit(value, size)
+
+        return run_labels.COUNTER_LABELS[name], text
+
+    phase = ("phase", lambda s: f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}")
     return Drawing(
         name=f"counters-{run.number}",
         caption=f"{run.name}: memory as it was measured, phase by phase.",
@@ -169,36 +172,10 @@ def counters_drawing(run: Run) -> Drawing:
             f" {bytes_text(max(peaks))}."
         ),
         figure=phase_samples(samples),
-        numbers=_samples_table(samples),
-    )
-
-
-def _samples_table(samples: Sequence[PhaseSample]) -> Table:
-    names = [
-        name
-        for name in run_labels.COUNTER_LABELS
-        if any(getattr(s, name) is not None for s in samples)
-    ]
-    sizes = (getattr(s, name) or 0 for s in samples for name in names)
-    unit, size = byte_unit(max(sizes, default=0))
-    return table(
-        samples,
-        (
-            ("phase", lambda s: f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}"),
-            *(
-                (
-                    run_labels.COUNTER_LABELS[name],
-                    lambda s, name=name: _size(getattr(s, name), size),
-                )
-                for name in names
-            ),
+        numbers=table(
+            samples, (phase, *map(counted, names)), title=f"The numbers of the figure, {unit}"
         ),
-        title=f"The numbers of the figure, {unit}",
     )
-
-
-def _size(value: int | None, size: int) -> str:
-    return "" if value is None else in_unit(value, size)
 
 
 # --- layers ---------------------------------------------------------------------------------------
@@ -235,22 +212,18 @@ def layer_drawing(
             f" mark for {names}, hollow for nothing."
         ),
         figure=layer_bars(rows, quantity),
-        numbers=_layers_table(rows, quantity),
-    )
-
-
-def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
-    return table(
-        rows,
-        (
-            ("layer", lambda row: row.name),
-            ("copies", lambda row: f"x{count_text(row.count)}"),
-            *(
-                (name, lambda row, name=name: layer_text(row.values[name], quantity))
-                for name in rows[0].methods
+        numbers=table(
+            rows,
+            (
+                ("layer", lambda row: row.name),
+                ("copies", lambda row: f"x{count_text(row.count)}"),
+                *(
+                    (name, lambda row, name=name: layer_text(row.values[name], quantity))
+                    for name in rows[0].methods
+                ),
             ),
+            title=f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies",
         ),
-        title=f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies",
     )
 
 
@@ -284,7 +257,15 @@ def composition_section(runs: Sequence[Run]) -> Section | None:
         ]
         if worst:
             parts.append(peaks_drawing("peaks-worst", worst, "The peaks that were predicted worst"))
-        parts += _folds(known) if len(known) <= MOST_IN_FOLDS else []
+        models = dict.fromkeys(run.model for run in known) if len(known) <= MOST_IN_FOLDS else ()
+        for number, model in enumerate(models):
+            members, what = (
+                [r for r in known if r.model == model],
+                "Peak of every run of this model",
+            )
+            runs_of = f"{count_text(len(members))} run{'s' if len(members) > 1 else ''}"
+            drawing = peaks_drawing(f"peaks-{number}", members, what)
+            parts.append(Fold(title=f"{shortened(model)}: {runs_of}", parts=(drawing,)))
     return Section(name="composition", title="What the peaks are made of", parts=tuple(parts))
 
 
@@ -294,19 +275,6 @@ def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
     for run in sorted(known, key=lambda run: -(run.measured_bytes or 0)):
         picked.setdefault((run.family, run.method), run)
     return list(picked.values())[:CHOSEN]
-
-
-def _folds(known: Sequence[Run]) -> Iterable[Fold]:
-    models = dict.fromkeys(run.model for run in known)
-    for number, model in enumerate(models):
-        members = [run for run in known if run.model == model]
-        title = (
-            f"{shortened(model)}: {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
-        )
-        yield Fold(
-            title=title,
-            parts=(peaks_drawing(f"peaks-{number}", members, "Peak of every run of this model"),),
-        )
 
 
 def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
@@ -336,7 +304,7 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
 def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
     prediction, measured = run.scored.prediction, run.record.measurement
     if prediction is not None:
-        lower = prediction.saved_activation_bytes is None
+        lower = not prediction.is_whole
         yield CategoryBar(
             label="predicted",
             bytes=counted(prediction.workload, prediction.peak.bytes),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +51,12 @@ def environment(longest: int | None = None) -> "Environment":
     """The templates, whose texts are printable and at most `longest` characters long."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    def fit(value: Any) -> Any:
+        if not isinstance(value, str) or hasattr(value, "__html__"):
+            return value
+        text = printable(value)
+        return text if longest is None else shortened(text, longest)
+
     environment = Environment(
         loader=PackageLoader(_PACKAGE, "template"),
         autoescape=True,
@@ -59,7 +64,7 @@ def environment(longest: int | None = None) -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_fit_to_show(longest),
+        finalize=fit,
     )
     environment.tests["kind"] = lambda part, name: type(part).__name__ == name
     return environment
@@ -73,16 +78,6 @@ def drawn(macro: str, *arguments: object) -> str:
 @cache
 def _blocks() -> Any:
     return environment().get_template("blocks.html.j2").module
-
-
-def _fit_to_show(longest: int | None) -> Callable[[Any], Any]:
-    def fit(value: Any) -> Any:
-        if not isinstance(value, str) or hasattr(value, "__html__"):
-            return value
-        text = printable(value)
-        return text if longest is None else shortened(text, longest)
-
-    return fit
 
 
 def trusted(text: str) -> str:
@@ -116,13 +111,19 @@ def write_page(content: Content) -> str:
     check_installed()
     script = template_text("page.js")
     data, is_packed = packed(json_text(content.data))
+    light, dark = colour_variables("light"), colour_variables("dark")
+    style = (  # light, and dark where that is asked for
+        f":root{{{light}--lp-font:{FONT}}}\n@media screen and (prefers-color-scheme:"
+        f" dark){{:root{{{dark}}}}}\n{figure_style()}\n{template_text('page.css')}"
+        f"{template_text('blocks.css')}"
+    )
     page: str = (
         environment(LONGEST_TEXT)
         .get_template("page.html.j2")
         .render(
             content=content,
             policy=_policy(script),
-            style=trusted(_style()),
+            style=trusted(style),
             script=trusted(script),
             blocks=[("data", trusted(data), is_packed)],
             svg=lambda it: trusted(figure_html(it.figure, it.name, it.description)),
@@ -132,25 +133,12 @@ def write_page(content: Content) -> str:
     return page
 
 
-def _style() -> str:
-    """Light, and dark where that is asked for."""
-    light, dark = colour_variables("light"), colour_variables("dark")
-    return (
-        f":root{{{light}--lp-font:{FONT}}}\n@media screen and (prefers-color-scheme:"
-        f" dark){{:root{{{dark}}}}}\n{figure_style()}\n{template_text('page.css')}"
-        f"{template_text('blocks.css')}"
-    )
-
-
-def _policy(*scripts: str) -> str:
-    """Nothing is loaded, nobody is told: only these scripts run, by hash; styles are its own."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode('ascii')}'"
-        for s in scripts
-    )
+def _policy(script: str) -> str:
+    """Nothing is loaded, nobody is told: only this script runs, by hash; styles are its own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     parts = {
         "default-src": "'none'",
-        "script-src": hashes,
+        "script-src": f"'sha256-{digest}'",
         "style-src": "'unsafe-inline'",
         "img-src": "data: blob:",
         "connect-src": "'none'",

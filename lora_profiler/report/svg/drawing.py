@@ -54,8 +54,11 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
         definitions=Definitions(name),
     )
     angle = layout["xaxis"].get("tickangle", 0)
-    has_room = _has_room(data, layout, canvas)
-    labels, left, narrow_left = beside(canvas, layout["yaxis"], above=has_room)
+    is_bars = any(trace["type"] == "bar" for trace in data)
+    gap = canvas.row_px * layout.get("bargap", 0.2)
+    labels, left, narrow_left = beside(
+        canvas, layout["yaxis"], above=is_bars and gap >= _ABOVE_GAP_PX
+    )
     if angle and canvas.x.ticks:  # the first of them leans to the left
         lean = 0.75 * width_px(plain(canvas.x.ticks[0][1]), SMALL_PX)
         left, narrow_left = max(left, lean), max(narrow_left, lean)
@@ -86,14 +89,6 @@ def figure_html(figure: Figure, name: str, says: str) -> str:
 
 def _axis(options: Mapping[str, Any], data: list[Mapping[str, Any]], name: str) -> Axis:
     return axis_of(options, [v for trace in data for v in trace[name] if v is not None])
-
-
-def _has_room(data: list[Mapping[str, Any]], layout: Mapping[str, Any], canvas: Canvas) -> bool:
-    """Whether a label finds room above its bar."""
-    if not any(trace["type"] == "bar" for trace in data):
-        return False
-    row = abs(canvas.height / (canvas.y.last - canvas.y.first))
-    return bool(row * layout.get("bargap", 0.2) >= _ABOVE_GAP_PX)
 
 
 def _right(
@@ -196,13 +191,14 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
     ]
     narrow = widest
     if is_long:
-        row = abs(canvas.height / (canvas.y.last - canvas.y.first))
         narrow = 0.0 if above else PLANE_PX / 2
         for value, text in shown:
             y = canvas.down(value)
             if above:
                 one = escape(shortened(plain(text), 40), quote=False)
-                parts.append(words(one, "0", y - row / 2, "t", "start", font, names="narrow"))
+                parts.append(
+                    words(one, "0", y - canvas.row_px / 2, "t", "start", font, names="narrow")
+                )
             else:
                 ends = "<br>".join(_end(line) for line in lines_of(text))
                 parts.append(words(ends, "0", y, "m", "end", font, dx=-_LABEL_PX, names="narrow"))

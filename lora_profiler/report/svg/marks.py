@@ -1,6 +1,6 @@
 """Symbols, hatches and colours: plotly's names as paths and classes, and the style sheet of all
-figures on a page, which has the colours of the palette by name; and text, in which what plotly
-would read as markup is read the same way."""
+figures on a page, which has the colours of the palette by name; text, in which what plotly would
+read as markup is read the same way; and pictures, in which the role of each colour is named."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, Theme
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, Colour, Theme
 
 _HATCHES: Final[Mapping[str, str]] = {
     "/": "M-1,8L8,-1M-1,1L1,-1M6,8L8,6",
@@ -80,21 +80,19 @@ class Definitions:
         """The id of `content`, in which {id} stands for it."""
         return self._ids.setdefault(content, f"{self._name}-{len(self._ids)}")
 
-    def hatch(self, pattern: Mapping[str, Any]) -> str:
-        """A value of `fill` for plotly's pattern of a colour."""
-        colour, ink = fill(pattern["bgcolor"]), stroke(pattern["fgcolor"])
+    def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
+        """Attributes that fill with a colour, or with plotly's `pattern` of it, and with more
+        classes."""
+        if not pattern:
+            return f'class="{" ".join((fill(colour), *names))}"'
         content = (
             '<pattern id="{id}" width="7" height="7" patternUnits="userSpaceOnUse">'
-            f'<rect width="7" height="7" class="{colour}"/>'
-            f'<path d="{_HATCHES[pattern["shape"]]}" class="{ink}" fill="none"/></pattern>'
+            f'<rect width="7" height="7" class="{fill(pattern["bgcolor"])}"/><path'
+            f' d="{_HATCHES[pattern["shape"]]}" class="{stroke(pattern["fgcolor"])}" fill="none"/>'
+            "</pattern>"
         )
-        return f"url(#{self._id(content)})"
-
-    def paint(self, colour: str, pattern: Mapping[str, Any] | None, *names: str) -> str:
-        """Attributes that fill with a colour, hatched by a `pattern`, and with more classes."""
-        shown = " ".join(names if pattern else (fill(colour), *names))
-        hatched = f' fill="{self.hatch(pattern)}"' if pattern else ""
-        return f'class="{shown}"{hatched}' if shown else hatched.strip()
+        hatched = f'fill="url(#{self._id(content)})"'
+        return f'class="{" ".join(names)}" {hatched}' if names else hatched
 
     def symbol(self, symbol: str, size: float) -> str:
         """The id of a path around the origin."""
@@ -126,9 +124,8 @@ def marker_classes(marker: Mapping[str, Any]) -> str:
     line = marker.get("line", {})
     if symbol.endswith("-open") or symbol == "line-ns":
         return f"n {stroke(colour)}"
-    return (
-        f"{fill(colour)} {stroke(line.get('color', palette.PAPER.light))}" if line else fill(colour)
-    )
+    outline = f" {stroke(line.get('color', palette.PAPER.light))}" if line else ""
+    return fill(colour) + outline
 
 
 @cache
@@ -214,10 +211,84 @@ def words(
     shown = " ".join(filter(None, [f"t{size}", fill(colour), names]))
     anchor = "" if across == "start" else f' text-anchor="{across}"'
     shift = f' dx="{number(dx)}"' if dx else ""
-    made = "".join(
+    return "".join(
         f'<text x="{x}" y="{number(baseline + n * _LINE * size)}" class="{shown}"{anchor}{shift}>'
         f"{escape(line, quote=False)}</text>"
         for n, line in enumerate(lines)
         if line
     )
-    return made
+
+
+_FILLS: dict[str, Colour] = {
+    "ink": palette.INK,
+    "faint": palette.FAINT_INK,
+    "panel": palette.PANEL,
+    "paper": palette.PAPER,
+    "accent": palette.ACCENT,
+    "warning": palette.WARNING,
+    "full": palette.METHOD_MARKS["full"].colour,
+    "lora": palette.METHOD_MARKS["lora"].colour,
+}
+_STROKES: dict[str, Colour] = {
+    "line": palette.FAINT_INK,
+    "edge": palette.LINE,
+    "frame": palette.INK,
+    "accent-line": palette.ACCENT,
+    "warning-line": palette.WARNING,
+    "full-line": _FILLS["full"],
+    "lora-line": _FILLS["lora"],
+}
+
+
+def picture(
+    width: int, height: int, parts: list[str], *, says: str, theme: Theme | None = None
+) -> str:
+    """The whole SVG, read out as `says`; without `theme` in the reader's, light on paper."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="lpd" viewBox="0 0 {width} {height}"'
+        f' width="{width}" height="{height}" role="img"'
+        f' aria-label="{escape(says)}"><style>{style(theme)}</style>{"".join(parts)}</svg>'
+    )
+
+
+def style(theme: Theme | None) -> str:
+    """The rules of every role and size."""
+    sizes = ".lpd .small{font-size:12px}.lpd .big{font-size:17px}.lpd .mid{text-anchor:middle}"
+    common = f".lpd text{{font:13px {palette.FONT}}}{sizes}"
+    if theme is not None:
+        return common + _rules(theme)
+    return (
+        f"{common}{_rules('light')}@media screen and (prefers-color-scheme:"
+        f" dark){{{_rules('dark')}}}"
+    )
+
+
+def _rules(theme: Theme) -> str:
+    fills = "".join(
+        f".lpd .{name}{{fill:{palette.colour(of, theme)}}}" for name, of in _FILLS.items()
+    )
+    return fills + "".join(
+        f".lpd .{name}{{stroke:{palette.colour(of, theme)}}}" for name, of in _STROKES.items()
+    )
+
+
+def text(x: float, y: float, words: str, names: str = "ink mid", *, look: str = "") -> str:
+    """One line of text with its baseline at y; `names` are roles and sizes, `look` is CSS."""
+    style = f' style="{look}"' if look else ""
+    return f'<text x="{x:g}" y="{y:g}" class="{names}"{style}>{escape(printable(words))}</text>'
+
+
+def behind(first: str, words: str, names: str, *, look: str, gap: float) -> str:
+    """The line of text `first` with more of it in another look, wherever it ends."""
+    head = first.removesuffix("</text>")
+    return (
+        f'{head}<tspan dx="{gap:g}" class="{names}" style="{look}">{escape(printable(words))}'
+        "</tspan></text>"
+    )
+
+
+def box(x: float, y: float, width: float, height: float, names: str) -> str:
+    return (
+        f'<rect x="{x:.6g}" y="{y:.6g}" width="{width:.6g}" height="{height:.6g}" class="{names}"'
+        ' shape-rendering="crispEdges"/>'
+    )

@@ -126,6 +126,11 @@ class Canvas:
     stacked: dict[Any, list[float]] = field(default_factory=dict)
     """What areas of a stack have reached, by its name; what bars have, by their place."""
 
+    @property
+    def row_px(self) -> float:
+        """Pixels of one on the upright axis."""
+        return abs(self.height / (self.y.last - self.y.first))
+
     def down(self, value: float) -> float:
         return self.height * (1 - self.y.share(value))
 
@@ -158,7 +163,7 @@ def _bars(trace: Trace, canvas: Canvas, gap: float) -> Iterator[str]:
     """From left to right, after those that are at the same place already."""
     assert trace["orientation"] == "h"
     marker = trace["marker"]
-    thick = (1 - gap) * abs(canvas.height / (canvas.y.last - canvas.y.first))
+    thick = (1 - gap) * canvas.row_px
     names = [stroke(line["color"])] if (line := marker.get("line")) else []
     paint = canvas.definitions.paint(marker["color"], marker.get("pattern"), *names)
     bars = []
@@ -193,7 +198,7 @@ def _whiskers(trace: Trace, canvas: Canvas) -> Iterator[str]:
 
 def _cells(trace: Trace, canvas: Canvas) -> Iterator[str]:
     font = trace["textfont"]
-    tall = abs(canvas.height / (canvas.y.last - canvas.y.first))
+    tall = canvas.row_px
     for row, y in enumerate(trace["y"]):
         for column, x in enumerate(trace["x"]):
             colour = trace["colours"][row][column]
