@@ -396,9 +396,18 @@ def test_short_forms_of_several_cards_list_them(name, keys):
     assert all(key in str(caught.value) for key in keys) and caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("rtx4095", "rtx4090"), ("A101", "A10")])
+NEAREST = {
+    "rtx4095": "rtx_4090, rtx_5090, rtx_4080",
+    "A101": "a10",
+    "24GB": "custom:24GiB",
+    "24 g": "custom:24GiB",
+    "80": "custom:80GiB",
+}
+
+
+@pytest.mark.parametrize(("name", "nearest"), NEAREST.items())
 def test_unknown_cards_get_the_nearest(name, nearest):
-    with pytest.raises(UsageError, match=f"Did you mean.*{nearest}"):
+    with pytest.raises(UsageError, match=f"Did you mean {nearest}[,?]"):
         find_gpu(name)
 
 
