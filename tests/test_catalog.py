@@ -215,13 +215,22 @@ def test_an_empty_name_is_a_usage_error(name):
         find_model(name)
 
 
-def test_paths_that_lead_nowhere_say_so(tmp_path):
+def test_paths_that_lead_nowhere_say_so(tmp_path, monkeypatch):
     with pytest.raises(ModelNotFoundError, match="no file or folder"):
         find_model(str(tmp_path / "nothing"))
     with pytest.raises(ModelNotFoundError, match="folder without"):
         find_model(str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="neither a file"):
         find_model("what is this?")
+    with pytest.raises(ModelNotFoundError, match="Did you mean meta-llama/Llama-3"):
+        find_model("llama3.1:8b")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="Here, mine is a folder without"):
+        find_model("mine", offline=True)
+    (tmp_path / "mine" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match="mine holds an adapter alone"):
+        find_model("./mine")
 
 
 # --- the hub --------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ Examples:
   lora-profile gpt2 --per-layer            which layer holds what
   lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
   lora-profile models llama                the bundled models, by name
-  lora-profile bench gpt2 -s 512           train it here, beside its prediction
+  lora-profile bench gpt2 -s 512           train it here, and compare
   lora-profile compare records.jsonl       how far predictions were off
 
 Shell completion, zsh and fish likewise:
