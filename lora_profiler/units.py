@@ -216,6 +216,16 @@ def parse_bytes(text: str) -> int:
     return round(size)
 
 
+def parse_memory(text: str) -> int:
+    """`parse_bytes` of a device's memory, of which a number without a unit is a mistake."""
+    size = parse_bytes(text)
+    if size < MIB:
+        raise UsageError(
+            f"{text!r} is {size:,} bytes, in which nothing trains; write it as in 24GiB."
+        )
+    return size
+
+
 def is_finite(value: object) -> bool:
     """Whether it is a number, of those that a float can hold: not infinite, not nan, no bool."""
     try:

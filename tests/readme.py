@@ -8,7 +8,8 @@
                                         docs/guide/trainers.md
 
 A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints.
-`console exit=1` states an exit code other than 0. Blocks of kind `pycon` are Python sessions.
+`{.console exit=1}`, which is how Python-Markdown has it, states an exit code other than 0. A
+command goes on in the next line after a backslash. Blocks of kind `pycon` are Python sessions.
 """
 
 import os
@@ -28,8 +29,10 @@ TRAINERS = ROOT / "docs" / "guide" / "trainers.md"
 _TRAINERS_BEGIN = "<!-- trainers: made of lora_profiler/stacks, to the end -->"
 _BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 _FENCE = re.compile(
-    r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^```(?:\{\.)?(?P<kind>\w+)(?: exit=(?P<code>\d+)\})?\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
+_TYPED = re.compile(r"\$ ((?:.*\\\n)*.*)\n")
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ def transcripts(text: str) -> Iterator[Transcript]:
     for match in _FENCE.finditer(text):
         if match["kind"] != "console":
             continue
-        command, _, output = match["body"].partition("\n")
-        assert command.startswith("$ "), f"a console block begins with '$ ', not with {command!r}"
-        start = match.start("body") + len(command) + 1
-        yield Transcript(command[2:], output, int(match["code"] or 0), start, start + len(output))
+        body = match["body"]
+        typed = _TYPED.match(body)
+        assert typed, f"a console block begins with '$ ', not with {body[:80]!r}"
+        command, output = typed[1], body[typed.end() :]
+        start = match.start("body") + typed.end()
+        yield Transcript(command, output, int(match["code"] or 0), start, start + len(output))
 
 
 def run(command: str) -> tuple[str, int]:

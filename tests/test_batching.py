@@ -244,6 +244,8 @@ def test_histograms_are_read_and_refused_by_line(tmp_path: Path) -> None:
         ("length,count\n0,3\n", "line 2, has a length of 0"),
         ("100,3\n200,x\n", "line 2, has a count of 'x'"),
         ("100,3,1\n", "line 1, has 3 cells"),
+        ("length,count\n100\n", "line 2, has one cell"),
+        ("count,length\n3,100\n", "line 1, is 'count,length'; the columns are length,count"),
         ("length,count\n", "has no sample"),
     ):
         csv.write_text(text)

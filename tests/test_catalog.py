@@ -215,13 +215,22 @@ def test_an_empty_name_is_a_usage_error(name):
         find_model(name)
 
 
-def test_paths_that_lead_nowhere_say_so(tmp_path):
+def test_paths_that_lead_nowhere_say_so(tmp_path, monkeypatch):
     with pytest.raises(ModelNotFoundError, match="no file or folder"):
         find_model(str(tmp_path / "nothing"))
     with pytest.raises(ModelNotFoundError, match="folder without"):
         find_model(str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="neither a file"):
         find_model("what is this?")
+    with pytest.raises(ModelNotFoundError, match="Did you mean meta-llama/Llama-3"):
+        find_model("llama3.1:8b")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="Here, mine is a folder without"):
+        find_model("mine", offline=True)
+    (tmp_path / "mine" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match="mine holds an adapter alone"):
+        find_model("./mine")
 
 
 # --- the hub --------------------------------------------------------------------------------------
@@ -396,9 +405,18 @@ def test_short_forms_of_several_cards_list_them(name, keys):
     assert all(key in str(caught.value) for key in keys) and caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("rtx4095", "rtx4090"), ("A101", "A10")])
+NEAREST = {
+    "rtx4095": "rtx_4090, rtx_5090, rtx_4080",
+    "A101": "a10",
+    "24GB": "custom:24GiB",
+    "24 g": "custom:24GiB",
+    "80": "custom:80GiB",
+}
+
+
+@pytest.mark.parametrize(("name", "nearest"), NEAREST.items())
 def test_unknown_cards_get_the_nearest(name, nearest):
-    with pytest.raises(UsageError, match=f"Did you mean.*{nearest}"):
+    with pytest.raises(UsageError, match=f"Did you mean {nearest}[,?]"):
         find_gpu(name)
 
 

@@ -508,3 +508,49 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=OFFLINE)
     assert done.stdout.startswith("model ")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", ["gpt2 -s 64 --format json", "models", "predict --help"])
+def test_a_reader_that_left_is_told_from_a_model_that_does_not_fit(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lora_profiler", *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=OFFLINE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+FULL = "Error: the output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("models >/dev/full", 2, FULL),
+        ("--help >/dev/full", 2, FULL),
+        ("gpt2 -s 64 >&-", 0, ""),
+        ("gpt2 -s 64 --gpu custom:1MiB >&-", 1, ""),
+    ],
+)
+def test_output_that_finds_no_room(words: str, code: int, said: str) -> None:
+    command = f"{sys.executable} -m lora_profiler {words}"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, env=OFFLINE)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+NEED_TORCH = ("verify small", "calibrate", "compile gpt2", "bench gpt2", "gpt2 --engine traced")
+
+
+@pytest.mark.parametrize("words", NEED_TORCH)
+def test_without_torch_a_command_that_needs_it_names_what_brings_it(words: str) -> None:
+    without = (
+        "import sys; sys.modules['torch'] = None; import lora_profiler.__main__ as m; m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", without, *words.split()], capture_output=True, text=True, env=OFFLINE
+    )
+    assert done.returncode == 4
+    assert done.stderr.endswith(
+        "needs torch; install them: pip install 'lora-profiler[measure]'.\n"
+    )
+    assert "Traceback" not in done.stderr

@@ -50,6 +50,13 @@ def test_every_option_is_shown_once(verb: str) -> None:
     assert sorted(chain(*shown.values())) == sorted(flags(verb))
 
 
+@pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in VERBS)])
+def test_help_fits_a_terminal_and_breaks_no_name(words: str) -> None:
+    lines = lora_profile(*words.split()).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith("-")]
+
+
 def test_a_crossover_lists_its_sizes_alone() -> None:
     shown = set(chain(*sections(lora_profile("crossover", "--help-all").stdout).values()))
     assert "--lengths" in shown and not shown & {"--batch-size", "--seq-len"}

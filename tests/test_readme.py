@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lora_profiler
+from lora_profiler.cli.main import root
 from readme import (
     ACCURACY,
     PAGES,
@@ -122,6 +123,34 @@ def test_every_link_between_pages_leads_somewhere() -> None:
             if not target.startswith(("http:", "https:")):
                 path = (page.parent / target).resolve()
                 assert path == MADE or path.exists(), f"{page.name} links to {target}"
+
+
+def test_every_fence_is_one_that_the_pages_show_as_code() -> None:
+    """To Python-Markdown, which makes the pages, a word behind a fence's language is prose."""
+    for page, text in TEXTS.items():
+        fences = [line for line in text.splitlines() if line.startswith("```")]
+        strange = [line for line in fences if not re.fullmatch(r"```(\w*|\{\.\w+ .+\})", line)]
+        assert not strange and len(fences) % 2 == 0, (page.name, strange)
+
+
+def test_a_picture_is_there_in_full_size() -> None:
+    pages = (page for page in TEXTS if page != README)
+    shown = [line for page in pages for line in TEXTS[page].splitlines() if "![" in line]
+    assert shown
+    assert [line for line in shown if not re.fullmatch(r"\[!\[.+\]\((.+)\)\]\(\1\)", line)] == []
+
+
+def test_a_command_goes_on_behind_a_backslash() -> None:
+    text = "```{.console exit=1}\n$ test a \\\n    = b\nsaid\n```\n"
+    (transcript,) = transcripts(text)
+    assert (transcript.command, transcript.output) == ("test a \\\n    = b", "said\n")
+    assert run(transcript.command) == ("", transcript.code)
+
+
+def test_every_command_is_among_all_commands() -> None:
+    text = TEXTS[ROOT / "docs" / "reference" / "commands.md"]
+    lazy = {verb for verb in root.lazy_commands if f"    :command: {verb}_command\n" not in text}
+    assert not lazy
 
 
 def test_every_page_is_named_in_the_index() -> None:

@@ -2,6 +2,7 @@
 they hold when they are run is in `benchmarks/written_scripts.py`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,28 @@ def test_what_the_script_computes_is_said(read: Any) -> None:
 def test_a_script_without_a_trainer_is_refused(read: Any) -> None:
     with pytest.raises(TrainerFileError, match="no call of a Trainer"):
         read(SCRIPT.replace("Trainer(", "Loop("))
+
+
+NO_SCRIPTS = {
+    ("cut.py", "def f(:\n"): "cut.py, line 1, is not valid Python: invalid syntax; `lora-profile"
+    " rehearse` runs any script.",
+    ("a.ipynb", "{\n"): "a.ipynb, line 2, is no notebook: not valid JSON: ",
+    ("b.ipynb", '{"cells": 3}'): "b.ipynb is no notebook: it has no list of cells.",
+    ("c.ipynb", "[]"): "c.ipynb is no notebook: it has no list of cells.",
+    ("d.py", b"\xff"): "/d.py is not UTF-8 text (byte 0); save it as UTF-8.",
+    ("none.py", None): "none.py; check the path.",
+}
+
+
+@pytest.mark.parametrize(("name", "content"), NO_SCRIPTS)
+def test_a_file_that_is_no_script_says_why(
+    name: str, content: str | bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TrainerFileError, match=re.escape(NO_SCRIPTS[name, content])):
+        read_files([path])
 
 
 def test_a_written_script_says_what_it_cannot(tmp_path: Path) -> None:

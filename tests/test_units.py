@@ -91,6 +91,12 @@ def test_parse_bytes_refuses(text: str) -> None:
         units.parse_bytes(text)
 
 
+def test_a_devices_memory_has_a_unit() -> None:
+    assert units.parse_memory("24GiB") == 24 * units.GIB
+    with pytest.raises(UsageError, match="'24' is 24 bytes, in which nothing trains"):
+        units.parse_memory("24")
+
+
 def test_bytes_that_stand_together_are_in_one_unit() -> None:
     told = units.bytes_texts([2 * 2**30, 2**28, 1000, 0])
     assert told == ["2.00 GiB", "0.25 GiB", "<0.01 GiB", "0 GiB"]

@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from lora_profiler.errors import UnbuildableError
+
 __version__ = "0.4.0"
 TRACING = ("torch", "transformers", "peft")
 """Packages that a trace of a real step needs."""
@@ -33,6 +35,16 @@ def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
 def missing(packages: Iterable[str] = TRACING) -> list[str]:
     """Those of `packages` that cannot be imported, told without importing any."""
     return [name for name in packages if find_spec(name) is None]
+
+
+def require(purpose: str, packages: Iterable[str] = TRACING) -> None:
+    """Raises UnbuildableError, which names those of `packages` that are missing and the extra that
+    brings them. Imports none."""
+    if absent := missing(packages):
+        raise UnbuildableError(
+            f"{purpose} needs {', '.join(absent)}; install them: pip install"
+            " 'lora-profiler[measure]'."
+        )
 
 
 def attach_stub(

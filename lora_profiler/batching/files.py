@@ -160,7 +160,10 @@ def _rows(path: Path) -> Iterator[Row]:
         return _json_rows(path)
     if suffix in TEXT:
         return _text_rows(path)
-    raise UsageError(f"{path} is no data that is known here; known are {', '.join(SUFFIXES)}.")
+    more = " --lengths reads a .csv of length,count." if suffix == ".csv" else ""
+    raise UsageError(
+        f"{path} is no data that is known here; known are {', '.join(SUFFIXES)}.{more}"
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -172,7 +175,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"{path}, line {number:,},", line
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text in UTF-8 from line {number + 1:,} on.") from None
+        raise UsageError(
+            f"{path} is no text in UTF-8 from line {number + 1:,} on; save it as UTF-8."
+        ) from None
     except OSError as e:
         raise UsageError(f"{path} cannot be read: {e.strerror}.") from None
 
@@ -304,7 +309,7 @@ def read_histogram(path: Path) -> SampleLengths:
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text in UTF-8.") from None
+        raise UsageError(f"{path} is no text in UTF-8; save it as UTF-8.") from None
     except OSError as e:
         raise UsageError(f"{path} cannot be read: {e.strerror}.") from None
     pairs = _of_json(text, path) if path.suffix.lower() == ".json" else _of_csv(text, path)
@@ -336,8 +341,11 @@ def _of_csv(text: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
             continue
         where = f"{path}, line {number:,},"
         if len(cells) != 2:
-            raise UsageError(f"{where} has {len(cells)} cells; it needs two, length,count.")
+            found = f"{len(cells)} cells" if len(cells) > 1 else "one cell"
+            raise UsageError(f"{where} has {found}; it needs two, length,count.")
         if number == 1 and not any(cell[:1].isdigit() for cell in cells):
+            if "count" in cells[0].lower() or "length" in cells[1].lower():
+                raise UsageError(f"{where} is {line.strip()!r}; the columns are length,count.")
             continue  # the heading
         length, count = (int(cell) if cell.isdecimal() else cell for cell in cells)
         yield where, length, count

@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 from lora_profiler.catalog.config import data_text
-from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.errors import UsageError, nearest
 from lora_profiler.platform import SMALL_MEMORY_BYTES, TORCH, Platform, capability_of
 from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
 
@@ -194,13 +194,23 @@ def find_gpu(name: str) -> Gpu:
         raise UsageError(
             f"{name} can be any of several cards: {keys}. Name one, or give custom:24GiB."
         )
-    known = [
-        spelling for card in cards for spelling in (card.key, _squeeze(card.key), *card.aliases)
-    ]
     raise UsageError(
-        f"There is no card {name!r} in the catalogue.{did_you_mean(wanted, known)} "
+        f"There is no card {name!r} in the catalogue.{_nearest(wanted)} "
         "`lora-profile gpus` lists all; custom:24GiB stands for any card of that size."
     )
+
+
+def _nearest(wanted: str) -> str:
+    """' Did you mean ...?': a size, or the cards with a spelling close to `wanted`, each once."""
+    if size := re.fullmatch(r"(\d{1,3}) ?(gi?b?)?", wanted.lower()):
+        return f" Did you mean custom:{size[1]}GiB?"
+    keys = {
+        spelling.lower(): card.key
+        for card in bundled_gpus()
+        for spelling in (card.key, _squeeze(card.key), *card.aliases)
+    }
+    close = dict.fromkeys(keys[spelling] for spelling in nearest(_squeeze(wanted), keys, 9))
+    return f" Did you mean {', '.join(list(close)[:3])}?" if close else ""
 
 
 @lru_cache(maxsize=2048)

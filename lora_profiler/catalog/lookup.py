@@ -14,6 +14,7 @@ from lora_profiler.catalog.bundled import (
     mirrored,
     model_lines,
     rows,
+    similar_names,
     vision_config,
     vision_rows,
 )
@@ -89,10 +90,17 @@ def find_model(
         return seeing_model(sees["id"])
     if not re.fullmatch(_MODEL_ID, name):
         here = "neither a file or folder here nor" if on_disk else "not"
-        raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
+        raise ModelNotFoundError(
+            f"{name!r} is {here} a hub id of the form organisation/name.{similar_names(name)}"
+        )
     from lora_profiler.catalog.hub import config_json
 
-    text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
+    try:
+        text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
+    except ModelNotFoundError as e:
+        if not (on_disk and os.path.isdir(name)):
+            raise
+        raise type(e)(f"{e} Here, {_no_config(name)}") from None
     return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source="hub")
 
 
@@ -302,9 +310,7 @@ def _local_config(name: str) -> str | None:
         if os.path.isfile(inside):
             return inside
         if looks_like_path:
-            raise ModelNotFoundError(
-                f"{name} is a folder without a config.json; point to the model's own folder."
-            )
+            raise ModelNotFoundError(_no_config(name))
     elif os.path.isfile(path):
         return path
     elif looks_like_path:
@@ -312,6 +318,12 @@ def _local_config(name: str) -> str | None:
             f"There is no file or folder {name}; check the path, or give a hub id."
         )
     return None
+
+
+def _no_config(folder: str) -> str:
+    if os.path.isfile(os.path.join(os.path.expanduser(folder), "adapter_config.json")):
+        return f"{folder} holds an adapter alone; give the model that it was trained on."
+    return f"{folder} is a folder without a config.json; point to the model's own folder."
 
 
 def _read(path: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from lora_profiler.cli.click_support import command
+from lora_profiler.cli.click_support import WholeRange, command
 from lora_profiler.cli.option_groups import option
 from lora_profiler.errors import UsageError
 
@@ -33,7 +33,7 @@ Examples:
 Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included.
 """,
 )
-@option("--port", "N", "[default: 8501, or the next that is free]", type=click.IntRange(1, 65535))
+@option("--port", "N", "[default: 8501, or the next that is free]", type=WholeRange(1, 65535))
 @option(
     "--records",
     "PATH",

@@ -56,8 +56,7 @@ otherwise, so nothing is downloaded. Every case runs in a process of its own; Ct
 is done.
 
 Examples:
-  lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU
-                                                            with 128 tokens in float32, unless said otherwise
+  lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU 128 tokens in float32
   lora-profile bench gpt2 -s 512                            with 512
   lora-profile bench gpt2 -s 512 --device cpu --dtype float32 --timing-seconds 20
   lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
@@ -66,8 +65,7 @@ Examples:
   lora-profile bench gpt2 -s 512 --rehearse --gpu t4        on a card that is not there: memory alone
   lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
   lora-profile bench --suite NAME --ray auto --resume       spread over the machines of a Ray cluster
-  lora-profile bench --suite NAME --device cuda --emit sbatch -o job
-                                                            for Slurm: cd job && sbatch run.sbatch
+  lora-profile bench --suite NAME --device cuda --emit sbatch -o job   for Slurm: cd job && sbatch run.sbatch
 
 Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 128 + its number
 where a signal ended it: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal.

@@ -103,11 +103,11 @@ def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
 
 def _conditions(o: dict[str, Any]) -> "Conditions":
     from lora_profiler.records.record import Conditions
-    from lora_profiler.units import parse_bytes
+    from lora_profiler.units import parse_memory
 
     changes: dict[str, Any] = {"seed": o["seed"]}
     if o["budget"]:
-        changes["budget_bytes"] = parse_bytes(o["budget"])
+        changes["budget_bytes"] = parse_memory(o["budget"])
     if o["steps"] is not None:
         changes["min_timed_steps"] = o["steps"]
     if o["timing_seconds"] is not None:

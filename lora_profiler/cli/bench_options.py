@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lora_profiler.cli.click_support import FiniteRange, NearestChoice, complete_gpu, items
+from lora_profiler.cli.click_support import (
+    FiniteRange,
+    NearestChoice,
+    WholeRange,
+    complete_gpu,
+    items,
+)
 from lora_profiler.cli.option_groups import (
     CASES,
     MEASURING,
@@ -71,24 +77,24 @@ bench_options = together(
         type=NearestChoice(EMITTED)),
     rare(CASES)("--cpus-per-case", "N",
         "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
-        type=click.IntRange(1)),
+        type=WholeRange(1)),
     rare(CASES)("--deadline", "SECONDS", "Start no case that would not end in this time.", type=_SECONDS),
     rare(CASES)("--timeout", "SECONDS", "End a case that takes longer. [default: 1800]", type=_SECONDS,
         default=1800.0),
     rare(CASES)("--repeats", "N", "Run each case in so many processes, forth and back. [default: 1]",
-        type=click.IntRange(1, 1000), default=1),
+        type=WholeRange(1, 1000), default=1),
     rare(GROUP_TITLES["ranks"])("--nproc", "N",
         "Train in so many processes at once, as torchrun starts them: the same as --world-size, with --sharding.",
-        type=click.IntRange(1)),
+        type=WholeRange(1)),
     rare(MEASURING)("--largest-batch", help="Search the largest batch that trains, beginning at the predicted one."),
     grouped(MEASURING)("--budget", "SIZE",
         "Emulate a device with so much memory, as in 24GiB. [default: the device's own]"),
     rare(MEASURING)("--weights", "random|hub|PATH", "What the weights hold; PATH is a folder or a .gguf file.",
         default="random", show_default=True),
     rare(MEASURING)("--text", "FILE", "Train on a text instead of random tokens.", type=Path),
-    rare(MEASURING)("--seed", "N", "Of tokens and dropout. [default: 0]", type=click.IntRange(0, 2**31 - 1),
+    rare(MEASURING)("--seed", "N", "Of tokens and dropout. [default: 0]", type=WholeRange(0, 2**31 - 1),
         default=0),
-    rare(MEASURING)("--steps", "N", "Time at least so many steps. [default: 10]", type=click.IntRange(1)),
+    rare(MEASURING)("--steps", "N", "Time at least so many steps. [default: 10]", type=WholeRange(1)),
     rare(MEASURING)("--timing-seconds", "SECONDS", "Time no longer than so. [default: 60]", type=_SECONDS),
     rare(MEASURING)("--own-loop",
         help="With --trainer: its defaults in the harness' own loop, not the trainer itself."),

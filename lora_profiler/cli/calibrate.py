@@ -3,6 +3,7 @@ kept."""
 
 from typing import TYPE_CHECKING
 
+from lora_profiler._common.packages import TRACING, require
 from lora_profiler.cli.click_support import (
     NearestChoice,
     check_new_file,
@@ -43,6 +44,7 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     """Measure this machine's own constants of the step-time model, and keep them for its
     predictions."""
     check_new_file(output, force)
+    require("calibrating", (*TRACING, "accelerate"))
     from lora_profiler.calibration.calibrate import calibrate
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
     from lora_profiler.report.progress import shown_probes

@@ -1,17 +1,19 @@
 """What click does not bring: a default command, the nearest match for values, text for every error,
 output to a new file."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from lora_profiler._common.printable import printable
-from lora_profiler.cli.option_groups import help_all, in_order, write_options
+from lora_profiler.cli.option_groups import help_all, in_order, wrapped, write_options
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -60,8 +62,16 @@ class SpelledChoice(NearestChoice):
             return str(value)
 
 
+class WholeRange(click.IntRange):
+    """A whole number in a range, which a message calls so: to click it is an 'integer range'."""
+
+    name = "integer"
+
+
 class FiniteRange(click.FloatRange):
     """A number in a range; neither infinite nor none at all."""
+
+    name = "number"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -112,14 +122,14 @@ class DefaultGroup(click.Group):
             raise click.UsageError(f"No such command {word!r}. Did you mean {close[0]}?", ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _write_verbatim(self.epilog, formatter)
+        _write_epilog(self.epilog, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         return [*super().shell_complete(ctx, incomplete), *complete_model(ctx, None, incomplete)]
 
 
 class ExampleCommand(click.Command):
-    """A command whose epilog is printed line by line, as it stands, and its options in groups. An
+    """A command whose options are shown in groups, and examples in its epilog as they stand. An
     option that takes one value is refused a second one; of one that it does not have it is said
     what may be meant."""
 
@@ -150,22 +160,42 @@ class ExampleCommand(click.Command):
         write_options(self.get_params(ctx), ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _write_verbatim(self.epilog, formatter)
+        _write_epilog(self.epilog, formatter)
 
 
 def command(
     name: str, short_help: str, epilog: str | None = None
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """`click.command` of a verb; `epilog` are its examples and exit codes, as they stand."""
+    """`click.command` of a verb; `epilog` are its examples and exit codes."""
     return click.command(
         name, cls=ExampleCommand, short_help=short_help, epilog=epilog, context_settings=HELP_NAMES
     )
 
 
-def _write_verbatim(text: str | None, formatter: click.HelpFormatter) -> None:
-    if text:
-        formatter.write_paragraph()
-        formatter.write("".join(f"{line}\n" for line in text.strip("\n").split("\n")))
+def _write_epilog(text: str | None, formatter: click.HelpFormatter) -> None:
+    """Prose as wide as there is room, and examples, which are indented, a line each."""
+    if not text:
+        return
+    formatter.write_paragraph()
+    for is_prose, lines in groupby(text.strip("\n").split("\n"), _is_prose):
+        if is_prose:
+            formatter.write(wrapped(" ".join(lines), formatter.width) + "\n")
+        else:
+            formatter.write("".join(f"{_example(line, formatter.width)}\n" for line in lines))
+
+
+def _is_prose(line: str) -> bool:
+    return bool(line) and not line.startswith(" ")
+
+
+def _example(line: str, width: int) -> str:
+    """A command, and what it does beneath it where both do not go into one line; a command that is
+    too long alone goes on as a shell reads it."""
+    if len(line) <= width:
+        return line
+    command, *remark = line.strip().split("   ", 1)
+    words = wrapped(command, width - 6).split("\n")
+    return "\n      ".join(["  " + " \\\n    ".join(words), *(text.strip() for text in remark)])
 
 
 def _alike(word: str, name: str) -> bool:
@@ -216,6 +246,9 @@ def items(words: Iterable[str]) -> list["CompletionItem"]:
 def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> NoReturn:
     """Runs `command` and ends the process: errors made on purpose become one message on stderr and
     their exit code."""
+    if sys.stdout is None:  # closed by whoever started us, who wants the exit code alone
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    stdout = sys.stdout
     try:
         code = command.main(args, prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()
@@ -229,9 +262,30 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         click.echo("Interrupted.", err=True)
         code = 130
     except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        _drop_stdout()
+        code = _READER_LEFT
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        _drop_stdout()  # the same, met by click, which wraps stdout and ends with 1
+        code = _READER_LEFT
+    except OSError as e:
+        if e.errno not in _NO_ROOM or e.filename is not None:
+            raise
+        _drop_stdout()
+        click.echo(f"Error: the output cannot be written: {e.strerror}.", err=True)
+        code = UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+_READER_LEFT = 128 + 13
+"""As of a process that SIGPIPE ended."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _drop_stdout() -> None:
+    """What stdout still holds goes nowhere, and is not tried again as Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_new_file(path: str | None, force: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from lora_profiler._common.printable import printable
 from lora_profiler.cli.click_support import (
     NearestChoice,
+    WholeRange,
     check_new_file,
     command,
     print_answer,
@@ -121,7 +122,7 @@ Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record
 @option(
     "--worst",
     help="So many of the largest are listed.",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     default=5,
     show_default=True,
 )

@@ -76,14 +76,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     invoke_without_command=True,
     epilog="""
 Examples:
-  lora-profile meta-llama/Llama-3.1-8B --rank 16       short for: lora-profile predict ...
-  lora-profile gpt2 --per-layer                        which layer holds what
+  lora-profile meta-llama/Llama-3.1-8B     short for: lora-profile predict ...
+  lora-profile gpt2 --per-layer            which layer holds what
   lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
-  lora-profile models llama                            the bundled models, by name
-  lora-profile bench gpt2 -s 512                       train it here, and compare with the prediction
-  lora-profile compare records.jsonl                   how far predictions were off, over many runs
+  lora-profile models llama                the bundled models, by name
+  lora-profile bench gpt2 -s 512           train it here, and compare
+  lora-profile compare records.jsonl       how far predictions were off
 
-Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh and fish likewise.
+Shell completion, zsh and fish likewise:
+  eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"
 """,
 )
 @click.version_option(__version__, prog_name="lora-profile")

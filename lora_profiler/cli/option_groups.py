@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
+from textwrap import fill
 from typing import Any, TypeVar
 
 import click
@@ -109,6 +110,8 @@ def write_options(
 
 
 _ALL = f"{__name__}.all"
+_WIDEST = 30
+"""Columns for the names of options, beside which their help stands."""
 
 
 def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -131,5 +134,16 @@ def _write(
         if isinstance(param, click.Option) and (record := param.get_help_record(ctx))
     ]
     if records:
+        column = min(max(len(term) for term, _ in records), _WIDEST)
+        width = max(formatter.width - column - 4, 10)
         with formatter.section(title):
-            formatter.write_dl(records)
+            # after a backspace alone in its line click leaves text as it is
+            formatter.write_dl(
+                [(term, f"\b\n{wrapped(text, width)}") for term, text in records], col_max=_WIDEST
+            )
+
+
+def wrapped(text: str, width: int) -> str:
+    """Broken at spaces alone: click breaks lines at hyphens too, and nobody can copy half of
+    trl-sft."""
+    return fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -12,6 +12,7 @@ from lora_profiler.cli.click_support import (
     FiniteRange,
     NearestChoice,
     SpelledChoice,
+    WholeRange,
     complete_gpu,
     complete_trainer,
 )
@@ -306,7 +307,7 @@ data_options = together(
         " into rows of --seq-len as TRL (packed is its bfd) or axolotl do.", rare=True, type=NearestChoice(BATCHINGS),
         default="random", show_default=True),
     _option("--pad-to-multiple-of", "TOKENS", "With --data or --lengths: batches are padded to a multiple.",
-        rare=True, type=click.IntRange(1, MAX_SIZE)),
+        rare=True, type=WholeRange(1, MAX_SIZE)),
     _option("--epochs", "NUMBER", "With --data or --lengths: how long so many take.", rare=True,
         type=FiniteRange(0, min_open=True)),
 )

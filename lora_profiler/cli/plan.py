@@ -8,6 +8,7 @@ import click
 
 from lora_profiler.cli.click_support import (
     FiniteRange,
+    WholeRange,
     check_new_file,
     command,
     complete_model,
@@ -156,7 +157,7 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     "N",
     "Sequences of an optimizer step, all ranks together. [default: batch size x accumulation"
     " where either is given, else 16]",
-    type=click.IntRange(1, 2**20),
+    type=WholeRange(1, 2**20),
 )
 @option("--max-hours", "H", type=FiniteRange(0, min_open=True))
 @option("--max-cost", "C", "In the prices' currency.", type=FiniteRange(0, min_open=True))

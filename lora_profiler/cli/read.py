@@ -163,7 +163,7 @@ def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
 def _is_trainer_file(name: str) -> bool:
     """Whether the name is a file that is no model's config.json."""
     if name.endswith(_SUFFIXES):
-        return os.path.isfile(name) or name.endswith((".yaml", ".yml", ".ipynb"))
+        return True
     if not name.endswith(".json") or not os.path.isfile(name):
         return False
     with suppress(OSError, ValueError, RecursionError, LoraProfilerError):

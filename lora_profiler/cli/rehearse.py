@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli.click_support import (
+    WholeRange,
     check_new_file,
     command,
     complete_gpu,
@@ -45,12 +46,8 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
 )
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, type=click.UNPROCESSED)
 @option("--gpu", "KEY", "The card to pretend; custom:24GiB too.", shell_complete=complete_gpu)
-@option(
-    "--gpus", help="How many of them.", type=click.IntRange(1, 64), default=1, show_default=True
-)
-@option(
-    "--steps", help="Optimizer steps to run.", type=click.IntRange(1), default=3, show_default=True
-)
+@option("--gpus", help="How many of them.", type=WholeRange(1, 64), default=1, show_default=True)
+@option("--steps", help="Optimizer steps to run.", type=WholeRange(1), default=3, show_default=True)
 @option("--python", "PYTHON", "Of the environment to run in. [default: that of COMMAND]")
 @option(
     "--setup",
@@ -66,7 +63,7 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
 @option(
     "--pretend-tokens",
     help="How long their texts are.",
-    type=click.IntRange(1, 1 << 20),
+    type=WholeRange(1, 1 << 20),
     default=2048,
     show_default=True,
 )

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler._common.packages import require
 from lora_profiler.cli.click_support import (
     NearestChoice,
+    WholeRange,
     check_new_file,
     command,
     complete_model,
@@ -48,7 +50,7 @@ Exit code: 0 done; 1 a claim that must hold exactly fails; 2 usage; 3 no such mo
 @option("--weights", "PATH", "A folder or a .gguf file. [default: those of MODEL]")
 @option("--text", "FILE", "What to train on. [default: Shakespeare's sonnets, bundled]", type=Path)
 @option(
-    "--seed", "N", "Of everything drawn. [default: 0]", type=click.IntRange(0, 2**31 - 1), default=0
+    "--seed", "N", "Of everything drawn. [default: 0]", type=WholeRange(0, 2**31 - 1), default=0
 )
 @option("--offline", help="Never ask the hub.")
 @option(
@@ -64,10 +66,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     """Check the mathematics of LoRA, claim by claim, on a real model with real weights."""
     check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
-    from lora_profiler.modeling.third_party import require
-
-    for library in ("torch", "transformers", "peft"):
-        require(library, "'lora-profiler[measure]'", "Checking the mathematics")
+    require("checking the mathematics")
     from lora_profiler.harness.environment import environment
     from lora_profiler.harness.provenance import public_command
     from lora_profiler.mathematics.sources import Request, open_subject

@@ -27,7 +27,7 @@ from lora_profiler.records.lines import parsed_record
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Conditions as Recorded
 from lora_profiler.records.record import Readings, Record, readings_from_dict
-from lora_profiler.units import about_text, parse_bytes
+from lora_profiler.units import about_text, parse_memory
 from lora_profiler.workload import Device
 
 
@@ -200,7 +200,7 @@ def recorded(conditions: Conditions) -> Recorded:
     steps = 0 if conditions.no_timing else conditions.steps or default.min_timed_steps
     return replace(
         default,
-        budget_bytes=None if conditions.budget is None else parse_bytes(conditions.budget),
+        budget_bytes=None if conditions.budget is None else parse_memory(conditions.budget),
         min_timed_steps=steps,
         max_timing_seconds=conditions.timing_seconds or default.max_timing_seconds,
     )

@@ -107,7 +107,8 @@ def hub_folder(spec: ModelSpec, offline: bool) -> Path:
         pass
     if not may_ask:
         raise ModelNotFoundError(
-            f"{spec.id} is not in the local Hugging Face cache, and the hub may not be asked."
+            f"{spec.id} is not in the local Hugging Face cache, and the hub may not be"
+            " asked; go online once, or name a folder with --weights."
         )
     # The HTTP client's own base class, as in catalog.hub, without naming the client.
     failures: tuple[type[BaseException], ...] = (

@@ -90,6 +90,8 @@ def offer_at(
 
 def cluster_of(name: str) -> Cluster:
     """A card alone, or a cluster as `find_cluster` reads it. Raises UsageError."""
+    if not name.strip():
+        raise UsageError("a card has no name; write them as in rtx_4090,8xh100_sxm_80gb.")
     leading = name.strip().lower().partition("x")[0].strip()
     return find_cluster(name if leading.isdecimal() else f"1x{name}")
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lora_profiler._common.packages import missing
+from lora_profiler._common.packages import require
 from lora_profiler.catalog import Gpu
-from lora_profiler.errors import LoraProfilerError, UnbuildableError, UsageError
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernels import StepKernels
 from lora_profiler.planning.engine import check_engine, on_card, predict
@@ -186,11 +186,7 @@ def device_for(workload: Workload, gpu: Gpu | None) -> TimedDevice | None:
 
 def _kernels(workload: Workload, engine: str) -> StepKernels:
     if engine == "traced":
-        if absent := missing():
-            raise UnbuildableError(
-                f"tracing needs {', '.join(absent)}; install them: pip install"
-                " 'lora-profiler[measure]'."
-            )
+        require("tracing")
         from lora_profiler.traced.kernels import step_kernels
 
         return step_kernels(workload)

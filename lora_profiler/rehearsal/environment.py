@@ -74,7 +74,7 @@ def find_python(command: Sequence[str], python: str | None) -> Path:
     if python is not None:
         program = shutil.which(python)
         if program is None:
-            raise RehearsalError(f"There is no Python {python}.")
+            raise RehearsalError(f"There is no Python {python}; name another with --python.")
         return Path(os.path.abspath(program))
     program = shutil.which(command[0])
     if program is None:

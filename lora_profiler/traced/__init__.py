@@ -4,9 +4,9 @@ knows torch, this file not."""
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_profiler._common.packages import missing
+from lora_profiler._common.packages import require
 from lora_profiler.adapters import check_patterns
-from lora_profiler.errors import CompileError, UnbuildableError, UsageError
+from lora_profiler.errors import CompileError, UsageError
 from lora_profiler.support.engines import profile_unsupported_reason
 
 if TYPE_CHECKING:
@@ -65,11 +65,7 @@ def _compiled(workload: "Workload") -> "Profile":
 def _check(workload: "Workload") -> None:
     """What would fail only after the libraries are loaded, or, a pattern without end in PEFT's own
     matching, never."""
-    if absent := missing():
-        raise UnbuildableError(
-            f"tracing needs {', '.join(absent)}; install them: pip install"
-            " 'lora-profiler[measure]'."
-        )
+    require("tracing")
     if workload.setup.lora is not None:
         check_patterns(workload.model, workload.setup.lora)
 

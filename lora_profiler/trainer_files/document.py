@@ -75,6 +75,10 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         if path.stat().st_size > max_bytes:
             raise _too_large(str(path), max_bytes)
         content = path.read_bytes()
+    except FileNotFoundError:
+        raise TrainerFileError(f"There is no file {path}; check the path.") from None
+    except IsADirectoryError:
+        raise TrainerFileError(f"{path} is a folder; name a trainer's file in it.") from None
     except OSError as e:
         raise TrainerFileError(f"{path} cannot be read: {e.strerror}.") from None
     return text_of(content, str(path), max_bytes)
@@ -87,7 +91,9 @@ def text_of(content: bytes, name: str, max_bytes: int = MAX_BYTES) -> str:
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as e:
-        raise TrainerFileError(f"{name} is not UTF-8 text (byte {e.start}).") from None
+        raise TrainerFileError(
+            f"{name} is not UTF-8 text (byte {e.start}); save it as UTF-8."
+        ) from None
 
 
 def _too_large(name: str, max_bytes: int) -> TrainerFileError:

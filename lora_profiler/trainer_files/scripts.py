@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +69,12 @@ def cells_of(text: str, name: str) -> list[str]:
     try:
         cells = json.loads(text)["cells"]
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise TrainerFileError(f"{name} is no notebook.") from None
+    except json.JSONDecodeError as e:
+        raise TrainerFileError(
+            f"{name}, line {e.lineno}, is no notebook: not valid JSON: {e.msg}."
+        ) from None
+    except (KeyError, TypeError, RecursionError):
+        raise TrainerFileError(f"{name} is no notebook: it has no list of cells.") from None
 
 
 def parse_calls(text: str, name: str, folder: Path | None) -> Document:
@@ -85,15 +88,23 @@ def parse_calls(text: str, name: str, folder: Path | None) -> Document:
     constants: dict[str, Any] = {}
     entries: dict[str, Entry] = {}
     computed: dict[str, int] = {}
+    wrong = ""
     start, calls = 0, _OF_UNSLOTH if re.search(rf"\b{_FAST}\b", text) else _OF_A_SCRIPT
     for cell in cells_of(text, name):
         source = re.sub(_MAGIC, r"\1pass", cell)
-        with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        try:
             _add_cell(ast.parse(source), start, calls, constants, entries, computed)
+        except SyntaxError as e:
+            wrong = wrong or f", line {start + (e.lineno or 0)}, is not valid Python: {e.msg}"
+        except (ValueError, RecursionError, MemoryError):
+            pass
         start += cell.count("\n") + 1
     if calls == _OF_A_SCRIPT:
         if TRAINED not in entries:
-            raise TrainerFileError(f"{name}: no call of a Trainer is read there.")
+            raise TrainerFileError(
+                f"{name}{wrong or ': no call of a Trainer is read there'};"
+                " `lora-profile rehearse` runs any script."
+            )
     elif "model_name" not in entries:
         raise TrainerFileError(f"{name}: no call of from_pretrained with a model is read there.")
     unread = {key: line for key, line in computed.items() if key not in entries}
