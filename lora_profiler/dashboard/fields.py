@@ -94,8 +94,7 @@ def look_up_model(asked: Question, file: "UploadedFile | None", *, uploaded: boo
 
 def tell(asked: Asked) -> None:
     """Says what the link asked in vain, and why there is no model."""
-    for text in remembered.complaints():
-        widgets.caution(f"Passed over in the link: {text}")
+    widgets.passed_over(remembered.complaints(), "in the link")
     if asked.refusal is not None:
         widgets.problem(asked.refusal, heading="There is no such model here")
     elif asked.model is None:
@@ -180,7 +179,7 @@ def card(width: Width = "stretch", label: LabelVisibility = "visible") -> str | 
         index=None,
         **remembered.kept("gpu"),
         accept_new_options=True,
-        placeholder="None: search, or type custom:24GiB",
+        placeholder="None; or custom:24GiB",
         format_func=lambda key: names.get(key, key),
         label_visibility=label,
         width=width,
