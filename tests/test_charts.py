@@ -58,6 +58,7 @@ from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, widt
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn import LoraLayer, counts_chart
 from lora_profiler.report.measured import run_labels
+from lora_profiler.report.svg import figure_html
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload
@@ -533,7 +534,7 @@ def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
         inside = [x for x in outline["x"] if first < x < after]
         phases = {"setup": 1, "forward": 3, "backward": 3}
         assert len(inside) == phases[group]
-    assert min(after - first for first, after in bands) >= 0.14 - 1e-9
+    assert min(after - first for first, after in bands) >= 0.25 - 1e-9
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**42), st.integers(1, 2**42)), min_size=1, max_size=20))
@@ -623,6 +624,19 @@ def test_levers_are_cut_from_the_peak() -> None:
     assert [a + b for a, b in zip(left["x"], gone["x"], strict=True)] == pytest.approx([5.0, 5.0])
     assert gone["x"] == [2.0, 7 / GIB]
     assert gone["marker"]["pattern"]["shape"]
+
+
+def test_on_a_phone_a_lever_s_name_stands_above_its_bar() -> None:
+    """Whole, without its option where both together are too long."""
+    long, short = "adapters on all the default targets", "a fused loss"
+    sizes = {"price": "", "peak_bytes": 3 * GIB, "saved_bytes": 2 * GIB}
+    both = [Lever(name=long, option="--targets", **sizes), Lever(name=short, option="-l", **sizes)]
+    drawn = figure_html(lever_bars(both), "levers", "")
+    texts = re.findall(r'<text x="0" y="([0-9.]+)" class="[^"]*narrow">([^<]+)<', drawn)
+    bars = re.findall(r'<rect x="0%" y="([0-9.]+)"', drawn)
+    assert [text for _, text in texts] == [long, f"{short}, -l"]
+    for (baseline, _), top in zip(texts, bars, strict=True):
+        assert float(baseline) + 3 <= float(top)  # below its line a letter has 3 px
 
 
 def test_the_map_says_in_every_cell_what_its_size_needs() -> None:

@@ -544,6 +544,7 @@ def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     app = sound(opened(page="compare"))
     assert len(frame(app)) == 4
+    assert {"predicted, MiB", "measured, MiB"} <= set(frame(app))
     assert "Not compared, for the run did not go through: 1 out of memory" in texts(app)
     for name, value, left in (
         ("method", "lora", 1),
@@ -823,6 +824,7 @@ def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> 
         "evidence.steps": {row.id for row in measured_steps() if row.left_out == "model"},
     }
     assert len(counted["evidence.memory"]) == interval().rows
+    assert "all conditions published" in shown and not re.search("tier [0-9]", shown)
     assert f"{len(counted['evidence.steps'])} steps, each model" in shown
     for key, ids in counted.items():
         filled, hollow = set(), set()

@@ -731,6 +731,38 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     assert w.page.evaluate(NAMELESS) == []
 
 
+TURNED = """() => !document.querySelector('[data-stale="true"]')
+    && [document.querySelector('.js-plotly-plot .main-svg').style.background,
+        getComputedStyle(document.querySelector('.lp')).getPropertyValue('--lp-paper')].join()"""
+
+
+def test_an_open_page_turns_dark_with_the_browser(window: Any) -> None:
+    w = window().open("page=compare")
+    w.page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    assert w.page.evaluate(TURNED) == f"rgb(255, 255, 255),{PAPER.light}"
+    w.page.emulate_media(color_scheme="dark")
+    w.page.wait_for_function(f"({TURNED})().endsWith('{PAPER.dark}')")
+    w.settle()
+    assert w.page.evaluate(TURNED) == f"rgb(22, 24, 29),{PAPER.dark}"
+    assert serious(w.page) == []
+
+
+BESIDE_WORDS_PX = """among => Math.min(...[...document.querySelectorAll(among)].map(button => {
+    const words = document.createRange(), around = button.getBoundingClientRect();
+    words.selectNodeContents(button);
+    const inside = words.getBoundingClientRect();
+    return Math.min(inside.left - around.left, around.right - inside.right);
+}))"""
+
+
+def test_on_a_phone_pages_and_settings_have_the_window_s_width(window: Any) -> None:
+    w = window()
+    w.page.set_viewport_size({"width": 390, "height": 900})
+    w.open("model=gpt2").settings()
+    assert w.page.evaluate(BESIDE_WORDS_PX, ".st-key-page button") >= 5
+    assert w.page.locator('[data-testid="stExpander"]').first.bounding_box()["width"] >= 350
+
+
 def test_a_mark_says_what_it_stands_for_when_it_is_pointed_at(window: Any) -> None:
     """Within the window, also at its right edge, and no more once the pointer is gone."""
     w = window()

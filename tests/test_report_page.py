@@ -43,6 +43,7 @@ from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
+from lora_profiler.report.page.reference import provenance_section
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
 from lora_profiler.report.page.write import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.parts import Beside, Drawing, Fold, Part, drawings
@@ -276,6 +277,8 @@ def test_environments_are_told_once_with_packages_and_commits() -> None:
     assert told.items() >= {"torch": "2.13.0", "Python": "3.11.7"}.items()
     assert told["commit of this program"] == "0123abc"
     assert (told["uncommitted changes"], told["memory of the device"]) == ("no", "8.00 GiB")
+    said = str(provenance_section(numbered(scored([make_record()]))))
+    assert "'1 run in 1 set-up of machine and software.'" in said
 
 
 def every_part(content: Content) -> Iterator[Part]:

@@ -23,7 +23,7 @@ from lora_profiler.report.measured import comparisons, run_labels
 from lora_profiler.report.page import accuracy
 from lora_profiler.report.page.accuracy import RunGrouping
 from lora_profiler.report.page.runs import Run, numbered
-from lora_profiler.units import byte_unit, count_text
+from lora_profiler.units import GIB, MIB, byte_unit, count_text
 
 Filter = Literal["model", "method", "device", "status"]
 FILTERS: tuple[Filter, ...] = get_args(Filter)
@@ -56,16 +56,14 @@ def show() -> None:
 def _show() -> None:
     with st.sidebar:
         picked = _picked()
-    for text in st.session_state["complaints"]:
-        widgets.caution(f"Passed over in the link: {text}")
+    widgets.passed_over(st.session_state["complaints"], "in the link")
     for heading, text in picked.problems:
         widgets.problem(text, heading=heading)
     if not picked.loaded:
         _no_records(picked)
         return
     loaded = records.merged(tuple(picked.loaded.values()))
-    for warning in loaded.warnings:
-        widgets.caution(f"Passed over: {warning}")
+    widgets.passed_over(loaded.warnings)
     if not loaded.complete:
         _await_the_rest()
     everything = runs(loaded)
@@ -266,7 +264,8 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
 
 def _table(chosen: Sequence[Run]) -> None:
     widgets.section("Records")
-    unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
+    peaks = [peak for run in chosen for peak in (run.measured_bytes, run.predicted_bytes) if peak]
+    unit, size = byte_unit(max(min(peaks, default=GIB), MIB))  # two decimals tell the smallest too
     predicted, measured = f"predicted, {unit}", f"measured, {unit}"
     frame = pd.DataFrame(
         {

@@ -30,6 +30,7 @@ from lora_profiler.report.labels import (
     METHOD_LABELS,
     READING_LABELS,
     SOURCE_LABELS,
+    TIER_LABELS,
 )
 from lora_profiler.report.measured.run_labels import ERROR_DEFINITION
 from lora_profiler.report.parts import Card
@@ -108,16 +109,16 @@ def show() -> None:
 def _cards() -> list[Card]:
     memory, steps, peak_interval = evidence.graded_memory(), evidence.unseen_steps(), interval()
     tiers = {
-        tier: evidence.errors_of(row for row in memory if row.tier == tier)
-        for tier in sorted({row.tier for row in memory})
+        words: evidence.errors_of(row for row in memory if row.tier == tier)
+        for tier, words in TIER_LABELS.items()
     }
     time = evidence.errors_of(steps)
     return [
         Card(
             label="Memory, mean error",
             rows=tuple(
-                (f"tier {tier}", percent_text(e.mean), f"{count_text(e.rows)} rows")
-                for tier, e in tiers.items()
+                (words, percent_text(e.mean), f"{count_text(e.rows)} rows")
+                for words, e in tiers.items()
             ),
             note=f"worst {', '.join(error_text(e.worst) for e in tiers.values())}",
         ),
@@ -338,7 +339,7 @@ def _memory(row: MeasuredMemory) -> dict[str, Any]:
         "counter": READING_LABELS[row.reading],
         "source": SOURCE_LABELS[row.source],
         "stack": row.stack,
-        "tier": row.tier,
+        "published of it": TIER_LABELS[row.tier],
         "no test, because": row.apart or None,
         "id": row.id,
     }

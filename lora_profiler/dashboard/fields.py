@@ -94,8 +94,7 @@ def look_up_model(question: Question, file: "UploadedFile | None", *, uploaded: 
 
 def show_problems(inputs: Inputs) -> None:
     """Says what the link asked in vain, and why there is no model."""
-    for text in remembered.complaints():
-        widgets.caution(f"Passed over in the link: {text}")
+    widgets.passed_over(remembered.complaints(), "in the link")
     if inputs.refusal is not None:
         widgets.problem(inputs.refusal, heading="There is no such model here")
     elif inputs.model is None:
@@ -180,7 +179,7 @@ def card(width: Width = "stretch", label: LabelVisibility = "visible") -> str | 
         index=None,
         **remembered.kept("gpu"),
         accept_new_options=True,
-        placeholder="None: search, or type custom:24GiB",
+        placeholder="None; or custom:24GiB",
         format_func=lambda key: names.get(key, key),
         label_visibility=label,
         width=width,

@@ -55,8 +55,7 @@ def show() -> None:
     layer = _layer()
     link.write(link.written("Learn", layer=layer))
     if layer == st.session_state[f"{_KEY}linked"]:
-        for text in st.session_state["complaints"]:
-            widgets.caution(f"Passed over in the link: {text}")
+        widgets.passed_over(st.session_state["complaints"], "in the link")
     _one_layer(layer)
     findings = committed_findings()
     if findings is None:

@@ -33,9 +33,10 @@ from lora_profiler.workload import Device
 
 def show() -> None:
     with st.sidebar:
+        file = sentence.ask_model_in_column()
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
-        inputs = sentence.ask_in_column()
+        inputs = sentence.ask_options_in_column(file)
     show_problems(inputs)
     link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
     if inputs.model is not None:
@@ -69,7 +70,7 @@ def _conditions() -> Conditions:
         get_args(Device),
         index=None,
         **_kept("device"),
-        placeholder="The accelerator that is there, else cpu",
+        placeholder="An accelerator, else CPU",
     )
     no_timing = st.toggle("Memory alone, no step times", **_kept("no_timing"))
     steps = seconds = None
@@ -125,12 +126,12 @@ def default_device() -> Device:
 
 
 def _before(result: Answered, inputs: Inputs, conditions: Conditions) -> None:
-    on = conditions.rehearsed_on or result.question.options["device"]
+    on = conditions.rehearsed_on or result.question.options["device"].upper()
     model = result.predictions[0].workload.model
     if conditions.rehearsed_on is None:
         widgets.title(
             f"Measure {model.id}",
-            f"Trains for real on this machine's {on}, each method in a process of its own, with"
+            f"Trains for real on this machine ({on}), each method in a process of its own, with"
             " random weights: nothing is downloaded. What is measured goes to your records, and to"
             " the page Compare.",
         )

@@ -115,7 +115,7 @@ class PlanQuestion:
     """What the form says, a field each; None where it says nothing."""
 
     gpus: str | None = _field(
-        "text", "Cards", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 240
+        "text", "Cards", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 340
     )
     max_hours: float | None = _field("number", "Hours at most", "no limit")
     max_cost: float | None = _field(

@@ -81,9 +81,8 @@ def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Inputs:
     return _inputs(_settings((*chosen, *_SIZES)))
 
 
-def ask_in_column() -> Inputs:
-    """Draws the question as groups in a column, but for what a real run does not ask about: the
-    card, the link between ranks, the engine."""
+def ask_model_in_column() -> "UploadedFile | None":
+    """Draws the model, the trainer and the methods in a column; the file that is the model."""
     remembered = values()
     remembered["origin"] = fields.origin()
     file = None
@@ -93,6 +92,13 @@ def ask_in_column() -> Inputs:
         remembered["model"] = fields.model()
     remembered["trainer"] = fields.trainer()
     remembered["methods"] = fields.methods()
+    return file
+
+
+def ask_options_in_column(file: "UploadedFile | None") -> Inputs:
+    """Draws the options below as groups, but for what a real run does not ask about: the card, the
+    link between ranks, the engine."""
+    remembered = values()
     groups: tuple[tuple[str, Group, bool], ...] = (
         ("Batch and length", "batch", True),
         ("Adapter", "adapter", True),

@@ -36,6 +36,9 @@ def style() -> None:
     colours = f":root {{ {colour_variables(theme())} }}"
     own = own_text("style.css") + template_text("blocks.css")
     st.html(f"<style>{colours} {figure_style(theme())} {own}</style>")
+    mounted = st.components.v2.component("lora_profiler.turned", js=own_text("turned.js"))
+    with st.container(key="turned"):
+        mounted(key="turned_to", data=theme(), on_turned_change=lambda: None)
 
 
 @cache
@@ -114,6 +117,13 @@ def problem(text: str, *more: str, heading: str = "") -> None:
 
 def caution(*lines: str) -> None:
     st.html(drawn("note", "caution", lines, ""))
+
+
+def passed_over(lines: Sequence[str], where: str = "") -> None:
+    """What could not be taken, all of it in one place."""
+    if lines:
+        heading = " ".join(filter(None, ("Passed over", where)))
+        st.html(drawn("note", "caution", lines, heading))
 
 
 def note(*lines: str, heading: str = "") -> None:

@@ -241,5 +241,5 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         x=axis,
         y=plot.rows(names, positions),
         barmode="stack",
-        bargap=0.35,
+        bargap=0.5,
     )

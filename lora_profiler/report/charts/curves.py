@@ -155,8 +155,9 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
 
 _PHONE_LETTER = 0.024
 """Width of a letter of a part's name as a share of the figure's, on a phone."""
-_NARROWEST = 0.14
-"""Of the axis: a part of a step with few points is no narrower, so that its peaks are seen."""
+_NARROWEST = 0.25
+"""Of the axis: a part of a step with few points is no narrower, so that its peaks are seen, and
+their errors have room on a phone."""
 
 
 def measured_curve(

@@ -168,7 +168,7 @@ class UpdateSize(Evidence):
             y_scale="log",
             y_is_share=True,
             series=(together, *by_layer),
-            note="Above 1, LoRA trains more numbers than the full update has.",
+            note="Above 100 %, LoRA trains more numbers than the full update has.",
         )
         return (chart,)
 

@@ -49,16 +49,19 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
         table = Table(title="As they were given", columns=("command",), rows=rows)
-        title = f"The {count_text(len(commands))} commands that made the records"
+        title = f"{_several(len(commands), 'command')} that made the records"
         parts.append(Fold(title=title, parts=(table,)))
     return Section(name="provenance", title="Environment and provenance", parts=tuple(parts))
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count_text(count)} {what}{'' if count == 1 else 's'}"
 
 
 def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     started = sorted(r.started_at for r in records if r.started_at)
     lines = [
-        f"{count_text(len(records))} runs in {count_text(count)} set-up{'s' if count > 1 else ''}"
-        " of machine and software."
+        f"{_several(len(records), 'run')} in {_several(count, 'set-up')} of machine and software."
     ]
     if started:
         lines.append(f"Made from {started[0]} to {started[-1]}.")

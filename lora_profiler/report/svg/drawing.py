@@ -120,6 +120,8 @@ _LETTER_PX, _LINE_PX = 6.5, 15
 """Of an upright title: a letter, and every line after the first."""
 _LINE_LETTERS = 36
 """Of a line as wide as a plane on a phone."""
+_ABOVE_LETTERS = 40
+"""Of a label above its row: of a longer one the first line alone is shown."""
 _LETTERS = 17
 """Of a label that has half of a narrow plane."""
 _FAINT = {"size": SMALL_PX, "color": FAINT_INK.light}
@@ -195,9 +197,12 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
         for value, text in shown:
             y = canvas.down(value)
             if above:
-                one = escape(shortened(plain(text), 40), quote=False)
+                one = plain(text)
+                if len(one) > _ABOVE_LETTERS:
+                    one = shortened(lines_of(text)[0], _ABOVE_LETTERS)
+                one = escape(one, quote=False)
                 parts.append(
-                    words(one, "0", y - canvas.row_px / 2, "t", "start", font, names="narrow")
+                    words(one, "0", y - canvas.row_px / 2 - 4, "t", "start", font, names="narrow")
                 )
             else:
                 ends = "<br>".join(_end(line) for line in lines_of(text))
