@@ -20,17 +20,10 @@ LLAMA = CONFIG | {
     "head_dim": 16,
 }
 GPT2 = {
-    "model_type": "gpt2",
-    "architectures": ["GPT2LMHeadModel"],
-    "n_embd": 64,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 256,
-    "vocab_size": 256,
-    "bos_token_id": None,
-    "eos_token_id": None,
+    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_layer": 2,
+    "n_head": 4, "n_positions": 256, "vocab_size": 256, "bos_token_id": None, "eos_token_id": None,
     "dtype": "float32",
-}
+}  # fmt: skip
 """With dropout, as transformers has it by default."""
 
 EFFORT = Effort(

@@ -145,14 +145,10 @@ def document(verdict: str = "holds") -> dict[str, Any]:
         },
     }
     model = {
-        "id": "small-llama",
-        "model_type": "llama",
-        "num_layers": 1,
-        "num_parameters": 700_000,
-        "weights": "trained on the spot",
-        "text": "The Sonnets",
+        "id": "small-llama", "model_type": "llama", "num_layers": 1, "num_parameters": 700_000,
+        "weights": "trained on the spot", "text": "The Sonnets",
         "note": "Checked on a small model.",
-    }
+    }  # fmt: skip
     return {
         "model": model,
         "environment": asdict(make_record().environment),

@@ -52,28 +52,17 @@ ENVIRONMENT = Environment(
 )
 
 PERSISTENT = {"parameters": 400_000, "gradients": 400_000, "optimizer_states": 800_000}
-PEAK = {
-    **PERSISTENT,
-    "activations": 1_000,
-    "logits_and_loss": 4,
-    "temporaries": 398_000,
-    "unattributed": 996,
-}
+PEAK = PERSISTENT | {
+    "activations": 1_000, "logits_and_loss": 4, "temporaries": 398_000, "unattributed": 996
+}  # fmt: skip
 PHASE_PEAKS = {
-    "setup": 1_200_128,
-    "forward": 1_350_000,
-    "loss": 1_360_000,
-    "backward": 1_800_000,
-    "optimizer": 2_000_000,
-    "zero": 1_600_000,
-}
+    "setup": 1_200_128, "forward": 1_350_000, "loss": 1_360_000, "backward": 1_800_000,
+    "optimizer": 2_000_000, "zero": 1_600_000,
+}  # fmt: skip
 STEP1_PHASE_PEAKS = {
-    "setup": 400_128,
-    "forward": 550_000,
-    "loss": 560_000,
-    "backward": 1_000_000,
+    "setup": 400_128, "forward": 550_000, "loss": 560_000, "backward": 1_000_000,
     "optimizer": 2_000_000,
-}
+}  # fmt: skip
 SECONDS = (0.11, 0.10, 0.12, 0.10, 0.09, 0.10, 0.11, 0.10, 0.10, 0.10)
 """Ten steps: median 0.1 s."""
 
@@ -116,18 +105,10 @@ def make_record(
         "persistent_bytes": PERSISTENT,
         "saved_activation_bytes": 150_000,
     }
-    defaults = {
-        "attribution_bytes": {},
-        "persistent_bytes": {},
-        "phase_peak_bytes": {},
-        "step1_phase_peak_bytes": {},
-        "step_seconds": (),
-        "warmup_seconds": (),
-        "loss": (),
-    }
-    fields |= {
-        name: defaults.get(name) if value is None else value for name, value in measured.items()
-    }
+    sizes = ("attribution", "persistent", "phase_peak", "step1_phase_peak")
+    unmeasured: dict[str, Any] = {f"{name}_bytes": {} for name in sizes}
+    unmeasured |= {"step_seconds": (), "warmup_seconds": (), "loss": ()}
+    fields |= {n: unmeasured.get(n) if value is None else value for n, value in measured.items()}
     return Record(
         workload=workload,
         conditions=conditions or Conditions(),
@@ -139,31 +120,13 @@ def make_record(
     )
 
 
+_HELD = {"parameters": 400_000, "optimizer_states": 800_000}
 STEADY: dict[MomentName, dict[str, int]] = {
-    "setup": {"parameters": 400_000, "optimizer_states": 800_000, "buffers": 0},
-    "last_layer_forward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 140_000,
-    },
-    "end_of_forward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 150_000,
-        "logits_and_loss": 10_000,
-    },
-    "loss_backward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 150_000,
-        "logits_and_loss": 20_000,
-    },
-    "last_layer_backward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 130_000,
-        "temporaries": 90_000,
-    },
+    "setup": {**_HELD, "buffers": 0},
+    "last_layer_forward": {**_HELD, "activations": 140_000},
+    "end_of_forward": {**_HELD, "activations": 150_000, "logits_and_loss": 10_000},
+    "loss_backward": {**_HELD, "activations": 150_000, "logits_and_loss": 20_000},
+    "last_layer_backward": {**_HELD, "activations": 130_000, "temporaries": 90_000},
     "first_layer_backward": {**PERSISTENT, "activations": 20_000, "temporaries": 180_000},
     "optimizer_step": {**PERSISTENT, "inputs": 128, "temporaries": 399_872},
 }

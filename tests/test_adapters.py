@@ -20,15 +20,10 @@ TARGETS = {
     "qkvo": ("q_proj", "k_proj", "v_proj", "o_proj"),
 }
 TINY = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 12,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
     "pad_token_id": 0,
-}
+}  # fmt: skip
 
 
 def of(model_type, **fields):
@@ -50,38 +45,16 @@ MODELS = {
     "opt": of("opt", **TINY, word_embed_proj_dim=16),
     "mixtral": of("mixtral", **TINY, num_hidden_layers=3, num_local_experts=4),
     "qwen3_moe": of("qwen3_moe", **TINY, **MOE, num_hidden_layers=3, mlp_only_layers=[1]),
-    "t5": of(
-        "t5",
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        vocab_size=96,
-        architectures=["T5ForConditionalGeneration"],
-    ),
-    "vit": of(
-        "vit",
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        image_size=32,
-        patch_size=8,
-        architectures=["ViTForImageClassification"],
-    ),
-    "gpt_oss": of(
-        "gpt_oss",
-        **TINY,
-        head_dim=8,
-        num_hidden_layers=3,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-    ),
-    "qwen2_moe": of(
-        "qwen2_moe", **TINY, **MOE, num_hidden_layers=2, shared_expert_intermediate_size=24
-    ),
-}
+    "t5": of("t5", d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=96,
+        architectures=["T5ForConditionalGeneration"]),
+    "vit": of("vit", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, image_size=32, patch_size=8,
+        architectures=["ViTForImageClassification"]),
+    "gpt_oss": of("gpt_oss", **TINY, head_dim=8, num_hidden_layers=3, num_local_experts=4,
+        num_experts_per_tok=2),
+    "qwen2_moe": of("qwen2_moe", **TINY, **MOE, num_hidden_layers=2,
+        shared_expert_intermediate_size=24),
+}  # fmt: skip
 CASES = {
     "default": on(None),
     "all-linear": on("all-linear"),

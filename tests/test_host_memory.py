@@ -299,13 +299,8 @@ def test_axolotl_s_adapters_ask_for_what_its_own_run_did(
     changes: dict[str, Any], rehearsed: int, error: float
 ) -> None:
     options = {
-        "rank": 16,
-        "alpha": 32.0,
-        "batch_size": 2,
-        "seq_len": 512,
-        "dropout": 0.0,
-        **changes,
-    }
+        "rank": 16, "alpha": 32.0, "batch_size": 2, "seq_len": 512, "dropout": 0.0, **changes,
+    }  # fmt: skip
     method = options.pop("method", "lora")
     more = {"optimizer": "adamw_8bit", "attention": "auto", "offload_activations": True}
     setup = setup_for(MODEL, "axolotl", method, **options, **more, accumulation=1)

@@ -262,20 +262,14 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
 GEMMA4 = r"(vision|audio)_tower", r"embed_(vision|audio)"
 GLM = r"visual\.(patch_embed|blocks)", r"visual\.merger"
 TOWERS = {
-    "gemma4": GEMMA4,
-    "gemma4 of experts": GEMMA4,
-    "gemma4_unified": GEMMA4,
-    "glm4v": GLM,
-    "glm46v": GLM,
-    "internvl": ("vision_tower", "multi_modal_projector"),
+    "gemma4": GEMMA4, "gemma4 of experts": GEMMA4, "gemma4_unified": GEMMA4, "glm4v": GLM,
+    "glm46v": GLM, "internvl": ("vision_tower", "multi_modal_projector"),
     "mistral3": ("vision_tower", "multi_modal_projector"),
     "pixtral": ("vision_tower", "multi_modal_projector"),
-    "gemma3": ("vision_tower", "multi_modal_projector"),
-    "idefics3": ("vision_model", "connector"),
-    "smolvlm": ("vision_model", "connector"),
-    "llava": ("vision_tower", "multi_modal_projector"),
+    "gemma3": ("vision_tower", "multi_modal_projector"), "idefics3": ("vision_model", "connector"),
+    "smolvlm": ("vision_model", "connector"), "llava": ("vision_tower", "multi_modal_projector"),
     "mllama": ("vision_model", "multi_modal_projector"),
-}
+}  # fmt: skip
 """Where the real classes have tower and projector, as LLaMA-Factory's table has it; Qwen's
 projector is in its tower."""
 

@@ -22,14 +22,9 @@ from transformers.quantizers.quantizers_utils import should_convert_module  # no
 nn, Conv1D = torch.nn, transformers.pytorch_utils.Conv1D
 
 TINY = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
 TIED, EXPERTS = {"tie_word_embeddings": True}, {"num_experts": 4, "num_experts_per_tok": 2}
 CASES = [
     ("llama", {}),

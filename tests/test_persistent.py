@@ -141,34 +141,16 @@ EXTRAS = [
     ("llama", {"modules_to_save": ("lm_head", "embed_tokens")}),
     ("llama", {"modules_to_save": ("norm",), "target_modules": ("q_proj", "down_proj")}),
     ("llama-varied", {"layers_to_transform": (1, 3), "target_modules": ("gate_proj", "o_proj")}),
-    (
-        "llama-varied",
-        {
-            "layers_to_transform": (0,),
-            "modules_to_save": ("lm_head",),
-            "target_modules": ("up_proj",),
-        },
-    ),
+    ("llama-varied", {"layers_to_transform": (0,), "modules_to_save": ("lm_head",),
+        "target_modules": ("up_proj",)}),
     ("gpt2", {"modules_to_save": ("wte",), "target_modules": ("c_attn",)}),
     ("gpt2-varied", {"layers_to_transform": (3,), "target_modules": ("c_proj",)}),
-    (
-        "gpt_neox",
-        {
-            "modules_to_save": ("embed_in", "embed_out"),
-            "layers_to_transform": (2,),
-            "target_modules": ("dense", "query_key_value"),
-        },
-    ),
+    ("gpt_neox", {"modules_to_save": ("embed_in", "embed_out"), "layers_to_transform": (2,),
+        "target_modules": ("dense", "query_key_value")}),
     ("opt", {"modules_to_save": ("lm_head",)}),
-    (
-        "gemma",
-        {
-            "layers_to_transform": (0, 2),
-            "use_rslora": True,
-            "target_modules": ("v_proj", "down_proj"),
-        },
-    ),
-]
+    ("gemma", {"layers_to_transform": (0, 2), "use_rslora": True, "target_modules": ("v_proj",
+        "down_proj")}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -29,31 +29,17 @@ from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "torch_dtype": "bfloat16",
-}
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 512, "torch_dtype": "bfloat16",
+}  # fmt: skip
 NF4: dict[str, Any] = {
-    "_load_in_4bit": True,
-    "_load_in_8bit": False,
-    "bnb_4bit_compute_dtype": "bfloat16",
-    "bnb_4bit_quant_storage": "uint8",
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "llm_int8_enable_fp32_cpu_offload": False,
-    "llm_int8_has_fp16_weight": False,
-    "llm_int8_skip_modules": None,
-    "llm_int8_threshold": 6.0,
-    "load_in_4bit": True,
-    "load_in_8bit": False,
-    "quant_method": "bitsandbytes",
-}
+    "_load_in_4bit": True, "_load_in_8bit": False, "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8", "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True, "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False, "llm_int8_skip_modules": None, "llm_int8_threshold": 6.0,
+    "load_in_4bit": True, "load_in_8bit": False, "quant_method": "bitsandbytes",
+}  # fmt: skip
 """As transformers writes it into the config.json of a model that was loaded in 4 bit and saved."""
 
 

@@ -618,16 +618,10 @@ def test_a_checkpoint_of_holes_has_the_model_s_tensors_and_no_storage(tmp_path: 
     from lora_profiler.rehearsal.inside.rehearsed.weights import write_holes
 
     config = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 512,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "vocab_size": 8000,
-        "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-    }
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512,
+        "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "vocab_size": 8000, "tie_word_embeddings": True, "dtype": "bfloat16",
+    }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
     write_holes(tmp_path)
@@ -789,7 +783,7 @@ class Dataset(dict):
     from_dict = classmethod(lambda cls, rows: cls(rows))
 DatasetDict = IterableDatasetDict = dict
 """,
-}
+}  # fmt: skip
 """What the package has, as far as it is asked for here."""
 
 
@@ -993,20 +987,13 @@ FACTS: dict[str, Any] = {
     "attention_implementation": "sdpa",
     "config": {"model_type": "llama"},
     "name": "meta-llama/Llama-3.2-1B",
-    "lora": {
-        "type": "LoraConfig",
-        "r": 8,
-        "lora_alpha": 16,
-        "lora_dropout": 0.0,
-        "dtype": "float32",
-        "modules_to_save": None,
-        "target_modules": ["q_proj", "v_proj"],
-        "use_rslora": False,
-    },
+    "lora": {"type": "LoraConfig", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0,
+        "dtype": "float32", "modules_to_save": None, "target_modules": ["q_proj", "v_proj"],
+        "use_rslora": False},
     "inputs": {"input_ids": [2, 300], "labels": [2, 300]},
     "autocast": False,
     "accumulation": 2,
-}
+}  # fmt: skip
 
 
 NF4 = {"type": "nf4", "double": True, "dtype": "bfloat16"}
