@@ -27,26 +27,12 @@ GPT2 = {
 """With dropout, as transformers has it by default."""
 
 EFFORT = Effort(
-    name="quick",
-    batch_size=8,
-    seq_len=32,
-    check_tokens=16,
-    held_out_batches=2,
-    merge_steps=3,
-    timed_calls=2,
-    scaling_ranks=(1, 8, 64),
-    scaling_steps=6,
-    scaling_learning_rate=1e-3,
-    learning_rates=(),
-    tuning_ranks=(1, 8, 64),
-    tuning_steps=12,
-    full_learning_rate=2e-3,
-    lora_learning_rate=1e-2,
-    cost_dtypes=("float32",),
-    cost_memory_steps=2,
-    cost_steps=1,
+    name="quick", batch_size=8, seq_len=32, check_tokens=16, held_out_batches=2, merge_steps=3,
+    timed_calls=2, scaling_ranks=(1, 8, 64), scaling_steps=6, scaling_learning_rate=1e-3,
+    learning_rates=(), tuning_ranks=(1, 8, 64), tuning_steps=12, full_learning_rate=2e-3,
+    lora_learning_rate=1e-2, cost_dtypes=("float32",), cost_memory_steps=2, cost_steps=1,
     cost_seconds=0.1,
-)
+)  # fmt: skip
 
 
 def quietly(doing: str, done: int, total: int) -> None:

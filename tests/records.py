@@ -41,15 +41,9 @@ H100 = Device(
 )
 PACKAGES = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
 ENVIRONMENT = Environment(
-    python="3.11.7",
-    platform="Linux",
-    packages=PACKAGES,
-    device=CPU,
-    cpu="A processor",
-    threads=2,
-    commit="0123abc",
-    dirty=False,
-)
+    python="3.11.7", platform="Linux", packages=PACKAGES, device=CPU, cpu="A processor", threads=2,
+    commit="0123abc", dirty=False,
+)  # fmt: skip
 
 PERSISTENT = {"parameters": 400_000, "gradients": 400_000, "optimizer_states": 800_000}
 PEAK = PERSISTENT | {
@@ -85,26 +79,16 @@ def make_record(
     setup = workload.setup
     tokens = setup.batch_size * setup.seq_len * setup.accumulation
     fields: dict[str, Any] = {
-        "status": "ok",
-        "num_parameters": workload.model.num_parameters,
-        "num_trainable_parameters": workload.model.num_parameters,
-        "attention_kernel": "cpu",
-        "tokens_per_step": tokens,
-        "nonpad_tokens_per_step": tokens,
-        "supervised_tokens_per_step": tokens,
-        "step_seconds": SECONDS,
-        "warmup_seconds": (0.5, 0.11, 0.1),
-        "block_seconds": sum(SECONDS),
-        "loss": (4.7, 4.6, 4.5),
-        "peak_requested_bytes": sum(PEAK.values()),
-        "peak_allocated_bytes": sum(PEAK.values()),
-        "peak_phase": "optimizer",
-        "phase_peak_bytes": PHASE_PEAKS,
-        "step1_phase_peak_bytes": STEP1_PHASE_PEAKS,
-        "attribution_bytes": PEAK,
-        "persistent_bytes": PERSISTENT,
-        "saved_activation_bytes": 150_000,
-    }
+        "status": "ok", "num_parameters": workload.model.num_parameters,
+        "num_trainable_parameters": workload.model.num_parameters, "attention_kernel": "cpu",
+        "tokens_per_step": tokens, "nonpad_tokens_per_step": tokens,
+        "supervised_tokens_per_step": tokens, "step_seconds": SECONDS,
+        "warmup_seconds": (0.5, 0.11, 0.1), "block_seconds": sum(SECONDS), "loss": (4.7, 4.6, 4.5),
+        "peak_requested_bytes": sum(PEAK.values()), "peak_allocated_bytes": sum(PEAK.values()),
+        "peak_phase": "optimizer", "phase_peak_bytes": PHASE_PEAKS,
+        "step1_phase_peak_bytes": STEP1_PHASE_PEAKS, "attribution_bytes": PEAK,
+        "persistent_bytes": PERSISTENT, "saved_activation_bytes": 150_000,
+    }  # fmt: skip
     sizes = ("attribution", "persistent", "phase_peak", "step1_phase_peak")
     unmeasured: dict[str, Any] = {f"{name}_bytes": {} for name in sizes}
     unmeasured |= {"step_seconds": (), "warmup_seconds": (), "loss": ()}

@@ -56,14 +56,9 @@ REHEARSED_FLAT: list[tuple[dict[str, Any], int]] = [
 ]
 """The same of `FullyShardedDataParallel(cpu_offload=CPUOffload(offload_params=True))`."""
 ACTIVATIONS = TrainSetup(
-    batch_size=4,
-    seq_len=1024,
-    lora=LoraConfig(r=16),
-    loss="trl",
-    loop_state="trl",
-    optimizer_impl="fused",
-    offload_activations=True,
-)
+    batch_size=4, seq_len=1024, lora=LoraConfig(r=16), loss="trl", loop_state="trl",
+    optimizer_impl="fused", offload_activations=True,
+)  # fmt: skip
 REHEARSED_ACTIVATIONS: list[tuple[dict[str, Any], int, int]] = [
     ({"checkpointing": True}, 629_446_476, 629_301_728),
     ({}, 1_173_043_500, 1_182_335_936),

@@ -65,14 +65,9 @@ from waiting import wait_for_the_end_of
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 CARD = PretendedCard(
-    key="t4",
-    name="NVIDIA T4",
-    capability=75,
-    multiprocessors=40,
-    l2_bytes=1,
-    total_bytes=1 << 34,
+    key="t4", name="NVIDIA T4", capability=75, multiprocessors=40, l2_bytes=1, total_bytes=1 << 34,
     context_bytes=0,
-)
+)  # fmt: skip
 
 
 def compiled(folder: Path, name: str, source: str, *options: str) -> Path:
@@ -283,15 +278,9 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     library = tmp_path / "libtorch.so"
     library.write_bytes(b"a library")
     return Environment(
-        python=Path(sys.executable),
-        torch="2.13.0+cu130",
-        cuda="13.0",
-        cudnn=92000,
-        nccl=22907,
-        libraries=(library,),
-        driver_sources=(),
-        headers=tmp_path,
-    )
+        python=Path(sys.executable), torch="2.13.0+cu130", cuda="13.0", cudnn=92000, nccl=22907,
+        libraries=(library,), driver_sources=(), headers=tmp_path,
+    )  # fmt: skip
 
 
 COMPILER = Compiler(("cc",), "cc 1.0")

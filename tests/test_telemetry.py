@@ -85,15 +85,10 @@ def test_samples_are_kept_and_bits_or_ed() -> None:
     card.reasons, card.used, card.processes, card.temperature = 0x01, 200, [(7, 1)], None
     sampler.sample()
     assert sampler.telemetry() == Telemetry(
-        sm_clock_mhz=(1800, 1200, 1200),
-        memory_clock_mhz=(2600, 2600, 2600),
-        temperature_celsius=(55, 70),
-        power_watts=(350.5, 99.0, 99.0),
-        default_sm_clock_mhz=1980,
-        throttle_reasons=0x45,
-        other_processes=2,
-        used_bytes_peak=300,
-    )
+        sm_clock_mhz=(1800, 1200, 1200), memory_clock_mhz=(2600, 2600, 2600),
+        temperature_celsius=(55, 70), power_watts=(350.5, 99.0, 99.0), default_sm_clock_mhz=1980,
+        throttle_reasons=0x45, other_processes=2, used_bytes_peak=300,
+    )  # fmt: skip
     sampler.clear()
     assert sampler.telemetry() == Telemetry(default_sm_clock_mhz=1980)
 
