@@ -26,8 +26,8 @@ TINY = {
 }  # fmt: skip
 
 
-def of(model_type, **fields):
-    return {"model_type": model_type, **fields}
+def of(model_type, base=TINY, **fields):
+    return {"model_type": model_type, **base, **fields}
 
 
 def on(targets, **more):
@@ -36,23 +36,23 @@ def on(targets, **more):
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 MODELS = {
-    "llama": of("llama", **TINY),
-    "tied": of("llama", **TINY, tie_word_embeddings=True),
-    "gemma3_text": of("gemma3_text", **TINY),
-    "phi3": of("phi3", **TINY),
-    "gpt2": of("gpt2", **TINY),
-    "gpt_neox": of("gpt_neox", **TINY),
-    "opt": of("opt", **TINY, word_embed_proj_dim=16),
-    "mixtral": of("mixtral", **TINY, num_hidden_layers=3, num_local_experts=4),
-    "qwen3_moe": of("qwen3_moe", **TINY, **MOE, num_hidden_layers=3, mlp_only_layers=[1]),
-    "t5": of("t5", d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=96,
+    "llama": of("llama"),
+    "tied": of("llama", tie_word_embeddings=True),
+    "gemma3_text": of("gemma3_text"),
+    "phi3": of("phi3"),
+    "gpt2": of("gpt2"),
+    "gpt_neox": of("gpt_neox"),
+    "opt": of("opt", word_embed_proj_dim=16),
+    "mixtral": of("mixtral", num_hidden_layers=3, num_local_experts=4),
+    "qwen3_moe": of("qwen3_moe", **MOE, num_hidden_layers=3, mlp_only_layers=[1]),
+    "t5": of("t5", {}, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=96,
         architectures=["T5ForConditionalGeneration"]),
-    "vit": of("vit", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    "vit": of("vit", {}, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=48, image_size=32, patch_size=8,
         architectures=["ViTForImageClassification"]),
-    "gpt_oss": of("gpt_oss", **TINY, head_dim=8, num_hidden_layers=3, num_local_experts=4,
+    "gpt_oss": of("gpt_oss", head_dim=8, num_hidden_layers=3, num_local_experts=4,
         num_experts_per_tok=2),
-    "qwen2_moe": of("qwen2_moe", **TINY, **MOE, num_hidden_layers=2,
+    "qwen2_moe": of("qwen2_moe", **MOE, num_hidden_layers=2,
         shared_expert_intermediate_size=24),
 }  # fmt: skip
 CASES = {

@@ -236,12 +236,9 @@ def test_it_is_said() -> None:
 
 
 def test_kernels_of_stand_ins_alone_are_an_estimate_that_says_so() -> None:
-    from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
-
-    for name, is_ruled in (("HuggingFaceTB/SmolLM3-3B", False), ("Qwen/Qwen3-0.6B", True)):
-        setup = TrainSetup(lora=LoraConfig(), kernels="liger", seq_len=64)
-        answer = predict(Workload(model=find_model(name, offline=True), setup=setup))
+    traced = model_from_config(_SMOLLM3, id="tiny", source="test")
+    for model, is_ruled in ((traced, False), (find_model("Qwen/Qwen3-0.6B", offline=True), True)):
+        setup = replace(BASE, lora=LORA, device="cuda")
+        answer = predict_by(Workload(model=model, setup=setup))
         said = any("stand-ins" in words for words in answer.assumptions)
-        assert (answer.exactness == "estimate", said) == (
-            (False, False) if is_ruled else (True, True)
-        )
+        assert (answer.exactness == "estimate", said) == (not is_ruled, not is_ruled)
