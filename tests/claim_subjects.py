@@ -1,7 +1,6 @@
 """Tiny real models on which claims are checked in seconds, and ways to break PEFT."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,10 @@ def quietly(doing: str, done: int, total: int) -> None:
 
 
 def subject_in(folder: Path, config: dict[str, Any], steps: int) -> Subject:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     train_small(folder, seed=0, steps=steps, tell=quietly, config=config)
+    torch.set_num_threads(threads)
     with bundled_text("sonnets").open("rb") as file:
         (folder / "text.txt").write_bytes(file.read()[:20_000])
     tokens = text_tokens(str(folder / "text.txt"), str(folder))
@@ -60,15 +62,6 @@ def tiny_llama(folder: Path) -> Subject:
 
 def tiny_gpt2(folder: Path) -> Subject:
     return subject_in(folder, GPT2, steps=20)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Of so small a model threads cost more than they help."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 Break = Callable[[Any], None]
