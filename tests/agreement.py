@@ -2,9 +2,13 @@
 
 import pytest
 
+import cases
+import truth
+from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import layer_error
 from lora_profiler.prediction import Prediction
+from lora_profiler.workload import TrainSetup, Workload
 from truth import TracedStep
 
 
@@ -25,6 +29,18 @@ def same_step(rules: Prediction, trace: Prediction | TracedStep) -> None:
     assert exact_totals(rules) == exact_totals(trace)
     assert rules.flops == trace.flops
     assert rules.saved_activation_bytes == trace.saved_activation_bytes
+
+
+def as_the_trace(name: str, setup: TrainSetup) -> Prediction:
+    """What rules say of a config of `cases.CONFIGS`; where a layer's own backward is known to the
+    byte as well, the end of it too."""
+    mine = predict(Workload(model=cases.spec_of(name), setup=setup))
+    real = truth.traced(cases.CONFIGS[name], setup)
+    same_step(mine, real)
+    if setup.is_reentrant:
+        assert totals(mine)["last_layer_backward"] == real.moments["last_layer_backward"]
+    as_near_as_claimed(mine, real)
+    return mine
 
 
 def as_near_as_claimed(rules: Prediction, trace: TracedStep) -> None:

@@ -1,7 +1,6 @@
 """Tiny real models on which claims are checked in seconds, and ways to break PEFT."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,19 @@ LLAMA = CONFIG | {
     "head_dim": 16,
 }
 GPT2 = {
-    "model_type": "gpt2",
-    "architectures": ["GPT2LMHeadModel"],
-    "n_embd": 64,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 256,
-    "vocab_size": 256,
-    "bos_token_id": None,
-    "eos_token_id": None,
+    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_layer": 2,
+    "n_head": 4, "n_positions": 256, "vocab_size": 256, "bos_token_id": None, "eos_token_id": None,
     "dtype": "float32",
-}
+}  # fmt: skip
 """With dropout, as transformers has it by default."""
 
 EFFORT = Effort(
-    name="quick",
-    batch_size=8,
-    seq_len=32,
-    check_tokens=16,
-    held_out_batches=2,
-    merge_steps=3,
-    timed_calls=2,
-    scaling_ranks=(1, 8, 64),
-    scaling_steps=6,
-    scaling_learning_rate=1e-3,
-    learning_rates=(),
-    tuning_ranks=(1, 8, 64),
-    tuning_steps=12,
-    full_learning_rate=2e-3,
-    lora_learning_rate=1e-2,
-    cost_dtypes=("float32",),
-    cost_memory_steps=2,
-    cost_steps=1,
+    name="quick", batch_size=8, seq_len=32, check_tokens=16, held_out_batches=2, merge_steps=3,
+    timed_calls=2, scaling_ranks=(1, 8, 64), scaling_steps=6, scaling_learning_rate=1e-3,
+    learning_rates=(), tuning_ranks=(1, 8, 64), tuning_steps=12, full_learning_rate=2e-3,
+    lora_learning_rate=1e-2, cost_dtypes=("float32",), cost_memory_steps=2, cost_steps=1,
     cost_seconds=0.1,
-)
+)  # fmt: skip
 
 
 def quietly(doing: str, done: int, total: int) -> None:
@@ -61,7 +39,10 @@ def quietly(doing: str, done: int, total: int) -> None:
 
 
 def subject_in(folder: Path, config: dict[str, Any], steps: int) -> Subject:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     train_small(folder, seed=0, steps=steps, tell=quietly, config=config)
+    torch.set_num_threads(threads)
     with bundled_text("sonnets").open("rb") as file:
         (folder / "text.txt").write_bytes(file.read()[:20_000])
     tokens = text_tokens(str(folder / "text.txt"), str(folder))
@@ -81,15 +62,6 @@ def tiny_llama(folder: Path) -> Subject:
 
 def tiny_gpt2(folder: Path) -> Subject:
     return subject_in(folder, GPT2, steps=20)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Of so small a model threads cost more than they help."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 Break = Callable[[Any], None]

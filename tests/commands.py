@@ -44,9 +44,11 @@ Run = Callable[..., Done]
 """The fixture `run`: called with the arguments of `lora-profile`."""
 
 
-def in_this_process(*arguments: str, environment: Mapping[str, str]) -> Done:
+def in_this_process(
+    *arguments: str, environment: Mapping[str, str], together: bool = False
+) -> Done:
     """What a process with just this `environment`, and without a terminal, would write and end
-    with."""
+    with; `together`: stderr into stdout, as by `2>&1`."""
     from huggingface_hub import constants
 
     from lora_profiler.cli.main import main
@@ -57,7 +59,7 @@ def in_this_process(*arguments: str, environment: Mapping[str, str]) -> Done:
         patch.object(library, "BUNDLED", THE_BUNDLE),
         patch.object(constants, "HF_HUB_OFFLINE", environment.get("HF_HUB_OFFLINE") == "1"),
         redirect_stdout(out),
-        redirect_stderr(err),
+        redirect_stderr(out if together else err),
     ):
         try:
             main(arguments)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,9 @@ import slow_tests
 from commands import THE_BUNDLE, Done, Run
 from golden_files import Golden
 from lora_profiler.compiled import evaluation, library
+
+if TYPE_CHECKING:
+    from lora_profiler.mathematics.subject import Subject
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -52,6 +56,34 @@ def the_bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     evaluation.forget()
     yield
     evaluation.forget()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Of so small models threads cost more than they help; and what a test before has left is
+    collected."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> "Subject":
+    """A tiny model that claims are checked on, trained once in a process; nobody changes it."""
+    from claim_subjects import tiny_llama
+
+    return tiny_llama(tmp_path_factory.mktemp("my-llama"))
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> "Subject":
+    from claim_subjects import tiny_gpt2
+
+    return tiny_gpt2(tmp_path_factory.mktemp("my-gpt2"))
 
 
 @pytest.fixture(scope="module", autouse=True)

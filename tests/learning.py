@@ -108,15 +108,10 @@ def document(verdict: str = "holds") -> dict[str, Any]:
     """What `verify --claims 1 --format json` prints, of one layer of 64 x 128."""
     ranks = [{"rank": 8, "a": 1_024, "b": 512, "lora": 1_536, "share_of_full": 0.1875}]
     layer = {
-        "name": "model.layers.*.k_proj",
-        "kind": "Linear",
-        "copies": 1,
-        "out_features": 64,
-        "in_features": 128,
-        "full": 8_192,
-        "ranks": [{"rank": 8, "a": 1_024, "b": 512}],
+        "name": "model.layers.*.k_proj", "kind": "Linear", "copies": 1, "out_features": 64,
+        "in_features": 128, "full": 8_192, "ranks": [{"rank": 8, "a": 1_024, "b": 512}],
         "lora_exceeds_full_from_rank": 43,
-    }
+    }  # fmt: skip
     claim = {
         "id": 1,
         "title": "Size of the update",
@@ -145,14 +140,10 @@ def document(verdict: str = "holds") -> dict[str, Any]:
         },
     }
     model = {
-        "id": "small-llama",
-        "model_type": "llama",
-        "num_layers": 1,
-        "num_parameters": 700_000,
-        "weights": "trained on the spot",
-        "text": "The Sonnets",
+        "id": "small-llama", "model_type": "llama", "num_layers": 1, "num_parameters": 700_000,
+        "weights": "trained on the spot", "text": "The Sonnets",
         "note": "Checked on a small model.",
-    }
+    }  # fmt: skip
     return {
         "model": model,
         "environment": asdict(make_record().environment),

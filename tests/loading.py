@@ -4,25 +4,10 @@ import subprocess
 import sys
 
 HEAVY = [
-    "torch",
-    "numpy",
-    "pandas",
-    "transformers",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "huggingface_hub",
-    "rich",
-    "streamlit",
-    "jinja2",
-    "ray",
-    "httpx",
-    "pygments",
-    "importlib.metadata",
-    "urllib.request",
-    "asyncio",
-    "concurrent.futures",
-]
+    "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "bitsandbytes",
+    "huggingface_hub", "rich", "streamlit", "jinja2", "ray", "httpx", "pygments",
+    "importlib.metadata", "urllib.request", "asyncio", "concurrent.futures",
+]  # fmt: skip
 SHOW_MODULES = (
     "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
 )

@@ -41,39 +41,22 @@ H100 = Device(
 )
 PACKAGES = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
 ENVIRONMENT = Environment(
-    python="3.11.7",
-    platform="Linux",
-    packages=PACKAGES,
-    device=CPU,
-    cpu="A processor",
-    threads=2,
-    commit="0123abc",
-    dirty=False,
-)
+    python="3.11.7", platform="Linux", packages=PACKAGES, device=CPU, cpu="A processor", threads=2,
+    commit="0123abc", dirty=False,
+)  # fmt: skip
 
 PERSISTENT = {"parameters": 400_000, "gradients": 400_000, "optimizer_states": 800_000}
-PEAK = {
-    **PERSISTENT,
-    "activations": 1_000,
-    "logits_and_loss": 4,
-    "temporaries": 398_000,
-    "unattributed": 996,
-}
+PEAK = PERSISTENT | {
+    "activations": 1_000, "logits_and_loss": 4, "temporaries": 398_000, "unattributed": 996
+}  # fmt: skip
 PHASE_PEAKS = {
-    "setup": 1_200_128,
-    "forward": 1_350_000,
-    "loss": 1_360_000,
-    "backward": 1_800_000,
-    "optimizer": 2_000_000,
-    "zero": 1_600_000,
-}
+    "setup": 1_200_128, "forward": 1_350_000, "loss": 1_360_000, "backward": 1_800_000,
+    "optimizer": 2_000_000, "zero": 1_600_000,
+}  # fmt: skip
 STEP1_PHASE_PEAKS = {
-    "setup": 400_128,
-    "forward": 550_000,
-    "loss": 560_000,
-    "backward": 1_000_000,
+    "setup": 400_128, "forward": 550_000, "loss": 560_000, "backward": 1_000_000,
     "optimizer": 2_000_000,
-}
+}  # fmt: skip
 SECONDS = (0.11, 0.10, 0.12, 0.10, 0.09, 0.10, 0.11, 0.10, 0.10, 0.10)
 """Ten steps: median 0.1 s."""
 
@@ -96,38 +79,20 @@ def make_record(
     setup = workload.setup
     tokens = setup.batch_size * setup.seq_len * setup.accumulation
     fields: dict[str, Any] = {
-        "status": "ok",
-        "num_parameters": workload.model.num_parameters,
-        "num_trainable_parameters": workload.model.num_parameters,
-        "attention_kernel": "cpu",
-        "tokens_per_step": tokens,
-        "nonpad_tokens_per_step": tokens,
-        "supervised_tokens_per_step": tokens,
-        "step_seconds": SECONDS,
-        "warmup_seconds": (0.5, 0.11, 0.1),
-        "block_seconds": sum(SECONDS),
-        "loss": (4.7, 4.6, 4.5),
-        "peak_requested_bytes": sum(PEAK.values()),
-        "peak_allocated_bytes": sum(PEAK.values()),
-        "peak_phase": "optimizer",
-        "phase_peak_bytes": PHASE_PEAKS,
-        "step1_phase_peak_bytes": STEP1_PHASE_PEAKS,
-        "attribution_bytes": PEAK,
-        "persistent_bytes": PERSISTENT,
-        "saved_activation_bytes": 150_000,
-    }
-    defaults = {
-        "attribution_bytes": {},
-        "persistent_bytes": {},
-        "phase_peak_bytes": {},
-        "step1_phase_peak_bytes": {},
-        "step_seconds": (),
-        "warmup_seconds": (),
-        "loss": (),
-    }
-    fields |= {
-        name: defaults.get(name) if value is None else value for name, value in measured.items()
-    }
+        "status": "ok", "num_parameters": workload.model.num_parameters,
+        "num_trainable_parameters": workload.model.num_parameters, "attention_kernel": "cpu",
+        "tokens_per_step": tokens, "nonpad_tokens_per_step": tokens,
+        "supervised_tokens_per_step": tokens, "step_seconds": SECONDS,
+        "warmup_seconds": (0.5, 0.11, 0.1), "block_seconds": sum(SECONDS), "loss": (4.7, 4.6, 4.5),
+        "peak_requested_bytes": sum(PEAK.values()), "peak_allocated_bytes": sum(PEAK.values()),
+        "peak_phase": "optimizer", "phase_peak_bytes": PHASE_PEAKS,
+        "step1_phase_peak_bytes": STEP1_PHASE_PEAKS, "attribution_bytes": PEAK,
+        "persistent_bytes": PERSISTENT, "saved_activation_bytes": 150_000,
+    }  # fmt: skip
+    sizes = ("attribution", "persistent", "phase_peak", "step1_phase_peak")
+    unmeasured: dict[str, Any] = {f"{name}_bytes": {} for name in sizes}
+    unmeasured |= {"step_seconds": (), "warmup_seconds": (), "loss": ()}
+    fields |= {n: unmeasured.get(n) if value is None else value for n, value in measured.items()}
     return Record(
         workload=workload,
         conditions=conditions or Conditions(),
@@ -139,31 +104,13 @@ def make_record(
     )
 
 
+_HELD = {"parameters": 400_000, "optimizer_states": 800_000}
 STEADY: dict[MomentName, dict[str, int]] = {
-    "setup": {"parameters": 400_000, "optimizer_states": 800_000, "buffers": 0},
-    "last_layer_forward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 140_000,
-    },
-    "end_of_forward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 150_000,
-        "logits_and_loss": 10_000,
-    },
-    "loss_backward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 150_000,
-        "logits_and_loss": 20_000,
-    },
-    "last_layer_backward": {
-        "parameters": 400_000,
-        "optimizer_states": 800_000,
-        "activations": 130_000,
-        "temporaries": 90_000,
-    },
+    "setup": {**_HELD, "buffers": 0},
+    "last_layer_forward": {**_HELD, "activations": 140_000},
+    "end_of_forward": {**_HELD, "activations": 150_000, "logits_and_loss": 10_000},
+    "loss_backward": {**_HELD, "activations": 150_000, "logits_and_loss": 20_000},
+    "last_layer_backward": {**_HELD, "activations": 130_000, "temporaries": 90_000},
     "first_layer_backward": {**PERSISTENT, "activations": 20_000, "temporaries": 180_000},
     "optimizer_step": {**PERSISTENT, "inputs": 128, "temporaries": 399_872},
 }

@@ -16,15 +16,9 @@ SAVED = {
     "qwen3_moe": (458_020, 358_756, 434_404, 52_612, 43_012, 557_092, 755_044, 162_832),
 }
 PARAMETERS = {
-    "llama": 79_152,
-    "qwen2": 74_592,
-    "qwen3": 86_160,
-    "gpt2": 102_048,
-    "gemma3_text": 81_600,
-    "gemma2": 81_504,
-    "mixtral": 224_880,
-    "qwen3_moe": 177_168,
-}
+    "llama": 79_152, "qwen2": 74_592, "qwen3": 86_160, "gpt2": 102_048, "gemma3_text": 81_600,
+    "gemma2": 81_504, "mixtral": 224_880, "qwen3_moe": 177_168,
+}  # fmt: skip
 
 WIDE = families.TINY["llama"] | {
     "hidden_size": 512,
@@ -37,13 +31,9 @@ WIDE = families.TINY["llama"] | {
 }
 
 RESIZED = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "head_dim": 8,
-    "intermediate_size": 96,
-    "vocab_size": 333,
-}
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "head_dim": 8,
+    "intermediate_size": 96, "vocab_size": 333,
+}  # fmt: skip
 """The tiny Llama in another size."""
 RESIZED_SAVED = [
     (33, 4, 40, "bfloat16", 1_589_124),

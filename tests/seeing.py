@@ -14,22 +14,13 @@ from transformers.models.mllama.processing_mllama import (
 Config = dict[str, Any]
 VOCABULARY, IMAGE_TOKEN = 301, 300
 _TEXT: Config = {
-    "hidden_size": 48,
-    "intermediate_size": 112,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 4096,
-}
+    "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 4096,
+}  # fmt: skip
 _TILE: Config = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "patch_size": 14,
-    "image_size": 56,
-}
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "patch_size": 14, "image_size": 56,
+}  # fmt: skip
 _PATCHES: Config = {"depth": 2, "num_heads": 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
 _MARKS: Config = {
     "video_token_id": 299,
@@ -69,15 +60,10 @@ _GLM_MARKS: Config = {
     "video_end_token_id": 295,
 }
 _GEMMA4: Config = {
-    "model_type": "gemma4_text",
-    "head_dim": 16,
-    "global_head_dim": 32,
-    "sliding_window": 64,
-    "layer_types": ["sliding_attention", "full_attention"],
-    "pad_token_id": 0,
-    "eos_token_id": 1,
+    "model_type": "gemma4_text", "head_dim": 16, "global_head_dim": 32, "sliding_window": 64,
+    "layer_types": ["sliding_attention", "full_attention"], "pad_token_id": 0, "eos_token_id": 1,
     "bos_token_id": 2,
-}
+}  # fmt: skip
 _GEMMA4_TOWER: Config = {
     "model_type": "gemma4_vision",
     "hidden_size": 32,
@@ -91,186 +77,87 @@ _GEMMA4_TOWER: Config = {
     "position_embedding_size": 64,
 }
 _GEMMA4_MARKS: Config = {
-    "video_token_id": 299,
-    "audio_token_id": 298,
-    "boi_token_id": 297,
-    "eoi_token_id": 296,
-    "boa_token_id": 295,
-    "eoa_token_index": 294,
-}
+    "video_token_id": 299, "audio_token_id": 298, "boi_token_id": 297, "eoi_token_id": 296,
+    "boa_token_id": 295, "eoa_token_index": 294,
+}  # fmt: skip
 
 
 TINY: dict[str, Config] = {
-    "qwen2_vl": _config(
-        "qwen2_vl",
-        "Qwen2VL",
-        _mrope(2, 2, 2),
-        _PATCHES | {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2, "patch_size": 14},
-        **_MARKS,
-    ),
-    "qwen2_5_vl": _config(
-        "qwen2_5_vl",
-        "Qwen2_5_VL",
-        _mrope(2, 2, 2),
-        _PATCHES
+    "qwen2_vl": _config("qwen2_vl", "Qwen2VL", _mrope(2, 2, 2), _PATCHES | {"embed_dim": 32,
+        "hidden_size": 48, "mlp_ratio": 2, "patch_size": 14}, **_MARKS),
+    "qwen2_5_vl": _config("qwen2_5_vl", "Qwen2_5_VL", _mrope(2, 2, 2), _PATCHES
         | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 14}
-        | {"window_size": 112, "fullatt_block_indexes": [1]},
-        **_MARKS,
-    ),
-    "qwen3_vl": _config(
-        "qwen3_vl",
-        "Qwen3VL",
-        _mrope(3, 3, 2) | {"head_dim": 16},
-        _PATCHES
+        | {"window_size": 112, "fullatt_block_indexes": [1]}, **_MARKS),
+    "qwen3_vl": _config("qwen3_vl", "Qwen3VL", _mrope(3, 3, 2) | {"head_dim": 16}, _PATCHES
         | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 16}
-        | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
-        **_MARKS,
-    ),
-    "qwen3_5": _config(
-        "qwen3_5",
-        "Qwen3_5",
-        {"model_type": "qwen3_5_text", "head_dim": 16, "layer_types": _MIXED, "hidden_act": "silu"}
-        | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
-        | {"linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
-        | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0]}},
-        _PATCHES
-        | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 16}
-        | {"num_position_embeddings": 64, "deepstack_visual_indexes": []},
-        **_MARKS,
-    ),
-    "mistral3": _config(
-        "mistral3",
-        "Mistral3",
-        {"model_type": "mistral", "head_dim": 16, "hidden_act": "silu"},
-        _TILE | {"model_type": "pixtral", "image_size": 196, "head_dim": 16},
-        spatial_merge_size=2,
-        vision_feature_layer=-1,
-    ),
-    "pixtral": _config(
-        "llava",
-        "Llava",
-        {"model_type": "mistral", "head_dim": 16, "hidden_act": "silu"},
-        _TILE | {"model_type": "pixtral", "image_size": 196, "head_dim": 16},
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    ),
-    "gemma3": _config(
-        "gemma3",
-        "Gemma3",
-        {"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 64},
-        _TILE | {"model_type": "siglip_vision_model"},
-        mm_tokens_per_image=4,
-    ),
-    "idefics3": _config(
-        "idefics3",
-        "Idefics3",
-        {"model_type": "llama"},
-        _TILE | {"model_type": "idefics3_vision"},
-        scale_factor=2,
-    ),
-    "smolvlm": _config(
-        "smolvlm",
-        "SmolVLM",
-        {"model_type": "llama"},
-        _TILE | {"model_type": "smolvlm_vision"},
-        scale_factor=2,
-    ),
-    "llava": _config(
-        "llava",
-        "Llava",
-        {"model_type": "llama"},
-        _TILE | {"model_type": "clip_vision_model", "projection_dim": 32},
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    ),
-    "glm4v": _config(
-        "glm4v",
-        "Glm4v",
-        {"model_type": "glm4v_text", "pad_token_id": 0, "hidden_act": "silu"} | _GLM_ROPE,
-        _PATCHES
-        | {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48, "patch_size": 14}
-        | {"image_size": 56},
-        **_GLM_MARKS,
-    ),
-    "glm46v": _config(
-        "glm46v",
-        "Glm46V",
-        {"model_type": "glm4v_text", "pad_token_id": 0, "hidden_act": "silu"} | _GLM_ROPE,
-        _PATCHES
-        | {"model_type": "glm4v_vision", "hidden_size": 32, "intermediate_size": 64}
-        | {"out_hidden_size": 48, "patch_size": 14, "image_size": 56},
-        **_GLM_MARKS,
-    ),
-    "gemma4": _config(
-        "gemma4",
-        "Gemma4",
-        _GEMMA4
-        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
-        | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "num_hidden_layers": 4}
-        | {"layer_types": ["sliding_attention", "full_attention"] * 2},
-        _GEMMA4_TOWER,
-        audio_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        | {"subsampling_conv_channels": [8, 4], "output_proj_dims": 24},
-        **_GEMMA4_MARKS,
-    ),
-    "gemma4 of experts": _config(
-        "gemma4",
-        "Gemma4",
-        _GEMMA4
-        | {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision"}
-        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "enable_moe_block": True}
-        | {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
-        _GEMMA4_TOWER | {"standardize": True},
-        audio_config=None,
-        **_GEMMA4_MARKS,
-    ),
-    "gemma4_unified": _config(
-        "gemma4_unified",
-        "Gemma4Unified",
-        _GEMMA4 | {"model_type": "gemma4_unified_text", "use_bidirectional_attention": "vision"},
+        | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}, **_MARKS),
+    "qwen3_5": _config("qwen3_5", "Qwen3_5", {"model_type": "qwen3_5_text", "head_dim": 16,
+        "layer_types": _MIXED, "hidden_act": "silu"} | {"linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8} | {"linear_value_head_dim": 8,
+        "linear_conv_kernel_dim": 4} | {"rope_parameters": {"rope_type": "default",
+        "mrope_section": [1, 1, 0]}}, _PATCHES | {"hidden_size": 32, "intermediate_size": 64,
+        "out_hidden_size": 48, "patch_size": 16} | {"num_position_embeddings": 64,
+        "deepstack_visual_indexes": []}, **_MARKS),
+    "mistral3": _config("mistral3", "Mistral3", {"model_type": "mistral", "head_dim": 16,
+        "hidden_act": "silu"}, _TILE | {"model_type": "pixtral", "image_size": 196, "head_dim": 16},
+        spatial_merge_size=2, vision_feature_layer=-1),
+    "pixtral": _config("llava", "Llava", {"model_type": "mistral", "head_dim": 16,
+        "hidden_act": "silu"}, _TILE | {"model_type": "pixtral", "image_size": 196, "head_dim": 16},
+        vision_feature_layer=-1, vision_feature_select_strategy="full"),
+    "gemma3": _config("gemma3", "Gemma3", {"model_type": "gemma3_text", "head_dim": 16,
+        "sliding_window": 64}, _TILE | {"model_type": "siglip_vision_model"},
+        mm_tokens_per_image=4),
+    "idefics3": _config("idefics3", "Idefics3", {"model_type": "llama"}, _TILE
+        | {"model_type": "idefics3_vision"}, scale_factor=2),
+    "smolvlm": _config("smolvlm", "SmolVLM", {"model_type": "llama"}, _TILE
+        | {"model_type": "smolvlm_vision"}, scale_factor=2),
+    "llava": _config("llava", "Llava", {"model_type": "llama"}, _TILE
+        | {"model_type": "clip_vision_model", "projection_dim": 32}, vision_feature_layer=-2,
+        vision_feature_select_strategy="default"),
+    "glm4v": _config("glm4v", "Glm4v", {"model_type": "glm4v_text", "pad_token_id": 0,
+        "hidden_act": "silu"} | _GLM_ROPE, _PATCHES | {"hidden_size": 32, "intermediate_size": 64,
+        "out_hidden_size": 48, "patch_size": 14} | {"image_size": 56}, **_GLM_MARKS),
+    "glm46v": _config("glm46v", "Glm46V", {"model_type": "glm4v_text", "pad_token_id": 0,
+        "hidden_act": "silu"} | _GLM_ROPE, _PATCHES | {"model_type": "glm4v_vision",
+        "hidden_size": 32, "intermediate_size": 64} | {"out_hidden_size": 48, "patch_size": 14,
+        "image_size": 56}, **_GLM_MARKS),
+    "gemma4": _config("gemma4", "Gemma4", _GEMMA4 | {"hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY} | {"num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True, "num_hidden_layers": 4} | {"layer_types": ["sliding_attention",
+        "full_attention"] * 2}, _GEMMA4_TOWER, audio_config={"hidden_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 2} | {"subsampling_conv_channels": [8, 4],
+        "output_proj_dims": 24}, **_GEMMA4_MARKS),
+    "gemma4 of experts": _config("gemma4", "Gemma4", _GEMMA4 | {"hidden_size_per_layer_input": 0,
+        "use_bidirectional_attention": "vision"} | {"attention_k_eq_v": True,
+        "num_global_key_value_heads": 1, "enable_moe_block": True} | {"num_experts": 4,
+        "top_k_experts": 2, "moe_intermediate_size": 16}, _GEMMA4_TOWER | {"standardize": True},
+        audio_config=None, **_GEMMA4_MARKS),
+    "gemma4_unified": _config("gemma4_unified", "Gemma4Unified", _GEMMA4
+        | {"model_type": "gemma4_unified_text", "use_bidirectional_attention": "vision"},
         {"model_type": "gemma4_unified_vision", "patch_size": 4, "pooling_kernel_size": 3}
-        | {"mm_embed_dim": 48, "mm_posemb_size": 64, "output_proj_dims": 48},
-        audio_config=None,
-        **_GEMMA4_MARKS,
-    ),
-    "internvl": _config(
-        "internvl",
-        "InternVL",
-        {"model_type": "qwen2"},
-        _TILE | {"model_type": "internvl_vision", "image_size": [56, 56], "patch_size": [14, 14]},
-        image_seq_length=4,
-    ),
-    "mllama": _config(
-        "mllama",
-        "Mllama",
-        {"model_type": "mllama_text_model", "num_hidden_layers": 3, "cross_attention_layers": [1]}
-        | {"pad_token_id": 0},
+        | {"mm_embed_dim": 48, "mm_posemb_size": 64, "output_proj_dims": 48}, audio_config=None,
+        **_GEMMA4_MARKS),
+    "internvl": _config("internvl", "InternVL", {"model_type": "qwen2"}, _TILE
+        | {"model_type": "internvl_vision", "image_size": [56, 56], "patch_size": [14, 14]},
+        image_seq_length=4),
+    "mllama": _config("mllama", "Mllama", {"model_type": "mllama_text_model",
+        "num_hidden_layers": 3, "cross_attention_layers": [1]} | {"pad_token_id": 0},
         {"model_type": "mllama_vision_model", "hidden_size": 32, "intermediate_size": 64}
         | {"num_hidden_layers": 3, "num_global_layers": 1, "attention_heads": 2, "patch_size": 14}
         | {"image_size": 56, "intermediate_layers_indices": [0, 2], "vision_output_dim": 96}
-        | {"max_num_tiles": 4},
-        image_token_index=IMAGE_TOKEN,
-    ),
-}
+        | {"max_num_tiles": 4}, image_token_index=IMAGE_TOKEN),
+}  # fmt: skip
 TYPES = {"gemma3": "token_type_ids"}
 _TYPED = ("qwen", "glm", "gemma4")
 _SETTINGS: dict[str, tuple[str, str]] = {
-    "qwen2_5_vl": ("qwen2_vl", "Qwen2VL"),
-    "qwen2_vl": ("qwen2_vl", "Qwen2VL"),
-    "qwen3_vl": ("qwen2_vl", "Qwen2VL"),
-    "qwen3_5": ("qwen2_vl", "Qwen2VL"),
-    "pixtral": ("pixtral", "Pixtral"),
-    "gemma3": ("gemma3", "Gemma3"),
-    "idefics3": ("idefics3", "Idefics3"),
-    "smolvlm": ("smolvlm", "SmolVLM"),
-    "llava": ("llava", "Llava"),
-    "mllama": ("mllama", "Mllama"),
-    "glm4v": ("glm4v", "Glm4v"),
-    "glm46v": ("glm46v", "Glm46V"),
-    "gemma4": ("gemma4", "Gemma4"),
-    "gemma4_unified": ("gemma4", "Gemma4"),
-    "internvl": ("got_ocr2", "GotOcr2"),
-}
+    "qwen2_5_vl": ("qwen2_vl", "Qwen2VL"), "qwen2_vl": ("qwen2_vl", "Qwen2VL"),
+    "qwen3_vl": ("qwen2_vl", "Qwen2VL"), "qwen3_5": ("qwen2_vl", "Qwen2VL"),
+    "pixtral": ("pixtral", "Pixtral"), "gemma3": ("gemma3", "Gemma3"),
+    "idefics3": ("idefics3", "Idefics3"), "smolvlm": ("smolvlm", "SmolVLM"),
+    "llava": ("llava", "Llava"), "mllama": ("mllama", "Mllama"), "glm4v": ("glm4v", "Glm4v"),
+    "glm46v": ("glm46v", "Glm46V"), "gemma4": ("gemma4", "Gemma4"),
+    "gemma4_unified": ("gemma4", "Gemma4"), "internvl": ("got_ocr2", "GotOcr2"),
+}  # fmt: skip
 """Folder and class of the image processor of each type."""
 
 

@@ -62,14 +62,10 @@ def main(folder: Path) -> None:
             result = MemoryResult()
             memory_pass(training(setup, ranks.rank), CONDITIONS, result, lambda step, phase: None)
             found[name] = {
-                "losses": result.losses,
-                "persistent": result.persistent,
-                "peak": result.peak,
-                "steady": result.steady,
-                "tracked": result.tracked,
-                "attribution": result.attribution,
-                "saved": result.saved_activation_bytes,
-            }
+                "losses": result.losses, "persistent": result.persistent, "peak": result.peak,
+                "steady": result.steady, "tracked": result.tracked,
+                "attribution": result.attribution, "saved": result.saved_activation_bytes,
+            }  # fmt: skip
         (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 
 

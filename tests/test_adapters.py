@@ -20,183 +20,125 @@ TARGETS = {
     "qkvo": ("q_proj", "k_proj", "v_proj", "o_proj"),
 }
 TINY = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 12,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
     "pad_token_id": 0,
-}
+}  # fmt: skip
+
+
+def of(model_type, base=TINY, **fields):
+    return {"model_type": model_type, **base, **fields}
+
+
+def on(targets, **more):
+    return LoraConfig(r=4, target_modules=targets, **more)
+
+
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 MODELS = {
-    "llama": {"model_type": "llama", **TINY},
-    "tied": {"model_type": "llama", **TINY, "tie_word_embeddings": True},
-    "gemma3_text": {"model_type": "gemma3_text", **TINY},
-    "phi3": {"model_type": "phi3", **TINY},
-    "gpt2": {"model_type": "gpt2", **TINY},
-    "gpt_neox": {"model_type": "gpt_neox", **TINY},
-    "opt": {"model_type": "opt", **TINY, "word_embed_proj_dim": 16},
-    "mixtral": {"model_type": "mixtral", **TINY, "num_hidden_layers": 3, "num_local_experts": 4},
-    "qwen3_moe": {
-        "model_type": "qwen3_moe",
-        **TINY,
-        **MOE,
-        "num_hidden_layers": 3,
-        "mlp_only_layers": [1],
-    },
-    "t5": {
-        "model_type": "t5",
-        "d_model": 32,
-        "d_kv": 8,
-        "d_ff": 48,
-        "num_layers": 2,
-        "num_heads": 4,
-        "vocab_size": 96,
-        "architectures": ["T5ForConditionalGeneration"],
-    },
-    "vit": {
-        "model_type": "vit",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "image_size": 32,
-        "patch_size": 8,
-        "architectures": ["ViTForImageClassification"],
-    },
-    "gpt_oss": {
-        "model_type": "gpt_oss",
-        **TINY,
-        "head_dim": 8,
-        "num_hidden_layers": 3,
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-    },
-    "qwen2_moe": {
-        "model_type": "qwen2_moe",
-        **TINY,
-        **MOE,
-        "num_hidden_layers": 2,
-        "shared_expert_intermediate_size": 24,
-    },
-}
+    "llama": of("llama"),
+    "tied": of("llama", tie_word_embeddings=True),
+    "gemma3_text": of("gemma3_text"),
+    "phi3": of("phi3"),
+    "gpt2": of("gpt2"),
+    "gpt_neox": of("gpt_neox"),
+    "opt": of("opt", word_embed_proj_dim=16),
+    "mixtral": of("mixtral", num_hidden_layers=3, num_local_experts=4),
+    "qwen3_moe": of("qwen3_moe", **MOE, num_hidden_layers=3, mlp_only_layers=[1]),
+    "t5": of("t5", {}, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=96,
+        architectures=["T5ForConditionalGeneration"]),
+    "vit": of("vit", {}, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, image_size=32, patch_size=8,
+        architectures=["ViTForImageClassification"]),
+    "gpt_oss": of("gpt_oss", head_dim=8, num_hidden_layers=3, num_local_experts=4,
+        num_experts_per_tok=2),
+    "qwen2_moe": of("qwen2_moe", **MOE, num_hidden_layers=2,
+        shared_expert_intermediate_size=24),
+}  # fmt: skip
 CASES = {
-    "default": {"target_modules": None},
-    "all-linear": {"target_modules": "all-linear"},
-    "ALL-LINEAR": {"target_modules": "ALL-LINEAR"},
-    "one-suffix": {"target_modules": ("q_proj",)},
-    "attention": {"target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
-    "mlp": {"target_modules": ("gate_proj", "up_proj", "down_proj")},
-    "half-of-a-fused-pair": {"target_modules": ("q_proj", "gate_proj")},
-    "down-only": {"target_modules": ("down_proj",)},
-    "router": {"target_modules": ("gate", "q_proj")},
-    "w1w2w3": {"target_modules": ("w1", "w2", "w3")},
-    "packed-names": {"target_modules": ("gate_up_proj", "qkv_proj")},
-    "with-parent": {"target_modules": ("self_attn.q_proj", "mlp.down_proj")},
-    "gpt": {
-        "target_modules": ("c_attn", "c_proj", "query_key_value", "dense", "fc1", "fc2", "out_proj")
-    },
-    "one-layer-by-name": {"target_modules": ("layers.1.self_attn.q_proj", "h.1.attn.c_attn")},
-    "one-layer-by-number": {"target_modules": ("1.self_attn.q_proj",)},
-    "full-name": {
-        "target_modules": ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")
-    },
-    "missing": {"target_modules": ("no_such_proj",)},
-    "missing-and-there": {"target_modules": ("no_such_proj", "q_proj", "c_attn")},
-    "container": {"target_modules": ("mlp",)},
-    "norm": {"target_modules": ("input_layernorm",)},
-    "activation": {"target_modules": ("act_fn", "q_proj")},
-    "rotary": {"target_modules": ("rotary_emb",)},
-    "layer-number": {"target_modules": ("0",)},
-    "embedding": {"target_modules": ("embed_tokens", "q_proj")},
-    "embeddings-gpt": {"target_modules": ("wpe", "embed_positions", "relative_attention_bias")},
-    "head": {"target_modules": ("lm_head", "q_proj")},
-    "root-head": {"target_modules": ("lm_head",)},
-    "regex": {"target_modules": r".*\.(q|v)_proj"},
-    "regex-digits": {"target_modules": r".*\.[02]\.self_attn\.[qkv]_proj"},
-    "regex-one-digit": {"target_modules": r"model\.layers\..\.mlp\.up_proj"},
-    "regex-is-full": {"target_modules": r"q_proj"},
-    "regex-mlp": {"target_modules": r".*\.mlp\..*"},
-    "regex-mlp-proj": {"target_modules": r".*\.mlp\..*_proj"},
-    "regex-experts": {"target_modules": r".*experts\.(gate_proj|up_proj|down_proj)"},
-    "regex-experts-half": {"target_modules": r".*experts\.(gate_proj|down_proj)"},
-    "regex-router": {"target_modules": r".*mlp\.gate|.*q_proj"},
-    "regex-everything": {"target_modules": r".*"},
-    "regex-broken": {"target_modules": r".*(q_proj"},
-    "layers": {
-        "target_modules": ("q_proj", "down_proj", "c_attn"),
-        "layers_to_transform": (0, 2, 11),
-    },
-    "layers-in-layers": {"target_modules": ("q", "wo"), "layers_to_transform": (1,)},
-    "layers-none-left": {"target_modules": ("q_proj",), "layers_to_transform": (77,)},
-    "layers-full-name": {
-        "target_modules": ("model.layers.0.self_attn.q_proj",),
-        "layers_to_transform": (5,),
-    },
-    "layers-root": {"target_modules": ("lm_head", "q_proj"), "layers_to_transform": (1,)},
-    "layers-all-linear": {"target_modules": "all-linear", "layers_to_transform": (0,)},
-    "layers-regex": {"target_modules": r".*q_proj", "layers_to_transform": (0,)},
-    "save-head": {
-        "target_modules": ("q_proj", "c_attn", "query_key_value", "qkv_proj"),
-        "modules_to_save": ("lm_head",),
-    },
-    "save-both": {"target_modules": "all-linear", "modules_to_save": ("lm_head", "embed_tokens")},
-    "save-norm": {"target_modules": ("q_proj", "c_attn"), "modules_to_save": ("norm",)},
-    "save-what-is-adapted": {
-        "target_modules": ("q_proj", "v_proj"),
-        "modules_to_save": ("v_proj",),
-    },
-    "save-everything-adapted": {"target_modules": ("q_proj",), "modules_to_save": ("q_proj",)},
-    "save-part-of-a-name": {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("proj",)},
-    "save-mlp": {"target_modules": "all-linear", "modules_to_save": ("mlp",)},
-    "save-one-layer": {"target_modules": "all-linear", "modules_to_save": ("layers.1",)},
-    "save-layers": {"target_modules": ("q_proj",), "modules_to_save": ("layers",)},
-    "save-missing": {"target_modules": ("q_proj", "c_attn"), "modules_to_save": ("classifier",)},
-    "save-classifier": {
-        "target_modules": ("q", "v", "q_proj", "v_proj"),
-        "modules_to_save": ("classifier",),
-    },
-    "save-router": {"target_modules": "all-linear", "modules_to_save": ("gate",)},
-    "dropout": {"target_modules": "all-linear", "lora_dropout": 0.1},
-    "t5": {"target_modules": ("q", "k", "v", "o", "wi", "wo")},
-    "convolution": {"target_modules": ("projection", "q_proj")},
-    "shared": {"target_modules": ("shared_expert_gate", "q_proj")},
-    "parameters": {
-        "target_modules": ("q_proj", "c_attn"),
-        "target_parameters": ("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
-    },
-    "parameters-of-some-layers": {
-        "target_modules": "all-linear",
-        "target_parameters": ("0.mlp.experts.gate_up_proj", "2.mlp.experts.down_proj"),
-    },
-    "parameters-beside-a-pattern": {
-        "target_modules": r".*\.q_proj",
-        "target_parameters": ("model.layers.1.mlp.experts.down_proj",),
-    },
-    "parameters-fused": {
-        "target_modules": ("gate_proj", "up_proj", "w1", "w3", "q_proj"),
-        "target_parameters": ("experts.down_proj",),
-    },
-    "parameters-of-targets": {
-        "target_modules": ("q_proj",),
-        "target_parameters": ("q_proj.weight",),
-    },
-    "parameters-of-norms": {
-        "target_modules": ("q_proj",),
-        "target_parameters": ("input_layernorm.weight",),
-    },
-    "parameters-router": {"target_modules": ("q_proj",), "target_parameters": ("router.weight",)},
-    "parameters-biases": {
-        "target_modules": ("q_proj",),
-        "target_parameters": ("experts.gate_up_proj_bias",),
-    },
-    "parameters-dropout": {
-        "target_modules": ("q_proj",),
-        "target_parameters": ("experts.gate_up_proj",),
-        "lora_dropout": 0.1,
-    },
+    "default": on(None),
+    "all-linear": on("all-linear"),
+    "ALL-LINEAR": on("ALL-LINEAR"),
+    "one-suffix": on(("q_proj",)),
+    "attention": on(("q_proj", "k_proj", "v_proj", "o_proj")),
+    "mlp": on(("gate_proj", "up_proj", "down_proj")),
+    "half-of-a-fused-pair": on(("q_proj", "gate_proj")),
+    "down-only": on(("down_proj",)),
+    "router": on(("gate", "q_proj")),
+    "w1w2w3": on(("w1", "w2", "w3")),
+    "packed-names": on(("gate_up_proj", "qkv_proj")),
+    "with-parent": on(("self_attn.q_proj", "mlp.down_proj")),
+    "gpt": on(("c_attn", "c_proj", "query_key_value", "dense", "fc1", "fc2", "out_proj")),
+    "one-layer-by-name": on(("layers.1.self_attn.q_proj", "h.1.attn.c_attn")),
+    "one-layer-by-number": on(("1.self_attn.q_proj",)),
+    "full-name": on(("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")),
+    "missing": on(("no_such_proj",)),
+    "missing-and-there": on(("no_such_proj", "q_proj", "c_attn")),
+    "container": on(("mlp",)),
+    "norm": on(("input_layernorm",)),
+    "activation": on(("act_fn", "q_proj")),
+    "rotary": on(("rotary_emb",)),
+    "layer-number": on(("0",)),
+    "embedding": on(("embed_tokens", "q_proj")),
+    "embeddings-gpt": on(("wpe", "embed_positions", "relative_attention_bias")),
+    "head": on(("lm_head", "q_proj")),
+    "root-head": on(("lm_head",)),
+    "regex": on(r".*\.(q|v)_proj"),
+    "regex-digits": on(r".*\.[02]\.self_attn\.[qkv]_proj"),
+    "regex-one-digit": on(r"model\.layers\..\.mlp\.up_proj"),
+    "regex-is-full": on(r"q_proj"),
+    "regex-mlp": on(r".*\.mlp\..*"),
+    "regex-mlp-proj": on(r".*\.mlp\..*_proj"),
+    "regex-experts": on(r".*experts\.(gate_proj|up_proj|down_proj)"),
+    "regex-experts-half": on(r".*experts\.(gate_proj|down_proj)"),
+    "regex-router": on(r".*mlp\.gate|.*q_proj"),
+    "regex-everything": on(r".*"),
+    "regex-broken": on(r".*(q_proj"),
+    "layers": on(("q_proj", "down_proj", "c_attn"), layers_to_transform=(0, 2, 11)),
+    "layers-in-layers": on(("q", "wo"), layers_to_transform=(1,)),
+    "layers-none-left": on(("q_proj",), layers_to_transform=(77,)),
+    "layers-full-name": on(("model.layers.0.self_attn.q_proj",), layers_to_transform=(5,)),
+    "layers-root": on(("lm_head", "q_proj"), layers_to_transform=(1,)),
+    "layers-all-linear": on("all-linear", layers_to_transform=(0,)),
+    "layers-regex": on(r".*q_proj", layers_to_transform=(0,)),
+    "save-head": on(
+        ("q_proj", "c_attn", "query_key_value", "qkv_proj"), modules_to_save=("lm_head",)
+    ),
+    "save-both": on("all-linear", modules_to_save=("lm_head", "embed_tokens")),
+    "save-norm": on(("q_proj", "c_attn"), modules_to_save=("norm",)),
+    "save-what-is-adapted": on(("q_proj", "v_proj"), modules_to_save=("v_proj",)),
+    "save-everything-adapted": on(("q_proj",), modules_to_save=("q_proj",)),
+    "save-part-of-a-name": on(("q_proj", "v_proj"), modules_to_save=("proj",)),
+    "save-mlp": on("all-linear", modules_to_save=("mlp",)),
+    "save-one-layer": on("all-linear", modules_to_save=("layers.1",)),
+    "save-layers": on(("q_proj",), modules_to_save=("layers",)),
+    "save-missing": on(("q_proj", "c_attn"), modules_to_save=("classifier",)),
+    "save-classifier": on(("q", "v", "q_proj", "v_proj"), modules_to_save=("classifier",)),
+    "save-router": on("all-linear", modules_to_save=("gate",)),
+    "dropout": on("all-linear", lora_dropout=0.1),
+    "t5": on(("q", "k", "v", "o", "wi", "wo")),
+    "convolution": on(("projection", "q_proj")),
+    "shared": on(("shared_expert_gate", "q_proj")),
+    "parameters": on(
+        ("q_proj", "c_attn"),
+        target_parameters=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+    ),
+    "parameters-of-some-layers": on(
+        "all-linear", target_parameters=("0.mlp.experts.gate_up_proj", "2.mlp.experts.down_proj")
+    ),
+    "parameters-beside-a-pattern": on(
+        r".*\.q_proj", target_parameters=("model.layers.1.mlp.experts.down_proj",)
+    ),
+    "parameters-fused": on(
+        ("gate_proj", "up_proj", "w1", "w3", "q_proj"), target_parameters=("experts.down_proj",)
+    ),
+    "parameters-of-targets": on(("q_proj",), target_parameters=("q_proj.weight",)),
+    "parameters-of-norms": on(("q_proj",), target_parameters=("input_layernorm.weight",)),
+    "parameters-router": on(("q_proj",), target_parameters=("router.weight",)),
+    "parameters-biases": on(("q_proj",), target_parameters=("experts.gate_up_proj_bias",)),
+    "parameters-dropout": on(
+        ("q_proj",), target_parameters=("experts.gate_up_proj",), lora_dropout=0.1
+    ),
 }
 
 
@@ -244,7 +186,7 @@ def our_answer(spec, lora):
 @pytest.mark.parametrize("model", MODELS)
 def test_peft_itself_agrees(model, case):
     spec = model_from_config(MODELS[model], id=model, source="test")
-    lora = LoraConfig(r=4, **CASES[case])
+    lora = CASES[case]
     answer = truth.peft(MODELS[model], lora)
     error = answer if isinstance(answer, str) else None
     try:

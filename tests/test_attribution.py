@@ -53,12 +53,6 @@ def test_what_forward_leaves_to_the_next_step_is_ddps(died: int | None, category
 def test_spans_follow_each_other_and_end_with_the_tape() -> None:
     spans = spans_of(MARKS, END)
     assert [(s.start, s.stop) for s in spans] == [
-        (0, 10),
-        (10, 20),
-        (20, 30),
-        (30, 40),
-        (40, 50),
-        (50, 60),
-        (60, END),
-    ]
+        (0, 10), (10, 20), (20, 30), (30, 40), (40, 50), (50, 60), (60, END),
+    ]  # fmt: skip
     assert [s.loss_end for s in spans if s.phase == "backward"] == [35]

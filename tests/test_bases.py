@@ -178,24 +178,14 @@ def test_a_stand_in_keeps_what_the_package_keeps():
 # --- published configs ----------------------------------------------------------------------------
 
 GPTQ = {
-    "bits": 4,
-    "group_size": 128,
-    "damp_percent": 0.01,
-    "desc_act": False,
-    "static_groups": False,
-    "sym": True,
-    "true_sequential": True,
-    "quant_method": "gptq",
-}
+    "bits": 4, "group_size": 128, "damp_percent": 0.01, "desc_act": False, "static_groups": False,
+    "sym": True, "true_sequential": True, "quant_method": "gptq",
+}  # fmt: skip
 """As Qwen2.5's GPTQ-Int4 checkpoints have it."""
 AWQ = {
-    "bits": 4,
-    "group_size": 128,
-    "modules_to_not_convert": None,
-    "quant_method": "awq",
-    "version": "gemm",
-    "zero_point": True,
-}
+    "bits": 4, "group_size": 128, "modules_to_not_convert": None, "quant_method": "awq",
+    "version": "gemm", "zero_point": True,
+}  # fmt: skip
 FP8 = {
     "activation_scheme": "dynamic",
     "fmt": "e4m3",

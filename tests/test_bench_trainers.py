@@ -47,12 +47,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def asked(trainer: str, method: Any, options: dict[str, Any]) -> Case:

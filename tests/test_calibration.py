@@ -49,17 +49,10 @@ from lora_profiler.steptime.step import fresh_bytes, step_of
 from lora_profiler.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 
 CPU = Rates(
-    bandwidth=20e9,
-    tensor_flops=5e9,
-    fp32_flops=100e9,
-    l2_bytes=32 * 2**20,
-    processors=0,
-    tile=(1, 1),
-    is_host=True,
-    fresh_bandwidth=2e9,
-    narrow=((8.0, 0.25), (32.0, 0.75)),
+    bandwidth=20e9, tensor_flops=5e9, fp32_flops=100e9, l2_bytes=32 * 2**20, processors=0,
+    tile=(1, 1), is_host=True, fresh_bandwidth=2e9, narrow=((8.0, 0.25), (32.0, 0.75)),
     operators={"silu": 8e9},
-)
+)  # fmt: skip
 HOST = Fixed(
     fp32_product=None,
     attention_forward=0.5,
@@ -68,18 +61,11 @@ HOST = Fixed(
     step_seconds=0.002,
 )
 MICRO = Micro(
-    bandwidth=20e9,
-    cached_bandwidth=50e9,
-    cache_bytes=32 * 2**20,
-    fresh_bandwidth=2e9,
-    attention_dtype="float32",
-    products={"float32": 100e9, "bfloat16": 5e9},
-    attention_forward=40e9,
-    attention_backward=30e9,
-    narrow=((8.0, 0.25), (32.0, 0.75)),
-    operators={"silu": 8e9},
+    bandwidth=20e9, cached_bandwidth=50e9, cache_bytes=32 * 2**20, fresh_bandwidth=2e9,
+    attention_dtype="float32", products={"float32": 100e9, "bfloat16": 5e9}, attention_forward=40e9,
+    attention_backward=30e9, narrow=((8.0, 0.25), (32.0, 0.75)), operators={"silu": 8e9},
     dequantisation=5e9,
-)
+)  # fmt: skip
 SETUP = TrainSetup(dtype="float32", device="cpu", batch_size=2, seq_len=8)
 
 

@@ -3,7 +3,6 @@ where models come from."""
 
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,7 @@ pytest.importorskip("peft")
 
 from benchmarks.mathematics import RESULTS
 from benchmarks.private_text import private_text
-from claim_subjects import (
-    EFFORT,
-    LLAMA,
-    break_peft,
-    one_thread,
-    quietly,
-    scaled_by_alpha,
-    tiny_llama,
-)
+from claim_subjects import EFFORT, LLAMA, break_peft, quietly, scaled_by_alpha
 from commands import Run, in_python, refused
 from loading import modules_after
 from lora_profiler.catalog import find_model
@@ -53,16 +44,7 @@ from lora_profiler.report.page import mathematics_content, write_page
 from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown, plain
 
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return tiny_llama(tmp_path_factory.mktemp("my-llama"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -106,14 +106,9 @@ def test_sending_bounds_the_time_from_both_sides() -> None:
 
 def test_the_command_shows_every_way_and_says_how_few_cards_do() -> None:
     asked = [
-        "plan",
-        LLAMA,
-        "--cluster",
-        "4xa100_sxm_80gb",
-        "--checkpointing",
-        "--interconnect",
+        "plan", LLAMA, "--cluster", "4xa100_sxm_80gb", "--checkpointing", "--interconnect",
         "nvlink3",
-    ]
+    ]  # fmt: skip
     shown = CliRunner().invoke(root, asked, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "on 4 x a100_sxm_80gb" in shown.stdout

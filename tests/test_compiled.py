@@ -382,24 +382,13 @@ def test_what_runs_in_plain_torch_for_want_of_a_package_is_said() -> None:
     """The recurrence goes over chunks of 64 tokens in a Python loop, so that no profile holds
     it."""
     raw = {
-        "model_type": "qwen3_next",
-        "architectures": ["Qwen3NextForCausalLM"],
-        "hidden_size": 32,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "intermediate_size": 48,
-        "vocab_size": 300,
-        "linear_key_head_dim": 8,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "linear_value_head_dim": 8,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
+        "model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"], "hidden_size": 32,
+        "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "intermediate_size": 48, "vocab_size": 300, "linear_key_head_dim": 8,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 8,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
         "shared_expert_intermediate_size": 16,
-    }
+    }  # fmt: skip
     model = model_from_config(raw, id="tiny-qwen3_next", source="test")
     asked = Workload(model=model, setup=replace(BASE, seq_len=100))
     with pytest.raises(CompileError, match="tape changes"):

@@ -18,43 +18,11 @@ from lora_profiler.workload import LoraConfig
 SEED = 20261125
 FILES = 5_000
 ODD: tuple[Any, ...] = (
-    None,
-    True,
-    False,
-    0,
-    1,
-    -1,
-    2,
-    3,
-    7,
-    2**31,
-    2**40,
-    10**9,
-    10**30,
-    -(2**63),
-    0.0,
-    0.5,
-    -0.5,
-    1e308,
-    1e-320,
-    "",
-    "x",
-    "64",
-    "silu",
-    "llama",
-    "\x00",
-    "é" * 50,
-    [],
-    [1],
-    ["full_attention"],
-    [None],
-    {},
-    {"a": {}},
-    {"rope_type": None},
-    {"full_attention": 3},
-    {"rope_theta": []},
+    None, True, False, 0, 1, -1, 2, 3, 7, 2**31, 2**40, 10**9, 10**30, -(2**63), 0.0, 0.5, -0.5,
+    1e308, 1e-320, "", "x", "64", "silu", "llama", "\x00", "é" * 50, [], [1], ["full_attention"],
+    [None], {}, {"a": {}}, {"rope_type": None}, {"full_attention": 3}, {"rope_theta": []},
     {"type": ["su"], "factor": "x"},
-)
+)  # fmt: skip
 
 
 def mutate(raw: dict[str, Any], rng: random.Random) -> dict[str, Any]:

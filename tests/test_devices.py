@@ -90,17 +90,9 @@ def test_dense_bf16_is_2_or_4_times_fp32() -> None:
     """GeForce from Ampere on 2 x; professional and data-centre cards with the same chips 4 x, but
     A10G and L40, which are 2 x."""
     professional = {
-        "a10",
-        "a10g",
-        "a40",
-        "rtx_a4000",
-        "rtx_a5000",
-        "rtx_a6000",
-        "l4",
-        "l40",
-        "l40s",
+        "a10", "a10g", "a40", "rtx_a4000", "rtx_a5000", "rtx_a6000", "l4", "l40", "l40s",
         "rtx_6000_ada",
-    }
+    }  # fmt: skip
     professional |= {"rtx_pro_6000_blackwell_ws", "rtx_pro_6000_blackwell_server"}
     checked = 0
     for gpu in bundled_gpus():

@@ -50,22 +50,12 @@ def case(setup: TrainSetup = FULL, conditions: Conditions | None = None) -> Case
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks measured of each setup."""
     folder = tmp_path_factory.mktemp("ranks")
-    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    options = ["--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *options,
-        str(TESTS / "several_ranks.py"),
-        str(folder),
-    ]
-    subprocess.run(
-        command,
-        check=True,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        timeout=280,
-    )
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, *options, str(TESTS / "several_ranks.py"), str(folder)]
+    subprocess.run(command, check=True, env=environment, timeout=280)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -85,18 +75,10 @@ def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -
 def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: str) -> None:
     """FSDP's mixed precision computes as no process alone does."""
     setup = SETUPS[name]
-    alone = several_ranks.training(
-        replace(
-            setup,
-            world_size=1,
-            sharding="none",
-            accumulation=setup.batches_at_once * setup.accumulation,
-        )
-    )
-    losses = [
-        float(alone.step(lambda step, phase: None))
-        for _ in range(several_ranks.CONDITIONS.memory_steps)
-    ]
+    batches = setup.batches_at_once * setup.accumulation
+    one = replace(setup, world_size=1, sharding="none", accumulation=batches)
+    alone, steps = several_ranks.training(one), several_ranks.CONDITIONS.memory_steps
+    losses = [float(alone.step(lambda step, phase: None)) for _ in range(steps)]
     mean = [sum(step) / 2 for step in zip(*(ranks[name]["losses"] for ranks in found), strict=True)]
     if setup.sharding == "tp":
         assert found[0][name]["losses"] == pytest.approx(found[1][name]["losses"], rel=1e-6)
@@ -137,9 +119,8 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
     assert m.peak_requested_bytes == max(r.peak_requested_bytes or 0 for r in m.ranks)
     assert m.reference_loss == pytest.approx(m.loss[:2], rel=1e-6)
     assert len(m.step_seconds) >= 2
-    assert {h.rank for h in heard} == {0, None}, (
-        "the first rank speaks for all, then the one that trains alone"
-    )
+    # the first rank speaks for all, then the one that trains alone
+    assert {h.rank for h in heard} == {0, None}
     assert record_from_dict(json.loads(json.dumps(record_dict(record)))) == record
     table = ranks_table(record)
     assert table is not None and [row.cells[0] for row in table.rows] == ["rank 0", "rank 1"]
@@ -238,29 +219,15 @@ def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
         print("its last words", end="")
         sys.exit(main(sys.argv[1:]))
     """
-    no_device = make_case(
-        Workload(model=MODEL, setup=replace(FULL, device="xpu", world_size=1, sharding="none"))
-    )
-    asked = tmp_path / "case.json"
-    asked.write_text(json.dumps(case_dict(no_device)))
-    command = [
-        sys.executable,
-        "-c",
-        textwrap.dedent(program),
-        str(asked),
-        str(tmp_path / "result.json"),
-    ]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "RANK": "1", "PYTHONUNBUFFERED": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    no_device = replace(FULL, device="xpu", world_size=1, sharding="none")
+    asked, result = tmp_path / "case.json", tmp_path / "result.json"
+    asked.write_text(json.dumps(case_dict(make_case(Workload(model=MODEL, setup=no_device)))))
+    command = [sys.executable, "-c", textwrap.dedent(program), str(asked), str(result)]
+    environment = {**os.environ, "RANK": "1", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "its last words")
     record = record_from_dict(json.loads(rank_result(asked, 1).read_text()))
-    assert record.measurement.status == "unsupported" and not (tmp_path / "result.json").exists()
+    assert record.measurement.status == "unsupported" and not result.exists()
 
 
 def test_ranks_end_with_a_launcher_that_is_killed(pids: Callable[[], list[int]]) -> None:
@@ -277,73 +244,48 @@ def of_rank(status: str, reason: str, peak: int) -> Record:
     return make_record(workload, status=status, failure=failure, peak_requested_bytes=peak)
 
 
+def together(told: dict[int, Any], exits: dict[int, int], was_killed: bool = False) -> Record:
+    """The record of records of ranks, None of one that left none, and of exit codes."""
+    environment = of_rank("ok", "", 1).environment
+    return gathered(case(), told, exits, was_killed, lambda: environment)
+
+
+CLOSED = "RuntimeError: Connection closed by peer"
+OF_GLOO = "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+
+
 @pytest.mark.parametrize(
-    ("records", "exits", "status", "rank"),
+    ("records", "exits", "status"),
     [
-        (
-            {0: ("crash", "RuntimeError: Connection closed by peer"), 1: ("oom", "out of memory")},
-            {0: 1, 1: 1},
-            "oom",
-            1,
-        ),
-        (
-            {
-                0: (
-                    "crash",
-                    "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer",
-                )
-            },
-            {0: 1, 1: -11},
-            "crash",
-            1,
-        ),
-        (
-            {0: ("crash", "gloo: Connection closed by peer"), 1: ("crash", "ValueError: its own")},
-            {0: 1, 1: 1},
-            "crash",
-            1,
-        ),
-        ({0: ("ok", "")}, {}, "crash", 1),
-        ({0: ("ok", ""), 1: ("invalid", "the loss is nan at step 1")}, {1: 1}, "invalid", 1),
+        ({0: ("crash", CLOSED), 1: ("oom", "out of memory")}, {0: 1, 1: 1}, "oom"),
+        ({0: ("crash", OF_GLOO)}, {0: 1, 1: -11}, "crash"),
+        ({0: ("crash", OF_GLOO), 1: ("crash", "ValueError: its own")}, {0: 1, 1: 1}, "crash"),
+        ({0: ("ok", "")}, {}, "crash"),
+        ({0: ("ok", ""), 1: ("invalid", "the loss is nan at step 1")}, {1: 1}, "invalid"),
     ],
 )
 def test_the_first_cause_is_the_failure(
-    records: dict[int, tuple[str, str]], exits: dict[int, int], status: str, rank: int
+    records: dict[int, tuple[str, str]], exits: dict[int, int], status: str
 ) -> None:
     told = {r: of_rank(*records[r], 1000 + r) if r in records else None for r in (0, 1)}
-    m = gathered(case(), told, exits, False, lambda: of_rank("ok", "", 1).environment).measurement
+    m = together(told, exits).measurement
     assert m.failure is not None
-    assert (m.status, m.failure.rank) == (status, rank)
-    assert f"rank {rank}" in m.failure.reason
+    assert (m.status, m.failure.rank) == (status, 1)
+    assert "rank 1" in m.failure.reason
 
 
 def test_memory_that_the_kernel_took_back_is_host_oom() -> None:
-    m = gathered(
-        case(),
-        {0: None, 1: None},
-        {1: -signal.SIGKILL},
-        True,
-        lambda: of_rank("ok", "", 1).environment,
-    ).measurement
+    m = together({0: None, 1: None}, {1: -signal.SIGKILL}, was_killed=True).measurement
     assert m.status == "host_oom"
 
 
 def test_other_losses_than_those_of_one_process_make_a_record_invalid() -> None:
-    record = gathered(
-        case(),
-        {r: of_rank("ok", "", 9) for r in (0, 1)},
-        {},
-        False,
-        lambda: of_rank("ok", "", 1).environment,
-    )
+    record = together({r: of_rank("ok", "", 9) for r in (0, 1)}, {})
     losses = record.measurement.loss
     assert with_reference(record, losses).measurement.status == "ok"
     wrong = with_reference(record, (losses[0], losses[1] * (1 + 1e-5))).measurement
-    assert (
-        wrong.status == "invalid"
-        and wrong.failure is not None
-        and "at step 2" in wrong.failure.reason
-    )
+    assert wrong.status == "invalid"
+    assert wrong.failure is not None and "at step 2" in wrong.failure.reason
     unchecked = with_reference(record, ()).measurement
     assert unchecked.status == "ok" and "losses_not_compared" in unchecked.flags
 

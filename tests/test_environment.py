@@ -38,36 +38,19 @@ TOKENS = (
     "eyJhbGciOiJIUzI1NiJ9.e30.abcDEF123",
 )
 PLANTED = {
-    "HOME": "/home/plantuser",
-    "USER": "plantuser",
-    "LOGNAME": "plantuser",
-    "HOSTNAME": "planthost",
-    "HF_TOKEN": TOKENS[0],
-    "WANDB_API_KEY": TOKENS[2],
-    "LD_PRELOAD": "/home/plantuser/lib/libjemalloc.so.2",
-    "OMP_NUM_THREADS": "2",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-    "MALLOC_CONF": TOKENS[1],
+    "HOME": "/home/plantuser", "USER": "plantuser", "LOGNAME": "plantuser", "HOSTNAME": "planthost",
+    "HF_TOKEN": TOKENS[0], "WANDB_API_KEY": TOKENS[2],
+    "LD_PRELOAD": "/home/plantuser/lib/libjemalloc.so.2", "OMP_NUM_THREADS": "2",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "MALLOC_CONF": TOKENS[1],
     "CUDA_VISIBLE_DEVICES": "GPU-plantuser",
-}
+}  # fmt: skip
 PLANTED_COMMAND = [
-    "/home/plantuser/venv/bin/lora-profile",
-    "bench",
-    "/home/plantuser/models/llama",
-    "--records=/srv/planthost/r.jsonl",
-    "-o/home/plantuser/out.json",
-    "--hub-token",
-    "word",
-    "--api-key=word",
-    "--weights",
-    TOKENS[0],
-    TOKENS[3],
-    "--rank",
-    "8",
-    "https://plantuser:word@planthost/meta/llama?token=word",
-    "plantuser",
+    "/home/plantuser/venv/bin/lora-profile", "bench", "/home/plantuser/models/llama",
+    "--records=/srv/planthost/r.jsonl", "-o/home/plantuser/out.json", "--hub-token", "word",
+    "--api-key=word", "--weights", TOKENS[0], TOKENS[3], "--rank", "8",
+    "https://plantuser:word@planthost/meta/llama?token=word", "plantuser",
     "plantuser@planthost:/tmp/x",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("import_torch", [False, True])
@@ -195,20 +178,11 @@ def test_a_cuda_device_is_described_by_torch_and_its_driver(
     monkeypatch.setitem(sys.modules, "pynvml", library)
     found = environment("cuda", command=None, environ={"CUDA_VISIBLE_DEVICES": "0"})
     assert asdict(found.device) == {
-        "kind": "cuda",
-        "name": "NVIDIA H100 80GB HBM3",
-        "total_bytes": 85_000_000_000,
-        "uuid_hash": found.device.uuid_hash,
-        "compute_capability": "9.0",
-        "driver": "580.65.06",
-        "cuda": "13.0",
-        "cudnn": "91002",
-        "vbios": "96.00.74.00.01",
-        "ecc": True,
-        "mig": "off",
-        "power_limit_watts": 700.0,
-        "clocks_locked": True,
-    }
+        "kind": "cuda", "name": "NVIDIA H100 80GB HBM3", "total_bytes": 85_000_000_000,
+        "uuid_hash": found.device.uuid_hash, "compute_capability": "9.0", "driver": "580.65.06",
+        "cuda": "13.0", "cudnn": "91002", "vbios": "96.00.74.00.01", "ecc": True, "mig": "off",
+        "power_limit_watts": 700.0, "clocks_locked": True,
+    }  # fmt: skip
     assert (found.allocator, found.variables) == ("cudaMallocAsync", {"cudnn.benchmark": "True"})
     assert library.opened == 0
     monkeypatch.setitem(sys.modules, "pynvml", None)

@@ -301,14 +301,9 @@ def test_smallest_cards_stand_with_the_fastest_first() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_written_options_are_read_as_the_same_setup(method: str) -> None:
     options = {
-        "methods": (method,),
-        "targets": "c_attn,c_proj",
-        "layers_to_transform": "0,2",
-        "modules_to_save": "lm_head",
-        "rank": 4,
-        "checkpointing": True,
-        "double_quant": False,
-    }
+        "methods": (method,), "targets": "c_attn,c_proj", "layers_to_transform": "0,2",
+        "modules_to_save": "lm_head", "rank": 4, "checkpointing": True, "double_quant": False,
+    }  # fmt: skip
     question = asked(GPT2, None, **options)
     model = find_model(GPT2)
     (setup,) = setups(model, question.options, question.explicit)

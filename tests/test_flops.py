@@ -113,14 +113,9 @@ def test_forward_flops_of_each_linear(name):
 # --- by hand --------------------------------------------------------------------------------------
 
 SHAPES = {
-    "q_proj": "hq",
-    "k_proj": "hk",
-    "v_proj": "hk",
-    "o_proj": "qh",
-    "gate_proj": "hf",
-    "up_proj": "hf",
-    "down_proj": "fh",
-}
+    "q_proj": "hq", "k_proj": "hk", "v_proj": "hk", "o_proj": "qh", "gate_proj": "hf",
+    "up_proj": "hf", "down_proj": "fh",
+}  # fmt: skip
 
 
 def by_hand(model: ModelSpec, setup: TrainSetup) -> tuple[int, int, int]:
@@ -170,14 +165,9 @@ def by_hand(model: ModelSpec, setup: TrainSetup) -> tuple[int, int, int]:
 
 
 SUBSETS = [
-    None,
-    ("q_proj", "v_proj"),
-    ("gate_proj",),
-    ("down_proj",),
-    ("o_proj", "up_proj"),
-    ("k_proj",),
+    None, ("q_proj", "v_proj"), ("gate_proj",), ("down_proj",), ("o_proj", "up_proj"), ("k_proj",),
     "all-linear",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import cases
-import truth
-from agreement import as_near_as_claimed, same_step, totals
+from agreement import as_the_trace, totals
 from benchmarks.public_rows import models, old_code
 from lora_profiler import find_model
 from lora_profiler.adapters import adapters
@@ -63,13 +62,7 @@ SETUPS = {
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 @pytest.mark.parametrize("what", SETUPS)
 def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
-    setup = SETUPS[what]
-    mine = predict(Workload(model=cases.spec_of(name), setup=setup))
-    real = truth.traced(cases.CONFIGS[name], setup)
-    same_step(mine, real)
-    if setup.is_reentrant:
-        assert totals(mine)["last_layer_backward"] == real.moments["last_layer_backward"]
-    as_near_as_claimed(mine, real)
+    as_the_trace(name, SETUPS[what])
 
 
 # --- experts that were layers of their own --------------------------------------------------------

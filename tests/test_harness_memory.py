@@ -1,7 +1,6 @@
 """The memory pass against what it cannot make up: planted bytes, torch's own tracker, the oracle's
 reading of the profiler."""
 
-import gc
 from dataclasses import replace
 from typing import Any
 
@@ -29,13 +28,7 @@ FULL = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=64)
 LORA = replace(FULL, lora=LoraConfig(r=4))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def training(

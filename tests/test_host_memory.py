@@ -56,14 +56,9 @@ REHEARSED_FLAT: list[tuple[dict[str, Any], int]] = [
 ]
 """The same of `FullyShardedDataParallel(cpu_offload=CPUOffload(offload_params=True))`."""
 ACTIVATIONS = TrainSetup(
-    batch_size=4,
-    seq_len=1024,
-    lora=LoraConfig(r=16),
-    loss="trl",
-    loop_state="trl",
-    optimizer_impl="fused",
-    offload_activations=True,
-)
+    batch_size=4, seq_len=1024, lora=LoraConfig(r=16), loss="trl", loop_state="trl",
+    optimizer_impl="fused", offload_activations=True,
+)  # fmt: skip
 REHEARSED_ACTIVATIONS: list[tuple[dict[str, Any], int, int]] = [
     ({"checkpointing": True}, 629_446_476, 629_301_728),
     ({}, 1_173_043_500, 1_182_335_936),
@@ -299,13 +294,8 @@ def test_axolotl_s_adapters_ask_for_what_its_own_run_did(
     changes: dict[str, Any], rehearsed: int, error: float
 ) -> None:
     options = {
-        "rank": 16,
-        "alpha": 32.0,
-        "batch_size": 2,
-        "seq_len": 512,
-        "dropout": 0.0,
-        **changes,
-    }
+        "rank": 16, "alpha": 32.0, "batch_size": 2, "seq_len": 512, "dropout": 0.0, **changes,
+    }  # fmt: skip
     method = options.pop("method", "lora")
     more = {"optimizer": "adamw_8bit", "attention": "auto", "offload_activations": True}
     setup = setup_for(MODEL, "axolotl", method, **options, **more, accumulation=1)

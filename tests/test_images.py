@@ -262,20 +262,14 @@ def test_adapters_are_those_of_peft(name: str, targets: str | tuple[str, ...] | 
 GEMMA4 = r"(vision|audio)_tower", r"embed_(vision|audio)"
 GLM = r"visual\.(patch_embed|blocks)", r"visual\.merger"
 TOWERS = {
-    "gemma4": GEMMA4,
-    "gemma4 of experts": GEMMA4,
-    "gemma4_unified": GEMMA4,
-    "glm4v": GLM,
-    "glm46v": GLM,
-    "internvl": ("vision_tower", "multi_modal_projector"),
+    "gemma4": GEMMA4, "gemma4 of experts": GEMMA4, "gemma4_unified": GEMMA4, "glm4v": GLM,
+    "glm46v": GLM, "internvl": ("vision_tower", "multi_modal_projector"),
     "mistral3": ("vision_tower", "multi_modal_projector"),
     "pixtral": ("vision_tower", "multi_modal_projector"),
-    "gemma3": ("vision_tower", "multi_modal_projector"),
-    "idefics3": ("vision_model", "connector"),
-    "smolvlm": ("vision_model", "connector"),
-    "llava": ("vision_tower", "multi_modal_projector"),
+    "gemma3": ("vision_tower", "multi_modal_projector"), "idefics3": ("vision_model", "connector"),
+    "smolvlm": ("vision_model", "connector"), "llava": ("vision_tower", "multi_modal_projector"),
     "mllama": ("vision_model", "multi_modal_projector"),
-}
+}  # fmt: skip
 """Where the real classes have tower and projector, as LLaMA-Factory's table has it; Qwen's
 projector is in its tower."""
 
@@ -289,13 +283,13 @@ def test_what_is_frozen_neither_trains_nor_has_adapters(name: str) -> None:
         {n for n, p in real.named_parameters() if re.match(rf"model\.({path})\.", n)}
         for path in paths
     )
+    adapters_on_all = trained(workload_of(name, LORA))
     for part, inside in (("vision_tower", tower - projector), ("multi_modal_projector", projector)):
         frozen = replace(workload, setup=replace(FULL, freeze=(part,)))
         assert trained(frozen) == {n for n, _ in real.named_parameters()} - inside
         on_all = replace(workload, setup=replace(LORA, freeze=(part,)))
         layers = {n.removesuffix("weight") for n in inside if n.endswith("weight")}
-        adapted = trained(on_all)
-        assert adapted == {n for n in trained(workload_of(name, LORA)) if not within(n, layers)}
+        assert trained(on_all) == {n for n in adapters_on_all if not within(n, layers)}
 
 
 def trained(workload: Workload) -> set[str]:

@@ -251,16 +251,10 @@ def on_meta(workload: Workload) -> nn.Module:
 
 
 CASES = [
-    ("llama", "full", False),
-    ("llama", "all", False),
-    ("llama", "all", True),
-    ("llama", "full", True),
-    ("gpt2", "few", False),
-    ("gpt2", "full", True),
-    ("gemma2", "all", False),
-    ("opt", "full", False),
-    ("qwen3", "few", True),
-]
+    ("llama", "full", False), ("llama", "all", False), ("llama", "all", True),
+    ("llama", "full", True), ("gpt2", "few", False), ("gpt2", "full", True),
+    ("gemma2", "all", False), ("opt", "full", False), ("qwen3", "few", True),
+]  # fmt: skip
 
 
 @pytest.mark.grid

@@ -143,16 +143,9 @@ def test_a_score_of_a_hand_worked_set():
     rows = [a_row(100, a=105), a_row(100, a=80), a_row(200, a=260), a_row(100, a=None)]
     found = score(rows, "a")
     assert found == Score(
-        asked=4,
-        answered=3,
-        mean=pytest.approx((0.05 + 0.2 + 0.3) / 3),
-        median=pytest.approx(0.2),
-        under=pytest.approx(-0.2),
-        over=pytest.approx(0.3),
-        near=1,
-        bias=pytest.approx(0.05),
-        low=1,
-    )
+        asked=4, answered=3, mean=pytest.approx((0.05 + 0.2 + 0.3) / 3), median=pytest.approx(0.2),
+        under=pytest.approx(-0.2), over=pytest.approx(0.3), near=1, bias=pytest.approx(0.05), low=1,
+    )  # fmt: skip
     assert score(rows[3:], "a") is None
 
 

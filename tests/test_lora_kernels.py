@@ -18,10 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 import cases
 import oracle
-import truth
-from agreement import as_near_as_claimed, same_step, totals
+from agreement import as_the_trace
 from commands import lora_profile
-from lora_profiler.analytic import predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
@@ -87,13 +85,7 @@ SETUPS = {
 @pytest.mark.parametrize("what", SETUPS)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])
 def test_moments_are_those_of_the_trace(name: str, what: str) -> None:
-    setup = SETUPS[what]
-    mine = predict(Workload(model=cases.spec_of(name), setup=setup))
-    real = truth.traced(cases.CONFIGS[name], setup)
-    same_step(mine, real)
-    if setup.is_reentrant:
-        assert totals(mine)["last_layer_backward"] == real.moments["last_layer_backward"]
-    as_near_as_claimed(mine, real)
+    as_the_trace(name, SETUPS[what])
 
 
 @pytest.mark.parametrize(

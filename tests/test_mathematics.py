@@ -1,7 +1,6 @@
 """Each claim on tiny real models: what it finds agrees with what is computed here by other
 means."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ import json
 import msgspec
 import torch
 
-from claim_subjects import EFFORT, one_thread, quietly, tiny_gpt2, tiny_llama
+from claim_subjects import EFFORT, quietly
 from lora_profiler.analytic import predict
 from lora_profiler.errors import UsageError
 from lora_profiler.mathematics import (
@@ -38,21 +37,7 @@ from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.merging import Nf4
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def checked(check: Any, subject: Subject) -> Any:

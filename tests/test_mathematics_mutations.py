@@ -1,7 +1,7 @@
 """A check that cannot fail is a defect: PEFT, or what is learnt, is broken in one way at a time,
 and its claim fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,31 +19,14 @@ from claim_subjects import (
     b_not_zero,
     break_peft,
     dropout_left_on,
-    one_thread,
     quietly,
     scaled_by_alpha,
-    tiny_gpt2,
-    tiny_llama,
 )
 from lora_profiler.mathematics.intrinsic_dimension import Spectrum
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.mathematics.verify import CHECKS
 
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def evidence_of(claim: int, subject: Subject) -> Any:

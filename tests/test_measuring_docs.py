@@ -35,18 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "measuring.md").read_text("utf-8")
 FLAGS: tuple[str, ...] = Flag.__args__  # type: ignore[attr-defined]
 KINDS = (
-    Conditions,
-    Device,
-    DeviceSample,
-    Energy,
-    Environment,
-    Failure,
-    Measurement,
-    PhaseSample,
-    RankMeasurement,
-    Record,
-    Telemetry,
-)
+    Conditions, Device, DeviceSample, Energy, Environment, Failure, Measurement, PhaseSample,
+    RankMeasurement, Record, Telemetry,
+)  # fmt: skip
 WORDS = set(re.findall(r"`(\w+)`", TEXT))
 
 

@@ -20,14 +20,9 @@ from lora_profiler.trainer_files.trainer_file import on_model
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 BASE = TrainSetup(
-    batch_size=4,
-    seq_len=1024,
-    lora=LoraConfig(r=16),
-    precision="amp",
-    optimizer_impl="fused",
-    checkpointing=True,
-    offload_checkpoints=True,
-)
+    batch_size=4, seq_len=1024, lora=LoraConfig(r=16), precision="amp", optimizer_impl="fused",
+    checkpointing=True, offload_checkpoints=True,
+)  # fmt: skip
 REHEARSED = {"plain": 2_772_195_864, "fused": 538_575_400}
 """Bytes that backward asked for, 64 MiB for BLAS left out, of SmolLM2-135M in a loop of one's own:
 `patch_unsloth_smart_gradient_checkpointing(torch.bfloat16)` of unsloth-zoo ce232d6, adapters of

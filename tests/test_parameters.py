@@ -22,14 +22,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module  # no
 nn, Conv1D = torch.nn, transformers.pytorch_utils.Conv1D
 
 TINY = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+TIED, EXPERTS = {"tie_word_embeddings": True}, {"num_experts": 4, "num_experts_per_tok": 2}
 CASES = [
     ("llama", {}),
     ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
@@ -37,15 +33,7 @@ CASES = [
     ("mistral", {}),
     ("mistral", {"head_dim": 24}),
     ("qwen2", {}),
-    (
-        "qwen2",
-        {
-            "use_sliding_window": True,
-            "max_window_layers": 1,
-            "tie_word_embeddings": True,
-            "head_dim": 16,
-        },
-    ),
+    ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, **TIED, "head_dim": 16}),
     ("qwen3", {}),
     ("qwen3", {"attention_bias": True, "head_dim": 8}),
     ("phi3", {"pad_token_id": 0}),
@@ -59,18 +47,9 @@ CASES = [
     ("olmo2", {"attention_bias": True, "num_key_value_heads": None}),
     ("mixtral", {"num_local_experts": 4}),
     ("mixtral", {"num_local_experts": 2, "tie_word_embeddings": True, "head_dim": 16}),
-    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}),
-    (
-        "qwen3_moe",
-        {
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "mlp_only_layers": [1],
-            "head_dim": 16,
-            "attention_bias": True,
-        },
-    ),
-    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 2}),
+    ("qwen3_moe", {**EXPERTS, "moe_intermediate_size": 20}),
+    ("qwen3_moe", {**EXPERTS, "mlp_only_layers": [1], "head_dim": 16, "attention_bias": True}),
+    ("qwen3_moe", {**EXPERTS, "decoder_sparse_step": 2}),
     ("gpt2", {"n_inner": 40}),
     ("gpt2", {"tie_word_embeddings": False}),
     ("gpt_neox", {}),
@@ -88,7 +67,17 @@ OTHERS = [
     "moonshotai/Kimi-K2-Instruct", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
     "google/gemma-4-26B-A4B",
 ]  # fmt: skip
+PACKED = (
+    "FacebookAI/roberta-base", "distilbert/distilbert-base-uncased", "openai-community/gpt2"
+)  # fmt: skip
 PEFT_KINDS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def bundled_row(id):
+    """Of the catalogue, and its config.json."""
+    row = next(row for row in rows() if row["id"] == id)
+    model_type = row.get("transformers_model_type") or row["model_type"]
+    return row, {"model_type": model_type, "architectures": [row["architecture"]], **row["config"]}
 
 
 def built(raw, architecture):
@@ -129,33 +118,31 @@ def test_every_family_has_cases():
     assert {family for family, _ in CASES} == set(FAMILIES)
 
 
-@pytest.mark.parametrize(
+EACH_CASE = pytest.mark.parametrize(
     ("family", "change"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain"
 )
+
+
+def tiny(family, change):
+    """The config.json, and what is read of it."""
+    sizes = {key: value for key, value in {**TINY, **change}.items() if value is not None}
+    raw = {"model_type": family, **sizes}
+    return raw, model_from_config(raw, id="tiny", source="test")
+
+
+@EACH_CASE
 def test_a_family_equals_the_real_model(family, change):
-    raw = {
-        "model_type": family,
-        **{key: value for key, value in {**TINY, **change}.items() if value is not None},
-    }
-    spec = model_from_config(raw, id="tiny", source="test")
+    raw, spec = tiny(family, change)
     model = built(raw, spec.architecture)
     assert our_table(spec) == real_table(model)
     assert spec.num_parameters == sum(p.numel() for p in model.parameters())
-    assert (
-        next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
-        == spec.output_embedding
-    )
+    head = model.get_output_embeddings()
+    assert spec.output_embedding == next(n for n, m in model.named_modules() if m is head)
 
 
-@pytest.mark.parametrize(
-    ("family", "change"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain"
-)
+@EACH_CASE
 def test_fields_equal_transformers_own_reading(family, change):
-    raw = {
-        "model_type": family,
-        **{key: value for key, value in {**TINY, **change}.items() if value is not None},
-    }
-    spec = model_from_config(raw, id="tiny", source="test")
+    raw, spec = tiny(family, change)
     config = built(raw, spec.architecture).config
     own_names = {
         "hidden_act": ("hidden_activation", "activation_function"),
@@ -168,9 +155,8 @@ def test_fields_equal_transformers_own_reading(family, change):
             (getattr(config, n) for n in (*own_names.get(name, ()), name) if hasattr(config, n)),
             "no such field",
         )
-        worked_out = real == "no such field" or (
-            real is None and name in ("head_dim", "intermediate_size")
-        )
+        by_hand = real is None and name in ("head_dim", "intermediate_size")
+        worked_out = real == "no such field" or by_hand
         assert worked_out or real == value, name
         compared += not worked_out
     assert compared >= 10
@@ -189,61 +175,40 @@ def test_reading_a_config_leaves_it_as_it_was():
     "entry", [e for e in bundled_models() if e.model_type in FAMILIES], ids=lambda entry: entry.id
 )
 def test_bundled_fields_of_the_families_equal_transformers_own_reading(entry):
-    row = next(row for row in rows() if row["id"] == entry.id)
-    config = transformers.CONFIG_MAPPING[entry.model_type].from_dict(
-        deepcopy({"model_type": entry.model_type, **row["config"]})
-    )
+    _, raw = bundled_row(entry.id)
+    config = transformers.CONFIG_MAPPING[entry.model_type].from_dict(deepcopy(raw))
     ours = find_model(entry.id).config
-    for name in (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "sliding_window",
-    ):
+    heads = ("num_attention_heads", "num_key_value_heads")
+    for name in ("hidden_size", "num_hidden_layers", *heads, "sliding_window"):
         if name in ours and hasattr(config, name):
             assert ours[name] == getattr(config, name), name
     assert ours.get("layer_types") == getattr(config, "layer_types", None)
     if "rope_parameters" in ours:
-        real = dict(config.rope_parameters)
-        ignored = {
-            "type",
-            "original_max_position_embeddings",
-        }  # the old name kept beside the new; a copy of another field
-        assert {k: v for k, v in ours["rope_parameters"].items() if k not in ignored} == {
-            k: v for k, v in real.items() if k not in ignored
-        }
+        # the old name kept beside the new; a copy of another field
+        ignored = ("type", "original_max_position_embeddings")
+        mine, real = (
+            {k: v for k, v in parameters.items() if k not in ignored}
+            for parameters in (ours["rope_parameters"], dict(config.rope_parameters))
+        )
+        assert mine == real
 
 
 @pytest.mark.grid
 @pytest.mark.parametrize("id", OTHERS)
 def test_a_bundled_table_equals_the_real_model(id):
-    row = next(row for row in rows() if row["id"] == id)
-    model_type = row.get("transformers_model_type") or row["model_type"]
-    raw = {"model_type": model_type, "architectures": [row["architecture"]], **row["config"]}
+    row, raw = bundled_row(id)
     spec = find_model(id)
     assert our_table(spec) == real_table(built(raw, row["architecture"]))
     assert spec.architecture == row["architecture"]
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize(
-    "id",
-    [
-        *OTHERS,
-        "FacebookAI/roberta-base",
-        "distilbert/distilbert-base-uncased",
-        "openai-community/gpt2",
-    ],
-)
+@pytest.mark.parametrize("id", [*OTHERS, *PACKED])
 def test_a_4_bit_base_packs_the_layers_that_transformers_would(id):
-    row = next(row for row in rows() if row["id"] == id)
-    model_type = row.get("transformers_model_type") or row["model_type"]
-    model = built({"model_type": model_type, **row["config"]}, row["architecture"])
+    row, raw = bundled_row(id)
+    model = built(raw, row["architecture"])
     left_out = get_keys_to_not_convert(model)
-    linear = [
-        name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
-    ]
+    linear = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))]
     spec, setup = find_model(id), TrainSetup(lora=LoraConfig(), quantization=Quantization())
     packed = {
         name
@@ -255,46 +220,27 @@ def test_a_4_bit_base_packs_the_layers_that_transformers_would(id):
 
 def test_weightless_modules_are_the_real_ones():
     for id in ("openai-community/gpt2", "Qwen/Qwen3-0.6B", "google/gemma-3-4b-it"):
-        row = next(row for row in rows() if row["id"] == id)
-        raw = {
-            "model_type": row["model_type"],
-            "architectures": [row["architecture"]],
-            **row["config"],
-        }
+        row, raw = bundled_row(id)
         model = built(raw, row["architecture"])
-        real = {
-            name
-            for name, module in model.named_modules()
-            if name and not any(True for _ in module.parameters())
-        }
+        real = {name for name, m in model.named_modules() if name and not list(m.parameters())}
         named = set()
         for pattern in find_model(id).weightless:
             head, star, tail = pattern.partition(".*.")
-            named |= (
-                {f"{head}.{i}.{tail}" for i in range(100) if f"{head}.{i}.{tail}" in real}
-                if star
-                else {pattern}
-            )
+            layers = {f"{head}.{i}.{tail}" for i in range(100)} & real
+            named |= layers if star else {pattern}
         assert named == real
 
 
 # --- types that are neither declared nor bundled --------------------------------------------------
 
 
+SCORES = "LlamaForSequenceClassification"
+MAMBA = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 99}
 BUILT = {
     "FalconForCausalLM": {"model_type": "falcon", **TINY},
     "Cohere2ForCausalLM": {"model_type": "cohere2", **TINY, "pad_token_id": 0},
-    "LlamaForSequenceClassification": {
-        "model_type": "llama",
-        "architectures": ["LlamaForSequenceClassification"],
-        **TINY,
-    },
-    "MambaForCausalLM": {
-        "model_type": "mamba",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "vocab_size": 99,
-    },
+    SCORES: {"model_type": "llama", "architectures": [SCORES], **TINY},
+    "MambaForCausalLM": {"model_type": "mamba", **MAMBA},
 }
 
 

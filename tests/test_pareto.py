@@ -8,15 +8,9 @@ import pytest
 from lora_profiler.planning.pareto import ENOUGH_HEADROOM, Front, Objectives, dominates
 
 BASE = Objectives(
-    card="a",
-    cards=1,
-    seconds=100.0,
-    card_seconds=100.0,
-    cost=10.0,
-    headroom_share=0.05,
-    trained=1000,
-    concessions=0,
-)
+    card="a", cards=1, seconds=100.0, card_seconds=100.0, cost=10.0, headroom_share=0.05,
+    trained=1000, concessions=0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

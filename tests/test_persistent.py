@@ -4,6 +4,7 @@ module and tensor by tensor."""
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -25,18 +26,18 @@ PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.(original|0\.weight)$")
 """Names of a parameter that torch makes of another, and of what is beside that."""
 
 
-def agree(config, setup: TrainSetup) -> None:
-    """Compare a real run of two steps with the prediction: totals, modules, single tensors."""
-    measured = (
-        replace(setup, lora=replace(setup.lora, adapter_dtype="bfloat16"))
-        if is_trl(setup) and setup.lora
-        else setup
-    )
+def agree(name, lora=None, *, changes=None, **fields) -> None:
+    """Compare a real run of two steps with the prediction: totals, modules, single tensors. `lora`
+    may be the name of one of `cases.methods`; `changes` are of the model's config."""
+    config = cases.CONFIGS[name] | (changes or {})
+    if isinstance(lora, str):
+        lora = cases.methods(cases.family(name))[lora]
+    setup = measured = TrainSetup(lora=lora, **SMALL, **fields)
+    if lora and setup.quantization and setup.quantization.recipe == "trl":
+        measured = replace(setup, lora=replace(lora, adapter_dtype="bfloat16"))
     real, states = truth.persistent(config, measured).values()
-    workload = Workload(
-        model=model_from_config(dict(config), id=str(sorted(config.items())), source="test"),
-        setup=setup,
-    )
+    model = model_from_config(dict(config), id=str(sorted(config.items())), source="test")
+    workload = Workload(model=model, setup=setup)
     prediction = predict(workload)
 
     found = prediction.persistent_bytes
@@ -57,10 +58,6 @@ def agree(config, setup: TrainSetup) -> None:
     assert trained_tensors(workload) == Counter((g, s) for name, (_, g, s) in real.items() if g)
 
 
-def is_trl(setup: TrainSetup) -> bool:
-    return setup.quantization is not None and setup.quantization.recipe == "trl"
-
-
 def by_module(real: Sizes, states: dict[str, int]) -> Sizes:
     """The sizes of parameters summed by the module's name in the base model; quantisation states
     count as parameters."""
@@ -78,12 +75,10 @@ def by_module(real: Sizes, states: dict[str, int]) -> Sizes:
 def trained_tensors(workload: Workload) -> Counter[tuple[int, int]]:
     """(gradient, optimizer state) bytes of every trainable tensor as predicted, unordered."""
     at = (1, 1, workload.setup.lora.r if workload.setup.lora else 1)
-    tensors = plan_for(workload).state.trainable
     result: Counter[tuple[int, int]] = Counter()
-    for tensor, count in tensors.items():
-        result[tensor.bytes.evaluate(*at), state_bytes(tensor, workload.setup).evaluate(*at)] += (
-            count
-        )
+    for tensor, count in plan_for(workload).state.trainable.items():
+        states = state_bytes(tensor, workload.setup)
+        result[tensor.bytes.evaluate(*at), states.evaluate(*at)] += count
     return result
 
 
@@ -92,38 +87,24 @@ def trained_tensors(workload: Workload) -> Counter[tuple[int, int]]:
 @pytest.mark.parametrize("method", ["full", "few", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_adamw(name, method, dtype):
-    agree(
-        cases.CONFIGS[name],
-        TrainSetup(lora=cases.methods(cases.family(name))[method], dtype=dtype, **SMALL),
-    )
+    agree(name, method, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", cases.TINY_NAMES)
 def test_bfloat16_adapters(name):
-    agree(cases.CONFIGS[name], TrainSetup(lora=cases.methods(cases.family(name))["bf16"], **SMALL))
+    agree(name, "bf16")
 
 
 @pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [n for n in cases.CONFIGS if cases.family(n) in cases.MIXTURES])
 def test_expert_adapters(name, adapter_dtype):
-    agree(
-        cases.CONFIGS[name], TrainSetup(lora=LoraConfig(r=3, adapter_dtype=adapter_dtype), **SMALL)
-    )
+    agree(name, LoraConfig(r=3, adapter_dtype=adapter_dtype))
 
 
 OPTIMIZERS = [
-    ("adamw", "foreach"),
-    ("adamw", "forloop"),
-    ("adamw", "fused"),
-    ("sgd", "foreach"),
-    ("sgd", "forloop"),
-    ("rmsprop", "foreach"),
-    ("rmsprop", "forloop"),
-    ("adafactor", "foreach"),
-    ("adamw_8bit", "foreach"),
-    ("paged_adamw_32bit", "foreach"),
-    ("lion", "foreach"),
-    ("lion_8bit", "foreach"),
+    *product(["adamw"], ("foreach", "forloop", "fused")),
+    *product(("sgd", "rmsprop"), ("foreach", "forloop")),
+    *product(("adafactor", "adamw_8bit", "paged_adamw_32bit", "lion", "lion_8bit"), ["foreach"]),
 ]
 
 
@@ -138,29 +119,20 @@ OPTIMIZERS = [
 def test_other_optimizers(name, optimizer, implementation, lora):
     """Rank 40 makes adapters of both more and fewer than 4096 elements, where 8-bit AdamW
     changes."""
-    lora = (
-        replace(lora, target_modules=cases.ATTENTION)
-        if lora and cases.family(name) in cases.MIXTURES
-        else lora
-    )
-    agree(
-        cases.CONFIGS[name],
-        TrainSetup(lora=lora, optimizer=optimizer, optimizer_impl=implementation, **SMALL),
-    )
+    if lora and cases.family(name) in cases.MIXTURES:
+        lora = replace(lora, target_modules=cases.ATTENTION)
+    agree(name, lora, optimizer=optimizer, optimizer_impl=implementation)
 
 
 @pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox-varied"])
 def test_dora(name, adapter_dtype):
     """A magnitude for each output of each adapted layer, in the adapter's dtype."""
-    agree(
-        cases.CONFIGS[name],
-        TrainSetup(lora=LoraConfig(r=3, use_dora=True, adapter_dtype=adapter_dtype), **SMALL),
-    )
+    agree(name, LoraConfig(r=3, use_dora=True, adapter_dtype=adapter_dtype))
 
 
 def test_muon():
-    agree(cases.CONFIGS["gpt2"], TrainSetup(lora=LoraConfig(r=3), optimizer="muon", **SMALL))
+    agree("gpt2", LoraConfig(r=3), optimizer="muon")
 
 
 UNTIED = {"tie_word_embeddings": False}
@@ -169,43 +141,22 @@ EXTRAS = [
     ("llama", {"modules_to_save": ("lm_head", "embed_tokens")}),
     ("llama", {"modules_to_save": ("norm",), "target_modules": ("q_proj", "down_proj")}),
     ("llama-varied", {"layers_to_transform": (1, 3), "target_modules": ("gate_proj", "o_proj")}),
-    (
-        "llama-varied",
-        {
-            "layers_to_transform": (0,),
-            "modules_to_save": ("lm_head",),
-            "target_modules": ("up_proj",),
-        },
-    ),
+    ("llama-varied", {"layers_to_transform": (0,), "modules_to_save": ("lm_head",),
+        "target_modules": ("up_proj",)}),
     ("gpt2", {"modules_to_save": ("wte",), "target_modules": ("c_attn",)}),
     ("gpt2-varied", {"layers_to_transform": (3,), "target_modules": ("c_proj",)}),
-    (
-        "gpt_neox",
-        {
-            "modules_to_save": ("embed_in", "embed_out"),
-            "layers_to_transform": (2,),
-            "target_modules": ("dense", "query_key_value"),
-        },
-    ),
+    ("gpt_neox", {"modules_to_save": ("embed_in", "embed_out"), "layers_to_transform": (2,),
+        "target_modules": ("dense", "query_key_value")}),
     ("opt", {"modules_to_save": ("lm_head",)}),
-    (
-        "gemma",
-        {
-            "layers_to_transform": (0, 2),
-            "use_rslora": True,
-            "target_modules": ("v_proj", "down_proj"),
-        },
-    ),
-]
+    ("gemma", {"layers_to_transform": (0, 2), "use_rslora": True, "target_modules": ("v_proj",
+        "down_proj")}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "fields"), EXTRAS)
 def test_saved_modules_and_chosen_layers(name, fields, dtype):
-    agree(
-        cases.CONFIGS[name] | UNTIED,
-        TrainSetup(lora=LoraConfig(r=4, **fields), dtype=dtype, **SMALL),
-    )
+    agree(name, LoraConfig(r=4, **fields), changes=UNTIED, dtype=dtype)
 
 
 @pytest.mark.grid(share=1 / 3)
@@ -217,10 +168,7 @@ def test_qlora(name, recipe, double_quant, dtype):
     """The k-bit recipe makes biases float32; the first forward pass of a 4-bit layer turns its own
     back to the compute dtype."""
     quantization = Quantization(double_quant=double_quant, recipe=recipe)
-    lora = cases.methods(cases.family(name))["all"]
-    agree(
-        cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL)
-    )
+    agree(name, "all", quantization=quantization, dtype=dtype)
 
 
 @pytest.mark.parametrize("double_quant", [True, False], ids=["double", "plain"])
@@ -230,9 +178,8 @@ def test_experts_in_4_bit(name, recipe, double_quant):
     """By bitsandbytes' own parametrization; under axolotl's loop routers are float32."""
     base = Quantization(double_quant=double_quant, recipe=recipe, quantize_experts=True)
     adapters = LoraConfig(r=4, target_modules=cases.ATTENTION)
-    setup = TrainSetup(lora=adapters, quantization=base, **SMALL)
-    agree(cases.CONFIGS[name], setup)
-    agree(cases.CONFIGS[name], replace(setup, precision="amp", loop_state="axolotl"))
+    agree(name, adapters, quantization=base)
+    agree(name, adapters, quantization=base, precision="amp", loop_state="axolotl")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +240,4 @@ def test_full_fine_tuning_by_hand():
 def test_a_base_in_int8(name, recipe, dtype):
     """A byte a weight and a scale for each output; biases in the dtype of the layer's input."""
     quantization = Quantization(quant_type="int8", recipe=recipe)
-    lora = cases.methods(cases.family(name))["all"]
-    agree(
-        cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL)
-    )
+    agree(name, "all", quantization=quantization, dtype=dtype)

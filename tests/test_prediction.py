@@ -104,18 +104,10 @@ def test_predictions_differ_where_their_answers_do() -> None:
 
 def test_a_prediction_is_made_by_hand() -> None:
     layer = LayerCost(
-        name="head",
-        kind="Linear",
-        in_features=2,
-        out_features=3,
-        num_parameters=6,
-        num_trainable_parameters=6,
-        parameter_bytes=24,
-        gradient_bytes=24,
-        optimizer_state_bytes=48,
-        saved_activation_bytes=8,
-        flops=12,
-    )
+        name="head", kind="Linear", in_features=2, out_features=3, num_parameters=6,
+        num_trainable_parameters=6, parameter_bytes=24, gradient_bytes=24, optimizer_state_bytes=48,
+        saved_activation_bytes=8, flops=12,
+    )  # fmt: skip
     point = CurvePoint(phase="forward", module="head", bytes={"activations": 8})
     memory = DeviceMemory(
         allocated_bytes=MIB,

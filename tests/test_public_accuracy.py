@@ -1,7 +1,6 @@
 """The replay of public memory rows: what is committed, what a rerun gives, and how its errors are
 made into statements."""
 
-import gc
 import json
 import math
 from contextlib import ExitStack
@@ -9,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 
@@ -29,13 +27,7 @@ DOCUMENT = json.loads(accuracy.FILE.read_text("utf-8"))
 ROWS = {(row["id"], row["quantity"]): row for row in DOCUMENT["rows"]}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_committed_errors_reach_what_was_asked():

@@ -21,6 +21,7 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import UNMODELLED_BASES
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
@@ -28,121 +29,73 @@ from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "torch_dtype": "bfloat16",
-}
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+    "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 512, "torch_dtype": "bfloat16",
+}  # fmt: skip
 NF4: dict[str, Any] = {
-    "_load_in_4bit": True,
-    "_load_in_8bit": False,
-    "bnb_4bit_compute_dtype": "bfloat16",
-    "bnb_4bit_quant_storage": "uint8",
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "llm_int8_enable_fp32_cpu_offload": False,
-    "llm_int8_has_fp16_weight": False,
-    "llm_int8_skip_modules": None,
-    "llm_int8_threshold": 6.0,
-    "load_in_4bit": True,
-    "load_in_8bit": False,
-    "quant_method": "bitsandbytes",
-}
+    "_load_in_4bit": True, "_load_in_8bit": False, "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8", "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True, "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False, "llm_int8_skip_modules": None, "llm_int8_threshold": 6.0,
+    "load_in_4bit": True, "load_in_8bit": False, "quant_method": "bitsandbytes",
+}  # fmt: skip
 """As transformers writes it into the config.json of a model that was loaded in 4 bit and saved."""
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+
+
+def by(method: str, **fields: Any) -> dict[str, Any]:
+    """What a quantiser writes."""
+    return {"quant_method": method, **fields}
+
+
+UNORDERED = {"damp_percent": 0.01, "desc_act": False, "sym": True}
+NOT_PACKED = ["model.layers.*.self_attn", "lm_head"]
+HEAD = ["lm_head"]
+IN_GROUPS = {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}}
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "gptq": (
-        {
-            "bits": 4,
-            "group_size": 128,
-            "damp_percent": 0.01,
-            "desc_act": False,
-            "sym": True,
-            "checkpoint_format": "marlin",
-            "quant_method": "gptq",
-        },
         "GPTQ, 4 bit",
+        by("gptq", bits=4, group_size=128, checkpoint_format="marlin", **UNORDERED),
     ),
-    "awq": (
-        {
-            "bits": 4,
-            "group_size": 128,
-            "quant_method": "awq",
-            "version": "gemv",
-            "zero_point": True,
-        },
-        "AWQ, 4 bit",
-    ),
+    "awq": ("AWQ, 4 bit", by("awq", bits=4, group_size=128, version="gemv", zero_point=True)),
     "autoround": (
-        {"bits": 4, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"},
         "AutoRound, 4 bit",
+        by("auto-round", bits=4, packing_format="auto_round:auto_gptq"),
     ),
     "fp8": (
-        {
-            "activation_scheme": "static",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [128, 128],
-        },
         'FP8).*"dequantize": true',
+        by("fp8", activation_scheme="static", fmt="e4m3", weight_block_size=[128, 128]),
     ),
     "fbgemm": (
-        {"activation_scale_ub": 1200.0, "modules_to_not_convert": [], "quant_method": "fbgemm_fp8"},
         "FBGEMM FP8",
+        by("fbgemm_fp8", activation_scale_ub=1200.0, modules_to_not_convert=[]),
     ),
-    "mxfp4": (
-        {
-            "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"],
-            "quant_method": "mxfp4",
-        },
-        'MXFP4).*"dequantize": true',
-    ),
+    "mxfp4": ('MXFP4).*"dequantize": true', by("mxfp4", modules_to_not_convert=NOT_PACKED)),
     "compressed": (
-        {
-            "config_groups": {
-                "group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}
-            },
-            "format": "pack-quantized",
-            "ignore": ["lm_head"],
-            "quant_method": "compressed-tensors",
-        },
         "compressed-tensors",
+        by("compressed-tensors", config_groups=IN_GROUPS, format="pack-quantized", ignore=HEAD),
     ),
-    "int8": (
-        {"load_in_8bit": True, "load_in_4bit": False, "quant_method": "bitsandbytes"},
-        "bitsandbytes 8-bit",
-    ),
-    "int8 of old": ({"load_in_8bit": True, "llm_int8_threshold": 6.0}, "bitsandbytes 8-bit"),
-    "fp4": ({**NF4, "bnb_4bit_quant_type": "fp4"}, "bitsandbytes 4-bit FP4"),
-    "fp4 by default": ({"load_in_4bit": True}, "bitsandbytes 4-bit FP4"),
+    "int8": ("bitsandbytes 8-bit", by("bitsandbytes", load_in_8bit=True, load_in_4bit=False)),
+    "int8 of old": ("bitsandbytes 8-bit", {"load_in_8bit": True, "llm_int8_threshold": 6.0}),
+    "fp4": ("bitsandbytes 4-bit FP4", NF4 | {"bnb_4bit_quant_type": "fp4"}),
+    "fp4 by default": ("bitsandbytes 4-bit FP4", {"load_in_4bit": True}),
     "nf4 for fsdp": (
-        {**NF4, "bnb_4bit_quant_storage": "bfloat16"},
         "bitsandbytes NF4 packed into bfloat16",
+        NF4 | {"bnb_4bit_quant_storage": "bfloat16"},
     ),
     "torchao": (
-        {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
         "torchao",
+        by("torchao", quant_type={"default": {"_type": "Int4WeightOnlyConfig"}}),
     ),
     "hqq": (
-        {
-            "quant_config": {"weight_quant_params": {"nbits": 4}},
-            "quant_method": "hqq",
-            "skip_modules": ["lm_head"],
-        },
         "HQQ",
+        by("hqq", quant_config={"weight_quant_params": {"nbits": 4}}, skip_modules=HEAD),
     ),
-    "aqlm": (
-        {"in_group_size": 8, "nbits_per_codebook": 16, "num_codebooks": 1, "quant_method": "aqlm"},
-        "AQLM",
-    ),
-    "eetq": ({"weights": "int8", "modules_to_not_convert": None, "quant_method": "eetq"}, "EETQ"),
-    "quanto": ({"weights": "int4", "activations": None, "quant_method": "quanto"}, "Quanto"),
-    "modelopt": ({"quant_algo": "NVFP4", "quant_method": "modelopt"}, "ModelOpt"),
-    "of the future": ({"quant_method": "zq9"}, "zq9"),
+    "aqlm": ("AQLM", by("aqlm", in_group_size=8, nbits_per_codebook=16, num_codebooks=1)),
+    "eetq": ("EETQ", by("eetq", weights="int8", modules_to_not_convert=None)),
+    "quanto": ("Quanto", by("quanto", weights="int4", activations=None)),
+    "modelopt": ("ModelOpt", by("modelopt", quant_algo="NVFP4")),
+    "of the future": ("zq9", by("zq9")),
 }
 
 
@@ -152,15 +105,25 @@ def config(tmp_path: Path, quantization: Any, **more: Any) -> str:
     return str(path)
 
 
-def nf4_model(**changes: Any) -> Any:
-    return model_from_config(
-        BASE | {"quantization_config": NF4 | changes}, id="x", source="file.json"
-    )
+def read(**more: Any) -> ModelSpec:
+    return model_from_config(BASE | more, id="x", source="file.json")
 
 
-@pytest.mark.parametrize(("quantization", "words"), REFUSED.values(), ids=REFUSED)
+def nf4_model(**changes: Any) -> ModelSpec:
+    return read(quantization_config=NF4 | changes)
+
+
+def told(run: Run, *words: str) -> dict[str, Any]:
+    """What is predicted, as JSON."""
+    done = run("predict", *words, "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.mark.parametrize(("words", "quantization"), REFUSED.values(), ids=REFUSED)
 def test_what_training_on_is_not_known_is_refused_by_name(
-    quantization: dict[str, Any], words: str
+    words: str, quantization: dict[str, Any]
 ) -> None:
     for raw in (
         BASE | {"quantization_config": quantization},
@@ -172,25 +135,23 @@ def test_what_training_on_is_not_known_is_refused_by_name(
         ) as refused:
             model_from_config(raw, id="x", source="file.json")
         assert refused.value.exit_code == 3
-        assert "no 16-bit model" in str(refused.value) and "model that it was made from" in str(
-            refused.value
-        )
+        said = str(refused.value)
+        assert "no 16-bit model" in said and "model that it was made from" in said
 
 
 @pytest.mark.parametrize("command", ["predict", "bench", "compile", "plan"])
 def test_every_command_says_the_same(run: Run, tmp_path: Path, command: str) -> None:
     more = ["--cluster", "4xh100_sxm_80gb"] if command == "plan" else []
-    done = run(command, config(tmp_path, REFUSED["gptq"][0]), *more)
+    done = run(command, config(tmp_path, REFUSED["gptq"][1]), *more)
     assert done.exit_code == 3 and done.stdout == ""
     assert "its weights are stored quantised (GPTQ, 4 bit)" in done.stderr
 
 
 def test_the_refusal_names_a_bundled_model_of_the_same_sizes() -> None:
     known = find_model("Qwen/Qwen2.5-7B", offline=True)
-    raw = dict(known.published) | {"quantization_config": REFUSED["awq"][0]}
-    with pytest.raises(
-        UnsupportedModelError, match=r"made from \(Qwen/Qwen2\.5-7B\S* has the same sizes"
-    ):
+    raw = dict(known.published) | {"quantization_config": REFUSED["awq"][1]}
+    same = r"made from \(Qwen/Qwen2\.5-7B\S* has the same sizes"
+    with pytest.raises(UnsupportedModelError, match=same):
         model_from_config(raw, id="Qwen/Qwen2.5-7B-Instruct-AWQ", source="hub")
 
 
@@ -199,9 +160,7 @@ def test_an_nf4_checkpoint_is_answered_as_qlora_on_its_base(
     run: Run, tmp_path: Path, double_quant: bool
 ) -> None:
     def asked(path: str, *options: str) -> list[dict[str, Any]]:
-        done = run("predict", path, "-s", "128", "--format", "json", *options)
-        assert done.exit_code == 0, done.stderr
-        document = json.loads(done.stdout)
+        document = told(run, path, "-s", "128", *options)
         jsonschema.validate(document, predict_schema())
         found: list[dict[str, Any]] = document["predictions"]
         return found
@@ -211,13 +170,10 @@ def test_an_nf4_checkpoint_is_answered_as_qlora_on_its_base(
     assert own == as_lora
     base = tmp_path / "base.json"
     base.write_text(json.dumps(BASE))
-    (qlora,) = asked(
-        str(base), "--method", "qlora", "--double-quant" if double_quant else "--no-double-quant"
-    )
-    assert (
-        own["model"].pop("checkpoint_quantization") == "NF4"
-        and qlora["model"].pop("checkpoint_quantization") is None
-    )
+    constants = "--double-quant" if double_quant else "--no-double-quant"
+    (qlora,) = asked(str(base), "--method", "qlora", constants)
+    assert own["model"].pop("checkpoint_quantization") == "NF4"
+    assert qlora["model"].pop("checkpoint_quantization") is None
     *rest, words = own.pop("assumptions")
     assert rest == qlora.pop("assumptions")
     assert words.startswith("The checkpoint is stored in NF4 by bitsandbytes, with")
@@ -243,18 +199,16 @@ def test_python_asks_for_the_4_bit_base_too() -> None:
         Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
     with pytest.raises(UsageError, match="trained in full"):
         Workload(model=model)
-    asked = Workload(
-        model=model, setup=TrainSetup(lora=LoraConfig(), quantization=Quantization(), seq_len=64)
-    )
+    qlora = TrainSetup(lora=LoraConfig(), quantization=Quantization(), seq_len=64)
+    asked = Workload(model=model, setup=qlora)
     assert sweep(asked, seq_len=[64]).tolist() == [peak_bytes(asked)]
     assert peak_bytes(asked) == predict(asked).peak.total_bytes
-    assert model != model_from_config(BASE, id="x", source="file.json")
+    assert model != read()
 
 
 def test_the_dtype_is_that_of_the_checkpoint_unless_given(run: Run, tmp_path: Path) -> None:
     path = config(tmp_path, NF4 | {"bnb_4bit_compute_dtype": "float16"}, torch_dtype="float16")
-    done = run("predict", path, "--format", "json")
-    assert json.loads(done.stdout)["predictions"][0]["setup"]["dtype"] == "float16"
+    assert told(run, path)["predictions"][0]["setup"]["dtype"] == "float16"
     mixed = run("predict", config(tmp_path, NF4 | {"bnb_4bit_compute_dtype": "float32"}))
     assert mixed.exit_code == 2 and "take --dtype float32" in mixed.stderr
 
@@ -284,28 +238,21 @@ def test_other_modules_left_in_16_bit_are_refused(skipped: Any, words: str) -> N
 
 @pytest.mark.parametrize("value", [None, {}])
 def test_an_empty_field_says_nothing(value: Any) -> None:
-    assert model_from_config(
-        BASE | {"quantization_config": value}, id="x", source="f"
-    ) == model_from_config(BASE, id="x", source="f")
+    assert read(quantization_config=value) == read()
 
 
 @pytest.mark.parametrize("value", ["gptq", 4, [1], {"bits": 4}, {"quant_method": 3}])
 def test_a_field_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(ModelNotFoundError):
-        model_from_config(BASE | {"quantization_config": value}, id="x", source="f")
+        read(quantization_config=value)
 
 
 @pytest.mark.parametrize("method", ["fp8", "mxfp4"])
 def test_weights_turned_back_into_16_bit_are_asked_for_in_the_file_and_said(
     run: Run, tmp_path: Path, method: str
 ) -> None:
-    done = run(
-        "predict",
-        config(tmp_path, {"quant_method": method, "dequantize": True}),
-        "--format",
-        "json",
-    )
-    for answer in json.loads(done.stdout)["predictions"]:
+    document = told(run, config(tmp_path, by(method, dequantize=True)))
+    for answer in document["predictions"]:
         assert answer["model"]["checkpoint_quantization"] == method.upper()
         assert any("weights turned back into bfloat16" in text for text in answer["assumptions"])
 
@@ -318,24 +265,21 @@ def test_bundled_models_that_are_published_quantised_say_so(
 ) -> None:
     done = run("predict", name, "--engine", "analytic", "--detail")
     assert done.exit_code == 0
-    assert (
-        f"The checkpoint is stored in {scheme}, on which" in done.stdout
-        and "turned back into bfloat16" in done.stdout.replace("\n  ", " ")
-    )
+    assert f"The checkpoint is stored in {scheme}, on which" in done.stdout
+    assert "turned back into bfloat16" in done.stdout.replace("\n  ", " ")
     listed = run("models", name)
     assert scheme.lower() in listed.stdout and "bfloat16" not in listed.stdout
-    plain = run("predict", "gpt2", "--format", "json")
-    assert json.loads(plain.stdout)["predictions"][0]["model"]["checkpoint_quantization"] is None
+    plain = told(run, "gpt2")
+    assert plain["predictions"][0]["model"]["checkpoint_quantization"] is None
 
 
 def test_the_dashboard_answers_and_refuses_alike() -> None:
     content = json.dumps(BASE | {"quantization_config": NF4}).encode()
     found = answered(uploaded_model("config.json", content), Question())
     assert [p.workload.setup.method for p in found.predictions] == ["qlora"]
+    content = json.dumps(BASE | {"quantization_config": REFUSED["gptq"][1]}).encode()
     with pytest.raises(LoraProfilerError, match="GPTQ, 4 bit"):
-        uploaded_model(
-            "config.json", json.dumps(BASE | {"quantization_config": REFUSED["gptq"][0]}).encode()
-        )
+        uploaded_model("config.json", content)
 
 
 def test_what_transformers_trains_nothing_on_is_said():
@@ -355,9 +299,7 @@ def test_what_transformers_trains_nothing_on_is_said():
     named = {name: kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in _SCHEMES}
     assert {name for name, kind in named.items() if refuses(kind)} == _UNTRAINABLE
     with pytest.raises(UnsupportedModelError, match="refused by transformers"):
-        model_from_config(
-            BASE | {"quantization_config": {"quant_method": "spqr"}}, id="spqr", source="test"
-        )
+        read(quantization_config=by("spqr"))
 
 
 def test_a_trainer_takes_no_adapters_on_mxfp4():

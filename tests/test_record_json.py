@@ -196,23 +196,9 @@ def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 JUNK: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    2.5,
-    "",
-    "x",
-    "float16",
-    [],
-    ["x"],
-    [1],
-    [None],
-    {},
-    {"x": 1},
+    None, True, False, 0, -1, 2.5, "", "x", "float16", [], ["x"], [1], [None], {}, {"x": 1},
     {"setup": 1.5},
-]
+]  # fmt: skip
 
 
 def spoilt(data: Any, place: tuple[Any, ...], how: Any) -> Any:

@@ -148,18 +148,10 @@ def test_the_json_that_bench_printed_is_a_set_too(tmp_path: Path) -> None:
 
 
 NO_RECORDS = (
-    b"",
-    b"\n \n",
-    b"model,error\ngpt2,3\n",
-    b"\x89PNG\r\n\x1a\n\x00\xff",
-    b"\xff\xfe{\x00}\x00",
-    b"[1, 2]\n",
-    b'{"records": []}\n',
-    b'{\n"records": {}\n}\n',
-    b'{\n"records": []\n}\n',
-    b"[" * 100_000,
-    b'{"schema_version": "1.1", "measurement": {"step_seconds": [NaN]}}',
-)
+    b"", b"\n \n", b"model,error\ngpt2,3\n", b"\x89PNG\r\n\x1a\n\x00\xff", b"\xff\xfe{\x00}\x00",
+    b"[1, 2]\n", b'{"records": []}\n', b'{\n"records": {}\n}\n', b'{\n"records": []\n}\n',
+    b"[" * 100_000, b'{"schema_version": "1.1", "measurement": {"step_seconds": [NaN]}}',
+)  # fmt: skip
 
 
 def test_a_file_without_any_record_is_refused_with_what_it_holds(

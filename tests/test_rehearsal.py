@@ -65,14 +65,9 @@ from waiting import wait_for_the_end_of
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 CARD = PretendedCard(
-    key="t4",
-    name="NVIDIA T4",
-    capability=75,
-    multiprocessors=40,
-    l2_bytes=1,
-    total_bytes=1 << 34,
+    key="t4", name="NVIDIA T4", capability=75, multiprocessors=40, l2_bytes=1, total_bytes=1 << 34,
     context_bytes=0,
-)
+)  # fmt: skip
 
 
 def compiled(folder: Path, name: str, source: str, *options: str) -> Path:
@@ -283,15 +278,9 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     library = tmp_path / "libtorch.so"
     library.write_bytes(b"a library")
     return Environment(
-        python=Path(sys.executable),
-        torch="2.13.0+cu130",
-        cuda="13.0",
-        cudnn=92000,
-        nccl=22907,
-        libraries=(library,),
-        driver_sources=(),
-        headers=tmp_path,
-    )
+        python=Path(sys.executable), torch="2.13.0+cu130", cuda="13.0", cudnn=92000, nccl=22907,
+        libraries=(library,), driver_sources=(), headers=tmp_path,
+    )  # fmt: skip
 
 
 COMPILER = Compiler(("cc",), "cc 1.0")
@@ -618,16 +607,10 @@ def test_a_checkpoint_of_holes_has_the_model_s_tensors_and_no_storage(tmp_path: 
     from lora_profiler.rehearsal.inside.rehearsed.weights import write_holes
 
     config = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 512,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "vocab_size": 8000,
-        "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-    }
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512,
+        "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "vocab_size": 8000, "tie_word_embeddings": True, "dtype": "bfloat16",
+    }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
     write_holes(tmp_path)
@@ -789,7 +772,7 @@ class Dataset(dict):
     from_dict = classmethod(lambda cls, rows: cls(rows))
 DatasetDict = IterableDatasetDict = dict
 """,
-}
+}  # fmt: skip
 """What the package has, as far as it is asked for here."""
 
 
@@ -993,20 +976,13 @@ FACTS: dict[str, Any] = {
     "attention_implementation": "sdpa",
     "config": {"model_type": "llama"},
     "name": "meta-llama/Llama-3.2-1B",
-    "lora": {
-        "type": "LoraConfig",
-        "r": 8,
-        "lora_alpha": 16,
-        "lora_dropout": 0.0,
-        "dtype": "float32",
-        "modules_to_save": None,
-        "target_modules": ["q_proj", "v_proj"],
-        "use_rslora": False,
-    },
+    "lora": {"type": "LoraConfig", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0,
+        "dtype": "float32", "modules_to_save": None, "target_modules": ["q_proj", "v_proj"],
+        "use_rslora": False},
     "inputs": {"input_ids": [2, 300], "labels": [2, 300]},
     "autocast": False,
     "accumulation": 2,
-}
+}  # fmt: skip
 
 
 NF4 = {"type": "nf4", "double": True, "dtype": "bfloat16"}

@@ -104,19 +104,9 @@ def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
 ) -> None:
     pytest.importorskip("torch")
     found = answer(
-        "--gpu",
-        gpu,
-        "--",
-        "python",
-        str(EXAMPLES / "plain_loop.py"),
-        "--model",
-        model,
-        "--batch-size",
-        str(batch_size),
-        "--seq-len",
-        str(seq_len),
-        *options,
-    )
+        "--gpu", gpu, "--", "python", str(EXAMPLES / "plain_loop.py"), "--model", model,
+        "--batch-size", str(batch_size), "--seq-len", str(seq_len), *options,
+    )  # fmt: skip
     rank = found["rank"]
     workload = Workload(
         model=find_model(model, offline=True),
@@ -286,20 +276,9 @@ def test_the_card_is_what_torch_and_nvml_see(tmp_path: Path, gpu: str) -> None:
 
 def test_two_ranks_tell_their_peaks() -> None:
     found = answer(
-        "--gpu",
-        "a100_sxm_80gb",
-        "--gpus",
-        "2",
-        "--",
-        "torchrun",
-        "--nproc-per-node",
-        "2",
-        str(EXAMPLES / "fsdp2.py"),
-        "--model",
-        "HuggingFaceTB/SmolLM2-135M",
-        "--seq-len",
-        "128",
-    )
+        "--gpu", "a100_sxm_80gb", "--gpus", "2", "--", "torchrun", "--nproc-per-node", "2",
+        str(EXAMPLES / "fsdp2.py"), "--model", "HuggingFaceTB/SmolLM2-135M", "--seq-len", "128",
+    )  # fmt: skip
     first, second = found["ranks"]
     assert (first["rank"], second["rank"], first["world_size"]) == (0, 1, 2)
     assert first["peaks"] == second["peaks"]
@@ -378,16 +357,9 @@ def test_small_collectives_carry_what_they_are_asked_to(tmp_path: Path) -> None:
         "dist.all_gather(y, x)\ndist.broadcast(x, 1)\nos.write(1, f'GOT {rank} {[each.tolist() for each in y]} {x.tolist()}\\n'.encode())\n"
     )
     done = rehearse(
-        "--gpu",
-        "t4",
-        "--gpus",
-        "2",
-        "--",
-        "torchrun",
-        "--nproc-per-node",
-        "2",
+        "--gpu", "t4", "--gpus", "2", "--", "torchrun", "--nproc-per-node", "2",
         script(tmp_path, text),
-    )
+    )  # fmt: skip
     lines = sorted(line for line in done.stderr.splitlines() if line.startswith("GOT"))
     assert lines == [f"GOT {rank} [[5, 5, 5], [6, 6, 6]] [6, 6, 6]" for rank in (0, 1)]
 
@@ -417,14 +389,8 @@ def test_expandable_segments_map_memory_of_the_card(
     ]["whole"]
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     arguments = (
-        "--gpu",
-        "a100_sxm_80gb",
-        "--snapshot",
-        str(path),
-        "--",
-        "python",
-        script(tmp_path, LOOP),
-    )
+        "--gpu", "a100_sxm_80gb", "--snapshot", str(path), "--", "python", script(tmp_path, LOOP),
+    )  # fmt: skip
     expandable = answer(*arguments)["rank"]["peaks"]["whole"]
     assert expandable["requested_bytes"] == plain["requested_bytes"]
     assert all(segment["is_expandable"] for segment in pickle.loads(path.read_bytes())["segments"])

@@ -52,19 +52,10 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 
 HOSTILE = (
-    "<script>alert(1)</script>",
-    "</script><script>alert(1)</script>",
-    "{{7*7}}",
-    "{% include 'x' %}",
-    "\u202egpj.exe\u2066",
-    "<!--<script>",
-    "x" * 10_000,
-    "'\"><img src=x onerror=alert(1)>",
-    "</title><b>",
-    "]]>",
-    "\ud800",
-    "&amp;lt;",
-)
+    "<script>alert(1)</script>", "</script><script>alert(1)</script>", "{{7*7}}",
+    "{% include 'x' %}", "\u202egpj.exe\u2066", "<!--<script>", "x" * 10_000,
+    "'\"><img src=x onerror=alert(1)>", "</title><b>", "]]>", "\ud800", "&amp;lt;",
+)  # fmt: skip
 OF_QLORA = replace(
     WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4), quantization=Quantization())
 )

@@ -40,6 +40,12 @@ def saved_in(model: ModelSpec, setup: TrainSetup) -> int:
     return found
 
 
+def agree(name: str, lora: LoraConfig | None, **fields) -> None:
+    """Of a config of `CONFIGS` as much as autograd keeps."""
+    setup = TrainSetup(lora=lora, **TOY, **fields)
+    assert saved_in(cases.spec_of(name), setup) == truth.saved_bytes(cases.CONFIGS[name], setup)
+
+
 def in_rows(prediction: Prediction) -> dict[str, int]:
     """What each module keeps that keeps anything."""
     rows = prediction.layers
@@ -103,7 +109,7 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
     """Module by module, but for Gemma 2's cap of the logits, which is booked with the head and runs
     in no module."""
     lora = cases.methods(cases.family(name))[method]
-    case = cases.Case(name, method, TrainSetup(lora=lora, batch_size=2, seq_len=24, device="cpu"))
+    case = cases.Case(name, method, TrainSetup(lora=lora, **TOY))
     prediction = predict(cases.workload(case))
     names = {row.name for row in prediction.layers}
     real = real_by_module(truth.saved_storages(cases.CONFIGS[name], case.setup), names, case)
@@ -119,10 +125,7 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
 @pytest.mark.parametrize("method", ["full", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_autocast(name, method, dtype):
-    lora = cases.methods(cases.family(name))[method]
-    setup = TrainSetup(lora=lora, dtype=dtype, precision="amp", **TOY)
-    real = truth.saved_bytes(cases.CONFIGS[name], setup)
-    assert saved_in(cases.spec_of(name), setup) == real
+    agree(name, cases.methods(cases.family(name))[method], dtype=dtype, precision="amp")
 
 
 @pytest.mark.grid(share=1 / 3)
@@ -147,32 +150,17 @@ def test_qlora(name, recipe, checkpointing):
 def test_experts_in_4_bit(name, precision, checkpointing):
     """Autograd keeps them as they are brought back, in 16 bit and whole; and under autocast a copy
     of each router that axolotl has in float32."""
-    setup = TrainSetup(
-        lora=LoraConfig(r=4, target_modules=cases.ATTENTION),
-        quantization=Quantization(quantize_experts=True),
-        precision=precision,
-        loop_state="axolotl",
-        checkpointing=checkpointing,
-        **TOY,
-    )
-    real = truth.saved_bytes(cases.CONFIGS[name], setup)
-    assert saved_in(cases.spec_of(name), setup) == real
+    loop = {"precision": precision, "loop_state": "axolotl", "checkpointing": checkpointing}
+    in_4_bit = Quantization(quantize_experts=True)
+    agree(name, LoraConfig(r=4, target_modules=cases.ATTENTION), quantization=in_4_bit, **loop)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
 def test_experts_of_some_layers_named_by_their_parameters(name, checkpointing):
-    targets = {"target_modules": ("q_proj", "v_proj")}
     named = ("0.mlp.experts.gate_up_proj", "1.mlp.experts.down_proj", "mlp.gate.weight")
-    setup = TrainSetup(
-        lora=LoraConfig(r=3, target_parameters=named, **targets),
-        batch_size=2,
-        seq_len=24,
-        checkpointing=checkpointing,
-        device="cpu",
-    )
-    real = truth.saved_bytes(cases.CONFIGS[name], setup)
-    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+    lora = LoraConfig(r=3, target_modules=QV, target_parameters=named)
+    agree(name, lora, checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])

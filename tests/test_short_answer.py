@@ -31,17 +31,11 @@ from lora_profiler.planning.reserve import held_bytes, judge
 from lora_profiler.report.json.predict import answer_dict
 
 MODELS = (
-    "meta-llama/Llama-3.1-8B",
-    "meta-llama/Llama-3.1-70B",
-    "Qwen/Qwen2.5-0.5B",
-    "mistralai/Mistral-7B-v0.1",
-    "google/gemma-2-2b",
-    "openai-community/gpt2",
-    "EleutherAI/pythia-1.4b",
-    "facebook/opt-1.3b",
-    "mistralai/Mixtral-8x7B-v0.1",
+    "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B", "Qwen/Qwen2.5-0.5B",
+    "mistralai/Mistral-7B-v0.1", "google/gemma-2-2b", "openai-community/gpt2",
+    "EleutherAI/pythia-1.4b", "facebook/opt-1.3b", "mistralai/Mixtral-8x7B-v0.1",
     "microsoft/Phi-3.5-mini-instruct",
-)
+)  # fmt: skip
 LLAMA = "meta-llama/Llama-3.1-8B"
 OFFLINE = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HUB_OFFLINE": "1"}
 

@@ -85,17 +85,10 @@ def test_the_script_asks_slurm_for_it() -> None:
         line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")
     ]
     assert options == [
-        "--job-name=lora-profile-tiny",
-        "--array=1-12",
-        "--requeue",
-        "--open-mode=append",
-        "--nodes=1",
-        "--ntasks=1",
-        "--cpus-per-task=4",
-        "--gpus-per-node=2",
-        "--mem=1025M",
+        "--job-name=lora-profile-tiny", "--array=1-12", "--requeue", "--open-mode=append",
+        "--nodes=1", "--ntasks=1", "--cpus-per-task=4", "--gpus-per-node=2", "--mem=1025M",
         "--time=7",
-    ]
+    ]  # fmt: skip
     assert text.startswith("#!/bin/bash\n#SBATCH ")
     assert "OMP_NUM_THREADS=4" in text
 
@@ -132,17 +125,9 @@ def test_the_command_writes_the_folder_and_only_force_writes_it_again(
 ) -> None:
     folder = tmp_path / "a job"
     arguments = (
-        "--suite",
-        "tiny",
-        "--device",
-        "cuda",
-        "--cpus-per-case",
-        "2",
-        "--emit",
-        "sbatch",
-        "-o",
+        "--suite", "tiny", "--device", "cuda", "--cpus-per-case", "2", "--emit", "sbatch", "-o",
         str(folder),
-    )
+    )  # fmt: skip
     assert bench(*arguments) == 0
     out, err = capsys.readouterr()
     assert out == ""

@@ -62,12 +62,8 @@ def nvml(card: FakeDevice) -> Nvml:
 def test_the_flag_of_the_clocks(
     reasons: int, clocks: tuple[int, ...], default: int | None, flag: str | None
 ) -> None:
-    assert (
-        clock_flag(
-            Telemetry(sm_clock_mhz=clocks, default_sm_clock_mhz=default, throttle_reasons=reasons)
-        )
-        == flag
-    )
+    read = {"sm_clock_mhz": clocks, "default_sm_clock_mhz": default, "throttle_reasons": reasons}
+    assert clock_flag(Telemetry(**read)) == flag  # type: ignore[arg-type]
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -85,15 +81,10 @@ def test_samples_are_kept_and_bits_or_ed() -> None:
     card.reasons, card.used, card.processes, card.temperature = 0x01, 200, [(7, 1)], None
     sampler.sample()
     assert sampler.telemetry() == Telemetry(
-        sm_clock_mhz=(1800, 1200, 1200),
-        memory_clock_mhz=(2600, 2600, 2600),
-        temperature_celsius=(55, 70),
-        power_watts=(350.5, 99.0, 99.0),
-        default_sm_clock_mhz=1980,
-        throttle_reasons=0x45,
-        other_processes=2,
-        used_bytes_peak=300,
-    )
+        sm_clock_mhz=(1800, 1200, 1200), memory_clock_mhz=(2600, 2600, 2600),
+        temperature_celsius=(55, 70), power_watts=(350.5, 99.0, 99.0), default_sm_clock_mhz=1980,
+        throttle_reasons=0x45, other_processes=2, used_bytes_peak=300,
+    )  # fmt: skip
     sampler.clear()
     assert sampler.telemetry() == Telemetry(default_sm_clock_mhz=1980)
 
@@ -306,23 +297,21 @@ def test_energy_of_a_block_and_of_the_idle_wait_before() -> None:
     )
 
 
-def test_a_short_block_says_nothing() -> None:
+@pytest.mark.parametrize(
+    ("idles", "seconds", "begins_anew"),
+    [(True, 9.9, False), (False, 20.0, False), (True, None, False), (True, 20.0, True)],
+    ids=["a short block", "no idle wait", "no block", "a counter that began anew"],
+)
+def test_what_says_nothing_of_energy(idles: bool, seconds: float | None, begins_anew: bool) -> None:
     card = Card()
     with card.meter() as meter:
-        meter.idle()
-        with meter.block():
-            card.spend(9.9, 600.0)
-        assert meter.result(40) is None
-
-
-def test_no_energy_without_an_idle_wait_or_a_block() -> None:
-    card = Card()
-    with card.meter() as meter:
-        with meter.block():
-            card.spend(20.0)
-        assert meter.result(40) is None
-    with card.meter() as meter:
-        meter.idle()
+        if idles:
+            meter.idle()
+        if seconds is not None:
+            with meter.block():
+                card.spend(seconds, 600.0)
+                if begins_anew:
+                    card.device.energy = 5
         assert meter.result(40) is None
 
 
@@ -334,16 +323,6 @@ def test_a_card_without_a_counter_is_not_waited_for() -> None:
         assert card.now == 100.0
         with meter.block():
             card.spend(20.0)
-        assert meter.result(40) is None
-
-
-def test_a_counter_that_began_anew_says_nothing() -> None:
-    card = Card()
-    with card.meter() as meter:
-        meter.idle()
-        with meter.block():
-            card.spend(20.0)
-            card.device.energy = 5
         assert meter.result(40) is None
 
 

@@ -132,18 +132,11 @@ def test_real_steps(name, kind):
 
 
 LAYERS_ALONE = [
-    ("llama", "full"),
-    ("llama", "qlora"),
-    ("gpt2", "qlora plain checkpointed"),
-    ("gpt2", "lora checkpointed"),
-    ("gemma3_text", "full checkpointed"),
-    ("opt", "eager"),
-    ("mixtral", "lora dropout accumulated"),
-    ("qwen3_moe", "full"),
-    ("falcon", "full"),
-    ("deepseek_v3", "lora"),
-    ("t5", "full"),
-]
+    ("llama", "full"), ("llama", "qlora"), ("gpt2", "qlora plain checkpointed"),
+    ("gpt2", "lora checkpointed"), ("gemma3_text", "full checkpointed"), ("opt", "eager"),
+    ("mixtral", "lora dropout accumulated"), ("qwen3_moe", "full"), ("falcon", "full"),
+    ("deepseek_v3", "lora"), ("t5", "full"),
+]  # fmt: skip
 
 
 @pytest.mark.grid
@@ -170,14 +163,9 @@ def test_scratch(name, kind):
 
 
 MIXED = [
-    ("llama", False),
-    ("llama", True),
-    ("gpt2", False),
-    ("gemma3_text", True),
-    ("opt", False),
-    ("qwen3", False),
-    ("phi3", True),
-]
+    ("llama", False), ("llama", True), ("gpt2", False), ("gemma3_text", True), ("opt", False),
+    ("qwen3", False), ("phi3", True),
+]  # fmt: skip
 
 
 def mixed(checkpointing: bool) -> TrainSetup:
@@ -245,15 +233,9 @@ def test_biases_of_a_prepared_4_bit_base(name, precision):
 
 
 PADDED = [
-    ("llama", "full"),
-    ("gpt2", "lora checkpointed"),
-    ("gemma3_text", "half"),
-    ("opt", "amp"),
-    ("bart", "full"),
-    ("t5", "full"),
-    ("mixtral", "eager"),
-    ("bert", "full"),
-]
+    ("llama", "full"), ("gpt2", "lora checkpointed"), ("gemma3_text", "half"), ("opt", "amp"),
+    ("bart", "full"), ("t5", "full"), ("mixtral", "eager"), ("bert", "full"),
+]  # fmt: skip
 
 
 @pytest.mark.grid

@@ -998,50 +998,20 @@ VALUES: dict[str, list[Any]] = {
     "lora_kernels": ["peft", "peft", "axolotl"],
 }
 LIKELY = {
-    "peft": {
-        "loss": "plain",
-        "kernels": "transformers",
-        "recipe": "stock",
-        "adapter_dtype": "float32",
-        "packed": None,
-    },
+    "peft": {"loss": "plain", "kernels": "transformers", "recipe": "stock",
+        "adapter_dtype": "float32", "packed": None},
     "axolotl": {"precision": "amp", "dtype": "bfloat16", "recipe": "stock"},
-    "trl": {
-        "precision": "amp",
-        "loss": find_stack("trl-sft").defaults["full"]["loss"],
-        "recipe": "trl",
-        "targets": "all-linear",
-        "packed": None,
-    },
-    "llamafactory": {
-        "precision": "amp",
-        "dtype": "bfloat16",
-        "adapter_dtype": "float32",
-        "loss": "plain",
-        "kernels": "transformers",
-        "recipe": "stock",
-        "targets": "all-linear",
-        "packed": None,
-    },
-    "torchtune": {
-        "precision": "pure",
-        "dtype": "bfloat16",
-        "adapter_dtype": "bfloat16",
-        "kernels": "torchtune",
-        "label_smoothing_factor": 0.0,
-        "use_reentrant": False,
-        "targets": "q_proj,v_proj,o_proj",
-        "attention": "auto",
-        "loss": "torchtune",
-        "modules_to_save": None,
-        "use_rslora": False,
-        "use_dora": False,
-        "double_quant": True,
-        "quant_type": "nf4",
-        "recipe": "stock",
-        "packed": None,
-    },
-}
+    "trl": {"precision": "amp", "loss": find_stack("trl-sft").defaults["full"]["loss"],
+        "recipe": "trl", "targets": "all-linear", "packed": None},
+    "llamafactory": {"precision": "amp", "dtype": "bfloat16", "adapter_dtype": "float32",
+        "loss": "plain", "kernels": "transformers", "recipe": "stock", "targets": "all-linear",
+        "packed": None},
+    "torchtune": {"precision": "pure", "dtype": "bfloat16", "adapter_dtype": "bfloat16",
+        "kernels": "torchtune", "label_smoothing_factor": 0.0, "use_reentrant": False,
+        "targets": "q_proj,v_proj,o_proj", "attention": "auto", "loss": "torchtune",
+        "modules_to_save": None, "use_rslora": False, "use_dora": False, "double_quant": True,
+        "quant_type": "nf4", "recipe": "stock", "packed": None},
+}  # fmt: skip
 """What a framework's files can say at all is drawn most of the time."""
 
 

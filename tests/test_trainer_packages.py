@@ -74,11 +74,13 @@ def followed(g: Given, loss: Callable[[], Tensor]) -> int:
     return tracker.peak
 
 
-def same(mine: Made, real: Made) -> None:
-    for one, other in zip(mine, real, strict=True):
+def same(g: Given, mine: Callable[[], Tensor], real: Callable[[], Tensor]) -> None:
+    """Numbers and bytes."""
+    for one, other in zip(trained(g, mine), trained(g, real), strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             torch.testing.assert_close(one, other)
+    assert allocated(g, mine) == allocated(g, real)
 
 
 SETUPS = pytest.mark.parametrize("setup", [LORA, FULL], ids=["frozen head", "trained head"])
@@ -104,8 +106,7 @@ def test_torchtune(setup: TrainSetup, dtype: torch.dtype) -> None:
         found: Tensor = linear(g.hidden, shifted)
         return found
 
-    same(trained(g, mine), trained(g, real))
-    assert allocated(g, mine) == allocated(g, real)
+    same(g, mine, real)
 
 
 @SETUPS
@@ -127,8 +128,7 @@ def test_torchtune_s_chunks_of_all_logits(setup: TrainSetup, dtype: torch.dtype)
         found: Tensor = chunked(parts, shifted)
         return found
 
-    same(trained(g, mine), trained(g, real))
-    assert allocated(g, mine) == allocated(g, real)
+    same(g, mine, real)
 
 
 @SETUPS
@@ -154,8 +154,7 @@ def test_litgpt(setup: TrainSetup, dtype: torch.dtype) -> None:
         found = utils.chunked_cross_entropy(parts, g.ids[..., 1:])
         return found
 
-    same(trained(g, mine), trained(g, real))
-    assert allocated(g, mine) == allocated(g, real)
+    same(g, mine, real)
 
 
 @SETUPS

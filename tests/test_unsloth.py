@@ -132,12 +132,14 @@ def test_backward_scales_the_gradient_into_another() -> None:
 
 
 def test_a_table_of_sizes_is_the_single_answers() -> None:
-    workload = asked(model=ONE)
-    batches, lengths = np.array([[1], [2], [5]]), np.array([1024, 1500, 3000])
-    table = sweep(workload, batch_size=batches, seq_len=lengths)
-    for place, found in np.ndenumerate(table):
-        b, length = int(batches[place[0], 0]), int(lengths[place[1]])
-        sized = replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=length))
+    as_single_answers(asked(model=ONE), [1, 2, 5], [1024, 1500, 3000])
+
+
+def as_single_answers(workload: Workload, batches: list[int], lengths: list[int]) -> None:
+    table = sweep(workload, batch_size=[[b] for b in batches], seq_len=lengths)
+    for (row, column), found in np.ndenumerate(table):
+        size = {"batch_size": batches[row], "seq_len": lengths[column]}
+        sized = replace(workload, setup=replace(workload.setup, **size))  # type: ignore[arg-type]
         assert predict(sized).peak.total_bytes == found
 
 
@@ -294,13 +296,7 @@ def test_pairs_by_hand() -> None:
 def test_a_table_of_scored_sizes_is_the_single_answers(
     trainer: str, options: dict[str, Any]
 ) -> None:
-    workload = asked(model=ONE, trainer=trainer, **options)
-    batches, lengths = np.array([[2], [6]]), np.array([1024, 3000])
-    table = sweep(workload, batch_size=batches, seq_len=lengths)
-    for place, found in np.ndenumerate(table):
-        b, length = int(batches[place[0], 0]), int(lengths[place[1]])
-        sized = replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=length))
-        assert predict(sized).peak.total_bytes == found
+    as_single_answers(asked(model=ONE, trainer=trainer, **options), [2, 6], [1024, 3000])
 
 
 # --- where it is asked for ------------------------------------------------------------------------

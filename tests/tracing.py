@@ -38,14 +38,9 @@ GROUPED = SIZES | {
 }
 NO_DROPOUT = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
 GPT = {
-    "n_embd": 48,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 256,
-    "vocab_size": VOCABULARY,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+    "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": VOCABULARY,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 NO_PDROP = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 SEQ2SEQ = {
     "pad_token_id": 0,
@@ -65,90 +60,30 @@ OTHERS: dict[str, Config] = {
     "smollm3": GROUPED | {"pad_token_id": 0},
     "gptj": GPT | NO_PDROP | {"rotary_dim": 8},
     "gpt_bigcode": GPT | NO_PDROP,
-    "mpt": {
-        "d_model": 48,
-        "n_layers": 2,
-        "n_heads": 4,
-        "expansion_ratio": 2,
-        "max_seq_len": 256,
-        "vocab_size": VOCABULARY,
-    },
+    "mpt": {"d_model": 48, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 256,
+        "vocab_size": VOCABULARY},
     "gpt_oss": GROUPED | {"head_dim": 12, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmoe": GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
-    "deepseek_v3": (
-        SIZES
-        | {
-            "num_key_value_heads": 4,
-            "q_lora_rank": 16,
-            "kv_lora_rank": 16,
-            "qk_nope_head_dim": 8,
-            "qk_rope_head_dim": 8,
-        }
-        | {
-            "v_head_dim": 12,
-            "moe_intermediate_size": 40,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "n_group": 1,
-        }
-        | {"topk_group": 1, "first_k_dense_replace": 1}
-    ),
-    "t5": (
-        SEQ2SEQ
-        | {
-            "d_model": 48,
-            "d_ff": 112,
-            "d_kv": 12,
-            "num_heads": 4,
-            "num_layers": 2,
-            "num_decoder_layers": 2,
-            "dropout_rate": 0.0,
-        }
-        | {"architectures": ["T5ForConditionalGeneration"]}
-    ),
-    "bart": (
-        SEQ2SEQ
-        | {
-            "d_model": 48,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-        }
-        | {
-            "encoder_ffn_dim": 112,
-            "decoder_ffn_dim": 112,
-            "dropout": 0.0,
-            "max_position_embeddings": 256,
-        }
-        | {"architectures": ["BartForConditionalGeneration"]}
-    ),
-    "bert": (
-        SIZES
-        | {
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-            "max_position_embeddings": 256,
-        }
-        | {"architectures": ["BertForMaskedLM"]}
-    ),
-    "gemma3": {
-        "text_config": GROUPED | {"model_type": "gemma3_text", "head_dim": 12},
-        "vision_config": (
-            {
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-            }
-            | {"image_size": 28, "patch_size": 14, "model_type": "siglip_vision_model"}
-        ),
-        "image_token_index": VOCABULARY - 1,
-        "mm_tokens_per_image": 4,
-        "vocab_size": VOCABULARY,
-        "architectures": ["Gemma3ForConditionalGeneration"],
-    },
-}
+    "deepseek_v3": SIZES | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8, "qk_rope_head_dim": 8} | {"v_head_dim": 12,
+        "moe_intermediate_size": 40, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
+        | {"topk_group": 1, "first_k_dense_replace": 1},
+    "t5": SEQ2SEQ | {"d_model": 48, "d_ff": 112, "d_kv": 12, "num_heads": 4, "num_layers": 2,
+        "num_decoder_layers": 2, "dropout_rate": 0.0}
+        | {"architectures": ["T5ForConditionalGeneration"]},
+    "bart": SEQ2SEQ | {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4} | {"encoder_ffn_dim": 112,
+        "decoder_ffn_dim": 112, "dropout": 0.0, "max_position_embeddings": 256}
+        | {"architectures": ["BartForConditionalGeneration"]},
+    "bert": SIZES | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": 256} | {"architectures": ["BertForMaskedLM"]},
+    "gemma3": {"text_config": GROUPED | {"model_type": "gemma3_text", "head_dim": 12},
+        "vision_config": ({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2} | {"image_size": 28, "patch_size": 14,
+        "model_type": "siglip_vision_model"}), "image_token_index": VOCABULARY - 1,
+        "mm_tokens_per_image": 4, "vocab_size": VOCABULARY,
+        "architectures": ["Gemma3ForConditionalGeneration"]},
+}  # fmt: skip
 LAYERS = {"gpt2": "n_layer"}
 
 
